@@ -1,0 +1,1 @@
+"""Ground: small facts that every layer may use."""

@@ -1,0 +1,1 @@
+"""Measures that know nothing of training."""

@@ -1,0 +1,23 @@
+"""Did-you-mean: the known name that a misspelt one most likely meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str | None:
+    """Return the candidate closest to `name`, ignoring case and `-`/`_`, or None where none is close."""
+    spelled = {_plain(candidate): candidate for candidate in candidates}
+    matches = difflib.get_close_matches(_plain(name), spelled, n=1, cutoff=0.6)
+    return spelled[matches[0]] if matches else None
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """Return `" Did you mean 'x'?"` to append to a message, or an empty string."""
+    match = nearest(name, candidates)
+    return f" Did you mean '{match}'?" if match else ""
