@@ -1,0 +1,140 @@
+"""The cost of a batch: our loader beside torch's own with its default collation, and beside the bare gathers.
+
+Both sides are checked to give equal batches before they are timed. The ratio goes into `extra_info`.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from noether.data.container import DataContainer
+from noether.data.dataset import Dataset, InMemoryDataset
+from noether.data.permutation import permutation
+from noether.data.stream import training_batches
+
+BATCH_SIZE = 32
+BATCHES = 500
+SAMPLES = BATCH_SIZE * BATCHES
+SEED = 3
+ROUNDS = 9
+
+
+def properties() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "x": torch.randn(SAMPLES, 8, generator=generator),
+        "y_target": torch.randn(SAMPLES, 1, generator=generator),
+    }
+
+
+class PerSample(Dataset):
+    """Has no whole batches to give."""
+
+    deterministic = True
+
+    def __init__(self, held: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.held = held
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {name: tensor[index] for name, tensor in self.held.items()}
+
+
+def ours(dataset: Any) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the batches of one epoch, read as the training loop reads them."""
+    data = DataContainer({"train": dataset}, seed=SEED)
+    return training_batches(data.build_loader(batch_size=BATCH_SIZE, end_update=BATCHES))
+
+
+def torchs(dataset: Any) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the same batches by torch's DataLoader with its default collation."""
+    order = permutation(SAMPLES, SEED, 0).tolist()
+    samples = PerSample(dataset.properties) if isinstance(dataset, InMemoryDataset) else dataset
+    return iter(torch.utils.data.DataLoader(samples, batch_size=BATCH_SIZE, sampler=order))
+
+
+def gathers(dataset: InMemoryDataset) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the same batches by nothing but `index_select`: the floor."""
+    for indices in permutation(SAMPLES, SEED, 0).split(BATCH_SIZE):
+        yield {name: tensor.index_select(0, indices) for name, tensor in dataset.properties.items()}
+
+
+Batches = Callable[[Any], Iterator[dict[str, torch.Tensor]]]
+
+
+def check_equal(dataset: Any, one: Batches, other: Batches) -> None:
+    for left, right in zip(one(dataset), other(dataset), strict=True):
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def seconds(dataset: Any, batches: Batches) -> float:
+    """Return the seconds of an epoch; building the order is left out, as it happens once an epoch."""
+    iterator = batches(dataset)
+    next(iterator)
+    start = time.perf_counter()
+    for _ in iterator:
+        pass
+    return time.perf_counter() - start
+
+
+def interleaved(dataset: Any, one: Batches, other: Batches) -> tuple[float, float]:
+    """Return the median microseconds a batch of both, measured in turn."""
+    rounds = [(seconds(dataset, one), seconds(dataset, other)) for _ in range(ROUNDS)]
+    first, second = (statistics.median(times) / (BATCHES - 1) * 1e6 for times in zip(*rounds, strict=True))
+    return first, second
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_batch_from_memory_against_torchs_loader(benchmark: BenchmarkFixture) -> None:
+    dataset = InMemoryDataset(properties())
+    check_equal(dataset, ours, torchs)
+    mine, theirs = interleaved(dataset, ours, torchs)
+    benchmark.extra_info.update(ratio=mine / theirs, microseconds=mine, torch_microseconds=theirs)
+    benchmark.pedantic(seconds, args=(dataset, ours), rounds=ROUNDS, warmup_rounds=1)
+    assert mine < theirs / 5
+
+
+def test_batch_from_memory_above_the_bare_gathers(benchmark: BenchmarkFixture) -> None:
+    dataset = InMemoryDataset(properties())
+    check_equal(dataset, ours, gathers)
+    mine, floor = interleaved(dataset, ours, gathers)
+    benchmark.extra_info.update(ratio=mine / floor, microseconds_above=mine - floor)
+    benchmark.pedantic(seconds, args=(dataset, ours), rounds=ROUNDS, warmup_rounds=1)
+    assert mine - floor < 12
+
+
+def test_sample_by_sample_against_torchs_loader(benchmark: BenchmarkFixture) -> None:
+    dataset = PerSample(properties())
+    check_equal(dataset, ours, torchs)
+    mine, theirs = interleaved(dataset, ours, torchs)
+    benchmark.extra_info.update(ratio=mine / theirs, microseconds_a_sample=mine / BATCH_SIZE)
+    benchmark.pedantic(seconds, args=(dataset, ours), rounds=ROUNDS, warmup_rounds=1)
+    assert mine < 1.1 * theirs
+
+
+def test_sample_by_sample_with_randomness_against_torchs_loader(benchmark: BenchmarkFixture) -> None:
+    """A data set that does not say that it is deterministic pays for a seed a sample."""
+    dataset = PerSample(properties())
+    dataset.deterministic = False
+    check_equal(dataset, ours, torchs)
+    mine, theirs = interleaved(dataset, ours, torchs)
+    benchmark.extra_info.update(ratio=mine / theirs, microseconds_a_sample=mine / BATCH_SIZE)
+    benchmark.pedantic(seconds, args=(dataset, ours), rounds=ROUNDS, warmup_rounds=1)

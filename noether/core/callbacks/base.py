@@ -1,0 +1,95 @@
+"""CallbackBase: the hooks before and after training, state, and what a callback can reach."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from noether.core.models.base import ModelBase
+from noether.core.protocols import RunningTrainer
+from noether.core.providers.metric_property import MetricPropertyProvider
+from noether.core.providers.path import PathProvider
+from noether.core.schemas.callbacks import CallBackBaseConfig
+from noether.core.trackers.base import BaseTracker
+from noether.core.utils.training.counter import UpdateCounter
+from noether.core.writers.checkpoint import CheckpointWriter
+from noether.core.writers.log import LogWriter
+from noether.data.container import DataContainer
+from noether.kernel.component import Component
+from noether.kernel.markers import inherited_no_op
+
+__all__ = ["CallBackBaseConfig", "CallbackBase"]
+
+
+class CallbackBase:
+    """Base class of everything that follows a training run.
+
+    All hooks run under `torch.no_grad()`. A callback with state returns it from `state_dict` and takes it back in
+    `load_state_dict`; one that keeps large files reads them in `resume_from_checkpoint`.
+
+    Args:
+        trainer: The trainer of the run.
+        model: The model that is trained.
+        data_container: All data sets of the run.
+        tracker: The experiment tracker.
+        log_writer: Takes metrics; available as `self.writer`.
+        checkpoint_writer: Takes requests for checkpoints.
+        metric_property_provider: Says which way a metric improves.
+        name: A name of its own; unset, its kind.
+
+    Attributes:
+        id: Unique within the run: its key in checkpoints, logs and profiles.
+        component: What its kind resolved to; None for a callback that is built by hand.
+    """
+
+    def __init__(
+        self,
+        trainer: RunningTrainer,
+        model: ModelBase,
+        data_container: DataContainer,
+        tracker: BaseTracker,
+        log_writer: LogWriter,
+        checkpoint_writer: CheckpointWriter,
+        metric_property_provider: MetricPropertyProvider,
+        name: str | None = None,
+    ) -> None:
+        self.trainer = trainer
+        self.model = model
+        self.data_container = data_container
+        self.tracker = tracker
+        self.writer = log_writer
+        self.checkpoint_writer = checkpoint_writer
+        self.metric_property_provider = metric_property_provider
+        self.name = name
+        self.id: str = name or ""
+        self.component: Component | None = None
+
+    @property
+    def logger(self) -> logging.Logger:
+        """Logger of this callback's class."""
+        return logging.getLogger(f"noether.callbacks.{type(self).__name__}")
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return what a checkpoint has to keep of this callback; None where it has no state."""
+        return None
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+
+    def resume_from_checkpoint(self, resumption_paths: PathProvider, model: ModelBase) -> None:
+        """Read state that this callback keeps in files of its own."""
+
+    def get_children(self) -> list[CallbackBase]:
+        """Return the callbacks that this one owns and whose data the run's stream has to deliver."""
+        return []
+
+    def close(self) -> None:
+        """Release what is open; called exactly once, however training ended."""
+
+    @inherited_no_op
+    def before_training(self, *, update_counter: UpdateCounter) -> None:
+        """Prepare, check, or log what is known before the first update."""
+
+    @inherited_no_op
+    def after_training(self, *, update_counter: UpdateCounter) -> None:
+        """Finish: log summaries, write last files."""

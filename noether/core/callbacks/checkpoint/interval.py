@@ -1,0 +1,86 @@
+"""`checkpoint`: save weights and optimizer every so often."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
+from noether.core.schemas.callbacks import CallBackBaseConfig
+from noether.core.utils.training.counter import UpdateCounter
+from noether.errors import SpecError
+
+
+class CheckpointCallbackConfig(CallBackBaseConfig):
+    """Settings of the `checkpoint` callback; as they stand, every save can be resumed from."""
+
+    name: Literal["CheckpointCallback"] = Field("CheckpointCallback", description="Name of the class.")
+    save_weights: bool = Field(True, description="Whether each save holds the weights.")
+    save_optim: bool = Field(
+        True, description="Whether each save holds the optimizer's state; without it no run resumes from it."
+    )
+    save_latest_weights: bool = Field(True, description="Whether the newest save also goes by the name `latest`.")
+    save_latest_optim: bool = Field(True, description="The same for the optimizer's state.")
+    model_names: list[str] | None = Field(None, description="Parts of a composite model to save; unset: all.")
+
+    @model_validator(mode="after")
+    def _saves_something(self) -> CheckpointCallbackConfig:
+        if not any((self.save_weights, self.save_optim, self.save_latest_weights, self.save_latest_optim)):
+            raise ValueError("this checkpoint callback saves nothing: set save_weights or save_optim to true")
+        return self
+
+
+class CheckpointCallback(PeriodicCallback):
+    """Asks for a checkpoint when its interval fires, and for the one named `last` at the end.
+
+    ```toml
+    [[trainer.callbacks]]
+    kind = "checkpoint"
+    every_n_epochs = 1
+    ```
+
+    Args:
+        callback_config: Interval, and what a save holds.
+        **kwargs: What `PeriodicCallback` takes.
+    """
+
+    def __init__(self, callback_config: CheckpointCallbackConfig, **kwargs: Any) -> None:
+        super().__init__(callback_config, **kwargs)
+        self.save_weights = callback_config.save_weights
+        self.save_optim = callback_config.save_optim
+        self.save_latest_weights = callback_config.save_latest_weights
+        self.save_latest_optim = callback_config.save_latest_optim
+        self.model_names = callback_config.model_names
+
+    def before_training(self, *, update_counter: UpdateCounter) -> None:
+        """Check that the parts of the model that are to be saved exist.
+
+        Raises:
+            SpecError: `model_names` names something that the model has not.
+        """
+        unknown = set(self.model_names or ()) - self.model.submodels.keys()
+        if unknown:
+            raise SpecError(
+                f"callback '{self.id}': model_names names {sorted(unknown)}, which the model has not",
+                hint=f"its parts are {', '.join(self.model.submodels)}",
+            )
+
+    def periodic_callback(
+        self, *, interval_type: IntervalType, update_counter: UpdateCounter, **kwargs: Any
+    ) -> None:
+        """Ask for a checkpoint of this update."""
+        if interval_type != "eval":
+            self._save("latest" if self.save_latest_weights or self.save_latest_optim else None)
+
+    def after_training(self, **_: Any) -> None:
+        """Ask for the last checkpoint of the run."""
+        self._save("last")
+
+    def _save(self, tag: str | None) -> None:
+        self.checkpoint_writer.save(
+            tag,
+            save_weights=self.save_weights or self.save_latest_weights,
+            save_optim=self.save_optim or self.save_latest_optim,
+            model_names=self.model_names,
+        )

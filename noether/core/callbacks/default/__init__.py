@@ -1,0 +1,1 @@
+"""The callbacks that a run has without asking."""

@@ -1,0 +1,72 @@
+"""`online-loss`: the mean training loss since the last time it was logged."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noether.core.callbacks.periodic import PeriodicCallback
+from noether.core.schemas.callbacks import CallBackBaseConfig
+
+_FOLD = 256  # losses kept before they are added up, so that a long interval does not hold a tensor for each update
+
+
+class OnlineLossCallback(PeriodicCallback):
+    """Averages each loss over all accumulation steps of an interval, as `loss/online/{name}/{interval}`.
+
+    Losses are kept as they come and added up on their device, so nothing waits for the device until they are logged.
+
+    Args:
+        callback_config: The interval.
+        **kwargs: What `PeriodicCallback` takes.
+    """
+
+    def __init__(self, callback_config: CallBackBaseConfig, **kwargs: Any) -> None:
+        super().__init__(callback_config, **kwargs)
+        self._kept: dict[str, list[Tensor]] = defaultdict(list)
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = defaultdict(int)
+
+    def track_after_accumulation_step(self, *, losses: dict[str, Tensor], **_: Any) -> None:
+        """Keep the losses of one accumulation step."""
+        for name, loss in losses.items():
+            kept = self._kept[name]
+            kept.append(loss)
+            if len(kept) == _FOLD:
+                self._fold(name)
+
+    def _fold(self, name: str) -> None:
+        kept = self._kept[name]
+        if not kept:
+            return
+        # Double precision where there is one: a mean over many updates must not depend on how they were folded.
+        dtype = torch.float32 if kept[0].device.type == "mps" else torch.float64
+        total = torch.stack(kept).sum(dtype=dtype)
+        self._sums[name] = self._sums[name] + total if name in self._sums else total
+        self._counts[name] += len(kept)
+        kept.clear()
+
+    def periodic_callback(self, **_: Any) -> None:
+        """Log the means and start anew."""
+        for name in list(self._kept):
+            self._fold(name)
+        for name, total in self._sums.items():
+            self.writer.add_scalar(f"loss/online/{name}/{self.intervals.short}", total / self._counts[name])
+        self._sums.clear()
+        self._counts.clear()
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return the sums of the interval that is under way."""
+        for name in list(self._kept):
+            self._fold(name)
+        if not self._sums:
+            return None
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the sums of an interval."""
+        self._sums = dict(state_dict["sums"])
+        self._counts = defaultdict(int, state_dict["counts"])

@@ -1,0 +1,25 @@
+"""`peak-memory`: the most memory that the run has needed so far."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from typing import Any
+
+import torch
+
+from noether.core.callbacks.periodic import PeriodicCallback
+
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, KiB elsewhere
+
+
+class PeakMemoryCallback(PeriodicCallback):
+    """Logs `profiling/peak_memory_gib`: of the device on an accelerator, of the process elsewhere, in GiB."""
+
+    def periodic_callback(self, **_: Any) -> None:
+        """Log the peak."""
+        if self.trainer.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.trainer.device)
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
+        self.writer.add_scalar("profiling/peak_memory_gib", peak / 2**30)

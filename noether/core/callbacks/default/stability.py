@@ -1,0 +1,53 @@
+"""`training-stability`: the norms that tell early when training is about to diverge."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noether.core.callbacks.periodic import PeriodicCallback
+from noether.core.models.base import ModelBase
+from noether.core.schemas.callbacks import CallBackBaseConfig
+from noether.core.utils.training.counter import UpdateCounter
+
+
+class TrainingStabilityCallback(PeriodicCallback):
+    """Logs gradient norm before clipping, model norm and the scale of the gradient scaler.
+
+    Keys are `stability/gradient_norm`, `stability/model_norm`, `stability/non_finite_gradients` and
+    `stability/grad_scale`; the norms are Euclidean over all trainable parameters.
+
+    Args:
+        callback_config: The interval.
+        **kwargs: What `PeriodicCallback` takes.
+    """
+
+    def __init__(self, callback_config: CallBackBaseConfig, **kwargs: Any) -> None:
+        super().__init__(callback_config, **kwargs)
+        self._due = -1
+        self._seen: dict[str, Tensor] = {}
+
+    def before_optimizer_step(self, *, update_counter: UpdateCounter, model: ModelBase) -> None:
+        """Take the norms in the update after which they are logged; they stay on the device."""
+        if self._due <= update_counter.update:
+            self._due = self.next_due_update(update_counter)
+        if update_counter.update + 1 != self._due:
+            return
+        gradients = model.gradients()
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._seen = {"gradient_norm": _norm(gradients), "model_norm": _norm(parameters)}
+        self._seen["non_finite_gradients"] = torch.stack([(~g.isfinite()).sum() for g in gradients]).sum()
+
+    def periodic_callback(self, **_: Any) -> None:
+        """Log what was seen in this update."""
+        for name, value in self._seen.items():
+            self.writer.add_scalar(f"stability/{name}", value)
+        scaler = self.trainer.precision.scaler
+        if scaler is not None:
+            self.writer.add_scalar("stability/grad_scale", float(scaler.get_scale()))
+
+
+def _norm(tensors: list[Tensor]) -> Tensor:
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))

@@ -1,0 +1,234 @@
+"""Callbacks on a schedule, and those that iterate over a data set on it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from noether.core.callbacks.base import CallbackBase, CallBackBaseConfig
+from noether.core.callbacks.dataset_pass import DatasetPass
+from noether.core.models.base import ModelBase
+from noether.core.protocols import RunningTrainer
+from noether.core.providers.metric_property import MetricPropertyProvider
+from noether.core.schemas.callbacks import PeriodicDataIteratorCallbackConfig
+from noether.core.trackers.base import BaseTracker
+from noether.core.utils.training.counter import UpdateCounter
+from noether.core.utils.training.intervals import Intervals, fires
+from noether.core.writers.checkpoint import CheckpointWriter
+from noether.core.writers.log import LogWriter
+from noether.data.container import DataContainer
+from noether.data.samplers.interval import SamplerIntervalConfig
+from noether.kernel.markers import inherited_no_op, when_due
+
+IntervalType = Literal["epoch", "update", "sample", "eval"]
+
+
+class PeriodicCallback(CallbackBase):
+    """Base class of callbacks that act every n epochs, updates or samples.
+
+    Subclasses override `periodic_callback`, and the `track_…` hooks where they follow every step. What is not
+    overridden is never called.
+
+    Args:
+        callback_config: The interval (`every_n_*`) and what the subclass adds.
+        trainer: See `CallbackBase`, as for all that follow.
+        model: See `CallbackBase`.
+        data_container: See `CallbackBase`.
+        tracker: See `CallbackBase`.
+        log_writer: See `CallbackBase`.
+        checkpoint_writer: See `CallbackBase`.
+        metric_property_provider: See `CallbackBase`.
+        name: See `CallbackBase`.
+    """
+
+    def __init__(
+        self,
+        callback_config: CallBackBaseConfig,
+        trainer: RunningTrainer,
+        model: ModelBase,
+        data_container: DataContainer,
+        tracker: BaseTracker,
+        log_writer: LogWriter,
+        checkpoint_writer: CheckpointWriter,
+        metric_property_provider: MetricPropertyProvider,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            trainer, model, data_container, tracker, log_writer, checkpoint_writer, metric_property_provider, name
+        )
+        self.callback_config = callback_config
+        self.every_n_epochs = callback_config.every_n_epochs
+        self.every_n_updates = callback_config.every_n_updates
+        self.every_n_samples = callback_config.every_n_samples
+        self.batch_size = callback_config.batch_size
+
+    @property
+    def intervals(self) -> Intervals:
+        """The schedule as one value."""
+        return Intervals(self.every_n_epochs, self.every_n_updates, self.every_n_samples)
+
+    @inherited_no_op
+    def periodic_callback(
+        self, *, interval_type: IntervalType, update_counter: UpdateCounter, **kwargs: Any
+    ) -> None:
+        """Act: the interval named by `interval_type` has fired ("eval": evaluation outside of any schedule)."""
+
+    @inherited_no_op
+    def track_after_accumulation_step(
+        self,
+        *,
+        update_counter: UpdateCounter,
+        batch: Any,
+        losses: dict[str, Tensor],
+        update_outputs: dict[str, Tensor] | None,
+        accumulation_steps: int,
+        accumulation_step: int,
+    ) -> None:
+        """Follow each batch that went through the model."""
+
+    @inherited_no_op
+    def track_after_update_step(self, *, update_counter: UpdateCounter, times: dict[str, float]) -> None:
+        """Follow each optimizer update."""
+
+    @when_due
+    @torch.no_grad()
+    def after_epoch(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
+        """Act where the epoch interval fires."""
+        if interval := fires(self.intervals, update_counter, "epoch"):
+            self.periodic_callback(interval_type=interval, update_counter=update_counter, **kwargs)
+
+    @when_due
+    @torch.no_grad()
+    def after_update(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
+        """Act where the update or the sample interval fires."""
+        if interval := fires(self.intervals, update_counter, "update"):
+            self.periodic_callback(interval_type=interval, update_counter=update_counter, **kwargs)
+
+    @torch.no_grad()
+    def at_eval(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
+        """Act outside of any schedule, on a model that is evaluated and not trained."""
+        self.periodic_callback(interval_type="eval", update_counter=update_counter, **kwargs)
+
+    def next_due_update(self, update_counter: UpdateCounter) -> int:
+        """Return the next update at which this callback acts; the loop skips it until then."""
+        return self.intervals.next_due_update(
+            update_counter.update, update_counter.updates_per_epoch, update_counter.effective_batch_size
+        )
+
+    def updates_till_next_invocation(self, update_counter: UpdateCounter) -> int:
+        """Return the updates from now to the next call; a whole interval at an exact multiple."""
+        interval = self.updates_per_interval(update_counter)
+        return interval - update_counter.update % interval
+
+    def updates_per_interval(self, update_counter: UpdateCounter) -> int:
+        """Return the updates from one call to the next."""
+        return self.intervals.updates_per_interval(
+            update_counter.updates_per_epoch, update_counter.effective_batch_size
+        )
+
+    def get_interval_string_verbose(self) -> str:
+        """Return the interval as in a spec: `every_n_epochs=1`."""
+        return self.intervals.verbose
+
+
+class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
+    """Base class of callbacks that go through a whole data set when their interval fires.
+
+    Subclasses override `process_data`, called with each batch, and `process_results`, called once with what all of them
+    returned: tensors are concatenated along their first dimension, in the order of the data set; dicts, tuples and
+    lists of them item by item; numbers become one tensor. Batches come through the workers that load training data.
+
+    Attributes:
+        dataset_key: The data set to go through; the first of the run where None.
+        total_data_time: Seconds spent waiting for batches, over all calls.
+    """
+
+    def __init__(
+        self,
+        callback_config: PeriodicDataIteratorCallbackConfig,
+        trainer: RunningTrainer,
+        model: ModelBase,
+        data_container: DataContainer,
+        tracker: BaseTracker,
+        log_writer: LogWriter,
+        checkpoint_writer: CheckpointWriter,
+        metric_property_provider: MetricPropertyProvider,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            callback_config,
+            trainer,
+            model,
+            data_container,
+            tracker,
+            log_writer,
+            checkpoint_writer,
+            metric_property_provider,
+            name,
+        )
+        self.dataset_key = callback_config.dataset_key
+        self.properties = set(callback_config.properties) if callback_config.properties else None
+        self.max_size = callback_config.max_size
+        self.total_data_time = 0.0
+        self._sampler_config: SamplerIntervalConfig | None = None
+
+    @property
+    def sampler_config(self) -> SamplerIntervalConfig:
+        """What the data stream has to deliver, and when; made when it is first asked for."""
+        if self._sampler_config is None:
+            self._sampler_config = self._sampler_config_from_key(self.dataset_key, self.properties, self.max_size)
+        return self._sampler_config
+
+    def _sampler_config_from_key(
+        self, key: str | None, properties: set[str] | None = None, max_size: int | None = None
+    ) -> SamplerIntervalConfig:
+        """Return the request for the data set `key`.
+
+        Args:
+            key: Key in the data container; None for its first data set.
+            properties: Load only these properties of a sample.
+            max_size: Use only the first samples, at most this many.
+        """
+        return self.data_container.sampler_config(
+            key,
+            every_n_epochs=self.every_n_epochs,
+            every_n_updates=self.every_n_updates,
+            every_n_samples=self.every_n_samples,
+            batch_size=self.batch_size,
+            properties=properties,
+            max_size=max_size,
+        )
+
+    @abstractmethod
+    def process_data(self, batch: dict[str, Tensor], *, trainer_model: torch.nn.Module) -> Any:
+        """Return what is to be known of one batch."""
+
+    @inherited_no_op
+    def process_results(
+        self, results: Any, *, interval_type: IntervalType, update_counter: UpdateCounter, **_: Any
+    ) -> None:
+        """Use what all batches returned, put together."""
+
+    def periodic_callback(
+        self,
+        *,
+        interval_type: IntervalType,
+        update_counter: UpdateCounter,
+        data_iter: Iterator[Any],
+        trainer_model: torch.nn.Module,
+        batch_size: int,
+        **_: Any,
+    ) -> None:
+        """Go through the data set and hand the collected results on."""
+        dataset_pass = DatasetPass(self.sampler_config, batch_size=batch_size)
+        results = dataset_pass.collect(data_iter, trainer_model, self.process_data)
+        self.total_data_time += dataset_pass.data_time
+        self.process_results(results, interval_type=interval_type, update_counter=update_counter)
+
+    def after_training(self, **_: Any) -> None:
+        """Say how long evaluation waited for its data."""
+        self.logger.debug("%s waited %.2f s for data", self.id, self.total_data_time)

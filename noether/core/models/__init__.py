@@ -1,0 +1,6 @@
+"""Models: the base class, composites, adapted torch modules and the small built-in networks."""
+
+from noether.core.models.base import ModelBase
+from noether.core.models.composite import CompositeModel
+
+__all__ = ["CompositeModel", "ModelBase"]

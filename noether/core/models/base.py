@@ -1,0 +1,129 @@
+"""ModelBase: a module that owns its optimizer."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from noether.core.optim.build import build_optimizer
+from noether.core.optim.model_optimizer import ModelOptimizer
+from noether.core.schemas.models import ModelBaseConfig
+from noether.errors import SpecError
+
+
+class ModelBase(nn.Module):
+    """Base class of models that a trainer trains.
+
+    A model is called with the forward properties of a batch as keywords and returns a dict by field, or one tensor for
+    the only field. It owns the optimizer that its config names, so that a composite can give each part its own.
+
+    Args:
+        model_config: Settings of the model; `optimizer` and `frozen` are read here.
+        name: How metrics and checkpoints call this model.
+    """
+
+    def __init__(self, model_config: ModelBaseConfig | None = None, *, name: str = "model") -> None:
+        super().__init__()
+        self.name = name
+        self.model_config = model_config
+        self.optimizer: ModelOptimizer | None = None
+
+    @classmethod
+    def infer_sizes(
+        cls, model_config: Any, inputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
+    ) -> Any:
+        """Return `model_config` with the sizes that the spec left out, taken from the first training sample.
+
+        Args:
+            model_config: The config as the spec gives it.
+            inputs: Forward properties of the sample, without a batch dimension.
+            targets: Target tensors of the sample by field, without a batch dimension.
+        """
+        return model_config
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the first parameter or buffer; cpu where there is none."""
+        for tensor in (*self.parameters(), *self.buffers()):
+            return tensor.device
+        return torch.device("cpu")
+
+    @property
+    def submodels(self) -> dict[str, ModelBase]:
+        """The models with an optimizer of their own: this one, or the parts of a composite."""
+        return {self.name: self}
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether no parameter trains."""
+        return not any(parameter.requires_grad for parameter in self.parameters())
+
+    def freeze(self) -> Self:
+        """Take the parameters that match the config's `frozen` patterns out of training.
+
+        Raises:
+            SpecError: A pattern matches no parameter.
+        """
+        names = dict(self.named_parameters())
+        for pattern in self.model_config.frozen if self.model_config else []:
+            matched = fnmatch.filter(names, pattern)
+            if not matched:
+                raise SpecError(
+                    f"`frozen` pattern {pattern!r} matches no parameter of the model",
+                    hint=f"parameters are named like {', '.join(list(names)[:4])}",
+                )
+            for name in matched:
+                names[name].requires_grad_(False)
+        return self
+
+    def initialize_optimizer(self, *, total_updates: int, updates_per_epoch: int) -> None:
+        """Build the optimizer for a run of this length; parameters must be on their device already.
+
+        Raises:
+            SpecError: The config names no optimizer though parameters train.
+        """
+        if self.is_frozen:
+            return
+        config = self.model_config.optimizer if self.model_config else None
+        if config is None:
+            raise SpecError(
+                f"the model '{self.name}' has no optimizer", hint='add `optimizer = { kind = "AdamW", lr = 1e-3 }` to [model]'
+            )
+        self.optimizer = build_optimizer(
+            config,
+            list(self.named_parameters()),
+            total_updates=total_updates,
+            updates_per_epoch=updates_per_epoch,
+        )
+
+    def optimizers(self) -> dict[str, ModelOptimizer]:
+        """Return the optimizers of this model by submodel name."""
+        return {} if self.optimizer is None else {self.name: self.optimizer}
+
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients that the next optimizer step applies."""
+        return [
+            parameter.grad
+            for optimizer in self.optimizers().values()
+            for parameter in optimizer.parameters
+            if parameter.grad is not None
+        ]
+
+    def optimizer_schedule_step(self, update: int) -> None:
+        """Set learning rate and weight decay from the completed updates."""
+        if self.optimizer is not None:
+            self.optimizer.schedule_step(update)
+
+    def optimizer_step(self, grad_scaler: torch.amp.GradScaler | None = None) -> None:
+        """Clip and apply the gradients."""
+        if self.optimizer is not None:
+            self.optimizer.step(grad_scaler)
+
+    def optimizer_zero_grad(self) -> None:
+        """Release the gradients."""
+        if self.optimizer is not None:
+            self.optimizer.zero_grad()

@@ -1,0 +1,46 @@
+"""From `[model]` to a model on its device, sizes inferred, frozen parts frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from noether.core.models.adapted import AdaptedModule
+from noether.core.models.base import ModelBase
+from noether.core.schemas.lib import component_of
+from noether.core.schemas.models import ModelBaseConfig
+from noether.core.schemas.signature import SignatureConfig
+from noether.errors import NoetherError, SpecError
+
+
+def infer_sizes(
+    config: ModelBaseConfig, inputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
+) -> ModelBaseConfig:
+    """Return the config with its sizes filled in from one training sample, where the model knows how."""
+    target = component_of(config).target
+    if isinstance(target, type) and issubclass(target, ModelBase):
+        inferred: ModelBaseConfig = target.infer_sizes(config, inputs, targets)
+        return inferred
+    return config
+
+
+def build_model(config: ModelBaseConfig, device: torch.device) -> ModelBase:
+    """Construct the model that `config` names and move it to `device`.
+
+    Raises:
+        SpecError: The class refuses its arguments.
+    """
+    target = component_of(config).target
+    try:
+        if issubclass(target, ModelBase):
+            model = target(config)
+        else:
+            assert isinstance(config, SignatureConfig), "a foreign class has a config made from its signature"
+            model = AdaptedModule(target(**config.arguments()), config)
+    except NoetherError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SpecError(f"the model '{config.kind}' cannot be built: {error}") from error
+    return model.to(device).freeze()

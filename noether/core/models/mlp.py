@@ -1,0 +1,86 @@
+"""`mlp`: a multilayer perceptron over the concatenated forward properties."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from noether.core.models.base import ModelBase
+from noether.core.schemas.models import ModelBaseConfig
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+Activation = Literal["relu", "gelu", "silu", "tanh"]
+
+
+class MLPConfig(ModelBaseConfig):
+    """Settings of the `mlp` model."""
+
+    hidden: list[int] = Field([128, 128], description="Widths of the hidden layers.")
+    activation: Activation = Field("gelu", description="Nonlinearity after each hidden layer.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Probability of dropping a hidden unit.")
+    in_features: dict[str, int] | None = Field(
+        None, description="Numbers in each forward property; unset: from the first training sample."
+    )
+    out_features: dict[str, int | list[int]] | None = Field(
+        None, description="Shape of each field's output; unset: that of its target in the first training sample."
+    )
+
+
+class MLP(ModelBase):
+    """Flattens and concatenates its inputs, `(batch, ...)` each, and returns one output for each field.
+
+    Args:
+        model_config: Widths and shapes; `in_features` and `out_features` must be known.
+        name: How metrics and checkpoints call this model.
+    """
+
+    def __init__(self, model_config: MLPConfig, *, name: str = "model") -> None:
+        super().__init__(model_config, name=name)
+        assert model_config.in_features and model_config.out_features, "infer_sizes fills both"
+        self.inputs = list(model_config.in_features)
+        self.shapes = {
+            field: (shape,) if isinstance(shape, int) else tuple(shape)
+            for field, shape in model_config.out_features.items()
+        }
+        self.sizes = [math.prod(shape) for shape in self.shapes.values()]
+        widths = [sum(model_config.in_features.values()), *model_config.hidden]
+        layers: list[nn.Module] = []
+        for width_in, width_out in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(width_in, width_out), ACTIVATIONS[model_config.activation]()]
+            if model_config.dropout:
+                layers.append(nn.Dropout(model_config.dropout))
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], sum(self.sizes)))
+
+    @classmethod
+    def infer_sizes(
+        cls, model_config: MLPConfig, inputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
+    ) -> MLPConfig:
+        """Take the sizes that are not given from the shapes of one sample."""
+        in_features = model_config.in_features or {name: value.numel() for name, value in inputs.items()}
+        given = model_config.out_features or {}
+        inferred = {field: list(value.shape) or 1 for field, value in targets.items()}
+        update = {"in_features": in_features, "out_features": {**inferred, **given}}
+        return model_config.model_copy(update=update)
+
+    def forward(self, **properties: Tensor) -> dict[str, Tensor]:
+        """Map properties `(batch, ...)` to fields `(batch, *shape)`."""
+        if len(self.inputs) == 1:
+            flat = properties[self.inputs[0]].flatten(1)
+        else:
+            flat = torch.cat([properties[name].flatten(1) for name in self.inputs], dim=1)
+        out = self.layers(flat)
+        if len(self.shapes) == 1:
+            ((field, shape),) = self.shapes.items()
+            return {field: out if len(shape) == 1 else out.unflatten(1, shape)}
+        parts = out.split(self.sizes, dim=1)
+        return {field: part.unflatten(1, shape) for (field, shape), part in zip(self.shapes.items(), parts, strict=True)}

@@ -1,0 +1,1 @@
+"""Optimizers of torch with parameter groups, clipping and schedules around them."""

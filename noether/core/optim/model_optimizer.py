@@ -1,0 +1,113 @@
+"""ModelOptimizer: one torch optimizer with clipping, schedules and parameter names around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from noether.core.optim.schedules.base import Schedule
+
+
+class Scheduled:
+    """One value of every parameter group (`lr`, `weight_decay`) under a schedule."""
+
+    def __init__(self, key: str, schedule: Schedule, optimizer: Optimizer) -> None:
+        self.key = key
+        self.schedule = schedule
+        self._targets = [(group, group[key]) for group in optimizer.param_groups]
+
+    def apply(self, update: int) -> None:
+        """Set the value that is in force after `update` completed updates."""
+        factor = self.schedule.factor(update)
+        for group, base in self._targets:
+            group[self.key] = base * factor
+
+
+class ModelOptimizer:
+    """What the loop does with an optimizer: schedule, unscale, clip, step, zero.
+
+    Args:
+        optimizer: The torch optimizer, its groups built.
+        names: Parameter names in the order of the groups; the optimizer's state is saved under them.
+        scheduled: Values under a schedule.
+        clip_grad_norm: Largest global gradient norm; None leaves gradients alone.
+        clip_grad_value: Largest absolute gradient entry; None leaves gradients alone.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        names: Sequence[str],
+        scheduled: Sequence[Scheduled] = (),
+        clip_grad_norm: float | None = None,
+        clip_grad_value: float | None = None,
+    ) -> None:
+        self.torch_optimizer = optimizer
+        self.names = list(names)
+        self.scheduled = list(scheduled)
+        self.clip_grad_norm = clip_grad_norm
+        self.clip_grad_value = clip_grad_value
+        self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.last_grad_norm: torch.Tensor | None = None
+        self.clips = clip_grad_norm is not None or clip_grad_value is not None
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the first parameter group."""
+        return float(self.torch_optimizer.param_groups[0]["lr"])
+
+    def schedule_step(self, update: int) -> None:
+        """Set learning rate and weight decay from the completed updates."""
+        for scheduled in self.scheduled:
+            scheduled.apply(update)
+
+    def clip(self) -> None:
+        """Clip the gradients; the norm before clipping stays on the device as `last_grad_norm`."""
+        if self.clip_grad_value is not None:
+            torch.nn.utils.clip_grad_value_(self.parameters, self.clip_grad_value)
+        if self.clip_grad_norm is not None:
+            self.last_grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_grad_norm)
+
+    def step(self, grad_scaler: torch.amp.GradScaler | None = None) -> None:
+        """Clip and apply the gradients, which a scaler has unscaled before."""
+        if self.clips:
+            self.clip()
+        if grad_scaler is None:
+            self.torch_optimizer.step()
+        else:
+            grad_scaler.step(self.torch_optimizer)
+
+    def zero_grad(self) -> None:
+        """Release all gradients."""
+        self.torch_optimizer.zero_grad(set_to_none=True)
+
+    def state_tensors(self) -> dict[str, torch.Tensor]:
+        """Return the state as flat tensors named `<parameter name>/<entry>`, for a checkpoint."""
+        tensors = {}
+        for name, parameter in zip(self.names, self.parameters, strict=True):
+            for entry, value in self.torch_optimizer.state.get(parameter, {}).items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"{name}/{entry}"] = value
+        return tensors
+
+    def state_values(self) -> dict[str, Any]:
+        """Return what is no tensor: options of each group, and plain entries of the state by parameter name."""
+        groups, start = [], 0
+        for group in self.torch_optimizer.param_groups:
+            end = start + len(group["params"])
+            options = {key: value for key, value in group.items() if key != "params"}
+            groups.append({"names": self.names[start:end], **options})
+            start = end
+        plain = {
+            name: {
+                entry: value
+                for entry, value in self.torch_optimizer.state.get(parameter, {}).items()
+                if not isinstance(value, torch.Tensor)
+            }
+            for name, parameter in zip(self.names, self.parameters, strict=True)
+        }
+        return {"groups": groups, "state": {name: entries for name, entries in plain.items() if entries}}

@@ -1,0 +1,1 @@
+"""Schedules: pure functions from the completed updates to a factor on the learning rate."""

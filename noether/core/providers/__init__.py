@@ -1,0 +1,6 @@
+"""Facts about a run that many parts need and that none of them owns."""
+
+from noether.core.providers.metric_property import MetricPropertyProvider
+from noether.core.providers.path import PathProvider
+
+__all__ = ["MetricPropertyProvider", "PathProvider"]

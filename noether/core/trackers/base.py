@@ -1,0 +1,101 @@
+"""What a tracker is: the way from a run's metrics to a place where people look at them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal, TypeAlias
+
+from noether.core.schemas.trackers import TrackerBaseConfig
+from noether.core.trackers.record import MetricRecord
+
+RunStatus: TypeAlias = Literal["FINISHED", "FAILED", "KILLED"]
+"""How a run ended: by itself (early stops included), by an error, by a signal."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunDescription:
+    """What a tracker is told about a run when it opens it.
+
+    Attributes:
+        run_id: The run's id, which is also the name of its folder.
+        name: The spec's `name`.
+        run_dir: The run's folder.
+        params: The resolved spec, flattened: `{"trainer.callbacks.0.kind": "ema"}`.
+        tags: Facts about the run that are no parameters, such as versions of plugins.
+        spec_path: The spec as given, where there is a file.
+        resolved_spec_path: The resolved spec in the run's folder.
+        summary: A few lines of Markdown for whoever opens the run's page.
+        reference: What `BaseTracker.reference` was in an earlier attempt at this run; empty at the first.
+    """
+
+    run_id: str
+    name: str
+    run_dir: Path
+    params: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    spec_path: Path | None = None
+    resolved_spec_path: Path | None = None
+    summary: str = ""
+    reference: Mapping[str, str] = field(default_factory=dict)
+
+
+class BaseTracker(ABC):
+    """Shows a run's metrics somewhere: in a database, on a server, in a file.
+
+    A `TrackerFeed` calls all methods, on a thread of its own, so they may block; what they raise is retried
+    and never reaches the training. Constructing a tracker must be cheap and touch no network: it checks what
+    can be known from its config alone.
+
+    Args:
+        tracker_config: The tracker's table in the spec.
+    """
+
+    wants_metrics: ClassVar[bool] = True
+    """False for a tracker that keeps nothing; it is not fed then, which saves the thread."""
+
+    def __init__(self, tracker_config: TrackerBaseConfig) -> None:
+        self.tracker_config = tracker_config
+
+    @abstractmethod
+    def open(self, run: RunDescription) -> None:
+        """Start the run on the other side, or continue the one that `run.reference` names.
+
+        Called again after it failed, so a half-done opening must not leave a second run behind.
+
+        Raises:
+            TrackerRefusedError: If trying again is useless.
+        """
+
+    @abstractmethod
+    def log_metrics(self, records: Sequence[MetricRecord]) -> None:
+        """Deliver these records; called again with the same ones after it raised."""
+
+    @abstractmethod
+    def close(self, status: RunStatus, error: str | None) -> None:
+        """End the run on the other side.
+
+        Args:
+            status: How the run ended.
+            error: The text of what ended it, for a run that failed.
+        """
+
+    def log_artifact(self, path: Path, folder: str = "") -> None:  # noqa: B027  # optional on purpose
+        """Keep a copy of the file `path` with the run, below `folder`; a tracker without files ignores it."""
+
+    @property
+    def reference(self) -> dict[str, str]:
+        """What `open` needs to continue this run in a later attempt; empty before it is open."""
+        return {}
+
+    @property
+    def url(self) -> str | None:
+        """The address of the run's page, once it is open and where there is one."""
+        return None
+
+    @property
+    def description(self) -> str:
+        """Where to look at the run, in words for a terminal."""
+        return self.url or self.tracker_config.kind or type(self).__name__

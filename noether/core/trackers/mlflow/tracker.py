@@ -1,0 +1,170 @@
+"""The MLflow tracker: one MLflow run for each run, with parameters, curves, spec and the right status."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from noether.core.trackers.base import BaseTracker, RunDescription, RunStatus
+from noether.core.trackers.errors import TrackerError
+from noether.core.trackers.mlflow.batches import MAX_METRICS, MAX_PARAMS, in_chunks, to_metrics, to_params
+from noether.core.trackers.mlflow.config import MlflowTrackerConfig
+from noether.core.trackers.mlflow.environment import ClientSettings, set_process_defaults
+from noether.core.trackers.mlflow.experiment import open_experiment
+from noether.core.trackers.mlflow.failures import as_tracker_errors
+from noether.core.trackers.mlflow.links import run_link, ui_command
+from noether.core.trackers.mlflow.names import mlflow_name
+from noether.core.trackers.mlflow.store import resolve_store
+from noether.core.trackers.mlflow.system_metrics import start_system_metrics
+from noether.core.trackers.mlflow.tags import MAX_TAG_LENGTH, process_tags, run_tags
+from noether.core.trackers.record import MetricRecord
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+class MlflowTracker(BaseTracker):
+    """Logs a run to an MLflow database or server.
+
+    Uses a client of its own and never MLflow's global state, so that what the user does with MLflow in the
+    same process is left alone.
+
+    Args:
+        tracker_config: Its table in the spec; may be left out for the defaults.
+
+    Raises:
+        PluginError: If the tracking address is nothing that MLflow supports.
+    """
+
+    tracker_config: MlflowTrackerConfig
+
+    def __init__(self, tracker_config: MlflowTrackerConfig | None = None) -> None:
+        config = tracker_config or MlflowTrackerConfig(kind="mlflow")
+        super().__init__(config)
+        self.store = resolve_store(config.tracking_uri, os.environ, Path.cwd())
+        self.experiment_id: str | None = None
+        self.mlflow_run_id: str | None = None
+        self._client: MlflowClient | None = None
+        self._settings = ClientSettings(config.request_timeout_s)
+        self._system_metrics: Any = None
+        self._run: RunDescription | None = None
+        self._infinities = 0
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's client for this store, for whatever this class does not offer; goes with `mlflow_run_id`.
+
+        Raises:
+            TrackerError: If the run is not open (yet).
+        """
+        if self._client is None:
+            raise TrackerError(
+                "the MLflow run is not open yet", hint="MLflow opens in the background of a run"
+            )
+        return self._client
+
+    def open(self, run: RunDescription) -> None:
+        """Create the MLflow run, or continue the one of an earlier attempt, and log what is known."""
+        config = self.tracker_config
+        set_process_defaults()
+        self._settings.apply()
+        self._run = run
+        with as_tracker_errors(self.store.shown_uri):
+            self._client, self.experiment_id = open_experiment(
+                self.store, config.experiment or run.name, config.artifact_location
+            )
+            if self.mlflow_run_id is None:  # an opening that failed half-way is continued
+                self._start_or_continue(run)
+            self._log_params(run)
+            for path in (run.spec_path, run.resolved_spec_path):
+                if path is not None and path.exists():
+                    self.client.log_artifact(self.mlflow_run_id, str(path), "spec")
+            if config.log_system_metrics and self._system_metrics is None:
+                self._system_metrics = start_system_metrics(self.store.uri, str(self.mlflow_run_id))
+
+    def log_metrics(self, records: Sequence[MetricRecord]) -> None:
+        """Send the values, with the update as step; the same values sent twice are kept once."""
+        metrics, infinities = to_metrics(records)
+        with as_tracker_errors(self.store.shown_uri):
+            for chunk in in_chunks(metrics, MAX_METRICS):
+                self.client.log_batch(self._id, metrics=chunk, synchronous=True)
+        self._infinities += infinities
+
+    def log_artifact(self, path: Path, folder: str = "") -> None:
+        """Upload a file."""
+        with as_tracker_errors(self.store.shown_uri):
+            self.client.log_artifact(self._id, str(path), folder or None)
+
+    def close(self, status: RunStatus, error: str | None) -> None:
+        """Set how the run ended; the text of an error becomes a tag, and in full the artifact `error.txt`."""
+        if self._system_metrics is not None:
+            self._system_metrics.finish()
+            self._system_metrics = None
+        with as_tracker_errors(self.store.shown_uri):
+            if self._infinities:
+                self.client.set_tag(self._id, "noether.infinite_values_left_out", self._infinities)
+            if error:
+                self.client.set_tag(self._id, "noether.error", error[:MAX_TAG_LENGTH])
+                self.client.log_text(self._id, error, "error.txt")
+            self.client.set_terminated(self._id, status=status)
+        self._settings.revert()
+
+    @property
+    def reference(self) -> dict[str, str]:
+        """The MLflow run, for a later attempt to continue it."""
+        if self.mlflow_run_id is None:
+            return {}
+        return {"store": self.store.shown_uri, "run_id": self.mlflow_run_id}
+
+    @property
+    def url(self) -> str | None:
+        """The page with the run's curves; for a database, where `mlflow ui` will serve it."""
+        if self.experiment_id is None or self.mlflow_run_id is None:
+            return None
+        return run_link(self.store, self.experiment_id, self.mlflow_run_id)
+
+    @property
+    def description(self) -> str:
+        """The command that serves the pages, where one is needed, and the run's address."""
+        command = ui_command(self.store)
+        where = self.url or self.store.shown_uri
+        return f"{where}  (after `{command}`)" if command else where
+
+    @property
+    def _id(self) -> str:
+        if self.mlflow_run_id is None:
+            raise TrackerError("the MLflow run is not open yet")
+        return self.mlflow_run_id
+
+    def _start_or_continue(self, run: RunDescription) -> None:
+        run_name = self.tracker_config.run_name or run.run_id
+        if run.reference.get("store") == self.store.shown_uri:
+            self._continue(run, run.reference["run_id"])
+        else:
+            created = self.client.create_run(
+                str(self.experiment_id), tags=run_tags(run, run_name), run_name=run_name
+            )
+            self.mlflow_run_id = created.info.run_id
+
+    def _continue(self, run: RunDescription, run_id: str) -> None:
+        self.experiment_id = self.client.get_run(run_id).info.experiment_id
+        self.client.update_run(run_id, status="RUNNING")
+        for name, value in process_tags(run).items():
+            if value is not None:
+                self.client.set_tag(run_id, name, value)
+        self.mlflow_run_id = run_id
+
+    def _log_params(self, run: RunDescription) -> None:
+        """Log the parameters that the MLflow run does not have; those that a resume changed become tags.
+
+        MLflow refuses a second value for a parameter.
+        """
+        logged = self.client.get_run(self._id).data.params
+        params = to_params(run.params)
+        for chunk in in_chunks([param for param in params if param.key not in logged], MAX_PARAMS):
+            self.client.log_batch(self._id, params=chunk, synchronous=True)
+        for param in params:
+            if logged.get(param.key, param.value) != param.value:
+                self.client.set_tag(self._id, mlflow_name(f"noether.changed.{param.key}"), param.value)

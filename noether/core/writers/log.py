@@ -1,0 +1,205 @@
+"""The log writer: callbacks add metrics, the boundary writes them as one line."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from noether.core.protocols import Progress
+from noether.core.providers.metric_property import MetricPropertyProvider
+from noether.core.trackers.record import MetricRecord
+from noether.core.writers.append_only import AppendOnlyFile
+from noether.core.writers.errors import MissingMetricError
+from noether.core.writers.metrics_file import MetricsFile
+from noether.core.writers.nonscalar import encode_nonscalar, own_nonscalar
+from noether.core.writers.scalar import own_scalar, read_scalars
+from noether.core.writers.summary import MetricSummary
+from noether.errors import TrainingError
+
+
+class LogWriter:
+    """Collects the metrics of a round and writes them at its boundary; callbacks know it as `self.writer`.
+
+    Adding never waits for the device: a tensor on an accelerator stays there until somebody reads it or the
+    boundary comes, and then all of them are read in one copy. A key that is added twice in a round keeps its
+    last value.
+
+    What is read back (`current`, `keys`, `current_metrics`) is the round so far. Within `prefixed`, keys are
+    relative to the prefix for reading and writing alike.
+
+    Args:
+        metrics_file: Where the lines go; None on ranks that do not write.
+        metric_property_provider: Knows which metrics have a best value; without it `best_metrics` stays
+            empty.
+    """
+
+    def __init__(
+        self,
+        metrics_file: MetricsFile | None,
+        metric_property_provider: MetricPropertyProvider | None = None,
+    ) -> None:
+        self.metrics_file = metrics_file
+        self.on_written: list[Callable[[], object]] = []
+        """Called after a line was written; this is how a tracker feed hears of it."""
+        self._summary = MetricSummary(metric_property_provider)
+        self._nonscalars_file = _beside(metrics_file)
+        self._prefix = ""
+        self._round: dict[str, float | Tensor] = {}
+        self._nonscalars: dict[str, Any] = {}
+        self._printed: dict[str, tuple[logging.Logger, str]] = {}
+
+    @property
+    def final_metrics(self) -> dict[str, float]:
+        """The last value of every key of the run."""
+        return dict(self._summary.final)
+
+    @property
+    def best_metrics(self) -> dict[str, float]:
+        """The best finite value of every key of the run whose direction is known."""
+        return dict(self._summary.best)
+
+    def add_scalar(
+        self, key: str, value: Any, logger: logging.Logger | None = None, format_str: str | None = None
+    ) -> None:
+        """Add a metric to this round.
+
+        Args:
+            key: Name of the metric; parts are separated by slashes.
+            value: A number, or a tensor or array with one element.
+            logger: Also prints `key: value` through this logger at the boundary.
+            format_str: How to print the value, for example `".2f"`.
+
+        Raises:
+            TrainingError: If the key is no string or the value no scalar.
+        """
+        if not isinstance(key, str) or not key:
+            raise TrainingError(f"the key of a metric must be a non-empty string, found {key!r}")
+        if self._prefix:
+            key = self._prefix + key
+        self._round[key] = value if type(value) is float else own_scalar(key, value)
+        if logger is not None:
+            self._printed[key] = (logger, format_str or ".6g")
+
+    def add_nonscalar(self, key: str, value: Any) -> None:
+        """Add an array, a histogram or a table to this round; it goes to `nonscalars.jsonl`.
+
+        Args:
+            key: Its name.
+            value: Numbers, strings, tensors and arrays, and lists and dicts of them.
+
+        Raises:
+            TrainingError: If the key is no string, or the value holds something else.
+        """
+        if not isinstance(key, str) or not key:
+            raise TrainingError(f"the key of a non-scalar must be a non-empty string, found {key!r}")
+        self._nonscalars[self._prefix + key] = own_nonscalar(key, value)
+
+    @contextmanager
+    def prefixed(self, prefix: str) -> Iterator[None]:
+        """Put `prefix` before every key that is added or read inside, as the children of an EMA do; nests."""
+        outer = self._prefix
+        self._prefix = outer + prefix
+        try:
+            yield
+        finally:
+            self._prefix = outer
+
+    def current(self, key: str) -> float:
+        """Return a metric of this round; waits for the device if it is a tensor there.
+
+        Raises:
+            MissingMetricError: A `KeyError` that lists the keys of this round.
+        """
+        if self._prefix + key not in self._round:
+            raise MissingMetricError(key, self.keys())
+        read_scalars(self._round)
+        return float(self._round[self._prefix + key])
+
+    def keys(self) -> list[str]:
+        """Return the keys of this round below the prefix, in the order in which they were added."""
+        return [key.removeprefix(self._prefix) for key in self._round if key.startswith(self._prefix)]
+
+    def current_metrics(self) -> dict[str, float]:
+        """Return all metrics of this round below the prefix; waits for the device where tensors are there."""
+        return {key: self.current(key) for key in self.keys()}
+
+    @property
+    def has_round(self) -> bool:
+        """Whether something was added since the last line."""
+        return bool(self._round or self._nonscalars)
+
+    def flush(self, update_counter: Progress) -> None:
+        """End the round: write its line and start an empty one. Writes nothing where nothing was added.
+
+        Raises:
+            StorageError: If the disk is full or refuses; the round is kept.
+        """
+        if not self._round and not self._nonscalars:
+            return
+        read_scalars(self._round)
+        metrics: dict[str, float] = self._round  # type: ignore[assignment]  # no tensors are left
+        self._write(update_counter, metrics)
+        for key, (logger, format_str) in self._printed.items():
+            logger.info("%s: %s", key, format(metrics[key], format_str))
+        self._summary.add(metrics)
+        self.discard()
+        for tell in self.on_written:
+            tell()
+
+    def discard(self) -> None:
+        """Forget this round, because it was interrupted and will be repeated."""
+        self._round = {}
+        self._nonscalars = {}
+        self._printed = {}
+
+    def state_dict(self) -> dict[str, int]:
+        """Make sure that all lines are on the disk, and return how long the files are at this state.
+
+        Raises:
+            StorageError: If the disk refuses.
+        """
+        if self.metrics_file is None or self._nonscalars_file is None:
+            return {}
+        self.metrics_file.sync()
+        self._nonscalars_file.sync()
+        return {"metrics": self.metrics_file.offset, "nonscalars": self._nonscalars_file.offset}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Cut the files back to a saved state, and read the final and best values from what is left.
+
+        Raises:
+            StorageError: If a file is shorter than it was when the state was saved, or damaged.
+        """
+        self.discard()
+        self._summary.clear()
+        if self.metrics_file is None or self._nonscalars_file is None:
+            return
+        self.metrics_file.truncate(state["metrics"])
+        self._nonscalars_file.truncate(state["nonscalars"])
+        for record in self.metrics_file.read():
+            self._summary.add(record.metrics)
+
+    def close(self) -> None:
+        """Close the files; a round that was not flushed is lost."""
+        if self.metrics_file is not None:
+            self.metrics_file.close()
+        if self._nonscalars_file is not None:
+            self._nonscalars_file.close()
+
+    def _write(self, at: Progress, metrics: dict[str, float]) -> None:
+        now = time.time()
+        if self._nonscalars_file is not None:
+            for key, value in self._nonscalars.items():
+                line = encode_nonscalar(at, now, key, value)
+                self._nonscalars_file.append(line)
+        if self.metrics_file is not None and metrics:
+            self.metrics_file.append(MetricRecord(at.update, at.epoch, at.sample, now, metrics))
+
+
+def _beside(metrics_file: MetricsFile | None) -> AppendOnlyFile | None:
+    return AppendOnlyFile(metrics_file.path.with_name("nonscalars.jsonl")) if metrics_file else None

@@ -1,0 +1,72 @@
+"""Splits a state into a JSON tree and flat tensors, and joins them again; nothing is ever pickled.
+
+A tensor becomes `{"$tensor": "<name>"}`, a tuple `{"$tuple": [...]}`, a dict with keys that are no strings
+`{"$items": [[key, value], ...]}`, and a float that JSON lacks `{"$float": "nan"}`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from noether.errors import TrainingError
+
+
+def split_state(state: Any, owner: str) -> tuple[Any, dict[str, Tensor]]:
+    """Return the JSON tree of `state` and its tensors by name.
+
+    Args:
+        state: Nested dicts, lists and tuples of tensors, numbers, strings, booleans and None.
+        owner: Whose state it is, for error messages.
+
+    Raises:
+        TrainingError: Something in `state` is of another type.
+    """
+    tensors: dict[str, Tensor] = {}
+    return _split(state, owner, "", tensors), tensors
+
+
+def _split(value: Any, owner: str, path: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        name = path or "value"
+        tensors[name] = value.detach()
+        return {"$tensor": name}
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"$float": repr(value)}
+    if isinstance(value, dict):
+        return _split_dict(value, owner, path, tensors)
+    if isinstance(value, list | tuple):
+        items = [_split(item, owner, f"{path}/{index}".lstrip("/"), tensors) for index, item in enumerate(value)]
+        return {"$tuple": items} if isinstance(value, tuple) else items
+    raise TrainingError(
+        f"the state of {owner} holds a {type(value).__name__} at '{path}', which a checkpoint cannot keep",
+        hint="return tensors, numbers, strings, booleans, None, and dicts, lists and tuples of these from state_dict()",
+    )
+
+
+def _split_dict(value: dict[Any, Any], owner: str, path: str, tensors: dict[str, Tensor]) -> Any:
+    split = [(key, _split(item, owner, f"{path}/{key}".lstrip("/"), tensors)) for key, item in value.items()]
+    if all(isinstance(key, str) and not key.startswith("$") for key in value):
+        return dict(split)
+    return {"$items": [[_split(key, owner, path, tensors), item] for key, item in split]}
+
+
+def join_state(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    """Return the state that `split_state` made `tree` and `tensors` of."""
+    if isinstance(tree, list):
+        return [join_state(item, tensors) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if "$tensor" in tree:
+        return tensors[tree["$tensor"]]
+    if "$float" in tree:
+        return float(tree["$float"])
+    if "$tuple" in tree:
+        return tuple(join_state(item, tensors) for item in tree["$tuple"])
+    if "$items" in tree:
+        return {join_state(key, tensors): join_state(item, tensors) for key, item in tree["$items"]}
+    return {key: join_state(item, tensors) for key, item in tree.items()}

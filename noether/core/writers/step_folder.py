@@ -1,0 +1,112 @@
+"""Step folders: a save exists completely or not at all.
+
+A save writes into a temporary folder beside its place, syncs every file, writes the manifest last, syncs the folder,
+renames it once and syncs the parent. Whatever dies in between leaves the older steps as they were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from noether.core.writers.durable import storage_error, sync_folder, write_new_file
+from noether.core.writers.manifest import NAME, FileRecord, Manifest
+from noether.errors import CheckpointError
+
+_PREFIX = "step-"
+
+
+def step_name(update: int) -> str:
+    """Return the folder name of the step after `update` updates."""
+    return f"{_PREFIX}{update:012d}"
+
+
+def list_steps(checkpoints: Path) -> list[Path]:
+    """Return the committed step folders, oldest first."""
+    if not checkpoints.is_dir():
+        return []
+    return sorted(path for path in checkpoints.iterdir() if path.name.startswith(_PREFIX))
+
+
+def commit_step(checkpoints: Path, files: Mapping[str, bytes], manifest: Manifest) -> Path:
+    """Store `files` and their manifest as one step; return its folder once that is final.
+
+    Raises:
+        StorageError: The disk refused; nothing of this save is left, older steps are untouched.
+    """
+    target = checkpoints / step_name(manifest.update)
+    temporary = checkpoints / f".tmp-{target.name}-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        _write_files(temporary, files, manifest)
+        if target.exists():
+            _move_aside(target)
+        temporary.rename(target)
+        sync_folder(checkpoints)
+    except OSError as error:
+        with contextlib.suppress(OSError):  # the refusal itself is what the user must hear of
+            shutil.rmtree(temporary)
+        raise storage_error(error, target) from error
+    return target
+
+
+def _write_files(folder: Path, files: Mapping[str, bytes], manifest: Manifest) -> None:
+    folder.mkdir()
+    subfolders = {folder}
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        subfolders.update(parent for parent in path.parents if parent.is_relative_to(folder))
+        write_new_file(path, data)
+    write_new_file(folder / NAME, manifest.encode())
+    for subfolder in sorted(subfolders, reverse=True):
+        sync_folder(subfolder)
+
+
+def _move_aside(folder: Path) -> None:
+    """Take a folder out of the steps in one rename, then delete it; a leftover is swept later."""
+    trash = folder.with_name(f".trash-{folder.name}-{secrets.token_hex(4)}")
+    folder.rename(trash)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def prune_steps(checkpoints: Path, keep_last: int) -> None:
+    """Remove all but the newest `keep_last` steps."""
+    for folder in list_steps(checkpoints)[:-keep_last]:
+        _move_aside(folder)
+
+
+def sweep_leftovers(checkpoints: Path) -> None:
+    """Remove what interrupted saves and removals have left; only the owner of the run may call it."""
+    if checkpoints.is_dir():
+        for path in checkpoints.iterdir():
+            if path.name.startswith((".tmp-", ".trash-")):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def read_step(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
+    """Return the manifest of a step and its files by name, every byte checked against its hash.
+
+    Raises:
+        CheckpointError: Something is missing, changed, or not where a manifest may point.
+    """
+    try:
+        manifest = Manifest.decode((folder / NAME).read_bytes())
+        files = {name: (folder / _inside(name)).read_bytes() for name in manifest.files}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"the checkpoint {folder} is damaged: {error}") from error
+    for name, record in manifest.files.items():
+        if FileRecord.of(files[name]) != record:
+            raise CheckpointError(f"the checkpoint {folder} is damaged: {name} is not what was saved")
+    return manifest, files
+
+
+def _inside(name: str) -> str:
+    parts = PurePosixPath(name).parts
+    if not parts or PurePosixPath(name).is_absolute() or ".." in parts:
+        raise ValueError(f"the manifest names {name!r}, which is outside of the step folder")
+    return name

@@ -1,0 +1,86 @@
+"""From the configs of a spec to a DataContainer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from noether.core.schemas.datasets import DatasetBaseConfig
+from noether.core.schemas.lib import component_of
+from noether.core.schemas.signature import SignatureConfig
+from noether.core.schemas.transforms import TransformBaseConfig
+from noether.data.container import DataContainer
+from noether.data.dataset import AnyDataset
+from noether.data.transforms.base import Transform
+
+
+class LoaderOptions(Protocol):
+    """What `[loader]` of a spec says."""
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that load batches."""
+        ...
+
+    @property
+    def prefetch_factor(self) -> int | None:
+        """Batches that each worker prepares ahead."""
+        ...
+
+    @property
+    def pin_memory(self) -> bool | None:
+        """Whether batches are put in page-locked memory."""
+        ...
+
+
+def build_data(
+    datasets: Mapping[str, DatasetBaseConfig],
+    transforms: Sequence[TransformBaseConfig] = (),
+    loader: LoaderOptions | None = None,
+    *,
+    seed: int = 0,
+) -> DataContainer:
+    """Return the data of a run.
+
+    Args:
+        datasets: Configs by key.
+        transforms: Configs of the transforms of every data set.
+        loader: Workers and what goes with them; None loads in the training process.
+        seed: Seed of the run; data sets and transforms whose constructors take a keyword `seed` are given it.
+
+    Raises:
+        DataError: A data set cannot be built.
+    """
+    return DataContainer(
+        {key: build_dataset(config, seed=seed) for key, config in datasets.items()},
+        num_workers=loader.num_workers if loader else 0,
+        prefetch_factor=loader.prefetch_factor if loader else None,
+        pin_memory=loader.pin_memory if loader else None,
+        seed=seed,
+        transforms=[build_transform(config, seed=seed) for config in transforms],
+        own_transforms={
+            key: [build_transform(own, seed=seed) for own in config.transforms]
+            for key, config in datasets.items()
+        },
+    )
+
+
+def build_dataset(config: DatasetBaseConfig, *, seed: int = 0) -> AnyDataset:
+    """Return the data set that `config` is for, without its transforms."""
+    dataset: AnyDataset = _construct(config, seed)
+    return dataset
+
+
+def build_transform(config: TransformBaseConfig, *, seed: int = 0) -> Transform:
+    """Return the transform that `config` is for."""
+    transform: Transform = _construct(config, seed)
+    return transform
+
+
+def _construct(config: DatasetBaseConfig | TransformBaseConfig, seed: int) -> Any:
+    target = component_of(config).target
+    if isinstance(config, SignatureConfig):
+        return target(**config.arguments())
+    parameter = inspect.signature(target).parameters.get("seed")
+    return target(config) if parameter is None else target(config, seed=seed)

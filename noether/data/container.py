@@ -1,0 +1,196 @@
+"""DataContainer: the run's data sets by key, and the loader over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from noether.core.utils.nearest import did_you_mean
+from noether.data.collate import Collator
+from noether.data.dataset import AnyDataset, length_of
+from noether.data.fetch import fetch_of
+from noether.data.loader import TaggedDataset, TrainingLoader
+from noether.data.prepared import PreparedDatasets
+from noether.data.samplers.interleaved import InterleavedSampler
+from noether.data.samplers.interval import TRAINING, SamplerIntervalConfig
+from noether.data.samplers.training_order import TrainingOrder
+from noether.data.subset import subset
+from noether.data.transforms.base import Transform
+from noether.errors import DataError
+
+
+class DataContainer:
+    """Holds the data sets of a run, after their transforms, and builds loaders over them.
+
+    Args:
+        datasets: Data sets by key; training uses `train`.
+        num_workers: Processes that load batches; 0 loads them in the training process.
+        prefetch_factor: Batches that each worker prepares ahead; None for torch's default.
+        pin_memory: Put batches in page-locked memory; None where the device is a CUDA device.
+        collators: Makes batches out of samples, by key of the data set; a data set without one uses the
+            default.
+        seed: Seed of the run, from which the order and every sample's randomness derive.
+        transforms: Transforms of every data set, with statistics of `train`.
+        own_transforms: Transforms of one data set by its key, applied before the shared ones.
+    """
+
+    def __init__(
+        self,
+        datasets: Mapping[str, AnyDataset],
+        *,
+        num_workers: int = 0,
+        prefetch_factor: int | None = None,
+        pin_memory: bool | None = None,
+        collators: Mapping[str, Collator] | None = None,
+        seed: int = 0,
+        transforms: Sequence[Transform] = (),
+        own_transforms: Mapping[str, Sequence[Transform]] | None = None,
+    ) -> None:
+        self.num_workers = num_workers
+        self.prefetch_factor = prefetch_factor
+        self.pin_memory = pin_memory
+        self.collators = dict(collators or {})
+        self.seed = seed
+        self._prepared = PreparedDatasets(datasets, transforms, own_transforms)
+
+    def keys(self) -> tuple[str, ...]:
+        """Return the keys of the data sets, in the order of the spec."""
+        return tuple(self._prepared.datasets)
+
+    @property
+    def train(self) -> AnyDataset:
+        """The training set, after its transforms."""
+        return self.get_dataset("train")
+
+    def get_dataset(
+        self,
+        key: str | None = None,
+        *,
+        properties: Collection[str] | None = None,
+        max_size: int | None = None,
+    ) -> AnyDataset:
+        """Return a data set after its transforms.
+
+        Args:
+            key: Its key; None for the first one.
+            properties: Properties to keep; None for all.
+            max_size: Keep at most this many samples, the first ones; None for all.
+
+        Raises:
+            DataError: There is no such data set, or it lacks a property.
+        """
+        return subset(self._prepared.get(self._known(key)), properties=properties, max_size=max_size)
+
+    def _known(self, key: str | None) -> str:
+        keys = self.keys()
+        if key is None and keys:
+            return keys[0]
+        if key not in keys:
+            wanted = "a data set" if key is None else f"the data set {key!r}"
+            guess = did_you_mean(key or "", keys)
+            raise DataError(
+                f"{wanted} is asked for; the run has {', '.join(keys) or 'none'}.{guess}",
+                hint=f"add [datasets.{key or 'train'}] to the spec",
+            )
+        return key
+
+    def sampler_config(
+        self,
+        key: str | None = None,
+        *,
+        every_n_epochs: int | None = None,
+        every_n_updates: int | None = None,
+        every_n_samples: int | None = None,
+        batch_size: int | None = None,
+        properties: Collection[str] | None = None,
+        max_size: int | None = None,
+    ) -> SamplerIntervalConfig:
+        """Return a request for passes over a data set, to be handed to `build_loader` and `evaluation_pass`.
+
+        Arguments are those of `get_dataset` and of `SamplerIntervalConfig`.
+        """
+        return SamplerIntervalConfig(
+            dataset=self.get_dataset(key, properties=properties, max_size=max_size),
+            every_n_epochs=every_n_epochs,
+            every_n_updates=every_n_updates,
+            every_n_samples=every_n_samples,
+            batch_size=batch_size,
+            collator=self.collators.get(self._known(key)),
+        )
+
+    def build_loader(
+        self,
+        consumers: Sequence[SamplerIntervalConfig] = (),
+        *,
+        batch_size: int,
+        effective_batch_size: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        start_update: int = 0,
+        end_update: int | None = None,
+        repeat_round: bool = False,
+        evaluation: bool = False,
+        device: torch.device | None = None,
+    ) -> TrainingLoader:
+        """Return the stream of training batches with the consumers' passes where their intervals fire.
+
+        Args:
+            consumers: Who wants to see which data set when.
+            batch_size: Samples in one forward pass on one rank; also in an evaluation batch, unless a
+                consumer has its own.
+            effective_batch_size: Samples in one update over all ranks; None for one batch on each rank.
+            rank: This process's place among `world_size`.
+            world_size: Number of processes.
+            start_update: Completed updates of the run to go on with.
+            end_update: Completed updates after which the stream ends; None for never.
+            repeat_round: Begin with the passes of `start_update`.
+            evaluation: No training: each consumer's pass once, in order.
+            device: Where batches go to; decides about `pin_memory = None`.
+
+        Raises:
+            DataError: The training set is missing or smaller than one effective batch, or batch sizes do not
+                divide.
+        """
+        order, sources = None, {}
+        if not evaluation:
+            total = effective_batch_size or batch_size * world_size
+            order = TrainingOrder(length_of(self.train), total, batch_size, self.seed, rank, world_size)
+            sources[TRAINING] = fetch_of(self.train, self.seed, self.collators.get("train"))
+        for consumer in consumers:
+            sources[consumer.tag] = fetch_of(consumer.dataset, self.seed, consumer.collator)
+        sampler = InterleavedSampler(
+            order,
+            consumers,
+            batch_size=batch_size,
+            rank=rank,
+            world_size=world_size,
+            start_update=start_update,
+            end_update=end_update,
+            repeat_round=repeat_round,
+        )
+        on_cuda = device is not None and device.type == "cuda"
+        return TrainingLoader(
+            TaggedDataset(sources),
+            sampler,
+            num_workers=self.num_workers,
+            prefetch_factor=self.prefetch_factor,
+            pin_memory=on_cuda if self.pin_memory is None else self.pin_memory,
+        )
+
+    def inverse(self, name: str, tensor: Tensor) -> Tensor:
+        """Return a property, or a prediction of it, in the units of the training data; shape (batch, ...)."""
+        return self._prepared.inverse(name, tensor)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what the transforms learnt from the training set."""
+        return self._prepared.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what the transforms of another run learnt, in place of this one's training set.
+
+        Raises:
+            DataError: The state does not fit the transforms.
+        """
+        self._prepared.load_state_dict(state)

@@ -1,0 +1,120 @@
+"""What a data set is: the base class of ours, and one that holds everything in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from noether.core.schemas.datasets import DatasetBaseConfig
+from noether.errors import DataError
+
+Batch = dict[str, Tensor]
+"""Properties by name, each with a leading batch dimension."""
+
+AnyDataset = torch.utils.data.Dataset[Any]
+"""A map-style data set of ours or of anybody else; a sample is a mapping from property name to tensor."""
+
+
+class Dataset(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """Base of map-style data sets: `__len__` and `__getitem__(i) -> dict[str, Tensor]`.
+
+    A data set that can gather a whole batch at once also defines
+    `__getitems__(indices) -> dict[str, Tensor]`, with `indices` a list of integers or an int64 tensor of
+    shape (batch,), and every property with a leading batch dimension. A constructor that takes a keyword
+    `seed` is given the seed of the run.
+
+    Attributes:
+        deterministic: Whether a sample is always the same. Where it is not, each sample is loaded with the
+            global generators seeded from (seed, epoch, index).
+
+    Args:
+        dataset_config: Configuration of the data set; None for one that is made by hand.
+    """
+
+    deterministic: bool = False
+
+    def __init__(self, dataset_config: DatasetBaseConfig | None = None) -> None:
+        self.config = dataset_config
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        raise NotImplementedError(
+            f"{type(self).__name__} defines no __len__; a data set has to know its size"
+        )
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Return one sample: properties by name, without a batch dimension."""
+        raise NotImplementedError(f"{type(self).__name__} defines no __getitem__, which returns one sample")
+
+
+class InMemoryDataset(Dataset):
+    """Serves samples from tensors; a batch is one gather for each property.
+
+    Args:
+        properties: Property name to tensor of shape (samples, ...); all of the same length.
+        dataset_config: Configuration of the data set; None for one that is made by hand.
+
+    Raises:
+        DataError: There is no property, or their lengths differ.
+    """
+
+    deterministic = True
+
+    def __init__(
+        self, properties: Mapping[str, Tensor], dataset_config: DatasetBaseConfig | None = None
+    ) -> None:
+        super().__init__(dataset_config)
+        lengths = {name: len(tensor) if tensor.ndim else None for name, tensor in properties.items()}
+        if len(set(lengths.values())) != 1 or None in lengths.values():
+            raise DataError(
+                f"the properties of a data set have one entry for each sample, found these lengths: {lengths}"
+            )
+        self.properties = {name: tensor.contiguous() for name, tensor in properties.items()}
+        self._length = len(next(iter(self.properties.values())))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {name: tensor[index] for name, tensor in self.properties.items()}
+
+    def __getitems__(self, indices: list[int] | Tensor) -> Batch:
+        """Return the batch of the samples at `indices`."""
+        if not isinstance(indices, Tensor):
+            indices = torch.tensor(indices, dtype=torch.int64)
+        return {name: tensor.index_select(0, indices) for name, tensor in self.properties.items()}
+
+
+class GatheringDataset(Protocol):
+    """A data set of ours that gathers whole batches."""
+
+    def __getitems__(self, indices: list[int] | Tensor) -> Batch:
+        """Return the batch of the samples at `indices`."""
+        ...
+
+
+def gathering(dataset: AnyDataset) -> GatheringDataset | None:
+    """Return the data set where whole batches can be had of it at once, else None.
+
+    Only our own data sets are asked: by torch's convention others return a list of samples.
+    """
+    if isinstance(dataset, Dataset) and hasattr(dataset, "__getitems__"):
+        return cast(GatheringDataset, dataset)
+    return None
+
+
+def length_of(dataset: AnyDataset) -> int:
+    """Return the number of samples of any map-style data set.
+
+    Raises:
+        DataError: The data set does not know its length.
+    """
+    try:
+        return len(dataset)  # type: ignore[arg-type]  # torch's base class declares no __len__
+    except (TypeError, NotImplementedError) as error:
+        raise DataError(
+            f"{type(dataset).__name__} has no length; a data set is map-style: __len__ and __getitem__(index)"
+        ) from error

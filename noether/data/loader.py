@@ -1,0 +1,85 @@
+"""TrainingLoader: one stream of batches for training and evaluation, with or without workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from noether.data.fetch import Fetch
+from noether.data.samplers.interleaved import InterleavedSampler
+from noether.data.samplers.tagged import TaggedBatch, TaggedIndices
+
+WORKER_TIMEOUT = 600.0
+"""Seconds after which a worker that delivers nothing is an error; torch's default is to wait forever."""
+
+
+class TaggedDataset(torch.utils.data.Dataset[TaggedBatch]):
+    """Hands each request to the data set that its tag stands for; this is what a worker holds.
+
+    Args:
+        sources: How to load batches, by tag.
+    """
+
+    def __init__(self, sources: Mapping[int, Fetch]) -> None:
+        self.sources = dict(sources)
+
+    def __getitem__(self, request: TaggedIndices) -> TaggedBatch:
+        tag, epoch, position, indices = request
+        return TaggedBatch(tag, position, self.sources[tag](indices, epoch))
+
+
+class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
+    """Loads what an `InterleavedSampler` asks for, in its order.
+
+    Without workers, iterating is a plain generator; with workers, it is torch's own machinery on one pool
+    that serves training and evaluation alike. Neither draws from the generators of the training process.
+
+    Args:
+        dataset: Where batches come from.
+        sampler: Which batches.
+        num_workers: Worker processes; 0 loads in the training process.
+        prefetch_factor: Batches that each worker prepares ahead; None for torch's default.
+        pin_memory: Put batches in page-locked memory, for the copy to an accelerator.
+        multiprocessing_context: How workers start; None for Python's default.
+    """
+
+    def __init__(
+        self,
+        dataset: TaggedDataset,
+        sampler: InterleavedSampler,
+        *,
+        num_workers: int = 0,
+        prefetch_factor: int | None = None,
+        pin_memory: bool = False,
+        multiprocessing_context: str | None = None,
+    ) -> None:
+        super().__init__(
+            dataset,
+            batch_size=None,  # the sampler asks for whole batches
+            sampler=sampler,
+            num_workers=num_workers,
+            collate_fn=_as_it_is,
+            pin_memory=pin_memory,
+            timeout=WORKER_TIMEOUT if num_workers else 0,
+            multiprocessing_context=multiprocessing_context if num_workers else None,
+            generator=torch.Generator(),  # its base seeds must not come from the global one
+            prefetch_factor=prefetch_factor if num_workers else None,
+            persistent_workers=num_workers > 0,  # an evaluation loader is read again and again
+        )
+
+    def __iter__(self) -> Iterator[TaggedBatch]:  # type: ignore[override]  # torch promises its own
+        if self.num_workers:
+            return super().__iter__()
+        batches = map(self.dataset.__getitem__, self.sampler)
+        return map(_pinned, batches) if self.pin_memory else batches
+
+
+def _pinned(tagged: TaggedBatch) -> TaggedBatch:
+    tag, position, batch = tagged
+    return TaggedBatch(tag, position, {name: tensor.pin_memory() for name, tensor in batch.items()})
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,100 @@
+"""InterleavedSampler: training and all evaluation passes as one sequence for one pool of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from noether.core.utils.training.intervals import NEVER
+from noether.data.randomness import EVALUATION_EPOCH
+from noether.data.samplers.interval import TRAINING, SamplerIntervalConfig
+from noether.data.samplers.tagged import TaggedIndices
+from noether.data.samplers.training_order import TrainingOrder
+
+
+class InterleavedSampler(torch.utils.data.Sampler[TaggedIndices]):
+    """Yields the batches to load, in the order in which the training loop and its callbacks ask for them.
+
+    After each update at which intervals of consumers fire come their whole passes: update and sample
+    intervals in the order of `consumers`, then, at an epoch's last update, epoch intervals in that order. The
+    intervals are the same pure functions that callbacks ask, so that both sides always agree.
+
+    Args:
+        order: The order of training; None for evaluation only.
+        consumers: Who wants to see which data set when.
+        batch_size: Samples in an evaluation batch on each rank, where a consumer names none.
+        rank: This process's place among `world_size`.
+        world_size: Number of processes.
+        start_update: Completed updates of the run to go on with.
+        end_update: Completed updates at which the sequence ends; None for never.
+        repeat_round: Begin with the passes of `start_update`, whose round an earlier session did not finish.
+    """
+
+    def __init__(
+        self,
+        order: TrainingOrder | None,
+        consumers: Sequence[SamplerIntervalConfig] = (),
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        start_update: int = 0,
+        end_update: int | None = None,
+        repeat_round: bool = False,
+    ) -> None:
+        self.order = order
+        self.consumers = tuple(consumers)
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
+        self.start_update = start_update
+        self.end_update = NEVER if end_update is None else end_update
+        self.repeat_round = repeat_round
+
+    def __iter__(self) -> Iterator[TaggedIndices]:
+        if self.order is not None:
+            return self._training(self.order)
+        return (indices for consumer in self.consumers for indices in self._pass(consumer))
+
+    def _training(self, order: TrainingOrder) -> Iterator[TaggedIndices]:
+        update, last_step = self.start_update, order.accumulation_steps - 1
+        if self.repeat_round and update > 0:
+            yield from self._round(order, update)
+        due = self._next_due(order, update)
+        while update < self.end_update:
+            epoch, done = divmod(update, order.updates_per_epoch)
+            step = 0
+            for indices in order.batches(epoch, done):
+                yield TaggedIndices(TRAINING, epoch, step, indices)
+                if step < last_step:
+                    step += 1
+                    continue
+                step = 0
+                update += 1
+                if update == due:
+                    yield from self._round(order, update)
+                    due = self._next_due(order, update)
+                if update == self.end_update:
+                    return
+
+    def _next_due(self, order: TrainingOrder, update: int) -> int:
+        sizes = order.updates_per_epoch, order.effective_batch_size
+        return min((consumer.next_due_update(update, *sizes) for consumer in self.consumers), default=NEVER)
+
+    def _round(self, order: TrainingOrder, update: int) -> Iterator[TaggedIndices]:
+        for consumer in self.consumers:
+            if consumer.fires_after_update(update, order.effective_batch_size):
+                yield from self._pass(consumer)
+        epoch, rest = divmod(update, order.updates_per_epoch)
+        for consumer in self.consumers:
+            if rest == 0 and consumer.fires_after_epoch(epoch):
+                yield from self._pass(consumer)
+
+    def _pass(self, consumer: SamplerIntervalConfig) -> Iterator[TaggedIndices]:
+        mine = consumer.samples_on(self.rank, self.world_size)
+        if not mine:
+            return
+        indices = torch.arange(mine.start, mine.stop, mine.step)
+        for position, chunk in enumerate(torch.split(indices, consumer.batch_size or self.batch_size)):
+            yield TaggedIndices(consumer.tag, EVALUATION_EPOCH, position, chunk)

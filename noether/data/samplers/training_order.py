@@ -1,0 +1,78 @@
+"""Which samples each update of training uses: integers in, integers out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from noether.data.permutation import permutation
+from noether.errors import DataError
+
+_CHUNK = 4096  # batches cut at once: cheaper than one by one, and no million views at the start of an epoch
+
+
+def updates_per_epoch(samples: int, effective_batch_size: int) -> int:
+    """Return the updates in one pass over the training set; what fills no update is left out.
+
+    Raises:
+        DataError: The training set is smaller than one effective batch.
+    """
+    if samples < effective_batch_size:
+        raise DataError(
+            f"the training set has {samples} samples, "
+            f"fewer than one effective batch of {effective_batch_size}",
+            hint=f"set effective_batch_size to at most {samples}",
+        )
+    return samples // effective_batch_size
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOrder:
+    """The order of training, sliced by rank.
+
+    The samples of an update are the same for every world size and every number of accumulation steps.
+
+    Attributes:
+        samples: Size of the training set.
+        effective_batch_size: Samples in one update, over all ranks.
+        batch_size: Samples in one forward pass on one rank; divides the rank's share of an update.
+        seed: Seed of the run.
+        rank: This process's place among `world_size`.
+        world_size: Number of processes.
+    """
+
+    samples: int
+    effective_batch_size: int
+    batch_size: int
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        share, rest = divmod(self.effective_batch_size, self.world_size)
+        if rest or share % self.batch_size:
+            raise DataError(
+                f"effective_batch_size = {self.effective_batch_size} does not divide into whole batches of "
+                f"{self.batch_size} on {self.world_size} ranks"
+            )
+        updates_per_epoch(self.samples, self.effective_batch_size)
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Updates in one epoch."""
+        return updates_per_epoch(self.samples, self.effective_batch_size)
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Forward passes in one update on each rank."""
+        return self.effective_batch_size // self.world_size // self.batch_size
+
+    def batches(self, epoch: int, first_update: int = 0) -> Iterator[torch.Tensor]:
+        """Yield this rank's batches of an epoch, beginning with those of its update `first_update`."""
+        updates = self.updates_per_epoch
+        order = permutation(self.samples, self.seed, epoch)[: updates * self.effective_batch_size]
+        mine = order.view(updates, self.world_size, -1)[first_update:, self.rank].reshape(-1)
+        for chunk in torch.split(mine, self.batch_size * _CHUNK):
+            yield from torch.split(chunk, self.batch_size)

@@ -1,0 +1,114 @@
+"""Reading named arrays from a data file, without ever running code that the file holds."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noether.core.utils.nearest import did_you_mean
+from noether.errors import DataError
+
+Columns = dict[str, Tensor]
+Reader = Callable[[Path, Collection[str] | None], Columns]
+
+
+def read_columns(path: Path, names: Collection[str] | None) -> Columns:
+    """Return the arrays `names` of a file, or all of them.
+
+    Raises:
+        DataError: The file is missing, of an unknown format, damaged, lacks one of `names`, or holds what is
+            no number.
+    """
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(f"{path}: unknown format; a data file ends in {', '.join(_READERS)}")
+    if not path.is_file():
+        found = "is no file" if path.exists() else "does not exist"
+        near = (
+            sorted(other.name for other in path.parent.glob(f"*{path.suffix}"))
+            if path.parent.is_dir()
+            else []
+        )
+        beside = f"; beside it are {', '.join(near[:10])}" if near else ""
+        raise DataError(
+            f"{path} {found}{beside}", hint="paths in a spec are relative to the spec's own folder"
+        )
+    return reader(path, names)
+
+
+def _read_npz(path: Path, names: Collection[str] | None) -> Columns:
+    try:
+        with path.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{path} holds a single array without a name, not an .npz archive")
+            return {
+                name: _from_numpy(path, name, archive[name]) for name in _checked(path, names, archive.files)
+            }
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_safetensors(path: Path, names: Collection[str] | None) -> Columns:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in _checked(path, names, list(file.keys()))}
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_parquet(path: Path, names: Collection[str] | None) -> Columns:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise DataError(f"{path}: reading parquet needs pyarrow", hint="pip install pyarrow") from error
+    try:
+        with parquet.ParquetFile(path) as file:
+            present = _checked(path, names, file.schema_arrow.names)
+            table = file.read(columns=present)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise _unreadable(path, error) from error
+    for name in present:
+        if table[name].null_count:
+            raise DataError(
+                f"{path}: column {name!r} lacks {table[name].null_count} of its {len(table)} values"
+            )
+    return {name: _from_numpy(path, name, table[name].to_numpy()) for name in present}
+
+
+_READERS: dict[str, Reader] = {
+    ".npz": _read_npz,
+    ".safetensors": _read_safetensors,
+    ".parquet": _read_parquet,
+}
+
+
+def _checked(path: Path, names: Collection[str] | None, present: list[str]) -> list[str]:
+    """Return the names to read."""
+    for name in names or ():
+        if name not in present:
+            found = f"it holds {', '.join(present)}"
+            raise DataError(f"{path} has no {name!r}; {found}.{did_you_mean(name, present)}")
+    return list(present if names is None else names)
+
+
+def _from_numpy(path: Path, name: str, array: np.ndarray[Any, Any]) -> Tensor:
+    if array.dtype.kind == "u":
+        array = array.astype(np.int64)  # torch knows no arithmetic for most unsigned types
+    if array.dtype.kind not in "bif" or array.dtype.itemsize > 8:
+        raise DataError(f"{path}: {name!r} holds {array.dtype}, not numbers that torch knows")
+    native = np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
+    return torch.from_numpy(native if native.flags.writeable else native.copy())
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} cannot be read as {path.suffix.lower()}: {error}", hint="is the file complete?")

@@ -1,0 +1,105 @@
+"""file: samples from an .npz, .safetensors or .parquet file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from noether.core.schemas.datasets import DatasetBaseConfig
+from noether.data.dataset import InMemoryDataset
+from noether.data.sources.columns import Columns, read_columns
+from noether.data.split import train_test_indices
+from noether.errors import DataError
+
+
+class FileConfig(DatasetBaseConfig):
+    """Which file, what of it, and which part of its samples."""
+
+    path_fields: ClassVar[tuple[str, ...]] = ("path",)
+
+    path: str = Field(description="The file: .npz, .safetensors or .parquet.")
+    properties: dict[str, str | list[str]] | None = Field(
+        None,
+        description="Properties by name: one array or column as it is (`label = 'class'`), or several of one "
+        "number a sample side by side (`velocity = ['u', 'v']`). Without it every array is a property.",
+    )
+    split: Literal["train", "test"] | None = Field(
+        None, description="Part of a random split; all samples without."
+    )
+    test_fraction: float = Field(
+        0.2, gt=0, lt=1, description="Share of the samples that is held out as `test`."
+    )
+    split_seed: int | None = Field(None, description="Seed of the split; without it the seed of the run.")
+
+
+class FileDataset(InMemoryDataset):
+    """Serves the samples of one file; the first dimension of every array counts samples.
+
+    Floating-point numbers become float32 and integers int64, which is what models and losses take.
+
+    Args:
+        dataset_config: Which file, what of it, and which part of its samples.
+        seed: Seed of the run; decides the split where the config names no seed.
+
+    Raises:
+        DataError: The file is missing, damaged, lacks an array, or its arrays are no samples.
+    """
+
+    def __init__(self, dataset_config: FileConfig, *, seed: int = 0) -> None:
+        path = Path(dataset_config.path)
+        wanted = dataset_config.properties
+        columns = read_columns(path, None if wanted is None else _names(wanted))
+        tensors = columns if wanted is None else _assembled(path, wanted, columns)
+        length = _common_length(path, tensors)
+        if dataset_config.split is not None:
+            split_seed = seed if dataset_config.split_seed is None else dataset_config.split_seed
+            indices = train_test_indices(
+                length, dataset_config.split, dataset_config.test_fraction, split_seed
+            )
+            tensors = {name: tensor[indices] for name, tensor in tensors.items()}
+        super().__init__({name: _plain(tensor) for name, tensor in tensors.items()}, dataset_config)
+
+
+def _names(properties: dict[str, str | list[str]]) -> list[str]:
+    """Return each array that is used, once."""
+    used = (name for names in properties.values() for name in ([names] if isinstance(names, str) else names))
+    return list(dict.fromkeys(used))
+
+
+def _assembled(path: Path, properties: dict[str, str | list[str]], columns: Columns) -> dict[str, Tensor]:
+    _common_length(path, columns)
+    result = {}
+    for name, parts in properties.items():
+        if isinstance(parts, str):
+            result[name] = columns[parts]
+            continue
+        for part in parts:
+            if columns[part].ndim != 1:
+                shape = tuple(columns[part].shape)
+                raise DataError(
+                    f"{path}: property {name!r} puts arrays of one number a sample side by side, but "
+                    f"{part!r} has the shape {shape}",
+                    hint=f'to use it as it is: {name} = "{part}"',
+                )
+        result[name] = torch.stack([columns[part] for part in parts], dim=1)
+    return result
+
+
+def _common_length(path: Path, tensors: dict[str, Tensor]) -> int:
+    lengths = {name: len(tensor) if tensor.ndim else None for name, tensor in tensors.items()}
+    if len(set(lengths.values())) != 1 or None in lengths.values():
+        found = ", ".join(f"{name}: {'no dimension' if n is None else n}" for name, n in lengths.items())
+        raise DataError(f"{path}: every array needs one entry for each sample, found {found or 'no array'}")
+    length = next(iter(lengths.values()))
+    assert length is not None
+    return length
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    if tensor.is_floating_point():
+        return tensor.to(torch.float32)
+    return tensor if tensor.dtype == torch.bool else tensor.to(torch.int64)

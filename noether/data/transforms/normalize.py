@@ -1,0 +1,152 @@
+"""Normalize: properties in units that a network likes, with statistics of the training set, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from noether.core.schemas.transforms import TransformBaseConfig
+from noether.core.utils.nearest import did_you_mean
+from noether.data.dataset import AnyDataset
+from noether.data.transforms.base import Transform
+from noether.data.transforms.statistics import RunningStatistics
+from noether.data.whole import whole_batches
+from noether.errors import DataError
+
+_COMPONENT_DIM = {"component": -1, "channel": 0, "property": None}
+
+
+class NormalizeConfig(TransformBaseConfig):
+    """Which properties to normalise, and how."""
+
+    properties: list[str] = Field(min_length=1, description="Properties to normalise.")
+    method: Literal["mean-std", "min-max"] = Field(
+        "mean-std",
+        description="mean-std: to mean 0 and standard deviation 1. min-max: to between 0 and 1.",
+    )
+    per: Literal["component", "channel", "property"] = Field(
+        "component",
+        description="What has statistics of its own: each entry of a sample's last dimension (components of "
+        "a vector, or of a field on points), each entry of its first one (channels of an image), or only "
+        "the property as a whole. A sample that is a single number is one component.",
+    )
+
+
+class Normalize(Transform):
+    """Maps `x` to `(x - shift) / scale`, with shift and scale from the training set.
+
+    A component that never varies is only shifted.
+
+    Args:
+        transform_config: Configuration of the transform.
+    """
+
+    deterministic = True
+    batched = True
+
+    def __init__(self, transform_config: NormalizeConfig) -> None:
+        super().__init__(transform_config)
+        self.names = list(transform_config.properties)
+        self.method = transform_config.method
+        self.per = transform_config.per
+        self._shift: dict[str, Tensor] = {}
+        self._scale: dict[str, Tensor] = {}
+
+    @property
+    def fitted(self) -> bool:
+        """Whether shift and scale are known."""
+        return self._shift.keys() >= set(self.names)
+
+    def fit(self, dataset: AnyDataset) -> None:
+        """Compute shift and scale, in float64.
+
+        Raises:
+            DataError: The data set is empty, lacks a property, or a property holds integers or non-finite
+                numbers.
+        """
+        statistics = {name: RunningStatistics(_COMPONENT_DIM[self.per]) for name in self.names}
+        for batch in whole_batches(dataset):
+            for name in self.names:
+                statistics[name].add(_floats(name, batch))
+        for name, values in statistics.items():
+            self._shift[name], self._scale[name] = self._shift_and_scale(name, values)
+
+    def _shift_and_scale(self, name: str, values: RunningStatistics) -> tuple[Tensor, Tensor]:
+        if not (values.count and values.mean.isfinite().all()):
+            found = "holds NaN or infinity in the training set" if values.count else "has no training samples"
+            raise DataError(f"cannot normalise {name!r}: it {found}")
+        if self.method == "mean-std":
+            shift, scale = values.mean, values.deviation
+        else:
+            shift, scale = values.minimum, values.maximum - values.minimum
+        scale = torch.where(values.constant | (scale == 0), 1.0, scale)
+        if self.per == "channel" and shift.ndim:
+            trailing = (1,) * (values.sample_dims - 1)  # so that channels line up in samples and in batches
+            return shift.view(-1, *trailing), scale.view(-1, *trailing)
+        return shift, scale
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Return the sample, or batch, with its properties normalised."""
+        result = dict(sample)
+        for name in self.names:
+            if name not in sample:
+                raise _lacking(name, sample)
+            value, shift, scale = self._operands(name, sample[name])
+            result[name] = ((value - shift) / scale).to(sample[name].dtype)
+        return result
+
+    def inverts(self, name: str) -> bool:
+        """Return whether the property is one that this transform normalises."""
+        return name in self.names
+
+    def inverse(self, name: str, tensor: Tensor) -> Tensor:
+        """Return a property, or a prediction of it, in the units of the data."""
+        if not self.inverts(name):
+            return tensor
+        value, shift, scale = self._operands(name, tensor)
+        return value * scale + shift
+
+    def _operands(self, name: str, tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return tensor, shift and scale, in float32 at least: half precision cannot hold a shift."""
+        if not self.fitted:
+            raise DataError(
+                f"the statistics of {name!r} are not known yet: fit the transform, or load its state"
+            )
+        value = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+        return value, self._shift[name].to(value), self._scale[name].to(value)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return each property's `<property>/shift` and `<property>/scale`, in float64."""
+        kinds = (("shift", self._shift), ("scale", self._scale))
+        return {f"{name}/{kind}": values[name].clone() for name in self._shift for kind, values in kinds}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over shift and scale.
+
+        Raises:
+            DataError: The state lacks a property that this transform normalises.
+        """
+        lacking = [name for name in self.names if not {f"{name}/shift", f"{name}/scale"} <= state.keys()]
+        if lacking:
+            raise DataError(f"the saved statistics lack {', '.join(lacking)}; they hold {', '.join(state)}")
+        self._shift = {name: state[f"{name}/shift"].clone() for name in self.names}
+        self._scale = {name: state[f"{name}/scale"].clone() for name in self.names}
+
+
+def _floats(name: str, batch: Mapping[str, Tensor]) -> Tensor:
+    if name not in batch:
+        raise _lacking(name, batch)
+    if not batch[name].is_floating_point():
+        raise DataError(
+            f"cannot normalise {name!r}: it holds {batch[name].dtype}, not floating-point numbers"
+        )
+    return batch[name]
+
+
+def _lacking(name: str, sample: Mapping[str, Any]) -> DataError:
+    guess = did_you_mean(name, sample)
+    return DataError(f"normalize: the data set has no property {name!r}, only {', '.join(sample)}.{guess}")

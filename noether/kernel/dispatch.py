@@ -1,0 +1,122 @@
+"""Dispatch: the compiled hooks of one run, which the training loop calls."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+from noether.core.utils.training.counter import UpdateCounter
+from noether.core.utils.training.intervals import NEVER
+from noether.errors import PluginError
+from noether.kernel.discovery import Discovery
+from noether.kernel.hookspecs import HOOKS
+from noether.kernel.implementation import Implementation, NextDue, call_order
+from noether.kernel.participant import Participant
+from noether.kernel.plan import HookCall, Timers
+from noether.kernel.registration import Registration
+
+_MANY = "several hook implementations cannot work:"
+
+
+class Dispatch:
+    """What the training loop calls: one attribute a hook, None where nobody implements it.
+
+    `after_update` and `after_epoch` call everybody, for rounds in which an interval fires (see
+    `next_due_update`); `after_update_always` and `after_epoch_always` leave those out that would do nothing
+    in other rounds. `periodic_callback` has no attribute: its owners call it.
+
+    Args:
+        registration: All implementations, registered in order.
+    """
+
+    __slots__ = (
+        "_next_due",
+        "_order",
+        "after_epoch",
+        "after_epoch_always",
+        "after_training",
+        "after_update",
+        "after_update_always",
+        "at_eval",
+        "before_optimizer_step",
+        "before_training",
+        "checkpoint_committed",
+        "configure_spec",
+        "run_finished",
+        "run_started",
+        "track_after_accumulation_step",
+        "track_after_update_step",
+    )
+
+    def __init__(self, registration: Registration) -> None:
+        call = registration.call
+        self.configure_spec: HookCall | None = call("configure_spec")
+        self.run_started: HookCall | None = call("run_started")
+        self.before_training: HookCall | None = call("before_training")
+        self.before_optimizer_step: HookCall | None = call("before_optimizer_step")
+        self.track_after_accumulation_step: HookCall | None = call("track_after_accumulation_step")
+        self.track_after_update_step: HookCall | None = call("track_after_update_step")
+        self.after_update: HookCall | None = call("after_update")
+        self.after_update_always: HookCall | None = call("after_update", always_only=True)
+        self.after_epoch: HookCall | None = call("after_epoch")
+        self.after_epoch_always: HookCall | None = call("after_epoch", always_only=True)
+        self.at_eval: HookCall | None = call("at_eval")
+        self.checkpoint_committed: HookCall | None = call("checkpoint_committed")
+        self.after_training: HookCall | None = call("after_training")
+        self.run_finished: HookCall | None = call("run_finished")
+        self._order = {hook: registration.in_call_order(hook) for hook in HOOKS}
+        self._next_due = _schedules(self._order)
+
+    def order(self, hook: str) -> list[str]:
+        """Return the ids of those who implement a hook, as they are called; wrappers come first."""
+        return [implementation.participant.id for implementation in self._order[hook]]
+
+    def next_due_update(self, update_counter: UpdateCounter) -> int:
+        """Return the first update after the current one at which any interval fires; `NEVER` without one.
+
+        The loop asks again when it has reached that update, so that the rounds in between cost one
+        comparison.
+        """
+        due = (next_due(update_counter) for next_due in self._next_due)
+        return min((update for update in due if update is not None), default=NEVER)
+
+    def digest(self) -> str:
+        """Return a hash of who is called when, with kinds and versions; equal on all ranks of a sound run."""
+        table = {
+            hook: [(p.id, p.kind, p.distribution, p.version) for p in (found.participant for found in order)]
+            for hook, order in self._order.items()
+        }
+        return hashlib.sha256(json.dumps(table).encode()).hexdigest()
+
+
+def compile_dispatch(participants: Sequence[Participant], *, timers: Timers | None = None) -> Dispatch:
+    """Check and compile the hooks of a run.
+
+    Args:
+        participants: Components in the order of the spec and run plugins in the order of their use.
+        timers: Where to count calls and seconds by (hook, id); without it, no clock is read.
+
+    Raises:
+        PluginError: Two participants share an id, a hook has no such argument, a method almost has the name
+            of a hook, or an implementation cannot work; all of them at once.
+    """
+    discoveries = [Discovery(participant) for participant in participants]
+    problems = [*_shared_ids(participants), *(problem for found in discoveries for problem in found.problems)]
+    if problems:
+        raise PluginError(problems[0] if len(problems) == 1 else "\n  - ".join([_MANY, *problems]))
+    implementations = [found for discovery in discoveries for found in discovery.implementations]
+    return Dispatch(Registration(sorted(implementations, key=call_order), timers))
+
+
+def _shared_ids(participants: Sequence[Participant]) -> list[str]:
+    names: dict[str, list[str]] = {}
+    for participant in participants:
+        names.setdefault(participant.id, []).append(str(participant))
+    return [f"one id for two: {' and '.join(same)}; set `id`" for same in names.values() if len(same) > 1]
+
+
+def _schedules(order: dict[str, list[Implementation]]) -> tuple[NextDue, ...]:
+    """Return one question for each participant that acts only where its interval fires."""
+    found = [implementation for hook in order for implementation in order[hook]]
+    return tuple({one.participant: one.next_due for one in found if one.next_due is not None}.values())

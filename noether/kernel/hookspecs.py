@@ -1,0 +1,97 @@
+"""Every hook of a run: its arguments and the moment at which it fires.
+
+The parameters are ordinary ones because pluggy does not see keyword-only parameters; implementations may
+declare any subset of them, keyword-only or not, or take `**kwargs`. All of them run under `torch.no_grad()`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from noether.core.utils.training.counter import UpdateCounter
+from noether.kernel.markers import PROJECT, hookspec
+
+# Arguments whose classes belong to upper layers are typed `Any`: the kernel must not name them.
+
+
+@hookspec
+def configure_spec(spec: Any) -> None:
+    """Fires when the spec has been validated and nothing is built yet; the last place that may change it."""
+
+
+@hookspec
+def run_started(run: Any) -> None:
+    """Fires when the run is assembled and its folder exists, before a checkpoint is resumed."""
+
+
+@hookspec
+def before_training(update_counter: UpdateCounter) -> None:
+    """Fires once before the first update, after a resume."""
+
+
+@hookspec
+def before_optimizer_step(update_counter: UpdateCounter, model: Any) -> None:
+    """Fires on the last accumulation step, where gradients are unscaled and not yet clipped."""
+
+
+@hookspec
+def track_after_accumulation_step(
+    update_counter: UpdateCounter,
+    batch: Any,
+    losses: Any,
+    update_outputs: Any,
+    accumulation_steps: int,
+    accumulation_step: int,
+) -> None:
+    """Fires after each batch, before the counters advance; `losses` holds `total` and the named ones."""
+
+
+@hookspec
+def track_after_update_step(update_counter: UpdateCounter, times: dict[str, float]) -> None:
+    """Fires after each update, when the counters have advanced; `times` holds the seconds of its parts."""
+
+
+@hookspec
+def after_update(update_counter: UpdateCounter, trainer_model: Any, data_iter: Any, batch_size: int) -> None:
+    """Fires after each update, after all tracking: the moment of intervals in updates and samples."""
+
+
+@hookspec
+def after_epoch(update_counter: UpdateCounter, trainer_model: Any, data_iter: Any, batch_size: int) -> None:
+    """Fires at the end of each epoch, after `after_update`: the moment of intervals in epochs."""
+
+
+@hookspec
+def periodic_callback(
+    interval_type: str, update_counter: UpdateCounter, trainer_model: Any, data_iter: Any, batch_size: int
+) -> None:
+    """Fires where its owner's interval does; `interval_type` is "epoch", "update", "sample" or "eval"."""
+
+
+@hookspec
+def at_eval(update_counter: UpdateCounter, trainer_model: Any, data_iter: Any, batch_size: int) -> None:
+    """Fires once where there is no training, only an evaluation."""
+
+
+@hookspec
+def checkpoint_committed(run: Any, checkpoint: Any) -> None:
+    """Fires when a checkpoint exists completely on the disk."""
+
+
+@hookspec
+def after_training(update_counter: UpdateCounter) -> None:
+    """Fires once after the last update, also where a stopper ended the training."""
+
+
+@hookspec
+def run_finished(run: Any, outcome: Any) -> None:
+    """Fires at the very end, also after a failure; `outcome` says how the run ended."""
+
+
+HOOKS: dict[str, tuple[str, ...]] = {
+    name: tuple(inspect.signature(function).parameters)
+    for name, function in list(globals().items())
+    if hasattr(function, f"{PROJECT}_spec")
+}
+"""The arguments of each hook in the order of its specification, by hook name."""

@@ -1,0 +1,70 @@
+"""Whether an imported object can play the role that a spec gives it."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any
+
+from noether.errors import PluginError
+from noether.kernel.importing import explained, import_target
+from noether.kernel.roles import ROLES, Role
+
+
+def check_role(role: Role, kind: str, found: Any) -> None:
+    """Check what a kind resolved to: a subclass of the role's base; for a loss a function of two tensors.
+
+    Raises:
+        PluginError: It does not fit; the message names what it is and where that belongs.
+    """
+    if role.name == "loss":
+        problem = _loss_problem(found)
+    elif role.base is not None:
+        problem = _class_problem(role, role.base, found)
+    else:
+        problem = None
+    if problem is not None:
+        raise PluginError(f"{role.name} kind '{kind}' {problem}", hint=_where_it_fits(role, found))
+
+
+def _class_problem(role: Role, base: str, found: Any) -> str | None:
+    if not inspect.isclass(found):
+        return f"names {_described(found)}, but {role.noun} is a class"
+    if issubclass(found, explained(f"the base of {role.name}s", lambda: import_target(base))):
+        return None
+    return f"names {_described(found)}, which is no subclass of {base.replace(':', '.')}"
+
+
+def _loss_problem(found: Any) -> str | None:
+    if inspect.isclass(found) or not callable(found):
+        return f"names {_described(found)}, but a loss is a function that takes (input, target)"
+    try:
+        signature = inspect.signature(found)
+    except ValueError:  # written in C
+        top = str(getattr(found, "__module__", None)).partition(".")[0]
+        return None if top == "torch" else "names a callable whose signature cannot be read"
+    try:
+        signature.bind(input=None, target=None)
+    except TypeError as error:
+        return f"cannot be called as loss(input=..., target=...): {error}"
+    return None
+
+
+def _described(found: Any) -> str:
+    if inspect.ismodule(found):
+        return f"the module {found.__name__}"
+    name = getattr(found, "__qualname__", None)
+    what = "class" if inspect.isclass(found) else "function" if inspect.isroutine(found) else "object"
+    return f"the {what} {name}" if name else f"an object of {type(found).__qualname__}"
+
+
+def _where_it_fits(wanted: Role, found: Any) -> str | None:
+    """Return which other role the object has; bases that nobody imported cannot be its bases."""
+    if not inspect.isclass(found):
+        return None
+    for role in ROLES.values():
+        module, _, attribute = (role.base or ":").partition(":")
+        base = getattr(sys.modules.get(module), attribute, None)
+        if role is not wanted and inspect.isclass(base) and issubclass(found, base):
+            return f"this is {role.noun}; it belongs in {role.hint}"
+    return None

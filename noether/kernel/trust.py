@@ -1,0 +1,107 @@
+"""Trust: which top-level packages a dotted `kind` may import, decided without importing anything."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from collections.abc import Iterable
+from importlib import invalidate_caches
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
+from pathlib import Path
+
+from noether.errors import PluginError
+
+ALWAYS_TRUSTED = frozenset({"noether", "torch"})
+_LIBRARIES = ("stdlib", "platstdlib", "purelib", "platlib")
+_INSTALLED = [Path(sysconfig.get_path(name)).resolve() for name in _LIBRARIES]
+_STANDARD = sys.stdlib_module_names | set(sys.builtin_module_names)
+
+
+class Trust:
+    """Says whether code below a top-level package may be imported because a spec names it.
+
+    Args:
+        packages: Top-level packages that are trusted by name: those of plugins and of `--trust`.
+        project_folders: Folders whose own packages, there or in their `src`, are trusted.
+    """
+
+    def __init__(self, packages: Iterable[str] = (), project_folders: Iterable[Path] = ()) -> None:
+        self._packages = ALWAYS_TRUSTED | set(packages)
+        self._folders = [place for folder in project_folders for place in _roots(Path(folder).resolve())]
+
+    def covers(self, top: str) -> bool:
+        """Whether the top-level package `top` is trusted."""
+        if _is_standard(top):
+            return False
+        return top in self._packages or self._project_root(top) is not None
+
+    def require(self, top: str, kind: str) -> None:
+        """Make `top` importable: a project's folder is added to the end of `sys.path`.
+
+        Raises:
+            PluginError: It is not trusted; nothing was imported.
+        """
+        if not self.covers(top):
+            raise PluginError(
+                f"kind '{kind}' is not imported: '{top}' is {_standing(top)}; a spec may name code of "
+                "noether, torch, installed plugins and its own project",
+                hint=trust_hint(top),
+            )
+        root = self._project_root(top)
+        if root is not None and str(root) not in sys.path:
+            sys.path.append(str(root))
+            invalidate_caches()
+
+    def is_project(self, top: str) -> bool:
+        """Whether `top` is the project's own code rather than something installed or trusted by name."""
+        return self._project_root(top) is not None
+
+    def _project_root(self, top: str) -> Path | None:
+        """Return the project folder from which `import top` would really load it, or None."""
+        if top in self._packages:
+            return None
+        for folder in self._folders:
+            spec = PathFinder.find_spec(top, [str(folder)])
+            if spec is not None and _lies_in(spec, folder) and self._is_effective(top, spec):
+                return folder
+        return None
+
+    def _is_effective(self, top: str, spec: ModuleSpec) -> bool:
+        """Whether no other package of that name, imported or earlier on the path, hides the project's."""
+        try:
+            effective = find_spec(top)  # a top-level name: looks, does not import
+        except ValueError:  # imported, but without a spec: somebody's hand-made module
+            return False
+        return effective is None or _places(effective) == _places(spec)
+
+
+def trust_hint(top: str) -> str | None:
+    """Return how to trust a package, or None for Python's own modules, which no spec ever names."""
+    return None if _is_standard(top) else f"if you trust it: --trust {top}"
+
+
+def _standing(top: str) -> str:
+    return "a part of Python itself" if _is_standard(top) else "not trusted"
+
+
+def _is_standard(top: str) -> bool:
+    return top in _STANDARD or top.startswith("__")
+
+
+def _roots(folder: Path) -> list[Path]:
+    return [folder, folder / "src"]
+
+
+def _places(spec: ModuleSpec) -> set[Path]:
+    """Return the file of a module, or the folders of a namespace package."""
+    if spec.origin is not None and spec.has_location:
+        return {Path(spec.origin).resolve()}
+    return {Path(place).resolve() for place in spec.submodule_search_locations or ()}
+
+
+def _lies_in(spec: ModuleSpec, folder: Path) -> bool:
+    """Whether a module lies below `folder` and is no installed one, wherever that folder is."""
+    places = _places(spec)
+    installed = any(place.is_relative_to(parent) for place in places for parent in _INSTALLED)
+    return bool(places) and not installed and all(place.is_relative_to(folder) for place in places)

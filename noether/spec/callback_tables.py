@@ -1,0 +1,73 @@
+"""Go through the callbacks of a document, nested ones too, before or without its validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel
+
+from noether.core.schemas.callbacks import CallBackBaseConfig
+from noether.core.schemas.discriminated import Discriminated
+from noether.spec.fields import class_of, lists_of_role
+
+_TRAINER = Annotated[Any, Discriminated("trainer")]
+_CALLBACK = Annotated[Any, Discriminated("callback")]
+_USUAL_FIELDS = ("callbacks", "eval_callbacks")
+
+
+@dataclass(frozen=True)
+class CallbackList:
+    """The callbacks in one field of a trainer or of a parent callback.
+
+    Attributes:
+        path: Where in the document the list stands.
+        items: The callbacks: tables, or bare kinds.
+        triggered: Whether the parent says when they run, whatever intervals they have.
+    """
+
+    path: tuple[str | int, ...]
+    items: list[Any]
+    triggered: bool = False
+
+
+def callback_lists(document: dict[str, Any]) -> Iterator[CallbackList]:
+    """Yield every list of callbacks, parents before children; what is malformed is skipped."""
+    trainer = document.get("trainer")
+    if isinstance(trainer, dict):
+        yield from _lists_in(trainer, class_of(_TRAINER, trainer), ("trainer",), triggered=False)
+
+
+def callback_class(item: Any) -> type[BaseModel] | None:
+    """Return the config class of a callback, or None where its kind is wrong."""
+    return class_of(_CALLBACK, item)
+
+
+def _lists_in(
+    owner: dict[str, Any],
+    owner_class: type[BaseModel] | None,
+    path: tuple[str | int, ...],
+    *,
+    triggered: bool,
+) -> Iterator[CallbackList]:
+    fields = lists_of_role(owner_class, "callback") if owner_class else _USUAL_FIELDS
+    for field in fields:
+        items = owner.get(field)
+        if not isinstance(items, list):
+            continue
+        yield CallbackList((*path, field), items, triggered)
+        for index, item in enumerate(items):
+            if isinstance(item, dict):
+                item_class = callback_class(item)
+                yield from _lists_in(
+                    item, item_class, (*path, field, index), triggered=triggered or _triggers(item_class)
+                )
+
+
+def _triggers(item_class: type[BaseModel] | None) -> bool:
+    return (
+        item_class is not None
+        and issubclass(item_class, CallBackBaseConfig)
+        and not item_class.children_need_interval
+    )

@@ -1,0 +1,89 @@
+"""What no single table can know: intervals, ids, and data sets that callbacks and training ask for.
+
+The checks read the document and not the validated spec, so that their problems are shown together with those
+of validation. What is malformed is left to validation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from noether.core.schemas.callbacks import CallBackBaseConfig
+from noether.core.utils.nearest import did_you_mean, nearest
+from noether.spec.callback_tables import CallbackList, callback_class, callback_lists
+from noether.spec.describe import described
+from noether.spec.ids import ID
+from noether.spec.problem import Problem, quoted, toml_path
+
+_INTERVALS = ("every_n_epochs", "every_n_updates", "every_n_samples")
+_LIMITS = ("max_epochs", "max_updates", "max_samples")
+
+
+def check(document: dict[str, Any]) -> Iterator[Problem]:
+    """Yield the problems between the tables of a document."""
+    datasets = document.get("datasets", {})
+    for callbacks in callback_lists(document):
+        yield from _repeated_ids(callbacks)
+        for index, item in enumerate(callbacks.items):
+            path = (*callbacks.path, index)
+            if not callbacks.triggered:
+                yield from _interval(item, path)
+            if isinstance(item, dict) and isinstance(datasets, dict):
+                yield from _dataset_key(item, path, datasets)
+    if isinstance(datasets, dict):
+        yield from _training_set(document.get("trainer"), datasets)
+
+
+def _interval(item: Any, path: tuple[str | int, ...]) -> Iterator[Problem]:
+    """A callback of a spec runs on exactly one interval, or on none if its class needs none."""
+    config_class = callback_class(item)
+    if config_class is None or not issubclass(config_class, CallBackBaseConfig):
+        return
+    table = item if isinstance(item, dict) else {}
+    fields = config_class.model_fields
+    given = [name for name in _INTERVALS if table.get(name, fields[name].default) is not None]
+    if len(given) > 1:
+        yield Problem(path, f"found {' and '.join(given)}, expected one interval")
+    elif not given and config_class.needs_interval:
+        yield Problem(path, "no interval, expected one of " + ", ".join(_INTERVALS), "add every_n_epochs = 1")
+
+
+def _repeated_ids(callbacks: CallbackList) -> Iterator[Problem]:
+    first: dict[str, int] = {}
+    for index, item in enumerate(callbacks.items):
+        name = item.get("id") if isinstance(item, dict) else None
+        if not isinstance(name, str):
+            continue
+        path = (*callbacks.path, index, "id")
+        if not ID.fullmatch(name):
+            yield Problem(
+                path, f"found {described(name)}, expected lower-case letters, digits, '.', '_' and '-'"
+            )
+        elif name in first:
+            other = toml_path((*callbacks.path, first[name]))
+            yield Problem(path, f"the id {quoted(name)} is taken by {other}", "ids are unique")
+        first.setdefault(name, index)
+
+
+def _dataset_key(
+    item: dict[str, Any], path: tuple[str | int, ...], datasets: dict[str, Any]
+) -> Iterator[Problem]:
+    key = item.get("dataset_key")
+    if isinstance(key, str) and key not in datasets:
+        known = f"there is {', '.join(datasets)}" if datasets else "the spec has no [datasets]"
+        yield Problem(
+            (*path, "dataset_key"), f"no data set {quoted(key)}.{did_you_mean(key, datasets)}", known
+        )
+
+
+def _training_set(trainer: Any, datasets: dict[str, Any]) -> Iterator[Problem]:
+    if (
+        not isinstance(trainer, dict)
+        or "train" in datasets
+        or any(trainer.get(limit) == 0 for limit in _LIMITS)
+    ):
+        return
+    misspelt = nearest("train", datasets)
+    hint = f"rename {misspelt!r} to 'train'" if misspelt else "add it, or set max_epochs = 0 to only evaluate"
+    yield Problem(("datasets",), "there is no [datasets.train], and training needs one", hint)

@@ -1,0 +1,94 @@
+"""Which pydantic class validates a place of a document: the keys that it allows, the callbacks it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from noether.core.schemas.discriminated import Discriminated
+from noether.errors import PluginError
+
+
+def alternatives(annotation: Any) -> Iterator[Any]:
+    """Yield what a field accepts: classes, generic aliases, or the `Discriminated` mark of what it marks."""
+    metadata: Sequence[Any] = ()
+    if isinstance(annotation, FieldInfo):
+        annotation, metadata = annotation.annotation, annotation.metadata
+    elif get_origin(annotation) is Annotated:
+        annotation, metadata = annotation.__origin__, annotation.__metadata__
+    marks = [mark for mark in metadata if isinstance(mark, Discriminated)]
+    if marks:
+        yield marks[0]
+    elif get_origin(annotation) in (Union, UnionType):
+        for member in get_args(annotation):
+            yield from alternatives(member)
+    elif get_origin(annotation) is Annotated:
+        yield from alternatives(annotation)
+    else:
+        yield annotation
+
+
+def class_of(annotation: Any, value: Any) -> type[BaseModel] | None:
+    """Return the class that validates `value` in a field, or None where that is no table with known keys."""
+    for option in alternatives(annotation):
+        if isinstance(option, Discriminated):
+            kind = value.get("kind") if isinstance(value, dict) else value
+            try:
+                return option.config_class(kind) if isinstance(kind, str) else None
+            except PluginError:
+                return None
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            return option
+    return None
+
+
+def class_at(root: type[BaseModel], document: Any, path: Sequence[str | int]) -> type[BaseModel] | None:
+    """Return the class that validates the table at `path`, or None where there is none."""
+    annotation: Any = root
+    value = document
+    for part in path:
+        annotation = _below(annotation, value, part)
+        if annotation is None:
+            return None
+        value = item_at(value, part)
+    return class_of(annotation, value)
+
+
+def item_at(value: Any, part: str | int) -> Any:
+    """Return what a table or list holds at a key or index, or None."""
+    if isinstance(value, dict):
+        return value.get(part) if isinstance(part, str) else None
+    if isinstance(value, list) and isinstance(part, int) and part < len(value):
+        return value[part]
+    return None
+
+
+def lists_of_role(owner: type[BaseModel], role: str) -> list[str]:
+    """Return the fields of a class that hold lists of configs of a role: `callbacks`, `eval_callbacks`."""
+    return [
+        name
+        for name, field in owner.model_fields.items()
+        for option in alternatives(field)
+        if get_origin(option) is list and _marked_role(get_args(option)[0]) == role
+    ]
+
+
+def _marked_role(annotation: Any) -> str | None:
+    return next((mark.role for mark in alternatives(annotation) if isinstance(mark, Discriminated)), None)
+
+
+def _below(annotation: Any, value: Any, part: str | int) -> Any:
+    owner = class_of(annotation, value)
+    if owner is not None:
+        return owner.model_fields.get(str(part))
+    for option in alternatives(annotation):
+        origin, arguments = get_origin(option), get_args(option)
+        if origin in (list, tuple) and isinstance(part, int):
+            return arguments[0]
+        if origin is dict and isinstance(part, str):
+            return arguments[1]
+    return None

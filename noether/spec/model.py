@@ -1,0 +1,132 @@
+"""`RunSpec`: the tables of a spec and what they may hold."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from noether.core.schemas.discriminated import Discriminated
+
+_NAME = re.compile(r"[a-z0-9._-]+")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
+
+class SpecTable(BaseModel):
+    """A table of the spec that is Noether's own: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+
+
+class LoaderTable(SpecTable):
+    """`[loader]`: how samples reach the trainer."""
+
+    num_workers: int = Field(
+        0, ge=0, description="Worker processes that load samples; 0 loads in the run's own."
+    )
+    prefetch_factor: int | None = Field(
+        None, ge=1, description="Batches that each worker prepares in advance."
+    )
+    pin_memory: bool | None = Field(
+        None, description="Load into page-locked memory; on with CUDA if left out."
+    )
+
+
+class PluginsTable(SpecTable):
+    """`[plugins]`: which run plugins take part."""
+
+    use: list[str] = Field(default_factory=list, description="Names of the run plugins, in their order.")
+
+
+class CheckpointsTable(SpecTable):
+    """`[checkpoints]`: which checkpoints stay."""
+
+    keep_last: int = Field(3, ge=1, description="How many of the newest checkpoints to keep.")
+
+
+class Expectation(SpecTable):
+    """What a final metric has to be for the run to count as successful."""
+
+    min: float | None = Field(None, allow_inf_nan=False, description="The metric is at least this.")
+    max: float | None = Field(None, allow_inf_nan=False, description="The metric is at most this.")
+    equals: float | None = Field(
+        None, allow_inf_nan=False, description="The metric is this, within `tolerance`."
+    )
+    tolerance: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="How far from `equals` the metric may be; 0 if left out."
+    )
+
+    @model_validator(mode="after")
+    def _has_a_bound(self) -> Self:
+        if self.min is None and self.max is None and self.equals is None:
+            raise ValueError("expected at least one of min, max, equals")
+        if self.tolerance is not None and self.equals is None:
+            raise ValueError("tolerance goes with equals, which is missing")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min ({self.min}) is greater than max ({self.max}), so no metric fits")
+        return self
+
+
+class RunSpec(SpecTable):
+    """A whole run: everything that `noether run` does is said here."""
+
+    spec: Literal[1] = Field(1, description="Version of the format.")
+    name: str = Field(description="Name of the run; its run ids begin with it. The file's name if left out.")
+    seed: int = Field(
+        0, ge=0, description="Decides everything random: weights, order of samples, augmentation."
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
+    output: str = Field(
+        "runs", description="Folder that holds one folder a run, relative to the working folder."
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads of PyTorch; its own choice if left out.")
+    deterministic: bool = Field(False, description="Use only operations that give the same bits every time.")
+    matmul_precision: Literal["highest", "high", "medium"] | None = Field(
+        None, description="Precision of float32 matrix products; PyTorch's default if left out."
+    )
+    datasets: dict[str, Annotated[Any, Discriminated("dataset")]] = Field(
+        default_factory=dict, description="Data sets by key; `train` is the one to train on."
+    )
+    transforms: list[Annotated[Any, Discriminated("transform")]] = Field(
+        default_factory=list, description="Transforms of all data sets; their statistics come from `train`."
+    )
+    loader: LoaderTable = Field(default_factory=LoaderTable, description="How samples reach the trainer.")
+    model: Annotated[Any, Discriminated("model")] = Field(description="The model, with its optimizer.")
+    trainer: Annotated[Any, Discriminated("trainer")] = Field(description="How to train, with the callbacks.")
+    trackers: list[Annotated[Any, Discriminated("tracker")]] | None = Field(
+        None, description="Where metrics go beside the run folder; MLflow with its defaults if left out."
+    )
+    plugins: PluginsTable = Field(default_factory=PluginsTable, description="Which run plugins take part.")
+    checkpoints: CheckpointsTable = Field(
+        default_factory=CheckpointsTable, description="Which checkpoints stay."
+    )
+    expect: dict[str, Expectation] = Field(
+        default_factory=dict,
+        description="Bounds on final metrics by metric key; the run fails where one breaks.",
+    )
+    initializer: Annotated[Any, Discriminated("initializer")] | None = Field(
+        None, description="Where initial weights come from, if not from the seed."
+    )
+    resolved: dict[str, Any] | None = Field(
+        None, description="Written by Noether into resolved specs: versions and origins. Ignored when read."
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_plain(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError("expected lower-case letters, digits, '.', '_' and '-' only")
+        return name
+
+    @field_validator("device")
+    @classmethod
+    def _device_exists(cls, device: str) -> str:
+        if not _DEVICE.fullmatch(device):
+            raise ValueError("expected auto, cpu, mps, cuda or cuda:N")
+        return device
+
+    @field_validator("resolved")
+    @classmethod
+    def _resolved_is_ignored(cls, resolved: dict[str, Any] | None) -> None:
+        return None

@@ -1,0 +1,1 @@
+"""Trainers, the training loop, and the callbacks that need a trainer's step."""

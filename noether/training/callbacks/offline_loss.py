@@ -1,0 +1,62 @@
+"""`offline-loss`: the training loss on a whole held-out data set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
+from noether.core.schemas.callbacks import PeriodicDataIteratorCallbackConfig
+
+
+class OfflineLossCallbackConfig(PeriodicDataIteratorCallbackConfig):
+    """Settings of the `offline-loss` callback."""
+
+    output_patterns: list[str] = Field(
+        [], description="Also average additional outputs whose name contains one of these."
+    )
+
+
+class OfflineLossCallback(PeriodicDataIteratorCallback):
+    """Runs the trainer's step on a data set without gradients and logs `loss/{dataset_key}/{name}`.
+
+    Means are weighted by samples, so that a smaller last batch does not count more than its samples.
+
+    ```toml
+    [[trainer.callbacks]]
+    kind = "offline-loss"
+    every_n_epochs = 1
+    dataset_key = "test"
+    ```
+
+    Args:
+        callback_config: Interval and data set.
+        **kwargs: What `PeriodicCallback` takes.
+    """
+
+    def __init__(self, callback_config: OfflineLossCallbackConfig, **kwargs: Any) -> None:
+        super().__init__(callback_config, **kwargs)
+        self.output_patterns = callback_config.output_patterns
+
+    def process_data(self, batch: dict[str, Tensor], *, trainer_model: torch.nn.Module) -> dict[str, Tensor]:
+        """Return each loss of a batch times its samples, and the number of samples."""
+        samples = len(next(iter(batch.values())))
+        with self.trainer.autocast():
+            result = self.trainer.train_step(self.trainer.to_device(batch), trainer_model)
+        values = {f"loss/{{}}/{name}": loss for name, loss in (result.losses_to_log or {}).items()}
+        values["loss/{}/total"] = result.total_loss
+        for name, output in (result.additional_outputs or {}).items():
+            if any(pattern in name for pattern in self.output_patterns):
+                values[f"{name}/{{}}"] = output.float().mean()
+        weighted = {key: value.detach().double() * samples for key, value in values.items()}
+        return {**weighted, "samples": torch.tensor(samples)}
+
+    def process_results(self, results: dict[str, Tensor], **_: Any) -> None:
+        """Log the means over the data set."""
+        samples = results.pop("samples").sum()
+        key = self.dataset_key or self.data_container.keys()[0]
+        for pattern, weighted in results.items():
+            self.writer.add_scalar(pattern.format(key), weighted.sum() / samples.to(weighted.device))

@@ -1,0 +1,1 @@
+"""The training loop, one job a file; internal to the trainers."""

@@ -1,0 +1,61 @@
+"""The state of a run at a boundary, as its parts hand it over for a checkpoint."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noether.core.models.base import ModelBase
+from noether.core.utils.training.counter import UpdateCounter
+from noether.core.writers.checkpoint import StepState
+
+
+def capture_step(
+    model: ModelBase, counter: UpdateCounter, trainer_state: Mapping[str, Any], data_state: Mapping[str, Tensor]
+) -> StepState:
+    """Return everything that a checkpoint holds, taken at one moment.
+
+    Args:
+        model: The unwrapped model, with its optimizers.
+        counter: Where the run stands.
+        trainer_state: The trainer's `state_dict`, the states of its callbacks under `callbacks`.
+        data_state: What the transforms learnt from the training set.
+    """
+    optimizers = model.optimizers()
+    tensors = {
+        f"{name}/{key}": tensor
+        for name, optimizer in optimizers.items()
+        for key, tensor in optimizer.state_tensors().items()
+    }
+    return StepState(
+        epoch=counter.epoch,
+        update=counter.update,
+        sample=counter.sample,
+        model=model.state_dict(),
+        optimizer_tensors=tensors,
+        optimizer_values={name: optimizer.state_values() for name, optimizer in optimizers.items()},
+        trainer={key: value for key, value in trainer_state.items() if key != "callbacks"},
+        callbacks=trainer_state["callbacks"],
+        data=data_state,
+        rank=capture_rng(),
+    )
+
+
+def capture_rng() -> dict[str, Any]:
+    """Return the global generators of this process, in a form that JSON holds."""
+    import numpy as np
+
+    version, numbers, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    state: dict[str, Any] = {
+        "python": [version, list(numbers), gauss],
+        "numpy": [kind, keys.tolist(), position, has_gauss, cached],
+        "torch": torch.get_rng_state().numpy().tobytes().hex(),
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        state["cuda"] = [generator.numpy().tobytes().hex() for generator in torch.cuda.get_rng_state_all()]
+    return state

@@ -1,0 +1,101 @@
+"""The training loop: updates until the limit is reached or a stop is asked for, every hook call in sight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from noether.core.models.base import ModelBase
+from noether.data.samplers.interval import TRAINING
+from noether.data.samplers.tagged import TaggedBatch
+from noether.kernel.dispatch import Dispatch
+from noether.training.loop.rounds import Rounds
+
+if TYPE_CHECKING:
+    from noether.training.trainers.base import BaseTrainer
+
+
+class TrainingLoop:
+    """Trains until the run's limit, or until somebody asks for a stop.
+
+    Runs under `torch.no_grad()`, so that no hook has to enter it; a train step switches gradients on for itself. What
+    nobody implements is `None` in the dispatch and is neither called nor given anything.
+
+    Args:
+        trainer: Its `update` does each accumulation step.
+        model: The model that is trained.
+        dist_model: The same model as the forward pass calls it: wrapped for ranks, compiled.
+        dispatch: The compiled hooks.
+        stream: Batches, each with the tag of its consumer.
+    """
+
+    def __init__(
+        self,
+        trainer: BaseTrainer,
+        model: ModelBase,
+        dist_model: torch.nn.Module,
+        dispatch: Dispatch,
+        stream: Iterator[TaggedBatch],
+    ) -> None:
+        self.trainer = trainer
+        self.model = model
+        self.dist_model = dist_model
+        self.stream = stream
+        self.rounds = Rounds(trainer, model, dispatch, stream, dist_model)
+        self.track_step = dispatch.track_after_accumulation_step
+        self.track_update = dispatch.track_after_update_step
+        self.calls_always = dispatch.after_update_always is not None or dispatch.after_epoch_always is not None
+        self.is_scheduled = any(optimizer.scheduled for optimizer in model.optimizers().values())
+        self.moves_batches = trainer.device.type != "cpu"
+
+    @torch.no_grad()
+    def run(self) -> None:
+        """Train; on return the counter stands at the last completed update, its boundary committed."""
+        trainer, rounds, counter = self.trainer, self.rounds, self.trainer.update_counter
+        log_writer, checkpoint_writer, guard = trainer.log_writer, trainer.checkpoint_writer, trainer.finite_guard
+        samples, updates_per_epoch = counter.effective_batch_size, counter.updates_per_epoch
+        while counter.update < counter.end_update and trainer.stop_reason is None:
+            if self.is_scheduled:
+                self.model.optimizer_schedule_step(counter.update)
+            times = self._accumulate(trainer.accumulation_steps)
+            counter.sample += samples
+            counter.update += 1
+            if counter.update % updates_per_epoch == 0:
+                counter.epoch += 1
+            if guard.was_skipped:
+                trainer.give_up_if_not_finite()
+            elif self.track_update is not None:
+                self.track_update(counter, times)
+            if self.calls_always or counter.update >= rounds.due:
+                rounds.after_update()
+            if log_writer.has_round or checkpoint_writer.pending is not None:
+                rounds.commit()
+            trainer.look_for_signals()
+
+    def _accumulate(self, steps: int) -> dict[str, float]:
+        """Do the accumulation steps of one update; return the seconds of its parts, if anybody wants them."""
+        trainer, track_step, seconds = self.trainer, self.track_step, {"data_time": 0.0}
+        for step in range(steps):
+            started = perf_counter()
+            batch = self._next_batch()
+            loaded = perf_counter()
+            losses, outputs, watches = trainer.update(batch, self.dist_model, self.model, steps, step)
+            if self.track_update is not None:
+                seconds["data_time"] += loaded - started
+                for part, watch in watches.items():
+                    seconds[part] = seconds.get(part, 0.0) + watch.elapsed_seconds
+            if track_step is not None and trainer.finite_guard.loss_is_finite:
+                track_step(trainer.update_counter, batch, losses, outputs, steps, step)
+            trainer.last_loss = losses["total"]
+        return seconds
+
+    def _next_batch(self) -> dict[str, Tensor]:
+        """Return the next training batch, leaving out what a consumer did not read of its pass."""
+        for tag, _, batch in self.stream:
+            if tag == TRAINING:
+                return self.trainer.to_device(batch) if self.moves_batches else batch
+        raise AssertionError("the data stream ended before the run's limit")

@@ -1,0 +1,75 @@
+"""What happens to an update whose loss or gradient is not finite: it is never applied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from noether.errors import NonFiniteError
+
+
+class FiniteGuard:
+    """Watches losses and gradients and counts the updates that were skipped for them.
+
+    Args:
+        skip: Whether the run goes on after a skipped update.
+        max_in_a_row: Skipped updates in a row after which it gives up nevertheless.
+    """
+
+    __slots__ = ("_found", "_one", "in_a_row", "loss_is_finite", "max_in_a_row", "skip", "skipped_updates", "was_skipped")
+
+    def __init__(self, *, skip: bool, max_in_a_row: int) -> None:
+        self.skip = skip
+        self.max_in_a_row = max_in_a_row
+        self.in_a_row = 0
+        self.skipped_updates = 0
+        self.was_skipped = False
+        self.loss_is_finite = True
+        self._one: Tensor | None = None
+        self._found: Tensor | None = None
+
+    def see_loss(self, loss: Tensor, accumulation_step: int) -> None:
+        """Take note of the loss of one accumulation step."""
+        finite = bool(loss.isfinite())
+        self.loss_is_finite = finite if accumulation_step == 0 else self.loss_is_finite and finite
+
+    def admits(self, gradients: Sequence[Tensor]) -> bool:
+        """Return whether the update may be applied, counting it where it may not."""
+        self.was_skipped = not (self.loss_is_finite and self._all_finite(gradients))
+        if self.was_skipped:
+            self.in_a_row += 1
+            self.skipped_updates += 1
+        else:
+            self.in_a_row = 0
+        return not self.was_skipped
+
+    def _all_finite(self, gradients: Sequence[Tensor]) -> bool:
+        """Look at all gradients in one kernel: the one by which torch's GradScaler looks for overflows."""
+        if not gradients:
+            return True
+        if self._found is None or self._one is None or self._found.device != gradients[0].device:
+            self._one = torch.ones((), device=gradients[0].device)
+            self._found = torch.zeros((), device=gradients[0].device)
+        self._found.zero_()
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, self._found, self._one)
+        return not self._found.item()
+
+    def raise_if_given_up(self, update: int, last_checkpoint: str | None) -> None:
+        """End the run where a skipped update is one too many.
+
+        Raises:
+            NonFiniteError: Skipping is off, or too many updates in a row were skipped.
+        """
+        if self.skip and self.in_a_row < self.max_in_a_row:
+            return
+        first = update - self.in_a_row + 1
+        many = f"{self.in_a_row} updates in a row from update {first} on" if self.in_a_row > 1 else f"update {first}"
+        kept = f"the last checkpoint is {last_checkpoint}" if last_checkpoint else "there is no checkpoint yet"
+        hint = "lower the learning rate, or set clip_grad_norm under [model.optimizer]"
+        if not self.skip:
+            hint += "; skip_nan_loss = true under [trainer] goes on without such updates"
+        raise NonFiniteError(
+            f"the loss or a gradient is not finite in {many}; these were not applied, and {kept}", hint=hint
+        )

@@ -1,0 +1,102 @@
+"""One accumulation step, and the update that the last one of them makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noether.core.models.base import ModelBase
+from noether.core.utils.common.stopwatch import Stopwatch
+from noether.core.utils.training.counter import UpdateCounter
+from noether.training.loop.finite import FiniteGuard
+from noether.training.loop.precision import Precision
+from noether.training.trainers.types import TrainerResult
+
+StepOutcome = tuple[dict[str, Tensor], dict[str, Tensor] | None, dict[str, Stopwatch]]
+
+
+class UpdateStep:
+    """Forward, backward, and on the last accumulation step the optimizer.
+
+    This runs at every update, so it keeps to plain calls: no context is entered in float32, no string is built, and
+    losses stay tensors.
+
+    Args:
+        train_step: The trainer's forward pass and loss.
+        precision: Autocast and scaler.
+        guard: Decides whether an update may be applied.
+        update_counter: Handed to the hook.
+    """
+
+    def __init__(
+        self,
+        train_step: Callable[[Any, torch.nn.Module], TrainerResult],
+        precision: Precision,
+        guard: FiniteGuard,
+        update_counter: UpdateCounter,
+    ) -> None:
+        self.train_step = train_step
+        self.precision = precision
+        self.guard = guard
+        self.update_counter = update_counter
+        self.before_optimizer_step: Callable[..., Any] | None = None
+
+    def __call__(
+        self,
+        batch: Any,
+        dist_model: torch.nn.Module,
+        model: ModelBase,
+        accumulation_steps_total: int,
+        accumulation_step: int,
+        retain_graph: bool,
+    ) -> StepOutcome:
+        """Run one accumulation step; see `BaseTrainer.update`."""
+        started = perf_counter()
+        torch.set_grad_enabled(True)  # the loop, hooks included, runs without gradients; only this does not
+        try:
+            if self.precision.dtype is None:
+                result = self.train_step(batch, dist_model)
+            else:
+                with self.precision.autocast():
+                    result = self.train_step(batch, dist_model)
+            loss = result.total_loss if accumulation_steps_total == 1 else result.total_loss / accumulation_steps_total
+            forwarded = perf_counter()
+            scaler = self.precision.scaler
+            (loss if scaler is None else scaler.scale(loss)).backward(retain_graph=retain_graph)
+        finally:
+            torch.set_grad_enabled(False)
+        propagated = perf_counter()
+        total = result.total_loss.detach()
+        self.guard.see_loss(total, accumulation_step)
+        if accumulation_step == accumulation_steps_total - 1:
+            self._apply(model)
+        losses = {"total": total}
+        if result.losses_to_log:
+            for name, part in result.losses_to_log.items():
+                losses[name] = part.detach()
+        times = {
+            "forward_time": Stopwatch(forwarded - started),
+            "backward_time": Stopwatch(propagated - forwarded),
+            "update_time": Stopwatch(perf_counter() - propagated),
+        }
+        return losses, result.additional_outputs, times
+
+    def _apply(self, model: ModelBase) -> None:
+        """Clip and apply the gradients where they are finite, and release them in any case."""
+        scaler = self.precision.scaler
+        if scaler is not None:
+            for optimizer in model.optimizers().values():
+                scaler.unscale_(optimizer.torch_optimizer)
+        if self.before_optimizer_step is not None:
+            self.before_optimizer_step(self.update_counter, model)
+        # A scaler skips overflows by itself: they are how it finds its scale, and no failure.
+        gradients = model.gradients() if scaler is None else []
+        if self.guard.admits(gradients):
+            model.optimizer_step(scaler)
+        if scaler is not None:
+            scaler.update()
+        model.optimizer_zero_grad()

@@ -1,0 +1,398 @@
+"""BaseTrainer: the documented face of a training run; the work is done by `noether.training.loop`."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from noether.core.callbacks.base import CallbackBase
+from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
+from noether.core.distributed.ranks import world_size
+from noether.core.initializers.base import InitializerBase
+from noether.core.models.base import ModelBase
+from noether.core.providers.metric_property import MetricPropertyProvider
+from noether.core.providers.path import PathProvider
+from noether.core.schemas.lib import component_of
+from noether.core.trackers.base import BaseTracker
+from noether.core.utils.common.stopwatch import Stopwatch
+from noether.core.utils.training.counter import UpdateCounter
+from noether.core.utils.training.iteration import TrainingIteration
+from noether.core.writers.checkpoint import CheckpointWriter, StepState
+from noether.core.writers.log import LogWriter
+from noether.core.writers.metrics_file import MetricsFile
+from noether.data.container import DataContainer
+from noether.data.dataset import length_of
+from noether.data.loader import TrainingLoader
+from noether.data.samplers.training_order import updates_per_epoch
+from noether.errors import TrainingError
+from noether.kernel.dispatch import Dispatch, compile_dispatch
+from noether.kernel.participant import Participant
+from noether.training import default_callbacks
+from noether.training.callback_set import build_callback, participants_of
+from noether.training.loop import session
+from noether.training.loop.batching import plan_batches
+from noether.training.loop.capture import capture_step
+from noether.training.loop.finite import FiniteGuard
+from noether.training.loop.precision import Precision
+from noether.training.loop.signals import StopSignals
+from noether.training.loop.step import UpdateStep
+from noether.training.loop.wrapping import wrap_compile, wrap_ddp
+from noether.training.trainers.config import BaseTrainerConfig
+from noether.training.trainers.types import LossResult, TrainerResult
+
+
+class BaseTrainer(ABC):
+    """Base class of trainers; a subclass says what the loss is.
+
+    ```python
+    class MyTrainer(BaseTrainer):
+        def __init__(self, trainer_config: BaseTrainerConfig, **kwargs):
+            super().__init__(trainer_config, **kwargs)
+
+        def loss_compute(self, forward_output, targets):
+            return torch.nn.functional.mse_loss(forward_output["field"], targets["field_target"])
+    ```
+
+    A subclass may override `train_step` as well, for another forward pass than `model(**forward_properties)`.
+
+    Args:
+        config: Limits, batch size, precision, callbacks.
+        data_container: The data sets of the run.
+        device: Where to train.
+        tracker: The experiment tracker; callbacks may use it directly.
+        path_provider: Where the run keeps its files.
+        main_sampler_kwargs: Further arguments of `DataContainer.build_loader`.
+        metric_property_provider: Says which way a metric improves; unset, by the usual names.
+
+    Attributes:
+        update_counter: Where the run stands.
+        callbacks: All callbacks, once `train` or `eval` has built them.
+        plugins: Run plugins that follow this run beside its callbacks.
+        dispatch: The compiled hooks, once training or evaluation has begun.
+        run: What run hooks are given; None for a trainer that is built by hand.
+        last_loss: Total loss of the last accumulation step, detached.
+        stop_reason: Why training ends before its limit; None while it goes on.
+    """
+
+    def __init__(
+        self,
+        config: BaseTrainerConfig[Any],
+        data_container: DataContainer,
+        device: str | torch.device,
+        tracker: BaseTracker,
+        path_provider: PathProvider,
+        main_sampler_kwargs: dict[str, Any] | None = None,
+        metric_property_provider: MetricPropertyProvider | None = None,
+    ) -> None:
+        self.logger = logging.getLogger(f"noether.trainers.{type(self).__name__}")
+        self.config = config
+        self.data_container = data_container
+        self.device = torch.device(device)
+        self.tracker = tracker
+        self.path_provider = path_provider
+        self.main_sampler_kwargs = main_sampler_kwargs
+        self.metric_property_provider = metric_property_provider or MetricPropertyProvider()
+        self.forward_properties = list(config.forward_properties)
+        self.target_properties = list(config.target_properties)
+        self.batch_keys = [*self.forward_properties, *self.target_properties]
+        self.initializer: InitializerBase | None = (
+            component_of(config.initializer).target(config.initializer) if config.initializer else None
+        )
+        self.callbacks: list[CallbackBase] = []
+        self.plugins: Sequence[Participant] = ()
+        self.dispatch: Dispatch | None = None
+        self.run: Any = None
+        self.last_loss: Tensor | None = None
+        self.stop_reason: str | None = None
+        self._set_up_progress(config)
+        self._set_up_step(config)
+        self.log_writer = LogWriter(MetricsFile(path_provider.metrics_path), self.metric_property_provider)
+        self.checkpoint_writer = CheckpointWriter(path_provider)
+
+    def _set_up_progress(self, config: BaseTrainerConfig[Any]) -> None:
+        batching = plan_batches(
+            config.effective_batch_size,
+            max_batch_size=config.max_batch_size,
+            world_size=world_size(),
+            accumulate=not config.disable_gradient_accumulation,
+        )
+        self.batch_size = batching.batch_size
+        self.accumulation_steps = batching.accumulation_steps
+        self.end_checkpoint = TrainingIteration(config.max_epochs, config.max_updates, config.max_samples)
+        trains = 0 not in (config.max_epochs, config.max_updates, config.max_samples)
+        samples = length_of(self.data_container.train) if trains else config.effective_batch_size
+        self.updates_per_epoch = updates_per_epoch(samples, config.effective_batch_size)
+        epoch = config.start_at_epoch or 0
+        updates = epoch * self.updates_per_epoch
+        start = TrainingIteration(epoch, updates, updates * config.effective_batch_size)
+        self.update_counter = UpdateCounter(
+            start, self.end_checkpoint, self.updates_per_epoch, config.effective_batch_size
+        )
+
+    def _set_up_step(self, config: BaseTrainerConfig[Any]) -> None:
+        self.precision = Precision(config.precision, self.device)
+        self.finite_guard = FiniteGuard(skip=config.skip_nan_loss, max_in_a_row=config.skip_nan_loss_max_count)
+        self.signals = StopSignals(save_on_sigint=config.save_on_sigint)
+        self.step = UpdateStep(self.train_step, self.precision, self.finite_guard, self.update_counter)
+
+    @property
+    def skip_nan_loss_counter(self) -> int:
+        """Updates in a row that were not applied because something in them was not finite."""
+        return self.finite_guard.in_a_row
+
+    @property
+    def total_training_updates(self) -> int:
+        """Updates of the whole run."""
+        return self.update_counter.end_update
+
+    # What the run consists of
+
+    def get_user_callbacks(self, model: ModelBase, evaluation: bool = False) -> list[CallbackBase]:
+        """Build the callbacks of the config, in its order."""
+        default_kwargs = self.callback_default_kwargs(model)
+        return [build_callback(config, default_kwargs) for config in self.config.callbacks or []]
+
+    def get_all_callbacks(self, model: ModelBase) -> list[CallbackBase]:
+        """Build all callbacks: default producers, the user's, the trainer's own, default reporters."""
+        default_kwargs = self.callback_default_kwargs(model)
+        defaults = self.get_default_callbacks(default_kwargs) if self.config.add_default_callbacks else []
+        own = self.get_trainer_callbacks(default_kwargs) if self.config.add_trainer_callbacks else []
+        first = len(default_callbacks.PRODUCERS) if defaults else 0
+        return [*defaults[:first], *self.get_user_callbacks(model), *own, *defaults[first:]]
+
+    def callback_default_kwargs(self, model: ModelBase) -> dict[str, Any]:
+        """Return what every callback's constructor takes beside its config."""
+        return {
+            "trainer": self,
+            "model": model,
+            "data_container": self.data_container,
+            "tracker": self.tracker,
+            "log_writer": self.log_writer,
+            "checkpoint_writer": self.checkpoint_writer,
+            "metric_property_provider": self.metric_property_provider,
+        }
+
+    def get_trainer_callbacks(self, callback_default_args: dict[str, Any]) -> list[CallbackBase]:
+        """Return the callbacks that this kind of trainer brings; a subclass may override it."""
+        return []
+
+    def get_default_callback_intervals(self) -> dict[str, Any]:
+        """Return the intervals of the default callbacks, `log` and `track`."""
+        return default_callbacks.default_intervals(self.config, self.total_training_updates)
+
+    def get_default_callbacks(self, default_kwargs: dict[str, Any]) -> list[CallbackBase]:
+        """Build the default callbacks, producers of metrics first."""
+        configs = default_callbacks.default_configs(self.config, self.get_default_callback_intervals())
+        return [build_callback(config, default_kwargs) for config in configs]
+
+    def get_data_loader(
+        self,
+        iterator_callbacks: Sequence[PeriodicDataIteratorCallback],
+        batch_size: int,
+        evaluation: bool = False,
+    ) -> TrainingLoader:
+        """Return the one stream of training and evaluation batches, from where the run stands.
+
+        Args:
+            iterator_callbacks: The callbacks that go through data sets.
+            batch_size: Samples of one forward pass.
+            evaluation: No training batches: each callback's pass once.
+        """
+        arguments: dict[str, Any] = {
+            "batch_size": batch_size,
+            "effective_batch_size": self.config.effective_batch_size,
+            "start_update": self.update_counter.update,
+            "end_update": self.total_training_updates,
+            "evaluation": evaluation,
+            "device": self.device,
+            **(self.main_sampler_kwargs or {}),
+        }
+        consumers = [callback.sampler_config for callback in iterator_callbacks]
+        return self.data_container.build_loader(consumers, **arguments)
+
+    # The step
+
+    @abstractmethod
+    def loss_compute(
+        self, forward_output: dict[str, Tensor], targets: dict[str, Tensor]
+    ) -> LossResult | tuple[LossResult, dict[str, Tensor]]:
+        """Return the loss of one batch: a tensor, a list, a dict by name, or a tuple of that and further outputs.
+
+        Args:
+            forward_output: What the model returned.
+            targets: The target properties of the batch.
+        """
+
+    def train_step(self, batch: dict[str, Tensor], model: nn.Module) -> TrainerResult:
+        """Call the model with the forward properties and compute the loss on the target properties.
+
+        Args:
+            batch: Properties by name, on the device.
+            model: The model as it is called, wrapped and compiled.
+
+        Raises:
+            TrainingError: The batch lacks a property.
+        """
+        try:
+            forward = {name: batch[name] for name in self.forward_properties}
+            targets = {name: batch[name] for name in self.target_properties}
+        except KeyError as error:
+            raise TrainingError(
+                f"a batch has no property {error}, it has {', '.join(map(repr, batch))}",
+                hint="forward_properties and target_properties name properties of the data set",
+            ) from error
+        return TrainerResult.of(self.loss_compute(model(**forward), targets))
+
+    def update(
+        self,
+        batch: dict[str, Tensor],
+        dist_model: nn.Module,
+        model: ModelBase,
+        accumulation_steps_total: int,
+        accumulation_step: int,
+        retain_graph: bool = False,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor] | None, dict[str, Stopwatch]]:
+        """Run forward and backward pass of one accumulation step, and the optimizer after the last one.
+
+        Args:
+            batch: Properties by name, on the device.
+            dist_model: The model as it is called.
+            model: The model that owns the optimizer.
+            accumulation_steps_total: Accumulation steps of this update.
+            accumulation_step: Which of them this is, from 0.
+            retain_graph: Keep the graph after the backward pass.
+
+        Returns:
+            The losses by name with their `total`, the additional outputs, and how long each part took.
+        """
+        return self.step(batch, dist_model, model, accumulation_steps_total, accumulation_step, retain_graph)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Return a context with the precision of training."""
+        return self.precision.autocast()
+
+    def to_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Move the tensors of a batch to the device of the run."""
+        return {
+            name: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
+            for name, value in batch.items()
+        }
+
+    @staticmethod
+    def drop_metadata(data: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return the tensors of a batch, without what a data set adds to identify its samples."""
+        return {name: value for name, value in data.items() if isinstance(value, Tensor)}
+
+    # Wrapping
+
+    def wrap_model(self, model: ModelBase) -> nn.Module:
+        """Return the model as training calls it: in data parallelism, then compiled, where asked for."""
+        return self.wrap_compile(self.wrap_ddp(model))
+
+    def wrap_ddp(self, model: ModelBase) -> nn.Module:
+        """Wrap the model in `DistributedDataParallel` where there are several ranks."""
+        config = self.config
+        return wrap_ddp(model, find_unused_params=config.find_unused_params, static_graph=config.static_graph)
+
+    def wrap_compile(self, ddp_model: nn.Module) -> nn.Module:
+        """Compile the model where `use_torch_compile` says so."""
+        return wrap_compile(ddp_model) if self.config.use_torch_compile else ddp_model
+
+    # The life of a run
+
+    def train(self, model: ModelBase) -> None:
+        """Train the model until the limit, or a stop; a limit of zero evaluates once.
+
+        Raises:
+            NonFiniteError: Losses or gradients stopped being finite.
+            NoetherError: A callback, the data or the disk failed; the note says which.
+        """
+        model = model.to(self.device)
+        if not model.optimizers() and self.total_training_updates:
+            model.initialize_optimizer(
+                total_updates=self.total_training_updates, updates_per_epoch=self.updates_per_epoch
+            )
+        self.apply_resume_initializer(model)
+        self.callbacks = self.get_all_callbacks(model)
+        if self.total_training_updates:
+            session.train(self, model)
+        else:
+            session.evaluate(self, model)
+
+    def eval(self, model: ModelBase) -> None:
+        """Call every callback's `at_eval` once, without training."""
+        model = model.to(self.device)
+        self.callbacks = self.get_all_callbacks(model)
+        session.evaluate(self, model)
+
+    def apply_resume_initializer(self, model: ModelBase) -> None:
+        """Let the initializer, where there is one, put weights and progress in place."""
+        if self.initializer is not None:
+            self.initializer.initialize(self, model)
+
+    def call_before_training(self, callbacks: list[CallbackBase]) -> None:
+        """Call `before_training` of these callbacks."""
+        if (call := compile_dispatch(participants_of(callbacks)).before_training) is not None:
+            call(self.update_counter)
+
+    def call_after_training(self, callbacks: list[CallbackBase]) -> None:
+        """Call `after_training` of these callbacks."""
+        if (call := compile_dispatch(participants_of(callbacks)).after_training) is not None:
+            call(self.update_counter)
+
+    def request_stop(self, reason: str) -> None:
+        """End training at the next boundary, with a checkpoint."""
+        self.stop_reason = self.stop_reason or reason
+
+    def look_for_signals(self) -> None:
+        """Turn a signal that has arrived into a stop."""
+        if self.signals.received is not None:
+            self.request_stop(signal.Signals(self.signals.received).name)
+
+    def give_up_if_not_finite(self) -> None:
+        """End the run where an update that was not applied is one too many.
+
+        Raises:
+            NonFiniteError: It was.
+        """
+        last = self.checkpoint_writer.last_committed
+        self.finite_guard.raise_if_given_up(self.update_counter.update, str(last) if last else None)
+
+    # State
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return progress, scaler, statistics of the data, position in the metrics, and the callbacks' states by id."""
+        states = {callback.id: callback.state_dict() for callback in self.callbacks}
+        scaler = self.precision.scaler
+        return {
+            "epoch": self.update_counter.epoch,
+            "update": self.update_counter.update,
+            "sample": self.update_counter.sample,
+            "skipped_in_a_row": self.finite_guard.in_a_row,
+            "grad_scaler": scaler.state_dict() if scaler else None,
+            "log_writer": self.log_writer.state_dict(),
+            "callbacks": {id_: state for id_, state in states.items() if state is not None},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned; the callbacks must have been built."""
+        counter = self.update_counter
+        counter.epoch, counter.update, counter.sample = (state_dict[unit] for unit in ("epoch", "update", "sample"))
+        self.finite_guard.in_a_row = state_dict["skipped_in_a_row"]
+        if self.precision.scaler is not None and state_dict["grad_scaler"] is not None:
+            self.precision.scaler.load_state_dict(state_dict["grad_scaler"])
+        self.log_writer.load_state_dict(state_dict["log_writer"])
+        by_id = {callback.id: callback for callback in self.callbacks}
+        for identifier, state in state_dict["callbacks"].items():
+            by_id[identifier].load_state_dict(state)
+
+    def capture_state(self, model: ModelBase) -> StepState:
+        """Return everything that a checkpoint holds, as it is now."""
+        return capture_step(model, self.update_counter, self.state_dict(), self.data_container.state_dict())

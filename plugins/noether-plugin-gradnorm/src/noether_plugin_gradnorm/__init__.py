@@ -1,0 +1,1 @@
+"""A Noether plugin that watches the norm of the gradients."""

@@ -1,0 +1,114 @@
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import warnings
+from urllib.error import URLError
+
+import pytest
+
+from noether.core.trackers import RunDescription
+from noether.core.trackers.mlflow import MlflowTracker, MlflowTrackerConfig
+from noether.core.trackers.mlflow.environment import quiet_migrations, set_process_defaults
+from noether.core.trackers.record import MetricRecord
+
+NOLOAD = "The ``noload`` loader strategy is deprecated"
+"""MLflow's own models say this of themselves to SQLAlchemy 2.1."""
+
+
+@pytest.fixture(scope="session")
+def migrated_database(tmp_path_factory):
+    """A SQLite store that MLflow has set up; that takes seconds, copying it nothing."""
+    folder = tmp_path_factory.mktemp("migrated")
+    set_process_defaults()
+    with warnings.catch_warnings(), quiet_migrations():
+        warnings.filterwarnings("ignore", message=NOLOAD)
+        from mlflow import MlflowClient
+
+        MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db").search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def database(migrated_database, tmp_path, monkeypatch):
+    """A working folder with a store of its own in `mlflow.db`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(migrated_database, tmp_path / "mlflow.db")
+    return tmp_path / "mlflow.db"
+
+
+@pytest.fixture
+def make_tracker():
+    def make(**config):
+        return MlflowTracker(MlflowTrackerConfig(kind="mlflow", **config))
+
+    return make
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    def make(run_id="digits-20250101-120000-abcd", **fields):
+        run_dir = tmp_path / "runs" / run_id
+        run_dir.mkdir(parents=True, exist_ok=True)
+        for name in ("spec.toml", "spec.resolved.toml"):
+            (run_dir / name).write_text(f"# {name}\n")
+        fields = {
+            "params": {"trainer.max_epochs": "3", "trainer.callbacks.0.kind": "ema"},
+            "spec_path": run_dir / "spec.toml",
+            "resolved_spec_path": run_dir / "spec.resolved.toml",
+            "summary": "Digits, 3 epochs.",
+        } | fields
+        return RunDescription(run_id=run_id, name="digits", run_dir=run_dir, **fields)
+
+    return make
+
+
+@pytest.fixture
+def records():
+    return [
+        MetricRecord(update, 0, update * 8, 1_700_000_000.0 + update, {"loss/test/total": 1.0 / update})
+        for update in (1, 2, 3)
+    ]
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def wait_for(address, process, timeout_s=60):
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise RuntimeError(f"mlflow server ended with {process.returncode}")
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=2):
+                return
+        except (URLError, OSError):
+            time.sleep(0.2)
+    raise RuntimeError("mlflow server did not start")
+
+
+@pytest.fixture(scope="session")
+def server(migrated_database, tmp_path_factory):
+    """The address of a real `mlflow server` on the loopback."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(migrated_database, folder / "mlflow.db")
+    address = f"http://127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"]
+    command += ["--port", address.rpartition(":")[2], "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    with (folder / "log.txt").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_for(address, process)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(20)

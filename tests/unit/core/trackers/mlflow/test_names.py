@@ -1,0 +1,51 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from noether.core.trackers.mlflow.names import metric_key, mlflow_name
+
+# What callbacks write, and everything that MLflow refuses.
+KEYS = st.one_of(
+    st.text(alphabet="ab01=/._- :@[]~(\n", min_size=1, max_size=12),
+    st.text(min_size=1, max_size=300),
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("loss/online/total/U50", "loss/online/total/U50"),
+        ("ema=0.9999/loss/test/total", "ema:0.9999/loss/test/total"),
+        ("best=loss.test.total/accuracy", "best:loss.test.total/accuracy"),
+        ("trainer.callbacks.0.kind", "trainer.callbacks.0.kind"),
+    ],
+)
+def test_the_keys_of_the_framework_stay_readable_and_can_be_turned_back(key, name):
+    assert mlflow_name(key) == name
+    assert metric_key(name) == key
+
+
+def test_refused_characters_are_replaced_and_told_apart_by_a_digest():
+    one, other = mlflow_name("acc@1"), mlflow_name("acc(1")
+    assert one.startswith("acc_1.x")
+    assert one != other
+    assert metric_key(one) is None
+
+
+@given(KEYS)
+def test_mlflow_takes_every_name(key):
+    from mlflow.utils.validation import _validate_metric_name, _validate_param_name
+
+    name = mlflow_name(key)
+    _validate_metric_name(name)
+    _validate_param_name(name)
+    assert len(name) <= 250
+
+
+@given(st.lists(KEYS, unique=True, max_size=20))
+def test_different_keys_have_different_names(keys):
+    assert len({mlflow_name(key) for key in keys}) == len(keys)
+
+
+def test_a_colon_of_its_own_does_not_meet_an_equals_sign():
+    assert mlflow_name("a:b") != mlflow_name("a=b")

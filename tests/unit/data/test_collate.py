@@ -1,0 +1,41 @@
+"""Samples become batches, or an error that names the property."""
+
+import numpy as np
+import pytest
+import torch
+
+from noether.data.collate import collate
+from noether.errors import DataError
+
+
+def test_samples_are_stacked_property_by_property() -> None:
+    batch = collate([{"x": torch.tensor([1.0, 2.0]), "n": 3}, {"x": torch.tensor([4.0, 5.0]), "n": 6}])
+    assert batch["x"].tolist() == [[1.0, 2.0], [4.0, 5.0]]
+    assert batch["n"].tolist() == [3, 6]
+    assert batch["n"].dtype == torch.int64
+
+
+def test_numpy_arrays_become_tensors() -> None:
+    batch = collate([{"x": np.ones(3, dtype=np.float32)}, {"x": np.zeros(3, dtype=np.float32)}])
+    assert batch["x"].tolist() == [[1, 1, 1], [0, 0, 0]]
+    assert batch["x"].dtype == torch.float32
+
+
+def test_different_shapes_name_the_property_and_the_shapes() -> None:
+    with pytest.raises(DataError, match=r"property 'points' comes as \(2, 3\), \(4, 3\)"):
+        collate([{"y": torch.ones(1), "points": torch.ones(n, 3)} for n in (4, 2)])
+
+
+def test_a_sample_without_a_property_of_the_others_is_named() -> None:
+    with pytest.raises(DataError, match="no property 'y'; it has x"):
+        collate([{"x": torch.ones(1), "y": torch.ones(1)}, {"x": torch.ones(1)}])
+
+
+def test_text_is_no_property() -> None:
+    with pytest.raises(DataError, match="property 'name' cannot be made a tensor from str"):
+        collate([{"name": "a"}, {"name": "b"}])
+
+
+def test_a_tuple_is_no_sample() -> None:
+    with pytest.raises(DataError, match="a sample is a dict from property name to tensor, found tuple"):
+        collate([(torch.ones(1), 3)])  # type: ignore[list-item]  # the mistake under test

@@ -1,0 +1,148 @@
+"""The run's data sets by key, their transforms, and the loader over them."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from noether.data.container import DataContainer
+from noether.data.dataset import InMemoryDataset
+from noether.data.transforms.base import Transform
+from noether.data.transforms.normalize import Normalize, NormalizeConfig
+from noether.errors import DataError
+
+
+class Scale(Transform):
+    """A change of units, with an inverse."""
+
+    deterministic = True
+    batched = True
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        return sample | {"x": sample["x"] * 1000}
+
+    def inverts(self, name: str) -> bool:
+        return name == "x"
+
+    def inverse(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor / 1000 if name == "x" else tensor
+
+
+def normalize() -> Normalize:
+    return Normalize(NormalizeConfig(kind="normalize", properties=["x"], method="min-max"))
+
+
+def datasets() -> dict[str, InMemoryDataset]:
+    return {
+        "train": InMemoryDataset({"x": torch.tensor([[1.0], [3.0]])}),
+        "test": InMemoryDataset({"x": torch.tensor([[5000.0], [9000.0]])}),
+    }
+
+
+def test_data_sets_are_found_by_key_and_the_first_without_one() -> None:
+    data = DataContainer(datasets())
+    assert data.keys() == ("train", "test")
+    assert data.get_dataset("test") is data.get_dataset("test")
+    assert data.get_dataset() is data.train
+
+
+def test_an_unknown_key_is_named_with_the_ones_there_are() -> None:
+    with pytest.raises(
+        DataError, match=r"'tset' is asked for; the run has train, test\. Did you mean 'test'"
+    ):
+        DataContainer(datasets()).get_dataset("tset")
+
+
+@pytest.mark.parametrize("held", [{}, {"test": datasets()["test"]}])
+def test_missing_training_set_is_an_error_where_training_is_asked_for(
+    held: dict[str, InMemoryDataset],
+) -> None:
+    data = DataContainer(held)
+    with pytest.raises(DataError, match="'train' is asked for; the run has"):
+        data.build_loader(batch_size=1)
+    with pytest.raises(DataError, match="'train' is asked for"):
+        _ = data.train
+
+
+def test_evaluation_needs_no_training_set() -> None:
+    data = DataContainer({"test": datasets()["test"]})
+    (batch,) = data.build_loader([data.sampler_config("test")], batch_size=2, evaluation=True)
+    assert batch.batch["x"].tolist() == [[5000], [9000]]
+
+
+def test_statistics_come_from_the_training_set_alone() -> None:
+    data = DataContainer(datasets(), transforms=[normalize()])
+    assert data.train[1]["x"].tolist() == [1]
+    assert data.get_dataset("test")[0]["x"].tolist() == [(5000 - 1) / 2]
+
+
+def test_own_transforms_come_before_the_shared_ones_and_the_inverse_undoes_both() -> None:
+    data = DataContainer(datasets(), transforms=[normalize()], own_transforms={"train": [Scale()]})
+    assert data.get_dataset("test")[0]["x"].tolist() == [
+        2
+    ]  # 1000 … 3000 is the range of the scaled training set
+    assert data.inverse("x", torch.tensor([[2.0]])).tolist() == [[5]]
+    assert data.inverse("y", torch.tensor([[2.0]])).tolist() == [[2]]
+
+
+def test_a_test_sets_own_transform_learns_from_the_training_set() -> None:
+    data = DataContainer(datasets(), own_transforms={"test": [normalize()]})
+    assert data.get_dataset("test")[0]["x"].tolist() == [(5000 - 1) / 2]
+    assert data.train[0]["x"].tolist() == [1]
+
+
+def test_statistics_of_a_saved_run_take_the_place_of_the_training_sets() -> None:
+    saved = DataContainer(datasets(), transforms=[normalize()])
+    assert saved.train[1]["x"].tolist() == [1]
+    later = DataContainer({"test": datasets()["test"]}, transforms=[normalize()])
+    later.load_state_dict(saved.state_dict())
+    assert torch.equal(later.get_dataset("test")[1]["x"], saved.get_dataset("test")[1]["x"])
+    assert later.inverse("x", torch.tensor([[1.0]])).tolist() == [[3]]
+
+
+def test_loading_statistics_changes_data_sets_that_were_seen_already() -> None:
+    data = DataContainer(datasets(), transforms=[normalize()])
+    assert data.train[1]["x"].tolist() == [1]
+    data.load_state_dict({"transforms/0/x/shift": torch.zeros(1), "transforms/0/x/scale": torch.ones(1)})
+    assert data.train[1]["x"].tolist() == [3]
+
+
+def test_a_transform_without_training_set_and_statistics_is_an_error() -> None:
+    data = DataContainer({"test": datasets()["test"]}, transforms=[normalize()])
+    with pytest.raises(DataError, match="'normalize' learns from the training set, and there is none"):
+        data.get_dataset("test")
+
+
+def test_custom_collators_serve_training_and_evaluation() -> None:
+    def doubled(samples: Any) -> dict[str, torch.Tensor]:
+        return {"x": 2 * torch.stack([sample["x"] for sample in samples])}
+
+    data = DataContainer(datasets(), collators={"train": doubled, "test": doubled})
+    request = data.sampler_config("test", every_n_epochs=1)
+    training, evaluation = data.build_loader([request], batch_size=2, end_update=1)
+    assert sorted(training.batch["x"].flatten().tolist()) == [2, 6]
+    assert evaluation.batch["x"].flatten().tolist() == [10000, 18000]
+
+
+def test_order_depends_on_the_seed_and_on_nothing_before() -> None:
+    held = {"train": InMemoryDataset({"x": torch.arange(64)})}
+
+    def order(seed: int) -> list[int]:
+        loader = DataContainer(held, seed=seed).build_loader(batch_size=64, end_update=1)
+        return next(iter(loader)).batch["x"].tolist()
+
+    first = order(1)
+    torch.rand(3)
+    assert order(1) == first
+    assert order(2) != first
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "pinned"),
+    [(None, "cpu", False), (None, "cuda", True), (False, "cuda", False), (True, "cpu", True)],
+)
+def test_memory_is_pinned_for_cuda_unless_told_otherwise(
+    asked: bool | None, device: str, pinned: bool
+) -> None:
+    data = DataContainer(datasets(), pin_memory=asked)
+    assert data.build_loader(batch_size=1, device=torch.device(device)).pin_memory is pinned

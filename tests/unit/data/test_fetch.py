@@ -1,0 +1,72 @@
+"""How a batch is loaded: the fast way where it gives the same, else sample by sample."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from noether.data.collate import collate
+from noether.data.dataset import Dataset, InMemoryDataset
+from noether.data.fetch import fetch_of
+
+
+class Noisy(Dataset):
+    """Draws from all three generators."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        noise = torch.tensor([random.random(), float(np.random.rand()), float(torch.rand(()))])
+        return {"x": index + noise}
+
+
+class Broken(Dataset):
+    deterministic = True
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if index == 2:
+            raise ValueError("bad record")
+        return {"x": torch.ones(1)}
+
+
+def state() -> tuple[object, ...]:
+    kind, keys, *rest = np.random.get_state()
+    return random.getstate(), kind, keys.tobytes(), *rest, torch.get_rng_state().numpy().tobytes()
+
+
+def test_a_sample_is_the_same_in_every_batch() -> None:
+    fetch = fetch_of(Noisy(), seed=1)
+    together = fetch(torch.tensor([4, 1]), 3)["x"]
+    assert torch.equal(fetch(torch.tensor([1]), 3)["x"][0], together[1])
+
+
+def test_a_sample_differs_between_epochs_and_seeds() -> None:
+    sample = fetch_of(Noisy(), seed=1)(torch.tensor([1]), 3)["x"]
+    assert (sample != fetch_of(Noisy(), seed=1)(torch.tensor([1]), 4)["x"]).all()
+    assert (sample != fetch_of(Noisy(), seed=2)(torch.tensor([1]), 3)["x"]).all()
+
+
+def test_loading_leaves_the_generators_of_the_process_alone() -> None:
+    before = state()
+    fetch_of(Noisy(), seed=1)(torch.tensor([0, 1, 2]), 0)
+    assert state() == before
+
+
+def test_a_custom_collator_gets_the_samples() -> None:
+    dataset = InMemoryDataset({"x": torch.arange(4.0)})
+    fetch = fetch_of(dataset, 0, lambda samples: {"sum": sum(collate(samples)["x"]).view(1)})
+    assert fetch(torch.tensor([1, 2]), 0)["sum"].tolist() == [3]
+
+
+def test_an_error_names_the_sample() -> None:
+    for deterministic in (True, False):
+        dataset = Broken()
+        dataset.deterministic = deterministic
+        with pytest.raises(ValueError, match="bad record") as caught:
+            fetch_of(dataset, seed=0)(torch.tensor([0, 2]), 0)
+        assert caught.value.__notes__ == ["while loading sample 2 of Broken"]

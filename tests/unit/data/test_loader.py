@@ -1,0 +1,83 @@
+"""The same batches from this process and from workers."""
+
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from noether.data.container import DataContainer
+from noether.data.dataset import Dataset, InMemoryDataset
+from noether.data.loader import TrainingLoader
+from noether.errors import DataError
+
+
+class Augmented(Dataset):
+    """Draws from all three generators for each sample; sample 13 is damaged where asked for."""
+
+    def __init__(self, damaged: bool = False) -> None:
+        super().__init__()
+        self.damaged = damaged
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if self.damaged and index == 13:
+            raise DataError("record 13 is damaged", hint="remove it")
+        return {
+            "index": torch.tensor(index),
+            "x": torch.tensor([random.random(), np.random.rand()]) + torch.rand(2),
+        }
+
+
+def loader(num_workers: int, **options: bool) -> TrainingLoader:
+    test = InMemoryDataset({"x": torch.arange(10.0)})
+    data = DataContainer({"train": Augmented(**options), "test": test}, num_workers=num_workers, seed=4)
+    request = data.sampler_config("test", every_n_updates=3)
+    return data.build_loader([request], batch_size=4, effective_batch_size=8, start_update=2, end_update=8)
+
+
+def generator_states() -> tuple[object, ...]:
+    return random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().tolist()
+
+
+def test_two_workers_give_the_batches_of_none_and_training_generators_do_not_move() -> None:
+    before = generator_states()
+    alone, shared = list(loader(0)), list(loader(2))
+    assert generator_states() == before
+    assert len(alone) == len(shared) == 6 * 2 + 2 * 3
+    assert len({one.tag for one in alone}) == 2
+    for one, other in zip(alone, shared, strict=True):
+        assert one.position == other.position
+        assert one.batch.keys() == other.batch.keys()
+        assert all(torch.equal(one.batch[name], other.batch[name]) for name in one.batch)
+
+
+def test_error_in_a_worker_keeps_its_message_and_names_the_sample() -> None:
+    with pytest.raises(DataError, match=r"(?s)record 13 is damaged.*while loading sample 13 of Augmented"):
+        list(loader(1, damaged=True))
+
+
+def test_it_is_a_data_loader_and_travels_to_spawned_workers() -> None:
+    data = DataContainer({"train": InMemoryDataset({"x": torch.arange(8)})})
+    built = data.build_loader(batch_size=4, end_update=1)
+    assert isinstance(built, torch.utils.data.DataLoader)
+    request = next(iter(built.sampler))
+    restored = pickle.loads(pickle.dumps(built.dataset))
+    assert torch.equal(restored[request].batch["x"], built.dataset[request].batch["x"])
+
+
+def test_iterating_again_starts_again() -> None:
+    built = loader(0)
+    first, second = next(iter(built)), next(iter(built))
+    assert torch.equal(first.batch["x"], second.batch["x"])
+
+
+@pytest.mark.slow
+def test_spawned_workers_give_the_same_batches() -> None:
+    data = DataContainer({"train": InMemoryDataset({"x": torch.arange(8)})})
+    here = data.build_loader(batch_size=4, end_update=3)
+    spawned = TrainingLoader(here.dataset, here.sampler, num_workers=1, multiprocessing_context="spawn")  # type: ignore[arg-type]  # torch forgets the types
+    assert [one.batch["x"].tolist() for one in spawned] == [one.batch["x"].tolist() for one in here]

@@ -1,0 +1,67 @@
+"""A part of a data set: its first samples, some of its properties."""
+
+import pytest
+import torch
+
+from noether.data.dataset import AnyDataset, Dataset, InMemoryDataset, length_of
+from noether.data.fetch import fetch_of
+from noether.data.subset import subset
+from noether.data.whole import first_sample
+from noether.errors import DataError
+
+
+class Streamed(Dataset):
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"x": torch.tensor(index), "y": torch.rand(())}
+
+
+class Gathered(Streamed):
+    deterministic = True
+
+    def __getitems__(self, indices: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"x": indices, "y": -indices}
+
+
+def all_kinds() -> list[AnyDataset]:
+    return [InMemoryDataset({"x": torch.arange(5), "y": torch.rand(5)}), Streamed(), Gathered()]
+
+
+@pytest.mark.parametrize("dataset", all_kinds())
+def test_first_samples_with_the_properties_asked_for(dataset: AnyDataset) -> None:
+    part = subset(dataset, properties={"x"}, max_size=3)
+    assert length_of(part) == 3
+    assert {name: value.tolist() for name, value in fetch_of(part, 0)(torch.arange(3), 0).items()} == {
+        "x": [0, 1, 2]
+    }
+    assert {name: value.tolist() for name, value in part[2].items()} == {"x": 2}
+
+
+@pytest.mark.parametrize("dataset", all_kinds())
+def test_nothing_asked_for_gives_the_data_set_itself(dataset: AnyDataset) -> None:
+    assert subset(dataset) is dataset
+    assert subset(dataset, max_size=99) is dataset
+
+
+@pytest.mark.parametrize("dataset", all_kinds())
+def test_an_unknown_property_is_named(dataset: AnyDataset) -> None:
+    with pytest.raises(DataError, match=r"no property 'X', only x, y\. Did you mean 'x'"):
+        subset(dataset, properties=["X"])
+
+
+def test_a_part_keeps_the_order_of_properties() -> None:
+    dataset = InMemoryDataset({name: torch.ones(2) for name in "dbca"})
+    assert list(subset(dataset, properties={"a", "b", "c"})[0]) == ["b", "c", "a"]
+
+
+def test_first_look_does_not_move_the_generators() -> None:
+    before = torch.get_rng_state()
+    assert torch.equal(first_sample(Streamed())["y"], first_sample(Streamed())["y"])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_empty_data_set_has_no_first_sample() -> None:
+    with pytest.raises(DataError, match="has no samples"):
+        first_sample(InMemoryDataset({"x": torch.empty(0)}))

@@ -1,0 +1,61 @@
+import tomllib
+
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
+
+from noether.spec.limits import MAX_DEPTH, depth_of, excess
+
+DOTS = ".".join("a" * 50)
+BRACKETS = "[" * 50
+
+
+@pytest.mark.parametrize("filling", [DOTS, BRACKETS])
+@pytest.mark.parametrize(
+    "template",
+    ['a = "{}"', "a = '{}'", 'a = """\n{}\n"""', "a = '''\n{}'''", "# {}\na = 1", '"{}" = 1', 'a = "\\"{}"'],
+)
+def test_what_stands_in_strings_and_comments_does_not_count(template: str, filling: str):
+    text = template.format(filling)
+    tomllib.loads(text)
+    assert excess(text) is None
+
+
+@pytest.mark.parametrize("text", ['a = """x"""""\n', "a = '''x'''''\n", 'a = "\\\\"\n', 'a = """\\""""\n'])
+def test_the_end_of_a_string_is_found(text: str):
+    tomllib.loads(text)
+    assert excess(text + DOTS + " = 1") is not None
+
+
+def test_the_limit_itself_is_allowed():
+    assert excess(".".join("a" * MAX_DEPTH) + " = 1") is None
+    assert excess("a = " + "[" * MAX_DEPTH + "]" * MAX_DEPTH) is None
+
+
+def test_spaces_around_dots_do_not_hide_a_long_key():
+    assert excess(" . ".join("a" * 40) + " = 1") is not None
+
+
+def test_the_offset_is_where_the_limit_is_passed():
+    text = "seed = 1\n" + DOTS + " = 1"
+    found = excess(text)
+    assert found is not None
+    assert found[1] == len("seed = 1\n") + 2 * MAX_DEPTH - 1
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=5),
+        st.recursive(st.text() | st.floats() | st.booleans(), st.lists, max_leaves=5),
+        max_size=5,
+    )
+)
+def test_a_document_within_the_limits_passes(document):
+    assert excess(tomli_w.dumps(document)) is None
+
+
+def test_an_endless_structure_has_a_depth_beyond_the_limit():
+    endless: list = []
+    endless.append(endless)
+    assert depth_of(endless) > MAX_DEPTH

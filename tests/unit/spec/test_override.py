@@ -1,0 +1,136 @@
+import re
+import string
+
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
+
+from noether.errors import SpecError
+from noether.spec.override import ItemId, parse_override
+
+VALUES = {
+    "5": 5,
+    "1e-3": 0.001,
+    "-2": -2,
+    "true": True,
+    '"true"': "true",
+    "inf": float("inf"),
+    "[1, 2]": [1, 2],
+    "{kind = 'a', b = 1}": {"kind": "a", "b": 1},
+    "cuda:1": "cuda:1",
+    "a=b": "a=b",
+    "/data/set": "/data/set",
+    "truely": "truely",
+    "info": "info",
+    '""': "",
+}
+
+
+@pytest.mark.parametrize(("text", "value"), VALUES.items())
+def test_a_value_is_toml_and_a_bare_word_is_a_string(text: str, value: object):
+    assert parse_override(f"a.b={text}").value == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        '"open',
+        "[1, 2",
+        "{a = 1",
+        "1.2.3",
+        "-runs",
+        "+x",
+        "2024-runs",
+        "'a'b",
+        "true false",
+        "nan-loss",
+        "1\nb = 2",
+        "{a}",
+    ],
+)
+def test_a_value_that_begins_like_toml_and_is_none_is_refused(value: str):
+    with pytest.raises(SpecError, match="quote a string"):
+        parse_override(f"a={value}")
+
+
+PATHS = {
+    "seed": ("seed",),
+    "trainer.max_epochs": ("trainer", "max_epochs"),
+    'expect."loss/test/total".max': ("expect", "loss/test/total", "max"),
+    "expect.'a=b'": ("expect", "a=b"),
+    'a."x.y[z]=1"': ("a", "x.y[z]=1"),
+    r'a."q\"=\""': ("a", 'q"="'),
+    "trainer.callbacks[ema].every_n_epochs": ("trainer", "callbacks", ItemId("ema"), "every_n_epochs"),
+    "callbacks[a=b]": ("callbacks", ItemId("a=b")),
+    "trainer.callbacks.0.id": ("trainer", "callbacks", "0", "id"),
+    " seed ": ("seed",),
+    r'"a\\"': ("a\\",),
+    r"'a\'": ("a\\",),
+}
+
+
+@pytest.mark.parametrize(("path", "parts"), PATHS.items())
+def test_a_path_is_keys_indices_and_ids(path: str, parts: tuple):
+    override = parse_override(f"{path}=1")
+    assert (override.path, override.value) == (parts, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed", "expected path=value"),
+        ("a[b=1", "expected path=value"),
+        ('a."b=1', "expected path=value"),
+        ("=1", "expected a key at character 1 of the path, it ends"),
+        ("a.=1", "expected a key at character 3 of the path, it ends"),
+        ("a..b=1", 'expected a key at character 3 of the path, found "."'),
+        ("a b=1", 'expected a key at character 2 of the path, found " "'),
+        ("trainer.callbacks+={}", 'found "+"'),
+        (r'"\q"=1', "is no key"),
+        ("a=", "no value"),
+        ("a=" + "[" * 50 + "]" * 50, "nested more than 32 deep"),
+    ],
+)
+def test_a_malformed_override_is_refused(text: str, message: str):
+    with pytest.raises(SpecError, match=re.escape(message)):
+        parse_override(text)
+
+
+KEYS = st.text(string.ascii_letters + "_-" + string.digits, min_size=1) | st.text(
+    st.characters(exclude_categories=["Cs"]), min_size=0
+)
+SCALARS = st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text()
+TREES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def _toml_key(key: str) -> str:
+    return tomli_w.dumps({key: 0}).rpartition(" = 0")[0]
+
+
+def _toml_value(value: object) -> str:
+    """Return a value on one line, tables inline, with the library's own quoting."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml_key(key)} = {_toml_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
+    return tomli_w.dumps({"v": value}).removeprefix("v = ").removesuffix("\n")
+
+
+@given(st.lists(KEYS, min_size=1, max_size=5), TREES)
+def test_any_path_and_any_value_come_back(keys: list[str], value: object):
+    override = parse_override(".".join(map(_toml_key, keys)) + "=" + _toml_value(value))
+    assert override.path == tuple(keys)
+    assert override.value == value
+
+
+@given(st.text())
+def test_any_text_is_an_override_or_a_spec_error(text: str):
+    try:
+        parse_override(text)
+    except SpecError as error:
+        assert "override" in error.message

@@ -1,0 +1,115 @@
+import copy
+import re
+
+import pytest
+
+from noether.errors import SpecError
+from noether.kernel.registry import Entry, Registry, use_registry
+from noether.spec.override import parse_override
+from noether.spec.overriding import apply_override
+
+DOCUMENT = {
+    "seed": 1,
+    "trainer": {
+        "loss_fn": "l1",
+        "callbacks": [
+            {"kind": "ema", "every_n_epochs": 1},
+            {"kind": "ema", "every_n_epochs": 2},
+            {"id": "val", "kind": "offline-loss", "eval_callbacks": [{"kind": "offline-loss"}]},
+            {"kind": "my.code.GradNormCallback"},
+            {"kind": "LearningRateCallback"},
+        ],
+    },
+    "trackers": [{"kind": "mlflow"}],
+    "model": {
+        "kind": "mlp",
+        "hidden": [1, 2],
+        "optimizer": {"kind": "AdamW", "lr": 0.1, "betas": [0.9, 0.99]},
+    },
+}
+
+
+@pytest.fixture
+def document(request) -> dict:
+    names = {"ema": "EmaCallback", "offline-loss": "OfflineLossCallback", "lr": "LearningRateCallback"}
+    entries = [
+        Entry("callback", name, f"somewhere:{target}", "noether-train", "1") for name, target in names.items()
+    ]
+    entries.append(Entry("tracker", "mlflow", "somewhere:MlflowTracker", "noether-train", "1"))
+    with use_registry(Registry(entries)):
+        yield copy.deepcopy(DOCUMENT)
+
+
+def _apply(document: dict, text: str) -> dict:
+    apply_override(document, parse_override(text))
+    return document
+
+
+def test_a_value_is_replaced(document: dict):
+    assert _apply(document, "seed=2")["seed"] == 2
+
+
+def test_missing_tables_are_made(document: dict):
+    assert _apply(document, 'expect."a/b".max=1')["expect"] == {"a/b": {"max": 1}}
+
+
+@pytest.mark.parametrize(
+    ("item", "index"), [("ema", 0), ("ema-2", 1), ("val", 2), ("grad-norm", 3), ("lr", 4)]
+)
+def test_an_item_is_found_by_its_id_or_its_default_id(document: dict, item: str, index: int):
+    _apply(document, f"trainer.callbacks[{item}].batch_size=7")
+    assert [callback.get("batch_size") == 7 for callback in document["trainer"]["callbacks"]].index(
+        True
+    ) == index
+
+
+def test_a_nested_item_is_found_by_its_id(document: dict):
+    _apply(document, "trainer.callbacks[val].eval_callbacks[offline-loss].dataset_key=test")
+    assert document["trainer"]["callbacks"][2]["eval_callbacks"] == [
+        {"kind": "offline-loss", "dataset_key": "test"}
+    ]
+
+
+def test_other_arrays_of_tables_are_addressed_by_kind_too(document: dict):
+    assert _apply(document, "trackers[mlflow].required=true")["trackers"][0]["required"] is True
+
+
+def test_an_item_is_found_by_its_index(document: dict):
+    assert _apply(document, "model.hidden.1=9")["model"]["hidden"] == [1, 9]
+
+
+def test_a_list_is_replaced(document: dict):
+    assert _apply(document, "model.hidden=[9]")["model"]["hidden"] == [9]
+
+
+def test_a_table_with_a_kind_replaces_what_is_there(document: dict):
+    _apply(document, "model.optimizer={kind='SGD', lr=1.0}")
+    assert document["model"]["optimizer"] == {"kind": "SGD", "lr": 1.0}
+
+
+def test_a_table_without_a_kind_merges_into_what_is_there(document: dict):
+    _apply(document, "model={optimizer={lr=1.0}}")
+    assert document["model"] == {
+        "kind": "mlp",
+        "hidden": [1, 2],
+        "optimizer": {"kind": "AdamW", "lr": 1.0, "betas": [0.9, 0.99]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed.x=1", "seed is the integer 1, not a table"),
+        ("trainer.loss_fn.delta=1", 'trainer.loss_fn={kind="l1", …}'),
+        ("trainer.callbacks.9.id=x", "trainer.callbacks has 5 items, so there is no trainer.callbacks.9"),
+        ("trainer.callbacks[vall].id=x", "has no item with id \"vall\". Did you mean 'val'?"),
+        ("trainer.callbacks[vall].id=x", "it has ema, ema-2, val, grad-norm, lr"),
+        ("trainer.callbacks.ema.id=x", "pick an item: trainer.callbacks[ema] or trainer.callbacks.0"),
+        ("trainer[x]=1", "trainer is a table and has no items to pick by id"),
+        ("trainer.nothing[x].y=1", "trainer.nothing has no items"),
+        ("model.hidden.x=1", 'is a list, and "x" is no index'),
+    ],
+)
+def test_a_place_that_does_not_exist_is_refused_with_what_does(document: dict, text: str, message: str):
+    with pytest.raises(SpecError, match=re.escape(message)):
+        _apply(document, text)
