@@ -60,8 +60,7 @@ def build_data(
         seed=seed,
         transforms=[build_transform(config, seed=seed) for config in transforms],
         own_transforms={
-            key: [build_transform(own, seed=seed) for own in config.transforms]
-            for key, config in datasets.items()
+            key: [build_transform(own, seed=seed) for own in config.transforms] for key, config in datasets.items()
         },
     )
 

@@ -37,9 +37,7 @@ def _stack(name: str, samples: Sequence[Mapping[str, Any]]) -> Tensor:
         return torch.stack([_tensor(sample[name]) for sample in samples])
     except KeyError:
         lacking = next(sample for sample in samples if name not in sample)
-        raise DataError(
-            f"one sample of the batch has no property {name!r}; it has {', '.join(lacking)}"
-        ) from None
+        raise DataError(f"one sample of the batch has no property {name!r}; it has {', '.join(lacking)}") from None
     except (RuntimeError, TypeError, ValueError) as error:
         raise DataError(_not_stackable(name, [sample[name] for sample in samples], error)) from error
 

@@ -41,9 +41,7 @@ class Dataset(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     def __len__(self) -> int:
         """Return the number of samples."""
-        raise NotImplementedError(
-            f"{type(self).__name__} defines no __len__; a data set has to know its size"
-        )
+        raise NotImplementedError(f"{type(self).__name__} defines no __len__; a data set has to know its size")
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """Return one sample: properties by name, without a batch dimension."""
@@ -63,9 +61,7 @@ class InMemoryDataset(Dataset):
 
     deterministic = True
 
-    def __init__(
-        self, properties: Mapping[str, Tensor], dataset_config: DatasetBaseConfig | None = None
-    ) -> None:
+    def __init__(self, properties: Mapping[str, Tensor], dataset_config: DatasetBaseConfig | None = None) -> None:
         super().__init__(dataset_config)
         lengths = {name: len(tensor) if tensor.ndim else None for name, tensor in properties.items()}
         if len(set(lengths.values())) != 1 or None in lengths.values():
@@ -83,9 +79,11 @@ class InMemoryDataset(Dataset):
 
     def __getitems__(self, indices: list[int] | Tensor) -> Batch:
         """Return the batch of the samples at `indices`."""
-        if not isinstance(indices, Tensor):
-            indices = torch.tensor(indices, dtype=torch.int64)
-        return {name: tensor.index_select(0, indices) for name, tensor in self.properties.items()}
+        chosen = torch.tensor(indices, dtype=torch.int64) if isinstance(indices, list) else indices
+        batch = {}
+        for name in self.properties:  # a comprehension would be two calls more, at every update
+            batch[name] = self.properties[name].index_select(0, chosen)
+        return batch
 
 
 class GatheringDataset(Protocol):

@@ -64,7 +64,7 @@ def _samples(dataset: AnyDataset, indices: list[int], key: int | None = None) ->
     try:
         for index in indices:
             if key is not None:
-                seed_sample(key)
+                seed_sample(mix(key, index))
             samples.append(dataset[index])
     except Exception as error:
         error.add_note(f"while loading sample {index} of {type(dataset).__name__}")

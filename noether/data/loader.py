@@ -71,9 +71,21 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
 
     def __iter__(self) -> Iterator[TaggedBatch]:  # type: ignore[override]  # torch promises its own
         if self.num_workers:
-            return super().__iter__()
+            return _without_torchs_frames(super().__iter__())
         batches = map(self.dataset.__getitem__, self.sampler)
         return map(_pinned, batches) if self.pin_memory else batches
+
+
+def _without_torchs_frames(batches: Iterator[TaggedBatch]) -> Iterator[TaggedBatch]:
+    """Yield all batches; an error forgets the frames of torch's iterator, its message has those of the worker.
+
+    They hold the iterator in a reference cycle, whose collection closes the queues before the workers are told to
+    stop, and then waits five seconds for them.
+    """
+    try:
+        yield from batches
+    except Exception as error:
+        raise error.with_traceback(None) from None
 
 
 def _pinned(tagged: TaggedBatch) -> TaggedBatch:

@@ -79,9 +79,7 @@ class PreparedDatasets:
         """
         for prefix, transform in self._named().items():
             start = f"{prefix}/"
-            part = {
-                name.removeprefix(start): value for name, value in state.items() if name.startswith(start)
-            }
+            part = {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
             if part or transform.state_dict() or not transform.fitted:
                 transform.load_state_dict(part)
         self._prepared.clear()

@@ -28,9 +28,7 @@ def split_indices(n: int, fractions: Mapping[str, float], seed: int) -> dict[str
         DataError: A fraction lies outside 0 … 1, or the fractions do not add up to 1.
     """
     if any(not 0 <= share <= 1 for share in fractions.values()) or abs(sum(fractions.values()) - 1) > 1e-9:
-        raise DataError(
-            f"the fractions of a split lie between 0 and 1 and add up to 1, found {dict(fractions)}"
-        )
+        raise DataError(f"the fractions of a split lie between 0 and 1 and add up to 1, found {dict(fractions)}")
     order = permutation(n, mix(seed, _SPLIT), 0)
     parts, start, covered = {}, 0, 0.0
     for place, (name, share) in enumerate(fractions.items(), start=1):

@@ -49,9 +49,7 @@ class Subset(Dataset):
 class BatchSubset(Subset):
     """A subset of a data set that gathers whole batches."""
 
-    def __init__(
-        self, dataset: AnyDataset, whole: GatheringDataset, size: int, names: tuple[str, ...] | None
-    ) -> None:
+    def __init__(self, dataset: AnyDataset, whole: GatheringDataset, size: int, names: tuple[str, ...] | None) -> None:
         super().__init__(dataset, size, names)
         self.whole = whole
 

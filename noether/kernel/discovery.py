@@ -66,9 +66,7 @@ class Discovery:
             self._report(function, f"{hook} has no argument '{name}'.{meant} It offers {', '.join(offered)}.")
         return None if binding.unknown else binding
 
-    def _add(
-        self, hook: str, function: Callable[..., Any], binding: Binding, options: dict[str, Any]
-    ) -> None:
+    def _add(self, hook: str, function: Callable[..., Any], binding: Binding, options: dict[str, Any]) -> None:
         flags = {flag: bool(options.get(flag)) for flag in ("tryfirst", "trylast", "wrapper", "hookwrapper")}
         wraps = flags["wrapper"] or flags["hookwrapper"]
         if wraps != inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
@@ -78,16 +76,12 @@ class Discovery:
         if is_when_due(function) and not wraps:
             next_due = getattr(self.participant.instance, "next_due_update", None)
             if next_due is None:
-                self._report(
-                    function, f"{hook} is called only when due, but there is no method next_due_update"
-                )
+                self._report(function, f"{hook} is called only when due, but there is no method next_due_update")
         implementation = Implementation(hook, self.participant, function, binding, **flags, next_due=next_due)
         if hook == PERIODIC and self.participant.is_plugin:
             self._add_periodic(implementation)
         elif hook == PERIODIC and interval_of(function) is not None:
-            self._report(
-                function, "@noether.every is for run plugins; a callback's interval stands in the spec"
-            )
+            self._report(function, "@noether.every is for run plugins; a callback's interval stands in the spec")
         else:
             self.implementations.append(implementation)
 

@@ -32,9 +32,7 @@ def resolve_dotted(kind: str, trust: Trust) -> Any:
     """
     parts = kind.replace(":", ".").split(".")
     if not all(part.isidentifier() and not part.startswith("__") for part in parts) or kind.count(":") > 1:
-        raise PluginError(
-            f"kind '{kind}' is no dotted path of Python names", hint="write package.module.Class"
-        )
+        raise PluginError(f"kind '{kind}' is no dotted path of Python names", hint="write package.module.Class")
     trust.require(parts[0], kind)
     module, attributes = _import_prefix(kind, parts)
     found: Any = module
@@ -64,9 +62,7 @@ def _submodules(package: object) -> Iterator[str]:
 def _step(holder: Any, attribute: str, kind: str, trust: Trust) -> Any:
     """Take one attribute of a module or a class that is trusted."""
     if not inspect.ismodule(holder) and not inspect.isclass(holder):
-        raise PluginError(
-            f"kind '{kind}': '{attribute}' follows something that is neither a module nor a class"
-        )
+        raise PluginError(f"kind '{kind}': '{attribute}' follows something that is neither a module nor a class")
     if not trust.covers(_top(holder)):
         raise _outside(kind, holder)
     try:

@@ -25,11 +25,7 @@ def every(
     Raises:
         PluginError: Not exactly one interval is given, or it is no whole number of at least 1.
     """
-    given = [
-        (unit, n)
-        for unit, n in (("epochs", epochs), ("updates", updates), ("samples", samples))
-        if n is not None
-    ]
+    given = [(unit, n) for unit, n in (("epochs", epochs), ("updates", updates), ("samples", samples)) if n is not None]
     if len(given) != 1:
         raise PluginError(
             f"@noether.every takes exactly one interval, found {len(given)}", hint="@noether.every(epochs=1)"

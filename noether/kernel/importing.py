@@ -40,10 +40,7 @@ def explained(what: str, importer: Callable[[], _Imported]) -> _Imported:
         return importer()
     except PluginError:
         raise
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # a module that calls sys.exit() must not end the command in silence
+    except (Exception, SystemExit) as error:  # a module that calls sys.exit() must not end the command
         message = f"cannot import {what}: {type(error).__name__}: {error}{_place(error)}"
         raise PluginError(message, hint=_hint(error)) from error
 

@@ -45,7 +45,8 @@ def by_object(entries: Iterable[Entry], found: object) -> list[Entry]:
 
     def names_it(entry: Entry) -> bool:
         module, _, attribute = entry.target.partition(":")
-        return getattr(sys.modules.get(module), attribute or "__name__", None) is found
+        imported = sys.modules.get(module)
+        return (getattr(imported, attribute, None) if attribute else imported) is found
 
     return _built_in_first(filter(names_it, entries))
 

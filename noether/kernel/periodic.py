@@ -41,9 +41,7 @@ class PeriodicPlugin:
 
     def next_due_update(self, counter: UpdateCounter) -> int:
         """Return the first update after the current one at which the interval fires."""
-        return self._intervals.next_due_update(
-            counter.update, counter.updates_per_epoch, counter.effective_batch_size
-        )
+        return self._intervals.next_due_update(counter.update, counter.updates_per_epoch, counter.effective_batch_size)
 
     def _call_if_fired(
         self, hook: Literal["update", "epoch"], update_counter: UpdateCounter, arguments: dict[str, Any]

@@ -23,9 +23,7 @@ Timers = MutableMapping[tuple[str, str], list[float]]
 """Number of calls and seconds by (hook, id of the participant)."""
 
 
-def compile_plan(
-    hook: str, implementations: Sequence[Implementation], timers: Timers | None = None
-) -> HookCall:
+def compile_plan(hook: str, implementations: Sequence[Implementation], timers: Timers | None = None) -> HookCall:
     """Return a function that calls the implementations of a hook one after the other.
 
     Args:

@@ -24,7 +24,7 @@ def check_role(role: Role, kind: str, found: Any) -> None:
     else:
         problem = None
     if problem is not None:
-        raise PluginError(f"{role.name} kind '{kind}' {problem}", hint=_where_it_fits(role, found))
+        raise PluginError(f"{role.name} kind '{kind}' {problem}", hint=_where_it_fits(found))
 
 
 def _class_problem(role: Role, base: str, found: Any) -> str | None:
@@ -58,13 +58,13 @@ def _described(found: Any) -> str:
     return f"the {what} {name}" if name else f"an object of {type(found).__qualname__}"
 
 
-def _where_it_fits(wanted: Role, found: Any) -> str | None:
-    """Return which other role the object has; bases that nobody imported cannot be its bases."""
+def _where_it_fits(found: Any) -> str | None:
+    """Return which role the object has instead; bases that nobody imported cannot be its bases."""
     if not inspect.isclass(found):
         return None
     for role in ROLES.values():
         module, _, attribute = (role.base or ":").partition(":")
         base = getattr(sys.modules.get(module), attribute, None)
-        if role is not wanted and inspect.isclass(base) and issubclass(found, base):
+        if inspect.isclass(base) and issubclass(found, base):
             return f"this is {role.noun}; it belongs in {role.hint}"
     return None

@@ -16,9 +16,7 @@ def installed_entries() -> tuple[Entry, ...]:
     Looked up once per process: a scan reads a file of every installed distribution.
     """
     points = entry_points()
-    read = cache(
-        _name_and_version
-    )  # it parses the distribution's metadata, and we register a hundred entries
+    read = cache(_name_and_version)  # it parses the distribution's metadata, and we register a hundred entries
     found = {
         Entry(role.name, point.name, point.value.partition("[")[0].strip(), *read(point.dist))
         for group, role in GROUPS.items()

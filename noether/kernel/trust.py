@@ -55,12 +55,10 @@ class Trust:
 
     def is_project(self, top: str) -> bool:
         """Whether `top` is the project's own code rather than something installed or trusted by name."""
-        return self._project_root(top) is not None
+        return top not in self._packages and self._project_root(top) is not None
 
     def _project_root(self, top: str) -> Path | None:
         """Return the project folder from which `import top` would really load it, or None."""
-        if top in self._packages:
-            return None
         for folder in self._folders:
             spec = PathFinder.find_spec(top, [str(folder)])
             if spec is not None and _lies_in(spec, folder) and self._is_effective(top, spec):

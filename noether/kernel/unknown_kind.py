@@ -40,9 +40,7 @@ def _unknown_qualified(role: Role, kind: str, entries: Sequence[Entry]) -> Plugi
         )
     known = sorted(entry.qualified for entry in owned if entry.role == role.name)
     message = f"unknown {role.name} kind '{kind}': {owned[0].origin} has no such {role.name}."
-    return PluginError(
-        f"{message}{did_you_mean(kind, known)}{_listed(kind, known)}", hint=_list_command(role)
-    )
+    return PluginError(f"{message}{did_you_mean(kind, known)}{_listed(kind, known)}", hint=_list_command(role))
 
 
 def _listed(kind: str, known: Sequence[str]) -> str:

@@ -67,7 +67,5 @@ def _lists_in(
 
 def _triggers(item_class: type[BaseModel] | None) -> bool:
     return (
-        item_class is not None
-        and issubclass(item_class, CallBackBaseConfig)
-        and not item_class.children_need_interval
+        item_class is not None and issubclass(item_class, CallBackBaseConfig) and not item_class.children_need_interval
     )

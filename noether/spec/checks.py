@@ -57,32 +57,22 @@ def _repeated_ids(callbacks: CallbackList) -> Iterator[Problem]:
             continue
         path = (*callbacks.path, index, "id")
         if not ID.fullmatch(name):
-            yield Problem(
-                path, f"found {described(name)}, expected lower-case letters, digits, '.', '_' and '-'"
-            )
+            yield Problem(path, f"found {described(name)}, expected lower-case letters, digits, '.', '_' and '-'")
         elif name in first:
             other = toml_path((*callbacks.path, first[name]))
             yield Problem(path, f"the id {quoted(name)} is taken by {other}", "ids are unique")
         first.setdefault(name, index)
 
 
-def _dataset_key(
-    item: dict[str, Any], path: tuple[str | int, ...], datasets: dict[str, Any]
-) -> Iterator[Problem]:
+def _dataset_key(item: dict[str, Any], path: tuple[str | int, ...], datasets: dict[str, Any]) -> Iterator[Problem]:
     key = item.get("dataset_key")
     if isinstance(key, str) and key not in datasets:
         known = f"there is {', '.join(datasets)}" if datasets else "the spec has no [datasets]"
-        yield Problem(
-            (*path, "dataset_key"), f"no data set {quoted(key)}.{did_you_mean(key, datasets)}", known
-        )
+        yield Problem((*path, "dataset_key"), f"no data set {quoted(key)}.{did_you_mean(key, datasets)}", known)
 
 
 def _training_set(trainer: Any, datasets: dict[str, Any]) -> Iterator[Problem]:
-    if (
-        not isinstance(trainer, dict)
-        or "train" in datasets
-        or any(trainer.get(limit) == 0 for limit in _LIMITS)
-    ):
+    if not isinstance(trainer, dict) or "train" in datasets or any(trainer.get(limit) == 0 for limit in _LIMITS):
         return
     misspelt = nearest("train", datasets)
     hint = f"rename {misspelt!r} to 'train'" if misspelt else "add it, or set max_epochs = 0 to only evaluate"

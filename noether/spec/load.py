@@ -89,8 +89,7 @@ def _read(source: str | Path | Mapping[str, Any]) -> tuple[str, dict[str, Any], 
 
 def _overrides(arguments: Sequence[str], values: Mapping[str, Any]) -> list[Override]:
     from_python = [
-        Override(path, parse_path(path, path), plain({"value": value}).get("value"))
-        for path, value in values.items()
+        Override(path, parse_path(path, path), plain({"value": value}).get("value")) for path, value in values.items()
     ]
     return [*map(parse_override, arguments), *from_python]
 

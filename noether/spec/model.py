@@ -22,15 +22,9 @@ class SpecTable(BaseModel):
 class LoaderTable(SpecTable):
     """`[loader]`: how samples reach the trainer."""
 
-    num_workers: int = Field(
-        0, ge=0, description="Worker processes that load samples; 0 loads in the run's own."
-    )
-    prefetch_factor: int | None = Field(
-        None, ge=1, description="Batches that each worker prepares in advance."
-    )
-    pin_memory: bool | None = Field(
-        None, description="Load into page-locked memory; on with CUDA if left out."
-    )
+    num_workers: int = Field(0, ge=0, description="Worker processes that load samples; 0 loads in the run's own.")
+    prefetch_factor: int | None = Field(None, ge=1, description="Batches that each worker prepares in advance.")
+    pin_memory: bool | None = Field(None, description="Load into page-locked memory; on with CUDA if left out.")
 
 
 class PluginsTable(SpecTable):
@@ -50,9 +44,7 @@ class Expectation(SpecTable):
 
     min: float | None = Field(None, allow_inf_nan=False, description="The metric is at least this.")
     max: float | None = Field(None, allow_inf_nan=False, description="The metric is at most this.")
-    equals: float | None = Field(
-        None, allow_inf_nan=False, description="The metric is this, within `tolerance`."
-    )
+    equals: float | None = Field(None, allow_inf_nan=False, description="The metric is this, within `tolerance`.")
     tolerance: float | None = Field(
         None, ge=0, allow_inf_nan=False, description="How far from `equals` the metric may be; 0 if left out."
     )
@@ -73,13 +65,9 @@ class RunSpec(SpecTable):
 
     spec: Literal[1] = Field(1, description="Version of the format.")
     name: str = Field(description="Name of the run; its run ids begin with it. The file's name if left out.")
-    seed: int = Field(
-        0, ge=0, description="Decides everything random: weights, order of samples, augmentation."
-    )
+    seed: int = Field(0, ge=0, description="Decides everything random: weights, order of samples, augmentation.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
-    output: str = Field(
-        "runs", description="Folder that holds one folder a run, relative to the working folder."
-    )
+    output: str = Field("runs", description="Folder that holds one folder a run, relative to the working folder.")
     threads: int | None = Field(None, ge=1, description="CPU threads of PyTorch; its own choice if left out.")
     deterministic: bool = Field(False, description="Use only operations that give the same bits every time.")
     matmul_precision: Literal["highest", "high", "medium"] | None = Field(
@@ -98,9 +86,7 @@ class RunSpec(SpecTable):
         None, description="Where metrics go beside the run folder; MLflow with its defaults if left out."
     )
     plugins: PluginsTable = Field(default_factory=PluginsTable, description="Which run plugins take part.")
-    checkpoints: CheckpointsTable = Field(
-        default_factory=CheckpointsTable, description="Which checkpoints stay."
-    )
+    checkpoints: CheckpointsTable = Field(default_factory=CheckpointsTable, description="Which checkpoints stay.")
     expect: dict[str, Expectation] = Field(
         default_factory=dict,
         description="Bounds on final metrics by metric key; the run fails where one breaks.",

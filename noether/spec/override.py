@@ -12,9 +12,7 @@ from noether.spec.document import parse_toml
 from noether.spec.problem import quoted
 
 _KEY = re.compile(r"""[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*'""")
-_UP_TO_EQUALS = re.compile(
-    r"""((?:"(?:[^"\\]|\\.)*+"|'[^']*+'|\[[^\]]*+\]|[^"'\[=])*+)=""", re.DOTALL
-)
+_UP_TO_EQUALS = re.compile(r"""((?:"(?:[^"\\]|\\.)*+"|'[^']*+'|\[[^\]]*+\]|[^"'\[=])*+)=""", re.DOTALL)
 _ITEM = re.compile(r"\[([^\[\]]*)\]")
 _BEGINS_LIKE_TOML = re.compile(r"""["'\[{0-9+-]|(?:true|false|inf|nan)\b""")
 
@@ -64,9 +62,7 @@ def split_assignment(text: str) -> tuple[str, str]:
     """
     path = _UP_TO_EQUALS.match(text)
     if path is None:
-        raise SpecError(
-            f"override {quoted(text)}: expected path=value", hint="for example -s trainer.max_epochs=5"
-        )
+        raise SpecError(f"override {quoted(text)}: expected path=value", hint="for example -s trainer.max_epochs=5")
     return path.group(1).strip(), text[path.end() :].strip()
 
 

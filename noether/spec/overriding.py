@@ -61,9 +61,7 @@ def _locate(holder: Any, part: Part, walked: _Path, override: Override) -> str |
     if isinstance(holder, dict):
         raise _wrong(override, f"{toml_path(walked)} is a table and has no items to pick by id")
     bare = toml_path(walked)
-    hint = (
-        f"to give it options: -s '{bare}={{kind={quoted(holder)}, …}}'" if isinstance(holder, str) else None
-    )
+    hint = f"to give it options: -s '{bare}={{kind={quoted(holder)}, …}}'" if isinstance(holder, str) else None
     raise _wrong(override, f"{bare} is {described(holder)}, not a table", hint)
 
 
@@ -73,9 +71,7 @@ def _by_id(items: list[Any], part: Any, walked: _Path, override: Override) -> in
         return ids.index(part.id)
     known = f"it has {', '.join(ids)}" if ids else "it is empty"
     place = toml_path(walked)
-    raise _wrong(
-        override, f"{place} has no item with id {quoted(part.id)}.{did_you_mean(part.id, ids)}", known
-    )
+    raise _wrong(override, f"{place} has no item with id {quoted(part.id)}.{did_you_mean(part.id, ids)}", known)
 
 
 def _by_index(items: list[Any], part: Any, walked: _Path, override: Override) -> int:

@@ -49,9 +49,7 @@ class InvalidSpecError(SpecError):
 
 def toml_path(path: Sequence[str | int]) -> str:
     """Return a path as TOML writes dotted keys, indices as numbers: `trainer.callbacks.1.every_n_epochs`."""
-    return ".".join(
-        str(part) if isinstance(part, int) or _BARE_KEY.fullmatch(part) else quoted(part) for part in path
-    )
+    return ".".join(str(part) if isinstance(part, int) or _BARE_KEY.fullmatch(part) else quoted(part) for part in path)
 
 
 def quoted(text: str, limit: int = 60) -> str:

@@ -107,9 +107,7 @@ def _unknown_key(path: _Path, document: Any, root: type[BaseModel]) -> Problem:
     if owner is None:
         return Problem(path, "unknown key")
     allowed = list(owner.model_fields)
-    return Problem(
-        path, f"unknown key.{did_you_mean(str(path[-1]), allowed)}", f"allowed here: {', '.join(allowed)}"
-    )
+    return Problem(path, f"unknown key.{did_you_mean(str(path[-1]), allowed)}", f"allowed here: {', '.join(allowed)}")
 
 
 def _missing_hint(path: _Path, owner: Any) -> str | None:

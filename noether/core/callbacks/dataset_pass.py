@@ -27,9 +27,7 @@ class DatasetPass:
         self.batch_size = batch_size
         self.data_time = 0.0
 
-    def collect(
-        self, data_iter: Iterator[TaggedBatch], model: torch.nn.Module, process: Callable[..., Any]
-    ) -> Any:
+    def collect(self, data_iter: Iterator[TaggedBatch], model: torch.nn.Module, process: Callable[..., Any]) -> Any:
         """Run `process(batch, trainer_model=model)` on every batch and put the results together.
 
         The model is in evaluation mode meanwhile, and in its former mode afterwards, also after an error.

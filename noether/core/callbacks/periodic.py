@@ -58,7 +58,14 @@ class PeriodicCallback(CallbackBase):
         name: str | None = None,
     ) -> None:
         super().__init__(
-            trainer, model, data_container, tracker, log_writer, checkpoint_writer, metric_property_provider, name
+            trainer,
+            model,
+            data_container,
+            tracker,
+            log_writer,
+            checkpoint_writer,
+            metric_property_provider,
+            name,
         )
         self.callback_config = callback_config
         self.every_n_epochs = callback_config.every_n_epochs
@@ -72,9 +79,7 @@ class PeriodicCallback(CallbackBase):
         return Intervals(self.every_n_epochs, self.every_n_updates, self.every_n_samples)
 
     @inherited_no_op
-    def periodic_callback(
-        self, *, interval_type: IntervalType, update_counter: UpdateCounter, **kwargs: Any
-    ) -> None:
+    def periodic_callback(self, *, interval_type: IntervalType, update_counter: UpdateCounter, **kwargs: Any) -> None:
         """Act: the interval named by `interval_type` has fired ("eval": evaluation outside of any schedule)."""
 
     @inherited_no_op
@@ -213,7 +218,7 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
     ) -> None:
         """Use what all batches returned, put together."""
 
-    def periodic_callback(
+    def periodic_callback(  # type: ignore[override]  # documented so: the loop always passes these
         self,
         *,
         interval_type: IntervalType,

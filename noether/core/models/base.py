@@ -33,9 +33,7 @@ class ModelBase(nn.Module):
         self.optimizer: ModelOptimizer | None = None
 
     @classmethod
-    def infer_sizes(
-        cls, model_config: Any, inputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
-    ) -> Any:
+    def infer_sizes(cls, model_config: Any, inputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Any:
         """Return `model_config` with the sizes that the spec left out, taken from the first training sample.
 
         Args:
@@ -91,7 +89,8 @@ class ModelBase(nn.Module):
         config = self.model_config.optimizer if self.model_config else None
         if config is None:
             raise SpecError(
-                f"the model '{self.name}' has no optimizer", hint='add `optimizer = { kind = "AdamW", lr = 1e-3 }` to [model]'
+                f"the model '{self.name}' has no optimizer",
+                hint='add `optimizer = { kind = "AdamW", lr = 1e-3 }` to [model]',
             )
         self.optimizer = build_optimizer(
             config,

@@ -33,6 +33,7 @@ def build_model(config: ModelBaseConfig, device: torch.device) -> ModelBase:
         SpecError: The class refuses its arguments.
     """
     target = component_of(config).target
+    model: ModelBase
     try:
         if issubclass(target, ModelBase):
             model = target(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 
@@ -17,13 +18,16 @@ from noether.errors import SpecError
 class CNNConfig(ModelBaseConfig):
     """Settings of the `cnn` model."""
 
-    channels: list[int] = Field([32, 64], description="Channels of the 3x3 convolutions; all but the first halve the image.")
+    channels: list[int] = Field(
+        [32, 64], description="Channels of the 3x3 convolutions; all but the first halve the image."
+    )
     hidden: int = Field(128, ge=1, description="Width of the layer between the pooled image and the outputs.")
     activation: Activation = Field("relu", description="Nonlinearity after each layer.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Probability of dropping a unit before the outputs.")
     in_channels: int | None = Field(None, ge=1, description="Channels of the image; unset: from the first sample.")
     out_features: dict[str, int | list[int]] | None = Field(
-        None, description="Shape of each field's output; unset: that of its target in the first training sample."
+        None,
+        description="Shape of each field's output; unset: that of its target in the first training sample.",
     )
 
 
@@ -41,9 +45,14 @@ class CNN(ModelBase):
         activation = ACTIVATIONS[model_config.activation]
         widths = [model_config.in_channels, *model_config.channels]
         layers: list[nn.Module] = []
-        for index, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        for index, (before, after) in enumerate(itertools.pairwise(widths)):
             layers += [nn.Conv2d(before, after, 3, stride=1 if index == 0 else 2, padding=1), activation()]
-        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], model_config.hidden), activation()]
+        layers += [
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(widths[-1], model_config.hidden),
+            activation(),
+        ]
         if model_config.dropout:
             layers.append(nn.Dropout(model_config.dropout))
         self.body = nn.Sequential(*layers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Literal
@@ -28,11 +29,17 @@ class MLPConfig(ModelBaseConfig):
     hidden: list[int] = Field([128, 128], description="Widths of the hidden layers.")
     activation: Activation = Field("gelu", description="Nonlinearity after each hidden layer.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Probability of dropping a hidden unit.")
+    octaves: int = Field(
+        0,
+        ge=0,
+        description="Also feed sine and cosine of the inputs at this many doubling frequencies; for coordinates.",
+    )
     in_features: dict[str, int] | None = Field(
         None, description="Numbers in each forward property; unset: from the first training sample."
     )
     out_features: dict[str, int | list[int]] | None = Field(
-        None, description="Shape of each field's output; unset: that of its target in the first training sample."
+        None,
+        description="Shape of each field's output; unset: that of its target in the first training sample.",
     )
 
 
@@ -53,9 +60,13 @@ class MLP(ModelBase):
             for field, shape in model_config.out_features.items()
         }
         self.sizes = [math.prod(shape) for shape in self.shapes.values()]
-        widths = [sum(model_config.in_features.values()), *model_config.hidden]
+        self.only_input = self.inputs[0] if len(self.inputs) == 1 else None
+        self.only_field = next(iter(self.shapes)) if len(self.shapes) == 1 else None
+        self.octaves = model_config.octaves
+        num_inputs = sum(model_config.in_features.values()) * (1 + 2 * self.octaves)
+        widths = [num_inputs, *model_config.hidden]
         layers: list[nn.Module] = []
-        for width_in, width_out in zip(widths, widths[1:], strict=False):
+        for width_in, width_out in itertools.pairwise(widths):
             layers += [nn.Linear(width_in, width_out), ACTIVATIONS[model_config.activation]()]
             if model_config.dropout:
                 layers.append(nn.Dropout(model_config.dropout))
@@ -74,13 +85,21 @@ class MLP(ModelBase):
 
     def forward(self, **properties: Tensor) -> dict[str, Tensor]:
         """Map properties `(batch, ...)` to fields `(batch, *shape)`."""
-        if len(self.inputs) == 1:
-            flat = properties[self.inputs[0]].flatten(1)
+        if self.only_input is not None:
+            flat = properties[self.only_input]
+            flat = flat if flat.ndim == 2 else flat.flatten(1)
         else:
             flat = torch.cat([properties[name].flatten(1) for name in self.inputs], dim=1)
-        out = self.layers(flat)
-        if len(self.shapes) == 1:
-            ((field, shape),) = self.shapes.items()
-            return {field: out if len(shape) == 1 else out.unflatten(1, shape)}
+        out = self.layers(self._with_octaves(flat) if self.octaves else flat)
+        if self.only_field is not None:
+            shape = self.shapes[self.only_field]
+            return {self.only_field: out if len(shape) == 1 else out.unflatten(1, shape)}
         parts = out.split(self.sizes, dim=1)
-        return {field: part.unflatten(1, shape) for (field, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        return {
+            field: part.unflatten(1, shape) for (field, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
+
+    def _with_octaves(self, flat: Tensor) -> Tensor:
+        """Append `sin(2^k x)` and `cos(2^k x)`, which lets a small network follow fine detail (Tancik et al., 2020)."""
+        scaled = torch.cat([flat * 2**octave for octave in range(self.octaves)], dim=1)
+        return torch.cat([flat, scaled.sin(), scaled.cos()], dim=1)

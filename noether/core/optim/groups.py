@@ -25,7 +25,10 @@ def parameter_groups(
     for decayed in (True, False):
         members = [pair for pair, flag in zip(trainable, decays, strict=True) if flag is decayed]
         if members:
-            group: dict[str, Any] = {"params": [p for _, p in members], "names": [name for name, _ in members]}
+            group: dict[str, Any] = {
+                "params": [p for _, p in members],
+                "names": [name for name, _ in members],
+            }
             if not decayed:
                 group["weight_decay"] = 0.0
             groups.append(group)

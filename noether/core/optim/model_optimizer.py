@@ -53,6 +53,7 @@ class ModelOptimizer:
         self.clip_grad_value = clip_grad_value
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.last_grad_norm: torch.Tensor | None = None
+        self.zero_grad = optimizer.zero_grad  # releases the gradients; torch sets them to None by default
         self.clips = clip_grad_norm is not None or clip_grad_value is not None
 
     @property
@@ -80,10 +81,6 @@ class ModelOptimizer:
             self.torch_optimizer.step()
         else:
             grad_scaler.step(self.torch_optimizer)
-
-    def zero_grad(self) -> None:
-        """Release all gradients."""
-        self.torch_optimizer.zero_grad(set_to_none=True)
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
         """Return the state as flat tensors named `<parameter name>/<entry>`, for a checkpoint."""

@@ -28,22 +28,16 @@ class CallBackBaseConfig(_RegistryBase):
     )
     name: str | None = Field(None, description="Name of the callback's class; `kind` says the same.")
     every_n_epochs: int | None = Field(None, ge=1, description="Run every so many epochs.")
-    every_n_updates: int | None = Field(
-        None, ge=1, description="Run every so many updates (optimizer steps)."
-    )
+    every_n_updates: int | None = Field(None, ge=1, description="Run every so many updates (optimizer steps).")
     every_n_samples: int | None = Field(None, ge=1, description="Run every so many training samples.")
-    batch_size: int | None = Field(
-        None, ge=1, description="Batch size of the callback's own passes over data."
-    )
+    batch_size: int | None = Field(None, ge=1, description="Batch size of the callback's own passes over data.")
 
 
 class PeriodicDataIteratorCallbackConfig(CallBackBaseConfig):
     """What a callback that goes through a data set can be told beside its interval."""
 
     dataset_key: str | None = Field(None, description="Which of the spec's data sets to go through.")
-    max_size: int | None = Field(
-        None, ge=1, description="Go through at most so many samples; all if left out."
-    )
+    max_size: int | None = Field(None, ge=1, description="Go through at most so many samples; all if left out.")
     properties: list[str] | None = Field(
         None, description="Properties of a sample to load; all that the trainer uses if left out."
     )

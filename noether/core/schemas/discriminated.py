@@ -19,6 +19,7 @@ from noether.core.schemas.config_class import config_class_of
 from noether.core.schemas.registry_base import _RegistryBase
 from noether.errors import PluginError
 from noether.kernel.registry import Component, active_registry
+from noether.kernel.roles import ROLES
 
 
 class Discriminated:
@@ -42,9 +43,7 @@ class Discriminated:
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], CoreSchema]) -> CoreSchema:
         return core_schema.with_info_plain_validator_function(self._validate)
 
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return {"type": ["object", "string"], "x-noether-role": self.role}
 
     def config_class(self, kind: str) -> type[_RegistryBase]:
@@ -87,8 +86,8 @@ class Discriminated:
             return config
         raise PydanticCustomError(
             "component_type",
-            "expected the config of a {role}, found {found}",
-            {"role": self.role, "found": type(config).__name__},
+            "expected the config of {role}, found {found}",
+            {"role": ROLES[self.role].noun, "found": type(config).__name__},
         )
 
 
@@ -103,8 +102,6 @@ def _unknown_kind(error: PluginError) -> PydanticCustomError:
     return PydanticCustomError("unknown_kind", "{message}", {"message": error.message, "hint": error.hint})
 
 
-def _error_at(
-    where: tuple[str, ...], kind_of_error: str | PydanticCustomError, found: Any
-) -> ValidationError:
+def _error_at(where: tuple[str, ...], kind_of_error: str | PydanticCustomError, found: Any) -> ValidationError:
     details = InitErrorDetails(type=kind_of_error, loc=where, input=found)
     return ValidationError.from_exception_data("component", [details])

@@ -22,9 +22,7 @@ class _RegistryBase(BaseModel):
     path_fields: ClassVar[tuple[str, ...]] = ()
     """Fields that hold input paths; a spec's are relative to its file and made absolute when it is loaded."""
 
-    kind: str = Field(
-        "", description="What to use: a short name, a qualified one (x/name), or a dotted path."
-    )
+    kind: str = Field("", description="What to use: a short name, a qualified one (x/name), or a dotted path.")
 
     _component: Component | None = PrivateAttr(None)
 

@@ -137,9 +137,7 @@ def _clash(target: Callable[..., Any], base: type[_RegistryBase], name: str) -> 
     )
 
 
-def _restored(
-    target: Callable[..., Any], base: type[_RegistryBase], state: dict[str, Any]
-) -> SignatureConfig:
+def _restored(target: Callable[..., Any], base: type[_RegistryBase], state: dict[str, Any]) -> SignatureConfig:
     config_class = config_from_signature(target, base)
     config = config_class.__new__(config_class)
     config.__setstate__(state)

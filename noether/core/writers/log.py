@@ -51,6 +51,8 @@ class LogWriter:
         self._prefix = ""
         self._round: dict[str, float | Tensor] = {}
         self._nonscalars: dict[str, Any] = {}
+        self.has_round = False
+        """Whether something was added since the last line; an attribute, because the loop asks at every update."""
         self._printed: dict[str, tuple[logging.Logger, str]] = {}
 
     @property
@@ -82,6 +84,7 @@ class LogWriter:
         if self._prefix:
             key = self._prefix + key
         self._round[key] = value if type(value) is float else own_scalar(key, value)
+        self.has_round = True
         if logger is not None:
             self._printed[key] = (logger, format_str or ".6g")
 
@@ -98,6 +101,7 @@ class LogWriter:
         if not isinstance(key, str) or not key:
             raise TrainingError(f"the key of a non-scalar must be a non-empty string, found {key!r}")
         self._nonscalars[self._prefix + key] = own_nonscalar(key, value)
+        self.has_round = True
 
     @contextmanager
     def prefixed(self, prefix: str) -> Iterator[None]:
@@ -128,18 +132,13 @@ class LogWriter:
         """Return all metrics of this round below the prefix; waits for the device where tensors are there."""
         return {key: self.current(key) for key in self.keys()}
 
-    @property
-    def has_round(self) -> bool:
-        """Whether something was added since the last line."""
-        return bool(self._round or self._nonscalars)
-
     def flush(self, update_counter: Progress) -> None:
         """End the round: write its line and start an empty one. Writes nothing where nothing was added.
 
         Raises:
             StorageError: If the disk is full or refuses; the round is kept.
         """
-        if not self._round and not self._nonscalars:
+        if not self.has_round:
             return
         read_scalars(self._round)
         metrics: dict[str, float] = self._round  # type: ignore[assignment]  # no tensors are left
@@ -155,6 +154,7 @@ class LogWriter:
         """Forget this round, because it was interrupted and will be repeated."""
         self._round = {}
         self._nonscalars = {}
+        self.has_round = False
         self._printed = {}
 
     def state_dict(self) -> dict[str, int]:

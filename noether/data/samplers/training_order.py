@@ -21,8 +21,7 @@ def updates_per_epoch(samples: int, effective_batch_size: int) -> int:
     """
     if samples < effective_batch_size:
         raise DataError(
-            f"the training set has {samples} samples, "
-            f"fewer than one effective batch of {effective_batch_size}",
+            f"the training set has {samples} samples, fewer than one effective batch of {effective_batch_size}",
             hint=f"set effective_batch_size to at most {samples}",
         )
     return samples // effective_batch_size

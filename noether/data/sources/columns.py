@@ -30,15 +30,9 @@ def read_columns(path: Path, names: Collection[str] | None) -> Columns:
         raise DataError(f"{path}: unknown format; a data file ends in {', '.join(_READERS)}")
     if not path.is_file():
         found = "is no file" if path.exists() else "does not exist"
-        near = (
-            sorted(other.name for other in path.parent.glob(f"*{path.suffix}"))
-            if path.parent.is_dir()
-            else []
-        )
+        near = sorted(other.name for other in path.parent.glob(f"*{path.suffix}")) if path.parent.is_dir() else []
         beside = f"; beside it are {', '.join(near[:10])}" if near else ""
-        raise DataError(
-            f"{path} {found}{beside}", hint="paths in a spec are relative to the spec's own folder"
-        )
+        raise DataError(f"{path} {found}{beside}", hint="paths in a spec are relative to the spec's own folder")
     return reader(path, names)
 
 
@@ -48,9 +42,7 @@ def _read_npz(path: Path, names: Collection[str] | None) -> Columns:
             archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path} holds a single array without a name, not an .npz archive")
-            return {
-                name: _from_numpy(path, name, archive[name]) for name in _checked(path, names, archive.files)
-            }
+            return {name: _from_numpy(path, name, archive[name]) for name in _checked(path, names, archive.files)}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise _unreadable(path, error) from error
 
@@ -79,9 +71,7 @@ def _read_parquet(path: Path, names: Collection[str] | None) -> Columns:
         raise _unreadable(path, error) from error
     for name in present:
         if table[name].null_count:
-            raise DataError(
-                f"{path}: column {name!r} lacks {table[name].null_count} of its {len(table)} values"
-            )
+            raise DataError(f"{path}: column {name!r} lacks {table[name].null_count} of its {len(table)} values")
     return {name: _from_numpy(path, name, table[name].to_numpy()) for name in present}
 
 

@@ -42,18 +42,14 @@ class DigitsDataset(InMemoryDataset):
     def __init__(self, dataset_config: DigitsConfig, *, seed: int = 0) -> None:
         images, labels = _read()
         split_seed = seed if dataset_config.split_seed is None else dataset_config.split_seed
-        indices = train_test_indices(
-            len(labels), dataset_config.split, dataset_config.test_fraction, split_seed
-        )
+        indices = train_test_indices(len(labels), dataset_config.split, dataset_config.test_fraction, split_seed)
         super().__init__({"image": images[indices], "label_target": labels[indices]}, dataset_config)
 
 
 def _read() -> tuple[torch.Tensor, torch.Tensor]:
     package = find_spec("sklearn")
     if package is None or package.origin is None:
-        raise DataError(
-            "the digits come with scikit-learn, which is not installed", hint="pip install scikit-learn"
-        )
+        raise DataError("the digits come with scikit-learn, which is not installed", hint="pip install scikit-learn")
     table = torch.from_numpy(_table(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"))
     images = (table[:, :64] / 16).to(torch.float32).view(-1, 1, 8, 8)  # 16 is the brightest
     return images, table[:, 64].to(torch.int64)

@@ -27,12 +27,8 @@ class FileConfig(DatasetBaseConfig):
         description="Properties by name: one array or column as it is (`label = 'class'`), or several of one "
         "number a sample side by side (`velocity = ['u', 'v']`). Without it every array is a property.",
     )
-    split: Literal["train", "test"] | None = Field(
-        None, description="Part of a random split; all samples without."
-    )
-    test_fraction: float = Field(
-        0.2, gt=0, lt=1, description="Share of the samples that is held out as `test`."
-    )
+    split: Literal["train", "test"] | None = Field(None, description="Part of a random split; all samples without.")
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="Share of the samples that is held out as `test`.")
     split_seed: int | None = Field(None, description="Seed of the split; without it the seed of the run.")
 
 
@@ -57,9 +53,7 @@ class FileDataset(InMemoryDataset):
         length = _common_length(path, tensors)
         if dataset_config.split is not None:
             split_seed = seed if dataset_config.split_seed is None else dataset_config.split_seed
-            indices = train_test_indices(
-                length, dataset_config.split, dataset_config.test_fraction, split_seed
-            )
+            indices = train_test_indices(length, dataset_config.split, dataset_config.test_fraction, split_seed)
             tensors = {name: tensor[indices] for name, tensor in tensors.items()}
         super().__init__({name: _plain(tensor) for name, tensor in tensors.items()}, dataset_config)
 

@@ -34,9 +34,7 @@ class Transform:
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Return the transformed sample."""
-        raise NotImplementedError(
-            f"{type(self).__name__} defines no __call__, which maps a sample to a sample"
-        )
+        raise NotImplementedError(f"{type(self).__name__} defines no __call__, which maps a sample to a sample")
 
     @property
     def fitted(self) -> bool:

@@ -19,6 +19,8 @@ from noether.errors import DataError
 
 _COMPONENT_DIM = {"component": -1, "channel": 0, "property": None}
 
+_SMALLEST_SCALE = torch.finfo(torch.float32).tiny  # float32 cannot divide by less
+
 
 class NormalizeConfig(TransformBaseConfig):
     """Which properties to normalise, and how."""
@@ -83,7 +85,7 @@ class Normalize(Transform):
             shift, scale = values.mean, values.deviation
         else:
             shift, scale = values.minimum, values.maximum - values.minimum
-        scale = torch.where(values.constant | (scale == 0), 1.0, scale)
+        scale = torch.where(values.constant | (scale < _SMALLEST_SCALE), 1.0, scale)
         if self.per == "channel" and shift.ndim:
             trailing = (1,) * (values.sample_dims - 1)  # so that channels line up in samples and in batches
             return shift.view(-1, *trailing), scale.view(-1, *trailing)
@@ -113,10 +115,8 @@ class Normalize(Transform):
     def _operands(self, name: str, tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return tensor, shift and scale, in float32 at least: half precision cannot hold a shift."""
         if not self.fitted:
-            raise DataError(
-                f"the statistics of {name!r} are not known yet: fit the transform, or load its state"
-            )
-        value = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+            raise DataError(f"the statistics of {name!r} are not known yet: fit the transform, or load its state")
+        value = tensor.to(tensor.dtype)
         return value, self._shift[name].to(value), self._scale[name].to(value)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -141,9 +141,7 @@ def _floats(name: str, batch: Mapping[str, Tensor]) -> Tensor:
     if name not in batch:
         raise _lacking(name, batch)
     if not batch[name].is_floating_point():
-        raise DataError(
-            f"cannot normalise {name!r}: it holds {batch[name].dtype}, not floating-point numbers"
-        )
+        raise DataError(f"cannot normalise {name!r}: it holds {batch[name].dtype}, not floating-point numbers")
     return batch[name]
 
 

@@ -15,7 +15,10 @@ from noether.core.writers.checkpoint import StepState
 
 
 def capture_step(
-    model: ModelBase, counter: UpdateCounter, trainer_state: Mapping[str, Any], data_state: Mapping[str, Tensor]
+    model: ModelBase,
+    counter: UpdateCounter,
+    trainer_state: Mapping[str, Any],
+    data_state: Mapping[str, Tensor],
 ) -> StepState:
     """Return everything that a checkpoint holds, taken at one moment.
 
@@ -50,12 +53,13 @@ def capture_rng() -> dict[str, Any]:
     import numpy as np
 
     version, numbers, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    legacy: Any = np.random.get_state(legacy=True)
+    kind, keys, position, has_gauss, cached = legacy
     state: dict[str, Any] = {
         "python": [version, list(numbers), gauss],
         "numpy": [kind, keys.tolist(), position, has_gauss, cached],
         "torch": torch.get_rng_state().numpy().tobytes().hex(),
     }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available():
         state["cuda"] = [generator.numpy().tobytes().hex() for generator in torch.cuda.get_rng_state_all()]
     return state

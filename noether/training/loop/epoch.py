@@ -7,7 +7,6 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from noether.core.models.base import ModelBase
 from noether.data.samplers.interval import TRAINING
@@ -56,12 +55,14 @@ class TrainingLoop:
     def run(self) -> None:
         """Train; on return the counter stands at the last completed update, its boundary committed."""
         trainer, rounds, counter = self.trainer, self.rounds, self.trainer.update_counter
-        log_writer, checkpoint_writer, guard = trainer.log_writer, trainer.checkpoint_writer, trainer.finite_guard
+        log_writer, checkpoint_writer = trainer.log_writer, trainer.checkpoint_writer
+        guard, signals = trainer.finite_guard, trainer.signals
         samples, updates_per_epoch = counter.effective_batch_size, counter.updates_per_epoch
-        while counter.update < counter.end_update and trainer.stop_reason is None:
+        steps, end_update = trainer.accumulation_steps, counter.end_update
+        while counter.update < end_update and trainer.stop_reason is None:
             if self.is_scheduled:
                 self.model.optimizer_schedule_step(counter.update)
-            times = self._accumulate(trainer.accumulation_steps)
+            times = self._accumulate(steps)
             counter.sample += samples
             counter.update += 1
             if counter.update % updates_per_epoch == 0:
@@ -74,28 +75,29 @@ class TrainingLoop:
                 rounds.after_update()
             if log_writer.has_round or checkpoint_writer.pending is not None:
                 rounds.commit()
-            trainer.look_for_signals()
+            if signals.received is not None:
+                trainer.request_stop(signals.name)
 
     def _accumulate(self, steps: int) -> dict[str, float]:
-        """Do the accumulation steps of one update; return the seconds of its parts, if anybody wants them."""
+        """Do the accumulation steps of one update; return the seconds of its parts, if anybody wants them.
+
+        Loops stand where comprehensions would read better: a comprehension is a call, and this runs at every update.
+        """
         trainer, track_step, seconds = self.trainer, self.track_step, {"data_time": 0.0}
         for step in range(steps):
             started = perf_counter()
-            batch = self._next_batch()
-            loaded = perf_counter()
+            tag, _, batch = next(self.stream)
+            while tag != TRAINING:  # what a consumer did not read of its pass
+                tag, _, batch = next(self.stream)
+            if self.moves_batches:
+                batch = trainer.to_device(batch)
             losses, outputs, watches = trainer.update(batch, self.dist_model, self.model, steps, step)
-            if self.track_update is not None:
-                seconds["data_time"] += loaded - started
-                for part, watch in watches.items():
-                    seconds[part] = seconds.get(part, 0.0) + watch.elapsed_seconds
-            if track_step is not None and trainer.finite_guard.loss_is_finite:
-                track_step(trainer.update_counter, batch, losses, outputs, steps, step)
             trainer.last_loss = losses["total"]
+            if self.track_update is not None:
+                seconds["data_time"] += watches["forward_time"].started_at - started
+                for part in watches:
+                    elapsed = watches[part].elapsed_seconds
+                    seconds[part] = seconds[part] + elapsed if step else elapsed
+            if track_step is not None and not trainer.finite_guard.was_skipped:
+                track_step(trainer.update_counter, batch, losses, outputs, steps, step)
         return seconds
-
-    def _next_batch(self) -> dict[str, Tensor]:
-        """Return the next training batch, leaving out what a consumer did not read of its pass."""
-        for tag, _, batch in self.stream:
-            if tag == TRAINING:
-                return self.trainer.to_device(batch) if self.moves_batches else batch
-        raise AssertionError("the data stream ended before the run's limit")

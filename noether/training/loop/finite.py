@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -18,7 +16,16 @@ class FiniteGuard:
         max_in_a_row: Skipped updates in a row after which it gives up nevertheless.
     """
 
-    __slots__ = ("_found", "_one", "in_a_row", "loss_is_finite", "max_in_a_row", "skip", "skipped_updates", "was_skipped")
+    __slots__ = (
+        "_found",
+        "_losses",
+        "_one",
+        "in_a_row",
+        "max_in_a_row",
+        "skip",
+        "skipped_updates",
+        "was_skipped",
+    )
 
     def __init__(self, *, skip: bool, max_in_a_row: int) -> None:
         self.skip = skip
@@ -26,35 +33,38 @@ class FiniteGuard:
         self.in_a_row = 0
         self.skipped_updates = 0
         self.was_skipped = False
-        self.loss_is_finite = True
+        self._losses: list[Tensor] = []
         self._one: Tensor | None = None
         self._found: Tensor | None = None
 
-    def see_loss(self, loss: Tensor, accumulation_step: int) -> None:
-        """Take note of the loss of one accumulation step."""
-        finite = bool(loss.isfinite())
-        self.loss_is_finite = finite if accumulation_step == 0 else self.loss_is_finite and finite
+    def keep(self, loss: Tensor) -> None:
+        """Remember the loss of an accumulation step that is not the last of its update."""
+        self._losses.append(loss)
 
-    def admits(self, gradients: Sequence[Tensor]) -> bool:
-        """Return whether the update may be applied, counting it where it may not."""
-        self.was_skipped = not (self.loss_is_finite and self._all_finite(gradients))
-        if self.was_skipped:
+    def admits(self, loss: Tensor, gradients: list[Tensor]) -> bool:
+        """Return whether the update may be applied, counting it where it may not.
+
+        Looks at everything in one kernel: the one by which torch's GradScaler looks for overflows. Its scale is 1, so
+        that it changes nothing.
+
+        Args:
+            loss: Total loss of the last accumulation step, detached.
+            gradients: All gradients.
+        """
+        if self._found is None or self._one is None:
+            self._one = torch.ones((), device=loss.device)
+            self._found = torch.zeros((), device=loss.device)
+        torch._amp_foreach_non_finite_check_and_unscale_([*gradients, *self._losses, loss], self._found, self._one)
+        self._losses = []
+        if self._found.item():
+            self._found.zero_()
             self.in_a_row += 1
             self.skipped_updates += 1
+            self.was_skipped = True
         else:
             self.in_a_row = 0
+            self.was_skipped = False
         return not self.was_skipped
-
-    def _all_finite(self, gradients: Sequence[Tensor]) -> bool:
-        """Look at all gradients in one kernel: the one by which torch's GradScaler looks for overflows."""
-        if not gradients:
-            return True
-        if self._found is None or self._one is None or self._found.device != gradients[0].device:
-            self._one = torch.ones((), device=gradients[0].device)
-            self._found = torch.zeros((), device=gradients[0].device)
-        self._found.zero_()
-        torch._amp_foreach_non_finite_check_and_unscale_(gradients, self._found, self._one)
-        return not self._found.item()
 
     def raise_if_given_up(self, update: int, last_checkpoint: str | None) -> None:
         """End the run where a skipped update is one too many.

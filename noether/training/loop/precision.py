@@ -35,7 +35,8 @@ class Precision:
         self.dtype = _DTYPES[name]
         if self.dtype is not None and not _supported(self.dtype, device):
             raise SpecError(
-                f"precision = {name!r} is not supported on {device}", hint='use precision = "fp32", or another device'
+                f"precision = {name!r} is not supported on {device}",
+                hint='use precision = "fp32", or another device',
             )
         self.scaler = torch.amp.GradScaler(device.type) if self.dtype is torch.float16 else None
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @torch.no_grad()
 def train(trainer: BaseTrainer, model: ModelBase) -> None:
     """Train from where the trainer stands; every way to end that is not an error commits a checkpoint."""
-    dispatch = _compile(trainer)
+    dispatch = _compile(trainer, model)
     dist_model = trainer.wrap_model(model).train()
     with _closing(trainer), trainer.signals:
         loader = trainer.get_data_loader(iterator_callbacks(trainer.callbacks), trainer.batch_size)
@@ -44,7 +44,7 @@ def train(trainer: BaseTrainer, model: ModelBase) -> None:
 @torch.no_grad()
 def evaluate(trainer: BaseTrainer, model: ModelBase) -> None:
     """Call what evaluates once, on the model as it is."""
-    dispatch = _compile(trainer)
+    dispatch = _compile(trainer, model)
     dist_model = trainer.wrap_model(model).eval()
     with _closing(trainer):
         callbacks = iterator_callbacks(trainer.callbacks)
@@ -60,10 +60,11 @@ def iterator_callbacks(callbacks: Sequence[CallbackBase]) -> list[PeriodicDataIt
     return [callback for callback in family if isinstance(callback, PeriodicDataIteratorCallback)]
 
 
-def _compile(trainer: BaseTrainer) -> Dispatch:
+def _compile(trainer: BaseTrainer, model: ModelBase) -> Dispatch:
     dispatch = compile_dispatch([*participants_of(trainer.callbacks), *trainer.plugins])
     trainer.dispatch = dispatch
     trainer.step.before_optimizer_step = dispatch.before_optimizer_step
+    trainer.step.parameters = [p for optimizer in model.optimizers().values() for p in optimizer.parameters]
     return dispatch
 
 

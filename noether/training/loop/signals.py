@@ -33,6 +33,12 @@ class StopSignals:
         self._numbers = [signal.SIGTERM, signal.SIGINT] if save_on_sigint else [signal.SIGTERM]
         self._former: dict[int, Any] = {}
 
+    @property
+    def name(self) -> str:
+        """The signal that arrived: `SIGTERM`."""
+        assert self.received is not None, "ask for the name of a signal that has arrived"
+        return signal.Signals(self.received).name
+
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
             self._former = {number: signal.signal(number, self._handle) for number in self._numbers}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -241,8 +240,11 @@ class BaseTrainer(ABC):
             TrainingError: The batch lacks a property.
         """
         try:
-            forward = {name: batch[name] for name in self.forward_properties}
-            targets = {name: batch[name] for name in self.target_properties}
+            forward, targets = {}, {}
+            for name in self.forward_properties:
+                forward[name] = batch[name]
+            for name in self.target_properties:
+                targets[name] = batch[name]
         except KeyError as error:
             raise TrainingError(
                 f"a batch has no property {error}, it has {', '.join(map(repr, batch))}",
@@ -350,11 +352,6 @@ class BaseTrainer(ABC):
     def request_stop(self, reason: str) -> None:
         """End training at the next boundary, with a checkpoint."""
         self.stop_reason = self.stop_reason or reason
-
-    def look_for_signals(self) -> None:
-        """Turn a signal that has arrived into a stop."""
-        if self.signals.received is not None:
-            self.request_stop(signal.Signals(self.signals.received).name)
 
     def give_up_if_not_finite(self) -> None:
         """End the run where an update that was not applied is one too many.

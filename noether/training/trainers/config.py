@@ -29,9 +29,7 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
         True, description="Log losses, learning rate, progress, sizes, times and memory without being asked."
     )
     add_trainer_callbacks: bool = Field(True, description="Add the callbacks that the trainer itself brings.")
-    effective_batch_size: int = Field(
-        ge=1, description="Samples in one update, over all ranks and accumulation steps."
-    )
+    effective_batch_size: int = Field(ge=1, description="Samples in one update, over all ranks and accumulation steps.")
     precision: Precision = Field("float32", description="Number format of the forward pass; parameters stay float32.")
     callbacks: list[Annotated[TCallbackConfig, Discriminated(CallBackBaseConfig)]] | None = Field(
         None, description="Callbacks of the run, called in this order."
@@ -43,8 +41,12 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
     log_every_n_updates: int | None = Field(None, ge=1, description="Updates between lines of progress.")
     log_every_n_samples: int | None = Field(None, ge=1, description="Samples between lines of progress.")
     track_every_n_epochs: int | None = Field(None, ge=1, description="Epochs between metrics of the default callbacks.")
-    track_every_n_updates: int | None = Field(None, ge=1, description="Updates between metrics of the default callbacks.")
-    track_every_n_samples: int | None = Field(None, ge=1, description="Samples between metrics of the default callbacks.")
+    track_every_n_updates: int | None = Field(
+        None, ge=1, description="Updates between metrics of the default callbacks."
+    )
+    track_every_n_samples: int | None = Field(
+        None, ge=1, description="Samples between metrics of the default callbacks."
+    )
     max_batch_size: int | None = Field(
         None, ge=1, description="Largest batch of one forward pass on one rank; more is accumulated."
     )
@@ -52,9 +54,7 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
     skip_nan_loss_max_count: int = Field(
         100, ge=1, description="Updates in a row that may be skipped for that before the run gives up."
     )
-    disable_gradient_accumulation: bool = Field(
-        False, description="Refuse to run where accumulation would be needed."
-    )
+    disable_gradient_accumulation: bool = Field(False, description="Refuse to run where accumulation would be needed.")
     save_on_sigint: bool = Field(False, description="Commit a checkpoint on Ctrl-C too, as SIGTERM always does.")
     use_torch_compile: bool = Field(False, description="Compile the model with torch.compile.")
     find_unused_params: bool = Field(False, description="DistributedDataParallel's find_unused_parameters.")

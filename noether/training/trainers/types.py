@@ -35,23 +35,32 @@ class TrainerResult:
             TrainingError: There is no loss in it.
         """
         outputs = None
-        if isinstance(losses, tuple):
-            losses, outputs = losses
-        if isinstance(losses, Tensor):
-            return cls(losses, {"loss": losses}, outputs)
-        if isinstance(losses, list):
-            losses = {f"loss_{index}": loss for index, loss in enumerate(losses)}
-        return cls(_total(losses), losses, outputs)
+        if type(losses) is not dict:  # what named losses return is left as it is, and this runs at every step
+            losses, outputs = _named(losses)
+        total = None
+        for name in losses:
+            part = losses[name]
+            total = part if total is None else total + part
+        if total is None:
+            raise _no_loss(losses)
+        return cls(total, losses, outputs)
 
 
-def _total(losses: Any) -> Tensor:
-    if not isinstance(losses, dict) or not losses:
-        raise TrainingError(
-            f"loss_compute returned {losses!r}",
-            hint="return a tensor, or a list or dict of tensors with at least one in it",
-        )
-    parts = iter(losses.values())
-    total: Tensor = next(parts)
-    for part in parts:
-        total = total + part
-    return total
+def _named(losses: Any) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+    outputs = None
+    if isinstance(losses, tuple):
+        losses, outputs = losses
+    if isinstance(losses, Tensor):
+        return {"loss": losses}, outputs
+    if isinstance(losses, list):
+        return {f"loss_{index}": loss for index, loss in enumerate(losses)}, outputs
+    if isinstance(losses, dict):
+        return losses, outputs
+    raise _no_loss(losses)
+
+
+def _no_loss(losses: Any) -> TrainingError:
+    return TrainingError(
+        f"loss_compute returned {losses!r}",
+        hint="return a tensor, or a list or dict of tensors with at least one in it",
+    )

@@ -20,7 +20,9 @@ from noether.training.trainers.config import BaseTrainerConfig
 class WeightedLossTrainerConfig(BaseTrainerConfig[CallBackBaseConfig]):
     """Settings of the `weighted-loss` trainer."""
 
-    field_weights: dict[str, float] = Field(description="Weight of each field's loss; a field is compared with its target.")
+    field_weights: dict[str, float] = Field(
+        description="Weight of each field's loss; a field is compared with its target."
+    )
     loss_fn: Annotated[Any, Discriminated("loss")] = Field(
         default_factory=lambda: LossBaseConfig(kind="mse"),
         description="Loss of a field: a short name, a dotted path, or a table with options.",
@@ -61,7 +63,7 @@ class WeightedLossTrainer(BaseTrainer):
         Raises:
             TrainingError: A field has no output or no target.
         """
-        if isinstance(forward_output, Tensor):
+        if type(forward_output) is not dict and isinstance(forward_output, Tensor):
             forward_output = {self.loss_items[0][0]: forward_output} if len(self.loss_items) == 1 else {}
         losses = {}
         try:

@@ -36,9 +36,7 @@ def grad_norm(written: Written, **config: Any) -> GradNormCallback:
         "checkpoint_writer",
         "metric_property_provider",
     )
-    return GradNormCallback(
-        GradNormConfig(every_n_updates=1, **config), log_writer=written, **dict.fromkeys(unused)
-    )
+    return GradNormCallback(GradNormConfig(every_n_updates=1, **config), log_writer=written, **dict.fromkeys(unused))
 
 
 def model_with_gradients(*values: float) -> torch.nn.Module:

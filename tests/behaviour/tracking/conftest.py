@@ -13,7 +13,7 @@ import pytest
 
 from noether.core.trackers import RunDescription
 from noether.core.trackers.mlflow import MlflowTracker, MlflowTrackerConfig
-from noether.core.trackers.mlflow.environment import quiet_migrations, set_process_defaults
+from noether.core.trackers.mlflow.environment import quiet_mlflow, set_process_defaults
 from noether.core.trackers.record import MetricRecord
 
 NOLOAD = "The ``noload`` loader strategy is deprecated"
@@ -25,7 +25,7 @@ def migrated_database(tmp_path_factory):
     """A SQLite store that MLflow has set up; that takes seconds, copying it nothing."""
     folder = tmp_path_factory.mktemp("migrated")
     set_process_defaults()
-    with warnings.catch_warnings(), quiet_migrations():
+    with warnings.catch_warnings(), quiet_mlflow():
         warnings.filterwarnings("ignore", message=NOLOAD)
         from mlflow import MlflowClient
 
@@ -88,7 +88,9 @@ def wait_for(address, process, timeout_s=60):
         if process.poll() is not None:
             raise RuntimeError(f"mlflow server ended with {process.returncode}")
         try:
-            with urllib.request.urlopen(f"{address}/health", timeout=2):
+            # The first question that needs the database takes the server long.
+            question = f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
+            with urllib.request.urlopen(question, timeout=timeout_s):
                 return
         except (URLError, OSError):
             time.sleep(0.2)

@@ -3,6 +3,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,16 @@ def test_a_deleted_experiment_says_how_to_restore_it(database, make_tracker, mak
     assert "mlflow experiments restore" in caught.value.hint
 
 
+def test_a_run_whose_creation_was_answered_too_late_is_not_created_twice(database, make_tracker, make_run):
+    tracker = make_tracker()
+    tracker.open(make_run())
+    created, tracker.mlflow_run_id = tracker.mlflow_run_id, None  # as if the answer had been lost
+    tracker.open(make_run())
+    assert tracker.mlflow_run_id == created
+    assert len(tracker.client.search_runs([tracker.experiment_id])) == 1
+    tracker.close("FINISHED", None)
+
+
 def test_a_run_that_was_deleted_meanwhile_is_not_asked_for_again(database, make_tracker, make_run, records):
     tracker = make_tracker()
     tracker.open(make_run())
@@ -159,18 +170,25 @@ def test_before_it_is_open_the_client_says_so(database, make_tracker, records):
         tracker.log_metrics(records)
 
 
-def test_system_metrics_are_recorded_when_asked_for(database, make_tracker, make_run):
+def test_system_metrics_are_recorded_when_asked_for(database, make_tracker, make_run, monkeypatch, capfd):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
     tracker = make_tracker(log_system_metrics=True)
     tracker.open(make_run())
+    end = time.monotonic() + 20
+    while not any(key.startswith("system/") for key in look(tracker).data.metrics):
+        assert time.monotonic() < end, "no system metric came"
+        time.sleep(0.05)
     tracker.close("FINISHED", None)
-    assert any(key.startswith("system/") for key in look(tracker).data.metrics)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_tracking_leaves_the_process_as_it_was(database, make_tracker, make_run, records):
     import mlflow
 
     def state():
-        settings = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_DISABLE")}
+        settings = {
+            name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_DISABLE")
+        }
         generators = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
         return settings, generators, mlflow.get_tracking_uri(), mlflow.active_run()
 

@@ -178,6 +178,16 @@ def test_object_that_cannot_be_compared_or_hashed_takes_part():
     assert dispatch.order("before_training") == ["a", "b"]
 
 
+def test_attributes_that_are_no_functions_are_not_even_looked_at():
+    class Hostile:
+        def __getattr__(self, name):
+            raise RuntimeError("looked at")
+
+    callback = Named("a")
+    callback.data = Hostile()  # type: ignore[attr-defined]  # any attribute
+    assert compile_dispatch([component("a", callback)]).order("before_training") == ["a"]
+
+
 def test_undecorated_function_of_a_plugin_is_no_hook():
     participant = plugin("x", before_training=lambda: "no", after_training=answering("yes"))
     dispatch = compile_dispatch([participant])
@@ -288,10 +298,16 @@ def test_two_participants_cannot_share_an_id():
 
 
 def test_digest_depends_on_order_kinds_and_versions_only():
-    def digest(*names: str, version: str = "0.1.0") -> str:
+    def digest(*names: str, version: str = "0.1.0", kind: str = "k") -> str:
         return compile_dispatch(
-            [Participant(n, n, Named(n), "noether-train", version) for n in names]
+            [Participant(n, kind, Named(n), "noether-train", version) for n in names]
         ).digest()
 
     assert digest("a", "b") == digest("a", "b")
-    assert len({digest("a", "b"), digest("b", "a"), digest("a", "b", version="0.2.0"), digest("a")}) == 4
+    changed = {
+        digest("b", "a"),
+        digest("a", "b", version="0.2.0"),
+        digest("a", "b", kind="other"),
+        digest("a"),
+    }
+    assert len(changed | {digest("a", "b")}) == 5

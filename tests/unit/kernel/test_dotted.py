@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,6 +88,12 @@ def test_trusted_package_is_imported(project: Path):
     assert "acquaintance" in sys.modules
 
 
+def test_package_below_the_project_that_is_trusted_by_name_too_is_found(project: Path):
+    write(project, "doubly_trusted")
+    registry = Registry((), trusted=["doubly_trusted"], project_folders=[project])
+    assert registry.load("loss", "doubly_trusted.my_loss").kind == "doubly_trusted.my_loss"
+
+
 @pytest.mark.parametrize("place", [".", "src"])
 def test_code_of_the_project_is_imported_from_its_folder_or_its_src(project: Path, place: str):
     write(project / place, "project_losses")
@@ -119,6 +126,26 @@ def test_package_outside_of_the_project_is_not_its_own(project: Path):
     write(project / "elsewhere", "outsider")
     registry = Registry((), project_folders=[project / "inside"])
     assert "'outsider' is not trusted" in refused(registry, "outsider.my_loss")
+
+
+def test_link_out_of_the_project_is_not_followed(project: Path):
+    write(project / "elsewhere", "linked")
+    (project / "inside").mkdir()
+    (project / "inside" / "linked.py").symlink_to(project / "elsewhere" / "linked.py")
+    assert "'linked' is not trusted" in refused(
+        Registry((), project_folders=[project / "inside"]), "linked.my_loss"
+    )
+
+
+def test_installed_packages_are_nobodys_project():
+    registry = Registry((), project_folders=[Path(sysconfig.get_path("purelib"))])
+    assert "'sklearn' is not trusted" in refused(registry, "sklearn.metrics.mean_squared_error")
+
+
+def test_project_code_has_no_version_though_a_distribution_has_its_name(project: Path):
+    write(project, "scikit_learn")
+    registry = Registry((), project_folders=[project])
+    assert registry.load("loss", "scikit_learn.my_loss").origin == "project code"
 
 
 def test_package_of_a_plugin_is_trusted(project: Path):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from noether.kernel import hookimpl, hookspecs
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.hookspecs import HOOKS
+from noether.kernel.markers import when_due
 from noether.kernel.participant import Participant
 from noether.kernel.plan import Timers
 
@@ -159,6 +160,27 @@ def test_wrapper_is_called_in_rounds_that_are_not_due():
 
     dispatch = compile_dispatch([Participant("w", "w", Always())])
     assert dispatch.after_update_always is not None
+    assert dispatch.after_update_always(**ARGUMENTS) == ["wrapped"]
+
+
+def test_wrapper_around_due_callbacks_is_called_without_them_in_other_rounds():
+    class Due:
+        @when_due
+        def after_update(self):
+            return "due"
+
+        def next_due_update(self, update_counter):
+            return 1
+
+    class Listing:
+        @hookimpl(wrapper=True)
+        def after_update(self):
+            return ["wrapped", *(yield)]
+
+    dispatch = compile_dispatch([Participant("due", "due", Due()), Participant("w", "w", Listing())])
+    assert dispatch.after_update is not None
+    assert dispatch.after_update_always is not None
+    assert dispatch.after_update(**ARGUMENTS) == ["wrapped", "due"]
     assert dispatch.after_update_always(**ARGUMENTS) == ["wrapped"]
 
 

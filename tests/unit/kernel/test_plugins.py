@@ -43,7 +43,8 @@ def registry() -> Iterator[Registry]:
         "empty": f"{MODULE}:empty",
     }
     entries = [Entry("plugin", name, target, "noether-plugin-x", "1.2") for name, target in names.items()]
-    yield Registry([*entries, Entry("plugin", "absent", "no_such_module", "noether-plugin-y", "0.3")])
+    absent = Entry("plugin", "absent", "no_such_module", "noether-plugin-y", "0.3")
+    yield Registry([*entries, absent], trusted=[__name__.partition(".")[0]])
     del sys.modules[MODULE]
 
 
@@ -57,6 +58,10 @@ def test_module_and_object_are_loaded_in_the_order_of_use(registry: Registry):
 
 def test_plugin_named_twice_is_loaded_once(registry: Registry):
     assert [p.id for p in load_plugins(["hello", "object", "HELLO"], registry)] == ["hello", "object"]
+
+
+def test_dotted_path_of_a_registered_plugin_is_that_plugin(registry: Registry):
+    assert [p.id for p in load_plugins([f"{MODULE}:instance"], registry)] == ["object"]
 
 
 def test_plugin_that_is_not_named_is_not_imported(registry: Registry):

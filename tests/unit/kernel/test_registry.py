@@ -10,13 +10,14 @@ import pytest
 
 from noether.errors import PluginError
 from noether.kernel.registry import Component, Entry, Registry, active_registry, use_registry
+from noether.kernel.scan import installed_entries
 
 TORCH = "noether-train", "0.1.0"
 ENTRIES = (
     Entry("optimizer", "AdamW", "torch.optim:AdamW", *TORCH),
     Entry("optimizer", "SGD", "torch.optim:SGD", *TORCH),
     Entry("loss", "l1", "torch.nn.functional:l1_loss", *TORCH),
-    Entry("model", "linear", "torch.nn:Linear", *TORCH),
+    Entry("model", "straight", "torch.nn:Linear", *TORCH),
     Entry("model", "line", "torch.nn:Linear", *TORCH),
     Entry("optimizer", "sgd", "torch.optim:Adagrad", "noether-plugin-x", "1.2"),
     Entry("optimizer", "fast", "torch.optim:Adam", "noether-plugin-x", "1.2"),
@@ -56,7 +57,7 @@ def test_hyphens_and_underscores_are_the_same(registry: Registry):
 
 
 def test_class_name_is_a_kind_too(registry: Registry):
-    assert registry.find("model", "Linear").name == "linear"
+    assert registry.find("model", "Linear").name == "straight"
     assert registry.find("optimizer", "RAdam").name == "only_x"
 
 
@@ -155,6 +156,21 @@ def test_use_registry_holds_inside_its_block_only(registry: Registry):
 def test_installed_registry_holds_our_entry_points():
     entry = Registry.installed().find("loss", "l1")
     assert (entry.target, entry.is_built_in) == ("torch.nn.functional:l1_loss", True)
+
+
+def test_scan_reads_names_of_distributions_whole_or_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name, metadata in (("whole", "Name: noether-plugin-whole\nVersion: 1.0\n"), ("damaged", "")):
+        folder = tmp_path / f"{name}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(metadata)
+        (folder / "entry_points.txt").write_text(
+            f"[noether.callbacks]\nof-{name} = package_{name}:Class [extra]\n"
+        )
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert [(entry.target, entry.origin) for entry in installed_entries.__wrapped__()] == [
+        ("package_whole:Class", "noether-plugin-whole 1.0"),
+        ("package_damaged:Class", "unknown unknown"),
+    ]
 
 
 def test_listing_and_finding_import_nothing_heavy(tmp_path: Path):

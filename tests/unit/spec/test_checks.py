@@ -24,7 +24,7 @@ NEEDS_ONE = "no interval, expected one of every_n_epochs, every_n_updates, every
         ),
         (
             {"kind": "pass", "every_n_epochs": 1, "dataset_key": "tests"},
-            "trainer.callbacks.0.dataset_key: no data set \"tests\". Did you mean 'test'?\n  help: there is train, test",
+            "trainer.callbacks.0.dataset_key: no data set \"tests\". Did you mean 'test'?",
         ),
         (
             {

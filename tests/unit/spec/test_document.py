@@ -105,9 +105,9 @@ HOSTILE = {
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_file_is_refused_at_once(spec: Path, text: str):
     spec.write_text(text)
-    start = time.perf_counter()
+    start = time.process_time()
     _refusal(spec)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 def test_depth_that_only_the_whole_document_shows_is_refused(spec: Path):

@@ -2,7 +2,7 @@ import tomllib
 
 import pytest
 import tomli_w
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noether.spec.limits import MAX_DEPTH, depth_of, excess
@@ -33,6 +33,11 @@ def test_the_limit_itself_is_allowed():
     assert excess("a = " + "[" * MAX_DEPTH + "]" * MAX_DEPTH) is None
 
 
+@pytest.mark.parametrize("between", ["\n", ", ", "\nb = "])
+def test_dots_of_numbers_do_not_add_up(between: str):
+    assert excess("a = " + between.join(["1.5"] * 50)) is None
+
+
 def test_spaces_around_dots_do_not_hide_a_long_key():
     assert excess(" . ".join("a" * 40) + " = 1") is not None
 
@@ -44,6 +49,7 @@ def test_the_offset_is_where_the_limit_is_passed():
     assert found[1] == len("seed = 1\n") + 2 * MAX_DEPTH - 1
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.text(max_size=5),

@@ -3,7 +3,7 @@ import string
 
 import pytest
 import tomli_w
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noether.errors import SpecError
@@ -121,6 +121,7 @@ def _toml_value(value: object) -> str:
     return tomli_w.dumps({"v": value}).removeprefix("v = ").removesuffix("\n")
 
 
+@settings(deadline=None)
 @given(st.lists(KEYS, min_size=1, max_size=5), TREES)
 def test_any_path_and_any_value_come_back(keys: list[str], value: object):
     override = parse_override(".".join(map(_toml_key, keys)) + "=" + _toml_value(value))
@@ -128,6 +129,7 @@ def test_any_path_and_any_value_come_back(keys: list[str], value: object):
     assert override.value == value
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_an_override_or_a_spec_error(text: str):
     try:

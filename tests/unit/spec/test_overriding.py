@@ -101,7 +101,7 @@ def test_a_table_without_a_kind_merges_into_what_is_there(document: dict):
     [
         ("seed.x=1", "seed is the integer 1, not a table"),
         ("trainer.loss_fn.delta=1", 'trainer.loss_fn={kind="l1", …}'),
-        ("trainer.callbacks.9.id=x", "trainer.callbacks has 5 items, so there is no trainer.callbacks.9"),
+        ("trainer.callbacks.5.id=x", "trainer.callbacks has 5 items, so there is no trainer.callbacks.5"),
         ("trainer.callbacks[vall].id=x", "has no item with id \"vall\". Did you mean 'val'?"),
         ("trainer.callbacks[vall].id=x", "it has ema, ema-2, val, grad-norm, lr"),
         ("trainer.callbacks.ema.id=x", "pick an item: trainer.callbacks[ema] or trainer.callbacks.0"),

@@ -66,9 +66,7 @@ class CheckpointCallback(PeriodicCallback):
                 hint=f"its parts are {', '.join(self.model.submodels)}",
             )
 
-    def periodic_callback(
-        self, *, interval_type: IntervalType, update_counter: UpdateCounter, **kwargs: Any
-    ) -> None:
+    def periodic_callback(self, *, interval_type: IntervalType, update_counter: UpdateCounter, **kwargs: Any) -> None:
         """Ask for a checkpoint of this update."""
         if interval_type != "eval":
             self._save("latest" if self.save_latest_weights or self.save_latest_optim else None)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from noether.core.callbacks.base import CallbackBase
 from noether.core.schemas.callbacks import CallBackBaseConfig
 from noether.core.utils.training.counter import UpdateCounter
+from noether.data.dataset import length_of
 
 
 class DatasetStatsConfig(CallBackBaseConfig):
@@ -29,7 +30,8 @@ class DatasetStatsCallback(CallbackBase):
 
     def before_training(self, *, update_counter: UpdateCounter) -> None:
         """Count and log."""
-        sizes = {key: len(self.data_container.get_dataset(key)) for key in self.data_container.keys()}
+        keys = self.data_container.keys()
+        sizes = {key: length_of(self.data_container.get_dataset(key)) for key in keys}
         self.logger.info("data: %s", ", ".join(f"{key} {size:,} samples" for key, size in sizes.items()))
         for key, size in sizes.items():
             self.writer.add_scalar(f"data/{key}/samples", size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import chain
 from typing import Any
 
 import torch
@@ -26,33 +27,33 @@ class OnlineLossCallback(PeriodicCallback):
 
     def __init__(self, callback_config: CallBackBaseConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
-        self._kept: dict[str, list[Tensor]] = defaultdict(list)
+        self._kept: list[dict[str, Tensor]] = []
+        self._room = _FOLD
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = defaultdict(int)
 
     def track_after_accumulation_step(self, *, losses: dict[str, Tensor], **_: Any) -> None:
         """Keep the losses of one accumulation step."""
-        for name, loss in losses.items():
-            kept = self._kept[name]
-            kept.append(loss)
-            if len(kept) == _FOLD:
-                self._fold(name)
+        self._kept.append(losses)
+        self._room -= 1
+        if not self._room:
+            self._fold()
 
-    def _fold(self, name: str) -> None:
-        kept = self._kept[name]
-        if not kept:
-            return
-        # Double precision where there is one: a mean over many updates must not depend on how they were folded.
-        dtype = torch.float32 if kept[0].device.type == "mps" else torch.float64
-        total = torch.stack(kept).sum(dtype=dtype)
-        self._sums[name] = self._sums[name] + total if name in self._sums else total
-        self._counts[name] += len(kept)
-        kept.clear()
+    def _fold(self) -> None:
+        """Add up what was kept, by name; a loss may be missing in some steps."""
+        for name in dict.fromkeys(chain.from_iterable(self._kept)):
+            values = [losses[name] for losses in self._kept if name in losses]
+            # Double precision where there is one: a mean over many updates must not depend on how they were folded.
+            dtype = torch.float32 if values[0].device.type == "mps" else torch.float64
+            total = torch.stack(values).sum(dtype=dtype)
+            self._sums[name] = self._sums[name] + total if name in self._sums else total
+            self._counts[name] += len(values)
+        self._kept.clear()
+        self._room = _FOLD
 
     def periodic_callback(self, **_: Any) -> None:
         """Log the means and start anew."""
-        for name in list(self._kept):
-            self._fold(name)
+        self._fold()
         for name, total in self._sums.items():
             self.writer.add_scalar(f"loss/online/{name}/{self.intervals.short}", total / self._counts[name])
         self._sums.clear()
@@ -60,8 +61,7 @@ class OnlineLossCallback(PeriodicCallback):
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return the sums of the interval that is under way."""
-        for name in list(self._kept):
-            self._fold(name)
+        self._fold()
         if not self._sums:
             return None
         return {"sums": dict(self._sums), "counts": dict(self._counts)}

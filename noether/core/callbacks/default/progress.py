@@ -88,7 +88,12 @@ class LiveBar:
             transient=False,
         )
         self._task = self._bar.add_task(
-            "train", total=counter.end_update, completed=counter.update, epoch=counter.epoch, rate="", losses=""
+            "train",
+            total=counter.end_update,
+            completed=counter.update,
+            epoch=counter.epoch,
+            rate="",
+            losses="",
         )
         self._bar.start()
         self._drawn = 0.0
@@ -100,7 +105,11 @@ class LiveBar:
             return
         self._drawn = now
         self._bar.update(
-            self._task, completed=counter.update, epoch=counter.epoch, rate=_rate(counter, pace), losses=metrics
+            self._task,
+            completed=counter.update,
+            epoch=counter.epoch,
+            rate=_rate(counter, pace),
+            losses=metrics,
         )
         self._bar.refresh()
 
@@ -124,7 +133,12 @@ class PlainLines:
             return
         self._next = counter.update + self._step
         self._log.info(
-            "epoch %d  update %d/%d  %s  %s", counter.epoch, counter.update, counter.end_update, _rate(counter, pace), metrics
+            "epoch %d  update %d/%d  %s  %s",
+            counter.epoch,
+            counter.update,
+            counter.end_update,
+            _rate(counter, pace),
+            metrics,
         )
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -49,5 +50,6 @@ class TrainingStabilityCallback(PeriodicCallback):
             self.writer.add_scalar("stability/grad_scale", float(scaler.get_scale()))
 
 
-def _norm(tensors: list[Tensor]) -> Tensor:
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+def _norm(tensors: Sequence[Tensor]) -> Tensor:
+    norm: Tensor = torch.nn.utils.get_total_norm(tensors)
+    return norm

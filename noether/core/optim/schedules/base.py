@@ -39,8 +39,8 @@ class Schedule(ABC):
             "epochs": float(self.updates_per_epoch),
             "percent": self.total_updates / 100,
         }
-        given = {unit: getattr(self.schedule_config, f"{name}_{unit}", None) for unit in units}
-        given = {unit: value for unit, value in given.items() if value is not None}
+        asked = {unit: getattr(self.schedule_config, f"{name}_{unit}", None) for unit in units}
+        given: dict[str, float] = {unit: value for unit, value in asked.items() if value is not None}
         if len(given) > 1 or (not given and default is None):
             wanted = f"{name}_updates, {name}_epochs or {name}_percent"
             found = ", ".join(f"{name}_{unit} = {value}" for unit, value in given.items()) or "none"

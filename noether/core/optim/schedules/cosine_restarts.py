@@ -21,9 +21,7 @@ class CosineRestartsConfig(ScheduleBaseConfig):
 class CosineRestarts(Schedule):
     """Anneals and restarts (SGDR, Loshchilov and Hutter, 2017)."""
 
-    def __init__(
-        self, schedule_config: CosineRestartsConfig, *, total_updates: int, updates_per_epoch: int
-    ) -> None:
+    def __init__(self, schedule_config: CosineRestartsConfig, *, total_updates: int, updates_per_epoch: int) -> None:
         super().__init__(schedule_config, total_updates=total_updates, updates_per_epoch=updates_per_epoch)
         self.end = schedule_config.end
         self.first = max(self.length("first"), 1)

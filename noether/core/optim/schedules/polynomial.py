@@ -24,4 +24,4 @@ class Polynomial(Schedule):
 
     def factor(self, update: int) -> float:
         """Return the power of the fraction that is left, zero after `over`."""
-        return (1 - min(update, self.over) / self.over) ** self.power
+        return float((1 - min(update, self.over) / self.over) ** self.power)

@@ -14,7 +14,12 @@ _FOR_THE_PROCESS = {
     "MLFLOW_DISABLE_AGENT_HINT": "true",
 }
 
-_NOISY_LOGGERS = ("alembic", "mlflow.store.db.utils", "mlflow.store.tracking.sqlalchemy_store")
+_NOISY_LOGGERS = (
+    "alembic",
+    "mlflow.store.db.utils",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.system_metrics.system_metrics_monitor",
+)
 
 
 def set_process_defaults() -> None:
@@ -57,8 +62,8 @@ class ClientSettings:
 
 
 @contextmanager
-def quiet_migrations() -> Iterator[None]:
-    """Keep the fifty lines that the creation of a database logs out of the run's output."""
+def quiet_mlflow() -> Iterator[None]:
+    """Keep what MLflow logs about its own doings, fifty lines for a new database, out of the run's output."""
     loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

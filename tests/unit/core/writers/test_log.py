@@ -77,9 +77,15 @@ def test_whole_numbers_and_booleans_become_floats(writer, value):
 
 @pytest.mark.parametrize(
     ("value", "found"),
-    [(torch.ones(3), r"shape \(3,\)"), (torch.tensor(1j), "complex"), ("0.5", "str"), (None, "None"), ([1.0], "list"),
-     (np.ones(2), "ndarray")],
-)  # fmt: skip
+    [
+        (torch.ones(3), r"shape \(3,\)"),
+        (torch.tensor(1j), "complex"),
+        (np.ones(2), "ndarray"),
+        ([1.0], "list"),
+        ("0.5", "str"),
+        (None, "None"),
+    ],
+)
 def test_a_value_that_is_no_scalar_is_an_error_that_names_the_metric(writer, value, found):
     with pytest.raises(TrainingError, match=f"'my/metric'.*{found}"):
         writer.add_scalar("my/metric", value)
@@ -145,7 +151,11 @@ def test_children_write_and_read_below_their_prefix(writer):
         assert writer.current("loss") == 0.5
         assert writer.keys() == ["loss", "best=loss/loss"]
     writer.flush(counter_at(1))
-    assert lines(writer)[0]["metrics"] == {"loss": 1.0, "ema=0.999/loss": 0.5, "ema=0.999/best=loss/loss": 0.25}
+    assert lines(writer)[0]["metrics"] == {
+        "loss": 1.0,
+        "ema=0.999/loss": 0.5,
+        "ema=0.999/best=loss/loss": 0.25,
+    }
 
 
 def test_the_prefix_ends_also_when_a_child_raises(writer):

@@ -60,7 +60,9 @@ def test_every_record_survives_its_line(metrics, update):
 
 
 def test_equal_metrics_make_equally_long_lines_at_any_time():
-    lengths = {len(MetricRecord(1, 0, 8, time, {"a": 0.5}).encode()) for time in (1.7e9, 1.7e9 + 0.25, 1.7e9 + 0.3)}
+    lengths = {
+        len(MetricRecord(1, 0, 8, time, {"a": 0.5}).encode()) for time in (1.7e9, 1.7e9 + 0.25, 1.7e9 + 0.3)
+    }
     assert len(lengths) == 1
 
 
@@ -153,7 +155,9 @@ def test_a_killed_writer_leaves_whole_lines(tmp_path):
         "from noether.core.trackers.record import MetricRecord\n"
         "from noether.core.writers.metrics_file import MetricsFile\n"
         "file = MetricsFile(Path(sys.argv[1]))\n"
-        "for u in itertools.count(): file.append(MetricRecord(u, 0, u, 0.0, {'a': u / 3})); print(flush=True)\n"
+        "for u in itertools.count():\n"
+        "    file.append(MetricRecord(u, 0, u, 0.0, {'a': u / 3}))\n"
+        "    print(flush=True)\n"
     )
     writer = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
     for _ in range(50):

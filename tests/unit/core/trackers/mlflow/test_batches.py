@@ -7,12 +7,19 @@ from noether.core.trackers.record import MetricRecord
 def test_the_update_is_the_step_and_the_records_time_the_timestamp():
     metrics, left_out = to_metrics([MetricRecord(50, 1, 400, 1700000000.5, {"ema=0.9/loss": 0.25})])
     (metric,) = metrics
-    assert (metric.key, metric.value, metric.step, metric.timestamp) == ("ema:0.9/loss", 0.25, 50, 1700000000500)
+    assert (metric.key, metric.value, metric.step, metric.timestamp) == (
+        "ema:0.9/loss",
+        0.25,
+        50,
+        1700000000500,
+    )
     assert left_out == 0
 
 
 def test_nan_is_kept_and_infinities_are_left_out_and_counted():
-    metrics, left_out = to_metrics([MetricRecord(1, 0, 1, 0.0, {"a": math.nan, "b": math.inf, "c": -math.inf})])
+    metrics, left_out = to_metrics(
+        [MetricRecord(1, 0, 1, 0.0, {"a": math.nan, "b": math.inf, "c": -math.inf})]
+    )
     assert [metric.key for metric in metrics] == ["a"]
     assert math.isnan(metrics[0].value)
     assert left_out == 2

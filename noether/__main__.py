@@ -1,0 +1,5 @@
+"""`python -m noether` is the command `noether`."""
+
+from noether.cli.main import main
+
+main()

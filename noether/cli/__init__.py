@@ -1,0 +1,1 @@
+"""The command `noether`; nothing heavy is imported before a verb needs it."""

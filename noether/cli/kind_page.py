@@ -1,0 +1,72 @@
+"""What `plugins info` shows of a kind: its options, and a table to paste into a spec."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import TYPE_CHECKING, Any
+
+from noether.cli.table import print_table
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
+
+    from noether.kernel.component import Component
+
+_PLACES = {
+    "callback": "[[trainer.callbacks]]",
+    "dataset": "[datasets.train]",
+    "transform": "[[transforms]]",
+    "tracker": "[[trackers]]",
+    "model": "[model]",
+    "trainer": "[trainer]",
+    "initializer": "[initializer]",
+}
+_INLINE = {"loss": "loss_fn", "optimizer": "optimizer", "schedule": "schedule"}
+
+
+def print_kind(component: Component) -> None:
+    """Print where a kind comes from, what it does, and what it can be told."""
+    from noether.core.schemas.config_class import config_class_of
+
+    config_class = config_class_of(component.target, component.role)
+    summary = (inspect.getdoc(component.target) or "").strip().partition("\n")[0]
+    path = f"{component.target.__module__}.{getattr(component.target, '__qualname__', '')}"
+    print(f"{component.role} '{component.kind}' from {component.origin}: {path}\n  {summary}\n")
+    print_table([_row(name, field) for name, field in config_class.model_fields.items() if name != "kind"])
+    print(f"\n{_example(component, config_class)}")
+
+
+def _row(name: str, field: FieldInfo) -> dict[str, str]:
+    default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
+    return {
+        "option": name,
+        "type": _type(field.annotation),
+        "default": default,
+        "meaning": field.description or "",
+    }
+
+
+def _type(annotation: Any) -> str:
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    return text.replace("typing.", "").replace("NoneType", "None").replace("Any", "table")
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "unset"
+    kind = getattr(value, "kind", None)
+    return json.dumps(kind if kind is not None else value, default=str)
+
+
+def _example(component: Component, config_class: type[BaseModel]) -> str:
+    """Return TOML that names the kind, with what it cannot do without."""
+    required = [name for name, field in config_class.model_fields.items() if field.is_required()]
+    if component.role in _INLINE:
+        options = "".join(f", {name} = …" for name in required)
+        return f'{_INLINE[component.role]} = {{ kind = "{component.kind}"{options} }}'
+    lines = [_PLACES.get(component.role, ""), f'kind = "{component.kind}"']
+    if getattr(config_class, "needs_interval", False):
+        lines.append("every_n_epochs = 1")
+    return "\n".join([*lines, *(f"{name} = …" for name in required)])

@@ -1,0 +1,58 @@
+"""The entry of the command line: dispatches verbs and turns errors into one clear message and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from noether.cli import check, plugins, run
+from noether.errors import NoetherError
+
+app = typer.Typer(
+    name="noether",
+    help="Train PyTorch models: a run is one TOML file, and everything that it is made of is a plugin.",
+    epilog="Example: noether run specs/experiment.toml -s trainer.max_epochs=5",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # formatting help with rich would cost more than everything else together
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run", epilog=run.EXAMPLE)(run.run)
+app.command("check", epilog=check.EXAMPLE)(check.check)
+app.add_typer(plugins.app, name="plugins")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import noether
+
+        print(f"noether {noether.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Options before the verb."""
+
+
+def main() -> None:
+    """Run the command line; ends the process with the exit code of what happened."""
+    try:
+        app()
+    except NoetherError as error:
+        tell(error)
+        sys.exit(error.exit_code)
+
+
+def tell(error: NoetherError) -> None:
+    """Print an error as a user meets it: what was found, and what to type."""
+    notes = getattr(error, "__notes__", [])
+    hint = [f"  help: {error.hint}"] if error.hint else []
+    print("\n".join([f"error: {error.message}", *(f"  note: {note}" for note in notes), *hint]), file=sys.stderr)

@@ -1,0 +1,62 @@
+"""`noether run`: train what a spec describes."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from noether.cli.options import Overrides, Plugins, Spec, Trusted
+
+if TYPE_CHECKING:
+    from noether.runs.outcome import Outcome
+
+EXAMPLE = "Example: noether run specs/experiment.toml -s trainer.max_epochs=5 --run-id first-try"
+
+
+def run(
+    spec: Spec,
+    overrides: Overrides = [],  # noqa: B006  # typer copies it
+    run_id: Annotated[
+        str | None,
+        typer.Option(help="Name of the run's folder.", show_default="<name>-<date>-<time>-<4 hex>"),
+    ] = None,
+    plugins: Plugins = [],  # noqa: B006
+    trusted: Trusted = [],  # noqa: B006
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
+    show_traceback: Annotated[
+        bool,
+        typer.Option("--traceback", help="Show where in the code an error of a callback or model arose."),
+    ] = False,
+) -> None:
+    """Train what SPEC describes, and keep everything about it in a folder of its own.
+
+    Exit codes: 0 done, 1 failed, 2 wrong spec or usage, 4 not finite, 143 or 130 stopped by a signal.
+    """
+    import noether
+
+    outcome = noether.run(spec, overrides=overrides, run_id=run_id, plugins=plugins, trusted=trusted, quiet=quiet)
+    if outcome.error is not None and outcome.status == "FAILED":
+        _tell(outcome, show_traceback=show_traceback)
+    raise typer.Exit(outcome.exit_code)
+
+
+def _tell(outcome: Outcome, *, show_traceback: bool) -> None:
+    from noether.cli.main import tell
+    from noether.errors import NoetherError
+
+    error = outcome.error
+    assert error is not None
+    if show_traceback:
+        traceback.print_exception(error)
+    elif isinstance(error, NoetherError):
+        tell(error)
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+        lines = [f"error: {type(error).__name__}: {error}{where}"]
+        lines += [f"  note: {note}" for note in getattr(error, "__notes__", [])]
+        lines.append(f"  help: the whole traceback is in {outcome.run_dir / 'log.txt'}, and with --traceback here")
+        print("\n".join(lines), file=sys.stderr)

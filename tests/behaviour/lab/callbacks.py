@@ -1,0 +1,158 @@
+"""Callbacks that make a run's inside visible, or misbehave."""
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from noether.core.callbacks.periodic import PeriodicCallback
+from noether.core.schemas.callbacks import CallBackBaseConfig
+
+
+class DiaryConfig(CallBackBaseConfig):
+    diary: str = Field("calls.txt", description="Where each call is noted, a line each.")
+
+
+class Diary(PeriodicCallback):
+    """Notes every call of every hook."""
+
+    def __init__(self, callback_config: DiaryConfig, **kwargs):
+        super().__init__(callback_config, **kwargs)
+        self.diary = Path(callback_config.diary)
+
+    def note(self, *words):
+        with self.diary.open("a") as diary:
+            diary.write(" ".join(map(str, words)) + "\n")
+
+    def before_training(self, *, update_counter):
+        self.note("before_training", update_counter.cur_iteration)
+
+    def before_optimizer_step(self, *, update_counter):
+        self.note("before_optimizer_step", update_counter.cur_iteration)
+
+    def track_after_accumulation_step(
+        self, *, update_counter, batch, losses, accumulation_steps, accumulation_step
+    ):
+        samples, names = len(batch["x"]), ",".join(losses)
+        self.note("track_after_accumulation_step", update_counter.cur_iteration)
+        self.note(f"  {accumulation_step + 1} of {accumulation_steps}: {samples} samples, losses {names}")
+
+    def track_after_update_step(self, *, update_counter, times):
+        self.note("track_after_update_step", update_counter.cur_iteration)
+
+    def periodic_callback(self, *, interval_type, update_counter, trainer_model):
+        self.note(f"{self.id}: {interval_type}", update_counter.cur_iteration)
+
+    def after_training(self, *, update_counter):
+        self.note("after_training", update_counter.cur_iteration)
+
+    def close(self):
+        self.note("close")
+
+
+class Intervals(Diary):
+    """Notes its interval only, and logs it."""
+
+    before_training = PeriodicCallback.before_training
+    before_optimizer_step = None
+    track_after_accumulation_step = PeriodicCallback.track_after_accumulation_step
+    track_after_update_step = PeriodicCallback.track_after_update_step
+    after_training = PeriodicCallback.after_training
+
+    def periodic_callback(self, *, interval_type, update_counter):
+        self.note(f"{self.id}: {interval_type}", update_counter.cur_iteration)
+        self.writer.add_scalar(self.id, update_counter.update)
+
+    def close(self):
+        pass
+
+
+class Gambler(PeriodicCallback):
+    """Looks only, but draws from all global generators wherever it is called."""
+
+    def __init__(self, callback_config: CallBackBaseConfig, **kwargs):
+        super().__init__(callback_config, **kwargs)
+        self.draw()
+
+    def draw(self, **_):
+        random.random()
+        np.random.rand()
+        torch.rand(())
+
+    def before_training(self, *, update_counter):
+        self.draw()
+
+    def before_optimizer_step(self, *, update_counter):
+        self.draw()
+
+    def track_after_accumulation_step(self, *, update_counter):
+        self.draw()
+
+    def track_after_update_step(self, *, update_counter):
+        self.draw()
+
+    def periodic_callback(self, *, update_counter):
+        self.draw()
+
+    def after_training(self, *, update_counter):
+        self.draw()
+
+
+class FailsConfig(CallBackBaseConfig):
+    at_update: int = Field(3, description="Completed updates at which it fails.")
+    logs: bool = Field(False, description="Whether it logs a metric before it fails.")
+
+
+class Fails(PeriodicCallback):
+    """Raises."""
+
+    def __init__(self, callback_config: FailsConfig, **kwargs):
+        super().__init__(callback_config, **kwargs)
+        self.at_update, self.logs = callback_config.at_update, callback_config.logs
+
+    def periodic_callback(self, *, update_counter):
+        if update_counter.update == self.at_update:
+            if self.logs:
+                self.writer.add_scalar("last/words", 1.0)
+            raise ZeroDivisionError("the lab is on fire")
+
+
+class SignalsConfig(CallBackBaseConfig):
+    numbers: list[int] = Field(description="Signals to send, one after the other.")
+    at_update: int = Field(3, description="Completed updates at which they are sent.")
+
+
+class Signals(PeriodicCallback):
+    """Sends signals to the run's own process."""
+
+    def __init__(self, callback_config: SignalsConfig, **kwargs):
+        super().__init__(callback_config, **kwargs)
+        self.numbers, self.at_update = callback_config.numbers, callback_config.at_update
+
+    def periodic_callback(self, *, update_counter):
+        if update_counter.update == self.at_update:
+            for number in self.numbers:
+                os.kill(os.getpid(), number)
+
+
+class GradientNorm(PeriodicCallback):
+    """Logs the norm of the gradients as `before_optimizer_step` sees them."""
+
+    def before_optimizer_step(self, *, model):
+        self.norm = torch.stack([gradient.norm() for gradient in model.gradients()]).norm()
+
+    def periodic_callback(self):
+        self.writer.add_scalar("seen/grad_norm", self.norm)
+
+
+class Threads(PeriodicCallback):
+    """Notes the process's ids of the data set's workers while the run goes on."""
+
+    def periodic_callback(self, *, update_counter):
+        import multiprocessing
+
+        pids = [str(process.pid) for process in multiprocessing.active_children()]
+        Path("workers.txt").write_text("\n".join(pids))

@@ -1,0 +1,31 @@
+"""Data sets of the project."""
+
+import random
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from noether.core.schemas.datasets import DatasetBaseConfig
+from noether.data.dataset import Dataset
+
+
+class NoisyConfig(DatasetBaseConfig):
+    split: Literal["train", "test"] = Field("train", description="Which part.")
+
+
+class Noisy(Dataset):
+    """Augments every sample with noise of all three generators."""
+
+    def __init__(self, dataset_config: NoisyConfig):
+        super().__init__(dataset_config)
+        self.offset = 0.0 if dataset_config.split == "train" else 0.5
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        clean = torch.tensor([index / 40, self.offset, 1.0])
+        noise = torch.tensor([random.random(), np.random.rand(), torch.rand(()).item()])
+        return {"x": clean + 0.1 * noise, "y_target": clean[:2]}

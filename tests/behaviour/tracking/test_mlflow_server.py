@@ -1,0 +1,60 @@
+import urllib.request
+
+import pytest
+
+from noether.core.trackers import TrackerFeed
+
+pytestmark = [
+    pytest.mark.slow,  # the server needs some ten seconds to start
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
+]
+
+
+@pytest.fixture
+def tracked(server, make_tracker, make_run, records):
+    """A run that a real server has seen from its start to its end."""
+    tracker = make_tracker(tracking_uri=server)
+    run = make_run()
+    metrics_path = run.run_dir / "metrics.jsonl"
+    feed = TrackerFeed(tracker, metrics_path, run, interval_s=0.05)
+    feed.start()
+    assert feed.wait_open(30)
+    metrics_path.write_bytes(b"".join(record.encode() for record in records))
+    feed.notify()
+    plot = run.run_dir / "plot.txt"
+    plot.write_text("a plot")
+    feed.log_artifact(plot, "figures")
+    assert feed.close("FINISHED") == 0
+    return tracker
+
+
+def test_a_run_reaches_a_server_with_everything(tracked, capfd):
+    run = tracked.client.get_run(tracked.mlflow_run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["trainer.max_epochs"] == "3"
+    history = tracked.client.get_metric_history(tracked.mlflow_run_id, "loss/test/total")
+    assert [point.step for point in history] == [1, 2, 3]
+    assert [item.path for item in tracked.client.list_artifacts(tracked.mlflow_run_id, "figures")] == [
+        "figures/plot.txt"
+    ]
+    assert {item.path for item in tracked.client.list_artifacts(tracked.mlflow_run_id, "spec")} == {
+        "spec/spec.toml",
+        "spec/spec.resolved.toml",
+    }
+
+
+def test_the_link_is_the_servers_page_of_the_run(tracked, server):
+    assert tracked.url == (
+        f"{server}/#/experiments/{tracked.experiment_id}/runs/{tracked.mlflow_run_id}"
+        "/model-metrics?workflowType=machine_learning"
+    )
+    assert tracked.description == tracked.url
+    with urllib.request.urlopen(tracked.url, timeout=10) as page:
+        assert page.status == 200
+
+
+def test_nothing_is_printed_on_the_runs_output(server, make_tracker, make_run, capfd):
+    tracker = make_tracker(tracking_uri=server)
+    tracker.open(make_run("quiet"))
+    tracker.close("FINISHED", None)
+    assert capfd.readouterr() == ("", "")

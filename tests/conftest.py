@@ -1,0 +1,93 @@
+"""A tiny run for tests that need a whole one: 50 weights, 48 samples, milliseconds."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import noether
+from noether.runs.outcome import Outcome
+
+TRAIN_SAMPLES, TEST_SAMPLES, BATCH = 48, 13, 8
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, no tracking server in sight."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def tiny_spec(workplace: Path) -> dict[str, Any]:
+    """A complete spec as a dict: a linear map of three numbers to two, six updates of eight samples an epoch."""
+    rng = np.random.default_rng(0)
+    slope = rng.normal(size=(3, 2))
+    for name, samples in (("train", TRAIN_SAMPLES), ("test", TEST_SAMPLES)):
+        x = rng.normal(size=(samples, 3))
+        np.savez(workplace / f"{name}.npz", x=x.astype("float32"), y_target=(x @ slope).astype("float32"))
+    return {
+        "name": "tiny",
+        "device": "cpu",
+        "threads": 1,
+        "datasets": {key: {"kind": "file", "path": f"{key}.npz"} for key in ("train", "test")},
+        "model": {"kind": "mlp", "hidden": [8], "optimizer": {"kind": "AdamW", "lr": 0.01}},
+        "trainer": {
+            "kind": "weighted-loss",
+            "max_epochs": 2,
+            "effective_batch_size": BATCH,
+            "forward_properties": ["x"],
+            "target_properties": ["y_target"],
+            "field_weights": {"y": 1.0},
+        },
+        "trackers": [{"kind": "noop"}],
+    }
+
+
+@pytest.fixture
+def run(tiny_spec: dict[str, Any]) -> Callable[..., Outcome]:
+    """Runs the tiny spec with some values changed: `run({"trainer.max_updates": 3, "trainer.max_epochs": None})`."""
+
+    def run_with(changes: dict[str, Any] | None = None, **options: Any) -> Outcome:
+        return noether.run(tiny_spec, set=changes, quiet=True, **options)
+
+    return run_with
+
+
+@pytest.fixture
+def finish(run: Callable[..., Outcome]) -> Callable[..., Outcome]:
+    """As `run`, for runs that have to come to a good end."""
+
+    def finished(changes: dict[str, Any] | None = None, **options: Any) -> Outcome:
+        outcome = run(changes, **options)
+        if outcome.error is not None:
+            raise outcome.error
+        assert outcome.status == "FINISHED"
+        return outcome
+
+    return finished
+
+
+@pytest.fixture
+def metric_lines() -> Callable[[Outcome], list[dict[str, Any]]]:
+    """Reads a run's `metrics.jsonl`."""
+
+    def read(outcome: Outcome) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (outcome.run_dir / "metrics.jsonl").read_text().splitlines()]
+
+    return read
+
+
+@pytest.fixture
+def final_weights() -> Callable[[Outcome], bytes]:
+    """Reads the bytes of `model.safetensors` in a run's newest checkpoint."""
+
+    def read(outcome: Outcome) -> bytes:
+        newest = max((outcome.run_dir / "checkpoints").glob("step-*"))
+        return (newest / "model.safetensors").read_bytes()
+
+    return read

@@ -1,0 +1,20 @@
+"""Every spec that we ship is valid with what is installed, and its resolved form is the same run."""
+
+from pathlib import Path
+
+import pytest
+
+from noether.kernel.registry import use_registry
+from noether.spec.load import load_spec
+from noether.spec.resolve import resolved_toml
+
+SPECS = sorted((Path(__file__).parents[2] / "specs").rglob("*.toml"))
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_a_shipped_spec_is_valid_and_resolves_to_the_same_run(path: Path, tmp_path: Path):
+    loaded = load_spec(path)
+    resolved = tmp_path / "spec.resolved.toml"
+    with use_registry(loaded.registry):
+        resolved.write_text(resolved_toml(loaded.spec))
+    assert load_spec(resolved).spec == loaded.spec
