@@ -79,7 +79,7 @@ class InMemoryDataset(Dataset):
 
     def __getitems__(self, indices: list[int] | Tensor) -> Batch:
         """Return the batch of the samples at `indices`."""
-        chosen = torch.tensor(indices, dtype=torch.int64) if isinstance(indices, list) else indices
+        chosen = indices if type(indices) is Tensor else torch.as_tensor(indices, dtype=torch.int64)
         batch = {}
         for name in self.properties:  # a comprehension would be two calls more, at every update
             batch[name] = self.properties[name].index_select(0, chosen)

@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from noether.errors import TrainingError
+
 
 class SummedMetric(ABC):
     """A metric of a whole data set as a function of sums over its samples."""
@@ -30,12 +32,29 @@ def _count(values: Tensor) -> Tensor:
     return torch.tensor(values.numel(), dtype=torch.float64, device=values.device)
 
 
+def _error(prediction: Tensor, target: Tensor) -> Tensor:
+    _refuse_broadcasting(prediction, target)
+    return prediction.double() - target.double()
+
+
+def _refuse_broadcasting(prediction: Tensor, target: Tensor) -> None:
+    """Shapes such as (batch, 1) and (batch,) would compare every sample with every other."""
+    if prediction.shape != target.shape:
+        raise TrainingError(
+            f"a metric compares predictions of shape {tuple(prediction.shape)} with targets of shape "
+            f"{tuple(target.shape)}",
+            hint="let the model return the shape of the target, for example through `out_features`",
+        )
+
+
 class Accuracy(SummedMetric):
     """Share of samples whose largest logit, along dimension 1, is the target class."""
 
     @staticmethod
     def sums(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-        hits = prediction.argmax(dim=1) == target
+        predicted = prediction.argmax(dim=1)
+        _refuse_broadcasting(predicted, target)
+        hits = predicted == target
         return {"hits": hits.sum().double(), "count": _count(hits)}
 
     @staticmethod
@@ -48,7 +67,7 @@ class MeanAbsoluteError(SummedMetric):
 
     @staticmethod
     def sums(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-        error = (prediction.double() - target.double()).abs()
+        error = _error(prediction, target).abs()
         return {"absolute": error.sum(), "count": _count(error)}
 
     @staticmethod
@@ -61,7 +80,7 @@ class RootMeanSquareError(SummedMetric):
 
     @staticmethod
     def sums(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-        error = (prediction.double() - target.double()).square()
+        error = _error(prediction, target).square()
         return {"squared": error.sum(), "count": _count(error)}
 
     @staticmethod
@@ -76,7 +95,7 @@ class R2(SummedMetric):
     def sums(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         target = target.double()
         return {
-            "squared": (prediction.double() - target).square().sum(),
+            "squared": _error(prediction, target).square().sum(),
             "target": target.sum(),
             "target_squared": target.square().sum(),
             "count": _count(target),
@@ -85,6 +104,7 @@ class R2(SummedMetric):
     @staticmethod
     def value(sums: dict[str, Tensor]) -> Tensor:
         deviation = sums["target_squared"] - sums["target"].square() / sums["count"]
+        deviation = deviation.clamp(min=0)  # rounding must not make a perfect score of constant targets
         return 1 - sums["squared"] / deviation
 
 
@@ -93,7 +113,7 @@ class RelativeL2(SummedMetric):
 
     @staticmethod
     def sums(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-        error = (prediction.double() - target.double()).reshape(len(target), -1).norm(dim=1)
+        error = _error(prediction, target).reshape(len(target), -1).norm(dim=1)
         ratios = error / target.double().reshape(len(target), -1).norm(dim=1)
         return {"ratios": ratios.sum(), "count": _count(ratios)}
 

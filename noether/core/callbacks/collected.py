@@ -20,12 +20,15 @@ def put_together(results: Sequence[Any]) -> Any:
     Raises:
         TrainingError: A batch returned something else, or batches returned different things.
     """
+    if not results:
+        return None
     first = results[0]
+    shapes = {_shape(result) for result in results}
+    if len(shapes) > 1:
+        found = ", ".join(sorted(shapes))
+        raise TrainingError(f"process_data returned different things for different batches: {found}")
     if first is None:
         return None
-    if any(type(result) is not type(first) for result in results):
-        kinds = sorted({type(result).__name__ for result in results})
-        raise TrainingError(f"process_data returned different things for different batches: {', '.join(kinds)}")
     if isinstance(first, Tensor):
         return torch.cat(list(results)) if first.ndim else torch.stack(list(results))
     if isinstance(first, bool | int | float):
@@ -39,3 +42,11 @@ def put_together(results: Sequence[Any]) -> Any:
         f"process_data returned a {type(first).__name__}, which cannot be put together over batches",
         hint="return a tensor, a number, None, or a dict, list or tuple of these",
     )
+
+
+def _shape(result: Any) -> str:
+    """Name what has to be the same for all batches: the type, a dict's keys, the length of a list."""
+    kind = type(result).__name__
+    if isinstance(result, dict):
+        return f"{kind} of {', '.join(sorted(map(repr, result)))}"
+    return f"{kind} of {len(result)}" if isinstance(result, list | tuple) else kind

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -22,6 +23,8 @@ from noether.core.writers.checkpoint import CheckpointWriter
 from noether.core.writers.log import LogWriter
 from noether.data.container import DataContainer
 from noether.data.samplers.interval import SamplerIntervalConfig
+from noether.kernel.binding import Binding, bind
+from noether.kernel.hookspecs import HOOKS
 from noether.kernel.markers import inherited_no_op, when_due
 
 IntervalType = Literal["epoch", "update", "sample", "eval"]
@@ -104,19 +107,29 @@ class PeriodicCallback(CallbackBase):
     def after_epoch(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
         """Act where the epoch interval fires."""
         if interval := fires(self.intervals, update_counter, "epoch"):
-            self.periodic_callback(interval_type=interval, update_counter=update_counter, **kwargs)
+            self._act(interval_type=interval, update_counter=update_counter, **kwargs)
 
     @when_due
     @torch.no_grad()
     def after_update(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
         """Act where the update or the sample interval fires."""
         if interval := fires(self.intervals, update_counter, "update"):
-            self.periodic_callback(interval_type=interval, update_counter=update_counter, **kwargs)
+            self._act(interval_type=interval, update_counter=update_counter, **kwargs)
 
     @torch.no_grad()
     def at_eval(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
         """Act outside of any schedule, on a model that is evaluated and not trained."""
-        self.periodic_callback(interval_type="eval", update_counter=update_counter, **kwargs)
+        self._act(interval_type="eval", update_counter=update_counter, **kwargs)
+
+    @cached_property
+    def _binding(self) -> Binding:
+        return bind(self.periodic_callback, HOOKS["periodic_callback"])
+
+    def _act(self, **arguments: Any) -> None:
+        """Call `periodic_callback` with those arguments that it names, as every other hook is called."""
+        binding = self._binding
+        positional = [arguments[name] for name in binding.positional]
+        self.periodic_callback(*positional, **{name: arguments[name] for name in binding.keywords if name in arguments})
 
     def next_due_update(self, update_counter: UpdateCounter) -> int:
         """Return the next update at which this callback acts; the loop skips it until then."""

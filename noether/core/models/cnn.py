@@ -80,7 +80,7 @@ class CNN(ModelBase):
                 hint="name one image in trainer.forward_properties, or use kind = 'mlp'",
             )
         (image,) = shapes.values()
-        inferred = {field: list(value.shape) or 1 for field, value in targets.items()}
+        inferred = {field: list(value.shape) for field, value in targets.items()}
         update = {
             "in_channels": model_config.in_channels or image[0],
             "out_features": {**inferred, **(model_config.out_features or {})},
@@ -91,4 +91,4 @@ class CNN(ModelBase):
         """Map an image `(batch, channels, height, width)` to fields `(batch, *shape)`."""
         (image,) = properties.values()
         features = self.body(image)
-        return {field: self.heads[field](features).unflatten(1, shape) for field, shape in self.shapes.items()}
+        return {field: self.heads[field](features).reshape(-1, *shape) for field, shape in self.shapes.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Self
 
 import torch
 from torch import nn
@@ -44,14 +45,24 @@ class CompositeModel(ModelBase):
             parts[name] = part
         return parts
 
+    def freeze(self) -> Self:
+        """Freeze what each part's config says, then what the composite's own does."""
+        for part in self.submodels.values():
+            part.freeze()
+        return super().freeze()
+
     def initialize_optimizer(self, *, total_updates: int, updates_per_epoch: int) -> None:
         """Build the optimizer of every part that trains."""
         for part in self.submodels.values():
             part.initialize_optimizer(total_updates=total_updates, updates_per_epoch=updates_per_epoch)
 
     def optimizers(self) -> dict[str, ModelOptimizer]:
-        """Return the parts' optimizers by part name."""
-        return {name: part.optimizer for name, part in self.submodels.items() if part.optimizer is not None}
+        """Return the parts' optimizers by part name, those of a nested composite as `part.inner`."""
+        return {
+            name if inner == name else f"{name}.{inner}": optimizer
+            for name, part in self.submodels.items()
+            for inner, optimizer in part.optimizers().items()
+        }
 
     def optimizer_schedule_step(self, update: int) -> None:
         """Set learning rate and weight decay of every part."""

@@ -79,7 +79,7 @@ class MLP(ModelBase):
         """Take the sizes that are not given from the shapes of one sample."""
         in_features = model_config.in_features or {name: value.numel() for name, value in inputs.items()}
         given = model_config.out_features or {}
-        inferred = {field: list(value.shape) or 1 for field, value in targets.items()}
+        inferred = {field: list(value.shape) for field, value in targets.items()}
         update = {"in_features": in_features, "out_features": {**inferred, **given}}
         return model_config.model_copy(update=update)
 
@@ -93,7 +93,7 @@ class MLP(ModelBase):
         out = self.layers(self._with_octaves(flat) if self.octaves else flat)
         if self.only_field is not None:
             shape = self.shapes[self.only_field]
-            return {self.only_field: out if len(shape) == 1 else out.unflatten(1, shape)}
+            return {self.only_field: out if len(shape) == 1 else out.reshape(-1, *shape)}
         parts = out.split(self.sizes, dim=1)
         return {
             field: part.unflatten(1, shape) for (field, shape), part in zip(self.shapes.items(), parts, strict=True)

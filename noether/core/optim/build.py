@@ -52,16 +52,10 @@ def build_optimizer(
     names = [name for group in groups for name in group.pop("names")]
     options = _fused_where_possible(optimizer_class, options, groups)
     optimizer = _construct(optimizer_class, groups, options, config.kind)
-    span = {"total_updates": total_updates, "updates_per_epoch": updates_per_epoch}
-    scheduled = [
-        Scheduled(key, build_schedule(schedule, **span), optimizer)
-        for key, schedule in (("lr", config.schedule), ("weight_decay", config.weight_decay_schedule))
-        if schedule is not None
-    ]
     return ModelOptimizer(
         optimizer,
         names=names,
-        scheduled=scheduled,
+        scheduled=_scheduled(config, optimizer, total_updates=total_updates, updates_per_epoch=updates_per_epoch),
         clip_grad_norm=config.clip_grad_norm,
         clip_grad_value=config.clip_grad_value,
     )
@@ -73,6 +67,15 @@ def build_schedule(config: ScheduleBaseConfig, *, total_updates: int, updates_pe
         config, total_updates=total_updates, updates_per_epoch=updates_per_epoch
     )
     return schedule
+
+
+def _scheduled(config: OptimizerBaseConfig, optimizer: Optimizer, **span: int) -> list[Scheduled]:
+    schedules = {"lr": config.schedule, "weight_decay": config.weight_decay_schedule}
+    found = {key: schedule for key, schedule in schedules.items() if schedule is not None}
+    for key in found:
+        if key not in optimizer.defaults:
+            raise SpecError(f"optimizer '{config.kind}' has no {key} that a schedule could change")
+    return [Scheduled(key, build_schedule(schedule, **span), optimizer) for key, schedule in found.items()]
 
 
 def _options(config: OptimizerBaseConfig) -> dict[str, Any]:
@@ -91,10 +94,9 @@ def _fused_where_possible(
     optimizer_class: type[Optimizer], options: dict[str, Any], groups: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Ask for torch's fused kernel unless the spec chose an implementation or the parameters do not allow it."""
-    chosen = {"fused", "foreach", "differentiable", "capturable"} & options.keys()
-    if "fused" not in inspect.signature(optimizer_class).parameters or any(options[key] for key in chosen):
-        return options
-    if options.get("fused") is False:
+    chosen = any(options.get(key) is not None for key in ("fused", "foreach"))
+    chosen = chosen or any(options.get(key) for key in ("differentiable", "capturable"))
+    if chosen or "fused" not in inspect.signature(optimizer_class).parameters:
         return options
     parameters = [parameter for group in groups for parameter in group["params"]]
     allowed = all(p.is_floating_point() and p.device.type in _FUSED_DEVICES for p in parameters)

@@ -37,6 +37,12 @@ class SaveRequest:
         else:
             self.model_names |= set(model_names)
 
+    def include(self, earlier: SaveRequest) -> None:
+        """Widen the request by an earlier one, whose tags come first."""
+        later, self.tags = self.tags, []
+        for tag in (None, *earlier.tags, *later):
+            self.add(tag, weights=earlier.weights, optimizer=earlier.optimizer, model_names=earlier.model_names)
+
 
 @dataclass(frozen=True, slots=True)
 class StepState:
@@ -72,6 +78,8 @@ class CheckpointWriter:
         self.spec_sha256 = spec_sha256
         self.pending: SaveRequest | None = None
         self.last_committed: Path | None = None
+        self._saved: tuple[int, SaveRequest] | None = None
+        self._parent: str | None = None
 
     def save(
         self,
@@ -101,6 +109,7 @@ class CheckpointWriter:
         """
         assert self.pending is not None, "commit needs a request"
         request, self.pending = self.pending, None
+        self._include_earlier(state.update, request)
         files, aliases = encode_step(state, request)
         manifest = Manifest(
             epoch=state.epoch,
@@ -110,12 +119,20 @@ class CheckpointWriter:
             aliases=aliases,
             tags=request.tags,
             spec_sha256=self.spec_sha256,
-            parent=self.last_committed.name if self.last_committed else None,
+            parent=self._parent,
             resumable=request.weights and request.optimizer and request.model_names is None,
         )
         self.last_committed = commit_step(self.path_provider.checkpoint_path, files, manifest)
         prune_steps(self.path_provider.checkpoint_path, self.keep_last)
         return self.last_committed
+
+    def _include_earlier(self, update: int, request: SaveRequest) -> None:
+        """Widen a request for an update that was saved before, so that its new save lacks nothing of the old one."""
+        if self._saved is not None and self._saved[0] == update:
+            request.include(self._saved[1])
+        else:
+            self._parent = self.last_committed.name if self.last_committed else None
+        self._saved = (update, request)
 
     def sweep(self) -> None:
         """Remove leftovers of interrupted saves."""

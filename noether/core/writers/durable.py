@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -38,6 +39,8 @@ def replace_file(path: Path, data: bytes) -> None:
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
+        with contextlib.suppress(OSError):  # the refusal itself is what the user must hear of
+            temporary.unlink(missing_ok=True)
         raise storage_error(error, path) from error
 
 

@@ -58,7 +58,9 @@ class Manifest:
         Raises:
             ValueError: The bytes are no manifest, or not the ones that were written.
         """
-        body: dict[str, Any] = json.loads(data)
+        body: Any = json.loads(data)
+        if not isinstance(body, dict):
+            raise ValueError(f"the manifest is a {type(body).__name__} and no table")
         stated = body.pop("sha256", None)
         if stated != _digest(body):
             raise ValueError("the manifest does not match its own hash")

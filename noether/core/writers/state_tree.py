@@ -31,6 +31,8 @@ def split_state(state: Any, owner: str) -> tuple[Any, dict[str, Tensor]]:
 def _split(value: Any, owner: str, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         name = path or "value"
+        while name in tensors:  # {"a/b": …, "a": {"b": …}} and {1: …, "1": …} lead to one path twice
+            name += "'"
         tensors[name] = value.detach()
         return {"$tensor": name}
     if value is None or isinstance(value, bool | int | str):

@@ -18,6 +18,7 @@ from noether.core.writers.manifest import NAME, FileRecord, Manifest
 from noether.errors import CheckpointError
 
 _PREFIX = "step-"
+_REPLACED = ".old-"  # a step on its way out, because the same update was saved again
 
 
 def step_name(update: int) -> str:
@@ -36,17 +37,14 @@ def commit_step(checkpoints: Path, files: Mapping[str, bytes], manifest: Manifes
     """Store `files` and their manifest as one step; return its folder once that is final.
 
     Raises:
-        StorageError: The disk refused; nothing of this save is left, older steps are untouched.
+        StorageError: The disk refused; older steps are untouched, and of this one nothing or everything is there.
     """
     target = checkpoints / step_name(manifest.update)
     temporary = checkpoints / f".tmp-{target.name}-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         checkpoints.mkdir(parents=True, exist_ok=True)
         _write_files(temporary, files, manifest)
-        if target.exists():
-            _move_aside(target)
-        temporary.rename(target)
-        sync_folder(checkpoints)
+        _put_in_place(temporary, target)
     except OSError as error:
         with contextlib.suppress(OSError):  # the refusal itself is what the user must hear of
             shutil.rmtree(temporary)
@@ -67,6 +65,22 @@ def _write_files(folder: Path, files: Mapping[str, bytes], manifest: Manifest) -
         sync_folder(subfolder)
 
 
+def _put_in_place(finished: Path, target: Path) -> None:
+    """Give a finished folder its name; an older save of the same update goes only when the new one is there."""
+    replaced = target.with_name(_REPLACED + target.name)
+    if target.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        target.rename(replaced)
+    try:
+        finished.rename(target)
+    except OSError:
+        if replaced.exists():
+            replaced.rename(target)
+        raise
+    sync_folder(target.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
 def _move_aside(folder: Path) -> None:
     """Take a folder out of the steps in one rename, then delete it; a leftover is swept later."""
     trash = folder.with_name(f".trash-{folder.name}-{secrets.token_hex(4)}")
@@ -75,17 +89,31 @@ def _move_aside(folder: Path) -> None:
 
 
 def prune_steps(checkpoints: Path, keep_last: int) -> None:
-    """Remove all but the newest `keep_last` steps."""
-    for folder in list_steps(checkpoints)[:-keep_last]:
-        _move_aside(folder)
+    """Remove all but the newest `keep_last` steps, at least one.
+
+    Raises:
+        StorageError: The disk refused; no step is half removed.
+    """
+    for folder in list_steps(checkpoints)[: -max(keep_last, 1)]:
+        try:
+            _move_aside(folder)
+        except OSError as error:
+            raise storage_error(error, folder) from error
 
 
 def sweep_leftovers(checkpoints: Path) -> None:
-    """Remove what interrupted saves and removals have left; only the owner of the run may call it."""
-    if checkpoints.is_dir():
-        for path in checkpoints.iterdir():
-            if path.name.startswith((".tmp-", ".trash-")):
-                shutil.rmtree(path, ignore_errors=True)
+    """Remove what interrupted saves and removals have left; only the owner of the run may call it.
+
+    A step that was to be replaced, but whose successor never got its name, is put back.
+    """
+    if not checkpoints.is_dir():
+        return
+    for path in list(checkpoints.iterdir()):
+        replaced = checkpoints / path.name.removeprefix(_REPLACED)
+        if replaced != path and not replaced.exists():
+            path.rename(replaced)
+        elif path.name.startswith((".tmp-", ".trash-", _REPLACED)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def read_step(folder: Path) -> tuple[Manifest, dict[str, bytes]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 
@@ -69,9 +70,9 @@ class TrainingOrder:
         return self.effective_batch_size // self.world_size // self.batch_size
 
     def batches(self, epoch: int, first_update: int = 0) -> Iterator[torch.Tensor]:
-        """Yield this rank's batches of an epoch, beginning with those of its update `first_update`."""
+        """Return this rank's batches of an epoch, beginning with those of its update `first_update`."""
         updates = self.updates_per_epoch
         order = permutation(self.samples, self.seed, epoch)[: updates * self.effective_batch_size]
         mine = order.view(updates, self.world_size, -1)[first_update:, self.rank].reshape(-1)
-        for chunk in torch.split(mine, self.batch_size * _CHUNK):
-            yield from torch.split(chunk, self.batch_size)
+        chunks = torch.split(mine, self.batch_size * _CHUNK)
+        return chain.from_iterable(torch.split(chunk, self.batch_size) for chunk in chunks)

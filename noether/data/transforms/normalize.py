@@ -116,7 +116,7 @@ class Normalize(Transform):
         """Return tensor, shift and scale, in float32 at least: half precision cannot hold a shift."""
         if not self.fitted:
             raise DataError(f"the statistics of {name!r} are not known yet: fit the transform, or load its state")
-        value = tensor.to(tensor.dtype)
+        value = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
         return value, self._shift[name].to(value), self._scale[name].to(value)
 
     def state_dict(self) -> dict[str, Tensor]:

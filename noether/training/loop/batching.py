@@ -44,7 +44,7 @@ def plan_batches(
     if rest:
         raise SpecError(
             f"effective_batch_size = {effective_batch_size} does not divide by the {world_size} ranks",
-            hint=f"use {max(per_rank, 1) * world_size}, the next multiple below",
+            hint=f"use {max(per_rank, 1) * world_size}, or another multiple of {world_size}",
         )
     bound = min(max_batch_size or per_rank, per_rank)
     batch_size = next(size for size in range(bound, 0, -1) if per_rank % size == 0)

@@ -49,6 +49,7 @@ class TrainingLoop:
         self.track_update = dispatch.track_after_update_step
         self.calls_always = dispatch.after_update_always is not None or dispatch.after_epoch_always is not None
         self.is_scheduled = any(optimizer.scheduled for optimizer in model.optimizers().values())
+        self.update = trainer.step_function
         self.moves_batches = trainer.device.type != "cpu"
 
     @torch.no_grad()
@@ -91,7 +92,7 @@ class TrainingLoop:
                 tag, _, batch = next(self.stream)
             if self.moves_batches:
                 batch = trainer.to_device(batch)
-            losses, outputs, watches = trainer.update(batch, self.dist_model, self.model, steps, step)
+            losses, outputs, watches = self.update(batch, self.dist_model, self.model, steps, step)
             trainer.last_loss = losses["total"]
             if self.track_update is not None:
                 seconds["data_time"] += watches["forward_time"].started_at - started

@@ -80,4 +80,5 @@ class Rounds:
         if self.checkpoint_writer.pending is not None:
             folder = self.checkpoint_writer.commit(self.trainer.capture_state(self.model))
             if self.dispatch.checkpoint_committed is not None:
-                self.dispatch.checkpoint_committed(run=self.trainer.run, checkpoint=folder)
+                with preserved_rng():
+                    self.dispatch.checkpoint_committed(run=self.trainer.run, checkpoint=folder)

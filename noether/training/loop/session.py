@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +13,8 @@ from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.models.base import ModelBase
 from noether.data.randomness import preserved_rng
-from noether.kernel.dispatch import Dispatch, compile_dispatch
+from noether.kernel.dispatch import compile_dispatch
+from noether.kernel.entry import BUILT_IN
 from noether.training.callback_set import participants_of
 from noether.training.loop.epoch import TrainingLoop
 from noether.training.loop.rounds import Rounds
@@ -21,10 +23,14 @@ if TYPE_CHECKING:
     from noether.training.trainers.base import BaseTrainer
 
 
+# Saving the generators costs more than most of these hooks, and none of the built-in ones draws from them.
+_EVERY_UPDATE = ("before_optimizer_step", "track_after_accumulation_step", "track_after_update_step")
+
+
 @torch.no_grad()
 def train(trainer: BaseTrainer, model: ModelBase) -> None:
     """Train from where the trainer stands; every way to end that is not an error commits a checkpoint."""
-    dispatch = _compile(trainer, model)
+    assert (dispatch := trainer.dispatch) is not None, "hooks are compiled before"
     dist_model = trainer.wrap_model(model).train()
     with _closing(trainer), trainer.signals:
         loader = trainer.get_data_loader(iterator_callbacks(trainer.callbacks), trainer.batch_size)
@@ -44,7 +50,7 @@ def train(trainer: BaseTrainer, model: ModelBase) -> None:
 @torch.no_grad()
 def evaluate(trainer: BaseTrainer, model: ModelBase) -> None:
     """Call what evaluates once, on the model as it is."""
-    dispatch = _compile(trainer, model)
+    assert (dispatch := trainer.dispatch) is not None, "hooks are compiled before"
     dist_model = trainer.wrap_model(model).eval()
     with _closing(trainer):
         callbacks = iterator_callbacks(trainer.callbacks)
@@ -60,12 +66,27 @@ def iterator_callbacks(callbacks: Sequence[CallbackBase]) -> list[PeriodicDataIt
     return [callback for callback in family if isinstance(callback, PeriodicDataIteratorCallback)]
 
 
-def _compile(trainer: BaseTrainer, model: ModelBase) -> Dispatch:
-    dispatch = compile_dispatch([*participants_of(trainer.callbacks), *trainer.plugins])
+def build_callbacks(trainer: BaseTrainer, model: ModelBase) -> list[CallbackBase]:
+    """Build all callbacks; what their constructors draw from the generators is put back."""
+    with preserved_rng():
+        return trainer.get_all_callbacks(model)
+
+
+def compile_hooks(trainer: BaseTrainer, model: ModelBase) -> None:
+    """Compile the hooks of the trainer's callbacks and plugins.
+
+    Raises:
+        PluginError: An implementation cannot work.
+    """
+    participants = [*participants_of(trainer.callbacks), *trainer.plugins]
+    dispatch = compile_dispatch(participants)
+    foreign = {participant.id for participant in participants if participant.distribution != BUILT_IN}
+    for hook in _EVERY_UPDATE:
+        if foreign.intersection(dispatch.order(hook)):
+            setattr(dispatch, hook, partial(_call, getattr(dispatch, hook)))
     trainer.dispatch = dispatch
     trainer.step.before_optimizer_step = dispatch.before_optimizer_step
     trainer.step.parameters = [p for optimizer in model.optimizers().values() for p in optimizer.parameters]
-    return dispatch
 
 
 def _call(hook: Callable[..., Any] | None, *args: Any, **kwargs: Any) -> None:

@@ -63,7 +63,7 @@ class UpdateStep:
         model: ModelBase,
         accumulation_steps_total: int,
         accumulation_step: int,
-        retain_graph: bool,
+        retain_graph: bool = False,
     ) -> StepOutcome:
         """Run one accumulation step; see `BaseTrainer.update`."""
         started = perf_counter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -41,7 +41,7 @@ from noether.training.loop.capture import capture_step
 from noether.training.loop.finite import FiniteGuard
 from noether.training.loop.precision import Precision
 from noether.training.loop.signals import StopSignals
-from noether.training.loop.step import UpdateStep
+from noether.training.loop.step import StepOutcome, UpdateStep
 from noether.training.loop.wrapping import wrap_compile, wrap_ddp
 from noether.training.trainers.config import BaseTrainerConfig
 from noether.training.trainers.types import LossResult, TrainerResult
@@ -110,6 +110,7 @@ class BaseTrainer(ABC):
         self.run: Any = None
         self.last_loss: Tensor | None = None
         self.stop_reason: str | None = None
+        self._prepared: ModelBase | None = None
         self._set_up_progress(config)
         self._set_up_step(config)
         self.log_writer = LogWriter(MetricsFile(path_provider.metrics_path), self.metric_property_provider)
@@ -276,6 +277,11 @@ class BaseTrainer(ABC):
         """
         return self.step(batch, dist_model, model, accumulation_steps_total, accumulation_step, retain_graph)
 
+    @property
+    def step_function(self) -> Callable[..., StepOutcome]:
+        """What the loop calls for each accumulation step: `update`, or where nobody overrides it, what it calls."""
+        return self.step if type(self).update is BaseTrainer.update else self.update
+
     def autocast(self) -> AbstractContextManager[None]:
         """Return a context with the precision of training."""
         return self.precision.autocast()
@@ -309,6 +315,23 @@ class BaseTrainer(ABC):
 
     # The life of a run
 
+    def prepare(self, model: ModelBase) -> None:
+        """Build optimizer, callbacks and hooks, so that what cannot work is known before the run has left a trace.
+
+        `train` does this itself where nobody has done it before.
+
+        Raises:
+            UsageError: An optimizer, a schedule, a callback or a hook does not fit.
+        """
+        model = model.to(self.device)
+        if not model.optimizers() and self.total_training_updates:
+            model.initialize_optimizer(
+                total_updates=self.total_training_updates, updates_per_epoch=self.updates_per_epoch
+            )
+        self.callbacks = session.build_callbacks(self, model)
+        session.compile_hooks(self, model)
+        self._prepared = model
+
     def train(self, model: ModelBase) -> None:
         """Train the model until the limit, or a stop; a limit of zero evaluates once.
 
@@ -316,13 +339,10 @@ class BaseTrainer(ABC):
             NonFiniteError: Losses or gradients stopped being finite.
             NoetherError: A callback, the data or the disk failed; the note says which.
         """
-        model = model.to(self.device)
-        if not model.optimizers() and self.total_training_updates:
-            model.initialize_optimizer(
-                total_updates=self.total_training_updates, updates_per_epoch=self.updates_per_epoch
-            )
+        if self._prepared is not model:
+            self.prepare(model)
+        self._prepared = None  # what follows happens once
         self.apply_resume_initializer(model)
-        self.callbacks = self.get_all_callbacks(model)
         if self.total_training_updates:
             session.train(self, model)
         else:
@@ -330,8 +350,8 @@ class BaseTrainer(ABC):
 
     def eval(self, model: ModelBase) -> None:
         """Call every callback's `at_eval` once, without training."""
-        model = model.to(self.device)
-        self.callbacks = self.get_all_callbacks(model)
+        self.callbacks = session.build_callbacks(self, model.to(self.device))
+        session.compile_hooks(self, model)
         session.evaluate(self, model)
 
     def apply_resume_initializer(self, model: ModelBase) -> None:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from noether.core.schemas.callbacks import CallBackBaseConfig
 from noether.core.schemas.lib import Discriminated, component_of
-from noether.core.schemas.losses import LossBaseConfig
 from noether.core.schemas.signature import SignatureConfig
 from noether.errors import TrainingError
 from noether.training.trainers.base import BaseTrainer
@@ -24,7 +23,8 @@ class WeightedLossTrainerConfig(BaseTrainerConfig[CallBackBaseConfig]):
         description="Weight of each field's loss; a field is compared with its target."
     )
     loss_fn: Annotated[Any, Discriminated("loss")] = Field(
-        default_factory=lambda: LossBaseConfig(kind="mse"),
+        "mse",
+        validate_default=True,
         description="Loss of a field: a short name, a dotted path, or a table with options.",
     )
 
@@ -71,6 +71,8 @@ class WeightedLossTrainer(BaseTrainer):
                 loss = self.loss_fn(input=forward_output[field], target=targets[target])
                 losses[name] = loss if weight == 1.0 else loss * weight
         except KeyError as error:
+            if field in forward_output and target in targets:
+                raise  # it came out of the loss function
             raise TrainingError(
                 f"field_weights names '{field}', but {error} is missing: the model returned "
                 f"{sorted(forward_output) or 'one tensor'}, the targets are {sorted(targets)}",

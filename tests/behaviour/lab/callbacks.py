@@ -1,5 +1,6 @@
 """Callbacks that make a run's inside visible, or misbehave."""
 
+import multiprocessing
 import os
 import random
 from pathlib import Path
@@ -53,21 +54,13 @@ class Diary(PeriodicCallback):
         self.note("close")
 
 
-class Intervals(Diary):
-    """Notes its interval only, and logs it."""
-
-    before_training = PeriodicCallback.before_training
-    before_optimizer_step = None
-    track_after_accumulation_step = PeriodicCallback.track_after_accumulation_step
-    track_after_update_step = PeriodicCallback.track_after_update_step
-    after_training = PeriodicCallback.after_training
+class Moments(PeriodicCallback):
+    """Notes when its interval fires, and logs the update."""
 
     def periodic_callback(self, *, interval_type, update_counter):
-        self.note(f"{self.id}: {interval_type}", update_counter.cur_iteration)
+        with Path("calls.txt").open("a") as diary:
+            diary.write(f"{self.id}: {interval_type} {update_counter.cur_iteration}\n")
         self.writer.add_scalar(self.id, update_counter.update)
-
-    def close(self):
-        pass
 
 
 class Gambler(PeriodicCallback):
@@ -148,11 +141,23 @@ class GradientNorm(PeriodicCallback):
         self.writer.add_scalar("seen/grad_norm", self.norm)
 
 
-class Threads(PeriodicCallback):
-    """Notes the process's ids of the data set's workers while the run goes on."""
+class Workers(PeriodicCallback):
+    """Logs how many processes the run has started."""
 
-    def periodic_callback(self, *, update_counter):
-        import multiprocessing
+    def periodic_callback(self):
+        self.writer.add_scalar("workers", len(multiprocessing.active_children()))
 
-        pids = [str(process.pid) for process in multiprocessing.active_children()]
-        Path("workers.txt").write_text("\n".join(pids))
+
+class LastWords(PeriodicCallback):
+    """Logs when training is over."""
+
+    def after_training(self):
+        self.writer.add_scalar("last/words", 1.0)
+
+
+class Batches(PeriodicCallback):
+    """Notes what each batch holds."""
+
+    def track_after_accumulation_step(self, *, batch):
+        with Path("batches.txt").open("a") as notes:
+            notes.write(f"{batch['x'].tolist()}\n")

@@ -47,9 +47,7 @@ def test_data_sets_are_found_by_key_and_the_first_without_one() -> None:
 
 
 def test_an_unknown_key_is_named_with_the_ones_there_are() -> None:
-    with pytest.raises(
-        DataError, match=r"'tset' is asked for; the run has train, test\. Did you mean 'test'"
-    ):
+    with pytest.raises(DataError, match=r"'tset' is asked for; the run has train, test\. Did you mean 'test'"):
         DataContainer(datasets()).get_dataset("tset")
 
 
@@ -78,9 +76,7 @@ def test_statistics_come_from_the_training_set_alone() -> None:
 
 def test_own_transforms_come_before_the_shared_ones_and_the_inverse_undoes_both() -> None:
     data = DataContainer(datasets(), transforms=[normalize()], own_transforms={"train": [Scale()]})
-    assert data.get_dataset("test")[0]["x"].tolist() == [
-        2
-    ]  # 1000 … 3000 is the range of the scaled training set
+    assert data.get_dataset("test")[0]["x"].tolist() == [2]  # 1000 … 3000 is the range of the scaled training set
     assert data.inverse("x", torch.tensor([[2.0]])).tolist() == [[5]]
     assert data.inverse("y", torch.tensor([[2.0]])).tolist() == [[2]]
 
@@ -141,8 +137,6 @@ def test_order_depends_on_the_seed_and_on_nothing_before() -> None:
     ("asked", "device", "pinned"),
     [(None, "cpu", False), (None, "cuda", True), (False, "cuda", False), (True, "cpu", True)],
 )
-def test_memory_is_pinned_for_cuda_unless_told_otherwise(
-    asked: bool | None, device: str, pinned: bool
-) -> None:
+def test_memory_is_pinned_for_cuda_unless_told_otherwise(asked: bool | None, device: str, pinned: bool) -> None:
     data = DataContainer(datasets(), pin_memory=asked)
     assert data.build_loader(batch_size=1, device=torch.device(device)).pin_memory is pinned

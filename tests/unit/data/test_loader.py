@@ -1,7 +1,10 @@
 """The same batches from this process and from workers."""
 
+import gc
+import os
 import pickle
 import random
+import time
 
 import numpy as np
 import pytest
@@ -32,6 +35,18 @@ class Augmented(Dataset):
         }
 
 
+class WorkerIds(Dataset):
+    """Tells which process loaded a sample."""
+
+    deterministic = True
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"worker": torch.tensor(os.getpid())}
+
+
 def loader(num_workers: int, **options: bool) -> TrainingLoader:
     test = InMemoryDataset({"x": torch.arange(10.0)})
     data = DataContainer({"train": Augmented(**options), "test": test}, num_workers=num_workers, seed=4)
@@ -55,9 +70,22 @@ def test_two_workers_give_the_batches_of_none_and_training_generators_do_not_mov
         assert all(torch.equal(one.batch[name], other.batch[name]) for name in one.batch)
 
 
-def test_error_in_a_worker_keeps_its_message_and_names_the_sample() -> None:
+def test_error_in_a_worker_keeps_its_message_names_the_sample_and_stops_the_pool_at_once() -> None:
+    built = loader(1, damaged=True)
     with pytest.raises(DataError, match=r"(?s)record 13 is damaged.*while loading sample 13 of Augmented"):
-        list(loader(1, damaged=True))
+        list(built)
+    start = time.monotonic()
+    del built
+    gc.collect()
+    assert time.monotonic() - start < 3  # torch's own iterator takes five seconds
+
+
+def test_an_evaluation_loader_keeps_its_workers() -> None:
+    data = DataContainer({"test": WorkerIds()}, num_workers=1)
+    built = data.build_loader([data.sampler_config("test")], batch_size=2, evaluation=True)
+    workers = {int(one.batch["worker"][0]) for _ in range(3) for one in built}
+    assert len(workers) == 1
+    assert workers != {os.getpid()}
 
 
 def test_it_is_a_data_loader_and_travels_to_spawned_workers() -> None:

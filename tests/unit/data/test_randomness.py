@@ -15,9 +15,7 @@ def draws() -> tuple[float, float, float]:
     return random.random(), float(np.random.rand()), float(torch.rand(()))
 
 
-@given(
-    st.sets(st.tuples(st.integers(0, 50), st.integers(-1, 50), st.integers(0, 50)), min_size=2, max_size=50)
-)
+@given(st.sets(st.tuples(st.integers(0, 50), st.integers(-1, 50), st.integers(0, 50)), min_size=2, max_size=50))
 def test_different_samples_have_different_seeds(places: set[tuple[int, int, int]]) -> None:
     assert len({sample_seed(*place) for place in places}) == len(places)
 

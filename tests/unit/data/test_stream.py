@@ -1,5 +1,6 @@
 """Readers of the one stream get their own batches, whatever the others did."""
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -58,6 +59,14 @@ def test_a_consumer_skips_what_another_did_not_finish(data: DataContainer) -> No
     next(training_batches(stream))
     next(evaluation_pass(stream, failed, 2))
     assert values(evaluation_pass(stream, other, 2)) == [100, 101, 102, 103, 104]
+
+
+def test_a_second_pass_of_a_round_does_not_go_on_with_the_first(data: DataContainer) -> None:
+    request = data.sampler_config("test", every_n_updates=1, every_n_epochs=1)
+    stream = iter(data.build_loader([request], batch_size=2, effective_batch_size=8, end_update=1))
+    list(itertools.islice(training_batches(stream), 4))
+    next(evaluation_pass(stream, request, 2))
+    assert values(evaluation_pass(stream, request, 2)) == [100, 101, 102, 103, 104]
 
 
 def test_asking_outside_of_the_interval_is_an_error(data: DataContainer) -> None:

@@ -33,9 +33,7 @@ def all_kinds() -> list[AnyDataset]:
 def test_first_samples_with_the_properties_asked_for(dataset: AnyDataset) -> None:
     part = subset(dataset, properties={"x"}, max_size=3)
     assert length_of(part) == 3
-    assert {name: value.tolist() for name, value in fetch_of(part, 0)(torch.arange(3), 0).items()} == {
-        "x": [0, 1, 2]
-    }
+    assert {name: value.tolist() for name, value in fetch_of(part, 0)(torch.arange(3), 0).items()} == {"x": [0, 1, 2]}
     assert {name: value.tolist() for name, value in part[2].items()} == {"x": 2}
 
 

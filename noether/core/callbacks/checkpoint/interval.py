@@ -76,9 +76,12 @@ class CheckpointCallback(PeriodicCallback):
         self._save("last")
 
     def _save(self, tag: str | None) -> None:
+        names = self.model_names
+        if names is not None and set(names) >= self.model.submodels.keys():
+            names = None  # all parts, so the save is a whole one
         self.checkpoint_writer.save(
             tag,
             save_weights=self.save_weights or self.save_latest_weights,
             save_optim=self.save_optim or self.save_latest_optim,
-            model_names=self.model_names,
+            model_names=names,
         )

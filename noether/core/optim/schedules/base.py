@@ -35,15 +35,16 @@ class Schedule(ABC):
             SpecError: Several of them are set, or none and there is no default.
         """
         units = {
-            "updates": 1.0,
-            "epochs": float(self.updates_per_epoch),
-            "percent": self.total_updates / 100,
+            f"{name}_updates": 1.0,
+            f"{name}_epochs": float(self.updates_per_epoch),
+            f"{name}_percent": self.total_updates / 100,
         }
-        asked = {unit: getattr(self.schedule_config, f"{name}_{unit}", None) for unit in units}
-        given: dict[str, float] = {unit: value for unit, value in asked.items() if value is not None}
+        fields = [field for field in units if field in type(self.schedule_config).model_fields]
+        asked = {field: getattr(self.schedule_config, field) for field in fields}
+        given: dict[str, float] = {field: value for field, value in asked.items() if value is not None}
         if len(given) > 1 or (not given and default is None):
-            wanted = f"{name}_updates, {name}_epochs or {name}_percent"
-            found = ", ".join(f"{name}_{unit} = {value}" for unit, value in given.items()) or "none"
+            wanted = f"{', '.join(fields[:-1])} or {fields[-1]}"
+            found = " and ".join(f"{field} = {value}" for field, value in given.items()) or "none"
             raise SpecError(
                 f"the schedule '{self.schedule_config.kind}' needs one of {wanted}; found {found}",
                 hint=f"keep one of {wanted} in its table",

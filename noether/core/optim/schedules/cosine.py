@@ -22,7 +22,7 @@ class Cosine(Schedule):
     def __init__(self, schedule_config: CosineConfig, *, total_updates: int, updates_per_epoch: int) -> None:
         super().__init__(schedule_config, total_updates=total_updates, updates_per_epoch=updates_per_epoch)
         self.end = schedule_config.end
-        self.over = self.length("over", default=self.total_updates)
+        self.over = max(self.length("over", default=self.total_updates), 1)
 
     def factor(self, update: int) -> float:
         """Return `end + (1 - end) * (1 + cos(pi * update / over)) / 2`, constant after `over`."""

@@ -22,7 +22,7 @@ class Linear(Schedule):
         super().__init__(schedule_config, total_updates=total_updates, updates_per_epoch=updates_per_epoch)
         self.start = schedule_config.start
         self.end = schedule_config.end
-        self.over = self.length("over", default=self.total_updates)
+        self.over = max(self.length("over", default=self.total_updates), 1)
 
     def factor(self, update: int) -> float:
         """Return `start + (end - start) * update / over`, constant after `over`."""

@@ -20,7 +20,7 @@ class Polynomial(Schedule):
     def __init__(self, schedule_config: PolynomialConfig, *, total_updates: int, updates_per_epoch: int) -> None:
         super().__init__(schedule_config, total_updates=total_updates, updates_per_epoch=updates_per_epoch)
         self.power = schedule_config.power
-        self.over = self.length("over", default=self.total_updates)
+        self.over = max(self.length("over", default=self.total_updates), 1)
 
     def factor(self, update: int) -> float:
         """Return the power of the fraction that is left, zero after `over`."""

@@ -25,10 +25,12 @@ class Intervals:
 
     def fires_after_update(self, update: int, effective_batch_size: int) -> Literal["update", "sample"] | None:
         """Return which of the update and sample intervals fires after `update` completed updates."""
-        if self.every_n_updates is not None and update > 0 and update % self.every_n_updates == 0:
+        if update <= 0:
+            return None
+        if self.every_n_updates is not None and update % self.every_n_updates == 0:
             return "update"
         n = self.every_n_samples
-        if n is not None and update * effective_batch_size // n > (update - 1) * effective_batch_size // n:
+        if n is not None and update > 0 and update * effective_batch_size // n > (update - 1) * effective_batch_size // n:
             return "sample"
         return None
 

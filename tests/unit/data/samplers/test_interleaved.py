@@ -34,15 +34,11 @@ consumers = st.lists(
 def fires_after_update(consumer: SamplerIntervalConfig, update: int, effective: int) -> bool:
     by_update = consumer.every_n_updates and update % consumer.every_n_updates == 0
     n = consumer.every_n_samples
-    by_sample = n and any(
-        sample % n == 0 for sample in range((update - 1) * effective + 1, update * effective + 1)
-    )
+    by_sample = n and any(sample % n == 0 for sample in range((update - 1) * effective + 1, update * effective + 1))
     return bool(by_update or by_sample)
 
 
-def passes(
-    consumer: SamplerIntervalConfig, batch_size: int, rank: int, world_size: int
-) -> list[tuple[int, int]]:
+def passes(consumer: SamplerIntervalConfig, batch_size: int, rank: int, world_size: int) -> list[tuple[int, int]]:
     left = len(consumer.dataset) - rank  # type: ignore[arg-type]  # ours has a length
     mine = -(-left // world_size) if left > 0 else 0
     return [(consumer.tag, place) for place in range(-(-mine // (consumer.batch_size or batch_size)))]
@@ -116,9 +112,7 @@ def test_ranks_evaluate_every_sample_exactly_once(n: int, world_size: int, batch
     request = SamplerIntervalConfig(dataset=numbers(n))
     seen: list[int] = []
     for rank in range(world_size):
-        own = list(
-            InterleavedSampler(None, [request], batch_size=batch_size, rank=rank, world_size=world_size)
-        )
+        own = list(InterleavedSampler(None, [request], batch_size=batch_size, rank=rank, world_size=world_size))
         assert len(own) == request.pass_length(batch_size, rank=rank, world_size=world_size)
         assert all(len(found.indices) <= batch_size for found in own)
         seen.extend(index for found in own for index in found.indices.tolist())

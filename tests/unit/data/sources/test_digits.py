@@ -29,9 +29,7 @@ def test_both_parts_together_are_scikit_learns_digits() -> None:
     labels = torch.cat([part["label_target"] for part in parts])
     expected = load_digits()
     assert [len(part["image"]) for part in parts] == [1438, 359]
-    rows = sorted(
-        [*image, label] for image, label in zip((images * 16).tolist(), labels.tolist(), strict=True)
-    )
+    rows = sorted([*image, label] for image, label in zip((images * 16).tolist(), labels.tolist(), strict=True))
     assert rows == sorted(
         [*image, label] for image, label in zip(expected.data.tolist(), expected.target.tolist(), strict=True)
     )

@@ -82,9 +82,7 @@ def test_a_missing_file_is_an_error_that_shows_what_is_there(path: Path) -> None
 
 
 def test_an_unknown_format_is_an_error_that_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"unknown format; a data file ends in \.npz, \.safetensors, \.parquet"
-    ):
+    with pytest.raises(DataError, match=r"unknown format; a data file ends in \.npz, \.safetensors, \.parquet"):
         read(tmp_path / "data.csv")
 
 

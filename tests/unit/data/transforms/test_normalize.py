@@ -83,6 +83,12 @@ def test_a_component_that_never_varies_is_only_shifted(method: str) -> None:
     assert transform({"x": values + 1})["x"][0].tolist() == pytest.approx([1, 1])
 
 
+@pytest.mark.parametrize("method", ["mean-std", "min-max"])
+def test_a_spread_too_small_to_divide_by_counts_as_none(method: str) -> None:
+    values = torch.tensor([[0.0], [1e-45]])
+    assert fitted(values, method)({"x": values})["x"].isfinite().all()
+
+
 def test_samples_of_different_size_can_be_normalised() -> None:
     class Clouds(Dataset):
         deterministic = True

@@ -1,0 +1,122 @@
+"""Builders: what a callback or a trainer needs around it, real and small, everything on the CPU and in one folder.
+
+```python
+def test_my_callback_logs_its_metric(tmp_path):
+    trainer = make_trainer(tmp_path)
+    callback = make_callback({"kind": "x/mine", "every_n_epochs": 1}, trainer)
+    callback.periodic_callback(interval_type="epoch", update_counter=make_counter(update=6))
+    assert trainer.log_writer.current("mine") == 1.0
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import TypeAdapter
+
+from noether.core.callbacks.base import CallbackBase
+from noether.core.models.base import ModelBase
+from noether.core.models.mlp import MLP, MLPConfig
+from noether.core.providers.path import PathProvider
+from noether.core.schemas.callbacks import CallBackBaseConfig
+from noether.core.schemas.lib import Discriminated
+from noether.core.trackers.noop import NoopTracker
+from noether.core.utils.training.counter import UpdateCounter
+from noether.core.utils.training.iteration import TrainingIteration
+from noether.data.container import DataContainer
+from noether.data.dataset import InMemoryDataset
+from noether.training.callback_set import build_callback
+from noether.training.trainers.base import BaseTrainer
+from noether.training.trainers.weighted_loss import WeightedLossTrainer, WeightedLossTrainerConfig
+
+SAMPLES, TEST_SAMPLES, BATCH = 24, 10, 4
+"""`make_trainer`'s run has six updates of four samples an epoch."""
+
+_CONFIG: TypeAdapter[CallBackBaseConfig] = TypeAdapter(Annotated[Any, Discriminated("callback")])
+
+
+def make_data(*, samples: int = SAMPLES, test_samples: int = TEST_SAMPLES, seed: int = 0) -> DataContainer:
+    """Return data sets `train` and `test` with `x` of shape (3,) and `y_target` of shape (2,), a linear map of it."""
+    generator = torch.Generator().manual_seed(seed)
+    slope = torch.randn(3, 2, generator=generator)
+    sets = {}
+    for key, size in (("train", samples), ("test", test_samples)):
+        x = torch.randn(size, 3, generator=generator)
+        sets[key] = InMemoryDataset({"x": x, "y_target": x @ slope})
+    return DataContainer(sets, seed=seed)
+
+
+def make_model(*, seed: int = 0, **settings: Any) -> ModelBase:
+    """Return an `mlp` from `x` to `y` with one hidden layer of four units and plain SGD.
+
+    Args:
+        seed: Of its weights; the global generator stays as it is.
+        **settings: Fields of its config that are to be others.
+    """
+    table = {
+        "kind": "mlp",
+        "hidden": [4],
+        "in_features": {"x": 3},
+        "out_features": {"y": [2]},
+        "optimizer": {"kind": "SGD", "lr": 0.1},
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MLP(MLPConfig.model_validate({**table, **settings}))
+
+
+def make_trainer(folder: Path, *, data: DataContainer | None = None, **settings: Any) -> BaseTrainer:
+    """Return a `weighted-loss` trainer of two epochs over `make_data()`, without default callbacks.
+
+    Args:
+        folder: Where its run folder `test-run` is made; a test's `tmp_path`.
+        data: The data sets, where `make_data()` does not do.
+        **settings: Fields of its config that are to be others.
+    """
+    table: dict[str, Any] = {
+        "kind": "weighted-loss",
+        "effective_batch_size": BATCH,
+        "forward_properties": ["x"],
+        "target_properties": ["y_target"],
+        "field_weights": {"y": 1.0},
+        "add_default_callbacks": False,
+    }
+    if not {"max_epochs", "max_updates", "max_samples"} & settings.keys():
+        table["max_epochs"] = 2
+    paths = PathProvider(folder, "test-run")
+    paths.run_path.mkdir(parents=True, exist_ok=True)
+    return WeightedLossTrainer(
+        WeightedLossTrainerConfig.model_validate({**table, **settings}),
+        data_container=data or make_data(),
+        device="cpu",
+        tracker=NoopTracker(),
+        path_provider=paths,
+    )
+
+
+def make_callback(
+    config: CallBackBaseConfig | Mapping[str, Any], trainer: BaseTrainer, model: ModelBase | None = None
+) -> Any:
+    """Return the callback of `config` with everything that its constructor takes beside it.
+
+    Args:
+        config: Its config, or the table of a spec: `{"kind": "eta", "every_n_updates": 1}`.
+        trainer: The trainer that it follows, which brings data, writers and tracker.
+        model: The model; unset, a new `make_model()`.
+    """
+    config = _CONFIG.validate_python(dict(config) if isinstance(config, Mapping) else config)
+    callback: CallbackBase = build_callback(config, trainer.callback_default_kwargs(model or make_model()))
+    callback.id = callback.id or config.kind
+    return callback
+
+
+def make_counter(
+    *, update: int = 0, end_update: int = 100, updates_per_epoch: int = 6, effective_batch_size: int = BATCH
+) -> UpdateCounter:
+    """Return a counter that stands after `update` updates of a run of `end_update`."""
+    now = TrainingIteration(update // updates_per_epoch, update, update * effective_batch_size)
+    return UpdateCounter(now, TrainingIteration(update=end_update), updates_per_epoch, effective_batch_size)

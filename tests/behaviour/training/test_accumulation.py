@@ -1,0 +1,48 @@
+"""Cutting an update into several forward passes changes its memory, not its mathematics."""
+
+import pytest
+import torch
+from safetensors.torch import load
+
+from noether.errors import SpecError
+
+LIMITS = {"max_epochs": 2, "max_updates": 7, "max_samples": 56}
+
+
+@pytest.mark.parametrize(("unit", "limit"), LIMITS.items())
+def test_accumulated_updates_end_like_whole_ones(finish, final_weights, unit, limit):
+    limits = {"trainer.max_epochs": None, f"trainer.{unit}": limit}
+    whole, parts = finish(limits), finish({**limits, "trainer.max_batch_size": 3})
+    expected, found = load(final_weights(whole)), load(final_weights(parts))
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_the_largest_divisor_that_fits_is_the_batch_of_a_forward_pass(finish, lab):
+    diary = {"kind": "lab.callbacks.Diary", "every_n_updates": 1}
+    finish({"trainer.max_batch_size": 7, "trainer.callbacks": [diary]})
+    steps = [line for line in (lab.parent / "calls.txt").read_text().splitlines() if "samples," in line]
+    assert steps[:2] == [
+        "  1 of 2: 4 samples, losses total,y_loss",
+        "  2 of 2: 4 samples, losses total,y_loss",
+    ]
+    assert len(steps) == 2 * 12
+
+
+def test_the_online_loss_is_the_mean_over_accumulation_steps(finish, metric_lines):
+    changes = {"trainer.max_epochs": 1, "trainer.track_every_n_updates": 6}
+    whole = metric_lines(finish(changes))[-1]["metrics"]
+    parts = metric_lines(finish({**changes, "trainer.max_batch_size": 2}))[-1]["metrics"]
+    assert parts["loss/online/total/U6"] == pytest.approx(whole["loss/online/total/U6"], rel=1e-4)
+
+
+def test_evaluation_between_accumulated_updates_never_reaches_training(finish, final_weights):
+    accumulated = {"trainer.max_batch_size": 2}
+    watch = [{"kind": "offline-loss", "every_n_updates": 1, "dataset_key": "test", "batch_size": 5}]
+    watched = finish({**accumulated, "trainer.callbacks": watch})
+    assert final_weights(watched) == final_weights(finish(accumulated))
+
+
+def test_accumulation_that_is_switched_off_is_refused_where_it_would_be_needed(run):
+    with pytest.raises(SpecError, match="max_batch_size = 4 is below the 8 samples"):
+        run({"trainer.max_batch_size": 4, "trainer.disable_gradient_accumulation": True})
