@@ -45,6 +45,7 @@ class RunningTrainer(Protocol):
     update_counter: Any
     last_loss: Tensor | None
     precision: Any
+    seconds: dict[str, float]
     batch_size: int
 
     def train_step(self, batch: dict[str, Tensor], model: torch.nn.Module) -> StepResult:

@@ -77,6 +77,7 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
 
     def _in_this_process(self) -> Iterator[TaggedBatch]:
         """Do what `TaggedDataset` does, with fewer calls: this runs at every update."""
+        assert isinstance(self.dataset, TaggedDataset), "torch knows it only as some data set"
         make, sources = tuple.__new__, self.dataset.sources
         for tag, epoch, position, indices in self.sampler:
             yield make(TaggedBatch, (tag, position, sources[tag](indices, epoch)))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from noether.core.callbacks.base import CallbackBase, CallBackBaseConfig
 from noether.core.callbacks.dataset_pass import DatasetPass
+from noether.core.callbacks.gradients import without_gradients
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
 from noether.core.providers.metric_property import MetricPropertyProvider
@@ -75,11 +76,19 @@ class PeriodicCallback(CallbackBase):
         self.every_n_updates = callback_config.every_n_updates
         self.every_n_samples = callback_config.every_n_samples
         self.batch_size = callback_config.batch_size
+        self._intervals = Intervals()
 
     @property
     def intervals(self) -> Intervals:
-        """The schedule as one value."""
-        return Intervals(self.every_n_epochs, self.every_n_updates, self.every_n_samples)
+        """The schedule as one value; follows the attributes, which a subclass may set."""
+        known = self._intervals
+        if (
+            known.every_n_updates != self.every_n_updates
+            or known.every_n_epochs != self.every_n_epochs
+            or known.every_n_samples != self.every_n_samples
+        ):
+            known = self._intervals = Intervals(self.every_n_epochs, self.every_n_updates, self.every_n_samples)
+        return known
 
     @inherited_no_op
     def periodic_callback(self, *, interval_type: IntervalType, update_counter: UpdateCounter, **kwargs: Any) -> None:
@@ -103,20 +112,20 @@ class PeriodicCallback(CallbackBase):
         """Follow each optimizer update."""
 
     @when_due
-    @torch.no_grad()
+    @without_gradients
     def after_epoch(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
         """Act where the epoch interval fires."""
         if interval := fires(self.intervals, update_counter, "epoch"):
             self._act(interval_type=interval, update_counter=update_counter, **kwargs)
 
     @when_due
-    @torch.no_grad()
+    @without_gradients
     def after_update(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
         """Act where the update or the sample interval fires."""
         if interval := fires(self.intervals, update_counter, "update"):
             self._act(interval_type=interval, update_counter=update_counter, **kwargs)
 
-    @torch.no_grad()
+    @without_gradients
     def at_eval(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
         """Act outside of any schedule, on a model that is evaluated and not trained."""
         self._act(interval_type="eval", update_counter=update_counter, **kwargs)

@@ -96,7 +96,7 @@ class MLP(ModelBase):
             return {self.only_field: out if len(shape) == 1 else out.reshape(-1, *shape)}
         parts = out.split(self.sizes, dim=1)
         return {
-            field: part.unflatten(1, shape) for (field, shape), part in zip(self.shapes.items(), parts, strict=True)
+            field: part.reshape(-1, *shape) for (field, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
 
     def _with_octaves(self, flat: Tensor) -> Tensor:

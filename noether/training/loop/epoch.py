@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -49,6 +50,8 @@ class TrainingLoop:
         self.track_update = dispatch.track_after_update_step
         self.calls_always = dispatch.after_update_always is not None or dispatch.after_epoch_always is not None
         self.is_scheduled = any(optimizer.scheduled for optimizer in model.optimizers().values())
+        self.seconds: dict[str, float] = defaultdict(float, trainer.seconds)
+        trainer.seconds = self.seconds
         self.update = trainer.step_function
         self.moves_batches = trainer.device.type != "cpu"
 
@@ -84,7 +87,8 @@ class TrainingLoop:
 
         Loops stand where comprehensions would read better: a comprehension is a call, and this runs at every update.
         """
-        trainer, track_step, seconds = self.trainer, self.track_step, {"data_time": 0.0}
+        trainer, track_step, seconds = self.trainer, self.track_step, self.seconds
+        times: dict[str, float] = {"data_time": 0.0}
         for step in range(steps):
             started = perf_counter()
             tag, _, batch = next(self.stream)
@@ -94,11 +98,15 @@ class TrainingLoop:
                 batch = trainer.to_device(batch)
             losses, outputs, watches = self.update(batch, self.dist_model, self.model, steps, step)
             trainer.last_loss = losses["total"]
+            data_time = watches["forward_time"].started_at - started
+            seconds["data_time"] += data_time
+            for part in watches:
+                seconds[part] += watches[part].elapsed_seconds
             if self.track_update is not None:
-                seconds["data_time"] += watches["forward_time"].started_at - started
+                times["data_time"] += data_time
                 for part in watches:
                     elapsed = watches[part].elapsed_seconds
-                    seconds[part] = seconds[part] + elapsed if step else elapsed
+                    times[part] = times[part] + elapsed if step else elapsed
             if track_step is not None and not trainer.finite_guard.was_skipped:
                 track_step(trainer.update_counter, batch, losses, outputs, steps, step)
-        return seconds
+        return times

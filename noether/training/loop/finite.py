@@ -56,7 +56,7 @@ class FiniteGuard:
             self._found = torch.zeros((), device=loss.device)
         torch._amp_foreach_non_finite_check_and_unscale_([*gradients, *self._losses, loss], self._found, self._one)
         self._losses = []
-        if self._found.item():
+        if self._found:
             self._found.zero_()
             self.in_a_row += 1
             self.skipped_updates += 1

@@ -77,6 +77,7 @@ class BaseTrainer(ABC):
         dispatch: The compiled hooks, once training or evaluation has begun.
         run: What run hooks are given; None for a trainer that is built by hand.
         last_loss: Total loss of the last accumulation step, detached.
+        seconds: Seconds that the parts of all updates have taken so far, by part.
         stop_reason: Why training ends before its limit; None while it goes on.
     """
 
@@ -109,6 +110,7 @@ class BaseTrainer(ABC):
         self.dispatch: Dispatch | None = None
         self.run: Any = None
         self.last_loss: Tensor | None = None
+        self.seconds: dict[str, float] = {}
         self.stop_reason: str | None = None
         self._prepared: ModelBase | None = None
         self._set_up_progress(config)
