@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from typing import TYPE_CHECKING, Any
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 from noether.cli.table import print_table
 
@@ -49,8 +50,14 @@ def _row(name: str, field: FieldInfo) -> dict[str, str]:
 
 
 def _type(annotation: Any) -> str:
-    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    return text.replace("typing.", "").replace("NoneType", "None").replace("Any", "table")
+    """Write a type as a spec's reader thinks of it: `float | None`, and `table` for what a `kind` chooses."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        return annotation.__name__
+    if get_origin(annotation) in (Union, UnionType):
+        return " | ".join("None" if member is NoneType else _type(member) for member in get_args(annotation))
+    if get_origin(annotation) is Annotated or annotation is Any:
+        return "table"
+    return str(annotation).replace("typing.", "")
 
 
 def _shown(value: Any) -> str:

@@ -19,8 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("run", epilog=run.EXAMPLE)(run.run)
-app.command("check", epilog=check.EXAMPLE)(check.check)
+app.command("run", short_help="Train what a spec describes.", epilog=run.EXAMPLE)(run.run)
+app.command("check", short_help="Validate a spec without running it.", epilog=check.EXAMPLE)(check.check)
 app.add_typer(plugins.app, name="plugins")
 
 

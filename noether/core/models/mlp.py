@@ -87,9 +87,9 @@ class MLP(ModelBase):
         """Map properties `(batch, ...)` to fields `(batch, *shape)`."""
         if self.only_input is not None:
             flat = properties[self.only_input]
-            flat = flat if flat.ndim == 2 else flat.flatten(1)
+            flat = flat if flat.ndim == 2 else _flat(flat)
         else:
-            flat = torch.cat([properties[name].flatten(1) for name in self.inputs], dim=1)
+            flat = torch.cat([_flat(properties[name]) for name in self.inputs], dim=1)
         out = self.layers(self._with_octaves(flat) if self.octaves else flat)
         if self.only_field is not None:
             shape = self.shapes[self.only_field]
@@ -103,3 +103,8 @@ class MLP(ModelBase):
         """Append `sin(2^k x)` and `cos(2^k x)`, which lets a small network follow fine detail (Tancik et al., 2020)."""
         scaled = torch.cat([flat * 2**octave for octave in range(self.octaves)], dim=1)
         return torch.cat([flat, scaled.sin(), scaled.cos()], dim=1)
+
+
+def _flat(values: Tensor) -> Tensor:
+    """Return `(batch, ...)` as `(batch, numbers)`; one number a sample, `(batch,)`, as `(batch, 1)`."""
+    return values.unsqueeze(1) if values.ndim == 1 else values.flatten(1)

@@ -161,3 +161,34 @@ class Batches(PeriodicCallback):
     def track_after_accumulation_step(self, *, batch):
         with Path("batches.txt").open("a") as notes:
             notes.write(f"{batch['x'].tolist()}\n")
+
+
+class FailsInConfig(CallBackBaseConfig):
+    hook: str = Field(description="The method that raises.")
+
+
+class FailsIn(PeriodicCallback):
+    """Raises in a hook of choice."""
+
+    def __init__(self, callback_config: FailsInConfig, **kwargs):
+        super().__init__(callback_config, **kwargs)
+        self.hook = callback_config.hook
+
+    def fail(self, method):
+        if self.hook == method:
+            raise ZeroDivisionError("the lab is on fire")
+
+    def before_training(self):
+        self.fail("before_training")
+
+    def track_after_accumulation_step(self):
+        self.fail("track_after_accumulation_step")
+
+    def periodic_callback(self):
+        self.checkpoint_writer.save()
+
+    def state_dict(self):
+        self.fail("state_dict")
+
+    def close(self):
+        self.fail("close")

@@ -19,7 +19,7 @@ CONFIG: TypeAdapter[Any] = TypeAdapter(Annotated[Any, Discriminated("optimizer")
 OPTIONS: dict[str, dict[str, Any]] = {
     "ASGD": {"lambd": 0.01},
     "Adadelta": {"rho": 0.8},
-    "Adafactor": {"d": 0.5},
+    "Adafactor": {"d": 2.0},
     "Adagrad": {"lr_decay": 0.1},
     "Adam": {"betas": [0.8, 0.9]},
     "AdamW": {"amsgrad": True},

@@ -1,0 +1,76 @@
+"""`noether.run` can be called again and again: it leaves the process as it found it."""
+
+import logging
+import multiprocessing
+import os
+import random
+import signal
+import threading
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+ENDS = {
+    "a good end": {},
+    "a failure": {"trainer.callbacks": [{"kind": "lab.callbacks.Fails", "every_n_updates": 1}]},
+    "a signal": {"trainer.callbacks": [{"kind": "lab.callbacks.Signals", "every_n_updates": 1, "numbers": [15]}]},
+    "workers": {"loader.num_workers": 1},
+    "process-wide settings": {"threads": 2, "deterministic": True, "matmul_precision": "medium"},
+}
+
+
+def state_of_the_process():
+    logger = logging.getLogger("noether")
+    return {
+        "python": random.getstate(),
+        "numpy": [str(part) for part in np.random.get_state()],
+        "torch": torch.get_rng_state().tolist(),
+        "threads": [thread.name for thread in threading.enumerate()],
+        "processes": multiprocessing.active_children(),
+        "handlers": (logger.handlers[:], logger.level, logger.propagate, logging.getLogger().handlers[:]),
+        "signals": [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)],
+        "torch threads": torch.get_num_threads(),
+        "precision": torch.get_float32_matmul_precision(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "gradients": torch.is_grad_enabled(),
+        "environment": dict(os.environ),
+        "warnings": warnings.filters[:],
+        "folder": os.getcwd(),
+    }
+
+
+@pytest.mark.parametrize("changes", ENDS.values(), ids=ENDS)
+def test_a_run_leaves_the_process_as_it_found_it(run, lab, changes):
+    torch.rand(3)  # not at the start of its stream
+    before = state_of_the_process()
+    run(changes)
+    assert state_of_the_process() == before
+
+
+def test_a_spec_that_is_refused_leaves_the_process_as_it_found_it(run, lab):
+    before = state_of_the_process()
+    with pytest.raises(Exception, match="fewer than one effective batch"):
+        run({"trainer.effective_batch_size": 1000})
+    assert state_of_the_process() == before
+
+
+def test_what_ran_before_has_no_influence(finish, final_weights):
+    first = final_weights(finish({"model.dropout": 0.2}))
+    torch.rand(100)
+    finish({"seed": 5})
+    assert final_weights(finish({"model.dropout": 0.2})) == first
+
+
+def test_each_run_has_a_folder_of_its_own(finish):
+    folders = {finish({"trainer.max_epochs": 0}).run_dir for _ in range(4)}
+    assert len(folders) == 4
+
+
+def test_a_run_outside_of_the_main_thread_works(finish):
+    outcomes = []
+    thread = threading.Thread(target=lambda: outcomes.append(finish()))
+    thread.start()
+    thread.join()
+    assert outcomes[0].status == "FINISHED"

@@ -1,0 +1,122 @@
+"""SIGTERM always commits, SIGINT where it is asked to, and a second signal waits for nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+DEADLINE_S = 60
+
+
+def sends(*numbers):
+    return [{"kind": "lab.callbacks.Signals", "every_n_updates": 1, "numbers": list(map(int, numbers))}]
+
+
+def test_sigterm_commits_the_update_that_it_met_and_ends_with_143(run, lab, attempt, verified_updates):
+    outcome = run({"trainer.callbacks": sends(signal.SIGTERM)})
+    assert (outcome.status, outcome.exit_code, outcome.error) == ("KILLED", 143, None)
+    assert verified_updates(outcome.run_dir) == [3]
+    assert attempt(outcome)["status"] == "KILLED"
+    assert attempt(outcome)["reason"] == "SIGTERM"
+
+
+def test_what_sigterm_commits_is_what_an_uninterrupted_run_has_there(run, finish, lab, final_weights):
+    stopped = run({"trainer.callbacks": sends(signal.SIGTERM)})
+    three = finish({"trainer.max_epochs": None, "trainer.max_updates": 3})
+    assert final_weights(stopped) == final_weights(three)
+
+
+def test_sigint_ends_at_once_with_130_and_saves_nothing(run, lab, attempt, verified_updates):
+    outcome = run({"trainer.callbacks": sends(signal.SIGINT)})
+    assert (outcome.status, outcome.exit_code) == ("KILLED", 130)
+    assert verified_updates(outcome.run_dir) == []
+    assert attempt(outcome)["status"] == "KILLED"
+
+
+def test_sigint_with_save_on_sigint_commits_first(run, lab, attempt, verified_updates):
+    outcome = run({"trainer.callbacks": sends(signal.SIGINT), "trainer.save_on_sigint": True})
+    assert (outcome.status, outcome.exit_code) == ("KILLED", 130)
+    assert verified_updates(outcome.run_dir) == [3]
+    assert attempt(outcome)["reason"] == "SIGINT"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "code"),
+    [((signal.SIGTERM, signal.SIGTERM), 143), ((signal.SIGINT, signal.SIGINT), 130), ((signal.SIGTERM, signal.SIGINT), 130)],
+)
+def test_a_second_signal_ends_at_once(run, lab, attempt, verified_updates, numbers, code):
+    outcome = run({"trainer.callbacks": sends(*numbers), "trainer.save_on_sigint": True})
+    assert (outcome.status, outcome.exit_code) == ("KILLED", code)
+    assert verified_updates(outcome.run_dir) == []
+    assert attempt(outcome)["status"] == "KILLED"
+
+
+def test_the_handlers_are_those_from_before_also_after_a_signal(run, lab):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    run({"trainer.callbacks": sends(signal.SIGTERM), "trainer.save_on_sigint": True})
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def start(spec, **changes):
+    """Start the command on a run that would take hours; return the process and the run's folder."""
+    spec["trainer"] |= {"max_epochs": 10_000_000, "track_every_n_updates": 10, **changes}
+    Path("long.toml").write_text(tomli_w.dumps(spec))
+    command = [sys.executable, "-m", "noether", "run", "long.toml", "--run-id", "long"]
+    with Path("out.txt").open("w") as out:
+        return subprocess.Popen(command, stdout=out, stderr=out), Path("runs/long")
+
+
+def wait_for_progress(process, run_dir):
+    """Return once the run has written metrics of training."""
+    metrics = run_dir / "metrics.jsonl"
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        if metrics.exists() and metrics.read_text().count("\n") > 3:
+            return
+        assert process.poll() is None, Path("out.txt").read_text()
+        time.sleep(0.01)
+    process.kill()
+    raise AssertionError(f"no progress after {DEADLINE_S} s: {Path('out.txt').read_text()}")
+
+
+def ended(process):
+    try:
+        return process.wait(DEADLINE_S)
+    finally:
+        if process.poll() is None:
+            process.kill()
+
+
+def test_the_command_ends_with_143_after_sigterm_and_leaves_a_valid_checkpoint(tiny_spec, attempt, verified_updates):
+    process, run_dir = start(tiny_spec)
+    wait_for_progress(process, run_dir)
+    os.kill(process.pid, signal.SIGTERM)
+    assert ended(process) == 143
+    (update,) = verified_updates(run_dir)
+    assert update > 0
+    assert attempt(run_dir)["status"] == "KILLED"
+    assert "Traceback" not in Path("out.txt").read_text()
+
+
+def test_the_command_ends_with_130_after_ctrl_c(tiny_spec, attempt, verified_updates):
+    process, run_dir = start(tiny_spec)
+    wait_for_progress(process, run_dir)
+    os.kill(process.pid, signal.SIGINT)
+    assert ended(process) == 130
+    assert verified_updates(run_dir) == []
+    assert attempt(run_dir)["status"] == "KILLED"
+    assert "Traceback" not in Path("out.txt").read_text()
+
+
+def test_sigterm_ends_a_run_with_workers_too(tiny_spec, attempt, verified_updates):
+    process, run_dir = start(tiny_spec | {"loader": {"num_workers": 2}})
+    wait_for_progress(process, run_dir)
+    os.kill(process.pid, signal.SIGTERM)
+    assert ended(process) == 143
+    assert len(verified_updates(run_dir)) == 1
+    assert "Traceback" not in Path("out.txt").read_text()

@@ -1,0 +1,76 @@
+"""Parts with optimizers of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from noether.core.models.composite import CompositeModel
+from noether.errors import SpecError
+from noether.testing import make_model
+
+LENGTH = {"total_updates": 10, "updates_per_epoch": 5}
+
+
+class Chain(CompositeModel):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return self.get_submodule("decoder")(x=self.get_submodule("encoder")(x=x)["y"])
+
+
+def chain(**decoder: Any) -> Chain:
+    return Chain(
+        parts={
+            "encoder": make_model(seed=1, optimizer={"kind": "SGD", "lr": 0.4, "schedule": "linear"}),
+            "decoder": make_model(seed=2, in_features={"x": 2}, **decoder),
+        }
+    )
+
+
+def one_update(model: CompositeModel, update: int = 5) -> set[str]:
+    """Train for one update and return the names of the parameters that moved."""
+    model.initialize_optimizer(**LENGTH)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.optimizer_schedule_step(update)
+    model(x=torch.ones(2, 3))["y"].square().sum().backward()
+    model.optimizer_step()
+    model.optimizer_zero_grad()
+    return {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+
+
+def test_parts_are_attributes_named_after_their_keys() -> None:
+    model = chain()
+    assert list(model.submodels) == ["encoder", "decoder"]
+    assert model.submodels["encoder"] is model.encoder
+    assert model.submodels["encoder"].name == "encoder"
+    assert {key.split(".")[0] for key in model.state_dict()} == {"encoder", "decoder"}
+
+
+def test_each_part_moves_at_its_own_rate() -> None:
+    model = chain()
+    assert one_update(model) == set(model.state_dict())
+    assert {name: optimizer.lr for name, optimizer in model.optimizers().items()} == {"encoder": 0.2, "decoder": 0.1}
+    assert model.gradients() == []
+
+
+def test_a_frozen_part_stays_and_has_no_optimizer() -> None:
+    model = chain(frozen=["*"], optimizer=None).freeze()
+    assert one_update(model) == {name for name in model.state_dict() if name.startswith("encoder.")}
+    assert list(model.optimizers()) == ["encoder"]
+
+
+def test_a_part_without_an_optimizer_is_refused_by_name() -> None:
+    with pytest.raises(SpecError, match="the model 'decoder' has no optimizer"):
+        chain(optimizer=None).initialize_optimizer(**LENGTH)
+
+
+def test_parts_of_a_composite_inside_a_composite_train_too() -> None:
+    class Outer(CompositeModel):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return self.get_submodule("body")(x=x)
+
+    model = Outer(parts={"body": chain()})
+    assert one_update(model) == set(model.state_dict())
+    assert list(model.optimizers()) == ["body.encoder", "body.decoder"]
