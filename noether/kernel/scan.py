@@ -27,5 +27,8 @@ def installed_entries() -> tuple[Entry, ...]:
 
 def _name_and_version(distribution: Distribution | None) -> tuple[str, str]:
     """Return what a distribution is called, also where its metadata is damaged."""
-    metadata = {} if distribution is None else distribution.metadata.json
+    try:
+        metadata = {} if distribution is None else distribution.metadata.json
+    except FileNotFoundError:  # the backport's finder, where something has imported it, refuses what ours reads
+        metadata = {}
     return str(metadata.get("name", "unknown")), str(metadata.get("version", "unknown"))

@@ -161,10 +161,10 @@ def encode_step(state: StepState, request: SaveRequest) -> tuple[dict[str, bytes
             tensors[f"callbacks/{identifier}.safetensors"] = held
     encoded = {name: encode_tensors(group) for name, group in tensors.items()}
     files = {name: data for name, (data, _) in encoded.items()}
-    trainer = {"trainer": state.trainer, "optimizer": state.optimizer_values, "callbacks": callbacks}
-    tree, leftover = split_state(trainer, "the trainer")
+    values = {"trainer": state.trainer, "optimizer": state.optimizer_values}
+    tree, leftover = split_state(values, "the trainer")
     assert not leftover, f"the trainer's own state holds tensors: {sorted(leftover)}"
-    files["trainer.json"] = _json(tree)
+    files["trainer.json"] = _json({**tree, "callbacks": callbacks})
     files["rank-00000.json"] = _json(state.rank)
     return files, {name: aliases for name, (_, aliases) in encoded.items() if aliases}
 

@@ -93,3 +93,11 @@ def test_samples_that_fill_no_update_are_left_out_of_the_epoch(finish):
 def test_no_limit_and_two_limits_are_refused(run, limits):
     with pytest.raises(SpecError, match="exactly one of max_epochs, max_updates, max_samples must be set"):
         run({f"trainer.{name}": value for name, value in limits.items()})
+
+
+def test_the_last_step_keeps_the_names_that_a_callback_gave_it(finish):
+    outcome = finish({"trainer.callbacks": [{"kind": "checkpoint", "every_n_updates": 6}]})
+    earlier, last = (read_step(step)[0] for step in list_steps(outcome.run_dir / "checkpoints"))
+    assert earlier.tags == ["latest"]
+    assert last.tags == ["latest", "last"]
+    assert (earlier.parent, last.parent) == (None, "step-000000000006")

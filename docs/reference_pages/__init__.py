@@ -1,0 +1,1 @@
+"""What the generated reference pages say, one page a module, each with a function `page`."""

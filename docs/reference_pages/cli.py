@@ -1,0 +1,35 @@
+"""The page of the command line: the help of every verb, as `--help` prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+import typer
+
+from noether.cli.main import app
+
+_INTRODUCTION = """
+# The command
+
+What `noether VERB --help` prints. Exit codes are listed under [errors and exit codes](errors.md).
+"""
+
+
+def contexts() -> dict[str, click.Context]:
+    """Return every command in its context by its words: `noether`, `noether run`, `noether plugins list`."""
+    return dict(_below("noether", typer.main.get_command(app), None))
+
+
+def _below(name: str, command: click.Command, parent: click.Context | None) -> Iterator[tuple[str, click.Context]]:
+    word = name.rpartition(" ")[2]
+    context = command.make_context(word, [], parent, resilient_parsing=True, terminal_width=100)
+    yield name, context
+    for verb, below in getattr(command, "commands", {}).items():
+        yield from _below(f"{name} {verb}", below, context)
+
+
+def page() -> str:
+    """Return the page."""
+    sections = (f"## {name}\n\n```text\n{context.get_help()}\n```" for name, context in contexts().items())
+    return "\n\n".join([_INTRODUCTION.strip(), *sections])

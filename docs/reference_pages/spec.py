@@ -1,0 +1,70 @@
+"""The page of the spec: its tables, and the options of every built-in component that has a config of its own."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from noether.core.schemas.config_class import CONFIG_BASES, config_class_of
+from noether.core.schemas.signature import SignatureConfig
+from noether.kernel.registry import Registry
+from noether.kernel.roles import ROLES
+from noether.spec.model import CheckpointsTable, Expectation, LoaderTable, PluginsTable, RunSpec
+from reference_pages.kinds import built_in
+from reference_pages.markdown import fields_table, summary
+
+TABLES: dict[str, type[BaseModel]] = {
+    "[loader]": LoaderTable,
+    "[plugins]": PluginsTable,
+    "[checkpoints]": CheckpointsTable,
+    "[expect]": Expectation,
+}
+_INTRODUCTION = """
+# The spec
+
+A run is one TOML file of at most 1 MiB. Unknown keys are errors, types are strict (`"5"` is no integer), and all
+problems are shown at once. `noether check SPEC` validates without running. Input paths are relative to the file that
+holds them, `output` to the working folder. The run folder keeps the file as it was given (`spec.toml`) and with every
+default filled in (`spec.resolved.toml`); running the latter is the same run.
+
+Where a type names a role in italics, such as *model*, the value is a table with a `kind`, or the bare kind as a string.
+"""
+
+
+def page() -> str:
+    """Return the page."""
+    parts = [_INTRODUCTION.strip(), "## Top level", fields_table(RunSpec.model_fields)]
+    for name, table_class in TABLES.items():
+        parts += [f"## {name}", summary(table_class), fields_table(table_class.model_fields)]
+    for role in ROLES:
+        parts += _role(role)
+    return "\n\n".join(parts)
+
+
+def _role(role: str) -> list[str]:
+    """Return the sections of a role: what all of its kinds take, then each kind; callbacks have their own page."""
+    if role == "callback" or not built_in(role):
+        return []
+    configs = {
+        entry.name: config_class_of(Registry.installed().load(role, entry.name).target, role)
+        for entry in built_in(role)
+    }
+    own = {kind: config for kind, config in configs.items() if not issubclass(config, SignatureConfig)}
+    base = _base_fields(role)
+    parts = [f"## {role}", f"In a spec: `{ROLES[role].hint}`. Kinds: [built-in kinds](kinds.md#{role})."]
+    if base:
+        parts += ["What every kind can be told:", fields_table(base)]
+    for kind, config in own.items():
+        fields = {name: field for name, field in config.model_fields.items() if name not in {*base, "kind"}}
+        if fields:
+            parts += [f"### {role} {kind}", summary(config), fields_table(fields)]
+    return parts
+
+
+def _base_fields(role: str) -> dict[str, FieldInfo]:
+    """Return what every kind of a role can be told beside its kind."""
+    module, _, name = CONFIG_BASES.get(role, "noether.training.trainers.config:BaseTrainerConfig").partition(":")
+    fields = getattr(import_module(module), name).model_fields
+    return {name: field for name, field in fields.items() if name != "kind"}

@@ -1,0 +1,96 @@
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from noether.cli.main import main
+from noether.kernel import registry, scan
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def noether_command(workplace: Path, monkeypatch, capsys) -> Callable[..., Ended]:
+    """Runs the command `noether` in this process."""
+
+    def command(*arguments: str | Path) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["noether", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), printed.out, printed.err)
+
+    return command
+
+
+@pytest.fixture
+def refusal(noether_command) -> Callable[..., str]:
+    """Runs the command, which has to refuse with 2 and leave no run behind; returns the one message."""
+
+    def refused(*arguments: str | Path) -> str:
+        ended = noether_command(*arguments)
+        assert ended.code == 2, ended
+        assert ended.out == ""
+        assert ended.err.count("error: ") == 1
+        assert "Traceback" not in ended.err
+        assert not Path("runs").exists()
+        return ended.err
+
+    return refused
+
+
+@pytest.fixture
+def spec_file(tiny_spec: dict[str, Any]) -> Callable[..., Path]:
+    """Writes the tiny spec, tables changed as told, to `tiny.toml`."""
+
+    def write(**tables: Any) -> Path:
+        path = Path("tiny.toml")
+        path.write_text(tomli_w.dumps(tiny_spec | tables))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def install(workplace: Path, monkeypatch) -> Iterator[Callable[..., None]]:
+    """Installs a distribution for one test: metadata, entry points and modules in a folder of `sys.path`."""
+    site = workplace / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(site)
+    known = set(sys.modules)
+
+    def install_here(name: str, entry_points: dict[str, dict[str, str]], modules: dict[str, str]) -> None:
+        metadata = site / f"{name.replace('-', '_')}-1.2.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
+        sections = [
+            "\n".join([f"[{group}]", *(f"{key} = {target}" for key, target in entries.items()), ""])
+            for group, entries in entry_points.items()
+        ]
+        (metadata / "entry_points.txt").write_text("\n".join(sections))
+        for module, source in modules.items():
+            (site / f"{module}.py").write_text(source)
+        forget()
+
+    def forget() -> None:
+        """The scan of what is installed is kept for the life of a process."""
+        scan.installed_entries.cache_clear()
+        registry._installed.cache_clear()
+
+    yield install_here
+    monkeypatch.undo()
+    forget()
+    for name in set(sys.modules) - known:
+        if str(site) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]

@@ -1,0 +1,11 @@
+"""What a typing error makes of a callback."""
+
+from noether.core.callbacks.periodic import PeriodicCallback
+
+
+class Typo(PeriodicCallback):
+    def after_trainning(self):
+        pass
+
+    def before_training(self, *, counter):
+        pass
