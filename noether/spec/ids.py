@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from noether.core.utils.free_name import free_name
 from noether.errors import PluginError
 from noether.kernel.registry import active_registry
 
@@ -26,18 +27,10 @@ def item_ids(items: Sequence[Any], role: str) -> list[str]:
     for item in items:
         explicit = item.get("id") if isinstance(item, dict) else None
         if not isinstance(explicit, str):
-            explicit = _free(_short_kind(item, role), taken)
+            explicit = free_name(_short_kind(item, role), taken)
             taken.add(explicit)
         ids.append(explicit)
     return ids
-
-
-def _free(name: str, taken: set[str]) -> str:
-    candidate, count = name, 1
-    while candidate in taken:
-        count += 1
-        candidate = f"{name}-{count}"
-    return candidate
 
 
 def _short_kind(item: Any, role: str) -> str:

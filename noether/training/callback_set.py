@@ -9,6 +9,7 @@ from typing import Any
 from noether.core.callbacks.base import CallbackBase, CallBackBaseConfig
 from noether.core.schemas.constructors import constructors, parameters
 from noether.core.schemas.lib import component_of
+from noether.core.utils.free_name import free_name
 from noether.errors import SpecError
 from noether.kernel.participant import Participant
 
@@ -40,7 +41,7 @@ def participants_of(callbacks: Sequence[CallbackBase]) -> list[Participant]:
     taken = {callback.id for callback in callbacks if callback.id}
     for callback in callbacks:
         if not callback.id:
-            callback.id = _free_id(_short_kind(callback), taken)
+            callback.id = free_name(_short_kind(callback), taken)
             taken.add(callback.id)
     return [
         Participant(
@@ -58,11 +59,3 @@ def _short_kind(callback: CallbackBase) -> str:
     if callback.component is None or callback.component.entry is None:
         return type(callback).__name__.lower()
     return callback.component.entry.name
-
-
-def _free_id(kind: str, taken: set[str]) -> str:
-    candidate, number = kind, 1
-    while candidate in taken:
-        number += 1
-        candidate = f"{kind}-{number}"
-    return candidate

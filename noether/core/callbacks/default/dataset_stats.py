@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
-from noether.core.callbacks.base import CallbackBase
-from noether.core.schemas.callbacks import CallBackBaseConfig
+from noether.core.callbacks.default.one_shot import OneShotCallback
 from noether.core.utils.training.counter import UpdateCounter
 from noether.data.dataset import length_of
 
 
-class DatasetStatsConfig(CallBackBaseConfig):
-    """Settings of the `dataset-stats` callback."""
-
-    needs_interval: ClassVar[bool] = False
-
-
-class DatasetStatsCallback(CallbackBase):
-    """Logs `data/{key}/samples` of every data set once, before training.
-
-    Args:
-        callback_config: Has nothing to set.
-        **kwargs: What `CallbackBase` takes.
-    """
-
-    def __init__(self, callback_config: DatasetStatsConfig, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.callback_config = callback_config
+class DatasetStatsCallback(OneShotCallback):
+    """Logs `data/{key}/samples` of every data set once, before training."""
 
     def before_training(self, *, update_counter: UpdateCounter) -> None:
         """Count and log."""

@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
-from noether.core.callbacks.base import CallbackBase
-from noether.core.schemas.callbacks import CallBackBaseConfig
+from noether.core.callbacks.default.one_shot import OneShotCallback
 from noether.core.utils.training.counter import UpdateCounter
 
 
-class ParameterCountConfig(CallBackBaseConfig):
-    """Settings of the `param-count` callback."""
-
-    needs_interval: ClassVar[bool] = False
-
-
-class ParameterCountCallback(CallbackBase):
-    """Logs `model/parameters` and `model/trainable_parameters` once, before training.
-
-    Args:
-        callback_config: Has nothing to set.
-        **kwargs: What `CallbackBase` takes.
-    """
-
-    def __init__(self, callback_config: ParameterCountConfig, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.callback_config = callback_config
+class ParameterCountCallback(OneShotCallback):
+    """Logs `model/parameters` and `model/trainable_parameters` once, before training."""
 
     def before_training(self, *, update_counter: UpdateCounter) -> None:
         """Count and log."""
