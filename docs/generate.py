@@ -1,7 +1,7 @@
 """Write the reference pages that are read off the code, or with `--check` say which of them are stale.
 
-    python docs/generate.py            write docs/reference/*.md
-    python docs/generate.py --check    change nothing; exit 1 where a page is not what it would be
+python docs/generate.py            write docs/reference/*.md
+python docs/generate.py --check    change nothing; exit 1 where a page is not what it would be
 """
 
 from __future__ import annotations

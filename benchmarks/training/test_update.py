@@ -1,7 +1,7 @@
 """The cost of one update: `noether run` with its default callbacks beside the loop that its user would have written.
 
-One unit of work is one update of an MLP 8 -> 32 -> 1 on a batch of 32 samples of float32, AdamW with its fused kernel. The
-bare loop calls the same model with the same optimizer on batches that lie ready in memory; our side also samples,
+One unit of work is one update of an MLP 8 -> 32 -> 1 on a batch of 32 samples of float32, AdamW with its fused kernel.
+The bare loop calls the same model with the same optimizer on batches that lie ready in memory; our side also samples,
 gathers, counts, looks for non-finite numbers, averages losses, takes times and writes metrics. Both end with the same
 weights, bit for bit. The two alternate in one process, some hundred updates each; medians count.
 """
@@ -11,9 +11,7 @@ from __future__ import annotations
 import cProfile
 import pstats
 import statistics
-from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import islice
 from itertools import islice
 from pathlib import Path
 from time import perf_counter

@@ -10,9 +10,9 @@ from reference_pages.markdown import summary, table
 _INTRODUCTION = """
 # Errors and exit codes
 
-A Noether error says what was found and what was expected, in a `note:` which callback it came from and at which update,
-and on the line `help:` what to type. Any other exception ends a run as well, with exit code 1; the whole traceback is in
-the run's `log.txt`, and `--traceback` prints it.
+A Noether error says what was found and what was expected, in a `note:` which callback it came from and at which
+update, and on the line `help:` what to type. Any other exception ends a run as well, with exit code 1; the whole
+traceback is in the run's `log.txt`, and `--traceback` prints it.
 
 ## Exit codes
 

@@ -16,8 +16,8 @@ What comes with Noether, by role. `noether plugins list` shows these and what yo
 - a **short name** from these tables; upper and lower case and `-` or `_` make no difference. A built-in comes before a
   plugin's of the same name;
 - a **qualified name**, `x/grad-norm`: the plugin's distribution without `noether-plugin-`, then its name for the kind;
-- a **dotted path**, `package.module.Class`, of Noether, torch, an installed plugin, the spec's own project, or a package
-  named with `--trust`.
+- a **dotted path**, `package.module.Class`, of Noether, torch, an installed plugin, the spec's own project, or a
+  package named with `--trust`.
 
 An optimizer or a loss takes the options of the class or function behind it.
 """

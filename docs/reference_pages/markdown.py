@@ -64,7 +64,7 @@ def _type(annotation: Any) -> str:
     if origin is list:
         return f"list of {_type(arguments[0])}"
     if origin is tuple:
-        return f"list of {len(arguments)} × {_type(arguments[0])}"
+        return f"list of {len(arguments)} {_type(arguments[0])}"
     if origin is dict:
         return f"table of {_type(arguments[1])}"
     if isinstance(annotation, TypeVar):

@@ -30,7 +30,8 @@ _EVERY_UPDATE = ("before_optimizer_step", "track_after_accumulation_step", "trac
 @torch.no_grad()
 def train(trainer: BaseTrainer, model: ModelBase) -> None:
     """Train from where the trainer stands; every way to end that is not an error commits a checkpoint."""
-    assert (dispatch := trainer.dispatch) is not None, "hooks are compiled before"
+    dispatch = trainer.dispatch
+    assert dispatch is not None, "hooks are compiled before"
     dist_model = trainer.wrap_model(model).train()
     with _closing(trainer), trainer.signals:
         loader = trainer.get_data_loader(iterator_callbacks(trainer.callbacks), trainer.batch_size)
@@ -50,7 +51,8 @@ def train(trainer: BaseTrainer, model: ModelBase) -> None:
 @torch.no_grad()
 def evaluate(trainer: BaseTrainer, model: ModelBase) -> None:
     """Call what evaluates once, on the model as it is."""
-    assert (dispatch := trainer.dispatch) is not None, "hooks are compiled before"
+    dispatch = trainer.dispatch
+    assert dispatch is not None, "hooks are compiled before"
     dist_model = trainer.wrap_model(model).eval()
     with _closing(trainer):
         callbacks = iterator_callbacks(trainer.callbacks)

@@ -56,9 +56,17 @@ def test_an_installed_plugin_is_listed_and_not_imported(noether_command, install
 
 @pytest.mark.parametrize(
     ("kind", "option"),
-    [("mlp", "hidden"), ("AdamW", "weight_decay"), ("offline-loss", "dataset_key"), ("cosine", "over_updates"),
-     ("weighted-loss", "field_weights"), ("huber", "delta"), ("normalize", "method"), ("torch.nn.Linear", "in_features")],
-)  # fmt: skip
+    [
+        ("mlp", "hidden"),
+        ("AdamW", "weight_decay"),
+        ("offline-loss", "dataset_key"),
+        ("cosine", "over_updates"),
+        ("weighted-loss", "field_weights"),
+        ("huber", "delta"),
+        ("normalize", "method"),
+        ("torch.nn.Linear", "in_features"),
+    ],
+)
 def test_plugins_info_shows_origin_and_options(noether_command, kind, option):
     ended = noether_command("plugins", "info", kind)
     assert (ended.code, ended.err) == (0, "")
@@ -76,7 +84,9 @@ def test_plugins_info_of_an_unknown_kind(refusal):
     assert "Did you mean 'offline-loss'?" in refusal("plugins", "info", "ofline-loss")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["check", "--help"], ["plugins", "info", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["check", "--help"], ["plugins", "info", "--help"]]
+)
 def test_help_has_an_example(noether_command, arguments):
     ended = noether_command(*arguments)
     assert ended.code == 0

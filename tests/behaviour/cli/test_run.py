@@ -45,7 +45,9 @@ def test_an_error_of_a_callback_is_one_message_that_names_it(noether_command, sp
     first, *rest = ended.err.splitlines()
     assert first.startswith("error: ZeroDivisionError: the lab is on fire (")
     assert "lab/callbacks.py:" in first
-    assert rest[0].startswith("  note: raised by callback 'arsonist' (kind lab.callbacks.Fails) in hook after_update at update 3")
+    assert rest[0].startswith(
+        "  note: raised by callback 'arsonist' (kind lab.callbacks.Fails) in hook after_update at update 3"
+    )
     assert "log.txt" in rest[-1]
     assert "Traceback" not in ended.err + ended.out
 

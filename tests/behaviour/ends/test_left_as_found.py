@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def state_of_the_process():
         "gradients": torch.is_grad_enabled(),
         "environment": dict(os.environ),
         "warnings": warnings.filters[:],
-        "folder": os.getcwd(),
+        "folder": Path.cwd(),
     }
 
 

@@ -47,7 +47,11 @@ def test_sigint_with_save_on_sigint_commits_first(run, lab, attempt, verified_up
 
 @pytest.mark.parametrize(
     ("numbers", "code"),
-    [((signal.SIGTERM, signal.SIGTERM), 143), ((signal.SIGINT, signal.SIGINT), 130), ((signal.SIGTERM, signal.SIGINT), 143)],
+    [
+        ((signal.SIGTERM, signal.SIGTERM), 143),
+        ((signal.SIGINT, signal.SIGINT), 130),
+        ((signal.SIGTERM, signal.SIGINT), 143),
+    ],
 )
 def test_a_second_signal_ends_at_once(run, lab, attempt, verified_updates, numbers, code):
     outcome = run({"trainer.callbacks": sends(*numbers), "trainer.save_on_sigint": True})

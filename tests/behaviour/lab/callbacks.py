@@ -34,9 +34,7 @@ class Diary(PeriodicCallback):
     def before_optimizer_step(self, *, update_counter):
         self.note("before_optimizer_step", update_counter.cur_iteration)
 
-    def track_after_accumulation_step(
-        self, *, update_counter, batch, losses, accumulation_steps, accumulation_step
-    ):
+    def track_after_accumulation_step(self, *, update_counter, batch, losses, accumulation_steps, accumulation_step):
         samples, names = len(batch["x"]), ",".join(losses)
         self.note("track_after_accumulation_step", update_counter.cur_iteration)
         self.note(f"  {accumulation_step + 1} of {accumulation_steps}: {samples} samples, losses {names}")

@@ -75,7 +75,9 @@ def test_start_at_epoch_begins_there_with_order_schedule_and_counters(finish, la
 
 
 def test_a_data_set_smaller_than_a_batch_is_refused(run, workplace):
-    with pytest.raises(DataError, match="the training set has 48 samples, fewer than one effective batch of 49") as found:
+    with pytest.raises(
+        DataError, match="the training set has 48 samples, fewer than one effective batch of 49"
+    ) as found:
         run({"trainer.effective_batch_size": 49})
     assert "at most 48" in found.value.hint
     assert not (workplace / "runs").exists()

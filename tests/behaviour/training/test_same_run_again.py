@@ -50,6 +50,8 @@ def test_no_worker_outlives_its_run(finish, lab):
 
 
 def test_no_worker_outlives_a_run_that_failed(run, lab):
-    outcome = run({"loader.num_workers": 2, "trainer.callbacks": [{"kind": "lab.callbacks.Fails", "every_n_updates": 3}]})
+    outcome = run(
+        {"loader.num_workers": 2, "trainer.callbacks": [{"kind": "lab.callbacks.Fails", "every_n_updates": 3}]}
+    )
     assert isinstance(outcome.error, ZeroDivisionError)
     assert multiprocessing.active_children() == []

@@ -30,11 +30,7 @@ class Intervals:
         if self.every_n_updates is not None and update % self.every_n_updates == 0:
             return "update"
         n = self.every_n_samples
-        if (
-            n is not None
-            and update > 0
-            and update * effective_batch_size // n > (update - 1) * effective_batch_size // n
-        ):
+        if n is not None and update * effective_batch_size // n > (update - 1) * effective_batch_size // n:
             return "sample"
         return None
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from noether.core.providers.path import PathProvider
 from noether.core.writers.checkpoint import CheckpointWriter, StepState
 from noether.core.writers.manifest import Manifest
+from noether.core.writers.state_tree import join_state
 from noether.core.writers.step_folder import read_step
 from noether.core.writers.tensor_file import decode_tensors
 from noether.errors import StorageError, TrainingError
@@ -82,6 +83,15 @@ def test_values_and_callbacks_are_in_one_json_file(writer: CheckpointWriter) -> 
     assert tree["trainer"] == {"update": 6}
     assert tree["optimizer"]["model"]["groups"] == [{"lr": 0.1, "betas": {"$tuple": [0.9, 0.99]}}]
     assert tree["callbacks"]["best"] == {"value": {"$float": "nan"}}
+
+
+def test_a_callback_s_state_comes_back_from_its_tree_and_its_file(writer: CheckpointWriter) -> None:
+    save(writer, state(callbacks={"ema": {"factor": 0.9, "paths": ((1, "x"),), "averages": {3: torch.ones(2)}}}))
+    _, files = read_step(writer.steps[0])
+    tree = json.loads(files["trainer.json"])["callbacks"]["ema"]
+    found = join_state(tree, decode_tensors(files["callbacks/ema.safetensors"], {}))
+    assert torch.equal(found["averages"].pop(3), torch.ones(2))
+    assert found == {"factor": 0.9, "paths": ((1, "x"),), "averages": {}}
 
 
 def test_equal_states_are_equal_bytes(tmp_path: Path) -> None:

@@ -1,0 +1,46 @@
+"""The documentation mentions only verbs and options of the command that exist."""
+
+import re
+import shlex
+
+import click
+import pytest
+import typer
+
+from noether.cli.main import app
+
+_PROMPT = re.compile(r"^\s*(\$ )?(\.venv/bin/)?")
+_IN_PROSE = re.compile(r"`(noether [^`]*)`")
+
+
+def commands_in(page) -> list[str]:
+    """What a page tells its reader to type: lines of console blocks, and `noether …` in a sentence."""
+    blocks = [block for language in ("console", "sh", "bash") for block in page.blocks(language)]
+    lines = [_PROMPT.sub("", part) for block in blocks for part in re.split(r"\n|&&", block.text)]
+    return [line for line in lines if line.startswith("noether ")] + _IN_PROSE.findall(page.prose)
+
+
+def problem_of(line: str) -> str | None:
+    """Return what the command does not know in a line; words in capitals stand for anything."""
+    command: click.Command = typer.main.get_command(app)
+    for word in shlex.split(line, comments=True)[1:]:
+        if word.startswith("-"):
+            known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+            if word.partition("=")[0] not in known | {"-h", "--help"}:
+                return f"{line!r}: {command.name} has no option {word}"
+        elif getattr(command, "commands", None) and not word.isupper():
+            if word not in command.commands:
+                return f"{line!r}: there is no verb {word}"
+            command = command.commands[word]
+    return None
+
+
+def test_every_command_that_a_page_mentions_exists(pages):
+    lines = [(page.path.name, line) for page in pages for line in commands_in(page)]
+    assert len(lines) > 10
+    assert [(name, problem) for name, line in lines if (problem := problem_of(line))] == []
+
+
+@pytest.mark.parametrize("line", ["noether train x.toml", "noether run x.toml --fast", "noether plugins remove x"])
+def test_a_command_that_does_not_exist_is_noticed(line: str):
+    assert problem_of(line)

@@ -1,0 +1,80 @@
+"""The reference names everything that there is, and is what its generator writes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from noether import errors
+from noether.core.schemas.config_class import config_class_of
+from noether.core.schemas.signature import SignatureConfig
+from noether.kernel.hookspecs import HOOKS
+from noether.kernel.registry import Registry
+from noether.spec import model
+from noether.spec.model import RunSpec, SpecTable
+
+
+def test_generated_pages_are_fresh(repository: Path):
+    command = [sys.executable, "docs/generate.py", "--check"]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_hook_is_documented_with_its_exact_arguments(page):
+    text = page["hooks.md"].text
+    for hook, arguments in HOOKS.items():
+        assert f"## {hook}\n\n`{hook}({', '.join(arguments)})`\n" in text
+
+
+def test_every_argument_of_a_hook_is_explained(page):
+    text = page["hooks.md"].text
+    assert [a for a in {a for arguments in HOOKS.values() for a in arguments} if f"| `{a}` |" not in text] == []
+
+
+def built_in() -> list:
+    return [e for e in Registry.installed().entries() if e.is_built_in and e.role not in ("plugin", "command")]
+
+
+def test_every_built_in_kind_is_listed(page):
+    text = page["kinds.md"].text
+    assert [entry.name for entry in built_in() if f"| `{entry.name}` |" not in text] == []
+
+
+def test_every_built_in_callback_has_a_section(page):
+    text = page["callbacks.md"].text
+    assert [e.name for e in built_in() if e.role == "callback" and f"\n## {e.name}\n" not in text] == []
+
+
+def test_every_field_of_a_spec_is_described(page):
+    text = page["spec.md"].text
+    tables = [RunSpec, *(found for found in vars(model).values() if is_table(found))]
+    names = {name for table in tables for name in table.model_fields}
+    assert [name for name in sorted(names) if f"| `{name}` |" not in text] == []
+
+
+def is_table(found: object) -> bool:
+    return isinstance(found, type) and issubclass(found, SpecTable)
+
+
+def test_every_option_of_a_built_in_is_described(page):
+    missing = []
+    for entry in built_in():
+        config = config_class_of(Registry.installed().load(entry.role, entry.name).target, entry.role)
+        text = page["callbacks.md" if entry.role == "callback" else "spec.md"].text
+        if not issubclass(config, SignatureConfig):
+            missing += [(entry.name, n) for n in undescribed(config) if n != "kind"]
+            missing += [(entry.name, n) for n in config.model_fields if n != "kind" and f"| `{n}` |" not in text]
+    assert missing == []
+
+
+def undescribed(config: type[BaseModel]) -> list[str]:
+    return [name for name, field in config.model_fields.items() if not field.description]
+
+
+@pytest.mark.parametrize("name", [name for name in vars(errors) if name.endswith("Error")])
+def test_every_error_and_its_exit_code_is_listed(page, name: str):
+    text, error = page["errors.md"].text, getattr(errors, name)
+    assert f"| `{name}` | `{error.__base__.__name__}` | {error.exit_code} |" in text
+    assert f"\n| {error.exit_code} |" in text

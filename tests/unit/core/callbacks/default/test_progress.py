@@ -1,0 +1,99 @@
+"""Lines for files and pipes, a bar for people."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from noether.core.callbacks.default.pace import Pace
+from noether.core.callbacks.default.progress import LiveBar, PlainLines, ProgressCallback
+from noether.testing import make_callback, make_counter, make_trainer
+
+LOGGER = "noether.callbacks.ProgressCallback"
+
+
+def progress(folder: Path, **settings: Any) -> ProgressCallback:
+    callback = make_callback({"kind": "progress", "every_n_updates": 1, **settings}, make_trainer(folder))
+    assert isinstance(callback, ProgressCallback)
+    return callback
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> ProgressCallback:
+    return progress(tmp_path_factory.mktemp("run"))
+
+
+class Lines(logging.Handler):
+    """Keeps what was logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.written.append(record.getMessage())
+
+
+@given(end=st.integers(1, 200), lines=st.integers(1, 30), start=st.integers(0, 50))
+def test_plain_lines_are_about_as_many_as_asked_and_the_last_update_has_one(
+    shared: ProgressCallback, end: int, lines: int, start: int
+) -> None:
+    callback, seen = shared, Lines()
+    callback.lines = lines
+    callback.logger.addHandler(seen)
+    callback.logger.setLevel(logging.INFO)
+    try:
+        counter = make_counter(update=min(start, end - 1), end_update=end)
+        display, pace = PlainLines(callback, counter), Pace(counter)
+        while not counter.is_finished:
+            counter.next_update()
+            display.show(counter, "online 0.5", pace)
+        display.close()
+    finally:
+        callback.logger.removeHandler(seen)
+    assert len(seen.written) <= 2 * lines + 1
+    assert f"update {end}/{end}" in seen.written[-1]
+    assert all("updates/s" in line and "left  online 0.5" in line for line in seen.written)
+
+
+def test_without_a_terminal_lines_show_the_losses_that_were_logged_last(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = progress(tmp_path, lines=1)
+    writer = callback.writer
+    for key in ("loss/online/total/U1", "loss/online/y_loss/U1", "loss/test/total", "optim/lr"):
+        writer.add_scalar(key, 0.25)
+    writer.flush(make_counter())
+    callback.before_training(update_counter=make_counter())
+    with caplog.at_level(logging.INFO, LOGGER):
+        callback.periodic_callback(interval_type="update", update_counter=make_counter(update=99))
+        assert caplog.messages == []
+        callback.periodic_callback(interval_type="update", update_counter=make_counter(update=100))
+    (line,) = caplog.messages
+    assert line.startswith("epoch 16  update 100/100")
+    assert line.endswith("online 0.25  test 0.25")
+    callback.close()
+    writer.close()
+
+
+def test_before_training_there_is_nothing_to_show(tmp_path: Path) -> None:
+    callback = progress(tmp_path)
+    callback.periodic_callback(interval_type="eval", update_counter=make_counter())
+    callback.close()
+
+
+def test_a_bar_shows_where_the_run_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr("sys.stdout", screen)
+    counter = make_counter(end_update=40)
+    bar, pace = LiveBar(counter), Pace(counter)
+    bar.show(make_counter(update=40, end_update=40), "online 0.5", pace)
+    bar.close()
+    assert "40/40" in screen.getvalue()
+    assert "online 0.5" in screen.getvalue()

@@ -1,0 +1,89 @@
+"""Updates that are not finite are never applied."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from noether.errors import NonFiniteError
+from noether.training.loop.finite import FiniteGuard
+
+numbers = st.floats(-1e6, 1e6, width=32)
+BROKEN = [math.nan, math.inf, -math.inf]
+
+
+def guard(*, skip: bool = True, max_in_a_row: int = 3) -> FiniteGuard:
+    return FiniteGuard(skip=skip, max_in_a_row=max_in_a_row)
+
+
+@given(numbers, st.lists(st.lists(numbers, min_size=1, max_size=4), max_size=3))
+def test_a_finite_update_is_applied_and_nothing_in_it_changes(loss: float, gradients: list[list[float]]) -> None:
+    tensors = [torch.tensor(gradient) for gradient in gradients]
+    before, total = [tensor.clone() for tensor in tensors], torch.tensor(loss)
+    found = guard()
+    assert found.admits(total, tensors)
+    assert not found.was_skipped
+    assert all(map(torch.equal, tensors, before))
+    assert total == loss
+
+
+@pytest.mark.parametrize("value", BROKEN)
+@pytest.mark.parametrize("where", ["loss", "gradient", "earlier loss"])
+def test_one_number_that_is_not_finite_holds_the_update_back(where: str, value: float) -> None:
+    found = guard()
+    if where == "earlier loss":
+        found.keep(torch.tensor(value))
+    gradient = torch.zeros(3)
+    gradient[1] = value if where == "gradient" else 1.0
+    loss = torch.tensor(value if where == "loss" else 1.0)
+    assert not found.admits(loss, [torch.ones(2), gradient])
+    assert found.was_skipped
+
+
+def test_an_earlier_accumulation_step_counts_for_its_own_update_only() -> None:
+    found = guard()
+    found.keep(torch.tensor(math.nan))
+    assert not found.admits(torch.tensor(1.0), [])
+    assert found.admits(torch.tensor(1.0), [])
+
+
+@given(st.lists(st.booleans(), max_size=12))
+def test_skipped_updates_are_counted_in_a_row_and_in_all(finite: list[bool]) -> None:
+    found, in_a_row = guard(), 0
+    for is_finite in finite:
+        assert found.admits(torch.tensor(1.0 if is_finite else math.nan), []) is is_finite
+        in_a_row = 0 if is_finite else in_a_row + 1
+        assert found.in_a_row == in_a_row
+    assert found.skipped_updates == finite.count(False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_gradients_of_other_types_are_looked_at_too(dtype: torch.dtype) -> None:
+    found = guard()
+    assert found.admits(torch.tensor(1.0), [torch.ones(2), torch.ones(2, dtype=dtype)])
+    assert not found.admits(torch.tensor(1.0), [torch.ones(2), torch.full((2,), math.nan, dtype=dtype)])
+
+
+def skipped(found: FiniteGuard, times: int) -> FiniteGuard:
+    for _ in range(times):
+        found.admits(torch.tensor(math.nan), [])
+    return found
+
+
+def test_skipping_goes_on_until_too_many_in_a_row() -> None:
+    skipped(found := guard(max_in_a_row=3), 2).raise_if_given_up(12, None)
+    with pytest.raises(NonFiniteError, match="3 updates in a row from update 11 on") as caught:
+        skipped(found, 1).raise_if_given_up(13, "runs/x/step-10")
+    assert "the last checkpoint is runs/x/step-10" in caught.value.message
+    assert "skip_nan_loss" not in str(caught.value)
+
+
+def test_without_skipping_the_first_one_ends_the_run_and_says_how_to_skip() -> None:
+    with pytest.raises(NonFiniteError, match=r"not finite in update 7;.*there is no checkpoint yet") as caught:
+        skipped(guard(skip=False), 1).raise_if_given_up(7, None)
+    assert "skip_nan_loss = true" in str(caught.value)
+    assert caught.value.exit_code == 4

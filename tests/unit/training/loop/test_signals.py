@@ -1,0 +1,57 @@
+"""Signals become a stop after this update."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from noether.training.loop.signals import StoppedBySignal, StopSignals
+
+
+def test_sigterm_is_remembered_instead_of_ending_the_process() -> None:
+    with StopSignals(save_on_sigint=False) as signals:
+        assert signals.received is None
+        signal.raise_signal(signal.SIGTERM)
+        assert signals.received == signal.SIGTERM
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    with pytest.raises(StoppedBySignal, match="SIGTERM") as caught, StopSignals(save_on_sigint=False):
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+    assert caught.value.signal_number == signal.SIGTERM
+
+
+def test_no_except_exception_of_a_callback_holds_a_second_signal_up() -> None:
+    assert not issubclass(StoppedBySignal, Exception)
+
+
+def test_ctrl_c_interrupts_at_once_unless_it_is_to_save() -> None:
+    with pytest.raises(KeyboardInterrupt), StopSignals(save_on_sigint=False):
+        signal.raise_signal(signal.SIGINT)
+    with StopSignals(save_on_sigint=True) as signals:
+        signal.raise_signal(signal.SIGINT)
+        assert signals.received == signal.SIGINT
+
+
+def test_handlers_are_put_back_also_after_an_error() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(ZeroDivisionError), StopSignals(save_on_sigint=True):
+        assert signal.getsignal(signal.SIGTERM) != before[0]
+        1 / 0  # noqa: B018
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_outside_of_the_main_thread_it_leaves_signals_alone() -> None:
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def train() -> None:
+        with StopSignals(save_on_sigint=True):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert seen == [before]

@@ -1,0 +1,95 @@
+"""Metrics over batches, against what they mean over the whole data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from noether.errors import TrainingError
+from noether.training.metrics import METRICS
+
+
+def direct_relative_l2(prediction: Tensor, target: Tensor) -> Tensor:
+    return torch.stack([(p - t).norm() / t.norm() for p, t in zip(prediction, target, strict=True)]).mean()
+
+
+REGRESSION: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mae": lambda p, t: (p - t).abs().mean(),
+    "rmse": lambda p, t: (p - t).square().mean().sqrt(),
+    "r2": lambda p, t: 1 - (p - t).square().sum() / (t - t.mean()).square().sum(),
+    "relative-l2": direct_relative_l2,
+}
+shapes = st.lists(st.integers(1, 3), max_size=2)
+
+
+def batched(name: str, prediction: Tensor, target: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Return the metric as the callback has it: sums of each batch, added up."""
+    parts = [METRICS[name].sums(p, t) for p, t in zip(prediction.split(sizes), target.split(sizes), strict=True)]
+    return METRICS[name].value({key: torch.stack([part[key] for part in parts]).sum() for key in parts[0]})
+
+
+@pytest.mark.parametrize("name", REGRESSION)
+@given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=5), shape=shapes, seed=st.integers(0, 99))
+def test_metric_of_all_batches_is_that_of_the_data_set(
+    name: str, sizes: list[int], shape: list[int], seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    samples = max(sum(sizes), 2)
+    sizes = [*sizes, samples - sum(sizes)] if sum(sizes) < samples else sizes
+    target = 3 + torch.randn(samples, *shape, generator=generator)
+    prediction = target + torch.randn(samples, *shape, generator=generator)
+    expected = REGRESSION[name](prediction.double(), target.double())
+    torch.testing.assert_close(batched(name, prediction, target, sizes), expected, rtol=1e-9, atol=1e-9)
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.integers(1, 4), st.integers(0, 99))
+def test_accuracy_is_the_share_of_hits_however_samples_are_batched(sizes: list[int], classes: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(sum(sizes), classes, generator=generator)
+    target = torch.randint(classes, (sum(sizes),), generator=generator)
+    hits = sum(int(row.argmax()) == int(label) for row, label in zip(logits, target, strict=True))
+    assert batched("accuracy", logits, target, sizes) == pytest.approx(hits / sum(sizes))
+
+
+def test_accuracy_of_maps_counts_every_point() -> None:
+    logits = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])  # one sample, two classes, two points
+    assert batched("accuracy", logits, torch.tensor([[0, 0]]), [1]) == 0.5
+
+
+@pytest.mark.parametrize("name", ["mae", "rmse", "relative-l2"])
+def test_a_perfect_prediction_has_no_error(name: str) -> None:
+    target = torch.tensor([[1.0], [2.0]])
+    assert batched(name, target, target, [1, 1]) == 0
+    assert batched("r2", target, target, [1, 1]) == 1
+
+
+def test_predicting_the_mean_has_an_r2_of_zero() -> None:
+    target = torch.tensor([1.0, 2.0, 6.0])
+    assert batched("r2", torch.full((3,), 3.0), target, [2, 1]) == pytest.approx(0)
+
+
+@given(st.floats(0.1, 1e6), st.integers(2, 30))
+def test_r2_of_constant_targets_is_never_a_good_score(value: float, samples: int) -> None:
+    target = torch.full((samples,), value, dtype=torch.float64)
+    assert not batched("r2", target + 1, target, [samples]) > 0
+
+
+def test_sums_of_many_float32_entries_do_not_lose_the_small_ones() -> None:
+    prediction = torch.full((1, 2**20), 0.1)
+    expected = prediction.double().abs().mean()
+    torch.testing.assert_close(
+        batched("mae", prediction, torch.zeros_like(prediction), [1]), expected, rtol=1e-12, atol=0
+    )
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_shapes_that_only_broadcast_are_refused(name: str) -> None:
+    prediction = torch.zeros(4, 3) if name == "accuracy" else torch.zeros(4, 1)
+    target = torch.zeros(4, 1) if name == "accuracy" else torch.zeros(4)
+    with pytest.raises(TrainingError, match=r"shape \(4,.*shape \(4,"):
+        METRICS[name].sums(prediction, target)
