@@ -22,12 +22,12 @@ def configure_spec(spec: Any) -> None:
 
 @hookspec
 def run_started(run: Any) -> None:
-    """Fires when the run is assembled and its folder exists, before a checkpoint is resumed."""
+    """Fires when the run is assembled and its folder exists, before `before_training`."""
 
 
 @hookspec
 def before_training(update_counter: UpdateCounter) -> None:
-    """Fires once before the first update, after a resume."""
+    """Fires once before the first update."""
 
 
 @hookspec

@@ -95,6 +95,11 @@ class TrackerFeed:
         self._outage.begin(reason)
         return False
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the tracker has answered to being opened."""
+        return self._opened
+
     def notify(self) -> None:
         """Say that the metrics file has grown. Sets an event and returns."""
         self._news.set()
@@ -126,7 +131,8 @@ class TrackerFeed:
         if self._closed:
             return 0
         missing = self._tail.remaining()
-        self._outage.lost(missing, len(self._artifacts))
+        if missing or self._artifacts or self._opened:
+            self._outage.lost(missing, len(self._artifacts))
         return missing
 
     # The rest runs on the thread.

@@ -40,6 +40,7 @@ class FiniteGuard:
     def keep(self, loss: Tensor) -> None:
         """Remember the loss of an accumulation step that is not the last of its update."""
         self._losses.append(loss)
+        self.was_skipped = not loss.isfinite()  # so that nobody averages it; the verdict on the update comes later
 
     def admits(self, loss: Tensor, gradients: list[Tensor]) -> bool:
         """Return whether the update may be applied, counting it where it may not.

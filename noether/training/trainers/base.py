@@ -94,6 +94,8 @@ class BaseTrainer(ABC):
         self.logger = logging.getLogger(f"noether.trainers.{type(self).__name__}")
         self.config = config
         self.data_container = data_container
+        if config.dataloader_prefetch_factor is not None:
+            data_container.prefetch_factor = config.dataloader_prefetch_factor
         self.device = torch.device(device)
         self.tracker = tracker
         self.path_provider = path_provider

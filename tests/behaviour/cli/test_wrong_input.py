@@ -269,6 +269,11 @@ def test_a_run_id_that_cannot_be_a_folder(noether_command, spec_file, workplace,
     assert not Path("runs").exists()
 
 
+def test_an_output_that_is_a_file(refusal, spec_file):
+    path = spec_file(output="train.npz")
+    assert "train.npz is a file, expected a folder for runs" in refusal("run", path)
+
+
 def test_a_run_id_that_is_taken_leaves_that_run_alone(noether_command, spec_file):
     spec = spec_file()
     assert noether_command("run", spec, "--run-id", "one", "--quiet").code == 0

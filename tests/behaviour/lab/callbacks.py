@@ -140,10 +140,11 @@ class GradientNorm(PeriodicCallback):
 
 
 class Workers(PeriodicCallback):
-    """Logs how many processes the run has started."""
+    """Logs how many processes the run has started, and how many batches each prepares ahead."""
 
     def periodic_callback(self):
         self.writer.add_scalar("workers", len(multiprocessing.active_children()))
+        self.writer.add_scalar("prefetch", self.data_container.prefetch_factor or 2)
 
 
 class LastWords(PeriodicCallback):

@@ -49,6 +49,13 @@ def test_no_worker_outlives_its_run(finish, lab):
     assert multiprocessing.active_children() == []
 
 
+def test_the_trainers_prefetch_factor_overrides_that_of_the_loader(finish, lab):
+    watch = {"kind": "lab.callbacks.Workers", "every_n_updates": 1}
+    loader = {"loader": {"num_workers": 1, "prefetch_factor": 3}, "trainer.callbacks": [watch]}
+    assert finish(loader).metrics["prefetch"] == 3
+    assert finish({**loader, "trainer.dataloader_prefetch_factor": 5}).metrics["prefetch"] == 5
+
+
 def test_no_worker_outlives_a_run_that_failed(run, lab):
     outcome = run(
         {"loader.num_workers": 2, "trainer.callbacks": [{"kind": "lab.callbacks.Fails", "every_n_updates": 3}]}

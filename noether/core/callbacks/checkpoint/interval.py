@@ -13,12 +13,12 @@ from noether.errors import SpecError
 
 
 class CheckpointCallbackConfig(CallBackBaseConfig):
-    """Settings of the `checkpoint` callback; as they stand, every save can be resumed from."""
+    """Settings of the `checkpoint` callback; as they stand, a save holds the whole state of the run."""
 
     name: Literal["CheckpointCallback"] = Field("CheckpointCallback", description="Name of the class.")
     save_weights: bool = Field(True, description="Whether each save holds the weights.")
     save_optim: bool = Field(
-        True, description="Whether each save holds the optimizer's state; without it no run resumes from it."
+        True, description="Whether each save holds the optimizer's state; without it, the save is not the whole state."
     )
     save_latest_weights: bool = Field(True, description="Whether the newest save also goes by the name `latest`.")
     save_latest_optim: bool = Field(True, description="The same for the optimizer's state.")

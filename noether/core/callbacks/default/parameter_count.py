@@ -14,6 +14,6 @@ class ParameterCountCallback(OneShotCallback):
         parameters = list(self.model.parameters())
         trainable = sum(p.numel() for p in parameters if p.requires_grad)
         total = sum(p.numel() for p in parameters)
-        self.logger.info("model %s: %s parameters, %s trainable", self.model.name, f"{total:,}", f"{trainable:,}")
+        self.logger.info("model: %s parameters, %s trainable", f"{total:,}", f"{trainable:,}")
         self.writer.add_scalar("model/parameters", total)
         self.writer.add_scalar("model/trainable_parameters", trainable)

@@ -84,7 +84,7 @@ def test_muon_trains_matrices() -> None:
 
 
 def test_muon_over_biases_is_refused_with_torch_s_reason(network: nn.Sequential) -> None:
-    with pytest.raises(SpecError, match="optimizer 'Muon'.*2D"):
+    with pytest.raises(SpecError, match=r"optimizer 'Muon'.*2D"):
         build(network, "Muon")
 
 
@@ -102,7 +102,7 @@ def test_lbfgs_is_refused_because_the_loop_evaluates_the_loss_once(network: nn.S
 
 
 def test_options_that_torch_refuses_are_a_spec_error(network: nn.Sequential) -> None:
-    with pytest.raises(SpecError, match="torch refuses the options of optimizer 'SGD'.*[Nn]esterov"):
+    with pytest.raises(SpecError, match=r"torch refuses the options of optimizer 'SGD'.*[Nn]esterov"):
         build(network, "SGD", nesterov=True)
 
 

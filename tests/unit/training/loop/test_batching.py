@@ -26,7 +26,7 @@ def test_a_batch_that_does_not_divide_by_the_ranks_is_refused_with_one_that_does
     if size % ranks == 0:
         assert plan_batches(size, world_size=ranks).batch_size == size // ranks
         return
-    with pytest.raises(SpecError, match=f"effective_batch_size = {size} does not divide by the {ranks} ranks") as caught:
+    with pytest.raises(SpecError, match=f"= {size} does not divide by the {ranks} ranks") as caught:
         plan_batches(size, world_size=ranks)
     assert caught.value.hint is not None
     proposed = int(caught.value.hint.split()[1].rstrip(","))

@@ -77,15 +77,13 @@ def test_eta_is_silent_before_the_first_update_of_a_session(tmp_path: Path) -> N
 
 def test_times_are_means_over_the_updates_of_an_interval(tmp_path: Path) -> None:
     callback = callback_of("train-time", tmp_path, every_n_updates=1)
-    for seconds in (1.0, 3.0):
-        callback.track_after_update_step(
-            update_counter=make_counter(), times={"data_time": seconds, "forward_time": 2 * seconds}
-        )
-    assert metrics(callback) == {"profiling/data_time": 2.0, "profiling/forward_time": 4.0}
-    assert metrics(callback) == {}
-    for _ in range(600):
-        callback.track_after_update_step(update_counter=make_counter(), times={"data_time": 0.5})
-    assert metrics(callback) == {"profiling/data_time": 0.5}
+    spent = callback.trainer.seconds
+    spent["data_time"] = 5.0
+    callback.before_training(update_counter=make_counter(update=10))  # what was spent before does not count
+    spent.update(data_time=9.0, forward_time=8.0)
+    assert metrics(callback, update=12) == {"profiling/data_time": 2.0, "profiling/forward_time": 4.0}
+    spent.update(data_time=9.5)
+    assert metrics(callback, update=13) == {"profiling/data_time": 0.5, "profiling/forward_time": 0.0}
 
 
 def test_peak_memory_of_this_process_is_neither_tiny_nor_huge(tmp_path: Path) -> None:

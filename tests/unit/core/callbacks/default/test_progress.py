@@ -91,6 +91,7 @@ def test_before_training_there_is_nothing_to_show(tmp_path: Path) -> None:
 def test_a_bar_shows_where_the_run_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setenv("COLUMNS", "200")
     counter = make_counter(end_update=40)
     bar, pace = LiveBar(counter), Pace(counter)
     bar.show(make_counter(update=40, end_update=40), "online 0.5", pace)

@@ -1,0 +1,1 @@
+"""A run: from a spec to an assembled trainer, a run folder and an outcome."""

@@ -1,0 +1,104 @@
+"""The composition root: the only place that builds all parts of a run and puts them together."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noether.core.models.base import ModelBase
+from noether.core.models.build import build_model, infer_sizes
+from noether.core.providers.path import PathProvider
+from noether.core.schemas.lib import component_of
+from noether.core.trackers.base import BaseTracker
+from noether.core.trackers.noop import NoopTracker
+from noether.data.build import build_data
+from noether.data.container import DataContainer
+from noether.errors import SpecError
+from noether.spec.model import RunSpec
+from noether.spec.resolve import resolved_toml
+from noether.training.trainers.base import BaseTrainer
+
+_TARGET = "_target"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The parts of a run, ready to train; also what run hooks are given.
+
+    Attributes:
+        run_id: Name of the run.
+        run_dir: Its folder.
+        spec: The spec with the sizes that the data has decided.
+        resolved: Its text.
+        data: All data sets.
+        model: On its device.
+        trainer: With its writers.
+    """
+
+    run_id: str
+    run_dir: Path
+    spec: RunSpec
+    resolved: str
+    data: DataContainer
+    model: ModelBase
+    trainer: BaseTrainer
+
+
+def assemble(spec: RunSpec, paths: PathProvider, device: torch.device, trackers: list[BaseTracker]) -> Run:
+    """Build data, model and trainer of a run.
+
+    Raises:
+        UsageError: Something in the spec cannot be built.
+    """
+    data = build_data(spec.datasets, spec.transforms, spec.loader, seed=spec.seed)
+    spec = _made_explicit(spec, data, device)
+    model = build_model(spec.model, device)
+    resolved = resolved_toml(spec)
+    trainer: BaseTrainer = component_of(spec.trainer).target(
+        spec.trainer,
+        data_container=data,
+        device=device,
+        tracker=trackers[0] if trackers else NoopTracker(),
+        path_provider=paths,
+    )
+    trainer.checkpoint_writer.keep_last = spec.checkpoints.keep_last
+    trainer.checkpoint_writer.spec_sha256 = hashlib.sha256(resolved.encode()).hexdigest()
+    return Run(paths.run_id, paths.run_path, spec, resolved, data, model, trainer)
+
+
+def build_trackers(spec: RunSpec) -> list[BaseTracker]:
+    """Construct the trackers of a spec; nothing is opened yet."""
+    return [component_of(config).target(config) for config in spec.trackers or []]
+
+
+def _made_explicit(spec: RunSpec, data: DataContainer, device: torch.device) -> RunSpec:
+    """Fill in what data and machine decide: the model's sizes, the device, the number of threads."""
+    sample = _first_sample(data)
+    inputs = _select(sample, spec.trainer.forward_properties, "forward_properties")
+    targets = _select(sample, spec.trainer.target_properties, "target_properties")
+    fields = {name.removesuffix(_TARGET): value for name, value in targets.items()}
+    model = infer_sizes(spec.model, inputs, fields)
+    threads = spec.threads or torch.get_num_threads()
+    return spec.model_copy(update={"model": model, "device": str(device), "threads": threads})
+
+
+def _first_sample(data: DataContainer) -> dict[str, Tensor]:
+    key = "train" if "train" in data.keys() else None
+    dataset: Any = data.get_dataset(key)
+    sample: dict[str, Tensor] = dataset[0]
+    return sample
+
+
+def _select(sample: dict[str, Tensor], names: list[str], where: str) -> dict[str, Tensor]:
+    missing = [name for name in names if name not in sample]
+    if missing:
+        raise SpecError(
+            f"trainer.{where} names {missing}, but a sample has {sorted(sample)}",
+            hint="name properties that the data set has",
+        )
+    return {name: sample[name] for name in names}

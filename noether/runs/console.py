@@ -1,0 +1,48 @@
+"""What a run says: to the terminal, and to `log.txt` in its folder."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LOGGER = logging.getLogger("noether")
+
+
+class _ToStdout(logging.StreamHandler):  # type: ignore[type-arg]  # only generic in the stubs
+    """Writes to whatever stdout is now: a progress bar replaces it while it is drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.setStream(sys.stdout)
+        super().emit(record)
+
+
+@contextmanager
+def console(log_path: Path, *, quiet: bool) -> Iterator[None]:
+    """Let the run's messages through to stdout and to a file; leave logging as it was found.
+
+    Args:
+        log_path: The run's `log.txt`.
+        quiet: Only warnings and errors reach stdout; the file gets everything.
+    """
+    level, propagate = LOGGER.level, LOGGER.propagate
+    stdout = _ToStdout(sys.stdout)
+    stdout.setLevel(logging.WARNING if quiet else logging.INFO)
+    stdout.setFormatter(logging.Formatter("%(message)s"))
+    file = logging.FileHandler(log_path, encoding="utf-8", delay=True)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handlers = (stdout, file)
+    for handler in handlers:
+        LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(level)
+        LOGGER.propagate = propagate
+        for handler in handlers:
+            LOGGER.removeHandler(handler)
+            handler.close()

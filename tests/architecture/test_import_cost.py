@@ -1,0 +1,76 @@
+"""What must stay light does: each case in a process of its own, because this one has imported everything."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from time import perf_counter
+
+import pytest
+
+import noether
+
+HEAVY = ("torch", "mlflow", "pandas", "numpy", "sklearn", "matplotlib", "pyarrow")
+DISASTER_SECONDS = 0.5
+
+LOOK = f"""
+import json, sys, atexit
+atexit.register(lambda: print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]), file=sys.stderr))
+"""
+
+
+def heavy_imports(code: str) -> list[str]:
+    """Run `code` in a new process and return the heavy packages that it has imported at its end."""
+    run = subprocess.run([sys.executable, "-c", LOOK + code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    found: list[str] = json.loads(run.stderr.splitlines()[-1])
+    return found
+
+
+def command(*arguments: str) -> str:
+    return f"sys.argv = ['noether', *{arguments!r}]\nfrom noether.cli.main import main\nmain()"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import noether",
+        command("--help"),
+        command("--version"),
+        command("plugins", "list"),
+        command("plugins", "list", "--role", "optimizer"),
+        command("run", "--help"),
+    ],
+    ids=["import noether", "--help", "--version", "plugins list", "plugins list --role", "run --help"],
+)
+def test_what_people_type_first_imports_nothing_heavy(code: str) -> None:
+    assert heavy_imports(code) == []
+
+
+def modules_below(package: str) -> list[str]:
+    root = Path(noether.__file__).parent
+    folder = root / package.replace(".", "/")
+    paths = sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+    names = [".".join(("noether", *path.relative_to(root).with_suffix("").parts)) for path in paths]
+    return [name.removesuffix(".__init__") for name in names]
+
+
+@pytest.mark.parametrize("package", ["kernel", "spec", "core.schemas", "core.utils", "core.protocols", "errors"])
+def test_the_lower_layers_import_nothing_heavy(package: str) -> None:
+    names = modules_below(package)
+    assert names
+    assert heavy_imports(f"import importlib\nfor name in {names!r}: importlib.import_module(name)") == []
+
+
+def test_help_is_there_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    script = Path(sys.executable).with_name("noether")
+    seconds = []
+    for _ in range(5):
+        started = perf_counter()
+        subprocess.run([script, "--help"], capture_output=True, check=True)
+        seconds.append(perf_counter() - started)
+    with capsys.disabled():
+        print(f"\nnoether --help: {min(seconds):.3f} s, the best of {len(seconds)}")
+    assert min(seconds) < DISASTER_SECONDS
