@@ -79,9 +79,7 @@ def run(
 class _Execution:
     """One attempt at one run: builds it, trains it, and tells everybody how it ended."""
 
-    def __init__(
-        self, loaded: LoadedSpec, paths: PathProvider, plugins: list[Participant], *, quiet: bool
-    ) -> None:
+    def __init__(self, loaded: LoadedSpec, paths: PathProvider, plugins: list[Participant], *, quiet: bool) -> None:
         self.loaded = loaded
         self.paths = paths
         self.plugins = plugins
@@ -174,4 +172,3 @@ def describe(error: BaseException) -> str:
     text = error.message if isinstance(error, NoetherError) else f"{type(error).__name__}: {error}"
     notes = getattr(error, "__notes__", [])
     return "\n".join([text, *notes])
-

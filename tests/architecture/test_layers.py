@@ -19,7 +19,9 @@ def test_every_layer_imports_lower_ones_only() -> None:
 
 def test_the_contracts_cover_every_module() -> None:
     contracts = (ROOT / "pyproject.toml").read_text()
-    modules = {path.stem for path in (ROOT / "noether").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
-    modules = modules - {"__init__", "__main__", "core"}
-    modules |= {f"core.{path.parent.name}" for path in (ROOT / "noether/core").glob("*/__init__.py")}
+    packages = (ROOT / "noether").glob("*/__init__.py")
+    modules = {path.parent.name for path in packages} | {path.stem for path in (ROOT / "noether").glob("[!_]*.py")}
+    modules = modules - {"core"} | {
+        f"core.{path.parent.name}" for path in (ROOT / "noether/core").glob("*/__init__.py")
+    }
     assert [name for name in sorted(modules) if f"noether.{name}" not in contracts] == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, ClassVar
 
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
@@ -40,7 +40,12 @@ class CallbackBase:
     Attributes:
         id: Unique within the run: its key in checkpoints, logs and profiles.
         component: What its kind resolved to; None for a callback that is built by hand.
+        draws_every_update: Whether a hook of every update (`track_…`, `before_optimizer_step`) draws from the global
+            random generators. They are put back after it then, so that training does not change; that costs about
+            100 µs an update. After all other hooks they are put back anyway.
     """
+
+    draws_every_update: ClassVar[bool] = False
 
     def __init__(
         self,

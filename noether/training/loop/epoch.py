@@ -57,13 +57,17 @@ class TrainingLoop:
 
     @torch.no_grad()
     def run(self) -> None:
-        """Train; on return the counter stands at the last completed update, its boundary committed."""
+        """Train; on return the counter stands at the last completed update, its metrics written.
+
+        A checkpoint that was asked for in the last update is left pending: it becomes one with that of the end.
+        """
         trainer, rounds, counter = self.trainer, self.rounds, self.trainer.update_counter
         log_writer, checkpoint_writer = trainer.log_writer, trainer.checkpoint_writer
         guard, signals = trainer.finite_guard, trainer.signals
         samples, updates_per_epoch = counter.effective_batch_size, counter.updates_per_epoch
         steps, end_update = trainer.accumulation_steps, counter.end_update
-        while counter.update < end_update and trainer.stop_reason is None:
+        ends = counter.is_finished or trainer.stop_reason is not None
+        while not ends:
             if self.is_scheduled:
                 self.model.optimizer_schedule_step(counter.update)
             times = self._accumulate(steps)
@@ -77,10 +81,13 @@ class TrainingLoop:
                 self.track_update(counter, times)
             if self.calls_always or counter.update >= rounds.due:
                 rounds.after_update()
-            if log_writer.has_round or checkpoint_writer.pending is not None:
-                rounds.commit()
             if signals.received is not None:
                 trainer.request_stop(signals.name)
+            ends = counter.update >= end_update or trainer.stop_reason is not None
+            if log_writer.has_round:
+                log_writer.flush(counter)
+            if checkpoint_writer.pending is not None and not ends:
+                rounds.commit()
 
     def _accumulate(self, steps: int) -> dict[str, float]:
         """Do the accumulation steps of one update; return the seconds of its parts, if anybody wants them.

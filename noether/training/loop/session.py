@@ -14,7 +14,6 @@ from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.models.base import ModelBase
 from noether.data.randomness import preserved_rng
 from noether.kernel.dispatch import compile_dispatch
-from noether.kernel.entry import BUILT_IN
 from noether.training.callback_set import participants_of
 from noether.training.loop.epoch import TrainingLoop
 from noether.training.loop.rounds import Rounds
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from noether.training.trainers.base import BaseTrainer
 
 
-# Saving the generators costs more than most of these hooks, and none of the built-in ones draws from them.
+# Saving the generators costs more than most of these hooks, so only those who say that they draw from them pay for it.
 _EVERY_UPDATE = ("before_optimizer_step", "track_after_accumulation_step", "track_after_update_step")
 
 
@@ -43,7 +42,11 @@ def train(trainer: BaseTrainer, model: ModelBase) -> None:
         loop.rounds.commit()
         loop.run()
         if trainer.signals.received is None:
-            _call(dispatch.after_training, trainer.update_counter)
+            try:
+                _call(dispatch.after_training, trainer.update_counter)
+            except Exception:
+                loop.rounds.commit()  # the last update is complete, and its checkpoint may have been asked for
+                raise
         trainer.checkpoint_writer.save("last")
         loop.rounds.commit()
 
@@ -82,9 +85,9 @@ def compile_hooks(trainer: BaseTrainer, model: ModelBase) -> None:
     """
     participants = [*participants_of(trainer.callbacks), *trainer.plugins]
     dispatch = compile_dispatch(participants)
-    foreign = {participant.id for participant in participants if participant.distribution != BUILT_IN}
+    drawing = {p.id for p in participants if getattr(p.instance, "draws_every_update", False)}
     for hook in _EVERY_UPDATE:
-        if foreign.intersection(dispatch.order(hook)):
+        if drawing.intersection(dispatch.order(hook)):
             setattr(dispatch, hook, partial(_call, getattr(dispatch, hook)))
     trainer.dispatch = dispatch
     trainer.step.before_optimizer_step = dispatch.before_optimizer_step

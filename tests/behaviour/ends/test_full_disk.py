@@ -34,7 +34,7 @@ class Disk:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("call", range(2, 14))
+@pytest.mark.parametrize("call", range(2, 11))
 @pytest.mark.parametrize("function", ["open", "write", "fsync"])
 def test_a_save_that_fails_at_any_call_leaves_the_earlier_checkpoints(
     run, attempt, verified_updates, monkeypatch, function, call
@@ -47,7 +47,7 @@ def test_a_save_that_fails_at_any_call_leaves_the_earlier_checkpoints(
     assert isinstance(outcome.error, StorageError)
     assert "No space left on device" in outcome.error.message
     assert "free some space" in outcome.error.hint
-    assert verified_updates(outcome.run_dir) in ([2], [2, 4], [2, 4, 6])  # step 6 is saved again as `last`
+    assert verified_updates(outcome.run_dir) in ([2], [2, 4])
     assert list((outcome.run_dir / "checkpoints").glob(".*")) == []
     assert attempt(outcome)["status"] == "FAILED"
 

@@ -64,6 +64,8 @@ class Moments(PeriodicCallback):
 class Gambler(PeriodicCallback):
     """Looks only, but draws from all global generators wherever it is called."""
 
+    draws_every_update = True
+
     def __init__(self, callback_config: CallBackBaseConfig, **kwargs):
         super().__init__(callback_config, **kwargs)
         self.draw()

@@ -83,9 +83,7 @@ def train(run, feed, updates=200):
 
 
 @pytest.mark.parametrize("bad_server", list(ANSWERS), indirect=True)
-def test_training_is_not_delayed_and_the_end_comes_by_its_deadline(
-    bad_server, make_tracker, make_run, caplog
-):
+def test_training_is_not_delayed_and_the_end_comes_by_its_deadline(bad_server, make_tracker, make_run, caplog):
     import mlflow  # noqa: F401  # its import is not what is measured here
 
     run = make_run()

@@ -186,9 +186,7 @@ def test_tracking_leaves_the_process_as_it_was(database, make_tracker, make_run,
     import mlflow
 
     def state():
-        settings = {
-            name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_DISABLE")
-        }
+        settings = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_DISABLE")}
         generators = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
         return settings, generators, mlflow.get_tracking_uri(), mlflow.active_run()
 

@@ -62,9 +62,7 @@ def component(identity: str, instance: Any) -> Participant:
 
 
 def plugin(identity: str, **functions: Any) -> Participant:
-    return Participant(
-        identity, identity, SimpleNamespace(**functions), "noether-plugin-x", "1.2", is_plugin=True
-    )
+    return Participant(identity, identity, SimpleNamespace(**functions), "noether-plugin-x", "1.2", is_plugin=True)
 
 
 def answering(answer: str, **options: bool) -> Any:
@@ -234,9 +232,7 @@ def test_argument_of_a_components_periodic_callback_is_checked_though_its_owner_
     class Periodic:
         def periodic_callback(self, *, interval): ...
 
-    assert "periodic_callback has no argument 'interval'. Did you mean 'interval_type'?" in refusal(
-        Periodic()
-    )
+    assert "periodic_callback has no argument 'interval'. Did you mean 'interval_type'?" in refusal(Periodic())
 
 
 @pytest.mark.parametrize(
@@ -271,9 +267,7 @@ def test_helper_method_keeps_its_name(name: str):
 
 
 def test_decorated_function_that_is_no_hook_is_refused_unless_optional():
-    with pytest.raises(
-        PluginError, match=r"plugin 'x': 'after_trainning' is no hook. Did you mean 'after_training'"
-    ):
+    with pytest.raises(PluginError, match=r"plugin 'x': 'after_trainning' is no hook. Did you mean 'after_training'"):
         compile_dispatch([plugin("x", after_trainning=answering("no"))])
     compile_dispatch([plugin("x", of_a_later_version=answering("no", optionalhook=True))])
 
@@ -299,9 +293,7 @@ def test_two_participants_cannot_share_an_id():
 
 def test_digest_depends_on_order_kinds_and_versions_only():
     def digest(*names: str, version: str = "0.1.0", kind: str = "k") -> str:
-        return compile_dispatch(
-            [Participant(n, kind, Named(n), "noether-train", version) for n in names]
-        ).digest()
+        return compile_dispatch([Participant(n, kind, Named(n), "noether-train", version) for n in names]).digest()
 
     assert digest("a", "b") == digest("a", "b")
     changed = {

@@ -132,9 +132,7 @@ def test_link_out_of_the_project_is_not_followed(project: Path):
     write(project / "elsewhere", "linked")
     (project / "inside").mkdir()
     (project / "inside" / "linked.py").symlink_to(project / "elsewhere" / "linked.py")
-    assert "'linked' is not trusted" in refused(
-        Registry((), project_folders=[project / "inside"]), "linked.my_loss"
-    )
+    assert "'linked' is not trusted" in refused(Registry((), project_folders=[project / "inside"]), "linked.my_loss")
 
 
 def test_installed_packages_are_nobodys_project():

@@ -205,9 +205,7 @@ def test_timers_count_calls_and_seconds_by_hook_and_id(wrappers: tuple[Any, ...]
 
     timers: Timers = {}
     participants = [Participant(f"w{place}", "w", one) for place, one in enumerate(wrappers)]
-    call = compile_dispatch(
-        [*participants, Participant("quiet", "quiet", Quiet())], timers=timers
-    ).before_training
+    call = compile_dispatch([*participants, Participant("quiet", "quiet", Quiet())], timers=timers).before_training
     assert call is not None
     call(Counter())
     call(Counter())

@@ -94,9 +94,7 @@ def test_unknown_kind_far_from_all_lists_a_few(registry: Registry):
 
 
 def test_kind_of_another_role_is_told_where_it_belongs(registry: Registry):
-    assert "'AdamW' is an optimizer; it belongs in [model.optimizer]" in refused(
-        registry, "callback", "adamw"
-    )
+    assert "'AdamW' is an optimizer; it belongs in [model.optimizer]" in refused(registry, "callback", "adamw")
 
 
 def test_plugin_that_is_not_installed_is_named_with_the_way_to_get_it(registry: Registry):
@@ -136,9 +134,7 @@ def test_loss_written_in_c_is_taken_from_torch(registry: Registry):
 def test_failing_import_of_a_plugin_names_it_and_what_is_missing(registry: Registry):
     text = refused(registry, "optimizer", "broken")
     assert "cannot import optimizer 'broken' of noether-plugin-x 1.2: ModuleNotFoundError" in text
-    assert (
-        "it needs the module 'missing_package', which is not installed: pip install missing_package" in text
-    )
+    assert "it needs the module 'missing_package', which is not installed: pip install missing_package" in text
 
 
 def test_entry_point_without_its_attribute_is_explained(registry: Registry):
@@ -163,9 +159,7 @@ def test_scan_reads_names_of_distributions_whole_or_damaged(tmp_path: Path, monk
         folder = tmp_path / f"{name}-1.0.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text(metadata)
-        (folder / "entry_points.txt").write_text(
-            f"[noether.callbacks]\nof-{name} = package_{name}:Class [extra]\n"
-        )
+        (folder / "entry_points.txt").write_text(f"[noether.callbacks]\nof-{name} = package_{name}:Class [extra]\n")
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     assert [(entry.target, entry.origin) for entry in installed_entries.__wrapped__()] == [
         ("package_whole:Class", "noether-plugin-whole 1.0"),
@@ -179,7 +173,5 @@ def test_listing_and_finding_import_nothing_heavy(tmp_path: Path):
         "print(registry.find('optimizer', 'AdamW').origin, len(registry.entries('callback')) > 0,"
         "[name for name in ('torch', 'numpy', 'mlflow', 'pydantic') if name in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "noether-train 0.1.0 True []"

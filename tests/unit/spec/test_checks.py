@@ -44,9 +44,7 @@ NEEDS_ONE = "no interval, expected one of every_n_epochs, every_n_updates, every
         ),
     ],
 )
-def test_a_callback_that_does_not_fit_the_spec_is_refused(
-    refusal: Callable, tables: dict, callback, message: str
-):
+def test_a_callback_that_does_not_fit_the_spec_is_refused(refusal: Callable, tables: dict, callback, message: str):
     tables["trainer"]["callbacks"] = [callback]
     found = refusal(tables)
     assert message in found
@@ -70,9 +68,7 @@ def test_a_callback_that_does_not_fit_the_spec_is_refused(
         },
     ],
 )
-def test_a_callback_without_a_schedule_of_its_own_needs_no_interval(
-    load: Callable, tables: dict, callback: dict
-):
+def test_a_callback_without_a_schedule_of_its_own_needs_no_interval(load: Callable, tables: dict, callback: dict):
     tables["trainer"]["callbacks"] = [callback]
     assert len(load(tables).spec.trainer.callbacks) == 1
 

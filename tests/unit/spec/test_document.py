@@ -96,9 +96,7 @@ HOSTILE = {
     "half a million values": "a = [" + "1," * 500_000 + "]",
     "quotes without end": '\\"""' * 250_000,
     "a string without end": 'a = """' + "\\" * 1_000_000,
-    "tables in tables": "["
-    + "]\n[".join(".".join(f"k{i}_{j}" for j in range(16)) for i in range(8_000))
-    + "]",
+    "tables in tables": "[" + "]\n[".join(".".join(f"k{i}_{j}" for j in range(16)) for i in range(8_000)) + "]",
 }
 
 

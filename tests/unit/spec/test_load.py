@@ -87,22 +87,16 @@ def test_no_tracker_means_mlflow_and_an_empty_list_none(load: Callable, tables: 
     assert load({**tables, "trackers": []}).spec.trackers == []
 
 
-def test_input_paths_start_at_the_spec_file_and_the_output_at_the_working_folder(
-    load: Callable, spec_file: Path
-):
+def test_input_paths_start_at_the_spec_file_and_the_output_at_the_working_folder(load: Callable, spec_file: Path):
     extra = '["a", "/b", "https://c/d"]'
-    spec = load(
-        spec_file, ["datasets.train.root=../data", f"datasets.train.extra={extra}", "output=out"]
-    ).spec
+    spec = load(spec_file, ["datasets.train.root=../data", f"datasets.train.extra={extra}", "output=out"]).spec
     assert spec.datasets["train"].root == spec_file.parent / "../data"
     assert spec.datasets["train"].extra == [str(spec_file.parent / "a"), "/b", "https://c/d"]
     assert spec.datasets["test"].root is None
     assert spec.output == "out"
 
 
-def test_input_paths_of_a_dict_start_at_the_working_folder(
-    load: Callable, tables: dict, tmp_path: Path, monkeypatch
-):
+def test_input_paths_of_a_dict_start_at_the_working_folder(load: Callable, tables: dict, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load(tables, ["datasets.train.root=data"]).spec.datasets["train"].root == tmp_path / "data"
 

@@ -32,9 +32,7 @@ DOCUMENT = {
 @pytest.fixture
 def document(request) -> dict:
     names = {"ema": "EmaCallback", "offline-loss": "OfflineLossCallback", "lr": "LearningRateCallback"}
-    entries = [
-        Entry("callback", name, f"somewhere:{target}", "noether-train", "1") for name, target in names.items()
-    ]
+    entries = [Entry("callback", name, f"somewhere:{target}", "noether-train", "1") for name, target in names.items()]
     entries.append(Entry("tracker", "mlflow", "somewhere:MlflowTracker", "noether-train", "1"))
     with use_registry(Registry(entries)):
         yield copy.deepcopy(DOCUMENT)
@@ -53,21 +51,15 @@ def test_missing_tables_are_made(document: dict):
     assert _apply(document, 'expect."a/b".max=1')["expect"] == {"a/b": {"max": 1}}
 
 
-@pytest.mark.parametrize(
-    ("item", "index"), [("ema", 0), ("ema-2", 1), ("val", 2), ("grad-norm", 3), ("lr", 4)]
-)
+@pytest.mark.parametrize(("item", "index"), [("ema", 0), ("ema-2", 1), ("val", 2), ("grad-norm", 3), ("lr", 4)])
 def test_an_item_is_found_by_its_id_or_its_default_id(document: dict, item: str, index: int):
     _apply(document, f"trainer.callbacks[{item}].batch_size=7")
-    assert [callback.get("batch_size") == 7 for callback in document["trainer"]["callbacks"]].index(
-        True
-    ) == index
+    assert [callback.get("batch_size") == 7 for callback in document["trainer"]["callbacks"]].index(True) == index
 
 
 def test_a_nested_item_is_found_by_its_id(document: dict):
     _apply(document, "trainer.callbacks[val].eval_callbacks[offline-loss].dataset_key=test")
-    assert document["trainer"]["callbacks"][2]["eval_callbacks"] == [
-        {"kind": "offline-loss", "dataset_key": "test"}
-    ]
+    assert document["trainer"]["callbacks"][2]["eval_callbacks"] == [{"kind": "offline-loss", "dataset_key": "test"}]
 
 
 def test_other_arrays_of_tables_are_addressed_by_kind_too(document: dict):

@@ -151,9 +151,7 @@ def _change(tables: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("path", "value", "message"), WRONG.values(), ids=WRONG)
-def test_wrong_input_is_one_plain_problem(
-    refusal: Callable, tables: dict, path: str, value: Any, message: str
-):
+def test_wrong_input_is_one_plain_problem(refusal: Callable, tables: dict, path: str, value: Any, message: str):
     found = refusal(_change(tables, path, value))
     assert message in found
     assert found.endswith("1 problem in the spec"), found

@@ -111,7 +111,7 @@ def test_a_pass_covers_the_data_set_once_and_in_order(
 
 
 def test_a_pass_may_leave_properties_out(tmp_path: Path) -> None:
-    callback, arguments = collector(tmp_path, properties=["x"])
+    _, arguments = collector(tmp_path, properties=["x"])
     (tagged, *_) = arguments["data_iter"]
     assert list(tagged.batch) == ["x"]
 

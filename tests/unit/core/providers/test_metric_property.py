@@ -4,9 +4,7 @@ from noether.core.providers.metric_property import MetricPropertyProvider, Unkno
 from noether.errors import UsageError
 
 
-@pytest.mark.parametrize(
-    "key", ["loss/test/total", "rmse/test/pressure", "relative-l2/test/cp", "error", "Val_MAE"]
-)
+@pytest.mark.parametrize("key", ["loss/test/total", "rmse/test/pressure", "relative-l2/test/cp", "error", "Val_MAE"])
 def test_lower_is_better_for_losses_and_errors(key):
     assert MetricPropertyProvider().higher_is_better(key) is False
 

@@ -26,9 +26,7 @@ def test_the_config_is_the_class_that_the_constructor_names(annotated: ModuleTyp
         ("NoConfig", r"'callback_config' in NoConfig.__init__ is no config class"),
     ],
 )
-def test_an_annotation_that_names_no_config_of_the_role_is_refused(
-    annotated: ModuleType, name: str, message: str
-):
+def test_an_annotation_that_names_no_config_of_the_role_is_refused(annotated: ModuleType, name: str, message: str):
     with pytest.raises(PluginError, match=message):
         config_class_of(getattr(annotated, name), "callback")
 

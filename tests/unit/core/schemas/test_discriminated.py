@@ -22,9 +22,7 @@ class Holder(BaseModel, Generic[TOptimizer]):
 
 @pytest.fixture(autouse=True)
 def registry() -> Iterator[Registry]:
-    entries = [
-        Entry("optimizer", name, f"torch.optim:{name}", "noether-train", "0.1.0") for name in ("AdamW", "SGD")
-    ]
+    entries = [Entry("optimizer", name, f"torch.optim:{name}", "noether-train", "0.1.0") for name in ("AdamW", "SGD")]
     entries.append(Entry("loss", "huber", "torch.nn.functional:huber_loss", "noether-train", "0.1.0"))
     with use_registry(Registry(entries)) as registry:
         yield registry
@@ -37,9 +35,7 @@ def _errors(text: str) -> list[tuple]:
 
 
 def test_a_table_becomes_the_config_of_its_kind():
-    holder = Holder.model_validate_json(
-        '{"one": {"kind": "adamw", "lr": 1}, "many": [{"kind": "SGD"}]}', strict=True
-    )
+    holder = Holder.model_validate_json('{"one": {"kind": "adamw", "lr": 1}, "many": [{"kind": "SGD"}]}', strict=True)
     assert (holder.one.kind, holder.one.lr, holder.many[0].momentum) == ("AdamW", 1.0, 0.0)
     assert component_of(holder.one).target is torch.optim.AdamW
 

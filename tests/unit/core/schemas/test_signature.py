@@ -85,9 +85,7 @@ def test_parameters_without_types_are_guessed_from_their_defaults(foreign: Modul
         "extra": None,
     }
     config_class = config_class_of(foreign.Untyped, "model")
-    assert (
-        config_class.model_validate_json('{"width": 1, "depth": 0.5, "extra": [1]}', strict=True).depth == 0.5
-    )
+    assert config_class.model_validate_json('{"width": 1, "depth": 0.5, "extra": [1]}', strict=True).depth == 0.5
     with pytest.raises(ValidationError):
         config_class.model_validate_json('{"width": 1, "flag": 1}', strict=True)
 

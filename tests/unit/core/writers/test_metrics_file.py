@@ -60,9 +60,7 @@ def test_every_record_survives_its_line(metrics, update):
 
 
 def test_equal_metrics_make_equally_long_lines_at_any_time():
-    lengths = {
-        len(MetricRecord(1, 0, 8, time, {"a": 0.5}).encode()) for time in (1.7e9, 1.7e9 + 0.25, 1.7e9 + 0.3)
-    }
+    lengths = {len(MetricRecord(1, 0, 8, time, {"a": 0.5}).encode()) for time in (1.7e9, 1.7e9 + 0.25, 1.7e9 + 0.3)}
     assert len(lengths) == 1
 
 

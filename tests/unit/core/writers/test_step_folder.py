@@ -192,13 +192,14 @@ def test_a_file_that_grew_is_noticed(folder: Path) -> None:
         read_step(step)
 
 
-@pytest.mark.parametrize("name", ["../20", "/etc/passwd", "a/../../b", "..", ".", "", "a\0b"])
+@pytest.mark.parametrize("name", ["../{other}", "{folder}/{other}", "a/../../{other}", "..", ".", ""])
 def test_a_manifest_that_points_outside_of_its_folder_is_refused(name: str, folder: Path) -> None:
-    step = list_steps(folder)[0]
+    step, other = list_steps(folder)
     manifest, _ = read_step(step)
+    name = name.format(folder=folder, other=f"{other.name}/model.safetensors")  # it exists and has the stated hash
     hostile = dataclasses.replace(manifest, files={name: FileRecord.of(b"weights 20")})
     (step / "manifest.json").write_bytes(hostile.encode())
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(CheckpointError, match="outside of the step folder"):
         read_step(step)
 
 
@@ -206,9 +207,7 @@ def test_a_manifest_that_points_outside_of_its_folder_is_refused(name: str, fold
 
 
 @given(st.sets(st.integers(0, 99), max_size=6), st.integers(0, 8))
-def test_pruning_keeps_the_newest(
-    tmp_path_factory: pytest.TempPathFactory, updates: set[int], keep_last: int
-) -> None:
+def test_pruning_keeps_the_newest(tmp_path_factory: pytest.TempPathFactory, updates: set[int], keep_last: int) -> None:
     folder = tmp_path_factory.mktemp("checkpoints")
     for update in updates:
         (folder / step_name(update)).mkdir()

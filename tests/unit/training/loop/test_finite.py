@@ -51,6 +51,14 @@ def test_an_earlier_accumulation_step_counts_for_its_own_update_only() -> None:
     assert found.admits(torch.tensor(1.0), [])
 
 
+def test_a_loss_that_is_not_finite_is_known_before_its_update_is_complete() -> None:
+    found = skipped(guard(), 1)
+    found.keep(torch.tensor(1.0))
+    assert not found.was_skipped  # of an update that goes on, whatever became of the one before
+    found.keep(torch.tensor(math.nan))
+    assert found.was_skipped
+
+
 @given(st.lists(st.booleans(), max_size=12))
 def test_skipped_updates_are_counted_in_a_row_and_in_all(finite: list[bool]) -> None:
     found, in_a_row = guard(), 0

@@ -48,9 +48,7 @@ def test_factors_are_finite_and_not_negative_in_runs_of_any_length(kind: str, to
     "length", [{"warmup_updates": 20}, {"warmup_epochs": 2}, {"warmup_epochs": 2.04}, {"warmup_percent": 20}]
 )
 def test_a_length_means_the_same_in_each_unit(length: dict[str, float]) -> None:
-    found, expected = (
-        schedule("linear-warmup-cosine-decay", **given) for given in (length, {"warmup_updates": 20})
-    )
+    found, expected = (schedule("linear-warmup-cosine-decay", **given) for given in (length, {"warmup_updates": 20}))
     assert [found.factor(update) for update in range(100)] == [expected.factor(update) for update in range(100)]
 
 
@@ -110,9 +108,11 @@ def test_one_cycle_stays_at_its_end() -> None:
 @given(st.integers(0, 200))
 def test_a_schedule_asked_twice_answers_the_same(update: int) -> None:
     found = schedule("cosine-restarts", first_updates=7, growth=2)
-    assert found.factor(update) == found.factor(update) == schedule(
-        "cosine-restarts", first_updates=7, growth=2
-    ).factor(update)
+    assert (
+        found.factor(update)
+        == found.factor(update)
+        == schedule("cosine-restarts", first_updates=7, growth=2).factor(update)
+    )
 
 
 def test_impossible_lengths_are_refused_by_the_config() -> None:

@@ -17,9 +17,7 @@ def test_the_update_is_the_step_and_the_records_time_the_timestamp():
 
 
 def test_nan_is_kept_and_infinities_are_left_out_and_counted():
-    metrics, left_out = to_metrics(
-        [MetricRecord(1, 0, 1, 0.0, {"a": math.nan, "b": math.inf, "c": -math.inf})]
-    )
+    metrics, left_out = to_metrics([MetricRecord(1, 0, 1, 0.0, {"a": math.nan, "b": math.inf, "c": -math.inf})])
     assert [metric.key for metric in metrics] == ["a"]
     assert math.isnan(metrics[0].value)
     assert left_out == 2

@@ -28,9 +28,7 @@ def test_an_absolute_database_stays(tmp_path):
     assert resolve_store("sqlite:////data/runs.db", {}, tmp_path).uri == "sqlite:////data/runs.db"
 
 
-@pytest.mark.parametrize(
-    "uri", ["file:./mlruns", "file:///data/mlruns", "mlruns", "/data/mlruns", "./mlruns"]
-)
+@pytest.mark.parametrize("uri", ["file:./mlruns", "file:///data/mlruns", "mlruns", "/data/mlruns", "./mlruns"])
 def test_a_store_in_plain_files_is_refused_with_the_way_out(tmp_path, uri):
     with pytest.raises(PluginError, match="mlflow migrate-filestore --source") as caught:
         resolve_store(uri, {}, tmp_path)
@@ -44,9 +42,7 @@ def test_an_address_that_mlflow_does_not_know_is_refused(tmp_path):
 
 def test_old_runs_beside_the_database_need_the_long_command(tmp_path):
     (tmp_path / "mlruns").mkdir()
-    assert ui_command(resolve_store(None, {}, tmp_path)).startswith(
-        "mlflow ui --backend-store-uri sqlite:////"
-    )
+    assert ui_command(resolve_store(None, {}, tmp_path)).startswith("mlflow ui --backend-store-uri sqlite:////")
 
 
 def test_links_open_the_curves_in_the_mode_for_training(tmp_path):

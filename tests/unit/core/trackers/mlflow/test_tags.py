@@ -6,9 +6,7 @@ from noether.core.trackers.mlflow.tags import git_commit, run_tags
 
 def git(folder, *arguments):
     identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
-    done = subprocess.run(
-        ["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True, text=True
-    )
+    done = subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True, text=True)
     return done.stdout.strip()
 
 
@@ -18,9 +16,7 @@ def test_the_commit_is_the_one_of_the_specs_folder(tmp_path):
     (tmp_path / "specs" / "a.toml").write_text("spec = 1\n")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-qm", "first")
-    run = RunDescription(
-        "r-1", "n", tmp_path / "run", spec_path=tmp_path / "specs" / "a.toml", tags={"mine": "yes"}
-    )
+    run = RunDescription("r-1", "n", tmp_path / "run", spec_path=tmp_path / "specs" / "a.toml", tags={"mine": "yes"})
     tags = run_tags(run, "r-1")
     assert tags["mlflow.source.git.commit"] == git(tmp_path, "rev-parse", "HEAD")
     assert tags["mlflow.source.name"] == str(tmp_path / "specs" / "a.toml")
