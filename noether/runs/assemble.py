@@ -88,7 +88,8 @@ def _made_explicit(spec: RunSpec, data: DataContainer, device: torch.device) -> 
 
 
 def _first_sample(data: DataContainer) -> dict[str, Tensor]:
-    key = "train" if "train" in data.keys() else None
+    keys = data.keys()
+    key = "train" if "train" in keys else None
     dataset: Any = data.get_dataset(key)
     sample: dict[str, Tensor] = dataset[0]
     return sample
