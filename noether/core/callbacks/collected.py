@@ -32,7 +32,7 @@ def put_together(results: Sequence[Any]) -> Any:
     if isinstance(first, Tensor):
         return torch.cat(list(results)) if first.ndim else torch.stack(list(results))
     if isinstance(first, bool | int | float):
-        return torch.tensor(results)
+        return torch.tensor(results, dtype=torch.float64 if isinstance(first, float) else None)
     if isinstance(first, dict):
         return {key: put_together([result[key] for result in results]) for key in first}
     if isinstance(first, list | tuple):

@@ -159,11 +159,12 @@ def encode_step(state: StepState, request: SaveRequest) -> tuple[dict[str, bytes
         callbacks[identifier] = tree
         if held:
             tensors[f"callbacks/{identifier}.safetensors"] = held
+    values = {"trainer": state.trainer, "optimizer": state.optimizer_values}
+    tree, held = split_state(values, "the trainer")
+    if held:
+        tensors["trainer.safetensors"] = held
     encoded = {name: encode_tensors(group) for name, group in tensors.items()}
     files = {name: data for name, (data, _) in encoded.items()}
-    values = {"trainer": state.trainer, "optimizer": state.optimizer_values}
-    tree, leftover = split_state(values, "the trainer")
-    assert not leftover, f"the trainer's own state holds tensors: {sorted(leftover)}"
     files["trainer.json"] = _json({**tree, "callbacks": callbacks})
     files["rank-00000.json"] = _json(state.rank)
     return files, {name: aliases for name, (_, aliases) in encoded.items() if aliases}

@@ -55,7 +55,11 @@ class FiniteGuard:
         if self._found is None or self._one is None:
             self._one = torch.ones((), device=loss.device)
             self._found = torch.zeros((), device=loss.device)
-        torch._amp_foreach_non_finite_check_and_unscale_([*gradients, *self._losses, loss], self._found, self._one)
+        seen = [*gradients, *self._losses, loss]
+        try:
+            torch._amp_foreach_non_finite_check_and_unscale_(seen, self._found, self._one)
+        except NotImplementedError:
+            torch._amp_foreach_non_finite_check_and_unscale_(list(map(_dense, seen)), self._found, self._one)
         self._losses = []
         if self._found:
             self._found.zero_()
@@ -84,3 +88,9 @@ class FiniteGuard:
         raise NonFiniteError(
             f"the loss or a gradient is not finite in {many}; these were not applied, and {kept}", hint=hint
         )
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """Return the numbers of a sparse or complex tensor, for a kernel that takes neither."""
+    values = tensor._values() if tensor.is_sparse else tensor
+    return torch.view_as_real(values) if values.is_complex() else values

@@ -95,3 +95,11 @@ def test_without_skipping_the_first_one_ends_the_run_and_says_how_to_skip() -> N
         skipped(guard(skip=False), 1).raise_if_given_up(7, None)
     assert "skip_nan_loss = true" in str(caught.value)
     assert caught.value.exit_code == 4
+
+
+def test_guard_looks_into_sparse_and_complex_gradients():
+    guard = FiniteGuard(skip=True, max_in_a_row=3)
+    sparse = torch.sparse_coo_tensor(torch.tensor([[1]]), torch.tensor([2.0]), (4,), check_invariants=True)
+    assert guard.admits(torch.tensor(1.0), [sparse, torch.ones(2, dtype=torch.complex64)])
+    broken = torch.sparse_coo_tensor(torch.tensor([[1]]), torch.tensor([math.inf]), (4,), check_invariants=True)
+    assert not guard.admits(torch.tensor(1.0), [broken])
