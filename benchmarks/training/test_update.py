@@ -3,8 +3,8 @@
 One unit of work is one update of an MLP 8 -> 32 -> 1 on a batch of 32 samples of float32, AdamW with its fused kernel.
 The bare loop calls the same model with the same optimizer on batches that lie ready in memory; our side also samples,
 gathers, counts, looks for non-finite numbers, averages losses, takes times and writes metrics. Both end with the same
-weights, bit for bit. The two alternate in one process, some hundred updates each, and the quickest of each count. Seconds
-are those that the thread has computed for, so that what else a machine does counts less.
+weights, bit for bit. The two alternate in one process, some hundred updates each, and the quickest of each count.
+Seconds are those that the thread has computed for, so that what else a machine does counts less.
 
 The goal of 40 µs was set on a machine whose bare loop takes 111 µs; on others it is the ratio that can be compared.
 """
