@@ -8,6 +8,9 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 from noether.cli.table import print_table
+from noether.kernel.hookspecs import HOOKS
+from noether.kernel.markers import implementation_options
+from noether.kernel.roles import PLUGIN
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -31,12 +34,23 @@ def print_kind(component: Component) -> None:
     """Print where a kind comes from, what it does, and what it can be told."""
     from noether.core.schemas.config_class import config_class_of
 
+    if component.role == PLUGIN.name:
+        _print_plugin(component)
+        return
     config_class = config_class_of(component.target, component.role)
     summary = (inspect.getdoc(component.target) or "").strip().partition("\n")[0]
     path = f"{component.target.__module__}.{getattr(component.target, '__qualname__', '')}"
     print(f"{component.role} '{component.kind}' from {component.origin}: {path}\n  {summary}\n")
     print_table([_row(name, field) for name, field in config_class.model_fields.items() if name != "kind"])
     print(f"\n{_example(component, config_class)}")
+
+
+def _print_plugin(component: Component) -> None:
+    hooks = [name for name in HOOKS if implementation_options(getattr(component.target, name, None)) is not None]
+    summary = (inspect.getdoc(component.target) or "").strip().partition("\n")[0]
+    print(f"run plugin '{component.kind}' from {component.origin}\n  {summary}\n")
+    print(f"implements {', '.join(hooks) or 'no hook'}\n")
+    print(f'[plugins]\nuse = ["{component.kind}"]')
 
 
 def _row(name: str, field: FieldInfo) -> dict[str, str]:

@@ -72,19 +72,20 @@ def _checked(role: str | None) -> str | None:
 def _roles_of(registry: Registry, kind: str) -> list[str]:
     """Return the roles in which something goes by this name; a dotted path may fit any, the first that takes it."""
     from noether.errors import PluginError
-    from noether.kernel.roles import ROLES
+    from noether.kernel.roles import PLUGIN, ROLES
 
     problems = []
     fitting = []
-    for role in ROLES:
+    dotted = "." in kind  # any object can be a run plugin, so only a registered name tells that one is meant
+    for role in ROLES if dotted else (*ROLES, PLUGIN.name):
         try:
-            registry.load(role, kind) if "." in kind else registry.find(role, kind)
+            registry.load(role, kind) if dotted else registry.find(role, kind)
         except PluginError as error:
             problems.append(error)
         else:
             fitting.append(role)
     if not fitting:
-        raise _nothing(registry, kind) if "." not in kind else problems[0]
+        raise _nothing(registry, kind) if not dotted else problems[0]
     return fitting
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from noether.cli.options import Overrides, Plugins, Spec, Trusted
+from noether.errors import NoetherError
 
 if TYPE_CHECKING:
     from noether.runs.outcome import Outcome
@@ -37,7 +38,12 @@ def run(
     """
     import noether
 
-    outcome = noether.run(spec, overrides=overrides, run_id=run_id, plugins=plugins, trusted=trusted, quiet=quiet)
+    try:
+        outcome = noether.run(spec, overrides=overrides, run_id=run_id, plugins=plugins, trusted=trusted, quiet=quiet)
+    except NoetherError:
+        if show_traceback:
+            traceback.print_exc()
+        raise
     if outcome.error is not None and outcome.status == "FAILED":
         _tell(outcome, show_traceback=show_traceback)
     raise typer.Exit(outcome.exit_code)
@@ -45,7 +51,6 @@ def run(
 
 def _tell(outcome: Outcome, *, show_traceback: bool) -> None:
     from noether.cli.main import tell
-    from noether.errors import NoetherError
 
     error = outcome.error
     assert error is not None

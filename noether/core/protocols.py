@@ -51,6 +51,9 @@ class RunningTrainer(Protocol):
     def train_step(self, batch: dict[str, Tensor], model: torch.nn.Module) -> StepResult:
         """Run the forward pass and the loss on one batch."""
 
+    def forward(self, batch: dict[str, Tensor], model: torch.nn.Module) -> Any:
+        """Return what the model makes of a batch."""
+
     def to_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Move a batch to the device of the run."""
 

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from noether.core.schemas.construction import construction_of
 from noether.core.schemas.datasets import DatasetBaseConfig
 from noether.core.schemas.lib import component_of
 from noether.core.schemas.signature import SignatureConfig
@@ -79,7 +80,8 @@ def build_transform(config: TransformBaseConfig, *, seed: int = 0) -> Transform:
 
 def _construct(config: DatasetBaseConfig | TransformBaseConfig, seed: int) -> Any:
     target = component_of(config).target
-    if isinstance(config, SignatureConfig):
-        return target(**config.arguments())
-    parameter = inspect.signature(target).parameters.get("seed")
-    return target(config) if parameter is None else target(config, seed=seed)
+    with construction_of(config):
+        if isinstance(config, SignatureConfig):
+            return target(**config.arguments())
+        parameter = inspect.signature(target).parameters.get("seed")
+        return target(config) if parameter is None else target(config, seed=seed)

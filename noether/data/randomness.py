@@ -40,13 +40,20 @@ def seed_sample(seed: int) -> None:
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
-    """Give the generators of Python, numpy and torch (CPU) back as they were found, also after an error."""
+    """Give the generators of Python, numpy and torch back as they were found, also after an error.
+
+    Those of CUDA devices are included where CUDA is in use already; other accelerators' are not.
+    """
     python_state = random.getstate()
     numpy_state = np.random.get_state()
     torch_state = torch.default_generator.get_state()
+    uses_cuda: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    cuda_states = torch.cuda.get_rng_state_all() if uses_cuda else None
     try:
         yield
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
         torch.default_generator.set_state(torch_state)
+        if cuda_states is not None:
+            torch.cuda.set_rng_state_all(cuda_states)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +12,13 @@ from torch import Tensor
 from noether.core.models.base import ModelBase
 from noether.core.models.build import build_model, infer_sizes
 from noether.core.providers.path import PathProvider
+from noether.core.schemas.construction import construction_of
 from noether.core.schemas.lib import component_of
 from noether.core.trackers.base import BaseTracker
 from noether.core.trackers.noop import NoopTracker
 from noether.data.build import build_data
 from noether.data.container import DataContainer
+from noether.data.whole import first_sample
 from noether.errors import SpecError
 from noether.spec.model import RunSpec
 from noether.spec.resolve import resolved_toml
@@ -59,21 +60,29 @@ def assemble(spec: RunSpec, paths: PathProvider, device: torch.device, trackers:
     spec = _made_explicit(spec, data, device)
     model = build_model(spec.model, device)
     resolved = resolved_toml(spec)
-    trainer: BaseTrainer = component_of(spec.trainer).target(
-        spec.trainer,
-        data_container=data,
-        device=device,
-        tracker=trackers[0] if trackers else NoopTracker(),
-        path_provider=paths,
-    )
+    model.check_inputs(spec.trainer.forward_properties or [])
+    with construction_of(spec.trainer):
+        trainer: BaseTrainer = component_of(spec.trainer).target(
+            spec.trainer,
+            data_container=data,
+            device=device,
+            tracker=trackers[0] if trackers else NoopTracker(),
+            path_provider=paths,
+        )
     trainer.checkpoint_writer.keep_last = spec.checkpoints.keep_last
     trainer.checkpoint_writer.spec_sha256 = hashlib.sha256(resolved.encode()).hexdigest()
+    if spec.initializer is not None:
+        component_of(spec.initializer).target(spec.initializer).initialize(trainer, model)
     return Run(paths.run_id, paths.run_path, spec, resolved, data, model, trainer)
 
 
 def build_trackers(spec: RunSpec) -> list[BaseTracker]:
     """Construct the trackers of a spec; nothing is opened yet."""
-    return [component_of(config).target(config) for config in spec.trackers or []]
+    trackers = []
+    for config in spec.trackers or []:
+        with construction_of(config):
+            trackers.append(component_of(config).target(config))
+    return trackers
 
 
 def _made_explicit(spec: RunSpec, data: DataContainer, device: torch.device) -> RunSpec:
@@ -90,9 +99,7 @@ def _made_explicit(spec: RunSpec, data: DataContainer, device: torch.device) -> 
 def _first_sample(data: DataContainer) -> dict[str, Tensor]:
     keys = data.keys()
     key = "train" if "train" in keys else None
-    dataset: Any = data.get_dataset(key)
-    sample: dict[str, Tensor] = dataset[0]
-    return sample
+    return first_sample(data.get_dataset(key), seed=data.seed)
 
 
 def _select(sample: dict[str, Tensor], names: list[str], where: str) -> dict[str, Tensor]:

@@ -126,15 +126,16 @@ class _Execution:
         try:
             tracking.follow(run.trainer.log_writer)
             run.trainer.train(run.model)
-            if run.trainer.signals.received is None:  # a run that was stopped has not had its chance
+            if run.trainer.signals.received is None or run.trainer.update_counter.is_finished:
+                # One that was stopped before its end has not had its chance.
                 check_expectations(run.spec.expect, run.trainer.log_writer.final_metrics)
-        except (Exception, KeyboardInterrupt, StoppedBySignal) as error:
+        except (Exception, KeyboardInterrupt, SystemExit, StoppedBySignal) as error:
             traceback.clear_frames(error.__traceback__)  # or the outcome would keep the data's workers alive
             return error
         return None
 
     def _outcome(self, run: Run, error: BaseException | None) -> Outcome:
-        signal_number = run.trainer.signals.received
+        signal_number = None if run.trainer.update_counter.is_finished else run.trainer.signals.received
         metrics = dict(run.trainer.log_writer.final_metrics)
         if isinstance(error, KeyboardInterrupt | StoppedBySignal) or (error is None and signal_number is not None):
             return Outcome("KILLED", run.run_dir, metrics, error, _SIGNAL_BASE + (signal_number or 2))
@@ -146,9 +147,8 @@ class _Execution:
     def _finish(self, run: Run, outcome: Outcome, tracking: Tracking) -> None:
         """Let plugins, the run folder and the trackers know how the run ended."""
         reason = run.trainer.stop_reason if outcome.error is None else describe(outcome.error)
-        if outcome.error is not None and not isinstance(outcome.error, NoetherError):
-            with self.paths.log_path.open("a", encoding="utf-8") as log:
-                log.writelines(traceback.format_exception(outcome.error))
+        if outcome.error is not None:
+            self._keep_in_log(outcome.error)
         dispatch = run.trainer.dispatch or compile_dispatch(self.plugins)
         if dispatch.run_finished is not None:
             try:
@@ -160,11 +160,23 @@ class _Execution:
             self.folder.end_attempt(outcome.status, reason)
         except StorageError as error:
             _LOG.warning("%s", error)
+        if outcome.status == "KILLED" and not run.trainer.checkpoint_writer.steps:
+            _LOG.info("no checkpoint was committed; save_on_sigint = true under [trainer] commits one on Ctrl-C")
         for key, value in outcome.metrics.items():
             if not key.startswith(_MACHINERY):
                 _LOG.info("  %s = %.6g", key, value)
         tracking.close(outcome.status, reason if outcome.status == "FAILED" else None)
         _LOG.info("%s after %s: %s", outcome.status.lower(), run.trainer.update_counter.cur_iteration, run.run_dir)
+
+    def _keep_in_log(self, error: BaseException) -> None:
+        """Write to `log.txt` why the run failed: the message of a user's mistake, the whole traceback of a defect."""
+        known = isinstance(error, NoetherError)
+        lines = [f"{error}\n"] if known else traceback.format_exception(error)
+        try:
+            with self.paths.log_path.open("a", encoding="utf-8") as log:
+                log.writelines(lines)
+        except OSError as refusal:
+            _LOG.warning("cannot write %s: %s", self.paths.log_path, refusal.strerror)
 
 
 def describe(error: BaseException) -> str:

@@ -39,6 +39,7 @@ def process_state(spec: RunSpec) -> Iterator[None]:
     with preserved_rng():
         try:
             seed_sample(spec.seed)
+            torch.manual_seed(spec.seed)  # the accelerators too
             if spec.threads is not None:
                 torch.set_num_threads(spec.threads)
             if spec.matmul_precision is not None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from noether.core.callbacks.base import CallbackBase, CallBackBaseConfig
+from noether.core.schemas.construction import construction_of
 from noether.core.schemas.constructors import constructors, parameters
 from noether.core.schemas.lib import component_of
 from noether.core.utils.free_name import free_name
@@ -25,7 +26,8 @@ def build_callback(config: CallBackBaseConfig, default_kwargs: Mapping[str, Any]
     if inspect.isabstract(target):
         missing = ", ".join(sorted(target.__abstractmethods__))
         raise SpecError(f"the callback '{config.kind}' is abstract: {target.__name__} does not define {missing}")
-    callback: CallbackBase = target(config, **default_kwargs) if _takes_config(target) else target(**default_kwargs)
+    with construction_of(config):
+        callback: CallbackBase = target(config, **default_kwargs) if _takes_config(target) else target(**default_kwargs)
     callback.component = component
     callback.id = config.id or ""
     return callback

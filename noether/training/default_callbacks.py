@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import TypeAdapter
 
+from noether.core.callbacks.base import CallbackBase
 from noether.core.schemas.callbacks import CallBackBaseConfig
 from noether.core.schemas.lib import Discriminated
 from noether.training.trainers.config import BaseTrainerConfig
@@ -17,6 +18,12 @@ ONE_SHOT = ("dataset-stats", "param-count")
 
 _CALLBACK: TypeAdapter[CallBackBaseConfig] = TypeAdapter(Annotated[Any, Discriminated("callback")])
 _LOG_PARTS, _TRACK_PARTS = 100, 500  # without intervals in the spec: every 1 % and every 0.2 % of the run
+
+
+def is_producer(callback: CallbackBase) -> bool:
+    """Return whether a default callback logs metrics that the user's may read."""
+    entry = callback.component.entry if callback.component is not None else None
+    return entry is not None and entry.is_built_in and entry.name in PRODUCERS
 
 
 def default_intervals(config: BaseTrainerConfig[Any], end_update: int) -> dict[str, dict[str, int]]:

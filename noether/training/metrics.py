@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from noether.core.callbacks.precise import precise
 from noether.errors import TrainingError
 
 
@@ -29,12 +30,12 @@ class SummedMetric(ABC):
 
 
 def _count(values: Tensor) -> Tensor:
-    return torch.tensor(values.numel(), dtype=torch.float64, device=values.device)
+    return torch.tensor(values.numel(), dtype=torch.float64)
 
 
 def _error(prediction: Tensor, target: Tensor) -> Tensor:
     _refuse_broadcasting(prediction, target)
-    return prediction.double() - target.double()
+    return precise(prediction) - precise(target)
 
 
 def _refuse_broadcasting(prediction: Tensor, target: Tensor) -> None:
@@ -55,7 +56,7 @@ class Accuracy(SummedMetric):
         predicted = prediction.argmax(dim=1)
         _refuse_broadcasting(predicted, target)
         hits = predicted == target
-        return {"hits": hits.sum().double(), "count": _count(hits)}
+        return {"hits": precise(hits.sum()), "count": _count(hits)}
 
     @staticmethod
     def value(sums: dict[str, Tensor]) -> Tensor:
@@ -93,7 +94,7 @@ class R2(SummedMetric):
 
     @staticmethod
     def sums(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-        target = target.double()
+        target = precise(target)
         return {
             "squared": _error(prediction, target).square().sum(),
             "target": target.sum(),
@@ -114,7 +115,7 @@ class RelativeL2(SummedMetric):
     @staticmethod
     def sums(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         error = _error(prediction, target).reshape(len(target), -1).norm(dim=1)
-        ratios = error / target.double().reshape(len(target), -1).norm(dim=1)
+        ratios = error / precise(target).reshape(len(target), -1).norm(dim=1)
         return {"ratios": ratios.sum(), "count": _count(ratios)}
 
     @staticmethod

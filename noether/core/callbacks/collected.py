@@ -32,7 +32,8 @@ def put_together(results: Sequence[Any]) -> Any:
     if isinstance(first, Tensor):
         return torch.cat(list(results)) if first.ndim else torch.stack(list(results))
     if isinstance(first, bool | int | float):
-        return torch.tensor(results, dtype=torch.float64 if isinstance(first, float) else None)
+        floats = any(isinstance(result, float) for result in results)
+        return torch.tensor(results, dtype=torch.float64 if floats else None)
     if isinstance(first, dict):
         return {key: put_together([result[key] for result in results]) for key in first}
     if isinstance(first, list | tuple):
@@ -46,7 +47,7 @@ def put_together(results: Sequence[Any]) -> Any:
 
 def _shape(result: Any) -> str:
     """Name what has to be the same for all batches: the type, a dict's keys, the length of a list."""
-    kind = type(result).__name__
+    kind = "number" if isinstance(result, int | float) else type(result).__name__
     if isinstance(result, dict):
         return f"{kind} of {', '.join(sorted(map(repr, result)))}"
     return f"{kind} of {len(result)}" if isinstance(result, list | tuple) else kind

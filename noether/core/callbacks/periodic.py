@@ -23,7 +23,9 @@ from noether.core.utils.training.intervals import Intervals, fires
 from noether.core.writers.checkpoint import CheckpointWriter
 from noether.core.writers.log import LogWriter
 from noether.data.container import DataContainer
+from noether.data.dataset import length_of
 from noether.data.samplers.interval import SamplerIntervalConfig
+from noether.errors import DataError
 from noether.kernel.binding import Binding, bind
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.markers import inherited_no_op, when_due
@@ -72,6 +74,8 @@ class PeriodicCallback(CallbackBase):
             name,
         )
         self.callback_config = callback_config
+        self.id = callback_config.id or self.id
+        self.component = callback_config._component
         self.every_n_epochs = callback_config.every_n_epochs
         self.every_n_updates = callback_config.every_n_updates
         self.every_n_samples = callback_config.every_n_samples
@@ -148,8 +152,7 @@ class PeriodicCallback(CallbackBase):
 
     def updates_till_next_invocation(self, update_counter: UpdateCounter) -> int:
         """Return the updates from now to the next call; a whole interval at an exact multiple."""
-        interval = self.updates_per_interval(update_counter)
-        return interval - update_counter.update % interval
+        return self.next_due_update(update_counter) - update_counter.update
 
     def updates_per_interval(self, update_counter: UpdateCounter) -> int:
         """Return the updates from one call to the next."""
@@ -220,7 +223,7 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
             properties: Load only these properties of a sample.
             max_size: Use only the first samples, at most this many.
         """
-        return self.data_container.sampler_config(
+        config = self.data_container.sampler_config(
             key,
             every_n_epochs=self.every_n_epochs,
             every_n_updates=self.every_n_updates,
@@ -229,16 +232,24 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
             properties=properties,
             max_size=max_size,
         )
+        if not length_of(config.dataset):
+            raise DataError(f"callback '{self.id}' goes through the data set '{key}', which is empty")
+        return config
+
+    @property
+    def data_name(self) -> str:
+        """The key of the data set, for metric keys."""
+        return self.dataset_key or self.data_container.keys()[0]
 
     @abstractmethod
     def process_data(self, batch: dict[str, Tensor], *, trainer_model: torch.nn.Module) -> Any:
-        """Return what is to be known of one batch."""
+        """Return what is to be known of one batch, which is on the device of the run."""
 
-    @inherited_no_op
     def process_results(
         self, results: Any, *, interval_type: IntervalType, update_counter: UpdateCounter, **_: Any
     ) -> None:
-        """Use what all batches returned, put together."""
+        """Use what all batches returned, put together; a subclass says how."""
+        raise NotImplementedError(f"{type(self).__name__} defines no process_results")
 
     def periodic_callback(  # type: ignore[override]  # documented so: the loop always passes these
         self,
@@ -252,9 +263,13 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
     ) -> None:
         """Go through the data set and hand the collected results on."""
         dataset_pass = DatasetPass(self.sampler_config, batch_size=batch_size)
-        results = dataset_pass.collect(data_iter, trainer_model, self.process_data)
+        with self.trainer.autocast():
+            results = dataset_pass.collect(data_iter, trainer_model, self._process_on_device)
         self.total_data_time += dataset_pass.data_time
         self.process_results(results, interval_type=interval_type, update_counter=update_counter)
+
+    def _process_on_device(self, batch: dict[str, Tensor], *, trainer_model: torch.nn.Module) -> Any:
+        return self.process_data(self.trainer.to_device(batch), trainer_model=trainer_model)
 
     def after_training(self, **_: Any) -> None:
         """Say how long evaluation waited for its data."""

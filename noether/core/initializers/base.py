@@ -23,4 +23,4 @@ class InitializerBase(ABC):
 
     @abstractmethod
     def initialize(self, trainer: RunningTrainer, model: ModelBase) -> None:
-        """Put the state in place; called once, before the callbacks are built."""
+        """Put the state in place; called once, before training begins."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -42,6 +43,14 @@ class ModelBase(nn.Module):
             targets: Target tensors of the sample by field, without a batch dimension.
         """
         return model_config
+
+    def check_inputs(self, names: Sequence[str]) -> None:
+        """Check that `forward` can be called with these properties, before anything is trained.
+
+        Raises:
+            SpecError: It takes others.
+        """
+        check_call(self.forward, names, by_name=True)
 
     @property
     def device(self) -> torch.device:
@@ -126,3 +135,19 @@ class ModelBase(nn.Module):
         """Release the gradients."""
         if self.optimizer is not None:
             self.optimizer.zero_grad()
+
+
+def check_call(forward: Callable[..., Any], names: Sequence[str], *, by_name: bool) -> None:
+    """Refuse forward properties that a model's `forward` does not take, by name or in their order."""
+    signature = inspect.signature(forward)
+    try:
+        if by_name:
+            signature.bind(**dict.fromkeys(names))
+        else:
+            signature.bind(*names)
+    except TypeError as error:
+        takes = ", ".join(signature.parameters)
+        raise SpecError(
+            f"trainer.forward_properties is {list(names)}, but the model's forward takes ({takes}): {error}",
+            hint="name the properties that forward takes, each once",
+        ) from error

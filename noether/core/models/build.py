@@ -9,10 +9,10 @@ from torch import Tensor
 
 from noether.core.models.adapted import AdaptedModule
 from noether.core.models.base import ModelBase
+from noether.core.schemas.construction import construction_of
 from noether.core.schemas.lib import component_of
 from noether.core.schemas.models import ModelBaseConfig
 from noether.core.schemas.signature import SignatureConfig
-from noether.errors import NoetherError, SpecError
 
 
 def infer_sizes(
@@ -34,14 +34,10 @@ def build_model(config: ModelBaseConfig, device: torch.device) -> ModelBase:
     """
     target = component_of(config).target
     model: ModelBase
-    try:
+    with construction_of(config):
         if issubclass(target, ModelBase):
             model = target(config)
         else:
             assert isinstance(config, SignatureConfig), "a foreign class has a config made from its signature"
             model = AdaptedModule(target(**config.arguments()), config)
-    except NoetherError:
-        raise
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise SpecError(f"the model '{config.kind}' cannot be built: {error}") from error
     return model.to(device).freeze()

@@ -41,7 +41,11 @@ class CNN(ModelBase):
 
     def __init__(self, model_config: CNNConfig, *, name: str = "model") -> None:
         super().__init__(model_config, name=name)
-        assert model_config.in_channels and model_config.out_features, "infer_sizes fills both"
+        if not model_config.in_channels or not model_config.out_features:
+            raise SpecError(
+                "the model 'cnn' needs to know its in_channels and out_features",
+                hint="name forward_properties and target_properties under [trainer]; the first sample has the sizes",
+            )
         activation = ACTIVATIONS[model_config.activation]
         widths = [model_config.in_channels, *model_config.channels]
         layers: list[nn.Module] = []
@@ -87,8 +91,8 @@ class CNN(ModelBase):
         }
         return model_config.model_copy(update=update)
 
-    def forward(self, **properties: Tensor) -> dict[str, Tensor]:
+    def forward(self, *inputs: Tensor, **properties: Tensor) -> dict[str, Tensor]:
         """Map an image `(batch, channels, height, width)` to fields `(batch, *shape)`."""
-        (image,) = properties.values()
+        (image,) = (*inputs, *properties.values())
         features = self.body(image)
         return {field: self.heads[field](features).reshape(-1, *shape) for field, shape in self.shapes.items()}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from noether.core.models.base import ModelBase
 from noether.core.schemas.models import ModelBaseConfig
+from noether.errors import SpecError
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -53,7 +54,11 @@ class MLP(ModelBase):
 
     def __init__(self, model_config: MLPConfig, *, name: str = "model") -> None:
         super().__init__(model_config, name=name)
-        assert model_config.in_features and model_config.out_features, "infer_sizes fills both"
+        if not model_config.in_features or not model_config.out_features:
+            raise SpecError(
+                "the model 'mlp' needs to know its in_features and out_features",
+                hint="name forward_properties and target_properties under [trainer]; the first sample has the sizes",
+            )
         self.inputs = list(model_config.in_features)
         self.shapes = {
             field: (shape,) if isinstance(shape, int) else tuple(shape)
@@ -83,8 +88,10 @@ class MLP(ModelBase):
         update = {"in_features": in_features, "out_features": {**inferred, **given}}
         return model_config.model_copy(update=update)
 
-    def forward(self, **properties: Tensor) -> dict[str, Tensor]:
-        """Map properties `(batch, ...)` to fields `(batch, *shape)`."""
+    def forward(self, *inputs: Tensor, **properties: Tensor) -> dict[str, Tensor]:
+        """Map properties `(batch, ...)`, by name or in the order of `in_features`, to fields `(batch, *shape)`."""
+        if inputs:
+            properties = dict(zip(self.inputs, inputs, strict=True))
         if self.only_input is not None:
             flat = properties[self.only_input]
             flat = flat if flat.ndim == 2 else _flat(flat)

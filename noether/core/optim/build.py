@@ -58,6 +58,7 @@ def build_optimizer(
         scheduled=_scheduled(config, optimizer, total_updates=total_updates, updates_per_epoch=updates_per_epoch),
         clip_grad_norm=config.clip_grad_norm,
         clip_grad_value=config.clip_grad_value,
+        built_for=(total_updates, updates_per_epoch),
     )
 
 

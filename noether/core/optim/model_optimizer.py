@@ -35,6 +35,7 @@ class ModelOptimizer:
         scheduled: Values under a schedule.
         clip_grad_norm: Largest global gradient norm; None leaves gradients alone.
         clip_grad_value: Largest absolute gradient entry; None leaves gradients alone.
+        built_for: Total updates and updates of an epoch that the schedules assume; None where it was made by hand.
     """
 
     def __init__(
@@ -45,16 +46,23 @@ class ModelOptimizer:
         scheduled: Sequence[Scheduled] = (),
         clip_grad_norm: float | None = None,
         clip_grad_value: float | None = None,
+        built_for: tuple[int, int] | None = None,
     ) -> None:
         self.torch_optimizer = optimizer
         self.names = list(names)
         self.scheduled = list(scheduled)
+        self.built_for = built_for
         self.clip_grad_norm = clip_grad_norm
         self.clip_grad_value = clip_grad_value
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.last_grad_norm: torch.Tensor | None = None
         self.zero_grad = optimizer.zero_grad  # releases the gradients; torch sets them to None by default
         self.clips = clip_grad_norm is not None or clip_grad_value is not None
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether the backward pass has reached any of its parameters."""
+        return any(parameter.grad is not None for parameter in self.parameters)
 
     @property
     def lr(self) -> float:
@@ -79,7 +87,7 @@ class ModelOptimizer:
             self.clip()
         if grad_scaler is None:
             self.torch_optimizer.step()
-        else:
+        elif self.has_gradients:  # a scaler refuses an optimizer that it has seen no gradients of
             grad_scaler.step(self.torch_optimizer)
 
     def state_tensors(self) -> dict[str, torch.Tensor]:

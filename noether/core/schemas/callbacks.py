@@ -38,6 +38,4 @@ class PeriodicDataIteratorCallbackConfig(CallBackBaseConfig):
 
     dataset_key: str | None = Field(None, description="Which of the spec's data sets to go through.")
     max_size: int | None = Field(None, ge=1, description="Go through at most so many samples; all if left out.")
-    properties: list[str] | None = Field(
-        None, description="Properties of a sample to load; all that the trainer uses if left out."
-    )
+    properties: list[str] | None = Field(None, description="Properties of a sample to load; all if left out.")

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
+from noether.core.callbacks.precise import precise
 from noether.core.schemas.callbacks import PeriodicDataIteratorCallbackConfig
 
 
@@ -41,22 +42,20 @@ class OfflineLossCallback(PeriodicDataIteratorCallback):
         super().__init__(callback_config, **kwargs)
         self.output_patterns = callback_config.output_patterns
 
-    def process_data(self, batch: dict[str, Tensor], *, trainer_model: torch.nn.Module) -> dict[str, Tensor]:
+    def process_data(self, batch: dict[str, Tensor], *, trainer_model: torch.nn.Module) -> dict[str, Any]:
         """Return each loss of a batch times its samples, and the number of samples."""
         samples = len(next(iter(batch.values())))
-        with self.trainer.autocast():
-            result = self.trainer.train_step(self.trainer.to_device(batch), trainer_model)
-        values = {f"loss/{{}}/{name}": loss for name, loss in (result.losses_to_log or {}).items()}
-        values["loss/{}/total"] = result.total_loss
+        result = self.trainer.train_step(batch, trainer_model)
+        key = self.data_name
+        values = {f"loss/{key}/{name}": loss for name, loss in (result.losses_to_log or {}).items()}
+        values[f"loss/{key}/total"] = result.total_loss
         for name, output in (result.additional_outputs or {}).items():
             if any(pattern in name for pattern in self.output_patterns):
-                values[f"{name}/{{}}"] = output.float().mean()
-        weighted = {key: value.detach().double() * samples for key, value in values.items()}
-        return {**weighted, "samples": torch.tensor(samples)}
+                values[f"{name}/{key}"] = output.float().mean()
+        return {"samples": samples, "sums": {name: precise(value.detach()) * samples for name, value in values.items()}}
 
-    def process_results(self, results: dict[str, Tensor], **_: Any) -> None:
+    def process_results(self, results: dict[str, Any], **_: Any) -> None:
         """Log the means over the data set."""
-        samples = results.pop("samples").sum()
-        key = self.dataset_key or self.data_container.keys()[0]
-        for pattern, weighted in results.items():
-            self.writer.add_scalar(pattern.format(key), weighted.sum() / samples.to(weighted.device))
+        samples = int(results["samples"].sum())
+        for name, sums in results["sums"].items():
+            self.writer.add_scalar(name, sums.sum() / samples)

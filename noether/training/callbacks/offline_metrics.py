@@ -51,9 +51,7 @@ class OfflineMetricsCallback(PeriodicDataIteratorCallback):
         self, batch: dict[str, Tensor], *, trainer_model: torch.nn.Module
     ) -> dict[str, dict[str, dict[str, Tensor]]]:
         """Return the sums of each metric of each field over one batch."""
-        batch = self.trainer.to_device(batch)
-        with self.trainer.autocast():
-            outputs = trainer_model(**{name: batch[name] for name in self.trainer.config.forward_properties})
+        outputs = self.trainer.forward(batch, trainer_model)
         return {field: self._sums(field, names, outputs, batch) for field, names in self.metrics.items()}
 
     def _sums(
@@ -74,7 +72,7 @@ class OfflineMetricsCallback(PeriodicDataIteratorCallback):
 
     def process_results(self, results: dict[str, dict[str, dict[str, Tensor]]], **_: Any) -> None:
         """Log each metric of each field."""
-        key = self.dataset_key or self.data_container.keys()[0]
+        key = self.data_name
         for field, metrics in results.items():
             for name, batches in metrics.items():
                 sums = {part: values.sum() for part, values in batches.items()}

@@ -70,7 +70,11 @@ class TrainingLoop:
         while not ends:
             if self.is_scheduled:
                 self.model.optimizer_schedule_step(counter.update)
-            times = self._accumulate(steps)
+            try:
+                times = self._accumulate(steps)
+            except BaseException:
+                log_writer.discard()  # what hooks have said of an update that never completed
+                raise
             counter.sample += samples
             counter.update += 1
             if counter.update % updates_per_epoch == 0:
@@ -105,7 +109,9 @@ class TrainingLoop:
                 batch = trainer.to_device(batch)
             losses, outputs, watches = self.update(batch, self.dist_model, self.model, steps, step)
             trainer.last_loss = losses["total"]
-            data_time = watches["forward_time"].started_at - started
+            # A trainer with an `update` of its own may have other watches, or may not have started them.
+            stepped = watches["forward_time"].started_at if "forward_time" in watches else started
+            data_time = stepped - started if stepped > started else 0.0
             seconds["data_time"] += data_time
             for part in watches:
                 seconds[part] += watches[part].elapsed_seconds

@@ -42,7 +42,7 @@ class FiniteGuard:
         self._losses.append(loss)
         self.was_skipped = not loss.isfinite()  # so that nobody averages it; the verdict on the update comes later
 
-    def admits(self, loss: Tensor, gradients: list[Tensor]) -> bool:
+    def admits(self, loss: Tensor, gradients: list[Tensor], *, tolerated: bool = False) -> bool:
         """Return whether the update may be applied, counting it where it may not.
 
         Looks at everything in one kernel: the one by which torch's GradScaler looks for overflows. Its scale is 1, so
@@ -51,6 +51,7 @@ class FiniteGuard:
         Args:
             loss: Total loss of the last accumulation step, detached.
             gradients: All gradients.
+            tolerated: A skipped update says nothing against the run: a gradient scaler is looking for its scale.
         """
         if self._found is None or self._one is None:
             self._one = torch.ones((), device=loss.device)
@@ -63,7 +64,7 @@ class FiniteGuard:
         self._losses = []
         if self._found:
             self._found.zero_()
-            self.in_a_row += 1
+            self.in_a_row += not tolerated
             self.skipped_updates += 1
             self.was_skipped = True
         else:
@@ -77,12 +78,12 @@ class FiniteGuard:
         Raises:
             NonFiniteError: Skipping is off, or too many updates in a row were skipped.
         """
-        if self.skip and self.in_a_row < self.max_in_a_row:
+        if self.in_a_row == 0 or (self.skip and self.in_a_row < self.max_in_a_row):
             return
         first = update - self.in_a_row + 1
         many = f"{self.in_a_row} updates in a row from update {first} on" if self.in_a_row > 1 else f"update {first}"
         kept = f"the last checkpoint is {last_checkpoint}" if last_checkpoint else "there is no checkpoint yet"
-        hint = "lower the learning rate, or set clip_grad_norm under [model.optimizer]"
+        hint = "lower the learning rate, set clip_grad_norm under [model.optimizer], or look for NaN in the data"
         if not self.skip:
             hint += "; skip_nan_loss = true under [trainer] goes on without such updates"
         raise NonFiniteError(

@@ -13,7 +13,7 @@ from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.models.base import ModelBase
 from noether.data.randomness import preserved_rng
-from noether.kernel.dispatch import compile_dispatch
+from noether.kernel.dispatch import Dispatch, compile_dispatch
 from noether.training.callback_set import participants_of
 from noether.training.loop.epoch import TrainingLoop
 from noether.training.loop.rounds import Rounds
@@ -29,21 +29,21 @@ _EVERY_UPDATE = ("before_optimizer_step", "track_after_accumulation_step", "trac
 @torch.no_grad()
 def train(trainer: BaseTrainer, model: ModelBase) -> None:
     """Train from where the trainer stands; every way to end that is not an error commits a checkpoint."""
-    dispatch = trainer.dispatch
-    assert dispatch is not None, "hooks are compiled before"
-    dist_model = trainer.wrap_model(model).train()
-    with _closing(trainer), trainer.signals:
+    dispatch = _dispatch(trainer)
+    trainer.step.adopt(model)
+    with _running(trainer):
+        dist_model = trainer.wrap_model(model).train()
         loader = trainer.get_data_loader(iterator_callbacks(trainer.callbacks), trainer.batch_size)
         loop = TrainingLoop(trainer, model, dist_model, dispatch, iter(loader))
         trainer.checkpoint_writer.sweep()
-        if dispatch.run_started is not None:
-            _call(dispatch.run_started, run=trainer.run)
-        _call(dispatch.before_training, trainer.update_counter)
+        with preserved_rng():
+            trainer.call_before_training(trainer.callbacks)
         loop.rounds.commit()
         loop.run()
-        if trainer.signals.received is None:
+        if trainer.signals.received is None or trainer.update_counter.is_finished:
             try:
-                _call(dispatch.after_training, trainer.update_counter)
+                with preserved_rng():
+                    trainer.call_after_training(trainer.callbacks)
             except Exception:
                 loop.rounds.commit()  # the last update is complete, and its checkpoint may have been asked for
                 raise
@@ -54,15 +54,16 @@ def train(trainer: BaseTrainer, model: ModelBase) -> None:
 @torch.no_grad()
 def evaluate(trainer: BaseTrainer, model: ModelBase) -> None:
     """Call what evaluates once, on the model as it is."""
-    dispatch = trainer.dispatch
-    assert dispatch is not None, "hooks are compiled before"
-    dist_model = trainer.wrap_model(model).eval()
-    with _closing(trainer):
+    dispatch = _dispatch(trainer)
+    was_training = model.training
+    with _running(trainer):
+        dist_model = trainer.wrap_model(model).eval()
         callbacks = iterator_callbacks(trainer.callbacks)
         stream = iter(trainer.get_data_loader(callbacks, trainer.batch_size, evaluation=True))
         rounds = Rounds(trainer, model, dispatch, stream, dist_model)
         rounds.at_eval()
         trainer.log_writer.flush(trainer.update_counter)
+    model.train(was_training)
 
 
 def iterator_callbacks(callbacks: Sequence[CallbackBase]) -> list[PeriodicDataIteratorCallback]:
@@ -91,7 +92,6 @@ def compile_hooks(trainer: BaseTrainer, model: ModelBase) -> None:
             setattr(dispatch, hook, partial(_call, getattr(dispatch, hook)))
     trainer.dispatch = dispatch
     trainer.step.before_optimizer_step = dispatch.before_optimizer_step
-    trainer.step.parameters = [p for optimizer in model.optimizers().values() for p in optimizer.parameters]
 
 
 def _call(hook: Callable[..., Any] | None, *args: Any, **kwargs: Any) -> None:
@@ -101,11 +101,26 @@ def _call(hook: Callable[..., Any] | None, *args: Any, **kwargs: Any) -> None:
             hook(*args, **kwargs)
 
 
+def _dispatch(trainer: BaseTrainer) -> Dispatch:
+    assert trainer.dispatch is not None, "hooks are compiled before"
+    return trainer.dispatch
+
+
 @contextmanager
-def _closing(trainer: BaseTrainer) -> Iterator[None]:
-    """Keep the metrics of an interrupted round, and close every callback whatever happened."""
-    with ExitStack() as stack:
-        for callback in reversed(trainer.callbacks):
-            stack.callback(callback.close)
+def _running(trainer: BaseTrainer) -> Iterator[None]:
+    """Listen to signals and tell that the run has started; in the end keep the metrics, whatever happened."""
+    with trainer.signals, ExitStack() as stack:
         stack.callback(trainer.log_writer.flush, trainer.update_counter)
+        if trainer.dispatch is not None and trainer.dispatch.run_started is not None:
+            _call(trainer.dispatch.run_started, run=trainer.run)
+        yield
+
+
+@contextmanager
+def closing(callbacks: Sequence[CallbackBase]) -> Iterator[None]:
+    """Close every callback and its children, last first, whatever happens inside."""
+    family = [member for callback in callbacks for member in (callback, *callback.get_children())]
+    with ExitStack() as stack:
+        for callback in family:
+            stack.callback(callback.close)
         yield

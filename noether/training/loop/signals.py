@@ -46,7 +46,8 @@ class StopSignals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._former.items():
-            signal.signal(number, handler)
+            # None stands for a handler that Python has not installed and cannot put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._former = {}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

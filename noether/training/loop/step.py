@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from noether.core.models.base import ModelBase
+from noether.core.optim.model_optimizer import ModelOptimizer
 from noether.core.utils.common.stopwatch import Stopwatch
 from noether.core.utils.training.counter import UpdateCounter
 from noether.training.loop.finite import FiniteGuard
@@ -47,7 +48,9 @@ class UpdateStep:
         self.guard = guard
         self.update_counter = update_counter
         self.before_optimizer_step: Callable[..., Any] | None = None
-        self.parameters: list[torch.nn.Parameter] = []
+        self._model: ModelBase | None = None
+        self._optimizers: list[ModelOptimizer] = []
+        self._parameters: list[torch.nn.Parameter] = []
         # Used again at every step: the loop reads them before the next one, and building them would cost more.
         self.forward_time, self.backward_time, self.update_time = Stopwatch(), Stopwatch(), Stopwatch()
         self.times = {
@@ -67,6 +70,7 @@ class UpdateStep:
     ) -> StepOutcome:
         """Run one accumulation step; see `BaseTrainer.update`."""
         started = perf_counter()
+        were_enabled = torch.is_grad_enabled()
         _set_grad_enabled(True)  # the loop, hooks included, runs without gradients; only this does not
         try:
             if self.precision.dtype is None:
@@ -80,7 +84,7 @@ class UpdateStep:
             scaled = loss if scaler is None else scaler.scale(loss)
             scaled.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         finally:
-            _set_grad_enabled(False)
+            _set_grad_enabled(were_enabled)
         propagated = perf_counter()
         total = result.total_loss.detach()
         if accumulation_step == accumulation_steps_total - 1:
@@ -92,24 +96,37 @@ class UpdateStep:
             for name in result.losses_to_log:
                 part = result.losses_to_log[name]
                 losses[name] = total if part is result.total_loss else part.detach()
+        outputs = result.additional_outputs
+        if outputs:
+            outputs = {name: output.detach() for name, output in outputs.items()}
         self.forward_time.started_at = started
         self.forward_time.elapsed_seconds = forwarded - started
         self.backward_time.elapsed_seconds = propagated - forwarded
         self.update_time.elapsed_seconds = perf_counter() - propagated
-        return losses, result.additional_outputs, self.times
+        return losses, outputs, self.times
+
+    def adopt(self, model: ModelBase) -> None:
+        """Remember what belongs to a model, so that no update has to collect it."""
+        self._model = model
+        self._optimizers = list(model.optimizers().values())
+        self._parameters = [parameter for optimizer in self._optimizers for parameter in optimizer.parameters]
 
     def _apply(self, model: ModelBase, loss: Tensor) -> None:
         """Clip and apply the gradients where they are finite, and release them in any case."""
+        if model is not self._model:
+            self.adopt(model)
         scaler = self.precision.scaler
         if scaler is not None:
-            for optimizer in model.optimizers().values():
-                scaler.unscale_(optimizer.torch_optimizer)
+            for optimizer in self._optimizers:
+                if optimizer.has_gradients:
+                    scaler.unscale_(optimizer.torch_optimizer)
         if self.before_optimizer_step is not None:
             self.before_optimizer_step(self.update_counter, model)
-        # A scaler skips overflows by itself: they are how it finds its scale, and no failure.
-        gradients = [p.grad for p in self.parameters if p.grad is not None] if scaler is None else []
-        if self.guard.admits(loss, gradients):
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        # Overflows are how a scaler finds its scale, and no failure until there is nothing left to scale down.
+        overflows_are_normal = scaler is not None and scaler.get_scale() > 1.0
+        if self.guard.admits(loss, gradients, tolerated=overflows_are_normal):
             model.optimizer_step(scaler)
-        if scaler is not None:
+        if scaler is not None and gradients:
             scaler.update()
         model.optimizer_zero_grad()

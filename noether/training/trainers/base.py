@@ -30,7 +30,7 @@ from noether.data.container import DataContainer
 from noether.data.dataset import length_of
 from noether.data.loader import TrainingLoader
 from noether.data.samplers.training_order import updates_per_epoch
-from noether.errors import TrainingError
+from noether.errors import SpecError, TrainingError
 from noether.kernel.dispatch import Dispatch, compile_dispatch
 from noether.kernel.participant import Participant
 from noether.training import default_callbacks
@@ -101,8 +101,8 @@ class BaseTrainer(ABC):
         self.path_provider = path_provider
         self.main_sampler_kwargs = main_sampler_kwargs
         self.metric_property_provider = metric_property_provider or MetricPropertyProvider()
-        self.forward_properties = list(config.forward_properties)
-        self.target_properties = list(config.target_properties)
+        self.forward_properties = list(config.forward_properties or [])
+        self.target_properties = list(config.target_properties or [])
         self.batch_keys = [*self.forward_properties, *self.target_properties]
         self.initializer: InitializerBase | None = (
             component_of(config.initializer).target(config.initializer) if config.initializer else None
@@ -139,6 +139,12 @@ class BaseTrainer(ABC):
         self.update_counter = UpdateCounter(
             start, self.end_checkpoint, self.updates_per_epoch, config.effective_batch_size
         )
+        if updates > self.update_counter.end_update:
+            raise SpecError(
+                f"start_at_epoch = {epoch} begins at update {updates}, after the run's last one, "
+                f"{self.update_counter.end_update}",
+                hint="lower start_at_epoch or raise the limit",
+            )
 
     def _set_up_step(self, config: BaseTrainerConfig[Any]) -> None:
         self.precision = Precision(config.precision, self.device)
@@ -166,10 +172,11 @@ class BaseTrainer(ABC):
     def get_all_callbacks(self, model: ModelBase) -> list[CallbackBase]:
         """Build all callbacks: default producers, the user's, the trainer's own, default reporters."""
         default_kwargs = self.callback_default_kwargs(model)
-        defaults = self.get_default_callbacks(default_kwargs) if self.config.add_default_callbacks else []
-        own = self.get_trainer_callbacks(default_kwargs) if self.config.add_trainer_callbacks else []
-        first = len(default_callbacks.PRODUCERS) if defaults else 0
-        return [*defaults[:first], *self.get_user_callbacks(model), *own, *defaults[first:]]
+        defaults = self.get_default_callbacks(default_kwargs) if self.config.add_default_callbacks is not False else []
+        own = self.get_trainer_callbacks(default_kwargs) if self.config.add_trainer_callbacks is not False else []
+        producers = [callback for callback in defaults if default_callbacks.is_producer(callback)]
+        reporters = [callback for callback in defaults if not default_callbacks.is_producer(callback)]
+        return [*producers, *self.get_user_callbacks(model), *own, *reporters]
 
     def callback_default_kwargs(self, model: ModelBase) -> dict[str, Any]:
         """Return what every callback's constructor takes beside its config."""
@@ -257,6 +264,21 @@ class BaseTrainer(ABC):
             ) from error
         return TrainerResult.of(self.loss_compute(model(**forward), targets))
 
+    def forward(self, batch: dict[str, Tensor], model: nn.Module) -> Any:
+        """Return what the model makes of a batch, without a loss: for evaluation.
+
+        Args:
+            batch: Properties by name, on the device.
+            model: The model as it is called.
+
+        Raises:
+            TrainingError: The batch lacks a forward property.
+        """
+        missing = [name for name in self.forward_properties if name not in batch]
+        if missing:
+            raise TrainingError(f"a batch has no {missing}, which forward_properties names; it has {sorted(batch)}")
+        return model(**{name: batch[name] for name in self.forward_properties})
+
     def update(
         self,
         batch: dict[str, Tensor],
@@ -328,13 +350,20 @@ class BaseTrainer(ABC):
             UsageError: An optimizer, a schedule, a callback or a hook does not fit.
         """
         model = model.to(self.device)
-        if not model.optimizers() and self.total_training_updates:
-            model.initialize_optimizer(
-                total_updates=self.total_training_updates, updates_per_epoch=self.updates_per_epoch
-            )
+        self._give_optimizer(model)
         self.callbacks = session.build_callbacks(self, model)
         session.compile_hooks(self, model)
         self._prepared = model
+
+    def _give_optimizer(self, model: ModelBase) -> None:
+        """Build the model's optimizers for this run, unless it has none to build or brings its own."""
+        span = (self.total_training_updates, self.updates_per_epoch)
+        known = model.optimizers()
+        if not self.total_training_updates or (known and all(o.built_for in (None, span) for o in known.values())):
+            return
+        model.initialize_optimizer(total_updates=span[0], updates_per_epoch=span[1])
+        if not model.optimizers():
+            raise SpecError("the model has no trainable parameters", hint="loosen `frozen` under [model]")
 
     def train(self, model: ModelBase) -> None:
         """Train the model until the limit, or a stop; a limit of zero evaluates once.
@@ -346,17 +375,20 @@ class BaseTrainer(ABC):
         if self._prepared is not model:
             self.prepare(model)
         self._prepared = None  # what follows happens once
-        self.apply_resume_initializer(model)
-        if self.total_training_updates:
-            session.train(self, model)
-        else:
-            session.evaluate(self, model)
+        self.stop_reason = self.signals.received = None
+        with session.closing(self.callbacks):
+            self.apply_resume_initializer(model)
+            if self.total_training_updates:
+                session.train(self, model)
+            else:
+                session.evaluate(self, model)
 
     def eval(self, model: ModelBase) -> None:
         """Call every callback's `at_eval` once, without training."""
         self.callbacks = session.build_callbacks(self, model.to(self.device))
         session.compile_hooks(self, model)
-        session.evaluate(self, model)
+        with session.closing(self.callbacks):
+            session.evaluate(self, model)
 
     def apply_resume_initializer(self, model: ModelBase) -> None:
         """Let the initializer, where there is one, put weights and progress in place."""
@@ -364,14 +396,19 @@ class BaseTrainer(ABC):
             self.initializer.initialize(self, model)
 
     def call_before_training(self, callbacks: list[CallbackBase]) -> None:
-        """Call `before_training` of these callbacks."""
-        if (call := compile_dispatch(participants_of(callbacks)).before_training) is not None:
+        """Call `before_training` of these callbacks; of all that takes part, where they are the run's."""
+        if (call := self._hooks_of(callbacks).before_training) is not None:
             call(self.update_counter)
 
     def call_after_training(self, callbacks: list[CallbackBase]) -> None:
-        """Call `after_training` of these callbacks."""
-        if (call := compile_dispatch(participants_of(callbacks)).after_training) is not None:
+        """Call `after_training` of these callbacks; of all that takes part, where they are the run's."""
+        if (call := self._hooks_of(callbacks).after_training) is not None:
             call(self.update_counter)
+
+    def _hooks_of(self, callbacks: list[CallbackBase]) -> Dispatch:
+        if callbacks is self.callbacks and self.dispatch is not None:
+            return self.dispatch
+        return compile_dispatch(participants_of(callbacks))
 
     def request_stop(self, reason: str) -> None:
         """End training at the next boundary, with a checkpoint."""

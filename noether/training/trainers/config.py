@@ -25,10 +25,10 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
     start_at_epoch: int | None = Field(
         None, ge=0, description="Epoch to begin at; schedules and the order of the data begin there too."
     )
-    add_default_callbacks: bool = Field(
+    add_default_callbacks: bool | None = Field(
         True, description="Log losses, learning rate, progress, sizes, times and memory without being asked."
     )
-    add_trainer_callbacks: bool = Field(True, description="Add the callbacks that the trainer itself brings.")
+    add_trainer_callbacks: bool | None = Field(True, description="Add the callbacks that the trainer itself brings.")
     effective_batch_size: int = Field(ge=1, description="Samples in one update, over all ranks and accumulation steps.")
     precision: Precision = Field("float32", description="Number format of the forward pass; parameters stay float32.")
     callbacks: list[Annotated[TCallbackConfig, Discriminated(CallBackBaseConfig)]] | None = Field(
@@ -59,8 +59,8 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
     use_torch_compile: bool = Field(False, description="Compile the model with torch.compile.")
     find_unused_params: bool = Field(False, description="DistributedDataParallel's find_unused_parameters.")
     static_graph: bool = Field(False, description="DistributedDataParallel's static_graph.")
-    forward_properties: list[str] = Field([], description="Properties of a batch that the model is called with.")
-    target_properties: list[str] = Field([], description="Properties of a batch that the loss compares with.")
+    forward_properties: list[str] | None = Field([], description="Properties of a batch that the model is called with.")
+    target_properties: list[str] | None = Field([], description="Properties of a batch that the loss compares with.")
     dataloader_prefetch_factor: int | None = Field(
         None, ge=1, description="Batches that each worker prepares ahead; overrides the loader's own."
     )

@@ -43,6 +43,13 @@ class TrainerResult:
             total = part if total is None else total + part
         if total is None:
             raise _no_loss(losses)
+        if type(total) is not Tensor or total.ndim:
+            _check_total(total)
+        if "total" in losses and len(losses) > 1:
+            raise TrainingError(
+                "loss_compute returned a loss named 'total', which is the name of their sum",
+                hint="give it another name",
+            )
         return cls(total, losses, outputs)
 
 
@@ -64,3 +71,16 @@ def _no_loss(losses: Any) -> TrainingError:
         f"loss_compute returned {losses!r}",
         hint="return a tensor, or a list or dict of tensors with at least one in it",
     )
+
+
+def _check_total(total: Any) -> None:
+    """Refuse what cannot be differentiated; a subclass of Tensor is fine."""
+    if not isinstance(total, Tensor):
+        raise TrainingError(
+            f"the loss is a {type(total).__name__}, expected a tensor", hint="leave out .item() and float() in the loss"
+        )
+    if total.ndim:
+        raise TrainingError(
+            f"the loss has the shape {tuple(total.shape)}, expected one number for the batch",
+            hint='reduce it, for example with .mean(), or reduction = "mean"',
+        )

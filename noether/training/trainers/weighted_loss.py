@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from noether.core.schemas.callbacks import CallBackBaseConfig
 from noether.core.schemas.lib import Discriminated, component_of
 from noether.core.schemas.signature import SignatureConfig
-from noether.errors import TrainingError
+from noether.errors import SpecError, TrainingError
 from noether.training.trainers.base import BaseTrainer
 from noether.training.trainers.config import BaseTrainerConfig
 
@@ -47,7 +48,14 @@ class WeightedLossTrainer(BaseTrainer):
     def __init__(self, trainer_config: WeightedLossTrainerConfig, **kwargs: Any) -> None:
         super().__init__(trainer_config, **kwargs)
         self.loss_items: list[tuple[str, float]] = list(trainer_config.field_weights.items())
+        without = [field for field, _ in self.loss_items if f"{field}_target" not in self.target_properties]
+        if self.target_properties and without:
+            raise SpecError(
+                f"field_weights names {without}, but target_properties is {self.target_properties}",
+                hint=f"name '{without[0]}_target' in target_properties, or correct the field's name",
+            )
         self._plan = [(f"{field}_loss", field, f"{field}_target", weight) for field, weight in self.loss_items]
+        self._seen: set[str] = set()
         component = component_of(trainer_config.loss_fn)
         loss_config = trainer_config.loss_fn
         options = loss_config.arguments() if isinstance(loss_config, SignatureConfig) else {}
@@ -63,12 +71,15 @@ class WeightedLossTrainer(BaseTrainer):
         Raises:
             TrainingError: A field has no output or no target.
         """
-        if type(forward_output) is not dict and isinstance(forward_output, Tensor):
-            forward_output = {self.loss_items[0][0]: forward_output} if len(self.loss_items) == 1 else {}
+        if type(forward_output) is not dict:
+            forward_output = self._by_field(forward_output)
         losses = {}
         try:
             for name, field, target, weight in self._plan:
-                loss = self.loss_fn(input=forward_output[field], target=targets[target])
+                output, wanted = forward_output[field], targets[target]
+                if field not in self._seen:
+                    self._look_at_shapes(field, output, wanted)
+                loss = self.loss_fn(input=output, target=wanted)
                 losses[name] = loss if weight == 1.0 else loss * weight
         except KeyError as error:
             if field in forward_output and target in targets:
@@ -79,3 +90,25 @@ class WeightedLossTrainer(BaseTrainer):
                 hint=f"let the model return '{field}', and name '{target}' in target_properties",
             ) from error
         return losses
+
+    def _by_field(self, output: Any) -> dict[str, Tensor]:
+        """Return a model's output by field: one tensor stands for the only field."""
+        if isinstance(output, Tensor):
+            return {self.loss_items[0][0]: output} if len(self.loss_items) == 1 else {}
+        if isinstance(output, Mapping):
+            return dict(output)
+        raise TrainingError(
+            f"the model returned a {type(output).__name__}, expected a dict by field or one tensor",
+            hint="return {" + ", ".join(f"'{field}': …" for field, _ in self.loss_items) + "} from its forward",
+        )
+
+    def _look_at_shapes(self, field: str, output: Tensor, target: Tensor) -> None:
+        """Refuse, at its first batch, a field whose shapes would silently compare every sample with every other."""
+        self._seen.add(field)
+        if output.shape != target.shape and output.numel() == target.numel():
+            raise TrainingError(
+                f"the output '{field}' has the shape {tuple(output.shape)}, its target {tuple(target.shape)}: as many "
+                "numbers, which would be compared each with each",
+                hint=f"let the model return {tuple(target.shape)}, or give the target a last dimension of 1 "
+                f"(a 'file' data set does it with {field}_target = [\"…\"])",
+            )

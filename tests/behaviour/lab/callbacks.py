@@ -3,13 +3,14 @@
 import multiprocessing
 import os
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from noether.core.callbacks.periodic import PeriodicCallback
+from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
 from noether.core.schemas.callbacks import CallBackBaseConfig
 
 
@@ -193,3 +194,20 @@ class FailsIn(PeriodicCallback):
 
     def close(self):
         self.fail("close")
+
+
+class Quits(PeriodicCallback):
+    """Calls `sys.exit`, as careless code does."""
+
+    def periodic_callback(self):
+        sys.exit(7)
+
+
+class SeesDtype(PeriodicDataIteratorCallback):
+    """Logs whether evaluation runs in the precision of training."""
+
+    def process_data(self, batch, *, trainer_model):
+        return (trainer_model(x=batch["x"])["y"].dtype is torch.bfloat16) * 1.0
+
+    def process_results(self, results, **_):
+        self.writer.add_scalar("in_bfloat16", results.mean())

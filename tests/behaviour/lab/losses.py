@@ -23,3 +23,7 @@ def broken(input, target):
 
 def not_a_loss(prediction):
     return prediction
+
+
+def a_float(input, target):
+    return (input - target).square().mean().item()

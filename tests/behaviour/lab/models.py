@@ -44,3 +44,32 @@ class EncoderDecoder(CompositeModel):
 
     def forward(self, x):
         return {"y": self.decoder(torch.tanh(self.encoder(x)))}
+
+
+class Renamed(torch.nn.Linear):
+    """Returns its output under a name that no target has."""
+
+    def forward(self, input):
+        return {"z": super().forward(input)}
+
+
+class Sideways(torch.nn.Linear):
+    """Returns a dimension too many."""
+
+    def forward(self, input):
+        return {"y": super().forward(input).unsqueeze(1)}
+
+
+class Pair(torch.nn.Linear):
+    """Returns two things."""
+
+    def forward(self, input):
+        return super().forward(input), None
+
+
+class Picky(torch.nn.Module):
+    """Knows one activation."""
+
+    def __init__(self, act: str = "tanh"):
+        super().__init__()
+        self.act = {"tanh": torch.tanh}[act]

@@ -70,3 +70,9 @@ def test_dropout_is_off_while_a_data_set_is_evaluated(finish):
     outcome = finish({"model.dropout": 0.5, "trainer.callbacks": watch[:1]})
     again = finish({"model.dropout": 0.5, "trainer.callbacks": watch})
     assert outcome.metrics["loss/test/total"] == again.metrics["loss/test/total"]
+
+
+def test_a_callback_of_a_project_evaluates_in_the_precision_of_training(finish, lab):
+    callback = {"kind": "lab.callbacks.SeesDtype", "every_n_epochs": 1, "dataset_key": "test"}
+    outcome = finish({"trainer.precision": "bf16", "trainer.callbacks": [callback]})
+    assert outcome.metrics["in_bfloat16"] == 1.0

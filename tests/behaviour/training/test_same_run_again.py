@@ -62,3 +62,9 @@ def test_no_worker_outlives_a_run_that_failed(run, lab):
     )
     assert isinstance(outcome.error, ZeroDivisionError)
     assert multiprocessing.active_children() == []
+
+
+def test_augmentation_leaves_the_initial_weights_alone(finish, final_weights, lab):
+    none = {"trainer.max_epochs": None, "trainer.max_updates": 1, "model.optimizer.lr": 0.0}
+    noisy = {"datasets.train": {"kind": "lab.data.Noisy"}}
+    assert final_weights(finish(none)) == final_weights(finish({**none, **noisy}))

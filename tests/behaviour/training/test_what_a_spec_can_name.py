@@ -111,12 +111,18 @@ def test_a_trainer_that_returns_no_loss_is_told_so(run, tiny_spec, lab):
     assert "loss_compute returned {}" in error.message
 
 
-def test_a_field_without_an_output_is_an_error_that_names_both(run):
-    error = run({"trainer.field_weights": {"z": 1.0}}).error
+def test_a_field_without_a_target_is_told_before_training(run, workplace):
+    with pytest.raises(SpecError, match=r"field_weights names \['z'\], but target_properties is \['y_target'\]"):
+        run({"trainer.field_weights": {"z": 1.0}})
+    assert not (workplace / "runs").exists()
+
+
+def test_a_field_without_an_output_is_an_error_that_names_both(run, lab):
+    model = {"kind": "lab.models.Renamed", "in_features": 3, "out_features": 2, "optimizer": {"kind": "SGD"}}
+    error = run({"model": model}).error
     assert isinstance(error, TrainingError)
-    assert "'z'" in error.message
-    assert "['y']" in error.message
-    assert "z_target" in error.hint
+    assert "'y' is missing" in error.message
+    assert "['z']" in error.message
 
 
 def test_the_weight_of_a_field_scales_its_loss(finish):

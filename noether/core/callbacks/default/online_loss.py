@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from noether.core.callbacks.periodic import PeriodicCallback
+from noether.core.callbacks.precise import precise
 from noether.core.schemas.callbacks import CallBackBaseConfig
 
 _FOLD = 256  # losses kept before they are added up, so that a long interval does not hold a tensor for each update
@@ -43,9 +44,7 @@ class OnlineLossCallback(PeriodicCallback):
         """Add up what was kept, by name; a loss may be missing in some steps."""
         for name in dict.fromkeys(chain.from_iterable(self._kept)):
             values = [losses[name] for losses in self._kept if name in losses]
-            # Double precision where there is one: a mean over many updates must not depend on how they were folded.
-            dtype = torch.float32 if values[0].device.type == "mps" else torch.float64
-            total = torch.stack(values).sum(dtype=dtype)
+            total = precise(torch.stack(values)).sum()  # a mean must not depend on how it was folded
             self._sums[name] = self._sums[name] + total if name in self._sums else total
             self._counts[name] += len(values)
         self._kept.clear()

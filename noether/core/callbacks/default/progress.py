@@ -64,7 +64,7 @@ class ProgressCallback(PeriodicCallback):
 
     def _losses(self) -> str:
         """Return the total losses that were logged last, shortly."""
-        known = self.writer.final_metrics
+        known = {**self.writer.final_metrics, **self.writer.current_metrics()}
         losses = {key: value for key, value in known.items() if key.startswith("loss/") and "/total" in key}
         return "  ".join(f"{_short(key)} {value:.4g}" for key, value in losses.items())
 

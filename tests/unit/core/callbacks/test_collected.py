@@ -45,7 +45,7 @@ def test_containers_are_put_together_item_by_item(shape: Any, batches: list[int]
     [
         ([torch.tensor(1), torch.tensor(2)], torch.tensor([1, 2])),
         ([1, 2], torch.tensor([1, 2])),
-        ([0.5, 1.5], torch.tensor([0.5, 1.5])),
+        ([0.5, 1.5], torch.tensor([0.5, 1.5], dtype=torch.float64)),
         ([True, False], torch.tensor([True, False])),
     ],
     ids=["scalar tensors", "integers", "floats", "booleans"],
@@ -69,11 +69,11 @@ def test_no_batches_are_no_result() -> None:
 @pytest.mark.parametrize(
     ("results", "found"),
     [
-        ([torch.ones(1), 1.0], "Tensor, float"),
-        ([None, 1.0], "NoneType, float"),
+        ([torch.ones(1), 1.0], "Tensor, number"),
+        ([None, 1.0], "NoneType, number"),
         ([{"a": 1}, {"b": 1}], "dict of 'a', dict of 'b'"),
         ([[1], [1, 2]], "list of 1, list of 2"),
-        ([{"a": [1.0]}, {"a": [None]}], "NoneType, float"),
+        ([{"a": [1.0]}, {"a": [None]}], "NoneType, number"),
     ],
     ids=["types", "none", "keys", "lengths", "nested"],
 )

@@ -38,7 +38,10 @@ def test_a_foreign_class_is_adapted_with_the_arguments_of_its_table(model_config
 
 
 def test_a_class_that_refuses_its_arguments_is_a_spec_error(model_config: ModelConfig) -> None:
-    with pytest.raises(SpecError, match=r"'foreign_networks\.Refuses' cannot be built: width must be positive"):
+    with pytest.raises(
+        SpecError,
+        match=r"'foreign_networks\.Refuses' \(project code\) cannot be built: ValueError: width must be positive",
+    ):
         build_model(model_config("foreign_networks.Refuses"), CPU)
 
 

@@ -19,7 +19,8 @@ TARGETS = {"p_target": torch.tensor([0.0, 0.0]), "v_target": torch.tensor([[1.0]
 
 
 def trainer(folder: Path, **settings: Any) -> WeightedLossTrainer:
-    made = make_trainer(folder, **{"field_weights": {"p": 1.0, "v": 0.25}, **settings})
+    defaults = {"field_weights": {"p": 1.0, "v": 0.25}, "target_properties": list(TARGETS)}
+    made = make_trainer(folder, **{**defaults, **settings})
     assert isinstance(made, WeightedLossTrainer)
     return made
 

@@ -1,0 +1,51 @@
+"""What does not fit together is told in the spec's words, and before it trains the wrong thing."""
+
+import pytest
+
+from noether.errors import SpecError, TrainingError
+
+MINE = {"in_features": 3, "out_features": 2, "optimizer": {"kind": "SGD"}}
+
+
+def test_forward_properties_that_the_model_does_not_take_are_told_before_training(run, workplace):
+    with pytest.raises(
+        SpecError, match=r"forward_properties is \['x', 'y_target'\], but the model's forward takes \(input\)"
+    ):
+        run({"model": {"kind": "torch.nn.Linear", **MINE}, "trainer.forward_properties": ["x", "y_target"]})
+    assert not (workplace / "runs").exists()
+
+
+def test_an_output_with_as_many_numbers_in_another_shape_is_refused(run, lab):
+    outcome = run({"model": {"kind": "lab.models.Sideways", **MINE}})
+    assert isinstance(outcome.error, TrainingError)
+    assert "the output 'y' has the shape (8, 1, 2), its target (8, 2)" in outcome.error.message
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "found"),
+    [
+        ({"kind": "mse", "reduction": "none"}, r"the loss has the shape \(8, 2\), expected one number"),
+        ("lab.losses.a_float", "the loss is a float, expected a tensor"),
+    ],
+    ids=["not reduced", "no tensor"],
+)
+def test_a_loss_that_cannot_be_differentiated_is_named(run, lab, loss_fn, found):
+    outcome = run({"trainer.loss_fn": loss_fn})
+    assert isinstance(outcome.error, TrainingError)
+    assert outcome.error.hint
+    with pytest.raises(TrainingError, match=found):
+        raise outcome.error
+
+
+def test_a_model_that_returns_a_tuple_is_told_what_to_return(run, lab):
+    outcome = run({"model": {"kind": "lab.models.Pair", **MINE}})
+    assert "the model returned a tuple, expected a dict by field" in outcome.error.message
+    assert "{'y': …}" in outcome.error.hint
+
+
+def test_a_model_that_cannot_be_built_names_the_line(run, lab, workplace):
+    with pytest.raises(
+        SpecError, match=r"'lab.models.Picky' \(project code\) cannot be built: KeyError: 'tanhh' \(.*models.py:\d+\)"
+    ):
+        run({"model": {"kind": "lab.models.Picky", "act": "tanhh", "optimizer": {"kind": "SGD"}}})
+    assert not (workplace / "runs").exists()
