@@ -1,6 +1,7 @@
 """A tiny run for tests that need a whole one: 50 weights, 48 samples, milliseconds."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,12 @@ import noether
 from noether.runs.outcome import Outcome
 
 TRAIN_SAMPLES, TEST_SAMPLES, BATCH = 48, 13, 8
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_interrupts() -> None:
+    """A shell's background job, such as CI may be, ignores SIGINT, and Python then leaves it so."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -87,14 +87,15 @@ def test_training_is_not_delayed_and_the_end_comes_by_its_deadline(bad_server, m
     import mlflow  # noqa: F401  # its import is not what is measured here
 
     run = make_run()
-    tracker = make_tracker(tracking_uri=bad_server.address, request_timeout_s=1)
+    tracker = make_tracker(tracking_uri=bad_server.address, request_timeout_s=5)
     feed = TrackerFeed(tracker, run.run_dir / "metrics.jsonl", run, interval_s=0.05)
     feed.start()
     assert feed.wait_open(0.2) is False
-    assert train(run, feed) < 0.25
+    # Whoever waited for the server would wait for 5 s; a busy machine does not make an update last for 3.
+    assert train(run, feed) < 3
     began = time.perf_counter()
     assert feed.close("FINISHED", deadline_s=0.3) == 200
-    assert time.perf_counter() - began < 1.0
+    assert time.perf_counter() - began < 3
     told, lost = caplog.messages[0], caplog.messages[-1]
     assert "Training is not affected" in told
     assert "200 metric lines" in lost
