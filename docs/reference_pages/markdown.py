@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Iterable, Sequence
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from noether.core.schemas.discriminated import Discriminated
+from noether.spec.field_words import bounds_of, default_of, example_of, type_of, unit_of
 
-_WORDS = {int: "integer", float: "number", str: "string", bool: "boolean", Any: "any", NoneType: "nothing"}
 _SECTION = re.compile(r"^(Args|Attributes|Raises|Returns|Yields):", re.MULTILINE)
 
 
@@ -39,48 +35,31 @@ def summary(documented: Any) -> str:
 
 
 def fields_table(fields: dict[str, FieldInfo]) -> str:
-    """Return a table of the fields of a config: name, type, default, meaning."""
-    rows = (
-        (f"`{name}`", field_type(field), _default(field), field.description or "") for name, field in fields.items()
-    )
-    return table(("field", "type", "default", "meaning"), rows)
+    """Return a table of the fields of a config: name, type, default, example, meaning, and unit where one has any."""
+    units = {name: unit_of(name, field) for name, field in fields.items()}
+    columns = {
+        "field": [_code(name) for name in fields],
+        "type": [field_type(field) for field in fields.values()],
+        "unit": [unit or "" for unit in units.values()],
+        "default": [_default(field) for field in fields.values()],
+        "example": [_code(example_of(field)) for field in fields.values()],
+        "meaning": [field.description or "" for field in fields.values()],
+    }
+    if not any(columns["unit"]):
+        del columns["unit"]
+    return table(list(columns), zip(*columns.values(), strict=True))
 
 
 def field_type(field: FieldInfo) -> str:
-    """Return the type of a field in the words of a TOML file."""
-    roles = [mark.role for mark in field.metadata if isinstance(mark, Discriminated)]
-    return f"*{roles[0]}*" if roles else _type(field.annotation)
-
-
-def _type(annotation: Any) -> str:
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        roles = [mark.role for mark in annotation.__metadata__ if isinstance(mark, Discriminated)]
-        return f"*{roles[0]}*" if roles else _type(annotation.__origin__)
-    if origin in (Union, UnionType):
-        return " or ".join(_type(option) for option in arguments if option is not NoneType)
-    if origin is Literal:
-        return " or ".join(f"`{json.dumps(value)}`" for value in arguments)
-    if origin is list:
-        return f"list of {_type(arguments[0])}"
-    if origin is tuple:
-        return f"list of {len(arguments)} {_type(arguments[0])}"
-    if origin is dict:
-        return f"table of {_type(arguments[1])}"
-    if isinstance(annotation, TypeVar):
-        return _type(annotation.__bound__)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return "table"
-    return _WORDS.get(annotation, getattr(annotation, "__name__", str(annotation)))
+    """Return the type of a field, constants as code and roles in italics, with the bounds of numbers."""
+    words = type_of(field, literal=_code, component=lambda role: f"*{role}*")
+    return ", ".join(filter(None, (words, bounds_of(field))))
 
 
 def _default(field: FieldInfo) -> str:
-    if field.is_required():
-        return "required"
-    value = field.get_default(call_default_factory=True)
-    if value is None:
-        return "unset"
-    if isinstance(value, BaseModel):
-        kind = getattr(value, "kind", "")
-        return f'`"{kind}"`' if kind else "`{}`"
-    return f"`{json.dumps(value)}`"
+    words = default_of(field)
+    return words if words in ("required", "unset") else _code(words)
+
+
+def _code(text: str | None) -> str:
+    return f"`{text}`" if text else ""

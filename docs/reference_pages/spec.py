@@ -29,6 +29,10 @@ problems are shown at once. `noether check SPEC` validates without running. Inpu
 holds them, `output` to the working folder. The run folder keeps the file as it was given (`spec.toml`) and with every
 default filled in (`spec.resolved.toml`); running the latter is the same run.
 
+Any value may be read from an environment variable instead: `{ env = "NAME", default = … }`, with `secret = true` for
+what must not be shown. `noether spec explain KEY SPEC` says what a key means, what it is in a spec and who said so;
+`noether spec schema` writes all of this for editors.
+
 Where a type names a role in italics, such as *model*, the value is a table with a `kind`, or the bare kind as a string.
 """
 

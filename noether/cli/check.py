@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from noether.cli.options import Overrides, Plugins, Spec, Trusted
+from typing import Annotated, Literal
+
+import typer
+
+from noether.cli.options import Overrides, Plugins, Spec, Trusted, Unset, in_order
+from noether.errors import NoetherError
 
 EXAMPLE = "Example: noether check specs/experiment.toml -s trainer.precision=bf16"
 
 
 def check(
+    ctx: typer.Context,
     spec: Spec,
     overrides: Overrides = [],  # noqa: B006  # typer copies it
+    unset: Unset = [],  # noqa: B006
     plugins: Plugins = [],  # noqa: B006
     trusted: Trusted = [],  # noqa: B006
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Also build everything, and try two updates and a save in a temporary folder."),
+    ] = False,
+    output: Annotated[
+        Literal["text", "json", "github"],
+        typer.Option("--format", help="Who reads the problems: a person, a program, or a GitHub workflow."),
+    ] = "text",
 ) -> None:
     """Validate SPEC without running it: every key, kind and value, all problems at once.
 
@@ -20,8 +35,32 @@ def check(
     from noether.kernel.plugins import load_plugins
     from noether.kernel.registry import use_registry
     from noether.spec.load import load_spec
+    from noether.spec.meaning import meaning_notes
+    from noether.spec.quoting import toml_path
 
-    loaded = load_spec(spec, overrides, trusted=trusted)
-    with use_registry(loaded.registry):
-        load_plugins([*loaded.spec.plugins.use, *plugins])
-    print(f"{spec}: valid")
+    try:
+        loaded = load_spec(spec, in_order(ctx, overrides, unset), trusted=trusted, plugins=plugins)
+        with use_registry(loaded.registry):
+            load_plugins([*loaded.spec.plugins.use, *plugins])
+            notes = meaning_notes(loaded.spec, plugins=plugins)
+        if deep:
+            from noether.runs.deep_check import check_deeply
+
+            check_deeply(loaded, plugins)
+    except NoetherError as error:
+        if output == "text":
+            raise
+        _print_problems(error, output)
+        raise typer.Exit(error.exit_code) from None
+    if output == "text":
+        print(f"{spec}: valid")
+        for note in notes:
+            print(f"note: {toml_path(note.path)}: {note.message}")
+    elif output == "json":
+        print("[]")
+
+
+def _print_problems(error: NoetherError, output: Literal["json", "github"]) -> None:
+    from noether.spec.formats import as_github, as_json, problems_in
+
+    print(as_json(problems_in(error)) if output == "json" else as_github(problems_in(error)))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
 import typer
 
-from noether.cli import check, plugins, run
+from noether.cli import check, plan, plugins, run, spec
+from noether.cli.options import CommandWithOverrides
+from noether.core.utils.secrets import mask, masked_traceback
 from noether.errors import NoetherError
 
 app = typer.Typer(
@@ -19,8 +22,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("run", short_help="Train what a spec describes.", epilog=run.EXAMPLE)(run.run)
-app.command("check", short_help="Validate a spec without running it.", epilog=check.EXAMPLE)(check.check)
+app.command("run", cls=CommandWithOverrides, short_help="Train what a spec describes.", epilog=run.EXAMPLE)(run.run)
+app.command("check", cls=CommandWithOverrides, short_help="Validate a spec without running it.", epilog=check.EXAMPLE)(
+    check.check
+)
+app.command("plan", cls=CommandWithOverrides, short_help="Say what running a spec would do.", epilog=plan.EXAMPLE)(
+    plan.plan
+)
+app.add_typer(spec.app, name="spec")
 app.add_typer(plugins.app, name="plugins")
 
 
@@ -49,10 +58,18 @@ def main() -> None:
     except NoetherError as error:
         tell(error)
         sys.exit(error.exit_code)
+    except Exception as error:  # a defect: shown as Python does, but without secrets
+        print(masked_traceback(error), end="", file=sys.stderr)
+        sys.exit(1)
 
 
 def tell(error: NoetherError) -> None:
     """Print an error as a user meets it: what was found, and what to type."""
-    notes = getattr(error, "__notes__", [])
-    hint = [f"  help: {error.hint}"] if error.hint else []
-    print("\n".join([f"error: {error.message}", *(f"  note: {note}" for note in notes), *hint]), file=sys.stderr)
+    from noether.spec.problem import InvalidSpecError
+
+    notes = [f"  note: {note}" for note in getattr(error, "__notes__", [])]
+    if isinstance(error, InvalidSpecError):
+        lines = [error.rendered(color=sys.stderr.isatty() and not os.environ.get("NO_COLOR")), *notes]
+    else:
+        lines = [f"error: {error.message}", *notes, *([f"  help: {error.hint}"] if error.hint else [])]
+    print(mask("\n".join(lines)), file=sys.stderr)

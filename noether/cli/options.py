@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="The TOML file of the run.", show_default=False)]
 Overrides = Annotated[
@@ -14,7 +18,16 @@ Overrides = Annotated[
         "-s",
         "--set",
         metavar="PATH=VALUE",
-        help="Override a value of the spec; may be repeated.",
+        help="Override a value of the spec, or append to a list with PATH+=VALUE; may be repeated.",
+        show_default=False,
+    ),
+]
+Unset = Annotated[
+    list[str],
+    typer.Option(
+        "--unset",
+        metavar="PATH",
+        help="Remove a value of the spec, in its order among -s; may be repeated.",
         show_default=False,
     ),
 ]
@@ -32,3 +45,24 @@ Trusted = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+class CommandWithOverrides(TyperCommand):
+    """A verb that remembers in which order its options were given: `-s` and `--unset` depend on it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse as usual, and note the order."""
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        ctx.meta[_ORDER] = [parameter.name for parameter in given]
+        return super().parse_args(ctx, args)
+
+
+def in_order(ctx: typer.Context, overrides: Sequence[str], unset: Sequence[str]) -> list[str]:
+    """Return what `-s` and `--unset` say as one list in the order of the command line."""
+    from noether.spec.override import Unset as UnsetPath
+
+    given = {"overrides": iter(overrides), "unset": map(UnsetPath, unset)}
+    return [next(given[name]) for name in ctx.meta[_ORDER] if name in given]
+
+
+_ORDER = "noether.order"

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from noether.cli.options import Overrides, Plugins, Spec, Trusted
+from noether.cli.options import Overrides, Plugins, Spec, Trusted, Unset, in_order
+from noether.core.utils.secrets import mask, masked_traceback
 from noether.errors import NoetherError
 
 if TYPE_CHECKING:
@@ -18,8 +19,10 @@ EXAMPLE = "Example: noether run specs/experiment.toml -s trainer.max_epochs=5 --
 
 
 def run(
+    ctx: typer.Context,
     spec: Spec,
     overrides: Overrides = [],  # noqa: B006  # typer copies it
+    unset: Unset = [],  # noqa: B006
     run_id: Annotated[
         str | None,
         typer.Option(help="Name of the run's folder.", show_default="<name>-<date>-<time>-<4 hex>"),
@@ -38,11 +41,12 @@ def run(
     """
     import noether
 
+    overrides = in_order(ctx, overrides, unset)
     try:
         outcome = noether.run(spec, overrides=overrides, run_id=run_id, plugins=plugins, trusted=trusted, quiet=quiet)
-    except NoetherError:
+    except NoetherError as error:
         if show_traceback:
-            traceback.print_exc()
+            print(masked_traceback(error), file=sys.stderr)
         raise
     if outcome.error is not None and outcome.status == "FAILED":
         _tell(outcome, show_traceback=show_traceback)
@@ -55,7 +59,7 @@ def _tell(outcome: Outcome, *, show_traceback: bool) -> None:
     error = outcome.error
     assert error is not None
     if show_traceback:
-        traceback.print_exception(error)
+        print(masked_traceback(error), end="", file=sys.stderr)
     elif isinstance(error, NoetherError):
         tell(error)
     else:
@@ -64,4 +68,4 @@ def _tell(outcome: Outcome, *, show_traceback: bool) -> None:
         lines = [f"error: {type(error).__name__}: {error}{where}"]
         lines += [f"  note: {note}" for note in getattr(error, "__notes__", [])]
         lines.append(f"  help: the whole traceback is in {outcome.run_dir / 'log.txt'}, and with --traceback here")
-        print("\n".join(lines), file=sys.stderr)
+        print(mask("\n".join(lines)), file=sys.stderr)

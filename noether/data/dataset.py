@@ -39,6 +39,11 @@ class Dataset(torch.utils.data.Dataset[dict[str, Tensor]]):
     def __init__(self, dataset_config: DatasetBaseConfig | None = None) -> None:
         self.config = dataset_config
 
+    @classmethod
+    def known_properties(cls, config: Any) -> tuple[str, ...] | None:
+        """Return the properties of its samples, where they are known without loading anything; else None."""
+        return None
+
     def __len__(self) -> int:
         """Return the number of samples."""
         raise NotImplementedError(f"{type(self).__name__} defines no __len__; a data set has to know its size")

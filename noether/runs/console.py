@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from noether.core.utils.secrets import MaskSecrets
+
 LOGGER = logging.getLogger("noether")
 
 
@@ -35,6 +37,7 @@ def console(log_path: Path, *, quiet: bool) -> Iterator[None]:
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handlers = (stdout, file)
     for handler in handlers:
+        handler.addFilter(MaskSecrets())
         LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False

@@ -12,14 +12,15 @@ from typing import Any
 from noether.core.providers.path import PathProvider
 from noether.core.schemas.lib import component_of
 from noether.core.trackers.base import RunDescription
+from noether.core.utils.secrets import mask, masked_traceback
 from noether.errors import NoetherError, StorageError
 from noether.kernel.component import Component
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.entry import BUILT_IN
 from noether.kernel.participant import Participant
-from noether.kernel.plugins import load_plugins
 from noether.kernel.registry import use_registry
 from noether.runs.assemble import Run, assemble, build_trackers
+from noether.runs.configured import configured
 from noether.runs.console import console
 from noether.runs.expect import check_expectations
 from noether.runs.folder import RunFolder
@@ -43,6 +44,7 @@ def run(
     set: Mapping[str, Any] | None = None,
     run_id: str | None = None,
     overrides: Sequence[str] = (),
+    unset: Sequence[str] = (),
     plugins: Iterable[str] = (),
     trusted: Iterable[str] = (),
     quiet: bool = False,
@@ -53,7 +55,8 @@ def run(
         spec: A TOML file, or a dict of the same tables.
         set: Overrides with Python values by dotted path.
         run_id: Name of the run's folder; a new one by default.
-        overrides: Overrides as on the command line, `path=value`.
+        overrides: Overrides as on the command line, `path=value` or `path+=value`.
+        unset: Paths to remove from the spec before those.
         plugins: Run plugins beside those that the spec uses.
         trusted: Packages that dotted kinds may import beside the usual ones.
         quiet: Print warnings and errors only.
@@ -64,12 +67,9 @@ def run(
     Raises:
         UsageError: The spec or what it names is wrong; nothing was trained.
     """
-    loaded = load_spec(spec, overrides, set, trusted=trusted)
+    loaded = load_spec(spec, overrides, set, unset=unset, trusted=trusted, plugins=list(plugins))
     with use_registry(loaded.registry):
-        loaded.spec.plugins.use = list(dict.fromkeys([*loaded.spec.plugins.use, *plugins]))
-        participants = load_plugins(loaded.spec.plugins.use)
-        if (configure := compile_dispatch(participants).configure_spec) is not None:
-            configure(spec=loaded.spec)
+        participants = configured(loaded.spec, plugins)
         run_id = new_run_id(loaded.spec.name) if run_id is None else checked_run_id(run_id)
         paths = PathProvider(loaded.spec.output, run_id)
         with process_state(loaded.spec):
@@ -128,7 +128,8 @@ class _Execution:
             run.trainer.train(run.model)
             if run.trainer.signals.received is None or run.trainer.update_counter.is_finished:
                 # One that was stopped before its end has not had its chance.
-                check_expectations(run.spec.expect, run.trainer.log_writer.final_metrics)
+                metrics = run.trainer.log_writer
+                check_expectations(run.spec.expect, metrics.final_metrics, metrics.best_metrics)
         except (Exception, KeyboardInterrupt, SystemExit, StoppedBySignal) as error:
             traceback.clear_frames(error.__traceback__)  # or the outcome would keep the data's workers alive
             return error
@@ -171,16 +172,16 @@ class _Execution:
     def _keep_in_log(self, error: BaseException) -> None:
         """Write to `log.txt` why the run failed: the message of a user's mistake, the whole traceback of a defect."""
         known = isinstance(error, NoetherError)
-        lines = [f"{error}\n"] if known else traceback.format_exception(error)
+        text = mask(f"{error}\n") if known else masked_traceback(error)
         try:
             with self.paths.log_path.open("a", encoding="utf-8") as log:
-                log.writelines(lines)
+                log.write(text)
         except OSError as refusal:
             _LOG.warning("cannot write %s: %s", self.paths.log_path, refusal.strerror)
 
 
 def describe(error: BaseException) -> str:
-    """Return what an error says, with the notes that name the callback it came from."""
+    """Return what an error says, with the notes that name the callback it came from, and without secrets."""
     text = error.message if isinstance(error, NoetherError) else f"{type(error).__name__}: {error}"
     notes = getattr(error, "__notes__", [])
-    return "\n".join([text, *notes])
+    return mask("\n".join([text, *notes]))

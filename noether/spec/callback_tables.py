@@ -24,11 +24,13 @@ class CallbackList:
     Attributes:
         path: Where in the document the list stands.
         items: The callbacks: tables, or bare kinds.
+        classes: The config class of each, or None where its kind is wrong.
         triggered: Whether the parent says when they run, whatever intervals they have.
     """
 
     path: tuple[str | int, ...]
     items: list[Any]
+    classes: list[type[BaseModel] | None]
     triggered: bool = False
 
 
@@ -37,11 +39,6 @@ def callback_lists(document: dict[str, Any]) -> Iterator[CallbackList]:
     trainer = document.get("trainer")
     if isinstance(trainer, dict):
         yield from _lists_in(trainer, class_of(_TRAINER, trainer), ("trainer",), triggered=False)
-
-
-def callback_class(item: Any) -> type[BaseModel] | None:
-    """Return the config class of a callback, or None where its kind is wrong."""
-    return class_of(_CALLBACK, item)
 
 
 def _lists_in(
@@ -56,10 +53,10 @@ def _lists_in(
         items = owner.get(field)
         if not isinstance(items, list):
             continue
-        yield CallbackList((*path, field), items, triggered)
-        for index, item in enumerate(items):
+        classes = [class_of(_CALLBACK, item) for item in items]
+        yield CallbackList((*path, field), items, classes, triggered)
+        for index, (item, item_class) in enumerate(zip(items, classes, strict=True)):
             if isinstance(item, dict):
-                item_class = callback_class(item)
                 yield from _lists_in(
                     item, item_class, (*path, field, index), triggered=triggered or _triggers(item_class)
                 )

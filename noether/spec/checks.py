@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from pydantic import BaseModel
+
 from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.utils.nearest import did_you_mean, nearest
-from noether.spec.callback_tables import CallbackList, callback_class, callback_lists
-from noether.spec.describe import described
+from noether.core.utils.nearest import nearest
+from noether.spec.callback_tables import CallbackList, callback_lists
+from noether.spec.describe import described, suggestion
 from noether.spec.ids import ID
 from noether.spec.problem import Problem, quoted, toml_path
+from noether.spec.quoting import listed
 
 _INTERVALS = ("every_n_epochs", "every_n_updates", "every_n_samples")
 _LIMITS = ("max_epochs", "max_updates", "max_samples")
@@ -25,26 +28,26 @@ def check(document: dict[str, Any]) -> Iterator[Problem]:
     datasets = document.get("datasets", {})
     for callbacks in callback_lists(document):
         yield from _repeated_ids(callbacks)
-        for index, item in enumerate(callbacks.items):
+        for index, (item, item_class) in enumerate(zip(callbacks.items, callbacks.classes, strict=True)):
             path = (*callbacks.path, index)
             if not callbacks.triggered:
-                yield from _interval(item, path)
+                yield from _interval(item, item_class, path)
             if isinstance(item, dict) and isinstance(datasets, dict):
                 yield from _dataset_key(item, path, datasets)
     if isinstance(datasets, dict):
         yield from _training_set(document.get("trainer"), datasets)
 
 
-def _interval(item: Any, path: tuple[str | int, ...]) -> Iterator[Problem]:
+def _interval(item: Any, config_class: type[BaseModel] | None, path: tuple[str | int, ...]) -> Iterator[Problem]:
     """A callback of a spec runs on exactly one interval, or on none if its class needs none."""
-    config_class = callback_class(item)
     if config_class is None or not issubclass(config_class, CallBackBaseConfig):
         return
     table = item if isinstance(item, dict) else {}
     fields = config_class.model_fields
     given = [name for name in _INTERVALS if table.get(name, fields[name].default) is not None]
     if len(given) > 1:
-        yield Problem(path, f"found {' and '.join(given)}, expected one interval")
+        at = tuple((*path, name) for name in given)
+        yield Problem(path, f"found {' and '.join(given)}, expected one interval", at=at, on_key=True)
     elif not given and config_class.needs_interval:
         yield Problem(path, "no interval, expected one of " + ", ".join(_INTERVALS), "add every_n_epochs = 1")
 
@@ -60,15 +63,16 @@ def _repeated_ids(callbacks: CallbackList) -> Iterator[Problem]:
             yield Problem(path, f"found {described(name)}, expected lower-case letters, digits, '.', '_' and '-'")
         elif name in first:
             other = toml_path((*callbacks.path, first[name]))
-            yield Problem(path, f"the id {quoted(name)} is taken by {other}", "ids are unique")
+            at = (path, (*callbacks.path, first[name], "id"))
+            yield Problem(path, f"the id {quoted(name)} is taken by {other}", "ids are unique", at=at)
         first.setdefault(name, index)
 
 
 def _dataset_key(item: dict[str, Any], path: tuple[str | int, ...], datasets: dict[str, Any]) -> Iterator[Problem]:
     key = item.get("dataset_key")
     if isinstance(key, str) and key not in datasets:
-        known = f"there is {', '.join(datasets)}" if datasets else "the spec has no [datasets]"
-        yield Problem((*path, "dataset_key"), f"no data set {quoted(key)}.{did_you_mean(key, datasets)}", known)
+        known = f"there is {listed(datasets)}" if datasets else "the spec has no [datasets]"
+        yield Problem((*path, "dataset_key"), f"no data set {quoted(key)}{suggestion(key, datasets)}", known)
 
 
 def _training_set(trainer: Any, datasets: dict[str, Any]) -> Iterator[Problem]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from noether.spec.problem import quoted
+from noether.core.utils.nearest import did_you_mean
+from noether.spec.quoting import quoted
 
 
 def described(value: Any) -> str:
@@ -20,3 +22,9 @@ def described(value: Any) -> str:
     if isinstance(value, dict):
         return "a table"
     return "a list" if isinstance(value, (list, tuple)) else type(value).__name__
+
+
+def suggestion(name: str, candidates: Iterable[str]) -> str:
+    """Return `". Did you mean 'x'?"` to end a message with, or an empty string."""
+    guess = did_you_mean(name, candidates)
+    return f".{guess}" if guess else ""

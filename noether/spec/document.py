@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 import tomllib
 from dataclasses import dataclass
@@ -10,6 +11,10 @@ from typing import Any
 
 from noether.errors import SpecError
 from noether.spec.limits import MAX_BYTES, MAX_DEPTH, depth_of, excess
+from noether.spec.place import Place, SourceText
+from noether.spec.problem import InvalidSpecError, Problem
+
+_WHERE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
 @dataclass(frozen=True)
@@ -17,40 +22,65 @@ class Document:
     """A spec file as it was read."""
 
     path: Path
-    text: str
+    source: SourceText
     table: dict[str, Any]
 
+    @property
+    def text(self) -> str:
+        """The whole file, without a byte order mark."""
+        return self.source.text
 
-def read_document(path: Path) -> Document:
+
+def read_document(path: Path, *, via: str | None = None) -> Document:
     """Read and parse a spec file.
 
-    Raises:
-        SpecError: The file is missing, no regular file, unreadable, larger than 1 MiB, not UTF-8 or not TOML,
-            or it is nested too deeply.
-    """
-    text = _decode(_read(path), path)
-    return Document(path, text, parse_toml(text, str(path)))
-
-
-def parse_toml(text: str, origin: str) -> dict[str, Any]:
-    """Parse TOML text; `origin` says in errors where it is from.
+    Args:
+        path: The file.
+        via: The file and line that made this one take part, for messages.
 
     Raises:
-        SpecError: The text is no TOML, or nested too deeply.
+        SpecError: The file is missing, no regular file, unreadable, larger than 1 MiB or not UTF-8; as
+            `InvalidSpecError` with its place where it is not TOML or nested too deeply.
     """
-    found = excess(text)
+    source = SourceText(str(path), _decode(_read(path), path), via=via)
+    return Document(path, source, parse_toml(source))
+
+
+def parse_toml(source: SourceText) -> dict[str, Any]:
+    """Parse TOML text.
+
+    Raises:
+        InvalidSpecError: The text is no TOML, or nested too deeply.
+    """
+    found = excess(source.text)
     if found is not None:
         what, offset = found
-        raise SpecError(f"{origin}: {what} (at {_position(text, offset)})")
+        raise _refusal(source, what, source.place(offset, offset + 1))
     try:
-        table = tomllib.loads(text)
+        table = tomllib.loads(source.text)
     except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{origin} is not valid TOML: {error}") from error
+        raise _refusal(source, *_syntax_error(str(error), source)) from None
     except (ValueError, RecursionError) as error:
-        raise SpecError(f"{origin} holds a value that cannot be read: {error}") from error
+        raise _refusal(source, f"holds a value that cannot be read: {error}", source.first_line()) from None
     if depth_of(table) > MAX_DEPTH:
-        raise SpecError(f"{origin}: tables and lists are nested more than {MAX_DEPTH} deep")
+        raise _refusal(source, f"tables and lists are nested more than {MAX_DEPTH} deep", source.first_line())
     return table
+
+
+def _refusal(source: SourceText, message: str, place: Place) -> InvalidSpecError:
+    return InvalidSpecError([Problem((), message, places=(place,))], origin=source.origin)
+
+
+def _syntax_error(message: str, source: SourceText) -> tuple[str, Place]:
+    """Return what `tomllib` says, and where; the end of the document is the end of its last line with text."""
+    where = _WHERE.search(message)
+    start = len(source.text.rstrip())
+    if where is not None and where[1] is not None:
+        start = source.offset(int(where[1]), int(where[2]))
+    length = source.text[start : start + 1] not in ("", "\r", "\n")
+    reason = _WHERE.sub("", message)
+    end = " at the end" if where is not None and where[1] is None else ""
+    return f"not valid TOML: {reason[:1].lower()}{reason[1:]}{end}", source.place(start, start + length)
 
 
 def _read(path: Path) -> bytes:
@@ -84,18 +114,14 @@ def _decode(data: bytes, path: Path) -> str:
             hint="save the file as UTF-8",
         ) from error
     if "\0" in text:
-        raise SpecError(f"{path} is no text file: NUL character at {_position(text, text.index(chr(0)))}")
+        place = SourceText(str(path), text).place(text.index("\0"), text.index("\0") + 1)
+        raise SpecError(f"{path} is no text file: NUL character at line {place.line}, column {place.column}")
     return text
 
 
 def _file_offset(data: bytes, offset: int) -> int:
     """Return the offset in the file: the decoder counts from behind a byte order mark."""
     return offset + 3 if data.startswith(b"\xef\xbb\xbf") else offset
-
-
-def _position(text: str, offset: int) -> str:
-    line_start = text.rfind("\n", 0, offset) + 1
-    return f"line {text.count(chr(10), 0, offset) + 1}, column {offset - line_start + 1}"
 
 
 def _files_in(folder: Path) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -48,6 +49,15 @@ def class_of(annotation: Any, value: Any) -> type[BaseModel] | None:
 
 def class_at(root: type[BaseModel], document: Any, path: Sequence[str | int]) -> type[BaseModel] | None:
     """Return the class that validates the table at `path`, or None where there is none."""
+    annotation = annotation_at(root, document, path)
+    value = document
+    for part in path:
+        value = item_at(value, part)
+    return None if annotation is None else class_of(annotation, value)
+
+
+def annotation_at(root: type[BaseModel], document: Any, path: Sequence[str | int]) -> Any:
+    """Return the field or type that validates the value at `path`, or None where there is none."""
     annotation: Any = root
     value = document
     for part in path:
@@ -55,7 +65,7 @@ def class_at(root: type[BaseModel], document: Any, path: Sequence[str | int]) ->
         if annotation is None:
             return None
         value = item_at(value, part)
-    return class_of(annotation, value)
+    return annotation
 
 
 def item_at(value: Any, part: str | int) -> Any:
@@ -67,6 +77,7 @@ def item_at(value: Any, part: str | int) -> Any:
     return None
 
 
+@cache
 def lists_of_role(owner: type[BaseModel], role: str) -> list[str]:
     """Return the fields of a class that hold lists of configs of a role: `callbacks`, `eval_callbacks`."""
     return [

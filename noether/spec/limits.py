@@ -7,7 +7,10 @@ from typing import Any
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
-MAX_ITEMS = 50_000
+MAX_ITEMS = 10_000
+MAX_FILES = 32
+MAX_PROBLEMS = 100
+"""Of more problems than that the rest is counted and not looked at."""
 
 # Strings and comments are tokens of their own so that nothing inside them counts. An unterminated multi-line
 # string runs to the end of the text, which keeps the scan linear; possessive quantifiers keep it from going

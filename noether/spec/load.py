@@ -1,25 +1,27 @@
-"""From a file, overrides and what is installed to a validated `RunSpec`."""
+"""From files, overrides and what is installed to a validated `RunSpec`."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import tomli_w
 from pydantic import ValidationError
 
 from noether.kernel.registry import Registry, use_registry
 from noether.spec.checks import check
 from noether.spec.completion import complete
-from noether.spec.document import read_document
+from noether.spec.environment import Readings, read_environment
+from noether.spec.layering import THE_SPEC, layered, override
+from noether.spec.limits import MAX_PROBLEMS
+from noether.spec.meaning import meaning_problems
 from noether.spec.model import RunSpec
-from noether.spec.override import Override, parse_override, parse_path
-from noether.spec.overriding import apply_override
-from noether.spec.plain import plain
+from noether.spec.origins import Node, Origins
+from noether.spec.override import Unset
+from noether.spec.placing import located
 from noether.spec.problem import InvalidSpecError, Problem
 from noether.spec.translate import problems_of
 
@@ -32,10 +34,12 @@ class LoadedSpec:
 
     Attributes:
         spec: The validated spec.
-        source_text: The TOML text as it was given, without overrides.
+        source_text: The TOML text as it was given, without the files that it extends and without overrides.
         path: The file; None for a spec from Python.
         project_folder: The project's root: its code may be named by dotted kinds.
         registry: What the kinds were resolved with; keep it active (`use_registry`) while building the run.
+        origins: Where every value comes from.
+        document: What all layers say together, before any default of a field.
     """
 
     spec: RunSpec
@@ -43,6 +47,13 @@ class LoadedSpec:
     path: Path | None
     project_folder: Path
     registry: Registry
+    origins: Origins
+    document: dict[str, Any]
+
+    @property
+    def origin(self) -> str:
+        """What messages call the spec: its file, or `the spec`."""
+        return str(self.path) if self.path else THE_SPEC
 
 
 def load_spec(
@@ -50,66 +61,61 @@ def load_spec(
     overrides: Sequence[str] = (),
     set: Mapping[str, Any] | None = None,
     *,
+    unset: Sequence[str] = (),
     trusted: Iterable[str] = (),
     registry: Registry | None = None,
+    plugins: Sequence[str] = (),
 ) -> LoadedSpec:
     """Load and validate a spec.
 
     Args:
         source: A file, or a dict of the same tables.
-        overrides: Arguments of `-s`: `path=value`, later ones on top.
+        overrides: Arguments of `-s`: `path=value` or `path+=value`, later ones on top; `Unset` paths among them.
         set: Overrides with Python values by dotted path, on top of those; None removes a key.
+        unset: Paths to remove before any override.
         trusted: Top-level packages beyond the project's own that dotted kinds may import.
         registry: What to resolve kinds with; by default everything installed.
+        plugins: Run plugins that take part beside those that the spec uses: they may log what others read.
 
     Raises:
-        SpecError: The file cannot be read or an override does not fit; as `InvalidSpecError` with all
-            problems where the spec does not hold what it should.
+        SpecError: The file cannot be read; as `InvalidSpecError` with all problems where the spec or an override
+            does not hold what it should.
     """
-    text, table, path = _read(source)
-    origin = str(path) if path else "the spec"
-    for override in _overrides(overrides, set or {}):
-        apply_override(table, override)
+    root, text, path = layered(source)
+    origin = str(path) if path else THE_SPEC
     folder = (path.parent if path else Path()).absolute()
     project = _project_folder(folder)
     registry = registry or Registry.installed(trusted=trusted, project_folders=(project, Path.cwd()))
     with use_registry(registry):
-        spec = _validated(_with_defaults(table, path), origin)
-        complete(spec, folder)
-    return LoadedSpec(spec, text, path, project, registry)
+        problems = override(root, [*map(Unset, unset), *overrides], set or {}, path)
+        origins = Origins(root)
+        spec, readings = _validated(root, origins, problems, origin)
+        complete(spec, origins, folder, readings.references)
+        if wrong := meaning_problems(spec, plugins=plugins):
+            raise InvalidSpecError(located(wrong[:MAX_PROBLEMS], origins), origin=origin)
+    return LoadedSpec(spec, text, path, project, registry, origins, readings.table)
 
 
-def _read(source: str | Path | Mapping[str, Any]) -> tuple[str, dict[str, Any], Path | None]:
-    if isinstance(source, Mapping):
-        table = plain(dict(source))
-        return tomli_w.dumps(table), table, None
-    document = read_document(Path(source))
-    return document.text, plain(document.table), document.path
-
-
-def _overrides(arguments: Sequence[str], values: Mapping[str, Any]) -> list[Override]:
-    from_python = [
-        Override(path, parse_path(path, path), plain({"value": value}).get("value")) for path, value in values.items()
-    ]
-    return [*map(parse_override, arguments), *from_python]
-
-
-def _with_defaults(table: dict[str, Any], path: Path | None) -> dict[str, Any]:
-    """Return the table with the defaults that no field can have: the file's name, MLflow as tracker."""
-    name = re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower()).strip("-") if path else ""
-    return {"name": name or "run", "trackers": [{"kind": "mlflow"}], **table}
-
-
-def _validated(table: dict[str, Any], origin: str) -> RunSpec:
-    problems: list[Problem] = list(check(table))
+def _validated(root: Node, origins: Origins, problems: list[Problem], origin: str) -> tuple[RunSpec, Readings]:
+    """Return the spec that the layers make, or raise all problems together."""
+    readings = read_environment(root, RunSpec)
+    table = readings.table
+    problems = [*problems, *readings.problems]
+    found: list[Problem] = []
+    more = 0
+    spec: RunSpec | None = None
     try:
         spec = RunSpec.model_validate_json(json.dumps(table), strict=True)
     except ValidationError as error:
-        problems += problems_of(error, table, RunSpec)
-        raise InvalidSpecError(problems, origin=origin) from error
-    if problems:
-        raise InvalidSpecError(problems, origin=origin)
-    return spec
+        found, more = problems_of(error, table, RunSpec)
+    if not more:
+        found += islice(check(table), MAX_PROBLEMS)
+    unread = {problem.path for problem in readings.problems}
+    problems += [problem for problem in found if problem.path not in unread]
+    if spec is None or problems:  # outside of the handler: what pydantic says may hold a part of a secret
+        more += max(0, len(problems) - MAX_PROBLEMS)
+        raise InvalidSpecError(located(problems[:MAX_PROBLEMS], origins), origin=origin, more=more)
+    return spec, readings
 
 
 def _project_folder(folder: Path) -> Path:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from noether.core.schemas.discriminated import Discriminated
+from noether.spec.locate import TomlPath
+from noether.spec.reference import KeptReference
 
 _NAME = re.compile(r"[a-z0-9._-]+")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -23,14 +25,18 @@ class LoaderTable(SpecTable):
     """`[loader]`: how samples reach the trainer."""
 
     num_workers: int = Field(0, ge=0, description="Worker processes that load samples; 0 loads in the run's own.")
-    prefetch_factor: int | None = Field(None, ge=1, description="Batches that each worker prepares in advance.")
+    prefetch_factor: int | None = Field(
+        None, ge=1, examples=[4], description="Batches that each worker prepares in advance."
+    )
     pin_memory: bool | None = Field(None, description="Load into page-locked memory; on with CUDA if left out.")
 
 
 class PluginsTable(SpecTable):
     """`[plugins]`: which run plugins take part."""
 
-    use: list[str] = Field(default_factory=list, description="Names of the run plugins, in their order.")
+    use: list[str] = Field(
+        default_factory=list, examples=[["gpu-meter"]], description="Names of the run plugins, in their order."
+    )
 
 
 class CheckpointsTable(SpecTable):
@@ -42,11 +48,17 @@ class CheckpointsTable(SpecTable):
 class Expectation(SpecTable):
     """What a final metric has to be for the run to count as successful."""
 
-    min: float | None = Field(None, allow_inf_nan=False, description="The metric is at least this.")
-    max: float | None = Field(None, allow_inf_nan=False, description="The metric is at most this.")
-    equals: float | None = Field(None, allow_inf_nan=False, description="The metric is this, within `tolerance`.")
+    min: float | None = Field(None, allow_inf_nan=False, examples=[0.95], description="The metric is at least this.")
+    max: float | None = Field(None, allow_inf_nan=False, examples=[0.05], description="The metric is at most this.")
+    equals: float | None = Field(
+        None, allow_inf_nan=False, examples=[42.0], description="The metric is this, within `tolerance`."
+    )
     tolerance: float | None = Field(
-        None, ge=0, allow_inf_nan=False, description="How far from `equals` the metric may be; 0 if left out."
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        examples=[0.001],
+        description="How far from `equals` the metric may be; 0 if left out.",
     )
 
     @model_validator(mode="after")
@@ -64,39 +76,80 @@ class RunSpec(SpecTable):
     """A whole run: everything that `noether run` does is said here."""
 
     spec: Literal[1] = Field(1, description="Version of the format.")
-    name: str = Field(description="Name of the run; its run ids begin with it. The file's name if left out.")
-    seed: int = Field(0, ge=0, description="Decides everything random: weights, order of samples, augmentation.")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
+    extends: list[str] = Field(
+        default_factory=list,
+        exclude=True,  # a resolved spec is a single file
+        examples=[["base.toml"]],
+        description="Files below this one, the first lowest; their paths are relative to this file.",
+    )
+    name: str = Field(
+        examples=["wing-pressure"],
+        description="Name of the run; its run ids begin with it. The file's name if left out.",
+    )
+    seed: int = Field(
+        0, ge=0, examples=[7], description="Decides everything random: weights, order of samples, augmentation."
+    )
+    device: str = Field("auto", examples=["cuda:1"], description="auto, cpu, cuda, cuda:N or mps.")
     output: str = Field("runs", description="Folder that holds one folder a run, relative to the working folder.")
-    threads: int | None = Field(None, ge=1, description="CPU threads of PyTorch; its own choice if left out.")
+    threads: int | None = Field(
+        None, ge=1, examples=[4], description="CPU threads of PyTorch; its own choice if left out."
+    )
     deterministic: bool = Field(False, description="Use only operations that give the same bits every time.")
     matmul_precision: Literal["highest", "high", "medium"] | None = Field(
         None, description="Precision of float32 matrix products; PyTorch's default if left out."
     )
     datasets: dict[str, Annotated[Any, Discriminated("dataset")]] = Field(
-        default_factory=dict, description="Data sets by key; `train` is the one to train on."
+        default_factory=dict,
+        examples=[{"train": {"kind": "digits", "split": "train"}}],
+        description="Data sets by key; `train` is the one to train on.",
     )
     transforms: list[Annotated[Any, Discriminated("transform")]] = Field(
-        default_factory=list, description="Transforms of all data sets; their statistics come from `train`."
+        default_factory=list,
+        examples=[[{"kind": "normalize", "properties": ["points"]}]],
+        description="Transforms of all data sets; their statistics come from `train`.",
     )
-    loader: LoaderTable = Field(default_factory=LoaderTable, description="How samples reach the trainer.")
-    model: Annotated[Any, Discriminated("model")] = Field(description="The model, with its optimizer.")
-    trainer: Annotated[Any, Discriminated("trainer")] = Field(description="How to train, with the callbacks.")
+    loader: LoaderTable = Field(
+        default_factory=LoaderTable, examples=[{"num_workers": 2}], description="How samples reach the trainer."
+    )
+    model: Annotated[Any, Discriminated("model")] = Field(
+        examples=[{"kind": "mlp", "hidden": [64, 64]}], description="The model, with its optimizer."
+    )
+    trainer: Annotated[Any, Discriminated("trainer")] = Field(
+        examples=[{"kind": "weighted-loss", "max_epochs": 10}], description="How to train, with the callbacks."
+    )
     trackers: list[Annotated[Any, Discriminated("tracker")]] | None = Field(
-        None, description="Where metrics go beside the run folder; MLflow with its defaults if left out."
+        None,
+        examples=[[{"kind": "noop"}]],
+        description="Where metrics go beside the run folder; MLflow with its defaults if left out.",
     )
-    plugins: PluginsTable = Field(default_factory=PluginsTable, description="Which run plugins take part.")
-    checkpoints: CheckpointsTable = Field(default_factory=CheckpointsTable, description="Which checkpoints stay.")
+    plugins: PluginsTable = Field(
+        default_factory=PluginsTable, examples=[{"use": ["gpu-meter"]}], description="Which run plugins take part."
+    )
+    checkpoints: CheckpointsTable = Field(
+        default_factory=CheckpointsTable, examples=[{"keep_last": 5}], description="Which checkpoints stay."
+    )
     expect: dict[str, Expectation] = Field(
         default_factory=dict,
+        examples=[{"loss/test/total": {"max": 0.05}}],
         description="Bounds on final metrics by metric key; the run fails where one breaks.",
     )
     initializer: Annotated[Any, Discriminated("initializer")] | None = Field(
-        None, description="Where initial weights come from, if not from the seed."
+        None,
+        examples=[{"kind": "my_project.weights.Pretrained"}],
+        description="Where initial weights come from, if not from the seed.",
     )
     resolved: dict[str, Any] | None = Field(
         None, description="Written by Noether into resolved specs: versions and origins. Ignored when read."
     )
+
+    _references: dict[TomlPath, KeptReference] = PrivateAttr(default_factory=dict)
+
+    @field_validator("extends")
+    @classmethod
+    def _extends_was_followed(cls, extends: list[str]) -> list[str]:
+        if extends:
+            raise ValueError("a file says what it extends, an override cannot")
+        return extends
 
     @field_validator("name")
     @classmethod

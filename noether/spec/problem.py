@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
+from noether.core.utils.secrets import mask
 from noether.errors import SpecError
-
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+from noether.spec.place import Place as Place
+from noether.spec.quoting import quoted as quoted
+from noether.spec.quoting import toml_path as toml_path
+from noether.spec.render import render
 
 
 @dataclass(frozen=True)
@@ -20,43 +22,64 @@ class Problem:
         path: Keys and indices from the root of the document.
         message: What was found and what was expected.
         hint: What to type or change.
-        place: Where in which file the value stands, where that is known.
+        places: Where that is written, the main place first; filled in by `noether.spec.placing.located`.
+        at: Paths of what to point at where it is not `path` itself, as of a problem between several values: the main
+            one first.
+        on_key: Whether to point at keys rather than values.
     """
 
     path: tuple[str | int, ...]
     message: str
     hint: str | None = None
-    place: Any = None
-
-    def __str__(self) -> str:
-        head = f"{toml_path(self.path)}: {self.message}" if self.path else self.message
-        return f"{head}\n  help: {self.hint}" if self.hint else head
+    places: tuple[Place, ...] = ()
+    at: tuple[tuple[str | int, ...], ...] = ()
+    on_key: bool = False
 
 
 class InvalidSpecError(SpecError):
-    """A spec with one or more problems; the message shows all of them, sorted by path.
+    """A spec with one or more problems; the message shows all of them, sorted by file and position.
 
     Args:
         problems: What is wrong; at least one.
         origin: The file, or what else the spec is from.
+        more: How many further problems there are that nobody has looked at.
     """
 
-    def __init__(self, problems: Iterable[Problem], *, origin: str) -> None:
-        self.problems = tuple(sorted(problems, key=_order))
-        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        super().__init__("\n".join([*map(str, self.problems), f"{count} in {origin}"]))
+    def __init__(self, problems: Iterable[Problem], *, origin: str, more: int = 0) -> None:
+        masked = (
+            replace(problem, message=_fit(problem.message), hint=_fit(problem.hint) if problem.hint else None)
+            for problem in problems
+        )
+        self.problems = tuple(sorted(masked, key=_order))
+        self.origin = origin
+        self.more = more
+        super().__init__(self.rendered())
+
+    def rendered(self, *, color: bool = False) -> str:
+        """Return all problems as text, with a count at the end."""
+        number = len(self.problems) + self.more
+        count = f"{number} problem{'s' * (number != 1)} in {self.origin}"
+        if self.more:
+            count += f", of which these are {len(self.problems)}"
+        blocks = [render(problem, self.origin, color=color) for problem in self.problems]
+        return "\n\n".join([*blocks, count])
 
 
-def toml_path(path: Sequence[str | int]) -> str:
-    """Return a path as TOML writes dotted keys, indices as numbers: `trainer.callbacks.1.every_n_epochs`."""
-    return ".".join(str(part) if isinstance(part, int) or _BARE_KEY.fullmatch(part) else quoted(part) for part in path)
+def _fit(text: str) -> str:
+    """Return text without secrets, and cut where it repeats what a hostile file says at length."""
+    text = mask(text)
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
 
 
-def quoted(text: str, limit: int = 60) -> str:
-    """Return text in quotes for a message: cut to `limit`, control and direction characters escaped."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:limit])
-    return f'"{shown}…"' if len(text) > limit else f'"{shown}"'
+_LONGEST = 5000
+_Order: TypeAlias = tuple[bool, bool, str, int, str, int, int, list[tuple[int, int, str]]]
 
 
-def _order(problem: Problem) -> list[tuple[int, int, str]]:
-    return [(0, part, "") if isinstance(part, int) else (1, 0, part) for part in problem.path]
+def _order(problem: Problem) -> _Order:
+    """The file that was asked for comes first, then the files that it extends, then arguments, then the rest."""
+    path = [(0, part, "") if isinstance(part, int) else (1, 0, part) for part in problem.path]
+    if not problem.places:
+        return True, True, "", 0, "", 0, 0, path
+    place = problem.places[0]
+    length = 0 if place.is_file else len(place.origin)  # argument 2 comes before argument 10
+    return False, not place.is_file, place.via or "", length, place.origin, place.line, place.column, path

@@ -8,10 +8,14 @@ from typing import Any
 import tomli_w
 
 from noether.core.schemas.registry_base import component_of
+from noether.core.utils.secrets import mask
 from noether.spec.configs import configs_in
+from noether.spec.fields import item_at
+from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec
 from noether.spec.plain import plain
 from noether.spec.problem import toml_path
+from noether.spec.reference import KeptReference
 
 
 def resolved_toml(spec: RunSpec) -> str:
@@ -24,12 +28,34 @@ def resolved_toml(spec: RunSpec) -> str:
 
 
 def resolved_tables(spec: RunSpec) -> dict[str, Any]:
-    """Return the tables of a loaded spec with every default, as plain values.
+    """Return the tables of a loaded spec with every default, as plain values; of the environment the references.
 
     Raises:
         SpecError: A config holds a value that TOML cannot express.
     """
-    return plain(spec.model_dump(mode="json", exclude_none=True, exclude={"resolved"}))
+    tables = plain(spec.model_dump(mode="json", exclude_none=True, exclude={"resolved"}))
+    for path, kept in spec._references.items():
+        _put_back(tables, path, kept)
+    if any(kept.reference.is_secret for kept in spec._references.values()):
+        tables = _masked(tables)  # a plugin may have carried a secret to another place
+    return tables
+
+
+def _put_back(tables: dict[str, Any], path: TomlPath, kept: KeptReference) -> None:
+    """Write a reference where the value is still the one that it stood for."""
+    holder: Any = tables
+    for part in path[:-1]:
+        holder = item_at(holder, part)
+    if item_at(holder, path[-1]) == kept.value and kept.value is not None:
+        holder[path[-1]] = dict(kept.reference.table)
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _masked(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_masked(item) for item in value]
+    return mask(value) if isinstance(value, str) else value
 
 
 def _origins(spec: RunSpec) -> dict[str, Any]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from noether.core.utils.nearest import did_you_mean, nearest
-from noether.spec.describe import described
+from noether.core.utils.nearest import nearest
+from noether.spec.describe import described, suggestion
 from noether.spec.fields import class_at, item_at
-from noether.spec.problem import Problem
+from noether.spec.limits import MAX_PROBLEMS
+from noether.spec.problem import Problem, quoted
 
 _Path = tuple[str | int, ...]
 
@@ -50,24 +52,20 @@ _EXPECTED: dict[str, str | Callable[[dict[str, Any]], str]] = {
 }
 
 
-def problems_of(error: ValidationError, document: dict[str, Any], root: type[BaseModel]) -> list[Problem]:
-    """Return one problem for each place that a validation error speaks of.
+def problems_of(error: ValidationError, document: dict[str, Any], root: type[BaseModel]) -> tuple[list[Problem], int]:
+    """Return one problem for each place that a validation error speaks of, and how many were too many to look at.
 
     Where a value fits no member of a union, pydantic reports each member; here they are one problem.
     """
     by_path: dict[_Path, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
         by_path.setdefault(_document_path(details, document), []).append(details)
-    return [
-        _problem(path, group, document, root)
-        for path, group in by_path.items()
-        if group[0]["type"] not in _EXPECTED or not _holds_another(path, by_path)
+    holding = {path[:length] for path in by_path for length in range(len(path))}
+    groups = [
+        (path, group) for path, group in by_path.items() if group[0]["type"] not in _EXPECTED or path not in holding
     ]
-
-
-def _holds_another(path: _Path, paths: Iterable[_Path]) -> bool:
-    """Tell whether a problem lies below `path`: then a member of a union fits, but for what is inside."""
-    return any(other[: len(path)] == path and len(other) > len(path) for other in paths)
+    problems = [_problem(path, group, document, root) for path, group in groups[:MAX_PROBLEMS]]
+    return problems, max(0, len(groups) - MAX_PROBLEMS)
 
 
 def _problem(path: _Path, group: list[ErrorDetails], document: Any, root: type[BaseModel]) -> Problem:
@@ -76,13 +74,15 @@ def _problem(path: _Path, group: list[ErrorDetails], document: Any, root: type[B
         case "extra_forbidden":
             return _unknown_key(path, document, root)
         case "missing":
-            return Problem(path, "missing, and it has no default", _missing_hint(path, first["input"]))
+            what = f"item {path[-1]}" if isinstance(path[-1], int) else quoted(path[-1])
+            return Problem(path, f"{what} is missing, and it has no default", _missing_hint(path, first["input"]))
         case "unknown_kind":
             context = first["ctx"]
             return Problem(path, context["message"], context["hint"])
     expected = dict.fromkeys(_expected(details) for details in group if details["type"] in _EXPECTED)
     if not expected:
-        return Problem(path, _message(first))
+        message = _message(first)
+        return Problem(path, message, at=_mentioned(path, message, first["input"]))
     return Problem(path, f"found {described(first['input'])}, expected {' or '.join(expected)}")
 
 
@@ -102,12 +102,22 @@ def _message(details: ErrorDetails) -> str:
     return f"found {described(details['input'])}: {details['msg']}"
 
 
+def _mentioned(path: _Path, message: str, table: Any) -> tuple[_Path, ...]:
+    """Return the keys of a table that a validator of the table speaks of."""
+    if not isinstance(table, dict):
+        return ()
+    words = dict.fromkeys(re.findall(r"\w+", message))
+    return tuple((*path, word) for word in words if word in table)
+
+
 def _unknown_key(path: _Path, document: Any, root: type[BaseModel]) -> Problem:
+    key = quoted(str(path[-1]))
     owner = class_at(root, document, path[:-1])
     if owner is None:
-        return Problem(path, "unknown key")
+        return Problem(path, f"unknown key {key}", on_key=True)
     allowed = list(owner.model_fields)
-    return Problem(path, f"unknown key.{did_you_mean(str(path[-1]), allowed)}", f"allowed here: {', '.join(allowed)}")
+    message = f"unknown key {key}{suggestion(str(path[-1]), allowed)}"
+    return Problem(path, message, f"allowed here: {', '.join(allowed)}", on_key=True)
 
 
 def _missing_hint(path: _Path, owner: Any) -> str | None:

@@ -26,15 +26,20 @@ def is_producer(callback: CallbackBase) -> bool:
     return entry is not None and entry.is_built_in and entry.name in PRODUCERS
 
 
-def default_intervals(config: BaseTrainerConfig[Any], end_update: int) -> dict[str, dict[str, int]]:
-    """Return the interval of progress (`log`) and that of metrics (`track`), as fields of a callback config."""
+def default_intervals(config: BaseTrainerConfig[Any], end_update: int | None) -> dict[str, dict[str, int]]:
+    """Return the interval of progress (`log`) and that of metrics (`track`), as fields of a callback config.
+
+    Without the length of the run, `end_update`, an interval that depends on it is left out.
+    """
     intervals = {}
     for verb, parts in (("log", _LOG_PARTS), ("track", _TRACK_PARTS)):
         given = {
             f"every_n_{unit}": getattr(config, f"{verb}_every_n_{unit}") for unit in ("epochs", "updates", "samples")
         }
         given = {name: value for name, value in given.items() if value is not None}
-        intervals[verb] = given or {"every_n_updates": max(end_update // parts, 1)}
+        if not given and end_update is not None:
+            given = {"every_n_updates": max(end_update // parts, 1)}
+        intervals[verb] = given
     return intervals
 
 

@@ -13,6 +13,7 @@ from noether.core.schemas.signature import SignatureConfig
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.registry import Registry
 from noether.spec import model
+from noether.spec.field_words import example_of
 from noether.spec.model import RunSpec, SpecTable
 
 
@@ -67,6 +68,21 @@ def test_every_option_of_a_built_in_is_described(page):
             missing += [(entry.name, n) for n in undescribed(config) if n != "kind"]
             missing += [(entry.name, n) for n in config.model_fields if n != "kind" and f"| `{n}` |" not in text]
     assert missing == []
+
+
+def test_every_option_of_a_built_in_has_an_example():
+    classes = [RunSpec, *(found for found in vars(model).values() if is_table(found))]
+    for entry in built_in():
+        config = config_class_of(Registry.installed().load(entry.role, entry.name).target, entry.role)
+        classes += [] if issubclass(config, SignatureConfig) else [config]
+    fields = {(one.__name__, name): field for one in classes for name, field in one.model_fields.items()}
+    without = [place for place, field in fields.items() if place[1] != "kind" and example_of(field) is None]
+    assert without == [("RunSpec", "resolved")]  # nobody writes that one
+
+
+def test_type_unit_default_and_example_of_a_field_are_shown(page):
+    row = next(line for line in page["spec.md"].text.splitlines() if line.startswith("| `effective_batch_size` |"))
+    assert row.startswith("| `effective_batch_size` | integer, at least 1 | samples | required | `64` |")
 
 
 def undescribed(config: type[BaseModel]) -> list[str]:

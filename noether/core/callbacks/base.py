@@ -10,6 +10,7 @@ from noether.core.protocols import RunningTrainer
 from noether.core.providers.metric_property import MetricPropertyProvider
 from noether.core.providers.path import PathProvider
 from noether.core.schemas.callbacks import CallBackBaseConfig
+from noether.core.schemas.metric_facts import MetricFacts
 from noether.core.trackers.base import BaseTracker
 from noether.core.utils.training.counter import UpdateCounter
 from noether.core.writers.checkpoint import CheckpointWriter
@@ -43,9 +44,11 @@ class CallbackBase:
         draws_every_update: Whether a hook of every update (`track_…`, `before_optimizer_step`) draws from the global
             random generators. They are put back after it then, so that training does not change; that costs about
             100 µs an update. After all other hooks they are put back anyway.
+        saves_checkpoints: Whether it asks for a checkpoint whenever its interval fires; `noether plan` counts them.
     """
 
     draws_every_update: ClassVar[bool] = False
+    saves_checkpoints: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -68,6 +71,35 @@ class CallbackBase:
         self.name = name
         self.id: str = name or ""
         self.component: Component | None = None
+
+    # What can be said of a callback before it is built. A subclass that logs or reads metrics says so itself: what its
+    # base class says is not taken to be all of it.
+
+    @classmethod
+    def produced_metrics(cls, config: Any, facts: MetricFacts) -> tuple[str, ...] | None:
+        """Return the keys of all metrics that it logs, `*` for what is not known; None if nothing can be said."""
+        return None
+
+    @classmethod
+    def consumed_metrics(cls, config: Any) -> tuple[str, ...]:
+        """Return the keys that it reads from the metrics of the round in which it is called, and cannot do without."""
+        return ()
+
+    @classmethod
+    def compared_metrics(cls, config: Any) -> tuple[str, ...]:
+        """Return those keys that it has to know the direction of: all, unless `higher_is_better` says it or is none."""
+        compares = getattr(config, "higher_is_better", False) is None
+        return cls.consumed_metrics(config) if compares else ()
+
+    @classmethod
+    def child_metric_prefixes(cls, config: Any) -> tuple[str, ...] | None:
+        """Return what it puts before the keys of its children, one entry for each set of them; None if unknown."""
+        return None
+
+    @classmethod
+    def acts_at_the_end(cls) -> bool:
+        """Whether it has something to do when training ends, even if its interval has never fired."""
+        return cls.after_training is not CallbackBase.after_training
 
     @property
     def logger(self) -> logging.Logger:

@@ -206,6 +206,11 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
         self.total_data_time = 0.0
         self._sampler_config: SamplerIntervalConfig | None = None
 
+    @classmethod
+    def acts_at_the_end(cls) -> bool:
+        """Whether a subclass has something to do there; this class only says how long it waited."""
+        return cls.after_training is not PeriodicDataIteratorCallback.after_training
+
     @property
     def sampler_config(self) -> SamplerIntervalConfig:
         """What the data stream has to deliver, and when; made when it is first asked for."""

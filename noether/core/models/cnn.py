@@ -24,9 +24,12 @@ class CNNConfig(ModelBaseConfig):
     hidden: int = Field(128, ge=1, description="Width of the layer between the pooled image and the outputs.")
     activation: Activation = Field("relu", description="Nonlinearity after each layer.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Probability of dropping a unit before the outputs.")
-    in_channels: int | None = Field(None, ge=1, description="Channels of the image; unset: from the first sample.")
+    in_channels: int | None = Field(
+        None, ge=1, examples=[3], description="Channels of the image; unset: from the first sample."
+    )
     out_features: dict[str, int | list[int]] | None = Field(
         None,
+        examples=[{"label": 10}],
         description="Shape of each field's output; unset: that of its target in the first training sample.",
     )
 

@@ -36,10 +36,13 @@ class MLPConfig(ModelBaseConfig):
         description="Also feed sine and cosine of the inputs at this many doubling frequencies; for coordinates.",
     )
     in_features: dict[str, int] | None = Field(
-        None, description="Numbers in each forward property; unset: from the first training sample."
+        None,
+        examples=[{"points": 3}],
+        description="Numbers in each forward property; unset: from the first training sample.",
     )
     out_features: dict[str, int | list[int]] | None = Field(
         None,
+        examples=[{"velocity": 3}],
         description="Shape of each field's output; unset: that of its target in the first training sample.",
     )
 

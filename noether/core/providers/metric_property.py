@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
-from typing import Literal, TypeAlias, get_args
+from typing import get_args
 
+from noether.core.utils.metric_direction import Direction, metric_direction
 from noether.errors import UsageError
 
-Direction: TypeAlias = Literal["lower", "higher", "neutral"]
-"""In which direction a metric gets better; `neutral` for a fact that is neither good nor bad."""
-
-BUILT_IN_PATTERNS: tuple[tuple[str, Direction], ...] = (
-    ("*loss*", "lower"),
-    ("*error*", "lower"),
-    ("*mse*", "lower"),
-    ("*rmse*", "lower"),
-    ("*mae*", "lower"),
-    ("*relative-l2*", "lower"),
-    ("*relative_l2*", "lower"),
-    ("*accuracy*", "higher"),
-    ("*r2*", "higher"),
-    ("*iou*", "higher"),
-    ("*f1*", "higher"),
-)
-NEUTRAL_PATTERNS: tuple[str, ...] = ("profiling/*", "optim/*")
-
-_PREFIX = re.compile(r"^((?:ema|best)=[^/]*/)+")
+__all__ = ["Direction", "MetricPropertyProvider", "UnknownDirectionError"]
 
 
 class UnknownDirectionError(UsageError, KeyError):
@@ -63,14 +44,7 @@ class MetricPropertyProvider:
 
     def direction(self, key: str) -> Direction | None:
         """Return the direction of a metric; None where no pattern matches, or patterns that disagree do."""
-        name = _PREFIX.sub("", key.lower()).split("/at_best/")[0]
-        for pattern, direction in self._added:
-            if fnmatchcase(name, pattern):
-                return direction
-        if any(fnmatchcase(name, pattern) for pattern in NEUTRAL_PATTERNS):
-            return "neutral"
-        matches = {direction for pattern, direction in BUILT_IN_PATTERNS if fnmatchcase(name, pattern)}
-        return matches.pop() if len(matches) == 1 else None
+        return metric_direction(key, self._added)
 
     def is_neutral(self, key: str) -> bool:
         """Return whether the metric is known to be neither good nor bad."""

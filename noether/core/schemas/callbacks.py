@@ -24,18 +24,37 @@ class CallBackBaseConfig(_RegistryBase):
 
     id: str | None = Field(
         None,
+        examples=["val"],
         description="Unique name of this callback: its key in checkpoints, logs, profiles and overrides.",
     )
-    name: str | None = Field(None, description="Name of the callback's class; `kind` says the same.")
-    every_n_epochs: int | None = Field(None, ge=1, description="Run every so many epochs.")
-    every_n_updates: int | None = Field(None, ge=1, description="Run every so many updates (optimizer steps).")
-    every_n_samples: int | None = Field(None, ge=1, description="Run every so many training samples.")
-    batch_size: int | None = Field(None, ge=1, description="Batch size of the callback's own passes over data.")
+    name: str | None = Field(
+        None, examples=["CheckpointCallback"], description="Name of the callback's class; `kind` says the same."
+    )
+    every_n_epochs: int | None = Field(None, ge=1, examples=[1], description="Run every so many epochs.")
+    every_n_updates: int | None = Field(
+        None, ge=1, examples=[100], description="Run every so many updates (optimizer steps)."
+    )
+    every_n_samples: int | None = Field(
+        None, ge=1, examples=[10_000], description="Run every so many training samples."
+    )
+    batch_size: int | None = Field(
+        None, ge=1, examples=[256], description="Batch size of the callback's own passes over data."
+    )
 
 
 class PeriodicDataIteratorCallbackConfig(CallBackBaseConfig):
     """What a callback that goes through a data set can be told beside its interval."""
 
-    dataset_key: str | None = Field(None, description="Which of the spec's data sets to go through.")
-    max_size: int | None = Field(None, ge=1, description="Go through at most so many samples; all if left out.")
-    properties: list[str] | None = Field(None, description="Properties of a sample to load; all if left out.")
+    dataset_key: str | None = Field(None, examples=["test"], description="Which of the spec's data sets to go through.")
+    max_size: int | None = Field(
+        None,
+        ge=1,
+        examples=[1000],
+        json_schema_extra={"unit": "samples"},
+        description="Go through at most so many samples; all if left out.",
+    )
+    properties: list[str] | None = Field(
+        None,
+        examples=[["points", "pressure_target"]],
+        description="Properties of a sample to load; all if left out.",
+    )

@@ -16,5 +16,7 @@ class DatasetBaseConfig(_RegistryBase):
     role: ClassVar[str] = "dataset"
 
     transforms: list[Annotated[Any, Discriminated("transform")]] = Field(
-        default_factory=list, description="Transforms of this data set only, before those of the whole run."
+        default_factory=list,
+        examples=[[{"kind": "normalize", "properties": ["points"]}]],
+        description="Transforms of this data set only, before those of the whole run.",
     )

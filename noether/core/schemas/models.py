@@ -16,8 +16,12 @@ class ModelBaseConfig(_RegistryBase):
     role: ClassVar[str] = "model"
 
     optimizer: Annotated[Any, Discriminated("optimizer")] | None = Field(
-        None, description="The optimizer of the model's parameters; needed where there is training."
+        None,
+        examples=[{"kind": "AdamW", "lr": 1e-3}],
+        description="The optimizer of the model's parameters; needed where there is training.",
     )
     frozen: list[str] = Field(
-        default_factory=list, description="Patterns of parameter names that are not trained (`encoder.*`)."
+        default_factory=list,
+        examples=[["encoder.*"]],
+        description="Patterns of parameter names that are not trained (`encoder.*`).",
     )

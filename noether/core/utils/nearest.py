@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from itertools import islice
+
+_LONGEST = 100  # characters of a name; comparing longer ones takes long, and nobody has misspelt them
+_MOST = 200  # candidates
 
 
 def _plain(name: str) -> str:
@@ -12,7 +16,9 @@ def _plain(name: str) -> str:
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
     """Return the candidate closest to `name`, ignoring case and `-`/`_`, or None where none is close."""
-    spelled = {_plain(candidate): candidate for candidate in candidates}
+    if len(name) > _LONGEST:
+        return None
+    spelled = {_plain(candidate): candidate for candidate in islice(candidates, _MOST)}
     matches = difflib.get_close_matches(_plain(name), spelled, n=1, cutoff=0.6)
     return spelled[matches[0]] if matches else None
 

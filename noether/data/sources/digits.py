@@ -22,7 +22,7 @@ class DigitsConfig(DatasetBaseConfig):
 
     split: Literal["train", "test"] = Field("train", description="Which part of the random split.")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="Share of the digits that is held out.")
-    split_seed: int | None = Field(None, description="Seed of the split; without it the seed of the run.")
+    split_seed: int | None = Field(None, examples=[0], description="Seed of the split; without it the seed of the run.")
 
 
 class DigitsDataset(InMemoryDataset):
@@ -38,6 +38,11 @@ class DigitsDataset(InMemoryDataset):
     Raises:
         DataError: scikit-learn is not installed.
     """
+
+    @classmethod
+    def known_properties(cls, config: DigitsConfig) -> tuple[str, ...]:
+        """Return what every sample has."""
+        return ("image", "label_target")
 
     def __init__(self, dataset_config: DigitsConfig, *, seed: int = 0) -> None:
         images, labels = _read()

@@ -21,15 +21,16 @@ class FileConfig(DatasetBaseConfig):
 
     path_fields: ClassVar[tuple[str, ...]] = ("path",)
 
-    path: str = Field(description="The file: .npz, .safetensors or .parquet.")
+    path: str = Field(examples=["data/wing.npz"], description="The file: .npz, .safetensors or .parquet.")
     properties: dict[str, str | list[str]] | None = Field(
         None,
+        examples=[{"points": ["x", "y", "z"], "pressure_target": "p"}],
         description="Properties by name: one array or column as it is (`label = 'class'`), or several of one "
         "number a sample side by side (`velocity = ['u', 'v']`). Without it every array is a property.",
     )
     split: Literal["train", "test"] | None = Field(None, description="Part of a random split; all samples without.")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="Share of the samples that is held out as `test`.")
-    split_seed: int | None = Field(None, description="Seed of the split; without it the seed of the run.")
+    split_seed: int | None = Field(None, examples=[0], description="Seed of the split; without it the seed of the run.")
 
 
 class FileDataset(InMemoryDataset):
@@ -44,6 +45,11 @@ class FileDataset(InMemoryDataset):
     Raises:
         DataError: The file is missing, damaged, lacks an array, or its arrays are no samples.
     """
+
+    @classmethod
+    def known_properties(cls, config: FileConfig) -> tuple[str, ...] | None:
+        """Return the properties that the config names; else the file has to be read for them."""
+        return None if config.properties is None else tuple(config.properties)
 
     def __init__(self, dataset_config: FileConfig, *, seed: int = 0) -> None:
         path = Path(dataset_config.path)

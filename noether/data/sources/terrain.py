@@ -29,6 +29,7 @@ class TerrainConfig(DatasetBaseConfig):
     max_samples: int | None = Field(
         None,
         ge=1,
+        examples=[10_000],
         description="Keep this many points of the part, chosen at random by `split_seed`; all without.",
     )
 
@@ -46,6 +47,11 @@ class TerrainDataset(InMemoryDataset):
     Raises:
         DataError: matplotlib or its sample data is not installed.
     """
+
+    @classmethod
+    def known_properties(cls, config: TerrainConfig) -> tuple[str, ...]:
+        """Return what every sample has."""
+        return ("coords", "elevation_target")
 
     def __init__(self, dataset_config: TerrainConfig) -> None:
         coords, elevation = _read()

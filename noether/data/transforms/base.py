@@ -21,6 +21,7 @@ class Transform:
         deterministic: Whether equal samples always give equal results.
         batched: Whether a whole batch, every property with a leading batch dimension, may be passed in place
             of a sample. Counts for deterministic transforms only: the samples of a batch share no randomness.
+        keeps_properties: Whether a sample always has the same properties before and after.
 
     Args:
         transform_config: Configuration of the transform.
@@ -28,6 +29,7 @@ class Transform:
 
     deterministic: bool = False
     batched: bool = False
+    keeps_properties: bool = False
 
     def __init__(self, transform_config: TransformBaseConfig | None = None) -> None:
         self.config = transform_config

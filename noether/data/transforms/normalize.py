@@ -25,7 +25,9 @@ _SMALLEST_SCALE = torch.finfo(torch.float32).tiny  # float32 cannot divide by le
 class NormalizeConfig(TransformBaseConfig):
     """Which properties to normalise, and how."""
 
-    properties: list[str] = Field(min_length=1, description="Properties to normalise.")
+    properties: list[str] = Field(
+        min_length=1, examples=[["points", "pressure_target"]], description="Properties to normalise."
+    )
     method: Literal["mean-std", "min-max"] = Field(
         "mean-std",
         description="mean-std: to mean 0 and standard deviation 1. min-max: to between 0 and 1.",
@@ -49,6 +51,7 @@ class Normalize(Transform):
 
     deterministic = True
     batched = True
+    keeps_properties = True
 
     def __init__(self, transform_config: NormalizeConfig) -> None:
         super().__init__(transform_config)

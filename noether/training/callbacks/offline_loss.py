@@ -11,13 +11,14 @@ from torch import Tensor
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.callbacks.precise import precise
 from noether.core.schemas.callbacks import PeriodicDataIteratorCallbackConfig
+from noether.core.schemas.metric_facts import MetricFacts
 
 
 class OfflineLossCallbackConfig(PeriodicDataIteratorCallbackConfig):
     """Settings of the `offline-loss` callback."""
 
     output_patterns: list[str] = Field(
-        [], description="Also average additional outputs whose name contains one of these."
+        [], examples=[["*pressure*"]], description="Also average additional outputs whose name contains one of these."
     )
 
 
@@ -41,6 +42,13 @@ class OfflineLossCallback(PeriodicDataIteratorCallback):
     def __init__(self, callback_config: OfflineLossCallbackConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
         self.output_patterns = callback_config.output_patterns
+
+    @classmethod
+    def produced_metrics(cls, config: OfflineLossCallbackConfig, facts: MetricFacts) -> tuple[str, ...]:
+        """Return the keys that it logs."""
+        key = facts.dataset_key(config.dataset_key)
+        losses = tuple(f"loss/{key}/{name}" for name in facts.loss_patterns)
+        return losses + tuple(f"*{pattern}*/{key}" for pattern in config.output_patterns)
 
     def process_data(self, batch: dict[str, Tensor], *, trainer_model: torch.nn.Module) -> dict[str, Any]:
         """Return each loss of a batch times its samples, and the number of samples."""

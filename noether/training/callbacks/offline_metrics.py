@@ -10,6 +10,7 @@ from torch import Tensor
 
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.schemas.callbacks import PeriodicDataIteratorCallbackConfig
+from noether.core.schemas.metric_facts import MetricFacts
 from noether.errors import TrainingError
 from noether.training.metrics import METRICS
 
@@ -20,7 +21,8 @@ class OfflineMetricsCallbackConfig(PeriodicDataIteratorCallbackConfig):
     """Settings of the `offline-metrics` callback."""
 
     metrics: dict[str, list[MetricName]] = Field(
-        description="Metrics of each field: accuracy, mae, rmse, r2, relative-l2."
+        examples=[{"pressure": ["rmse", "r2"]}],
+        description="Metrics of each field: accuracy, mae, rmse, r2, relative-l2.",
     )
 
 
@@ -46,6 +48,12 @@ class OfflineMetricsCallback(PeriodicDataIteratorCallback):
     def __init__(self, callback_config: OfflineMetricsCallbackConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
         self.metrics = callback_config.metrics
+
+    @classmethod
+    def produced_metrics(cls, config: OfflineMetricsCallbackConfig, facts: MetricFacts) -> tuple[str, ...]:
+        """Return the keys that it logs."""
+        key = facts.dataset_key(config.dataset_key)
+        return tuple(f"{name}/{key}/{field}" for field, names in config.metrics.items() for name in names)
 
     def process_data(
         self, batch: dict[str, Tensor], *, trainer_model: torch.nn.Module

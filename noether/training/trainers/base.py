@@ -18,6 +18,7 @@ from noether.core.initializers.base import InitializerBase
 from noether.core.models.base import ModelBase
 from noether.core.providers.metric_property import MetricPropertyProvider
 from noether.core.providers.path import PathProvider
+from noether.core.schemas.callbacks import CallBackBaseConfig
 from noether.core.schemas.lib import component_of
 from noether.core.trackers.base import BaseTracker
 from noether.core.utils.common.stopwatch import Stopwatch
@@ -45,6 +46,14 @@ from noether.training.loop.step import StepOutcome, UpdateStep
 from noether.training.loop.wrapping import wrap_compile, wrap_ddp
 from noether.training.trainers.config import BaseTrainerConfig
 from noether.training.trainers.types import LossResult, TrainerResult
+
+_CHOOSING_CALLBACKS = (
+    "get_all_callbacks",
+    "get_user_callbacks",
+    "get_trainer_callbacks",
+    "get_default_callbacks",
+    "get_default_callback_intervals",
+)
 
 
 class BaseTrainer(ABC):
@@ -129,7 +138,7 @@ class BaseTrainer(ABC):
         )
         self.batch_size = batching.batch_size
         self.accumulation_steps = batching.accumulation_steps
-        self.end_checkpoint = TrainingIteration(config.max_epochs, config.max_updates, config.max_samples)
+        self.end_checkpoint = config.end_iteration
         trains = 0 not in (config.max_epochs, config.max_updates, config.max_samples)
         samples = length_of(self.data_container.train) if trains else config.effective_batch_size
         self.updates_per_epoch = updates_per_epoch(samples, config.effective_batch_size)
@@ -161,6 +170,35 @@ class BaseTrainer(ABC):
     def total_training_updates(self) -> int:
         """Updates of the whole run."""
         return self.update_counter.end_update
+
+    # What can be said before anything is built
+
+    @classmethod
+    def loss_names(cls, config: Any) -> tuple[str, ...] | None:
+        """Return the names of the losses that its step returns, beside `total`; None where they are not known.
+
+        It counts for the class that defines it only: a subclass may have another step.
+        """
+        return None
+
+    @classmethod
+    def default_callback_configs(
+        cls, config: BaseTrainerConfig[Any], end_update: int | None
+    ) -> tuple[list[CallBackBaseConfig], list[CallBackBaseConfig]] | None:
+        """Return the configs of the callbacks before and after the user's; None where a subclass chooses others.
+
+        Args:
+            config: The trainer's config.
+            end_update: Updates of the run; None where they depend on the data, and so do default intervals.
+        """
+        if any(getattr(cls, name) is not getattr(BaseTrainer, name) for name in _CHOOSING_CALLBACKS):
+            return None
+        if not config.add_default_callbacks:
+            return [], []
+        intervals = default_callbacks.default_intervals(config, end_update)
+        configs = default_callbacks.default_configs(config, intervals)
+        first = len(default_callbacks.PRODUCERS)
+        return configs[:first], configs[first:]
 
     # What the run consists of
 

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from noether.core.schemas.callbacks import CallBackBaseConfig
 from noether.core.schemas.lib import Discriminated, _RegistryBase
+from noether.core.utils.training.iteration import TrainingIteration
 
 TCallbackConfig = TypeVar("TCallbackConfig", bound=CallBackBaseConfig)
 Precision = Literal["float32", "fp32", "float16", "fp16", "bfloat16", "bf16"]
@@ -19,57 +20,89 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
 
     role: ClassVar[str] = "trainer"
 
-    max_epochs: int | None = Field(None, ge=0, description="Epochs to train for; 0 evaluates once and trains nothing.")
-    max_updates: int | None = Field(None, ge=0, description="Updates to train for, instead of max_epochs.")
-    max_samples: int | None = Field(None, ge=0, description="Samples to train for, instead of max_epochs.")
+    max_epochs: int | None = Field(
+        None, ge=0, examples=[100], description="Epochs to train for; 0 evaluates once and trains nothing."
+    )
+    max_updates: int | None = Field(
+        None, ge=0, examples=[20_000], description="Updates to train for, instead of max_epochs."
+    )
+    max_samples: int | None = Field(
+        None, ge=0, examples=[1_000_000], description="Samples to train for, instead of max_epochs."
+    )
     start_at_epoch: int | None = Field(
-        None, ge=0, description="Epoch to begin at; schedules and the order of the data begin there too."
+        None, ge=0, examples=[10], description="Epoch to begin at; schedules and the order of the data begin there too."
     )
     add_default_callbacks: bool | None = Field(
         True, description="Log losses, learning rate, progress, sizes, times and memory without being asked."
     )
     add_trainer_callbacks: bool | None = Field(True, description="Add the callbacks that the trainer itself brings.")
-    effective_batch_size: int = Field(ge=1, description="Samples in one update, over all ranks and accumulation steps.")
+    effective_batch_size: int = Field(
+        ge=1, examples=[64], description="Samples in one update, over all ranks and accumulation steps."
+    )
     precision: Precision = Field("float32", description="Number format of the forward pass; parameters stay float32.")
     callbacks: list[Annotated[TCallbackConfig, Discriminated(CallBackBaseConfig)]] | None = Field(
-        None, description="Callbacks of the run, called in this order."
+        None,
+        examples=[[{"kind": "checkpoint", "every_n_epochs": 1}]],
+        description="Callbacks of the run, called in this order.",
     )
     initializer: Annotated[Any, Discriminated("initializer")] | None = Field(
-        None, description="Where the state comes from that training begins with."
+        None,
+        examples=[{"kind": "my_project.weights.Pretrained"}],
+        description="Where the state comes from that training begins with.",
     )
-    log_every_n_epochs: int | None = Field(None, ge=1, description="Epochs between lines of progress.")
-    log_every_n_updates: int | None = Field(None, ge=1, description="Updates between lines of progress.")
-    log_every_n_samples: int | None = Field(None, ge=1, description="Samples between lines of progress.")
-    track_every_n_epochs: int | None = Field(None, ge=1, description="Epochs between metrics of the default callbacks.")
+    log_every_n_epochs: int | None = Field(None, ge=1, examples=[1], description="Epochs between lines of progress.")
+    log_every_n_updates: int | None = Field(None, ge=1, examples=[50], description="Updates between lines of progress.")
+    log_every_n_samples: int | None = Field(
+        None, ge=1, examples=[10_000], description="Samples between lines of progress."
+    )
+    track_every_n_epochs: int | None = Field(
+        None, ge=1, examples=[1], description="Epochs between metrics of the default callbacks."
+    )
     track_every_n_updates: int | None = Field(
-        None, ge=1, description="Updates between metrics of the default callbacks."
+        None, ge=1, examples=[50], description="Updates between metrics of the default callbacks."
     )
     track_every_n_samples: int | None = Field(
-        None, ge=1, description="Samples between metrics of the default callbacks."
+        None, ge=1, examples=[10_000], description="Samples between metrics of the default callbacks."
     )
     max_batch_size: int | None = Field(
-        None, ge=1, description="Largest batch of one forward pass on one rank; more is accumulated."
+        None, ge=1, examples=[16], description="Largest batch of one forward pass on one rank; more is accumulated."
     )
     skip_nan_loss: bool = Field(False, description="Go on after an update whose loss or gradient is not finite.")
     skip_nan_loss_max_count: int = Field(
-        100, ge=1, description="Updates in a row that may be skipped for that before the run gives up."
+        100,
+        ge=1,
+        json_schema_extra={"unit": "updates"},
+        description="Updates in a row that may be skipped for that before the run gives up.",
     )
     disable_gradient_accumulation: bool = Field(False, description="Refuse to run where accumulation would be needed.")
     save_on_sigint: bool = Field(False, description="Commit a checkpoint on Ctrl-C too, as SIGTERM always does.")
     use_torch_compile: bool = Field(False, description="Compile the model with torch.compile.")
     find_unused_params: bool = Field(False, description="DistributedDataParallel's find_unused_parameters.")
     static_graph: bool = Field(False, description="DistributedDataParallel's static_graph.")
-    forward_properties: list[str] | None = Field([], description="Properties of a batch that the model is called with.")
-    target_properties: list[str] | None = Field([], description="Properties of a batch that the loss compares with.")
+    forward_properties: list[str] | None = Field(
+        [], examples=[["points"]], description="Properties of a batch that the model is called with."
+    )
+    target_properties: list[str] | None = Field(
+        [], examples=[["pressure_target"]], description="Properties of a batch that the loss compares with."
+    )
     dataloader_prefetch_factor: int | None = Field(
-        None, ge=1, description="Batches that each worker prepares ahead; overrides the loader's own."
+        None, ge=1, examples=[4], description="Batches that each worker prepares ahead; overrides the loader's own."
     )
     monitor_training_stability: bool = Field(
         False, description="Log gradient norm, model norm and the scale of the gradient scaler."
     )
     monitor_interval: int | None = Field(
-        None, ge=1, description="Updates between these; unset: the interval of the other default metrics."
+        None,
+        ge=1,
+        examples=[100],
+        json_schema_extra={"unit": "updates"},
+        description="Updates between these; unset: the interval of the other default metrics.",
     )
+
+    @property
+    def end_iteration(self) -> TrainingIteration:
+        """The limit of the run."""
+        return TrainingIteration(self.max_epochs, self.max_updates, self.max_samples)
 
     @model_validator(mode="after")
     def validate_callback_frequency(self) -> BaseTrainerConfig[TCallbackConfig]:

@@ -21,11 +21,13 @@ class WeightedLossTrainerConfig(BaseTrainerConfig[CallBackBaseConfig]):
     """Settings of the `weighted-loss` trainer."""
 
     field_weights: dict[str, float] = Field(
-        description="Weight of each field's loss; a field is compared with its target."
+        examples=[{"pressure": 1.0, "velocity": 0.5}],
+        description="Weight of each field's loss; a field is compared with its target.",
     )
     loss_fn: Annotated[Any, Discriminated("loss")] = Field(
         "mse",
         validate_default=True,
+        examples=["l1"],
         description="Loss of a field: a short name, a dotted path, or a table with options.",
     )
 
@@ -60,6 +62,11 @@ class WeightedLossTrainer(BaseTrainer):
         loss_config = trainer_config.loss_fn
         options = loss_config.arguments() if isinstance(loss_config, SignatureConfig) else {}
         self.loss_fn = partial(component.target, **options) if options else component.target
+
+    @classmethod
+    def loss_names(cls, config: WeightedLossTrainerConfig) -> tuple[str, ...]:
+        """Return one name a field."""
+        return tuple(f"{field}_loss" for field in config.field_weights)
 
     def loss_compute(self, forward_output: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the weighted loss of each field, named `{field}_loss`.

@@ -48,25 +48,25 @@ def test_a_spec_that_is_not_utf_8(refusal, workplace):
 def test_a_spec_that_is_no_toml(refusal, workplace):
     Path("broken.toml").write_text("spec = 1\nname = digits\n")
     message = refusal("run", "broken.toml")
-    assert "broken.toml is not valid TOML" in message
-    assert "line 2" in message
+    assert "not valid TOML: invalid value" in message
+    assert " --> broken.toml:2:8" in message
 
 
 def test_an_empty_spec_says_what_is_missing(refusal, workplace):
     Path("empty.toml").write_text("")
     message = refusal("run", "empty.toml")
-    assert "model: missing" in message
-    assert "trainer: missing" in message
+    assert '"model" is missing' in message
+    assert '"trainer" is missing' in message
 
 
 def test_an_unknown_key_names_the_nearest(refusal, spec_file, tiny_spec):
     message = refusal("run", spec_file(trainer=tiny_spec["trainer"] | {"max_epoch": 3}))
-    assert "trainer.max_epoch: unknown key. Did you mean 'max_epochs'?" in message
+    assert "unknown key \"max_epoch\". Did you mean 'max_epochs'?" in message
 
 
 @pytest.mark.parametrize("table", ["loader", "checkpoints", "plugins"])
 def test_an_unknown_key_in_every_table(refusal, spec_file, table):
-    assert f"{table}.nonsense: unknown key" in refusal("run", spec_file(**{table: {"nonsense": 1}}))
+    assert f"[{table}.nonsense]" in refusal("run", spec_file(**{table: {"nonsense": 1}}))
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_an_unknown_kind_names_the_nearest(refusal, spec_file, override, expecte
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("trainer.max_epoch=3", "trainer.max_epoch: unknown key. Did you mean 'max_epochs'?"),
-        ("trainr.max_epochs=3", "trainr: unknown key. Did you mean 'trainer'?"),
+        ("trainer.max_epoch=3", "unknown key \"max_epoch\". Did you mean 'max_epochs'?"),
+        ("trainr.max_epochs=3", "unknown key \"trainr\". Did you mean 'trainer'?"),
         ("trainer.max_epochs", "expected path=value"),
         ("trainer.max_epochs=", "no value"),
         ("trainer.callbacks[ema].every_n_epochs=2", "has no items"),
@@ -103,14 +103,14 @@ def test_a_wrong_override_is_told_as_it_was_typed(refusal, spec_file, override, 
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("trainer.max_epochs=1.5", "trainer.max_epochs: found the number 1.5, expected an integer"),
-        ('trainer.max_epochs="3"', 'trainer.max_epochs: found the string "3", expected an integer'),
+        ("trainer.max_epochs=1.5", "found the number 1.5, expected an integer"),
+        ('trainer.max_epochs="3"', 'found the string "3", expected an integer'),
         ("trainer.add_default_callbacks=yes", 'found the string "yes", expected true or false'),
-        ("trainer.max_epochs=-1", "trainer.max_epochs: found the integer -1, expected at least 0"),
+        ("trainer.max_epochs=-1", "found the integer -1, expected at least 0"),
         ("trainer.effective_batch_size=0", "expected at least 1"),
-        ("model.hidden=8", "model.hidden: found the integer 8, expected a list"),
-        ("seed=-1", "seed: found the integer -1, expected at least 0"),
-        ("model.optimizer.lr=fast", 'model.optimizer.lr: found the string "fast", expected a number'),
+        ("model.hidden=8", "found the integer 8, expected a list"),
+        ("seed=-1", "found the integer -1, expected at least 0"),
+        ("model.optimizer.lr=fast", 'found the string "fast", expected a number'),
         ("device=tpu", "device"),
         ("name=Big Name", "lower-case"),
     ],
@@ -142,8 +142,10 @@ def test_all_problems_are_shown_at_once(refusal, spec_file):
 def test_a_callback_without_an_interval_and_one_with_two(refusal, spec_file, tiny_spec):
     callbacks = [{"kind": "lr"}, {"kind": "lr", "id": "b", "every_n_epochs": 1, "every_n_updates": 5}]
     message = refusal("run", spec_file(trainer=tiny_spec["trainer"] | {"callbacks": callbacks}))
-    assert "trainer.callbacks.0: no interval" in message
-    assert "trainer.callbacks.1: found every_n_epochs and every_n_updates, expected one interval" in message
+    assert "no interval, expected one of" in message
+    assert "found every_n_epochs and every_n_updates, expected one interval" in message
+    assert "[trainer.callbacks.0]" in message
+    assert "[trainer.callbacks.1]" in message
 
 
 @pytest.mark.parametrize(

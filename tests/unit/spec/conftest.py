@@ -7,6 +7,7 @@ import pytest
 from noether.errors import SpecError
 from noether.kernel.registry import Entry, Registry, use_registry
 from noether.spec.load import LoadedSpec, load_spec
+from noether.spec.problem import InvalidSpecError, Problem, toml_path
 
 HERE = Path(__file__).parent
 
@@ -71,11 +72,32 @@ def load(registry: Registry) -> Callable[..., LoadedSpec]:
 
 @pytest.fixture
 def refusal(load: Callable[..., LoadedSpec]) -> Callable[..., str]:
-    """Return the message with which a spec is refused."""
+    """Return what is wrong with a spec as `path: message` and `help: hint` each, then the count."""
 
     def message(source: Any, *args: Any, **kwargs: Any) -> str:
         with pytest.raises(SpecError) as caught:
             load(source, *args, **kwargs)
-        return str(caught.value)
+        error = caught.value
+        if not isinstance(error, InvalidSpecError):
+            return str(error)
+        count = error.message.splitlines()[-1]
+        return "\n".join([*map(_briefly, error.problems), count])
 
     return message
+
+
+@pytest.fixture
+def shown(load: Callable[..., LoadedSpec]) -> Callable[..., str]:
+    """Return the whole message with which a spec is refused."""
+
+    def message(source: Any, *args: Any, **kwargs: Any) -> str:
+        with pytest.raises(InvalidSpecError) as caught:
+            load(source, *args, **kwargs)
+        return caught.value.message
+
+    return message
+
+
+def _briefly(problem: Problem) -> str:
+    head = f"{toml_path(problem.path)}: {problem.message}"
+    return f"{head}\n  help: {problem.hint}" if problem.hint else head

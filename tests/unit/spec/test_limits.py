@@ -1,3 +1,4 @@
+import time
 import tomllib
 
 import pytest
@@ -65,3 +66,26 @@ def test_an_endless_structure_has_a_depth_beyond_the_limit():
     endless: list = []
     endless.append(endless)
     assert depth_of(endless) > MAX_DEPTH
+
+
+BASE = '[model]\nkind = "net"\n[trainer]\nkind = "goal"\nmax_epochs = 1\neffective_batch_size = 4\n'
+HOSTILE = {
+    "unknown keys": "\n".join(f"k{number} = 1" for number in range(9_000)) + "\n" + BASE,
+    "callbacks of unknown kinds": BASE + "callbacks = [" + ", ".join(f'"k{number}"' for number in range(3_000)) + "]",
+    "callbacks of one id": BASE + "callbacks = [" + '{kind = "note", id = "a"}, ' * 1_500 + "]",
+    "a key of a million characters": "a" * 1_000_000 + " = 1\n" + BASE,
+    "a wrong value on a line of a million characters": f"[model]\nkind = '{'a' * 1_000_000}'",
+    "references": "\n".join(f'k{number} = {{env = "NOT_SET_{number}"}}' for number in range(2_500)) + "\n" + BASE,
+    "values of a wrong type": BASE + "forward_properties = [" + "1, " * 9_000 + "]",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_spec_is_refused_at_once_and_briefly(shown, tables, load, tmp_path, text: str):
+    load(tables)  # what is imported once is not the file's doing
+    path = tmp_path / "a.toml"
+    path.write_text(text)
+    start = time.process_time()
+    message = shown(path)
+    assert time.process_time() - start < 0.5
+    assert len(message) < 100_000

@@ -89,7 +89,9 @@ def test_no_tracker_means_mlflow_and_an_empty_list_none(load: Callable, tables: 
 
 def test_input_paths_start_at_the_spec_file_and_the_output_at_the_working_folder(load: Callable, spec_file: Path):
     extra = '["a", "/b", "https://c/d"]'
-    spec = load(spec_file, ["datasets.train.root=../data", f"datasets.train.extra={extra}", "output=out"]).spec
+    paths = f'[datasets.train]\nkind = "points"\nroot = "../data"\nextra = {extra}\n'
+    spec_file.write_text(spec_file.read_text().replace('[datasets.train]\nkind = "points"\n', paths))
+    spec = load(spec_file, ["output=out"]).spec
     assert spec.datasets["train"].root == spec_file.parent / "../data"
     assert spec.datasets["train"].extra == [str(spec_file.parent / "a"), "/b", "https://c/d"]
     assert spec.datasets["test"].root is None

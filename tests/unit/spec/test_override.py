@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from noether.errors import SpecError
 from noether.spec.override import ItemId, parse_override
+from noether.spec.problem import InvalidSpecError
 
 VALUES = {
     "5": 5,
@@ -86,7 +87,8 @@ def test_a_path_is_keys_indices_and_ids(path: str, parts: tuple):
         ("a.=1", "expected a key at character 3 of the path, it ends"),
         ("a..b=1", 'expected a key at character 3 of the path, found "."'),
         ("a b=1", 'expected a key at character 2 of the path, found " "'),
-        ("trainer.callbacks+={}", 'found "+"'),
+        ("+=1", "expected a key at character 1 of the path, it ends"),
+        ("trainer.callbacks++={}", 'found "+"'),
         (r'"\q"=1', "is no key"),
         ("a=", "no value"),
         ("a=" + "[" * 50 + "]" * 50, "nested more than 32 deep"),
@@ -134,5 +136,8 @@ def test_any_path_and_any_value_come_back(keys: list[str], value: object):
 def test_any_text_is_an_override_or_a_spec_error(text: str):
     try:
         parse_override(text)
-    except SpecError as error:
-        assert "override" in error.message
+    except InvalidSpecError as error:
+        (place,) = error.problems[0].places
+        lines = text.split("\n")
+        assert 1 <= place.line <= len(lines)
+        assert 1 <= place.column <= len(lines[place.line - 1]) + 1

@@ -1,11 +1,14 @@
 import copy
 import re
+from pathlib import Path
 
 import pytest
 
 from noether.errors import SpecError
 from noether.kernel.registry import Entry, Registry, use_registry
-from noether.spec.override import parse_override
+from noether.spec.layer import Layer
+from noether.spec.origins import node_of, value_of
+from noether.spec.override import Unset, parse_override
 from noether.spec.overriding import apply_override
 
 DOCUMENT = {
@@ -39,8 +42,9 @@ def document(request) -> dict:
 
 
 def _apply(document: dict, text: str) -> dict:
-    apply_override(document, parse_override(text))
-    return document
+    root = node_of(document, Layer("a.toml", Path()))
+    apply_override(root, parse_override(text))
+    return value_of(root)
 
 
 def test_a_value_is_replaced(document: dict):
@@ -53,12 +57,12 @@ def test_missing_tables_are_made(document: dict):
 
 @pytest.mark.parametrize(("item", "index"), [("ema", 0), ("ema-2", 1), ("val", 2), ("grad-norm", 3), ("lr", 4)])
 def test_an_item_is_found_by_its_id_or_its_default_id(document: dict, item: str, index: int):
-    _apply(document, f"trainer.callbacks[{item}].batch_size=7")
+    document = _apply(document, f"trainer.callbacks[{item}].batch_size=7")
     assert [callback.get("batch_size") == 7 for callback in document["trainer"]["callbacks"]].index(True) == index
 
 
 def test_a_nested_item_is_found_by_its_id(document: dict):
-    _apply(document, "trainer.callbacks[val].eval_callbacks[offline-loss].dataset_key=test")
+    document = _apply(document, "trainer.callbacks[val].eval_callbacks[offline-loss].dataset_key=test")
     assert document["trainer"]["callbacks"][2]["eval_callbacks"] == [{"kind": "offline-loss", "dataset_key": "test"}]
 
 
@@ -74,13 +78,14 @@ def test_a_list_is_replaced(document: dict):
     assert _apply(document, "model.hidden=[9]")["model"]["hidden"] == [9]
 
 
-def test_a_table_with_a_kind_replaces_what_is_there(document: dict):
-    _apply(document, "model.optimizer={kind='SGD', lr=1.0}")
+def test_a_table_of_another_kind_replaces_what_is_there(document: dict):
+    document = _apply(document, "model.optimizer={kind='SGD', lr=1.0}")
     assert document["model"]["optimizer"] == {"kind": "SGD", "lr": 1.0}
 
 
-def test_a_table_without_a_kind_merges_into_what_is_there(document: dict):
-    _apply(document, "model={optimizer={lr=1.0}}")
+@pytest.mark.parametrize("text", ["model={optimizer={lr=1.0}}", "model={kind='mlp', optimizer={lr=1.0}}"])
+def test_a_table_of_the_same_kind_or_none_merges_into_what_is_there(document: dict, text: str):
+    document = _apply(document, text)
     assert document["model"] == {
         "kind": "mlp",
         "hidden": [1, 2],
@@ -105,3 +110,44 @@ def test_a_table_without_a_kind_merges_into_what_is_there(document: dict):
 def test_a_place_that_does_not_exist_is_refused_with_what_does(document: dict, text: str, message: str):
     with pytest.raises(SpecError, match=re.escape(message)):
         _apply(document, text)
+
+
+def test_a_value_is_appended(document: dict):
+    document = _apply(document, "trainer.callbacks+={kind='lr', id='rate'}")
+    assert [item["kind"] for item in document["trainer"]["callbacks"]][-2:] == ["LearningRateCallback", "lr"]
+    assert _apply(document, "model.hidden+=3")["model"]["hidden"] == [1, 2, 3]
+
+
+def test_an_array_that_is_appended_to_is_made(document: dict):
+    assert _apply(document, "model.frozen+='encoder.*'")["model"]["frozen"] == ["encoder.*"]
+
+
+def test_only_a_list_is_appended_to(document: dict):
+    with pytest.raises(SpecError, match=re.escape("seed is the integer 1, and += appends to a list")):
+        _apply(document, "seed+=1")
+
+
+@pytest.mark.parametrize(
+    ("path", "holder", "left"),
+    [
+        ("model.optimizer.betas", lambda d: d["model"]["optimizer"], {"kind": "AdamW", "lr": 0.1}),
+        ("trackers[mlflow]", lambda d: d["trackers"], []),
+        ("model.hidden.0", lambda d: d["model"]["hidden"], [2]),
+        ("seed", lambda d: d.get("seed"), None),
+    ],
+)
+def test_a_value_is_removed(document: dict, path: str, holder, left):
+    assert holder(_apply(document, Unset(path))) == left
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("trainer.loss", "there is no trainer.loss to remove. Did you mean 'loss_fn'?"),
+        ("loader.num_workers", "there is no loader to remove"),
+        ("trainer.callbacks[vall]", "has no item with id"),
+    ],
+)
+def test_what_is_not_there_cannot_be_removed(document: dict, path: str, message: str):
+    with pytest.raises(SpecError, match=re.escape(message)):
+        _apply(document, Unset(path))

@@ -16,18 +16,19 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     "an unknown key": (
         "sed",
         1,
-        "sed: unknown key. Did you mean 'seed'?\n  help: allowed here: spec, name, seed",
+        "sed: unknown key \"sed\". Did you mean 'seed'?\n  help: allowed here: spec, extends, name, seed",
     ),
-    "an unknown key of a component": ("model.hiden", 1, "model.hiden: unknown key. Did you mean 'hidden'?"),
+    "an unknown key of a component": ("model.hiden", 1, "model.hiden: unknown key \"hiden\". Did you mean 'hidden'?"),
     "an unknown key of an optimizer": (
         "model.optimizer.lrr",
         1,
-        "model.optimizer.lrr: unknown key. Did you mean 'lr'?",
+        "model.optimizer.lrr: unknown key \"lrr\". Did you mean 'lr'?",
     ),
     "an unknown key of a nested table": (
         "model.normalization",
         {"momentun": 0.1},
-        "model.normalization.momentun: unknown key. Did you mean 'momentum'?\n  help: allowed here: momentum",
+        "model.normalization.momentun: unknown key \"momentun\". Did you mean 'momentum'?\n"
+        "  help: allowed here: momentum",
     ),
     "an unknown key of a bound": ("expect.a", {"maxx": 1}, "allowed here: min, max, equals, tolerance"),
     "text for a boolean": (
@@ -58,7 +59,7 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     "a list for a table": ("loader", [], "loader: found a list, expected a table"),
     "a table for a list": ("transforms", {}, "transforms: found a table, expected a list"),
     "text for a table": ("datasets", "x", 'datasets: found the string "x", expected a table'),
-    "a list too short": ("model.limits", [1], "model.limits.1: missing"),
+    "a list too short": ("model.limits", [1], "model.limits.1: item 1 is missing"),
     "an item of a wrong type": (
         "model.hidden",
         [1, "2"],
@@ -87,12 +88,16 @@ WRONG: dict[str, tuple[str, Any, str]] = {
         {"max": float("inf")},
         "expect.a.max: found the number inf, expected a finite number",
     ),
-    "a missing key": ("trainer.effective_batch_size", MISSING, "trainer.effective_batch_size: missing"),
-    "a missing table": ("model", MISSING, "model: missing"),
+    "a missing key": (
+        "trainer.effective_batch_size",
+        MISSING,
+        'trainer.effective_batch_size: "effective_batch_size" is missing',
+    ),
+    "a missing table": ("model", MISSING, 'model: "model" is missing'),
     "a missing kind": (
         "model.kind",
         MISSING,
-        "model.kind: missing, and it has no default\n  help: noether plugins list",
+        'model.kind: "kind" is missing, and it has no default\n  help: noether plugins list',
     ),
     "a kind that is no text": ("model.kind", 5, "model.kind: found the integer 5, expected a string"),
     "an unknown kind": ("model.kind", "nett", "model.kind: unknown model kind 'nett'. Did you mean 'net'?"),
@@ -106,7 +111,7 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     "an option that a loss does not have": (
         "trainer.loss_fn",
         {"kind": "gap", "weight": 1},
-        "trainer.loss_fn.weight: unknown key.\n  help: allowed here: kind, delta",
+        'trainer.loss_fn.weight: unknown key "weight"\n  help: allowed here: kind, delta',
     ),
     "a rule of a component": (
         "model",

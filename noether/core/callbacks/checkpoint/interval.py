@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
 from noether.core.schemas.callbacks import CallBackBaseConfig
+from noether.core.schemas.metric_facts import MetricFacts
 from noether.core.utils.training.counter import UpdateCounter
 from noether.errors import SpecError
 
@@ -22,7 +23,9 @@ class CheckpointCallbackConfig(CallBackBaseConfig):
     )
     save_latest_weights: bool = Field(True, description="Whether the newest save also goes by the name `latest`.")
     save_latest_optim: bool = Field(True, description="The same for the optimizer's state.")
-    model_names: list[str] | None = Field(None, description="Parts of a composite model to save; unset: all.")
+    model_names: list[str] | None = Field(
+        None, examples=[["encoder"]], description="Parts of a composite model to save; unset: all."
+    )
 
     @model_validator(mode="after")
     def _saves_something(self) -> CheckpointCallbackConfig:
@@ -45,6 +48,8 @@ class CheckpointCallback(PeriodicCallback):
         **kwargs: What `PeriodicCallback` takes.
     """
 
+    saves_checkpoints: ClassVar[bool] = True
+
     def __init__(self, callback_config: CheckpointCallbackConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
         self.save_weights = callback_config.save_weights
@@ -52,6 +57,11 @@ class CheckpointCallback(PeriodicCallback):
         self.save_latest_weights = callback_config.save_latest_weights
         self.save_latest_optim = callback_config.save_latest_optim
         self.model_names = callback_config.model_names
+
+    @classmethod
+    def produced_metrics(cls, config: CheckpointCallbackConfig, facts: MetricFacts) -> tuple[str, ...]:
+        """It logs nothing."""
+        return ()
 
     def before_training(self, *, update_counter: UpdateCounter) -> None:
         """Check that the parts of the model that are to be saved exist.

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from noether.core.callbacks.default.one_shot import OneShotCallback
+from noether.core.schemas.callbacks import CallBackBaseConfig
+from noether.core.schemas.metric_facts import MetricFacts
 from noether.core.utils.training.counter import UpdateCounter
 from noether.data.dataset import length_of
 
 
 class DatasetStatsCallback(OneShotCallback):
     """Logs `data/{key}/samples` of every data set once, before training."""
+
+    @classmethod
+    def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:
+        """Return the keys that it logs."""
+        return tuple(f"data/{key}/samples" for key in facts.dataset_keys)
 
     def before_training(self, *, update_counter: UpdateCounter) -> None:
         """Count and log."""

@@ -7,6 +7,7 @@ from typing import Any
 from noether.core.callbacks.default.pace import Pace
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.schemas.callbacks import CallBackBaseConfig
+from noether.core.schemas.metric_facts import MetricFacts
 from noether.core.utils.training.counter import UpdateCounter
 
 
@@ -21,6 +22,11 @@ class EtaCallback(PeriodicCallback):
     def __init__(self, callback_config: CallBackBaseConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
         self._pace: Pace | None = None
+
+    @classmethod
+    def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:
+        """Return the keys that it logs."""
+        return ("profiling/updates_per_second", "profiling/remaining_seconds")
 
     def before_training(self, *, update_counter: UpdateCounter) -> None:
         """Start measuring."""

@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from noether.core.callbacks.periodic import PeriodicCallback
+from noether.core.schemas.callbacks import CallBackBaseConfig
+from noether.core.schemas.metric_facts import MetricFacts
 
 
 class LearningRateCallback(PeriodicCallback):
     """Logs the rate that the last update was made with, as `optim/lr`, or `optim/lr/{part}` in a composite."""
+
+    @classmethod
+    def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:
+        """Return the keys that it logs."""
+        return ("optim/lr", "optim/lr/*", "optim/grad_norm", "optim/grad_norm/*")
 
     def periodic_callback(self, **_: Any) -> None:
         """Log the current rates."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.callbacks.precise import precise
 from noether.core.schemas.callbacks import CallBackBaseConfig
+from noether.core.schemas.metric_facts import MetricFacts, intervals_of
 
 _FOLD = 256  # losses kept before they are added up, so that a long interval does not hold a tensor for each update
 
@@ -32,6 +33,12 @@ class OnlineLossCallback(PeriodicCallback):
         self._room = _FOLD
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = defaultdict(int)
+
+    @classmethod
+    def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:
+        """Return the keys that it logs."""
+        interval = intervals_of(config).short or "*"  # the default interval depends on the length of the run
+        return tuple(f"loss/online/{name}/{interval}" for name in facts.loss_patterns)
 
     def track_after_accumulation_step(self, *, losses: dict[str, Tensor], **_: Any) -> None:
         """Keep the losses of one accumulation step."""

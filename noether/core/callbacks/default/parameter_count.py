@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from noether.core.callbacks.default.one_shot import OneShotCallback
+from noether.core.schemas.callbacks import CallBackBaseConfig
+from noether.core.schemas.metric_facts import MetricFacts
 from noether.core.utils.training.counter import UpdateCounter
 
 
 class ParameterCountCallback(OneShotCallback):
     """Logs `model/parameters` and `model/trainable_parameters` once, before training."""
+
+    @classmethod
+    def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:
+        """Return the keys that it logs."""
+        return ("model/parameters", "model/trainable_parameters")
 
     def before_training(self, *, update_counter: UpdateCounter) -> None:
         """Count and log."""

@@ -9,12 +9,19 @@ from typing import Any
 import torch
 
 from noether.core.callbacks.periodic import PeriodicCallback
+from noether.core.schemas.callbacks import CallBackBaseConfig
+from noether.core.schemas.metric_facts import MetricFacts
 
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, KiB elsewhere
 
 
 class PeakMemoryCallback(PeriodicCallback):
     """Logs `profiling/peak_memory_gib`: of the device on an accelerator, of the process elsewhere, in GiB."""
+
+    @classmethod
+    def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:
+        """Return the keys that it logs."""
+        return ("profiling/peak_memory_gib",)
 
     def periodic_callback(self, **_: Any) -> None:
         """Log the peak."""

@@ -11,6 +11,7 @@ from pydantic import Field
 from noether.core.callbacks.default.pace import Pace, clock
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.schemas.callbacks import CallBackBaseConfig
+from noether.core.schemas.metric_facts import MetricFacts
 from noether.core.utils.training.counter import UpdateCounter
 
 _REDRAW_SECONDS = 0.1  # a person sees no more, and a redraw costs more than many updates
@@ -45,6 +46,11 @@ class ProgressCallback(PeriodicCallback):
         self.lines = callback_config.lines
         self._pace: Pace | None = None
         self._display: ProgressDisplay | None = None
+
+    @classmethod
+    def produced_metrics(cls, config: ProgressConfig, facts: MetricFacts) -> tuple[str, ...]:
+        """It logs nothing."""
+        return ()
 
     def before_training(self, *, update_counter: UpdateCounter) -> None:
         """Open the display."""

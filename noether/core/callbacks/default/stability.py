@@ -11,6 +11,7 @@ from torch import Tensor
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.models.base import ModelBase
 from noether.core.schemas.callbacks import CallBackBaseConfig
+from noether.core.schemas.metric_facts import MetricFacts
 from noether.core.utils.training.counter import UpdateCounter
 
 
@@ -29,6 +30,12 @@ class TrainingStabilityCallback(PeriodicCallback):
         super().__init__(callback_config, **kwargs)
         self._due = -1
         self._seen: dict[str, Tensor] = {}
+
+    @classmethod
+    def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:
+        """Return the keys that it logs."""
+        names = ("gradient_norm", "model_norm", "non_finite_gradients", "grad_scale")
+        return tuple(f"stability/{name}" for name in names)
 
     def before_optimizer_step(self, *, update_counter: UpdateCounter, model: ModelBase) -> None:
         """Take the norms in the update after which they are logged; they stay on the device."""

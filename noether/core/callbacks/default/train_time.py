@@ -6,6 +6,7 @@ from typing import Any
 
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.schemas.callbacks import CallBackBaseConfig
+from noether.core.schemas.metric_facts import MetricFacts
 from noether.core.utils.training.counter import UpdateCounter
 
 
@@ -24,6 +25,12 @@ class TrainTimeCallback(PeriodicCallback):
         super().__init__(callback_config, **kwargs)
         self._seconds: dict[str, float] = {}
         self._update = 0
+
+    @classmethod
+    def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:
+        """Return the keys that it logs."""
+        parts = ("data_time", "forward_time", "backward_time", "update_time")
+        return tuple(f"profiling/{part}" for part in parts)
 
     def before_training(self, *, update_counter: UpdateCounter) -> None:
         """Start from the times that were spent before."""

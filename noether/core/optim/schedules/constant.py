@@ -10,8 +10,10 @@ class ConstantConfig(ScheduleBaseConfig):
     """Settings of the `constant` schedule."""
 
     scale: float = Field(1.0, ge=0, description="Factor while the schedule lasts.")
-    hold_updates: int | None = Field(None, ge=0, description="Updates that `scale` holds for; unset: the whole run.")
-    hold_epochs: float | None = Field(None, ge=0, description="The same in epochs.")
+    hold_updates: int | None = Field(
+        None, ge=0, examples=[500], description="Updates that `scale` holds for; unset: the whole run."
+    )
+    hold_epochs: float | None = Field(None, ge=0, examples=[2], description="The same in epochs.")
 
 
 class Constant(Schedule):

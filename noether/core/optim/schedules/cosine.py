@@ -12,8 +12,10 @@ class CosineConfig(ScheduleBaseConfig):
     """Settings of the `cosine` schedule."""
 
     end: float = Field(0.0, ge=0, description="Factor at the end of the half wave and from there on.")
-    over_updates: int | None = Field(None, ge=1, description="Updates of the half wave; unset: the whole run.")
-    over_epochs: float | None = Field(None, gt=0, description="The same in epochs.")
+    over_updates: int | None = Field(
+        None, ge=1, examples=[5000], description="Updates of the half wave; unset: the whole run."
+    )
+    over_epochs: float | None = Field(None, gt=0, examples=[20], description="The same in epochs.")
 
 
 class Cosine(Schedule):

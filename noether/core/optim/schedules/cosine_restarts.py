@@ -12,9 +12,11 @@ class CosineRestartsConfig(ScheduleBaseConfig):
     """Settings of the `cosine-restarts` schedule."""
 
     end: float = Field(0.0, ge=0, description="Factor at the end of each wave.")
-    first_updates: int | None = Field(None, ge=1, description="Updates of the first wave.")
-    first_epochs: float | None = Field(None, gt=0, description="The same in epochs.")
-    first_percent: float | None = Field(None, gt=0, le=100, description="The same in percent of the run.")
+    first_updates: int | None = Field(None, ge=1, examples=[1000], description="Updates of the first wave.")
+    first_epochs: float | None = Field(None, gt=0, examples=[5], description="The same in epochs.")
+    first_percent: float | None = Field(
+        None, gt=0, le=100, examples=[10], description="The same in percent of the run."
+    )
     growth: int = Field(1, ge=1, description="How many times longer each wave is than the one before.")
 
 

@@ -12,9 +12,9 @@ class CyclicConfig(ScheduleBaseConfig):
     """Settings of the `cyclic` schedule; the base value is the top of the wave."""
 
     floor: float = Field(0.1, ge=0, description="Factor at the foot of the wave.")
-    up_updates: int | None = Field(None, ge=1, description="Updates from the foot to the top.")
-    up_epochs: float | None = Field(None, gt=0, description="The same in epochs.")
-    up_percent: float | None = Field(None, gt=0, le=100, description="The same in percent of the run.")
+    up_updates: int | None = Field(None, ge=1, examples=[500], description="Updates from the foot to the top.")
+    up_epochs: float | None = Field(None, gt=0, examples=[2], description="The same in epochs.")
+    up_percent: float | None = Field(None, gt=0, le=100, examples=[5], description="The same in percent of the run.")
     mode: Literal["triangular", "triangular2"] = Field(
         "triangular", description="Whether the height stays, or halves with each wave."
     )

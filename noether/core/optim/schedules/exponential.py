@@ -11,7 +11,7 @@ from noether.core.schemas.schedules import ScheduleBaseConfig
 class ExponentialConfig(ScheduleBaseConfig):
     """Settings of the `exponential` schedule."""
 
-    gamma: float = Field(gt=0, description="Factor for one `unit`.")
+    gamma: float = Field(gt=0, examples=[0.999], description="Factor for one `unit`.")
     unit: Literal["update", "epoch"] = Field("update", description="What `gamma` is the factor of.")
 
 

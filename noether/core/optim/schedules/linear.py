@@ -11,8 +11,10 @@ class LinearConfig(ScheduleBaseConfig):
 
     start: float = Field(1.0, ge=0, description="Factor at the first update.")
     end: float = Field(0.0, ge=0, description="Factor at the end of the line and from there on.")
-    over_updates: int | None = Field(None, ge=1, description="Updates that the line takes; unset: the whole run.")
-    over_epochs: float | None = Field(None, gt=0, description="The same in epochs.")
+    over_updates: int | None = Field(
+        None, ge=1, examples=[5000], description="Updates that the line takes; unset: the whole run."
+    )
+    over_epochs: float | None = Field(None, gt=0, examples=[20], description="The same in epochs.")
 
 
 class Linear(Schedule):

@@ -11,9 +11,11 @@ from noether.core.schemas.schedules import ScheduleBaseConfig
 class LinearWarmupCosineDecayConfig(ScheduleBaseConfig):
     """Settings of the `linear-warmup-cosine-decay` schedule."""
 
-    warmup_updates: int | None = Field(None, ge=0, description="Updates of the rise.")
-    warmup_epochs: float | None = Field(None, ge=0, description="The same in epochs.")
-    warmup_percent: float | None = Field(None, ge=0, le=100, description="The same in percent of the run.")
+    warmup_updates: int | None = Field(None, ge=0, examples=[500], description="Updates of the rise.")
+    warmup_epochs: float | None = Field(None, ge=0, examples=[2], description="The same in epochs.")
+    warmup_percent: float | None = Field(
+        None, ge=0, le=100, examples=[5], description="The same in percent of the run."
+    )
     start: float = Field(0.0, ge=0, description="Factor that the rise begins from (not used itself when 0).")
     end: float = Field(0.0, ge=0, description="Factor at the end of the run.")
 

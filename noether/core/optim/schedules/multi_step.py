@@ -11,7 +11,11 @@ from noether.core.schemas.schedules import ScheduleBaseConfig
 class MultiStepConfig(ScheduleBaseConfig):
     """Settings of the `multi-step` schedule."""
 
-    milestones: list[int] = Field(description="Completed updates at which `gamma` is multiplied in.")
+    milestones: list[int] = Field(
+        examples=[[3000, 4500]],
+        json_schema_extra={"unit": "updates"},
+        description="Completed updates at which `gamma` is multiplied in.",
+    )
     gamma: float = Field(0.1, gt=0, description="Factor of each milestone.")
 
 

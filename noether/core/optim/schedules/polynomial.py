@@ -10,8 +10,10 @@ class PolynomialConfig(ScheduleBaseConfig):
     """Settings of the `polynomial` schedule."""
 
     power: float = Field(1.0, gt=0, description="Exponent of the decay; 1 is a straight line.")
-    over_updates: int | None = Field(None, ge=1, description="Updates of the decay; unset: the whole run.")
-    over_epochs: float | None = Field(None, gt=0, description="The same in epochs.")
+    over_updates: int | None = Field(
+        None, ge=1, examples=[5000], description="Updates of the decay; unset: the whole run."
+    )
+    over_epochs: float | None = Field(None, gt=0, examples=[20], description="The same in epochs.")
 
 
 class Polynomial(Schedule):

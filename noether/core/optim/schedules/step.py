@@ -10,9 +10,11 @@ class StepConfig(ScheduleBaseConfig):
     """Settings of the `step` schedule."""
 
     gamma: float = Field(0.1, gt=0, description="Factor that each step multiplies by.")
-    every_updates: int | None = Field(None, ge=1, description="Updates from step to step.")
-    every_epochs: float | None = Field(None, gt=0, description="The same in epochs.")
-    every_percent: float | None = Field(None, gt=0, le=100, description="The same in percent of the run.")
+    every_updates: int | None = Field(None, ge=1, examples=[1000], description="Updates from step to step.")
+    every_epochs: float | None = Field(None, gt=0, examples=[10], description="The same in epochs.")
+    every_percent: float | None = Field(
+        None, gt=0, le=100, examples=[30], description="The same in percent of the run."
+    )
 
 
 class Step(Schedule):

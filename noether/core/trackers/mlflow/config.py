@@ -12,18 +12,27 @@ class MlflowTrackerConfig(TrackerBaseConfig):
 
     tracking_uri: str | None = Field(
         None,
+        examples=["http://localhost:5000"],
         description="Database or server that holds the runs: sqlite:///file.db, postgresql://…, http://… "
         "(default: MLFLOW_TRACKING_URI, else mlflow.db in the working folder, as for `mlflow ui`).",
     )
     experiment: str | None = Field(
-        None, min_length=1, max_length=500, description="Experiment of the run. Default: the spec's name."
+        None,
+        min_length=1,
+        max_length=500,
+        examples=["wings"],
+        description="Experiment of the run. Default: the spec's name.",
     )
     run_name: str | None = Field(
-        None, min_length=1, description="Name of the run in MLflow's tables. Default: the run id."
+        None,
+        min_length=1,
+        examples=["wider-model"],
+        description="Name of the run in MLflow's tables. Default: the run id.",
     )
     artifact_location: str | None = Field(
         None,
         min_length=1,
+        examples=["/data/mlartifacts"],
         description="Where a new experiment keeps its files, for good (default: mlartifacts/<experiment> "
         "beside the database; a server chooses itself).",
     )

@@ -73,6 +73,34 @@ class Intervals:
             )
         return updates
 
+    def firings(
+        self,
+        hook: Literal["update", "epoch"],
+        span: range,
+        updates_per_epoch: int,
+        effective_batch_size: int,
+    ) -> int:
+        """Return how often the `after_update` or the `after_epoch` hook fires in a run.
+
+        Args:
+            hook: Which of them.
+            span: The completed updates at which hooks are called, one after the other.
+            updates_per_epoch: Updates in one epoch.
+            effective_batch_size: Samples in one update.
+        """
+        before, last = span.start - 1, span.stop - 1
+        if not span:
+            return 0
+        if hook == "epoch":
+            updates = (self.every_n_epochs or NEVER) * updates_per_epoch
+            return last // updates - before // updates
+        n, m = self.every_n_samples, self.every_n_updates
+        if n is None:
+            return 0 if m is None else last // m - before // m
+        if m is None and n >= effective_batch_size:  # below that, one call an update is the most
+            return last * effective_batch_size // n - before * effective_batch_size // n
+        return sum(self.fires_after_update(update, effective_batch_size) is not None for update in span)
+
     @property
     def verbose(self) -> str:
         """The intervals as in a spec: `every_n_epochs=1`, several joined by commas."""

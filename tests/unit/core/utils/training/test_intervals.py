@@ -95,3 +95,22 @@ def test_without_an_interval_there_is_no_distance() -> None:
 )
 def test_intervals_are_written_as_in_specs_and_as_in_metric_keys(found: Intervals, verbose: str, short: str) -> None:
     assert (found.verbose, found.short) == (verbose, short)
+
+
+@given(
+    intervals=st.builds(Intervals, *[st.none() | st.integers(1, 40)] * 3),
+    start=st.integers(0, 50),
+    updates=st.integers(0, 80),
+    updates_per_epoch=st.integers(1, 12),
+    effective_batch_size=st.integers(1, 20),
+)
+def test_the_number_of_firings_is_what_stepping_through_a_run_counts(
+    intervals, start, updates, updates_per_epoch, effective_batch_size
+):
+    span = range(start + 1, start + updates + 1)
+    after_update = [u for u in span if intervals.fires_after_update(u, effective_batch_size)]
+    ends = [u // updates_per_epoch for u in span if u % updates_per_epoch == 0]
+    after_epoch = [epoch for epoch in ends if intervals.fires_after_epoch(epoch)]
+    sizes = updates_per_epoch, effective_batch_size
+    assert intervals.firings("update", span, *sizes) == len(after_update)
+    assert intervals.firings("epoch", span, *sizes) == len(after_epoch)

@@ -1,0 +1,42 @@
+"""A run that is built as a real one and leaves nothing behind: for looking at it, and for trying it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
+
+from noether.core.providers.path import PathProvider
+from noether.kernel.participant import Participant
+from noether.kernel.registry import use_registry
+from noether.runs.assemble import Run, assemble
+from noether.runs.configured import configured
+from noether.runs.process_state import device_of, process_state
+from noether.spec.load import LoadedSpec
+
+
+@contextmanager
+def rehearsal(loaded: LoadedSpec, plugins: Iterable[str] = (), *, extras: Iterable[Participant] = ()) -> Iterator[Run]:
+    """Build everything of a run but its trackers, ready to train, its folder a temporary one.
+
+    Args:
+        loaded: A valid spec.
+        plugins: Run plugins beside those that the spec uses.
+        extras: Further participants in the hooks, called last.
+
+    Raises:
+        UsageError: Something in the spec cannot be built.
+    """
+    spec = loaded.spec.model_copy(deep=True)  # a plugin may configure it, and the run has it still before it
+    with use_registry(loaded.registry), TemporaryDirectory(prefix="noether-") as folder:
+        participants = configured(spec, plugins)
+        with process_state(spec):
+            paths = PathProvider(folder, spec.name)
+            paths.run_path.mkdir()
+            run = assemble(spec, paths, device_of(spec.device), trackers=[])
+            run.trainer.plugins, run.trainer.run = [*participants, *extras], run
+            run.trainer.prepare(run.model)
+            try:
+                yield run
+            finally:
+                run.trainer.log_writer.close()

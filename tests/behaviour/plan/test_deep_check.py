@@ -1,0 +1,113 @@
+"""`check --deep`: what only building and trying tells."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from noether.runs.deep_check import deep_check
+from noether.spec.load import load_spec
+from noether.spec.problem import Problem
+
+
+@pytest.fixture
+def deep(tiny_spec: dict[str, Any], tmp_path_factory, monkeypatch) -> Callable[..., list[Problem]]:
+    """Checks the tiny spec with some values changed, and that nothing is left behind."""
+    temporary = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+
+    def check(changes: dict[str, Any] | None = None) -> list[Problem]:
+        before = [path for path in sorted(Path().rglob("*")) if "__pycache__" not in path.parts]
+        problems = deep_check(load_spec(tiny_spec, set=changes))
+        assert [path for path in sorted(Path().rglob("*")) if "__pycache__" not in path.parts] == before
+        assert list(temporary.glob("noether-*")) == []
+        return problems
+
+    return check
+
+
+def loss(**more: Any) -> dict[str, Any]:
+    return {"kind": "offline-loss", "dataset_key": "test", "every_n_epochs": 1, **more}
+
+
+EVERY_UPDATE = loss(every_n_epochs=None, every_n_updates=1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"trainer.callbacks": [loss(), {"kind": "checkpoint", "every_n_updates": 1}]},
+        {"trainer.max_epochs": None, "trainer.max_updates": 1, "trainer.callbacks": [EVERY_UPDATE]},
+        {"trainer.max_epochs": 0, "trainer.callbacks": [loss()]},
+        {"loader.num_workers": 1},
+    ],
+    ids=["plain", "callbacks", "one update", "evaluation only", "workers"],
+)
+def test_a_sound_run_has_no_problems_and_prints_nothing(deep, capfd, changes):
+    assert deep(changes) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_sizes_that_do_not_fit_name_the_shapes(deep):
+    (problem,) = deep({"model.out_features": {"y": 3}})
+    assert problem.path == ("trainer", "loss_fn")
+    assert "one batch does not go through the loss" in problem.message
+    assert "the batch has x (8, 3) float32, y_target (8, 2) float32" in problem.message
+    assert "the model returned y (8, 3) float32" in problem.message
+
+
+def test_a_model_that_cannot_take_a_batch_is_told(deep):
+    linear = {"kind": "torch.nn.Linear", "in_features": 5, "out_features": 2, "optimizer": {"kind": "SGD", "lr": 0.1}}
+    (problem,) = deep({"model": linear})
+    assert problem.path == ("model",)
+    assert "one batch does not go through the model" in problem.message
+    assert "x (8, 3) float32" in problem.message
+
+
+def test_an_empty_data_set_names_the_callback_that_goes_through_it(deep):
+    np.savez("test.npz", x=np.zeros((0, 3), "float32"), y_target=np.zeros((0, 2), "float32"))
+    (problem,) = deep({"trainer.callbacks": [loss()]})
+    assert problem.path == ("trainer", "callbacks", 0, "dataset_key")
+    assert problem.message == "the data set \"test\" is empty, so 'offline-loss' has nothing to go through"
+
+
+def test_an_interval_that_never_fires_in_this_data_is_told(deep):
+    (problem,) = deep({"trainer.callbacks": [loss(every_n_epochs=None, every_n_updates=13)]})
+    assert problem.path == ("trainer", "callbacks", 0, "every_n_updates")
+    assert "every_n_updates = 13 never fires: the run ends after 12 updates" in problem.message
+
+
+def test_an_evaluation_callback_is_shown_a_batch_though_its_interval_is_far(deep):
+    metrics = {"kind": "offline-metrics", "dataset_key": "test", "every_n_epochs": 1, "metrics": {"z": ["mae"]}}
+    (problem,) = deep({"trainer.callbacks": [metrics]})
+    assert problem.path == ("trainer", "callbacks", 0)
+    assert "'offline-metrics' cannot use a batch of its data set" in problem.message
+    assert "the batch has x (8, 3) float32, y_target (8, 2) float32" in problem.message
+
+
+def test_what_cannot_be_built_is_told(deep):
+    (problem,) = deep({"trainer.effective_batch_size": 49})
+    assert "the run cannot be built: the training set has 48 samples" in problem.message
+    assert problem.hint == "set effective_batch_size to at most 48"
+
+
+def test_a_callback_that_fails_in_the_first_two_updates_is_named(deep, lab):
+    fails = {"kind": "lab.callbacks.Fails", "id": "arsonist", "every_n_updates": 1, "at_update": 2}
+    (problem,) = deep({"trainer.callbacks": [fails]})
+    assert "the first two updates fail: ZeroDivisionError: the lab is on fire" in problem.message
+    assert "callback 'arsonist'" in problem.message
+
+
+def test_no_more_than_two_updates_are_made(deep, lab):
+    fails = {"kind": "lab.callbacks.Fails", "every_n_updates": 1, "at_update": 3}
+    assert deep({"trainer.callbacks": [fails]}) == []
+
+
+def test_a_state_that_cannot_be_saved_is_told(deep, lab):
+    fails = {"kind": "lab.callbacks.FailsIn", "every_n_epochs": 1, "hook": "state_dict"}
+    (problem,) = deep({"trainer.callbacks": [fails]})
+    assert "the lab is on fire" in problem.message
