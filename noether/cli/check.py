@@ -54,6 +54,8 @@ def check(
         raise typer.Exit(error.exit_code) from None
     if output == "text":
         print(f"{spec}: valid")
+        for line in loaded.notes:
+            print(f"note: {line}")
         for note in notes:
             print(f"note: {toml_path(note.path)}: {note.message}")
     elif output == "json":

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from noether.cli import spec_init
-from noether.cli.options import AsJson, Overrides, Spec, Trusted
+from noether.cli.options import AsJson, CommandWithOverrides, Overrides, Spec, Trusted, Unset, in_order
 from noether.cli.text_file import write_text
 
 app = typer.Typer(help="Look at specs and make them.", no_args_is_help=True, rich_markup_mode=None)
@@ -21,10 +21,16 @@ Output = Annotated[
 ]
 
 
-@app.command("resolve", epilog="Example: noether spec resolve specs/experiment.toml -o resolved.toml")
+@app.command(
+    "resolve",
+    cls=CommandWithOverrides,
+    epilog="Example: noether spec resolve specs/experiment.toml -o resolved.toml",
+)
 def resolve(
+    ctx: typer.Context,
     spec: Spec,
     overrides: Overrides = [],  # noqa: B006  # typer copies it
+    unset: Unset = [],  # noqa: B006
     trusted: Trusted = [],  # noqa: B006
     output: Output = None,
 ) -> None:
@@ -36,13 +42,18 @@ def resolve(
     from noether.spec.load import load_spec
     from noether.spec.resolve import resolved_toml
 
-    loaded = load_spec(spec, overrides, trusted=trusted)
+    loaded = load_spec(spec, in_order(ctx, overrides, unset), trusted=trusted)
     with use_registry(loaded.registry):
         _write(resolved_toml(loaded.spec), output)
 
 
-@app.command("explain", epilog="Example: noether spec explain trainer.max_epochs specs/experiment.toml")
+@app.command(
+    "explain",
+    cls=CommandWithOverrides,
+    epilog="Example: noether spec explain trainer.max_epochs specs/experiment.toml",
+)
 def explain(
+    ctx: typer.Context,
     key: Annotated[
         str,
         typer.Argument(
@@ -53,6 +64,7 @@ def explain(
         Path | None, typer.Argument(metavar="[SPEC]", help="The TOML file of the run.", show_default=False)
     ] = None,
     overrides: Overrides = [],  # noqa: B006
+    unset: Unset = [],  # noqa: B006
     trusted: Trusted = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
@@ -64,11 +76,13 @@ def explain(
     from noether.spec.load import load_spec
 
     if spec is not None:
-        loaded = load_spec(spec, overrides, trusted=trusted)
+        loaded = load_spec(spec, in_order(ctx, overrides, unset), trusted=trusted)
         with use_registry(loaded.registry):
             print_explanation(explained(key, loaded), as_json=as_json)
-    elif overrides:
-        raise UsageError("-s goes with a spec, which is missing", hint=f"noether spec explain {key} SPEC -s …")
+    elif overrides or unset:
+        option = "-s" if overrides else "--unset"
+        hint = f"noether spec explain {key} SPEC {option} …"
+        raise UsageError(f"{option} goes with a spec, which is missing", hint=hint)
     else:
         with use_registry(Registry.installed(trusted=trusted, project_folders=(Path.cwd(),))):
             print_meanings(key, documented(key), as_json=as_json)

@@ -69,4 +69,4 @@ def _names(text: str) -> list[str]:
 
 def _plain(stem: str) -> str:
     """Return a file's name as the name of a run."""
-    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-") or "run"
+    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("._-") or "run"

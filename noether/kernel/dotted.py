@@ -32,7 +32,7 @@ def resolve_dotted(kind: str, trust: Trust) -> Any:
     """
     parts = kind.replace(":", ".").split(".")
     if not all(part.isidentifier() and not part.startswith("__") for part in parts) or kind.count(":") > 1:
-        raise PluginError(f"kind '{kind}' is no dotted path of Python names", hint="write package.module.Class")
+        raise PluginError(f"kind {kind!r} is no dotted path of Python names", hint="write package.module.Class")
     trust.require(parts[0], kind)
     module, attributes = _import_prefix(kind, parts)
     found: Any = module
@@ -45,12 +45,12 @@ def resolve_dotted(kind: str, trust: Trust) -> Any:
 
 def _import_prefix(kind: str, parts: list[str]) -> tuple[ModuleType, list[str]]:
     """Import the longest prefix of a path that is a module; return it with the names that are left."""
-    module: ModuleType = explained(f"'{kind}'", partial(import_module, parts[0]))
+    module: ModuleType = explained(f"{kind!r}", partial(import_module, parts[0]))
     for position in range(1, len(parts)):
         name = ".".join(parts[: position + 1])
         if parts[position] not in _submodules(module):
             return module, parts[position:]
-        module = explained(f"'{kind}'", partial(import_module, name))
+        module = explained(f"{kind!r}", partial(import_module, name))
     return module, []
 
 
@@ -62,14 +62,14 @@ def _submodules(package: object) -> Iterator[str]:
 def _step(holder: Any, attribute: str, kind: str, trust: Trust) -> Any:
     """Take one attribute of a module or a class that is trusted."""
     if not inspect.ismodule(holder) and not inspect.isclass(holder):
-        raise PluginError(f"kind '{kind}': '{attribute}' follows something that is neither a module nor a class")
+        raise PluginError(f"kind {kind!r}: '{attribute}' follows something that is neither a module nor a class")
     if not trust.covers(_top(holder)):
         raise _outside(kind, holder)
     try:
         return getattr(holder, attribute)  # a module may import it only now
     except AttributeError:
         suggestion = did_you_mean(attribute, [*vars(holder), *_submodules(holder)])
-        raise PluginError(f"kind '{kind}': {holder.__name__} has no '{attribute}'.{suggestion}") from None
+        raise PluginError(f"kind {kind!r}: {holder.__name__} has no '{attribute}'.{suggestion}") from None
 
 
 def _top(found: Any) -> str:
@@ -82,5 +82,5 @@ def _top(found: Any) -> str:
 
 def _outside(kind: str, found: Any) -> PluginError:
     top = _top(found)
-    message = f"kind '{kind}' leaves the packages that a spec may name: it leads into '{top}'"
+    message = f"kind {kind!r} leaves the packages that a spec may name: it leads into '{top}'"
     return PluginError(message, hint=trust_hint(top))

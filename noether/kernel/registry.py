@@ -74,7 +74,7 @@ class Registry:
         key = (role, kind)
         if key not in self._loaded:
             component = self._load_dotted(role, kind) if is_dotted(kind) else self._load_entry(role, kind)
-            check_role(_ROLES[role], kind, component.target)
+            check_role(_ROLES[role], kind, component.target, self.entries(role))
             self._loaded[key] = component
         return self._loaded[key]
 

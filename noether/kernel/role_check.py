@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from noether.errors import PluginError
+from noether.kernel.entry import Entry
 from noether.kernel.importing import explained, import_target
+from noether.kernel.loss_module import function_instead, is_module
 from noether.kernel.roles import ROLES, Role
 
 
-def check_role(role: Role, kind: str, found: Any) -> None:
+def check_role(role: Role, kind: str, found: Any, entries: Iterable[Entry] = ()) -> None:
     """Check what a kind resolved to: a subclass of the role's base; for a loss a function of two tensors.
+
+    Args:
+        role: What it should be.
+        kind: How the spec names it.
+        found: What that is.
+        entries: What is registered for the role: what to name instead.
 
     Raises:
         PluginError: It does not fit; the message names what it is and where that belongs.
@@ -24,7 +33,8 @@ def check_role(role: Role, kind: str, found: Any) -> None:
     else:
         problem = None
     if problem is not None:
-        raise PluginError(f"{role.name} kind '{kind}' {problem}", hint=_where_it_fits(found))
+        hint = function_instead(found, entries) if role.name == "loss" and is_module(found) else _where_it_fits(found)
+        raise PluginError(f"{role.name} kind {kind!r} {problem}", hint=hint)
 
 
 def _class_problem(role: Role, base: str, found: Any) -> str | None:

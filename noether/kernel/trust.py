@@ -9,10 +9,13 @@ from importlib import invalidate_caches
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import iter_modules
 
+from noether.core.utils.nearest import nearest
 from noether.errors import PluginError
 
 ALWAYS_TRUSTED = frozenset({"noether", "torch"})
+_MISSPELT = 0.75  # how near a name has to be to one that is trusted
 _LIBRARIES = ("stdlib", "platstdlib", "purelib", "platlib")
 _INSTALLED = [Path(sysconfig.get_path(name)).resolve() for name in _LIBRARIES]
 _STANDARD = sys.stdlib_module_names | set(sys.builtin_module_names)
@@ -43,15 +46,24 @@ class Trust:
             PluginError: It is not trusted; nothing was imported.
         """
         if not self.covers(top):
+            meant = self._meant(top)
             raise PluginError(
-                f"kind '{kind}' is not imported: '{top}' is {_standing(top)}; a spec may name code of "
-                "noether, torch, installed plugins and its own project",
-                hint=trust_hint(top),
+                f"kind {kind!r} is not imported: '{top}' is {_standing(top)}; a spec may name code of "
+                f"noether, torch, installed plugins and its own project{meant}",
+                hint=None if meant else trust_hint(top),
             )
         root = self._project_root(top)
         if root is not None and str(root) not in sys.path:
             sys.path.append(str(root))
             invalidate_caches()
+
+    def _meant(self, top: str) -> str:
+        """Return a question whether a package was misspelt, to end a message with, or an empty string."""
+        if _is_standard(top) or top in sys.modules or find_spec(top) is not None:
+            return ""
+        modules = (module.name for module in iter_modules(map(str, self._folders)))
+        meant = nearest(top, [*self._packages, *modules], similarity=_MISSPELT)
+        return f". Did you mean '{meant}'?" if meant else ""
 
     def is_project(self, top: str) -> bool:
         """Whether `top` is the project's own code rather than something installed or trusted by name."""

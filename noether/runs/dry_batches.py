@@ -57,8 +57,8 @@ def evaluation_problems(run: Run) -> list[Problem]:
     paths = callback_paths(run.spec)
     problems = []
     for callback in iterator_callbacks(run.trainer.callbacks):
-        if length_of(callback.sampler_config.dataset) == 0:
-            key = callback.dataset_key or run.data.keys()[0]
+        key = callback.data_name
+        if length_of(run.data.get_dataset(key)) == 0:
             message = f"the data set {quoted(key)} is empty, so '{callback.id}' has nothing to go through"
             problems.append(Problem(_field(paths, callback, "dataset_key"), message))
     return problems

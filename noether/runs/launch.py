@@ -97,6 +97,8 @@ class _Execution:
         self.folder.begin_attempt()
         with console(self.paths.log_path, quiet=self.quiet):
             _LOG.info("run %s in %s", run.run_id, run.run_dir)
+            for note in self.loaded.notes:
+                _LOG.info("note: %s", note)
             tracking = Tracking(trackers, self.paths, self._description(run))
             tracking.start()
             outcome = self._outcome(run, self._train(run, tracking))

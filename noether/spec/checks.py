@@ -64,7 +64,8 @@ def _repeated_ids(callbacks: CallbackList) -> Iterator[Problem]:
         elif name in first:
             other = toml_path((*callbacks.path, first[name]))
             at = (path, (*callbacks.path, first[name], "id"))
-            yield Problem(path, f"the id {quoted(name)} is taken by {other}", "ids are unique", at=at)
+            message = f"the id {quoted(name)} is taken by {other}"
+            yield Problem(path, message, "ids are unique", at=at, labels=("taken already", "by this one"))
         first.setdefault(name, index)
 
 

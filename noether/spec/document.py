@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import stat
 import tomllib
@@ -12,8 +13,10 @@ from typing import Any
 from noether.errors import SpecError
 from noether.spec.limits import MAX_BYTES, MAX_DEPTH, depth_of, excess
 from noether.spec.place import Place, SourceText
-from noether.spec.problem import InvalidSpecError, Problem
+from noether.spec.problem import InvalidSpecError, Problem, toml_path
+from noether.spec.quoting import visible
 
+_KEYS = re.compile(r"\((?:'[^']*'|\"[^\"]*\"|, ?)*\)")
 _WHERE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
@@ -78,9 +81,18 @@ def _syntax_error(message: str, source: SourceText) -> tuple[str, Place]:
     if where is not None and where[1] is not None:
         start = source.offset(int(where[1]), int(where[2]))
     length = source.text[start : start + 1] not in ("", "\r", "\n")
-    reason = _WHERE.sub("", message)
+    reason = _in_words(_WHERE.sub("", message))
     end = " at the end" if where is not None and where[1] is None else ""
     return f"not valid TOML: {reason[:1].lower()}{reason[1:]}{end}", source.place(start, start + length)
+
+
+def _in_words(reason: str) -> str:
+    """Return a reason of `tomllib` in the words of TOML: it writes keys as Python does, and a line's end as `\\n`."""
+    if reason == "Cannot overwrite a value":
+        return "the key is set twice"
+    if reason == r"Illegal character '\n'":
+        return "the line ends inside a string"
+    return _KEYS.sub(lambda keys: f"[{toml_path(ast.literal_eval(keys.group()))}]", reason)
 
 
 def _read(path: Path) -> bytes:
@@ -95,10 +107,10 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
-        raise SpecError(f"there is no spec file {path}", hint=f"paths start at {Path.cwd()}") from error
+        raise SpecError(f"there is no spec file {visible(str(path))}", hint=f"paths start at {Path.cwd()}") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise SpecError(f"{path} cannot be read: {reason}") from error
+        raise SpecError(f"{visible(str(path))} cannot be read: {reason}") from error
 
 
 def _decode(data: bytes, path: Path) -> str:

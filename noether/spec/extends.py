@@ -11,6 +11,7 @@ from noether.spec.describe import described
 from noether.spec.document import Document, read_document
 from noether.spec.layer import FileLayer, Layer
 from noether.spec.limits import MAX_BYTES, MAX_FILES
+from noether.spec.migrating import migrated
 from noether.spec.place import Place
 from noether.spec.plain import plain
 from noether.spec.problem import InvalidSpecError, Problem, quoted
@@ -52,7 +53,7 @@ class _Reader:
         """Add the layers of a file: those that it extends, then its own."""
         self._known.add(document.path.resolve())
         layer = FileLayer(document.path, document.source, {})
-        layer.table = plain(document.table, layer)
+        layer.table = plain(migrated(document.table, layer), layer)
         self.add_bases(layer.table, layer, chain)
         self.layers.append(layer)
 

@@ -10,7 +10,7 @@ from noether.core.utils.secrets import mask
 from noether.errors import NoetherError
 from noether.spec.place import Place
 from noether.spec.problem import InvalidSpecError, Problem
-from noether.spec.quoting import toml_path
+from noether.spec.quoting import toml_path, visible
 
 Format: TypeAlias = Literal["text", "json", "github"]
 
@@ -53,10 +53,19 @@ def _place(place: Place) -> dict[str, Any]:
 
 def _command(problem: Problem) -> str:
     head = f"{toml_path(problem.path)}: " if problem.path else ""
-    text = head + problem.message + (f"\nhelp: {problem.hint}" if problem.hint else "")
     place = next((place for place in problem.places if place.is_file), None)
+    others = [f"{other.label or 'also'}: {_in_words(other)}" for other in problem.places if other is not place]
+    help_lines = [f"help: {problem.hint}"] if problem.hint else []
+    text = "\n".join([head + problem.message, *(others if place else ()), *help_lines])
     where = f" file={_property(place.origin)},line={place.line},col={place.column}" if place else ""
     return f"::error{where}::{_data(text)}"
+
+
+def _in_words(place: Place) -> str:
+    """Return where something else is that belongs to a problem: an annotation has one place only."""
+    if place.is_file:
+        return f"{place.origin}:{place.line}:{place.column}"
+    return f"{place.origin}: {visible(mask(place.text))}"
 
 
 def _data(text: str) -> str:

@@ -20,11 +20,17 @@ class Layer:
         origin: The file, `command line, argument 2`, `set` or `the spec`.
         folder: What its relative paths start from.
         spot: The place of everything in it, if there is one.
+
+    Attributes:
+        notes: What was changed to understand an older format.
+        moved: Where in the text a value of today's format is written that had another path.
     """
 
     def __init__(self, origin: str, folder: Path, spot: Place | None = None) -> None:
         self.origin = origin
         self.folder = folder
+        self.notes: tuple[str, ...] = ()
+        self.moved: dict[TomlPath, TomlPath] = {}
         self._spot = spot
 
     def place(self, path: TomlPath, *, key: bool = False) -> Place | None:
@@ -55,7 +61,7 @@ class FileLayer(Layer):
         """Return where a value or its key is written; the document as a whole is its first line."""
         if not path:
             return self.source.first_line()
-        span = _span(self._locations.nearest(path)[1], key=key)
+        span = _span(self._locations.nearest(self.moved.get(path, path))[1], key=key)
         return self.source.place(span.start, span.end)
 
     def opens(self, path: TomlPath) -> bool:

@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tomli_w
 
 from noether.spec.extends import base_layers, file_layers
 from noether.spec.layer import Layer
 from noether.spec.merge import merged
+from noether.spec.migrating import migrated
 from noether.spec.origins import Node, node_of
 from noether.spec.override import parse_override, python_override
 from noether.spec.overriding import apply_override
@@ -23,21 +24,43 @@ THE_SPEC = "the spec"
 """What messages call a spec from Python."""
 
 
-def layered(source: str | Path | Mapping[str, Any]) -> tuple[Node, str, Path | None]:
-    """Return a file, or a dict, on top of all that it extends; and the text and path of it alone.
+class Layered(NamedTuple):
+    """The files of a spec, put together.
+
+    Attributes:
+        root: What they say.
+        text: The TOML text of the spec alone, without what it extends.
+        path: Its file; None for a spec from Python.
+        notes: What was changed to understand files of an older format.
+    """
+
+    root: Node
+    text: str
+    path: Path | None
+    notes: tuple[str, ...]
+
+
+def layered(source: str | Path | Mapping[str, Any]) -> Layered:
+    """Return a file, or a dict, on top of all that it extends.
 
     Raises:
         SpecError: A file cannot be read, or they do not fit together.
     """
     if isinstance(source, Mapping):
         layer = Layer(THE_SPEC, Path.cwd())
-        table = plain(dict(source), layer)
-        text = tomli_w.dumps(table)
+        given = plain(dict(source), layer)
+        text = tomli_w.dumps(given)
+        table = migrated(given, layer)
         bases = base_layers(table, layer)
-        return _merged([*((file, file.table) for file in bases), (layer, table)]), text, None
+        root = _merged([*((file, file.table) for file in bases), (layer, table)])
+        return Layered(root, text, None, _notes([*bases, layer]))
     files = file_layers(Path(source))
     main = files[-1]
-    return _merged([(file, file.table) for file in files]), main.source.text, main.path
+    return Layered(_merged([(file, file.table) for file in files]), main.source.text, main.path, _notes(files))
+
+
+def _notes(layers: Sequence[Layer]) -> tuple[str, ...]:
+    return tuple(note for layer in layers for note in layer.notes)
 
 
 def override(root: Node, arguments: Sequence[str], values: Mapping[str, Any], path: Path | None) -> list[Problem]:
@@ -77,6 +100,6 @@ def _merged(layers: Sequence[tuple[Layer, dict[str, Any]]]) -> Node:
 
 def _add_defaults(root: Node, path: Path | None) -> None:
     """Fill in what no field can have as its default: the file's name, MLflow as tracker."""
-    name = re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower()).strip("-") if path else ""
+    name = re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower()).strip("._-") if path else ""
     defaults = node_of({"name": name or "run", "trackers": [{"kind": "mlflow"}]}, Layer("default", Path.cwd()))
     root.content = {**defaults.content, **root.content}

@@ -21,7 +21,8 @@ _TOKEN = re.compile(
     r'|"(?:[^"\\\n]++|\\[^\n])*+"?'
     r"|'[^'\n]*+'?"
     r"|\#[^\n]*+"
-    r"|[\[\]{}.=,\n]",
+    r"|\n\s*+"
+    r"|[\[\]{}.=,]",
     re.DOTALL,
 )
 
@@ -48,7 +49,7 @@ def excess(text: str) -> tuple[str, int] | None:
                 return f"values are nested more than {MAX_DEPTH} deep", token.start()
         elif mark in "]}":
             depth, parts = max(depth - 1, 0), 0
-        elif mark in "=,\n":
+        elif mark[0] in "=,\n":
             parts = 0
     return None
 

@@ -40,6 +40,7 @@ class LoadedSpec:
         registry: What the kinds were resolved with; keep it active (`use_registry`) while building the run.
         origins: Where every value comes from.
         document: What all layers say together, before any default of a field.
+        notes: What was changed to understand files of an older format.
     """
 
     spec: RunSpec
@@ -49,6 +50,7 @@ class LoadedSpec:
     registry: Registry
     origins: Origins
     document: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def origin(self) -> str:
@@ -81,7 +83,7 @@ def load_spec(
         SpecError: The file cannot be read; as `InvalidSpecError` with all problems where the spec or an override
             does not hold what it should.
     """
-    root, text, path = layered(source)
+    root, text, path, notes = layered(source)
     origin = str(path) if path else THE_SPEC
     folder = (path.parent if path else Path()).absolute()
     project = _project_folder(folder)
@@ -93,7 +95,7 @@ def load_spec(
         complete(spec, origins, folder, readings.references)
         if wrong := meaning_problems(spec, plugins=plugins):
             raise InvalidSpecError(located(wrong[:MAX_PROBLEMS], origins), origin=origin)
-    return LoadedSpec(spec, text, path, project, registry, origins, readings.table)
+    return LoadedSpec(spec, text, path, project, registry, origins, readings.table, notes)
 
 
 def _validated(root: Node, origins: Origins, problems: list[Problem], origin: str) -> tuple[RunSpec, Readings]:

@@ -13,6 +13,7 @@ from noether.spec.problem import Problem, quoted
 
 BEST = "best/"
 """Put before a metric key in `[expect]`: the best value of the run in place of the final one."""
+_LABELS = ("read here", "logged here")
 _SHOWN = 8  # keys in a hint: the user's own come first
 
 
@@ -41,7 +42,7 @@ def _reads(actor: Actor, flow: MetricFlow) -> Iterator[Finding]:
             elif not any(one.moment < actor.moment and _covers(one, actor) for one in producers):
                 message, hint = _too_late(actor, producers)
                 both = (path, *(one.path for one in producers if one.path is not None))
-                problem = Problem(path, f"reads the metric {quoted(key)}, {message}", hint, at=both)
+                problem = Problem(path, f"reads the metric {quoted(key)}, {message}", hint, at=both, labels=_LABELS)
                 yield Finding(problem, not flow.silent)
 
 
@@ -50,10 +51,15 @@ def _nobody(path: Path, reads: str, key: str, flow: MetricFlow) -> Finding:
     message = f"{reads}, which nothing logs.{did_you_mean(key, known)}"
     if flow.silent:
         may = f"{_listed(flow.silent)} may, without saying so"
-        return Finding(Problem(path, f"{message} {may}"), certain=False)
+        return Finding(Problem(path, f"{message} {may}", on_key=_is_key(path)), certain=False)
     more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
     hint = f"logged are {', '.join(known[:_SHOWN])}{more}" if known else "add a callback that logs it"
-    return Finding(Problem(path, message, hint))
+    return Finding(Problem(path, message, hint, on_key=_is_key(path)))
+
+
+def _is_key(path: Path) -> bool:
+    """Whether it is the key at a path that names the metric, as in `[expect]`."""
+    return path[:1] == ("expect",)
 
 
 def _covers(producer: Actor, consumer: Actor) -> bool:

@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator,
 
 from noether.core.schemas.discriminated import Discriminated
 from noether.spec.locate import TomlPath
+from noether.spec.migrations import newest_version
 from noether.spec.reference import KeptReference
 
-_NAME = re.compile(r"[a-z0-9._-]+")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -75,7 +76,9 @@ class Expectation(SpecTable):
 class RunSpec(SpecTable):
     """A whole run: everything that `noether run` does is said here."""
 
-    spec: Literal[1] = Field(1, description="Version of the format.")
+    spec: int = Field(
+        newest_version(), json_schema_extra={"const": newest_version()}, description="Version of the format."
+    )
     extends: list[str] = Field(
         default_factory=list,
         exclude=True,  # a resolved spec is a single file
@@ -144,6 +147,13 @@ class RunSpec(SpecTable):
 
     _references: dict[TomlPath, KeptReference] = PrivateAttr(default_factory=dict)
 
+    @field_validator("spec")
+    @classmethod
+    def _spec_is_migrated(cls, spec: int) -> int:
+        if spec != newest_version():
+            raise ValueError(f"expected {newest_version()}")
+        return spec
+
     @field_validator("extends")
     @classmethod
     def _extends_was_followed(cls, extends: list[str]) -> list[str]:
@@ -155,7 +165,7 @@ class RunSpec(SpecTable):
     @classmethod
     def _name_is_plain(cls, name: str) -> str:
         if not _NAME.fullmatch(name):
-            raise ValueError("expected lower-case letters, digits, '.', '_' and '-' only")
+            raise ValueError("expected lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit")
         return name
 
     @field_validator("device")

@@ -10,14 +10,18 @@ from typing import Any, Literal, TypeAlias
 
 from noether.spec.document import parse_toml
 from noether.spec.layer import BEGINNING, ArgumentLayer, Layer
+from noether.spec.limits import MAX_DEPTH
 from noether.spec.locate import Span
 from noether.spec.place import Place, SourceText
 from noether.spec.plain import plain
 from noether.spec.problem import InvalidSpecError, Problem, quoted
+from noether.spec.quoting import visible
+from noether.spec.value_cure import cure
 
 _KEY = re.compile(r"""[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*'""")
 _UP_TO_EQUALS = re.compile(r"""((?:"(?:[^"\\]|\\.)*+"|'[^']*+'|\[[^\]]*+\]|[^"'\[=])*+)=""", re.DOTALL)
 _ITEM = re.compile(r"\[([^\[\]]*)\]")
+_WHERE = re.compile(r" \(at .*\)$")
 _BEGINS_LIKE_TOML = re.compile(r"""["'\[{0-9+-]|(?:true|false|inf|nan)\b""")
 
 Operation: TypeAlias = Literal["set", "append", "unset"]
@@ -143,6 +147,9 @@ def _parts(source: SourceText, start: int, end: int) -> tuple[tuple[Part, ...], 
             position = item.end()
         if position == end:
             return tuple(parts), tuple(spans)
+        if len(parts) > MAX_DEPTH:
+            place = source.place(position, position + 1)
+            raise _refused(source, f"the path has more than {MAX_DEPTH} parts", place, None)
         if source.text[position] != ".":
             raise _malformed(source, position, bounds)
         position += 1
@@ -170,7 +177,7 @@ def _parse_value(source: SourceText, span: Span, layer: ArgumentLayer) -> Any:
         if not _BEGINS_LIKE_TOML.match(text) and "\n" not in text:
             return text
         reason, place = error.problems[0].message, _shifted(error.problems[0].places, inner, source, span)
-    raise _refused(source, reason, place, "quote a string: -s 'path=\"value\"'")
+    raise _refused(source, reason, place, cure(source.text[: span.start], text))
 
 
 def _shifted(places: tuple[Place, ...], inner: SourceText, source: SourceText, span: Span) -> Place:
@@ -187,11 +194,14 @@ def _unquoted(source: SourceText, key: re.Match[str]) -> str:
         (name,) = tomllib.loads(f"{key.group()} = 0")
     except tomllib.TOMLDecodeError as error:
         place = source.place(*key.span())
-        raise _refused(source, f"{quoted(key.group())} is no key: {error}", place, None) from None
+        raise _refused(source, f"{visible(key.group())} is no key: {_WHERE.sub('', str(error))}", place, None) from None
     return name
 
 
 def _malformed(source: SourceText, position: int, path: Span) -> InvalidSpecError:
+    if not source.text[path.start : path.end].strip():
+        place = source.place(path.start, path.end)
+        return _refused(source, "no path in front of the =", place, "for example -s trainer.max_epochs=5")
     inside = position < path.end
     found = f"found {quoted(source.text[position])}" if inside else "it ends"
     return _refused(

@@ -20,6 +20,7 @@ class Place:
         text: The whole first line.
         is_file: Whether `origin` is a file.
         via: The file and line that made this file take part, `specs/a.toml:5`; None for the one that was asked for.
+        label: What this place is, where a problem has several.
     """
 
     origin: str
@@ -30,6 +31,7 @@ class Place:
     text: str
     is_file: bool = True
     via: str | None = None
+    label: str = ""
 
 
 class SourceText:

@@ -21,7 +21,22 @@ def located(problems: Iterable[Problem], origins: Origins) -> list[Problem]:
 
 def _places(problem: Problem, origins: Origins) -> tuple[Place, ...]:
     places = (_place(path, origins, key=problem.on_key) for path in problem.at or (problem.path,))
-    return tuple(dict.fromkeys(place for place in places if place is not None))
+    found = list(dict.fromkeys(place for place in places if place is not None))
+    if len(found) < 2:
+        return tuple(found)
+    if problem.labels is None:  # none of them is to blame more than the others
+        found.sort(key=_in_reading_order)
+    first, others = problem.labels or _TOGETHER
+    return tuple(replace(place, label=others if number else first) for number, place in enumerate(found))
+
+
+def _in_reading_order(place: Place) -> tuple[bool, bool, int, str, int, int]:
+    """Files before arguments, what is extended before what extends it."""
+    length = 0 if place.is_file else len(place.origin)  # argument 2 comes before argument 10
+    return not place.is_file, place.via is None, length, place.origin, place.line, place.column
+
+
+_TOGETHER = ("first set here", "and here")
 
 
 def _place(path: TomlPath, origins: Origins, *, key: bool) -> Place | None:

@@ -11,6 +11,7 @@ from noether.errors import SpecError
 from noether.spec.place import Place as Place
 from noether.spec.quoting import quoted as quoted
 from noether.spec.quoting import toml_path as toml_path
+from noether.spec.quoting import visible
 from noether.spec.render import render
 
 
@@ -26,6 +27,7 @@ class Problem:
         at: Paths of what to point at where it is not `path` itself, as of a problem between several values: the main
             one first.
         on_key: Whether to point at keys rather than values.
+        labels: What the first and the other ones of `at` are; without them, values that do not fit together.
     """
 
     path: tuple[str | int, ...]
@@ -34,6 +36,7 @@ class Problem:
     places: tuple[Place, ...] = ()
     at: tuple[tuple[str | int, ...], ...] = ()
     on_key: bool = False
+    labels: tuple[str, str] | None = None
 
 
 class InvalidSpecError(SpecError):
@@ -58,7 +61,7 @@ class InvalidSpecError(SpecError):
     def rendered(self, *, color: bool = False) -> str:
         """Return all problems as text, with a count at the end."""
         number = len(self.problems) + self.more
-        count = f"{number} problem{'s' * (number != 1)} in {self.origin}"
+        count = f"{number} problem{'s' * (number != 1)} in {visible(self.origin)}"
         if self.more:
             count += f", of which these are {len(self.problems)}"
         blocks = [render(problem, self.origin, color=color) for problem in self.problems]
@@ -66,9 +69,10 @@ class InvalidSpecError(SpecError):
 
 
 def _fit(text: str) -> str:
-    """Return text without secrets, and cut where it repeats what a hostile file says at length."""
+    """Return text that a terminal shows as it is, without secrets, cut where it repeats what a file says at length."""
     text = mask(text)
-    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+    cut = text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+    return "\n".join(map(visible, cut.split("\n")))
 
 
 _LONGEST = 5000

@@ -42,6 +42,7 @@ class Reference:
         if not isinstance(self.table.get("secret", False), bool):
             return "`secret` is true or false", None
         if self.is_secret and default not in (None, ""):
+            remember_secret(default if isinstance(default, str) else "")
             return "a secret with a default is none: everybody who reads the spec can see it", "remove the default"
         if default is None and self.text() is None:
             return (

@@ -32,7 +32,7 @@ def render(problem: Problem, origin: str, *, color: bool = False) -> str:
     path = f"   [{shown[:_LINE]}{'…' if len(shown) > _LINE else ''}]" if problem.path else ""
     lines = [gutter.painted(_RED, "error") + gutter.painted(_BOLD, f": {problem.message}")]
     if not problem.places and (problem.path or origin != "the spec"):
-        lines.append(gutter.arrow(f"{origin}{path}"))
+        lines.append(gutter.arrow(f"{visible(origin)}{path}"))
     for number, place in enumerate(problem.places):
         lines += gutter.excerpt(place, path if number == 0 else "", "-" if number else "^")
     if problem.hint:
@@ -62,10 +62,10 @@ class _Gutter:
         shown, carets = excerpt(place, mark)
         number = str(place.line) if place.is_file else ""
         return [
-            self.arrow(f"{where}{path}{via}"),
+            self.arrow(f"{visible(where)}{path}{visible(via)}"),
             self._row(""),
             self._row(number, shown),
-            self._row("", self.painted(_RED if mark == "^" else _BLUE, carets)),
+            self._row("", self.painted(_RED if mark == "^" else _BLUE, f"{carets} {place.label}".rstrip())),
         ]
 
     def _row(self, number: str, text: str = "") -> str:

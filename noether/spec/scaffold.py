@@ -128,7 +128,11 @@ def _trainer(content: Content, choices: Choices, file: str) -> Iterator[str]:
     yield _pair("effective_batch_size", min(choices.batch_size, content.train_samples), "samples in one update")
     yield _pair("forward_properties", list(content.inputs), "what the model is called with")
     yield _pair("target_properties", [f"{name}_target" for name in content.fields])
-    yield _pair("field_weights", dict.fromkeys(content.fields, 1.0), "output `x` is compared with `x_target`")
+    yield _pair(
+        "field_weights",
+        dict.fromkeys(content.fields, 1.0),
+        f"output `{content.fields[0]}` is compared with `{content.fields[0]}_target`",
+    )
     yield _pair("loss_fn", "cross-entropy" if content.classes else "mse", "others: noether plugins list --role loss")
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from noether.core.utils.nearest import nearest
-from noether.spec.describe import described, suggestion
+from noether.spec.describe import described
 from noether.spec.fields import class_at, item_at
 from noether.spec.limits import MAX_PROBLEMS
-from noether.spec.problem import Problem, quoted
+from noether.spec.misplaced import home_of
+from noether.spec.problem import Problem, quoted, toml_path
 
 _Path = tuple[str | int, ...]
 
@@ -83,7 +84,18 @@ def _problem(path: _Path, group: list[ErrorDetails], document: Any, root: type[B
     if not expected:
         message = _message(first)
         return Problem(path, message, at=_mentioned(path, message, first["input"]))
-    return Problem(path, f"found {described(first['input'])}, expected {' or '.join(expected)}")
+    message = f"found {described(first['input'])}, expected {' or '.join(expected)}"
+    return Problem(path, message, _brackets_hint(path, first["input"], expected))
+
+
+def _brackets_hint(path: _Path, found: Any, expected: Iterable[str]) -> str | None:
+    """Return the header to write where a table has the brackets of a list of tables, or the other way round."""
+    name = toml_path(path)
+    if isinstance(found, dict) and set(expected) == {"a list"}:
+        return f"a list of tables is written [[{name}]]"
+    if isinstance(found, list) and found and all(isinstance(item, dict) for item in found):
+        return f"a table is written [{name}]"
+    return None
 
 
 def _expected(details: ErrorDetails) -> str:
@@ -111,13 +123,24 @@ def _mentioned(path: _Path, message: str, table: Any) -> tuple[_Path, ...]:
 
 
 def _unknown_key(path: _Path, document: Any, root: type[BaseModel]) -> Problem:
-    key = quoted(str(path[-1]))
+    """Say what was meant, a key of here or of another table; else, or where there are few, what is allowed here."""
+    key = str(path[-1])
     owner = class_at(root, document, path[:-1])
-    if owner is None:
-        return Problem(path, f"unknown key {key}", on_key=True)
-    allowed = list(owner.model_fields)
-    message = f"unknown key {key}{suggestion(str(path[-1]), allowed)}"
-    return Problem(path, message, f"allowed here: {', '.join(allowed)}", on_key=True)
+    allowed = list(owner.model_fields) if owner else []
+    home = home_of(path, document, root)
+    meant = nearest(key, allowed, similarity=_CLOSE if home else _SOMEHOW_CLOSE)
+    message = f"unknown key {quoted(key)}" + (f". Did you mean '{meant}'?" if meant else "")
+    hints = [f"it belongs {home}"] if home else []
+    if allowed and (len(allowed) <= _FEW or not (meant or home)):
+        hints.append(f"allowed here: {', '.join(allowed)}")
+    return Problem(path, message, "\n".join(hints) or None, on_key=True)
+
+
+_SOMEHOW_CLOSE = 0.6
+_CLOSE = 0.9
+"""How near a key has to be that is suggested beside one that is known elsewhere."""
+_FEW = 12
+"""Keys that are listed even where it is known which was meant."""
 
 
 def _missing_hint(path: _Path, owner: Any) -> str | None:

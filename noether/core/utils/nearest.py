@@ -14,12 +14,18 @@ def _plain(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
-def nearest(name: str, candidates: Iterable[str]) -> str | None:
-    """Return the candidate closest to `name`, ignoring case and `-`/`_`, or None where none is close."""
+def nearest(name: str, candidates: Iterable[str], *, similarity: float = 0.6) -> str | None:
+    """Return the candidate closest to `name`, ignoring case and `-`/`_`, or None where none is close.
+
+    Args:
+        name: The name.
+        candidates: What it may have meant.
+        similarity: How close one has to be, from 0 (anything) to 1 (equal).
+    """
     if len(name) > _LONGEST:
         return None
     spelled = {_plain(candidate): candidate for candidate in islice(candidates, _MOST)}
-    matches = difflib.get_close_matches(_plain(name), spelled, n=1, cutoff=0.6)
+    matches = difflib.get_close_matches(_plain(name), spelled, n=1, cutoff=similarity)
     return spelled[matches[0]] if matches else None
 
 

@@ -22,16 +22,13 @@ from noether.core.schemas.callbacks import CallBackBaseConfig
 from noether.core.schemas.lib import component_of
 from noether.core.trackers.base import BaseTracker
 from noether.core.utils.common.stopwatch import Stopwatch
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.utils.training.iteration import TrainingIteration
 from noether.core.writers.checkpoint import CheckpointWriter, StepState
 from noether.core.writers.log import LogWriter
 from noether.core.writers.metrics_file import MetricsFile
 from noether.data.container import DataContainer
 from noether.data.dataset import length_of
 from noether.data.loader import TrainingLoader
-from noether.data.samplers.training_order import updates_per_epoch
-from noether.errors import SpecError, TrainingError
+from noether.errors import TrainingError
 from noether.kernel.dispatch import Dispatch, compile_dispatch
 from noether.kernel.participant import Participant
 from noether.training import default_callbacks
@@ -42,6 +39,8 @@ from noether.training.loop.capture import capture_step
 from noether.training.loop.finite import FiniteGuard
 from noether.training.loop.precision import Precision
 from noether.training.loop.signals import StopSignals
+from noether.training.loop.start import give_optimizers, starting_counter
+from noether.training.loop.state import restore, state_of
 from noether.training.loop.step import StepOutcome, UpdateStep
 from noether.training.loop.wrapping import wrap_compile, wrap_ddp
 from noether.training.trainers.config import BaseTrainerConfig
@@ -141,19 +140,8 @@ class BaseTrainer(ABC):
         self.end_checkpoint = config.end_iteration
         trains = 0 not in (config.max_epochs, config.max_updates, config.max_samples)
         samples = length_of(self.data_container.train) if trains else config.effective_batch_size
-        self.updates_per_epoch = updates_per_epoch(samples, config.effective_batch_size)
-        epoch = config.start_at_epoch or 0
-        updates = epoch * self.updates_per_epoch
-        start = TrainingIteration(epoch, updates, updates * config.effective_batch_size)
-        self.update_counter = UpdateCounter(
-            start, self.end_checkpoint, self.updates_per_epoch, config.effective_batch_size
-        )
-        if updates > self.update_counter.end_update:
-            raise SpecError(
-                f"start_at_epoch = {epoch} begins at update {updates}, after the run's last one, "
-                f"{self.update_counter.end_update}",
-                hint="lower start_at_epoch or raise the limit",
-            )
+        self.update_counter = starting_counter(config, samples)
+        self.updates_per_epoch = self.update_counter.updates_per_epoch
 
     def _set_up_step(self, config: BaseTrainerConfig[Any]) -> None:
         self.precision = Precision(config.precision, self.device)
@@ -193,7 +181,7 @@ class BaseTrainer(ABC):
         """
         if any(getattr(cls, name) is not getattr(BaseTrainer, name) for name in _CHOOSING_CALLBACKS):
             return None
-        if not config.add_default_callbacks:
+        if config.add_default_callbacks is False:
             return [], []
         intervals = default_callbacks.default_intervals(config, end_update)
         configs = default_callbacks.default_configs(config, intervals)
@@ -388,20 +376,10 @@ class BaseTrainer(ABC):
             UsageError: An optimizer, a schedule, a callback or a hook does not fit.
         """
         model = model.to(self.device)
-        self._give_optimizer(model)
+        give_optimizers(model, self.update_counter)
         self.callbacks = session.build_callbacks(self, model)
         session.compile_hooks(self, model)
         self._prepared = model
-
-    def _give_optimizer(self, model: ModelBase) -> None:
-        """Build the model's optimizers for this run, unless it has none to build or brings its own."""
-        span = (self.total_training_updates, self.updates_per_epoch)
-        known = model.optimizers()
-        if not self.total_training_updates or (known and all(o.built_for in (None, span) for o in known.values())):
-            return
-        model.initialize_optimizer(total_updates=span[0], updates_per_epoch=span[1])
-        if not model.optimizers():
-            raise SpecError("the model has no trainable parameters", hint="loosen `frozen` under [model]")
 
     def train(self, model: ModelBase) -> None:
         """Train the model until the limit, or a stop; a limit of zero evaluates once.
@@ -464,30 +442,12 @@ class BaseTrainer(ABC):
     # State
 
     def state_dict(self) -> dict[str, Any]:
-        """Return progress, scaler, statistics of the data, position in the metrics, and the callbacks' states by id."""
-        states = {callback.id: callback.state_dict() for callback in self.callbacks}
-        scaler = self.precision.scaler
-        return {
-            "epoch": self.update_counter.epoch,
-            "update": self.update_counter.update,
-            "sample": self.update_counter.sample,
-            "skipped_in_a_row": self.finite_guard.in_a_row,
-            "grad_scaler": scaler.state_dict() if scaler else None,
-            "log_writer": self.log_writer.state_dict(),
-            "callbacks": {id_: state for id_, state in states.items() if state is not None},
-        }
+        """Return progress, scaler, position in the metrics, and the callbacks' states by id."""
+        return state_of(self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take back what `state_dict` returned; the callbacks must have been built."""
-        counter = self.update_counter
-        counter.epoch, counter.update, counter.sample = (state_dict[unit] for unit in ("epoch", "update", "sample"))
-        self.finite_guard.in_a_row = state_dict["skipped_in_a_row"]
-        if self.precision.scaler is not None and state_dict["grad_scaler"] is not None:
-            self.precision.scaler.load_state_dict(state_dict["grad_scaler"])
-        self.log_writer.load_state_dict(state_dict["log_writer"])
-        by_id = {callback.id: callback for callback in self.callbacks}
-        for identifier, state in state_dict["callbacks"].items():
-            by_id[identifier].load_state_dict(state)
+        restore(self, state_dict)
 
     def capture_state(self, model: ModelBase) -> StepState:
         """Return everything that a checkpoint holds, as it is now."""

@@ -18,6 +18,6 @@ def test_sigterm_lets_an_evaluation_without_training_come_to_its_end(run, lab, a
 
 
 def test_the_log_file_says_why_a_run_failed(run):
-    outcome = run({"expect": {"loss/test/total": {"max": 1.0}}})
+    outcome = run({"expect": {"model/parameters": {"max": 1.0}}})
     assert outcome.exit_code == 1
-    assert "loss/test/total was never logged" in (outcome.run_dir / "log.txt").read_text()
+    assert "model/parameters is 50, expected at most 1" in (outcome.run_dir / "log.txt").read_text()

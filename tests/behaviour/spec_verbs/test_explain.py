@@ -71,6 +71,13 @@ def test_an_unknown_key_is_an_error(noether_command, experiment, with_spec):
 
 def test_overrides_need_a_spec(noether_command):
     assert "-s goes with a spec" in noether_command("spec", "explain", "seed", "-s", "seed=3").err
+    assert "--unset goes with a spec" in noether_command("spec", "explain", "seed", "--unset", "seed").err
+
+
+def test_what_is_unset_is_explained_by_its_default(noether_command, experiment):
+    ended = noether_command("spec", "explain", "seed", experiment, "-s", "seed=3", "--unset", "seed")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("seed = 0\n")
 
 
 @pytest.mark.parametrize(

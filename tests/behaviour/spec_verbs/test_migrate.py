@@ -49,6 +49,28 @@ def test_windows_line_ends_stay(noether_command, second_version):
     assert b"spec = 2  # format\r\n" in second_version.read_bytes()
 
 
+def test_check_reads_an_old_spec_and_says_so(noether_command, second_version):
+    assert noether_command("spec", "init", "new.toml").code == 0
+    text = Path("new.toml").read_text()
+    Path("a.toml").write_text(text.replace("max_epochs", "epochs"))
+    ended = noether_command("check", "a.toml")
+    assert (ended.code, ended.err) == (0, "")
+    assert (
+        "a.toml: valid\n"
+        "note: a.toml is read as spec = 2: trainer.epochs is now max_epochs\n"
+        "note: noether spec migrate a.toml --write brings a.toml up to date, and keeps its comments\n"
+    ) in ended.out
+
+
+def test_a_run_of_an_old_spec_says_so(noether_command, second_version):
+    assert noether_command("spec", "init", "new.toml").code == 0
+    text = Path("new.toml").read_text()
+    Path("a.toml").write_text(text.replace("max_epochs", "epochs"))
+    ended = noether_command("run", "a.toml", "-s", "trainer.max_epochs=1", "-s", 'trackers=[{kind="noop"}]')
+    assert ended.code == 0
+    assert "note: a.toml is read as spec = 2: trainer.epochs is now max_epochs\n" in ended.out
+
+
 def test_a_newer_format_is_an_error(noether_command, second_version):
     second_version.write_text("spec = 9\n")
     ended = noether_command("spec", "migrate", second_version)

@@ -38,6 +38,14 @@ def test_resolve_takes_overrides(noether_command, spec_file):
     assert tomllib.loads(out)["trainer"]["max_epochs"] == 9
 
 
+def test_resolve_takes_what_to_unset_in_its_order(noether_command, spec_file):
+    def threads(*options: str) -> int | None:
+        return tomllib.loads(noether_command("spec", "resolve", spec_file, *options).out).get("threads")
+
+    assert threads("-s", "threads=3", "--unset", "threads") is None
+    assert threads("-s", "threads=3", "--unset", "threads", "-s", "threads=2") == 2
+
+
 def test_resolve_keeps_a_reference_to_the_environment(noether_command, spec_file, monkeypatch):
     monkeypatch.setenv("LR", "0.25")
     out = noether_command("spec", "resolve", spec_file, "-s", 'model.optimizer.lr={env="LR"}').out

@@ -81,6 +81,23 @@ def test_refused_package_is_not_imported(project: Path):
     assert "stranger" not in sys.modules
 
 
+@pytest.mark.parametrize(("kind", "meant"), [("aeroo.nets.Net", "aero"), ("torhc.nn.functional.l1_loss", "torch")])
+def test_misspelt_package_is_told_the_one_that_was_meant(project: Path, kind: str, meant: str):
+    write(project, "aero")
+    text = refused(Registry((), project_folders=[project]), kind)
+    top = kind.partition(".")[0]
+    assert text == (
+        f"kind '{kind}' is not imported: '{top}' is not trusted; a spec may name code of noether, torch, "
+        f"installed plugins and its own project. Did you mean '{meant}'?"
+    )
+
+
+def test_installed_package_is_no_misspelling(project: Path):
+    write(project, "scikit")
+    write(project, "numpyy")
+    assert "Did you mean" not in refused(Registry((), project_folders=[project]), "numpy.mean")
+
+
 def test_trusted_package_is_imported(project: Path):
     write(project, "acquaintance")
     sys.path.append(str(project))

@@ -111,6 +111,23 @@ def test_class_of_another_role_is_refused_with_its_own(registry: Registry):
     assert "this is a model; it belongs in [model]" in text
 
 
+MODULES = {
+    "torch.nn.MSELoss": 'loss_fn = "mse"',
+    "torch.nn.NLLLoss": 'loss_fn = "torch.nn.functional.nll_loss"',
+    "torch.nn.BCEWithLogitsLoss": 'loss_fn = "torch.nn.functional.binary_cross_entropy_with_logits"',
+    "torch.nn.CTCLoss": "def my_loss(input, target)",
+    "torch.nn.Linear": "def my_loss(input, target)",
+}
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_module_as_a_loss_is_told_the_function(kind: str):
+    registry = Registry([Entry("loss", "mse", "torch.nn.functional:mse_loss", "noether-train", "0.1.0")])
+    with pytest.raises(PluginError) as caught:
+        registry.load("loss", kind)
+    assert caught.value.hint == f"a loss is a function, not a module: {MODULES[kind]}"
+
+
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [

@@ -57,8 +57,7 @@ MESSAGES = {
         "  --> a.toml:12:1   [trainer.precison]\n"
         "   |\n"
         "12 | precison = 'bf16'\n"
-        "   | ^^^^^^^^\n"
-        "   = help: allowed here: ",
+        "   | ^^^^^^^^\n\n1 problem in a.toml",
     ),
     "a wrong type": (
         "max_epochs = 3",
@@ -114,24 +113,61 @@ MESSAGES = {
         "  --> a.toml:16:1   [trainer.callbacks.0]\n"
         "   |\n"
         "16 | every_n_epochs = 1\n"
-        "   | ^^^^^^^^^^^^^^\n"
+        "   | ^^^^^^^^^^^^^^ first set here\n"
         "  --> a.toml:17:1\n"
         "   |\n"
         "17 | every_n_updates = 2\n"
-        "   | ---------------\n\n1 problem in a.toml",
+        "   | --------------- and here\n\n1 problem in a.toml",
     ),
     "two values that do not fit together": (
         "",
         "[expect.x]\nmax = 1\nmin = 2\n",
         "error: min (2.0) is greater than max (1.0), so no metric fits\n"
-        "  --> a.toml:19:7   [expect.x]\n"
-        "   |\n"
-        "19 | min = 2\n"
-        "   |       ^\n"
-        "  --> a.toml:18:7\n"
+        "  --> a.toml:18:7   [expect.x]\n"
         "   |\n"
         "18 | max = 1\n"
-        "   |       -\n\n1 problem in a.toml",
+        "   |       ^ first set here\n"
+        "  --> a.toml:19:7\n"
+        "   |\n"
+        "19 | min = 2\n"
+        "   |       - and here\n\n1 problem in a.toml",
+    ),
+    "an id that is taken": (
+        "every_n_epochs = 1",
+        'every_n_epochs = 1\nid = "x"\n[[trainer.callbacks]]\nid = "x"\nkind = "note"\nevery_n_epochs = 1',
+        'error: the id "x" is taken by trainer.callbacks.0\n'
+        "  --> a.toml:19:6   [trainer.callbacks.1.id]\n"
+        "   |\n"
+        '19 | id = "x"\n'
+        "   |      ^^^ taken already\n"
+        "  --> a.toml:17:6\n"
+        "   |\n"
+        '17 | id = "x"\n'
+        "   |      --- by this one\n"
+        "   = help: ids are unique\n\n1 problem in a.toml",
+    ),
+    "two limits": (
+        "max_epochs = 3",
+        "max_updates = 5\nmax_epochs = 3",
+        "error: exactly one of max_epochs, max_updates, max_samples must be set; found max_epochs and max_updates\n"
+        "  --> a.toml:11:15   [trainer]\n"
+        "   |\n"
+        "11 | max_updates = 5\n"
+        "   |               ^ first set here\n"
+        "  --> a.toml:12:14\n"
+        "   |\n"
+        "12 | max_epochs = 3\n"
+        "   |              - and here\n\n1 problem in a.toml",
+    ),
+    "a table in the wrong place": (
+        "",
+        "[optimizer]\nkind = 'SGD'",
+        'error: unknown key "optimizer"\n'
+        "  --> a.toml:17:2   [optimizer]\n"
+        "   |\n"
+        "17 | [optimizer]\n"
+        "   |  ^^^^^^^^^\n"
+        "   = help: it belongs in [model.optimizer]\n\n1 problem in a.toml",
     ),
     "a rule without keys": (
         "every_n_epochs = 1",
@@ -164,7 +200,8 @@ MESSAGES = {
     "wide characters": (
         'name = "a"',
         'name = "数é数"',
-        "error: found the string \"数é数\", expected lower-case letters, digits, '.', '_' and '-' only\n"
+        "error: found the string \"数é数\", expected lower-case letters, digits, '.', '_' and '-', "
+        "beginning with a letter or digit\n"
         " --> a.toml:1:8   [name]\n"
         "  |\n"
         '1 | name = "数é数"\n'
@@ -251,7 +288,7 @@ ARGUMENTS = {
         "  |\n"
         '  | output="abc\n'
         "  |            ^\n"
-        "  = help: quote a string: -s 'path=\"value\"'",
+        "  = help: quote a string: -s 'output=\"abc\"'",
     ),
     "a bad path": (
         "trainer..x=1",
@@ -268,11 +305,11 @@ ARGUMENTS = {
         "  --> a.toml:16:1   [trainer.callbacks.0]\n"
         "   |\n"
         "16 | every_n_epochs = 1\n"
-        "   | ^^^^^^^^^^^^^^\n"
+        "   | ^^^^^^^^^^^^^^ first set here\n"
         "  --> command line, argument 2\n"
         "   |\n"
         "   | trainer.callbacks.0.every_n_updates=2\n"
-        "   | -----------------------------------",
+        "   | ----------------------------------- and here",
     ),
 }
 
@@ -363,7 +400,17 @@ def test_problems_as_json():
 
 def test_problems_for_github():
     assert as_github([PROBLEM, Problem((), "no")]) == (
-        '::error file=x%2Cy%3A1.toml,line=2,col=3::a.0."b c": 100%25 wrong:%0Areally%0Ahelp: do, this\n::error::no'
+        '::error file=x%2Cy%3A1.toml,line=2,col=3::a.0."b c": 100%25 wrong:%0Areally%0A'
+        "also: command line, argument 1: a=1%0Ahelp: do, this\n::error::no"
+    )
+
+
+def test_for_github_the_second_place_is_a_part_of_the_message(written: Callable, load: Callable):
+    with pytest.raises(InvalidSpecError) as caught:
+        load(written("every_n_epochs = 1", "every_n_epochs = 1\nevery_n_updates = 2"))
+    assert as_github(caught.value.problems) == (
+        "::error file=a.toml,line=16,col=1::trainer.callbacks.0: "
+        "found every_n_epochs and every_n_updates, expected one interval%0Aand here: a.toml:17:1"
     )
 
 

@@ -1,0 +1,23 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from noether.kernel.registry import Entry, Registry, use_registry
+from noether.kernel.scan import installed_entries
+
+MADE_UP = [
+    Entry("callback", "average", "made_up_plugin:AverageCallback", "noether-plugin-average", "1.2"),
+    Entry("callback", "ema", "made_up_plugin:AverageCallback", "noether-plugin-average", "1.2"),
+    Entry("callback", "ema", "another_plugin:Ema", "noether-plugin-swa", "0.3"),
+    Entry("model", "broken", "made_up_plugin:Missing", "noether-plugin-average", "1.2"),
+]
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    """What is built in, whatever else is installed, and two plugins, one of which has code to import."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    built_in = [entry for entry in installed_entries() if entry.is_built_in]
+    with use_registry(Registry([*built_in, *MADE_UP])) as registry:
+        yield registry
