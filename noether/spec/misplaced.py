@@ -65,6 +65,8 @@ def home_of(path: TomlPath, document: Any, root: type[BaseModel]) -> str | None:
         value = item_at(value, part)
     known = _OTHER_KEYS.get(key, key)
     tables = [table for table in _tables(_Table((), root), document) if known in table.fields.model_fields]
+    if any(table.path == path[:-1] for table in tables):
+        return f"here, as {known}"  # the table is right, only the key is another framework's
     homes = list(dict.fromkeys(_home_in(table, known, value) for table in tables))
     if not homes:
         return _home_of_role(key)
