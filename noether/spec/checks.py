@@ -36,6 +36,17 @@ def check(document: dict[str, Any]) -> Iterator[Problem]:
                 yield from _dataset_key(item, path, datasets)
     if isinstance(datasets, dict):
         yield from _training_set(document.get("trainer"), datasets)
+    yield from _one_limit(document.get("trainer"))
+
+
+def _one_limit(trainer: Any) -> Iterator[Problem]:
+    """What the trainer's config says of its limits, also where something else in its table keeps it from saying so."""
+    if not isinstance(trainer, dict):
+        return
+    given = [name for name in _LIMITS if trainer.get(name) is not None]
+    if len(given) > 1:  # none may be a misspelt one, which is told already
+        message = f"exactly one of {', '.join(_LIMITS)} must be set; found {' and '.join(given)}"
+        yield Problem(("trainer",), message, at=tuple(("trainer", name) for name in given))
 
 
 def _interval(item: Any, config_class: type[BaseModel] | None, path: tuple[str | int, ...]) -> Iterator[Problem]:

@@ -111,7 +111,9 @@ def _validated(root: Node, origins: Origins, problems: list[Problem], origin: st
     except ValidationError as error:
         found, more = problems_of(error, table, RunSpec)
     if not more:
-        found += islice(check(table), MAX_PROBLEMS)
+        told = {(problem.path, problem.message) for problem in found}
+        beside = (problem for problem in check(table) if (problem.path, problem.message) not in told)
+        found += islice(beside, MAX_PROBLEMS)
     unread = {problem.path for problem in readings.problems}
     problems += [problem for problem in found if problem.path not in unread]
     if spec is None or problems:  # outside of the handler: what pydantic says may hold a part of a secret
