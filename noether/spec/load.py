@@ -94,7 +94,7 @@ def load_spec(
         spec, readings = _validated(root, origins, problems, origin)
         complete(spec, origins, folder, readings.references)
         if wrong := meaning_problems(spec, plugins=plugins):
-            raise InvalidSpecError(located(wrong[:MAX_PROBLEMS], origins), origin=origin)
+            raise InvalidSpecError(located(wrong, origins), origin=origin)
     return LoadedSpec(spec, text, path, project, registry, origins, readings.table, notes)
 
 

@@ -7,9 +7,11 @@ is built or loaded.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from noether.spec.finding import Finding
 from noether.spec.interval_checks import counter_of, interval_findings
+from noether.spec.limits import MAX_PROBLEMS
 from noether.spec.metric_checks import metric_findings
 from noether.spec.metric_flow import metric_flow
 from noether.spec.model import RunSpec
@@ -18,13 +20,14 @@ from noether.spec.property_checks import property_findings
 
 
 def meaning_problems(spec: RunSpec, *, plugins: Sequence[str] = ()) -> list[Problem]:
-    """Return what is certain to go wrong.
+    """Return what is certain to go wrong, as much of it as is shown.
 
     Args:
         spec: A valid spec whose callbacks have their ids.
         plugins: Run plugins beside those that the spec uses.
     """
-    return [problem for problem, certain in _findings(spec, plugins) if certain]
+    certain = (problem for problem, certain in _findings(spec, plugins) if certain)
+    return list(islice(certain, MAX_PROBLEMS))
 
 
 def meaning_notes(spec: RunSpec, *, plugins: Sequence[str] = ()) -> list[Problem]:

@@ -108,7 +108,7 @@ def _expectation(key: str, flow: MetricFlow) -> Iterator[Finding]:
     wanted = key.removeprefix(BEST)
     if flow.producers(key):
         return
-    if not flow.producers(wanted):
+    if wanted == key or not flow.producers(wanted):
         yield _nobody(("expect", key), f"expects the metric {quoted(wanted)}", wanted, flow)
     elif (why := _no_direction(wanted)) is not None:
         hint = f"expect the final value: {quoted(wanted)} = {{ … }}"
