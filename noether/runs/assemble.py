@@ -88,8 +88,8 @@ def build_trackers(spec: RunSpec) -> list[BaseTracker]:
 def _made_explicit(spec: RunSpec, data: DataContainer, device: torch.device) -> RunSpec:
     """Fill in what data and machine decide: the model's sizes, the device, the number of threads."""
     sample = _first_sample(data)
-    inputs = _select(sample, spec.trainer.forward_properties, "forward_properties")
-    targets = _select(sample, spec.trainer.target_properties, "target_properties")
+    inputs = _select(sample, spec.trainer.forward_properties or [], "forward_properties")
+    targets = _select(sample, spec.trainer.target_properties or [], "target_properties")
     fields = {name.removesuffix(_TARGET): value for name, value in targets.items()}
     model = infer_sizes(spec.model, inputs, fields)
     threads = spec.threads or torch.get_num_threads()

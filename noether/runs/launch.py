@@ -67,7 +67,8 @@ def run(
     Raises:
         UsageError: The spec or what it names is wrong; nothing was trained.
     """
-    loaded = load_spec(spec, overrides, set, unset=unset, trusted=trusted, plugins=list(plugins))
+    plugins = list(plugins)
+    loaded = load_spec(spec, overrides, set, unset=unset, trusted=trusted, plugins=plugins)
     with use_registry(loaded.registry):
         participants = configured(loaded.spec, plugins)
         run_id = new_run_id(loaded.spec.name) if run_id is None else checked_run_id(run_id)
