@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from noether.core.models.base import ModelBase
-from noether.core.writers.checkpoint import SaveRequest, encode_step
+from noether.core.writers.save_request import SaveRequest
+from noether.core.writers.step_state import encode_step
 from noether.runs.assemble import Run
 
 
@@ -18,7 +19,7 @@ def checkpoint_files(run: Run) -> tuple[dict[str, int], bool]:
     """
     complete = _has_state_after_an_update(run.model)
     request = SaveRequest()
-    request.add(None, weights=True, optimizer=True, model_names=None)
+    request.add_parts(weights=True, optimizer=True, model_names=None, frozen_weights=True)
     files, _ = encode_step(run.trainer.capture_state(run.model), request)
     return {name: len(data) for name, data in sorted(files.items())}, complete
 

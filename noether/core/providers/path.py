@@ -1,4 +1,4 @@
-"""PathProvider: where a run keeps things."""
+"""PathProvider: where a run keeps things, and ResumptionPaths: where it finds what it is resumed from."""
 
 from __future__ import annotations
 
@@ -57,3 +57,17 @@ class PathProvider:
     def outputs_path(self) -> Path:
         """Files that callbacks write, one folder a callback id."""
         return self.run_path / "outputs"
+
+
+class ResumptionPaths(PathProvider):
+    """The paths of the run that training is resumed from, with the step that it continues from.
+
+    Args:
+        output_path: The folder that holds one folder a run.
+        run_id: Name of the run.
+        step_path: The committed step folder; what a callback kept in files is in there.
+    """
+
+    def __init__(self, output_path: str | Path, run_id: str, step_path: Path) -> None:
+        super().__init__(output_path, run_id)
+        self.step_path = step_path

@@ -2,62 +2,30 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import copy
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import Protocol
 
 from noether.core.providers.path import PathProvider
-from noether.core.writers.manifest import FileRecord, Manifest
-from noether.core.writers.state_tree import split_state
-from noether.core.writers.step_folder import commit_step, list_steps, prune_steps, sweep_leftovers
-from noether.core.writers.tensor_file import encode_tensors
+from noether.core.writers.manifest import WEIGHTS, FileRecord, Manifest, NamedStep
+from noether.core.writers.retention import prune_steps
+from noether.core.writers.save_request import SaveQueue, SaveRequest
+from noether.core.writers.step_folder import commit_step, list_steps, sweep_leftovers
+from noether.core.writers.step_state import StepState, callback_file, encode_step
+from noether.errors import TrainingError
+
+_LOG = logging.getLogger("noether.checkpoints")
+
+__all__ = ["CheckpointWriter", "SaveRequest", "StepState"]
 
 
-@dataclass(slots=True)
-class SaveRequest:
-    """What the hooks of one boundary have asked for, together."""
+class FileOwner(Protocol):
+    """A callback that keeps state in files."""
 
-    weights: bool = False
-    optimizer: bool = False
-    tags: list[str] = field(default_factory=list)
-    model_names: set[str] | None = field(default_factory=set)
-
-    def add(self, tag: str | None, *, weights: bool, optimizer: bool, model_names: Iterable[str] | None) -> None:
-        """Widen the request; None as `model_names` asks for all models."""
-        self.weights |= weights
-        self.optimizer |= optimizer
-        if tag is not None and tag not in self.tags:
-            self.tags.append(tag)
-        if model_names is None or self.model_names is None:
-            self.model_names = None
-        else:
-            self.model_names |= set(model_names)
-
-    def include(self, earlier: SaveRequest) -> None:
-        """Widen the request by an earlier one, whose tags come first."""
-        later, self.tags = self.tags, []
-        for tag in (None, *earlier.tags, *later):
-            self.add(tag, weights=earlier.weights, optimizer=earlier.optimizer, model_names=earlier.model_names)
-
-
-@dataclass(frozen=True, slots=True)
-class StepState:
-    """The state of a run at a boundary, as its parts hand it over."""
-
-    epoch: int
-    update: int
-    sample: int
-    model: Mapping[str, Tensor]
-    optimizer_tensors: Mapping[str, Tensor]
-    optimizer_values: Mapping[str, Any]
-    trainer: Mapping[str, Any]
-    callbacks: Mapping[str, Any]
-    data: Mapping[str, Tensor]
-    rank: Mapping[str, Any]
+    id: str
 
 
 class CheckpointWriter:
@@ -70,16 +38,28 @@ class CheckpointWriter:
         path_provider: Where the run keeps its checkpoints.
         keep_last: How many of the newest steps stay.
         spec_sha256: Hash of the resolved spec, recorded in each manifest.
+
+    Attributes:
+        queue: What has been asked for since the last boundary.
+        names: All names that steps of this run go by, beside those that follow from the steps.
+        last_committed: The step that was written last.
     """
 
     def __init__(self, path_provider: PathProvider, *, keep_last: int = 3, spec_sha256: str = "") -> None:
         self.path_provider = path_provider
         self.keep_last = keep_last
         self.spec_sha256 = spec_sha256
-        self.pending: SaveRequest | None = None
+        self.queue = SaveQueue()
+        self.names: dict[str, NamedStep] = {}
         self.last_committed: Path | None = None
+        self._stands_for: tuple[FileOwner, str] | None = None
         self._saved: tuple[int, SaveRequest] | None = None
         self._parent: str | None = None
+
+    @property
+    def pending(self) -> SaveRequest | None:
+        """What has been asked for since the last boundary; None where nothing was."""
+        return self.queue.pending
 
     def save(
         self,
@@ -88,18 +68,92 @@ class CheckpointWriter:
         save_weights: bool = True,
         save_optim: bool = True,
         model_names: Iterable[str] | None = None,
+        save_frozen_weights: bool = True,
     ) -> None:
         """Ask for a checkpoint of the current update; it is committed at the update's boundary.
 
         Args:
-            tag: A name that the step gets beside its `E…_U…_S…` one.
+            tag: A name that the step gets beside its `E…_U…_S…` one, until another step gets it.
             save_weights: Whether the step holds the weights.
             save_optim: Whether the step holds the optimizer's state; without it the step cannot be resumed from.
             model_names: Parts of a composite to save; None for all.
+            save_frozen_weights: Whether the weights hold parameters that do not train.
+
+        Raises:
+            TrainingError: The model's weights are exchanged for others at this moment.
         """
-        if self.pending is None:
-            self.pending = SaveRequest()
-        self.pending.add(tag, weights=save_weights, optimizer=save_optim, model_names=model_names)
+        if self._stands_for is not None:
+            self._save_what_this_stands_for(tag, *self._stands_for)
+            return
+        if self.queue.refusal is not None:
+            raise TrainingError(
+                f"a checkpoint was asked for while {self.queue.refusal}",
+                hint="ask for it outside of evaluation on averaged weights, or through `self.checkpoint_writer`",
+            )
+        request = self.queue.request()
+        request.add_parts(
+            weights=save_weights, optimizer=save_optim, model_names=model_names, frozen_weights=save_frozen_weights
+        )
+        if tag is not None:
+            request.add_name(tag)
+
+    def _save_what_this_stands_for(self, tag: str | None, owner: FileOwner, name: str) -> None:
+        if tag is None or tag == "last":
+            raise TrainingError(
+                f"a child of callback '{owner.id}' asked for a checkpoint of its weights without a name of its own",
+                hint=f"'{owner.id}' saves them itself: see its save_* settings",
+            )
+        self.save_files(owner.id, tag, weights=callback_file(owner.id, name))
+
+    def save_files(self, owner: str, tag: str | None = None, *, weights: str = WEIGHTS) -> None:
+        """Ask for the files of one callback, its `state_files`.
+
+        Args:
+            owner: The callback's id.
+            tag: A name for the step, as in `save`.
+            weights: The file whose weights that name stands for.
+        """
+        request = self.queue.request()
+        request.add_files(owner)
+        if tag is not None:
+            request.add_name(tag, weights)
+
+    def standing_for(self, owner: FileOwner, name: str) -> CheckpointWriter:
+        """Return a view whose `save` asks for a callback's own weights, as the children of an EMA need it.
+
+        Args:
+            owner: The callback whose weights they are.
+            name: Which of its `state_files` holds them.
+        """
+        view = copy.copy(self)
+        view._stands_for = (owner, name)
+        return view
+
+    @contextmanager
+    def refusing(self, reason: str) -> Iterator[None]:
+        """Refuse requests inside: what the model holds there are not its own weights.
+
+        Args:
+            reason: What is the case: `"the weights are averages of 'ema'"`.
+        """
+        outer, self.queue.refusal = self.queue.refusal, reason
+        try:
+            yield
+        finally:
+            self.queue.refusal = outer
+
+    def name(self, tag: str, *, of: str) -> None:
+        """Give the step that goes by the name `of` now another name, which stays when `of` moves on.
+
+        A run that began with the state of another one may know of a best value whose step the other one has.
+        """
+        pending = self.queue.pending
+        if pending is not None and of in pending.names:
+            pending.add_name(tag, pending.names[of])
+        elif of in self.names:
+            self.names[tag] = self.names[of]
+        else:
+            _LOG.warning("no checkpoint of this run is named %s, so none is named %s", of, tag)
 
     def commit(self, state: StepState) -> Path:
         """Write the pending request with `state` as one step and remove what retention lets go.
@@ -107,23 +161,28 @@ class CheckpointWriter:
         Raises:
             StorageError: The disk refused; older steps stay as they are.
         """
-        assert self.pending is not None, "commit needs a request"
-        request, self.pending = self.pending, None
+        assert self.queue.pending is not None, "commit needs a request"
+        request, self.queue.pending = self.queue.pending, None
         self._include_earlier(state.update, request)
         files, aliases = encode_step(state, request)
+        self.names.update({tag: NamedStep(state.update, weights) for tag, weights in request.names.items()})
         manifest = Manifest(
             epoch=state.epoch,
             update=state.update,
             sample=state.sample,
             files={name: FileRecord.of(data) for name, data in files.items()},
             aliases=aliases,
-            tags=request.tags,
+            names=dict(self.names),
             spec_sha256=self.spec_sha256,
             parent=self._parent,
-            resumable=request.weights and request.optimizer and request.model_names is None,
+            resumable=request.is_whole,
         )
         self.last_committed = commit_step(self.path_provider.checkpoint_path, files, manifest)
-        prune_steps(self.path_provider.checkpoint_path, self.keep_last)
+        prune_steps(
+            self.path_provider.checkpoint_path,
+            keep_last=self.keep_last,
+            protected={named.update for named in self.names.values()},
+        )
         return self.last_committed
 
     def _include_earlier(self, update: int, request: SaveRequest) -> None:
@@ -134,6 +193,12 @@ class CheckpointWriter:
             self._parent = self.last_committed.name if self.last_committed else None
         self._saved = (update, request)
 
+    def continue_from(self, step: Path, manifest: Manifest) -> None:
+        """Go on after a step of this run: its names hold, and the next step's parent is this one."""
+        self.names.clear()
+        self.names.update(manifest.names)
+        self.last_committed = step
+
     def sweep(self) -> None:
         """Remove leftovers of interrupted saves."""
         sweep_leftovers(self.path_provider.checkpoint_path)
@@ -142,39 +207,3 @@ class CheckpointWriter:
     def steps(self) -> list[Path]:
         """The committed steps, oldest first."""
         return list_steps(self.path_provider.checkpoint_path)
-
-
-def encode_step(state: StepState, request: SaveRequest) -> tuple[dict[str, bytes], dict[str, dict[str, str]]]:
-    """Return the files of a step by name, and the aliases of tied tensors by file."""
-    tensors: dict[str, Mapping[str, Tensor]] = {}
-    if request.weights:
-        tensors["model.safetensors"] = _parts(state.model, request.model_names)
-    if request.optimizer:
-        tensors["optimizer.safetensors"] = state.optimizer_tensors
-    if state.data:
-        tensors["data.safetensors"] = state.data
-    callbacks = {}
-    for identifier, callback_state in state.callbacks.items():
-        tree, held = split_state(callback_state, f"callback '{identifier}'")
-        callbacks[identifier] = tree
-        if held:
-            tensors[f"callbacks/{identifier}.safetensors"] = held
-    values = {"trainer": state.trainer, "optimizer": state.optimizer_values}
-    tree, held = split_state(values, "the trainer")
-    if held:
-        tensors["trainer.safetensors"] = held
-    encoded = {name: encode_tensors(group) for name, group in tensors.items()}
-    files = {name: data for name, (data, _) in encoded.items()}
-    files["trainer.json"] = _json({**tree, "callbacks": callbacks})
-    files["rank-00000.json"] = _json(state.rank)
-    return files, {name: aliases for name, (_, aliases) in encoded.items() if aliases}
-
-
-def _parts(model: Mapping[str, Tensor], names: set[str] | None) -> dict[str, Tensor]:
-    if names is None:
-        return dict(model)
-    return {key: tensor for key, tensor in model.items() if key.split(".", 1)[0] in names}
-
-
-def _json(tree: Any) -> bytes:
-    return json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
-
-from torch import Tensor
 
 from noether.core.protocols import Progress
 from noether.core.providers.metric_property import MetricPropertyProvider
@@ -17,6 +15,7 @@ from noether.core.writers.append_only import AppendOnlyFile
 from noether.core.writers.errors import MissingMetricError
 from noether.core.writers.metrics_file import MetricsFile
 from noether.core.writers.nonscalar import encode_nonscalar, own_nonscalar
+from noether.core.writers.round import Round
 from noether.core.writers.scalar import own_scalar, read_scalars
 from noether.core.writers.summary import MetricSummary
 from noether.errors import TrainingError
@@ -29,13 +28,18 @@ class LogWriter:
     boundary comes, and then all of them are read in one copy. A key that is added twice in a round keeps its
     last value.
 
-    What is read back (`current`, `keys`, `current_metrics`) is the round so far. Within `prefixed`, keys are
-    relative to the prefix for reading and writing alike.
+    What is read back (`current`, `keys`, `current_metrics`) is the round so far. A view from `below` has a prefix: keys
+    are relative to it, for reading and writing alike.
 
     Args:
         metrics_file: Where the lines go; None on ranks that do not write.
         metric_property_provider: Knows which metrics have a best value; without it `best_metrics` stays
             empty.
+
+    Attributes:
+        prefix: What this view puts before every key; empty for the run's own writer.
+        round: What was added since the last line.
+        on_written: Called after a line was written; this is how a tracker feed hears of it.
     """
 
     def __init__(
@@ -44,16 +48,11 @@ class LogWriter:
         metric_property_provider: MetricPropertyProvider | None = None,
     ) -> None:
         self.metrics_file = metrics_file
+        self.prefix = ""
+        self.round = Round()
         self.on_written: list[Callable[[], object]] = []
-        """Called after a line was written; this is how a tracker feed hears of it."""
         self._summary = MetricSummary(metric_property_provider)
         self._nonscalars_file = _beside(metrics_file)
-        self._prefix = ""
-        self._round: dict[str, float | Tensor] = {}
-        self._nonscalars: dict[str, Any] = {}
-        self.has_round = False
-        """Whether something was added since the last line; an attribute, because the loop asks at every update."""
-        self._printed: dict[str, tuple[logging.Logger, str]] = {}
 
     @property
     def final_metrics(self) -> dict[str, float]:
@@ -81,12 +80,13 @@ class LogWriter:
         """
         if not isinstance(key, str) or not key:
             raise TrainingError(f"the key of a metric must be a non-empty string, found {key!r}")
-        if self._prefix:
-            key = self._prefix + key
-        self._round[key] = value if type(value) is float else own_scalar(key, value)
-        self.has_round = True
+        if self.prefix:
+            key = self.prefix + key
+        added = self.round
+        added.scalars[key] = value if type(value) is float else own_scalar(key, value)
+        added.has_values = True
         if logger is not None:
-            self._printed[key] = (logger, format_str or ".6g")
+            added.printed[key] = (logger, format_str or ".6g")
 
     def add_nonscalar(self, key: str, value: Any) -> None:
         """Add an array, a histogram or a table to this round; it goes to `nonscalars.jsonl`.
@@ -100,18 +100,17 @@ class LogWriter:
         """
         if not isinstance(key, str) or not key:
             raise TrainingError(f"the key of a non-scalar must be a non-empty string, found {key!r}")
-        self._nonscalars[self._prefix + key] = own_nonscalar(key, value)
-        self.has_round = True
+        self.round.nonscalars[self.prefix + key] = own_nonscalar(key, value)
+        self.round.has_values = True
 
-    @contextmanager
-    def prefixed(self, prefix: str) -> Iterator[None]:
-        """Put `prefix` before every key that is added or read inside, as the children of an EMA do; nests."""
-        outer = self._prefix
-        self._prefix = outer + prefix
-        try:
-            yield
-        finally:
-            self._prefix = outer
+    def below(self, prefix: str) -> LogWriter:
+        """Return a view of this writer that puts `prefix` before every key it adds or reads.
+
+        A nested callback is given one, so that it need not know that it is nested: `ema=0.999/`.
+        """
+        view = copy.copy(self)
+        view.prefix = self.prefix + prefix
+        return view
 
     def current(self, key: str) -> float:
         """Return a metric of this round; waits for the device if it is a tensor there.
@@ -119,14 +118,15 @@ class LogWriter:
         Raises:
             MissingMetricError: A `KeyError` that lists the keys of this round.
         """
-        if self._prefix + key not in self._round:
+        scalars = self.round.scalars
+        if self.prefix + key not in scalars:
             raise MissingMetricError(key, self.keys())
-        read_scalars(self._round)
-        return float(self._round[self._prefix + key])
+        read_scalars(scalars)
+        return float(scalars[self.prefix + key])
 
     def keys(self) -> list[str]:
         """Return the keys of this round below the prefix, in the order in which they were added."""
-        return [key.removeprefix(self._prefix) for key in self._round if key.startswith(self._prefix)]
+        return [key.removeprefix(self.prefix) for key in self.round.scalars if key.startswith(self.prefix)]
 
     def current_metrics(self) -> dict[str, float]:
         """Return all metrics of this round below the prefix; waits for the device where tensors are there."""
@@ -138,12 +138,12 @@ class LogWriter:
         Raises:
             StorageError: If the disk is full or refuses; the round is kept.
         """
-        if not self.has_round:
+        if not self.round.has_values:
             return
-        read_scalars(self._round)
-        metrics: dict[str, float] = self._round  # type: ignore[assignment]  # no tensors are left
+        read_scalars(self.round.scalars)
+        metrics: dict[str, float] = self.round.scalars  # type: ignore[assignment]  # no tensors are left
         self._write(update_counter, metrics)
-        for key, (logger, format_str) in self._printed.items():
+        for key, (logger, format_str) in self.round.printed.items():
             logger.info("%s: %s", key, format(metrics[key], format_str))
         self._summary.add(metrics)
         self.discard()
@@ -152,10 +152,7 @@ class LogWriter:
 
     def discard(self) -> None:
         """Forget this round, because it was interrupted and will be repeated."""
-        self._round = {}
-        self._nonscalars = {}
-        self.has_round = False
-        self._printed = {}
+        self.round.clear()
 
     def state_dict(self) -> dict[str, int]:
         """Make sure that all lines are on the disk, and return how long the files are at this state.
@@ -194,7 +191,7 @@ class LogWriter:
     def _write(self, at: Progress, metrics: dict[str, float]) -> None:
         now = time.time()
         if self._nonscalars_file is not None:
-            for key, value in self._nonscalars.items():
+            for key, value in self.round.nonscalars.items():
                 line = encode_nonscalar(at, now, key, value)
                 self._nonscalars_file.append(line)
         if self.metrics_file is not None and metrics:

@@ -9,6 +9,8 @@ from typing import Any
 
 FORMAT = 1
 NAME = "manifest.json"
+WEIGHTS = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +27,33 @@ class FileRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class NamedStep:
+    """What a name such as `best_model.loss.test.total` stands for.
+
+    Attributes:
+        update: The step.
+        weights: The file in it that holds the weights meant.
+    """
+
+    update: int
+    weights: str = WEIGHTS
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a committed step is: counters, files, and where it came from."""
+    """What a committed step is: counters, files, and where it came from.
+
+    Attributes:
+        names: All names of the run as of this step, so that the newest step knows them all; no pointer file can be
+            stale. `latest` and `E1_U50_S3200` are not among them: they follow from the steps.
+    """
 
     epoch: int
     update: int
     sample: int
     files: dict[str, FileRecord]
     aliases: dict[str, dict[str, str]] = field(default_factory=dict)
-    tags: list[str] = field(default_factory=list)
+    names: dict[str, NamedStep] = field(default_factory=dict)
     world_size: int = 1
     spec_sha256: str = ""
     parent: str | None = None
@@ -67,7 +87,8 @@ class Manifest:
         if body["format"] != FORMAT:
             raise ValueError(f"the manifest has format {body['format']}; this version reads {FORMAT}")
         files = {name: FileRecord(**record) for name, record in body.pop("files").items()}
-        return cls(files=files, **body)
+        names = {name: NamedStep(**named) for name, named in body.pop("names").items()}
+        return cls(files=files, names=names, **body)
 
 
 def _digest(body: dict[str, Any]) -> str:

@@ -26,6 +26,12 @@ def step_name(update: int) -> str:
     return f"{_PREFIX}{update:012d}"
 
 
+def update_of(step: Path) -> int:
+    """Return the update of a step folder from its name; -1 where the name is no step's."""
+    number = step.name.removeprefix(_PREFIX)
+    return int(number) if number.isdecimal() else -1
+
+
 def list_steps(checkpoints: Path) -> list[Path]:
     """Return the committed step folders, oldest first."""
     if not checkpoints.is_dir():
@@ -81,24 +87,11 @@ def _put_in_place(finished: Path, target: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _move_aside(folder: Path) -> None:
+def move_aside(folder: Path) -> None:
     """Take a folder out of the steps in one rename, then delete it; a leftover is swept later."""
     trash = folder.with_name(f".trash-{folder.name}-{secrets.token_hex(4)}")
     folder.rename(trash)
     shutil.rmtree(trash, ignore_errors=True)
-
-
-def prune_steps(checkpoints: Path, keep_last: int) -> None:
-    """Remove all but the newest `keep_last` steps, at least one.
-
-    Raises:
-        StorageError: The disk refused; no step is half removed.
-    """
-    for folder in list_steps(checkpoints)[: -max(keep_last, 1)]:
-        try:
-            _move_aside(folder)
-        except OSError as error:
-            raise storage_error(error, folder) from error
 
 
 def sweep_leftovers(checkpoints: Path) -> None:
@@ -116,21 +109,43 @@ def sweep_leftovers(checkpoints: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def read_manifest(folder: Path) -> Manifest:
+    """Return the manifest of a step, checked against its own hash; no other file is looked at.
+
+    Raises:
+        CheckpointError: It is missing or damaged.
+    """
+    try:
+        return Manifest.decode((folder / NAME).read_bytes())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"the checkpoint {folder} is damaged: {error}") from error
+
+
+def read_file(folder: Path, manifest: Manifest, name: str) -> bytes:
+    """Return one file of a step, every byte checked against its hash.
+
+    Raises:
+        CheckpointError: The step has no such file, or it is missing, changed, or not where a manifest may point.
+    """
+    if name not in manifest.files:
+        raise CheckpointError(f"the checkpoint {folder} holds no {name}, it has {', '.join(sorted(manifest.files))}")
+    try:
+        data = (folder / _inside(name)).read_bytes()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint {folder} is damaged: {error}") from error
+    if FileRecord.of(data) != manifest.files[name]:
+        raise CheckpointError(f"the checkpoint {folder} is damaged: {name} is not what was saved")
+    return data
+
+
 def read_step(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
-    """Return the manifest of a step and its files by name, every byte checked against its hash.
+    """Return the manifest of a step and all its files by name, every byte checked against its hash.
 
     Raises:
         CheckpointError: Something is missing, changed, or not where a manifest may point.
     """
-    try:
-        manifest = Manifest.decode((folder / NAME).read_bytes())
-        files = {name: (folder / _inside(name)).read_bytes() for name in manifest.files}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"the checkpoint {folder} is damaged: {error}") from error
-    for name, record in manifest.files.items():
-        if FileRecord.of(files[name]) != record:
-            raise CheckpointError(f"the checkpoint {folder} is damaged: {name} is not what was saved")
-    return manifest, files
+    manifest = read_manifest(folder)
+    return manifest, {name: read_file(folder, manifest, name) for name in manifest.files}
 
 
 def _inside(name: str) -> str:

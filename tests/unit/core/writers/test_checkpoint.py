@@ -14,7 +14,7 @@ from torch import Tensor
 
 from noether.core.providers.path import PathProvider
 from noether.core.writers.checkpoint import CheckpointWriter, StepState
-from noether.core.writers.manifest import Manifest
+from noether.core.writers.manifest import Manifest, NamedStep
 from noether.core.writers.state_tree import join_state
 from noether.core.writers.step_folder import read_step
 from noether.core.writers.tensor_file import decode_tensors
@@ -55,7 +55,7 @@ def weights(writer: CheckpointWriter) -> dict[str, Tensor]:
 
 
 def test_asking_writes_nothing_until_the_boundary(writer: CheckpointWriter) -> None:
-    writer.save("latest")
+    writer.save()
     assert writer.steps == []
     writer.commit(state())
     assert [step.name for step in writer.steps] == ["step-000000000006"]
@@ -108,10 +108,10 @@ def test_requests_of_one_boundary_are_one_step_that_has_all_they_asked_for(write
         writer,
         state(),
         {"tag": "best_model.loss", "save_optim": False, "model_names": ["encoder"]},
-        {"tag": "latest", "save_weights": False},
-        {"tag": "latest"},
+        {"tag": "last", "save_weights": False},
+        {"tag": "last"},
     )
-    assert manifest.tags == ["best_model.loss", "latest"]
+    assert manifest.names == {"best_model.loss": NamedStep(6), "last": NamedStep(6)}
     assert manifest.resumable
     assert set(weights(writer)) == {"encoder.weight", "decoder.weight"}
 
@@ -153,9 +153,8 @@ def test_a_step_names_the_one_before_it(writer: CheckpointWriter) -> None:
 def test_saving_an_update_again_loses_nothing_of_its_first_save(writer: CheckpointWriter) -> None:
     save(writer, state(), {"tag": "best_model.loss"})
     manifest = save(writer, state(), {"tag": "last", "save_optim": False})
-    assert manifest.tags == ["best_model.loss", "last"]
+    assert manifest.names == {"best_model.loss": NamedStep(6), "last": NamedStep(6)}
     assert manifest.resumable
-    assert save(writer, state(8), {"tag": "last"}).tags == ["last"]
 
 
 def test_a_full_disk_is_a_storage_error_and_older_steps_stay(
@@ -178,3 +177,97 @@ def test_sweeping_removes_what_an_interrupted_save_left(writer: CheckpointWriter
     leftover.mkdir(parents=True)
     writer.sweep()
     assert not leftover.exists()
+
+
+# Names
+
+
+def test_a_name_moves_to_the_newest_step_that_asked_for_it_and_later_steps_know_it(writer: CheckpointWriter) -> None:
+    save(writer, state(2), {"tag": "best_model.loss"})
+    assert save(writer, state(4)).names == {"best_model.loss": NamedStep(2)}
+    assert save(writer, state(6), {"tag": "best_model.loss"}).names == {"best_model.loss": NamedStep(6)}
+
+
+def test_a_further_name_stays_when_the_first_one_moves_on(writer: CheckpointWriter) -> None:
+    save(writer, state(2), {"tag": "best_model.loss"})
+    writer.name("best_model.loss.tolerance=5", of="best_model.loss")
+    names = save(writer, state(4), {"tag": "best_model.loss"}).names
+    assert names == {"best_model.loss": NamedStep(4), "best_model.loss.tolerance=5": NamedStep(2)}
+
+
+def test_a_name_that_is_only_asked_for_so_far_can_be_named_further(writer: CheckpointWriter) -> None:
+    writer.save("best_model.loss")
+    writer.name("best_model.loss.tolerance=5", of="best_model.loss")
+    assert set(save(writer, state(2)).names) == {"best_model.loss", "best_model.loss.tolerance=5"}
+
+
+def test_naming_a_step_that_only_another_run_has_is_told_and_names_nothing(
+    writer: CheckpointWriter, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer.name("best_model.loss.tolerance=5", of="best_model.loss")
+    assert "no checkpoint of this run is named best_model.loss, so none" in caplog.text
+    assert save(writer, state(2)).names == {}
+
+
+def test_named_steps_stay_and_partial_saves_push_out_none_that_a_run_can_go_on_from(writer: CheckpointWriter) -> None:
+    writer.keep_last = 2
+    save(writer, state(1), {"tag": "best_model.loss", "save_optim": False})
+    for update in (2, 3, 4):
+        save(writer, state(update))
+    for update in (5, 6, 7):
+        save(writer, state(update), {"save_optim": False})
+    assert [read_step(step)[0].update for step in writer.steps] == [1, 3, 4, 6, 7]
+
+
+# Frozen parameters and files of callbacks
+
+
+def test_frozen_weights_are_left_out_where_asked_for_and_such_a_save_is_not_resumable(writer: CheckpointWriter) -> None:
+    manifest = save(writer, state(frozen={"decoder.weight"}), {"save_frozen_weights": False})
+    assert set(weights(writer)) == {"encoder.weight"}
+    assert not manifest.resumable
+
+
+class Ema:
+    """Owns files, as far as a checkpoint writer is concerned."""
+
+    id = "ema"
+
+
+FILES = {"ema": {"0.9": {"encoder.weight": torch.ones(2)}}}
+
+
+def test_a_whole_save_holds_the_files_of_all_callbacks_and_a_partial_one_those_asked_for(
+    writer: CheckpointWriter,
+) -> None:
+    assert "callbacks/ema/0.9.safetensors" in save(writer, state(2, callback_files=FILES)).files
+    partial = save(writer, state(4, callback_files=FILES), {"save_optim": False})
+    assert "callbacks/ema/0.9.safetensors" not in partial.files
+    writer.save_files("ema")
+    asked = read_step(writer.commit(state(6, callback_files=FILES)))[0]
+    assert "callbacks/ema/0.9.safetensors" in asked.files
+    assert "model.safetensors" not in asked.files
+    assert not asked.resumable
+
+
+def test_a_view_saves_the_weights_that_it_stands_for_under_a_name(writer: CheckpointWriter) -> None:
+    view = writer.standing_for(Ema(), "0.9")
+    view.save("best_model.ema=0.9.loss")
+    manifest = read_step(writer.commit(state(callback_files=FILES)))[0]
+    assert manifest.names == {"best_model.ema=0.9.loss": NamedStep(6, "callbacks/ema/0.9.safetensors")}
+    assert "callbacks/ema/0.9.safetensors" in manifest.files
+
+
+def test_a_view_saves_nothing_without_a_name_of_its_own(writer: CheckpointWriter) -> None:
+    view = writer.standing_for(Ema(), "0.9")
+    with pytest.raises(TrainingError, match="'ema' saves them itself"):
+        view.save()
+
+
+def test_a_checkpoint_is_refused_while_the_model_holds_other_weights(writer: CheckpointWriter) -> None:
+    with writer.refusing("the weights are averages of 'ema'"):
+        with pytest.raises(TrainingError, match="asked for while the weights are averages of 'ema'"):
+            writer.save()
+        writer.standing_for(Ema(), "0.9").save("best_model.ema=0.9.loss")
+    writer.save()
+    assert writer.pending is not None and writer.pending.is_whole

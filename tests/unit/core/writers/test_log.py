@@ -142,14 +142,14 @@ def test_a_metric_of_an_earlier_round_is_missing(writer):
 
 def test_children_write_and_read_below_their_prefix(writer):
     writer.add_scalar("loss", 1.0)
-    with writer.prefixed("ema=0.999/"):
-        with pytest.raises(MissingMetricError):
-            writer.current("loss")  # the live model's, not the averaged one's
-        writer.add_scalar("loss", 0.5)
-        with writer.prefixed("best=loss/"):
-            writer.add_scalar("loss", 0.25)
-        assert writer.current("loss") == 0.5
-        assert writer.keys() == ["loss", "best=loss/loss"]
+    child = writer.below("ema=0.999/")
+    with pytest.raises(MissingMetricError):
+        child.current("loss")  # the live model's, not the averaged one's
+    child.add_scalar("loss", 0.5)
+    child.below("best=loss/").add_scalar("loss", 0.25)
+    assert child.current("loss") == 0.5
+    assert child.keys() == ["loss", "best=loss/loss"]
+    assert writer.current("loss") == 1.0
     writer.flush(counter_at(1))
     assert lines(writer)[0]["metrics"] == {
         "loss": 1.0,
@@ -158,11 +158,13 @@ def test_children_write_and_read_below_their_prefix(writer):
     }
 
 
-def test_the_prefix_ends_also_when_a_child_raises(writer):
-    with pytest.raises(RuntimeError), writer.prefixed("ema=0.9/"):
-        raise RuntimeError
-    writer.add_scalar("loss", 1.0)
-    assert writer.keys() == ["loss"]
+def test_a_view_belongs_to_the_round_of_its_writer(writer):
+    child = writer.below("ema=0.9/")
+    child.add_scalar("loss", 1.0)
+    writer.flush(counter_at(1))
+    child.add_scalar("loss", 2.0)
+    assert writer.keys() == ["ema=0.9/loss"]
+    assert child.keys() == ["loss"]
 
 
 def test_a_logger_prints_the_formatted_value_at_the_boundary(writer, caplog):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.core.writers.manifest import FORMAT, FileRecord, Manifest
+from noether.core.writers.manifest import FORMAT, FileRecord, Manifest, NamedStep
 
 names = st.text(min_size=1, max_size=8)
 counts = st.integers(0, 10**12)
@@ -21,12 +21,12 @@ manifests = st.builds(
     sample=counts,
     files=st.dictionaries(names, st.binary(max_size=4).map(FileRecord.of), max_size=3),
     aliases=st.dictionaries(names, st.dictionaries(names, names, max_size=2), max_size=2),
-    tags=st.lists(names, max_size=3),
+    names=st.dictionaries(names, st.builds(NamedStep, counts, names), max_size=3),
     spec_sha256=names,
     parent=st.none() | names,
     resumable=st.booleans(),
 )
-EXAMPLE = Manifest(1, 6, 24, {"model.safetensors": FileRecord.of(b"weights")}, tags=["last"])
+EXAMPLE = Manifest(1, 6, 24, {"model.safetensors": FileRecord.of(b"weights")}, names={"last": NamedStep(6)})
 
 
 @given(manifests)
@@ -68,5 +68,5 @@ def test_a_step_is_named_by_its_counters() -> None:
 
 
 def test_a_manifest_says_nothing_of_time_or_place() -> None:
-    again = Manifest(1, 6, 24, {"model.safetensors": FileRecord.of(b"weights")}, tags=["last"])
+    again = Manifest(1, 6, 24, {"model.safetensors": FileRecord.of(b"weights")}, names={"last": NamedStep(6)})
     assert again.encode() == EXAMPLE.encode()

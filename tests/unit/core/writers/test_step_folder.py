@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noether.core.writers.manifest import FileRecord, Manifest
+from noether.core.writers.retention import prune_steps
 from noether.core.writers.step_folder import (
     commit_step,
     list_steps,
-    prune_steps,
     read_step,
     step_name,
     sweep_leftovers,
@@ -211,14 +211,14 @@ def test_pruning_keeps_the_newest(tmp_path_factory: pytest.TempPathFactory, upda
     folder = tmp_path_factory.mktemp("checkpoints")
     for update in updates:
         (folder / step_name(update)).mkdir()
-    prune_steps(folder, keep_last)
+    prune_steps(folder, keep_last=keep_last)
     kept = sorted(updates)[-max(keep_last, 1) :]
     assert [path.name for path in sorted(folder.iterdir())] == [step_name(update) for update in kept]
 
 
 def test_a_disk_that_refuses_to_prune_is_a_storage_error(folder: Path, full_disk: Failing) -> None:
     with full_disk(1), pytest.raises(StorageError, match="step-000000000010"):
-        prune_steps(folder, 1)
+        prune_steps(folder, keep_last=1)
     assert content(folder) == {"10": "weights 10", "20": "weights 20"}
 
 
