@@ -15,6 +15,7 @@ from noether.kernel.implementation import Implementation, NextDue, call_order
 from noether.kernel.participant import Participant
 from noether.kernel.plan import HookCall, Timers
 from noether.kernel.registration import Registration
+from noether.kernel.stops import OnStop
 
 _MANY = "several hook implementations cannot work:"
 
@@ -90,12 +91,18 @@ class Dispatch:
         return hashlib.sha256(json.dumps(table).encode()).hexdigest()
 
 
-def compile_dispatch(participants: Sequence[Participant], *, timers: Timers | None = None) -> Dispatch:
+def compile_dispatch(
+    participants: Sequence[Participant], *, timers: Timers | None = None, on_stop: OnStop | None = None
+) -> Dispatch:
     """Check and compile the hooks of a run.
+
+    Where an implementation raises `EarlyStopIteration`, the others of its hook are called nevertheless.
 
     Args:
         participants: Components in the order of the spec and run plugins in the order of their use.
         timers: Where to count calls and seconds by (hook, id); without it, no clock is read.
+        on_stop: Told at the end of a hook why training is to end: the first reason and who gave it. Without it, the
+            hook raises the `EarlyStopIteration` then.
 
     Raises:
         PluginError: Two participants share an id, a hook has no such argument, a method almost has the name
@@ -106,7 +113,7 @@ def compile_dispatch(participants: Sequence[Participant], *, timers: Timers | No
     if problems:
         raise PluginError(problems[0] if len(problems) == 1 else "\n  - ".join([_MANY, *problems]))
     implementations = [found for discovery in discoveries for found in discovery.implementations]
-    return Dispatch(Registration(sorted(implementations, key=call_order), timers))
+    return Dispatch(Registration(sorted(implementations, key=call_order), timers, on_stop))
 
 
 def _shared_ids(participants: Sequence[Participant]) -> list[str]:

@@ -8,13 +8,15 @@ from typing import Any
 
 import pluggy
 
+from noether.core.utils.training.early_stop import EarlyStopIteration
 from noether.kernel import hookspecs
 from noether.kernel.generated import define
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.implementation import Implementation
 from noether.kernel.markers import PROJECT
 from noether.kernel.notes import add_first_note, add_note
-from noether.kernel.plan import HookCall, Timers, compile_plan, header, timed
+from noether.kernel.plan import HookCall, Timers, compile_plan, counter_of, header, timed
+from noether.kernel.stops import KeptStops, OnStop, going_on
 
 
 class _Handle:
@@ -24,9 +26,9 @@ class _Handle:
     and it passes no keyword-only argument, while the adapter of a handle takes the arguments of the hookspec.
     """
 
-    def __init__(self, implementation: Implementation, timers: Timers | None) -> None:
+    def __init__(self, implementation: Implementation, timers: Timers | None, stops: KeptStops) -> None:
         self.implementation = implementation
-        setattr(self, implementation.hook, _adapter(implementation, timers))
+        setattr(self, implementation.hook, _adapter(implementation, timers, stops))
 
 
 class Registration(pluggy.PluginManager):
@@ -35,16 +37,21 @@ class Registration(pluggy.PluginManager):
     Args:
         ordered: The implementations, first called first.
         timers: As in `compile_plan`; a wrapper's own time is not measured.
+        on_stop: As in `compile_plan`.
     """
 
-    def __init__(self, ordered: Sequence[Implementation], timers: Timers | None = None) -> None:
+    def __init__(
+        self, ordered: Sequence[Implementation], timers: Timers | None = None, on_stop: OnStop | None = None
+    ) -> None:
         super().__init__(PROJECT)
         self.add_hookspecs(hookspecs)
         self._timers = timers
+        self._on_stop = on_stop
+        self._stops = KeptStops(on_stop)
         # pluggy calls the last registered first. The groups are decided already: its own order for `trylast`
         # is the reverse of the others'.
         for implementation in reversed(ordered):
-            self.register(_Handle(implementation, timers))
+            self.register(_Handle(implementation, timers, self._stops))
 
     def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
         """Return the options of a handle's one hook; asked by pluggy for each of its attributes."""
@@ -70,31 +77,39 @@ class Registration(pluggy.PluginManager):
         if not called:
             return None
         if not any(found.wraps for found in called):
-            return compile_plan(hook, called, self._timers)
+            return compile_plan(hook, called, self._timers, self._on_stop)
         handles = [handle for handle in self.get_plugins() if handle.implementation in due]
-        return _by_name(hook, self.subset_hook_caller(hook, handles))
+        return _by_name(hook, self.subset_hook_caller(hook, handles), self._stops)
 
 
-def _by_name(hook: str, caller: Callable[..., Any]) -> HookCall:
-    """Return a caller that takes arguments by position too, which pluggy's does not."""
-    passed = ", ".join(f"{name}={name}" for name in HOOKS[hook])
-    return define(hook, [header(hook), f"    return _call({passed})"], {"_call": caller})
+def _by_name(hook: str, caller: Callable[..., Any], stops: KeptStops) -> HookCall:
+    """Return a caller that takes arguments by position too, which pluggy's does not, and tells a stop in the end."""
+    passed = ", ".join(["_caller", *(f"{name}={name}" for name in HOOKS[hook])])
+    return define(hook, [header(hook), f"    return _call({passed})"], {"_call": stops.call, "_caller": caller})
 
 
-def _adapter(implementation: Implementation, timers: Timers | None) -> Callable[..., Any]:
+def _adapter(implementation: Implementation, timers: Timers | None, stops: KeptStops) -> Callable[..., Any]:
     """Return a function with the hookspec's parameters that calls an implementation with what it names."""
     hook = implementation.hook
-    counter = "update_counter" if "update_counter" in HOOKS[hook] else "None"
-    scope: dict[str, Any] = {"_call": implementation.function, "_implementation": implementation}
+    counter = counter_of(hook)
+    keep = f"_keep(_stop, _implementation, {counter})"
+    scope: dict[str, Any] = {
+        "_call": implementation.function,
+        "_implementation": implementation,
+        "_EarlyStopIteration": EarlyStopIteration,
+        "_keep": stops.keep,
+    }
+    lines = [header(hook), "    try:"]
     if implementation.wraps:
-        scope["_add_note"] = add_first_note
-        body = [f"return (yield from _call({implementation.binding.source}))"]
+        scope |= {"_add_note": add_first_note, "_going_on": going_on}
+        wrapper = f"_call({implementation.binding.source})"
+        lines.append(f"        return (yield from _going_on({wrapper}, lambda _stop: {keep}))")
     else:
         scope |= {"_add_note": add_note, "_clock": perf_counter}
         if timers is not None:
             scope["_timer"] = timers.setdefault((hook, implementation.participant.id), [0, 0.0])
-        body = timed(f"_result = _call({implementation.binding.source})", "_timer", timers)
-        body.append("return _result")
-    lines = [header(hook), "    try:", *(f"        {line}" for line in body)]
+        call = timed(f"_result = _call({implementation.binding.source})", "_timer", timers)
+        lines += [f"        {line}" for line in (*call, "return _result")]
+        lines += ["    except _EarlyStopIteration as _stop:", f"        {keep}"]
     lines += ["    except Exception as _error:", f"        _add_note(_error, _implementation, {counter})"]
     return define(hook, [*lines, "        raise"], scope)

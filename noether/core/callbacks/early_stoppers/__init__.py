@@ -1,0 +1,11 @@
+"""Callbacks that end training before its limit."""
+
+from noether.core.callbacks.early_stoppers.fixed import FixedEarlyStopperCallback, FixedEarlyStopperCallbackConfig
+from noether.core.callbacks.early_stoppers.metric import MetricEarlyStopperCallback, MetricEarlyStopperCallbackConfig
+
+__all__ = [
+    "FixedEarlyStopperCallback",
+    "FixedEarlyStopperCallbackConfig",
+    "MetricEarlyStopperCallback",
+    "MetricEarlyStopperCallbackConfig",
+]
