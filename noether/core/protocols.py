@@ -38,15 +38,24 @@ class StepResult(Protocol):
 
 
 class RunningTrainer(Protocol):
-    """The members of a trainer that a callback may use."""
+    """The members of a trainer that a callback may use.
+
+    `applied` says whether the update that a `track_…` hook follows was applied, where only the device knows it: a 0-dim
+    tensor there, 1.0 or 0.0. It is None where the host knows; then those hooks are called for applied updates only.
+    Before the last accumulation step of an update it says whether that step's loss is finite.
+    """
 
     config: Any
     device: torch.device
     update_counter: Any
     last_loss: Tensor | None
+    applied: Tensor | None
     precision: Any
     seconds: dict[str, float]
     batch_size: int
+    path_provider: Any
+    data_container: Any
+    callbacks: Any
 
     def train_step(self, batch: dict[str, Tensor], model: torch.nn.Module) -> StepResult:
         """Run the forward pass and the loss on one batch."""
@@ -62,3 +71,6 @@ class RunningTrainer(Protocol):
 
     def request_stop(self, reason: str) -> None:
         """End training at the next boundary, with a checkpoint."""
+
+    def restore_state(self, model: Any, step: Any, state: Any) -> None:
+        """Go on from the state of a saved step, which was read whole."""

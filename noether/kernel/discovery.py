@@ -101,6 +101,8 @@ class Discovery:
 def _candidates(participant: Participant) -> Iterator[tuple[str, Any]]:
     """Yield the attributes that claim to be hooks, as they stand in the class; no property is evaluated."""
     for name in dir(participant.instance):
+        if name in participant.without:
+            continue
         static = inspect.getattr_static(participant.instance, name, None)
         by_name = name in HOOKS and not participant.is_plugin and static is not None
         if implementation_options(static) is not None or (by_name and not is_inherited_no_op(static)):

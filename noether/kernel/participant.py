@@ -18,6 +18,7 @@ class Participant:
         instance: The callback, or the module or object of a run plugin.
         distribution: Name of the distribution that it comes from; empty for project code.
         version: Version of that distribution.
+        without: Hooks that somebody else calls on it, such as the callback that owns it.
         is_plugin: Whether it is a run plugin, whose hooks are those marked with `@noether.hookimpl`.
     """
 
@@ -27,6 +28,7 @@ class Participant:
     distribution: str = ""
     version: str = ""
     is_plugin: bool = False
+    without: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         """Name it as errors do: `callback 'ema'`, `plugin 'hello'`."""

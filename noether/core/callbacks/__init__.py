@@ -1,14 +1,40 @@
 """Callbacks: the base classes and those that need no more of a trainer than its protocol."""
 
 from noether.core.callbacks.base import CallbackBase, CallBackBaseConfig
+from noether.core.callbacks.checkpoint.best import BestCheckpointCallback, BestCheckpointCallbackConfig
+from noether.core.callbacks.checkpoint.ema import EmaCallback, EmaCallbackConfig
 from noether.core.callbacks.checkpoint.interval import CheckpointCallback, CheckpointCallbackConfig
+from noether.core.callbacks.early_stoppers import (
+    FixedEarlyStopperCallback,
+    FixedEarlyStopperCallbackConfig,
+    MetricEarlyStopperCallback,
+    MetricEarlyStopperCallbackConfig,
+)
+from noether.core.callbacks.online import (
+    BestMetricCallback,
+    BestMetricCallbackConfig,
+    TrackAdditionalOutputsCallback,
+    TrackAdditionalOutputsCallbackConfig,
+)
 from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
 
 __all__ = [
+    "BestCheckpointCallback",
+    "BestCheckpointCallbackConfig",
+    "BestMetricCallback",
+    "BestMetricCallbackConfig",
     "CallBackBaseConfig",
     "CallbackBase",
     "CheckpointCallback",
     "CheckpointCallbackConfig",
+    "EmaCallback",
+    "EmaCallbackConfig",
+    "FixedEarlyStopperCallback",
+    "FixedEarlyStopperCallbackConfig",
+    "MetricEarlyStopperCallback",
+    "MetricEarlyStopperCallbackConfig",
     "PeriodicCallback",
     "PeriodicDataIteratorCallback",
+    "TrackAdditionalOutputsCallback",
+    "TrackAdditionalOutputsCallbackConfig",
 ]

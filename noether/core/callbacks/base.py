@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
 
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
@@ -17,7 +20,11 @@ from noether.core.writers.checkpoint import CheckpointWriter
 from noether.core.writers.log import LogWriter
 from noether.data.container import DataContainer
 from noether.kernel.component import Component
+from noether.kernel.hookspecs import HOOKS
 from noether.kernel.markers import inherited_no_op
+
+if TYPE_CHECKING:
+    from noether.core.callbacks.nested import NestedCallbacks
 
 __all__ = ["CallBackBaseConfig", "CallbackBase"]
 
@@ -45,10 +52,12 @@ class CallbackBase:
             random generators. They are put back after it then, so that training does not change; that costs about
             100 µs an update. After all other hooks they are put back anyway.
         saves_checkpoints: Whether it asks for a checkpoint whenever its interval fires; `noether plan` counts them.
+        passes_on: The hooks that it calls on the callbacks it owns; the run calls the others on them.
     """
 
     draws_every_update: ClassVar[bool] = False
     saves_checkpoints: ClassVar[bool] = False
+    passes_on: ClassVar[frozenset[str]] = frozenset(HOOKS)
 
     def __init__(
         self,
@@ -113,12 +122,23 @@ class CallbackBase:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take back what `state_dict` returned."""
 
+    def state_files(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """Return large state as files of tensors, by name: the step holds `callbacks/<id>/<name>.safetensors`.
+
+        They are read back in `resume_from_checkpoint`. A partial save holds them only where they were asked for.
+        """
+        return {}
+
     def resume_from_checkpoint(self, resumption_paths: PathProvider, model: ModelBase) -> None:
         """Read state that this callback keeps in files of its own."""
 
     def get_children(self) -> list[CallbackBase]:
         """Return the callbacks that this one owns and whose data the run's stream has to deliver."""
         return []
+
+    def nested(self) -> Sequence[NestedCallbacks]:
+        """Return all callbacks that this one owns, in sets; they get ids below its own, and state in the checkpoint."""
+        return ()
 
     def close(self) -> None:
         """Release what is open; called exactly once, however training ended."""

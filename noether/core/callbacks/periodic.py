@@ -144,6 +144,10 @@ class PeriodicCallback(CallbackBase):
         positional = [arguments[name] for name in binding.positional]
         self.periodic_callback(*positional, **{name: arguments[name] for name in binding.keywords if name in arguments})
 
+    def is_due(self, update_counter: UpdateCounter, hook: Literal["update", "epoch"]) -> bool:
+        """Whether this callback acts in the round of `after_update`, or of `after_epoch`, that is under way."""
+        return fires(self.intervals, update_counter, hook) is not None
+
     def next_due_update(self, update_counter: UpdateCounter) -> int:
         """Return the next update at which this callback acts; the loop skips it until then."""
         return self.intervals.next_due_update(
@@ -227,18 +231,26 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
             key: Key in the data container; None for its first data set.
             properties: Load only these properties of a sample.
             max_size: Use only the first samples, at most this many.
+
+        Raises:
+            DataError: There is no such data set, it is empty, or it lacks a property.
         """
-        config = self.data_container.sampler_config(
-            key,
-            every_n_epochs=self.every_n_epochs,
-            every_n_updates=self.every_n_updates,
-            every_n_samples=self.every_n_samples,
-            batch_size=self.batch_size,
-            properties=properties,
-            max_size=max_size,
-        )
+        try:
+            config = self.data_container.sampler_config(
+                key,
+                every_n_epochs=self.every_n_epochs,
+                every_n_updates=self.every_n_updates,
+                every_n_samples=self.every_n_samples,
+                batch_size=self.batch_size,
+                properties=properties,
+                max_size=max_size,
+            )
+        except DataError as error:
+            error.add_note(f"asked for by callback '{self.id}'")
+            raise
         if not length_of(config.dataset):
-            raise DataError(f"callback '{self.id}' goes through the data set '{key}', which is empty")
+            name = key or self.data_container.keys()[0]
+            raise DataError(f"callback '{self.id}' goes through the data set '{name}', which is empty")
         return config
 
     @property

@@ -211,3 +211,40 @@ class SeesDtype(PeriodicDataIteratorCallback):
 
     def process_results(self, results, **_):
         self.writer.add_scalar("in_bfloat16", results.mean())
+
+
+class Copies(PeriodicCallback):
+    """Copies the weights when it is built, as an average of them does, and logs their sum."""
+
+    def __init__(self, callback_config: CallBackBaseConfig, **kwargs):
+        super().__init__(callback_config, **kwargs)
+        self.sum = sum(float(parameter.detach().sum()) for parameter in self.model.parameters())
+
+    def periodic_callback(self):
+        self.writer.add_scalar("copied", self.sum)
+
+
+class Counts(PeriodicCallback):
+    """Keeps a count, and notes the step that it goes on from."""
+
+    def __init__(self, callback_config: CallBackBaseConfig, **kwargs):
+        super().__init__(callback_config, **kwargs)
+        self.count = 0
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state_dict):
+        self.count = state_dict["count"]
+
+    def resume_from_checkpoint(self, resumption_paths, model):
+        with Path("calls.txt").open("a") as diary:
+            diary.write(f"{self.id} resumes after {self.count} from {resumption_paths.step_path.name}\n")
+
+    def before_training(self, *, update_counter):
+        with Path("calls.txt").open("a") as diary:
+            diary.write(f"{self.id} begins at {update_counter.cur_iteration}\n")
+
+    def periodic_callback(self):
+        self.count += 1
+        self.writer.add_scalar("count", self.count)

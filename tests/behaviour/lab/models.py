@@ -1,4 +1,6 @@
-"""Models of the project: one that knows nothing of Noether, and a composite."""
+"""Models of the project: one that knows nothing of Noether, and composites."""
+
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -6,6 +8,7 @@ from torch import nn
 
 from noether.core.models.base import ModelBase
 from noether.core.models.composite import CompositeModel
+from noether.core.schemas.lib import Discriminated
 from noether.core.schemas.models import ModelBaseConfig
 
 
@@ -35,15 +38,58 @@ class EncoderDecoder(CompositeModel):
     """Two halves, each with an optimizer of its own."""
 
     def __init__(self, model_config: HalfConfig):
-        slow = model_config.model_copy()
         parts = {
-            "encoder": Half(slow, (3, model_config.width)),
-            "decoder": Half(slow, (model_config.width, 2)),
+            "encoder": Half(model_config, (3, model_config.width)),
+            "decoder": Half(model_config, (model_config.width, 2)),
         }
         super().__init__(model_config, parts=parts)
 
     def forward(self, x):
         return {"y": self.decoder(torch.tanh(self.encoder(x)))}
+
+
+class AutoEncoderConfig(ModelBaseConfig):
+    encoder: Annotated[Any, Discriminated("model")] = Field(description="From x to code.")
+    decoder: Annotated[Any, Discriminated("model")] = Field(description="From code to y.")
+
+
+class AutoEncoder(CompositeModel):
+    """Parts that the spec chooses, each with a table of its own."""
+
+    def __init__(self, model_config: AutoEncoderConfig):
+        super().__init__(model_config, parts={"encoder": model_config.encoder, "decoder": model_config.decoder})
+
+    def forward(self, x):
+        return self.decoder(code=self.encoder(x=x)["code"])
+
+
+class PartConfig(ModelBaseConfig):
+    width: int = Field(4, description="Numbers that it returns.")
+
+
+class FixedPartsConfig(ModelBaseConfig):
+    encoder: PartConfig = Field(PartConfig(), description="The first half.")
+    decoder: PartConfig = Field(PartConfig(width=2), description="The second half.")
+
+
+class FixedParts(CompositeModel):
+    """Parts whose classes are decided, with a table of its own for each."""
+
+    def __init__(self, model_config: FixedPartsConfig):
+        encoder, decoder = model_config.encoder, model_config.decoder
+        parts = {"encoder": Half(encoder, (3, encoder.width)), "decoder": Half(decoder, (encoder.width, decoder.width))}
+        super().__init__(model_config, parts=parts)
+
+    def forward(self, x):
+        return {"y": self.decoder(torch.tanh(self.encoder(x)))}
+
+
+class Loose(FixedParts):
+    """Has a weight that belongs to no part."""
+
+    def __init__(self, model_config: FixedPartsConfig):
+        super().__init__(model_config)
+        self.scale = nn.Parameter(torch.ones(()))
 
 
 class Renamed(torch.nn.Linear):

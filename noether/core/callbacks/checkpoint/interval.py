@@ -6,11 +6,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from noether.core.callbacks.checkpoint.model_parts import check_parts, parts_to_save
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
 from noether.core.schemas.callbacks import CallBackBaseConfig
 from noether.core.schemas.metric_facts import MetricFacts
 from noether.core.utils.training.counter import UpdateCounter
-from noether.errors import SpecError
 
 
 class CheckpointCallbackConfig(CallBackBaseConfig):
@@ -21,8 +21,8 @@ class CheckpointCallbackConfig(CallBackBaseConfig):
     save_optim: bool = Field(
         True, description="Whether each save holds the optimizer's state; without it, the save is not the whole state."
     )
-    save_latest_weights: bool = Field(True, description="Whether the newest save also goes by the name `latest`.")
-    save_latest_optim: bool = Field(True, description="The same for the optimizer's state.")
+    save_latest_weights: bool = Field(True, description="Whether the newest save, `latest`, holds the weights.")
+    save_latest_optim: bool = Field(True, description="Whether the newest save holds the optimizer's state.")
     model_names: list[str] | None = Field(
         None, examples=[["encoder"]], description="Parts of a composite model to save; unset: all."
     )
@@ -69,29 +69,21 @@ class CheckpointCallback(PeriodicCallback):
         Raises:
             SpecError: `model_names` names something that the model has not.
         """
-        unknown = set(self.model_names or ()) - self.model.submodels.keys()
-        if unknown:
-            raise SpecError(
-                f"callback '{self.id}': model_names names {sorted(unknown)}, which the model has not",
-                hint=f"its parts are {', '.join(self.model.submodels)}",
-            )
+        check_parts(self.model_names, self.model, callback_id=self.id)
 
     def periodic_callback(self, *, interval_type: IntervalType, update_counter: UpdateCounter, **kwargs: Any) -> None:
         """Ask for a checkpoint of this update."""
         if interval_type != "eval":
-            self._save("latest" if self.save_latest_weights or self.save_latest_optim else None)
+            self._save(None)
 
     def after_training(self, **_: Any) -> None:
         """Ask for the last checkpoint of the run."""
         self._save("last")
 
     def _save(self, tag: str | None) -> None:
-        names = self.model_names
-        if names is not None and set(names) >= self.model.submodels.keys():
-            names = None  # all parts, so the save is a whole one
         self.checkpoint_writer.save(
             tag,
             save_weights=self.save_weights or self.save_latest_weights,
             save_optim=self.save_optim or self.save_latest_optim,
-            model_names=names,
+            model_names=parts_to_save(self.model_names, self.model),
         )

@@ -10,7 +10,13 @@ from noether.data.dataset import length_of
 
 
 class DatasetStatsCallback(OneShotCallback):
-    """Logs `data/{key}/samples` of every data set once, before training."""
+    """Logs `data/{key}/samples` of every data set once, before training.
+
+    ```toml
+    [[trainer.callbacks]]
+    kind = "dataset-stats"
+    ```
+    """
 
     @classmethod
     def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:

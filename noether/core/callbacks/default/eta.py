@@ -14,6 +14,12 @@ from noether.core.utils.training.counter import UpdateCounter
 class EtaCallback(PeriodicCallback):
     """Logs `profiling/updates_per_second` and `profiling/remaining_seconds` of this session.
 
+    ```toml
+    [[trainer.callbacks]]
+    kind = "eta"
+    every_n_updates = 50
+    ```
+
     Args:
         callback_config: The interval.
         **kwargs: What `PeriodicCallback` takes.

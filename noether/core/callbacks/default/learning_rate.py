@@ -10,7 +10,14 @@ from noether.core.schemas.metric_facts import MetricFacts
 
 
 class LearningRateCallback(PeriodicCallback):
-    """Logs the rate that the last update was made with, as `optim/lr`, or `optim/lr/{part}` in a composite."""
+    """Logs the rate that the last update was made with, as `optim/lr`, or `optim/lr/{part}` in a composite.
+
+    ```toml
+    [[trainer.callbacks]]
+    kind = "lr"
+    every_n_updates = 50
+    ```
+    """
 
     @classmethod
     def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:

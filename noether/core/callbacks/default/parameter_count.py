@@ -9,7 +9,13 @@ from noether.core.utils.training.counter import UpdateCounter
 
 
 class ParameterCountCallback(OneShotCallback):
-    """Logs `model/parameters` and `model/trainable_parameters` once, before training."""
+    """Logs `model/parameters` and `model/trainable_parameters` once, before training.
+
+    ```toml
+    [[trainer.callbacks]]
+    kind = "param-count"
+    ```
+    """
 
     @classmethod
     def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:

@@ -16,7 +16,14 @@ _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on
 
 
 class PeakMemoryCallback(PeriodicCallback):
-    """Logs `profiling/peak_memory_gib`: of the device on an accelerator, of the process elsewhere, in GiB."""
+    """Logs `profiling/peak_memory_gib`: of the device on an accelerator, of the process elsewhere, in GiB.
+
+    ```toml
+    [[trainer.callbacks]]
+    kind = "peak-memory"
+    every_n_epochs = 1
+    ```
+    """
 
     @classmethod
     def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:

@@ -36,6 +36,13 @@ class ProgressDisplay(Protocol):
 class ProgressCallback(PeriodicCallback):
     """Shows epoch, update, rate, remaining time and the last losses.
 
+    ```toml
+    [[trainer.callbacks]]
+    kind = "progress"
+    every_n_updates = 10
+    lines = 50
+    ```
+
     Args:
         callback_config: The interval at which it looks; the display decides how often it draws.
         **kwargs: What `PeriodicCallback` takes.

@@ -21,6 +21,12 @@ class TrainingStabilityCallback(PeriodicCallback):
     Keys are `stability/gradient_norm`, `stability/model_norm`, `stability/non_finite_gradients` and
     `stability/grad_scale`; the norms are Euclidean over all trainable parameters.
 
+    ```toml
+    [[trainer.callbacks]]
+    kind = "training-stability"
+    every_n_updates = 50
+    ```
+
     Args:
         callback_config: The interval.
         **kwargs: What `PeriodicCallback` takes.

@@ -16,6 +16,12 @@ class TrainTimeCallback(PeriodicCallback):
     The parts are `data_time`, `forward_time`, `backward_time` and `update_time`. On an accelerator they measure the
     host, which runs ahead of the device. The trainer adds them up anyway, so nothing follows every update for this.
 
+    ```toml
+    [[trainer.callbacks]]
+    kind = "train-time"
+    every_n_updates = 50
+    ```
+
     Args:
         callback_config: The interval.
         **kwargs: What `PeriodicCallback` takes.

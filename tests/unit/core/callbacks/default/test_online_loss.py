@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,9 @@ def test_a_loss_that_is_there_now_and_then_is_averaged_over_its_own_steps(traine
     callback = online_loss(trainer)
     for step, losses in enumerate([{"total": 1.0}, {"total": 3.0, "extra": 5.0}]):
         callback.track_after_accumulation_step(
-            losses={name: torch.tensor(value) for name, value in losses.items()}, accumulation_step=step
+            losses={name: torch.tensor(value) for name, value in losses.items()},
+            accumulation_steps=2,
+            accumulation_step=step,
         )
     callback.periodic_callback(interval_type="update", update_counter=make_counter())
     assert callback.writer.current_metrics() == {"loss/online/total/U3": 2.0, "loss/online/extra/U3": 5.0}
@@ -116,3 +119,52 @@ def test_the_key_names_the_interval(tmp_path: Path) -> None:
     follow(callback, [[1.0]])
     callback.periodic_callback(interval_type="epoch", update_counter=make_counter())
     assert made.log_writer.keys() == ["loss/online/total/E2"]
+
+
+def follow_on_device(
+    callback: OnlineLossCallback, trainer: BaseTrainer, updates: list[tuple[list[float], bool]]
+) -> None:
+    """Follow updates of which only the device knows whether they were applied."""
+    for losses, applied in updates:
+        trainer.applied = torch.tensor(float(applied))
+        follow(callback, [losses])
+    trainer.applied = None
+
+
+@given(st.lists(st.tuples(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=3), st.booleans()), min_size=1))
+def test_updates_that_the_device_has_masked_do_not_count(
+    trainer: BaseTrainer, updates: list[tuple[list[float], bool]]
+) -> None:
+    callback = online_loss(trainer)
+    broken = [(losses if applied else [*losses[:-1], math.nan], applied) for losses, applied in updates]
+    follow_on_device(callback, trainer, [([2.0], True), *broken])
+    flat = [2.0] + [loss for losses, applied in updates if applied for loss in losses]
+    assert logged(callback) == pytest.approx(sum(flat) / len(flat), rel=1e-12, abs=1e-12)
+
+
+def test_an_interval_of_masked_updates_logs_nothing_and_has_no_state(trainer: BaseTrainer) -> None:
+    callback = online_loss(trainer)
+    follow_on_device(callback, trainer, [([math.nan], False), ([1.0, math.inf], False)])
+    assert callback.state_dict() is None
+    callback.periodic_callback(interval_type="update", update_counter=make_counter())
+    assert callback.writer.keys() == []
+
+
+def test_looked_at_and_masked_updates_have_one_mean(trainer: BaseTrainer) -> None:
+    callback = online_loss(trainer)
+    follow(callback, [[1.0]])
+    follow_on_device(callback, trainer, [([3.0], True), ([9.0], False)])
+    second = online_loss(trainer)
+    second.load_state_dict(callback.state_dict() or {})
+    assert logged(callback) == logged(second) == 2.0
+
+
+def test_the_steps_before_a_masked_update_is_known_to_be_one_do_not_count(trainer: BaseTrainer) -> None:
+    callback = online_loss(trainer)
+    arguments: dict[str, Any] = {"update_counter": make_counter(), "batch": {}, "update_outputs": None}
+    for loss in (100.0, 200.0):  # of three; the last one is not finite, so that nobody is told of it
+        callback.track_after_accumulation_step(
+            losses={"total": torch.tensor(loss)}, accumulation_steps=3, accumulation_step=loss == 200.0, **arguments
+        )
+    follow(callback, [[1.0, 2.0, 3.0]])
+    assert logged(callback) == 2.0

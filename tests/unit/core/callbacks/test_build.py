@@ -10,13 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noether.core.callbacks.base import CallbackBase
+from noether.core.callbacks.build import build_callback
 from noether.core.callbacks.default.eta import EtaCallback
+from noether.core.callbacks.ids import name_callbacks
+from noether.core.callbacks.participants import participants_of
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.schemas.callbacks import CallBackBaseConfig, PeriodicDataIteratorCallbackConfig
 from noether.errors import SpecError
 from noether.kernel.component import Component
 from noether.testing import make_callback, make_model, make_trainer
-from noether.training.callback_set import build_callback, participants_of
 
 
 def test_a_callback_is_built_with_its_config_and_what_every_callback_takes(tmp_path: Path) -> None:
@@ -61,7 +63,7 @@ def test_an_abstract_callback_is_refused_with_what_it_lacks(tmp_path: Path) -> N
 
 
 class Bare:
-    """Has what `participants_of` reads of a callback."""
+    """Has what `name_callbacks` reads of a callback."""
 
     component: Component | None = None
 
@@ -73,11 +75,11 @@ class Bare:
 def test_callbacks_without_an_id_get_free_ones(ids: list[str]) -> None:
     given_ids = [id_ for id_ in ids if id_]
     callbacks: Any = [Bare(id_) for id_ in ids]
-    found = [participant.id for participant in participants_of(callbacks)]
+    name_callbacks(callbacks)
+    found = [callback.id for callback in callbacks]
     assert [new for new, old in zip(found, ids, strict=True) if old] == given_ids
     new_ids = [new for new, old in zip(found, ids, strict=True) if not old]
     assert len({*new_ids, *given_ids}) == len(new_ids) + len(set(given_ids))
-    assert [callback.id for callback in callbacks] == found
 
 
 def test_ids_come_from_short_kinds_and_count_up(tmp_path: Path) -> None:

@@ -1,0 +1,284 @@
+"""`ema`: exponential moving averages of the weights, and evaluation on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from noether.core.callbacks.base import CallbackBase
+from noether.core.callbacks.checkpoint.average import Average
+from noether.core.callbacks.checkpoint.averages_file import find_averages, load_averages
+from noether.core.callbacks.checkpoint.flat import FlatParameters
+from noether.core.callbacks.checkpoint.interval import CheckpointCallbackConfig
+from noether.core.callbacks.checkpoint.live_weights import LiveWeights
+from noether.core.callbacks.gradients import without_gradients
+from noether.core.callbacks.nested import NestedCallbacks
+from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
+from noether.core.models.base import ModelBase
+from noether.core.providers.path import PathProvider
+from noether.core.schemas.callbacks import CallBackBaseConfig
+from noether.core.schemas.lib import Discriminated
+from noether.core.schemas.metric_facts import MetricFacts
+from noether.core.utils.training.counter import UpdateCounter
+from noether.kernel.markers import when_due
+
+
+class EmaCallbackConfig(CallBackBaseConfig):
+    """Settings of the `ema` callback."""
+
+    name: Literal["EmaCallback"] = Field("EmaCallback", description="Name of the class.")
+    target_factors: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
+        min_length=1, examples=[[0.999]], description="Weight of the past in each average; one average for each."
+    )
+    model_paths: list[str | None] | None = Field(
+        None, examples=[["encoder"]], description="Parts of the model to average, as weights are named; unset: all."
+    )
+    save_weights: bool = Field(True, description="Whether the averages are saved whenever the interval fires.")
+    save_last_weights: bool = Field(True, description="Whether they are saved at the end of training.")
+    save_latest_weights: bool = Field(
+        False, description="As save_weights: the newest step that holds averages is the latest."
+    )
+    flat_parameters: bool = Field(
+        False, description="Keep all parameters in one buffer, which makes many small ones cheaper to average."
+    )
+    eval_callbacks: list[Annotated[Any, Discriminated(CallBackBaseConfig)]] | None = Field(
+        None,
+        examples=[[{"kind": "offline-loss", "every_n_epochs": 1, "dataset_key": "test"}]],
+        description="Callbacks that see the averaged weights, on intervals of their own, once for each factor.",
+    )
+
+    @field_validator("target_factors")
+    @classmethod
+    def _are_different(cls, factors: list[float]) -> list[float]:
+        if len(set(factors)) < len(factors):
+            raise ValueError(f"each factor must be there once, found {factors}")
+        return factors
+
+    @field_validator("eval_callbacks")
+    @classmethod
+    def _save_nothing(cls, callbacks: list[Any] | None) -> list[Any] | None:
+        if any(isinstance(callback, CheckpointCallbackConfig) for callback in callbacks or []):
+            raise ValueError("a checkpoint callback cannot be nested here: save_weights saves the averages")
+        return callbacks
+
+
+class EmaCallback(PeriodicCallback):
+    """Keeps moving averages of the weights, saves them, and lets other callbacks evaluate them.
+
+    Metrics of its `eval_callbacks` begin with `ema=<factor>/`. Whatever the `save_*` settings, each checkpoint that a
+    run can go on from holds the averages: `callbacks/<id>/<factor>.safetensors`, which loads into the model.
+
+    ```toml
+    [[trainer.callbacks]]
+    kind = "ema"
+    every_n_epochs = 5
+    target_factors = [0.999]
+
+    [[trainer.callbacks.eval_callbacks]]
+    kind = "offline-loss"
+    every_n_epochs = 1
+    dataset_key = "test"
+    ```
+
+    Args:
+        callback_config: Factors, interval of saving, and the callbacks to call on averaged weights.
+        **kwargs: What `PeriodicCallback` takes.
+
+    Attributes:
+        eval_callbacks: The children by factor.
+    """
+
+    passes_on: ClassVar[frozenset[str]] = frozenset(
+        {"before_training", "after_update", "after_epoch", "at_eval", "after_training"}
+    )
+
+    def __init__(self, callback_config: EmaCallbackConfig, **kwargs: Any) -> None:
+        super().__init__(callback_config, **kwargs)
+        self.model_paths: list[str | None] = callback_config.model_paths or [None]
+        self.target_factors = callback_config.target_factors
+        self.save_weights = callback_config.save_weights
+        self.save_last_weights = callback_config.save_last_weights
+        self.save_latest_weights = callback_config.save_latest_weights
+        self._groups = {factor: self._children(factor, kwargs) for factor in self.target_factors}
+        self.eval_callbacks: dict[float, list[CallbackBase]] = {
+            factor: group.members for factor, group in self._groups.items()
+        }
+        self._averages: dict[tuple[str | None, float], Average] = {}
+        self._is_flat = callback_config.flat_parameters
+        self._is_resumed = False
+
+    def _children(self, factor: float, arguments: dict[str, Any]) -> NestedCallbacks:
+        return NestedCallbacks(
+            self.callback_config.eval_callbacks or [],  # type: ignore[attr-defined]  # it is an EmaCallbackConfig
+            {name: value for name, value in arguments.items() if name != "name"},
+            passes_on=self.passes_on,
+            metric_prefix=f"ema={factor}/",
+            id_part=str(factor),
+            checkpoint_writer=self.checkpoint_writer.standing_for(self, str(factor)),
+        )
+
+    @classmethod
+    def produced_metrics(cls, config: EmaCallbackConfig, facts: MetricFacts) -> tuple[str, ...]:
+        """It logs nothing itself."""
+        return ()
+
+    @classmethod
+    def child_metric_prefixes(cls, config: EmaCallbackConfig) -> tuple[str, ...]:
+        """Return a prefix for each factor."""
+        return tuple(f"ema={factor}/" for factor in config.target_factors)
+
+    def nested(self) -> Sequence[NestedCallbacks]:
+        """Return the children of each factor."""
+        return [group for group in self._groups.values() if group.members]
+
+    def get_children(self) -> list[CallbackBase]:
+        """Return all children: their data comes through the run's stream."""
+        return [member for group in self._groups.values() for member in group.members]
+
+    # The averages
+
+    @property
+    def averages(self) -> dict[tuple[str | None, float], Average]:
+        """The averages by path and factor; they begin with the weights as they are when this is first asked for."""
+        if not self._averages:
+            self._begin()
+        return self._averages
+
+    def _begin(self) -> None:
+        """Let the averages begin with the weights as they are."""
+        self._averages = {}
+        for path in self.model_paths:
+            live = LiveWeights(self.model, path)
+            flat = FlatParameters(list(live.parameters.values())) if self._is_flat else None
+            self._averages |= {(path, factor): Average(live, factor, flat) for factor in self.target_factors}
+
+    def _of(self, factor: float) -> list[Average]:
+        return [average for (_, of), average in self.averages.items() if of == factor]
+
+    def apply_ema(self, cur_model: torch.nn.Module, model_path: str | None, target_factor: float) -> None:
+        """Follow one update with one average, in place and in a few calls for all of its tensors.
+
+        Args:
+            cur_model: The model of the run, whose weights the average knows already.
+            model_path: One of `model_paths`.
+            target_factor: One of `target_factors`.
+        """
+        self.averages[model_path, target_factor].update(self.trainer.applied)
+
+    def track_after_update_step(self, **_: Any) -> None:
+        """Follow the update with every average."""
+        applied = self.trainer.applied
+        for average in self.averages.values():
+            average.update(applied)
+
+    @contextmanager
+    def averaged(self, factor: float, *, exchange: bool = True) -> Iterator[None]:
+        """Let the model have averaged weights inside; no checkpoint of it can be asked for there.
+
+        Args:
+            factor: Which average.
+            exchange: See `Average.in_place_of_live`.
+        """
+        reason = f"the model has the weights that '{self.id}' has averaged"
+        with self.checkpoint_writer.refusing(reason), ExitStack() as stack:
+            for average in self._of(factor):
+                stack.enter_context(average.in_place_of_live(exchange=exchange))
+            yield
+
+    # State
+
+    def state_files(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """Return the averages, a file for each factor."""
+        return {str(factor): self._state(factor) for factor in self.target_factors}
+
+    def _state(self, factor: float) -> dict[str, Tensor]:
+        return {name: tensor for average in self._of(factor) for name, tensor in average.state().items()}
+
+    def resume_from_checkpoint(self, resumption_paths: PathProvider, model: ModelBase) -> None:
+        """Take the averages from the step that training continues from, or from the next best place.
+
+        That is the newest step that holds any, then the one named `last`, then the weights as they are.
+        """
+        self._begin()  # the weights are those of the checkpoint by now
+        self._is_resumed = True
+        for factor in self.target_factors:
+            found = find_averages(resumption_paths, self.id, str(factor))
+            if found is None:
+                self.logger.warning("'%s' finds no averages of factor %s and begins with the weights", self.id, factor)
+            else:
+                load_averages(self._state(factor), *found)
+
+    # Hooks
+
+    def before_training(self, **kwargs: Any) -> None:
+        """Begin with the weights as they are, unless averages were resumed; children see the live weights."""
+        if not self._is_resumed:
+            self._begin()
+        self._pass_on("before_training", kwargs)
+
+    @when_due
+    @without_gradients
+    def after_epoch(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
+        """Save where the epoch interval fires; call the children that are due, on averaged weights."""
+        super().after_epoch(update_counter, **kwargs)
+        self._evaluate("epoch", {"update_counter": update_counter, **kwargs})
+
+    @when_due
+    @without_gradients
+    def after_update(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
+        """Save where the update or the sample interval fires; call the children that are due, on averaged weights."""
+        super().after_update(update_counter, **kwargs)
+        self._evaluate("update", {"update_counter": update_counter, **kwargs})
+
+    @without_gradients
+    def at_eval(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
+        """Call all children, on averaged weights."""
+        super().at_eval(update_counter, **kwargs)
+        arguments = {"update_counter": update_counter, **kwargs}
+        for factor, group in self._groups.items():
+            if group.members:
+                with self.averaged(factor, exchange=self._may_exchange(arguments)):
+                    group.call("at_eval", arguments)
+
+    def periodic_callback(self, *, interval_type: IntervalType, update_counter: UpdateCounter, **_: Any) -> None:
+        """Ask for a save of the averages."""
+        if interval_type != "eval" and (self.save_weights or self.save_latest_weights):
+            self.checkpoint_writer.save_files(self.id)
+
+    def after_training(self, **kwargs: Any) -> None:
+        """Ask for a last save; children see the live weights."""
+        if self.save_last_weights:
+            self.checkpoint_writer.save_files(self.id)
+        self._pass_on("after_training", kwargs)
+
+    def _pass_on(self, hook: str, arguments: Mapping[str, Any]) -> None:
+        for group in self._groups.values():
+            group.call(hook, arguments)
+
+    def _evaluate(self, hook: Literal["update", "epoch"], arguments: Mapping[str, Any]) -> None:
+        for factor, group in self._groups.items():
+            if group.is_due(arguments["update_counter"], hook):
+                with self.averaged(factor, exchange=self._may_exchange(arguments)):
+                    group.call(f"after_{hook}", arguments)
+
+    def _may_exchange(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether storages may be exchanged: a model that is wrapped or compiled may hold on to its own."""
+        return arguments.get("trainer_model") is self.model
+
+    # When
+
+    def is_due(self, update_counter: UpdateCounter, hook: Literal["update", "epoch"]) -> bool:
+        """Whether it, or any of its children, acts in this round."""
+        return super().is_due(update_counter, hook) or any(
+            group.is_due(update_counter, hook) for group in self._groups.values()
+        )
+
+    def next_due_update(self, update_counter: UpdateCounter) -> int:
+        """Return the next update at which it or one of its children acts."""
+        own = super().next_due_update(update_counter)
+        return min([own, *(group.next_due_update(update_counter) for group in self._groups.values())])

@@ -1,0 +1,133 @@
+"""`best-metric`: what other metrics were when one was at its best, as early stopping would have kept them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from noether.core.callbacks.best_value import BestValue
+from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
+from noether.core.schemas.callbacks import CallBackBaseConfig
+from noether.core.schemas.metric_facts import MetricFacts
+
+
+class BestMetricCallbackConfig(CallBackBaseConfig):
+    """Settings of the `best-metric` callback."""
+
+    name: Literal["BestMetricCallback"] = Field("BestMetricCallback", description="Name of the class.")
+    source_metric_key: str = Field(
+        min_length=1, examples=["loss/val/total"], description="The metric whose best value is followed."
+    )
+    target_metric_keys: list[str] | None = Field(
+        None, examples=[["loss/test/total"]], description="Metrics to log as they were at the best of the source."
+    )
+    optional_target_metric_keys: list[str] | None = Field(
+        None,
+        examples=[["accuracy/test/label"]],
+        description="The same for metrics that may be missing in a round, and are left out then.",
+    )
+    higher_is_better: bool | None = Field(
+        None, description="Whether a higher source is a better one; unset: what its key says."
+    )
+
+    @model_validator(mode="after")
+    def _has_a_target(self) -> BestMetricCallbackConfig:
+        if not self.target_metric_keys and not self.optional_target_metric_keys:
+            raise ValueError(
+                'this callback has nothing to log: name a target, as in target_metric_keys = ["loss/test/total"]'
+            )
+        return self
+
+
+class BestMetricCallback(PeriodicCallback):
+    """Logs the targets of the best round of the source so far, as `{target}/at_best/{source}`.
+
+    Only a strictly better finite value is a new best. In all other rounds the values of the best one are repeated, so
+    that the curves stay flat; before the first best there is nothing to log. An optional target that was not logged in
+    the best round has no value until the next best. An evaluation outside of training is no part of its history: it
+    neither changes the best nor logs anything.
+
+    ```toml
+    [[trainer.callbacks]]
+    kind = "best-metric"
+    every_n_epochs = 1
+    source_metric_key = "loss/val/total"
+    target_metric_keys = ["loss/test/total"]
+    ```
+
+    Args:
+        callback_config: Interval, source and targets.
+        **kwargs: What `PeriodicCallback` takes.
+
+    Attributes:
+        higher_is_better: Whether a higher source is a better one.
+
+    Raises:
+        UnknownDirectionError: Neither the config nor the key of the source says which way it gets better.
+    """
+
+    def __init__(self, callback_config: BestMetricCallbackConfig, **kwargs: Any) -> None:
+        super().__init__(callback_config, **kwargs)
+        self.source_metric_key = callback_config.source_metric_key
+        self.target_metric_keys = list(callback_config.target_metric_keys or [])
+        self.optional_target_metric_keys = list(callback_config.optional_target_metric_keys or [])
+        self.higher_is_better = callback_config.higher_is_better
+        if self.higher_is_better is None:
+            self.higher_is_better = self.metric_property_provider.higher_is_better(self.source_metric_key)
+        self._best = BestValue(higher_is_better=self.higher_is_better)
+        self._at_best: dict[str, float] = {}
+
+    @classmethod
+    def produced_metrics(cls, config: BestMetricCallbackConfig, facts: MetricFacts) -> tuple[str, ...]:
+        """Return the keys that it logs."""
+        targets = dict.fromkeys((config.target_metric_keys or []) + (config.optional_target_metric_keys or []))
+        return tuple(f"{target}/at_best/{config.source_metric_key}" for target in targets)
+
+    @classmethod
+    def consumed_metrics(cls, config: BestMetricCallbackConfig) -> tuple[str, ...]:
+        """Return the source and the targets that have to be there."""
+        return tuple(dict.fromkeys((config.source_metric_key, *(config.target_metric_keys or ()))))
+
+    @classmethod
+    def compared_metrics(cls, config: BestMetricCallbackConfig) -> tuple[str, ...]:
+        """Return the source, unless the config says which way it gets better; targets are never compared."""
+        return (config.source_metric_key,) if config.higher_is_better is None else ()
+
+    @property
+    def best_metric_value(self) -> float:
+        """The best value of the source; before the first one the worst there is, an infinity."""
+        if self._best.value is None:
+            return -math.inf if self.higher_is_better else math.inf
+        return self._best.value
+
+    def periodic_callback(self, *, interval_type: IntervalType = "epoch", **_: Any) -> None:
+        """Compare the source with its best, and log the targets of the best round.
+
+        Raises:
+            MissingMetricError: A `KeyError`: the source or a target was not logged in this round.
+        """
+        if interval_type == "eval":
+            return
+        source, targets = self.writer.current(self.source_metric_key), self._targets()
+        if self._best.offer(source):
+            self._at_best = targets
+        for target, value in self._at_best.items():
+            self.writer.add_scalar(f"{target}/at_best/{self.source_metric_key}", value)
+
+    def _targets(self) -> dict[str, float]:
+        present = set(self.writer.keys())
+        optional = [key for key in self.optional_target_metric_keys if key in present]
+        return {key: self.writer.current(key) for key in (*self.target_metric_keys, *optional)}
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return the best value and the targets of its round; None before the first best."""
+        if self._best.value is None:
+            return None
+        return {"best": self._best.value, "at_best": dict(self._at_best)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a best value of before."""
+        self._best.value = state_dict["best"]
+        self._at_best = dict(state_dict["at_best"])

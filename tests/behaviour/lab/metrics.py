@@ -1,0 +1,58 @@
+"""Callbacks that log what they are told to, or remember, or see, so that tests can tell."""
+
+import multiprocessing
+
+from pydantic import Field
+
+from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
+from noether.core.schemas.callbacks import CallBackBaseConfig
+
+
+class TellsConfig(CallBackBaseConfig):
+    key: str = Field("loss/told", description="The metric.")
+    values: list[float] = Field(description="Its values, one for each update.")
+
+
+class Tells(PeriodicCallback):
+    """Logs a metric as its story goes."""
+
+    def __init__(self, callback_config: TellsConfig, **kwargs):
+        super().__init__(callback_config, **kwargs)
+        self.key, self.values = callback_config.key, callback_config.values
+
+    @classmethod
+    def produced_metrics(cls, config, facts):
+        return (config.key,)
+
+    def periodic_callback(self, *, update_counter):
+        self.writer.add_scalar(self.key, self.values[update_counter.update - 1])
+
+
+class Counts(PeriodicCallback):
+    """Counts its calls."""
+
+    calls = 0
+
+    def periodic_callback(self):
+        self.calls += 1
+
+    def state_dict(self):
+        return {"calls": self.calls}
+
+
+class WorkerIds(PeriodicCallback):
+    """Logs which processes the run has started, as one number."""
+
+    def periodic_callback(self):
+        self.writer.add_scalar("workers", sum(process.pid for process in multiprocessing.active_children()))
+
+
+class Chokes(PeriodicDataIteratorCallback):
+    """Raises at the first batch that it is given at update 3."""
+
+    def process_data(self, batch, *, trainer_model):
+        if self.trainer.update_counter.update == 3:
+            raise ZeroDivisionError("the batch was too large to swallow")
+
+    def process_results(self, results, **_):
+        pass
