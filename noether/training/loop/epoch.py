@@ -53,6 +53,7 @@ class TrainingLoop:
         self.seconds: dict[str, float] = defaultdict(float, trainer.seconds)
         trainer.seconds = self.seconds
         self.update = trainer.step_function
+        self.guard = trainer.finite_guard
         self.moves_batches = trainer.device.type != "cpu"
 
     @torch.no_grad()
@@ -63,7 +64,8 @@ class TrainingLoop:
         """
         trainer, rounds, counter = self.trainer, self.rounds, self.trainer.update_counter
         log_writer, checkpoint_writer = trainer.log_writer, trainer.checkpoint_writer
-        guard, signals = trainer.finite_guard, trainer.signals
+        logged, saves = log_writer.round, checkpoint_writer.queue
+        guard, signals = self.guard, trainer.signals
         samples, updates_per_epoch = counter.effective_batch_size, counter.updates_per_epoch
         steps, end_update = trainer.accumulation_steps, counter.end_update
         ends = counter.is_finished or trainer.stop_reason is not None
@@ -88,17 +90,19 @@ class TrainingLoop:
             if signals.received is not None:
                 trainer.request_stop(signals.name)
             ends = counter.update >= end_update or trainer.stop_reason is not None
-            if log_writer.has_round:
+            if logged.has_values:
+                rounds.read_flags()
                 log_writer.flush(counter)
-            if checkpoint_writer.pending is not None and not ends:
+            if saves.pending is not None and not ends:
                 rounds.commit()
+        rounds.read_flags()
 
     def _accumulate(self, steps: int) -> dict[str, float]:
         """Do the accumulation steps of one update; return the seconds of its parts, if anybody wants them.
 
         Loops stand where comprehensions would read better: a comprehension is a call, and this runs at every update.
         """
-        trainer, track_step, seconds = self.trainer, self.track_step, self.seconds
+        trainer, guard, track_step, seconds = self.trainer, self.guard, self.track_step, self.seconds
         times: dict[str, float] = {"data_time": 0.0}
         for step in range(steps):
             started = perf_counter()
@@ -108,7 +112,7 @@ class TrainingLoop:
             if self.moves_batches:
                 batch = trainer.to_device(batch)
             losses, outputs, watches = self.update(batch, self.dist_model, self.model, steps, step)
-            trainer.last_loss = losses["total"]
+            trainer.last_loss, trainer.applied = losses["total"], guard.applied
             # A trainer with an `update` of its own may have other watches, or may not have started them.
             stepped = watches["forward_time"].started_at if "forward_time" in watches else started
             data_time = stepped - started if stepped > started else 0.0
@@ -120,6 +124,6 @@ class TrainingLoop:
                 for part in watches:
                     elapsed = watches[part].elapsed_seconds
                     times[part] = times[part] + elapsed if step else elapsed
-            if track_step is not None and not trainer.finite_guard.was_skipped:
+            if track_step is not None and not guard.was_skipped:
                 track_step(trainer.update_counter, batch, losses, outputs, steps, step)
         return times

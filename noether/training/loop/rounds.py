@@ -43,6 +43,7 @@ class Rounds:
         self.trainer = trainer
         self.model = model
         self.counter: UpdateCounter = trainer.update_counter
+        self.guard = trainer.finite_guard
         self.log_writer: LogWriter = trainer.log_writer
         self.checkpoint_writer: CheckpointWriter = trainer.checkpoint_writer
         self.dispatch = dispatch
@@ -57,6 +58,8 @@ class Rounds:
         """Run the hooks of the update that was just counted, and of its epoch where it was the last of one."""
         counter, dispatch = self.counter, self.dispatch
         is_due = counter.update >= self.due
+        if is_due:
+            self.read_flags()
         update_hooks = dispatch.after_update if is_due else dispatch.after_update_always
         epoch_hooks = dispatch.after_epoch if is_due else dispatch.after_epoch_always
         if update_hooks is not None or (epoch_hooks is not None and counter.is_full_epoch):
@@ -68,6 +71,15 @@ class Rounds:
         if is_due:
             self.due = dispatch.next_due_update(counter)
 
+    def read_flags(self) -> None:
+        """Learn which updates were masked, where only the device knows; before anything is measured, logged or saved.
+
+        Raises:
+            NonFiniteError: One too many was.
+        """
+        if self.guard.waiting:
+            self.trainer.give_up_if_not_finite()
+
     def at_eval(self) -> None:
         """Run what evaluates, once, outside of any schedule."""
         if self.dispatch.at_eval is not None:
@@ -76,6 +88,7 @@ class Rounds:
 
     def commit(self) -> None:
         """Write the metrics of this boundary, then the checkpoint that was asked for."""
+        self.read_flags()
         self.log_writer.flush(self.counter)
         if self.checkpoint_writer.pending is not None:
             folder = self.checkpoint_writer.commit(self.trainer.capture_state(self.model))

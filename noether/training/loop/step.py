@@ -14,6 +14,7 @@ from noether.core.optim.model_optimizer import ModelOptimizer
 from noether.core.utils.common.stopwatch import Stopwatch
 from noether.core.utils.training.counter import UpdateCounter
 from noether.training.loop.finite import FiniteGuard
+from noether.training.loop.masking import step_masked
 from noether.training.loop.precision import Precision
 from noether.training.trainers.types import TrainerResult
 
@@ -50,6 +51,7 @@ class UpdateStep:
         self.before_optimizer_step: Callable[..., Any] | None = None
         self._model: ModelBase | None = None
         self._optimizers: list[ModelOptimizer] = []
+        self._torch_optimizers: list[torch.optim.Optimizer] = []
         self._parameters: list[torch.nn.Parameter] = []
         # Used again at every step: the loop reads them before the next one, and building them would cost more.
         self.forward_time, self.backward_time, self.update_time = Stopwatch(), Stopwatch(), Stopwatch()
@@ -110,6 +112,8 @@ class UpdateStep:
         self._model = model
         self._optimizers = list(model.optimizers().values())
         self._parameters = [parameter for optimizer in self._optimizers for parameter in optimizer.parameters]
+        self._torch_optimizers = [optimizer.torch_optimizer for optimizer in self._optimizers]
+        self.guard.adopt(self._torch_optimizers)
 
     def _apply(self, model: ModelBase, loss: Tensor) -> None:
         """Clip and apply the gradients where they are finite, and release them in any case."""
@@ -123,10 +127,12 @@ class UpdateStep:
         if self.before_optimizer_step is not None:
             self.before_optimizer_step(self.update_counter, model)
         gradients = [p.grad for p in self._parameters if p.grad is not None]
-        # Overflows are how a scaler finds its scale, and no failure until there is nothing left to scale down.
-        overflows_are_normal = scaler is not None and scaler.get_scale() > 1.0
-        if self.guard.admits(loss, gradients, tolerated=overflows_are_normal):
-            model.optimizer_step(scaler)
+        guard = self.guard
+        if guard.admits(loss, gradients, scaler):
+            if guard.mask is None:
+                model.optimizer_step(scaler)
+            else:
+                step_masked(model, self._torch_optimizers, guard.mask)
         if scaler is not None and gradients:
             scaler.update()
         model.optimizer_zero_grad()
