@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from noether.core.initializers.base import InitializerBase
 from noether.core.models.base import ModelBase
 from noether.core.models.build import build_model, infer_sizes
 from noether.core.providers.path import PathProvider
@@ -71,9 +72,26 @@ def assemble(spec: RunSpec, paths: PathProvider, device: torch.device, trackers:
         )
     trainer.checkpoint_writer.keep_last = spec.checkpoints.keep_last
     trainer.checkpoint_writer.spec_sha256 = hashlib.sha256(resolved.encode()).hexdigest()
-    if spec.initializer is not None:
-        component_of(spec.initializer).target(spec.initializer).initialize(trainer, model)
+    _initialize(spec, trainer, model)
     return Run(paths.run_id, paths.run_path, spec, resolved, data, model, trainer)
+
+
+def _initialize(spec: RunSpec, trainer: BaseTrainer, model: ModelBase) -> None:
+    """Load the weights that `[initializer]` names; one that continues a run is left to the trainer for later."""
+    if spec.initializer is None:
+        return
+    with construction_of(spec.initializer):
+        initializer: InitializerBase = component_of(spec.initializer).target(spec.initializer)
+    if not initializer.continues_a_run:
+        initializer.initialize(trainer, model)
+    elif trainer.initializer is None:
+        trainer.initializer = initializer
+    else:
+        raise SpecError(
+            f"[initializer] continues a run ('{spec.initializer.kind}'), and trainer.initializer "
+            f"('{spec.trainer.initializer.kind}') would change what it continues with",
+            hint="remove one of them",
+        )
 
 
 def build_trackers(spec: RunSpec) -> list[BaseTracker]:

@@ -21,6 +21,41 @@ class _ToStdout(logging.StreamHandler):  # type: ignore[type-arg]  # only generi
         super().emit(record)
 
 
+class _Keeps(logging.Handler):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@contextmanager
+def kept_for_console() -> Iterator[list[logging.LogRecord]]:
+    """Keep what is said while a run is built, for the log of its folder, which does not exist yet.
+
+    Where the run cannot be built, what was said goes where logging sends it without a run.
+    """
+    level, propagate = LOGGER.level, LOGGER.propagate
+    keeps = _Keeps()
+    LOGGER.addHandler(keeps)
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False
+    built = False
+    try:
+        yield keeps.records
+        built = True
+    finally:
+        LOGGER.removeHandler(keeps)
+        LOGGER.setLevel(level)
+        LOGGER.propagate = propagate
+        for record in keeps.records if not built else ():
+            if LOGGER.isEnabledFor(record.levelno):
+                LOGGER.handle(record)
+
+
 @contextmanager
 def console(log_path: Path, *, quiet: bool) -> Iterator[None]:
     """Let the run's messages through to stdout and to a file; leave logging as it was found.

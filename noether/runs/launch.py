@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from noether.core.providers.path import PathProvider
-from noether.core.schemas.lib import component_of
 from noether.core.trackers.base import RunDescription
 from noether.core.utils.secrets import mask, masked_traceback
 from noether.errors import NoetherError, StorageError
@@ -21,14 +20,14 @@ from noether.kernel.participant import Participant
 from noether.kernel.registry import use_registry
 from noether.runs.assemble import Run, assemble, build_trackers
 from noether.runs.configured import configured
-from noether.runs.console import console
+from noether.runs.console import console, kept_for_console
 from noether.runs.expect import check_expectations
 from noether.runs.folder import RunFolder
 from noether.runs.outcome import Outcome
 from noether.runs.process_state import device_of, process_state
 from noether.runs.run_id import checked_run_id, new_run_id
 from noether.runs.tracking import Tracking, flattened
-from noether.spec.configs import configs_in
+from noether.spec.configs import components_in
 from noether.spec.load import LoadedSpec, load_spec
 from noether.spec.resolve import resolved_tables
 from noether.training.loop.signals import StoppedBySignal
@@ -88,10 +87,11 @@ class _Execution:
         self.folder = RunFolder(paths)
 
     def run(self) -> Outcome:
-        trackers = build_trackers(self.loaded.spec)
-        run = assemble(self.loaded.spec, self.paths, device_of(self.loaded.spec.device), trackers)
-        run.trainer.plugins, run.trainer.run = self.plugins, run
-        run.trainer.prepare(run.model)
+        with kept_for_console() as said:
+            trackers = build_trackers(self.loaded.spec)
+            run = assemble(self.loaded.spec, self.paths, device_of(self.loaded.spec.device), trackers)
+            run.trainer.plugins, run.trainer.run = self.plugins, run
+            run.trainer.prepare(run.model)
         self.folder.create()
         self.folder.write_spec(self.loaded.source_text, run.resolved)
         self.folder.write_run({"spec_sha256": run.trainer.checkpoint_writer.spec_sha256})
@@ -100,6 +100,8 @@ class _Execution:
             _LOG.info("run %s in %s", run.run_id, run.run_dir)
             for note in self.loaded.notes:
                 _LOG.info("note: %s", note)
+            for record in said:
+                logging.getLogger(record.name).handle(record)
             tracking = Tracking(trackers, self.paths, self._description(run))
             tracking.start()
             outcome = self._outcome(run, self._train(run, tracking))
@@ -107,7 +109,7 @@ class _Execution:
             return outcome
 
     def _description(self, run: Run) -> RunDescription:
-        parts: list[Component | Participant] = [component_of(config) for _, config in configs_in(run.spec)]
+        parts: list[Component | Participant] = [component for _, component in components_in(run.spec)]
         parts += self.plugins
         foreign = {part.distribution: part.version for part in parts if part.distribution != BUILT_IN}
         foreign.pop("", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from noether.core.providers.path import PathProvider
@@ -31,8 +32,8 @@ def rehearsal(loaded: LoadedSpec, plugins: Iterable[str] = (), *, extras: Iterab
     with use_registry(loaded.registry), TemporaryDirectory(prefix="noether-") as folder:
         participants = configured(spec, plugins)
         with process_state(spec):
-            paths = PathProvider(folder, spec.name)
-            paths.run_path.mkdir()
+            paths = PathProvider(spec.output, spec.name)  # an initializer may take weights of another run there
+            paths.run_path = Path(folder)
             run = assemble(spec, paths, device_of(spec.device), trackers=[])
             run.trainer.plugins, run.trainer.run = [*participants, *extras], run
             run.trainer.prepare(run.model)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
@@ -14,12 +16,25 @@ __all__ = ["InitializerBase", "InitializerConfig"]
 class InitializerBase(ABC):
     """Base class of initializers.
 
+    A spec names one as `[initializer]` or as `initializer` under `[trainer]`; both mean the same.
+
     Args:
         initializer_config: Where to take the state from.
+
+    Attributes:
+        continues_a_run: Whether it restores more than weights. Such a one is called when optimizers and callbacks are
+            built; any other one before, so that callbacks which copy the weights copy the right ones.
     """
+
+    continues_a_run: ClassVar[bool] = False
 
     def __init__(self, initializer_config: InitializerConfig) -> None:
         self.initializer_config = initializer_config
+
+    @property
+    def logger(self) -> logging.Logger:
+        """Logger of this initializer's class."""
+        return logging.getLogger(f"noether.initializers.{type(self).__name__}")
 
     @abstractmethod
     def initialize(self, trainer: RunningTrainer, model: ModelBase) -> None:

@@ -1,4 +1,4 @@
-"""Callbacks that need a trainer's step."""
+"""Callbacks that evaluate the model on a whole data set, with the step of the trainer."""
 
 from noether.training.callbacks.offline_loss import OfflineLossCallback, OfflineLossCallbackConfig
 from noether.training.callbacks.offline_metrics import OfflineMetricsCallback, OfflineMetricsCallbackConfig

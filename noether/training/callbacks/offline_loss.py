@@ -18,7 +18,7 @@ class OfflineLossCallbackConfig(PeriodicDataIteratorCallbackConfig):
     """Settings of the `offline-loss` callback."""
 
     output_patterns: list[str] = Field(
-        [], examples=[["*pressure*"]], description="Also average additional outputs whose name contains one of these."
+        [], examples=[["pressure"]], description="Also average additional outputs whose name contains one of these."
     )
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from noether.core.callbacks.base import CallbackBase
+from noether.core.callbacks.nested import family
 from noether.core.models.base import ModelBase
 from noether.core.utils.training.counter import UpdateCounter
-from noether.core.writers.checkpoint import StepState
+from noether.core.writers.step_state import StepState
 
 
 def capture_step(
@@ -19,6 +21,7 @@ def capture_step(
     counter: UpdateCounter,
     trainer_state: Mapping[str, Any],
     data_state: Mapping[str, Tensor],
+    callbacks: Sequence[CallbackBase],
 ) -> StepState:
     """Return everything that a checkpoint holds, taken at one moment.
 
@@ -27,6 +30,7 @@ def capture_step(
         counter: Where the run stands.
         trainer_state: The trainer's `state_dict`, the states of its callbacks under `callbacks`.
         data_state: What the transforms learnt from the training set.
+        callbacks: The run's callbacks, for what they keep in files of their own.
     """
     optimizers = model.optimizers()
     tensors = {
@@ -45,11 +49,13 @@ def capture_step(
         callbacks=trainer_state["callbacks"],
         data=data_state,
         rank=capture_rng(),
+        frozen=frozenset(name for name, parameter in model.named_parameters() if not parameter.requires_grad),
+        callback_files={member.id: files for member in family(callbacks) if (files := member.state_files())},
     )
 
 
 def capture_rng() -> dict[str, Any]:
-    """Return the global generators of this process, in a form that JSON holds."""
+    """Return the global generators of this process, in a form that JSON holds; `restore_rng` takes it back."""
     import numpy as np
 
     version, numbers, gauss = random.getstate()
@@ -63,3 +69,21 @@ def capture_rng() -> dict[str, Any]:
     if torch.cuda.is_available():
         state["cuda"] = [generator.numpy().tobytes().hex() for generator in torch.cuda.get_rng_state_all()]
     return state
+
+
+def restore_rng(state: Mapping[str, Any]) -> None:
+    """Put the global generators of this process where `capture_rng` found them; those of devices that it has."""
+    import numpy as np
+
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(_generator_state(state["torch"]))
+    if torch.cuda.is_available():
+        for device, text in zip(range(torch.cuda.device_count()), state.get("cuda", ()), strict=False):
+            torch.cuda.set_rng_state(_generator_state(text), device)
+
+
+def _generator_state(text: str) -> Tensor:
+    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)

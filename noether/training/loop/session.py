@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from noether.core.callbacks.base import CallbackBase
-from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
+from noether.core.callbacks.iterating import iterator_callbacks
+from noether.core.callbacks.nested import family
+from noether.core.callbacks.participants import participants_of
 from noether.core.models.base import ModelBase
 from noether.data.randomness import preserved_rng
 from noether.kernel.dispatch import Dispatch, compile_dispatch
-from noether.training.callback_set import participants_of
 from noether.training.loop.epoch import TrainingLoop
 from noether.training.loop.rounds import Rounds
 
@@ -32,14 +33,16 @@ def train(trainer: BaseTrainer, model: ModelBase) -> None:
     dispatch = _dispatch(trainer)
     trainer.step.adopt(model)
     with _running(trainer):
-        dist_model = trainer.wrap_model(model).train()
-        loader = trainer.get_data_loader(iterator_callbacks(trainer.callbacks), trainer.batch_size)
-        loop = TrainingLoop(trainer, model, dist_model, dispatch, iter(loader))
         trainer.checkpoint_writer.sweep()
-        with preserved_rng():
+        with preserved_rng():  # those of a resumed run stand where they have to by now
+            dist_model = trainer.wrap_model(model).train()
+            loader = trainer.get_data_loader(iterator_callbacks(trainer.callbacks), trainer.batch_size)
+            loop = TrainingLoop(trainer, model, dist_model, dispatch, iter(loader))
             trainer.call_before_training(trainer.callbacks)
         loop.rounds.commit()
         loop.run()
+        if trainer.stop_reason is not None:
+            trainer.logger.info("training ends at %s: %s", trainer.update_counter.cur_iteration, trainer.stop_reason)
         if trainer.signals.received is None or trainer.update_counter.is_finished:
             try:
                 with preserved_rng():
@@ -66,12 +69,6 @@ def evaluate(trainer: BaseTrainer, model: ModelBase) -> None:
     model.train(was_training)
 
 
-def iterator_callbacks(callbacks: Sequence[CallbackBase]) -> list[PeriodicDataIteratorCallback]:
-    """Return those that go through data sets, children included, in the order of their calls."""
-    family = [member for callback in callbacks for member in (callback, *callback.get_children())]
-    return [callback for callback in family if isinstance(callback, PeriodicDataIteratorCallback)]
-
-
 def build_callbacks(trainer: BaseTrainer, model: ModelBase) -> list[CallbackBase]:
     """Build all callbacks; what their constructors draw from the generators is put back."""
     with preserved_rng():
@@ -85,7 +82,10 @@ def compile_hooks(trainer: BaseTrainer, model: ModelBase) -> None:
         PluginError: An implementation cannot work.
     """
     participants = [*participants_of(trainer.callbacks), *trainer.plugins]
-    dispatch = compile_dispatch(participants)
+    dispatch = compile_dispatch(participants, on_stop=trainer.request_stop)
+    for callback in family(trainer.callbacks):
+        for group in callback.nested():
+            group.compile()
     drawing = {p.id for p in participants if getattr(p.instance, "draws_every_update", False)}
     for hook in _EVERY_UPDATE:
         if drawing.intersection(dispatch.order(hook)):
@@ -119,8 +119,7 @@ def _running(trainer: BaseTrainer) -> Iterator[None]:
 @contextmanager
 def closing(callbacks: Sequence[CallbackBase]) -> Iterator[None]:
     """Close every callback and its children, last first, whatever happens inside."""
-    family = [member for callback in callbacks for member in (callback, *callback.get_children())]
     with ExitStack() as stack:
-        for callback in family:
+        for callback in family(callbacks):
             stack.callback(callback.close)
         yield

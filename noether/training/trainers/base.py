@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from noether.core.callbacks.base import CallbackBase
+from noether.core.callbacks.build import build_callback
+from noether.core.callbacks.participants import participants_of
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.distributed.ranks import world_size
 from noether.core.initializers.base import InitializerBase
@@ -25,6 +27,7 @@ from noether.core.utils.common.stopwatch import Stopwatch
 from noether.core.writers.checkpoint import CheckpointWriter, StepState
 from noether.core.writers.log import LogWriter
 from noether.core.writers.metrics_file import MetricsFile
+from noether.core.writers.saved_step import SavedStep
 from noether.data.container import DataContainer
 from noether.data.dataset import length_of
 from noether.data.loader import TrainingLoader
@@ -32,12 +35,13 @@ from noether.errors import TrainingError
 from noether.kernel.dispatch import Dispatch, compile_dispatch
 from noether.kernel.participant import Participant
 from noether.training import default_callbacks
-from noether.training.callback_set import build_callback, participants_of
 from noether.training.loop import session
 from noether.training.loop.batching import plan_batches
 from noether.training.loop.capture import capture_step
+from noether.training.loop.device_guard import finite_guard
 from noether.training.loop.finite import FiniteGuard
 from noether.training.loop.precision import Precision
+from noether.training.loop.restore import restore_step
 from noether.training.loop.signals import StopSignals
 from noether.training.loop.start import give_optimizers, starting_counter
 from noether.training.loop.state import restore, state_of
@@ -85,6 +89,8 @@ class BaseTrainer(ABC):
         dispatch: The compiled hooks, once training or evaluation has begun.
         run: What run hooks are given; None for a trainer that is built by hand.
         last_loss: Total loss of the last accumulation step, detached.
+        applied: Whether the last update was applied, as 1.0 or 0.0 on the device; None where the host has looked, which
+            then calls tracking hooks for applied updates only.
         seconds: Seconds that the parts of all updates have taken so far, by part.
         stop_reason: Why training ends before its limit; None while it goes on.
     """
@@ -120,6 +126,7 @@ class BaseTrainer(ABC):
         self.dispatch: Dispatch | None = None
         self.run: Any = None
         self.last_loss: Tensor | None = None
+        self.applied: Tensor | None = None
         self.seconds: dict[str, float] = {}
         self.stop_reason: str | None = None
         self._prepared: ModelBase | None = None
@@ -145,13 +152,19 @@ class BaseTrainer(ABC):
 
     def _set_up_step(self, config: BaseTrainerConfig[Any]) -> None:
         self.precision = Precision(config.precision, self.device)
-        self.finite_guard = FiniteGuard(skip=config.skip_nan_loss, max_in_a_row=config.skip_nan_loss_max_count)
+        guard = finite_guard(self.device, skip=config.skip_nan_loss, max_in_a_row=config.skip_nan_loss_max_count)
         self.signals = StopSignals(save_on_sigint=config.save_on_sigint)
-        self.step = UpdateStep(self.train_step, self.precision, self.finite_guard, self.update_counter)
+        self.step = UpdateStep(self.train_step, self.precision, guard, self.update_counter)
+
+    @property
+    def finite_guard(self) -> FiniteGuard:
+        """What keeps updates that are not finite from being applied."""
+        return self.step.guard
 
     @property
     def skip_nan_loss_counter(self) -> int:
-        """Updates in a row that were not applied because something in them was not finite."""
+        """Updates in a row that were not applied because something in them was not finite; waits for the device."""
+        self.finite_guard.read()
         return self.finite_guard.in_a_row
 
     @property
@@ -191,9 +204,15 @@ class BaseTrainer(ABC):
     # What the run consists of
 
     def get_user_callbacks(self, model: ModelBase, evaluation: bool = False) -> list[CallbackBase]:
-        """Build the callbacks of the config, in its order."""
+        """Build the callbacks of the config, in its order.
+
+        Args:
+            model: The model that they follow.
+            evaluation: Leave out those that have nothing to do where nothing is trained.
+        """
         default_kwargs = self.callback_default_kwargs(model)
-        return [build_callback(config, default_kwargs) for config in self.config.callbacks or []]
+        callbacks = [build_callback(config, default_kwargs) for config in self.config.callbacks or []]
+        return [callback for callback in callbacks if not evaluation or hasattr(callback, "at_eval")]
 
     def get_all_callbacks(self, model: ModelBase) -> list[CallbackBase]:
         """Build all callbacks: default producers, the user's, the trainer's own, default reporters."""
@@ -376,6 +395,8 @@ class BaseTrainer(ABC):
             UsageError: An optimizer, a schedule, a callback or a hook does not fit.
         """
         model = model.to(self.device)
+        if self.initializer is not None and not self.initializer.continues_a_run:
+            self.initializer.initialize(self, model)  # first of all: callbacks may copy the weights
         give_optimizers(model, self.update_counter)
         self.callbacks = session.build_callbacks(self, model)
         session.compile_hooks(self, model)
@@ -404,11 +425,12 @@ class BaseTrainer(ABC):
         self.callbacks = session.build_callbacks(self, model.to(self.device))
         session.compile_hooks(self, model)
         with session.closing(self.callbacks):
+            self.apply_resume_initializer(model)
             session.evaluate(self, model)
 
     def apply_resume_initializer(self, model: ModelBase) -> None:
-        """Let the initializer, where there is one, put weights and progress in place."""
-        if self.initializer is not None:
+        """Let an initializer that continues a run restore its state; one of weights alone was called before."""
+        if self.initializer is not None and self.initializer.continues_a_run:
             self.initializer.initialize(self, model)
 
     def call_before_training(self, callbacks: list[CallbackBase]) -> None:
@@ -424,7 +446,7 @@ class BaseTrainer(ABC):
     def _hooks_of(self, callbacks: list[CallbackBase]) -> Dispatch:
         if callbacks is self.callbacks and self.dispatch is not None:
             return self.dispatch
-        return compile_dispatch(participants_of(callbacks))
+        return compile_dispatch(participants_of(callbacks), on_stop=self.request_stop)
 
     def request_stop(self, reason: str) -> None:
         """End training at the next boundary, with a checkpoint."""
@@ -451,4 +473,18 @@ class BaseTrainer(ABC):
 
     def capture_state(self, model: ModelBase) -> StepState:
         """Return everything that a checkpoint holds, as it is now."""
-        return capture_step(model, self.update_counter, self.state_dict(), self.data_container.state_dict())
+        data_state = self.data_container.state_dict()
+        return capture_step(model, self.update_counter, self.state_dict(), data_state, self.callbacks)
+
+    def restore_state(self, model: ModelBase, step: SavedStep, state: StepState) -> None:
+        """Go on from a saved step; the counterpart of `capture_state`. Optimizers and callbacks must have been built.
+
+        Args:
+            model: The unwrapped model, with its optimizers.
+            step: Where the state comes from, for what callbacks keep in files of their own.
+            state: What `step.state()` returned.
+
+        Raises:
+            CheckpointError: The state is for another model.
+        """
+        restore_step(self, model, step, state)

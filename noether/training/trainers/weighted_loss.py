@@ -31,6 +31,11 @@ class WeightedLossTrainerConfig(BaseTrainerConfig[CallBackBaseConfig]):
         description="Loss of a field: a short name, a dotted path, or a table with options.",
     )
 
+    track_outputs: bool = Field(
+        False,
+        description="Hand the model's output of each field to callbacks too, as the additional output {field}_output.",
+    )
+
     @field_validator("field_weights")
     @classmethod
     def _has_fields(cls, weights: dict[str, float]) -> dict[str, float]:
@@ -58,6 +63,7 @@ class WeightedLossTrainer(BaseTrainer):
             )
         self._plan = [(f"{field}_loss", field, f"{field}_target", weight) for field, weight in self.loss_items]
         self._seen: set[str] = set()
+        self.track_outputs = trainer_config.track_outputs
         component = component_of(trainer_config.loss_fn)
         loss_config = trainer_config.loss_fn
         options = loss_config.arguments() if isinstance(loss_config, SignatureConfig) else {}
@@ -68,8 +74,10 @@ class WeightedLossTrainer(BaseTrainer):
         """Return one name a field."""
         return tuple(f"{field}_loss" for field in config.field_weights)
 
-    def loss_compute(self, forward_output: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the weighted loss of each field, named `{field}_loss`.
+    def loss_compute(
+        self, forward_output: dict[str, Tensor], targets: dict[str, Tensor]
+    ) -> dict[str, Tensor] | tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the weighted loss of each field, named `{field}_loss`; with `track_outputs`, the outputs too.
 
         Args:
             forward_output: The model's output by field; a bare tensor stands for the only field.
@@ -96,6 +104,8 @@ class WeightedLossTrainer(BaseTrainer):
                 f"{sorted(forward_output) or 'one tensor'}, the targets are {sorted(targets)}",
                 hint=f"let the model return '{field}', and name '{target}' in target_properties",
             ) from error
+        if self.track_outputs:
+            return losses, {f"{field}_output": forward_output[field] for field, _ in self.loss_items}
         return losses
 
     def _by_field(self, output: Any) -> dict[str, Tensor]:

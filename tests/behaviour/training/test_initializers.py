@@ -1,0 +1,297 @@
+"""Beginning with the weights of another run, and going on where one stopped."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import noether
+from noether.core.initializers.weights_file import read_weights
+from noether.core.writers.step_folder import list_steps, read_step
+from noether.errors import CheckpointError, SpecError
+
+EVERY_UPDATE = {"kind": "checkpoint", "every_n_updates": 1}
+UPDATES = 12  # of the tiny run
+
+# Everything that has to be restored is in one of these.
+HARD = {
+    "checkpoints.keep_last": UPDATES + 1,
+    "trainer.max_batch_size": 4,  # two accumulation steps an update
+    "trainer.callbacks": [
+        EVERY_UPDATE,
+        {"kind": "online-loss", "every_n_updates": 3},
+        {"kind": "offline-loss", "every_n_updates": 5, "dataset_key": "test"},
+        {"kind": "offline-loss", "id": "each-epoch", "every_n_epochs": 1, "dataset_key": "test"},
+    ],
+}
+COSINE = {"kind": "cosine"}
+RUNS = {
+    "dropout, AdamW, schedule": {
+        "model.dropout": 0.3,
+        "model.optimizer": {"kind": "AdamW", "lr": 0.01, "schedule": COSINE, "clip_grad_norm": 1.0},
+    },
+    "momentum, noisy data, transform": {
+        "datasets.train": {"kind": "lab.data.Noisy"},
+        "model.optimizer": {"kind": "SGD", "lr": 0.01, "momentum": 0.9, "nesterov": True},
+        "transforms": [{"kind": "normalize", "properties": ["x"]}],
+        "trainer.max_epochs": None,
+        "trainer.max_updates": UPDATES,
+    },
+    "composite": {
+        "model": {"kind": "lab.models.EncoderDecoder", "optimizer": {"kind": "NAdam", "lr": 0.01, "schedule": COSINE}},
+    },
+    "frozen": {"model.frozen": ["*.0.*"], "model.dropout": 0.3},
+    "mixed precision": {"trainer.precision": "fp16", "model.dropout": 0.3},
+}
+
+
+ANY = range(1, UPDATES)
+SOME = (1, 4, 6, 8)  # at the end of an epoch, and within the first and the last
+
+
+@pytest.fixture(autouse=True)
+def at_the_lab(lab):
+    """Specs name classes of the project `lab`."""
+
+
+@pytest.fixture
+def final_files():
+    """Reads every file of a run's last step but the position in its own metrics file."""
+
+    def read(outcome):
+        manifest, files = read_step(list_steps(outcome.run_dir / "checkpoints")[-1])
+        tree = json.loads(files.pop("trainer.json"))
+        del tree["trainer"]["log_writer"]
+        return manifest.update, files, tree
+
+    return read
+
+
+@pytest.fixture
+def metrics_after(metric_lines):
+    """Reads the metrics of a run after an update, without what the clock decides."""
+
+    def read(outcome, update):
+        return [
+            (
+                line["update"],
+                line["sample"],
+                {k: v for k, v in line["metrics"].items() if not k.startswith("profiling/")},
+            )
+            for line in metric_lines(outcome)
+            if line["update"] > update
+        ]
+
+    return read
+
+
+def resume(checkpoint="latest", run_id="first"):
+    return {"kind": "resume", "run_id": run_id, "checkpoint": checkpoint}
+
+
+@pytest.mark.parametrize(("name", "after"), [(name, SOME if number else ANY) for number, name in enumerate(RUNS)])
+def test_a_run_that_is_resumed_after_any_update_ends_with_the_same_bytes(
+    name, after, finish, final_files, metrics_after
+):
+    changes = {**HARD, **RUNS[name]}
+    straight = finish(changes, run_id="first")
+    steps = list_steps(straight.run_dir / "checkpoints")
+    assert len(steps) == UPDATES
+    for step in [steps[update - 1] for update in after]:
+        manifest = read_step(step)[0]
+        resumed = finish({**changes, "initializer": resume(manifest.iteration)})
+        assert final_files(resumed) == final_files(straight), step.name
+        assert metrics_after(resumed, manifest.update) == metrics_after(straight, manifest.update), step.name
+
+
+def test_a_resumed_run_can_be_resumed(finish, final_files):
+    straight = finish(HARD, run_id="first")
+    short = {**HARD, "model.dropout": 0.0}
+    second = finish({**short, "initializer": resume("E0_U3_S24")}, run_id="second")
+    third = finish({**short, "initializer": resume("E1_U8_S64", run_id="second")})
+    assert final_files(third) == final_files(second) == final_files(straight)
+
+
+@pytest.mark.parametrize("place", ["initializer", "trainer.initializer"])
+def test_a_resume_works_in_both_places_of_the_spec(place, finish, final_files):
+    straight = finish(HARD, run_id="first")
+    assert final_files(finish({**HARD, place: resume("E0_U5_S40")})) == final_files(straight)
+
+
+def test_a_run_is_resumed_from_its_folder_and_from_a_copied_step(finish, final_files, workplace):
+    straight = finish(HARD, run_id="first")
+    step = straight.run_dir / "checkpoints/step-000000000007"
+    copy = step.rename(workplace / "mailed")
+    for path in ("mailed", "runs/first"):
+        again = finish({**HARD, "initializer": {"kind": "resume", "path": path, "checkpoint": "E0_U5_S40"}})
+        assert final_files(again) == final_files(straight)
+    assert copy.exists()
+
+
+def test_a_damaged_step_is_named_and_the_one_before_it_resumed(finish, final_files):
+    straight = finish(HARD, run_id="first")
+    *_, before, last = list_steps(straight.run_dir / "checkpoints")
+    (last / "optimizer.safetensors").write_bytes(b"damaged")
+    resumed = finish({**HARD, "initializer": resume()})
+    log = (resumed.run_dir / "log.txt").read_text()
+    assert f"{last.name} is damaged: optimizer.safetensors is not what was saved; looking for an older one" in log
+    assert f"continuing after E1_U11_S88 from {before}" in log.replace(str(Path.cwd()) + "/", "")
+
+
+def test_a_resumed_run_has_a_metrics_file_of_its_own_that_begins_where_it_begins(finish, metric_lines):
+    finish(HARD, run_id="first")
+    resumed = finish({**HARD, "initializer": resume("E0_U5_S40")})
+    assert metric_lines(resumed)[0]["update"] == 5  # what callbacks say before training
+
+
+def test_callbacks_get_their_state_before_they_hear_that_training_begins(finish):
+    counts = {"kind": "lab.callbacks.Counts", "id": "counts", "every_n_updates": 1}
+    callbacks = [EVERY_UPDATE, counts]
+    finish({**HARD, "trainer.callbacks": callbacks}, run_id="first")
+    outcome = finish({**HARD, "trainer.callbacks": callbacks, "initializer": resume("E0_U5_S40")})
+    assert outcome.metrics["count"] == UPDATES
+    assert Path("calls.txt").read_text().splitlines() == [
+        "counts begins at E0_U0_S0",
+        "counts resumes after 5 from step-000000000005",
+        "counts begins at E0_U5_S40",
+    ]
+
+
+def test_callbacks_that_came_or_went_are_told(finish):
+    counts = [{"kind": "lab.callbacks.Counts", "id": name, "every_n_updates": 1} for name in ("before", "after")]
+    finish({**HARD, "trainer.callbacks": [EVERY_UPDATE, counts[0]]}, run_id="first")
+    resumed = finish({**HARD, "trainer.callbacks": [counts[1]], "initializer": resume("E0_U5_S40")})
+    log = (resumed.run_dir / "log.txt").read_text()
+    assert "a state of callback 'before', which this run has not" in log
+    assert "no state of callback 'after'; it begins anew" in log
+
+
+def test_a_resumed_run_trains_as_its_own_spec_says(finish, final_weights):
+    finish(HARD, run_id="first")
+    again = {**HARD, "initializer": resume("E0_U5_S40")}
+    still = finish({**again, "model.optimizer.lr": 0.0, "model.optimizer.weight_decay": 0.0})
+    saved = Path("runs/first/checkpoints/step-000000000005/model.safetensors").read_bytes()
+    assert final_weights(still) == saved
+    longer = finish({**again, "trainer.max_epochs": 3})
+    assert len(list_steps(longer.run_dir / "checkpoints")) == 18 - 5
+
+
+def test_an_evaluation_alone_can_begin_with_a_whole_state(finish):
+    straight = finish(HARD, run_id="first")
+    evaluated = finish({**HARD, "trainer.max_epochs": 0, "initializer": resume()})
+    assert evaluated.metrics["loss/test/total"] == straight.metrics["loss/test/total"]
+
+
+def test_transforms_are_those_of_the_checkpoint_though_the_data_has_changed(finish):
+    changes = {**HARD, "transforms": [{"kind": "normalize", "properties": ["x"]}]}
+    straight = finish(changes, run_id="first")
+    with np.load("train.npz") as arrays:
+        np.savez("train.npz", x=10 * arrays["x"], y_target=arrays["y_target"])
+    evaluated = finish({**changes, "trainer.max_epochs": 0, "initializer": resume()})
+    assert evaluated.metrics["loss/test/total"] == straight.metrics["loss/test/total"]
+
+
+def test_a_run_id_that_is_not_there_is_told(run):
+    run(HARD, run_id="first")
+    outcome = run({**HARD, "initializer": resume(run_id="frist")})
+    assert isinstance(outcome.error, CheckpointError)
+    assert "there is no run 'frist' in" in str(outcome.error)
+    assert "Did you mean 'first'?" in str(outcome.error)
+    assert outcome.exit_code == 3
+
+
+def test_a_checkpoint_that_is_not_there_is_told_with_those_that_are(run):
+    run({"trainer.callbacks": []}, run_id="first")
+    outcome = run({"trainer.callbacks": [], "initializer": resume("lats")})
+    assert "holds no checkpoint 'lats'. Did you mean 'latest'?" in str(outcome.error)
+    assert "it has latest, last, E2_U12_S96" in str(outcome.error)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"model.hidden": [9]}, "other shape: layers.0.weight (8, 3) instead of (9, 3)"),
+        ({"model.frozen": ["*bias"]}, "it has a state for "),
+    ],
+)
+def test_another_model_is_not_resumed(change, told, run):
+    run(HARD, run_id="first")
+    outcome = run({**HARD, **change, "initializer": resume()})
+    assert isinstance(outcome.error, CheckpointError)
+    assert told in str(outcome.error)
+
+
+def test_two_initializers_of_which_one_continues_a_run_are_refused(finish, run):
+    finish(HARD, run_id="first")
+    with pytest.raises(SpecError, match=r"\[initializer\] continues a run .*'resume'"):
+        run({**HARD, "initializer": resume(), "trainer.initializer": resume()})
+
+
+# Weights alone
+
+STILL = {
+    "seed": 7,
+    "trainer.max_epochs": None,
+    "trainer.max_updates": 1,
+    "model.optimizer": {"kind": "SGD", "lr": 0.0},
+}
+
+
+@pytest.mark.parametrize("place", ["initializer", "trainer.initializer"])
+@pytest.mark.parametrize(
+    "initializer",
+    [
+        {"kind": "checkpoint", "path": "runs/first"},
+        {"kind": "checkpoint", "path": "runs/first/checkpoints/step-000000000012/model.safetensors"},
+        {"kind": "previous-run", "run_id": "first", "checkpoint": "last"},
+    ],
+    ids=["run", "file", "previous-run"],
+)
+def test_a_run_begins_with_the_weights_of_another(initializer, place, finish, final_weights):
+    first = finish(run_id="first")
+    copies = {"kind": "lab.callbacks.Copies", "every_n_updates": 1}
+    second = finish({**STILL, "trainer.callbacks": [copies], place: initializer})
+    assert final_weights(second) == final_weights(first)
+    loaded = finish({**STILL, "trainer.callbacks": [copies]}).metrics["copied"]
+    assert second.metrics["copied"] != loaded  # callbacks are built when the weights are there
+    assert len(list_steps(second.run_dir / "checkpoints")) == 1  # it counts from zero
+    assert "4 of 4 tensors loaded from " in (second.run_dir / "log.txt").read_text()
+
+
+def test_a_resolved_spec_with_weights_is_the_same_run_from_anywhere(finish, final_weights, workplace, monkeypatch):
+    finish(run_id="first")
+    second = finish({**STILL, "initializer": {"kind": "checkpoint", "path": "runs/first"}})
+    (workplace / "elsewhere").mkdir()
+    expected, spec = final_weights(second), (second.run_dir / "spec.resolved.toml").resolve()
+    monkeypatch.chdir(workplace / "elsewhere")
+    assert final_weights(noether.run(spec, quiet=True)) == expected
+
+
+def test_a_part_of_a_composite_is_filled_from_a_model_of_another_shape(finish):
+    finish({"model": {"kind": "lab.models.Line", "optimizer": {"kind": "SGD", "lr": 0.1}}}, run_id="first")
+    still = {"kind": "SGD", "lr": 0.0}
+    model = {"kind": "lab.models.EncoderDecoder", "width": 2, "optimizer": still}
+    pretrained = {"kind": "previous-run", "run_id": "first", "rename": {"": "encoder"}, "include": ["encoder.*"]}
+    second = finish({"model": model, "initializer": pretrained})
+    assert "2 of 2 tensors loaded from " in (second.run_dir / "log.txt").read_text()
+    line, composite = (read_weights(Path("runs") / run_id, "last").tensors for run_id in ("first", second.run_dir.name))
+    assert composite["encoder.linear.weight"].equal(line["linear.weight"])
+    assert composite["encoder.linear.bias"].equal(line["linear.bias"])
+
+
+def test_weights_that_do_not_fit_are_told_before_the_run_has_a_folder(finish, run):
+    finish(run_id="first")
+    with pytest.raises(CheckpointError, match="the weights do not fit the model: "):
+        run({"model.hidden": [9], "initializer": {"kind": "previous-run", "run_id": "first"}}, run_id="second")
+    assert not Path("runs/second").exists()
+
+
+@pytest.mark.parametrize("name", ["previous-run", "resume"])
+def test_a_deep_check_finds_the_run_that_a_spec_names(name, finish, noether_command):
+    first = finish(run_id="first")
+    spec = Path("spec.toml")
+    spec.write_text((first.run_dir / "spec.toml").read_text() + f'\n[initializer]\nkind = "{name}"\nrun_id = "first"\n')
+    ended = noether_command("check", spec, "--deep")
+    assert ended.code == 0, ended.out + ended.err
+    assert [path.name for path in Path("runs").iterdir()] == ["first"]

@@ -1,0 +1,20 @@
+"""What the settings of a resume may say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from noether.core.initializers import ResumeInitializerConfig
+
+
+@pytest.mark.parametrize("settings", [{}, {"run_id": "a", "path": "runs/a"}])
+def test_exactly_one_run_is_named(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="expected either run_id or path"):
+        ResumeInitializerConfig(kind="resume", **settings)
+
+
+def test_the_latest_checkpoint_is_the_default() -> None:
+    assert ResumeInitializerConfig(kind="resume", run_id="a").checkpoint == "latest"
