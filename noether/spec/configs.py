@@ -1,4 +1,4 @@
-"""Find every component config in a validated spec, with its place."""
+"""Find every config in a validated spec, with its place, and what each is for."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from noether.core.schemas.registry_base import _RegistryBase
+from noether.core.schemas.registry_base import _RegistryBase, component_of, names_component
+from noether.kernel.registry import Component
 
 Path = tuple[str | int, ...]
 
 
 def configs_in(value: Any, path: Path = ()) -> Iterator[tuple[Path, _RegistryBase]]:
-    """Yield the path and config of every component below `value`, parents before children."""
+    """Yield every config below `value` with its path, parents before children."""
     if isinstance(value, _RegistryBase):
         yield path, value
     if isinstance(value, BaseModel):
@@ -25,3 +26,10 @@ def configs_in(value: Any, path: Path = ()) -> Iterator[tuple[Path, _RegistryBas
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
             yield from configs_in(item, (*path, index))
+
+
+def components_in(value: Any) -> Iterator[tuple[Path, Component]]:
+    """Yield every component that is named below `value` with its path; a part without a kind is its owner's matter."""
+    for path, config in configs_in(value):
+        if names_component(config):
+            yield path, component_of(config)

@@ -27,9 +27,12 @@ class LoaderTable(SpecTable):
 
     num_workers: int = Field(0, ge=0, description="Worker processes that load samples; 0 loads in the run's own.")
     prefetch_factor: int | None = Field(
-        None, ge=1, examples=[4], description="Batches that each worker prepares in advance."
+        None, ge=1, examples=[8], description="Batches that each worker prepares in advance; 4 if left out."
     )
     pin_memory: bool | None = Field(None, description="Load into page-locked memory; on with CUDA if left out.")
+    start_method: Literal["fork", "forkserver", "spawn"] | None = Field(
+        None, examples=["forkserver"], description="How worker processes are started; as Python does if left out."
+    )
 
 
 class PluginsTable(SpecTable):

@@ -7,9 +7,8 @@ from typing import Any
 
 import tomli_w
 
-from noether.core.schemas.registry_base import component_of
 from noether.core.utils.secrets import mask
-from noether.spec.configs import configs_in
+from noether.spec.configs import components_in
 from noether.spec.fields import item_at
 from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec
@@ -59,8 +58,5 @@ def _masked(value: Any) -> Any:
 
 
 def _origins(spec: RunSpec) -> dict[str, Any]:
-    kinds = {
-        toml_path(path): f"{component.kind} from {component.origin}"
-        for path, component in ((path, component_of(config)) for path, config in configs_in(spec))
-    }
+    kinds = {toml_path(path): f"{component.kind} from {component.origin}" for path, component in components_in(spec)}
     return {"noether": version("noether-train"), "kinds": kinds}

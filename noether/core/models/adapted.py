@@ -33,6 +33,16 @@ class AdaptedModule(ModelBase):
         self._names = frozenset(parameters)
         self._takes_any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
+    def __getattr__(self, name: str) -> Any:
+        """Find what this wrapper has not in the module, so that `trainer_model.embed(x)` works in a callback."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            module = self._modules.get("module") if "_modules" in vars(self) else None
+            if module is None or not hasattr(module, name):
+                raise
+            return getattr(module, name)
+
     def forward(self, *inputs: Tensor, **properties: Tensor) -> Any:
         """Call the module with the batch's forward properties, in any of the two ways."""
         if inputs or self._takes_any_name or self._names.issuperset(properties):

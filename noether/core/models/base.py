@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
@@ -11,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from noether.core.optim.build import build_optimizer
+from noether.core.optim.matching import matching
 from noether.core.optim.model_optimizer import ModelOptimizer
 from noether.core.schemas.models import ModelBaseConfig
+from noether.core.schemas.optimizers import OptimizerBaseConfig
 from noether.errors import SpecError
 
 
@@ -25,12 +26,17 @@ class ModelBase(nn.Module):
     Args:
         model_config: Settings of the model; `optimizer` and `frozen` are read here.
         name: How metrics and checkpoints call this model.
+
+    Attributes:
+        optimizer_config: What the optimizer is built from; a composite gives its own to parts that have none.
+        optimizer: The optimizer, once it is built; None for a model that does not train.
     """
 
     def __init__(self, model_config: ModelBaseConfig | None = None, *, name: str = "model") -> None:
         super().__init__()
         self.name = name
         self.model_config = model_config
+        self.optimizer_config: OptimizerBaseConfig | None = model_config.optimizer if model_config else None
         self.optimizer: ModelOptimizer | None = None
 
     @classmethod
@@ -77,13 +83,7 @@ class ModelBase(nn.Module):
         """
         names = dict(self.named_parameters())
         for pattern in self.model_config.frozen if self.model_config else []:
-            matched = fnmatch.filter(names, pattern)
-            if not matched:
-                raise SpecError(
-                    f"`frozen` pattern {pattern!r} matches no parameter of the model",
-                    hint=f"parameters are named like {', '.join(list(names)[:4])}",
-                )
-            for name in matched:
+            for name in matching(pattern, names, setting="`frozen` pattern", of="parameter of the model"):
                 names[name].requires_grad_(False)
         return self
 
@@ -95,14 +95,13 @@ class ModelBase(nn.Module):
         """
         if self.is_frozen:
             return
-        config = self.model_config.optimizer if self.model_config else None
-        if config is None:
+        if self.optimizer_config is None:
             raise SpecError(
                 f"the model '{self.name}' has no optimizer",
                 hint='add `optimizer = { kind = "AdamW", lr = 1e-3 }` to [model]',
             )
         self.optimizer = build_optimizer(
-            config,
+            self.optimizer_config,
             list(self.named_parameters()),
             total_updates=total_updates,
             updates_per_epoch=updates_per_epoch,

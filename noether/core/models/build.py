@@ -30,14 +30,21 @@ def build_model(config: ModelBaseConfig, device: torch.device) -> ModelBase:
     """Construct the model that `config` names and move it to `device`.
 
     Raises:
+        SpecError: The class refuses its arguments, or a `frozen` pattern matches nothing.
+    """
+    return construct_model(config).to(device).freeze()
+
+
+def construct_model(config: ModelBaseConfig) -> ModelBase:
+    """Construct the model that `config` names; a part of a composite is moved and frozen with the whole.
+
+    Raises:
         SpecError: The class refuses its arguments.
     """
     target = component_of(config).target
-    model: ModelBase
     with construction_of(config):
         if issubclass(target, ModelBase):
-            model = target(config)
-        else:
-            assert isinstance(config, SignatureConfig), "a foreign class has a config made from its signature"
-            model = AdaptedModule(target(**config.arguments()), config)
-    return model.to(device).freeze()
+            model: ModelBase = target(config)
+            return model
+        assert isinstance(config, SignatureConfig), "a foreign class has a config made from its signature"
+        return AdaptedModule(target(**config.arguments()), config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Self
 
@@ -9,16 +10,35 @@ import torch
 from torch import nn
 
 from noether.core.models.base import ModelBase
+from noether.core.models.build import construct_model
 from noether.core.optim.model_optimizer import ModelOptimizer
 from noether.core.schemas.models import ModelBaseConfig
+from noether.errors import SpecError
 
 
 class CompositeModel(ModelBase):
     """A model made of models; subclasses say how they are called together in `forward`.
 
+    ```python
+    class AutoEncoderConfig(ModelBaseConfig):
+        encoder: Annotated[Any, Discriminated("model")]
+        decoder: Annotated[Any, Discriminated("model")]
+
+
+    class AutoEncoder(CompositeModel):
+        def __init__(self, model_config: AutoEncoderConfig):
+            super().__init__(model_config, parts={"encoder": model_config.encoder, "decoder": model_config.decoder})
+
+        def forward(self, x):
+            return self.decoder(code=self.encoder(x=x)["code"])
+    ```
+
+    Each part's optimizer is named in its own table, `[model.encoder.optimizer]`; that of `[model]` trains the parts
+    that name none.
+
     Args:
-        model_config: Settings of the composite; its own `optimizer` is not used.
-        parts: The submodels by name; each becomes an attribute of that name.
+        model_config: Settings of the composite.
+        parts: The submodels by name, or the configs to build them from; each becomes an attribute of that name.
         name: How metrics and checkpoints call this model.
     """
 
@@ -26,12 +46,13 @@ class CompositeModel(ModelBase):
         self,
         model_config: ModelBaseConfig | None = None,
         *,
-        parts: Mapping[str, ModelBase],
+        parts: Mapping[str, ModelBase | ModelBaseConfig],
         name: str = "model",
     ) -> None:
         super().__init__(model_config, name=name)
         self._part_names = tuple(parts)
-        for part_name, part in parts.items():
+        for part_name, given in parts.items():
+            part = construct_model(given) if isinstance(given, ModelBaseConfig) else given
             part.name = part_name
             self.add_module(part_name, part)
 
@@ -52,14 +73,34 @@ class CompositeModel(ModelBase):
         return super().freeze()
 
     def initialize_optimizer(self, *, total_updates: int, updates_per_epoch: int) -> None:
-        """Build the optimizer of every part that trains."""
+        """Build the optimizer of every part that trains.
+
+        Raises:
+            SpecError: A part names no optimizer and the composite has none for it, or a parameter would be trained by
+                no optimizer or by two.
+        """
+        self._check_owners()
         for part in self.submodels.values():
+            part.optimizer_config = part.optimizer_config or self.optimizer_config
             part.initialize_optimizer(total_updates=total_updates, updates_per_epoch=updates_per_epoch)
+
+    def _check_owners(self) -> None:
+        """Refuse parameters of the composite itself, which no optimizer would train, and those that parts share."""
+        trained = [parameter for part in self.submodels.values() for parameter in part.parameters()]
+        owners = Counter(id(parameter) for parameter in trained)
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad and owners[id(parameter)] != 1:
+                count = owners[id(parameter)]
+                found = f"belongs to {count} parts" if count else "belongs to no part"
+                raise SpecError(
+                    f"the parameter '{name}' of the composite '{self.name}' {found}, and parts are what is trained",
+                    hint=f"let exactly one of the parts {', '.join(self._part_names)} hold it, or freeze it",
+                )
 
     def optimizers(self) -> dict[str, ModelOptimizer]:
         """Return the parts' optimizers by part name, those of a nested composite as `part.inner`."""
         return {
-            name if inner == name else f"{name}.{inner}": optimizer
+            f"{name}.{inner}" if isinstance(part, CompositeModel) else name: optimizer
             for name, part in self.submodels.items()
             for inner, optimizer in part.optimizers().items()
         }

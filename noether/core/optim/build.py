@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from noether.core.optim.groups import parameter_groups
+from noether.core.optim.groups import GroupDefaults, parameter_groups
 from noether.core.optim.model_optimizer import ModelOptimizer, Scheduled
 from noether.core.optim.schedules.base import Schedule
 from noether.core.schemas.lib import component_of
@@ -38,15 +38,16 @@ def build_optimizer(
         updates_per_epoch: Updates in one epoch, for the schedules.
 
     Raises:
-        SpecError: Nothing is trainable, or torch refuses the options.
+        SpecError: Nothing is trainable, a group does not fit, or torch refuses the options.
     """
     optimizer_class = component_of(config).target
     options = _options(config)
-    groups = parameter_groups(
-        named_parameters,
-        weight_decay=options.get("weight_decay", _default(optimizer_class, "weight_decay")) or 0.0,
+    defaults = GroupDefaults(
+        weight_decay=options.get("weight_decay", _default(optimizer_class, "weight_decay")),
         decay_bias_and_norm=config.decay_bias_and_norm,
+        lr=options.get("lr", _default(optimizer_class, "lr")),
     )
+    groups = parameter_groups(named_parameters, defaults, config.groups)
     if not groups:
         raise SpecError("the model has no trainable parameters", hint="loosen `frozen` under [model]")
     names = [name for group in groups for name in group.pop("names")]

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
+from noether.core.optim.optimizer_state import (
+    changed_options,
+    options_of,
+    require_same_names,
+    restore_entries,
+    restore_options,
+)
 from noether.core.optim.schedules.base import Schedule
 
 
@@ -58,6 +65,7 @@ class ModelOptimizer:
         self.last_grad_norm: torch.Tensor | None = None
         self.zero_grad = optimizer.zero_grad  # releases the gradients; torch sets them to None by default
         self.clips = clip_grad_norm is not None or clip_grad_value is not None
+        self._given = options_of(optimizer)
 
     @property
     def has_gradients(self) -> bool:
@@ -66,7 +74,7 @@ class ModelOptimizer:
 
     @property
     def lr(self) -> float:
-        """The learning rate of the first parameter group."""
+        """The learning rate of what no group of the spec names; of the first group where they name everything."""
         return float(self.torch_optimizer.param_groups[0]["lr"])
 
     def schedule_step(self, update: int) -> None:
@@ -100,12 +108,18 @@ class ModelOptimizer:
         return tensors
 
     def state_values(self) -> dict[str, Any]:
-        """Return what is no tensor: options of each group, and plain entries of the state by parameter name."""
+        """Return what is no tensor: options of each group, and plain entries of the state by parameter name.
+
+        A group's `changed` names the options that are not as they were when the optimizer was built, those aside that
+        a schedule sets.
+        """
+        under_schedule = {scheduled.key for scheduled in self.scheduled}
         groups, start = [], 0
-        for group in self.torch_optimizer.param_groups:
+        for group, given in zip(self.torch_optimizer.param_groups, self._given, strict=True):
             end = start + len(group["params"])
             options = {key: value for key, value in group.items() if key != "params"}
-            groups.append({"names": self.names[start:end], **options})
+            changed = [key for key in changed_options(options, given) if key not in under_schedule]
+            groups.append({"names": self.names[start:end], "changed": changed, **options})
             start = end
         plain = {
             name: {
@@ -116,3 +130,18 @@ class ModelOptimizer:
             for name, parameter in zip(self.names, self.parameters, strict=True)
         }
         return {"groups": groups, "state": {name: entries for name, entries in plain.items() if entries}}
+
+    def load_state(self, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
+        """Take back what `state_tensors` and `state_values` returned; parameters may come in another order.
+
+        Options of the groups (`lr`, `betas`, …) stay those that this optimizer was built with, so that a changed spec
+        counts; but one that the saved run had changed itself, by a callback or because the optimizer keeps its progress
+        there, is state and comes back. What a schedule sets follows from the update alone.
+
+        Raises:
+            CheckpointError: The state is for other parameters, which the message names.
+        """
+        saved = values["groups"]
+        require_same_names([name for group in saved for name in group["names"]], self.names)
+        restore_entries(self.torch_optimizer, self.names, tensors, values["state"])
+        restore_options(self.torch_optimizer, self.names, saved)

@@ -32,6 +32,11 @@ class _RegistryBase(BaseModel):
         return type(self) is type(other) and self.__dict__ == other.__dict__
 
 
+def names_component(config: _RegistryBase) -> bool:
+    """Whether `config` says what it is for; a table of fixed meaning within another config need not."""
+    return config._component is not None or bool(_kind_of(config))
+
+
 def component_of(config: _RegistryBase) -> Component:
     """Return the component that `config` is for: what its spec resolved, else what its `kind` or `name` says.
 
@@ -40,10 +45,15 @@ def component_of(config: _RegistryBase) -> Component:
     """
     if config._component is not None:
         return config._component
-    kind = config.kind or getattr(config, "name", None)
+    kind = _kind_of(config)
     if not kind:
         raise PluginError(
             f"{type(config).__name__} does not say which {config.role} it is for",
             hint=f'give it a kind: {type(config).__name__}(kind="…")',
         )
     return active_registry().load(config.role, kind)
+
+
+def _kind_of(config: _RegistryBase) -> str | None:
+    kind: str | None = config.kind or getattr(config, "name", None)
+    return kind

@@ -8,6 +8,13 @@ from noether.errors import SpecError
 
 GRADIENT_DESCENT = {"kind": "SGD", "lr": 0.05}  # Adam would not notice gradients that are too large
 LIMITS = {"max_epochs": 2, "max_updates": 7, "max_samples": 56}
+UPDATES = {"max_epochs": 12, "max_updates": 7, "max_samples": 7}
+FIRES = [
+    ({"every_n_epochs": 1}, [6, 12]),
+    ({"every_n_updates": 2}, [2, 4, 6, 8, 10, 12]),
+    ({"every_n_samples": 20}, [3, 5, 8, 10]),
+]
+"""Intervals, and the updates at which they fire in two epochs of six updates of eight samples."""
 
 
 @pytest.mark.parametrize(("unit", "limit"), LIMITS.items())
@@ -17,6 +24,29 @@ def test_accumulated_updates_end_like_whole_ones(finish, final_weights, unit, li
     expected, found = load(final_weights(whole)), load(final_weights(parts))
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("interval", "fires"), FIRES, ids=str)
+@pytest.mark.parametrize(("unit", "limit"), LIMITS.items())
+def test_accumulation_leaves_every_interval_of_a_run_of_every_limit_as_it_is(
+    finish, metric_lines, lab, unit, limit, interval, fires
+):
+    moments = {"kind": "lab.callbacks.Moments", "id": "moments", **interval}
+    watch = {"kind": "offline-loss", "dataset_key": "test", "batch_size": 5, **interval}
+    changes = {"trainer.max_epochs": None, f"trainer.{unit}": limit, "model.optimizer": GRADIENT_DESCENT}
+    whole, parts = (
+        metric_lines(finish({**changes, **accumulation, "trainer.callbacks": [moments, watch]}))
+        for accumulation in ({}, {"trainer.max_batch_size": 3})
+    )
+    due = [update for update in fires if update <= UPDATES[unit]]
+    assert values_of(whole, "moments") == values_of(parts, "moments") == {update: update for update in due}
+    held_out = values_of(whole, "loss/test/total")
+    assert list(held_out) == due
+    assert values_of(parts, "loss/test/total") == pytest.approx(held_out, rel=1e-3)
+
+
+def values_of(lines, key):
+    return {line["update"]: line["metrics"][key] for line in lines if key in line["metrics"]}
 
 
 def test_the_largest_divisor_that_fits_is_the_batch_of_a_forward_pass(finish, lab):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -74,3 +76,17 @@ def test_modes_and_devices_reach_the_module() -> None:
     network = nn.Dropout()
     AdaptedModule(network).eval()
     assert not network.training
+
+
+def test_what_else_the_module_can_do_is_found_through_the_wrapper() -> None:
+    network = nn.Bilinear(3, 2, 1)
+    model = AdaptedModule(network)
+    assert model.in2_features == 2
+    assert model.reset_parameters == network.reset_parameters
+    assert model.device == torch.device("cpu")
+
+
+def test_what_neither_has_is_an_attribute_error_of_the_wrapper() -> None:
+    model = AdaptedModule(nn.Linear(3, 2))
+    assert not hasattr(model, "get_embeddings")
+    assert hasattr(copy.deepcopy(model), "weight")

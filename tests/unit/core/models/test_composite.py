@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from noether.core.models.composite import CompositeModel
+from noether.core.schemas.models import ModelBaseConfig
 from noether.errors import SpecError
 from noether.testing import make_model
 
@@ -74,3 +75,34 @@ def test_parts_of_a_composite_inside_a_composite_train_too() -> None:
     model = Outer(parts={"body": chain()})
     assert one_update(model) == set(model.state_dict())
     assert list(model.optimizers()) == ["body.encoder", "body.decoder"]
+
+
+def test_parts_may_be_given_as_the_configs_to_build_them_from() -> None:
+    configs = {name: part.model_config for name, part in chain().submodels.items()}
+    model = Chain(parts={name: config for name, config in configs.items() if config is not None})
+    assert one_update(model) == set(chain().state_dict())
+
+
+def test_the_composite_s_optimizer_trains_parts_that_name_none_however_deep() -> None:
+    config = ModelBaseConfig(optimizer={"kind": "SGD", "lr": 0.7})
+    model = Chain(config, parts={"encoder": chain(optimizer=None), "decoder": make_model()})
+    model.initialize_optimizer(**LENGTH)
+    rates = {name: optimizer.lr for name, optimizer in model.optimizers().items()}
+    assert rates == {"encoder.encoder": 0.4, "encoder.decoder": 0.7, "decoder": 0.1}
+
+
+def test_a_parameter_that_no_part_holds_is_refused_unless_it_is_frozen() -> None:
+    model = chain()
+    model.scale = torch.nn.Parameter(torch.ones(()))
+    with pytest.raises(SpecError, match="'scale' of the composite 'model' belongs to no part"):
+        model.initialize_optimizer(**LENGTH)
+    model.scale.requires_grad_(False)
+    model.initialize_optimizer(**LENGTH)
+
+
+def test_a_parameter_that_two_parts_share_is_refused() -> None:
+    model = chain()
+    decoder = model.get_submodule("decoder")
+    decoder.tied = model.get_parameter("encoder.layers.0.weight")
+    with pytest.raises(SpecError, match=r"'encoder.layers.0.weight' .* belongs to 2 parts"):
+        model.initialize_optimizer(**LENGTH)

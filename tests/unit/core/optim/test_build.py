@@ -170,3 +170,44 @@ def test_schedules_set_rate_and_weight_decay_of_every_group(network: nn.Sequenti
 def test_a_schedule_for_what_the_optimizer_has_not_is_refused(network: nn.Sequential) -> None:
     with pytest.raises(SpecError, match="'Rprop' has no weight_decay"):
         build(network, "Rprop", weight_decay_schedule="cosine")
+
+
+# Groups
+
+
+def test_a_schedule_scales_the_rate_of_each_group_on_its_own_base(network: nn.Sequential) -> None:
+    groups = [{"match": ["0.*"], "lr_scale": 0.5, "weight_decay": 0.0}]
+    optimizer = build(network, "AdamW", lr=0.4, weight_decay=0.2, schedule="linear", groups=groups)
+    for update, factor in ((0, 1.0), (5, 0.5), (0, 1.0)):
+        optimizer.schedule_step(update)
+        rates = [group["lr"] for group in optimizer.torch_optimizer.param_groups]
+        assert rates == pytest.approx([0.4 * factor, 0.4 * factor, 0.2 * factor])
+        assert optimizer.lr == pytest.approx(0.4 * factor)
+
+
+def test_a_weight_decay_schedule_scales_that_of_each_group(network: nn.Sequential) -> None:
+    groups = [{"match": ["0.*"], "weight_decay": 0.4}]
+    optimizer = build(network, "AdamW", weight_decay=0.2, weight_decay_schedule="linear", groups=groups)
+    optimizer.schedule_step(5)
+    decays = [group["weight_decay"] for group in optimizer.torch_optimizer.param_groups]
+    assert decays == pytest.approx([0.1, 0.0, 0.2, 0.0])
+
+
+def test_the_rate_of_a_group_is_a_share_of_torch_s_default_where_the_spec_has_none(network: nn.Sequential) -> None:
+    optimizer = build(network, "Adam", groups=[{"match": ["0.*"], "lr_scale": 0.5}])
+    assert [group["lr"] for group in optimizer.torch_optimizer.param_groups] == [0.001, 0.0005]
+
+
+def test_a_weight_decay_for_an_optimizer_without_one_is_refused(network: nn.Sequential) -> None:
+    with pytest.raises(SpecError, match="has a weight_decay, but the optimizer has none"):
+        build(network, "Rprop", groups=[{"match": ["0.*"], "weight_decay": 0.1}])
+
+
+def test_state_is_named_after_the_parameters_whatever_the_groups_are(network: nn.Sequential) -> None:
+    inputs = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
+    optimizer = build(network, "Adam", groups=[{"match": ["2.*"], "lr_scale": 0.5}, {"match": ["0.bias"]}])
+    step(network, optimizer, inputs)
+    names = [name for name, _ in network.named_parameters()]
+    for name, parameter in network.named_parameters():
+        assert optimizer.state_tensors()[f"{name}/exp_avg"] is optimizer.torch_optimizer.state[parameter]["exp_avg"]
+    assert sorted(name for group in optimizer.state_values()["groups"] for name in group["names"]) == sorted(names)
