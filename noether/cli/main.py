@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from noether.cli import check, plan, plugins, run, spec
+from noether.cli import check, evaluate, plan, plugins, run, spec
 from noether.cli.options import CommandWithOverrides
 from noether.core.utils.secrets import mask, masked_traceback
 from noether.errors import NoetherError
@@ -23,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run", cls=CommandWithOverrides, short_help="Train what a spec describes.", epilog=run.EXAMPLE)(run.run)
+app.command("eval", short_help="Evaluate a checkpoint of a run.", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("check", cls=CommandWithOverrides, short_help="Validate a spec without running it.", epilog=check.EXAMPLE)(
     check.check
 )

@@ -44,6 +44,10 @@ Trusted = Annotated[
         show_default=False,
     ),
 ]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's folder, or its id below --output.", show_default=False)
+]
+Output = Annotated[Path, typer.Option(metavar="FOLDER", help="The folder that holds the runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

@@ -52,8 +52,8 @@ def print_plan(plan: Plan) -> None:
                     "data set": row.dataset,
                     "samples": f"{row.samples:,}",
                     "batches": f"{row.batches:,}",
-                    "passes": f"{row.times:,}",
-                    "batches in all": f"{row.batches * row.times:,}",
+                    "passes": "when its owner asks" if row.times is None else f"{row.times:,}",
+                    "batches in all": "" if row.times is None else f"{row.batches * row.times:,}",
                 }
                 for row in plan.passes
             ]

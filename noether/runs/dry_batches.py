@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from noether.core.callbacks.iterating import iterator_callbacks
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.schemas.callbacks import CallBackBaseConfig
 from noether.core.utils.training.counter import UpdateCounter
@@ -20,7 +21,6 @@ from noether.runs.launch import describe
 from noether.spec.configs import Path, configs_in
 from noether.spec.model import RunSpec
 from noether.spec.problem import Problem, quoted
-from noether.training.loop.session import iterator_callbacks
 
 _UPDATES = 2
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
+from noether.core.callbacks.participants import participants_of
+from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
 from noether.core.utils.training.counter import UpdateCounter
 from noether.core.utils.training.intervals import Intervals
+from noether.kernel.dispatch import Dispatch
 from noether.kernel.every import interval_of
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.markers import is_when_due
 from noether.kernel.participant import Participant
 from noether.runs.assemble import Run
-from noether.training.callback_set import participants_of
 
 Hook = Literal["update", "epoch"]
 _ROUNDS: tuple[tuple[str, Hook], ...] = (("after_update", "update"), ("after_epoch", "epoch"))
@@ -53,14 +54,14 @@ class PlannedPass:
         dataset: Key of the data set.
         samples: Samples of one pass.
         batches: Batches of one pass on this rank.
-        times: Number of passes.
+        times: Number of passes; None where the callback that owns it decides.
     """
 
     id: str
     dataset: str
     samples: int
     batches: int
-    times: int
+    times: int | None
 
 
 def planned_callbacks(run: Run) -> list[PlannedCallback]:
@@ -87,6 +88,7 @@ def planned_passes(run: Run) -> list[PlannedPass]:
     """Return the evaluation passes, in the order of the callbacks."""
     trainer, counter = run.trainer, run.trainer.update_counter
     times: dict[str, int] = {}
+    own = {callback.id for callback in trainer.callbacks}
     for participant, _, hook, intervals in _schedule(run):
         times[participant.id] = times.get(participant.id, 0) + _times(intervals, hook, counter)
     found = []
@@ -95,13 +97,14 @@ def planned_passes(run: Run) -> list[PlannedPass]:
         if not isinstance(callback, PeriodicDataIteratorCallback):
             continue
         config = callback.sampler_config
+        called = 0 if participant.id in own else None
         found.append(
             PlannedPass(
                 id=participant.id,
                 dataset=callback.dataset_key or run.data.keys()[0],
                 samples=len(config.samples_on(0, 1)),
                 batches=config.pass_length(trainer.batch_size),
-                times=times.get(participant.id, 0) if trainer.total_training_updates else 1,
+                times=times.get(participant.id, called) if trainer.total_training_updates else 1,
             )
         )
     return found
@@ -128,10 +131,20 @@ def _schedule(run: Run) -> Iterator[tuple[Participant, str, Hook, Intervals]]:
     assert dispatch is not None, "a rehearsal is prepared"
     participants = {participant.id: participant for participant in _everybody(run)}
     for name, hook in _ROUNDS:
-        for identifier in dict.fromkeys(dispatch.order(name)):
-            participant = participants[identifier]
+        for participant in _called(dispatch, name, participants):
             for intervals in _intervals(participant, name, hook):
                 yield participant, name, hook, intervals
+
+
+def _called(dispatch: Dispatch, name: str, participants: Mapping[str, Participant]) -> Iterator[Participant]:
+    """Yield who a hook calls, each followed by the children that it calls on their own intervals."""
+    for identifier in dict.fromkeys(dispatch.order(name)):
+        participant = participants[identifier]
+        yield participant
+        callback = participant.instance
+        if isinstance(callback, PeriodicCallback) and callback.callback_config.children_need_interval:
+            for group in callback.nested():
+                yield from _called(group.dispatch, name, participants)
 
 
 def _intervals(participant: Participant, name: str, hook: Hook) -> Iterator[Intervals]:

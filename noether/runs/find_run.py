@@ -1,0 +1,33 @@
+"""From what a user calls a run to its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from noether.core.providers.path import PathProvider
+from noether.core.utils.nearest import did_you_mean
+from noether.errors import UsageError
+
+
+def find_run(run: str | Path, output: str | Path = "runs") -> PathProvider:
+    """Return the paths of a run that exists.
+
+    Args:
+        run: Its folder, or its id below `output`.
+        output: The folder that holds one folder a run.
+
+    Raises:
+        UsageError: There is no such run.
+    """
+    for folder in (Path(run), Path(output) / run):
+        if (folder / "run.json").is_file():
+            folder = folder.resolve()
+            return PathProvider(folder.parent, folder.name)
+    if Path(run).is_dir():
+        raise UsageError(f"{run} is no run's folder: it has no run.json", hint="name a folder that `noether run` made")
+    known = sorted(path.parent.name for path in Path(output).glob("*/run.json"))
+    listed = f"it has {', '.join(known[-5:])}" if known else "it has none"
+    raise UsageError(
+        f"there is no run {str(run)!r}, neither as a folder nor in {output}.{did_you_mean(str(run), known)}",
+        hint=f"{listed}; --output names another folder of runs",
+    )

@@ -1,0 +1,139 @@
+"""`noether eval`: what a checkpoint is worth."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+OFFLINE_LOSS = {"kind": "offline-loss", "every_n_epochs": 1, "dataset_key": "test"}
+BEST = {"kind": "best-checkpoint", "every_n_epochs": 1, "metric_key": "loss/test/total"}
+EMA = {"kind": "ema", "every_n_epochs": 1, "target_factors": [0.5]}
+CHECKPOINT = {"kind": "checkpoint", "every_n_epochs": 1}
+
+
+@pytest.fixture
+def trained(finish):
+    """A run of two epochs with everything that `eval` may meet."""
+    averaged = {**EMA, "eval_callbacks": [OFFLINE_LOSS, BEST]}
+    return finish({"trainer.callbacks": [OFFLINE_LOSS, BEST, averaged, CHECKPOINT]}, run_id="trained")
+
+
+@pytest.fixture
+def evaluate(noether_command):
+    """Returns what `noether eval --json` printed."""
+
+    def call(*arguments):
+        ended = noether_command("eval", *arguments, "--json")
+        assert ended.code == 0, ended.err
+        return json.loads(ended.out.splitlines()[-1])
+
+    return call
+
+
+def logged(outcome, key, metric_lines):
+    """Return a metric of the run by epoch."""
+    return {line["epoch"]: line["metrics"][key] for line in metric_lines(outcome) if key in line["metrics"]}
+
+
+@pytest.mark.parametrize(("name", "epoch"), [("latest", 2), ("last", 2), ("E1_U6_S48", 1)])
+@pytest.mark.parametrize("key", ["loss/test/total", "ema=0.5/loss/test/total"])
+def test_metrics_are_those_of_training_at_that_step(trained, evaluate, metric_lines, name, epoch, key):
+    found = evaluate("trained", "--checkpoint", name)
+    assert found["metrics"][key] == logged(trained, key, metric_lines)[epoch]
+
+
+@pytest.mark.parametrize("name", ["best_model.loss/test/total", "best_model.loss.test.total"])
+def test_the_best_checkpoint_is_found_by_the_key_of_its_metric(trained, evaluate, metric_lines, name):
+    found = evaluate("trained", "--checkpoint", name)
+    assert found["metrics"]["loss/test/total"] == min(logged(trained, "loss/test/total", metric_lines).values())
+
+
+def test_the_best_averages_are_evaluated_as_the_model(trained, evaluate, metric_lines):
+    found = evaluate("trained", "--checkpoint", "best_model.ema=0.5.loss.test.total")
+    best = min(logged(trained, "ema=0.5/loss/test/total", metric_lines).values())
+    assert found["metrics"]["loss/test/total"] == best
+    assert found["checkpoint"] == "E2_U12_S96.ema=0.5"
+
+
+def test_averages_are_evaluated_by_what_evaluates_the_live_weights(finish, evaluate):
+    finish({"trainer.callbacks": [OFFLINE_LOSS, EMA, CHECKPOINT]}, run_id="trained")
+    metrics = evaluate("trained")["metrics"]
+    assert metrics["ema=0.5/loss/test/total"] != metrics["loss/test/total"]
+
+
+def test_averages_that_a_step_does_not_hold_are_left_out_rather_than_taken_from_elsewhere(finish, evaluate):
+    quiet = {**EMA, "save_weights": False, "save_last_weights": False}
+    finish({"trainer.callbacks": [OFFLINE_LOSS, BEST, quiet]}, run_id="trained")
+    best = evaluate("trained", "--checkpoint", "E1_U6_S48")  # holds weights only
+    assert "loss/test/total" in best["metrics"]
+    assert not [key for key in best["metrics"] if key.startswith("ema=")]
+
+
+def test_statistics_of_transforms_are_those_of_the_checkpoint(trained, finish, evaluate, workplace):
+    normalize = [{"kind": "normalize", "properties": ["x"]}]
+    outcome = finish({"transforms": normalize, "trainer.callbacks": [OFFLINE_LOSS, CHECKPOINT]}, run_id="normalized")
+    import numpy as np
+
+    with np.load(workplace / "train.npz") as held:
+        np.savez(workplace / "train.npz", x=held["x"] * 10, y_target=held["y_target"])
+    found = evaluate("normalized")
+    assert found["metrics"]["loss/test/total"] == outcome.metrics["loss/test/total"]
+
+
+def test_metrics_are_kept_beside_those_of_the_run_and_replaced_by_the_next_evaluation(trained, evaluate):
+    before = (trained.run_dir / "metrics.jsonl").read_bytes()
+    for _ in range(2):
+        found = evaluate(trained.run_dir, "--checkpoint", "last")
+    file = trained.run_dir.resolve() / "evaluations" / "E2_U12_S96" / "metrics.jsonl"
+    assert Path(found["file"]) == file
+    (line,) = map(json.loads, file.read_text().splitlines())
+    assert (line["update"], line["epoch"], line["sample"]) == (12, 2, 96)
+    assert line["metrics"] == found["metrics"]
+    assert (trained.run_dir / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_table_names_checkpoint_metrics_and_file(trained, noether_command):
+    ended = noether_command("eval", "trained")
+    lines = ended.out.splitlines()
+    assert ended.code == 0
+    assert lines[0].startswith("E2_U12_S96 of ")
+    assert lines[1].split() == ["METRIC", "VALUE"]
+    assert any(line.split()[:1] == ["ema=0.5/loss/test/total"] for line in lines)
+    assert lines[-1].startswith("kept in ")
+
+
+# What can be wrong
+
+
+def test_an_unknown_run_is_told_with_those_that_there_are(trained, noether_command):
+    ended = noether_command("eval", "trainde")
+    assert ended.code == 2
+    assert "there is no run 'trainde', neither as a folder nor in runs. Did you mean 'trained'?" in ended.err
+    assert "help: it has trained" in ended.err
+
+
+def test_a_folder_that_is_no_run_is_told(workplace, noether_command):
+    (workplace / "mine").mkdir()
+    ended = noether_command("eval", "mine")
+    assert (ended.code, "it has no run.json" in ended.err) == (2, True)
+
+
+def test_an_unknown_checkpoint_is_told_with_those_that_there_are(trained, noether_command):
+    ended = noether_command("eval", "trained", "--checkpoint", "best_model.loss.tset.total")
+    assert ended.code == 3
+    assert "Did you mean 'best_model.loss.test.total'?" in ended.err
+
+
+def test_a_damaged_checkpoint_is_named_and_not_evaluated(trained, noether_command):
+    weights = trained.run_dir / "checkpoints" / "step-000000000012" / "model.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights)
+    ended = noether_command("eval", "trained", "--checkpoint", "last")
+    assert ended.code == 3
+    assert "model.safetensors is not what was saved" in ended.err
+
+
+def test_the_latest_checkpoint_is_the_newest_sound_one(trained, evaluate):
+    weights = trained.run_dir / "checkpoints" / "step-000000000012" / "model.safetensors"
+    weights.write_bytes(b"")
+    assert evaluate("trained", "--checkpoint", "latest")["checkpoint"] == "E1_U6_S48"
