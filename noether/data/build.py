@@ -34,6 +34,11 @@ class LoaderOptions(Protocol):
         """Whether batches are put in page-locked memory."""
         ...
 
+    @property
+    def start_method(self) -> str | None:
+        """How worker processes are started."""
+        ...
+
 
 def build_data(
     datasets: Mapping[str, DatasetBaseConfig],
@@ -58,6 +63,7 @@ def build_data(
         num_workers=loader.num_workers if loader else 0,
         prefetch_factor=loader.prefetch_factor if loader else None,
         pin_memory=loader.pin_memory if loader else None,
+        start_method=loader.start_method if loader else None,
         seed=seed,
         transforms=[build_transform(config, seed=seed) for config in transforms],
         own_transforms={

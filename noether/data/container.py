@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from multiprocessing import get_all_start_methods
 
 import torch
 from torch import Tensor
@@ -27,13 +28,17 @@ class DataContainer:
     Args:
         datasets: Data sets by key; training uses `train`.
         num_workers: Processes that load batches; 0 loads them in the training process.
-        prefetch_factor: Batches that each worker prepares ahead; None for torch's default.
+        prefetch_factor: Batches that each worker prepares ahead; None for 4.
         pin_memory: Put batches in page-locked memory; None where the device is a CUDA device.
+        start_method: How worker processes are started: `fork`, `forkserver` or `spawn`; None for Python's default.
         collators: Makes batches out of samples, by key of the data set; a data set without one uses the
             default.
         seed: Seed of the run, from which the order and every sample's randomness derive.
         transforms: Transforms of every data set, with statistics of `train`.
         own_transforms: Transforms of one data set by its key, applied before the shared ones.
+
+    Raises:
+        DataError: Processes cannot be started by `start_method` on this machine.
     """
 
     def __init__(
@@ -43,14 +48,18 @@ class DataContainer:
         num_workers: int = 0,
         prefetch_factor: int | None = None,
         pin_memory: bool | None = None,
+        start_method: str | None = None,
         collators: Mapping[str, Collator] | None = None,
         seed: int = 0,
         transforms: Sequence[Transform] = (),
         own_transforms: Mapping[str, Sequence[Transform]] | None = None,
     ) -> None:
+        if start_method not in (None, *(known := get_all_start_methods())):
+            raise DataError(f"start_method = {start_method!r} is not known on this machine, only {', '.join(known)}")
         self.num_workers = num_workers
         self.prefetch_factor = prefetch_factor
         self.pin_memory = pin_memory
+        self.start_method = start_method
         self.collators = dict(collators or {})
         self.seed = seed
         self._prepared = PreparedDatasets(datasets, transforms, own_transforms)
@@ -177,6 +186,7 @@ class DataContainer:
             num_workers=self.num_workers,
             prefetch_factor=self.prefetch_factor,
             pin_memory=on_cuda if self.pin_memory is None else self.pin_memory,
+            start_method=self.start_method,
         )
 
     def inverse(self, name: str, tensor: Tensor) -> Tensor:

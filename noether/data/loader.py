@@ -14,6 +14,9 @@ from noether.data.samplers.tagged import TaggedBatch, TaggedIndices
 WORKER_TIMEOUT = 600.0
 """Seconds after which a worker that delivers nothing is an error; torch's default is to wait forever."""
 
+PREFETCH_FACTOR = 4
+"""Batches that each worker prepares ahead; with torch's 2 it runs dry where evaluation follows training."""
+
 
 class TaggedDataset(torch.utils.data.Dataset[TaggedBatch]):
     """Hands each request to the data set that its tag stands for; this is what a worker holds.
@@ -40,9 +43,9 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
         dataset: Where batches come from.
         sampler: Which batches.
         num_workers: Worker processes; 0 loads in the training process.
-        prefetch_factor: Batches that each worker prepares ahead; None for torch's default.
+        prefetch_factor: Batches that each worker prepares ahead; None for `PREFETCH_FACTOR`.
         pin_memory: Put batches in page-locked memory, for the copy to an accelerator.
-        multiprocessing_context: How workers start; None for Python's default.
+        start_method: How worker processes are started: `fork`, `forkserver` or `spawn`; None for Python's default.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
         num_workers: int = 0,
         prefetch_factor: int | None = None,
         pin_memory: bool = False,
-        multiprocessing_context: str | None = None,
+        start_method: str | None = None,
     ) -> None:
         super().__init__(
             dataset,
@@ -63,9 +66,9 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
             collate_fn=_as_it_is,
             pin_memory=pin_memory,
             timeout=WORKER_TIMEOUT if num_workers else 0,
-            multiprocessing_context=multiprocessing_context if num_workers else None,
+            multiprocessing_context=start_method if num_workers else None,
             generator=torch.Generator(),  # its base seeds must not come from the global one
-            prefetch_factor=prefetch_factor if num_workers else None,
+            prefetch_factor=(prefetch_factor or PREFETCH_FACTOR) if num_workers else None,
             persistent_workers=num_workers > 0,  # an evaluation loader is read again and again
         )
 

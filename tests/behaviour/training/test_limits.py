@@ -2,6 +2,7 @@
 
 import pytest
 
+from noether.core.writers.manifest import NamedStep
 from noether.core.writers.step_folder import list_steps, read_step
 from noether.errors import DataError, SpecError
 
@@ -100,6 +101,6 @@ def test_no_limit_and_two_limits_are_refused(run, limits):
 def test_the_last_step_keeps_the_names_that_a_callback_gave_it(finish):
     outcome = finish({"trainer.callbacks": [{"kind": "checkpoint", "every_n_updates": 6}]})
     earlier, last = (read_step(step)[0] for step in list_steps(outcome.run_dir / "checkpoints"))
-    assert earlier.tags == ["latest"]
-    assert last.tags == ["latest", "last"]
+    assert earlier.names == {}
+    assert last.names == {"last": NamedStep(last.update)}
     assert (earlier.parent, last.parent) == (None, "step-000000000006")

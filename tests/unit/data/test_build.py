@@ -8,6 +8,7 @@ from noether.data.build import build_data, build_dataset
 from noether.data.sources.digits import DigitsConfig, DigitsDataset
 from noether.data.transforms.normalize import NormalizeConfig
 from noether.kernel.registry import Component
+from noether.spec.model import LoaderTable
 
 
 class Foreign(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
@@ -60,3 +61,10 @@ def test_a_data_set_that_is_not_ours_is_built_from_its_signature() -> None:
     data = build_data({"train": foreign_config(size=6, offset=0.5)})
     loader = data.build_loader(batch_size=6, end_update=1)
     assert sorted(next(iter(loader)).batch["x"].tolist()) == [0.5, 1.5, 2.5, 3.5, 4.5, 5.5]
+
+
+def test_the_loader_table_reaches_the_loader() -> None:
+    table = LoaderTable(num_workers=2, prefetch_factor=3, pin_memory=False, start_method="spawn")
+    loader = build_data({"train": foreign_config(size=6)}, loader=table).build_loader(batch_size=2)
+    assert (loader.num_workers, loader.prefetch_factor, loader.pin_memory) == (2, 3, False)
+    assert loader.multiprocessing_context.get_start_method() == "spawn"

@@ -140,3 +140,8 @@ def test_order_depends_on_the_seed_and_on_nothing_before() -> None:
 def test_memory_is_pinned_for_cuda_unless_told_otherwise(asked: bool | None, device: str, pinned: bool) -> None:
     data = DataContainer(datasets(), pin_memory=asked)
     assert data.build_loader(batch_size=1, device=torch.device(device)).pin_memory is pinned
+
+
+def test_an_unknown_way_to_start_workers_is_told_with_those_there_are() -> None:
+    with pytest.raises(DataError, match=r"start_method = 'thread' is not known on this machine, only .*spawn"):
+        DataContainer(datasets(), num_workers=1, start_method="thread")

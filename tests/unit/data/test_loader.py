@@ -107,5 +107,5 @@ def test_iterating_again_starts_again() -> None:
 def test_spawned_workers_give_the_same_batches() -> None:
     data = DataContainer({"train": InMemoryDataset({"x": torch.arange(8)})})
     here = data.build_loader(batch_size=4, end_update=3)
-    spawned = TrainingLoader(here.dataset, here.sampler, num_workers=1, multiprocessing_context="spawn")  # type: ignore[arg-type]  # torch forgets the types
+    spawned = TrainingLoader(here.dataset, here.sampler, num_workers=1, start_method="spawn")  # type: ignore[arg-type]  # torch forgets the types
     assert [one.batch["x"].tolist() for one in spawned] == [one.batch["x"].tolist() for one in here]

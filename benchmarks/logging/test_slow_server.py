@@ -1,0 +1,109 @@
+"""What a tracking server that hardly answers costs an update: the same updates with a tracker feed and without one.
+
+One unit of work is an update of a small MLP; every 50 updates five metrics are written. Lines that the feed
+is told of alternate with lines that nobody is told of, and the quickest of each count. The feed's thread computes in
+the same process: what it takes from training is the CPU time of the process above that of the training thread, which
+does not depend on what else the machine does. The server is a process of its own.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from noether.core.trackers import RunDescription, TrackerFeed
+from noether.core.trackers.mlflow import MlflowTracker, MlflowTrackerConfig
+from noether.core.utils.training.counter import UpdateCounter
+from noether.core.utils.training.iteration import TrainingIteration
+from noether.core.writers.log import LogWriter
+from noether.core.writers.metrics_file import MetricsFile
+
+UPDATES_A_LINE, SECONDS = 50, 8.0
+KEYS = [f"loss/online/{name}/U50" for name in ("total", "pressure", "velocity", "drag", "lift")]
+NEVER_S = 3600.0
+SLACK = 0.03
+"""The quickest lines of two equal sides differ by so much on a machine whose cores are shared."""
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    command = [sys.executable, str(Path(__file__).with_name("slow_server.py")), str(request.param), str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+        process.kill()
+
+
+@pytest.fixture
+def feed(server: str, tmp_path: Path) -> Iterator[TrackerFeed]:
+    import mlflow  # noqa: F401  # a run imports it while it is built, not while it trains
+
+    tracker = MlflowTracker(MlflowTrackerConfig(kind="mlflow", tracking_uri=server))
+    for name in ("spec.toml", "spec.resolved.toml"):
+        (tmp_path / name).touch()
+    run = RunDescription(run_id="slow", name="digits", run_dir=tmp_path)
+    opened = TrackerFeed(tracker, tmp_path / "metrics.jsonl", run)
+    opened.start()
+    time.sleep(0.5)  # its first request is on its way
+    yield opened
+    opened.close("KILLED", deadline_s=0.1)
+
+
+def make_update() -> Callable[[], None]:
+    model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.GELU(), torch.nn.Linear(32, 1))
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    x = torch.randn(32, 8)
+
+    def update() -> None:
+        model(x).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return update
+
+
+def line(update: Callable[[], None], writer: LogWriter, counter: UpdateCounter) -> tuple[float, float]:
+    """Do the updates of one line; return the seconds that this thread has computed, and those that others have."""
+    own, all_threads = time.thread_time(), time.process_time()
+    for _ in range(UPDATES_A_LINE):
+        update()
+        counter.next_update()
+    for key in KEYS:
+        writer.add_scalar(key, 0.31)
+    writer.flush(counter)
+    own = time.thread_time() - own
+    return own, time.process_time() - all_threads - own
+
+
+@pytest.mark.parametrize("server", [5.0, NEVER_S], ids=["answers in 5 s", "never answers"], indirect=True)
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+def test_a_slow_server_changes_an_update_by_less_than_one_percent(
+    benchmark: BenchmarkFixture, feed: TrackerFeed, tmp_path: Path
+) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # else the threads of torch are the others
+    update = make_update()
+    counter = UpdateCounter(TrainingIteration(0, 0, 0), TrainingIteration(update=10**6), 50, 32)
+    told, quiet = LogWriter(MetricsFile(tmp_path / "metrics.jsonl")), LogWriter(MetricsFile(tmp_path / "quiet.jsonl"))
+    told.on_written.append(feed.notify)
+    rounds, end = [], time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        rounds.append((line(update, told, counter), line(update, quiet, counter)))
+    benchmark.pedantic(line, args=(update, told, counter), rounds=1)
+    torch.set_num_threads(threads)
+    told.close()
+    quiet.close()
+
+    own = min(told_own for (told_own, _), _ in rounds) / min(quiet_own for _, (quiet_own, _) in rounds)
+    feeds = sum(others for lines in rounds for _, others in lines) / sum(own for lines in rounds for own, _ in lines)
+    benchmark.extra_info.update(ratio=own, feeds_share=feeds)
+    print(f"\nupdates beside a slow server take {own:.3f} of their time; the feed computes {feeds:.4f} of it")
+    assert feeds < 0.01
+    assert own < 1.01 + SLACK
