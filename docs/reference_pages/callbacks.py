@@ -1,47 +1,139 @@
-"""The page of the built-in callbacks with their options."""
+"""The page of the built-in callbacks: what each is for, how it stands in a spec, what it logs and can be told."""
 
 from __future__ import annotations
 
+import inspect
+import re
+import tomllib
+from collections import defaultdict
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, Any
+
+from pydantic import TypeAdapter
+from pydantic.fields import FieldInfo
+
 from noether.core.schemas.callbacks import CallBackBaseConfig, PeriodicDataIteratorCallbackConfig
 from noether.core.schemas.config_class import config_class_of
+from noether.core.schemas.lib import Discriminated, _RegistryBase
+from noether.core.schemas.metric_facts import MetricFacts
 from noether.kernel.entry import Entry
 from noether.kernel.registry import Registry
 from noether.training.default_callbacks import ONE_SHOT, PRODUCERS, TRACKED
 from reference_pages.kinds import built_in
 from reference_pages.markdown import fields_table, prose
 
+TITLES = {
+    "noether.training.callbacks": "Evaluation",
+    "noether.core.callbacks.checkpoint": "Checkpoints and averaged weights",
+    "noether.core.callbacks.online": "Following training",
+    "noether.core.callbacks.early_stoppers": "Stopping early",
+    "noether.core.callbacks.default": "Defaults",
+}
+"""What a package of callbacks is called on the page, in the order of the page; another one goes by its name."""
+
 _INTRODUCTION = """
 # Callbacks
 
-A callback stands in `[[trainer.callbacks]]` and is called in the order of the spec. Its metrics appear in
-`metrics.jsonl` and in the trackers under the keys named here.
+A callback stands in `[[trainer.callbacks]]` and is called in the order of the spec; `kind` names it. Its metrics appear
+in `metrics.jsonl` and in the trackers. The keys that are named below an excerpt are those that it leads to: `{field}`
+stands for each field of `weighted-loss`, `*` for what only the run decides.
 """
+
+_INTERVAL = """
+A spec gives exactly one interval to each callback that runs on one. It counts what the run has completed, so
+`every_n_epochs = 2` acts after the second epoch, the fourth, and so on.
+"""
+
+_FACTS = MetricFacts(losses=("{field}_loss",), dataset_keys=("train", "test"))
+_EXCERPT = re.compile(r"^```toml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_CONFIG: TypeAdapter[CallBackBaseConfig] = TypeAdapter(Annotated[Any, Discriminated("callback")])
 
 
 def page() -> str:
     """Return the page."""
-    base = CallBackBaseConfig.model_fields
-    iterating = {n: f for n, f in PeriodicDataIteratorCallbackConfig.model_fields.items() if n not in base}
-    defaults = ", ".join(f"`{kind}`" for kind in (*PRODUCERS, *ONE_SHOT, "progress", *TRACKED))
     parts = [
         _INTRODUCTION.strip(),
-        f"Every run has these without asking, unless `add_default_callbacks = false`: {defaults}; with "
-        "`monitor_training_stability = true` also `training-stability`. Producers of metrics run before the callbacks "
-        "of the spec, the others after them.",
         "## Options of every callback",
-        "A spec gives exactly one interval to each callback that runs on one.",
-        fields_table(base),
-        "## Options of callbacks that go through a data set",
-        fields_table(iterating),
-        *(_section(entry, {*base, *iterating}) for entry in built_in("callback")),
+        _INTERVAL.strip(),
+        fields_table(_beside(_RegistryBase, CallBackBaseConfig)),
+        "## Options of evaluation passes",
+        "For callbacks that go through a data set when their interval fires.",
+        fields_table(_beside(CallBackBaseConfig, PeriodicDataIteratorCallbackConfig)),
     ]
+    for package, entries in _by_package().items():
+        parts += [f"## {_title(package)}", _about(package), *map(_section, entries)]
     return "\n\n".join(parts)
 
 
-def _section(entry: Entry, shared: set[str]) -> str:
+def excerpt_of(target: Any) -> str:
+    """Return the piece of a spec in a class's docstring, empty where there is none."""
+    found = _EXCERPT.search(inspect.getdoc(target) or "")
+    return found[1] if found else ""
+
+
+def _by_package() -> dict[str, list[Entry]]:
+    """Return the built-in callbacks by the package that they are defined in."""
+    packages: dict[str, list[Entry]] = defaultdict(list)
+    for entry in built_in("callback"):
+        packages[entry.target.partition(":")[0].rpartition(".")[0]].append(entry)
+    known = [package for package in TITLES if package in packages]
+    return {package: packages[package] for package in dict.fromkeys([*known, *sorted(packages)])}
+
+
+def _title(package: str) -> str:
+    return TITLES.get(package) or package.rpartition(".")[2].replace("_", " ").capitalize()
+
+
+def _about(package: str) -> str:
+    """Return what a package says of itself; of the defaults, which of them every run has."""
+    words = prose(import_module(package))
+    if not package.endswith(".default"):
+        return words
+    names = ", ".join(f"`{kind}`" for kind in (*PRODUCERS, *ONE_SHOT, "progress", *TRACKED))
+    return (
+        f"Every run has {names}, and with `monitor_training_stability = true` also `training-stability`. "
+        "`log_every_n_*` under `[trainer]` is the interval of `progress`, `track_every_n_*` that of the others. "
+        "Producers of metrics run before the callbacks of the spec, the others after them. With "
+        "`add_default_callbacks = false` a run has none of these but those that its spec names."
+    )
+
+
+def _section(entry: Entry) -> str:
     target = Registry.installed().load("callback", entry.name).target
     config_class = config_class_of(target, "callback")
-    own = {name: field for name, field in config_class.model_fields.items() if name not in shared}
-    interval = "" if getattr(config_class, "needs_interval", True) else "Takes no interval."
-    options = fields_table(own) if own else "No options of its own."
-    return "\n\n".join(part for part in (f"## {entry.name}", prose(target), interval, options) if part)
+    iterates = issubclass(config_class, PeriodicDataIteratorCallbackConfig)
+    own = _beside(PeriodicDataIteratorCallbackConfig if iterates else CallBackBaseConfig, config_class)
+    parts = [f"### {entry.name}", prose(target), *_metrics(target, entry.name)]
+    parts += ["Takes no interval."] * (not config_class.needs_interval)
+    parts += ["Takes the [options of evaluation passes](#options-of-evaluation-passes)."] * iterates
+    return "\n\n".join([*parts, fields_table(own) if own else "No options of its own."])
+
+
+def _beside(base: type[_RegistryBase], config_class: type[_RegistryBase]) -> dict[str, FieldInfo]:
+    """Return the fields that a config has beside those of `base`."""
+    return {name: field for name, field in config_class.model_fields.items() if name not in base.model_fields}
+
+
+def _metrics(target: Any, kind: str) -> list[str]:
+    """Return what a callback logs and reads when it is configured as in its excerpt."""
+    config = _configured(target, kind)
+    logged, read = target.produced_metrics(config, _FACTS), target.consumed_metrics(config)
+    sentences = []
+    if logged is not None:
+        sentences.append(f"Logs {_keys(logged)}." if logged else "Logs no metric of its own.")
+    if read:
+        sentences.append(f"Reads {_keys(read)}, to be logged in the same round by callbacks before it.")
+    if prefixes := target.child_metric_prefixes(config):
+        sentences.append(f"Metrics of its children begin with {_keys(prefixes)}.")
+    return [" ".join(sentences)] if sentences else []
+
+
+def _configured(target: Any, kind: str) -> CallBackBaseConfig:
+    tables = tomllib.loads(excerpt_of(target)).get("trainer", {}).get("callbacks", [])
+    of_this_kind = (table for table in tables if table["kind"] == kind)
+    return _CONFIG.validate_python(next(of_this_kind, {"kind": kind}))
+
+
+def _keys(keys: Sequence[str]) -> str:
+    return ", ".join(f"`{key}`" for key in keys)

@@ -1,7 +1,10 @@
 """The reference names everything that there is, and is what its generator writes."""
 
+import re
 import subprocess
 import sys
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,7 +48,37 @@ def test_every_built_in_kind_is_listed(page):
 
 def test_every_built_in_callback_has_a_section(page):
     text = page["callbacks.md"].text
-    assert [e.name for e in built_in() if e.role == "callback" and f"\n## {e.name}\n" not in text] == []
+    assert [name for name in callbacks() if f"\n### {name}\n" not in text] == []
+
+
+def callbacks() -> list[str]:
+    return [entry.name for entry in built_in() if entry.role == "callback"]
+
+
+def section_of(page, name: str):
+    """Return a section of the page of callbacks as a page; whether its excerpt is valid is a test of all blocks."""
+    one = page["callbacks.md"]
+    return replace(one, text=re.split(r"\n##+ ", one.text.partition(f"\n### {name}\n")[2])[0])
+
+
+@pytest.mark.parametrize("name", callbacks())
+def test_every_built_in_callback_shows_how_it_stands_in_a_spec(page, name: str):
+    shown = [tomllib.loads(block.text)["trainer"]["callbacks"] for block in section_of(page, name).blocks("toml")]
+    assert any(table["kind"] == name for tables in shown for table in tables), "its docstring has no ```toml block"
+
+
+def test_what_a_callback_logs_reads_and_is_nested_below_is_said(page):
+    assert "Logs `loss/test/total`, `loss/test/{field}_loss`." in section_of(page, "offline-loss").text
+    assert "Logs no metric of its own." in section_of(page, "checkpoint").text
+    best = section_of(page, "best-metric").text
+    assert "Logs `loss/test/total/at_best/loss/val/total`." in best
+    assert "Reads `loss/val/total`, `loss/test/total`, to be logged in the same round by callbacks before it." in best
+
+
+def test_every_package_of_callbacks_has_a_title(page):
+    text = page["callbacks.md"].text
+    packages = {e.target.partition(":")[0].rpartition(".")[0] for e in built_in() if e.role == "callback"}
+    assert len(re.findall(r"^## (?!Options)", text, re.MULTILINE)) == len(packages)
 
 
 def test_every_field_of_a_spec_is_described(page):

@@ -1,0 +1,199 @@
+"""What the how-to pages show does what they say, in a short run of the shipped digits."""
+
+import json
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import noether
+from noether.runs.outcome import Outcome
+
+UPDATES = 22
+"""Updates of the digits in one epoch."""
+
+
+@pytest.fixture
+def finish(repository: Path, project: Path) -> Callable[..., Outcome]:
+    """Runs two epochs of the digits with the callbacks of a piece of a spec, to a good end."""
+
+    def finished(tables: dict[str, Any], changes: dict[str, Any] | None = None) -> Outcome:
+        spec = tomllib.loads((repository / "specs/smoke/digits.toml").read_text())
+        del spec["expect"]
+        spec["trainer"] |= {"max_epochs": 2, **tables["trainer"]}
+        spec |= {"trackers": [{"kind": "noop"}], "threads": 1, "device": "cpu"}
+        spec["datasets"]["val"] = spec["datasets"]["test"]
+        outcome = noether.run(spec, set=changes, quiet=True)
+        assert outcome.error is None, outcome.error
+        return outcome
+
+    return finished
+
+
+def curve(outcome: Outcome, key: str) -> list[float]:
+    return [metrics[key] for metrics in lines_of(outcome) if key in metrics]
+
+
+def lines_of(outcome: Outcome) -> list[dict[str, Any]]:
+    return [json.loads(line)["metrics"] for line in (outcome.run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def newest_step(outcome: Outcome) -> Path:
+    return max((outcome.run_dir / "checkpoints").glob("step-*"))
+
+
+def test_the_smooth_loss_is_an_average_that_a_checkpoint_keeps(page, project: Path, finish):
+    how_to = page["write-a-callback.md"]
+    how_to.write_files(project)
+    tables = tomllib.loads(how_to.blocks("toml")[0].text)
+    tables["trainer"]["callbacks"].append({"kind": "online-loss", "every_n_updates": 1})
+    outcome = finish(tables)
+    average = None
+    for metrics in lines_of(outcome)[1:]:
+        loss = metrics["loss/online/total/U1"]
+        average = loss if average is None else 0.95 * average + 0.05 * loss
+        assert metrics.get("loss/smooth", average) == pytest.approx(average, rel=1e-5)
+    kept = load_file(newest_step(outcome) / "callbacks/smooth-loss.safetensors")
+    assert [tensor.item() for tensor in kept.values()] == pytest.approx([average], rel=1e-5)
+
+
+def test_the_confidence_is_a_probability_that_grows(page, project: Path, finish):
+    how_to = page["write-a-callback.md"]
+    how_to.write_files(project)
+    outcome = finish(tomllib.loads(how_to.blocks("toml")[0].text))
+    first, last = curve(outcome, "confidence/test")
+    assert 0.1 < first < last < 1
+
+
+def test_nested_callbacks_see_rounded_weights_and_leave_no_trace(page, project: Path, finish):
+    how_to = page["write-a-callback.md"]
+    how_to.write_files(project)
+    nested = tomllib.loads(how_to.blocks("toml")[1].text)
+    (parent,) = nested["trainer"]["callbacks"]
+    live = parent["eval_callbacks"]
+    watched, alone = finish({"trainer": {"callbacks": [*live, parent]}}), finish({"trainer": {"callbacks": live}})
+    rounded, plain = curve(watched, "rounded/loss/test/total"), curve(watched, "loss/test/total")
+    assert rounded == pytest.approx(plain, rel=0.05)
+    assert rounded != plain
+    weights = [(newest_step(outcome) / "model.safetensors").read_bytes() for outcome in (watched, alone)]
+    assert weights[0] == weights[1]
+
+
+def test_training_ends_when_the_metric_has_stopped_getting_better(page, finish):
+    by_metric = tomllib.loads(page["stop-early.md"].blocks("toml")[0].text)
+    outcome = finish(by_metric, {"model.optimizer.lr": 0.05})
+    losses = curve(outcome, "loss/val/total")
+    assert len(losses) - (losses.index(min(losses)) + 1) == 6
+    assert outcome.exit_code == 0
+    assert "loss/val/total has not improved for 6 intervals" in (outcome.run_dir / "log.txt").read_text()
+
+
+def test_training_ends_after_a_time(page, finish):
+    by_time = tomllib.loads(page["stop-early.md"].blocks("toml")[1].text)
+    by_time["trainer"]["callbacks"][0]["stop_after_seconds"] = 0.001
+    outcome = finish(by_time)
+    assert newest_step(outcome).name == "step-000000000001"
+
+
+def test_a_callback_of_the_project_ends_training(page, project: Path, finish):
+    (block,) = page["stop-early.md"].blocks("python")
+    (project / "enough.py").write_text(block.text)
+    losses = {"kind": "offline-loss", "every_n_epochs": 1, "dataset_key": "test"}
+    enough = {"kind": "enough.GoodEnoughCallback", "every_n_epochs": 1}
+    outcome = finish({"trainer": {"max_epochs": 50, "callbacks": [losses, enough]}}, {"model.optimizer.lr": 0.01})
+    *before, last = curve(outcome, "loss/test/total")
+    assert last < 0.1 <= min(before)
+
+
+def test_averaged_weights_are_evaluated_by_factor_and_saved_under_the_names_of_the_model(page, finish):
+    outcome = finish(tomllib.loads(page["keep-averaged-weights.md"].blocks("toml")[0].text))
+    losses = {key: curve(outcome, key) for key in ("loss/test/total", "ema=0.99/loss/test/total")}
+    assert [len(values) for values in losses.values()] == [2, 2]
+    assert curve(outcome, "ema=0.999/loss/test/total") > losses["ema=0.99/loss/test/total"], "it looks back further"
+    model = load_file(newest_step(outcome) / "model.safetensors")
+    for factor in (0.99, 0.999):
+        average = load_file(newest_step(outcome) / f"callbacks/ema/{factor}.safetensors")
+        assert {name: tensor.shape for name, tensor in average.items()} == {
+            name: tensor.shape for name, tensor in model.items()
+        }
+        assert not any(torch.equal(average[name], model[name]) for name in model)
+
+
+def test_tolerances_name_what_stopping_early_would_have_kept(page, finish):
+    tables = tomllib.loads(page["keep-the-best-checkpoint.md"].blocks("toml")[1].text)
+    tables["trainer"] |= {"max_epochs": 20}
+    outcome = finish(tables, {"model.optimizer.lr": 0.05})
+    losses = curve(outcome, "loss/val/total")
+    names = json.loads((newest_step(outcome) / "manifest.json").read_text())["names"]
+    assert names["best_model.loss.val.total"]["update"] == UPDATES * (losses.index(min(losses)) + 1)
+    for tolerance in (2, 5):
+        kept = stopped_best(losses, tolerance)
+        assert names[f"best_model.loss.val.total.tolerance={tolerance}"]["update"] == UPDATES * kept
+
+
+def stopped_best(losses: list[float], tolerance: int) -> int:
+    """Return the epoch of the best loss until more than `tolerance` epochs in a row had brought nothing better."""
+    best, without = 0, 0
+    for epoch, loss in enumerate(losses):
+        best, without = (epoch, 0) if loss < losses[best] or epoch == 0 else (best, without + 1)
+        if without > tolerance:
+            return best + 1
+    raise AssertionError("the run is too short to stop early")
+
+
+def test_the_best_checkpoint_evaluates_its_children_on_every_new_best(page, finish):
+    tables = tomllib.loads(page["keep-the-best-checkpoint.md"].blocks("toml")[2].text)
+    tables["trainer"] |= {"max_epochs": 8}
+    outcome = finish(tables, {"model.optimizer.lr": 0.05})
+    losses = curve(outcome, "loss/val/total")
+    bests = sum(loss < min([*losses[:epoch], float("inf")]) for epoch, loss in enumerate(losses))
+    assert len(curve(outcome, "best=loss.val.total/accuracy/test/label")) == bests < len(losses)
+
+
+def test_the_best_averaged_weights_are_kept_under_the_metric_of_the_average(page, finish):
+    outcome = finish(tomllib.loads(page["keep-the-best-checkpoint.md"].blocks("toml")[3].text))
+    names = json.loads((newest_step(outcome) / "manifest.json").read_text())["names"]
+    (best,) = [named for name, named in names.items() if name.startswith("best_model.")]
+    losses = curve(outcome, "ema=0.99/loss/val/total")
+    assert best == {"update": UPDATES * (losses.index(min(losses)) + 1), "weights": "callbacks/ema/0.99.safetensors"}
+
+
+def test_training_begins_with_the_weights_of_a_file_and_leaves_frozen_ones_alone(page, project: Path, finish):
+    pretrained = load_file(newest_step(finish({"trainer": {"callbacks": []}})) / "model.safetensors")
+    (project / "pretrained").mkdir()
+    backbone = {name.replace("layers", "backbone"): tensor for name, tensor in pretrained.items()}
+    save_file(backbone, project / "pretrained/classifier.safetensors")
+    _, _, renamed, frozen, _ = (tomllib.loads(b.text) for b in page["start-from-pretrained-weights.md"].blocks("toml"))
+    untrained = {"trainer": {"callbacks": [], "start_at_epoch": 2}}
+    initial = load_file(newest_step(finish(untrained)) / "model.safetensors")
+    begun = load_file(newest_step(finish(untrained, renamed)) / "model.safetensors")
+    for name, tensor in begun.items():
+        assert torch.equal(tensor, initial[name] if name.startswith("layers.2.") else pretrained[name]), name
+    outcome = finish({"trainer": {"callbacks": []}}, {**renamed, "model.frozen": frozen["model"]["frozen"]})
+    trained = load_file(newest_step(outcome) / "model.safetensors")
+    assert {name for name, tensor in trained.items() if torch.equal(tensor, begun[name])} == {
+        "layers.0.weight",
+        "layers.0.bias",
+    }
+
+
+@pytest.mark.parametrize("kind", ["previous-run", "checkpoint"])
+def test_training_begins_with_the_weights_of_another_run(page, finish, kind: str):
+    losses = {"kind": "offline-loss", "every_n_epochs": 1, "dataset_key": "test"}
+    best = {"kind": "best-checkpoint", "every_n_epochs": 1, "metric_key": "loss/test/total"}
+    first = finish({"trainer": {"callbacks": [losses, best]}})
+    how_to = page["start-from-pretrained-weights.md" if kind == "previous-run" else "keep-the-best-checkpoint.md"]
+    table = next(
+        table
+        for block in how_to.blocks("toml")
+        if (table := tomllib.loads(block.text).get("initializer")) and table["kind"] == kind and "checkpoint" in table
+    )
+    where = {"run_id": first.run_dir.name} if kind == "previous-run" else {"path": str(first.run_dir)}
+    table |= {**where, "checkpoint": table["checkpoint"].replace("/val/", "/test/")}
+    second = finish({"trainer": {"callbacks": [], "start_at_epoch": 2}}, {"initializer": table})
+    kept = [load_file(newest_step(outcome) / "model.safetensors") for outcome in (first, second)]
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
