@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from noether.cli import check, evaluate, plan, plugins, run, spec
+from noether.cli import check, checkpoint, evaluate, plan, plugins, resume, run, spec, tracker, verify_resume
 from noether.cli.options import CommandWithOverrides
 from noether.core.utils.secrets import mask, masked_traceback
 from noether.errors import NoetherError
@@ -23,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run", cls=CommandWithOverrides, short_help="Train what a spec describes.", epilog=run.EXAMPLE)(run.run)
+app.command("resume", cls=CommandWithOverrides, short_help="Continue a run.", epilog=resume.EXAMPLE)(resume.resume)
 app.command("eval", short_help="Evaluate a checkpoint of a run.", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("check", cls=CommandWithOverrides, short_help="Validate a spec without running it.", epilog=check.EXAMPLE)(
     check.check
@@ -30,8 +31,16 @@ app.command("check", cls=CommandWithOverrides, short_help="Validate a spec witho
 app.command("plan", cls=CommandWithOverrides, short_help="Say what running a spec would do.", epilog=plan.EXAMPLE)(
     plan.plan
 )
+app.command(
+    "verify-resume",
+    cls=CommandWithOverrides,
+    short_help="Check that a run which is interrupted ends as if it had not been.",
+    epilog=verify_resume.EXAMPLE,
+)(verify_resume.verify_resume)
+app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(spec.app, name="spec")
 app.add_typer(plugins.app, name="plugins")
+app.add_typer(tracker.app, name="tracker")
 
 
 def _print_version(wanted: bool) -> None:

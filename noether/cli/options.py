@@ -48,6 +48,9 @@ RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's folder, or its id below --output.", show_default=False)
 ]
 Output = Annotated[Path, typer.Option(metavar="FOLDER", help="The folder that holds the runs.")]
+AllowSpecChange = Annotated[
+    bool, typer.Option("--allow-spec-change", help="Continue although the spec changes what training computes.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

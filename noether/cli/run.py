@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 import traceback
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from noether.cli.options import Overrides, Plugins, Spec, Trusted, Unset, in_order
+from noether.cli.options import AllowSpecChange, Overrides, Plugins, Spec, Trusted, Unset, in_order
 from noether.core.utils.secrets import mask, masked_traceback
 from noether.errors import NoetherError
 
@@ -27,6 +27,16 @@ def run(
         str | None,
         typer.Option(help="Name of the run's folder.", show_default="<name>-<date>-<time>-<4 hex>"),
     ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|none|NAME",
+            help="What to do where the run of --run-id exists: auto starts it or continues it, none moves it aside and "
+            "starts anew, and the name of a checkpoint continues from there.",
+            show_default="an error",
+        ),
+    ] = None,
+    allow_spec_change: AllowSpecChange = False,
     plugins: Plugins = [],  # noqa: B006
     trusted: Trusted = [],  # noqa: B006
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
@@ -37,17 +47,32 @@ def run(
 ) -> None:
     """Train what SPEC describes, and keep everything about it in a folder of its own.
 
-    Exit codes: 0 done, 1 failed, 2 wrong spec or usage, 4 not finite, 143 or 130 stopped by a signal.
+    Exit codes: 0 done, 1 failed, 2 wrong spec or usage, 3 no valid checkpoint to continue from, 4 not finite, 143 or 130
+    stopped by a signal.
     """
     import noether
 
     overrides = in_order(ctx, overrides, unset)
     try:
-        outcome = noether.run(spec, overrides=overrides, run_id=run_id, plugins=plugins, trusted=trusted, quiet=quiet)
+        outcome = noether.run(
+            spec,
+            overrides=overrides,
+            run_id=run_id,
+            resume=resume,
+            allow_spec_change=allow_spec_change,
+            plugins=plugins,
+            trusted=trusted,
+            quiet=quiet,
+        )
     except NoetherError as error:
         if show_traceback:
             print(masked_traceback(error), file=sys.stderr)
         raise
+    end(outcome, show_traceback=show_traceback)
+
+
+def end(outcome: Outcome, *, show_traceback: bool) -> NoReturn:
+    """End the command as the run has ended, telling why where it failed."""
     if outcome.error is not None and outcome.status == "FAILED":
         _tell(outcome, show_traceback=show_traceback)
     raise typer.Exit(outcome.exit_code)

@@ -17,6 +17,7 @@ from noether.core.schemas.construction import construction_of
 from noether.core.schemas.lib import component_of
 from noether.core.trackers.base import BaseTracker
 from noether.core.trackers.noop import NoopTracker
+from noether.core.writers.save_policy import SavePolicy
 from noether.data.build import build_data
 from noether.data.container import DataContainer
 from noether.data.whole import first_sample
@@ -51,8 +52,22 @@ class Run:
     trainer: BaseTrainer
 
 
-def assemble(spec: RunSpec, paths: PathProvider, device: torch.device, trackers: list[BaseTracker]) -> Run:
+def assemble(
+    spec: RunSpec,
+    paths: PathProvider,
+    device: torch.device,
+    trackers: list[BaseTracker],
+    *,
+    initialize: bool = True,
+) -> Run:
     """Build data, model and trainer of a run.
+
+    Args:
+        spec: A valid spec.
+        paths: Where the run keeps its files.
+        device: Where it trains.
+        trackers: As built from the spec.
+        initialize: Whether initializers have a say; a run that goes on has its own state.
 
     Raises:
         UsageError: Something in the spec cannot be built.
@@ -71,8 +86,13 @@ def assemble(spec: RunSpec, paths: PathProvider, device: torch.device, trackers:
             path_provider=paths,
         )
     trainer.checkpoint_writer.keep_last = spec.checkpoints.keep_last
+    trainer.checkpoint_writer.keep_every = spec.checkpoints.keep_every
+    trainer.checkpoint_writer.policy = SavePolicy(spec.checkpoints.on_save_error)
     trainer.checkpoint_writer.spec_sha256 = hashlib.sha256(resolved.encode()).hexdigest()
-    _initialize(spec, trainer, model)
+    if initialize:
+        _initialize(spec, trainer, model)
+    else:
+        trainer.initializer = None
     return Run(paths.run_id, paths.run_path, spec, resolved, data, model, trainer)
 
 

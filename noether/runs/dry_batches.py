@@ -17,7 +17,7 @@ from noether.core.utils.training.counter import UpdateCounter
 from noether.data.dataset import length_of
 from noether.kernel.markers import hookimpl
 from noether.runs.assemble import Run
-from noether.runs.launch import describe
+from noether.runs.describe import describe
 from noether.spec.configs import Path, configs_in
 from noether.spec.model import RunSpec
 from noether.spec.problem import Problem, quoted

@@ -1,23 +1,25 @@
-"""The run folder: what a run is, written before its first update."""
+"""The run folder: what a run is, written before its first update, and a record of each attempt at it."""
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import socket
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from noether.core.providers.path import PathProvider
 from noether.core.writers.durable import replace_file, storage_error
 from noether.errors import UsageError
+from noether.runs.attempts import last_attempt, record_path
+from noether.runs.environment import environment
+
+RUN = "run.json"
 
 
 class RunFolder:
-    """Creates the folder of one run and keeps its records.
+    """Creates the folder of one run, or goes on in it, and keeps its records.
 
     Args:
         paths: Where the run keeps its files.
@@ -25,8 +27,13 @@ class RunFolder:
 
     def __init__(self, paths: PathProvider) -> None:
         self.paths = paths
-        self._attempt = self.paths.attempts_path / "0001.json"
+        self.attempt = 1
         self._record: dict[str, Any] = {}
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run of this id was begun before."""
+        return self.paths.run_path.is_dir()
 
     def create(self) -> None:
         """Make the folder; two runs never share one.
@@ -38,43 +45,75 @@ class RunFolder:
         try:
             self.paths.output_path.mkdir(parents=True, exist_ok=True)
             self.paths.run_path.mkdir()
-            self.paths.attempts_path.mkdir()
         except FileExistsError as error:
             if not self.paths.output_path.is_dir():
                 raise UsageError(
                     f"{self.paths.output_path} is a file, expected a folder for runs", hint="let `output` name a folder"
                 ) from error
             raise UsageError(
-                f"{error.filename} exists already", hint="choose another --run-id, or leave it out for a new one"
+                f"{error.filename} exists already",
+                hint="go on with it by --resume auto, choose another --run-id, or leave it out for a new one",
             ) from error
         except OSError as error:
             raise storage_error(error, self.paths.run_path) from error
 
     def write_spec(self, given: str, resolved: str) -> None:
-        """Keep the spec as it was given and as it is meant."""
+        """Keep the spec as it was given and as it is meant; one that it replaces stays with the attempt before."""
+        try:
+            before = self.paths.resolved_spec_path.read_bytes()
+        except FileNotFoundError:
+            before = None
+        if before == resolved.encode():
+            return
+        if before is not None:
+            replace_file(self.paths.attempts_path / f"{self.attempt - 1:04d}.resolved.toml", before)
         replace_file(self.paths.spec_path, given.encode())
         replace_file(self.paths.resolved_spec_path, resolved.encode())
 
     def write_run(self, facts: dict[str, Any]) -> None:
-        """Keep what never changes about the run: versions and machine."""
-        environment = {
-            "noether": version("noether-train"),
-            "torch": version("torch"),
-            "python": platform.python_version(),
-            "platform": platform.platform(),
+        """Keep what never changes about the run, its versions and machine among it."""
+        if (self.paths.run_path / RUN).exists():
+            return
+        body = {
+            "format": 1,
+            "run_id": self.paths.run_id,
+            "created": time.time(),
+            "environment": environment(),
+            **facts,
         }
-        body = {"format": 1, "run_id": self.paths.run_id, "created": time.time(), "environment": environment, **facts}
-        _write_json(self.paths.run_path / "run.json", body)
+        _write_json(self.paths.run_path / RUN, body)
 
-    def begin_attempt(self) -> None:
-        """Record that a process has begun to work on the run."""
-        self._record = {"started": time.time(), "pid": os.getpid(), "host": socket.gethostname(), "status": "RUNNING"}
-        _write_json(self._attempt, self._record)
+    def recorded_environment(self) -> dict[str, Any]:
+        """Return the versions and the machine that the run began with; empty where nobody can read it any more."""
+        try:
+            found = json.loads((self.paths.run_path / RUN).read_bytes())["environment"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def begin_attempt(self, **facts: Any) -> None:
+        """Record that a process has begun to work on the run.
+
+        Args:
+            **facts: What else is to be known, such as what it was resumed from.
+        """
+        last = last_attempt(self.paths.attempts_path)
+        self.attempt = 1 if last is None else last.number + 1
+        now = {"started": time.time(), "pid": os.getpid(), "host": socket.gethostname(), "status": "RUNNING"}
+        self._record = now | facts
+        try:
+            self.paths.attempts_path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, self.paths.attempts_path) from error
+        self._write_attempt()
 
     def end_attempt(self, status: str, reason: str | None) -> None:
         """Record how that ended."""
         self._record |= {"ended": time.time(), "status": status, "reason": reason}
-        _write_json(self._attempt, self._record)
+        self._write_attempt()
+
+    def _write_attempt(self) -> None:
+        _write_json(record_path(self.paths.attempts_path, self.attempt), self._record)
 
 
 def _write_json(path: Path, body: dict[str, Any]) -> None:

@@ -14,7 +14,9 @@ from noether.core.providers.path import PathProvider, ResumptionPaths
 from noether.core.writers.saved_step import SavedStep
 from noether.core.writers.step_state import StepState
 from noether.errors import CheckpointError
+from noether.training.loop.blame import blamed_on
 from noether.training.loop.capture import restore_rng
+from noether.training.loop.state import named
 
 if TYPE_CHECKING:
     from noether.training.trainers.base import BaseTrainer
@@ -38,20 +40,27 @@ def restore_step(trainer: BaseTrainer, model: ModelBase, step: SavedStep, state:
         state: What `step.state()` returned.
 
     Raises:
-        CheckpointError: The state is for another model.
+        CheckpointError: The state is for another model, or for none.
     """
+    with blamed_on(step.folder):
+        _restore(trainer, model, step, state)
+
+
+def _restore(trainer: BaseTrainer, model: ModelBase, step: SavedStep, state: StepState) -> None:
     _restore_model(model, state.model, step)
     if model.optimizers():  # an evaluation has none
         restore_optimizers(model, state.optimizer_tensors, state.optimizer_values)
     trainer_state = {**state.trainer, "callbacks": state.callbacks}
     paths = resumption_paths(step)
-    if _is_own(paths, trainer.path_provider):
+    trainer.is_resumed = _is_own(paths, trainer.path_provider)
+    if trainer.is_resumed:
         trainer.checkpoint_writer.continue_from(step.folder, step.manifest)
     else:
         trainer_state.pop("log_writer", None)
     trainer.load_state_dict(trainer_state)
     for callback in family(trainer.callbacks):
-        callback.resume_from_checkpoint(paths, model)
+        with named(callback, "resume_from_checkpoint"):
+            callback.resume_from_checkpoint(paths, model)
     trainer.data_container.load_state_dict(state.data)
     restore_rng(state.rank)
 

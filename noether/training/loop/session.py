@@ -33,23 +33,28 @@ def train(trainer: BaseTrainer, model: ModelBase) -> None:
     dispatch = _dispatch(trainer)
     trainer.step.adopt(model)
     with _running(trainer):
-        trainer.checkpoint_writer.sweep()
+        trainer.checkpoint_writer.prepare()
         with preserved_rng():  # those of a resumed run stand where they have to by now
             dist_model = trainer.wrap_model(model).train()
             loader = trainer.get_data_loader(iterator_callbacks(trainer.callbacks), trainer.batch_size)
             loop = TrainingLoop(trainer, model, dist_model, dispatch, iter(loader))
             trainer.call_before_training(trainer.callbacks)
+            trainer.checkpoint_writer.rehearse(trainer.capture_state(model))
+        if trainer.is_resumed:
+            trainer.log_writer.discard()  # an earlier attempt has logged what is known before training
+        trainer.has_ended = False
         loop.rounds.commit()
         loop.run()
         if trainer.stop_reason is not None:
             trainer.logger.info("training ends at %s: %s", trainer.update_counter.cur_iteration, trainer.stop_reason)
-        if trainer.signals.received is None or trainer.update_counter.is_finished:
+        if trainer.stopped_by is None:
             try:
                 with preserved_rng():
                     trainer.call_after_training(trainer.callbacks)
             except Exception:
                 loop.rounds.commit()  # the last update is complete, and its checkpoint may have been asked for
                 raise
+            trainer.has_ended = True
         trainer.checkpoint_writer.save("last")
         loop.rounds.commit()
 
@@ -109,7 +114,7 @@ def _dispatch(trainer: BaseTrainer) -> Dispatch:
 @contextmanager
 def _running(trainer: BaseTrainer) -> Iterator[None]:
     """Listen to signals and tell that the run has started; in the end keep the metrics, whatever happened."""
-    with trainer.signals, ExitStack() as stack:
+    with trainer.signals, trainer.signals.interrupting(), ExitStack() as stack:
         stack.callback(trainer.log_writer.flush, trainer.update_counter)
         if trainer.dispatch is not None and trainer.dispatch.run_started is not None:
             _call(trainer.dispatch.run_started, run=trainer.run)

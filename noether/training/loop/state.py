@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.nested import family
@@ -19,7 +22,8 @@ _LOG = logging.getLogger("noether.resume")
 def state_of(trainer: BaseTrainer) -> dict[str, Any]:
     """Return progress, scaler, position in the metrics, and the callbacks' states by id."""
     counter, scaler = trainer.update_counter, trainer.precision.scaler
-    states = {callback.id: callback.state_dict() for callback in family(trainer.callbacks)}
+    pending = trainer.pending_round
+    before_round = trainer.round_to_repeat if pending is None else pending.state_dict()
     return {
         "epoch": counter.epoch,
         "update": counter.update,
@@ -27,8 +31,42 @@ def state_of(trainer: BaseTrainer) -> dict[str, Any]:
         "skipped_in_a_row": trainer.skip_nan_loss_counter,
         "grad_scaler": scaler.state_dict() if scaler else None,
         "log_writer": trainer.log_writer.state_dict(),
-        "callbacks": {identifier: state for identifier, state in states.items() if state is not None},
+        "ended": trainer.has_ended,
+        "round_pending": before_round is not None,
+        "before_round": before_round,
+        "callbacks": states_of(trainer.callbacks) if pending is None else pending.states,
     }
+
+
+def states_of(callbacks: Sequence[CallbackBase]) -> dict[str, Any]:
+    """Return the `state_dict`s of callbacks, nested ones too, by id; those that have none are left out."""
+    states = {}
+    for callback in family(callbacks):
+        with named(callback, "state_dict"):
+            if (state := callback.state_dict()) is not None:
+                states[callback.id] = state
+    return states
+
+
+def files_of(callbacks: Iterable[CallbackBase]) -> dict[str, Mapping[str, Mapping[str, Tensor]]]:
+    """Return the `state_files` of exactly these callbacks by id; those that have none are left out."""
+    found = {}
+    for callback in callbacks:
+        with named(callback, "state_files"):
+            if files := callback.state_files():
+                found[callback.id] = files
+    return found
+
+
+@contextmanager
+def named(callback: CallbackBase, method: str) -> Iterator[None]:
+    """Note on an error which callback raised it, in a method that is no hook; of hooks, that is noted elsewhere."""
+    try:
+        yield
+    except Exception as error:
+        update = callback.trainer.update_counter.update
+        error.add_note(f"raised by callback '{callback.id}' in {method} at update {update}")
+        raise
 
 
 def restore(trainer: BaseTrainer, state: dict[str, Any]) -> None:
@@ -39,8 +77,11 @@ def restore(trainer: BaseTrainer, state: dict[str, Any]) -> None:
     counter, scaler = trainer.update_counter, trainer.precision.scaler
     counter.epoch, counter.update, counter.sample = (state[unit] for unit in ("epoch", "update", "sample"))
     trainer.finite_guard.in_a_row = state["skipped_in_a_row"]
+    trainer.has_ended = state["ended"]
     if scaler is not None and state["grad_scaler"] is not None:
         scaler.load_state_dict(state["grad_scaler"])
+    if state["round_pending"]:
+        trainer.round_to_repeat = state["before_round"]
     if "log_writer" in state:
         trainer.log_writer.load_state_dict(state["log_writer"])
     restore_callbacks(trainer.callbacks, state["callbacks"])
@@ -63,8 +104,5 @@ def restore_callbacks(callbacks: Sequence[CallbackBase], states: Mapping[str, An
 
 
 def _restore_callback(callback: CallbackBase, state: dict[str, Any]) -> None:
-    try:
+    with named(callback, "load_state_dict"):
         callback.load_state_dict(state)
-    except Exception as error:
-        error.add_note(f"raised by callback '{callback.id}' while its saved state was restored")
-        raise

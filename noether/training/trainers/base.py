@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.build import build_callback
+from noether.core.callbacks.nested import family
 from noether.core.callbacks.participants import participants_of
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.distributed.ranks import world_size
@@ -40,11 +41,12 @@ from noether.training.loop.batching import plan_batches
 from noether.training.loop.capture import capture_step
 from noether.training.loop.device_guard import finite_guard
 from noether.training.loop.finite import FiniteGuard
+from noether.training.loop.interruption import RoundInterrupted, RoundStart
 from noether.training.loop.precision import Precision
 from noether.training.loop.restore import restore_step
 from noether.training.loop.signals import StopSignals
 from noether.training.loop.start import give_optimizers, starting_counter
-from noether.training.loop.state import restore, state_of
+from noether.training.loop.state import files_of, restore, state_of
 from noether.training.loop.step import StepOutcome, UpdateStep
 from noether.training.loop.wrapping import wrap_compile, wrap_ddp
 from noether.training.trainers.config import BaseTrainerConfig
@@ -92,7 +94,13 @@ class BaseTrainer(ABC):
         applied: Whether the last update was applied, as 1.0 or 0.0 on the device; None where the host has looked, which
             then calls tracking hooks for applied updates only.
         seconds: Seconds that the parts of all updates have taken so far, by part.
+        is_resumed: Whether it goes on with a state of its own run.
+        has_ended: Whether training has come to its end, by its limit or by an early stop.
         stop_reason: Why training ends before its limit; None while it goes on.
+        stopped_by: The signal that ended training before its end; None where none did.
+        pending_round: What the round began with that a stop has interrupted, and that a resumed run has to repeat.
+        round_to_repeat: The same as a checkpoint has it, until the round is repeated.
+        round_start: What the round under way began with, where a stop may interrupt it.
     """
 
     def __init__(
@@ -129,6 +137,12 @@ class BaseTrainer(ABC):
         self.applied: Tensor | None = None
         self.seconds: dict[str, float] = {}
         self.stop_reason: str | None = None
+        self.stopped_by: int | None = None
+        self.pending_round: RoundStart | None = None
+        self.round_to_repeat: Mapping[str, Any] | None = None
+        self.round_start: RoundStart | None = None
+        self.is_resumed = False
+        self.has_ended = False
         self._prepared: ModelBase | None = None
         self._set_up_progress(config)
         self._set_up_step(config)
@@ -153,7 +167,7 @@ class BaseTrainer(ABC):
     def _set_up_step(self, config: BaseTrainerConfig[Any]) -> None:
         self.precision = Precision(config.precision, self.device)
         guard = finite_guard(self.device, skip=config.skip_nan_loss, max_in_a_row=config.skip_nan_loss_max_count)
-        self.signals = StopSignals(save_on_sigint=config.save_on_sigint)
+        self.signals = StopSignals(save_on_sigint=config.save_on_sigint, names=config.stop_signals)
         self.step = UpdateStep(self.train_step, self.precision, guard, self.update_counter)
 
     @property
@@ -266,6 +280,7 @@ class BaseTrainer(ABC):
             "effective_batch_size": self.config.effective_batch_size,
             "start_update": self.update_counter.update,
             "end_update": self.total_training_updates,
+            "repeat_round": self.round_to_repeat is not None,
             "evaluation": evaluation,
             "device": self.device,
             **(self.main_sampler_kwargs or {}),
@@ -412,7 +427,7 @@ class BaseTrainer(ABC):
         if self._prepared is not model:
             self.prepare(model)
         self._prepared = None  # what follows happens once
-        self.stop_reason = self.signals.received = None
+        self.stop_reason = self.stopped_by = self.pending_round = None
         with session.closing(self.callbacks):
             self.apply_resume_initializer(model)
             if self.total_training_updates:
@@ -452,6 +467,21 @@ class BaseTrainer(ABC):
         """End training at the next boundary, with a checkpoint."""
         self.stop_reason = self.stop_reason or reason
 
+    def stop_for_signal(self) -> None:
+        """End training because a signal has arrived, unless it has come to its end anyway."""
+        is_over = self.stop_reason is not None or self.update_counter.is_finished
+        if self.pending_round is not None or not is_over:
+            self.stopped_by, self.stop_reason = self.signals.received, self.signals.name
+
+    def raise_if_stopped(self) -> None:
+        """Interrupt the round under way where a signal has arrived; called between two batches of an evaluation pass.
+
+        Raises:
+            RoundInterrupted: It is interrupted, and will be repeated.
+        """
+        if self.round_start is not None and self.signals.received is not None:
+            raise RoundInterrupted(self.signals.name)
+
     def give_up_if_not_finite(self) -> None:
         """End the run where an update that was not applied is one too many.
 
@@ -474,7 +504,10 @@ class BaseTrainer(ABC):
     def capture_state(self, model: ModelBase) -> StepState:
         """Return everything that a checkpoint holds, as it is now."""
         data_state = self.data_container.state_dict()
-        return capture_step(model, self.update_counter, self.state_dict(), data_state, self.callbacks)
+        files = files_of(family(self.callbacks))
+        if self.pending_round is not None:
+            files |= self.pending_round.files
+        return capture_step(model, self.update_counter, self.state_dict(), data_state, files)
 
     def restore_state(self, model: ModelBase, step: SavedStep, state: StepState) -> None:
         """Go on from a saved step; the counterpart of `capture_state`. Optimizers and callbacks must have been built.

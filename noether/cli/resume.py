@@ -1,0 +1,58 @@
+"""`noether resume`: continue a run where it stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from noether.cli.options import (
+    AllowSpecChange,
+    Output,
+    Overrides,
+    Plugins,
+    RunArgument,
+    Trusted,
+    Unset,
+    in_order,
+)
+from noether.cli.run import end
+
+EXAMPLE = "Example: noether resume runs/airfoil-20260102-030405-ab12 -s trainer.max_epochs=60"
+
+
+def resume(
+    ctx: typer.Context,
+    run: RunArgument,
+    overrides: Overrides = [],  # noqa: B006  # typer copies it
+    unset: Unset = [],  # noqa: B006
+    checkpoint: Annotated[
+        str, typer.Option(metavar="NAME", help="From which checkpoint: auto is the newest sound one.")
+    ] = "auto",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")
+    ] = False,
+    allow_spec_change: AllowSpecChange = False,
+    output: Output = Path("runs"),
+    plugins: Plugins = [],  # noqa: B006
+    trusted: Trusted = [],  # noqa: B006
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
+    show_traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show where in the code an error of a callback or model arose.")
+    ] = False,
+) -> None:
+    """Continue RUN with its own spec, so that it ends with the same bytes as if it had never stopped.
+
+    Exit codes are those of `noether run`; a run that has finished already is exit code 0.
+    """
+    from noether.runs.resume import preview, resume as resume_run
+
+    changes = {"overrides": in_order(ctx, overrides, unset), "plugins": plugins, "trusted": trusted}
+    if dry_run:
+        print("\n".join(preview(run, checkpoint=checkpoint, output=output, **changes)))
+        return
+    outcome = resume_run(
+        run, checkpoint=checkpoint, output=output, allow_spec_change=allow_spec_change, quiet=quiet, **changes
+    )
+    end(outcome, show_traceback=show_traceback)

@@ -1,0 +1,122 @@
+"""Where a run that exists goes on: at which of its checkpoints, at its beginning, or nowhere because it has finished."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from noether.core.initializers.base import InitializerBase, InitializerConfig
+from noether.core.models.base import ModelBase
+from noether.core.protocols import RunningTrainer
+from noether.core.providers.path import PathProvider
+from noether.core.trackers.record import MetricRecord
+from noether.core.utils.free_name import free_name
+from noether.core.writers.metrics_file import MetricsFile
+from noether.core.writers.saved_step import SavedStep
+from noether.core.writers.step_folder import list_steps, sweep_leftovers, update_of
+from noether.core.writers.step_names import LATEST, Checkpoint, StepNames
+from noether.core.writers.step_state import StepState
+
+AUTO, NONE = "auto", "none"
+
+
+@dataclass(frozen=True, slots=True)
+class SavedState:
+    """A step that was read whole.
+
+    Attributes:
+        step: The step.
+        state: What it holds.
+    """
+
+    step: SavedStep
+    state: StepState
+
+    @classmethod
+    def read(cls, checkpoint: Checkpoint) -> SavedState:
+        """Read and check everything that a run needs to go on."""
+        return cls(checkpoint.step, checkpoint.step.state())
+
+
+def find_state(paths: PathProvider, resume: str) -> SavedState | None:
+    """Return the state that a run goes on with; None where it has not saved any and begins anew.
+
+    Only the owner of the run may call it: leftovers of interrupted saves are removed.
+
+    Args:
+        paths: Those of the run.
+        resume: `auto` for its newest sound checkpoint, or the name of one.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, or none that is sound.
+    """
+    sweep_leftovers(paths.checkpoint_path)
+    steps = StepNames(paths.checkpoint_path)
+    if resume != AUTO:
+        return steps.load(resume, SavedState.read)
+    if not list_steps(paths.checkpoint_path):
+        return None
+    return steps.load(LATEST, SavedState.read)
+
+
+def move_newer_aside(paths: PathProvider, step: Path) -> list[Path]:
+    """Take the steps after `step` out of the way: training goes on before them, and `latest` must not mean them.
+
+    They are kept in `abandoned/` of the run, for who wants them back.
+
+    Returns:
+        Where they are now.
+    """
+    newer = [folder for folder in list_steps(paths.checkpoint_path) if update_of(folder) > update_of(step)]
+    abandoned = paths.run_path / "abandoned"
+    moved = []
+    for folder in newer:
+        abandoned.mkdir(exist_ok=True)
+        name = free_name(folder.name, {path.name for path in abandoned.iterdir()})
+        moved.append(folder.rename(abandoned / name))
+    return moved
+
+
+def move_run_aside(paths: PathProvider) -> Path:
+    """Take a whole run out of the way, so that another one can begin under its id; nothing is deleted."""
+    taken = {path.name for path in paths.output_path.iterdir()}
+    return paths.run_path.rename(paths.output_path / free_name(f"{paths.run_id}.before", taken))
+
+
+class Continuation(InitializerBase):
+    """Puts a saved state of the same run in place.
+
+    Args:
+        saved: The state.
+    """
+
+    continues_a_run: ClassVar[bool] = True
+
+    def __init__(self, saved: SavedState) -> None:
+        super().__init__(InitializerConfig())
+        self.saved = saved
+
+    def initialize(self, trainer: RunningTrainer, model: ModelBase) -> None:
+        """Restore everything.
+
+        Raises:
+            CheckpointError: It is the state of another model, or a part of it does not come back as it was saved.
+        """
+        trainer.restore_state(model, self.saved.step, self.saved.state)
+
+
+def lost_updates(paths: PathProvider, update: int) -> int:
+    """Return how many updates after `update` the run has metrics of: they are computed again."""
+    last = max((record.update for record in _records(paths)), default=update)
+    return max(last - update, 0)
+
+
+def final_metrics(paths: PathProvider) -> dict[str, float]:
+    """Return the last value of every metric of a run."""
+    return {key: value for record in _records(paths) for key, value in record.metrics.items()}
+
+
+def _records(paths: PathProvider) -> Iterator[MetricRecord]:
+    return MetricsFile(paths.metrics_path).read()

@@ -1,0 +1,280 @@
+"""One attempt at one run: builds it, or takes it up where it stopped, trains it, and tells everybody how it ended."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import tomllib
+import traceback
+from contextlib import ExitStack
+from functools import partial
+
+from noether.core.providers.path import PathProvider
+from noether.core.trackers.base import BaseTracker, RunDescription
+from noether.core.utils.secrets import mask, masked_traceback
+from noether.errors import CheckpointError, NoetherError, StorageError
+from noether.kernel.component import Component
+from noether.kernel.dispatch import compile_dispatch
+from noether.kernel.entry import BUILT_IN
+from noether.kernel.participant import Participant
+from noether.runs.assemble import Run, assemble, build_trackers
+from noether.runs.console import console, kept_for_console
+from noether.runs.continuation import (
+    AUTO,
+    NONE,
+    Continuation,
+    SavedState,
+    final_metrics,
+    find_state,
+    lost_updates,
+    move_newer_aside,
+    move_run_aside,
+)
+from noether.runs.describe import describe
+from noether.runs.environment import environment_changes
+from noether.runs.expect import check_expectations
+from noether.runs.folder import RunFolder
+from noether.runs.leaving import unless_told_to_leave
+from noether.runs.lock import RunLock
+from noether.runs.outcome import Outcome
+from noether.runs.process_state import device_of
+from noether.runs.spec_changes import inexact_changes, require_same_mathematics
+from noether.runs.tracking import Tracking, flattened
+from noether.spec.configs import components_in
+from noether.spec.difference import differences
+from noether.spec.load import LoadedSpec
+from noether.spec.resolve import resolved_tables
+from noether.training.loop.signals import StoppedBySignal
+
+_LOG = logging.getLogger("noether.run")
+_MACHINERY = ("profiling/", "data/", "model/", "optim/", "stability/")  # not what a run is about
+_SIGNAL_BASE = 128  # a shell reports an end by signal n as 128 + n
+
+
+class Execution:
+    """One attempt at one run.
+
+    Args:
+        loaded: The spec.
+        paths: Where the run keeps its files.
+        plugins: The run plugins.
+        resume: What to do where the run exists; see `noether.run`.
+        allow_spec_change: Continue although the spec changes what training computes.
+        quiet: Print warnings and errors only.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedSpec,
+        paths: PathProvider,
+        plugins: list[Participant],
+        *,
+        resume: str | None = None,
+        allow_spec_change: bool = False,
+        quiet: bool = False,
+    ) -> None:
+        self.loaded = loaded
+        self.paths = paths
+        self.plugins = plugins
+        self.resume = resume
+        self.allow_spec_change = allow_spec_change
+        self.quiet = quiet
+        self.folder = RunFolder(paths)
+
+    def run(self) -> Outcome:
+        """Train; return how that ended.
+
+        Raises:
+            UsageError: Something does not fit together; nothing was trained.
+            CheckpointError: The run cannot be continued from where it should be.
+        """
+        with ExitStack() as stack:
+            continues = self._take_over(stack)
+            with kept_for_console() as said:
+                trackers = build_trackers(self.loaded.spec)
+                device = device_of(self.loaded.spec.device)
+                run = assemble(self.loaded.spec, self.paths, device, trackers, initialize=not continues)
+                saved = self._saved_state(run) if continues else None
+                if saved is not None and self._has_ended(run, saved):
+                    return self._nothing_to_do(saved)
+                run.trainer.plugins, run.trainer.run = self.plugins, run
+                run.trainer.initializer = Continuation(saved) if saved else run.trainer.initializer
+                run.trainer.prepare(run.model)
+            if not continues:
+                self.folder.create()
+                stack.enter_context(RunLock(self.paths.run_path))
+            stack.enter_context(run.trainer.signals)  # until how the run ended is written down
+            self._begin(run, saved)
+            with console(self.paths.log_path, quiet=self.quiet):
+                return self._attempt(run, saved, trackers, said)
+
+    # A run that exists
+
+    def _take_over(self, stack: ExitStack) -> bool:
+        """Lock the run where it exists and is to be continued; return whether it is."""
+        if self.resume is None or (self.resume in (AUTO, NONE) and not self.folder.exists):
+            return False
+        if not self.folder.exists:
+            raise CheckpointError(
+                f"there is no run {self.paths.run_path} that could be continued from {self.resume!r}",
+                hint="--resume auto begins a run that is not there yet",
+            )
+        if self.resume == NONE:
+            with RunLock(self.paths.run_path):
+                pass
+            aside = move_run_aside(self.paths)
+            _LOG.info("the run that was there is now %s", aside)
+            return False
+        stack.enter_context(RunLock(self.paths.run_path))
+        return True
+
+    def _saved_state(self, run: Run) -> SavedState | None:
+        """Return the state to go on with; None where nothing was saved yet, and the run begins at its beginning."""
+        self._compare(run)
+        assert self.resume is not None, "a run is continued where that was asked for"
+        saved = find_state(self.paths, self.resume)
+        if saved is None:
+            _LOG.info("the run has no checkpoint yet, so it begins at its beginning")
+            run.trainer.log_writer.load_state_dict({"metrics": 0, "nonscalars": 0})
+        return saved
+
+    def _compare(self, run: Run) -> None:
+        """Refuse a spec that would make it another run, and tell what else is not as it was."""
+        before = self._former_spec()
+        now = resolved_tables(run.spec)
+        if before and not self.allow_spec_change:
+            require_same_mathematics(before, now)
+        changes = environment_changes(self.folder.recorded_environment())
+        if before:
+            changes += inexact_changes(before, now)
+        if changes:
+            _LOG.warning("the run goes on, but not to the same last bits: %s", "; ".join(changes))
+
+    def _former_spec(self) -> dict[str, object]:
+        try:
+            return tomllib.loads(self.paths.resolved_spec_path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}  # its process died before it had written one
+
+    def _has_ended(self, run: Run, saved: SavedState) -> bool:
+        """Whether there is nothing left to train: the end was reached, and the spec does not ask for more."""
+        if self.resume != AUTO or not saved.state.trainer.get("ended"):
+            return False
+        if saved.state.update >= run.trainer.total_training_updates:
+            return True
+        return not differences(self._former_spec(), resolved_tables(run.spec))  # it was stopped early
+
+    def _nothing_to_do(self, saved: SavedState) -> Outcome:
+        if not self.quiet:
+            print(f"{self.paths.run_path} has finished at {saved.step.manifest.iteration}; nothing is left to do")
+        return Outcome("FINISHED", self.paths.run_path, final_metrics(self.paths))
+
+    # An attempt
+
+    def _begin(self, run: Run, saved: SavedState | None) -> None:
+        """Write down what is about to happen."""
+        self.folder.begin_attempt(resumed_from=saved.step.folder.name if saved else None)
+        self.folder.write_spec(self.loaded.source_text, run.resolved)
+        self.folder.write_run({"spec_sha256": run.trainer.checkpoint_writer.spec_sha256})
+
+    def _attempt(
+        self, run: Run, saved: SavedState | None, trackers: list[BaseTracker], said: list[logging.LogRecord]
+    ) -> Outcome:
+        _LOG.info("run %s in %s", run.run_id, run.run_dir)
+        for note in self.loaded.notes:
+            _LOG.info("note: %s", note)
+        for record in said:
+            logging.getLogger(record.name).handle(record)
+        if saved is not None:
+            self._tell_of(saved)
+        tracking = Tracking(trackers, self.paths, self._description(run))
+        tracking.start()
+        outcome = self._outcome(run, self._train(run, tracking))
+        self._finish(run, outcome, tracking)
+        return outcome
+
+    def _tell_of(self, saved: SavedState) -> None:
+        position, lost = saved.step.manifest.iteration, lost_updates(self.paths, saved.state.update)
+        again = f"; {lost} updates after it are computed again" if lost else ""
+        _LOG.info("attempt %d continues after %s%s", self.folder.attempt, position, again)
+        if moved := move_newer_aside(self.paths, saved.step.folder):
+            _LOG.info("newer checkpoints were moved to %s", moved[0].parent)
+
+    def _description(self, run: Run) -> RunDescription:
+        parts: list[Component | Participant] = [component for _, component in components_in(run.spec)]
+        parts += self.plugins
+        foreign = {part.distribution: part.version for part in parts if part.distribution != BUILT_IN}
+        foreign.pop("", None)
+        return RunDescription(
+            run_id=run.run_id,
+            name=run.spec.name,
+            run_dir=run.run_dir,
+            params=flattened(resolved_tables(run.spec)),
+            tags={
+                "noether.plugins": json.dumps(foreign, sort_keys=True),
+                "noether.spec.sha256": run.trainer.checkpoint_writer.spec_sha256,
+            },
+            spec_path=self.loaded.path or self.paths.spec_path,
+            resolved_spec_path=self.paths.resolved_spec_path,
+        )
+
+    def _train(self, run: Run, tracking: Tracking) -> BaseException | None:
+        """Train; return what ended it early, None where nothing did."""
+        try:
+            with run.trainer.signals.interrupting():
+                tracking.follow(run.trainer.log_writer)
+                run.trainer.train(run.model)
+            if run.trainer.stopped_by is None:  # one that was stopped before its end has not had its chance
+                metrics = run.trainer.log_writer
+                check_expectations(run.spec.expect, metrics.final_metrics, metrics.best_metrics)
+        except BaseException as error:  # whatever it is, the run's records have to tell of it
+            traceback.clear_frames(error.__traceback__)  # or the outcome would keep the data's workers alive
+            return error
+        return None
+
+    def _outcome(self, run: Run, error: BaseException | None) -> Outcome:
+        stopped_by, received = run.trainer.stopped_by, run.trainer.signals.received
+        metrics = dict(run.trainer.log_writer.final_metrics)
+        if isinstance(error, KeyboardInterrupt | StoppedBySignal) or (error is None and stopped_by is not None):
+            return Outcome("KILLED", run.run_dir, metrics, error, _SIGNAL_BASE + (received or signal.SIGINT))
+        if error is None:
+            return Outcome("FINISHED", run.run_dir, metrics)
+        code = error.exit_code if isinstance(error, NoetherError) else 1
+        return Outcome("FAILED", run.run_dir, metrics, error, code)
+
+    def _finish(self, run: Run, outcome: Outcome, tracking: Tracking) -> None:
+        """Let plugins, the run folder and the trackers know how the run ended."""
+        reason = run.trainer.stop_reason if outcome.error is None else describe(outcome.error)
+        if outcome.error is not None:
+            self._keep_in_log(outcome.error)
+        dispatch = run.trainer.dispatch or compile_dispatch(self.plugins)
+        if dispatch.run_finished is not None and not run.trainer.signals.insists:
+            try:
+                dispatch.run_finished(run=run, outcome=outcome)
+            except BaseException as error:  # the run has ended already, and how it ended stays true
+                _LOG.warning("%s", describe(error))
+        run.trainer.log_writer.close()
+        try:
+            self.folder.end_attempt(outcome.status, reason)
+        except StorageError as error:
+            _LOG.warning("%s", error)
+        if outcome.status == "KILLED" and not run.trainer.checkpoint_writer.steps:
+            _LOG.info("no checkpoint was committed; save_on_sigint = true under [trainer] commits one on Ctrl-C")
+        for key, value in outcome.metrics.items():
+            if not key.startswith(_MACHINERY):
+                _LOG.info("  %s = %.6g", key, value)
+        closing = partial(tracking.close, outcome.status, reason if outcome.status == "FAILED" else None)
+        if not unless_told_to_leave(closing, run.trainer.signals):
+            _LOG.warning("left at once, as signals ask for; trackers may miss the last metrics and how the run ended")
+        _LOG.info("%s after %s: %s", outcome.status.lower(), run.trainer.update_counter.cur_iteration, run.run_dir)
+
+    def _keep_in_log(self, error: BaseException) -> None:
+        """Write to `log.txt` why the run failed: the message of a user's mistake, the whole traceback of a defect."""
+        known = isinstance(error, NoetherError)
+        text = mask(f"{error}\n") if known else masked_traceback(error)
+        try:
+            with self.paths.log_path.open("a", encoding="utf-8") as log:
+                log.write(text)
+        except OSError as refusal:
+            _LOG.warning("cannot write %s: %s", self.paths.log_path, refusal.strerror)

@@ -1,0 +1,27 @@
+"""A callback that fails once, so that the same spec goes on when it is run again."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from noether.core.callbacks.periodic import PeriodicCallback
+from noether.core.schemas.callbacks import CallBackBaseConfig
+
+FAILED = Path("failed-once")
+
+
+class FailsOnceConfig(CallBackBaseConfig):
+    at_update: int = Field(description="Completed updates at which it fails.")
+
+
+class FailsOnce(PeriodicCallback):
+    """Raises at an update, unless it has done so before."""
+
+    def __init__(self, callback_config: FailsOnceConfig, **kwargs):
+        super().__init__(callback_config, **kwargs)
+        self.at_update = callback_config.at_update
+
+    def periodic_callback(self, *, update_counter):
+        if update_counter.update == self.at_update and not FAILED.exists():
+            FAILED.touch()
+            raise RuntimeError("the power is out")

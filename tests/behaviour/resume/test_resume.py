@@ -1,0 +1,216 @@
+"""A run that stopped goes on where it was, by the command that started it or by `noether resume`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+import noether
+from noether.core.writers.step_folder import list_steps
+from noether.errors import CheckpointError, UsageError
+from noether.runs.lock import RunLock
+
+
+@pytest.fixture
+def spec_file(tiny_spec, settings, workplace):
+    """The spec as a file, for commands."""
+    import tomli_w
+
+    path = workplace / "mine.toml"
+    path.write_text(tomli_w.dumps(_with(tiny_spec, settings)))
+    return path
+
+
+def _with(spec, settings):
+    spec = json.loads(json.dumps(spec))
+    for key, value in settings.items():
+        *tables, last = key.split(".")
+        target = spec
+        for table in tables:
+            target = target.setdefault(table, {})
+        target[last] = value
+    return spec
+
+
+def steps(outcome):
+    return [int(step.name.removeprefix("step-")) for step in list_steps(outcome.run_dir / "checkpoints")]
+
+
+# The same bytes
+
+
+def test_a_run_that_failed_goes_on_and_ends_with_the_same_bytes_and_metrics(
+    failed, finish, settings, uninterrupted, remains
+):
+    resumed = finish(settings, run_id="mine", resume="auto")
+    assert remains(resumed) == remains(uninterrupted)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_it_may_go_on_with_another_number_of_workers(failed, finish, settings, uninterrupted, remains, workers):
+    resumed = finish({**settings, "loader.num_workers": workers}, run_id="mine", resume="auto")
+    assert remains(resumed) == remains(uninterrupted)
+
+
+@pytest.mark.parametrize("name", ["E0_U3_S24", "E1_U6_S48"])
+def test_it_may_go_on_from_an_older_checkpoint(failed, finish, settings, uninterrupted, remains, name):
+    finish(settings, run_id="mine", resume="auto")
+    again = finish(settings, run_id="mine", resume=name)
+    assert remains(again) == remains(uninterrupted)
+
+
+def test_steps_after_the_one_that_is_resumed_are_kept_aside(failed, run, settings):
+    newer = steps(failed)[-1]
+    run(settings, run_id="mine", resume="E0_U3_S24")
+    assert f"step-{newer:012d}" in {path.name for path in (failed.run_dir / "abandoned").iterdir()}
+
+
+def test_a_damaged_newest_checkpoint_costs_no_more_than_its_updates(
+    failed, finish, settings, uninterrupted, remains, caplog
+):
+    (failed.run_dir / "checkpoints" / "step-000000000006" / "optimizer.safetensors").write_bytes(b"torn")
+    resumed = finish(settings, run_id="mine", resume="auto")
+    assert remains(resumed) == remains(uninterrupted)
+
+
+def test_a_run_that_died_before_its_first_checkpoint_begins_at_its_beginning(
+    failed, finish, settings, uninterrupted, remains
+):  # A4
+    shutil.rmtree(failed.run_dir / "checkpoints")
+    resumed = finish(settings, run_id="mine", resume="auto")
+    assert remains(resumed) == remains(uninterrupted)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew_by_itself(failed, run, settings):  # C5
+    for step in list_steps(failed.run_dir / "checkpoints"):
+        (step / "manifest.json").write_bytes(b"{}")
+    with pytest.raises(CheckpointError, match="no sound checkpoint is left"):
+        run(settings, run_id="mine", resume="auto")
+
+
+def test_a_run_folder_that_was_moved_goes_on(failed, finish, settings, uninterrupted, remains, workplace):  # C6
+    (workplace / "elsewhere").mkdir()
+    shutil.move(failed.run_dir, workplace / "elsewhere" / "mine")
+    resumed = finish({**settings, "output": "elsewhere"}, run_id="mine", resume="auto")
+    assert remains(resumed) == remains(uninterrupted)
+
+
+# What to do with a run id
+
+
+def test_auto_starts_a_run_that_is_not_there_yet(finish, settings, lab):
+    (lab.parent / "failed-once").touch()
+    assert finish(settings, run_id="mine", resume="auto").run_dir.name == "mine"
+
+
+def test_a_finished_run_has_nothing_left_to_do(failed, finish, settings, remains):  # E6
+    finished = finish(settings, run_id="mine", resume="auto")
+    before = remains(finished)
+    again = finish(settings, run_id="mine", resume="auto")
+    assert (again.exit_code, dict(again.metrics)) == (0, dict(finished.metrics))
+    assert remains(again) == before
+    assert len(list((again.run_dir / "attempts").glob("0*.json"))) == 2
+
+
+def test_a_finished_run_can_be_made_longer(finish, settings, lab, remains):  # E7
+    (lab.parent / "failed-once").touch()
+    longer = finish({**settings, "trainer.max_epochs": 3}, run_id="longer")
+    finish(settings, run_id="mine")
+    resumed = finish({**settings, "trainer.max_epochs": 3}, run_id="mine", resume="auto")
+    assert {k: v for k, v in remains(resumed).items() if k != "metrics"} == {
+        k: v for k, v in remains(longer).items() if k != "metrics"
+    }
+
+
+def test_none_moves_what_is_there_aside_and_starts_anew(failed, finish, settings, workplace):
+    kept = (failed.run_dir / "metrics.jsonl").read_bytes()
+    finish(settings, run_id="mine", resume="none")
+    assert (workplace / "runs" / "mine.before" / "metrics.jsonl").read_bytes() == kept
+
+
+def test_a_run_that_exists_is_an_error_that_says_how_to_go_on(failed, run, settings):
+    with pytest.raises(UsageError, match="exists already") as caught:
+        run(settings, run_id="mine")
+    assert "--resume auto" in str(caught.value.hint)
+
+
+def test_resuming_needs_to_be_told_which_run(run, settings):
+    with pytest.raises(UsageError, match="resume needs the run that it is about"):
+        run(settings, resume="auto")
+
+
+def test_a_run_that_is_in_use_is_left_alone(failed, run, settings):
+    with RunLock(failed.run_dir), pytest.raises(UsageError, match="in use"):
+        run(settings, run_id="mine", resume="auto")
+    assert len(list((failed.run_dir / "attempts").glob("0*.json"))) == 1
+
+
+def test_each_attempt_has_a_record(failed, finish, settings):
+    finish(settings, run_id="mine", resume="auto")
+    first, second = (json.loads((failed.run_dir / "attempts" / f"000{n}.json").read_bytes()) for n in (1, 2))
+    assert (first["status"], second["status"]) == ("FAILED", "FINISHED")
+    assert (first["resumed_from"], second["resumed_from"]) == (None, "step-000000000006")
+
+
+# Changed specs and machines
+
+
+def test_a_spec_that_computes_something_else_is_refused_with_the_difference(failed, run, settings):
+    with pytest.raises(UsageError, match=r"model\.optimizer\.lr: 0\.01 → 0\.5"):
+        run({**settings, "model.optimizer.lr": 0.5}, run_id="mine", resume="auto")
+
+
+def test_it_may_be_continued_nevertheless_and_the_former_spec_is_kept(failed, finish, settings):
+    former = (failed.run_dir / "spec.resolved.toml").read_bytes()
+    changed = {**settings, "model.optimizer.lr": 0.5}
+    finish(changed, run_id="mine", resume="auto", allow_spec_change=True)
+    assert b"lr = 0.5" in (failed.run_dir / "spec.resolved.toml").read_bytes()
+    assert (failed.run_dir / "attempts" / "0001.resolved.toml").read_bytes() == former
+
+
+def test_another_machine_is_told(failed, finish, settings):  # D6
+    record = json.loads((failed.run_dir / "run.json").read_bytes())
+    record["environment"]["torch"] = "2.0.0"
+    (failed.run_dir / "run.json").write_text(json.dumps(record))
+    resumed = finish(settings, run_id="mine", resume="auto")
+    assert "not to the same last bits: torch 2.0.0 → " in (resumed.run_dir / "log.txt").read_text()
+
+
+# The command
+
+
+def test_the_command_continues_a_run_with_the_spec_in_its_folder(
+    spec_file, noether_command, lab, uninterrupted, remains
+):
+    assert noether_command("run", spec_file, "--run-id", "mine").code == 1
+    ended = noether_command("resume", "mine")
+    assert ended.code == 0, ended.err
+    assert "attempt 2 continues after E1_U6_S48; 2 updates after it are computed again" in ended.out
+    found = remains(noether.Outcome("FINISHED", lab.parent / "runs" / "mine"))
+    assert found == remains(uninterrupted)
+    again = noether_command("resume", "mine")
+    assert (again.code, "nothing is left to do" in again.out) == (0, True)
+
+
+def test_a_dry_run_says_what_would_happen_and_changes_nothing(failed, noether_command):
+    before = {path: path.read_bytes() for path in failed.run_dir.rglob("*") if path.is_file()}
+    ended = noether_command("resume", "mine", "--dry-run", "-s", "seed=3", "-s", "loader.num_workers=2")
+    assert ended.code == 0
+    for line in (
+        "attempts    1, the last one ended as FAILED",
+        "continues   after E1_U6_S48",
+        "again       2 updates are computed again",
+        "spec        seed: 0 → 3",
+        "spec        loader.num_workers: 0 → 2",
+        "need --allow-spec-change",
+        "machine     as it was",
+    ):
+        assert line in ended.out
+    assert {path: path.read_bytes() for path in failed.run_dir.rglob("*") if path.is_file()} == before
+
+
+def test_an_unknown_checkpoint_to_continue_from_is_exit_code_3(failed, noether_command):
+    ended = noether_command("resume", "mine", "--checkpoint", "lastest")
+    assert (ended.code, "holds no checkpoint 'lastest'" in ended.err) == (3, True)
