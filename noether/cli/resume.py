@@ -30,9 +30,7 @@ def resume(
     checkpoint: Annotated[
         str, typer.Option(metavar="NAME", help="From which checkpoint: auto is the newest sound one.")
     ] = "auto",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")] = False,
     allow_spec_change: AllowSpecChange = False,
     output: Output = Path("runs"),
     plugins: Plugins = [],  # noqa: B006
@@ -46,13 +44,25 @@ def resume(
 
     Exit codes are those of `noether run`; a run that has finished already is exit code 0.
     """
-    from noether.runs.resume import preview, resume as resume_run
+    from noether.runs.resume import preview
+    from noether.runs.resume import resume as resume_run
 
-    changes = {"overrides": in_order(ctx, overrides, unset), "plugins": plugins, "trusted": trusted}
+    changes = in_order(ctx, overrides, unset)
     if dry_run:
-        print("\n".join(preview(run, checkpoint=checkpoint, output=output, **changes)))
+        print(
+            "\n".join(
+                preview(run, checkpoint=checkpoint, output=output, overrides=changes, plugins=plugins, trusted=trusted)
+            )
+        )
         return
     outcome = resume_run(
-        run, checkpoint=checkpoint, output=output, allow_spec_change=allow_spec_change, quiet=quiet, **changes
+        run,
+        checkpoint=checkpoint,
+        output=output,
+        overrides=changes,
+        allow_spec_change=allow_spec_change,
+        plugins=plugins,
+        trusted=trusted,
+        quiet=quiet,
     )
     end(outcome, show_traceback=show_traceback)

@@ -18,6 +18,8 @@ from noether.core.writers.saved_step import SavedStep
 from noether.core.writers.step_folder import list_steps, sweep_leftovers, update_of
 from noether.core.writers.step_names import LATEST, Checkpoint, StepNames
 from noether.core.writers.step_state import StepState
+from noether.training.loop.verify_restored import verify_restored
+from noether.training.trainers.base import BaseTrainer
 
 AUTO, NONE = "auto", "none"
 
@@ -90,21 +92,25 @@ class Continuation(InitializerBase):
 
     Args:
         saved: The state.
+        same_spec: Whether the spec of training is that which it was saved with.
     """
 
     continues_a_run: ClassVar[bool] = True
 
-    def __init__(self, saved: SavedState) -> None:
+    def __init__(self, saved: SavedState, *, same_spec: bool = True) -> None:
         super().__init__(InitializerConfig())
         self.saved = saved
+        self.same_spec = same_spec
 
     def initialize(self, trainer: RunningTrainer, model: ModelBase) -> None:
-        """Restore everything.
+        """Restore everything, and check that it is what was saved.
 
         Raises:
             CheckpointError: It is the state of another model, or a part of it does not come back as it was saved.
         """
         trainer.restore_state(model, self.saved.step, self.saved.state)
+        assert isinstance(trainer, BaseTrainer), "runs are assembled with one"
+        verify_restored(trainer, model, self.saved.step, same_spec=self.same_spec)
 
 
 def lost_updates(paths: PathProvider, update: int) -> int:

@@ -49,6 +49,7 @@ from noether.training.loop.signals import StoppedBySignal
 
 _LOG = logging.getLogger("noether.run")
 _MACHINERY = ("profiling/", "data/", "model/", "optim/", "stability/")  # not what a run is about
+_WHAT_STATE_DEPENDS_ON = ("trainer", "plugins", "model", "transforms", "datasets.train", "seed")
 _SIGNAL_BASE = 128  # a shell reports an end by signal n as 128 + n
 
 
@@ -99,7 +100,8 @@ class Execution:
                 if saved is not None and self._has_ended(run, saved):
                     return self._nothing_to_do(saved)
                 run.trainer.plugins, run.trainer.run = self.plugins, run
-                run.trainer.initializer = Continuation(saved) if saved else run.trainer.initializer
+                if saved is not None:
+                    run.trainer.initializer = Continuation(saved, same_spec=self._is_same_training(run))
                 run.trainer.prepare(run.model)
             if not continues:
                 self.folder.create()
@@ -164,6 +166,11 @@ class Execution:
         if saved.state.update >= run.trainer.total_training_updates:
             return True
         return not differences(self._former_spec(), resolved_tables(run.spec))  # it was stopped early
+
+    def _is_same_training(self, run: Run) -> bool:
+        """Whether the spec is the one that was saved with, as far as the saved state depends on it."""
+        changed = differences(self._former_spec(), resolved_tables(run.spec))
+        return not any(change.key.startswith(_WHAT_STATE_DEPENDS_ON) for change in changed)
 
     def _nothing_to_do(self, saved: SavedState) -> Outcome:
         if not self.quiet:

@@ -25,3 +25,17 @@ class FailsOnce(PeriodicCallback):
         if update_counter.update == self.at_update and not FAILED.exists():
             FAILED.touch()
             raise RuntimeError("the power is out")
+
+
+class Forgetful(PeriodicCallback):
+    """Returns a state that it does not take back."""
+
+    def __init__(self, callback_config: CallBackBaseConfig, **kwargs):
+        super().__init__(callback_config, **kwargs)
+        self.updates = 0
+
+    def periodic_callback(self):
+        self.updates += 1
+
+    def state_dict(self):
+        return {"updates": self.updates}

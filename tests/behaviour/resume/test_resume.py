@@ -214,3 +214,21 @@ def test_a_dry_run_says_what_would_happen_and_changes_nothing(failed, noether_co
 def test_an_unknown_checkpoint_to_continue_from_is_exit_code_3(failed, noether_command):
     ended = noether_command("resume", "mine", "--checkpoint", "lastest")
     assert (ended.code, "holds no checkpoint 'lastest'" in ended.err) == (3, True)
+
+
+# What does not come back as it was saved
+
+
+def test_a_callback_that_forgets_its_state_is_named_before_the_run_goes_on(run, settings, lab):
+    forgetful = {"kind": "lab.failing.Forgetful", "every_n_updates": 1}
+    settings = {**settings, "trainer.callbacks": [forgetful, *settings["trainer.callbacks"]]}
+    assert run(settings, run_id="mine").status == "FAILED"
+    resumed = run(settings, run_id="mine", resume="auto")
+    assert resumed.exit_code == 3
+    assert "trainer.json, at callbacks.forgetful.updates (6 was saved, 0 is there)" in str(resumed.error)
+
+
+def test_without_that_callback_the_run_goes_on(run, finish, settings, lab):
+    forgetful = {"kind": "lab.failing.Forgetful", "every_n_updates": 1}
+    run({**settings, "trainer.callbacks": [forgetful, *settings["trainer.callbacks"]]}, run_id="mine")
+    finish(settings, run_id="mine", resume="auto")

@@ -1,0 +1,72 @@
+"""After a resume, the state is hashed again: what does not come back as it was saved is found before the first update."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from noether.core.models.base import ModelBase
+from noether.core.writers.content import Content, chunks_of
+from noether.core.writers.manifest import OPTIMIZER, WEIGHTS
+from noether.core.writers.save_request import SaveRequest
+from noether.core.writers.saved_step import SavedStep
+from noether.core.writers.step_folder import read_file
+from noether.core.writers.step_state import TRAINER, encode_step
+from noether.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from noether.training.trainers.base import BaseTrainer
+
+_MATHEMATICS = (WEIGHTS, OPTIMIZER, "rank-")
+
+
+def verify_restored(trainer: BaseTrainer, model: ModelBase, step: SavedStep, *, same_spec: bool) -> None:
+    """Compare the state that a resume has put in place with the step that it came from, byte by byte.
+
+    Args:
+        trainer: Restored, no hook called yet.
+        model: Its model.
+        step: The step.
+        same_spec: Whether the spec is that which it was saved with; otherwise options and callbacks differ rightly.
+
+    Raises:
+        CheckpointError: Something does not come back as it was saved.
+    """
+    files, _ = encode_step(trainer.capture_state(model), SaveRequest.whole())
+    for name, record in step.manifest.files.items():
+        if not same_spec and not name.startswith(_MATHEMATICS):
+            continue
+        if name not in files or _sha256(files[name]) != record.sha256:
+            raise _not_as_saved(name, files.get(name), step)
+
+
+def _sha256(content: Content) -> str:
+    digest = hashlib.sha256()
+    for chunk in chunks_of(content):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _not_as_saved(name: str, content: Content | None, step: SavedStep) -> CheckpointError:
+    where = name
+    if name == TRAINER and isinstance(content, bytes):
+        where = f"{name}, at {_first_difference(_saved_tree(step, name), json.loads(content))}"
+    return CheckpointError(
+        f"what was restored from {step.folder} is not what was saved: it differs in {where}",
+        hint="a callback's load_state_dict has to take back all that its state_dict returns; without that callback the "
+        "run can be continued",
+    )
+
+
+def _saved_tree(step: SavedStep, name: str) -> Any:
+    return json.loads(read_file(step.folder, step.manifest, name))
+
+
+def _first_difference(saved: Any, restored: Any, path: str = "") -> str:
+    """Return the path of the first value that differs between two trees."""
+    if isinstance(saved, dict) and isinstance(restored, dict):
+        for key in sorted(saved.keys() | restored.keys()):
+            if saved.get(key) != restored.get(key):
+                return _first_difference(saved.get(key), restored.get(key), f"{path}.{key}".removeprefix("."))
+    return f"{path} ({saved!r:.60} was saved, {restored!r:.60} is there)"
