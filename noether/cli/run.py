@@ -47,8 +47,8 @@ def run(
 ) -> None:
     """Train what SPEC describes, and keep everything about it in a folder of its own.
 
-    Exit codes: 0 done, 1 failed, 2 wrong spec or usage, 3 no valid checkpoint to continue from, 4 not finite, 143 or 130
-    stopped by a signal.
+    Exit codes: 0 done, 1 failed, 2 wrong spec or usage, 3 no valid checkpoint to continue from, 4 not finite, 143
+    or 130 stopped by a signal.
     """
     import noether
 
@@ -79,7 +79,7 @@ def end(outcome: Outcome, *, show_traceback: bool) -> NoReturn:
 
 
 def _tell(outcome: Outcome, *, show_traceback: bool) -> None:
-    from noether.cli.main import tell
+    from noether.cli.main import harmless, tell
 
     error = outcome.error
     assert error is not None
@@ -93,4 +93,4 @@ def _tell(outcome: Outcome, *, show_traceback: bool) -> None:
         lines = [f"error: {type(error).__name__}: {error}{where}"]
         lines += [f"  note: {note}" for note in getattr(error, "__notes__", [])]
         lines.append(f"  help: the whole traceback is in {outcome.run_dir / 'log.txt'}, and with --traceback here")
-        print(mask("\n".join(lines)), file=sys.stderr)
+        print(harmless(mask("\n".join(lines))), file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Where a run that exists goes on: at which of its checkpoints, at its beginning, or nowhere because it has finished."""
+"""Where a run that exists goes on: at one of its checkpoints, at its beginning, or nowhere as it has finished."""
 
 from __future__ import annotations
 

@@ -36,8 +36,8 @@ def run(
         spec: A TOML file, or a dict of the same tables.
         set: Overrides with Python values by dotted path.
         run_id: Name of the run's folder; a new one by default.
-        resume: What to do where that run exists. Unset, it is an error. `auto` starts it or continues it, whatever happened
-            to it before; `none` moves it aside and starts anew; the name of a checkpoint continues from there.
+        resume: What to do where that run exists. Unset, it is an error. `auto` starts it or continues it, whatever
+            happened to it before; `none` moves it aside and starts anew; the name of a checkpoint continues from there.
         overrides: Overrides as on the command line, `path=value` or `path+=value`.
         unset: Paths to remove from the spec before those.
         plugins: Run plugins beside those that the spec uses.

@@ -1,7 +1,7 @@
 """The lock of a run folder: two processes never work on one run.
 
-A POSIX record lock, not `flock`: it belongs to the process alone, so that workers forked from it do not keep it alive, and
-the system gives it back in the moment in which the process dies, however it dies.
+A POSIX record lock, not `flock`: it belongs to the process alone, so that workers forked from it do not keep it alive,
+and the system gives it back in the moment in which the process dies, however it dies.
 """
 
 from __future__ import annotations

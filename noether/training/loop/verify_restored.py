@@ -1,4 +1,4 @@
-"""After a resume, the state is hashed again: what does not come back as it was saved is found before the first update."""
+"""After a resume, the state is hashed again: what does not come back as it was saved is found at once."""
 
 from __future__ import annotations
 

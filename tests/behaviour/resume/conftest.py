@@ -56,7 +56,7 @@ def uninterrupted(finish: Callable[..., Outcome], settings: dict[str, Any]) -> O
 
 @pytest.fixture
 def remains() -> Callable[[Outcome], dict[str, Any]]:
-    """Returns what has to be equal of two equal runs: the bytes of the last step, and the metrics without clock times."""
+    """Returns what equal runs have in common: the bytes of the last step, and the metrics without clock times."""
 
     def of(outcome: Outcome) -> dict[str, Any]:
         step = max((outcome.run_dir / "checkpoints").iterdir())

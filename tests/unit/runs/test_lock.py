@@ -44,7 +44,10 @@ def holding(run: Path, *, forks: bool = False) -> Iterator[subprocess.Popen[str]
 def test_a_second_process_is_refused_and_told_who_holds_the_run(tmp_path: Path) -> None:  # I1
     with holding(tmp_path) as process:
         assert is_locked(tmp_path)
-        with pytest.raises(UsageError, match=rf"in use by process {process.pid} on .+, since \d{{4}}-"), RunLock(tmp_path):
+        with (
+            pytest.raises(UsageError, match=rf"in use by process {process.pid} on .+, since \d{{4}}-"),
+            RunLock(tmp_path),
+        ):
             pass
         assert is_locked(tmp_path)  # having been refused takes nothing away from the holder
     assert not is_locked(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
@@ -27,7 +28,10 @@ OBSERVE_STORE_OR_END = {
 PART_OF_NO_RUN = {"spec", "extends", "resolved"}
 
 
-@pytest.mark.parametrize(("table", "fields"), [("", RunSpec.model_fields), ("trainer", WeightedLossTrainerConfig.model_fields)])
+FIELDS = {"": RunSpec.model_fields, "trainer": WeightedLossTrainerConfig.model_fields}
+
+
+@pytest.mark.parametrize(("table", "fields"), FIELDS.items())
 def test_every_field_of_a_spec_is_classified(table: str, fields: dict[str, Any]) -> None:  # D1
     names = set(fields) - PART_OF_NO_RUN
     free = {name for name in names if is_free(f"{table}.{name}".removeprefix(".")) or is_free(f"{name}.test.split")}
@@ -53,8 +57,6 @@ def test_what_training_computes_may_not_change_and_what_observes_it_may(key: str
 
 def test_no_pattern_is_there_for_nothing() -> None:
     fields = {*RunSpec.model_fields, *(f"trainer.{name}" for name in WeightedLossTrainerConfig.model_fields)}
-    from fnmatch import fnmatchcase
-
     samples = fields | {"datasets.test"} | {f"trainer.{name}" for name in OBSERVE_STORE_OR_END["trainer"]}
     assert [pattern for pattern in FREE if not any(fnmatchcase(key, pattern) for key in samples)] == []
 
@@ -72,7 +74,7 @@ def changed(**tables: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_refused_change_is_told_with_both_values_and_the_way_out() -> None:
     now = changed(trainer={"effective_batch_size": 16})
-    with pytest.raises(UsageError, match="trainer.effective_batch_size: 8 → 16") as caught:
+    with pytest.raises(UsageError, match=r"trainer\.effective_batch_size: 8 → 16") as caught:
         require_same_mathematics(BEFORE, now)
     assert "--allow-spec-change" in str(caught.value.hint)
 
