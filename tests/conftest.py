@@ -1,6 +1,7 @@
 """A tiny run for tests that need a whole one: 50 weights, 48 samples, milliseconds."""
 
 import json
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -102,3 +103,19 @@ def final_weights() -> Callable[[Outcome], bytes]:
         return (newest / "model.safetensors").read_bytes()
 
     return read
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Publishes what a test has counted: `figures("kills", survived=40, attempted=40, seconds=[0.1, 0.2])`.
+
+    Each call adds a line of JSON to the file that NOETHER_FIGURES names, if it names one. `docs/reliability_figures.py`
+    adds up the numbers of equal names, joins the lists, and writes the table in docs/explanation/reliability.md.
+    """
+
+    def publish(name: str, **values: float | list[float]) -> None:
+        if path := os.environ.get("NOETHER_FIGURES"):
+            with Path(path).open("a") as lines:
+                lines.write(json.dumps({"name": name, "test": request.node.nodeid, "values": values}) + "\n")
+
+    return publish

@@ -82,4 +82,12 @@ def tell(error: NoetherError) -> None:
         lines = [error.rendered(color=sys.stderr.isatty() and not os.environ.get("NO_COLOR")), *notes]
     else:
         lines = [f"error: {error.message}", *notes, *([f"  help: {error.hint}"] if error.hint else [])]
-    print(mask("\n".join(lines)), file=sys.stderr)
+    text = mask("\n".join(lines))
+    print(text if isinstance(error, InvalidSpecError) else harmless(text), file=sys.stderr)  # one is escaped already
+
+
+def harmless(text: str) -> str:
+    """Return a message, which may quote anything, so that a terminal obeys nothing in it."""
+    from noether.spec.quoting import visible
+
+    return "\n".join(map(visible, text.split("\n")))

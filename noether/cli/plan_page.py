@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from noether.cli.quantities import size_in_words
+
 if TYPE_CHECKING:
     from noether.runs.plan import Plan, PlannedCheckpoints
 
@@ -94,11 +96,12 @@ def _batches(plan: Plan) -> str:
 def _checkpoints(checkpoints: PlannedCheckpoints) -> dict[str, str]:
     if not checkpoints.updates:
         return {}
-    of_files = ", ".join(f"{name} {_size(size)}" for name, size in checkpoints.files.items())
+    of_files = ", ".join(f"{name} {size_in_words(size)}" for name, size in checkpoints.files.items())
+    kept = size_in_words(checkpoints.size * len(checkpoints.kept))
     lines = {
         "after update": _shortened(checkpoints.updates),
         "kept": f"{len(checkpoints.kept)} of {len(checkpoints.updates)}: {_shortened(checkpoints.kept)}",
-        "size": f"about {_size(checkpoints.size)} each, {_size(checkpoints.size * len(checkpoints.kept))} kept",
+        "size": f"about {size_in_words(checkpoints.size)} each, {kept} kept",
         "files": of_files,
     }
     if not checkpoints.optimizer_known:
@@ -139,15 +142,6 @@ def _shortened(updates: Sequence[int]) -> str:
 def _plural(number: float, unit: str) -> str:
     text = f"{number:,.2f}".rstrip("0").rstrip(".") if isinstance(number, float) else f"{number:,}"
     return f"{text} {unit}{'' if number == 1 else 's'}"
-
-
-def _size(number: int) -> str:
-    value, unit = float(number), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if value < 1024:
-            break
-        value, unit = value / 1024, larger
-    return f"{number} B" if unit == "B" else f"{value:.1f} {unit}"
 
 
 def _duration(seconds: float) -> str:

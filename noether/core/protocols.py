@@ -72,5 +72,8 @@ class RunningTrainer(Protocol):
     def request_stop(self, reason: str) -> None:
         """End training at the next boundary, with a checkpoint."""
 
+    def raise_if_stopped(self) -> None:
+        """Interrupt an evaluation pass between two batches where the run has been told to stop; it is repeated later."""
+
     def restore_state(self, model: Any, step: Any, state: Any) -> None:
         """Go on from the state of a saved step, which was read whole."""

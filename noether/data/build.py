@@ -39,6 +39,11 @@ class LoaderOptions(Protocol):
         """How worker processes are started."""
         ...
 
+    @property
+    def timeout(self) -> float:
+        """Seconds after which a worker that delivers nothing is an error."""
+        ...
+
 
 def build_data(
     datasets: Mapping[str, DatasetBaseConfig],
@@ -64,6 +69,7 @@ def build_data(
         prefetch_factor=loader.prefetch_factor if loader else None,
         pin_memory=loader.pin_memory if loader else None,
         start_method=loader.start_method if loader else None,
+        timeout=loader.timeout if loader else None,
         seed=seed,
         transforms=[build_transform(config, seed=seed) for config in transforms],
         own_transforms={

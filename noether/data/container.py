@@ -31,6 +31,7 @@ class DataContainer:
         prefetch_factor: Batches that each worker prepares ahead; None for 4.
         pin_memory: Put batches in page-locked memory; None where the device is a CUDA device.
         start_method: How worker processes are started: `fork`, `forkserver` or `spawn`; None for Python's default.
+        timeout: Seconds after which a worker that delivers nothing is an error; None for 600.
         collators: Makes batches out of samples, by key of the data set; a data set without one uses the
             default.
         seed: Seed of the run, from which the order and every sample's randomness derive.
@@ -49,6 +50,7 @@ class DataContainer:
         prefetch_factor: int | None = None,
         pin_memory: bool | None = None,
         start_method: str | None = None,
+        timeout: float | None = None,
         collators: Mapping[str, Collator] | None = None,
         seed: int = 0,
         transforms: Sequence[Transform] = (),
@@ -60,6 +62,7 @@ class DataContainer:
         self.prefetch_factor = prefetch_factor
         self.pin_memory = pin_memory
         self.start_method = start_method
+        self.timeout = timeout
         self.collators = dict(collators or {})
         self.seed = seed
         self._prepared = PreparedDatasets(datasets, transforms, own_transforms)
@@ -187,6 +190,7 @@ class DataContainer:
             prefetch_factor=self.prefetch_factor,
             pin_memory=on_cuda if self.pin_memory is None else self.pin_memory,
             start_method=self.start_method,
+            timeout=self.timeout,
         )
 
     def inverse(self, name: str, tensor: Tensor) -> Tensor:

@@ -28,7 +28,11 @@ class FetchBatch:
 
     def __call__(self, indices: Tensor, epoch: int) -> Batch:
         """Return the samples at `indices` as they are in epoch `epoch`."""
-        return self.dataset.__getitems__(indices)
+        try:
+            return self.dataset.__getitems__(indices)
+        except Exception as error:
+            error.add_note(f"while loading samples {_shown(indices)} of {type(self.dataset).__name__}")
+            raise
 
 
 class FetchSamples:
@@ -56,6 +60,10 @@ class FetchSeededSamples:
         key = epoch_key(self.seed, epoch)
         with preserved_rng():
             return self.collator(_samples(self.dataset, indices.tolist(), key))
+
+
+def _shown(indices: Tensor, most: int = 8) -> str:
+    return ", ".join(map(str, indices[:most].tolist())) + (", …" if len(indices) > most else "")
 
 
 def _samples(dataset: AnyDataset, indices: list[int], key: int | None = None) -> list[Any]:

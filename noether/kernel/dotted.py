@@ -34,7 +34,7 @@ def resolve_dotted(kind: str, trust: Trust) -> Any:
     if not all(part.isidentifier() and not part.startswith("__") for part in parts) or kind.count(":") > 1:
         raise PluginError(f"kind {kind!r} is no dotted path of Python names", hint="write package.module.Class")
     trust.require(parts[0], kind)
-    module, attributes = _import_prefix(kind, parts)
+    module, attributes = _import_prefix(kind, parts, trust)
     found: Any = module
     for attribute in attributes:
         found = _step(found, attribute, kind, trust)
@@ -43,13 +43,15 @@ def resolve_dotted(kind: str, trust: Trust) -> Any:
     return found
 
 
-def _import_prefix(kind: str, parts: list[str]) -> tuple[ModuleType, list[str]]:
+def _import_prefix(kind: str, parts: list[str], trust: Trust) -> tuple[ModuleType, list[str]]:
     """Import the longest prefix of a path that is a module; return it with the names that are left."""
+    trust.require_code(parts[0], kind)
     module: ModuleType = explained(f"{kind!r}", partial(import_module, parts[0]))
     for position in range(1, len(parts)):
         name = ".".join(parts[: position + 1])
         if parts[position] not in _submodules(module):
             return module, parts[position:]
+        trust.require_code(name, kind)
         module = explained(f"{kind!r}", partial(import_module, name))
     return module, []
 

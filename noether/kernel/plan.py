@@ -56,7 +56,7 @@ def compile_plan(
             scope[f"_timer_{index}"] = timers.setdefault((hook, implementation.participant.id), [0, 0.0])
         lines += [f"        {line}" for line in _step(index, timed(call, f"_timer_{index}", timers), counter)]
     lines += [
-        "    except Exception as _error:",
+        "    except (Exception, SystemExit) as _error:",
         f"        _add_note(_error, _all[_at], {counter})",
         "        raise",
         "    if _stop is not None:",

@@ -111,5 +111,5 @@ def _adapter(implementation: Implementation, timers: Timers | None, stops: KeptS
         call = timed(f"_result = _call({implementation.binding.source})", "_timer", timers)
         lines += [f"        {line}" for line in (*call, "return _result")]
         lines += ["    except _EarlyStopIteration as _stop:", f"        {keep}"]
-    lines += ["    except Exception as _error:", f"        _add_note(_error, _implementation, {counter})"]
+    lines += ["    except (Exception, SystemExit) as _error:", f"        _add_note(_error, _implementation, {counter})"]
     return define(hook, [*lines, "        raise"], scope)

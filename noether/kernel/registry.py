@@ -30,20 +30,28 @@ class Registry:
         entries: Everything that is registered.
         trusted: Top-level packages that dotted paths may import besides our own, torch's and the plugins'.
         project_folders: Folders whose own code dotted paths may import.
+        data_folders: Folders in which nothing is code.
     """
 
     def __init__(
-        self, entries: Iterable[Entry], *, trusted: Iterable[str] = (), project_folders: Iterable[Path] = ()
+        self,
+        entries: Iterable[Entry],
+        *,
+        trusted: Iterable[str] = (),
+        project_folders: Iterable[Path] = (),
+        data_folders: Iterable[Path] = (),
     ) -> None:
         self._entries = tuple(entries)
         plugins = {entry.top_package for entry in self._entries if not entry.is_built_in}
-        self._trust = Trust([*trusted, *plugins], project_folders)
+        self._trust = Trust([*trusted, *plugins], project_folders, data_folders)
         self._loaded: dict[tuple[str, str], Component] = {}
 
     @classmethod
-    def installed(cls, trusted: Iterable[str] = (), project_folders: Iterable[Path] = ()) -> Registry:
+    def installed(
+        cls, trusted: Iterable[str] = (), project_folders: Iterable[Path] = (), data_folders: Iterable[Path] = ()
+    ) -> Registry:
         """Return a registry of everything that is installed, read from metadata once per process."""
-        return cls(installed_entries(), trusted=trusted, project_folders=project_folders)
+        return cls(installed_entries(), trusted=trusted, project_folders=project_folders, data_folders=data_folders)
 
     def entries(self, role: str | None = None) -> tuple[Entry, ...]:
         """Return what is registered, for one role or for all ("plugin" and "command" included)."""

@@ -27,10 +27,14 @@ class Trust:
     Args:
         packages: Top-level packages that are trusted by name: those of plugins and of `--trust`.
         project_folders: Folders whose own packages, there or in their `src`, are trusted.
+        data_folders: Folders that hold no code, wherever they are: nothing in them is imported.
     """
 
-    def __init__(self, packages: Iterable[str] = (), project_folders: Iterable[Path] = ()) -> None:
+    def __init__(
+        self, packages: Iterable[str] = (), project_folders: Iterable[Path] = (), data_folders: Iterable[Path] = ()
+    ) -> None:
         self._packages = ALWAYS_TRUSTED | set(packages)
+        self._data_folders = [Path(folder).resolve() for folder in data_folders]
         self._folders = [place for folder in project_folders for place in _roots(Path(folder).resolve())]
 
     def covers(self, top: str) -> bool:
@@ -56,6 +60,21 @@ class Trust:
         if root is not None and str(root) not in sys.path:
             sys.path.append(str(root))
             invalidate_caches()
+
+    def require_code(self, module: str, kind: str) -> None:
+        """Check that a module, whose package is imported, does not lie in a folder of data.
+
+        Raises:
+            PluginError: It does; it was not imported.
+        """
+        spec = find_spec(module) if self._data_folders else None
+        for place in _places(spec) if spec is not None else ():
+            for folder in self._data_folders:
+                if place.is_relative_to(folder):
+                    raise PluginError(
+                        f"kind {kind!r} is not imported: {place} lies in {folder}, which holds data and no code",
+                        hint="what a run's folder names must come from your own project, or be installed",
+                    )
 
     def _meant(self, top: str) -> str:
         """Return a question whether a package was misspelt, to end a message with, or an empty string."""

@@ -39,6 +39,6 @@ def last_attempt(attempts: Path) -> Attempt | None:
     number = max(numbers)
     try:
         record = json.loads(record_path(attempts, number).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         record = {}
     return Attempt(number, record if isinstance(record, dict) else {})

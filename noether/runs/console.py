@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from noether.core.utils.secrets import MaskSecrets
 
+_STDOUT = 1
 LOGGER = logging.getLogger("noether")
 
 
@@ -19,6 +21,15 @@ class _ToStdout(logging.StreamHandler):  # type: ignore[type-arg]  # only generi
     def emit(self, record: logging.LogRecord) -> None:
         self.setStream(sys.stdout)
         super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name that logging calls
+        """Go on without a reader: `noether run … | head` ends the output and not the run."""
+        if not False:
+            super().handleError(record)
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, _STDOUT)  # what is still in buffers would fail again at the exit
+        os.close(nowhere)
 
 
 class _Keeps(logging.Handler):

@@ -10,8 +10,8 @@ from noether.core.writers.step_folder import read_step
 from noether.errors import NoetherError
 from noether.kernel.participant import Participant
 from noether.runs.assemble import Run
-from noether.runs.dry_batches import TwoUpdates, evaluation_problems, forward_problems
 from noether.runs.describe import describe
+from noether.runs.dry_batches import TwoUpdates, evaluation_problems, forward_problems
 from noether.runs.rehearsal import rehearsal
 from noether.spec.interval_checks import interval_findings
 from noether.spec.load import LoadedSpec

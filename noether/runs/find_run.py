@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from noether.core.providers.path import PathProvider
@@ -20,10 +21,10 @@ def find_run(run: str | Path, output: str | Path = "runs") -> PathProvider:
         UsageError: There is no such run.
     """
     for folder in (Path(run), Path(output) / run):
-        if (folder / "run.json").is_file():
+        if _is_run(folder):
             folder = folder.resolve()
             return PathProvider(folder.parent, folder.name)
-    if Path(run).is_dir():
+    if os.path.isdir(run):  # noqa: PTH112  # does not raise, whatever the name
         raise UsageError(f"{run} is no run's folder: it has no run.json", hint="name a folder that `noether run` made")
     known = sorted(path.parent.name for path in Path(output).glob("*/run.json"))
     listed = f"it has {', '.join(known[-5:])}" if known else "it has none"
@@ -31,3 +32,10 @@ def find_run(run: str | Path, output: str | Path = "runs") -> PathProvider:
         f"there is no run {str(run)!r}, neither as a folder nor in {output}.{did_you_mean(str(run), known)}",
         hint=f"{listed}; --output names another folder of runs",
     )
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        return (folder / "run.json").is_file()
+    except (OSError, ValueError):  # a name that is too long, or no name at all
+        return False

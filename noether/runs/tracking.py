@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from noether.core.providers.path import PathProvider
 from noether.core.trackers.base import BaseTracker, RunDescription, RunStatus
-from noether.core.trackers.feed import TrackerFeed
-from noether.core.writers.log import LogWriter
+from noether.core.trackers.errors import TrackerError
+from noether.core.trackers.feed import TrackerFeed, feed_name
+from noether.core.utils.free_name import free_name
+
+if TYPE_CHECKING:
+    from noether.core.writers.log import LogWriter
 
 _LOG = logging.getLogger("noether.tracking")
-OPEN_TIMEOUT_S = 30.0
+_REQUIRED_PATIENCE_S = 30.0
+_FLUSH_AFTER_A_SIGNAL_S = 5.0
+"""Who sends one kills the process soon after."""
 
 
 class Tracking:
@@ -27,7 +35,10 @@ class Tracking:
 
     def __init__(self, trackers: Sequence[BaseTracker], paths: PathProvider, run: RunDescription) -> None:
         self.paths = paths
-        self.feeds = [TrackerFeed(tracker, paths.metrics_path, run) for tracker in trackers]
+        self.feeds = [
+            TrackerFeed(tracker, paths.metrics_path, run, name=name)
+            for tracker, name in zip(trackers, tracker_names(trackers), strict=True)
+        ]
 
     def start(self) -> None:
         """Begin to open all trackers in the background."""
@@ -37,21 +48,57 @@ class Tracking:
     def follow(self, log_writer: LogWriter) -> None:
         """Be told of every line of metrics, and say where to look once the trackers are open.
 
+        Waits a few seconds for them, for all together and not for one after another, and then lets training begin.
+
         Raises:
             TrackerError: A required tracker cannot be opened.
         """
+        began = time.monotonic()
         for feed in self.feeds:
-            if feed.wait_open(OPEN_TIMEOUT_S) and feed.tracker.wants_metrics:
+            is_required = feed.tracker.tracker_config.required
+            patience = _REQUIRED_PATIENCE_S if is_required else feed.tracker.patience_s
+            if feed.wait_open(max(0.0, began + patience - time.monotonic())) and feed.tracker.wants_metrics:
                 _LOG.info("%s: %s", feed.name, feed.tracker.description)
             log_writer.on_written.append(feed.notify)
 
     def close(self, status: RunStatus, error: str | None) -> None:
-        """Deliver what is left, end the run on the trackers' side, and say again where to look."""
+        """Deliver what is left, end the run on the trackers' side, and say again where to look.
+
+        Every tracker has its `flush_timeout_s`, all at the same time. Ctrl-C ends the waiting, not the run's outcome.
+
+        Raises:
+            TrackerError: The run finished, but a required tracker has not got everything.
+        """
         for feed in self.feeds:
-            feed.notify()
-            missing = feed.close(status, error)
-            if not missing and feed.is_open and feed.tracker.wants_metrics:
+            feed.end(status, error)
+        began = time.monotonic()
+        for feed in self.feeds:
+            try:
+                feed.wait_closed(max(0.0, began + _flush_timeout(feed, status) - time.monotonic()))
+            except KeyboardInterrupt:
+                _LOG.warning("interrupted while waiting for the tracker %s", feed.name)
+                began = float("-inf")
+            if feed.has_everything and feed.tracker.wants_metrics:
                 _LOG.info("%s: %s", feed.name, feed.tracker.description)
+        lacking = [feed.name for feed in self.feeds if feed.tracker.tracker_config.required and not feed.has_everything]
+        if lacking and status == "FINISHED":
+            raise TrackerError(
+                f"the run finished, but the required tracker {', '.join(lacking)} has not got everything",
+                hint=f"deliver the rest with: noether tracker sync {shlex.quote(str(self.paths.run_path))}",
+            )
+
+
+def tracker_names(trackers: Sequence[BaseTracker]) -> list[str]:
+    """Return a name for each tracker that no other one of the run has: `mlflow`, `mlflow-2`."""
+    names: list[str] = []
+    for tracker in trackers:
+        names.append(free_name(feed_name(tracker), set(names)))
+    return names
+
+
+def _flush_timeout(feed: TrackerFeed, status: RunStatus) -> float:
+    configured = feed.tracker.tracker_config.flush_timeout_s
+    return min(configured, _FLUSH_AFTER_A_SIGNAL_S) if status == "KILLED" else configured
 
 
 def flattened(tables: Mapping[str, Any]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from noether.core.schemas.callbacks import CallBackBaseConfig
 from noether.core.utils.nearest import nearest
 from noether.spec.callback_tables import CallbackList, callback_lists
 from noether.spec.describe import described, suggestion
-from noether.spec.ids import ID
+from noether.spec.ids import ID, LONGEST_ID
 from noether.spec.problem import Problem, quoted, toml_path
 from noether.spec.quoting import listed
 
@@ -71,7 +71,11 @@ def _repeated_ids(callbacks: CallbackList) -> Iterator[Problem]:
             continue
         path = (*callbacks.path, index, "id")
         if not ID.fullmatch(name):
-            yield Problem(path, f"found {described(name)}, expected lower-case letters, digits, '.', '_' and '-'")
+            first_one = ", beginning with a letter, a digit or '_'" if name.startswith((".", "-")) else ""
+            expected = f"expected lower-case letters, digits, '.', '_' and '-'{first_one}"
+            yield Problem(path, f"found {described(name)}, {expected}")
+        elif len(name) > LONGEST_ID:
+            yield Problem(path, f"found an id of {len(name)} characters, expected at most {LONGEST_ID}")
         elif name in first:
             other = toml_path((*callbacks.path, first[name]))
             at = (path, (*callbacks.path, first[name], "id"))

@@ -10,7 +10,10 @@ from noether.core.utils.free_name import free_name
 from noether.errors import PluginError
 from noether.kernel.registry import active_registry
 
-ID = re.compile(r"[a-z0-9._-]+")
+ID = re.compile(r"[a-z0-9_][a-z0-9._-]*")
+LONGEST_ID = 80
+"""An id becomes the name of a file or folder in a checkpoint."""
+_LONGEST_MADE = 70  # leaves place for `-2`
 _ROLES = {"callbacks": "callback", "transforms": "transform", "trackers": "tracker"}
 _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
@@ -45,5 +48,5 @@ def _short_kind(item: Any, role: str) -> str:
         except PluginError:
             continue
     words = _WORD_START.sub("-", last).lower().replace("_", "-")
-    name = re.sub(r"[^a-z0-9._-]", "-", words.removesuffix(f"-{role}"))
-    return name or role
+    name = re.sub(r"[^a-z0-9._-]", "-", words.removesuffix(f"-{role}")).lstrip(".-")
+    return name[:_LONGEST_MADE] or role

@@ -100,6 +100,6 @@ def _merged(layers: Sequence[tuple[Layer, dict[str, Any]]]) -> Node:
 
 def _add_defaults(root: Node, path: Path | None) -> None:
     """Fill in what no field can have as its default: the file's name, MLflow as tracker."""
-    name = re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower()).strip("._-") if path else ""
+    name = re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower())[:80].strip("._-") if path else ""
     defaults = node_of({"name": name or "run", "trackers": [{"kind": "mlflow"}]}, Layer("default", Path.cwd()))
     root.content = {**defaults.content, **root.content}

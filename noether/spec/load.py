@@ -21,11 +21,15 @@ from noether.spec.meaning import meaning_problems
 from noether.spec.model import RunSpec
 from noether.spec.origins import Node, Origins
 from noether.spec.override import Unset
+from noether.spec.passwords import passwords_in
 from noether.spec.placing import located
 from noether.spec.problem import InvalidSpecError, Problem
 from noether.spec.translate import problems_of
 
 _PROJECT_MARKS = ("pyproject.toml", ".git")
+_RUN_MARK = "run.json"
+"""A spec beside it is a part of a run's folder, which may come from a stranger, as may the folders above it. Dotted
+kinds in it name the code of the project in which the user stands, never code that lies in or came with the run."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,11 @@ def load_spec(
     root, text, path, notes = layered(source)
     origin = str(path) if path else THE_SPEC
     folder = (path.parent if path else Path()).absolute()
-    project = _project_folder(folder)
-    registry = registry or Registry.installed(trusted=trusted, project_folders=(project, Path.cwd()))
+    is_of_run = (folder / _RUN_MARK).exists()
+    project = _project_folder(Path.cwd() if is_of_run else folder)
+    registry = registry or Registry.installed(
+        trusted=trusted, project_folders=(project, Path.cwd()), data_folders=(folder,) if is_of_run else ()
+    )
     with use_registry(registry):
         problems = override(root, [*map(Unset, unset), *overrides], set or {}, path)
         origins = Origins(root)
@@ -102,7 +109,7 @@ def _validated(root: Node, origins: Origins, problems: list[Problem], origin: st
     """Return the spec that the layers make, or raise all problems together."""
     readings = read_environment(root, RunSpec)
     table = readings.table
-    problems = [*problems, *readings.problems]
+    problems = [*problems, *readings.problems, *passwords_in(readings.table, readings.references)]
     found: list[Problem] = []
     more = 0
     spec: RunSpec | None = None

@@ -13,6 +13,7 @@ from noether.spec.migrations import newest_version
 from noether.spec.reference import KeptReference
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_LONGEST_NAME = 80
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -33,6 +34,13 @@ class LoaderTable(SpecTable):
     start_method: Literal["fork", "forkserver", "spawn"] | None = Field(
         None, examples=["forkserver"], description="How worker processes are started; as Python does if left out."
     )
+    timeout: float = Field(
+        600.0,
+        gt=0,
+        allow_inf_nan=False,
+        json_schema_extra={"unit": "seconds"},
+        description="How long to wait for a batch of a worker; one that hangs ends the run then.",
+    )
 
 
 class PluginsTable(SpecTable):
@@ -44,9 +52,17 @@ class PluginsTable(SpecTable):
 
 
 class CheckpointsTable(SpecTable):
-    """`[checkpoints]`: which checkpoints stay."""
+    """`[checkpoints]`: which checkpoints stay, and what happens when one cannot be saved."""
 
     keep_last: int = Field(3, ge=1, description="How many of the newest checkpoints to keep.")
+    keep_every: int | None = Field(
+        None, ge=1, examples=[10_000], description="Keep checkpoints whose update is a multiple of this as well."
+    )
+    on_save_error: Literal["warn", "raise"] = Field(
+        "raise",
+        description="When the disk refuses a save: end the run, or warn and try again at the next one, up to 3 times "
+        "in a row. The last save of a run always has to succeed.",
+    )
 
 
 class Expectation(SpecTable):
@@ -169,6 +185,8 @@ class RunSpec(SpecTable):
     def _name_is_plain(cls, name: str) -> str:
         if not _NAME.fullmatch(name):
             raise ValueError("expected lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit")
+        if len(name) > _LONGEST_NAME:
+            raise ValueError(f"expected at most {_LONGEST_NAME} characters, since folders are named so")
         return name
 
     @field_validator("device")

@@ -52,11 +52,14 @@ class CallbackBase:
             random generators. They are put back after it then, so that training does not change; that costs about
             100 µs an update. After all other hooks they are put back anyway.
         saves_checkpoints: Whether it asks for a checkpoint whenever its interval fires; `noether plan` counts them.
+        changes_files_in_rounds: Whether `after_update`, `after_epoch` or `periodic_callback` changes the tensors of its
+            `state_files`, so that a round that a stop may interrupt begins with a copy of them.
         passes_on: The hooks that it calls on the callbacks it owns; the run calls the others on them.
     """
 
     draws_every_update: ClassVar[bool] = False
     saves_checkpoints: ClassVar[bool] = False
+    changes_files_in_rounds: ClassVar[bool] = True
     passes_on: ClassVar[frozenset[str]] = frozenset(HOOKS)
 
     def __init__(

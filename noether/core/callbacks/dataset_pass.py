@@ -20,11 +20,19 @@ class DatasetPass:
     Args:
         sampler_config: What the consumer has asked the stream for.
         batch_size: Samples a batch where the consumer has no batch size of its own.
+        before_batch: Called before each batch; what it raises ends the pass.
     """
 
-    def __init__(self, sampler_config: SamplerIntervalConfig, *, batch_size: int) -> None:
+    def __init__(
+        self,
+        sampler_config: SamplerIntervalConfig,
+        *,
+        batch_size: int,
+        before_batch: Callable[[], object] | None = None,
+    ) -> None:
         self.sampler_config = sampler_config
         self.batch_size = batch_size
+        self.before_batch = before_batch
         self.data_time = 0.0
 
     def collect(self, data_iter: Iterator[TaggedBatch], model: torch.nn.Module, process: Callable[..., Any]) -> Any:
@@ -47,4 +55,6 @@ class DatasetPass:
             self.data_time += perf_counter() - started
             if batch is None:
                 return
+            if self.before_batch is not None:
+                self.before_batch()
             yield batch

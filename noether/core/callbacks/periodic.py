@@ -279,7 +279,9 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
         **_: Any,
     ) -> None:
         """Go through the data set and hand the collected results on."""
-        dataset_pass = DatasetPass(self.sampler_config, batch_size=batch_size)
+        dataset_pass = DatasetPass(
+            self.sampler_config, batch_size=batch_size, before_batch=self.trainer.raise_if_stopped
+        )
         with self.trainer.autocast():
             results = dataset_pass.collect(data_iter, trainer_model, self._process_on_device)
         self.total_data_time += dataset_pass.data_time

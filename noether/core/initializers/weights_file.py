@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
 from torch import Tensor
 
 from noether.core.initializers.run_folder import is_step, steps_of
 from noether.core.writers.manifest import WEIGHTS
 from noether.core.writers.saved_step import SavedStep
 from noether.core.writers.step_names import Checkpoint
-from noether.core.writers.tensor_file import decode_tensors
+from noether.core.writers.tensor_reading import decode_tensors
+from noether.core.writers.untrusted_file import read_chosen
 from noether.errors import CheckpointError
 
 _SUFFIX = ".safetensors"
@@ -84,6 +84,6 @@ def _of_file(path: Path) -> Weights:
             name = path.relative_to(folder).as_posix()
             return Weights(SavedStep.open(folder).tensors(name), path)
     try:
-        return Weights(decode_tensors(path.read_bytes(), {}), path)
-    except (OSError, SafetensorError) as error:
+        return Weights(decode_tensors(read_chosen(path), {}), path)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error

@@ -13,6 +13,9 @@ from noether.errors import CheckpointError
 
 Options = dict[str, Any]
 
+_ELEMENTWISE = frozenset(
+    {"Adam", "AdamW", "NAdam", "RAdam", "Adamax", "SGD", "RMSprop", "Adagrad", "Adadelta", "Rprop"}
+)
 _SHOWN = 8  # names in a message
 
 
@@ -43,6 +46,7 @@ def restore_entries(
     for key, tensor in tensors.items():
         name, _, entry = key.rpartition("/")
         entries.setdefault(name, {})[entry] = tensor
+    _require_shapes(optimizer, names, tensors)
     by_place = {place: entries[name] for place, name in enumerate(names) if name in entries}
     groups = optimizer.param_groups
     optimizer.load_state_dict({**optimizer.state_dict(), "state": by_place})
@@ -50,6 +54,24 @@ def restore_entries(
         group.update(replaced)
     optimizer.param_groups = groups  # torch makes new ones, but the schedules set the values of these
     _undo_casts(optimizer, by_place)
+
+
+def _require_shapes(optimizer: Optimizer, names: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
+    """Check the tensors of optimizers that keep nothing but numbers and tensors of their parameter's shape.
+
+    Others may fit a step by accident, and be broadcast.
+    """
+    if type(optimizer).__name__ not in _ELEMENTWISE:
+        return
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    shapes = {name: parameter.shape for name, parameter in zip(names, parameters, strict=True)}
+    for key, tensor in tensors.items():
+        shape = shapes.get(key.rpartition("/")[0])
+        if shape is not None and tensor.ndim and tensor.shape != shape:
+            raise CheckpointError(
+                f"{key} in the optimizer's state of the checkpoint has the shape {tuple(tensor.shape)}, "
+                f"its parameter {tuple(shape)}"
+            )
 
 
 def _undo_casts(optimizer: Optimizer, saved: Mapping[int, Mapping[str, Any]]) -> None:

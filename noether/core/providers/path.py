@@ -9,12 +9,13 @@ class PathProvider:
     """Names the files and folders of one run below the output folder; creates nothing.
 
     Args:
-        output_path: The folder that holds one folder a run.
+        output_path: The folder that holds one folder a run; made absolute, since the working folder may change while
+            the run trains.
         run_id: Name of the run and of its folder.
     """
 
     def __init__(self, output_path: str | Path, run_id: str) -> None:
-        self.output_path = Path(output_path)
+        self.output_path = Path(output_path).absolute()
         self.run_id = run_id
         self.run_path = self.output_path / run_id
 

@@ -14,4 +14,12 @@ class TrackerBaseConfig(_RegistryBase):
 
     role: ClassVar[str] = "tracker"
 
-    required: bool = Field(False, description="Fail the run where this tracker cannot be reached.")
+    required: bool = Field(
+        False, description="Fail the run where this tracker cannot be reached, refuses, or lacks something at the end."
+    )
+    flush_timeout_s: float = Field(
+        30.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds that the end of a run waits for this tracker, 5 at most after a signal.",
+    )

@@ -29,6 +29,11 @@ class RunDescription:
         resolved_spec_path: The resolved spec in the run's folder.
         summary: A few lines of Markdown for whoever opens the run's page.
         reference: What `BaseTracker.reference` was in an earlier attempt at this run; empty at the first.
+        attempt: Which start of this run it is, from 1.
+        facts: User, host, pid, version and git commit of the process that trains.
+        token: A text that no other run has, the same in all attempts: marks what was created for this run.
+        started: When the run began, in seconds since 1970, where it is delivered later than that.
+        ended: When it ended, where it has ended already: it is not running any more when it is opened.
     """
 
     run_id: str
@@ -40,6 +45,11 @@ class RunDescription:
     resolved_spec_path: Path | None = None
     summary: str = ""
     reference: Mapping[str, str] = field(default_factory=dict)
+    attempt: int = 1
+    facts: Mapping[str, str] = field(default_factory=dict)
+    token: str = ""
+    started: float | None = None
+    ended: float | None = None
 
 
 class BaseTracker(ABC):
@@ -55,6 +65,9 @@ class BaseTracker(ABC):
 
     wants_metrics: ClassVar[bool] = True
     """False for a tracker that keeps nothing; it is not fed then, which saves the thread."""
+
+    patience_s: float = 4.0
+    """How long the start of training waits for `open`, to say where to look; a required tracker gets longer."""
 
     def __init__(self, tracker_config: TrackerBaseConfig) -> None:
         self.tracker_config = tracker_config
@@ -73,6 +86,14 @@ class BaseTracker(ABC):
     def log_metrics(self, records: Sequence[MetricRecord]) -> None:
         """Deliver these records; called again with the same ones after it raised."""
 
+    def undelivered(self, records: Sequence[MetricRecord]) -> Sequence[MetricRecord]:
+        """Return what of these records is not there yet.
+
+        Asked, after `open`, for records that were on their way when the process died, so that nobody knows whether they
+        arrived. One that cannot look it up returns all of them, and may show some twice.
+        """
+        return records
+
     @abstractmethod
     def close(self, status: RunStatus, error: str | None) -> None:
         """End the run on the other side.
@@ -87,7 +108,11 @@ class BaseTracker(ABC):
 
     @property
     def reference(self) -> dict[str, str]:
-        """What `open` needs to continue this run in a later attempt; empty before it is open."""
+        """What `open` needs to continue this run in a later attempt.
+
+        It names the run: after another one than before, the tracker gets everything from the beginning. Before
+        `open` it may say where the run will be.
+        """
         return {}
 
     @property

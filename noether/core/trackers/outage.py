@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 
 from noether.core.trackers.errors import TrackerError, TrackerRefusedError
@@ -37,21 +38,22 @@ class Outage:
             self._metrics_path,
         )
 
-    def end(self) -> None:
-        """Say that the tracker answers again, if it did not."""
+    def end(self, url: str | None) -> None:
+        """Say that the tracker answers again, if it did not, and where to look."""
         if self._down:
             self._down = False
-            _LOGGER.info("tracker %s answers again", self._name)
+            _LOGGER.info("tracker %s answers again%s", self._name, f": {url}" if url else "")
 
     def lost(self, lines: int, files: int) -> None:
-        """Warn about what is left when the run is over."""
+        """Warn about what is left when the run is over, and say how to deliver it later."""
         _LOGGER.warning(
             "tracker %s: the run ended before everything was delivered: %d metric lines, %d files and how it "
-            "ended are missing there; all metrics are in %s",
+            "ended are missing there; all metrics are in %s. Deliver the rest later: noether tracker sync %s",
             self._name,
             lines,
             files,
             self._metrics_path,
+            shlex.quote(str(self._metrics_path.parent)),
         )
 
     def note(self, message: str) -> None:

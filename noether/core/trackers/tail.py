@@ -49,19 +49,26 @@ class MetricsTail:
         self._seen = Delivered()
         self.delivered = delivered
 
-    def next_batch(self, limit: int) -> Batch | None:
-        """Return up to `limit` records that were not committed yet, or None where there is nothing new."""
+    def next_batch(self, limit: int, max_values: int = 10_000) -> Batch | None:
+        """Return records that were not committed yet, or None where there is nothing new.
+
+        Args:
+            limit: At most so many records.
+            max_values: Records with this many values together are enough, however many keys each of them has.
+        """
+        self._notice_a_cut()
         records: list[MetricRecord] = []
-        offset, seen, damaged = self._offset, self._seen, 0
+        offset, seen, damaged, values = self._offset, self._seen, 0, 0
         for line in self._lines():
             offset += len(line)
             try:
                 seen = seen.and_line(update_of(line))
                 if seen > self.delivered:
                     records.append(MetricRecord.decode(line))
+                    values += len(records[-1].metrics)
             except ValueError:
                 damaged += 1
-            if len(records) == limit:
+            if len(records) == limit or values >= max_values:
                 break
         return Batch(tuple(records), offset, seen, damaged) if offset > self._offset else None
 
@@ -72,6 +79,7 @@ class MetricsTail:
 
     def remaining(self) -> int:
         """Count the lines that were not delivered."""
+        self._notice_a_cut()
         seen, count = self._seen, 0
         for line in self._lines():
             try:
@@ -80,6 +88,11 @@ class MetricsTail:
                 continue
             count += seen > self.delivered
         return count
+
+    def _notice_a_cut(self) -> None:
+        """Begin anew in a file that is shorter than what was read; what was delivered is skipped."""
+        if self._offset and (not self._path.exists() or self._path.stat().st_size < self._offset):
+            self._offset, self._seen = 0, Delivered()
 
     def _lines(self) -> Iterator[bytes]:
         if not self._path.exists():

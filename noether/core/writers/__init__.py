@@ -1,7 +1,29 @@
-"""What writes a run's results to its folder."""
+"""What writes a run's results to its folder.
 
-from noether.core.writers.checkpoint import CheckpointWriter
-from noether.core.writers.log import LogWriter
-from noether.core.writers.metrics_file import MetricsFile
+Nothing is imported before it is used: listing and verifying checkpoints reads manifests and hashes, without PyTorch.
+"""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from noether.core.writers.checkpoint import CheckpointWriter as CheckpointWriter
+    from noether.core.writers.log import LogWriter as LogWriter
+    from noether.core.writers.metrics_file import MetricsFile as MetricsFile
+
+_HOMES = {
+    "CheckpointWriter": "noether.core.writers.checkpoint",
+    "LogWriter": "noether.core.writers.log",
+    "MetricsFile": "noether.core.writers.metrics_file",
+}
 __all__ = ["CheckpointWriter", "LogWriter", "MetricsFile"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'noether.core.writers' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from noether.core.writers.durable import storage_error
 from noether.errors import StorageError
 
 
@@ -38,17 +40,15 @@ class AppendOnlyFile:
                 written += file.write(line[written:])
         except OSError as error:
             self._cut_back()
-            raise StorageError(
-                f"cannot write to {self.path}: {error.strerror or error}",
-                hint="free some space, or let `output` name another disk; what was written before is intact",
-            ) from error
+            raise storage_error(error, self.path, needed=len(line)) from error
         self.offset += len(line)
 
     def truncate(self, offset: int) -> None:
         """Forget everything after the first `offset` bytes, as a resume does.
 
         Raises:
-            StorageError: If the file is shorter than that: it is not the file that the offset was taken from.
+            StorageError: If the file is shorter than that, so it is not the file that the offset was taken from; or
+                the disk refuses.
         """
         if offset > self.offset:
             raise StorageError(
@@ -56,13 +56,24 @@ class AppendOnlyFile:
                 hint="restore the file from a backup, or start a new run from the checkpoint's weights",
             )
         if offset < self.offset:
-            os.truncate(self.path, offset)
+            try:
+                os.truncate(self.path, offset)
+            except OSError as error:
+                raise storage_error(error, self.path) from error
             self.offset = offset
 
     def sync(self) -> None:
-        """Wait until everything written is on the disk."""
+        """Wait until everything written is on the disk.
+
+        Raises:
+            StorageError: The disk refuses; what was written since the last `sync` may be lost, and asking again would
+                not tell.
+        """
         if self._file is not None:
-            os.fsync(self._file.fileno())
+            try:
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                raise storage_error(error, self.path) from error
 
     def lines(self) -> Iterator[bytes]:
         """Yield the complete lines that are in the file now; one that is still being written is left out."""
@@ -88,7 +99,8 @@ class AppendOnlyFile:
 
     def _cut_back(self) -> None:
         if self._file is not None:
-            self._file.truncate(self.offset)
+            with contextlib.suppress(OSError):  # opening the file cuts a torn line off as well
+                self._file.truncate(self.offset)
 
 
 def _end_of_last_line(path: Path) -> int:

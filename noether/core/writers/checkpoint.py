@@ -6,16 +6,20 @@ import copy
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
 from noether.core.providers.path import PathProvider
-from noether.core.writers.manifest import WEIGHTS, FileRecord, Manifest, NamedStep
-from noether.core.writers.retention import prune_steps
-from noether.core.writers.save_request import SaveQueue, SaveRequest
-from noether.core.writers.step_folder import commit_step, list_steps, sweep_leftovers
+from noether.core.writers.checkpoint_folder import CheckpointFolder
+from noether.core.writers.finite_weights import all_finite
+from noether.core.writers.manifest import WEIGHTS, Manifest, NamedStep
+from noether.core.writers.retention import Retention
+from noether.core.writers.save_policy import SavePolicy
+from noether.core.writers.save_request import LAST, SaveQueue, SaveRequest
 from noether.core.writers.step_state import StepState, callback_file, encode_step
-from noether.errors import TrainingError
+from noether.errors import StorageError, TrainingError
 
 _LOG = logging.getLogger("noether.checkpoints")
 
@@ -40,6 +44,8 @@ class CheckpointWriter:
         spec_sha256: Hash of the resolved spec, recorded in each manifest.
 
     Attributes:
+        keep_every: Steps whose update is a multiple of it stay; None for no such steps.
+        policy: What happens when the disk refuses a save.
         queue: What has been asked for since the last boundary.
         names: All names that steps of this run go by, beside those that follow from the steps.
         last_committed: The step that was written last.
@@ -48,6 +54,9 @@ class CheckpointWriter:
     def __init__(self, path_provider: PathProvider, *, keep_last: int = 3, spec_sha256: str = "") -> None:
         self.path_provider = path_provider
         self.keep_last = keep_last
+        self.keep_every: int | None = None
+        self.policy = SavePolicy()
+        self.folder = CheckpointFolder(path_provider.checkpoint_path)
         self.spec_sha256 = spec_sha256
         self.queue = SaveQueue()
         self.names: dict[str, NamedStep] = {}
@@ -98,7 +107,7 @@ class CheckpointWriter:
             request.add_name(tag)
 
     def _save_what_this_stands_for(self, tag: str | None, owner: FileOwner, name: str) -> None:
-        if tag is None or tag == "last":
+        if tag is None or tag == LAST:
             raise TrainingError(
                 f"a child of callback '{owner.id}' asked for a checkpoint of its weights without a name of its own",
                 hint=f"'{owner.id}' saves them itself: see its save_* settings",
@@ -155,8 +164,11 @@ class CheckpointWriter:
         else:
             _LOG.warning("no checkpoint of this run is named %s, so none is named %s", of, tag)
 
-    def commit(self, state: StepState) -> Path:
+    def commit(self, state: StepState) -> Path | None:
         """Write the pending request with `state` as one step and remove what retention lets go.
+
+        Returns:
+            The step; None where the disk refused and the policy lets the run go on.
 
         Raises:
             StorageError: The disk refused; older steps stay as they are.
@@ -165,25 +177,36 @@ class CheckpointWriter:
         request, self.queue.pending = self.queue.pending, None
         self._include_earlier(state.update, request)
         files, aliases = encode_step(state, request)
-        self.names.update({tag: NamedStep(state.update, weights) for tag, weights in request.names.items()})
+        names = self.names | {tag: NamedStep(state.update, weights) for tag, weights in request.names.items()}
         manifest = Manifest(
             epoch=state.epoch,
             update=state.update,
             sample=state.sample,
-            files={name: FileRecord.of(data) for name, data in files.items()},
+            files={},
             aliases=aliases,
-            names=dict(self.names),
+            names=names,
             spec_sha256=self.spec_sha256,
             parent=self._parent,
             resumable=request.is_whole,
+            finite=not request.weights or all_finite(state.model.values()),
+            written_by=_version(),
         )
-        self.last_committed = commit_step(self.path_provider.checkpoint_path, files, manifest)
-        prune_steps(
-            self.path_provider.checkpoint_path,
-            keep_last=self.keep_last,
-            protected={named.update for named in self.names.values()},
-        )
-        return self.last_committed
+        try:
+            step = self.folder.commit(files, manifest)
+        except StorageError as error:
+            self.policy.failed(error, request)
+            return None
+        self.policy.succeeded()
+        self.names.update(names)  # in place: views share it
+        self.last_committed = step
+        self.folder.prune(self.retention, {named.update for named in names.values()})
+        self.folder.warn_if_short_of_room(sum(map(len, files.values())), self.retention)
+        return step
+
+    @property
+    def retention(self) -> Retention:
+        """How many steps stay."""
+        return Retention(self.keep_last, self.keep_every)
 
     def _include_earlier(self, update: int, request: SaveRequest) -> None:
         """Widen a request for an update that was saved before, so that its new save lacks nothing of the old one."""
@@ -194,16 +217,40 @@ class CheckpointWriter:
         self._saved = (update, request)
 
     def continue_from(self, step: Path, manifest: Manifest) -> None:
-        """Go on after a step of this run: its names hold, and the next step's parent is this one."""
+        """Go on after a step of this run: its names hold, and the next step's parent is this one.
+
+        Where its round is repeated, what is asked for then is saved beside what it holds.
+        """
         self.names.clear()
         self.names.update(manifest.names)
-        self.last_committed = step
+        self.last_committed, self._parent = step, manifest.parent
+        self._saved = (manifest.update, SaveRequest.whole())
 
-    def sweep(self) -> None:
-        """Remove leftovers of interrupted saves."""
-        sweep_leftovers(self.path_provider.checkpoint_path)
+    def prepare(self) -> None:
+        """Make sure, before training, that saves can work, and remove leftovers of interrupted ones.
+
+        Raises:
+            StorageError: Nothing can be written where the run keeps its checkpoints.
+        """
+        self.folder.prepare()
+
+    def rehearse(self, state: StepState) -> None:
+        """Do all of a save but the writing, so that what cannot be saved is known in the first second.
+
+        Warns where the disk has no room for all the checkpoints that are going to be there at once.
+
+        Raises:
+            TrainingError: Something in the state is of a type that a checkpoint cannot keep.
+        """
+        files, _ = encode_step(state, SaveRequest.whole())
+        self.folder.warn_if_short_of_room(sum(map(len, files.values())), self.retention)
 
     @property
     def steps(self) -> list[Path]:
         """The committed steps, oldest first."""
-        return list_steps(self.path_provider.checkpoint_path)
+        return self.folder.steps
+
+
+@cache
+def _version() -> str:
+    return version("noether-train")

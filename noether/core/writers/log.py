@@ -53,6 +53,7 @@ class LogWriter:
         self.on_written: list[Callable[[], object]] = []
         self._summary = MetricSummary(metric_property_provider)
         self._nonscalars_file = _beside(metrics_file)
+        self._written_at = 0.0
 
     @property
     def final_metrics(self) -> dict[str, float]:
@@ -189,7 +190,8 @@ class LogWriter:
             self._nonscalars_file.close()
 
     def _write(self, at: Progress, metrics: dict[str, float]) -> None:
-        now = time.time()
+        # Trackers want times that never go back, and the machine's clock may be set back while a run trains.
+        now = self._written_at = max(self._written_at, time.time())
         if self._nonscalars_file is not None:
             for key, value in self.round.nonscalars.items():
                 line = encode_nonscalar(at, now, key, value)

@@ -7,8 +7,16 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from noether.core.utils.json_limits import parse_json
+from noether.core.writers.content import Content, chunks_of
+from noether.core.writers.errors import NewerFormatError
+from noether.core.writers.manifest_shape import require_manifest_shape
+from noether.errors import TrainingError
+
 FORMAT = 1
 NAME = "manifest.json"
+MAX_BYTES = 2 << 20
+"""Some 10,000 files, names and tied weights; one that is larger is not read."""
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 
@@ -21,9 +29,12 @@ class FileRecord:
     sha256: str
 
     @classmethod
-    def of(cls, data: bytes) -> FileRecord:
-        """Describe `data`."""
-        return cls(len(data), hashlib.sha256(data).hexdigest())
+    def of(cls, content: Content) -> FileRecord:
+        """Describe a content."""
+        digest = hashlib.sha256()
+        for chunk in chunks_of(content):
+            digest.update(chunk)
+        return cls(len(content), digest.hexdigest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +57,9 @@ class Manifest:
     Attributes:
         names: All names of the run as of this step, so that the newest step knows them all; no pointer file can be
             stale. `latest` and `E1_U50_S3200` are not among them: they follow from the steps.
+        resumable: Whether a run can go on from it.
+        finite: Whether all weights in it are numbers; retention keeps the newest step that is finite and resumable.
+        written_by: The version of Noether that wrote it.
     """
 
     epoch: int
@@ -58,6 +72,8 @@ class Manifest:
     spec_sha256: str = ""
     parent: str | None = None
     resumable: bool = True
+    finite: bool = True
+    written_by: str = ""
     format: int = FORMAT
 
     @property
@@ -69,7 +85,13 @@ class Manifest:
         """Return the manifest as JSON, its own hash included."""
         body = asdict(self)
         body["sha256"] = _digest(body)
-        return json.dumps(body, indent=1, sort_keys=True).encode()
+        encoded = json.dumps(body, indent=1, sort_keys=True).encode()
+        if len(encoded) > MAX_BYTES:
+            raise TrainingError(
+                f"the manifest of a checkpoint would have {len(encoded)} bytes, at most {MAX_BYTES} can be read",
+                hint="save fewer files or names with each checkpoint",
+            )
+        return encoded
 
     @classmethod
     def decode(cls, data: bytes) -> Manifest:
@@ -77,18 +99,28 @@ class Manifest:
 
         Raises:
             ValueError: The bytes are no manifest, or not the ones that were written.
+            NewerFormatError: It is sound, and of a version of Noether that is newer than this one.
         """
-        body: Any = json.loads(data)
+        body: Any = parse_json(data)
         if not isinstance(body, dict):
             raise ValueError(f"the manifest is a {type(body).__name__} and no table")
         stated = body.pop("sha256", None)
         if stated != _digest(body):
             raise ValueError("the manifest does not match its own hash")
-        if body["format"] != FORMAT:
-            raise ValueError(f"the manifest has format {body['format']}; this version reads {FORMAT}")
+        _require_known_format(body)
+        require_manifest_shape(body)
         files = {name: FileRecord(**record) for name, record in body.pop("files").items()}
         names = {name: NamedStep(**named) for name, named in body.pop("names").items()}
         return cls(files=files, names=names, **body)
+
+
+def _require_known_format(body: dict[str, Any]) -> None:
+    found = body.get("format")
+    if found == FORMAT:
+        return
+    if isinstance(found, int) and found > FORMAT:
+        raise NewerFormatError(found, FORMAT, str(body.get("written_by", ""))[:100])
+    raise ValueError(f"the manifest has format {found!r}; this version reads {FORMAT}")
 
 
 def _digest(body: dict[str, Any]) -> str:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from noether.core.writers.manifest import WEIGHTS
 
+LAST = "last"
+"""The name of the step that a run ends with, whatever ends it."""
+
 
 @dataclass(slots=True)
 class SaveRequest:
@@ -28,10 +31,20 @@ class SaveRequest:
     frozen_weights: bool = False
     owners: set[str] = field(default_factory=set)
 
+    @classmethod
+    def whole(cls) -> SaveRequest:
+        """Return the request for all that a run needs to go on."""
+        return cls(weights=True, optimizer=True, model_names=None, frozen_weights=True)
+
     @property
     def is_whole(self) -> bool:
         """Whether a run can go on from it."""
         return self.weights and self.optimizer and self.frozen_weights and self.model_names is None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether it is that of the end of the run, after which no other one comes."""
+        return LAST in self.names
 
     def add_parts(
         self, *, weights: bool, optimizer: bool, model_names: Iterable[str] | None, frozen_weights: bool

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from safetensors import SafetensorError
 from torch import Tensor
 
+from noether.core.utils.json_limits import parse_json
+from noether.core.utils.path_part import are_path_parts
 from noether.core.writers.manifest import OPTIMIZER, WEIGHTS, Manifest
 from noether.core.writers.state_tree import join_state
 from noether.core.writers.step_folder import read_file, read_manifest
 from noether.core.writers.step_state import DATA, TRAINER, TRAINER_TENSORS, StepState, callback_file
-from noether.core.writers.tensor_file import decode_tensors
+from noether.core.writers.tensor_reading import decode_tensors
 from noether.errors import CheckpointError
+
+_SHOWN = 200  # characters of what a message quotes
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class SavedStep:
         data = read_file(self.folder, self.manifest, name)
         try:
             return decode_tensors(data, self.manifest.aliases.get(name, {}))
-        except (SafetensorError, ValueError, KeyError) as error:
+        except ValueError as error:
             raise self._unreadable(name, error) from error
 
     def state(self, rank: int = 0) -> StepState:
@@ -64,8 +66,8 @@ class SavedStep:
             CheckpointError: The step is damaged, or it is a partial save, which no run can go on from.
         """
         self._require_resumable()
-        tree = self._json(TRAINER)
-        values = self._joined({name: tree.get(name) for name in ("trainer", "optimizer")}, TRAINER_TENSORS)
+        tree = self._trainer_tree()
+        values = self._joined({name: tree[name] for name in ("trainer", "optimizer")}, TRAINER_TENSORS)
         files = {callback_file(owner) for owner in tree["callbacks"]}
         for name in self.manifest.files:
             if name.startswith("callbacks/") and name not in files:
@@ -89,7 +91,7 @@ class SavedStep:
         Raises:
             CheckpointError: The step is damaged.
         """
-        tree = self._json(TRAINER)["callbacks"]
+        tree = self._trainer_tree()["callbacks"]
         return {owner: self._joined(state, callback_file(owner)) for owner, state in tree.items()}
 
     def data(self) -> dict[str, Tensor]:
@@ -112,10 +114,26 @@ class SavedStep:
         """Return the tensors of a file that is written only where there are some."""
         return self.tensors(name) if name in self.manifest.files else {}
 
+    def _trainer_tree(self) -> dict[str, Any]:
+        """Return what `trainer.json` holds, its outermost shape checked."""
+        tree = self._json(TRAINER)
+        for part in ("trainer", "optimizer", "callbacks"):
+            if not isinstance(tree.get(part), dict):
+                raise self._unreadable(TRAINER, ValueError(f"it has no table `{part}`"))
+        for owner in tree["callbacks"]:
+            if not are_path_parts(owner):
+                raise self._unreadable(TRAINER, ValueError(f"no callback has the id {owner[:_SHOWN]!r}"))
+        for unit in tree["trainer"].keys() & {"epoch", "update", "sample"}:
+            if tree["trainer"][unit] != getattr(self.manifest, unit):
+                raise self._unreadable(TRAINER, ValueError(f"it is of another {unit} than the manifest"))
+        return tree
+
     def _json(self, name: str) -> dict[str, Any]:
         data = read_file(self.folder, self.manifest, name)
         try:
-            tree: dict[str, Any] = json.loads(data)
+            tree = parse_json(data)
+            if not isinstance(tree, dict):
+                raise ValueError(f"it is a {type(tree).__name__} and no table")
         except ValueError as error:
             raise self._unreadable(name, error) from error
         return tree
@@ -125,7 +143,7 @@ class SavedStep:
         tensors: Mapping[str, Tensor] = self._tensors_if_any(file)
         try:
             return join_state(tree, dict(tensors))
-        except (KeyError, ValueError, TypeError) as error:
+        except ValueError as error:
             raise self._unreadable(file, error) from error
 
     def _unreadable(self, name: str, error: Exception) -> CheckpointError:

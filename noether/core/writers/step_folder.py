@@ -1,24 +1,22 @@
-"""Step folders: a save exists completely or not at all.
-
-A save writes into a temporary folder beside its place, syncs every file, writes the manifest last, syncs the folder,
-renames it once and syncs the parent. Whatever dies in between leaves the older steps as they were.
-"""
+"""Step folders: their names, what is left of interrupted saves, and how they are read; `step_commit` writes them."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
-import shutil
-from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+import logging
+import re
+from pathlib import Path
 
-from noether.core.writers.durable import storage_error, sync_folder, write_new_file
-from noether.core.writers.manifest import NAME, FileRecord, Manifest
+from noether.core.writers import durable
+from noether.core.writers.errors import NewerFormatError
+from noether.core.writers.manifest import MAX_BYTES, NAME, FileRecord, Manifest
+from noether.core.writers.untrusted_file import read_untrusted
 from noether.errors import CheckpointError
 
 _PREFIX = "step-"
-_REPLACED = ".old-"  # a step on its way out, because the same update was saved again
+_STEP = re.compile(rf"{_PREFIX}([0-9]{{12,}})")
+UNFINISHED, REPLACED, TRASH = ".tmp-", ".old-", ".trash-"
+_LEFTOVER = re.compile(r"\.(tmp|old|trash)-.*")
+_LOG = logging.getLogger("noether.checkpoints")
 
 
 def step_name(update: int) -> str:
@@ -28,85 +26,36 @@ def step_name(update: int) -> str:
 
 def update_of(step: Path) -> int:
     """Return the update of a step folder from its name; -1 where the name is no step's."""
-    number = step.name.removeprefix(_PREFIX)
-    return int(number) if number.isdecimal() else -1
+    match = _STEP.fullmatch(step.name)
+    return int(match[1]) if match is not None and step_name(int(match[1])) == step.name else -1
 
 
 def list_steps(checkpoints: Path) -> list[Path]:
-    """Return the committed step folders, oldest first."""
+    """Return the committed step folders by their update, never by their age; what has another name is none of ours."""
     if not checkpoints.is_dir():
         return []
-    return sorted(path for path in checkpoints.iterdir() if path.name.startswith(_PREFIX))
-
-
-def commit_step(checkpoints: Path, files: Mapping[str, bytes], manifest: Manifest) -> Path:
-    """Store `files` and their manifest as one step; return its folder once that is final.
-
-    Raises:
-        StorageError: The disk refused; older steps are untouched, and of this one nothing or everything is there.
-    """
-    target = checkpoints / step_name(manifest.update)
-    temporary = checkpoints / f".tmp-{target.name}-{os.getpid()}-{secrets.token_hex(4)}"
-    try:
-        checkpoints.mkdir(parents=True, exist_ok=True)
-        _write_files(temporary, files, manifest)
-        _put_in_place(temporary, target)
-    except OSError as error:
-        with contextlib.suppress(OSError):  # the refusal itself is what the user must hear of
-            shutil.rmtree(temporary)
-        raise storage_error(error, target) from error
-    return target
-
-
-def _write_files(folder: Path, files: Mapping[str, bytes], manifest: Manifest) -> None:
-    folder.mkdir()
-    subfolders = {folder}
-    for name, data in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        subfolders.update(parent for parent in path.parents if parent.is_relative_to(folder))
-        write_new_file(path, data)
-    write_new_file(folder / NAME, manifest.encode())
-    for subfolder in sorted(subfolders, reverse=True):
-        sync_folder(subfolder)
-
-
-def _put_in_place(finished: Path, target: Path) -> None:
-    """Give a finished folder its name; an older save of the same update goes only when the new one is there."""
-    replaced = target.with_name(_REPLACED + target.name)
-    if target.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
-        target.rename(replaced)
-    try:
-        finished.rename(target)
-    except OSError:
-        if replaced.exists():
-            replaced.rename(target)
-        raise
-    sync_folder(target.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def move_aside(folder: Path) -> None:
-    """Take a folder out of the steps in one rename, then delete it; a leftover is swept later."""
-    trash = folder.with_name(f".trash-{folder.name}-{secrets.token_hex(4)}")
-    folder.rename(trash)
-    shutil.rmtree(trash, ignore_errors=True)
+    return sorted((path for path in checkpoints.iterdir() if update_of(path) >= 0), key=update_of)
 
 
 def sweep_leftovers(checkpoints: Path) -> None:
     """Remove what interrupted saves and removals have left; only the owner of the run may call it.
 
-    A step that was to be replaced, but whose successor never got its name, is put back.
+    A step that was to be replaced, but whose successor never got its name, is put back. What the disk refuses to
+    remove is told and stays: it is in nobody's way.
     """
     if not checkpoints.is_dir():
         return
-    for path in list(checkpoints.iterdir()):
-        replaced = checkpoints / path.name.removeprefix(_REPLACED)
-        if replaced != path and not replaced.exists():
-            path.rename(replaced)
-        elif path.name.startswith((".tmp-", ".trash-", _REPLACED)):
-            shutil.rmtree(path, ignore_errors=True)
+    for path in sorted(checkpoints.iterdir()):
+        if not _LEFTOVER.fullmatch(path.name):
+            continue
+        replaced = checkpoints / path.name.removeprefix(REPLACED)
+        try:
+            if update_of(replaced) >= 0 and not replaced.exists():
+                durable.rename(path, replaced)
+            else:
+                durable.remove_tree(path)
+        except OSError as error:
+            _LOG.warning("cannot remove %s, which an interrupted save has left: %s", path, error.strerror or error)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -114,11 +63,17 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         CheckpointError: It is missing or damaged.
+        NewerFormatError: A newer version of Noether wrote it.
     """
     try:
-        return Manifest.decode((folder / NAME).read_bytes())
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"the checkpoint {folder} is damaged: {error}") from error
+        manifest = Manifest.decode(read_untrusted(folder, NAME, limit=MAX_BYTES))
+        if update_of(folder) not in (-1, manifest.update):
+            raise ValueError(f"its manifest is that of {step_name(manifest.update)}")
+    except NewerFormatError as error:
+        raise NewerFormatError(*error.facts, where=f"the checkpoint {folder}") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint {folder} is damaged: {NAME}: {error}") from error
+    return manifest
 
 
 def read_file(folder: Path, manifest: Manifest, name: str) -> bytes:
@@ -130,7 +85,7 @@ def read_file(folder: Path, manifest: Manifest, name: str) -> bytes:
     if name not in manifest.files:
         raise CheckpointError(f"the checkpoint {folder} holds no {name}, it has {', '.join(sorted(manifest.files))}")
     try:
-        data = (folder / _inside(name)).read_bytes()
+        data = read_untrusted(folder, name, size=manifest.files[name].size)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"the checkpoint {folder} is damaged: {error}") from error
     if FileRecord.of(data) != manifest.files[name]:
@@ -146,10 +101,3 @@ def read_step(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
     """
     manifest = read_manifest(folder)
     return manifest, {name: read_file(folder, manifest, name) for name in manifest.files}
-
-
-def _inside(name: str) -> str:
-    parts = PurePosixPath(name).parts
-    if not parts or PurePosixPath(name).is_absolute() or ".." in parts:
-        raise ValueError(f"the manifest names {name!r}, which is outside of the step folder")
-    return name

@@ -11,6 +11,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from noether.core.utils.nearest import did_you_mean
+from noether.core.writers.errors import NewerFormatError
 from noether.core.writers.manifest import WEIGHTS, NamedStep
 from noether.core.writers.saved_step import SavedStep
 from noether.core.writers.step_folder import list_steps, step_name
@@ -104,6 +105,8 @@ class StepNames:
                 step = SavedStep.open(folder)
                 if step.manifest.resumable:
                     return read(Checkpoint(step))
+            except NewerFormatError:  # going on from an older one would throw sound work away
+                raise
             except CheckpointError as error:
                 damages.append(error.message)
                 _LOG.warning("%s; looking for an older one", error.message)

@@ -9,10 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
+from noether.core.utils.json_limits import MAX_DEPTH, is_too_deep, json_excess
+from noether.core.utils.path_part import EXPECTED, are_path_parts
+from noether.core.writers.content import Content
 from noether.core.writers.manifest import OPTIMIZER, WEIGHTS
 from noether.core.writers.save_request import SaveRequest
 from noether.core.writers.state_tree import split_state
-from noether.core.writers.tensor_file import encode_tensors
+from noether.core.writers.tensor_file import lay_out_tensors
+from noether.errors import TrainingError
 
 DATA = "data.safetensors"
 TRAINER, TRAINER_TENSORS = "trainer.json", "trainer.safetensors"
@@ -53,19 +57,35 @@ class StepState:
 
 
 def callback_file(owner: str, name: str | None = None) -> str:
-    """Return where a step keeps the tensors of a callback's `state_dict`, or one of its `state_files`."""
-    return "/".join(part for part in (CALLBACKS, owner, name) if part) + ".safetensors"
+    """Return where a step keeps the tensors of a callback's `state_dict`, or one of its `state_files`.
+
+    Raises:
+        TrainingError: The names cannot be those of files.
+    """
+    path = "/".join(part for part in (owner, name) if part)
+    if not are_path_parts(path):
+        raise TrainingError(
+            f"callback {owner!r} cannot keep its state in a file called {path!r}",
+            hint=f"give it an id, and its `state_files` names, of {EXPECTED}",
+        )
+    return f"{CALLBACKS}/{path}.safetensors"
 
 
-def encode_step(state: StepState, request: SaveRequest) -> tuple[dict[str, bytes], dict[str, dict[str, str]]]:
-    """Return the files of a step by name, and the aliases of tied tensors by file."""
+def encode_step(state: StepState, request: SaveRequest) -> tuple[dict[str, Content], dict[str, dict[str, str]]]:
+    """Return the files of a step by name, and the aliases of tied tensors by file.
+
+    The tensors are not copied: their values are those that they have when the files are written.
+
+    Raises:
+        TrainingError: Something in the state is of a type that a checkpoint cannot keep.
+    """
     tree, tensors = _without_tensors(state)
     tensors |= _asked_for(state, request)
-    encoded = {name: encode_tensors(group) for name, group in tensors.items() if group}
-    files = {name: data for name, (data, _) in encoded.items()}
+    laid_out = {name: lay_out_tensors(group) for name, group in tensors.items() if group}
+    files: dict[str, Content] = {name: file for name, (file, _) in laid_out.items()}
     files[TRAINER] = _json(tree)
     files["rank-00000.json"] = _json(state.rank)
-    return files, {name: aliases for name, (_, aliases) in encoded.items() if aliases}
+    return files, {name: aliases for name, (_, aliases) in laid_out.items() if aliases}
 
 
 def _asked_for(state: StepState, request: SaveRequest) -> dict[str, Mapping[str, Tensor]]:
@@ -103,4 +123,12 @@ def _without_tensors(state: StepState) -> tuple[dict[str, Any], dict[str, Mappin
 
 
 def _json(tree: Any) -> bytes:
-    return json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    """Return the text of a tree; what would be refused where it is read is refused here already."""
+    deep = f"it is nested more than {MAX_DEPTH} deep" if is_too_deep(tree) else None
+    data = b"" if deep else json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    if (excess := deep or json_excess(data)) is not None:
+        raise TrainingError(
+            f"the state of the trainer and its callbacks is too much for a checkpoint: {excess}",
+            hint="let state_dict() return tensors, not lists of many numbers",
+        )
+    return data

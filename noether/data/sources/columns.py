@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from noether.core.utils.nearest import did_you_mean
+from noether.core.utils.tensor_header import LENGTH, header_length, require_plausible
 from noether.errors import DataError
 
 Columns = dict[str, Tensor]
@@ -43,7 +44,7 @@ def _read_npz(path: Path, names: Collection[str] | None) -> Columns:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path} holds a single array without a name, not an .npz archive")
             return {name: _from_numpy(path, name, archive[name]) for name in _checked(path, names, archive.files)}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, MemoryError, RecursionError, zipfile.BadZipFile) as error:
         raise _unreadable(path, error) from error
 
 
@@ -51,9 +52,12 @@ def _read_safetensors(path: Path, names: Collection[str] | None) -> Columns:
     from safetensors import SafetensorError, safe_open
 
     try:
+        with path.open("rb") as stream:
+            length = header_length(stream.read(LENGTH), path.stat().st_size)
+            require_plausible(stream.read(length))
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in _checked(path, names, list(file.keys()))}
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _unreadable(path, error) from error
 
 
@@ -91,7 +95,9 @@ def _checked(path: Path, names: Collection[str] | None, present: list[str]) -> l
     return list(present if names is None else names)
 
 
-def _from_numpy(path: Path, name: str, array: np.ndarray[Any, Any]) -> Tensor:
+def _from_numpy(path: Path, name: str, array: np.ndarray[Any, Any] | bytes) -> Tensor:
+    if isinstance(array, bytes):
+        raise DataError(f"{path}: {name!r} is no array")
     if array.dtype.kind == "u":
         array = array.astype(np.int64)  # torch knows no arithmetic for most unsigned types
     if array.dtype.kind not in "bif" or array.dtype.itemsize > 8:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from noether.core.callbacks.base import CallbackBase
-from noether.core.callbacks.nested import family
 from noether.core.models.base import ModelBase
 from noether.core.utils.training.counter import UpdateCounter
 from noether.core.writers.step_state import StepState
+
+_MT19937 = 624  # numbers in the state of this generator
 
 
 def capture_step(
@@ -21,7 +21,7 @@ def capture_step(
     counter: UpdateCounter,
     trainer_state: Mapping[str, Any],
     data_state: Mapping[str, Tensor],
-    callbacks: Sequence[CallbackBase],
+    callback_files: Mapping[str, Mapping[str, Mapping[str, Tensor]]],
 ) -> StepState:
     """Return everything that a checkpoint holds, taken at one moment.
 
@@ -30,7 +30,7 @@ def capture_step(
         counter: Where the run stands.
         trainer_state: The trainer's `state_dict`, the states of its callbacks under `callbacks`.
         data_state: What the transforms learnt from the training set.
-        callbacks: The run's callbacks, for what they keep in files of their own.
+        callback_files: What callbacks keep in files of their own, by id.
     """
     optimizers = model.optimizers()
     tensors = {
@@ -50,7 +50,7 @@ def capture_step(
         data=data_state,
         rank=capture_rng(),
         frozen=frozenset(name for name, parameter in model.named_parameters() if not parameter.requires_grad),
-        callback_files={member.id: files for member in family(callbacks) if (files := member.state_files())},
+        callback_files=callback_files,
     )
 
 
@@ -78,6 +78,8 @@ def restore_rng(state: Mapping[str, Any]) -> None:
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
+    if len(keys) != _MT19937 or not 0 <= position <= _MT19937:  # numpy would read beyond the end of its keys
+        raise ValueError(f"no state of a generator: {len(keys)} numbers, position {position}")
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     torch.set_rng_state(_generator_state(state["torch"]))
     if torch.cuda.is_available():

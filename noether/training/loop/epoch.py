@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -66,8 +66,12 @@ class TrainingLoop:
         log_writer, checkpoint_writer = trainer.log_writer, trainer.checkpoint_writer
         logged, saves = log_writer.round, checkpoint_writer.queue
         guard, signals = self.guard, trainer.signals
+        if trainer.round_to_repeat is not None:
+            self._repeat_round(trainer.round_to_repeat)
         samples, updates_per_epoch = counter.effective_batch_size, counter.updates_per_epoch
         steps, end_update = trainer.accumulation_steps, counter.end_update
+        if signals.received is not None and trainer.stopped_by is None:
+            trainer.stop_for_signal()  # it came while the run began
         ends = counter.is_finished or trainer.stop_reason is not None
         while not ends:
             if self.is_scheduled:
@@ -88,7 +92,7 @@ class TrainingLoop:
             if self.calls_always or counter.update >= rounds.due:
                 rounds.after_update()
             if signals.received is not None:
-                trainer.request_stop(signals.name)
+                trainer.stop_for_signal()
             ends = counter.update >= end_update or trainer.stop_reason is not None
             if logged.has_values:
                 rounds.read_flags()
@@ -96,6 +100,17 @@ class TrainingLoop:
             if saves.pending is not None and not ends:
                 rounds.commit()
         rounds.read_flags()
+
+    def _repeat_round(self, before_round: Mapping[str, Any]) -> None:
+        """Finish the update that the run goes on with: an earlier session could not finish its round."""
+        trainer, rounds = self.trainer, self.rounds
+        trainer.round_to_repeat = None
+        rounds.repeat(before_round)
+        if trainer.signals.received is not None:
+            trainer.stop_for_signal()
+        elif trainer.stop_reason is None and not trainer.update_counter.is_finished:
+            rounds.commit()
+        trainer.log_writer.flush(trainer.update_counter)
 
     def _accumulate(self, steps: int) -> dict[str, float]:
         """Do the accumulation steps of one update; return the seconds of its parts, if anybody wants them.

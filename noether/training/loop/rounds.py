@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from noether.core.callbacks.base import CallbackBase
+from noether.core.callbacks.nested import family
+from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
 from noether.core.models.base import ModelBase
 from noether.core.utils.training.counter import UpdateCounter
 from noether.core.writers.checkpoint import CheckpointWriter
@@ -14,6 +18,8 @@ from noether.core.writers.log import LogWriter
 from noether.data.randomness import preserved_rng
 from noether.data.samplers.tagged import TaggedBatch
 from noether.kernel.dispatch import Dispatch
+from noether.kernel.plan import HookCall
+from noether.training.loop.interruption import interruptible, take_up
 
 if TYPE_CHECKING:
     from noether.training.trainers.base import BaseTrainer
@@ -53,23 +59,49 @@ class Rounds:
             "batch_size": trainer.batch_size,
         }
         self.due = dispatch.next_due_update(self.counter)
+        self._going_through_data = [callback for callback in trainer.callbacks if _goes_through_data(callback)]
 
     def after_update(self) -> None:
-        """Run the hooks of the update that was just counted, and of its epoch where it was the last of one."""
+        """Run the hooks of the update that was just counted, and of its epoch where it was the last of one.
+
+        A stop may interrupt them where some of them go through data; the trainer has a pending round then.
+        """
         counter, dispatch = self.counter, self.dispatch
-        is_due = counter.update >= self.due
-        if is_due:
-            self.read_flags()
-        update_hooks = dispatch.after_update if is_due else dispatch.after_update_always
-        epoch_hooks = dispatch.after_epoch if is_due else dispatch.after_epoch_always
+        if counter.update < self.due:
+            self._call(dispatch.after_update_always, dispatch.after_epoch_always)
+            return
+        self.read_flags()
+        with interruptible(self.trainer, self.model) if self._is_pass_due() else nullcontext():
+            self._call(dispatch.after_update, dispatch.after_epoch)
+        self.due = dispatch.next_due_update(counter)
+
+    def repeat(self, before_round: Mapping[str, Any]) -> None:
+        """Run the round of the current update, which an earlier session could not finish.
+
+        Args:
+            before_round: What that session kept of it.
+        """
+        take_up(self.trainer, self.model, before_round)
+        self.due = self.counter.update
+        self.after_update()
+
+    def _call(self, update_hooks: HookCall | None, epoch_hooks: HookCall | None) -> None:
+        counter = self.counter
         if update_hooks is not None or (epoch_hooks is not None and counter.is_full_epoch):
             with preserved_rng():
                 if update_hooks is not None:
                     update_hooks(counter, **self.arguments)
                 if epoch_hooks is not None and counter.is_full_epoch:
                     epoch_hooks(counter, **self.arguments)
-        if is_due:
-            self.due = dispatch.next_due_update(counter)
+
+    def _is_pass_due(self) -> bool:
+        """Whether a callback may go through data in this round; one without an interval of its own always may."""
+        counter = self.counter
+        hooks: list[Literal["update", "epoch"]] = ["update", "epoch"] if counter.is_full_epoch else ["update"]
+        return any(
+            not isinstance(callback, PeriodicCallback) or any(callback.is_due(counter, hook) for hook in hooks)
+            for callback in self._going_through_data
+        )
 
     def read_flags(self) -> None:
         """Learn which updates were masked, where only the device knows; before anything is measured, logged or saved.
@@ -91,7 +123,12 @@ class Rounds:
         self.read_flags()
         self.log_writer.flush(self.counter)
         if self.checkpoint_writer.pending is not None:
-            folder = self.checkpoint_writer.commit(self.trainer.capture_state(self.model))
-            if self.dispatch.checkpoint_committed is not None:
+            with self.trainer.signals.uninterrupted():
+                folder = self.checkpoint_writer.commit(self.trainer.capture_state(self.model))
+            if folder is not None and self.dispatch.checkpoint_committed is not None:
                 with preserved_rng():
                     self.dispatch.checkpoint_committed(run=self.trainer.run, checkpoint=folder)
+
+
+def _goes_through_data(callback: CallbackBase) -> bool:
+    return any(isinstance(member, PeriodicDataIteratorCallback) for member in family([callback]))

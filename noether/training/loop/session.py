@@ -18,6 +18,7 @@ from noether.data.randomness import preserved_rng
 from noether.kernel.dispatch import Dispatch, compile_dispatch
 from noether.training.loop.epoch import TrainingLoop
 from noether.training.loop.rounds import Rounds
+from noether.training.loop.state import named
 
 if TYPE_CHECKING:
     from noether.training.trainers.base import BaseTrainer
@@ -126,5 +127,10 @@ def closing(callbacks: Sequence[CallbackBase]) -> Iterator[None]:
     """Close every callback and its children, last first, whatever happens inside."""
     with ExitStack() as stack:
         for callback in family(callbacks):
-            stack.callback(callback.close)
+            stack.callback(_close, callback)
         yield
+
+
+def _close(callback: CallbackBase) -> None:
+    with named(callback, "close"):
+        callback.close()

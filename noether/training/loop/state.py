@@ -63,9 +63,11 @@ def named(callback: CallbackBase, method: str) -> Iterator[None]:
     """Note on an error which callback raised it, in a method that is no hook; of hooks, that is noted elsewhere."""
     try:
         yield
-    except Exception as error:
-        update = callback.trainer.update_counter.update
-        error.add_note(f"raised by callback '{callback.id}' in {method} at update {update}")
+    except (Exception, SystemExit) as error:
+        # A callback that is built by hand may know no trainer.
+        counter = getattr(getattr(callback, "trainer", None), "update_counter", None)
+        where = f" at update {counter.update}" if counter is not None else ""
+        error.add_note(f"raised by callback '{callback.id}' in {method}{where}")
         raise
 
 

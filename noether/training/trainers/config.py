@@ -12,6 +12,7 @@ from noether.core.utils.training.iteration import TrainingIteration
 
 TCallbackConfig = TypeVar("TCallbackConfig", bound=CallBackBaseConfig)
 Precision = Literal["float32", "fp32", "float16", "fp16", "bfloat16", "bf16"]
+StopSignal = Literal["SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU"]
 LIMITS = ("max_epochs", "max_updates", "max_samples")
 
 
@@ -76,6 +77,12 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
     )
     disable_gradient_accumulation: bool = Field(False, description="Refuse to run where accumulation would be needed.")
     save_on_sigint: bool = Field(False, description="Commit a checkpoint on Ctrl-C too, as SIGTERM always does.")
+    stop_signals: list[StopSignal] = Field(
+        default_factory=list,
+        examples=[["SIGUSR1"]],
+        description="Signals that, as SIGTERM does, let the update finish, commit a checkpoint and end the run: those "
+        "that a scheduler sends before its time limit.",
+    )
     use_torch_compile: bool = Field(False, description="Compile the model with torch.compile.")
     find_unused_params: bool = Field(False, description="DistributedDataParallel's find_unused_parameters.")
     static_graph: bool = Field(False, description="DistributedDataParallel's static_graph.")

@@ -13,6 +13,7 @@ from noether.data.dataset import Dataset
 
 class NoisyConfig(DatasetBaseConfig):
     split: Literal["train", "test"] = Field("train", description="Which part.")
+    samples: int = Field(40, description="How many.")
 
 
 class Noisy(Dataset):
@@ -21,9 +22,10 @@ class Noisy(Dataset):
     def __init__(self, dataset_config: NoisyConfig):
         super().__init__(dataset_config)
         self.offset = 0.0 if dataset_config.split == "train" else 0.5
+        self.samples = dataset_config.samples
 
     def __len__(self):
-        return 40
+        return self.samples
 
     def __getitem__(self, index):
         clean = torch.tensor([index / 40, self.offset, 1.0])

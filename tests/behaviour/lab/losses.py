@@ -12,6 +12,12 @@ def nan_at_nines(input, target):
     return torch.where((target == 9).any(), torch.nan, (input - target).square().mean())
 
 
+def nan_at_one_sample(input, target):
+    """A loss that is NaN for batches with the seventh training sample of `lab.data.Noisy`."""
+    seventh = (target[:, 0] == 6 / 40) & (target[:, 1] == 0)
+    return torch.where(seventh.any(), torch.nan, (input - target).square().mean())
+
+
 def infinite_gradient(input, target):
     """A finite loss with a gradient that is not: the derivative of the root at zero."""
     return (input * 0).abs().sqrt().sum() + (target - target).mean()
@@ -27,3 +33,14 @@ def not_a_loss(prediction):
 
 def a_float(input, target):
     return (input - target).square().mean().item()
+
+
+def out_of_memory_in_update_3(input, target):
+    """A loss that finds no room on the device in the third update."""
+    out_of_memory_in_update_3.calls += 1
+    if out_of_memory_in_update_3.calls == 3:
+        raise torch.OutOfMemoryError("tried to allocate 80 GiB")
+    return (input - target).square().mean()
+
+
+out_of_memory_in_update_3.calls = 0

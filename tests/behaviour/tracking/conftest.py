@@ -1,3 +1,4 @@
+import importlib.util
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import sys
 import time
 import urllib.request
 import warnings
+from pathlib import Path
 from urllib.error import URLError
 
 import pytest
@@ -66,6 +68,25 @@ def make_run(tmp_path):
         return RunDescription(run_id=run_id, name="digits", run_dir=run_dir, **fields)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def fake_server_class():
+    """The class of `fake_server.py`, which lies beside this file."""
+    specification = importlib.util.spec_from_file_location("fake_server", Path(__file__).with_name("fake_server.py"))
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module.FakeServer
+
+
+@pytest.fixture
+def fake_server(fake_server_class, tmp_path):
+    """A server on the loopback that misbehaves when told to."""
+    import mlflow  # noqa: F401  # its import is not what is measured
+
+    fake = fake_server_class(tmp_path / "artifacts")
+    yield fake
+    fake.down()
 
 
 @pytest.fixture

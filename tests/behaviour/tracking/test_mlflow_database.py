@@ -90,7 +90,7 @@ def test_a_later_attempt_continues_the_same_run(database, make_tracker, make_run
     first.log_metrics(records[:2])
     first.close("KILLED", None)
     second = make_tracker()
-    second.open(make_run(reference=first.reference, params={"trainer.max_epochs": "5", "new": "1"}))
+    second.open(make_run(reference=first.reference, attempt=2, params={"trainer.max_epochs": "5", "new": "1"}))
     assert look(second).info.status == "RUNNING"
     second.log_metrics(records[2:])
     second.close("FINISHED", None)
@@ -99,7 +99,8 @@ def test_a_later_attempt_continues_the_same_run(database, make_tracker, make_run
     assert run.info.status == "FINISHED"
     assert run.data.params["trainer.max_epochs"] == "3"
     assert run.data.params["new"] == "1"
-    assert run.data.tags["noether.changed.trainer.max_epochs"] == "5"
+    assert run.data.params["attempt/2/trainer.max_epochs"] == "5"
+    assert run.data.tags["noether.attempt"] == "2"
     assert len(second.client.get_metric_history(second.mlflow_run_id, "loss/test/total")) == 3
 
 
@@ -165,7 +166,7 @@ def test_a_run_that_was_deleted_meanwhile_is_not_asked_for_again(database, make_
 
 def test_before_it_is_open_the_client_says_so(database, make_tracker, records):
     tracker = make_tracker()
-    assert (tracker.url, tracker.reference) == (None, {})
+    assert (tracker.url, tracker.reference) == (None, {"store": tracker.store.uri})
     with pytest.raises(TrackerError, match="not open yet"):
         tracker.log_metrics(records)
 

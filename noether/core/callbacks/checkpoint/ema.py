@@ -93,6 +93,7 @@ class EmaCallback(PeriodicCallback):
         eval_callbacks: The children by factor.
     """
 
+    changes_files_in_rounds: ClassVar[bool] = False  # averages follow the updates themselves
     passes_on: ClassVar[frozenset[str]] = frozenset(
         {"before_training", "after_update", "after_epoch", "at_eval", "after_training"}
     )

@@ -54,6 +54,14 @@ class TrainingStabilityCallback(PeriodicCallback):
         self._seen = {"gradient_norm": _norm(gradients), "model_norm": _norm(parameters)}
         self._seen["non_finite_gradients"] = torch.stack([(~g.isfinite()).sum() for g in gradients]).sum()
 
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return what was seen and is perhaps not logged yet."""
+        return {"seen": dict(self._seen)} if self._seen else None
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what was seen."""
+        self._seen = dict(state_dict["seen"])
+
     def periodic_callback(self, **_: Any) -> None:
         """Log what was seen in this update."""
         for name, value in self._seen.items():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from noether.core.trackers.mlflow.names import mlflow_name
@@ -16,8 +17,13 @@ if TYPE_CHECKING:
 MAX_METRICS = 1000
 MAX_PARAMS = 100
 MAX_PARAM_LENGTH = 6000
+MAX_REQUEST_BYTES = 900_000
+"""MLflow takes a megabyte, with what is around the values."""
 
-_T = TypeVar("_T")
+_FIELDS_BYTES = 120
+"""A value's own number, time and step, and the names of the fields."""
+
+_Value = TypeVar("_Value", "Metric", "Param")
 
 
 def to_metrics(records: Sequence[MetricRecord]) -> tuple[list[Metric], int]:
@@ -39,18 +45,41 @@ def to_metrics(records: Sequence[MetricRecord]) -> tuple[list[Metric], int]:
 
 
 def to_params(params: Mapping[str, str]) -> list[Param]:
-    """Return the parameters, long values cut to what MLflow keeps."""
+    """Return the parameters as MLflow and every database behind it take them.
+
+    A long value is cut, and ends in a digest of all of it: the whole is in the run's spec.
+    """
     from mlflow.entities import Param
 
-    return [Param(mlflow_name(key), _cut(value)) for key, value in params.items()]
+    return [Param(mlflow_name(key), _cut(_storable(value))) for key, value in params.items()]
 
 
-def in_chunks(items: Sequence[_T], size: int) -> Iterator[list[_T]]:
-    """Yield the items in lists of at most `size`."""
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
+def in_requests(values: Sequence[_Value], at_most: int) -> Iterator[list[_Value]]:
+    """Yield the values in order, in lists that MLflow takes in one request."""
+    chunk: list[_Value] = []
+    size = 0
+    for value in values:
+        needed = _bytes(value.key) + (_bytes(value.value) if isinstance(value.value, str) else 0) + _FIELDS_BYTES
+        if chunk and (len(chunk) == at_most or size + needed > MAX_REQUEST_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(value)
+        size += needed
+    if chunk:
         yield chunk
 
 
+def _bytes(text: str) -> int:
+    return len(text) if text.isidentifier() and text.isascii() else len(json.dumps(text))
+
+
+def _storable(text: str) -> str:
+    """Replace what some database refuses: halves of surrogate pairs, and the NUL character."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
 def _cut(value: str) -> str:
-    return value if len(value) <= MAX_PARAM_LENGTH else value[: MAX_PARAM_LENGTH - 1] + "…"
+    if len(value) <= MAX_PARAM_LENGTH:
+        return value
+    end = f"… sha256:{hashlib.sha256(value.encode()).hexdigest()[:16]}"
+    return value[: MAX_PARAM_LENGTH - len(end)] + end

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+
+from noether.core.utils.secrets import remember_password_in, remember_secret
 
 _FOR_THE_PROCESS = {
     # MLflow reports its use to its makers by default; a run makes no connection that nobody asked for.
@@ -13,6 +15,8 @@ _FOR_THE_PROCESS = {
     # It prints hints for coding agents into the output of a run.
     "MLFLOW_DISABLE_AGENT_HINT": "true",
 }
+
+_CREDENTIALS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "DATABRICKS_TOKEN")
 
 _NOISY_LOGGERS = (
     "alembic",
@@ -26,6 +30,13 @@ def set_process_defaults() -> None:
     """Set what has to be set before mlflow is imported; what the user has set stays."""
     for name, value in _FOR_THE_PROCESS.items():
         os.environ.setdefault(name, value)
+
+
+def remember_credentials(uri: str, environment: Mapping[str, str]) -> None:
+    """Mask what the client signs in with, which errors of the network may quote."""
+    remember_password_in(uri)
+    for name in _CREDENTIALS:
+        remember_secret(environment.get(name, ""))
 
 
 class ClientSettings:

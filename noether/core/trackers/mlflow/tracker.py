@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from noether.core.trackers.base import BaseTracker, RunDescription, RunStatus
 from noether.core.trackers.errors import TrackerError
-from noether.core.trackers.mlflow.batches import MAX_METRICS, MAX_PARAMS, in_chunks, to_metrics, to_params
+from noether.core.trackers.mlflow.batches import MAX_METRICS, MAX_PARAMS, in_requests, to_metrics, to_params
 from noether.core.trackers.mlflow.config import MlflowTrackerConfig
-from noether.core.trackers.mlflow.environment import ClientSettings, set_process_defaults
+from noether.core.trackers.mlflow.environment import ClientSettings, remember_credentials, set_process_defaults
 from noether.core.trackers.mlflow.experiment import open_experiment
 from noether.core.trackers.mlflow.failures import as_tracker_errors
+from noether.core.trackers.mlflow.history import not_in_history
 from noether.core.trackers.mlflow.links import run_link, ui_command
-from noether.core.trackers.mlflow.names import mlflow_name
-from noether.core.trackers.mlflow.store import resolve_store
+from noether.core.trackers.mlflow.metric_sender import MetricSender
+from noether.core.trackers.mlflow.store import Store, resolve_store
 from noether.core.trackers.mlflow.system_metrics import start_system_metrics, stop_system_metrics
 from noether.core.trackers.mlflow.tags import MAX_TAG_LENGTH, process_tags, run_tags
 from noether.core.trackers.record import MetricRecord
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 
 
 _OPENING_TAG = "noether.opening"
+_ERROR_TAG = "noether.error"
+_INFINITIES_TAG = "noether.infinite_values_left_out"
+_REFUSED_TAG = "noether.refused_values_left_out"
+_DATABASE_PATIENCE_S = 30.0
+"""Making a new database takes seconds, and is nothing to warn about."""
 
 
 class MlflowTracker(BaseTracker):
@@ -48,12 +54,15 @@ class MlflowTracker(BaseTracker):
         config = tracker_config or MlflowTrackerConfig(kind="mlflow")
         super().__init__(config)
         self.store = resolve_store(config.tracking_uri, os.environ, Path.cwd())
+        remember_credentials(self.store.uri, os.environ)
         self.experiment_id: str | None = None
         self.mlflow_run_id: str | None = None
         self._client: MlflowClient | None = None
         self._settings = ClientSettings(config.request_timeout_s)
         self._system_metrics: Any = None
-        self._infinities = 0
+        self._sender: MetricSender | None = None
+        self._left_out = {_INFINITIES_TAG: 0, _REFUSED_TAG: 0}
+        self._ended: float | None = None
         self._opening = uuid.uuid4().hex
         self._asked_to_create = False
 
@@ -71,6 +80,8 @@ class MlflowTracker(BaseTracker):
     def open(self, run: RunDescription) -> None:
         """Create the MLflow run, or continue the one of an earlier attempt, and log what is known."""
         config = self.tracker_config
+        self._ended = run.ended
+        self.store = self._store_for(run)
         set_process_defaults()
         self._settings.apply()
         with as_tracker_errors(self.store.shown_uri):
@@ -83,16 +94,26 @@ class MlflowTracker(BaseTracker):
             for path in (run.spec_path, run.resolved_spec_path):
                 if path is not None and path.exists():
                     self.client.log_artifact(self.mlflow_run_id, str(path), "spec")
-            if config.log_system_metrics and self._system_metrics is None:
+            if config.log_system_metrics and self._system_metrics is None and run.ended is None:
                 self._system_metrics = start_system_metrics(self.store.uri, str(self.mlflow_run_id))
 
     def log_metrics(self, records: Sequence[MetricRecord]) -> None:
-        """Send the values, with the update as step; the same values sent twice are kept once."""
+        """Send the values, with the update as step; the same values sent twice are kept once.
+
+        A value that MLflow refuses is left out and counted, and the others are sent.
+        """
         metrics, infinities = to_metrics(records)
         with as_tracker_errors(self.store.shown_uri):
-            for chunk in in_chunks(metrics, MAX_METRICS):
-                self.client.log_batch(self._id, metrics=chunk, synchronous=True)
-        self._infinities += infinities
+            if self._sender is None:
+                self._sender = MetricSender(self.client, self._id)
+            for request in in_requests(metrics, MAX_METRICS):
+                self._sender.send(request)
+        self._left_out[_INFINITIES_TAG] += infinities
+
+    def undelivered(self, records: Sequence[MetricRecord]) -> Sequence[MetricRecord]:
+        """Look into the run's curves for what of these records is there."""
+        with as_tracker_errors(self.store.shown_uri):
+            return not_in_history(self.client, self._id, records)
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Upload a file."""
@@ -105,20 +126,26 @@ class MlflowTracker(BaseTracker):
             stop_system_metrics(self._system_metrics)
             self._system_metrics = None
         with as_tracker_errors(self.store.shown_uri):
-            if self._infinities:
-                self.client.set_tag(self._id, "noether.infinite_values_left_out", self._infinities)
+            refused = self._sender.refused if self._sender else 0
+            for tag, before in self._left_out.items():
+                if count := before + (refused if tag == _REFUSED_TAG else 0):
+                    self.client.set_tag(self._id, tag, count)
             if error:
-                self.client.set_tag(self._id, "noether.error", error[:MAX_TAG_LENGTH])
+                self.client.set_tag(self._id, _ERROR_TAG, error[:MAX_TAG_LENGTH])
                 self.client.log_text(self._id, error, "error.txt")
-            self.client.set_terminated(self._id, status=status)
+            self.client.set_terminated(self._id, status=status, end_time=_milliseconds(self._ended))
         self._settings.revert()
 
     @property
     def reference(self) -> dict[str, str]:
-        """The MLflow run, for a later attempt to continue it."""
-        if self.mlflow_run_id is None:
-            return {}
-        return {"store": self.store.shown_uri, "run_id": self.mlflow_run_id}
+        """The store, and once it is open the MLflow run, for a later attempt to continue it."""
+        store = {"store": self.store.shown_uri}
+        return store if self.mlflow_run_id is None else {**store, "run_id": self.mlflow_run_id}
+
+    @property
+    def patience_s(self) -> float:  # type: ignore[override]  # the base needs no more than a value
+        """How long the start of training waits: longer for a database in a file, which may have to be made."""
+        return _DATABASE_PATIENCE_S if self.store.database else BaseTracker.patience_s
 
     @property
     def url(self) -> str | None:
@@ -140,16 +167,35 @@ class MlflowTracker(BaseTracker):
             raise TrackerError("the MLflow run is not open yet")
         return self.mlflow_run_id
 
+    def _store_for(self, run: RunDescription) -> Store:
+        """Return the store that the run is in already, unless its spec was changed to another one.
+
+        Without a `tracking_uri` a run that is continued from another folder, or with another environment, would be
+        looked for in another database.
+        """
+        kept = run.reference.get("store")
+        if kept is None or kept == self.store.shown_uri:
+            return self.store
+        is_by_default = self.tracker_config.tracking_uri is None
+        return resolve_store(kept, {}, Path.cwd()) if is_by_default or run.ended is not None else self.store
+
     def _start_or_continue(self, run: RunDescription) -> None:
-        run_name = self.tracker_config.run_name or run.run_id
-        if run.reference.get("store") == self.store.shown_uri:
-            self._continue(run, run.reference["run_id"])
+        known = run.reference if run.reference.get("store") == self.store.shown_uri else {}
+        if "run_id" in known:
+            self._continue(run, known["run_id"])
             return
-        tags = run_tags(run, run_name) | {_OPENING_TAG: self._opening}
-        self.mlflow_run_id = self._created_unnoticed() if self._asked_to_create else None
+        run_name = self.tracker_config.run_name or run.run_id
+        self._opening = run.token or self._opening
+        asked_before = self._asked_to_create or bool(known)  # by this process, or by one that died
+        self.mlflow_run_id = self._created_unnoticed() if asked_before else None
         self._asked_to_create = True
         if self.mlflow_run_id is None:
-            created = self.client.create_run(str(self.experiment_id), tags=tags, run_name=run_name)
+            created = self.client.create_run(
+                str(self.experiment_id),
+                tags=run_tags(run, run_name) | {_OPENING_TAG: self._opening},
+                run_name=run_name,
+                start_time=_milliseconds(run.started),
+            )
             self.mlflow_run_id = created.info.run_id
 
     def _created_unnoticed(self) -> str | None:
@@ -160,22 +206,35 @@ class MlflowTracker(BaseTracker):
         return str(found[0].info.run_id) if found else None
 
     def _continue(self, run: RunDescription, run_id: str) -> None:
-        self.experiment_id = self.client.get_run(run_id).info.experiment_id
-        self.client.update_run(run_id, status="RUNNING")
-        for name, value in process_tags(run).items():
-            if value is not None:
-                self.client.set_tag(run_id, name, value)
+        known = self.client.get_run(run_id)
+        self.experiment_id = known.info.experiment_id
+        self._left_out = {name: int(known.data.tags.get(name, 0)) for name in self._left_out}
+        if run.ended is None:
+            self.client.update_run(run_id, status="RUNNING")
+            from mlflow.entities import RunTag
+
+            tags = [RunTag(name, value) for name, value in process_tags(run).items()]
+            self.client.log_batch(run_id, tags=tags, synchronous=True)
+        if _ERROR_TAG in known.data.tags:  # of an attempt that this one makes up for
+            self.client.delete_tag(run_id, _ERROR_TAG)
         self.mlflow_run_id = run_id
 
     def _log_params(self, run: RunDescription) -> None:
-        """Log the parameters that the MLflow run does not have; those that a resume changed become tags.
+        """Log the parameters that the MLflow run does not have; those that a resume changed, below `attempt/<n>/`.
 
         MLflow refuses a second value for a parameter.
         """
         logged = self.client.get_run(self._id).data.params
         params = to_params(run.params)
-        for chunk in in_chunks([param for param in params if param.key not in logged], MAX_PARAMS):
-            self.client.log_batch(self._id, params=chunk, synchronous=True)
-        for param in params:
-            if logged.get(param.key, param.value) != param.value:
-                self.client.set_tag(self._id, mlflow_name(f"noether.changed.{param.key}"), param.value)
+        changed = [
+            key
+            for key, param in zip(run.params, params, strict=True)
+            if logged.get(param.key, param.value) != param.value
+        ]
+        params += to_params({f"attempt/{run.attempt}/{key}": run.params[key] for key in changed})
+        for request in in_requests([param for param in params if param.key not in logged], MAX_PARAMS):
+            self.client.log_batch(self._id, params=request, synchronous=True)
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else int(seconds * 1000)

@@ -218,3 +218,58 @@ def test_no_thread_is_left_behind(feed, write):
     write(1)
     feed(RecordingTracker()).close("FINISHED")
     assert threading.active_count() == before
+
+
+def test_files_that_wait_for_a_tracker_are_kept_for_whoever_delivers_later(feed, tmp_path):
+    plot = tmp_path / "plot.png"
+    plot.write_bytes(b"png")
+    down = feed(RecordingTracker(trouble=fail_times(100, "open")))
+    down.log_artifact(plot, "figures")
+    down.close("KILLED", deadline_s=5)
+    later = RecordingTracker()
+    feed(later).close("KILLED")
+    assert later.artifacts == [("plot.png", "figures")]
+
+
+def test_before_the_first_line_of_an_attempt_the_file_is_not_read(feed, write, tmp_path):
+    """A resume has not cut it yet."""
+    write(1, 2, 3)
+    plot = tmp_path / "plot.png"
+    plot.write_bytes(b"png")
+    tracker = RecordingTracker()
+    fed = feed(tracker)
+    fed.log_artifact(plot)
+    until(lambda: tracker.artifacts)
+    assert tracker.updates == []
+    fed.notify()
+    until(lambda: tracker.updates == [1, 2, 3])
+    fed.close("FINISHED")
+
+
+def test_a_required_tracker_that_refuses_later_is_an_error_at_the_next_line(feed, write):
+    def refuse(what):
+        if what == "log":
+            raise TrackerRefusedError("403: not any more")
+
+    fed = feed(RecordingTracker(required=True, trouble=refuse))
+    assert fed.wait_open(5)
+    write(1)
+    fed.notify()
+    until(lambda: not any(thread.name == "tracker-recording" for thread in threading.enumerate()))
+    with pytest.raises(TrackerError, match="takes nothing any more"):
+        fed.notify()
+    assert fed.close("FAILED", deadline_s=1) == 1
+
+
+def test_a_tracker_that_is_another_run_than_before_gets_everything(feed, write):
+    class Elsewhere(RecordingTracker):
+        @property
+        def reference(self):
+            return {"id": "run-8"} if self.opened_with else {}
+
+    write(1, 2)
+    feed(RecordingTracker()).close("KILLED")
+    write(3)
+    tracker = Elsewhere()
+    feed(tracker).close("FINISHED")
+    assert tracker.updates == [1, 2, 3]

@@ -91,3 +91,21 @@ def test_batches_of_any_size_and_a_restart_anywhere_deliver_each_line_once(
         values += [record.metrics["loss"] for record in batch.records]
         later.commit(batch)
     assert values == [float(index) for index in range(len(updates))]
+
+
+def test_a_batch_is_bounded_by_its_values_too(tmp_path):  # H-6
+    path = tmp_path / "metrics.jsonl"
+    wide = {f"key{number}": 0.0 for number in range(40)}
+    path.write_bytes(b"".join(MetricRecord(update, 0, update, 0.0, wide).encode() for update in range(1, 6)))
+    assert len(MetricsTail(path, Delivered()).next_batch(100, max_values=100).records) == 3
+
+
+def test_a_file_that_was_cut_is_read_anew_without_what_was_delivered(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(line(1) + line(2) + line(3))
+    tail = MetricsTail(path, Delivered())
+    assert drain(tail) == [1, 2, 3]
+    path.write_bytes(line(1) + line(2))
+    assert tail.remaining() == 0
+    path.write_bytes(line(1) + line(2) + line(3) + line(4))
+    assert drain(tail) == [4]

@@ -175,7 +175,7 @@ def test_a_state_that_no_file_can_hold_names_its_callback(writer: CheckpointWrit
 def test_sweeping_removes_what_an_interrupted_save_left(writer: CheckpointWriter) -> None:
     leftover = writer.path_provider.checkpoint_path / ".tmp-step-000000000006-1-ab"
     leftover.mkdir(parents=True)
-    writer.sweep()
+    writer.prepare()
     assert not leftover.exists()
 
 

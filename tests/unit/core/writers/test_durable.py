@@ -16,14 +16,14 @@ Failing = Callable[[int], AbstractContextManager[Any]]
 
 
 def test_a_new_file_holds_what_was_written(tmp_path: Path) -> None:
-    write_new_file(tmp_path / "a", b"bytes")
+    write_new_file(tmp_path / "a", [b"by", b"tes"])
     assert (tmp_path / "a").read_bytes() == b"bytes"
 
 
 def test_a_new_file_never_overwrites(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
     with pytest.raises(FileExistsError):
-        write_new_file(tmp_path / "a", b"new")
+        write_new_file(tmp_path / "a", [b"new"])
     assert (tmp_path / "a").read_bytes() == b"old"
 
 

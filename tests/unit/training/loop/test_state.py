@@ -57,4 +57,4 @@ def test_an_unknown_state_and_a_callback_without_one_are_told(caplog: pytest.Log
 def test_a_state_that_a_callback_refuses_names_it() -> None:
     with pytest.raises(KeyError) as error:
         restore_callbacks([Remembers("best")], {"best": {}})
-    assert error.value.__notes__ == ["raised by callback 'best' while its saved state was restored"]
+    assert error.value.__notes__ == ["raised by callback 'best' in load_state_dict"]

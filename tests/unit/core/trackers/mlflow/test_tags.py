@@ -1,7 +1,8 @@
 import subprocess
 
 from noether.core.trackers import RunDescription
-from noether.core.trackers.mlflow.tags import git_commit, run_tags
+from noether.core.trackers.facts import git_commit
+from noether.core.trackers.mlflow.tags import run_tags
 
 
 def git(folder, *arguments):

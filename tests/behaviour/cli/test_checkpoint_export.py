@@ -1,0 +1,116 @@
+"""`noether checkpoint export`: files that need no Noether to read."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+OFFLINE_LOSS = {"kind": "offline-loss", "every_n_epochs": 1, "dataset_key": "test"}
+BEST = {"kind": "best-checkpoint", "every_n_epochs": 1, "metric_key": "loss/test/total"}
+EMA = {"kind": "ema", "every_n_epochs": 1, "target_factors": [0.5], "eval_callbacks": [OFFLINE_LOSS, BEST]}
+CHECKPOINT = {"kind": "checkpoint", "every_n_epochs": 1}
+
+
+@pytest.fixture
+def trained(finish):
+    return finish({"trainer.callbacks": [OFFLINE_LOSS, EMA, CHECKPOINT]}, run_id="trained")
+
+
+@pytest.fixture
+def export(noether_command):
+    """Exports; returns the file."""
+
+    def call(*options, run="trained"):
+        ended = noether_command("checkpoint", "export", run, *options)
+        assert (ended.code, ended.err) == (0, ""), ended
+        return Path(ended.out.split(" to ")[1].split(" (")[0])
+
+    return call
+
+
+def saved(outcome, name):
+    return load_file(outcome.run_dir / "checkpoints/step-000000000012" / name)
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_newest_weights_are_written_as_plain_safetensors(trained, export):
+    file = export()
+    assert file.name == "trained.E2_U12_S96.safetensors"
+    assert equal(load_file(file), saved(trained, "model.safetensors"))
+
+
+@pytest.mark.parametrize("options", [["--averages", "ema/0.5"], ["--checkpoint", "best_model.ema=0.5.loss/test/total"]])
+def test_averaged_weights_are_written_by_factor_or_by_name(trained, export, options):
+    file = export(*options)
+    assert file.name == "trained.E2_U12_S96.ema=0.5.safetensors"
+    assert equal(load_file(file), saved(trained, "callbacks/ema/0.5.safetensors"))
+
+
+def test_averages_of_a_part_are_completed_with_the_live_weights(lab, finish, export):
+    model = {"kind": "lab.models.EncoderDecoder", "optimizer": {"kind": "AdamW", "lr": 0.01}}
+    partly = {**EMA, "model_paths": ["encoder"], "eval_callbacks": []}
+    outcome = finish({"model": model, "trainer.callbacks": [partly, CHECKPOINT]}, run_id="trained")
+    written = load_file(export("--averages", "ema/0.5"))
+    live, averaged = saved(outcome, "model.safetensors"), saved(outcome, "callbacks/ema/0.5.safetensors")
+    assert averaged.keys() < live.keys()
+    assert equal(written, live | averaged)
+
+
+def test_another_checkpoint_and_another_file(trained, export, workplace):
+    file = export("--checkpoint", "E1_U6_S48", "--out", "models/first.safetensors")
+    assert file == Path("models/first.safetensors")
+    assert load_file(file).keys() == saved(trained, "model.safetensors").keys()
+
+
+def test_a_torch_export_program_computes_what_the_model_does_for_any_batch(trained, export):
+    file = export("--format", "torch-export")
+    program = torch.export.load(file).module()
+    weights = saved(trained, "model.safetensors")
+    for samples in (1, 5):
+        x = torch.randn(samples, 3)
+        hidden = torch.nn.functional.gelu(x @ weights["layers.0.weight"].T + weights["layers.0.bias"])
+        torch.testing.assert_close(program(x)["y"], hidden @ weights["layers.2.weight"].T + weights["layers.2.bias"])
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("Branching", "torch.export cannot follow this model"),
+        ("Pretending", "the exported program computes something else than the model"),
+    ],
+)
+def test_a_model_that_no_program_can_stand_for_is_told(lab, finish, noether_command, model, told):
+    table = {"kind": f"lab.untraceable.{model}", "optimizer": {"kind": "AdamW", "lr": 0.01}}
+    finish({"model": table, "trainer.callbacks": [CHECKPOINT]}, run_id="trained")
+    ended = noether_command("checkpoint", "export", "trained", "--format", "torch-export")
+    assert ended.code == 1
+    assert told in ended.err
+    assert "  help: " in ended.err
+    assert not list(Path().glob("*.pt2"))
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "told"),
+    [
+        (["--averages", "ema/0.9"], 3, "help: it holds ema/0.5"),
+        (["--averages", "ema"], 3, "holds no averages 'ema'"),
+        (["--checkpoint", "first"], 3, "holds no checkpoint 'first'"),
+        (["--format", "onnx"], 2, "help: formats are safetensors, torch-export"),
+        (["--out", "train.npz"], 2, "train.npz exists already"),
+    ],
+)
+def test_what_cannot_be_exported_is_told(trained, noether_command, options, code, told):
+    ended = noether_command("checkpoint", "export", "trained", *options)
+    assert ended.code == code
+    assert told in ended.err
+
+
+def test_a_damaged_checkpoint_is_not_exported(trained, noether_command):
+    (trained.run_dir / "checkpoints/step-000000000012/model.safetensors").write_bytes(b"")
+    ended = noether_command("checkpoint", "export", "trained", "--checkpoint", "last")
+    assert ended.code == 3
+    assert not list(Path().glob("*.safetensors"))

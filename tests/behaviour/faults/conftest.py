@@ -1,0 +1,33 @@
+"""What tests of faults read of a run, as those of its ends do."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from noether.core.writers.step_folder import list_steps, read_step
+from noether.runs.outcome import Outcome
+
+
+@pytest.fixture
+def attempt() -> Callable[..., dict[str, Any]]:
+    """Reads what a run has recorded about one of its attempts, by default the first."""
+
+    def read(run: Outcome | Path, number: int = 1) -> dict[str, Any]:
+        folder = run.run_dir if isinstance(run, Outcome) else run
+        record: dict[str, Any] = json.loads((folder / f"attempts/{number:04d}.json").read_text())
+        return record
+
+    return read
+
+
+@pytest.fixture
+def verified_updates() -> Callable[[Path], list[int]]:
+    """Reads every checkpoint of a run, each byte checked, and returns their updates."""
+
+    def read(run_dir: Path) -> list[int]:
+        return [read_step(step)[0].update for step in list_steps(run_dir / "checkpoints")]
+
+    return read

@@ -1,0 +1,235 @@
+"""Faults at a point that a test names: in a hook of a callback, at a batch of an evaluation pass, at a sample."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field
+from safetensors.torch import load_file
+
+from noether.core.callbacks.base import CallbackBase
+from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
+from noether.core.schemas.callbacks import CallBackBaseConfig, PeriodicDataIteratorCallbackConfig
+from noether.core.schemas.datasets import DatasetBaseConfig
+from noether.data.dataset import Dataset
+
+SIGNAL_AT = Path("signal-at.txt")
+"""`<batches from now> <signal> …`: when, and which signals, the run sends itself; gone when it has done so."""
+
+
+class Passes(PeriodicDataIteratorCallback):
+    """Logs the mean of what the model returns; sends signals at a batch, counted over all such callbacks."""
+
+    def process_data(self, batch, *, trainer_model):
+        if SIGNAL_AT.exists():
+            batches, *numbers = map(int, SIGNAL_AT.read_text().split())
+            SIGNAL_AT.write_text(" ".join(map(str, (batches - 1, *numbers))))
+            if batches == 1:
+                SIGNAL_AT.unlink()
+                for number in numbers:
+                    os.kill(os.getpid(), number)
+        return trainer_model(x=batch["x"])["y"].mean(dim=1)
+
+    def process_results(self, results, **_):
+        self.writer.add_scalar(f"mean/{self.data_name}", results.mean())
+
+
+class Counts(PeriodicCallback):
+    """Keeps a count of updates and one of rounds, the second in a file of tensors, and logs both."""
+
+    def __init__(self, callback_config: CallBackBaseConfig, **kwargs):
+        super().__init__(callback_config, **kwargs)
+        self.updates, self.rounds = {"count": 0}, torch.zeros(1)
+
+    def track_after_update_step(self, *, update_counter):
+        self.updates["count"] += 1
+        self.writer.add_scalar("counted/updates", self.updates["count"])
+        if update_counter.update % 3 == 0:
+            self.checkpoint_writer.save("third")
+
+    def periodic_callback(self):
+        self.updates["count"] += 100
+        self.rounds += 1
+        self.writer.add_scalar("counted/rounds", self.rounds)
+        self.writer.add_nonscalar("counted/all", [self.updates["count"], self.rounds])
+
+    def state_dict(self):
+        return self.updates  # not a copy
+
+    def load_state_dict(self, state_dict):
+        self.updates = dict(state_dict)
+
+    def state_files(self):
+        return {"rounds": {"rounds": self.rounds}}
+
+    def resume_from_checkpoint(self, resumption_paths, model):
+        file = resumption_paths.step_path / f"callbacks/{self.id}/rounds.safetensors"
+        self.rounds = load_file(file)["rounds"]
+
+
+class FaultConfig(CallBackBaseConfig):
+    hook: str = Field(description="The method that it happens in.")
+    action: Literal["raise", "no memory", "exit", "interrupt", "unheard of", "kill", "signal", "log nan"] = Field(
+        "raise", description="What happens."
+    )
+    at_update: int | None = Field(None, description="Completed updates at which it happens; unset: always.")
+
+
+class UnheardOf(BaseException):
+    """What `except Exception` does not catch, as a distributed checkpoint raises it."""
+
+
+class Fault(PeriodicDataIteratorCallback):
+    """Does what no callback should, in a method of choice."""
+
+    def __init__(self, callback_config: FaultConfig, **kwargs):
+        data = PeriodicDataIteratorCallbackConfig(
+            **callback_config.model_dump(include={"every_n_epochs", "every_n_updates", "every_n_samples"}),
+            dataset_key="test",
+        )
+        super().__init__(data, **kwargs)
+        self.id = callback_config.id or self.id
+        self.config = callback_config
+        self.component = callback_config._component
+
+    def maybe(self, method):
+        at = self.config.at_update
+        if self.config.hook == method and at in (None, self.trainer.update_counter.update):
+            self.happen()
+
+    def happen(self):
+        match self.config.action:
+            case "raise":
+                raise ZeroDivisionError("the lab is on fire")
+            case "no memory":
+                raise MemoryError("the lab is full")
+            case "exit":
+                raise SystemExit(7)
+            case "interrupt":
+                raise KeyboardInterrupt
+            case "unheard of":
+                raise UnheardOf("of the lab")
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "signal":
+                os.kill(os.getpid(), signal.SIGTERM)
+            case "log nan":
+                self.writer.add_scalar("not/finite", float("nan"))
+
+    def before_training(self):
+        self.maybe("before_training")
+
+    def before_optimizer_step(self):
+        self.maybe("before_optimizer_step")
+
+    def track_after_accumulation_step(self):
+        self.maybe("track_after_accumulation_step")
+
+    def track_after_update_step(self):
+        self.maybe("track_after_update_step")
+
+    def after_update(self, update_counter, **kwargs):
+        self.maybe("after_update")
+        super().after_update(update_counter, **kwargs)
+
+    def after_epoch(self, update_counter, **kwargs):
+        self.maybe("after_epoch")
+        super().after_epoch(update_counter, **kwargs)
+
+    def periodic_callback(self, **kwargs):
+        self.maybe("periodic_callback")
+        super().periodic_callback(**kwargs)
+
+    def process_data(self, batch, *, trainer_model):
+        self.maybe("process_data")
+        return trainer_model(x=batch["x"])["y"]
+
+    def process_results(self, results, **_):
+        self.maybe("process_results")
+
+    def at_eval(self, update_counter, **kwargs):
+        self.maybe("at_eval")
+        super().at_eval(update_counter, **kwargs)
+
+    def after_training(self):
+        self.maybe("after_training")
+
+    def state_dict(self):
+        self.maybe("state_dict")
+        return {"nothing": 0}
+
+    def load_state_dict(self, state_dict):
+        self.maybe("load_state_dict")
+
+    def state_files(self):
+        self.maybe("state_files")
+        return {}
+
+    def resume_from_checkpoint(self, resumption_paths, model):
+        self.maybe("resume_from_checkpoint")
+
+    def close(self):
+        self.maybe("close")
+
+
+class ClosesConfig(CallBackBaseConfig):
+    needs_interval = False
+
+
+class Closes(CallbackBase):
+    """Notes that it was closed."""
+
+    def __init__(self, callback_config: ClosesConfig, **kwargs):
+        super().__init__(**kwargs)
+
+    def close(self):
+        with Path("closed.txt").open("a") as notes:
+            notes.write("closed\n")
+
+
+class BadSamplesConfig(DatasetBaseConfig):
+    action: Literal["raise", "hang", "die", "none"] = Field("none", description="What loading a bad sample does.")
+    bad: int = Field(20, description="Index of the bad sample.")
+    unless: str = Field("", description="A file; where it is, all samples are good.")
+    at_once: bool = Field(False, description="Whether batches are loaded at once.")
+
+
+class BadSamples(Dataset):
+    """Samples, one of which a worker does not survive; notes the process that loads."""
+
+    def __init__(self, dataset_config: BadSamplesConfig):
+        super().__init__(dataset_config)
+        self.config = dataset_config
+        if dataset_config.at_once:
+            self.__class__ = BadBatches
+
+    def __len__(self):
+        return 48
+
+    def __getitem__(self, index):
+        if index == self.config.bad and not (self.config.unless and Path(self.config.unless).exists()):
+            self.fail(index)
+        return {"x": torch.full((3,), index / 48), "y_target": torch.full((2,), 1.0)}
+
+    def fail(self, index):
+        match self.config.action:
+            case "raise":
+                raise ArithmeticError(f"sample {index} cannot be computed")
+            case "hang":
+                Path("hanging.txt").write_text(str(os.getpid()))
+                time.sleep(600)
+            case "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+class BadBatches(BadSamples):
+    """The same for whole batches."""
+
+    deterministic = True
+
+    def __getitems__(self, indices):
+        samples = [self[int(index)] for index in indices]
+        return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}

@@ -1,0 +1,27 @@
+"""Trackers that fail."""
+
+import os
+import signal
+import time
+
+from noether.core.schemas.trackers import TrackerBaseConfig
+from noether.core.trackers.base import BaseTracker
+
+
+class SignalsAtTheEnd(BaseTracker):
+    """Sends the run SIGTERM twice when it is closed, and hangs."""
+
+    def __init__(self, tracker_config: TrackerBaseConfig):
+        super().__init__(tracker_config)
+
+    def open(self, run):
+        pass
+
+    def log_metrics(self, records):
+        pass
+
+    def close(self, status, error):
+        for _ in range(2):
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
