@@ -1,7 +1,6 @@
 """A tiny run for tests that need a whole one: 50 weights, 48 samples, milliseconds."""
 
 import json
-import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -106,16 +105,14 @@ def final_weights() -> Callable[[Outcome], bytes]:
 
 
 @pytest.fixture
-def figures(request: pytest.FixtureRequest) -> Callable[..., None]:
+def figures(record_property: Callable[[str, object], None]) -> Callable[..., None]:
     """Publishes what a test has counted: `figures("kills", survived=40, attempted=40, seconds=[0.1, 0.2])`.
 
-    Each call adds a line of JSON to the file that NOETHER_FIGURES names, if it names one. `docs/reliability_figures.py`
-    adds up the numbers of equal names, joins the lists, and writes the table in docs/explanation/reliability.md.
+    It becomes a property of the test in pytest's report, where `docs/reliability_figures.py` adds up the numbers of
+    equal names and joins the lists for the table in docs/explanation/reliability.md.
     """
 
     def publish(name: str, **values: float | list[float]) -> None:
-        if path := os.environ.get("NOETHER_FIGURES"):
-            with Path(path).open("a") as lines:
-                lines.write(json.dumps({"name": name, "test": request.node.nodeid, "values": values}) + "\n")
+        record_property(name, json.dumps(values))
 
     return publish

@@ -24,7 +24,7 @@ class _ToStdout(logging.StreamHandler):  # type: ignore[type-arg]  # only generi
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name that logging calls
         """Go on without a reader: `noether run … | head` ends the output and not the run."""
-        if not False:
+        if not isinstance(sys.exception(), BrokenPipeError):
             super().handleError(record)
             return
         nowhere = os.open(os.devnull, os.O_WRONLY)

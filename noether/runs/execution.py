@@ -12,6 +12,7 @@ from functools import partial
 
 from noether.core.providers.path import PathProvider
 from noether.core.trackers.base import BaseTracker, RunDescription
+from noether.core.trackers.errors import TrackerError
 from noether.core.utils.secrets import mask, masked_traceback
 from noether.errors import CheckpointError, NoetherError, StorageError
 from noether.kernel.component import Component
@@ -194,14 +195,14 @@ class Execution:
         for record in said:
             logging.getLogger(record.name).handle(record)
         if saved is not None:
-            self._tell_of(saved)
+            self._take_up(saved)
         tracking = Tracking(trackers, self.paths, self._description(run))
         tracking.start()
         outcome = self._outcome(run, self._train(run, tracking))
-        self._finish(run, outcome, tracking)
-        return outcome
+        return self._finish(run, outcome, tracking)
 
-    def _tell_of(self, saved: SavedState) -> None:
+    def _take_up(self, saved: SavedState) -> None:
+        """Say where the run goes on, and put what was saved after that out of the way."""
         position, lost = saved.step.manifest.iteration, lost_updates(self.paths, saved.state.update)
         again = f"; {lost} updates after it are computed again" if lost else ""
         _LOG.info("attempt %d continues after %s%s", self.folder.attempt, position, again)
@@ -224,6 +225,7 @@ class Execution:
             },
             spec_path=self.loaded.path or self.paths.spec_path,
             resolved_spec_path=self.paths.resolved_spec_path,
+            attempt=self.folder.attempt,
         )
 
     def _train(self, run: Run, tracking: Tracking) -> BaseException | None:
@@ -250,8 +252,8 @@ class Execution:
         code = error.exit_code if isinstance(error, NoetherError) else 1
         return Outcome("FAILED", run.run_dir, metrics, error, code)
 
-    def _finish(self, run: Run, outcome: Outcome, tracking: Tracking) -> None:
-        """Let plugins, the run folder and the trackers know how the run ended."""
+    def _finish(self, run: Run, outcome: Outcome, tracking: Tracking) -> Outcome:
+        """Let plugins, the run folder and the trackers know how the run ended; return it, as the trackers leave it."""
         reason = run.trainer.stop_reason if outcome.error is None else describe(outcome.error)
         if outcome.error is not None:
             self._keep_in_log(outcome.error)
@@ -262,19 +264,28 @@ class Execution:
             except BaseException as error:  # the run has ended already, and how it ended stays true
                 _LOG.warning("%s", describe(error))
         run.trainer.log_writer.close()
-        try:
-            self.folder.end_attempt(outcome.status, reason)
-        except StorageError as error:
-            _LOG.warning("%s", error)
+        self._record_end(outcome.status, reason)
         if outcome.status == "KILLED" and not run.trainer.checkpoint_writer.steps:
             _LOG.info("no checkpoint was committed; save_on_sigint = true under [trainer] commits one on Ctrl-C")
         for key, value in outcome.metrics.items():
             if not key.startswith(_MACHINERY):
                 _LOG.info("  %s = %.6g", key, value)
         closing = partial(tracking.close, outcome.status, reason if outcome.status == "FAILED" else None)
-        if not unless_told_to_leave(closing, run.trainer.signals):
-            _LOG.warning("left at once, as signals ask for; trackers may miss the last metrics and how the run ended")
+        try:
+            if not unless_told_to_leave(closing, run.trainer.signals):
+                _LOG.warning("left at once, as signals ask; trackers may miss the last metrics and how the run ended")
+        except TrackerError as error:  # a required one misses something
+            if outcome.status == "FINISHED":
+                outcome = Outcome("FAILED", run.run_dir, outcome.metrics, error, error.exit_code)
+                self._record_end(outcome.status, describe(error))
         _LOG.info("%s after %s: %s", outcome.status.lower(), run.trainer.update_counter.cur_iteration, run.run_dir)
+        return outcome
+
+    def _record_end(self, status: str, reason: str | None) -> None:
+        try:
+            self.folder.end_attempt(status, reason)
+        except StorageError as error:
+            _LOG.warning("%s", error)
 
     def _keep_in_log(self, error: BaseException) -> None:
         """Write to `log.txt` why the run failed: the message of a user's mistake, the whole traceback of a defect."""

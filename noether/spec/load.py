@@ -91,7 +91,7 @@ def load_spec(
     origin = str(path) if path else THE_SPEC
     folder = (path.parent if path else Path()).absolute()
     is_of_run = (folder / _RUN_MARK).exists()
-    project = _project_folder(Path.cwd() if is_of_run else folder)
+    project = _project_of_user(folder) if is_of_run else _project_folder(folder)
     registry = registry or Registry.installed(
         trusted=trusted, project_folders=(project, Path.cwd()), data_folders=(folder,) if is_of_run else ()
     )
@@ -127,6 +127,12 @@ def _validated(root: Node, origins: Origins, problems: list[Problem], origin: st
         more += max(0, len(problems) - MAX_PROBLEMS)
         raise InvalidSpecError(located(problems[:MAX_PROBLEMS], origins), origin=origin, more=more)
     return spec, readings
+
+
+def _project_of_user(run: Path) -> Path:
+    """Return the project in which the user stands; whoever stands in the run itself stands in none."""
+    standing = Path.cwd()
+    return run if standing.is_relative_to(run.resolve()) else _project_folder(standing)
 
 
 def _project_folder(folder: Path) -> Path:

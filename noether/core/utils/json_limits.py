@@ -1,7 +1,7 @@
 """What the JSON of a checkpoint may be: the same limits where it is written and where it is read.
 
-A file within them is parsed in a fraction of a second, whoever wrote it; one beyond them is refused where it is written,
-with a way out, instead of where somebody needs it.
+A file within them is parsed in a fraction of a second, whoever wrote it; one beyond them is refused where it is
+written, with a way out, instead of where somebody needs it.
 """
 
 from __future__ import annotations

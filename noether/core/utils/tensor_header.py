@@ -17,9 +17,9 @@ MAX_DIMENSIONS = 64
 LENGTH = 8
 """Bytes in front of the header that hold its length."""
 
-_TYPES = frozenset(["F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL", "C64"]) | {
-    f"F8_{kind}" for kind in ("E4M3", "E4M3FNUZ", "E5M2", "E5M2FNUZ")
-}
+_PLAIN = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL", "C64")
+_EIGHT_BITS = ("F8_E4M3", "F8_E4M3FNUZ", "F8_E5M2", "F8_E5M2FNUZ")
+_TYPES = frozenset((*_PLAIN, *_EIGHT_BITS))
 _MOST = 1 << 63
 _SHOWN = 200  # characters of a name in a message
 

@@ -66,7 +66,8 @@ def join_state(tree: Any, tensors: dict[str, Tensor]) -> Any:
     """Return the state that `split_state` made `tree` and `tensors` of.
 
     Raises:
-        ValueError: A tree is none that `split_state` makes: it names a tensor that is not there, or a mark is malformed.
+        ValueError: A tree is none that `split_state` makes: it names a tensor that is not there, or
+            a mark is malformed.
     """
     if isinstance(tree, list):
         return [join_state(item, tensors) for item in tree]

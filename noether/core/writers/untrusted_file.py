@@ -1,4 +1,4 @@
-"""Reading a file that may come from a stranger: nothing is followed, waited for or allocated before it was looked at."""
+"""Reading a file that may come from a stranger: it is looked at before it is followed, waited for or allocated for."""
 
 from __future__ import annotations
 

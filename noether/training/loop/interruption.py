@@ -97,8 +97,6 @@ def take_up(trainer: BaseTrainer, model: ModelBase, before_round: Mapping[str, A
     optimizers = model.optimizers()
     for name, norm in before_round["grad_norms"].items():
         optimizers[name].last_grad_norm = norm
-    if any(optimizer.scheduled for optimizer in optimizers.values()):
-        model.optimizer_schedule_step(trainer.update_counter.update - 1)  # the rates that the update was made with
     trainer.last_loss = before_round["last_loss"]
     logged = trainer.log_writer.round
     logged.scalars.update(before_round["metrics"])

@@ -58,6 +58,8 @@ def _restore(trainer: BaseTrainer, model: ModelBase, step: SavedStep, state: Ste
     else:
         trainer_state.pop("log_writer", None)
     trainer.load_state_dict(trainer_state)
+    if trainer.update_counter.update and any(optimizer.scheduled for optimizer in model.optimizers().values()):
+        model.optimizer_schedule_step(trainer.update_counter.update - 1)  # the rates that the last update was made with
     for callback in family(trainer.callbacks):
         with named(callback, "resume_from_checkpoint"):
             callback.resume_from_checkpoint(paths, model)

@@ -131,7 +131,7 @@ def test_the_run_that_is_killed_has_everything_in_it(chaos):
 
 @pytest.mark.parametrize("seed", seeds(in_ci=4, by_night=34))
 def test_a_run_killed_at_random_instants_ends_with_the_same_bytes(chaos, finish, figures, seed):  # A1 A4
-    dice, kills, in_save, lost = random.Random(seed), 0, 0, [0]
+    dice, kills, in_save, sound, lost = random.Random(seed), 0, 0, 0, [0]
     while kills < 10:
         run_id = chaos.new_run()
         while kills < 10:
@@ -143,11 +143,12 @@ def test_a_run_killed_at_random_instants_ends_with_the_same_bytes(chaos, finish,
             if attempt.kill() != KILLED:
                 break  # it has finished before
             kills, in_save = kills + 1, in_save + chaos.is_saving(run_id)
-            chaos.check_checkpoints(run_id)
+            sound += chaos.check_checkpoints(run_id)
         finish(run_id)
         lost += chaos.lost_updates(run_id)
     assert max(lost) <= SAVE_EVERY
-    figures("kills", survived=kills, attempted=kills, inside_a_save=in_save, lost_updates=lost)
+    counted = {"inside_a_save": in_save, "sound_steps": sound, "lost_updates": lost}
+    figures("kills", survived=kills, attempted=kills, **counted)
 
 
 @pytest.mark.parametrize("seed", seeds(in_ci=1, by_night=10))

@@ -461,7 +461,12 @@ def terabyte(path: Path) -> None:
         file.truncate(1 << 40)  # takes no place on the disk
 
 
-KINDS = (fifo, link, circle, folder, listener, device, terabyte, Path.unlink)
+def gigabyte(path: Path) -> None:
+    with path.open("ab") as file:
+        file.truncate(1 << 30)
+
+
+KINDS = (fifo, link, circle, folder, listener, device, terabyte, gigabyte, Path.unlink)
 
 
 @pytest.mark.parametrize("name", NAMES)

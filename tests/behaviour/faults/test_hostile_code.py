@@ -69,9 +69,9 @@ def download(tiny_spec: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
     shutil.move("runs", place / "runs")
     for folder in (place, place / "runs", place / "runs/a", place / "runs/a/package", place / "src"):
         folder.mkdir(exist_ok=True)
-        (folder / "pyproject.toml").touch()
         (folder / "evil.py").write_text(CANARY.format(place=place) + MODEL)
         (folder / "__init__.py").write_text(CANARY.format(place=place)) if folder != place else None
+    (place / "pyproject.toml").touch()
     yield place
     assert not (place / "executed").exists()
     sys.path[:] = path

@@ -182,8 +182,19 @@ def test_a_name_in_a_manifest_leads_nowhere_else(tmp_path_factory: Any, name: st
     folder.mkdir(parents=True, exist_ok=True)
     record = {"size": 1, "sha256": hashlib.sha256(b"x").hexdigest()}
     body: dict[str, Any] = {
-        "epoch": 1, "update": 6, "sample": 48, "files": {}, "aliases": {}, "names": {}, "world_size": 1,
-        "spec_sha256": "", "parent": None, "resumable": True, "finite": True, "written_by": "", "format": 1,
+        "epoch": 1,
+        "update": 6,
+        "sample": 48,
+        "files": {},
+        "aliases": {},
+        "names": {},
+        "world_size": 1,
+        "spec_sha256": "",
+        "parent": None,
+        "resumable": True,
+        "finite": True,
+        "written_by": "",
+        "format": 1,
     }
     if place == "files":
         body["files"][name] = record

@@ -1,7 +1,7 @@
-"""Secrets that come in by every door are found nowhere afterwards: not in the run's folder, on no output, at no tracker.
+"""Secrets that come in by every door are found nowhere afterwards: in no file of a run, on no output, at no tracker.
 
-H9: canaries are planted in the environment, in the spec, in overrides, in addresses, in what callbacks raise and log, and
-in what a server answers; then everything that the runs have left is searched for each of them, as it is and encoded.
+H9: canaries are planted in the environment, in the spec, in overrides, in addresses, in what callbacks raise and log,
+and in what a server answers; then all that the runs have left is searched for each of them, as it is and encoded.
 What the framework cannot know it cannot hide: a callback that prints a secret, or puts it into its state.
 """
 
@@ -125,7 +125,7 @@ class Echo(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer)
 
-    do_POST = do_GET
+    do_POST = do_GET  # noqa: N815  # the library's name
 
     def log_message(self, *_: object) -> None:
         pass

@@ -9,7 +9,7 @@ import pytest
 
 EPOCHS, UPDATES_PER_EPOCH, BATCH = 3, 5, 8
 END = EPOCHS * UPDATES_PER_EPOCH
-IN_CI, ALL = [1, UPDATES_PER_EPOCH, 7, END - 1], list(range(1, END))
+IN_CI, ALL = [UPDATES_PER_EPOCH, 7, 11], list(range(1, END))
 POINTS = [pytest.param(IN_CI, id="some"), pytest.param(ALL, id="all", marks=pytest.mark.long)]
 COUNTS = {"kind": "lab.callbacks.Counts", "every_n_updates": 1}
 EVALUATES = {"kind": "offline-loss", "every_n_updates": 2, "dataset_key": "test"}
@@ -71,6 +71,7 @@ def unequal(finish, everything):
     return compare
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than this machine has cores
 @pytest.mark.parametrize("points", POINTS)
 @pytest.mark.parametrize(("workers", "workers_later"), [(0, 0), (2, 2), (0, 2), (2, 0), (2, 3)])
 def test_a_run_ends_the_same_from_every_update_with_any_workers(  # E1
@@ -110,7 +111,7 @@ def interrupted(run, finish, settings, everything, figures):
 
 
 @pytest.mark.parametrize("action", ["raise", "signal"])
-@pytest.mark.parametrize("accumulation_step", range(4))
+@pytest.mark.parametrize("accumulation_step", [0, *(pytest.param(step, marks=pytest.mark.long) for step in (1, 2)), 3])
 def test_an_update_interrupted_between_its_accumulation_steps_is_computed_again_or_finished(  # E2
     interrupted, accumulation_step, action
 ):
@@ -138,3 +139,16 @@ def test_where_the_checkpoint_callback_stands_among_others_does_not_matter(  # E
         states = json.loads((step / "trainer.json").read_bytes())["callbacks"]
         assert (states["before"], states["after"]) == ({"count": update}, {"count": update})
     assert unequal(run, [7], changes) == []
+
+
+def test_a_run_that_has_only_partial_saves_begins_at_its_beginning(run, finish, settings, everything):  # A4
+    whole_saves = {"kind": "checkpoint", "every_n_updates": 6}
+    interrupts = {"kind": "lab.chaos.Interrupts", "every_n_updates": 1, "where": "evaluation", "action": "raise"}
+    changes = {
+        **settings,
+        "trainer.callbacks": [EVALUATES, BEST, whole_saves, {**interrupts, "at_update": 4, "at_part": 0}],
+    }
+    assert run(changes, run_id="broken").status == "FAILED"
+    assert [path.name for path in Path("runs/broken/checkpoints").glob("step-*")] == [f"step-{2:012d}"]
+    resumed = finish(changes, run_id="broken", resume="auto")
+    assert everything(resumed) == everything(finish(changes, run_id="whole"))

@@ -197,22 +197,22 @@ def scenes(quick: dict[str, tuple[bool, ...]]) -> list[Any]:
     ("name", "torn"), scenes(dict.fromkeys(SCENES, (False,)) | {"new step, keep 1": (False, True)})
 )
 def test_dead_at_every_operation_of_a_save(
-    name: str, torn: bool, begun: Any, disk_class: Any, using: Any, record_property: Any
+    name: str, torn: bool, begun: Any, disk_class: Any, using: Any, figures: Any
 ) -> None:
     points = killed_at_every_operation(name, torn, begun, disk_class, using, kill=die, forked=False)
-    record_property("fault_points", points)
+    figures("file-system faults", points=points)
     assert points > 24
 
 
 @pytest.mark.parametrize(("name", "torn"), scenes({"new step, keep 1": (False,)}))
 def test_a_process_killed_at_every_operation_of_a_save(
-    name: str, torn: bool, begun: Any, disk_class: Any, using: Any, record_property: Any
+    name: str, torn: bool, begun: Any, disk_class: Any, using: Any, figures: Any
 ) -> None:
     def kill() -> None:
         os._exit(KILLED)
 
     points = killed_at_every_operation(name, torn, begun, disk_class, using, kill=kill, forked=True)
-    record_property("fault_points", points)
+    figures("file-system faults", points=points)
     assert points > 24
 
 
@@ -259,9 +259,9 @@ def test_refused_once_at_every_operation_of_a_save(name: str, begun: Any, disk_c
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("name", SCENES)
 def test_refused_by_every_error_at_every_operation_of_a_save(
-    name: str, error: str, for_good: bool, begun: Any, disk_class: Any, using: Any, record_property: Any
+    name: str, error: str, for_good: bool, begun: Any, disk_class: Any, using: Any, figures: Any
 ) -> None:
-    record_property("fault_points", refused_at_every_operation(name, error, for_good, begun, disk_class, using))
+    figures("file-system faults", points=refused_at_every_operation(name, error, for_good, begun, disk_class, using))
 
 
 def test_short_writes_are_continued(begun: Any, disk_class: Any, using: Any) -> None:  # B3

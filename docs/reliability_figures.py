@@ -1,0 +1,182 @@
+"""Run the tests and benchmarks of reliability, and write what they counted into docs/explanation/reliability.md.
+
+python docs/reliability_figures.py            the tier of every change: minutes
+python docs/reliability_figures.py --long     the long tier as well: hundreds of kills, every update: an hour
+python docs/reliability_figures.py --from F   write the table of a folder F with reports of an earlier call
+
+The table is written only where every test has passed; where one fails, a line says so and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from reliability_report import Report
+
+REPOSITORY = Path(__file__).parents[1]
+PAGE = Path(__file__).parent / "explanation" / "reliability.md"
+BEGIN, END = "<!-- figures: written by docs/reliability_figures.py -->", "<!-- end of figures -->"
+TESTS = ("tests/behaviour/faults", "tests/behaviour/resume", "tests/behaviour/tracking")
+BENCHMARKS = ("benchmarks/checkpoints", "benchmarks/logging")
+
+
+def kills(report: Report) -> str:
+    """Runs that were killed and went on, with the bound of the rule of three."""
+    survived, attempted = report.total("kills", "survived"), report.total("kills", "attempted")
+    inside = report.total("kills", "inside_a_save")
+    bound = f"at 95 % confidence, less than {300 / attempted:.1f} % fail"
+    return f"{survived} of {attempted}, {inside} of them inside of a save; {bound}"
+
+
+def computed_again(report: Report) -> str:
+    """What a kill costs."""
+    lost = report.joined("kills", "lost_updates")
+    return f"at most {lost[-1]:.0f}, saving every 3"
+
+
+def resume_points(report: Report) -> str:
+    """Updates, and points inside of updates."""
+    return f"{report.total('resume points', 'equal')} of {report.total('resume points', 'all')}"
+
+
+def sigterm(report: Report) -> str:
+    """How a stop ends, and when."""
+    seconds = report.joined("sigterm", "seconds")
+    p50, p95 = (seconds[int(share * (len(seconds) - 1))] for share in (0.5, 0.95))
+    equal, attempted = report.total("sigterm", "equal"), report.total("sigterm", "attempted")
+    return f"{equal} of {attempted}; half within {p50:.2f} s, 95 % within {p95:.2f} s"
+
+
+def fault_points(report: Report) -> str:
+    """Kills and refusals at each operation."""
+    return f"{report.total('fault_points')}, none unrecoverable"
+
+
+def crash_states(report: Report) -> str:
+    """States of the power-loss model, and its control."""
+    states, mutants = report.total("crash_states"), report.total("mutants")
+    return f"{states}, none unrecoverable; {mutants} of {mutants} protocols with a sync left out are found out"
+
+
+def damages(report: Report) -> str:
+    """Truncated, flipped, removed, exchanged."""
+    found = report.total("damages")
+    return f"{found} of {found} found" if found else "counted by --long"
+
+
+def false_alarms(report: Report) -> str:
+    """Sound checkpoints that were called damaged."""
+    return f"0 in {report.total('kills', 'sound_steps')} sound checkpoints read after kills"
+
+
+def metrics(report: Report) -> str:
+    """What reached the tracker."""
+    name = "metrics after outages and kills"
+    lost, doubled, produced = (report.total(name, key) for key in ("lost", "doubled", "produced"))
+    return f"{lost} lost and {doubled} doubled of {produced}, {report.total(name, 'kills')} kills among the outages"
+
+
+def slow_server(report: Report) -> str:
+    """What a tracker costs training."""
+    [name] = [found["name"] for found in report.benchmarks if "slow_server" in found["fullname"]]
+    share, ratio = report.benchmark(name, "feeds_share"), report.benchmark(name, "ratio")
+    return f"the feed computes {share:.2%} of an update; updates take {ratio:.3f} of their time"
+
+
+def hostile(report: Report) -> str:
+    """Inputs of strangers."""
+    return f"0 executed in {report.passed('test_hostile_')} tests"
+
+
+def secrets(report: Report) -> str:
+    """Planted secrets."""
+    return f"0 found in {report.passed('test_secrets')} scans"
+
+
+def overhead(report: Report) -> str:
+    """A save beside its bare bytes."""
+    name = "test_a_save_of_large_tensors_costs_little_more_than_its_bytes"
+    return (
+        f"{report.benchmark(name, 'ratio'):.2f} of write + hash + fsync, {report.benchmark(name, 'megabytes'):.0f} MB"
+    )
+
+
+ROWS: dict[str, Callable[[Report], str]] = {
+    "Kills survived, ending with the same bytes": kills,
+    "Updates computed again after a kill": computed_again,
+    "Resume points that end with the same bytes": resume_points,
+    "SIGTERM: continued with the same bytes; until the exit": sigterm,
+    "Faults at file-system operations of a save": fault_points,
+    "States of the disk after a power failure": crash_states,
+    "Damages of checkpoints": damages,
+    "False alarms": false_alarms,
+    "Metrics at the tracker after outages and resumes": metrics,
+    "An update beside a tracker that hangs": slow_server,
+    "Hostile inputs": hostile,
+    "Secrets in what a run writes and sends": secrets,
+    "Cost of a save": overhead,
+}
+
+
+def table(report: Report) -> str:
+    """Return the table, and what it was measured on."""
+    where = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}"
+    lines = ["| What | Found |", "| --- | --- |", *(f"| {what} | {found(report)} |" for what, found in ROWS.items())]
+    return "\n".join([*lines, "", f"Measured on {where}."])
+
+
+def measure(folder: Path, *, long: bool) -> None:
+    """Run everything, and leave the reports in a folder."""
+    selection = ["-m", "long or not long", "--timeout", "3600"] if long else []
+    family = ("-o", "junit_family=xunit1")  # the one that holds what tests publish
+    run("-q", "-p", "no:cacheprovider", *selection, *family, f"--junitxml={folder / 'tests.xml'}", *TESTS)
+    options = "addopts=--import-mode=importlib --strict-markers"
+    run("-q", "--benchmark-only", "-o", options, f"--benchmark-json={folder / 'benchmarks.json'}", *BENCHMARKS)
+
+
+def run(*arguments: str) -> None:
+    """Run pytest on the repository; what fails stands in its report."""
+    subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=REPOSITORY, check=False)
+
+
+def write(report: Report) -> None:
+    """Put the table where the page has its place."""
+    text = PAGE.read_text("utf-8")
+    block = f"{BEGIN}\n\n{table(report)}\n\n{END}"
+    replaced, places = re.subn(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: block, text, flags=re.DOTALL)
+    assert places == 1, f"{PAGE} has one place for the table"
+    PAGE.write_text(replaced, "utf-8")
+    print(f"wrote {PAGE}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure and write; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--long", action="store_true", help="the long tier as well")
+    parser.add_argument("--from", dest="folder", type=Path, help="reports of an earlier call")
+    options = parser.parse_args(arguments)
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="reliability-"))
+    if options.folder is None:
+        measure(folder, long=options.long)
+        print(f"reports are in {folder}")
+    report = Report(folder)
+    for failed in report.failed:
+        print(f"failed: {failed}", file=sys.stderr)
+    if report.failed:
+        return 1
+    write(report)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,49 @@
+"""What tests and benchmarks have published about reliability, read from the reports that pytest writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+
+class Report:
+    """What tests and benchmarks have published.
+
+    Args:
+        folder: Holds `tests.xml` and `benchmarks.json` as pytest writes them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.cases = list(ElementTree.parse(folder / "tests.xml").iter("testcase"))
+        self.benchmarks = json.loads((folder / "benchmarks.json").read_text())["benchmarks"]
+        self.published: dict[str, list[Any]] = {}
+        for case in self.cases:
+            for found in case.iter("property"):
+                self.published.setdefault(found.attrib["name"], []).append(json.loads(found.attrib["value"]))
+
+    @property
+    def failed(self) -> list[str]:
+        """The tests that did not pass."""
+        return [
+            f"{case.attrib['classname']}::{case.attrib['name']}"
+            for case in self.cases
+            if case.find("failure") is not None or case.find("error") is not None
+        ]
+
+    def total(self, name: str, key: str | None = None) -> int:
+        """Add up a number that tests have published, `key` of the table `name` or `name` itself."""
+        return sum(found if key is None else found.get(key, 0) for found in self.published.get(name, []))
+
+    def joined(self, name: str, key: str) -> list[float]:
+        """Return everything in the lists that tests have published, in order of size."""
+        return sorted(value for found in self.published.get(name, []) for value in found.get(key, []))
+
+    def passed(self, file: str) -> int:
+        """Count the cases of files whose name begins like this."""
+        return sum(file in case.attrib["classname"] and case.find("skipped") is None for case in self.cases)
+
+    def benchmark(self, name: str, key: str) -> float:
+        """Return a number that a benchmark has published."""
+        return float(next(found["extra_info"][key] for found in self.benchmarks if found["name"] == name))

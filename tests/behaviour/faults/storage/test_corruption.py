@@ -1,0 +1,219 @@
+"""Whatever happens to a file of a committed checkpoint is noticed, and sound checkpoints are never called damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from noether.core.writers import manifest as manifests
+from noether.core.writers.errors import NewerFormatError
+from noether.core.writers.manifest import Manifest
+from noether.core.writers.step_folder import read_step, step_name
+from noether.core.writers.step_names import StepNames
+from noether.errors import CheckpointError
+
+Damage = Callable[[Path, Path, random.Random], None]
+
+
+def truncate(file: Path, other: Path, rng: random.Random) -> None:
+    os.truncate(file, rng.randrange(file.stat().st_size))
+
+
+def flip_a_bit(file: Path, other: Path, rng: random.Random) -> None:
+    data = bytearray(file.read_bytes())
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    file.write_bytes(data)
+
+
+def zero_a_page(file: Path, other: Path, rng: random.Random) -> None:
+    data = bytearray(file.read_bytes())
+    page = 4096 * rng.randrange((len(data) + 4095) // 4096)
+    data[page : page + 4096] = bytes(len(data[page : page + 4096]))
+    file.write_bytes(data)
+
+
+def delete(file: Path, other: Path, rng: random.Random) -> None:
+    file.unlink()
+
+
+def empty(file: Path, other: Path, rng: random.Random) -> None:
+    file.write_bytes(b"")
+
+
+def swap(file: Path, other: Path, rng: random.Random) -> None:  # C2
+    file.write_bytes(other.read_bytes())
+
+
+def append(file: Path, other: Path, rng: random.Random) -> None:
+    file.write_bytes(file.read_bytes() + rng.randbytes(rng.randrange(1, 9)))
+
+
+def edit(file: Path, other: Path, rng: random.Random) -> None:  # C3
+    """Change one digit, as an editor does; a number is in every file, for tensors in the header."""
+    data = bytearray(file.read_bytes())
+    place = rng.choice([place for place, byte in enumerate(data) if chr(byte).isdigit()])
+    data[place] = ord("7") if data[place] != ord("7") else ord("8")
+    file.write_bytes(data)
+
+
+def link(file: Path, other: Path, rng: random.Random) -> None:
+    """Put a link in its place that leads to the very same bytes."""
+    moved = file.rename(file.parents[len(file.parents) - len(other.parents)] / f"moved-{file.name}")
+    file.symlink_to(moved)
+
+
+def pipe(file: Path, other: Path, rng: random.Random) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def folder(file: Path, other: Path, rng: random.Random) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+DAMAGES = (truncate, flip_a_bit, zero_a_page, delete, empty, swap, append, edit, link, pipe, folder)
+RANDOM = (truncate, flip_a_bit, zero_a_page, append, edit)
+FILES = (
+    "manifest.json",
+    "model.safetensors",
+    "optimizer.safetensors",
+    "data.safetensors",
+    "trainer.json",
+    "trainer.safetensors",
+    "rank-00000.json",
+    "callbacks/ema.safetensors",
+    "callbacks/ema/0.9.safetensors",
+)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("template")
+
+
+@pytest.fixture
+def run(template: Path, tmp_path: Path, saves: Any, disk_class: Any, using: Any) -> Any:
+    """A run with the saves 2, 4 and 6."""
+    if not list(template.iterdir()):
+        with using(disk_class()):
+            for update in (2, 4, 6):
+                saves_of_template = saves(template) if update == 2 else saves_of_template
+                saves_of_template.save(update)
+    shutil.copytree(template, tmp_path / "copy")
+    return saves(tmp_path / "copy")
+
+
+def step(run: Any, update: int) -> Path:
+    found: Path = run.checkpoints / step_name(update)
+    return found
+
+
+def test_the_files_are_all_that_a_checkpoint_has(run: Any) -> None:
+    newest = step(run, 6)
+    assert {path.relative_to(newest).as_posix() for path in newest.rglob("*") if path.is_file()} == set(FILES)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_any_damage_to_any_file_is_noticed_and_the_next_older_one_is_taken(  # C1, C2, C3
+    damage: Damage, run: Any, saved_number: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged_everywhere(damage, run, saved_number, caplog, times=1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("damage", RANDOM, ids=lambda damage: damage.__name__)
+def test_any_damage_at_twenty_places_of_any_file_is_noticed(
+    damage: Damage, run: Any, saved_number: Any, caplog: pytest.LogCaptureFixture, figures: Any
+) -> None:
+    figures("damages", detected=damaged_everywhere(damage, run, saved_number, caplog, times=20))
+
+
+def damaged_everywhere(damage: Damage, run: Any, saved_number: Any, caplog: Any, *, times: int) -> int:
+    names, newest = StepNames(run.checkpoints), step(run, 6)
+    sound = shutil.copytree(newest, run.checkpoints.parent / "sound")
+    tried = 0
+    for seed in range(times):
+        for file in FILES:
+            tried += 1
+            damage(newest / file, step(run, 4) / file, random.Random(f"{file} {seed}"))
+            caplog.clear()
+            with pytest.raises(CheckpointError, match=newest.name):
+                read_step(newest)
+            assert names.load("latest", saved_number) == 4, file
+            assert newest.name in caplog.text
+            for name in (newest.name, "E1_U6_S48"):  # an explicit name is no "or an older one"
+                with pytest.raises(CheckpointError):
+                    names.load(name, saved_number)
+            shutil.rmtree(newest)
+            shutil.copytree(sound, newest)
+    assert run.recover() == 6
+    return tried
+
+
+def test_sound_checkpoints_are_never_called_damaged(run: Any, saved_number: Any, caplog: Any) -> None:
+    for update in (2, 4, 6):
+        assert StepNames(run.checkpoints).load(step_name(update), saved_number) == update
+    assert StepNames(run.checkpoints).load("latest", saved_number) == 6
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_where_all_checkpoints_are_damaged_nothing_begins_from_zero(  # C5
+    file: str, run: Any, saved_number: Any
+) -> None:
+    for update in (2, 4, 6):
+        flip_a_bit(step(run, update) / file, Path(), random.Random(update))
+    with pytest.raises(CheckpointError, match="no sound checkpoint is left") as error:
+        StepNames(run.checkpoints).load("latest", saved_number)
+    assert all(step_name(update) in error.value.message for update in (2, 4, 6))
+
+
+def test_a_link_in_the_place_of_a_folder_is_not_followed(run: Any, saved_number: Any) -> None:
+    moved = (step(run, 6) / "callbacks").rename(run.checkpoints.parent / "callbacks")
+    (step(run, 6) / "callbacks").symlink_to(moved)
+    assert StepNames(run.checkpoints).load("latest", saved_number) == 4
+
+
+@pytest.mark.parametrize("replace", [lambda path: path.write_bytes(b""), os.mkfifo, os.mkdir])
+def test_something_else_in_the_place_of_a_step_is_damage(replace: Any, run: Any, saved_number: Any) -> None:
+    shutil.rmtree(step(run, 6))
+    replace(step(run, 6))
+    assert StepNames(run.checkpoints).load("latest", saved_number) == 4
+
+
+def test_a_checkpoint_of_a_newer_format_is_refused_with_the_version_that_it_needs(  # C4
+    run: Any, saved_number: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = step(run, 6) / "manifest.json"
+    body = json.loads(file.read_bytes()) | {"format": 2, "written_by": "3.1.4", "unheard_of": [1]}
+    del body["sha256"]
+    body["sha256"] = manifests._digest(body)
+    file.write_text(json.dumps(body))
+    for name in ("latest", step_name(6)):  # taking an older one would throw sound work away
+        with pytest.raises(NewerFormatError, match=r"format 2, written by noether-train 3\.1\.4") as error:
+            StepNames(run.checkpoints).load(name, saved_number)
+        assert error.value.hint == "install noether-train>=3.1.4"
+    assert StepNames(run.checkpoints).load(step_name(4), saved_number) == 4
+
+
+def test_a_run_that_was_moved_or_copied_is_as_good_as_before(run: Any, tmp_path: Path, saves: Any) -> None:  # C6
+    for path in run.checkpoints.rglob("*"):
+        assert not path.is_file() or str(tmp_path).encode() not in path.read_bytes()
+    shutil.move(tmp_path / "copy", tmp_path / "elsewhere")
+    moved = saves(tmp_path / "elsewhere")
+    assert moved.recover() == 6
+    moved.save(8)
+    assert moved.recover() == 8
+
+
+def test_a_manifest_says_who_wrote_it(run: Any) -> None:
+    assert Manifest.decode((step(run, 6) / "manifest.json").read_bytes()).written_by
