@@ -72,5 +72,8 @@ class RunningTrainer(Protocol):
     def request_stop(self, reason: str) -> None:
         """End training at the next boundary, with a checkpoint."""
 
+    def check_state(self, step: Any, state: Any) -> None:
+        """Refuse the state of a saved step that the run cannot go on from."""
+
     def restore_state(self, model: Any, step: Any, state: Any) -> None:
         """Go on from the state of a saved step, which was read whole."""

@@ -15,6 +15,7 @@ from noether.core.writers.saved_step import SavedStep
 from noether.core.writers.step_state import StepState
 from noether.errors import CheckpointError
 from noether.training.loop.capture import restore_rng
+from noether.training.loop.fitting import require_fitting
 
 if TYPE_CHECKING:
     from noether.training.trainers.base import BaseTrainer
@@ -38,8 +39,9 @@ def restore_step(trainer: BaseTrainer, model: ModelBase, step: SavedStep, state:
         state: What `step.state()` returned.
 
     Raises:
-        CheckpointError: The state is for another model.
+        CheckpointError: The state is for another model, or for a run of other sizes.
     """
+    require_fitting(trainer, step, state)
     _restore_model(model, state.model, step)
     if model.optimizers():  # an evaluation has none
         restore_optimizers(model, state.optimizer_tensors, state.optimizer_values)
