@@ -11,6 +11,7 @@ from noether.core.schemas.config_class import CONFIG_BASES, config_class_of
 from noether.core.schemas.signature import SignatureConfig
 from noether.kernel.registry import Registry
 from noether.kernel.roles import ROLES
+from noether.spec.fields import table_class_of
 from noether.spec.model import CheckpointsTable, Expectation, LoaderTable, PluginsTable, RunSpec
 from reference_pages.kinds import built_in
 from reference_pages.markdown import fields_table, summary
@@ -59,11 +60,20 @@ def _role(role: str) -> list[str]:
     base = _base_fields(role)
     parts = [f"## {role}", f"In a spec: `{ROLES[role].hint}`. Kinds: [built-in kinds](kinds.md#{role})."]
     if base:
-        parts += ["What every kind can be told:", fields_table(base)]
+        parts += ["What every kind can be told:", fields_table(base), *_tables_in(base)]
     for kind, config in own.items():
         fields = {name: field for name, field in config.model_fields.items() if name not in {*base, "kind"}}
         if fields:
-            parts += [f"### {role} {kind}", summary(config), fields_table(fields)]
+            parts += [f"### {role} {kind}", summary(config), fields_table(fields), *_tables_in(fields)]
+    return parts
+
+
+def _tables_in(fields: dict[str, FieldInfo]) -> list[str]:
+    """Return what may stand in the tables, without a kind, that some of the fields hold a list of."""
+    parts = []
+    for name, field in fields.items():
+        if (table_class := table_class_of(field)) is not None:
+            parts += [f"Each table of `{name}`: {summary(table_class)}", fields_table(table_class.model_fields)]
     return parts
 
 

@@ -33,6 +33,7 @@ _INLINE = {"loss": "loss_fn", "optimizer": "optimizer", "schedule": "schedule"}
 def print_kind(component: Component) -> None:
     """Print where a kind comes from, what it does, and what it can be told."""
     from noether.core.schemas.config_class import config_class_of
+    from noether.spec.fields import table_class_of
 
     if component.role == PLUGIN.name:
         _print_plugin(component)
@@ -41,7 +42,12 @@ def print_kind(component: Component) -> None:
     summary = (inspect.getdoc(component.target) or "").strip().partition("\n")[0]
     path = f"{component.target.__module__}.{getattr(component.target, '__qualname__', '')}"
     print(f"{component.role} '{component.kind}' from {component.origin}: {path}\n  {summary}\n")
-    print_table([_row(name, field) for name, field in config_class.model_fields.items() if name != "kind"])
+    fields = {name: field for name, field in config_class.model_fields.items() if name != "kind"}
+    print_table([_row(name, field) for name, field in fields.items()])
+    for name, field in fields.items():
+        if (table_class := table_class_of(field)) is not None:
+            print(f"\neach table of {name}\n")
+            print_table([_row(*option) for option in table_class.model_fields.items()])
     print(f"\n{_example(component, config_class)}")
 
 
@@ -66,11 +72,13 @@ def _row(name: str, field: FieldInfo) -> dict[str, str]:
 def _type(annotation: Any) -> str:
     """Write a type as a spec's reader thinks of it: `float | None`, and `table` for what a `kind` chooses."""
     if isinstance(annotation, type) and not get_args(annotation):
-        return annotation.__name__
+        return "table" if hasattr(annotation, "model_fields") else annotation.__name__
     if get_origin(annotation) in (Union, UnionType):
         return " | ".join("None" if member is NoneType else _type(member) for member in get_args(annotation))
     if get_origin(annotation) is Annotated or annotation is Any:
         return "table"
+    if get_origin(annotation) is list:
+        return f"list[{_type(get_args(annotation)[0])}]"
     return str(annotation).replace("typing.", "")
 
 

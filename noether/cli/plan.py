@@ -41,3 +41,5 @@ def plan(
         print(json.dumps(dataclasses.asdict(made), indent=1))
     else:
         print_plan(made)
+        for note in loaded.notes:
+            print(f"\nnote: {note}")

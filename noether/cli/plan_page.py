@@ -104,6 +104,8 @@ def _checkpoints(checkpoints: PlannedCheckpoints) -> dict[str, str]:
         "size": f"about {size_in_words(checkpoints.size)} each, {kept} kept",
         "files": of_files,
     }
+    if checkpoints.naming:
+        lines["beside"] = f"the best of {', '.join(checkpoints.naming)}, which stay and are not counted here"
     if not checkpoints.optimizer_known:
         lines["not counted"] = "the optimizer's state, which is not known before the first update"
     return lines

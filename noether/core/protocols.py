@@ -73,7 +73,10 @@ class RunningTrainer(Protocol):
         """End training at the next boundary, with a checkpoint."""
 
     def raise_if_stopped(self) -> None:
-        """Interrupt an evaluation pass between two batches where the run has been told to stop; it is repeated later."""
+        """Interrupt an evaluation pass between two batches where the run was told to stop."""
+
+    def check_state(self, step: Any, state: Any) -> None:
+        """Refuse the state of a saved step that the run cannot go on from."""
 
     def restore_state(self, model: Any, step: Any, state: Any) -> None:
         """Go on from the state of a saved step, which was read whole."""

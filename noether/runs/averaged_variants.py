@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from noether.core.callbacks.checkpoint.ema import EmaCallbackConfig
@@ -33,12 +34,20 @@ def with_averaged_variants(spec: RunSpec, manifest: Manifest) -> RunSpec:
             if not manifest.files.keys() >= set(files):
                 continue
             children = list(config.eval_callbacks or [])
-            known = [_what_it_does(child) for child in children]
-            children += [other for other in evaluating if _what_it_does(other) not in known]
+            # First, so that a key which both log means what it meant in training.
+            children = [*_others(evaluating, children), *children]
             config = config.model_copy(update={"id": identifier, "eval_callbacks": children})
         kept.append(config)
     trainer = spec.trainer.model_copy(update={"callbacks": kept})
     return spec.model_copy(update={"trainer": trainer})
+
+
+def _others(evaluating: Sequence[CallBackBaseConfig], children: Sequence[CallBackBaseConfig]) -> list[Any]:
+    """Return those that do what no child does, without an id where a child has the same."""
+    known = [_what_it_does(child) for child in children]
+    taken = {child.id for child in children}
+    others = [other for other in evaluating if _what_it_does(other) not in known]
+    return [other.model_copy(update={"id": None}) if other.id in taken else other for other in others]
 
 
 def _goes_through_data(config: CallBackBaseConfig) -> bool:

@@ -89,6 +89,8 @@ def evaluate(
         plugins = configured(loaded.spec)
         weights = StepNames(paths.checkpoint_path).load(checkpoint, _SavedWeights.read)
         spec = with_averaged_variants(loaded.spec, weights.checkpoint.step.manifest)
+        # What the run began with may be gone by now, and none of it would be left in the model.
+        spec = spec.model_copy(update={"initializer": None})
         target = EvaluationPaths(paths, weights.name)
         _begin_anew(target.metrics_path)
         with process_state(spec):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from noether.core.distributed.ranks import world_size
 from noether.data.dataset import length_of
@@ -12,6 +12,7 @@ from noether.runs.checkpoint_size import checkpoint_files
 from noether.runs.plan_callbacks import (
     PlannedCallback,
     PlannedPass,
+    naming_callbacks,
     other_hooks,
     planned_callbacks,
     planned_passes,
@@ -30,12 +31,14 @@ class PlannedCheckpoints:
         kept: Those that are still there at the end.
         files: Bytes of each file, as far as it is known before the first update.
         optimizer_known: Whether the optimizer's state is among them.
+        naming: Callbacks that commit further ones, which stay as long as they name them.
     """
 
     updates: list[int]
     kept: list[int]
     files: dict[str, int]
     optimizer_known: bool
+    naming: list[str] = field(default_factory=list)
 
     @property
     def size(self) -> int:
@@ -145,4 +148,4 @@ def _checkpoints(run: Run) -> PlannedCheckpoints:
         return PlannedCheckpoints([], [], {}, optimizer_known=True)
     files, complete = checkpoint_files(run)
     keep = max(run.trainer.checkpoint_writer.keep_last, 1)
-    return PlannedCheckpoints(updates, updates[-keep:], files, complete)
+    return PlannedCheckpoints(updates, updates[-keep:], files, complete, naming_callbacks(run))

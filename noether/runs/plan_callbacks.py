@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from noether.core.callbacks.checkpoint.best import BestCheckpointCallback
+from noether.core.callbacks.nested import family
 from noether.core.callbacks.participants import participants_of
 from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
 from noether.core.utils.training.counter import UpdateCounter
@@ -82,6 +84,11 @@ def saving_updates(run: Run) -> list[int]:
         if getattr(participant.instance, "saves_checkpoints", False):
             updates.update(_firing(intervals, counter))
     return sorted(updates)
+
+
+def naming_callbacks(run: Run) -> list[str]:
+    """Return the ids of the callbacks that keep the checkpoints of their best values, whatever else is removed."""
+    return [callback.id for callback in family(run.trainer.callbacks) if isinstance(callback, BestCheckpointCallback)]
 
 
 def planned_passes(run: Run) -> list[PlannedPass]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +16,27 @@ from noether.runs.configured import configured
 from noether.runs.process_state import device_of, process_state
 from noether.spec.load import LoadedSpec
 
+_CALLBACKS = logging.getLogger("noether.callbacks")
+
+
+@contextmanager
+def _quiet_callbacks() -> Iterator[None]:
+    """Let nobody hear what callbacks log: it is about a training that does not take place."""
+    silence, propagate = logging.NullHandler(), _CALLBACKS.propagate
+    _CALLBACKS.addHandler(silence)
+    _CALLBACKS.propagate = False
+    try:
+        yield
+    finally:
+        _CALLBACKS.propagate = propagate
+        _CALLBACKS.removeHandler(silence)
+
 
 @contextmanager
 def rehearsal(loaded: LoadedSpec, plugins: Iterable[str] = (), *, extras: Iterable[Participant] = ()) -> Iterator[Run]:
     """Build everything of a run but its trackers, ready to train, its folder a temporary one.
+
+    What its callbacks log is not heard.
 
     Args:
         loaded: A valid spec.
@@ -29,7 +47,7 @@ def rehearsal(loaded: LoadedSpec, plugins: Iterable[str] = (), *, extras: Iterab
         UsageError: Something in the spec cannot be built.
     """
     spec = loaded.spec.model_copy(deep=True)  # a plugin may configure it, and the run has it still before it
-    with use_registry(loaded.registry), TemporaryDirectory(prefix="noether-") as folder:
+    with use_registry(loaded.registry), TemporaryDirectory(prefix="noether-") as folder, _quiet_callbacks():
         participants = configured(spec, plugins)
         with process_state(spec):
             paths = PathProvider(spec.output, spec.name)  # an initializer may take weights of another run there

@@ -37,6 +37,7 @@ def check(document: dict[str, Any]) -> Iterator[Problem]:
     if isinstance(datasets, dict):
         yield from _training_set(document.get("trainer"), datasets)
     yield from _one_limit(document.get("trainer"))
+    yield from _one_initializer(document)
 
 
 def _one_limit(trainer: Any) -> Iterator[Problem]:
@@ -47,6 +48,14 @@ def _one_limit(trainer: Any) -> Iterator[Problem]:
     if len(given) > 1:  # none may be a misspelt one, which is told already
         message = f"exactly one of {', '.join(_LIMITS)} must be set; found {' and '.join(given)}"
         yield Problem(("trainer",), message, at=tuple(("trainer", name) for name in given))
+
+
+def _one_initializer(document: dict[str, Any]) -> Iterator[Problem]:
+    trainer = document.get("trainer")
+    if "initializer" in document and isinstance(trainer, dict) and "initializer" in trainer:
+        places = (("initializer",), ("trainer", "initializer"))
+        message = "found initializer and trainer.initializer, which mean the same"
+        yield Problem(("initializer",), message, "remove one of them", at=places)
 
 
 def _interval(item: Any, config_class: type[BaseModel] | None, path: tuple[str | int, ...]) -> Iterator[Problem]:

@@ -77,6 +77,15 @@ def item_at(value: Any, part: str | int) -> Any:
     return None
 
 
+def table_class_of(annotation: Any) -> type[BaseModel] | None:
+    """Return the class of the tables that a field holds a list of, where they have no kind; else None."""
+    for option in alternatives(annotation):
+        item = get_args(option)[0] if get_origin(option) is list else None
+        if isinstance(item, type) and issubclass(item, BaseModel):
+            return item
+    return None
+
+
 @cache
 def lists_of_role(owner: type[BaseModel], role: str) -> list[str]:
     """Return the fields of a class that hold lists of configs of a role: `callbacks`, `eval_callbacks`."""

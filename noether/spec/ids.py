@@ -30,14 +30,17 @@ def item_ids(items: Sequence[Any], role: str) -> list[str]:
     for item in items:
         explicit = item.get("id") if isinstance(item, dict) else None
         if not isinstance(explicit, str):
-            explicit = free_name(_short_kind(item, role), taken)
+            explicit = free_name(default_id(item, role), taken)
             taken.add(explicit)
         ids.append(explicit)
     return ids
 
 
-def _short_kind(item: Any, role: str) -> str:
-    """Return the short name of what an item's kind means, however it is spelled; nothing is imported."""
+def default_id(item: Any, role: str) -> str:
+    """Return the id of an item without its own where that is free: the short name of what its kind means.
+
+    It does not matter how the kind is spelled, and nothing is imported.
+    """
     kind = item.get("kind") if isinstance(item, dict) else item
     if not isinstance(kind, str) or not kind:
         return role

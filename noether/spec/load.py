@@ -15,6 +15,7 @@ from noether.kernel.registry import Registry, use_registry
 from noether.spec.checks import check
 from noether.spec.completion import complete
 from noether.spec.environment import Readings, read_environment
+from noether.spec.id_notes import id_notes
 from noether.spec.layering import THE_SPEC, layered, override
 from noether.spec.limits import MAX_PROBLEMS
 from noether.spec.meaning import meaning_problems
@@ -44,7 +45,7 @@ class LoadedSpec:
         registry: What the kinds were resolved with; keep it active (`use_registry`) while building the run.
         origins: Where every value comes from.
         document: What all layers say together, before any default of a field.
-        notes: What was changed to understand files of an older format.
+        notes: What to know of how it was understood: changes to files of an older format, ids that may surprise.
     """
 
     spec: RunSpec
@@ -102,6 +103,7 @@ def load_spec(
         complete(spec, origins, folder, readings.references)
         if wrong := meaning_problems(spec, plugins=plugins):
             raise InvalidSpecError(located(wrong, origins), origin=origin)
+        notes = (*notes, *id_notes(readings.table))
     return LoadedSpec(spec, text, path, project, registry, origins, readings.table, notes)
 
 

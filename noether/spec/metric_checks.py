@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 from noether.core.utils.metric_direction import metric_direction
 from noether.core.utils.nearest import did_you_mean
@@ -32,28 +33,60 @@ def metric_findings(flow: MetricFlow, expected: Iterable[str]) -> Iterator[Findi
 
 
 def _reads(actor: Actor, flow: MetricFlow) -> Iterator[Finding]:
-    """What a callback reads has to be logged in the same round, before it is called."""
+    """What a callback reads has to be logged in the same round, before it is called.
+
+    A mistake is told once, though a nested callback makes it in each set of children.
+    """
     for wanted in actor.target.consumed_metrics(actor.config):
-        path = _place(actor, wanted)
-        for key in (prefix + wanted for prefix in actor.prefixes):
-            producers = [one for one in flow.producers(key) if one is not actor]
-            if not producers:
-                yield _nobody(path, f"reads the metric {quoted(key)}", key, flow)
-            elif not any(one.moment < actor.moment and _covers(one, actor) for one in producers):
-                message, hint = _too_late(actor, producers)
-                both = (path, *(one.path for one in producers if one.path is not None))
-                problem = Problem(path, f"reads the metric {quoted(key)}, {message}", hint, at=both, labels=_LABELS)
-                yield Finding(problem, not flow.silent)
+        found = (_read(actor, prefix, wanted, flow) for prefix in actor.prefixes)
+        yield from islice(filter(None, found), 1)
 
 
-def _nobody(path: Path, reads: str, key: str, flow: MetricFlow) -> Finding:
-    known = flow.known_keys()
+def _read(actor: Actor, prefix: str, wanted: str, flow: MetricFlow) -> Finding | None:
+    path, key = _place(actor, wanted), prefix + wanted
+    producers = [one for one in flow.producers(key) if one is not actor]
+    if not producers:
+        owner = flow.owner_of(actor)
+        if owner is not None and any(one and wanted.startswith(one) for one in actor.prefixes):
+            return Finding(_prefixed(path, wanted, owner), not flow.silent)
+        return _nobody(path, f"reads the metric {quoted(key)}", wanted, flow, inside=prefix, besides=actor)
+    if any(one.moment < actor.moment and _covers(one, actor) for one in producers):
+        return None
+    message, hint = _too_late(actor, producers)
+    both = (path, *(one.path for one in producers if one.path is not None))
+    problem = Problem(path, f"reads the metric {quoted(key)}, {message}", hint, at=both, labels=_LABELS)
+    return Finding(problem, not flow.silent)
+
+
+def _prefixed(path: Path, wanted: str, owner: Actor) -> Problem:
+    kind = owner.config.kind
+    message = f"reads the metric {quoted(wanted)} by its name outside of the {kind} that this callback is nested in"
+    hint = f"leave out the prefix: inside of this {kind} its own metrics are meant"
+    return Problem(path, message, hint)
+
+
+def _nobody(
+    path: Path, reads: str, key: str, flow: MetricFlow, *, inside: str = "", besides: Actor | None = None
+) -> Finding:
+    """Return that nothing logs a metric, with what is logged instead.
+
+    Args:
+        path: What names the metric.
+        reads: What is done with it, its whole key named.
+        key: The key as it is named.
+        flow: Who logs what.
+        inside: Where the key is named, all keys begin with this, which is left out there.
+        besides: Who wants the metric; what it logs itself cannot be meant.
+    """
+    everything = flow.known_keys(besides=besides)
+    known = [pattern.removeprefix(inside) for pattern in everything if pattern.startswith(inside)]
     message = f"{reads}, which nothing logs.{did_you_mean(key, known)}"
     if flow.silent:
         may = f"{_listed(flow.silent)} may, without saying so"
         return Finding(Problem(path, f"{message} {may}", on_key=_is_key(path)), certain=False)
     more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
-    hint = f"logged are {', '.join(known[:_SHOWN])}{more}" if known else "add a callback that logs it"
+    there = " there" if inside else ""
+    hint = f"logged{there} are {', '.join(known[:_SHOWN])}{more}" if known else f"add a callback that logs it{there}"
     return Finding(Problem(path, message, hint, on_key=_is_key(path)))
 
 

@@ -70,10 +70,18 @@ class MetricFlow:
         """Return those who log a metric."""
         return [actor for actor in self.actors if actor.logs(key)]
 
-    def known_keys(self) -> list[str]:
-        """Return what is logged, the user's callbacks first; `*` stands for what is not known before the run."""
-        actors = sorted(self.actors, key=lambda actor: actor.path is None)
+    def known_keys(self, *, besides: Actor | None = None) -> list[str]:
+        """Return what is logged, the user's callbacks first; `*` stands for what is not known before the run.
+
+        Args:
+            besides: Whose metrics to leave out.
+        """
+        actors = sorted((actor for actor in self.actors if actor is not besides), key=lambda actor: actor.path is None)
         return list(dict.fromkeys(pattern for actor in actors for pattern in actor.produced))
+
+    def owner_of(self, child: Actor) -> Actor | None:
+        """Return the callback that a nested one belongs to."""
+        return next((actor for actor in self.actors if child.path and actor.path == child.path[:-2]), None)
 
 
 def metric_flow(spec: RunSpec, *, end_update: int | None = None, plugins: Sequence[str] = ()) -> MetricFlow:

@@ -158,7 +158,8 @@ class RunSpec(SpecTable):
     initializer: Annotated[Any, Discriminated("initializer")] | None = Field(
         None,
         examples=[{"kind": "my_project.weights.Pretrained"}],
-        description="Where initial weights come from, if not from the seed.",
+        description="Where the state comes from that training begins with, if not from the seed; `initializer` under "
+        "[trainer] means the same.",
     )
     resolved: dict[str, Any] | None = Field(
         None, description="Written by Noether into resolved specs: versions and origins. Ignored when read."

@@ -80,6 +80,9 @@ def _problem(path: _Path, group: list[ErrorDetails], document: Any, root: type[B
         case "unknown_kind":
             context = first["ctx"]
             return Problem(path, context["message"], context["hint"])
+        case "refused":
+            context = first["ctx"]
+            return Problem((*path, *context["below"]), context["message"], context["hint"])
     expected = dict.fromkeys(_expected(details) for details in group if details["type"] in _EXPECTED)
     if not expected:
         message = _message(first)
@@ -104,10 +107,10 @@ def _expected(details: ErrorDetails) -> str:
 
 
 def _message(details: ErrorDetails) -> str:
-    """Return the message of a validator of a config, with the value that it refused where that is short."""
+    """Return the message of a validator of a config, with the value that it refused where that says anything."""
     if details["type"] in ("value_error", "assertion_error"):
         reason = str(details["ctx"]["error"])
-        if isinstance(details["input"], dict):
+        if isinstance(details["input"], (dict, list, tuple)):
             return reason
         separator = ", " if reason.startswith("expected") else ": "
         return f"found {described(details['input'])}{separator}{reason}"

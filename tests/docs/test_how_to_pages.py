@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import noether
+from noether.core.initializers import weights
 from noether.runs.outcome import Outcome
 
 UPDATES = 22
@@ -167,7 +168,8 @@ def test_training_begins_with_the_weights_of_a_file_and_leaves_frozen_ones_alone
     (project / "pretrained").mkdir()
     backbone = {name.replace("layers", "backbone"): tensor for name, tensor in pretrained.items()}
     save_file(backbone, project / "pretrained/classifier.safetensors")
-    _, _, renamed, frozen, _ = (tomllib.loads(b.text) for b in page["start-from-pretrained-weights.md"].blocks("toml"))
+    blocks = page["start-from-pretrained-weights.md"].blocks("toml")
+    _, _, renamed, _, frozen, _ = (tomllib.loads(block.text) for block in blocks)
     untrained = {"trainer": {"callbacks": [], "start_at_epoch": 2}}
     initial = load_file(newest_step(finish(untrained)) / "model.safetensors")
     begun = load_file(newest_step(finish(untrained, renamed)) / "model.safetensors")
@@ -197,3 +199,50 @@ def test_training_begins_with_the_weights_of_another_run(page, finish, kind: str
     second = finish({"trainer": {"callbacks": [], "start_at_epoch": 2}}, {"initializer": table})
     kept = [load_file(newest_step(outcome) / "model.safetensors") for outcome in (first, second)]
     assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
+
+
+def test_a_head_of_another_name_is_filled_from_the_last_layer(page):
+    table = next(
+        table
+        for block in page["start-from-pretrained-weights.md"].blocks("toml")
+        if "layers.4" in (table := tomllib.loads(block.text).get("initializer", {})).get("rename", {})
+    )
+    tensors = {f"layers.{number}.weight": torch.tensor(float(number)) for number in (0, 2, 4)}
+    found = weights.renamed(tensors, table["rename"])
+    assert {name: int(tensor) for name, tensor in found.items()} == {
+        "trunk.0.weight": 0,
+        "trunk.2.weight": 2,
+        "head.weight": 4,
+    }
+
+
+def test_a_group_trains_slower_and_without_decay(page, finish):
+    (block, _) = page["train-parts-of-a-model-differently.md"].blocks("toml")
+    optimizer = tomllib.loads(block.text)["model"]["optimizer"]
+    outcome = finish({"trainer": {"callbacks": []}}, {"model.optimizer": optimizer})
+    values = json.loads((newest_step(outcome) / "trainer.json").read_text())["optimizer"]
+    (groups,) = [value["groups"] for value in values.values()]
+    by_name = {name: one for one in groups for name in one["names"]}
+    assert by_name["layers.0.weight"]["lr"] == pytest.approx(0.1 * by_name["layers.2.weight"]["lr"])
+    assert by_name["layers.0.weight"]["weight_decay"] == 0.0
+
+
+def test_parts_have_the_optimizers_that_the_spec_gives_them(page, project: Path, finish):
+    how_to = page["train-parts-of-a-model-differently.md"]
+    how_to.write_files(project)
+    _, parts = (tomllib.loads(block.text) for block in how_to.blocks("toml"))
+    outcome = finish({"trainer": {"callbacks": []}}, {"model": parts["model"]})
+    values = json.loads((newest_step(outcome) / "trainer.json").read_text())["optimizer"]
+    assert {name: value["class"] for name, value in values.items()} == {"encoder": "SGD", "head": "AdamW"}
+    assert "encoder.layers.0.weight" in load_file(newest_step(outcome) / "model.safetensors")
+
+
+def test_a_spec_without_training_evaluates_a_checkpoint(page, finish):
+    losses = {"kind": "offline-loss", "every_n_epochs": 1, "dataset_key": "test"}
+    best = {"kind": "best-checkpoint", "every_n_epochs": 1, "metric_key": "loss/test/total"}
+    first = finish({"trainer": {"callbacks": [losses, best]}})
+    (block,) = page["evaluate-a-checkpoint.md"].blocks("toml")
+    tables = tomllib.loads(block.text)
+    initializer = tables["initializer"] | {"path": str(first.run_dir)}
+    again = finish({"trainer": {**tables["trainer"], "callbacks": [losses]}}, {"initializer": initializer})
+    assert again.metrics["loss/test/total"] == pytest.approx(first.metrics["loss/test/total/best"], rel=1e-6)

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from noether import errors
 from noether.core.schemas.config_class import config_class_of
+from noether.core.schemas.optimizers import ParameterGroupConfig
 from noether.core.schemas.signature import SignatureConfig
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.registry import Registry
@@ -86,6 +87,11 @@ def test_every_field_of_a_spec_is_described(page):
     tables = [RunSpec, *(found for found in vars(model).values() if is_table(found))]
     names = {name for table in tables for name in table.model_fields}
     assert [name for name in sorted(names) if f"| `{name}` |" not in text] == []
+
+
+def test_the_options_of_parameter_groups_are_described(page):
+    tables = page["spec.md"].text.partition("Each table of `groups`:")[2].partition("\n### ")[0]
+    assert [name for name in ParameterGroupConfig.model_fields if f"| `{name}` |" not in tables] == []
 
 
 def is_table(found: object) -> bool:

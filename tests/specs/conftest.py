@@ -8,8 +8,8 @@ from noether.kernel.scan import installed_entries
 
 MADE_UP = [
     Entry("callback", "average", "made_up_plugin:AverageCallback", "noether-plugin-average", "1.2"),
-    Entry("callback", "ema", "made_up_plugin:AverageCallback", "noether-plugin-average", "1.2"),
-    Entry("callback", "ema", "another_plugin:Ema", "noether-plugin-swa", "0.3"),
+    Entry("callback", "swa", "made_up_plugin:AverageCallback", "noether-plugin-average", "1.2"),
+    Entry("callback", "swa", "another_plugin:Ema", "noether-plugin-swa", "0.3"),
     Entry("model", "broken", "made_up_plugin:Missing", "noether-plugin-average", "1.2"),
 ]
 

@@ -36,6 +36,13 @@ class InitializerBase(ABC):
         """Logger of this initializer's class."""
         return logging.getLogger(f"noether.initializers.{type(self).__name__}")
 
+    def check(self, trainer: RunningTrainer) -> None:  # noqa: B027  # optional on purpose
+        """Find out whether the state can be had, before the run has left a trace; one of weights alone may leave it.
+
+        Raises:
+            CheckpointError: It cannot.
+        """
+
     @abstractmethod
     def initialize(self, trainer: RunningTrainer, model: ModelBase) -> None:
         """Put the state in place; called once, before training begins."""

@@ -11,9 +11,11 @@ from noether.core.initializers.base import InitializerBase, InitializerConfig
 from noether.core.initializers.run_folder import is_step, run_below, steps_of
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
+from noether.core.writers.manifest import WEIGHTS
 from noether.core.writers.saved_step import SavedStep
 from noether.core.writers.step_names import LATEST, Checkpoint
 from noether.core.writers.step_state import StepState
+from noether.errors import CheckpointError
 
 
 class ResumeInitializerConfig(InitializerConfig):
@@ -59,8 +61,12 @@ class ResumeInitializer(InitializerBase):
 
     The run that has this in its spec is a run of its own: its folder gets its own steps and its own metrics file, which
     begins where it begins, and its spec decides: the learning rate, the limit and the callbacks are those that it says.
-    The model has to be the same. A state of a callback that the spec does not name any more is left alone, and a
-    callback without a saved state begins anew; both are told.
+    The model, the class of the optimizer, the effective batch size and the size of the training set have to be the
+    same, and the limit may not lie before the checkpoint. A state of a callback that the spec does not name any more is
+    left alone, and a callback without a saved state begins anew; both are told.
+
+    A `best-checkpoint` goes on from the best *value* of the other run, and its checkpoint stays there: until there is a
+    better value, this run has none of that name.
 
     Args:
         initializer_config: Which run and checkpoint.
@@ -72,6 +78,17 @@ class ResumeInitializer(InitializerBase):
         super().__init__(initializer_config)
         self.run_id, self.checkpoint = initializer_config.run_id, initializer_config.checkpoint
         self.path = Path(initializer_config.path) if initializer_config.path is not None else None
+        self._found: tuple[SavedStep, StepState] | None = None  # from `check` to `initialize`
+
+    def check(self, trainer: RunningTrainer) -> None:
+        """Read the whole checkpoint, and ask the trainer whether it can go on from there.
+
+        Raises:
+            CheckpointError: There is no such checkpoint, it is damaged, or the run cannot go on from it.
+        """
+        step, state = self._read(trainer)
+        trainer.check_state(step, state)
+        self._found = step, state
 
     def initialize(self, trainer: RunningTrainer, model: ModelBase) -> None:
         """Restore the whole state.
@@ -79,7 +96,8 @@ class ResumeInitializer(InitializerBase):
         Raises:
             CheckpointError: There is no such checkpoint, it is damaged, or it does not fit this run's model.
         """
-        step, state = self._read(trainer)
+        step, state = self._found or self._read(trainer)
+        self._found = None  # as large as the model and its optimizer
         trainer.restore_state(model, step, state)
         self.logger.info("continuing after %s from %s", step.manifest.iteration, step.folder)
 
@@ -91,4 +109,15 @@ class ResumeInitializer(InitializerBase):
 
 
 def _whole(found: Checkpoint) -> tuple[SavedStep, StepState]:
+    """Return the whole state of a step.
+
+    Raises:
+        CheckpointError: Its name stands for averaged weights, or it is damaged or a partial save.
+    """
+    if found.weights != WEIGHTS:
+        raise CheckpointError(
+            f"no run can go on from averaged weights, and the name stands for {found.weights} in {found.step.folder}",
+            hint='begin with them: initializer kind = "checkpoint" takes the same name, beside `path`; or resume from '
+            "latest",
+        )
     return found.step, found.step.state()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import nn
 
+from noether.core.models.adapted import AdaptedModule
 from noether.core.models.base import ModelBase
 from noether.core.models.build import construct_model
 from noether.core.optim.model_optimizer import ModelOptimizer
@@ -65,6 +66,14 @@ class CompositeModel(ModelBase):
             assert isinstance(part, ModelBase)
             parts[name] = part
         return parts
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
+        """Name parameters as checkpoints do, without the wrappers around parts that are plain modules."""
+        wrappers = [f"{name}." for name, module in self.named_modules() if isinstance(module, AdaptedModule)]
+        for name, parameter in super().named_parameters(*args, **kwargs):
+            for start in wrappers:
+                name = name.replace(f"{start}module.", start, 1) if name.startswith(f"{start}module.") else name
+            yield name, parameter
 
     def freeze(self) -> Self:
         """Freeze what each part's config says, then what the composite's own does."""

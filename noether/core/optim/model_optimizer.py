@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from noether.core.optim.optimizer_state import (
     changed_options,
     options_of,
+    require_same_class,
     require_same_names,
     restore_entries,
     restore_options,
@@ -108,7 +109,7 @@ class ModelOptimizer:
         return tensors
 
     def state_values(self) -> dict[str, Any]:
-        """Return what is no tensor: options of each group, and plain entries of the state by parameter name.
+        """Return what is no tensor: the class, options of each group, and plain entries of the state by parameter name.
 
         A group's `changed` names the options that are not as they were when the optimizer was built, those aside that
         a schedule sets.
@@ -129,7 +130,11 @@ class ModelOptimizer:
             }
             for name, parameter in zip(self.names, self.parameters, strict=True)
         }
-        return {"groups": groups, "state": {name: entries for name, entries in plain.items() if entries}}
+        return {
+            "class": type(self.torch_optimizer).__name__,
+            "groups": groups,
+            "state": {name: entries for name, entries in plain.items() if entries},
+        }
 
     def load_state(self, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
         """Take back what `state_tensors` and `state_values` returned; parameters may come in another order.
@@ -139,8 +144,9 @@ class ModelOptimizer:
         there, is state and comes back. What a schedule sets follows from the update alone.
 
         Raises:
-            CheckpointError: The state is for other parameters, which the message names.
+            CheckpointError: The state is for other parameters, or for another optimizer; the message names them.
         """
+        require_same_class(values.get("class"), self.torch_optimizer)
         saved = values["groups"]
         require_same_names([name for group in saved for name in group["names"]], self.names)
         restore_entries(self.torch_optimizer, self.names, tensors, values["state"])

@@ -112,6 +112,23 @@ def restore_options(optimizer: Optimizer, names: Sequence[str], saved: Sequence[
             group[key] = value.to(group[key].device) if isinstance(group.get(key), Tensor) else value
 
 
+def require_same_class(saved: str | None, optimizer: Optimizer) -> None:
+    """Check that a state was made by such an optimizer: another one has entries of other names and meanings.
+
+    Args:
+        saved: Name of the class; None where the checkpoint does not say.
+        optimizer: The optimizer that is to go on with the state.
+
+    Raises:
+        CheckpointError: It was made by another one.
+    """
+    if saved is not None and saved != type(optimizer).__name__:
+        raise CheckpointError(
+            f"the optimizer is {type(optimizer).__name__}, but the checkpoint has the state of {saved}",
+            hint=f'continue with kind = "{saved}", or take the weights alone with initializer kind = "checkpoint"',
+        )
+
+
 def require_same_names(saved: Collection[str], names: Collection[str]) -> None:
     """Check that a state is for these parameters.
 

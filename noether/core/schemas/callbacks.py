@@ -25,7 +25,8 @@ class CallBackBaseConfig(_RegistryBase):
     id: str | None = Field(
         None,
         examples=["val"],
-        description="Unique name of this callback: its key in checkpoints, logs, profiles and overrides.",
+        description="Unique name of this callback: its key in checkpoints, logs, profiles and overrides. If left out, "
+        "its short kind, with -2, -3 where another one has that.",
     )
     name: str | None = Field(
         None, examples=["CheckpointCallback"], description="Name of the callback's class; `kind` says the same."

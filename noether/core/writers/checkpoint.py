@@ -19,7 +19,7 @@ from noether.core.writers.retention import Retention
 from noether.core.writers.save_policy import SavePolicy
 from noether.core.writers.save_request import LAST, SaveQueue, SaveRequest
 from noether.core.writers.step_state import StepState, callback_file, encode_step
-from noether.errors import StorageError, TrainingError
+from noether.errors import SpecError, StorageError, TrainingError
 
 _LOG = logging.getLogger("noether.checkpoints")
 
@@ -61,7 +61,8 @@ class CheckpointWriter:
         self.queue = SaveQueue()
         self.names: dict[str, NamedStep] = {}
         self.last_committed: Path | None = None
-        self._stands_for: tuple[FileOwner, str] | None = None
+        self._reserved: dict[str, str] = {}
+        self._stands_for: tuple[FileOwner, str, bool] | None = None
         self._saved: tuple[int, SaveRequest] | None = None
         self._parent: str | None = None
 
@@ -106,13 +107,15 @@ class CheckpointWriter:
         if tag is not None:
             request.add_name(tag)
 
-    def _save_what_this_stands_for(self, tag: str | None, owner: FileOwner, name: str) -> None:
+    def _save_what_this_stands_for(self, tag: str | None, owner: FileOwner, name: str, is_whole: bool) -> None:
         if tag is None or tag == LAST:
             raise TrainingError(
                 f"a child of callback '{owner.id}' asked for a checkpoint of its weights without a name of its own",
                 hint=f"'{owner.id}' saves them itself: see its save_* settings",
             )
         self.save_files(owner.id, tag, weights=callback_file(owner.id, name))
+        if not is_whole:
+            self.queue.request().add_parts(weights=True, optimizer=False, model_names=None, frozen_weights=True)
 
     def save_files(self, owner: str, tag: str | None = None, *, weights: str = WEIGHTS) -> None:
         """Ask for the files of one callback, its `state_files`.
@@ -127,15 +130,16 @@ class CheckpointWriter:
         if tag is not None:
             request.add_name(tag, weights)
 
-    def standing_for(self, owner: FileOwner, name: str) -> CheckpointWriter:
+    def standing_for(self, owner: FileOwner, name: str, *, is_whole: bool = True) -> CheckpointWriter:
         """Return a view whose `save` asks for a callback's own weights, as the children of an EMA need it.
 
         Args:
             owner: The callback whose weights they are.
             name: Which of its `state_files` holds them.
+            is_whole: Whether they are those of the whole model; otherwise the live weights are saved beside them.
         """
         view = copy.copy(self)
-        view._stands_for = (owner, name)
+        view._stands_for = (owner, name, is_whole)
         return view
 
     @contextmanager
@@ -150,6 +154,24 @@ class CheckpointWriter:
             yield
         finally:
             self.queue.refusal = outer
+
+    def reserve(self, tag: str, owner: str) -> None:
+        """Keep a name for one callback: two that move it would take each other's checkpoints away.
+
+        Args:
+            tag: The name.
+            owner: The callback's id.
+
+        Raises:
+            SpecError: Another one has it.
+        """
+        other = self._reserved.setdefault(tag, owner)
+        if other != owner:
+            raise SpecError(
+                f"the callbacks '{other}' and '{owner}' both name their checkpoints {tag}",
+                hint="let one do what both are for: it takes several tolerances, model_names and eval_callbacks; below "
+                "two `ema` with one factor, let one of these have both model_paths",
+            )
 
     def name(self, tag: str, *, of: str) -> None:
         """Give the step that goes by the name `of` now another name, which stays when `of` moves on.

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from noether.core.utils.nearest import did_you_mean
+from noether.core.writers.choices import choices, meant_by
 from noether.core.writers.errors import NewerFormatError
 from noether.core.writers.manifest import WEIGHTS, NamedStep
 from noether.core.writers.saved_step import SavedStep
@@ -152,8 +152,8 @@ class StepNames:
     def _unknown(self, name: str) -> CheckpointError:
         if not list_steps(self.checkpoints):
             return CheckpointError(f"{self.checkpoints} holds no checkpoints, so none is called {name!r}")
-        spelt = did_you_mean(name.replace("/", "."), self.known())
-        return CheckpointError(f"{self.checkpoints} holds no checkpoint {name!r}.{spelt}", hint=self._choices())
+        meant = meant_by(name, self.known())
+        return CheckpointError(f"{self.checkpoints} holds no checkpoint {name!r}.{meant}", hint=self._choices())
 
     def _choices(self) -> str:
-        return "it has " + (", ".join(self.known()) or "none that is sound")
+        return choices(self.known())

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from noether.core.models.base import ModelBase
 from noether.core.utils.training.counter import UpdateCounter
@@ -49,9 +49,15 @@ def capture_step(
         callbacks=trainer_state["callbacks"],
         data=data_state,
         rank=capture_rng(),
-        frozen=frozenset(name for name, parameter in model.named_parameters() if not parameter.requires_grad),
+        frozen=_frozen(model),
         callback_files=callback_files,
     )
+
+
+def _frozen(model: ModelBase) -> frozenset[str]:
+    """Return the parameters that do not train, under all names that the model's `state_dict` has for them."""
+    state = model.state_dict(keep_vars=True).items()
+    return frozenset(name for name, value in state if isinstance(value, nn.Parameter) and not value.requires_grad)
 
 
 def capture_rng() -> dict[str, Any]:

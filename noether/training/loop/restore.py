@@ -16,6 +16,7 @@ from noether.core.writers.step_state import StepState
 from noether.errors import CheckpointError
 from noether.training.loop.blame import blamed_on
 from noether.training.loop.capture import restore_rng
+from noether.training.loop.fitting import require_fitting
 from noether.training.loop.state import named
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ def restore_step(trainer: BaseTrainer, model: ModelBase, step: SavedStep, state:
         state: What `step.state()` returned.
 
     Raises:
-        CheckpointError: The state is for another model, or for none.
+        CheckpointError: The state is for another model, for a run of other sizes, or for none.
     """
+    require_fitting(trainer, step, state)
     with blamed_on(step.folder):
         _restore(trainer, model, step, state)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.nested import family
 from noether.core.utils.nearest import did_you_mean
+from noether.training.loop.fitting import SIZES
 
 if TYPE_CHECKING:
     from noether.training.trainers.base import BaseTrainer
@@ -28,6 +29,7 @@ def state_of(trainer: BaseTrainer) -> dict[str, Any]:
         "epoch": counter.epoch,
         "update": counter.update,
         "sample": counter.sample,
+        **{size: getattr(counter, size) for size in SIZES},
         "skipped_in_a_row": trainer.skip_nan_loss_counter,
         "grad_scaler": scaler.state_dict() if scaler else None,
         "log_writer": trainer.log_writer.state_dict(),

@@ -41,6 +41,7 @@ from noether.training.loop.batching import plan_batches
 from noether.training.loop.capture import capture_step
 from noether.training.loop.device_guard import finite_guard
 from noether.training.loop.finite import FiniteGuard
+from noether.training.loop.fitting import require_fitting
 from noether.training.loop.interruption import RoundInterrupted, RoundStart
 from noether.training.loop.precision import Precision
 from noether.training.loop.restore import restore_step
@@ -408,10 +409,13 @@ class BaseTrainer(ABC):
 
         Raises:
             UsageError: An optimizer, a schedule, a callback or a hook does not fit.
+            CheckpointError: The initializer cannot take its state from where it is told to.
         """
         model = model.to(self.device)
-        if self.initializer is not None and not self.initializer.continues_a_run:
-            self.initializer.initialize(self, model)  # first of all: callbacks may copy the weights
+        if self.initializer is not None:
+            self.initializer.check(self)
+            if not self.initializer.continues_a_run:
+                self.initializer.initialize(self, model)  # first of all: callbacks may copy the weights
         give_optimizers(model, self.update_counter)
         self.callbacks = session.build_callbacks(self, model)
         session.compile_hooks(self, model)
@@ -508,6 +512,18 @@ class BaseTrainer(ABC):
         if self.pending_round is not None:
             files |= self.pending_round.files
         return capture_step(model, self.update_counter, self.state_dict(), data_state, files)
+
+    def check_state(self, step: SavedStep, state: StepState) -> None:
+        """Check that this run can go on from a saved step, as far as it is known before anything is restored.
+
+        Args:
+            step: Where the state comes from.
+            state: What `step.state()` returned.
+
+        Raises:
+            CheckpointError: An update or an epoch has another size here, or the run's limit lies before the step.
+        """
+        require_fitting(self, step, state)
 
     def restore_state(self, model: ModelBase, step: SavedStep, state: StepState) -> None:
         """Go on from a saved step; the counterpart of `capture_state`. Optimizers and callbacks must have been built.

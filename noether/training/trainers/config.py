@@ -49,7 +49,7 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
     initializer: Annotated[Any, Discriminated("initializer")] | None = Field(
         None,
         examples=[{"kind": "my_project.weights.Pretrained"}],
-        description="Where the state comes from that training begins with.",
+        description="Where the state comes from that training begins with; [initializer] means the same.",
     )
     log_every_n_epochs: int | None = Field(None, ge=1, examples=[1], description="Epochs between lines of progress.")
     log_every_n_updates: int | None = Field(None, ge=1, examples=[50], description="Updates between lines of progress.")

@@ -70,6 +70,23 @@ def test_averages_that_a_step_does_not_hold_are_left_out_rather_than_taken_from_
     assert not [key for key in best["metrics"] if key.startswith("ema=")]
 
 
+def test_an_ema_s_own_evaluation_keeps_its_key_beside_another_of_the_same_id(finish, evaluate, metric_lines):
+    some = {**OFFLINE_LOSS, "id": "val", "max_size": 4}
+    callbacks = [{**OFFLINE_LOSS, "id": "val"}, {**EMA, "eval_callbacks": [some]}, CHECKPOINT]
+    outcome = finish({"trainer.callbacks": callbacks}, run_id="trained")
+    key = "ema=0.5/loss/test/total"
+    assert evaluate("trained")["metrics"][key] == logged(outcome, key, metric_lines)[2]
+
+
+def test_what_the_run_began_with_may_be_gone(trained, finish, evaluate, workplace):
+    weights = workplace / "begin.safetensors"
+    weights.write_bytes((trained.run_dir / "checkpoints/step-000000000012/model.safetensors").read_bytes())
+    begin = {"kind": "checkpoint", "path": str(weights)}
+    outcome = finish({"initializer": begin, "trainer.callbacks": [OFFLINE_LOSS, CHECKPOINT]}, run_id="again")
+    weights.unlink()
+    assert evaluate("again")["metrics"]["loss/test/total"] == outcome.metrics["loss/test/total"]
+
+
 def test_statistics_of_transforms_are_those_of_the_checkpoint(trained, finish, evaluate, workplace):
     normalize = [{"kind": "normalize", "properties": ["x"]}]
     outcome = finish({"transforms": normalize, "trainer.callbacks": [OFFLINE_LOSS, CHECKPOINT]}, run_id="normalized")

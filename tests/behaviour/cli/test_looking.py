@@ -80,6 +80,24 @@ def test_the_example_of_plugins_info_is_toml_that_a_spec_takes(noether_command, 
     assert callbacks == [{"kind": "offline-loss", "every_n_epochs": 1}]
 
 
+def test_plugins_info_shows_the_options_of_tables_without_a_kind(noether_command):
+    page = noether_command("plugins", "info", "AdamW").out
+    assert any(line.split()[:2] == ["groups", "list[table]"] for line in page.splitlines())
+    tables = page[page.index("each table of groups") :]
+    for option in ("match", "lr_scale", "weight_decay", "decay_bias_and_norm"):
+        assert f"\n{option} " in tables
+
+
+def test_check_and_plan_tell_of_an_id_that_may_surprise(noether_command, spec_file, tiny_spec):
+    losses = {"kind": "offline-loss", "id": "checkpoint", "every_n_epochs": 1, "dataset_key": "test"}
+    spec = spec_file(
+        trainer=tiny_spec["trainer"] | {"callbacks": [losses, {"kind": "checkpoint", "every_n_epochs": 1}]}
+    )
+    note = 'note: trainer.callbacks.1: its id is "checkpoint-2", because trainer.callbacks.0 has the id "checkpoint"\n'
+    for verb in ("check", "plan"):
+        assert note in noether_command(verb, spec).out
+
+
 def test_plugins_info_of_an_unknown_kind(refusal):
     assert "Did you mean 'offline-loss'?" in refusal("plugins", "info", "ofline-loss")
 

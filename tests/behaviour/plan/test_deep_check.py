@@ -1,5 +1,6 @@
 """`check --deep`: what only building and trying tells."""
 
+import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -111,3 +112,12 @@ def test_a_state_that_cannot_be_saved_is_told(deep, lab):
     fails = {"kind": "lab.callbacks.FailsIn", "every_n_epochs": 1, "hook": "state_dict"}
     (problem,) = deep({"trainer.callbacks": [fails]})
     assert "the lab is on fire" in problem.message
+
+
+def test_what_callbacks_log_in_two_updates_is_not_heard(deep, capfd, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as in a process of the command line
+    best = {"kind": "best-checkpoint", "every_n_epochs": 1, "metric_key": "loss/test/total", "tolerances": [5]}
+    assert deep({"trainer.callbacks": [loss(), best]}) == []
+    assert capfd.readouterr() == ("", "")
+    logging.getLogger("noether.callbacks.Any").warning("heard again")
+    assert capfd.readouterr().err == "heard again\n"

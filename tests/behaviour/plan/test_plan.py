@@ -9,6 +9,7 @@ import tomli_w
 
 import noether
 from noether.cli.main import main
+from noether.cli.plan_page import print_plan
 from noether.kernel.participant import Participant
 from noether.runs.plan_callbacks import planned_callbacks
 from noether.runs.rehearsal import rehearsal
@@ -78,6 +79,15 @@ def test_callbacks_fire_when_and_in_the_order_that_the_plan_says(plan, run, lab)
         "samples": None,
         "small-samples": None,
     }
+
+
+def test_the_best_checkpoints_are_told_beside_those_that_are_kept(plan, capsys):
+    best = {"kind": "best-checkpoint", "every_n_epochs": 1, "metric_key": "loss/test/total"}
+    print_plan(plan({"trainer.callbacks": [loss(), best]}))
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert ["beside", "the best of best-checkpoint, which stay and are not counted here"] in lines
+    print_plan(plan())
+    assert "beside" not in capsys.readouterr().out
 
 
 def test_checkpoints_are_committed_and_kept_as_planned(plan, finish):

@@ -125,6 +125,14 @@ def test_a_part_that_a_composite_has_not_ends_the_run_before_its_first_update(ru
     assert list_steps(outcome.run_dir / "checkpoints") == []
 
 
+def test_two_that_would_take_each_other_s_checkpoints_away_are_told_before_the_first_update(run, lab):
+    other = {**TOLD_KEEPER, "id": "other", "higher_is_better": True}
+    outcome = run({"trainer.callbacks": [TOLD, TOLD_KEEPER, other]})
+    assert isinstance(outcome.error, SpecError)
+    assert "'keeper' and 'other' both name their checkpoints best_model.loss.told" in outcome.error.message
+    assert list_steps(outcome.run_dir / "checkpoints") == []
+
+
 def test_below_an_ema_the_best_checkpoint_is_one_of_the_averages(finish, workplace):
     averages = {"kind": "ema", "id": "ema", "every_n_epochs": 1, "target_factors": [0.5, 0.9]}
     outcome = finish(changed(before=[{**averages, "eval_callbacks": [HELD_OUT, KEEPER]}]))

@@ -150,6 +150,15 @@ def test_parts_of_a_composite_are_averaged_alone(tmp_path: Path) -> None:
         _ = make_callback(ema(model_paths=["head"]), make_trainer(tmp_path / "b"), model).averages
 
 
+def test_a_best_checkpoint_of_averages_of_a_part_is_one_of_the_whole_model(tmp_path: Path) -> None:
+    best = {"kind": "best-checkpoint", "every_n_updates": 3, "metric_key": "loss/test/total"}
+    trained(tmp_path, ema(OFFLINE_LOSS, best, model_paths=["layers.0"]))
+    names = StepNames(tmp_path / "test-run" / "checkpoints")
+    partial = names.find(list_steps(names.checkpoints)[0].name)
+    assert not partial.step.manifest.resumable
+    assert set(partial.tensors()) == set(make_model().state_dict())
+
+
 # What children may do
 
 
@@ -162,8 +171,11 @@ def test_a_checkpoint_of_the_model_is_refused_while_it_has_averaged_weights(tmp_
 
 
 def test_a_checkpoint_callback_cannot_be_nested(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="a checkpoint callback cannot be nested here"):
+    with pytest.raises(ValueError, match="a checkpoint callback cannot be nested in an ema"):
         make_callback(ema({"kind": "checkpoint", "every_n_epochs": 1}), make_trainer(tmp_path))
+    best = {"kind": "best-checkpoint", "every_n_epochs": 1, "metric_key": "loss/test/total"}
+    with pytest.raises(ValueError, match="a checkpoint callback cannot be nested in an ema"):
+        make_callback(ema({**best, "eval_callbacks": [{"kind": "checkpoint"}]}), make_trainer(tmp_path / "deep"))
 
 
 def test_the_live_weights_are_back_after_a_child_failed(tmp_path: Path) -> None:

@@ -193,20 +193,99 @@ def test_transforms_are_those_of_the_checkpoint_though_the_data_has_changed(fini
     assert evaluated.metrics["loss/test/total"] == straight.metrics["loss/test/total"]
 
 
-def test_a_run_id_that_is_not_there_is_told(run):
-    run(HARD, run_id="first")
-    outcome = run({**HARD, "initializer": resume(run_id="frist")})
-    assert isinstance(outcome.error, CheckpointError)
-    assert "there is no run 'frist' in" in str(outcome.error)
-    assert "Did you mean 'first'?" in str(outcome.error)
-    assert outcome.exit_code == 3
+@pytest.fixture
+def refused(run):
+    """Returns why a run is refused before it has a folder."""
+
+    def why(changes):
+        with pytest.raises(CheckpointError) as refusal:
+            run(changes, run_id="second")
+        assert not Path("runs/second").exists()
+        return str(refusal.value)
+
+    return why
 
 
-def test_a_checkpoint_that_is_not_there_is_told_with_those_that_are(run):
-    run({"trainer.callbacks": []}, run_id="first")
-    outcome = run({"trainer.callbacks": [], "initializer": resume("lats")})
-    assert "holds no checkpoint 'lats'. Did you mean 'latest'?" in str(outcome.error)
-    assert "it has latest, last, E2_U12_S96" in str(outcome.error)
+def test_a_run_id_that_is_not_there_is_told(finish, refused):
+    finish(HARD, run_id="first")
+    why = refused({**HARD, "initializer": resume(run_id="frist")})
+    assert "there is no run 'frist' in" in why
+    assert "Did you mean 'first'?" in why
+
+
+def test_a_checkpoint_that_is_not_there_is_told_with_those_that_are(finish, refused):
+    finish({"trainer.callbacks": []}, run_id="first")
+    why = refused({"trainer.callbacks": [], "initializer": resume("lats")})
+    assert "holds no checkpoint 'lats'. Did you mean 'latest'?" in why
+    assert "it has latest, last, E2_U12_S96" in why
+
+
+def test_a_damaged_or_partial_checkpoint_is_told(finish, refused):
+    weights = {"kind": "checkpoint", "every_n_epochs": 1, "save_optim": False, "save_latest_optim": False}
+    first = finish({**HARD, "trainer.callbacks": [weights]}, run_id="first")
+    assert "holds a part of the state only" in refused({**HARD, "initializer": resume("E1_U6_S48")})
+    (list_steps(first.run_dir / "checkpoints")[-1] / "optimizer.safetensors").write_bytes(b"damaged")
+    for name in ("last", "latest"):
+        assert "is damaged: optimizer.safetensors" in refused({**HARD, "initializer": resume(name)})
+
+
+@pytest.mark.parametrize("verb", [("plan",), ("check", "--deep")], ids=" ".join)
+def test_a_rehearsal_finds_what_cannot_be_resumed(verb, finish, noether_command):
+    first = finish(run_id="first")
+    spec = Path("spec.toml")
+    spec.write_text((first.run_dir / "spec.toml").read_text() + '\n[initializer]\nkind = "resume"\nrun_id = "frist"\n')
+    ended = noether_command(verb[0], spec, *verb[1:])
+    assert ended.code != 0
+    assert "there is no run 'frist' in" in ended.err
+
+
+def test_another_effective_batch_size_is_refused(finish, refused):
+    finish(HARD, run_id="first")
+    why = refused({**HARD, "trainer.effective_batch_size": 16, "initializer": resume("E0_U5_S40")})
+    assert "no run with effective_batch_size = 16 can go on from" in why
+    assert "that run had effective_batch_size = 8" in why
+
+
+def test_another_number_of_updates_in_an_epoch_is_refused(finish, refused):
+    finish(HARD, run_id="first")
+    with np.load("train.npz") as arrays:
+        np.savez("train.npz", x=arrays["x"][:40], y_target=arrays["y_target"][:40])
+    why = refused({**HARD, "initializer": resume("E0_U5_S40")})
+    assert "no run with updates_per_epoch = 5 can go on from" in why
+    assert "that run had updates_per_epoch = 6" in why
+
+
+@pytest.mark.parametrize(
+    ("limit", "before", "equal"), [("max_epochs", 1, 2), ("max_updates", 11, 12), ("max_samples", 80, 96)]
+)
+def test_a_limit_before_the_checkpoint_is_told_and_one_at_it_is_right(limit, before, equal, finish, refused):
+    finish(HARD, run_id="first")
+    again = {**HARD, "trainer.max_epochs": None, "initializer": resume()}
+    why = refused({**again, f"trainer.{limit}": before})
+    assert f"{limit} = {before} lies before E2_U12_S96" in why
+    assert f"raise {limit}" in why
+    finish({**again, f"trainer.{limit}": equal})
+
+
+def test_averaged_weights_are_not_resumed_from(finish, refused):
+    children = [
+        {"kind": "offline-loss", "every_n_epochs": 1, "dataset_key": "test"},
+        {"kind": "best-checkpoint", "every_n_epochs": 1, "metric_key": "loss/test/total"},
+    ]
+    ema = {"kind": "ema", "every_n_epochs": 1, "target_factors": [0.5], "eval_callbacks": children}
+    changes = {"trainer.callbacks": [ema]}
+    finish(changes, run_id="first")
+    why = refused({**changes, "initializer": resume("best_model.ema=0.5.loss/test/total")})
+    assert "no run can go on from averaged weights, and the name stands for callbacks/ema/0.5.safetensors" in why
+    assert 'kind = "checkpoint"' in why
+
+
+def test_another_optimizer_is_not_resumed(finish, run):
+    finish(HARD, run_id="first")
+    for kind in ("SGD", "Adam"):
+        outcome = run({**HARD, "model.optimizer": {"kind": kind, "lr": 0.01}, "initializer": resume("E0_U5_S40")})
+        assert isinstance(outcome.error, CheckpointError)
+        assert f"the optimizer is {kind}, but the checkpoint has the state of AdamW" in str(outcome.error)
 
 
 @pytest.mark.parametrize(
@@ -223,9 +302,8 @@ def test_another_model_is_not_resumed(change, told, run):
     assert told in str(outcome.error)
 
 
-def test_two_initializers_of_which_one_continues_a_run_are_refused(finish, run):
-    finish(HARD, run_id="first")
-    with pytest.raises(SpecError, match=r"\[initializer\] continues a run .*'resume'"):
+def test_an_initializer_in_both_places_of_the_spec_is_refused(run):
+    with pytest.raises(SpecError, match=r"found initializer and trainer\.initializer, which mean the same"):
         run({**HARD, "initializer": resume(), "trainer.initializer": resume()})
 
 

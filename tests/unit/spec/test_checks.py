@@ -122,3 +122,16 @@ def test_default_ids_are_short_kinds_that_count_on(load: Callable, tables: dict)
         "average",
     ]
     assert [child.id for child in callbacks[-1].eval_callbacks] == ["note", "note-2"]
+
+
+def test_a_default_id_that_another_callback_was_given_is_a_note(load: Callable, tables: dict):
+    every = {"every_n_epochs": 1}
+    tables["trainer"]["callbacks"] = [
+        {"kind": "note", **every},
+        {"kind": "pass", "id": "note", **every},
+        {"kind": "note", "id": "other", **every},
+        {"kind": "AverageCallback", "eval_callbacks": [{"kind": "note", **every}, {"kind": "note", **every}], **every},
+    ]
+    loaded = load(tables)
+    assert [callback.id for callback in loaded.spec.trainer.callbacks] == ["note-2", "note", "other", "average"]
+    assert loaded.notes == ('trainer.callbacks.0: its id is "note-2", because trainer.callbacks.1 has the id "note"',)

@@ -161,6 +161,13 @@ def test_a_metric_that_nobody_logs_names_the_nearest(refused):
     assert "reads the metric \"loss/tset/total\", which nothing logs. Did you mean 'loss/test/total'?" in message
 
 
+def test_nobody_is_told_to_read_what_it_logs_itself(refused):
+    follows = {"kind": "best-checkpoint", "every_n_epochs": 1, "metric_key": "loss/val/total"}
+    message = refused({"trainer.callbacks": [follows]})
+    assert "which nothing logs." in message
+    assert "loss/val/total/best" not in message
+
+
 def test_a_metric_of_a_field_without_a_weight_is_logged_by_nobody(refused):
     assert "Did you mean 'loss/test/label_loss'?" in refused(
         {"trainer.callbacks": [loss(), watch("loss/test/lbl_loss")]}
@@ -195,6 +202,18 @@ def test_children_read_what_their_siblings_log(load, refused):
 def test_children_do_not_read_what_others_log(refused):
     message = refused({"trainer.callbacks": [loss(), parent(watch("loss/test/total"))]})
     assert 'reads the metric "ema=0.9/loss/test/total", which nothing logs' in message
+
+
+def test_a_mistake_of_a_child_is_told_once_and_in_the_names_of_its_siblings(refused):
+    message = refused({"trainer.callbacks": [parent(loss(), watch("loss/tset/total"))]})
+    assert "Did you mean 'loss/test/total'?" in message
+    assert "1 problem in" in message
+
+
+def test_a_child_leaves_out_the_prefix_of_its_parent(refused):
+    message = refused({"trainer.callbacks": [parent(loss(), watch("ema=0.99/loss/test/total"))]})
+    assert f"leave out the prefix: inside of this {HERE}.Parent its own metrics are meant" in message
+    assert "1 problem in" in message
 
 
 def test_metrics_of_children_can_be_expected_under_their_prefix(load, refused):

@@ -178,11 +178,12 @@ class BestCheckpointCallback(PeriodicCallback):
     # Hooks
 
     def before_training(self, *, update_counter: UpdateCounter, **kwargs: Any) -> None:
-        """Check that the parts of the model that are to be saved exist.
+        """Check that the parts of the model that are to be saved exist, and that nobody else uses its names.
 
         Raises:
-            SpecError: `model_names` names something that the model has not.
+            SpecError: `model_names` names something that the model has not, or another callback follows the metric.
         """
+        self.checkpoint_writer.reserve(self._tag(), self.id)
         check_parts(self.model_names, self.model, callback_id=self.id)
         self._children.call("before_training", {"update_counter": update_counter, **kwargs})
 

@@ -24,6 +24,7 @@ from noether.core.providers.path import PathProvider
 from noether.core.schemas.callbacks import CallBackBaseConfig
 from noether.core.schemas.lib import Discriminated
 from noether.core.schemas.metric_facts import MetricFacts
+from noether.core.schemas.refused import refused
 from noether.core.utils.training.counter import UpdateCounter
 from noether.kernel.markers import when_due
 
@@ -62,9 +63,18 @@ class EmaCallbackConfig(CallBackBaseConfig):
     @field_validator("eval_callbacks")
     @classmethod
     def _save_nothing(cls, callbacks: list[Any] | None) -> list[Any] | None:
-        if any(isinstance(callback, CheckpointCallbackConfig) for callback in callbacks or []):
-            raise ValueError("a checkpoint callback cannot be nested here: save_weights saves the averages")
+        for place, callback in _with_children(callbacks):
+            if isinstance(callback, CheckpointCallbackConfig):
+                message = "a checkpoint callback cannot be nested in an ema"
+                raise refused(message, hint="save_weights = true of the ema saves its averages", below=place)
         return callbacks
+
+
+def _with_children(callbacks: Sequence[Any] | None, *place: str | int) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Yield callbacks and what is nested in them, each with its place."""
+    for index, callback in enumerate(callbacks or ()):
+        yield (*place, index), callback
+        yield from _with_children(getattr(callback, "eval_callbacks", None), *place, index, "eval_callbacks")
 
 
 class EmaCallback(PeriodicCallback):
@@ -120,7 +130,7 @@ class EmaCallback(PeriodicCallback):
             passes_on=self.passes_on,
             metric_prefix=f"ema={factor}/",
             id_part=str(factor),
-            checkpoint_writer=self.checkpoint_writer.standing_for(self, str(factor)),
+            checkpoint_writer=self.checkpoint_writer.standing_for(self, str(factor), is_whole=None in self.model_paths),
         )
 
     @classmethod

@@ -36,6 +36,7 @@ class FlatParameters:
         ((dtype, device),) = kinds
         unit = _ALIGNMENT // dtype.itemsize
         self._parameters = list(parameters)
+        self._is_new = True
         self._starts = [0]
         for parameter in parameters:
             self._starts.append(self._starts[-1] + -(-parameter.numel() // unit) * unit)
@@ -54,11 +55,17 @@ class FlatParameters:
     def check(self) -> None:
         """Make sure that the parameters still live in the buffer.
 
+        All of them the first time, because a second buffer may have taken some; then the last one stands for them.
+
         Raises:
             TrainingError: Somebody has given them other storage.
         """
-        if self._parameters[-1].data_ptr() != self.buffer.data_ptr() + self._starts[-2] * self.buffer.itemsize:
-            raise TrainingError(
-                "the parameters were moved out of the one buffer that flat_parameters keeps them in",
-                hint="leave flat_parameters out, or keep what assigns new parameters out of the run",
-            )
+        first, last = self.buffer.data_ptr(), len(self._parameters) - 1
+        for index in range(last + 1) if self._is_new else (last,):
+            if self._parameters[index].data_ptr() != first + self._starts[index] * self.buffer.itemsize:
+                raise TrainingError(
+                    "the parameters were moved out of the one buffer that flat_parameters keeps them in",
+                    hint="leave flat_parameters out, or set it for one `ema` without overlapping model_paths only, and "
+                    "keep what assigns new parameters out of the run",
+                )
+        self._is_new = False

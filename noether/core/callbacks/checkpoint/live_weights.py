@@ -24,7 +24,12 @@ class LiveWeights:
     """
 
     def __init__(self, model: nn.Module, path: str | None = None) -> None:
-        state = {name: value for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
+        owners = _buffer_owners(model)
+        state = {
+            name: value  # what else is there, a module's extra state, is neither followed nor exchanged
+            for name, value in model.state_dict(keep_vars=True).items()
+            if isinstance(value, nn.Parameter) or id(value) in owners
+        }
         chosen = [name for name in state if path is None or name == path or name.startswith(f"{path}.")]
         if not chosen:
             parts = dict.fromkeys(name.split(".", 1)[0] for name in state)
@@ -32,7 +37,6 @@ class LiveWeights:
                 f"model_paths names {path!r}, but no weight of the model is called so, or {path}.…",
                 hint=f"its parts are {', '.join(parts)}",
             )
-        owners = _buffer_owners(model)
         first_names: dict[int, str] = {}
         self.parameters: dict[str, nn.Parameter] = {}
         self.aliases: dict[str, str] = {}

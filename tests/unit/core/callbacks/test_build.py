@@ -18,6 +18,7 @@ from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.schemas.callbacks import CallBackBaseConfig, PeriodicDataIteratorCallbackConfig
 from noether.errors import SpecError
 from noether.kernel.component import Component
+from noether.kernel.hookspecs import HOOKS
 from noether.testing import make_callback, make_model, make_trainer
 
 
@@ -86,6 +87,35 @@ def test_ids_come_from_short_kinds_and_count_up(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, callbacks=[{"kind": kind, "every_n_epochs": 1} for kind in ("eta", "eta", "lr")])
     callbacks = trainer.get_user_callbacks(make_model())
     assert [participant.id for participant in participants_of(callbacks)] == ["eta", "eta-2", "lr"]
+
+
+class Foreign(CallbackBase):
+    """Tells of its children through `get_children` alone, and calls them itself."""
+
+    def __init__(self, children: list[CallbackBase], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.children = children
+
+    def get_children(self) -> list[CallbackBase]:
+        return self.children
+
+
+def test_what_the_children_of_a_foreign_parent_own_has_ids_of_its_own_too(tmp_path: Path) -> None:
+    trainer, lr = make_trainer(tmp_path), {"kind": "lr", "every_n_epochs": 1}
+    ema = {"kind": "ema", "every_n_epochs": 1, "target_factors": [0.9], "eval_callbacks": [lr]}
+    parent = Foreign(
+        [make_callback(config, trainer) for config in (lr, ema)], **trainer.callback_default_kwargs(make_model())
+    )
+    callbacks = [parent, make_callback(ema, trainer), make_callback(lr, trainer)]
+    expected = [
+        "foreign", "foreign/lr", "foreign/ema", "foreign/ema/0.9/lr",
+        "ema", "ema/0.9/lr",
+        "lr",
+    ]  # fmt: skip
+    for _ in range(2):  # it is asked more than once
+        participants = participants_of(callbacks)
+        assert [participant.id for participant in participants] == expected
+    assert {p.id for p in participants if p.without == frozenset(HOOKS)} == {"foreign/lr", "foreign/ema"}
 
 
 def test_participants_say_where_they_come_from(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from noether.core.models.adapted import AdaptedModule
 from noether.core.models.composite import CompositeModel
 from noether.core.schemas.models import ModelBaseConfig
 from noether.errors import SpecError
@@ -60,6 +61,14 @@ def test_a_frozen_part_stays_and_has_no_optimizer() -> None:
     model = chain(frozen=["*"], optimizer=None).freeze()
     assert one_update(model) == {name for name in model.state_dict() if name.startswith("encoder.")}
     assert list(model.optimizers()) == ["encoder"]
+
+
+def test_parameters_of_parts_that_are_plain_modules_are_named_as_in_checkpoints() -> None:
+    inner = Chain(ModelBaseConfig(), parts={"encoder": AdaptedModule(torch.nn.Linear(3, 2)), "decoder": make_model()})
+    model = Chain(ModelBaseConfig(frozen=["body.encoder.*"]), parts={"body": inner}).freeze()
+    assert {name for name, _ in model.named_parameters()} == set(model.state_dict())
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {"body.encoder.weight", "body.encoder.bias"}
 
 
 def test_a_part_without_an_optimizer_is_refused_by_name() -> None:

@@ -185,3 +185,9 @@ def test_changed_options_of_groups_that_are_one_now_are_refused() -> None:
     now = ModelOptimizer(torch.optim.AdamW(module.parameters()), names=names)
     with pytest.raises(CheckpointError, match=r"one group for .* whose options had changed: lr"):
         now.load_state(*through_a_checkpoint(then))
+
+
+def test_the_state_of_another_optimizer_is_refused() -> None:
+    then, now = (optimizer_over(network(), KINDS[kind]) for kind in ("AdamW", "SGD"))
+    with pytest.raises(CheckpointError, match="the optimizer is SGD, but the checkpoint has the state of AdamW"):
+        now.load_state(*through_a_checkpoint(then))

@@ -161,3 +161,43 @@ def test_a_named_step_that_is_gone_is_told(writer: CheckpointWriter, names: Step
 def test_a_run_without_checkpoints_has_no_names(name: str, names: StepNames) -> None:
     with pytest.raises(CheckpointError, match="holds no checkpoints"):
         names.find(name)
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("E1", "'E1_U4_S32' or 'E1_U6_S48'?"),
+        ("e1_u6", "'E1_U6_S48'?"),
+        ("best_model", f"'{BEST}'?"),
+        ("best_model.loss/test", f"'{BEST}'?"),
+        ("step-00000000004", None),
+    ],
+)
+def test_the_beginning_of_a_name_is_enough_to_be_told_the_rest(
+    asked: str, meant: str | None, writer: CheckpointWriter, names: StepNames
+) -> None:
+    save(writer, 2)
+    save(writer, 4, BEST)
+    save(writer, 6)
+    with pytest.raises(CheckpointError) as error:
+        names.find(asked)
+    told = f"holds no checkpoint {asked!r}." + (f" Did you mean {meant}" if meant else "")
+    assert error.value.message.endswith(told)
+
+
+def test_many_names_are_told_one_on_each_line(writer: CheckpointWriter, names: StepNames) -> None:
+    for update in (2, 4, 6):
+        save(writer, update)
+    save(writer, 8, "last")
+    with pytest.raises(CheckpointError) as error:
+        names.find("unknown")
+    assert error.value.hint is not None
+    assert [line.strip() for line in error.value.hint.splitlines()] == [
+        "it has",
+        "latest",
+        "last",
+        "E0_U2_S16",
+        "E1_U4_S32",
+        "E1_U6_S48",
+        "E2_U8_S64",
+    ]

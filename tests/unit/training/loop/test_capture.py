@@ -1,14 +1,18 @@
-"""The generators of the process, out and in again."""
+"""What a checkpoint is told, and the generators of the process, out and in again."""
 
 from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from noether.core.models.adapted import AdaptedModule
+from noether.core.models.composite import CompositeModel
 from noether.data.randomness import preserved_rng
+from noether.testing import make_model, make_trainer
 from noether.training.loop.capture import capture_rng, restore_rng
 
 
@@ -30,3 +34,17 @@ def test_generators_go_on_from_where_they_were_captured() -> None:
         expected = [draws() for _ in range(3)]
         restore_rng(state)
         assert [draws() for _ in range(3)] == expected
+
+
+def test_what_does_not_train_has_the_names_of_the_checkpoint_tied_ones_all_of_theirs(tmp_path: Path) -> None:
+    class Twice(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+            self.other.weight = self.one.weight
+
+    model = CompositeModel(parts={"encoder": AdaptedModule(Twice()), "decoder": make_model()})
+    model.get_submodule("encoder").requires_grad_(False)
+    state = make_trainer(tmp_path).capture_state(model)
+    assert set(state.frozen) == {name for name in state.model if name.startswith("encoder.")}
+    assert {"encoder.one.weight", "encoder.other.weight"} <= set(state.frozen)

@@ -195,6 +195,26 @@ def test_parameters_that_left_the_buffer_are_noticed() -> None:
         flat.check()
 
 
+def test_a_second_buffer_that_takes_some_of_the_parameters_is_noticed() -> None:
+    model = net()
+    flat = FlatParameters(list(model.parameters()))
+    FlatParameters(list(model.encoder.parameters()))
+    with pytest.raises(TrainingError, match="moved out of the one buffer"):
+        flat.check()
+
+
+def test_the_extra_state_of_a_module_is_left_alone() -> None:
+    class WithExtraState(nn.Linear):
+        def get_extra_state(self) -> Tensor:
+            return torch.ones(2)
+
+        def set_extra_state(self, state: Any) -> None:
+            pass
+
+    average = Average(LiveWeights(WithExtraState(2, 2)), 0.5)
+    assert set(average.state()) == {"weight", "bias"}
+
+
 def test_parameters_of_half_precision_cannot_be_flat() -> None:
     with pytest.raises(SpecError, match=r"found torch\.bfloat16 on cpu"):
         FlatParameters(list(nn.Linear(2, 2).to(torch.bfloat16).parameters()))
