@@ -7,7 +7,7 @@ import pytest
 from noether.spec.ids import ID
 
 
-@pytest.mark.parametrize("name", ["val", "0.9", "a.b", ".a", "-", "a..b"])
+@pytest.mark.parametrize("name", ["val", "0.9", "a.b", "_a", "a-", "a..b"])
 def test_an_id_is_lower_case_letters_digits_dots_underscores_and_dashes(name: str) -> None:
     assert ID.fullmatch(name)
 
