@@ -8,15 +8,20 @@ from typing import Any
 from xml.etree import ElementTree
 
 
+class NotMeasuredError(Exception):
+    """No test of this tier has published what was asked for."""
+
+
 class Report:
     """What tests and benchmarks have published.
 
     Args:
-        folder: Holds `tests.xml` and `benchmarks.json` as pytest writes them.
+        folder: Holds `tests.xml`, `benchmarks.xml` and `benchmarks.json` as pytest writes them.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.cases = list(ElementTree.parse(folder / "tests.xml").iter("testcase"))
+        files = [folder / name for name in ("tests.xml", "benchmarks.xml")]
+        self.cases = [case for file in files for case in ElementTree.parse(file).iter("testcase")]
         self.benchmarks = json.loads((folder / "benchmarks.json").read_text())["benchmarks"]
         self.published: dict[str, list[Any]] = {}
         for case in self.cases:
@@ -34,16 +39,27 @@ class Report:
 
     def total(self, name: str, key: str | None = None) -> int:
         """Add up a number that tests have published, `key` of the table `name` or `name` itself."""
-        return sum(found if key is None else found.get(key, 0) for found in self.published.get(name, []))
+        return sum(found if key is None else found.get(key, 0) for found in self._of(name))
 
     def joined(self, name: str, key: str) -> list[float]:
         """Return everything in the lists that tests have published, in order of size."""
-        return sorted(value for found in self.published.get(name, []) for value in found.get(key, []))
+        return sorted(value for found in self._of(name) for value in found.get(key, []))
 
     def passed(self, file: str) -> int:
-        """Count the cases of files whose name begins like this."""
-        return sum(file in case.attrib["classname"] and case.find("skipped") is None for case in self.cases)
+        """Count the cases that ran of files whose name holds this."""
+        cases = sum(file in case.attrib["classname"] and case.find("skipped") is None for case in self.cases)
+        if not cases:
+            raise NotMeasuredError(file)
+        return cases
 
     def benchmark(self, name: str, key: str) -> float:
         """Return a number that a benchmark has published."""
-        return float(next(found["extra_info"][key] for found in self.benchmarks if found["name"] == name))
+        for found in self.benchmarks:
+            if name in found["fullname"]:
+                return float(found["extra_info"][key])
+        raise NotMeasuredError(name)
+
+    def _of(self, name: str) -> list[Any]:
+        if name not in self.published:
+            raise NotMeasuredError(name)
+        return self.published[name]

@@ -10,6 +10,7 @@ import typer
 
 from noether.cli.options import AsJson, Output, RunArgument, Trusted
 from noether.cli.table import print_table
+from noether.core.utils.shown_path import shown_path
 
 EXAMPLE = "Example: noether eval runs/airfoil-20260102-030405-ab12 --checkpoint best_model.loss/test/total"
 
@@ -37,6 +38,6 @@ def evaluate(
     if as_json:
         print(json.dumps({"checkpoint": found.checkpoint, "file": str(found.file), "metrics": dict(found.metrics)}))
         return
-    print(f"{found.checkpoint} of {found.run_dir}")
+    print(f"{found.checkpoint} of {shown_path(found.run_dir)}")
     print_table([{"metric": key, "value": f"{value:.6g}"} for key, value in found.metrics.items()])
     print(f"kept in {found.file}")

@@ -10,6 +10,7 @@ import typer
 
 from noether.cli.options import AllowSpecChange, Overrides, Plugins, Spec, Trusted, Unset, in_order
 from noether.core.utils.secrets import mask, masked_traceback
+from noether.core.utils.shown_path import shown_path
 from noether.errors import NoetherError
 
 if TYPE_CHECKING:
@@ -92,5 +93,6 @@ def _tell(outcome: Outcome, *, show_traceback: bool) -> None:
         where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
         lines = [f"error: {type(error).__name__}: {error}{where}"]
         lines += [f"  note: {note}" for note in getattr(error, "__notes__", [])]
-        lines.append(f"  help: the whole traceback is in {outcome.run_dir / 'log.txt'}, and with --traceback here")
+        log = shown_path(outcome.run_dir / "log.txt")
+        lines.append(f"  help: the whole traceback is in {log}, and with --traceback here")
         print(harmless(mask("\n".join(lines))), file=sys.stderr)

@@ -18,6 +18,7 @@ from noether.core.writers.saved_step import SavedStep
 from noether.core.writers.step_folder import list_steps, sweep_leftovers, update_of
 from noether.core.writers.step_names import LATEST, Checkpoint, StepNames
 from noether.core.writers.step_state import StepState
+from noether.errors import CheckpointError
 from noether.training.loop.verify_restored import verify_restored
 from noether.training.trainers.base import BaseTrainer
 
@@ -58,9 +59,17 @@ def find_state(paths: PathProvider, resume: str) -> SavedState | None:
     steps = StepNames(paths.checkpoint_path)
     if resume != AUTO:
         return steps.load(resume, SavedState.read)
-    if not list_steps(paths.checkpoint_path):
+    if not any(_may_be_whole(folder) for folder in list_steps(paths.checkpoint_path)):
         return None
     return steps.load(LATEST, SavedState.read)
+
+
+def _may_be_whole(step: Path) -> bool:
+    """Whether a step is, or was before it was damaged, more than a partial save, from which no run can go on."""
+    try:
+        return SavedStep.open(step).manifest.resumable
+    except CheckpointError:
+        return True
 
 
 def move_newer_aside(paths: PathProvider, step: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from noether.core.providers.path import PathProvider
 from noether.core.trackers.base import BaseTracker, RunDescription
 from noether.core.trackers.errors import TrackerError
 from noether.core.utils.secrets import mask, masked_traceback
+from noether.core.utils.shown_path import shown_path
 from noether.errors import CheckpointError, NoetherError, StorageError
 from noether.kernel.component import Component
 from noether.kernel.dispatch import compile_dispatch
@@ -175,7 +176,8 @@ class Execution:
 
     def _nothing_to_do(self, saved: SavedState) -> Outcome:
         if not self.quiet:
-            print(f"{self.paths.run_path} has finished at {saved.step.manifest.iteration}; nothing is left to do")
+            run, end = shown_path(self.paths.run_path), saved.step.manifest.iteration
+            print(f"{run} has finished at {end}; nothing is left to do")
         return Outcome("FINISHED", self.paths.run_path, final_metrics(self.paths))
 
     # An attempt
@@ -189,7 +191,7 @@ class Execution:
     def _attempt(
         self, run: Run, saved: SavedState | None, trackers: list[BaseTracker], said: list[logging.LogRecord]
     ) -> Outcome:
-        _LOG.info("run %s in %s", run.run_id, run.run_dir)
+        _LOG.info("run %s in %s", run.run_id, shown_path(run.run_dir))
         for note in self.loaded.notes:
             _LOG.info("note: %s", note)
         for record in said:
@@ -278,7 +280,8 @@ class Execution:
             if outcome.status == "FINISHED":
                 outcome = Outcome("FAILED", run.run_dir, outcome.metrics, error, error.exit_code)
                 self._record_end(outcome.status, describe(error))
-        _LOG.info("%s after %s: %s", outcome.status.lower(), run.trainer.update_counter.cur_iteration, run.run_dir)
+        end, place = run.trainer.update_counter.cur_iteration, shown_path(run.run_dir)
+        _LOG.info("%s after %s: %s", outcome.status.lower(), end, place)
         return outcome
 
     def _record_end(self, status: str, reason: str | None) -> None:

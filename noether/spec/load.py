@@ -20,6 +20,7 @@ from noether.spec.layering import THE_SPEC, layered, override
 from noether.spec.limits import MAX_PROBLEMS
 from noether.spec.meaning import meaning_problems
 from noether.spec.model import RunSpec
+from noether.spec.not_numbers import not_numbers_in
 from noether.spec.origins import Node, Origins
 from noether.spec.override import Unset
 from noether.spec.passwords import passwords_in
@@ -123,6 +124,8 @@ def _validated(root: Node, origins: Origins, problems: list[Problem], origin: st
         told = {(problem.path, problem.message) for problem in found}
         beside = (problem for problem in check(table) if (problem.path, problem.message) not in told)
         found += islice(beside, MAX_PROBLEMS)
+    told_of = {problem.path[:length] for problem in found for length in range(1, len(problem.path) + 1)}
+    found += islice((nan for nan in not_numbers_in(readings.table) if nan.path not in told_of), MAX_PROBLEMS)
     unread = {problem.path for problem in readings.problems}
     problems += [problem for problem in found if problem.path not in unread]
     if spec is None or problems:  # outside of the handler: what pydantic says may hold a part of a secret

@@ -171,6 +171,15 @@ NAMES = {
     "a place of a format": "'{0.__class__}%s%n' = 1\n" + GOOD,
     "the marks of a terminal's colours": 'device = "[bold red]x[/]"\n' + GOOD,
 }
+NUMBERS = {
+    "nan as a rate": changed("lr = 1e-3", "lr = nan"),
+    "-nan as a rate": changed("lr = 1e-3", "lr = -nan"),
+    "many nans": changed("lr = 1e-3", f"lr = 1e-3\nbetas = [{'nan, ' * 9_000}]"),
+    "nan as a seed": "seed = nan\n" + GOOD,
+    "inf as a seed": "seed = inf\n" + GOOD,
+    "inf as a number of threads": "threads = inf\n" + GOOD,
+    "nan from the environment": changed("lr = 1e-3", 'lr = { env = "HOSTILE_NAN" }'),
+}
 FILES = {
     "itself": 'extends = ["a.toml"]\n' + GOOD,
     "itself by another name": 'extends = ["./././a.toml"]\n' + GOOD,
@@ -217,6 +226,7 @@ VARIABLES = {
     "HOSTILE_DEEP": "[" * 50_000,
     "HOSTILE_NUMBER": "9" * 100_000,
     "HOSTILE_KIND": "os.system",
+    "HOSTILE_NAN": "nan",
     "HOSTILE_SECRET": "hunter2-hunter2",
 }
 OVERRIDES = {
@@ -248,6 +258,7 @@ TEXTS = {
         "size": SIZES,
         "code": CODE,
         "names": NAMES,
+        "numbers": NUMBERS,
         "extends": FILES,
         "references": REFERENCES,
     }.items()

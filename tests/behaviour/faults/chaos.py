@@ -14,10 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from noether.core.writers.step_folder import UNFINISHED, list_steps, read_step, update_of
+from noether.core.writers.step_folder import UNFINISHED, list_steps, read_step
 
 DEADLINE_S = 60.0
-LOOK_EVERY_S = 0.0005
+LOOK_EVERY_S = 0.001
 _LOST = re.compile(r"; (\d+) updates after it are computed again")
 _BY_THE_CLOCK = "profiling/"
 
@@ -134,8 +134,9 @@ class Chaos:
         return any(entry.name.startswith(UNFINISHED) for entry in self.entries(run_id))
 
     def newest(self, run_id: str) -> int:
-        """Return the update of a run's newest committed step; 0 where there is none."""
-        return max([0, *map(update_of, self.entries(run_id))])
+        """Return the update of the newest step that a run can go on from; 0 where there is none."""
+        manifests = [read_step(step)[0] for step in list_steps(self.checkpoints(run_id))]
+        return max((manifest.update for manifest in manifests if manifest.resumable), default=0)
 
     def check_checkpoints(self, run_id: str) -> int:
         """Read every committed step, each byte compared with its hash; return how many there are."""

@@ -36,7 +36,7 @@ SPEC = {
     "threads": 1,
     "datasets": {
         "train": {"kind": "lab.data.Noisy", "split": "train"},
-        "test": {"kind": "lab.data.Noisy", "split": "test", "samples": 5},
+        "test": {"kind": "lab.data.Noisy", "split": "test", "samples": 3},
     },
     "transforms": [{"kind": "normalize", "properties": ["x"]}],
     "model": {
@@ -47,7 +47,7 @@ SPEC = {
     },
     "trainer": {
         "kind": "weighted-loss",
-        "max_epochs": 6,
+        "max_epochs": 4,
         "effective_batch_size": 8,
         "max_batch_size": 2,
         "track_every_n_updates": 2,
@@ -62,7 +62,7 @@ SPEC = {
     "trackers": [{"kind": "noop"}],
     "checkpoints": {"keep_last": 2},
 }
-UPDATES = 30
+UPDATES = 20
 FIRST = {"trainer.max_epochs": None, "trainer.max_updates": 4}
 
 

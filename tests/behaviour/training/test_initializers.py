@@ -137,7 +137,7 @@ def test_a_damaged_step_is_named_and_the_one_before_it_resumed(finish, final_fil
     log = (resumed.run_dir / "log.txt").read_text()
     assert f"{last.name} is damaged: optimizer.safetensors is not what was saved: it has 7 bytes instead of" in log
     assert "; looking for an older one" in log
-    assert f"continuing after E1_U11_S88 from {before}" in log.replace(str(Path.cwd()) + "/", "")
+    assert f"continuing after E1_U11_S88 from {before}" in log
 
 
 def test_a_resumed_run_has_a_metrics_file_of_its_own_that_begins_where_it_begins(finish, metric_lines):

@@ -55,7 +55,7 @@ def test_few_allowed_keys_are_listed_beside_the_place(refusal: Callable, tables:
     assert refusal(tables) == (
         'loader.batch_size: unknown key "batch_size"\n'
         "  help: it belongs in [trainer], as effective_batch_size\n"
-        "allowed here: num_workers, prefetch_factor, pin_memory, start_method\n1 problem in the spec"
+        "allowed here: num_workers, prefetch_factor, pin_memory, start_method, timeout\n1 problem in the spec"
     )
 
 

@@ -1,4 +1,4 @@
-"""A disk that counts, records, refuses or kills, and small runs' checkpoints whose parts all say which save they are of."""
+"""A disk that counts, records, refuses or kills, and checkpoints whose parts all say which save they are of."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from noether.core.writers.step_state import StepState
 
 
 class Disk:
-    """Stands for `os` in the module that does all I/O of a save; tells `before` of each operation that changes something.
+    """Stands for `os` in the module that does all I/O of a save; tells `before` of each change to come.
 
     It waits for no disk: what fsync is good for is another test's matter.
     """
@@ -54,23 +54,23 @@ class Disk:
 
     def mkdir(self, path: Path) -> None:
         self.before("mkdir", path)
-        os.mkdir(path)
+        os.mkdir(path)  # noqa: PTH102  # what it stands for
 
     def rename(self, source: Path, target: Path) -> None:
         self.before("rename", source, target)
-        os.rename(source, target)
+        os.rename(source, target)  # noqa: PTH104  # what it stands for
 
     def replace(self, source: Path, target: Path) -> None:
         self.before("rename", source, target)
-        os.replace(source, target)
+        os.replace(source, target)  # noqa: PTH105  # what it stands for
 
     def unlink(self, path: Path) -> None:
         self.before("unlink", path)
-        os.unlink(path)
+        os.unlink(path)  # noqa: PTH108  # what it stands for
 
     def rmdir(self, path: Path) -> None:
         self.before("rmdir", path)
-        os.rmdir(path)
+        os.rmdir(path)  # noqa: PTH106  # what it stands for
 
 
 @pytest.fixture

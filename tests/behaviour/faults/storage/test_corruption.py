@@ -104,9 +104,9 @@ def run(template: Path, tmp_path: Path, saves: Any, disk_class: Any, using: Any)
     """A run with the saves 2, 4 and 6."""
     if not list(template.iterdir()):
         with using(disk_class()):
+            first = saves(template)
             for update in (2, 4, 6):
-                saves_of_template = saves(template) if update == 2 else saves_of_template
-                saves_of_template.save(update)
+                first.save(update)
     shutil.copytree(template, tmp_path / "copy")
     return saves(tmp_path / "copy")
 

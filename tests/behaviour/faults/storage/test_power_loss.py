@@ -1,8 +1,8 @@
 """The power fails at any moment of a save: whatever a disk may have kept, the older save or the new one is found.
 
 The operations of real saves are recorded. A model of a disk says what may be left of them at each moment: a file that
-was not synced may be empty, full of zeros, cut, or whole; of the names in a folder that was not synced any subset of the
-later changes may be there. Each such state is built and the real recovery run on it. (A14)
+was not synced may be empty, full of zeros, cut, or whole; of the names in a folder that was not synced any subset of
+the later changes may be there. Each such state is built and the real recovery run on it. (A14)
 """
 
 from __future__ import annotations

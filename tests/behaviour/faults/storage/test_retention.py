@@ -64,6 +64,7 @@ def test_pinned_steps_stay_until_they_are_let_go_and_are_not_written_to(run: Any
         run.save(update)
     assert updates(run) == [1, 3, 4]
     assert pinned(run.checkpoints) == {1}
+    assert Retention(1).prunable(run.checkpoints) == [run.checkpoints / step_name(3)]
     assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == before
     assert unpin(run.checkpoints, 1)
     assert not unpin(run.checkpoints, 1)
