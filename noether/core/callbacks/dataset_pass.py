@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from noether.core.callbacks.collected import put_together
+from noether.core.callbacks.pass_bar import PassBar
 from noether.data.samplers.interval import SamplerIntervalConfig
 from noether.data.samplers.tagged import TaggedBatch
 from noether.data.stream import evaluation_pass
@@ -21,6 +22,7 @@ class DatasetPass:
         sampler_config: What the consumer has asked the stream for.
         batch_size: Samples a batch where the consumer has no batch size of its own.
         before_batch: Called before each batch; what it raises ends the pass.
+        name: What a terminal calls it.
     """
 
     def __init__(
@@ -29,10 +31,12 @@ class DatasetPass:
         *,
         batch_size: int,
         before_batch: Callable[[], object] | None = None,
+        name: str = "",
     ) -> None:
         self.sampler_config = sampler_config
         self.batch_size = batch_size
         self.before_batch = before_batch
+        self.name = name
         self.data_time = 0.0
 
     def collect(self, data_iter: Iterator[TaggedBatch], model: torch.nn.Module, process: Callable[..., Any]) -> Any:
@@ -42,12 +46,14 @@ class DatasetPass:
         """
         was_training = model.training
         model.eval()
+        bar = PassBar(self.name, self.sampler_config.pass_length(self.batch_size))
         try:
-            return put_together([process(batch, trainer_model=model) for batch in self._batches(data_iter)])
+            return put_together([process(batch, trainer_model=model) for batch in self._batches(data_iter, bar)])
         finally:
+            bar.close()
             model.train(was_training)
 
-    def _batches(self, data_iter: Iterator[TaggedBatch]) -> Iterator[Any]:
+    def _batches(self, data_iter: Iterator[TaggedBatch], bar: PassBar) -> Iterator[Any]:
         batches = evaluation_pass(data_iter, self.sampler_config, self.batch_size)
         while True:
             started = perf_counter()
@@ -58,3 +64,4 @@ class DatasetPass:
             if self.before_batch is not None:
                 self.before_batch()
             yield batch
+            bar.advance()

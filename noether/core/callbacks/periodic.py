@@ -280,7 +280,10 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
     ) -> None:
         """Go through the data set and hand the collected results on."""
         dataset_pass = DatasetPass(
-            self.sampler_config, batch_size=batch_size, before_batch=self.trainer.raise_if_stopped
+            self.sampler_config,
+            batch_size=batch_size,
+            before_batch=self.trainer.raise_if_stopped,
+            name=self.id,
         )
         with self.trainer.autocast():
             results = dataset_pass.collect(data_iter, trainer_model, self._process_on_device)

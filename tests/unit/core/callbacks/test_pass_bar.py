@@ -1,0 +1,43 @@
+"""A long pass over a data set shows itself on a terminal, and nowhere else."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from noether.core.callbacks.pass_bar import PassBar
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(stdout: io.StringIO, monkeypatch: pytest.MonkeyPatch, *, show_after: float) -> str:
+    """Return what a pass of three batches writes."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    bar = PassBar("test", 3, show_after=show_after)
+    for _ in range(3):
+        bar.advance()
+    bar.close()
+    return stdout.getvalue()
+
+
+def test_a_pass_that_takes_long_shows_its_batches_on_a_terminal_and_leaves_no_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = shown(Terminal(), monkeypatch, show_after=0.0)
+    assert "test" in written
+    assert "1/3 batches" in written
+    assert written.endswith("\x1b[2K")  # the line is erased in the end
+
+
+def test_a_short_pass_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(Terminal(), monkeypatch, show_after=60.0) == ""
+
+
+def test_where_no_terminal_is_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(io.StringIO(), monkeypatch, show_after=0.0) == ""
