@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from noether.cli.options import AsJson, Output, RunArgument, Trusted
+from noether.cli.options import AsJson, Output, Project, RunArgument, Trusted
 from noether.cli.table import print_table
 from noether.core.utils.shown_path import shown_path
 
@@ -25,6 +25,7 @@ def evaluate(
     ] = "latest",
     output: Output = Path("runs"),
     trusted: Trusted = [],  # noqa: B006  # typer copies it
+    project: Project = None,
     as_json: AsJson = False,
 ) -> None:
     """Call every callback of RUN that evaluates once, on the weights of a checkpoint, and on the averages it holds.
@@ -34,7 +35,7 @@ def evaluate(
     """
     from noether.runs.evaluate import evaluate as evaluate_run
 
-    found = evaluate_run(run, checkpoint=checkpoint, output=output, trusted=trusted)
+    found = evaluate_run(run, checkpoint=checkpoint, output=output, trusted=trusted, project=project)
     if as_json:
         print(json.dumps({"checkpoint": found.checkpoint, "file": str(found.file), "metrics": dict(found.metrics)}))
         return

@@ -48,6 +48,14 @@ RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's folder, or its id below --output.", show_default=False)
 ]
 Output = Annotated[Path, typer.Option(metavar="FOLDER", help="The folder that holds the runs.")]
+Project = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Where the code of your own is that the run uses.",
+        show_default="the project you stand in",
+    ),
+]
 AllowSpecChange = Annotated[
     bool, typer.Option("--allow-spec-change", help="Continue although the spec changes what training computes.")
 ]

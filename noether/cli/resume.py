@@ -12,6 +12,7 @@ from noether.cli.options import (
     Output,
     Overrides,
     Plugins,
+    Project,
     RunArgument,
     Trusted,
     Unset,
@@ -35,6 +36,7 @@ def resume(
     output: Output = Path("runs"),
     plugins: Plugins = [],  # noqa: B006
     trusted: Trusted = [],  # noqa: B006
+    project: Project = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
     show_traceback: Annotated[
         bool, typer.Option("--traceback", help="Show where in the code an error of a callback or model arose.")
@@ -49,11 +51,16 @@ def resume(
 
     changes = in_order(ctx, overrides, unset)
     if dry_run:
-        print(
-            "\n".join(
-                preview(run, checkpoint=checkpoint, output=output, overrides=changes, plugins=plugins, trusted=trusted)
-            )
+        lines = preview(
+            run,
+            checkpoint=checkpoint,
+            output=output,
+            overrides=changes,
+            plugins=plugins,
+            trusted=trusted,
+            project=project,
         )
+        print("\n".join(lines))
         return
     outcome = resume_run(
         run,
@@ -63,6 +70,7 @@ def resume(
         allow_spec_change=allow_spec_change,
         plugins=plugins,
         trusted=trusted,
+        project=project,
         quiet=quiet,
     )
     end(outcome, show_traceback=show_traceback)

@@ -23,7 +23,7 @@ from noether.runs.averaged_variants import with_averaged_variants
 from noether.runs.configured import configured
 from noether.runs.find_run import find_run
 from noether.runs.process_state import device_of, process_state
-from noether.spec.load import load_spec
+from noether.runs.run_spec import load_run_spec
 
 FOLDER = "evaluations"
 
@@ -69,7 +69,12 @@ class EvaluationPaths(PathProvider):
 
 
 def evaluate(
-    run: str | Path, *, checkpoint: str = "latest", output: str | Path = "runs", trusted: Iterable[str] = ()
+    run: str | Path,
+    *,
+    checkpoint: str = "latest",
+    output: str | Path = "runs",
+    trusted: Iterable[str] = (),
+    project: Path | None = None,
 ) -> Evaluation:
     """Evaluate a checkpoint of a run with the callbacks of its spec.
 
@@ -78,13 +83,14 @@ def evaluate(
         checkpoint: `latest`, `last`, `best_model.<metric>`, `E…_U…_S…`.
         output: The folder that holds the runs.
         trusted: Packages that dotted kinds may import beside the usual ones.
+        project: The folder of the code of one's own that the run uses; by default the project that one stands in.
 
     Raises:
         UsageError: There is no such run, or what its spec names is not installed any more.
         CheckpointError: There is no such checkpoint, or it is damaged.
     """
     paths = find_run(run, output)
-    loaded = load_spec(paths.resolved_spec_path, trusted=trusted)
+    loaded = load_run_spec(paths, project=project, trusted=trusted)
     with use_registry(loaded.registry):
         plugins = configured(loaded.spec)
         weights = StepNames(paths.checkpoint_path).load(checkpoint, _SavedWeights.read)

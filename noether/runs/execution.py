@@ -41,6 +41,7 @@ from noether.runs.leaving import unless_told_to_leave
 from noether.runs.lock import RunLock
 from noether.runs.outcome import Outcome
 from noether.runs.process_state import device_of
+from noether.runs.run_spec import PROJECT
 from noether.runs.spec_changes import inexact_changes, require_same_mathematics
 from noether.runs.tracking import Tracking, flattened
 from noether.spec.configs import components_in
@@ -186,7 +187,9 @@ class Execution:
         """Write down what is about to happen."""
         self.folder.begin_attempt(resumed_from=saved.step.folder.name if saved else None)
         self.folder.write_spec(self.loaded.source_text, run.resolved)
-        self.folder.write_run({"spec_sha256": run.trainer.checkpoint_writer.spec_sha256})
+        self.folder.write_run(
+            {"spec_sha256": run.trainer.checkpoint_writer.spec_sha256, PROJECT: str(self.loaded.project_folder)}
+        )
 
     def _attempt(
         self, run: Run, saved: SavedState | None, trackers: list[BaseTracker], said: list[logging.LogRecord]

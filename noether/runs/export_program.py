@@ -19,7 +19,7 @@ from noether.data.randomness import EVALUATION_EPOCH
 from noether.errors import TrainingError
 from noether.kernel.registry import use_registry
 from noether.runs.process_state import process_state
-from noether.spec.load import load_spec
+from noether.runs.run_spec import load_run_spec
 from noether.spec.model import RunSpec
 
 _TRACED, _CHECKED = 2, 3  # samples; a batch of one would be taken for a size that never changes
@@ -61,7 +61,7 @@ def exported_program(
         CheckpointError: The weights are not all that the model has.
         TrainingError: The model cannot be exported, or the program computes something else.
     """
-    loaded = load_spec(paths.resolved_spec_path, trusted=trusted)
+    loaded = load_run_spec(paths, trusted=trusted)
     with use_registry(loaded.registry), process_state(loaded.spec):
         model = build_model(loaded.spec.model, torch.device("cpu"))
         match = match_weights(model, tensors)

@@ -28,6 +28,7 @@ def run(
     plugins: Iterable[str] = (),
     trusted: Iterable[str] = (),
     allow_spec_change: bool = False,
+    project: Path | None = None,
     quiet: bool = False,
 ) -> Outcome:
     """Train what a spec describes, in this process.
@@ -43,6 +44,7 @@ def run(
         plugins: Run plugins beside those that the spec uses.
         trusted: Packages that dotted kinds may import beside the usual ones.
         allow_spec_change: Continue although the spec changes what training computes.
+        project: The folder of the code of one's own that the spec names; by default that of the spec.
         quiet: Print warnings and errors only.
 
     Returns:
@@ -55,7 +57,7 @@ def run(
     if resume is not None and run_id is None:
         raise UsageError("resume needs the run that it is about", hint="give its --run-id")
     plugins = list(plugins)
-    loaded = load_spec(spec, overrides, set, unset=unset, trusted=trusted, plugins=plugins)
+    loaded = load_spec(spec, overrides, set, unset=unset, trusted=trusted, plugins=plugins, project=project)
     with use_registry(loaded.registry):
         participants = configured(loaded.spec, plugins)
         run_id = new_run_id(loaded.spec.name) if run_id is None else checked_run_id(run_id)

@@ -18,9 +18,9 @@ from noether.runs.folder import RunFolder
 from noether.runs.launch import run as run_spec
 from noether.runs.lock import is_locked
 from noether.runs.outcome import Outcome
+from noether.runs.run_spec import load_run_spec, telling_of_project
 from noether.runs.spec_changes import refused_changes, shown
 from noether.spec.difference import differences
-from noether.spec.load import load_spec
 from noether.spec.resolve import resolved_tables
 
 
@@ -30,6 +30,7 @@ def resume(
     checkpoint: str = AUTO,
     output: str | Path = "runs",
     set: Mapping[str, Any] | None = None,
+    project: Path | None = None,
     **options: Any,
 ) -> Outcome:
     """Continue a run with the spec in its folder.
@@ -39,6 +40,7 @@ def resume(
         checkpoint: The name of a checkpoint; `auto` for the newest sound one.
         output: The folder that holds the runs.
         set: Overrides with Python values by dotted path.
+        project: The folder of the code of one's own that the run uses; by default the project that one stands in.
         **options: Further arguments of `noether.run`.
 
     Raises:
@@ -47,7 +49,10 @@ def resume(
     """
     paths = find_run(run, output)
     where = {**(set or {}), "output": str(paths.output_path)}
-    return run_spec(paths.resolved_spec_path, set=where, run_id=paths.run_id, resume=checkpoint, **options)
+    with telling_of_project(paths, project):
+        return run_spec(
+            paths.resolved_spec_path, set=where, run_id=paths.run_id, resume=checkpoint, project=project, **options
+        )
 
 
 def preview(
@@ -58,6 +63,7 @@ def preview(
     overrides: Sequence[str] = (),
     plugins: Iterable[str] = (),
     trusted: Iterable[str] = (),
+    project: Path | None = None,
 ) -> list[str]:
     """Return what continuing a run would do, as lines; nothing is changed.
 
@@ -68,14 +74,15 @@ def preview(
         overrides: See `noether.run`.
         plugins: See `noether.run`.
         trusted: See `noether.run`.
+        project: See `resume`.
 
     Raises:
         UsageError: There is no such run.
         CheckpointError: There is no such checkpoint, or none that is sound.
     """
     paths = find_run(run, output)
-    before = load_spec(paths.resolved_spec_path, trusted=trusted)
-    now = load_spec(paths.resolved_spec_path, overrides, trusted=trusted, plugins=list(plugins))
+    before = load_run_spec(paths, project=project, trusted=trusted)
+    now = load_run_spec(paths, project=project, overrides=overrides, trusted=trusted, plugins=list(plugins))
     with use_registry(now.registry):
         tables = resolved_tables(before.spec), resolved_tables(now.spec)
     changes, refused = differences(*tables), refused_changes(*tables)

@@ -73,6 +73,7 @@ def load_spec(
     trusted: Iterable[str] = (),
     registry: Registry | None = None,
     plugins: Sequence[str] = (),
+    project: Path | None = None,
 ) -> LoadedSpec:
     """Load and validate a spec.
 
@@ -84,6 +85,8 @@ def load_spec(
         trusted: Top-level packages beyond the project's own that dotted kinds may import.
         registry: What to resolve kinds with; by default everything installed.
         plugins: Run plugins that take part beside those that the spec uses: they may log what others read.
+        project: The folder of the code of one's own that dotted kinds may import, beside the working folder; by
+            default that of the spec.
 
     Raises:
         SpecError: The file cannot be read; as `InvalidSpecError` with all problems where the spec or an override
@@ -93,7 +96,7 @@ def load_spec(
     origin = str(path) if path else THE_SPEC
     folder = (path.parent if path else Path()).absolute()
     is_of_run = (folder / _RUN_MARK).exists()
-    project = _project_of_user(folder) if is_of_run else _project_folder(folder)
+    project = project or (_project_of_user(folder) if is_of_run else _project_folder(folder))
     registry = registry or Registry.installed(
         trusted=trusted, project_folders=(project, Path.cwd()), data_folders=(folder,) if is_of_run else ()
     )

@@ -1,6 +1,7 @@
 """`noether eval`: what a checkpoint is worth."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,28 @@ def test_the_latest_checkpoint_is_the_newest_sound_one(trained, evaluate):
     weights = trained.run_dir / "checkpoints" / "step-000000000012" / "model.safetensors"
     weights.write_bytes(b"")
     assert evaluate("trained", "--checkpoint", "latest")["checkpoint"] == "E1_U6_S48"
+
+
+def test_a_run_with_code_of_its_own_is_evaluated_from_anywhere_once_it_is_said_where_that_is(
+    tiny_spec, lab, noether_command, workplace, monkeypatch
+):
+    import tomli_w
+
+    callbacks = [{"kind": "lab.callbacks.Moments", "id": "moments", "every_n_epochs": 1}]
+    spec = workplace / "mine.toml"
+    spec.write_text(tomli_w.dumps({**tiny_spec, "trainer": {**tiny_spec["trainer"], "callbacks": callbacks}}))
+    assert noether_command("run", spec, "--run-id", "mine", "--quiet").code == 0
+    (workplace / "elsewhere").mkdir()
+    monkeypatch.chdir(workplace / "elsewhere")
+    forget(workplace)
+    refused = noether_command("eval", workplace / "runs" / "mine")
+    assert refused.code == 2
+    assert f"--project {workplace} looks for its code there" in refused.err
+    assert noether_command("eval", workplace / "runs" / "mine", "--project", workplace).code == 0
+
+
+def forget(folder):
+    """Let the modules of a project be as unknown as they are to a new process."""
+    sys.path[:] = [place for place in sys.path if not place.startswith(str(folder))]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lab"]:
+        del sys.modules[name]
