@@ -68,7 +68,7 @@ FIRST = {"trainer.max_epochs": None, "trainer.max_updates": 4}
 
 def seeds(in_ci, by_night):
     """Return seeds as parameters; a failure's is in the name of the test that failed."""
-    return [*range(in_ci), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(in_ci, by_night))]
+    return [*range(in_ci), *(pytest.param(seed, marks=pytest.mark.chaos) for seed in range(in_ci, by_night))]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 EPOCHS, UPDATES_PER_EPOCH, BATCH = 3, 5, 8
 END = EPOCHS * UPDATES_PER_EPOCH
 IN_CI, ALL = [UPDATES_PER_EPOCH, 7, 11], list(range(1, END))
-POINTS = [pytest.param(IN_CI, id="some"), pytest.param(ALL, id="all", marks=pytest.mark.long)]
+POINTS = [pytest.param(IN_CI, id="some"), pytest.param(ALL, id="all", marks=pytest.mark.chaos)]
 COUNTS = {"kind": "lab.callbacks.Counts", "every_n_updates": 1}
 EVALUATES = {"kind": "offline-loss", "every_n_updates": 2, "dataset_key": "test"}
 SAVES = {"kind": "checkpoint", "every_n_updates": 1}
@@ -111,7 +111,7 @@ def interrupted(run, finish, settings, everything, figures):
 
 
 @pytest.mark.parametrize("action", ["raise", "signal"])
-@pytest.mark.parametrize("accumulation_step", [0, *(pytest.param(step, marks=pytest.mark.long) for step in (1, 2)), 3])
+@pytest.mark.parametrize("accumulation_step", [0, *(pytest.param(step, marks=pytest.mark.chaos) for step in (1, 2)), 3])
 def test_an_update_interrupted_between_its_accumulation_steps_is_computed_again_or_finished(  # E2
     interrupted, accumulation_step, action
 ):

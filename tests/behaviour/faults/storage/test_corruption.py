@@ -129,7 +129,7 @@ def test_any_damage_to_any_file_is_noticed_and_the_next_older_one_is_taken(  # C
     damaged_everywhere(damage, run, saved_number, caplog, times=1)
 
 
-@pytest.mark.long
+@pytest.mark.chaos
 @pytest.mark.parametrize("damage", RANDOM, ids=lambda damage: damage.__name__)
 def test_any_damage_at_twenty_places_of_any_file_is_noticed(
     damage: Damage, run: Any, saved_number: Any, caplog: pytest.LogCaptureFixture, figures: Any

@@ -191,7 +191,7 @@ def killed_at_every_operation(
 def scenes(quick: dict[str, tuple[bool, ...]]) -> list[Any]:
     """Return all scenes, killed before a write and inside of it; those that are not quick are for a long run."""
     return [
-        pytest.param(name, torn, marks=() if torn in quick.get(name, ()) else pytest.mark.long, id=f"{name}-{kind}")
+        pytest.param(name, torn, marks=() if torn in quick.get(name, ()) else pytest.mark.chaos, id=f"{name}-{kind}")
         for name in SCENES
         for torn, kind in ((False, "before"), (True, "torn"))
     ]
@@ -258,7 +258,7 @@ def test_refused_once_at_every_operation_of_a_save(name: str, begun: Any, disk_c
     assert refused_at_every_operation(name, "ENOSPC", False, begun, disk_class, using) > 24
 
 
-@pytest.mark.long
+@pytest.mark.chaos
 @pytest.mark.parametrize("for_good", [False, True], ids=["once", "for good"])
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("name", SCENES)

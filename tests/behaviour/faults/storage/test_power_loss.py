@@ -312,7 +312,7 @@ class Explorer:
     ("name", "samples"),
     [
         *((name, 1) for name in ("keep 1", "replaced", "pinned")),
-        *(pytest.param(name, 150, marks=pytest.mark.long) for name in SCENES),
+        *(pytest.param(name, 150, marks=pytest.mark.chaos) for name in SCENES),
     ],
 )
 def test_after_any_power_failure_the_older_save_or_the_new_one_is_found(
@@ -356,7 +356,7 @@ def mutants(recording: Recording) -> Iterator[tuple[str, list[Operation], int]]:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name == "keep 1" else pytest.mark.long)
+        pytest.param(name, marks=() if name == "keep 1" else pytest.mark.chaos)
         for name in ("keep 1", "keep 2", "replaced")
     ],
 )
