@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from noether.core.providers.path import PathProvider
-from noether.core.writers.durable import replace_file, storage_error
+from noether.core.writers.durable import make_folder, make_folders, replace_file, storage_error
 from noether.errors import UsageError
 from noether.runs.attempts import last_attempt, record_path
 from noether.runs.environment import environment
@@ -43,8 +43,8 @@ class RunFolder:
             StorageError: The disk refuses.
         """
         try:
-            self.paths.output_path.mkdir(parents=True, exist_ok=True)
-            self.paths.run_path.mkdir()
+            make_folders(self.paths.output_path)
+            make_folder(self.paths.run_path)
         except FileExistsError as error:
             if not self.paths.output_path.is_dir():
                 raise UsageError(
@@ -102,7 +102,7 @@ class RunFolder:
         now = {"started": time.time(), "pid": os.getpid(), "host": socket.gethostname(), "status": "RUNNING"}
         self._record = now | facts
         try:
-            self.paths.attempts_path.mkdir(exist_ok=True)
+            make_folders(self.paths.attempts_path)
         except OSError as error:
             raise storage_error(error, self.paths.attempts_path) from error
         self._write_attempt()
