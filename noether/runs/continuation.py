@@ -19,6 +19,7 @@ from noether.core.writers.step_folder import list_steps, sweep_leftovers, update
 from noether.core.writers.step_names import LATEST, Checkpoint, StepNames
 from noether.core.writers.step_state import StepState
 from noether.errors import CheckpointError
+from noether.training.loop.fitting import require_fitting
 from noether.training.loop.verify_restored import verify_restored
 from noether.training.trainers.base import BaseTrainer
 
@@ -72,15 +73,19 @@ def _may_be_whole(step: Path) -> bool:
         return True
 
 
-def move_newer_aside(paths: PathProvider, step: Path) -> list[Path]:
-    """Take the steps after `step` out of the way: training goes on before them, and `latest` must not mean them.
+def move_newer_aside(paths: PathProvider, update: int) -> list[Path]:
+    """Take the steps after `update` out of the way: training goes on before them, and no name must mean them.
 
     They are kept in `abandoned/` of the run, for who wants them back.
+
+    Args:
+        paths: Those of the run.
+        update: Where training goes on; -1 for a run that begins at its beginning.
 
     Returns:
         Where they are now.
     """
-    newer = [folder for folder in list_steps(paths.checkpoint_path) if update_of(folder) > update_of(step)]
+    newer = [folder for folder in list_steps(paths.checkpoint_path) if update_of(folder) > update]
     abandoned = paths.run_path / "abandoned"
     moved = []
     for folder in newer:
@@ -110,6 +115,15 @@ class Continuation(InitializerBase):
         super().__init__(InitializerConfig())
         self.saved = saved
         self.same_spec = same_spec
+
+    def check(self, trainer: RunningTrainer) -> None:
+        """Find out whether the run can go on from the state, before anything in its folder is replaced or moved.
+
+        Raises:
+            CheckpointError: The state counts in other sizes, or the run's limit lies before it.
+        """
+        assert isinstance(trainer, BaseTrainer), "runs are assembled with one"
+        require_fitting(trainer, self.saved.step, self.saved.state)
 
     def initialize(self, trainer: RunningTrainer, model: ModelBase) -> None:
         """Restore everything, and check that it is what was saved.

@@ -15,6 +15,7 @@ from noether.core.trackers.base import BaseTracker, RunDescription
 from noether.core.trackers.errors import TrackerError
 from noether.core.utils.secrets import mask, masked_traceback
 from noether.core.utils.shown_path import shown_path
+from noether.core.writers.step_folder import update_of
 from noether.errors import CheckpointError, NoetherError, StorageError
 from noether.kernel.component import Component
 from noether.kernel.dispatch import compile_dispatch
@@ -53,6 +54,7 @@ from noether.training.loop.signals import StoppedBySignal
 _LOG = logging.getLogger("noether.run")
 _MACHINERY = ("profiling/", "data/", "model/", "optim/", "stability/")  # not what a run is about
 _WHAT_STATE_DEPENDS_ON = ("trainer", "plugins", "model", "transforms", "datasets.train", "seed")
+_NO_REASON_TO_GO_ON = ("name", "output", "expect", "checkpoints", "trackers", "loader", "threads", "device")
 _SIGNAL_BASE = 128  # a shell reports an end by signal n as 128 + n
 
 
@@ -98,13 +100,17 @@ class Execution:
             with kept_for_console() as said:
                 trackers = build_trackers(self.loaded.spec)
                 device = device_of(self.loaded.spec.device)
-                run = assemble(self.loaded.spec, self.paths, device, trackers, initialize=not continues)
-                saved = self._saved_state(run) if continues else None
+                saved = self._saved_state() if continues else None
+                run = assemble(self.loaded.spec, self.paths, device, trackers, initialize=saved is None)
+                if continues:
+                    self._compare(run)
                 if saved is not None and self._has_ended(run, saved):
                     return self._nothing_to_do(saved)
                 run.trainer.plugins, run.trainer.run = self.plugins, run
                 if saved is not None:
-                    run.trainer.initializer = Continuation(saved, same_spec=self._is_same_training(run))
+                    run.trainer.initializer = Continuation(saved, same_spec=self._is_same_training(run, saved))
+                elif continues:
+                    run.trainer.log_writer.load_state_dict({"metrics": 0, "nonscalars": 0})
                 run.trainer.prepare(run.model)
             if not continues:
                 self.folder.create()
@@ -134,14 +140,15 @@ class Execution:
         stack.enter_context(RunLock(self.paths.run_path))
         return True
 
-    def _saved_state(self, run: Run) -> SavedState | None:
-        """Return the state to go on with; None where nothing was saved yet, and the run begins at its beginning."""
-        self._compare(run)
+    def _saved_state(self) -> SavedState | None:
+        """Return the state to go on with; None where nothing was saved yet, and the run begins at its beginning.
+
+        Asked for before the run is built: one that begins at its beginning takes its weights from its initializer.
+        """
         assert self.resume is not None, "a run is continued where that was asked for"
         saved = find_state(self.paths, self.resume)
         if saved is None:
             _LOG.info("the run has no checkpoint yet, so it begins at its beginning")
-            run.trainer.log_writer.load_state_dict({"metrics": 0, "nonscalars": 0})
         return saved
 
     def _compare(self, run: Run) -> None:
@@ -168,10 +175,17 @@ class Execution:
             return False
         if saved.state.update >= run.trainer.total_training_updates:
             return True
-        return not differences(self._former_spec(), resolved_tables(run.spec))  # it was stopped early
+        changed = differences(self._former_spec(), resolved_tables(run.spec))
+        return all(change.key.startswith(_NO_REASON_TO_GO_ON) for change in changed)  # it was stopped early
 
-    def _is_same_training(self, run: Run) -> bool:
-        """Whether the spec is the one that was saved with, as far as the saved state depends on it."""
+    def _is_same_training(self, run: Run, saved: SavedState) -> bool:
+        """Whether the spec is the one that was saved with, as far as the saved state depends on it.
+
+        An attempt with another spec may have died before it saved anything: then the spec in the folder is not the one
+        that the step was saved with.
+        """
+        if self.folder.spec_sha256 != saved.step.manifest.spec_sha256:
+            return False
         changed = differences(self._former_spec(), resolved_tables(run.spec))
         return not any(change.key.startswith(_WHAT_STATE_DEPENDS_ON) for change in changed)
 
@@ -199,19 +213,22 @@ class Execution:
             _LOG.info("note: %s", note)
         for record in said:
             logging.getLogger(record.name).handle(record)
-        if saved is not None:
-            self._take_up(saved)
+        self._take_up(saved)
         tracking = Tracking(trackers, self.paths, self._description(run))
         tracking.start()
         outcome = self._outcome(run, self._train(run, tracking))
         return self._finish(run, outcome, tracking)
 
-    def _take_up(self, saved: SavedState) -> None:
-        """Say where the run goes on, and put what was saved after that out of the way."""
-        position, lost = saved.step.manifest.iteration, lost_updates(self.paths, saved.state.update)
-        again = f"; {lost} updates after it are computed again" if lost else ""
-        _LOG.info("attempt %d continues after %s%s", self.folder.attempt, position, again)
-        if moved := move_newer_aside(self.paths, saved.step.folder):
+    def _take_up(self, saved: SavedState | None) -> None:
+        """Say where the run goes on, and put what was saved after that out of the way.
+
+        A run that begins at its beginning may hold partial saves of an earlier attempt, from which none can go on.
+        """
+        if saved is not None:
+            position, lost = saved.step.manifest.iteration, lost_updates(self.paths, saved.state.update)
+            again = f"; {lost} updates after it are computed again" if lost else ""
+            _LOG.info("attempt %d continues after %s%s", self.folder.attempt, position, again)
+        if moved := move_newer_aside(self.paths, -1 if saved is None else update_of(saved.step.folder)):
             _LOG.info("newer checkpoints were moved to %s", moved[0].parent)
 
     def _description(self, run: Run) -> RunDescription:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -34,6 +35,14 @@ class RunFolder:
     def exists(self) -> bool:
         """Whether a run of this id was begun before."""
         return self.paths.run_path.is_dir()
+
+    @property
+    def spec_sha256(self) -> str:
+        """Hash of the resolved spec of the last attempt, as manifests hold it; empty where there is none."""
+        try:
+            return hashlib.sha256(self.paths.resolved_spec_path.read_bytes()).hexdigest()
+        except FileNotFoundError:
+            return ""
 
     def create(self) -> None:
         """Make the folder; two runs never share one.

@@ -10,7 +10,7 @@ from noether.core.schemas.callbacks import CallBackBaseConfig
 
 class TellsConfig(CallBackBaseConfig):
     key: str = Field("loss/told", description="The metric.")
-    values: list[float] = Field(description="Its values, one for each update.")
+    values: list[float | str] = Field(description="Its values, one for each update; a spec holds no nan but as a text.")
 
 
 class Tells(PeriodicCallback):
@@ -18,7 +18,7 @@ class Tells(PeriodicCallback):
 
     def __init__(self, callback_config: TellsConfig, **kwargs):
         super().__init__(callback_config, **kwargs)
-        self.key, self.values = callback_config.key, callback_config.values
+        self.key, self.values = callback_config.key, [float(value) for value in callback_config.values]
 
     @classmethod
     def produced_metrics(cls, config, facts):

@@ -9,6 +9,7 @@ import pytest
 
 import noether
 from noether.core.writers.step_folder import list_steps
+from noether.core.writers.step_names import StepNames
 from noether.errors import CheckpointError, UsageError
 from noether.runs.lock import RunLock
 
@@ -83,6 +84,27 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_at_its_beginning(
     assert remains(resumed) == remains(uninterrupted)
 
 
+def test_a_run_that_died_before_its_first_checkpoint_begins_with_the_weights_of_its_initializer(
+    failed, finish, settings, remains
+):
+    fine_tuned = {**settings, "initializer": {"kind": "checkpoint", "path": str(failed.run_dir)}, "seed": 1}
+    straight = finish(fine_tuned, run_id="straight")
+    died = finish(fine_tuned, run_id="died")
+    shutil.rmtree(died.run_dir / "checkpoints")
+    assert remains(finish(fine_tuned, run_id="died", resume="auto")) == remains(straight)
+
+
+def test_partial_saves_of_a_run_that_begins_at_its_beginning_are_kept_aside(finish, run, lab, settings):
+    callbacks = [each for each in settings["trainer.callbacks"] if each["kind"] in ("offline-loss", "best-checkpoint")]
+    fails = {"kind": "lab.failing.FailsOnce", "every_n_updates": 1, "at_update": 7}
+    died = run({**settings, "trainer.callbacks": [*callbacks, fails]}, run_id="mine")
+    newest = steps(died)[-1]
+    shorter = {**settings, "trainer.callbacks": callbacks, "trainer.max_epochs": None, "trainer.max_updates": newest - 1}
+    again = finish(shorter, run_id="mine", resume="auto")
+    assert steps(again)[-1] == newest - 1
+    assert "last" in StepNames(again.run_dir / "checkpoints").known()
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew_by_itself(failed, run, settings):  # C5
     for step in list_steps(failed.run_dir / "checkpoints"):
         (step / "manifest.json").write_bytes(b"{}")
@@ -122,6 +144,26 @@ def test_a_finished_run_can_be_made_longer(finish, settings, lab, remains):  # E
     assert {k: v for k, v in remains(resumed).items() if k != "metrics"} == {
         k: v for k, v in remains(longer).items() if k != "metrics"
     }
+
+
+def test_a_run_that_stopped_early_has_nothing_left_to_do_for_the_command_either(
+    finish, settings, lab, noether_command
+):
+    (lab.parent / "failed-once").touch()
+    stops = {"kind": "fixed-early-stopper", "stop_at_update": 5}
+    stopped = finish({**settings, "trainer.callbacks": [*settings["trainer.callbacks"], stops]}, run_id="mine")
+    ended = noether_command("resume", "mine")
+    assert (ended.code, "nothing is left to do" in ended.out) == (0, True)
+    assert len(list((stopped.run_dir / "attempts").glob("0*.json"))) == 1
+
+
+def test_a_limit_before_the_checkpoint_is_refused_and_changes_nothing(failed, run, settings):
+    before = {path: path.read_bytes() for path in failed.run_dir.rglob("*") if path.is_file() and path.name != "LOCK"}
+    shorter = {**settings, "trainer.max_epochs": None, "trainer.max_updates": 2, "trainer.callbacks": []}
+    with pytest.raises(CheckpointError, match="lies before E0_U3_S24"):
+        run(shorter, run_id="mine", resume="E0_U3_S24")
+    after = {path: path.read_bytes() for path in failed.run_dir.rglob("*") if path.is_file() and path.name != "LOCK"}
+    assert after == before
 
 
 def test_none_moves_what_is_there_aside_and_starts_anew(failed, finish, settings, workplace):
@@ -232,3 +274,15 @@ def test_without_that_callback_the_run_goes_on(run, finish, settings, lab):
     forgetful = {"kind": "lab.failing.Forgetful", "every_n_updates": 1}
     run({**settings, "trainer.callbacks": [forgetful, *settings["trainer.callbacks"]]}, run_id="mine")
     finish(settings, run_id="mine", resume="auto")
+
+
+def test_it_goes_on_without_that_callback_also_after_an_attempt_that_saved_nothing(run, finish, settings, lab):
+    forgetful = {"kind": "lab.failing.Forgetful", "every_n_updates": 1}
+    callbacks = [each for each in settings["trainer.callbacks"] if each["kind"] != "lab.failing.FailsOnce"]
+    run({**settings, "trainer.callbacks": [forgetful, *settings["trainer.callbacks"]]}, run_id="mine")
+    fails = {"kind": "lab.failing.FailsOnce", "every_n_updates": 1, "at_update": 7}
+    (lab.parent / "failed-once").unlink()
+    without = {**settings, "trainer.callbacks": [*callbacks, fails]}
+    died = run(without, run_id="mine", resume="auto")
+    assert (died.status, steps(died)[-1]) == ("FAILED", 6)
+    finish(without, run_id="mine", resume="auto")

@@ -6,6 +6,7 @@ import io
 import sys
 
 import pytest
+import rich
 
 from noether.core.callbacks.pass_bar import PassBar
 
@@ -19,6 +20,7 @@ def shown(stdout: io.StringIO, monkeypatch: pytest.MonkeyPatch, *, show_after: f
     """Return what a pass of three batches writes."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stdout", stdout)
+    monkeypatch.setattr(rich, "_console", None)  # that of other tests may have bars of its own
     bar = PassBar("test", 3, show_after=show_after)
     for _ in range(3):
         bar.advance()
