@@ -18,6 +18,7 @@ from noether.core.writers.manifest import WEIGHTS, Manifest, NamedStep
 from noether.core.writers.retention import Retention
 from noether.core.writers.save_policy import SavePolicy
 from noether.core.writers.save_request import LAST, SaveQueue, SaveRequest
+from noether.core.writers.step_folder import step_name
 from noether.core.writers.step_state import StepState, callback_file, encode_step
 from noether.errors import SpecError, StorageError, TrainingError
 
@@ -241,10 +242,15 @@ class CheckpointWriter:
     def continue_from(self, step: Path, manifest: Manifest) -> None:
         """Go on after a step of this run: its names hold, and the next step's parent is this one.
 
-        Where its round is repeated, what is asked for then is saved beside what it holds.
+        A name of an older step may stand for one that retention has removed since; that name is given up. Where the
+        step's round is repeated, what is asked for then is saved beside what it holds.
         """
+        checkpoints = step.parent
+        there = {tag: of for tag, of in manifest.names.items() if (checkpoints / step_name(of.update)).is_dir()}
+        for name in sorted(manifest.names.keys() - there.keys()):
+            _LOG.warning("the checkpoint %s was removed since; until there is another one, none is called so", name)
         self.names.clear()
-        self.names.update(manifest.names)
+        self.names.update(there)
         self.last_committed, self._parent = step, manifest.parent
         self._saved = (manifest.update, SaveRequest.whole())
 

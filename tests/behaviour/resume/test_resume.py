@@ -62,6 +62,18 @@ def test_it_may_go_on_from_an_older_checkpoint(failed, finish, settings, uninter
     assert remains(again) == remains(uninterrupted)
 
 
+def test_a_name_whose_step_is_gone_is_given_up_when_an_older_checkpoint_is_resumed(finish, settings, lab):
+    (lab.parent / "failed-once").touch()
+    outcome = finish(settings, run_id="mine")
+    names = StepNames(outcome.run_dir / "checkpoints")
+    best = next(name for name in names.find("E0_U3_S24").step.manifest.names if name.startswith("best_model"))
+    shutil.rmtree(outcome.run_dir / "checkpoints" / "step-000000000002")
+    stops = {"kind": "fixed-early-stopper", "stop_at_update": 4}
+    few = [each for each in settings["trainer.callbacks"] if each["kind"] == "checkpoint"]
+    finish({**settings, "trainer.callbacks": [*few, stops]}, run_id="mine", resume="E0_U3_S24")
+    assert best not in names.known()
+
+
 def test_steps_after_the_one_that_is_resumed_are_kept_aside(failed, run, settings):
     newer = steps(failed)[-1]
     run(settings, run_id="mine", resume="E0_U3_S24")
@@ -99,8 +111,8 @@ def test_partial_saves_of_a_run_that_begins_at_its_beginning_are_kept_aside(fini
     fails = {"kind": "lab.failing.FailsOnce", "every_n_updates": 1, "at_update": 7}
     died = run({**settings, "trainer.callbacks": [*callbacks, fails]}, run_id="mine")
     newest = steps(died)[-1]
-    shorter = {**settings, "trainer.callbacks": callbacks, "trainer.max_epochs": None, "trainer.max_updates": newest - 1}
-    again = finish(shorter, run_id="mine", resume="auto")
+    limit = {"trainer.max_epochs": None, "trainer.max_updates": newest - 1}
+    again = finish({**settings, "trainer.callbacks": callbacks, **limit}, run_id="mine", resume="auto")
     assert steps(again)[-1] == newest - 1
     assert "last" in StepNames(again.run_dir / "checkpoints").known()
 
@@ -146,9 +158,7 @@ def test_a_finished_run_can_be_made_longer(finish, settings, lab, remains):  # E
     }
 
 
-def test_a_run_that_stopped_early_has_nothing_left_to_do_for_the_command_either(
-    finish, settings, lab, noether_command
-):
+def test_a_run_that_stopped_early_has_nothing_left_to_do_for_the_command_either(finish, settings, lab, noether_command):
     (lab.parent / "failed-once").touch()
     stops = {"kind": "fixed-early-stopper", "stop_at_update": 5}
     stopped = finish({**settings, "trainer.callbacks": [*settings["trainer.callbacks"], stops]}, run_id="mine")
@@ -234,6 +244,17 @@ def test_the_command_continues_a_run_with_the_spec_in_its_folder(
     assert found == remains(uninterrupted)
     again = noether_command("resume", "mine")
     assert (again.code, "nothing is left to do" in again.out) == (0, True)
+
+
+def test_a_plugin_that_is_not_installed_any_more_is_named_with_the_command_that_installs_it(
+    failed, noether_command
+):  # D7
+    kept = failed.run_dir / "spec.resolved.toml"
+    text = kept.read_text().replace('kind = "mlp"', 'kind = "gone"')
+    kept.write_text(text.replace('model = "mlp from noether-train', 'model = "gone from lab-gone').replace("\r", ""))
+    ended = noether_command("resume", "mine")
+    assert (ended.code, "unknown model kind 'gone'" in ended.err) == (2, True)
+    assert "the run used lab-gone 0.1.0, which is not installed: pip install 'lab-gone==0.1.0'" in ended.err
 
 
 def test_a_dry_run_says_what_would_happen_and_changes_nothing(failed, noether_command):
