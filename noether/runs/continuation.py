@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from noether.core.protocols import RunningTrainer
 from noether.core.providers.path import PathProvider
 from noether.core.trackers.record import MetricRecord
 from noether.core.utils.free_name import free_name
+from noether.core.writers.durable import make_folders, rename, storage_error, sync_folder
 from noether.core.writers.metrics_file import MetricsFile
 from noether.core.writers.saved_step import SavedStep
 from noether.core.writers.step_folder import list_steps, sweep_leftovers, update_of
@@ -24,6 +26,7 @@ from noether.training.loop.verify_restored import verify_restored
 from noether.training.trainers.base import BaseTrainer
 
 AUTO, NONE = "auto", "none"
+_LOG = logging.getLogger("noether.resume")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ def _may_be_whole(step: Path) -> bool:
         return True
 
 
-def move_newer_aside(paths: PathProvider, update: int) -> list[Path]:
+def move_newer_aside(paths: PathProvider, update: int) -> None:
     """Take the steps after `update` out of the way: training goes on before them, and no name must mean them.
 
     They are kept in `abandoned/` of the run, for who wants them back.
@@ -82,23 +85,40 @@ def move_newer_aside(paths: PathProvider, update: int) -> list[Path]:
         paths: Those of the run.
         update: Where training goes on; -1 for a run that begins at its beginning.
 
-    Returns:
-        Where they are now.
+    Raises:
+        StorageError: The disk refused.
     """
     newer = [folder for folder in list_steps(paths.checkpoint_path) if update_of(folder) > update]
+    if not newer:
+        return
     abandoned = paths.run_path / "abandoned"
-    moved = []
-    for folder in newer:
-        abandoned.mkdir(exist_ok=True)
-        name = free_name(folder.name, {path.name for path in abandoned.iterdir()})
-        moved.append(folder.rename(abandoned / name))
-    return moved
+    try:
+        make_folders(abandoned)
+        for folder in newer:
+            rename(folder, abandoned / free_name(folder.name, {path.name for path in abandoned.iterdir()}))
+        sync_folder(abandoned)
+        sync_folder(paths.checkpoint_path)
+    except OSError as error:
+        raise storage_error(error, abandoned) from error
+    _LOG.info("newer checkpoints were moved to %s", abandoned)
 
 
 def move_run_aside(paths: PathProvider) -> Path:
-    """Take a whole run out of the way, so that another one can begin under its id; nothing is deleted."""
-    taken = {path.name for path in paths.output_path.iterdir()}
-    return paths.run_path.rename(paths.output_path / free_name(f"{paths.run_id}.before", taken))
+    """Take a whole run out of the way, so that another one can begin under its id; nothing is deleted.
+
+    Returns:
+        Where it is now.
+
+    Raises:
+        StorageError: The disk refused.
+    """
+    aside = paths.output_path / free_name(f"{paths.run_id}.before", {path.name for path in paths.output_path.iterdir()})
+    try:
+        rename(paths.run_path, aside)
+        sync_folder(paths.output_path)
+    except OSError as error:
+        raise storage_error(error, paths.run_path) from error
+    return aside
 
 
 class Continuation(InitializerBase):
@@ -126,7 +146,7 @@ class Continuation(InitializerBase):
         require_fitting(trainer, self.saved.step, self.saved.state)
 
     def initialize(self, trainer: RunningTrainer, model: ModelBase) -> None:
-        """Restore everything, and check that it is what was saved.
+        """Restore everything, check that it is what was saved, and put what was saved after it out of the way.
 
         Raises:
             CheckpointError: It is the state of another model, or a part of it does not come back as it was saved.
@@ -134,6 +154,7 @@ class Continuation(InitializerBase):
         trainer.restore_state(model, self.saved.step, self.saved.state)
         assert isinstance(trainer, BaseTrainer), "runs are assembled with one"
         verify_restored(trainer, model, self.saved.step, same_spec=self.same_spec)
+        move_newer_aside(trainer.path_provider, self.saved.state.update)
 
 
 def lost_updates(paths: PathProvider, update: int) -> int:

@@ -15,7 +15,6 @@ from noether.core.trackers.base import BaseTracker, RunDescription
 from noether.core.trackers.errors import TrackerError
 from noether.core.utils.secrets import mask, masked_traceback
 from noether.core.utils.shown_path import shown_path
-from noether.core.writers.step_folder import update_of
 from noether.errors import CheckpointError, NoetherError, StorageError
 from noether.kernel.component import Component
 from noether.kernel.dispatch import compile_dispatch
@@ -220,16 +219,16 @@ class Execution:
         return self._finish(run, outcome, tracking)
 
     def _take_up(self, saved: SavedState | None) -> None:
-        """Say where the run goes on, and put what was saved after that out of the way.
+        """Say where the run goes on.
 
-        A run that begins at its beginning may hold partial saves of an earlier attempt, from which none can go on.
+        One that begins at its beginning may hold partial saves of an earlier attempt, from which none can go on.
         """
-        if saved is not None:
-            position, lost = saved.step.manifest.iteration, lost_updates(self.paths, saved.state.update)
-            again = f"; {lost} updates after it are computed again" if lost else ""
-            _LOG.info("attempt %d continues after %s%s", self.folder.attempt, position, again)
-        if moved := move_newer_aside(self.paths, -1 if saved is None else update_of(saved.step.folder)):
-            _LOG.info("newer checkpoints were moved to %s", moved[0].parent)
+        if saved is None:
+            move_newer_aside(self.paths, -1)
+            return
+        position, lost = saved.step.manifest.iteration, lost_updates(self.paths, saved.state.update)
+        again = f"; {lost} updates after it are computed again" if lost else ""
+        _LOG.info("attempt %d continues after %s%s", self.folder.attempt, position, again)
 
     def _description(self, run: Run) -> RunDescription:
         parts: list[Component | Participant] = [component for _, component in components_in(run.spec)]

@@ -55,10 +55,7 @@ def _restore(trainer: BaseTrainer, model: ModelBase, step: SavedStep, state: Ste
     trainer_state = {**state.trainer, "callbacks": state.callbacks}
     paths = resumption_paths(step)
     trainer.is_resumed = _is_own(paths, trainer.path_provider)
-    if trainer.is_resumed:
-        trainer.checkpoint_writer.continue_from(step.folder, step.manifest)
-    else:
-        trainer_state.pop("log_writer", None)
+    metrics_until = trainer_state.pop("log_writer", None)
     trainer.load_state_dict(trainer_state)
     if trainer.update_counter.update and any(optimizer.scheduled for optimizer in model.optimizers().values()):
         model.optimizer_schedule_step(trainer.update_counter.update - 1)  # the rates that the last update was made with
@@ -67,6 +64,9 @@ def _restore(trainer: BaseTrainer, model: ModelBase, step: SavedStep, state: Ste
             callback.resume_from_checkpoint(paths, model)
     trainer.data_container.load_state_dict(state.data)
     restore_rng(state.rank)
+    if trainer.is_resumed:  # now that nothing can fail any more: what is cut off cannot be put back
+        trainer.checkpoint_writer.continue_from(step.folder, step.manifest)
+        trainer.log_writer.load_state_dict(metrics_until)
 
 
 def restore_optimizers(model: ModelBase, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
