@@ -3,8 +3,8 @@
 Two costs are measured. The stall: for how long `commit` keeps the training thread. The extra time: how much longer a
 stretch of training takes with a save in it than without. Training is matrix products on all cores but one.
 
-The stall is the median of the rounds' ratios. The extra time is a small difference of large times: it is taken between the
-fastest rounds, and where training alone varies by more than a copy, which others on the machine do, it is only reported.
+The stall is the median of the rounds' ratios. The extra time is a small difference of large times: it is taken between
+the fastest rounds, and where others on the machine make training alone vary by more than a copy, it is only reported.
 """
 
 from __future__ import annotations
