@@ -76,7 +76,10 @@ def at_eval(update_counter: UpdateCounter, trainer_model: Any, data_iter: Any, b
 
 @hookspec
 def checkpoint_committed(run: Any, checkpoint: Any) -> None:
-    """Fires when a checkpoint exists completely on the disk."""
+    """Fires when a checkpoint exists completely on the disk.
+
+    Where saves are asynchronous, that is at the first boundary after it does, some updates after that which it is of.
+    """
 
 
 @hookspec

@@ -87,6 +87,7 @@ def assemble(
         )
     trainer.checkpoint_writer.keep_last = spec.checkpoints.keep_last
     trainer.checkpoint_writer.keep_every = spec.checkpoints.keep_every
+    trainer.checkpoint_writer.asynchronous = spec.checkpoints.asynchronous
     trainer.checkpoint_writer.policy = SavePolicy(spec.checkpoints.on_save_error)
     trainer.checkpoint_writer.spec_sha256 = hashlib.sha256(resolved.encode()).hexdigest()
     if initialize:

@@ -178,6 +178,7 @@ def _points(counter: UpdateCounter, end: int, at: Sequence[int] | None) -> list[
 def _changes(spec: RunSpec, output: Path, end: int | None) -> dict[str, Any]:
     """Return what is overridden: nothing is tracked, expected or left behind, and the runs end earlier."""
     changes: dict[str, Any] = {"output": str(output), "trackers": [{"kind": "noop"}], "expect": None}
+    changes["checkpoints.asynchronous"] = False  # what callbacks know is noted when a checkpoint has been committed
     if end is not None:
         changes |= {"trainer.max_epochs": None, "trainer.max_samples": None, "trainer.max_updates": end}
     for place, initializer in (("initializer", spec.initializer), ("trainer.initializer", spec.trainer.initializer)):

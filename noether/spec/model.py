@@ -63,6 +63,11 @@ class CheckpointsTable(SpecTable):
         description="When the disk refuses a save: end the run, or warn and try again at the next one, up to 3 times "
         "in a row. The last save of a run always has to succeed.",
     )
+    asynchronous: bool = Field(
+        False,
+        description="Go on with training while a checkpoint is written. It takes memory for a copy of what is saved. "
+        "One is written at a time, the next waits for it; the last one of a run is written before the run ends.",
+    )
 
 
 class Expectation(SpecTable):

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
 from noether.core.providers.path import PathProvider
+from noether.core.writers.background import BackgroundSave
 from noether.core.writers.checkpoint_folder import CheckpointFolder
-from noether.core.writers.finite_weights import all_finite
 from noether.core.writers.manifest import WEIGHTS, Manifest, NamedStep
+from noether.core.writers.planned_save import PlannedSave
 from noether.core.writers.retention import Retention
 from noether.core.writers.save_policy import SavePolicy
 from noether.core.writers.save_request import LAST, SaveQueue, SaveRequest
+from noether.core.writers.snapshot import Snapshot
 from noether.core.writers.step_folder import step_name
 from noether.core.writers.step_state import StepState, callback_file, encode_step
 from noether.errors import SpecError, StorageError, TrainingError
@@ -47,7 +49,8 @@ class CheckpointWriter:
     Attributes:
         keep_every: Steps whose update is a multiple of it stay; None for no such steps.
         policy: What happens when the disk refuses a save.
-        queue: What has been asked for since the last boundary.
+        asynchronous: Whether training goes on while a save is written, all but the last one. At most one is in flight.
+        queue: What has been asked for since the last boundary, and the save in flight.
         names: All names that steps of this run go by, beside those that follow from the steps.
         last_committed: The step that was written last.
     """
@@ -57,6 +60,7 @@ class CheckpointWriter:
         self.keep_last = keep_last
         self.keep_every: int | None = None
         self.policy = SavePolicy()
+        self.asynchronous = False
         self.folder = CheckpointFolder(path_provider.checkpoint_path)
         self.spec_sha256 = spec_sha256
         self.queue = SaveQueue()
@@ -66,6 +70,7 @@ class CheckpointWriter:
         self._stands_for: tuple[FileOwner, str, bool] | None = None
         self._saved: tuple[int, SaveRequest] | None = None
         self._parent: str | None = None
+        self._snapshot = Snapshot()
 
     @property
     def pending(self) -> SaveRequest | None:
@@ -179,51 +184,77 @@ class CheckpointWriter:
 
         A run that began with the state of another one may know of a best value whose step the other one has.
         """
-        pending = self.queue.pending
+        pending, in_flight = self.queue.pending, self.queue.in_flight
+        stored = in_flight.planned.manifest.names if in_flight is not None and in_flight.is_stored() else {}
         if pending is not None and of in pending.names:
             pending.add_name(tag, pending.names[of])
-        elif of in self.names:
-            self.names[tag] = self.names[of]
+        elif (named := stored.get(of) or self.names.get(of)) is not None:
+            self.names[tag] = named
         else:
             _LOG.warning("no checkpoint of this run is named %s, so none is named %s", of, tag)
 
     def commit(self, state: StepState) -> Path | None:
         """Write the pending request with `state` as one step and remove what retention lets go.
 
+        Where saves are asynchronous, all but the last are begun only, and `settle` returns the step; the one before
+        has to be settled.
+
         Returns:
-            The step; None where the disk refused and the policy lets the run go on.
+            The step; None where it is being written, and where the disk refused and the policy lets the run go on.
 
         Raises:
             StorageError: The disk refused; older steps stay as they are.
         """
         assert self.queue.pending is not None, "commit needs a request"
+        assert self.queue.in_flight is None, "one save after the other"
         request, self.queue.pending = self.queue.pending, None
+        planned = self._plan(state, request)
+        if not self.asynchronous or request.is_last:
+            return self._take_up(planned, partial(planned.write, self.folder, self.retention))
+        captured = planned.captured(self._snapshot)
+        self.queue.in_flight = BackgroundSave(captured, partial(captured.write, self.folder, self.retention))
+        return None
+
+    def settle(self) -> Path | None:
+        """Wait for the save in flight, if there is one, and take note of how it ended.
+
+        Returns:
+            The step; None where nothing was in flight, and where the disk refused and the policy lets the run go on.
+
+        Raises:
+            StorageError: The disk refused; older steps stay as they are.
+        """
+        in_flight, self.queue.in_flight = self.queue.in_flight, None
+        return None if in_flight is None else self._take_up(in_flight.planned, in_flight.step)
+
+    def _plan(self, state: StepState, request: SaveRequest) -> PlannedSave:
+        """Return what a step of `state` is going to be; its names hold for the run once it is written."""
         self._include_earlier(state.update, request)
         files, aliases = encode_step(state, request)
-        names = self.names | {tag: NamedStep(state.update, weights) for tag, weights in request.names.items()}
         manifest = Manifest(
             epoch=state.epoch,
             update=state.update,
             sample=state.sample,
             files={},
             aliases=aliases,
-            names=names,
+            names=self.names | request.named(state.update),
             spec_sha256=self.spec_sha256,
             parent=self._parent,
             resumable=request.is_whole,
-            finite=not request.weights or all_finite(state.model.values()),
             written_by=_version(),
         )
+        return PlannedSave(request, files, manifest, list(state.model.values()) if request.weights else ())
+
+    def _take_up(self, planned: PlannedSave, outcome: Callable[[], Path]) -> Path | None:
         try:
-            step = self.folder.commit(files, manifest)
+            step = outcome()
         except StorageError as error:
-            self.policy.failed(error, request)
+            self.policy.failed(error, planned.request)
             return None
         self.policy.succeeded()
-        self.names.update(names)  # in place: views share it
+        # In place, as views share them; and only those asked for: others may have got a new meaning since.
+        self.names.update(planned.request.named(planned.manifest.update))
         self.last_committed = step
-        self.folder.prune(self.retention, {named.update for named in names.values()})
-        self.folder.warn_if_short_of_room(sum(map(len, files.values())), self.retention)
         return step
 
     @property

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from noether.core.writers.manifest import WEIGHTS
+from noether.core.writers.manifest import WEIGHTS, NamedStep
+
+if TYPE_CHECKING:
+    from noether.core.writers.background import BackgroundSave
 
 LAST = "last"
 """The name of the step that a run ends with, whatever ends it."""
@@ -37,9 +41,14 @@ class SaveRequest:
         return cls(weights=True, optimizer=True, model_names=None, frozen_weights=True)
 
     @property
+    def holds_whole_model(self) -> bool:
+        """Whether the step holds all of the model's weights."""
+        return self.weights and self.frozen_weights and self.model_names is None
+
+    @property
     def is_whole(self) -> bool:
         """Whether a run can go on from it."""
-        return self.weights and self.optimizer and self.frozen_weights and self.model_names is None
+        return self.holds_whole_model and self.optimizer
 
     @property
     def is_last(self) -> bool:
@@ -68,6 +77,10 @@ class SaveRequest:
         """Give the step a name that stands for the weights in one of its files."""
         self.names[name] = weights
 
+    def named(self, update: int) -> dict[str, NamedStep]:
+        """Return what the names stand for once the step of an update is there."""
+        return {name: NamedStep(update, weights) for name, weights in self.names.items()}
+
     def include(self, earlier: SaveRequest) -> None:
         """Widen the request by one that was made for the same update before."""
         self.add_parts(
@@ -81,17 +94,19 @@ class SaveRequest:
 
 
 class SaveQueue:
-    """The request of the boundary to come; shared by a checkpoint writer and its views.
+    """The request of the boundary to come, and the save in flight; shared by a checkpoint writer and its views.
 
     Attributes:
         pending: What has been asked for; None where nothing was.
+        in_flight: The save that is being written while training goes on, until it is settled; None where there is none.
         refusal: Why nothing can be asked for now; None where it can.
     """
 
-    __slots__ = ("pending", "refusal")
+    __slots__ = ("in_flight", "pending", "refusal")
 
     def __init__(self) -> None:
         self.pending: SaveRequest | None = None
+        self.in_flight: BackgroundSave | None = None
         self.refusal: str | None = None
 
     def request(self) -> SaveRequest:

@@ -97,6 +97,8 @@ class TrainingLoop:
             if logged.has_values:
                 rounds.read_flags()
                 log_writer.flush(counter)
+            if saves.in_flight is not None and saves.in_flight.has_ended and not ends:
+                rounds.settle()
             if saves.pending is not None and not ends:
                 rounds.commit()
         rounds.read_flags()

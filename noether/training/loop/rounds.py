@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -23,6 +25,9 @@ from noether.training.loop.interruption import interruptible, take_up
 
 if TYPE_CHECKING:
     from noether.training.trainers.base import BaseTrainer
+
+CHECKPOINT_WAIT = "checkpoint_wait"
+"""Seconds in which training waited for an asynchronous save, among the trainer's `seconds`."""
 
 
 class Rounds:
@@ -119,15 +124,48 @@ class Rounds:
                 self.dispatch.at_eval(self.counter, **self.arguments)
 
     def commit(self) -> None:
-        """Write the metrics of this boundary, then the checkpoint that was asked for."""
+        """Write the metrics of this boundary, then the checkpoint that was asked for; wait for the one before it."""
         self.read_flags()
         self.log_writer.flush(self.counter)
         if self.checkpoint_writer.pending is not None:
+            self.settle()
             with self.trainer.signals.uninterrupted():
                 folder = self.checkpoint_writer.commit(self.trainer.capture_state(self.model))
-            if folder is not None and self.dispatch.checkpoint_committed is not None:
-                with preserved_rng():
-                    self.dispatch.checkpoint_committed(run=self.trainer.run, checkpoint=folder)
+            self._tell(folder)
+
+    def settle(self) -> None:
+        """Wait for the checkpoint that is being written, where one is, and tell of it."""
+        if self.checkpoint_writer.queue.in_flight is None:
+            return
+        started = perf_counter()
+        with self.trainer.signals.uninterrupted():
+            folder = self.checkpoint_writer.settle()
+        self.trainer.seconds[CHECKPOINT_WAIT] = (
+            self.trainer.seconds.get(CHECKPOINT_WAIT, 0.0) + perf_counter() - started
+        )
+        self._tell(folder)
+
+    @contextmanager
+    def draining(self) -> Iterator[None]:
+        """Let no run end, whatever ends it, before the checkpoint is committed that is being written.
+
+        Raises:
+            StorageError: The disk refused it; where another error ends the run, that one gets a note.
+        """
+        try:
+            yield
+        except BaseException as error:
+            try:
+                self.settle()
+            except Exception as another:
+                error.add_note(f"the checkpoint that was being written then failed as well: {another}")
+            raise
+        self.settle()
+
+    def _tell(self, committed: Path | None) -> None:
+        if committed is not None and self.dispatch.checkpoint_committed is not None:
+            with preserved_rng():
+                self.dispatch.checkpoint_committed(run=self.trainer.run, checkpoint=committed)
 
 
 def _goes_through_data(callback: CallbackBase) -> bool:

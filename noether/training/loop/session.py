@@ -44,20 +44,25 @@ def train(trainer: BaseTrainer, model: ModelBase) -> None:
         if trainer.is_resumed:
             trainer.log_writer.discard()  # an earlier attempt has logged what is known before training
         trainer.has_ended = False
-        loop.rounds.commit()
-        loop.run()
-        if trainer.stop_reason is not None:
-            trainer.logger.info("training ends at %s: %s", trainer.update_counter.cur_iteration, trainer.stop_reason)
-        if trainer.stopped_by is None:
-            try:
-                with preserved_rng():
-                    trainer.call_after_training(trainer.callbacks)
-            except Exception:
-                loop.rounds.commit()  # the last update is complete, and its checkpoint may have been asked for
-                raise
-            trainer.has_ended = True
-        trainer.checkpoint_writer.save("last")
-        loop.rounds.commit()
+        with loop.rounds.draining():
+            _train(trainer, loop)
+
+
+def _train(trainer: BaseTrainer, loop: TrainingLoop) -> None:
+    loop.rounds.commit()
+    loop.run()
+    if trainer.stop_reason is not None:
+        trainer.logger.info("training ends at %s: %s", trainer.update_counter.cur_iteration, trainer.stop_reason)
+    if trainer.stopped_by is None:
+        try:
+            with preserved_rng():
+                trainer.call_after_training(trainer.callbacks)
+        except Exception:
+            loop.rounds.commit()  # the last update is complete, and its checkpoint may have been asked for
+            raise
+        trainer.has_ended = True
+    trainer.checkpoint_writer.save("last")
+    loop.rounds.commit()
 
 
 @torch.no_grad()

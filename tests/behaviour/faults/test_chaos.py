@@ -62,6 +62,7 @@ SPEC = {
     "trackers": [{"kind": "noop"}],
     "checkpoints": {"keep_last": 2},
 }
+ASYNCHRONOUS = {"checkpoints.asynchronous": True}
 UPDATES = 20
 FIRST = {"trainer.max_epochs": None, "trainer.max_updates": 4}
 
@@ -151,6 +152,29 @@ def test_a_run_killed_at_random_instants_ends_with_the_same_bytes(chaos, finish,
     figures("kills", survived=kills, attempted=kills, **counted)
 
 
+@pytest.mark.parametrize("seed", seeds(in_ci=4, by_night=34))
+def test_a_run_with_asynchronous_saves_that_is_killed_ends_with_the_bytes_of_one_without(  # A1 A4
+    chaos, finish, figures, seed
+):
+    dice, kills, in_save, sound, lost = random.Random(seed), 0, 0, 0, [0]
+    while kills < 10:
+        run_id = chaos.new_run()
+        while kills < 10:
+            attempt = chaos.start(run_id, ASYNCHRONOUS)
+            attempt.has_ended(within=dice.uniform(0, chaos.seconds))
+            if kills % 2:
+                attempt.reaches(partial(chaos.is_saving, run_id))
+                attempt.has_ended(within=dice.choice([0, 0.001, 0.004]))
+            if attempt.kill() != KILLED:
+                break  # it has finished before
+            kills, in_save = kills + 1, in_save + chaos.is_saving(run_id)
+            sound += chaos.check_checkpoints(run_id)
+        finish(run_id, ASYNCHRONOUS)
+        lost += chaos.lost_updates(run_id)
+    assert max(lost) <= 2 * SAVE_EVERY, "the save that was in flight, and what came after it"
+    figures("kills", survived=kills, attempted=kills, inside_a_save=in_save, sound_steps=sound)
+
+
 @pytest.mark.parametrize("seed", seeds(in_ci=1, by_night=10))
 def test_a_run_killed_while_averages_are_in_place_never_keeps_them(  # A5
     chaos, finish, killed_where_it_holds, figures, seed
@@ -193,13 +217,16 @@ def test_a_run_killed_while_it_resumes_loses_nothing(chaos, finish, killed_where
     figures("kills", survived=kills, attempted=kills)
 
 
+@pytest.mark.parametrize("changes", [{}, ASYNCHRONOUS], ids=["", "asynchronous"])
 @pytest.mark.parametrize("seed", seeds(in_ci=2, by_night=10))
-def test_a_run_stopped_by_sigterm_at_random_instants_ends_with_the_same_bytes(chaos, finish, figures, seed):  # A7
+def test_a_run_stopped_by_sigterm_at_random_instants_ends_with_the_same_bytes(  # A7
+    chaos, finish, figures, seed, changes
+):
     dice, seconds = random.Random(seed), []
     while len(seconds) < 6:
         run_id, status = chaos.new_run(), None
         while status != 0 and len(seconds) < 6:
-            attempt = chaos.start(run_id)
+            attempt = chaos.start(run_id, changes)
             attempt.has_ended(within=dice.uniform(0, chaos.seconds))
             sent = time.monotonic()
             attempt.send(signal.SIGTERM)
@@ -208,7 +235,7 @@ def test_a_run_stopped_by_sigterm_at_random_instants_ends_with_the_same_bytes(ch
             if status == 143:
                 seconds.append(time.monotonic() - sent)
         chaos.check_checkpoints(run_id)
-        finish(run_id)
+        finish(run_id, changes)
         assert chaos.lost_updates(run_id) == [], "what SIGTERM commits is the update that it met"
     figures("sigterm", equal=len(seconds), attempted=len(seconds), seconds=seconds)
 

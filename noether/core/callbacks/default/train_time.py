@@ -13,8 +13,9 @@ from noether.core.utils.training.counter import UpdateCounter
 class TrainTimeCallback(PeriodicCallback):
     """Logs the mean seconds of each part of an update since the last time, as `profiling/{part}`.
 
-    The parts are `data_time`, `forward_time`, `backward_time` and `update_time`. On an accelerator they measure the
-    host, which runs ahead of the device. The trainer adds them up anyway, so nothing follows every update for this.
+    The parts are `data_time`, `forward_time`, `backward_time` and `update_time`, and `checkpoint_wait` once training
+    has waited for an asynchronous save. On an accelerator they measure the host, which runs ahead of the device. The
+    trainer adds them up anyway, so nothing follows every update for this.
 
     ```toml
     [[trainer.callbacks]]
