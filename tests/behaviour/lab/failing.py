@@ -39,3 +39,10 @@ class Forgetful(PeriodicCallback):
 
     def state_dict(self):
         return {"updates": self.updates}
+
+
+class Unsavable(PeriodicCallback):
+    """Has a state that no checkpoint can hold."""
+
+    def state_dict(self):
+        return {"seen": {"files": [open]}}
