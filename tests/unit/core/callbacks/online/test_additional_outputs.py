@@ -95,7 +95,7 @@ def test_of_an_output_that_is_no_scalar_the_mean_of_each_step_counts_the_same(
         ({"keys": ["a_loss", "other"], "patterns": ["loss", "a_"]}, {"a_loss/U50", "loss_b/U50", "other/U50"}),
         ({"patterns": ["no such"]}, set()),
     ],
-    ids=str,
+    ids=["by key", "by pattern", "by both", "by none"],
 )
 def test_outputs_are_tracked_once_by_exact_keys_and_by_patterns_in_their_names(
     trainer: BaseTrainer, settings: dict[str, list[str]], tracked: set[str]
