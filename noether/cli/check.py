@@ -15,10 +15,10 @@ EXAMPLE = "Example: noether check specs/experiment.toml -s trainer.precision=bf1
 def check(
     ctx: typer.Context,
     spec: Spec,
-    overrides: Overrides = [],  # noqa: B006  # typer copies it
-    unset: Unset = [],  # noqa: B006
-    plugins: Plugins = [],  # noqa: B006
-    trusted: Trusted = [],  # noqa: B006
+    overrides: Overrides = [],
+    unset: Unset = [],
+    plugins: Plugins = [],
+    trusted: Trusted = [],
     deep: Annotated[
         bool,
         typer.Option("--deep", help="Also build everything, and try two updates and a save in a temporary folder."),

@@ -169,7 +169,7 @@ def export(
         typer.Option(metavar="FILE", help="Where to write.", show_default="<run>.<checkpoint>.safetensors or .pt2"),
     ] = None,
     output: Output = _RUNS,
-    trusted: Trusted = [],  # noqa: B006  # typer copies it
+    trusted: Trusted = [],
 ) -> None:
     """Write the weights of a checkpoint of RUN to a file that needs no Noether to read.
 

@@ -24,7 +24,7 @@ def evaluate(
         ),
     ] = "latest",
     output: Output = Path("runs"),
-    trusted: Trusted = [],  # noqa: B006  # typer copies it
+    trusted: Trusted = [],
     project: Project = None,
     as_json: AsJson = False,
 ) -> None:

@@ -14,14 +14,14 @@ EXAMPLE = "Example: noether plan specs/experiment.toml -s trainer.max_epochs=50 
 def plan(
     ctx: typer.Context,
     spec: Spec,
-    overrides: Overrides = [],  # noqa: B006  # typer copies it
-    unset: Unset = [],  # noqa: B006
+    overrides: Overrides = [],
+    unset: Unset = [],
     step_time: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", min=0.0, help="Seconds that an update takes, to tell how long training is."),
     ] = None,
-    plugins: Plugins = [],  # noqa: B006
-    trusted: Trusted = [],  # noqa: B006
+    plugins: Plugins = [],
+    trusted: Trusted = [],
     as_json: AsJson = False,
 ) -> None:
     """Say what running SPEC would do: updates, batches, callbacks in their order, evaluation, checkpoints, sizes.

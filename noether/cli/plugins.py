@@ -41,7 +41,7 @@ def list_plugins(role: RoleName = None, as_json: AsJson = False) -> None:
 def info(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="A kind as in a spec.", show_default=False)],
     role: RoleName = None,
-    trusted: Trusted = [],  # noqa: B006  # typer copies it
+    trusted: Trusted = [],
 ) -> None:
     """Show what KIND is, its options with types and defaults, and a table to paste into a spec."""
     from noether.cli.kind_page import print_kind

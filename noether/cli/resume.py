@@ -26,16 +26,16 @@ EXAMPLE = "Example: noether resume runs/airfoil-20260102-030405-ab12 -s trainer.
 def resume(
     ctx: typer.Context,
     run: RunArgument,
-    overrides: Overrides = [],  # noqa: B006  # typer copies it
-    unset: Unset = [],  # noqa: B006
+    overrides: Overrides = [],
+    unset: Unset = [],
     checkpoint: Annotated[
         str, typer.Option(metavar="NAME", help="From which checkpoint: auto is the newest sound one.")
     ] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")] = False,
     allow_spec_change: AllowSpecChange = False,
     output: Output = Path("runs"),
-    plugins: Plugins = [],  # noqa: B006
-    trusted: Trusted = [],  # noqa: B006
+    plugins: Plugins = [],
+    trusted: Trusted = [],
     project: Project = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
     show_traceback: Annotated[

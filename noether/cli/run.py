@@ -22,8 +22,8 @@ EXAMPLE = "Example: noether run specs/experiment.toml -s trainer.max_epochs=5 --
 def run(
     ctx: typer.Context,
     spec: Spec,
-    overrides: Overrides = [],  # noqa: B006  # typer copies it
-    unset: Unset = [],  # noqa: B006
+    overrides: Overrides = [],
+    unset: Unset = [],
     run_id: Annotated[
         str | None,
         typer.Option(help="Name of the run's folder.", show_default="<name>-<date>-<time>-<4 hex>"),
@@ -38,8 +38,8 @@ def run(
         ),
     ] = None,
     allow_spec_change: AllowSpecChange = False,
-    plugins: Plugins = [],  # noqa: B006
-    trusted: Trusted = [],  # noqa: B006
+    plugins: Plugins = [],
+    trusted: Trusted = [],
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
     show_traceback: Annotated[
         bool,

@@ -29,9 +29,9 @@ Output = Annotated[
 def resolve(
     ctx: typer.Context,
     spec: Spec,
-    overrides: Overrides = [],  # noqa: B006  # typer copies it
-    unset: Unset = [],  # noqa: B006
-    trusted: Trusted = [],  # noqa: B006
+    overrides: Overrides = [],
+    unset: Unset = [],
+    trusted: Trusted = [],
     output: Output = None,
 ) -> None:
     """Print SPEC with every default and where every kind comes from; running that is the same run.
@@ -63,9 +63,9 @@ def explain(
     spec: Annotated[
         Path | None, typer.Argument(metavar="[SPEC]", help="The TOML file of the run.", show_default=False)
     ] = None,
-    overrides: Overrides = [],  # noqa: B006
-    unset: Unset = [],  # noqa: B006
-    trusted: Trusted = [],  # noqa: B006
+    overrides: Overrides = [],
+    unset: Unset = [],
+    trusted: Trusted = [],
     as_json: AsJson = False,
 ) -> None:
     """Say what KEY means: type, unit, default, what it may be; with SPEC also its value and who set it."""
@@ -92,7 +92,7 @@ def explain(
 def diff(
     left: Annotated[str, typer.Argument(metavar="A", help="A spec, a run folder or a run id.", show_default=False)],
     right: Annotated[str, typer.Argument(metavar="B", help="What to compare with.", show_default=False)],
-    trusted: Trusted = [],  # noqa: B006
+    trusted: Trusted = [],
     output: Annotated[str, typer.Option("--runs", metavar="FOLDER", help="Where run ids are looked up.")] = "runs",
     as_json: AsJson = False,
 ) -> None:
@@ -127,7 +127,7 @@ def _row(key: str, left: object, right: object) -> dict[str, object]:
 
 
 @app.command("schema", epilog="Example: noether spec schema -o .noether/spec.schema.json")
-def schema(output: Output = None, trusted: Trusted = []) -> None:  # noqa: B006
+def schema(output: Output = None, trusted: Trusted = []) -> None:
     """Print the JSON Schema of every spec that is valid with what is installed.
 
     An editor that checks TOML with it (tombi, or its plugin for your editor) completes keys and kinds and marks what is

@@ -26,7 +26,7 @@ def _verbs() -> None:
 def sync(
     run: RunArgument,
     output: Output = Path("runs"),
-    trusted: Trusted = [],  # noqa: B006  # typer copies it
+    trusted: Trusted = [],
     as_json: AsJson = False,
 ) -> None:
     """Deliver what the trackers of RUN missed, and how it ended.

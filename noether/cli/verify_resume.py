@@ -14,8 +14,8 @@ EXAMPLE = "Example: noether verify-resume specs/experiment.toml --at 3,40,217"
 def verify_resume(
     ctx: typer.Context,
     spec: Spec,
-    overrides: Overrides = [],  # noqa: B006  # typer copies it
-    unset: Unset = [],  # noqa: B006
+    overrides: Overrides = [],
+    unset: Unset = [],
     at: Annotated[
         str | None,
         typer.Option(
@@ -30,8 +30,8 @@ def verify_resume(
             metavar="N", min=2, help="Train this many updates.", show_default="two epochs, or one where it is long"
         ),
     ] = None,
-    plugins: Plugins = [],  # noqa: B006
-    trusted: Trusted = [],  # noqa: B006
+    plugins: Plugins = [],
+    trusted: Trusted = [],
     as_json: AsJson = False,
 ) -> None:
     """Run SPEC twice, straight and interrupted by SIGTERM and resumed, and compare everything bit by bit.

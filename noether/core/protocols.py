@@ -19,16 +19,6 @@ class Progress(Protocol):
     sample: int
 
 
-class Stateful(Protocol):
-    """Something whose state belongs into a checkpoint."""
-
-    def state_dict(self) -> dict[str, Any] | None:
-        """Return the state, or None where there is none."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take a state over."""
-
-
 class StepResult(Protocol):
     """What a train step returns to those who only look at its losses."""
 

@@ -17,7 +17,7 @@ from noether.core.utils.free_name import free_name
 from noether.core.writers.durable import make_folders, rename, storage_error, sync_folder
 from noether.core.writers.metrics_file import MetricsFile
 from noether.core.writers.saved_step import SavedStep
-from noether.core.writers.step_folder import list_steps, sweep_leftovers, update_of
+from noether.core.writers.step_folder import list_steps, update_of
 from noether.core.writers.step_names import LATEST, Checkpoint, StepNames
 from noether.core.writers.step_state import StepState
 from noether.errors import CheckpointError
@@ -50,7 +50,7 @@ class SavedState:
 def find_state(paths: PathProvider, resume: str) -> SavedState | None:
     """Return the state that a run goes on with; None where it has not saved any and begins anew.
 
-    Only the owner of the run may call it: leftovers of interrupted saves are removed.
+    Nothing is changed by asking.
 
     Args:
         paths: Those of the run.
@@ -59,7 +59,6 @@ def find_state(paths: PathProvider, resume: str) -> SavedState | None:
     Raises:
         CheckpointError: There is no such checkpoint, or none that is sound.
     """
-    sweep_leftovers(paths.checkpoint_path)
     steps = StepNames(paths.checkpoint_path)
     if resume != AUTO:
         return steps.load(resume, SavedState.read)

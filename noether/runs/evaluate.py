@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -14,7 +15,7 @@ from noether.core.initializers.base import InitializerBase, InitializerConfig
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import match_weights
 from noether.core.protocols import RunningTrainer
-from noether.core.providers.path import PathProvider, ResumptionPaths
+from noether.core.providers.path import PathProvider
 from noether.core.writers.manifest import WEIGHTS
 from noether.core.writers.step_names import Checkpoint, StepNames
 from noether.kernel.registry import use_registry
@@ -24,6 +25,7 @@ from noether.runs.configured import configured
 from noether.runs.find_run import find_run
 from noether.runs.process_state import device_of, process_state
 from noether.runs.run_spec import load_run_spec
+from noether.training.loop.restore import resumption_paths
 
 FOLDER = "evaluations"
 
@@ -95,16 +97,15 @@ def evaluate(
         plugins = configured(loaded.spec)
         weights = StepNames(paths.checkpoint_path).load(checkpoint, _SavedWeights.read)
         spec = with_averaged_variants(loaded.spec, weights.checkpoint.step.manifest)
-        # What the run began with may be gone by now, and none of it would be left in the model.
-        spec = spec.model_copy(update={"initializer": None})
         target = EvaluationPaths(paths, weights.name)
         _begin_anew(target.metrics_path)
         with process_state(spec):
-            assembled = assemble(spec, target, device_of(spec.device), [])
+            # What the run began with may be gone by now, and none of it would be left in the model.
+            assembled = assemble(spec, target, device_of(spec.device), [], initialize=False)
             trainer = assembled.trainer
             trainer.plugins, trainer.run, trainer.initializer = plugins, assembled, weights
-            trainer.eval(assembled.model)
-            trainer.log_writer.close()
+            with closing(trainer.log_writer):
+                trainer.eval(assembled.model)
     return Evaluation(paths.run_path, weights.name, target.metrics_path, trainer.log_writer.final_metrics)
 
 
@@ -156,8 +157,7 @@ class _SavedWeights(InitializerBase):
         counter.epoch, counter.update, counter.sample = step.manifest.epoch, step.manifest.update, step.manifest.sample
         trainer.data_container.load_state_dict(step.data())
         states = step.callbacks()
-        run = step.folder.parent.parent
-        paths = ResumptionPaths(run.parent, run.name, step.folder)
+        paths = resumption_paths(step)
         for callback in family(trainer.callbacks):
             if callback.id in states:
                 callback.load_state_dict(states[callback.id])

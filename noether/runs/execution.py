@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import signal
-import tomllib
 import traceback
 from contextlib import ExitStack
 from functools import partial
@@ -15,6 +14,7 @@ from noether.core.trackers.base import BaseTracker, RunDescription
 from noether.core.trackers.errors import TrackerError
 from noether.core.utils.secrets import mask, masked_traceback
 from noether.core.utils.shown_path import shown_path
+from noether.core.writers.step_folder import sweep_leftovers
 from noether.errors import CheckpointError, NoetherError, StorageError
 from noether.kernel.component import Component
 from noether.kernel.dispatch import compile_dispatch
@@ -34,26 +34,22 @@ from noether.runs.continuation import (
     move_run_aside,
 )
 from noether.runs.describe import describe
-from noether.runs.environment import environment_changes
 from noether.runs.expect import check_expectations
 from noether.runs.folder import RunFolder
+from noether.runs.former_run import FormerRun
 from noether.runs.leaving import unless_told_to_leave
 from noether.runs.lock import RunLock
 from noether.runs.outcome import Outcome
 from noether.runs.process_state import device_of
 from noether.runs.run_spec import PROJECT
-from noether.runs.spec_changes import inexact_changes, require_same_mathematics
 from noether.runs.tracking import Tracking, flattened
 from noether.spec.configs import components_in
-from noether.spec.difference import differences
 from noether.spec.load import LoadedSpec
 from noether.spec.resolve import resolved_tables
 from noether.training.loop.signals import StoppedBySignal
 
 _LOG = logging.getLogger("noether.run")
 _MACHINERY = ("profiling/", "data/", "model/", "optim/", "stability/")  # not what a run is about
-_WHAT_STATE_DEPENDS_ON = ("trainer", "plugins", "model", "transforms", "datasets.train", "seed")
-_NO_REASON_TO_GO_ON = ("name", "output", "expect", "checkpoints", "trackers", "loader", "threads", "device")
 _SIGNAL_BASE = 128  # a shell reports an end by signal n as 128 + n
 
 
@@ -101,16 +97,15 @@ class Execution:
                 device = device_of(self.loaded.spec.device)
                 saved = self._saved_state() if continues else None
                 run = assemble(self.loaded.spec, self.paths, device, trackers, initialize=saved is None)
-                if continues:
-                    self._compare(run)
-                if saved is not None and self._has_ended(run, saved):
-                    return self._nothing_to_do(saved)
+                former = self._compared(run) if continues else None
+                if former is not None and saved is not None:
+                    if self._has_ended(run, former, saved):
+                        return self._nothing_to_do(saved)
+                    run.trainer.initializer = Continuation(saved, same_spec=former.is_same_training(saved.step))
                 run.trainer.plugins, run.trainer.run = self.plugins, run
-                if saved is not None:
-                    run.trainer.initializer = Continuation(saved, same_spec=self._is_same_training(run, saved))
-                elif continues:
-                    run.trainer.log_writer.load_state_dict({"metrics": 0, "nonscalars": 0})
                 run.trainer.prepare(run.model)
+                if continues and saved is None:
+                    self._clear_for_new_beginning(run)
             if not continues:
                 self.folder.create()
                 stack.enter_context(RunLock(self.paths.run_path))
@@ -145,48 +140,31 @@ class Execution:
         Asked for before the run is built: one that begins at its beginning takes its weights from its initializer.
         """
         assert self.resume is not None, "a run is continued where that was asked for"
+        sweep_leftovers(self.paths.checkpoint_path)
         saved = find_state(self.paths, self.resume)
         if saved is None:
             _LOG.info("the run has no checkpoint yet, so it begins at its beginning")
         return saved
 
-    def _compare(self, run: Run) -> None:
+    def _compared(self, run: Run) -> FormerRun:
         """Refuse a spec that would make it another run, and tell what else is not as it was."""
-        before = self._former_spec()
-        now = resolved_tables(run.spec)
-        if before and not self.allow_spec_change:
-            require_same_mathematics(before, now)
-        changes = environment_changes(self.folder.recorded_environment())
-        if before:
-            changes += inexact_changes(before, now)
-        if changes:
+        former = FormerRun(self.folder, run.spec)
+        if not self.allow_spec_change:
+            former.require_same_mathematics()
+        if changes := former.inexact_changes():
             _LOG.warning("the run goes on, but not to the same last bits: %s", "; ".join(changes))
+        return former
 
-    def _former_spec(self) -> dict[str, object]:
-        try:
-            return tomllib.loads(self.paths.resolved_spec_path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}  # its process died before it had written one
-
-    def _has_ended(self, run: Run, saved: SavedState) -> bool:
+    def _has_ended(self, run: Run, former: FormerRun, saved: SavedState) -> bool:
         """Whether there is nothing left to train: the end was reached, and the spec does not ask for more."""
         if self.resume != AUTO or not saved.state.trainer.get("ended"):
             return False
-        if saved.state.update >= run.trainer.total_training_updates:
-            return True
-        changed = differences(self._former_spec(), resolved_tables(run.spec))
-        return all(change.key.startswith(_NO_REASON_TO_GO_ON) for change in changed)  # it was stopped early
+        return saved.state.update >= run.trainer.total_training_updates or not former.asks_for_more  # if stopped early
 
-    def _is_same_training(self, run: Run, saved: SavedState) -> bool:
-        """Whether the spec is the one that was saved with, as far as the saved state depends on it.
-
-        An attempt with another spec may have died before it saved anything: then the spec in the folder is not the one
-        that the step was saved with.
-        """
-        if self.folder.spec_sha256 != saved.step.manifest.spec_sha256:
-            return False
-        changed = differences(self._former_spec(), resolved_tables(run.spec))
-        return not any(change.key.startswith(_WHAT_STATE_DEPENDS_ON) for change in changed)
+    def _clear_for_new_beginning(self, run: Run) -> None:
+        """Cut off what an attempt has logged, and put aside partial saves, from which no run can go on."""
+        run.trainer.log_writer.load_state_dict({"metrics": 0, "nonscalars": 0})
+        move_newer_aside(self.paths, -1)
 
     def _nothing_to_do(self, saved: SavedState) -> Outcome:
         if not self.quiet:
@@ -212,20 +190,14 @@ class Execution:
             _LOG.info("note: %s", note)
         for record in said:
             logging.getLogger(record.name).handle(record)
-        self._take_up(saved)
+        if saved is not None:
+            self._tell_where_it_goes_on(saved)
         tracking = Tracking(trackers, self.paths, self._description(run))
         tracking.start()
         outcome = self._outcome(run, self._train(run, tracking))
         return self._finish(run, outcome, tracking)
 
-    def _take_up(self, saved: SavedState | None) -> None:
-        """Say where the run goes on.
-
-        One that begins at its beginning may hold partial saves of an earlier attempt, from which none can go on.
-        """
-        if saved is None:
-            move_newer_aside(self.paths, -1)
-            return
+    def _tell_where_it_goes_on(self, saved: SavedState) -> None:
         position, lost = saved.step.manifest.iteration, lost_updates(self.paths, saved.state.update)
         again = f"; {lost} updates after it are computed again" if lost else ""
         _LOG.info("attempt %d continues after %s%s", self.folder.attempt, position, again)

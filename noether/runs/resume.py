@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from noether.core.providers.path import PathProvider
-from noether.core.writers.step_names import LATEST, StepNames
-from noether.errors import CheckpointError
 from noether.kernel.registry import use_registry
 from noether.runs.attempts import last_attempt
-from noether.runs.continuation import AUTO, SavedState, lost_updates
+from noether.runs.continuation import AUTO, find_state, lost_updates
 from noether.runs.environment import environment_changes
 from noether.runs.find_run import find_run
 from noether.runs.folder import RunFolder
 from noether.runs.launch import run as run_spec
 from noether.runs.lock import is_locked
 from noether.runs.outcome import Outcome
-from noether.runs.run_spec import load_run_spec, telling_of_project
+from noether.runs.run_spec import load_run_spec, telling_what_is_missing
 from noether.runs.spec_changes import refused_changes, shown
 from noether.spec.difference import differences
 from noether.spec.resolve import resolved_tables
@@ -49,7 +47,7 @@ def resume(
     """
     paths = find_run(run, output)
     where = {**(set or {}), "output": str(paths.output_path)}
-    with telling_of_project(paths, project):
+    with telling_what_is_missing(paths, project):
         return run_spec(
             paths.resolved_spec_path, set=where, run_id=paths.run_id, resume=checkpoint, project=project, **options
         )
@@ -103,12 +101,9 @@ def _attempts(paths: PathProvider) -> list[str]:
 
 
 def _position(paths: PathProvider, checkpoint: str) -> list[str]:
-    try:
-        saved = StepNames(paths.checkpoint_path).load(LATEST if checkpoint == AUTO else checkpoint, SavedState.read)
-    except CheckpointError:
-        if checkpoint == AUTO and not any(paths.checkpoint_path.glob("step-*")):
-            return ["begins      anew: it has no checkpoint yet"]
-        raise
+    saved = find_state(paths, checkpoint)
+    if saved is None:
+        return ["begins      anew: it has no checkpoint yet"]
     if saved.state.trainer.get("ended"):
         return [f"continues   after {saved.step.manifest.iteration}, where it had ended"]
     lost = lost_updates(paths, saved.state.update)

@@ -34,12 +34,12 @@ def load_run_spec(paths: PathProvider, *, project: Path | None = None, **options
         SpecError: It names what cannot be found; notes say where the run's own code was, and which of its plugins are
             not installed.
     """
-    with telling_of_project(paths, project):
+    with telling_what_is_missing(paths, project):
         return load_spec(paths.resolved_spec_path, project=project, **options)
 
 
 @contextmanager
-def telling_of_project(paths: PathProvider, project: Path | None) -> Iterator[None]:
+def telling_what_is_missing(paths: PathProvider, project: Path | None) -> Iterator[None]:
     """Add to an error what the run used that may be missing: plugins, and the code of a project nobody has named.
 
     That folder is only named and never searched by itself: a run's folder may come from a stranger.

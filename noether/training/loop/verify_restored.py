@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
 from noether.core.models.base import ModelBase
-from noether.core.writers.content import Content, chunks_of
-from noether.core.writers.manifest import OPTIMIZER, WEIGHTS
+from noether.core.writers.content import Content
+from noether.core.writers.manifest import OPTIMIZER, WEIGHTS, FileRecord
 from noether.core.writers.save_request import SaveRequest
 from noether.core.writers.saved_step import SavedStep
 from noether.core.writers.step_folder import read_file
@@ -37,15 +36,8 @@ def verify_restored(trainer: BaseTrainer, model: ModelBase, step: SavedStep, *, 
     for name, record in step.manifest.files.items():
         if not same_spec and not name.startswith(_MATHEMATICS):
             continue
-        if name not in files or _sha256(files[name]) != record.sha256:
+        if name not in files or FileRecord.of(files[name]) != record:
             raise _not_as_saved(name, files.get(name), step)
-
-
-def _sha256(content: Content) -> str:
-    digest = hashlib.sha256()
-    for chunk in chunks_of(content):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _not_as_saved(name: str, content: Content | None, step: SavedStep) -> CheckpointError:

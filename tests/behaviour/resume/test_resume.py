@@ -274,6 +274,18 @@ def test_a_dry_run_says_what_would_happen_and_changes_nothing(failed, noether_co
     assert {path: path.read_bytes() for path in failed.run_dir.rglob("*") if path.is_file()} == before
 
 
+def test_a_dry_run_of_a_run_that_holds_partial_saves_only_says_that_it_begins_anew(run, settings, lab, noether_command):
+    callbacks = [each for each in settings["trainer.callbacks"] if each["kind"] in ("offline-loss", "best-checkpoint")]
+    fails = {"kind": "lab.failing.FailsOnce", "every_n_updates": 1, "at_update": 7}
+    died = run({**settings, "trainer.callbacks": [*callbacks, fails]}, run_id="mine")
+    before = steps(died)
+    assert before, "there has to be a partial save"
+    ended = noether_command("resume", "mine", "--dry-run")
+    assert (ended.code, ended.err) == (0, "")
+    assert "begins      anew: it has no checkpoint yet" in ended.out
+    assert steps(died) == before
+
+
 def test_an_unknown_checkpoint_to_continue_from_is_exit_code_3(failed, noether_command):
     ended = noether_command("resume", "mine", "--checkpoint", "lastest")
     assert (ended.code, "holds no checkpoint 'lastest'" in ended.err) == (3, True)
