@@ -8,8 +8,8 @@ import torch
 
 from noether.core.utils.training.counter import UpdateCounter
 from noether.core.utils.training.iteration import TrainingIteration
-from noether.core.writers.log import LogWriter
-from noether.core.writers.metrics_file import MetricsFile
+from noether.metrics.log import LogWriter
+from noether.metrics.metrics_file import MetricsFile
 
 KEYS = [f"loss/online/{name}/U50" for name in ("total", "pressure", "velocity", "drag", "lift")]
 ROUNDS = {"rounds": 200, "iterations": 500, "warmup_rounds": 5}

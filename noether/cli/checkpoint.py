@@ -100,7 +100,7 @@ def pin(run: RunArgument, name: NameArgument, output: Output = _RUNS) -> None:
 
     Exit codes: 0 done, 2 no such run, 3 no such checkpoint.
     """
-    from noether.core.writers import pins
+    from noether.checkpoint import retention as pins
 
     step = _named(run, name, output)
     pins.pin(step.folder.parent, step.update)
@@ -113,7 +113,7 @@ def unpin(run: RunArgument, name: NameArgument, output: Output = _RUNS) -> None:
 
     Exit codes: 0 done, 2 no such run, 3 no such checkpoint.
     """
-    from noether.core.writers import pins
+    from noether.checkpoint import retention as pins
 
     step = _named(run, name, output)
     was_pinned = pins.unpin(step.folder.parent, step.update)

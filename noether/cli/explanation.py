@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from noether.core.utils.secrets import mask
+from noether.config.secrets import mask
 from noether.spec.explain import UNSET, Explanation, allowed_kinds, keys_of
 from noether.spec.field_words import bounds_of, default_of, example_of, type_of, unit_of
 from noether.spec.literal import toml_literal

@@ -10,7 +10,7 @@ import typer
 
 from noether.cli import check, checkpoint, evaluate, plan, plugins, resume, run, spec, tracker, verify_resume
 from noether.cli.options import CommandWithOverrides
-from noether.core.utils.secrets import mask, masked_traceback
+from noether.config.secrets import mask, masked_traceback
 from noether.errors import NoetherError
 
 app = typer.Typer(

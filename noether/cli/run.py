@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from noether.cli.options import AllowSpecChange, Overrides, Plugins, Spec, Trusted, Unset, in_order
-from noether.core.utils.secrets import mask, masked_traceback
+from noether.config.secrets import mask, masked_traceback
 from noether.core.utils.shown_path import shown_path
 from noether.errors import NoetherError
 

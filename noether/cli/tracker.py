@@ -51,7 +51,7 @@ def sync(
 
 
 def _told(synced: Synced) -> str:
-    from noether.core.utils.secrets import mask
+    from noether.config.secrets import mask
 
     got = f"{synced.lines} metric lines and {synced.files} files"
     if synced.error:

@@ -42,8 +42,8 @@ ROLES: dict[str, Role] = {
         _role("dataset", "torch.utils.data:Dataset", "[datasets.<key>]"),
         _role("transform", "noether.data.transforms.base:Transform", "[[transforms]]"),
         _role("optimizer", "torch.optim:Optimizer", "[model.optimizer]"),
-        _role("schedule", "noether.core.optim.schedules.base:Schedule", "schedule of [model.optimizer]"),
-        _role("tracker", "noether.core.trackers.base:BaseTracker", "[[trackers]]"),
+        _role("schedule", "noether.optim.schedules:Schedule", "schedule of [model.optimizer]"),
+        _role("tracker", "noether.metrics.tracker:BaseTracker", "[[trackers]]"),
         _role("initializer", "noether.core.initializers.base:InitializerBase", "[initializer]"),
     )
 }

@@ -9,19 +9,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.save import SavePolicy
+from noether.config.base import component_of, construction_of
 from noether.core.initializers.base import InitializerBase
 from noether.core.models.base import ModelBase
 from noether.core.models.build import build_model, infer_sizes
-from noether.core.providers.path import PathProvider
-from noether.core.schemas.construction import construction_of
-from noether.core.schemas.lib import component_of
-from noether.core.trackers.base import BaseTracker
 from noether.core.trackers.noop import NoopTracker
-from noether.core.writers.save_policy import SavePolicy
 from noether.data.build import build_data
 from noether.data.container import DataContainer
-from noether.data.whole import first_sample
+from noether.data.fetch import first_sample
 from noether.errors import SpecError
+from noether.metrics.tracker import BaseTracker
 from noether.spec.model import RunSpec
 from noether.spec.resolve import resolved_toml
 from noether.training.trainers.base import BaseTrainer

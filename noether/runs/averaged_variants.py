@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from noether.checkpoint.manifest import Manifest
+from noether.checkpoint.state import callback_file
+from noether.config.base import component_of
+from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.checkpoint.ema import EmaCallbackConfig
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.lib import component_of
-from noether.core.writers.manifest import Manifest
-from noether.core.writers.step_state import callback_file
 from noether.spec.ids import item_ids
 from noether.spec.model import RunSpec
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from noether.core.writers.manifest import Manifest
-from noether.core.writers.saved_step import SavedStep
-from noether.core.writers.step_folder import read_file
-from noether.core.writers.step_state import TRAINER
+from noether.checkpoint.manifest import Manifest
+from noether.checkpoint.saved_step import SavedStep
+from noether.checkpoint.state import TRAINER
+from noether.checkpoint.step_folder import read_file
 from noether.errors import CheckpointError
 from noether.runs.checkpoints import Listed
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from noether.checkpoint.save import SaveRequest
+from noether.checkpoint.state import encode_step
 from noether.core.models.base import ModelBase
-from noether.core.writers.save_request import SaveRequest
-from noether.core.writers.step_state import encode_step
 from noether.runs.assemble import Run
 
 

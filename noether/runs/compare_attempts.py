@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from noether.core.providers.path import PathProvider
-from noether.core.writers.step_folder import read_manifest, step_name
-from noether.core.writers.step_state import CALLBACKS
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.state import CALLBACKS
+from noether.checkpoint.step_folder import read_manifest, step_name
 from noether.runs.interruption import Interruption, Remembered
 from noether.runs.metrics_difference import clock_keys, metric_difference
 from noether.runs.step_difference import Difference, clock_places, differences

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from noether.core.utils.secrets import MaskSecrets
+from noether.config.secrets import MaskSecrets
 
 _STDOUT = 1
 LOGGER = logging.getLogger("noether")

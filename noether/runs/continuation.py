@@ -8,19 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from noether.checkpoint.durable import make_folders, rename, storage_error, sync_folder
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.saved_step import SavedStep
+from noether.checkpoint.state import StepState
+from noether.checkpoint.step_folder import list_steps, update_of
+from noether.checkpoint.step_names import LATEST, Checkpoint, StepNames
 from noether.core.initializers.base import InitializerBase, InitializerConfig
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
-from noether.core.providers.path import PathProvider
-from noether.core.trackers.record import MetricRecord
 from noether.core.utils.free_name import free_name
-from noether.core.writers.durable import make_folders, rename, storage_error, sync_folder
-from noether.core.writers.metrics_file import MetricsFile
-from noether.core.writers.saved_step import SavedStep
-from noether.core.writers.step_folder import list_steps, update_of
-from noether.core.writers.step_names import LATEST, Checkpoint, StepNames
-from noether.core.writers.step_state import StepState
 from noether.errors import CheckpointError
+from noether.metrics.metrics_file import MetricRecord, MetricsFile
 from noether.training.loop.fitting import require_fitting
 from noether.training.loop.verify_restored import verify_restored
 from noether.training.trainers.base import BaseTrainer
@@ -135,7 +134,7 @@ class Continuation(InitializerBase):
         self.saved = saved
         self.same_spec = same_spec
 
-    def check(self, trainer: RunningTrainer) -> None:
+    def check(self, trainer: RunningTrainer) -> None:  # optional on purpose
         """Find out whether the run can go on from the state, before anything in its folder is replaced or moved.
 
         Raises:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import redirect_stdout
 from io import StringIO
 
-from noether.core.writers.step_folder import read_step
+from noether.checkpoint.step_folder import read_step
 from noether.errors import NoetherError
 from noether.kernel.participant import Participant
 from noether.runs.assemble import Run

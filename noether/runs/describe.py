@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from noether.core.utils.secrets import mask
+from noether.config.secrets import mask
 from noether.errors import NoetherError
 
 

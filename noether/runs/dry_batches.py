@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.iterating import iterator_callbacks
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig
 from noether.core.utils.training.counter import UpdateCounter
 from noether.data.dataset import length_of
 from noether.kernel.markers import hookimpl

@@ -10,14 +10,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from noether.checkpoint.manifest import WEIGHTS
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.step_names import Checkpoint, StepNames
 from noether.core.callbacks.nested import family
 from noether.core.initializers.base import InitializerBase, InitializerConfig
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import match_weights
 from noether.core.protocols import RunningTrainer
-from noether.core.providers.path import PathProvider
-from noether.core.writers.manifest import WEIGHTS
-from noether.core.writers.step_names import Checkpoint, StepNames
 from noether.kernel.registry import use_registry
 from noether.runs.assemble import assemble
 from noether.runs.averaged_variants import with_averaged_variants

@@ -9,17 +9,16 @@ import traceback
 from contextlib import ExitStack
 from functools import partial
 
-from noether.core.providers.path import PathProvider
-from noether.core.trackers.base import BaseTracker, RunDescription
-from noether.core.trackers.errors import TrackerError
-from noether.core.utils.secrets import mask, masked_traceback
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.step_folder import sweep_leftovers
+from noether.config.secrets import mask, masked_traceback
 from noether.core.utils.shown_path import shown_path
-from noether.core.writers.step_folder import sweep_leftovers
 from noether.errors import CheckpointError, NoetherError, StorageError
 from noether.kernel.component import Component
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.entry import BUILT_IN
 from noether.kernel.participant import Participant
+from noether.metrics.tracker import BaseTracker, RunDescription, TrackerError
 from noether.runs.assemble import Run, assemble, build_trackers
 from noether.runs.console import console, kept_for_console
 from noether.runs.continuation import (

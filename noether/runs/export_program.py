@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.step_names import Checkpoint
 from noether.core.models.base import ModelBase
 from noether.core.models.build import build_model
 from noether.core.models.weights import match_weights
-from noether.core.providers.path import PathProvider
-from noether.core.writers.step_names import Checkpoint
 from noether.data.build import build_data
 from noether.data.fetch import fetch_of
 from noether.data.randomness import EVALUATION_EPOCH

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from noether.core.providers.path import PathProvider
-from noether.core.writers.durable import replace_file
-from noether.core.writers.step_names import Checkpoint, StepNames
-from noether.core.writers.step_state import CALLBACKS, callback_file
+from noether.checkpoint.durable import replace_file
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.state import CALLBACKS, callback_file
+from noether.checkpoint.step_names import Checkpoint, StepNames
 from noether.errors import CheckpointError, UsageError
 
 FORMATS = {"safetensors": ".safetensors", "torch-export": ".pt2"}

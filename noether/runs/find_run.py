@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from noether.core.providers.path import PathProvider
+from noether.checkpoint.paths import PathProvider
 from noether.core.utils.nearest import did_you_mean
 from noether.errors import UsageError
 

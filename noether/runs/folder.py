@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from noether.core.providers.path import PathProvider
-from noether.core.writers.durable import make_folder, make_folders, replace_file, storage_error
+from noether.checkpoint.durable import make_folder, make_folders, replace_file, storage_error
+from noether.checkpoint.paths import PathProvider
 from noether.errors import UsageError
 from noether.runs.attempts import last_attempt, record_path
 from noether.runs.environment import environment

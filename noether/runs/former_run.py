@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tomllib
 
-from noether.core.providers.path import PathProvider
-from noether.core.writers.saved_step import SavedStep
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.saved_step import SavedStep
 from noether.runs.environment import environment_changes
 from noether.runs.folder import RunFolder
 from noether.runs.spec_changes import inexact_changes, require_same_mathematics

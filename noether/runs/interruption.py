@@ -14,8 +14,8 @@ from torch import Tensor
 
 from noether.core.callbacks.nested import family
 from noether.core.utils.training.counter import UpdateCounter
-from noether.core.writers.log import LogWriter
 from noether.kernel.markers import hookimpl
+from noether.metrics.log import LogWriter
 
 Remembered = dict[str, dict[str, str]]
 """The plain attributes of callbacks by id and name, as text that is equal where they are."""

@@ -8,12 +8,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from noether.core.providers.path import PathProvider
-from noether.core.schemas.construction import construction_of
-from noether.core.schemas.discriminated import Discriminated
-from noether.core.schemas.registry_base import component_of
-from noether.core.trackers.base import BaseTracker
+from noether.checkpoint.paths import PathProvider
+from noether.config.base import component_of, construction_of
+from noether.config.discriminated import Discriminated
 from noether.errors import SpecError
+from noether.metrics.tracker import BaseTracker
 from noether.spec.environment import read_environment
 from noether.spec.layering import layered
 from noether.spec.model import SpecTable

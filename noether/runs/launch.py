@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from noether.core.providers.path import PathProvider
+from noether.checkpoint.paths import PathProvider
 from noether.errors import UsageError
 from noether.kernel.registry import use_registry
 from noether.runs.configured import configured

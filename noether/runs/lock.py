@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from noether.core.writers.durable import storage_error
+from noether.checkpoint.durable import storage_error
 from noether.errors import UsageError
 
 _HELD: set[Path] = set()  # record locks do not keep a process from itself

@@ -6,8 +6,7 @@ from collections.abc import Collection, Mapping
 from itertools import zip_longest
 from pathlib import Path
 
-from noether.core.trackers.record import MetricRecord, spell_number
-from noether.core.writers.metrics_file import MetricsFile
+from noether.metrics.metrics_file import MetricRecord, MetricsFile, spell_number
 
 CLOCK = "profiling/"
 _Line = tuple[int, int, int, Mapping[str, float | str]]

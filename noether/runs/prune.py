@@ -6,9 +6,9 @@ import tomllib
 from contextlib import nullcontext
 from typing import Any
 
-from noether.core.providers.path import PathProvider
-from noether.core.writers.durable import storage_error
-from noether.core.writers.retention import Retention, remove_step
+from noether.checkpoint.durable import storage_error
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.retention import Retention, remove_step
 from noether.runs.checkpoints import LATEST, Listed, list_checkpoints
 from noether.runs.lock import RunLock
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from noether.core.providers.path import PathProvider
+from noether.checkpoint.paths import PathProvider
 from noether.kernel.participant import Participant
 from noether.kernel.registry import use_registry
 from noether.runs.assemble import Run, assemble

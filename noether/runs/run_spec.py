@@ -11,8 +11,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-from noether.core.providers.path import PathProvider
-from noether.core.utils.json_limits import parse_json
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.untrusted import parse_json
 from noether.errors import UsageError
 from noether.spec.load import LoadedSpec, load_spec
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noether.core.writers.manifest import OPTIMIZER, WEIGHTS, Manifest
-from noether.core.writers.saved_step import SavedStep
-from noether.core.writers.step_folder import read_file
-from noether.core.writers.step_state import TRAINER
+from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, Manifest
+from noether.checkpoint.saved_step import SavedStep
+from noether.checkpoint.state import TRAINER
+from noether.checkpoint.step_folder import read_file
 
 _OWN_TO_A_RUN = ("trainer/log_writer/",)  # positions in its metrics file, whose lines hold times
 _COUNTERS = ("epoch", "update", "sample", "world_size", "resumable", "spec_sha256")

@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from noether.core.providers.path import PathProvider
-from noether.core.trackers.base import BaseTracker, RunDescription, RunStatus
-from noether.core.trackers.delivery import Delivery
-from noether.core.trackers.errors import TrackerRefusedError
-from noether.core.trackers.outage import in_one_line
-from noether.core.trackers.spool import description_path, read_description
+from noether.checkpoint.paths import PathProvider
 from noether.errors import UsageError
 from noether.kernel.registry import Registry, use_registry
+from noether.metrics.delivery import Delivery
+from noether.metrics.feed import in_one_line
+from noether.metrics.spool import description_path, read_description
+from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, TrackerRefusedError
 from noether.runs.attempts import Attempt, last_attempt, record_path
 from noether.runs.find_run import find_run
 from noether.runs.kept_trackers import kept_tables, kept_trackers

@@ -9,14 +9,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from noether.core.providers.path import PathProvider
-from noether.core.trackers.base import BaseTracker, RunDescription, RunStatus
-from noether.core.trackers.errors import TrackerError
-from noether.core.trackers.feed import TrackerFeed, feed_name
+from noether.checkpoint.paths import PathProvider
 from noether.core.utils.free_name import free_name
+from noether.metrics.feed import TrackerFeed, feed_name
+from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, TrackerError
 
 if TYPE_CHECKING:
-    from noether.core.writers.log import LogWriter
+    from noether.metrics.log import LogWriter
 
 _LOG = logging.getLogger("noether.tracking")
 _REQUIRED_PATIENCE_S = 30.0

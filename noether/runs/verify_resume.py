@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from noether.core.providers.path import PathProvider
+from noether.checkpoint.paths import PathProvider
 from noether.core.utils.training.counter import UpdateCounter
 from noether.errors import TrainingError, UsageError
 from noether.kernel.participant import Participant

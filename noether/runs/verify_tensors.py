@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from noether.core.writers.finite_weights import all_finite
-from noether.core.writers.manifest import Manifest
-from noether.core.writers.saved_step import SavedStep
-from noether.core.writers.step_folder import read_file
-from noether.core.writers.tensor_file import encode_tensors
+from noether.checkpoint.manifest import Manifest
+from noether.checkpoint.saved_step import SavedStep
+from noether.checkpoint.step_folder import read_file
+from noether.checkpoint.tensor_file import all_finite, encode_tensors
 from noether.errors import CheckpointError
 from noether.runs.checkpoints import reason_of
 

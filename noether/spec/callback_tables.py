@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel
 
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.discriminated import Discriminated
+from noether.config.components import CallBackBaseConfig
+from noether.config.discriminated import Discriminated
 from noether.spec.fields import class_of, lists_of_role
 
 _TRAINER = Annotated[Any, Discriminated("trainer")]

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from noether.core.schemas.callbacks import CallBackBaseConfig
+from noether.config.components import CallBackBaseConfig
 from noether.core.utils.nearest import nearest
 from noether.spec.callback_tables import CallbackList, callback_lists
 from noether.spec.describe import described, suggestion

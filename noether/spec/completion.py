@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from noether.core.schemas.callbacks import CallBackBaseConfig
+from noether.config.components import CallBackBaseConfig
 from noether.spec.configs import configs_in
 from noether.spec.fields import item_at
 from noether.spec.ids import item_ids

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from noether.core.schemas.discriminated import Discriminated
+from noether.config.discriminated import Discriminated
 from noether.spec.fields import alternatives, annotation_at
 from noether.spec.locate import TomlPath
 from noether.spec.origins import Node, value_of

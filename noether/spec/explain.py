@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from noether.core.schemas.discriminated import Discriminated
+from noether.config.discriminated import Discriminated
 from noether.core.utils.nearest import did_you_mean
 from noether.errors import SpecError
 from noether.kernel.registry import use_registry

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from noether.core.schemas.discriminated import Discriminated
+from noether.config.discriminated import Discriminated
 from noether.kernel.roles import ROLES
 from noether.spec.literal import toml_literal
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
 
-from noether.core.utils.secrets import mask
+from noether.config.secrets import mask
 from noether.errors import NoetherError
 from noether.spec.place import Place
 from noether.spec.problem import InvalidSpecError, Problem

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.metric_facts import intervals_of
-from noether.core.schemas.registry_base import component_of
+from noether.config.base import component_of
+from noether.config.components import CallBackBaseConfig
+from noether.config.metric_facts import intervals_of
 from noether.core.utils.training.counter import UpdateCounter
 from noether.core.utils.training.intervals import Intervals
 from noether.core.utils.training.iteration import TrainingIteration

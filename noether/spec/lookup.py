@@ -10,8 +10,8 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from noether.core.schemas.config_class import CONFIG_BASES
-from noether.core.schemas.discriminated import Discriminated
+from noether.config.config_class import CONFIG_BASES
+from noether.config.discriminated import Discriminated
 from noether.core.utils.nearest import did_you_mean
 from noether.errors import NoetherError, SpecError
 from noether.kernel.registry import active_registry

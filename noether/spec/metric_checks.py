@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
-from noether.core.utils.metric_direction import metric_direction
+from noether.config.metric_facts import metric_direction
 from noether.core.utils.nearest import did_you_mean
 from noether.spec.configs import Path
 from noether.spec.finding import Finding

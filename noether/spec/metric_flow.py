@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.metric_facts import MetricFacts, intervals_of, key_matches
-from noether.core.schemas.registry_base import component_of
+from noether.config.base import component_of
+from noether.config.components import CallBackBaseConfig
+from noether.config.metric_facts import MetricFacts, intervals_of, key_matches
 from noether.core.utils.training.intervals import Intervals
 from noether.spec.configs import Path
 from noether.spec.model import RunSpec

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel
 
-from noether.core.schemas.config_class import CONFIG_BASES
-from noether.core.schemas.discriminated import Discriminated
+from noether.config.config_class import CONFIG_BASES
+from noether.config.discriminated import Discriminated
 from noether.kernel.roles import PLUGIN, ROLES
 from noether.spec.fields import alternatives, class_of, item_at
 from noether.spec.locate import TomlPath

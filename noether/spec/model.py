@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
-from noether.core.schemas.discriminated import Discriminated
+from noether.config.discriminated import Discriminated
 from noether.spec.locate import TomlPath
 from noether.spec.migrations import newest_version
 from noether.spec.reference import KeptReference

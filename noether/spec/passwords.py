@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from typing import Any
 
-from noether.core.utils.secrets import remember_password_in
+from noether.config.secrets import remember_password_in
 from noether.spec.locate import TomlPath
 from noether.spec.problem import Problem
 

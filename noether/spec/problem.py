@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from noether.core.utils.secrets import mask
+from noether.config.secrets import mask
 from noether.errors import SpecError
 from noether.spec.place import Place as Place
 from noether.spec.quoting import quoted as quoted

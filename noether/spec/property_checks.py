@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from noether.core.schemas.callbacks import PeriodicDataIteratorCallbackConfig
-from noether.core.schemas.registry_base import component_of
+from noether.config.base import component_of
+from noether.config.components import PeriodicDataIteratorCallbackConfig
 from noether.core.utils.nearest import did_you_mean
 from noether.spec.configs import Path
 from noether.spec.finding import Finding

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
-from noether.core.utils.secrets import mask
+from noether.config.secrets import mask
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _LISTED = 40

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from typing import TYPE_CHECKING
 
-from noether.core.utils.secrets import mask
+from noether.config.secrets import mask
 from noether.spec.place import Place
 from noether.spec.quoting import toml_path, visible
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import tomli_w
 
-from noether.core.utils.secrets import mask
+from noether.config.secrets import mask
 from noether.spec.configs import components_in
 from noether.spec.fields import item_at
 from noether.spec.locate import TomlPath

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic.errors import PydanticInvalidForJsonSchema
 
-from noether.core.schemas.config_class import config_class_of
+from noether.config.config_class import config_class_of
 from noether.errors import PluginError
 from noether.kernel.entry import Entry
 from noether.kernel.matching import canonical

@@ -18,13 +18,13 @@ from typing import Annotated, Any
 import torch
 from pydantic import TypeAdapter
 
+from noether.checkpoint.paths import PathProvider
+from noether.config.components import CallBackBaseConfig
+from noether.config.discriminated import Discriminated
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.build import build_callback
 from noether.core.models.base import ModelBase
 from noether.core.models.mlp import MLP, MLPConfig
-from noether.core.providers.path import PathProvider
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.lib import Discriminated
 from noether.core.trackers.noop import NoopTracker
 from noether.core.utils.training.counter import UpdateCounter
 from noether.core.utils.training.iteration import TrainingIteration

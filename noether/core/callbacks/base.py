@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.writer import CheckpointWriter
+from noether.config.components import CallBackBaseConfig
+from noether.config.metric_facts import MetricFacts
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
-from noether.core.providers.metric_property import MetricPropertyProvider
-from noether.core.providers.path import PathProvider
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.metric_facts import MetricFacts
-from noether.core.trackers.base import BaseTracker
 from noether.core.utils.training.counter import UpdateCounter
-from noether.core.writers.checkpoint import CheckpointWriter
-from noether.core.writers.log import LogWriter
 from noether.data.container import DataContainer
 from noether.kernel.component import Component
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.markers import inherited_no_op
+from noether.metrics.directions import MetricPropertyProvider
+from noether.metrics.log import LogWriter
+from noether.metrics.tracker import BaseTracker
 
 if TYPE_CHECKING:
     from noether.core.callbacks.nested import NestedCallbacks

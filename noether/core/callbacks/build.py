@@ -6,10 +6,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from noether.config.base import component_of, construction_of
+from noether.config.signature import constructors, parameters
 from noether.core.callbacks.base import CallbackBase, CallBackBaseConfig
-from noether.core.schemas.construction import construction_of
-from noether.core.schemas.constructors import constructors, parameters
-from noether.core.schemas.lib import component_of
 from noether.errors import SpecError
 
 

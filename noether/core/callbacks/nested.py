@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from noether.checkpoint.writer import CheckpointWriter
 from noether.core.callbacks.base import CallbackBase, CallBackBaseConfig
 from noether.core.callbacks.build import build_callback
 from noether.core.callbacks.ids import name_callbacks
 from noether.core.callbacks.participants import as_participant
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.utils.training.counter import UpdateCounter
-from noether.core.writers.checkpoint import CheckpointWriter
 from noether.kernel.dispatch import Dispatch, compile_dispatch
 from noether.kernel.hookspecs import HOOKS
 

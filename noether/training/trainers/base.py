@@ -11,6 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.saved_step import SavedStep
+from noether.checkpoint.writer import CheckpointWriter, StepState
+from noether.config.base import component_of
+from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.build import build_callback
 from noether.core.callbacks.nested import family
@@ -19,22 +24,17 @@ from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.distributed.ranks import world_size
 from noether.core.initializers.base import InitializerBase
 from noether.core.models.base import ModelBase
-from noether.core.providers.metric_property import MetricPropertyProvider
-from noether.core.providers.path import PathProvider
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.lib import component_of
-from noether.core.trackers.base import BaseTracker
 from noether.core.utils.common.stopwatch import Stopwatch
-from noether.core.writers.checkpoint import CheckpointWriter, StepState
-from noether.core.writers.log import LogWriter
-from noether.core.writers.metrics_file import MetricsFile
-from noether.core.writers.saved_step import SavedStep
 from noether.data.container import DataContainer
 from noether.data.dataset import length_of
 from noether.data.loader import TrainingLoader
 from noether.errors import TrainingError
 from noether.kernel.dispatch import Dispatch, compile_dispatch
 from noether.kernel.participant import Participant
+from noether.metrics.directions import MetricPropertyProvider
+from noether.metrics.log import LogWriter
+from noether.metrics.metrics_file import MetricsFile
+from noether.metrics.tracker import BaseTracker
 from noether.training import default_callbacks
 from noether.training.loop import session
 from noether.training.loop.batching import plan_batches

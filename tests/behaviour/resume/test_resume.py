@@ -8,8 +8,8 @@ import shutil
 import pytest
 
 import noether
-from noether.core.writers.step_folder import list_steps
-from noether.core.writers.step_names import StepNames
+from noether.checkpoint.step_folder import list_steps
+from noether.checkpoint.step_names import StepNames
 from noether.errors import CheckpointError, UsageError
 from noether.runs.lock import RunLock
 

@@ -121,7 +121,7 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(tracked, fake_server, proj
 BREAKS_ONCE = """
 from pathlib import Path
 from noether.core.callbacks import PeriodicCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig
+from noether.config.components import CallBackBaseConfig
 
 class Breaks(PeriodicCallback):
     def __init__(self, callback_config: CallBackBaseConfig, **kwargs):

@@ -3,7 +3,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from noether.core.schemas.lib import Discriminated
+from noether.config.discriminated import Discriminated
 from noether.spec.field_words import bounds_of, default_of, example_of, type_of, unit_of
 
 

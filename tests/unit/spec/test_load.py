@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from noether.core.schemas.lib import component_of
+from noether.config.base import component_of
 from noether.errors import SpecError
 from noether.kernel.registry import active_registry
 
@@ -117,8 +117,8 @@ def test_loading_leaves_the_active_registry_as_it_was(load: Callable, tables: di
 
 def test_neither_spec_nor_schemas_import_torch():
     code = (
-        "import sys, pkgutil, importlib, noether.spec, noether.core.schemas\n"
-        "for package in (noether.spec, noether.core.schemas):\n"
+        "import sys, pkgutil, importlib, noether.spec, noether.config\n"
+        "for package in (noether.spec, noether.config):\n"
         "    for module in pkgutil.iter_modules(package.__path__, package.__name__ + '.'):\n"
         "        importlib.import_module(module.name)\n"
         "print({'torch', 'numpy', 'mlflow', 'pandas'} & set(sys.modules))"

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import pytest
 from pydantic import Field
 
+from noether.config.components import CallBackBaseConfig
+from noether.config.discriminated import Discriminated
 from noether.core.callbacks.periodic import PeriodicCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.lib import Discriminated
 from noether.errors import SpecError
 from noether.spec.load import LoadedSpec, load_spec
 from noether.spec.meaning import meaning_notes

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from noether.config.components import CallBackBaseConfig
+from noether.config.metric_facts import MetricFacts, intervals_of
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.metric_facts import MetricFacts, intervals_of
 from noether.core.utils.training.counter import UpdateCounter
 from noether.core.utils.training.early_stop import EarlyStopIteration
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from noether.config.components import CallBackBaseConfig, PeriodicDataIteratorCallbackConfig
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.build import build_callback
 from noether.core.callbacks.default.eta import EtaCallback
 from noether.core.callbacks.ids import name_callbacks
 from noether.core.callbacks.participants import participants_of
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig, PeriodicDataIteratorCallbackConfig
 from noether.errors import SpecError
 from noether.kernel.component import Component
 from noether.kernel.hookspecs import HOOKS

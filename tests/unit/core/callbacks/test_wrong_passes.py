@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from noether.config.components import PeriodicDataIteratorCallbackConfig
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
-from noether.core.schemas.callbacks import PeriodicDataIteratorCallbackConfig
 from noether.errors import DataError, TrainingError
 from noether.kernel.component import Component
 from noether.testing import make_data, make_model, make_trainer
