@@ -17,7 +17,7 @@ from noether.core.schemas.callbacks import CallBackBaseConfig, PeriodicDataItera
 from noether.core.schemas.config_class import config_class_of
 from noether.core.schemas.lib import Discriminated, _RegistryBase
 from noether.core.schemas.metric_facts import MetricFacts
-from noether.kernel.entry import Entry
+from noether.kernel.entries import Entry
 from noether.kernel.registry import Registry
 from noether.training.default_callbacks import ONE_SHOT, PRODUCERS, TRACKED
 from reference_pages.kinds import built_in

@@ -57,9 +57,9 @@ def info(
 
 def _checked(role: str | None) -> str | None:
     """Return the role in its singular form, as typed or in the plural."""
-    from noether.core.utils.nearest import did_you_mean
     from noether.errors import UsageError
-    from noether.kernel.roles import GROUPS
+    from noether.kernel.entries import GROUPS
+    from noether.kernel.names import did_you_mean
 
     known = {found.name: found.name for found in GROUPS.values()}
     known |= {group.removeprefix("noether."): found.name for group, found in GROUPS.items()}
@@ -72,7 +72,7 @@ def _checked(role: str | None) -> str | None:
 def _roles_of(registry: Registry, kind: str) -> list[str]:
     """Return the roles in which something goes by this name; a dotted path may fit any, the first that takes it."""
     from noether.errors import PluginError
-    from noether.kernel.roles import PLUGIN, ROLES
+    from noether.kernel.entries import PLUGIN, ROLES
 
     problems = []
     fitting = []
@@ -90,8 +90,8 @@ def _roles_of(registry: Registry, kind: str) -> list[str]:
 
 
 def _nothing(registry: Registry, kind: str) -> Exception:
-    from noether.core.utils.nearest import did_you_mean
     from noether.errors import PluginError
+    from noether.kernel.names import did_you_mean
 
     names = [entry.name for entry in registry.entries()]
     return PluginError(

@@ -6,7 +6,6 @@ from collections.abc import Collection
 
 from torch import Tensor
 
-from noether.core.utils.nearest import did_you_mean
 from noether.data.dataset import (
     AnyDataset,
     Batch,
@@ -18,6 +17,7 @@ from noether.data.dataset import (
 )
 from noether.data.whole import first_sample
 from noether.errors import DataError
+from noether.kernel.names import did_you_mean
 
 
 class Subset(Dataset):

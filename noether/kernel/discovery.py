@@ -1,21 +1,115 @@
-"""Find what a participant implements, and everything about it that cannot work, before anything is called."""
+"""Discovery of the hooks that a participant implements, and of its mistakes."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import replace
+from difflib import SequenceMatcher
+from typing import Any, Literal
 
-from noether.core.utils.nearest import did_you_mean
-from noether.kernel.binding import Binding, bind
-from noether.kernel.every import interval_of
+from noether.kernel.binding import Binding, Implementation, bind
+from noether.kernel.compile import compile_call
 from noether.kernel.hookspecs import HOOKS
-from noether.kernel.implementation import Implementation
-from noether.kernel.markers import implementation_options, is_inherited_no_op, is_when_due
-from noether.kernel.near_miss import near_misses
+from noether.kernel.intervals import Intervals, fires
+from noether.kernel.markers import implementation_options, interval_of, is_inherited_no_op, is_when_due
+from noether.kernel.names import did_you_mean
 from noether.kernel.participant import Participant
-from noether.kernel.periodic import PERIODIC, periodic_implementations
-from noether.kernel.place import place_of
+from noether.kernel.progress import UpdateCounter
+
+
+def place_of(attribute: Any) -> str:
+    """Return ` (file:line)` of a function, method or property, or an empty string where it has no source."""
+    function = attribute.fget if isinstance(attribute, property) else getattr(attribute, "__func__", attribute)
+    code = getattr(inspect.unwrap(function) if callable(function) else function, "__code__", None)
+    return f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
+
+
+# High, so that a helper such as `after_train_batch_stats` or `process_results` keeps its name. One wrong,
+# missing, doubled or swapped letter in the shortest hook that people misspell (`after_epoch`) stays above it.
+_SIMILARITY = 0.9
+
+
+def near_misses(cls: type) -> Iterator[str]:
+    """Yield a sentence for each public method of a user's class that almost has the name of a hook."""
+    for owner in inspect.getmro(cls):
+        if owner.__module__.partition(".")[0] in ("noether", "builtins", "torch"):
+            continue
+        for name, attribute in vars(owner).items():
+            if name.startswith("_") or name in HOOKS or not _is_method(attribute):
+                continue
+            if (hook := _meant(name)) is not None:
+                yield f"{owner.__qualname__}.{name} is no hook. Did you mean '{hook}'?{place_of(attribute)}"
+
+
+def _meant(name: str) -> str | None:
+    """Return the hook that a name is a misspelling of, or None."""
+    plain = _plain(name)
+    ratio, hook = max((SequenceMatcher(None, plain, _plain(hook)).ratio(), hook) for hook in HOOKS)
+    return hook if ratio >= _SIMILARITY else None
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").lower()
+
+
+def _is_method(attribute: object) -> bool:
+    return inspect.isroutine(attribute) or isinstance(attribute, (staticmethod, classmethod))
+
+
+PERIODIC = "periodic_callback"
+
+
+class PeriodicPlugin:
+    """A run plugin's `periodic_callback` with the interval that `@noether.every` gave it.
+
+    Args:
+        implementation: The `periodic_callback`.
+        intervals: Its interval.
+    """
+
+    def __init__(self, implementation: Implementation, intervals: Intervals) -> None:
+        self._call = compile_call(PERIODIC, implementation.function)
+        self._intervals = intervals
+
+    def after_update(self, update_counter: UpdateCounter, **arguments: Any) -> Any:
+        """Call it where an interval in updates or samples fires."""
+        return self._call_if_fired("update", update_counter, arguments)
+
+    def after_epoch(self, update_counter: UpdateCounter, **arguments: Any) -> Any:
+        """Call it where an interval in epochs fires."""
+        return self._call_if_fired("epoch", update_counter, arguments)
+
+    def at_eval(self, **arguments: Any) -> Any:
+        """Call it in a run that only evaluates."""
+        return self._call("eval", **arguments)
+
+    def next_due_update(self, counter: UpdateCounter) -> int:
+        """Return the first update after the current one at which the interval fires."""
+        return self._intervals.next_due_update(counter.update, counter.updates_per_epoch, counter.effective_batch_size)
+
+    def _call_if_fired(
+        self, hook: Literal["update", "epoch"], update_counter: UpdateCounter, arguments: dict[str, Any]
+    ) -> Any:
+        fired = fires(self._intervals, update_counter, hook)
+        return None if fired is None else self._call(fired, update_counter, **arguments)
+
+
+def periodic_implementations(implementation: Implementation, intervals: Intervals) -> list[Implementation]:
+    """Return the hook at which an interval can fire, and `at_eval`, as what calls a `periodic_callback`."""
+    periodic = PeriodicPlugin(implementation, intervals)
+    moment = periodic.after_update if intervals.every_n_epochs is None else periodic.after_epoch
+    return [
+        replace(
+            implementation,
+            hook=function.__name__,
+            function=function,
+            binding=bind(function, HOOKS[function.__name__]),
+            next_due=due,
+        )
+        for function, due in ((moment, periodic.next_due_update), (periodic.at_eval, None))
+    ]
+
 
 _WRONG_FORM = {
     True: "is marked as a wrapper, but has no `yield`",

@@ -6,15 +6,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.utils.training.intervals import NEVER
 from noether.errors import PluginError
+from noether.kernel.binding import Implementation, NextDue, call_order
+from noether.kernel.compile import HookCall, Registration, Timers
 from noether.kernel.discovery import Discovery
 from noether.kernel.hookspecs import HOOKS
-from noether.kernel.implementation import Implementation, NextDue, call_order
+from noether.kernel.intervals import NEVER
 from noether.kernel.participant import Participant
-from noether.kernel.plan import HookCall, Timers
-from noether.kernel.registration import Registration
+from noether.kernel.progress import UpdateCounter
 from noether.kernel.stops import OnStop
 
 _MANY = "several hook implementations cannot work:"

@@ -9,8 +9,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from noether.core.utils.training.counter import UpdateCounter
 from noether.kernel.markers import PROJECT, hookspec
+from noether.kernel.progress import UpdateCounter
 
 # Arguments whose classes belong to upper layers are typed `Any`: the kernel must not name them.
 

@@ -2,23 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 
-from noether.kernel import unknown_kind
-from noether.kernel.component import Component as Component
-from noether.kernel.dotted import is_dotted, resolve_dotted
-from noether.kernel.entry import Entry as Entry
-from noether.kernel.importing import import_entry
-from noether.kernel.matching import by_object, canonical, matching
-from noether.kernel.origin import origin_of
-from noether.kernel.role_check import check_role
-from noether.kernel.roles import GROUPS, Role
-from noether.kernel.scan import installed_entries
+from noether.errors import PluginError
+from noether.kernel.entries import (
+    GROUPS,
+    PLUGIN_PREFIX,
+    ROLES,
+    Component,
+    Entry,
+    Role,
+    by_object,
+    canonical,
+    installed_entries,
+    is_dotted,
+    matching,
+    normal,
+    origin_of,
+)
+from noether.kernel.importing import check_role, import_entry, resolve_dotted
+from noether.kernel.names import did_you_mean, nearest
 from noether.kernel.trust import Trust
+
+_SHOWN = 8
+
+
+def unknown(role: Role, kind: str, entries: Iterable[Entry]) -> PluginError:
+    """Return the error for a kind that is registered for no such role: the nearest one, or how to get it."""
+    entries = list(entries)
+    if "/" in kind:
+        return _unknown_qualified(role, kind, entries)
+    known = sorted({entry.name for entry in entries if entry.role == role.name}, key=str.lower)
+    message = f"unknown {role.name} kind {kind!r}.{did_you_mean(kind, known)}{_listed(kind, known)}"
+    return PluginError(message, hint=_elsewhere(role, kind, entries) or _list_command(role))
+
+
+def conflict(role: Role, kind: str, matches: Sequence[Entry]) -> PluginError:
+    """Return the error for a short name that several registrations claim."""
+    claims = " and ".join(f"{entry.origin} ({entry.target})" for entry in matches)
+    spellings = sorted({entry.qualified for entry in matches})
+    way_out = f"write kind = {' or kind = '.join(map(repr, spellings))}" if len(spellings) > 1 else None
+    return PluginError(f"{role.name} kind {kind!r} is claimed by {claims}", hint=way_out)
+
+
+def _unknown_qualified(role: Role, kind: str, entries: Sequence[Entry]) -> PluginError:
+    package = normal(kind).partition("/")[0]
+    owned = [entry for entry in entries if package in (entry.package, normal(entry.distribution))]
+    if not owned:
+        name = f"{PLUGIN_PREFIX}{package.removeprefix(PLUGIN_PREFIX)}"
+        return PluginError(
+            f"unknown {role.name} kind {kind!r}: no plugin {name} is installed", hint=f"pip install {name}"
+        )
+    known = sorted(entry.qualified for entry in owned if entry.role == role.name)
+    message = f"unknown {role.name} kind {kind!r}: {owned[0].origin} has no such {role.name}."
+    return PluginError(f"{message}{did_you_mean(kind, known)}{_listed(kind, known)}", hint=_list_command(role))
+
+
+def _listed(kind: str, known: Sequence[str]) -> str:
+    """Return a few known kinds to append, unless one is so near that a list would only distract."""
+    if not known or nearest(kind, known):
+        return ""
+    more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
+    return f" Known: {', '.join(known[:_SHOWN])}{more}."
+
+
+def _elsewhere(role: Role, kind: str, entries: Iterable[Entry]) -> str | None:
+    """Return where a kind that exists for another role belongs."""
+    for entry in entries:
+        if entry.role in ROLES and entry.role != role.name and entry.normal_name == normal(kind):
+            other = ROLES[entry.role]
+            return f"'{entry.name}' is {other.noun}; it belongs in {other.hint}"
+    return None
+
+
+def _list_command(role: Role) -> str:
+    return f"noether plugins list --role {role.name}"
+
 
 _ROLES: dict[str, Role] = {role.name: role for role in GROUPS.values()}
 
@@ -67,9 +130,9 @@ class Registry:
         """
         matches = matching(self.entries(role), kind)
         if not matches:
-            raise unknown_kind.unknown(_ROLES[role], kind, self._entries)
+            raise unknown(_ROLES[role], kind, self._entries)
         if len({(match.distribution, match.target) for match in matches}) > 1:
-            raise unknown_kind.conflict(_ROLES[role], kind, matches)
+            raise conflict(_ROLES[role], kind, matches)
         return matches[0]
 
     def load(self, role: str, kind: str) -> Component:

@@ -1,13 +1,28 @@
-"""What a hook does when somebody in it asks for the end of training: call the others first, then tell it once."""
+"""EarlyStopIteration inside a hook: the other implementations are still called."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from typing import Any
 
-from noether.core.utils.training.early_stop import EarlyStopIteration
-from noether.kernel.implementation import Implementation
-from noether.kernel.notes import add_note
+from noether.kernel.binding import Implementation
+from noether.kernel.progress import EarlyStopIteration
+
+_START = "raised by "
+
+
+def add_note(error: BaseException, implementation: Implementation, update_counter: Any) -> None:
+    """Add `raised by callback 'ema' (kind ema, noether-train 0.1.0) in hook after_update at update 120`."""
+    update = getattr(update_counter, "update", None)
+    where = f" at update {update}" if isinstance(update, int) else ""
+    error.add_note(f"{_START}{implementation.participant.description} in hook {implementation.hook}{where}")
+
+
+def add_first_note(error: BaseException, implementation: Implementation, update_counter: Any) -> None:
+    """Add the note unless the exception came to a wrapper from inside, where it got one already."""
+    if not any(note.startswith(_START) for note in getattr(error, "__notes__", ())):
+        add_note(error, implementation, update_counter)
+
 
 OnStop = Callable[[str], object]
 """Told why training is to end, and who wants it: `loss has not improved for 6 intervals (callback 'stopper')`."""

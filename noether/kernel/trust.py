@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import iter_modules
 
-from noether.core.utils.nearest import nearest
 from noether.errors import PluginError
+from noether.kernel.names import nearest
 
 ALWAYS_TRUSTED = frozenset({"noether", "torch"})
 _MISSPELT = 0.75  # how near a name has to be to one that is trusted

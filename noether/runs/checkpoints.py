@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from noether.core.utils.nearest import did_you_mean
 from noether.core.writers import pins
 from noether.core.writers.manifest import NAME, Manifest
 from noether.core.writers.step_folder import list_steps, read_manifest, update_of
 from noether.errors import CheckpointError
+from noether.kernel.names import did_you_mean
 
 LATEST = "latest"
 

@@ -13,7 +13,6 @@ from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
 from noether.core.providers.path import PathProvider
 from noether.core.trackers.record import MetricRecord
-from noether.core.utils.free_name import free_name
 from noether.core.writers.durable import make_folders, rename, storage_error, sync_folder
 from noether.core.writers.metrics_file import MetricsFile
 from noether.core.writers.saved_step import SavedStep
@@ -21,6 +20,7 @@ from noether.core.writers.step_folder import list_steps, update_of
 from noether.core.writers.step_names import LATEST, Checkpoint, StepNames
 from noether.core.writers.step_state import StepState
 from noether.errors import CheckpointError
+from noether.kernel.names import free_name
 from noether.training.loop.fitting import require_fitting
 from noether.training.loop.verify_restored import verify_restored
 from noether.training.trainers.base import BaseTrainer

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from noether.core.callbacks.nested import family
+from noether.core.callbacks.tree import family
 from noether.core.initializers.base import InitializerBase, InitializerConfig
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import match_weights

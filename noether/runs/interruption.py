@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
-from noether.core.callbacks.nested import family
-from noether.core.utils.training.counter import UpdateCounter
+from noether.core.callbacks.tree import family
 from noether.core.writers.log import LogWriter
 from noether.kernel.markers import hookimpl
+from noether.kernel.progress import UpdateCounter
 
 Remembered = dict[str, dict[str, str]]
 """The plain attributes of callbacks by id and name, as text that is equal where they are."""

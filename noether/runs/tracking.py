@@ -13,7 +13,7 @@ from noether.core.providers.path import PathProvider
 from noether.core.trackers.base import BaseTracker, RunDescription, RunStatus
 from noether.core.trackers.errors import TrackerError
 from noether.core.trackers.feed import TrackerFeed, feed_name
-from noether.core.utils.free_name import free_name
+from noether.kernel.names import free_name
 
 if TYPE_CHECKING:
     from noether.core.writers.log import LogWriter

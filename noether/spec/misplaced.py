@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from noether.core.schemas.config_class import CONFIG_BASES
 from noether.core.schemas.discriminated import Discriminated
-from noether.kernel.roles import PLUGIN, ROLES
+from noether.kernel.entries import PLUGIN, ROLES
 from noether.spec.fields import alternatives, class_of, item_at
 from noether.spec.locate import TomlPath
 from noether.spec.lookup import base_config

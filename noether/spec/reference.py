@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from noether.core.utils.nearest import nearest
 from noether.core.utils.secrets import remember_secret
+from noether.kernel.names import nearest
 
 _KEYS = ("default", "secret")
 

@@ -15,9 +15,8 @@ from torch.nn import functional as F
 
 from noether.core.optim import schedules
 from noether.core.schemas.config_class import config_class_of
-from noether.kernel.entry import Entry
+from noether.kernel.entries import GROUPS, Entry
 from noether.kernel.registry import Registry
-from noether.kernel.roles import GROUPS
 
 REGISTRY = Registry.installed()
 BUILT_IN = sorted((entry for entry in REGISTRY.entries() if entry.is_built_in), key=lambda e: (e.role, e.name))

@@ -18,8 +18,6 @@ from noether.core.protocols import RunningTrainer
 from noether.core.providers.metric_property import MetricPropertyProvider
 from noether.core.schemas.callbacks import PeriodicDataIteratorCallbackConfig
 from noether.core.trackers.base import BaseTracker
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.utils.training.intervals import Intervals, fires
 from noether.core.writers.checkpoint import CheckpointWriter
 from noether.core.writers.log import LogWriter
 from noether.data.container import DataContainer
@@ -28,7 +26,9 @@ from noether.data.samplers.interval import SamplerIntervalConfig
 from noether.errors import DataError
 from noether.kernel.binding import Binding, bind
 from noether.kernel.hookspecs import HOOKS
+from noether.kernel.intervals import Intervals, fires
 from noether.kernel.markers import inherited_no_op, when_due
+from noether.kernel.progress import UpdateCounter
 
 IntervalType = Literal["epoch", "update", "sample", "eval"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from noether.core.providers.path import PathProvider
-from noether.core.utils.nearest import did_you_mean
 from noether.core.writers.manifest import NAME
 from noether.core.writers.step_names import StepNames
 from noether.errors import CheckpointError
+from noether.kernel.names import did_you_mean
 
 
 def is_step(path: Path) -> bool:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.utils.training.intervals import Intervals
+from noether.kernel.intervals import Intervals
 
 
 @dataclass(frozen=True, slots=True)

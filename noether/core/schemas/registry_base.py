@@ -7,7 +7,8 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from noether.errors import PluginError
-from noether.kernel.registry import Component, active_registry
+from noether.kernel.entries import Component
+from noether.kernel.registry import active_registry
 
 
 class _RegistryBase(BaseModel):

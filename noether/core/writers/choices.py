@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from noether.core.utils.nearest import did_you_mean
+from noether.kernel.names import did_you_mean
 
 _IN_ONE_LINE = 4
 _MEANT = 3  # suggestions at most

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from noether.core.utils.path_part import are_path_parts
+from noether.kernel.names import are_path_parts
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST = 1 << 63

@@ -10,13 +10,13 @@ from typing import Any, Self
 from torch import Tensor
 
 from noether.core.utils.json_limits import parse_json
-from noether.core.utils.path_part import are_path_parts
 from noether.core.writers.manifest import OPTIMIZER, WEIGHTS, Manifest
 from noether.core.writers.state_tree import join_state
 from noether.core.writers.step_folder import read_file, read_manifest
 from noether.core.writers.step_state import DATA, TRAINER, TRAINER_TENSORS, StepState, callback_file
 from noether.core.writers.tensor_reading import decode_tensors
 from noether.errors import CheckpointError
+from noether.kernel.names import are_path_parts
 
 _SHOWN = 200  # characters of what a message quotes
 

@@ -10,13 +10,13 @@ from typing import Any
 from torch import Tensor
 
 from noether.core.utils.json_limits import MAX_DEPTH, is_too_deep, json_excess
-from noether.core.utils.path_part import EXPECTED, are_path_parts
 from noether.core.writers.content import Content
 from noether.core.writers.manifest import OPTIMIZER, WEIGHTS
 from noether.core.writers.save_request import SaveRequest
 from noether.core.writers.state_tree import split_state
 from noether.core.writers.tensor_file import lay_out_tensors
 from noether.errors import TrainingError
+from noether.kernel.names import EXPECTED, are_path_parts
 
 DATA = "data.safetensors"
 TRAINER, TRAINER_TENSORS = "trainer.json", "trainer.safetensors"

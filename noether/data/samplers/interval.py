@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import count
 
-from noether.core.utils.training.intervals import Intervals
 from noether.data.collate import Collator
 from noether.data.dataset import AnyDataset, length_of
+from noether.kernel.intervals import Intervals
 
 TRAINING = 0
 """The tag of training batches; consumers have tags from 1 on."""

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noether.core.utils.nearest import did_you_mean
 from noether.core.utils.tensor_header import LENGTH, header_length, require_plausible
 from noether.errors import DataError
+from noether.kernel.names import did_you_mean
 
 Columns = dict[str, Tensor]
 Reader = Callable[[Path, Collection[str] | None], Columns]

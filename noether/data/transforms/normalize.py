@@ -10,12 +10,12 @@ from pydantic import Field
 from torch import Tensor
 
 from noether.core.schemas.transforms import TransformBaseConfig
-from noether.core.utils.nearest import did_you_mean
 from noether.data.dataset import AnyDataset
 from noether.data.transforms.base import Transform
 from noether.data.transforms.statistics import RunningStatistics
 from noether.data.whole import whole_batches
 from noether.errors import DataError
+from noether.kernel.names import did_you_mean
 
 _COMPONENT_DIM = {"component": -1, "channel": 0, "property": None}
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from noether.core.callbacks.nested import family
+from noether.core.callbacks.tree import family
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import match_weights
 from noether.core.providers.path import PathProvider, ResumptionPaths

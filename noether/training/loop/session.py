@@ -11,8 +11,7 @@ import torch
 
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.iterating import iterator_callbacks
-from noether.core.callbacks.nested import family
-from noether.core.callbacks.participants import participants_of
+from noether.core.callbacks.tree import family, participants_of
 from noether.core.models.base import ModelBase
 from noether.data.randomness import preserved_rng
 from noether.kernel.dispatch import Dispatch, compile_dispatch

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from noether.core.callbacks.base import CallbackBase
-from noether.core.callbacks.nested import family
-from noether.core.utils.nearest import did_you_mean
+from noether.core.callbacks.tree import family
+from noether.kernel.names import did_you_mean
 from noether.training.loop.fitting import SIZES
 
 if TYPE_CHECKING:

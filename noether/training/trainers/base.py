@@ -12,10 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from noether.core.callbacks.base import CallbackBase
-from noether.core.callbacks.build import build_callback
-from noether.core.callbacks.nested import family
-from noether.core.callbacks.participants import participants_of
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
+from noether.core.callbacks.tree import build_callback, family, participants_of
 from noether.core.distributed.ranks import world_size
 from noether.core.initializers.base import InitializerBase
 from noether.core.models.base import ModelBase
@@ -24,7 +22,6 @@ from noether.core.providers.path import PathProvider
 from noether.core.schemas.callbacks import CallBackBaseConfig
 from noether.core.schemas.lib import component_of
 from noether.core.trackers.base import BaseTracker
-from noether.core.utils.common.stopwatch import Stopwatch
 from noether.core.writers.checkpoint import CheckpointWriter, StepState
 from noether.core.writers.log import LogWriter
 from noether.core.writers.metrics_file import MetricsFile
@@ -35,6 +32,7 @@ from noether.data.loader import TrainingLoader
 from noether.errors import TrainingError
 from noether.kernel.dispatch import Dispatch, compile_dispatch
 from noether.kernel.participant import Participant
+from noether.kernel.progress import Stopwatch
 from noether.training import default_callbacks
 from noether.training.loop import session
 from noether.training.loop.batching import plan_batches

@@ -11,7 +11,7 @@ from noether.core.schemas.callbacks import CallBackBaseConfig
 from noether.core.writers.step_folder import list_steps
 from noether.data.samplers.interval import TRAINING
 from noether.errors import TrainingError
-from noether.kernel.registry import Component
+from noether.kernel.entries import Component
 from noether.testing import make_model, make_trainer
 from noether.training.trainers import WeightedLossTrainer
 

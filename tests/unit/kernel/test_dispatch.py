@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 import noether
-from noether.core.utils.training.intervals import NEVER
 from noether.errors import PluginError
 from noether.kernel.dispatch import Dispatch, compile_dispatch
 from noether.kernel.hookspecs import HOOKS
+from noether.kernel.intervals import NEVER
 from noether.kernel.markers import inherited_no_op, when_due
 from noether.kernel.participant import Participant
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from noether.errors import PluginError
-from noether.kernel.registry import Component, Entry, Registry, active_registry, use_registry
-from noether.kernel.scan import installed_entries
+from noether.kernel.entries import Component, Entry, installed_entries
+from noether.kernel.registry import Registry, active_registry, use_registry
 
 TORCH = "noether-train", "0.1.0"
 ENTRIES = (

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.core.utils.training.early_stop import EarlyStopIteration
 from noether.kernel import hookimpl
+from noether.kernel.compile import Timers
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.participant import Participant
-from noether.kernel.plan import Timers
+from noether.kernel.progress import EarlyStopIteration
 
 
 class Counter:

@@ -13,12 +13,12 @@ from noether.core.callbacks.checkpoint.best_names import best_key, best_prefix, 
 from noether.core.callbacks.checkpoint.model_parts import check_parts, parts_to_save
 from noether.core.callbacks.checkpoint.tolerances import Tolerances
 from noether.core.callbacks.iterating import EvaluationStream, iterator_callbacks
-from noether.core.callbacks.nested import NestedCallbacks
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
+from noether.core.callbacks.tree import NestedCallbacks
 from noether.core.schemas.callbacks import CallBackBaseConfig
 from noether.core.schemas.lib import Discriminated
 from noether.core.schemas.metric_facts import MetricFacts
-from noether.core.utils.training.counter import UpdateCounter
+from noether.kernel.progress import UpdateCounter
 
 
 class BestCheckpointCallbackConfig(CallBackBaseConfig):

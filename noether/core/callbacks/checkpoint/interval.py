@@ -10,7 +10,7 @@ from noether.core.callbacks.checkpoint.model_parts import check_parts, parts_to_
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
 from noether.core.schemas.callbacks import CallBackBaseConfig
 from noether.core.schemas.metric_facts import MetricFacts
-from noether.core.utils.training.counter import UpdateCounter
+from noether.kernel.progress import UpdateCounter
 
 
 class CheckpointCallbackConfig(CallBackBaseConfig):

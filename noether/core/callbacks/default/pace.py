@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from time import monotonic
 
-from noether.core.utils.training.counter import UpdateCounter
+from noether.kernel.progress import UpdateCounter
 
 
 class Pace:

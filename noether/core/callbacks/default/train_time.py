@@ -7,7 +7,7 @@ from typing import Any
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.schemas.callbacks import CallBackBaseConfig
 from noether.core.schemas.metric_facts import MetricFacts
-from noether.core.utils.training.counter import UpdateCounter
+from noether.kernel.progress import UpdateCounter
 
 
 class TrainTimeCallback(PeriodicCallback):

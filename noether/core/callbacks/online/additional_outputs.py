@@ -17,9 +17,9 @@ from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
 from noether.core.callbacks.precise import precise
 from noether.core.schemas.callbacks import CallBackBaseConfig
 from noether.core.schemas.metric_facts import MetricFacts, intervals_of
-from noether.core.utils.nearest import did_you_mean
-from noether.core.utils.training.counter import UpdateCounter
 from noether.errors import TrainingError
+from noether.kernel.names import did_you_mean
+from noether.kernel.progress import UpdateCounter
 
 _FOLD = 256  # numbers kept before they become one tensor, so that a long interval does not hold one for each step
 

@@ -10,7 +10,8 @@ from noether.core.schemas.lib import Discriminated, component_of
 from noether.core.schemas.models import ModelBaseConfig
 from noether.core.schemas.optimizers import OptimizerBaseConfig
 from noether.errors import PluginError
-from noether.kernel.registry import Entry, Registry, use_registry
+from noether.kernel.entries import Entry
+from noether.kernel.registry import Registry, use_registry
 
 TOptimizer = TypeVar("TOptimizer", bound=OptimizerBaseConfig)
 

@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from noether.core.providers.metric_property import MetricPropertyProvider
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.utils.training.iteration import TrainingIteration
 from noether.core.writers.errors import MissingMetricError
 from noether.core.writers.log import LogWriter
 from noether.core.writers.metrics_file import MetricsFile
 from noether.errors import TrainingError
+from noether.kernel.progress import TrainingIteration, UpdateCounter
 
 
 def counter_at(update):

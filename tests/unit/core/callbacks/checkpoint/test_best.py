@@ -11,7 +11,7 @@ import pytest
 
 from noether.core.callbacks import BestCheckpointCallback, BestCheckpointCallbackConfig
 from noether.core.callbacks.checkpoint.best_names import best_key, best_tag
-from noether.core.callbacks.participants import participants_of
+from noether.core.callbacks.tree import participants_of
 from noether.core.models.composite import CompositeModel
 from noether.core.providers.metric_property import UnknownDirectionError
 from noether.core.schemas.metric_facts import MetricFacts

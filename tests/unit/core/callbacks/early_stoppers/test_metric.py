@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from noether.core.callbacks.early_stoppers import MetricEarlyStopperCallback, MetricEarlyStopperCallbackConfig
 from noether.core.providers.metric_property import UnknownDirectionError
-from noether.core.utils.training.early_stop import EarlyStopIteration
 from noether.core.writers.errors import MissingMetricError
+from noether.kernel.progress import EarlyStopIteration
 from noether.testing import make_callback, make_counter, make_trainer
 from noether.training.trainers.base import BaseTrainer
 

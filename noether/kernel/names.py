@@ -1,10 +1,38 @@
-"""Did-you-mean: the known name that a misspelt one most likely meant."""
+"""Names: did-you-mean, free names, and names that may become part of a path."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Container, Iterable
 from itertools import islice
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """Return `name`, or where it is taken the first of `name-2`, `name-3`, … that is not."""
+    candidate, number = name, 1
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate
+
+
+LONGEST = 128
+LONGEST_PATH = 1000
+EXPECTED = f"letters, digits, '.', '_', '-', '+' and '=', beginning with a letter, a digit or '_', at most {LONGEST}"
+
+_PART = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9._=+-]{{0,{LONGEST - 1}}}")
+
+
+def is_path_part(name: str) -> bool:
+    """Tell whether `name` can be the name of a file or folder: ASCII, short, neither hidden nor an option nor `..`."""
+    return _PART.fullmatch(name) is not None
+
+
+def are_path_parts(path: str) -> bool:
+    """Tell whether a relative path with slashes is short, and each part of it can be a name."""
+    return len(path) <= LONGEST_PATH and all(is_path_part(part) for part in path.split("/"))
+
 
 _LONGEST = 100  # characters of a name; comparing longer ones takes long, and nobody has misspelt them
 _MOST = 200  # candidates

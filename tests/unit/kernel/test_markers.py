@@ -10,11 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import noether
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.utils.training.iteration import TrainingIteration
 from noether.errors import PluginError
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.participant import Participant
+from noether.kernel.progress import TrainingIteration, UpdateCounter
 
 UPDATES_PER_EPOCH, BATCH = 5, 4
 

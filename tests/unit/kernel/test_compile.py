@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noether.kernel import hookimpl, hookspecs
+from noether.kernel.compile import Timers
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.markers import when_due
 from noether.kernel.participant import Participant
-from noether.kernel.plan import Timers
 
 HOOK = "after_update"
 ARGUMENTS = dict(zip(HOOKS[HOOK], ("counter", "model", "data", 4), strict=True))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from noether.core.utils.training.counter import UpdateCounter
+from noether.kernel.progress import UpdateCounter
 
 FiredInterval = Literal["epoch", "update", "sample"]
 NEVER = 2**63 - 1  # an update that no run reaches, so that "due?" stays one comparison of integers

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from noether.errors import PluginError
-from noether.kernel.registry import Entry, Registry
+from noether.kernel.entries import Entry
+from noether.kernel.registry import Registry
 
 MODULE = """
 import os

@@ -11,8 +11,9 @@ import pytest
 
 import noether
 from noether.errors import PluginError
-from noether.kernel.plugins import load_plugins
-from noether.kernel.registry import Entry, Registry
+from noether.kernel.entries import Entry
+from noether.kernel.participant import load_plugins
+from noether.kernel.registry import Registry
 
 MODULE = "noether_plugin_of_this_test"
 
