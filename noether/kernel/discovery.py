@@ -16,22 +16,23 @@ from noether.kernel.markers import implementation_options, interval_of, is_inher
 from noether.kernel.names import did_you_mean
 from noether.kernel.participant import Participant
 from noether.kernel.progress import UpdateCounter
+from noether.kernel.watch import HookWatch, measured
 
 
 def place_of(attribute: Any) -> str:
-    """Return ` (file:line)` of a function, method or property, or an empty string where it has no source."""
+    """Return ` (file:line)` of a function, method or property, or an empty string if it has no source."""
     function = attribute.fget if isinstance(attribute, property) else getattr(attribute, "__func__", attribute)
     code = getattr(inspect.unwrap(function) if callable(function) else function, "__code__", None)
     return f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
 
 
-# High, so that a helper such as `after_train_batch_stats` or `process_results` keeps its name. One wrong,
-# missing, doubled or swapped letter in the shortest hook that people misspell (`after_epoch`) stays above it.
+# High enough that a helper such as `after_train_batch_stats` or `process_results` keeps its name; `after_epoch`, the
+# shortest hook that people misspell, with one letter wrong, missing, doubled or swapped is still above it.
 _SIMILARITY = 0.9
 
 
 def near_misses(cls: type) -> Iterator[str]:
-    """Yield a sentence for each public method of a user's class that almost has the name of a hook."""
+    """Yield a problem for each public method of a user's class that is named almost like a hook."""
     for owner in inspect.getmro(cls):
         if owner.__module__.partition(".")[0] in ("noether", "builtins", "torch"):
             continue
@@ -39,7 +40,7 @@ def near_misses(cls: type) -> Iterator[str]:
             if name.startswith("_") or name in HOOKS or not _is_method(attribute):
                 continue
             if (hook := _meant(name)) is not None:
-                yield f"{owner.__qualname__}.{name} is no hook. Did you mean '{hook}'?{place_of(attribute)}"
+                yield f"{owner.__qualname__}.{name} is not a hook. Did you mean '{hook}'?{place_of(attribute)}"
 
 
 def _meant(name: str) -> str | None:
@@ -66,23 +67,26 @@ class PeriodicPlugin:
     Args:
         implementation: The `periodic_callback`.
         intervals: Its interval.
+        watch: Measurements to take.
     """
 
-    def __init__(self, implementation: Implementation, intervals: Intervals) -> None:
+    def __init__(self, implementation: Implementation, intervals: Intervals, watch: HookWatch | None) -> None:
         self._call = compile_call(PERIODIC, implementation.function)
+        self._id = implementation.participant.id
         self._intervals = intervals
+        self._watch = watch
 
     def after_update(self, update_counter: UpdateCounter, **arguments: Any) -> Any:
-        """Call it where an interval in updates or samples fires."""
+        """Call it if an interval in updates or samples fires."""
         return self._call_if_fired("update", update_counter, arguments)
 
     def after_epoch(self, update_counter: UpdateCounter, **arguments: Any) -> Any:
-        """Call it where an interval in epochs fires."""
+        """Call it if an interval in epochs fires."""
         return self._call_if_fired("epoch", update_counter, arguments)
 
-    def at_eval(self, **arguments: Any) -> Any:
+    def at_eval(self, update_counter: UpdateCounter, **arguments: Any) -> Any:
         """Call it in a run that only evaluates."""
-        return self._call("eval", **arguments)
+        return self._act("eval", update_counter, arguments)
 
     def next_due_update(self, counter: UpdateCounter) -> int:
         """Return the first update after the current one at which the interval fires."""
@@ -92,12 +96,18 @@ class PeriodicPlugin:
         self, hook: Literal["update", "epoch"], update_counter: UpdateCounter, arguments: dict[str, Any]
     ) -> Any:
         fired = fires(self._intervals, update_counter, hook)
-        return None if fired is None else self._call(fired, update_counter, **arguments)
+        return None if fired is None else self._act(fired, update_counter, arguments)
+
+    def _act(self, interval_type: str, update_counter: UpdateCounter, arguments: dict[str, Any]) -> Any:
+        with measured(PERIODIC, self._id, update_counter, self._watch):
+            return self._call(interval_type, update_counter, **arguments)
 
 
-def periodic_implementations(implementation: Implementation, intervals: Intervals) -> list[Implementation]:
-    """Return the hook at which an interval can fire, and `at_eval`, as what calls a `periodic_callback`."""
-    periodic = PeriodicPlugin(implementation, intervals)
+def periodic_implementations(
+    implementation: Implementation, intervals: Intervals, watch: HookWatch | None
+) -> list[Implementation]:
+    """Return the implementations that call a `periodic_callback`: of the hook of its interval, and of `at_eval`."""
+    periodic = PeriodicPlugin(implementation, intervals, watch)
     moment = periodic.after_update if intervals.every_n_epochs is None else periodic.after_epoch
     return [
         replace(
@@ -118,15 +128,20 @@ _WRONG_FORM = {
 
 
 class Discovery:
-    """The implementations of one participant, and its problems.
+    """The implementations of one participant, and its problems, found before anything is called.
+
+    Args:
+        participant: The component or run plugin.
+        watch: Measurements to take of its `periodic_callback`.
 
     Attributes:
-        implementations: What it implements, in no particular order.
-        problems: What cannot work, as sentences that name the participant and the place.
+        implementations: The implementations, in no particular order.
+        problems: Mistakes that keep an implementation from working, as sentences with participant and place.
     """
 
-    def __init__(self, participant: Participant) -> None:
+    def __init__(self, participant: Participant, watch: HookWatch | None = None) -> None:
         self.participant = participant
+        self._watch = watch
         self.implementations: list[Implementation] = []
         self.problems: list[str] = []
         for name, static in _candidates(participant):
@@ -135,12 +150,12 @@ class Discovery:
             self.problems += [f"{participant}: {miss}" for miss in near_misses(type(participant.instance))]
 
     def _take(self, name: str, static: Any) -> None:
-        """Add the implementation that an attribute is, or the reason why it is none."""
+        """Add the implementation that an attribute is, or the problem that keeps it from being one."""
         options = implementation_options(static) or {}
         hook = options.get("specname") or name
         if hook not in HOOKS:
             if not options.get("optionalhook"):
-                self._report(static, f"'{hook}' is no hook.{did_you_mean(hook, HOOKS)}")
+                self._report(static, f"'{hook}' is not a hook.{did_you_mean(hook, HOOKS)}")
         elif isinstance(static, property):
             self._report(static, f"{name} is a property, but a hook is a method")
         elif not callable(function := getattr(self.participant.instance, name)):
@@ -170,12 +185,12 @@ class Discovery:
         if is_when_due(function) and not wraps:
             next_due = getattr(self.participant.instance, "next_due_update", None)
             if next_due is None:
-                self._report(function, f"{hook} is called only when due, but there is no method next_due_update")
+                self._report(function, f"{hook} is called only when due, but the class has no method next_due_update")
         implementation = Implementation(hook, self.participant, function, binding, **flags, next_due=next_due)
         if hook == PERIODIC and self.participant.is_plugin:
             self._add_periodic(implementation)
         elif hook == PERIODIC and interval_of(function) is not None:
-            self._report(function, "@noether.every is for run plugins; a callback's interval stands in the spec")
+            self._report(function, "@noether.every is for run plugins; a callback has its interval in the spec")
         else:
             self.implementations.append(implementation)
 
@@ -186,14 +201,14 @@ class Discovery:
         elif interval is None:
             self._report(implementation.function, f"{PERIODIC} has no interval; add @noether.every(epochs=1)")
         else:
-            self.implementations += periodic_implementations(implementation, interval)
+            self.implementations += periodic_implementations(implementation, interval, self._watch)
 
     def _report(self, where: Any, message: str) -> None:
         self.problems.append(f"{self.participant}: {message}{place_of(where)}")
 
 
 def _candidates(participant: Participant) -> Iterator[tuple[str, Any]]:
-    """Yield the attributes that claim to be hooks, as they stand in the class; no property is evaluated."""
+    """Yield the attributes that claim to be hooks, as the class defines them; no property is evaluated."""
     for name in dir(participant.instance):
         if name in participant.without:
             continue

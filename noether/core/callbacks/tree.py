@@ -1,4 +1,4 @@
-"""The tree of callbacks: building them, their ids, groups of nested ones, and their hooks."""
+"""The tree of callbacks: built from configs, named, nested in groups, and compiled into hooks."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from noether.kernel.hookspecs import HOOKS
 from noether.kernel.names import free_name
 from noether.kernel.participant import Participant
 from noether.kernel.progress import UpdateCounter
+from noether.kernel.stops import OnStop
 
 
 def build_callback(config: CallBackBaseConfig, default_kwargs: Mapping[str, Any]) -> CallbackBase:
@@ -24,10 +25,10 @@ def build_callback(config: CallBackBaseConfig, default_kwargs: Mapping[str, Any]
 
     Args:
         config: Its settings; its `kind` names the class.
-        default_kwargs: What every callback's constructor takes beside its config.
+        default_kwargs: The arguments of every callback's constructor beside its config.
 
     Raises:
-        SpecError: Its class is abstract.
+        SpecError: if its class is abstract.
     """
     component = component_of(config)
     target = component.target
@@ -47,7 +48,7 @@ def _takes_config(target: type) -> bool:
 
 
 def name_callbacks(callbacks: Sequence[CallbackBase]) -> None:
-    """Give each callback without an id of its own its short kind, then `-2`, `-3`."""
+    """Make callback ids unique: one without an id gets its short kind, then `-2`, `-3`."""
     taken = {callback.id for callback in callbacks if callback.id}
     for callback in callbacks:
         if not callback.id:
@@ -62,10 +63,10 @@ def _short_kind(callback: CallbackBase) -> str:
 
 
 def participants_of(callbacks: Sequence[CallbackBase]) -> list[Participant]:
-    """Return the callbacks of a run as participants, those that others own included; all get their ids.
+    """Name all callbacks of a run, nested ones included, and return them as participants.
 
-    A nested one takes part in the hooks that its parent does not pass on to it; one that its parent only tells of
-    through `get_children` in none, as that parent calls all of them.
+    A nested callback takes part in the hooks that its owner does not pass on to it. One that is only named in
+    `get_children` takes part in none: its owner calls all of its hooks.
     """
     name_callbacks(callbacks)
     return [participant for callback in callbacks for participant in _with_nested(callback, frozenset())]
@@ -75,8 +76,8 @@ def as_participant(callback: CallbackBase, *, without: frozenset[str] = frozense
     """Return one callback as a participant.
 
     Args:
-        callback: It has an id.
-        without: Hooks that somebody else calls on it.
+        callback: The callback; it has an id.
+        without: Hooks that its owner calls on it.
     """
     component = callback.component
     return Participant(
@@ -100,7 +101,7 @@ def _with_nested(callback: CallbackBase, without: frozenset[str]) -> Iterator[Pa
 
 
 def _other_children(callback: CallbackBase) -> list[CallbackBase]:
-    """Return the children that a callback only tells of through `get_children`, with ids below its own."""
+    """Return the children that only `get_children` names, with ids below the id of their owner."""
     members = {id(member) for group in callback.nested() for member in group.members}
     children = [child for child in callback.get_children() if id(child) not in members]
     start = f"{callback.id}/"
@@ -120,18 +121,18 @@ class _Scheduled(Protocol):
 
 
 class NestedCallbacks:
-    """One set of children of a callback.
+    """A group of children of a callback.
 
-    Each gets a view of the log writer that puts `metric_prefix` before all of its keys, so that it reads and writes
-    metrics of its own without knowing that it is nested.
+    Each child gets a view of the log writer that puts `metric_prefix` before all of its keys, so that it reads and
+    writes metrics of its own without knowing that it is nested.
 
     Args:
         configs: Settings of the children, in the order of the spec.
-        arguments: What the parent itself was built with, beside its config.
-        passes_on: The hooks that the parent calls on its children; the run calls all others.
-        metric_prefix: What stands before the keys of their metrics: `ema=0.999/`.
-        id_part: What stands between the parent's id and theirs; empty for nothing.
-        checkpoint_writer: Takes their requests for checkpoints; the parent's own where None.
+        arguments: The arguments that the owner was built with, beside its config.
+        passes_on: The hooks that the owner calls on its children; the run calls all others.
+        metric_prefix: Prefix of the children's metric keys: `ema=0.999/`.
+        id_part: Part of the children's ids between the owner's id and their own; may be empty.
+        checkpoint_writer: Takes the children's requests for checkpoints; None for the owner's writer.
 
     Attributes:
         members: The children.
@@ -160,15 +161,15 @@ class NestedCallbacks:
         self._dispatch: Dispatch | None = None
 
     def name_after(self, parent_id: str) -> None:
-        """Put the parent's id before the children's; may be called again."""
+        """Put the owner's id before the children's; may be called again."""
         for member, own_id in zip(self.members, self._own_ids, strict=True):
             member.id = "/".join(part for part in (parent_id, self._id_part, own_id) if part)
 
     def compile(self) -> Dispatch:
-        """Compile the hooks that the parent passes on; done before training, so that what cannot work is known then.
+        """Compile the hooks that the owner passes on.
 
         Raises:
-            PluginError: An implementation cannot work.
+            PluginError: if an implementation cannot work.
         """
         without = frozenset(HOOKS) - self._passes_on
         participants = [as_participant(member, without=without) for member in self.members]
@@ -177,17 +178,17 @@ class NestedCallbacks:
 
     @property
     def dispatch(self) -> Dispatch:
-        """The compiled hooks that the parent passes on."""
+        """The compiled hooks that the owner passes on."""
         return self._dispatch or self.compile()
 
     def call(self, hook: str, arguments: Mapping[str, Any]) -> None:
-        """Call a hook of all children; what is not among `arguments` is None."""
+        """Call a hook of all children; an argument that is missing in `arguments` is None."""
         implementations = getattr(self.dispatch, hook)
         if implementations is not None:
             implementations(*[arguments.get(name) for name in HOOKS[hook]])
 
     def is_due(self, update_counter: UpdateCounter, hook: Literal["update", "epoch"]) -> bool:
-        """Whether any child has something to do in this round of `after_update` or `after_epoch`."""
+        """Return True if a child has something to do in this round of `after_update` or `after_epoch`."""
         if getattr(self.dispatch, f"after_{hook}_always") is not None:
             return True
         return any(member.is_due(update_counter, hook) for member in self._scheduled)
@@ -200,14 +201,34 @@ class NestedCallbacks:
 
 
 def family(callbacks: Sequence[CallbackBase]) -> Iterator[CallbackBase]:
-    """Yield all callbacks, each followed by those that it owns, and by what these own."""
+    """Yield all callbacks, each followed by the callbacks that it owns, at any depth."""
     for callback in callbacks:
         yield callback
         yield from family(children_of(callback))
 
 
 def children_of(callback: CallbackBase) -> list[CallbackBase]:
-    """Return the callbacks that one owns, those included that it only tells of through `get_children`."""
+    """Return the callbacks that a callback owns: those of its groups, then those that only `get_children` names."""
     members = [member for group in callback.nested() for member in group.members]
     known = {id(member) for member in members}
     return [*members, *(child for child in callback.get_children() if id(child) not in known)]
+
+
+def compile_hooks(
+    callbacks: Sequence[CallbackBase], plugins: Sequence[Participant] = (), *, on_stop: OnStop | None = None
+) -> Dispatch:
+    """Name the callbacks of a run; compile its hooks, and those that callbacks pass on to nested ones.
+
+    Args:
+        callbacks: The callbacks in the order of the spec.
+        plugins: The run plugins in the order of `use`.
+        on_stop: See `compile_dispatch`.
+
+    Raises:
+        PluginError: if an implementation cannot work.
+    """
+    dispatch = compile_dispatch([*participants_of(callbacks), *plugins], on_stop=on_stop)
+    for callback in family(callbacks):
+        for group in callback.nested():
+            group.compile()
+    return dispatch

@@ -62,7 +62,7 @@ def files_of(callbacks: Iterable[CallbackBase]) -> dict[str, Mapping[str, Mappin
 
 @contextmanager
 def named(callback: CallbackBase, method: str) -> Iterator[None]:
-    """Note on an error which callback raised it, in a method that is no hook; of hooks, that is noted elsewhere."""
+    """Note on an error which callback raised it, in a method that is not a hook; of hooks, that is noted elsewhere."""
     try:
         yield
     except (Exception, SystemExit) as error:

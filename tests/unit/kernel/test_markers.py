@@ -112,7 +112,7 @@ def test_interval_of_a_component_belongs_into_the_spec():
         @noether.every(epochs=1)
         def periodic_callback(self): ...
 
-    with pytest.raises(PluginError, match="a callback's interval stands in the spec"):
+    with pytest.raises(PluginError, match="a callback has its interval in the spec"):
         compile_dispatch([Participant("c", "c", Callback())])
 
 
