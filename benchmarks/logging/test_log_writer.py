@@ -6,8 +6,7 @@ import json
 import pytest
 import torch
 
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.utils.training.iteration import TrainingIteration
+from noether.kernel.progress import TrainingIteration, UpdateCounter
 from noether.metrics.log import LogWriter
 from noether.metrics.metrics_file import MetricsFile
 

@@ -20,8 +20,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from noether.core.trackers import RunDescription, TrackerFeed
 from noether.core.trackers.mlflow import MlflowTracker, MlflowTrackerConfig
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.utils.training.iteration import TrainingIteration
+from noether.kernel.progress import TrainingIteration, UpdateCounter
 from noether.metrics.log import LogWriter
 from noether.metrics.metrics_file import MetricsFile
 

@@ -18,7 +18,7 @@ from noether.config.components import CallBackBaseConfig, PeriodicDataIteratorCa
 from noether.config.config_class import config_class_of
 from noether.config.discriminated import Discriminated
 from noether.config.metric_facts import MetricFacts
-from noether.kernel.entry import Entry
+from noether.kernel.entries import Entry
 from noether.kernel.registry import Registry
 from noether.training.default_callbacks import ONE_SHOT, PRODUCERS, TRACKED
 from reference_pages.kinds import built_in

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from noether.core.utils.nearest import did_you_mean
 from noether.errors import CheckpointError, StorageError, TrainingError
+from noether.kernel.names import did_you_mean
 
 
 class MissingMetricError(TrainingError, KeyError):

@@ -12,8 +12,8 @@ from typing import Any
 from noether.checkpoint.durable import Content, chunks_of
 from noether.checkpoint.errors import NewerFormatError
 from noether.checkpoint.untrusted import parse_json
-from noether.core.utils.path_part import are_path_parts
 from noether.errors import TrainingError
+from noether.kernel.names import are_path_parts
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST = 1 << 63

@@ -14,8 +14,8 @@ from noether.checkpoint.state import DATA, TRAINER, TRAINER_TENSORS, StepState, 
 from noether.checkpoint.step_folder import read_file, read_manifest
 from noether.checkpoint.tensor_file import decode_tensors
 from noether.checkpoint.untrusted import parse_json
-from noether.core.utils.path_part import are_path_parts
 from noether.errors import CheckpointError
+from noether.kernel.names import are_path_parts
 
 _SHOWN = 200  # characters of what a message quotes
 

@@ -15,8 +15,8 @@ from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS
 from noether.checkpoint.save import SaveRequest
 from noether.checkpoint.tensor_file import lay_out_tensors
 from noether.checkpoint.untrusted import MAX_DEPTH, is_too_deep, json_excess
-from noether.core.utils.path_part import EXPECTED, are_path_parts
 from noether.errors import TrainingError
+from noether.kernel.names import EXPECTED, are_path_parts
 
 _SHOWN = 200  # characters of what a message quotes
 

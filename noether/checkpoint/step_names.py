@@ -14,8 +14,8 @@ from noether.checkpoint.errors import NewerFormatError
 from noether.checkpoint.manifest import WEIGHTS, NamedStep
 from noether.checkpoint.saved_step import SavedStep
 from noether.checkpoint.step_folder import list_steps, step_name
-from noether.core.utils.nearest import did_you_mean
 from noether.errors import CheckpointError
+from noether.kernel.names import did_you_mean
 
 _IN_ONE_LINE = 4
 _MEANT = 3  # suggestions at most

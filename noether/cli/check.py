@@ -32,7 +32,7 @@ def check(
 
     Exit codes: 0 valid, 2 not.
     """
-    from noether.kernel.plugins import load_plugins
+    from noether.kernel.participant import load_plugins
     from noether.kernel.registry import use_registry
     from noether.spec.load import load_spec
     from noether.spec.meaning import meaning_notes

@@ -8,15 +8,15 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 from noether.cli.table import print_table
+from noether.kernel.entries import PLUGIN
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.markers import implementation_options
-from noether.kernel.roles import PLUGIN
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
-    from noether.kernel.component import Component
+    from noether.kernel.entries import Component
 
 _PLACES = {
     "callback": "[[trainer.callbacks]]",

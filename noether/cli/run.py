@@ -45,6 +45,10 @@ def run(
         bool,
         typer.Option("--traceback", help="Show where in the code an error of a callback or model arose."),
     ] = False,
+    trace_hooks: Annotated[
+        bool,
+        typer.Option("--trace-hooks", help="Print each call of a hook to stderr, with its callback and its time."),
+    ] = False,
 ) -> None:
     """Train what SPEC describes, and keep everything about it in a folder of its own.
 
@@ -64,6 +68,7 @@ def run(
             plugins=plugins,
             trusted=trusted,
             quiet=quiet,
+            trace_hooks=trace_hooks,
         )
     except NoetherError as error:
         if show_traceback:

@@ -38,8 +38,8 @@ def _run_folder(side: str, runs: Path) -> Path | None:
 
 
 def _spec_file(side: str, runs: Path) -> Path:
-    from noether.core.utils.nearest import did_you_mean
     from noether.errors import SpecError
+    from noether.kernel.names import did_you_mean
 
     if Path(side).is_dir():
         raise SpecError(f"{side} is no run folder: it has no {RESOLVED}")

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from pydantic_core import PydanticCustomError
 
 from noether.errors import NoetherError, PluginError, SpecError
-from noether.kernel.registry import Component, active_registry
+from noether.kernel.entries import Component
+from noether.kernel.registry import active_registry
 
 
 class _RegistryBase(BaseModel):

@@ -18,8 +18,8 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, cor
 from noether.config.base import _RegistryBase
 from noether.config.config_class import config_class_of
 from noether.errors import PluginError
-from noether.kernel.registry import Component, active_registry
-from noether.kernel.roles import ROLES
+from noether.kernel.entries import ROLES, Component
+from noether.kernel.registry import active_registry
 
 
 class Discriminated:

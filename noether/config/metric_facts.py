@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Literal, TypeAlias
 
 from noether.config.components import CallBackBaseConfig
-from noether.core.utils.training.intervals import Intervals
+from noether.kernel.intervals import Intervals
 
 Direction: TypeAlias = Literal["lower", "higher", "neutral"]
 """In which direction a metric gets better; `neutral` for a fact that is neither good nor bad."""

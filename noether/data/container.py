@@ -8,7 +8,6 @@ from multiprocessing import get_all_start_methods
 import torch
 from torch import Tensor
 
-from noether.core.utils.nearest import did_you_mean
 from noether.data.dataset import AnyDataset, length_of
 from noether.data.fetch import Collator, fetch_of
 from noether.data.loader import TaggedDataset, TrainingLoader
@@ -18,6 +17,7 @@ from noether.data.samplers.training_order import TrainingOrder
 from noether.data.transforms.base import Transform
 from noether.data.views import PreparedDatasets, subset
 from noether.errors import DataError
+from noether.kernel.names import did_you_mean
 
 
 class DataContainer:

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from noether.core.utils.nearest import did_you_mean
 from noether.data.dataset import (
     AnyDataset,
     Batch,
@@ -20,6 +19,7 @@ from noether.data.dataset import (
 from noether.data.fetch import first_sample
 from noether.data.transforms.base import Transform
 from noether.errors import DataError
+from noether.kernel.names import did_you_mean
 
 
 class Subset(Dataset):

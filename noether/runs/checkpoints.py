@@ -9,8 +9,8 @@ from pathlib import Path
 from noether.checkpoint import retention as pins
 from noether.checkpoint.manifest import NAME, Manifest
 from noether.checkpoint.step_folder import list_steps, read_manifest, update_of
-from noether.core.utils.nearest import did_you_mean
 from noether.errors import CheckpointError
+from noether.kernel.names import did_you_mean
 
 LATEST = "latest"
 

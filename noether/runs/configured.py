@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from noether.kernel.dispatch import compile_dispatch
-from noether.kernel.participant import Participant
-from noether.kernel.plugins import load_plugins
+from noether.kernel.participant import Participant, load_plugins
 from noether.spec.model import RunSpec
 
 

@@ -17,8 +17,8 @@ from noether.checkpoint.step_names import LATEST, Checkpoint, StepNames
 from noether.core.initializers.base import InitializerBase, InitializerConfig
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
-from noether.core.utils.free_name import free_name
 from noether.errors import CheckpointError
+from noether.kernel.names import free_name
 from noether.metrics.metrics_file import MetricRecord, MetricsFile
 from noether.training.loop.fitting import require_fitting
 from noether.training.loop.verify_restored import verify_restored

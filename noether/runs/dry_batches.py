@@ -13,9 +13,9 @@ from torch import Tensor
 from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.iterating import iterator_callbacks
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
-from noether.core.utils.training.counter import UpdateCounter
 from noether.data.dataset import length_of
 from noether.kernel.markers import hookimpl
+from noether.kernel.progress import UpdateCounter
 from noether.runs.assemble import Run
 from noether.runs.describe import describe
 from noether.spec.configs import Path, configs_in

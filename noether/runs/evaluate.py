@@ -13,7 +13,7 @@ from torch import Tensor
 from noether.checkpoint.manifest import WEIGHTS
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.step_names import Checkpoint, StepNames
-from noether.core.callbacks.nested import family
+from noether.core.callbacks.tree import family
 from noether.core.initializers.base import InitializerBase, InitializerConfig
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import match_weights

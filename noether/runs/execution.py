@@ -14,9 +14,8 @@ from noether.checkpoint.step_folder import sweep_leftovers
 from noether.config.secrets import mask, masked_traceback
 from noether.core.utils.shown_path import shown_path
 from noether.errors import CheckpointError, NoetherError, StorageError
-from noether.kernel.component import Component
 from noether.kernel.dispatch import compile_dispatch
-from noether.kernel.entry import BUILT_IN
+from noether.kernel.entries import BUILT_IN, Component
 from noether.kernel.participant import Participant
 from noether.metrics.tracker import BaseTracker, RunDescription, TrackerError
 from noether.runs.assemble import Run, assemble, build_trackers

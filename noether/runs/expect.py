@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from noether.core.utils.nearest import did_you_mean
 from noether.errors import ExpectationError
+from noether.kernel.names import did_you_mean
 from noether.spec.metric_checks import BEST
 from noether.spec.model import Expectation
 

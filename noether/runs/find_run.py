@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from noether.checkpoint.paths import PathProvider
-from noether.core.utils.nearest import did_you_mean
 from noether.errors import UsageError
+from noether.kernel.names import did_you_mean
 
 
 def find_run(run: str | Path, output: str | Path = "runs") -> PathProvider:

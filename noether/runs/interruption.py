@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
-from noether.core.callbacks.nested import family
-from noether.core.utils.training.counter import UpdateCounter
+from noether.core.callbacks.tree import family
 from noether.kernel.markers import hookimpl
+from noether.kernel.progress import UpdateCounter
 from noether.metrics.log import LogWriter
 
 Remembered = dict[str, dict[str, str]]

@@ -9,6 +9,7 @@ from typing import Any
 from noether.checkpoint.paths import PathProvider
 from noether.errors import UsageError
 from noether.kernel.registry import use_registry
+from noether.kernel.watch import HookWatch, active_watch, print_call, watch_hooks
 from noether.runs.configured import configured
 from noether.runs.execution import Execution
 from noether.runs.outcome import Outcome
@@ -30,6 +31,7 @@ def run(
     allow_spec_change: bool = False,
     project: Path | None = None,
     quiet: bool = False,
+    trace_hooks: bool = False,
 ) -> Outcome:
     """Train what a spec describes, in this process.
 
@@ -46,6 +48,7 @@ def run(
         allow_spec_change: Continue although the spec changes what training computes.
         project: The folder of the code of one's own that the spec names; by default that of the spec.
         quiet: Print warnings and errors only.
+        trace_hooks: Print each call of a hook to stderr: hook, callback or run plugin, update, milliseconds.
 
     Returns:
         How the run ended. What goes wrong once training has begun is in the outcome's `error`.
@@ -58,7 +61,8 @@ def run(
         raise UsageError("resume needs the run that it is about", hint="give its --run-id")
     plugins = list(plugins)
     loaded = load_spec(spec, overrides, set, unset=unset, trusted=trusted, plugins=plugins, project=project)
-    with use_registry(loaded.registry):
+    watch = HookWatch(trace=print_call) if trace_hooks else active_watch()
+    with use_registry(loaded.registry), watch_hooks(watch):
         participants = configured(loaded.spec, plugins)
         run_id = new_run_id(loaded.spec.name) if run_id is None else checked_run_id(run_id)
         paths = PathProvider(loaded.spec.output, run_id)

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from noether.core.callbacks.checkpoint.best import BestCheckpointCallback
-from noether.core.callbacks.nested import family
-from noether.core.callbacks.participants import participants_of
 from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.utils.training.intervals import Intervals
+from noether.core.callbacks.tree import family, participants_of
 from noether.kernel.dispatch import Dispatch
-from noether.kernel.every import interval_of
 from noether.kernel.hookspecs import HOOKS
-from noether.kernel.markers import is_when_due
+from noether.kernel.intervals import Intervals
+from noether.kernel.markers import interval_of, is_when_due
 from noether.kernel.participant import Participant
+from noether.kernel.progress import UpdateCounter
 from noether.runs.assemble import Run
 
 Hook = Literal["update", "epoch"]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from noether.checkpoint.paths import PathProvider
-from noether.core.utils.free_name import free_name
+from noether.kernel.names import free_name
 from noether.metrics.feed import TrackerFeed, feed_name
 from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, TrackerError
 

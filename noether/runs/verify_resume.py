@@ -12,9 +12,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from noether.checkpoint.paths import PathProvider
-from noether.core.utils.training.counter import UpdateCounter
 from noether.errors import TrainingError, UsageError
 from noether.kernel.participant import Participant
+from noether.kernel.progress import UpdateCounter
 from noether.kernel.registry import use_registry
 from noether.runs.compare_attempts import Attempt, Compared, Comparison
 from noether.runs.configured import configured

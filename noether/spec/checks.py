@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from noether.config.components import CallBackBaseConfig
-from noether.core.utils.nearest import nearest
+from noether.kernel.names import nearest
 from noether.spec.callback_tables import CallbackList, callback_lists
 from noether.spec.describe import described, suggestion
 from noether.spec.ids import ID, LONGEST_ID

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from noether.config.base import _RegistryBase, component_of, names_component
-from noether.kernel.registry import Component
+from noether.kernel.entries import Component
 
 Path = tuple[str | int, ...]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from noether.core.utils.nearest import did_you_mean
+from noether.kernel.names import did_you_mean
 from noether.spec.quoting import quoted
 
 

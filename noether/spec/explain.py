@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from noether.config.discriminated import Discriminated
-from noether.core.utils.nearest import did_you_mean
 from noether.errors import SpecError
+from noether.kernel.names import did_you_mean
 from noether.kernel.registry import use_registry
 from noether.spec.fields import alternatives, class_at
 from noether.spec.ids import item_ids, role_of_items

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from noether.config.discriminated import Discriminated
-from noether.kernel.roles import ROLES
+from noether.kernel.entries import ROLES
 from noether.spec.literal import toml_literal
 
 _WORDS = {int: "integer", float: "number", str: "string", bool: "boolean", Any: "any", NoneType: "nothing"}

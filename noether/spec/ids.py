@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from noether.core.utils.free_name import free_name
 from noether.errors import PluginError
+from noether.kernel.names import free_name
 from noether.kernel.registry import active_registry
 
 ID = re.compile(r"[a-z0-9_][a-z0-9._-]*")

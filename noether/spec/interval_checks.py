@@ -8,9 +8,8 @@ from typing import Any
 from noether.config.base import component_of
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import intervals_of
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.utils.training.intervals import Intervals
-from noether.core.utils.training.iteration import TrainingIteration
+from noether.kernel.intervals import Intervals
+from noether.kernel.progress import TrainingIteration, UpdateCounter
 from noether.spec.configs import Path
 from noether.spec.finding import Finding
 from noether.spec.model import RunSpec

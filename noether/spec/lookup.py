@@ -12,8 +12,8 @@ from pydantic.fields import FieldInfo
 
 from noether.config.config_class import CONFIG_BASES
 from noether.config.discriminated import Discriminated
-from noether.core.utils.nearest import did_you_mean
 from noether.errors import NoetherError, SpecError
+from noether.kernel.names import did_you_mean
 from noether.kernel.registry import active_registry
 from noether.spec.fields import alternatives
 from noether.spec.model import RunSpec

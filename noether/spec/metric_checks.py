@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from noether.config.metric_facts import metric_direction
-from noether.core.utils.nearest import did_you_mean
+from noether.kernel.names import did_you_mean
 from noether.spec.configs import Path
 from noether.spec.finding import Finding
 from noether.spec.metric_flow import Actor, MetricFlow

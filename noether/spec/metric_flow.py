@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from noether.config.base import component_of
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts, intervals_of, key_matches
-from noether.core.utils.training.intervals import Intervals
+from noether.kernel.intervals import Intervals
 from noether.spec.configs import Path
 from noether.spec.model import RunSpec
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from noether.config.config_class import CONFIG_BASES
 from noether.config.discriminated import Discriminated
-from noether.kernel.roles import PLUGIN, ROLES
+from noether.kernel.entries import PLUGIN, ROLES
 from noether.spec.fields import alternatives, class_of, item_at
 from noether.spec.locate import TomlPath
 from noether.spec.lookup import base_config

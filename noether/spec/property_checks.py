@@ -7,7 +7,7 @@ from typing import Any
 
 from noether.config.base import component_of
 from noether.config.components import PeriodicDataIteratorCallbackConfig
-from noether.core.utils.nearest import did_you_mean
+from noether.kernel.names import did_you_mean
 from noether.spec.configs import Path
 from noether.spec.finding import Finding
 from noether.spec.model import RunSpec

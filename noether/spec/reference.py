@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from noether.config.secrets import remember_secret
-from noether.core.utils.nearest import nearest
+from noether.kernel.names import nearest
 
 _KEYS = ("default", "secret")
 

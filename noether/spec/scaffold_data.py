@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from noether.core.utils.nearest import did_you_mean
 from noether.errors import UsageError
+from noether.kernel.names import did_you_mean
 from noether.spec.scaffold import Content
 
 TARGET = "_target"

@@ -15,10 +15,8 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 
 from noether.config.config_class import config_class_of
 from noether.errors import PluginError
-from noether.kernel.entry import Entry
-from noether.kernel.matching import canonical
+from noether.kernel.entries import ROLES, Entry, canonical
 from noether.kernel.registry import Registry, use_registry
-from noether.kernel.roles import ROLES
 from noether.spec.model import RunSpec
 from noether.spec.schema_of_class import Json, ref, tables_of
 from noether.spec.schema_of_parts import part_of, parts

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from noether.core.utils.nearest import nearest
+from noether.kernel.names import nearest
 from noether.spec.describe import described
 from noether.spec.fields import class_at, item_at
 from noether.spec.limits import MAX_PROBLEMS

@@ -13,9 +13,8 @@ from pydantic import BaseModel
 from torch.nn import functional as F
 
 from noether.config.config_class import config_class_of
-from noether.kernel.entry import Entry
+from noether.kernel.entries import GROUPS, Entry
 from noether.kernel.registry import Registry
-from noether.kernel.roles import GROUPS
 from noether.optim import schedules
 
 REGISTRY = Registry.installed()

@@ -21,8 +21,8 @@ from noether.core.initializers.base import InitializerBase, InitializerConfig
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import match_weights
 from noether.core.protocols import RunningTrainer
-from noether.core.utils.nearest import did_you_mean
 from noether.errors import CheckpointError
+from noether.kernel.names import did_you_mean
 from noether.optim.groups import matching
 
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from noether.core.utils.training.intervals import Intervals
 from noether.data.dataset import AnyDataset, Batch, length_of
 from noether.data.fetch import Collator
+from noether.kernel.intervals import Intervals
 
 TRAINING = 0
 """The tag of training batches; consumers have tags from 1 on."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from noether.checkpoint.tensor_file import LENGTH, header_length, require_plausible
-from noether.core.utils.nearest import did_you_mean
 from noether.errors import DataError
+from noether.kernel.names import did_you_mean
 from noether.spec.scaffold_data import Property
 
 Columns = dict[str, Tensor]

@@ -11,11 +11,11 @@ from pydantic import Field
 from torch import Tensor
 
 from noether.config.components import TransformBaseConfig
-from noether.core.utils.nearest import did_you_mean
 from noether.data.dataset import AnyDataset
 from noether.data.fetch import whole_batches
 from noether.data.transforms.base import Transform
 from noether.errors import DataError
+from noether.kernel.names import did_you_mean
 
 
 class RunningStatistics:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from noether.checkpoint.state import StepState
 from noether.core.models.base import ModelBase
-from noether.core.utils.training.counter import UpdateCounter
+from noether.kernel.progress import UpdateCounter
 
 _MT19937 = 624  # numbers in the state of this generator
 

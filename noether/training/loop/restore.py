@@ -10,7 +10,7 @@ from torch import Tensor
 from noether.checkpoint.paths import PathProvider, ResumptionPaths
 from noether.checkpoint.saved_step import SavedStep
 from noether.checkpoint.state import StepState
-from noether.core.callbacks.nested import family
+from noether.core.callbacks.tree import family
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import match_weights
 from noether.errors import CheckpointError

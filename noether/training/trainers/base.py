@@ -17,20 +17,18 @@ from noether.checkpoint.writer import CheckpointWriter, StepState
 from noether.config.base import component_of
 from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.base import CallbackBase
-from noether.core.callbacks.build import build_callback
-from noether.core.callbacks.nested import family
-from noether.core.callbacks.participants import participants_of
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
+from noether.core.callbacks.tree import build_callback, compile_hooks, family
 from noether.core.distributed.ranks import world_size
 from noether.core.initializers.base import InitializerBase
 from noether.core.models.base import ModelBase
-from noether.core.utils.common.stopwatch import Stopwatch
 from noether.data.container import DataContainer
 from noether.data.dataset import length_of
 from noether.data.loader import TrainingLoader
 from noether.errors import TrainingError
-from noether.kernel.dispatch import Dispatch, compile_dispatch
+from noether.kernel.dispatch import Dispatch
 from noether.kernel.participant import Participant
+from noether.kernel.progress import Stopwatch
 from noether.metrics.directions import MetricPropertyProvider
 from noether.metrics.log import LogWriter
 from noether.metrics.metrics_file import MetricsFile
@@ -465,7 +463,7 @@ class BaseTrainer(ABC):
     def _hooks_of(self, callbacks: list[CallbackBase]) -> Dispatch:
         if callbacks is self.callbacks and self.dispatch is not None:
             return self.dispatch
-        return compile_dispatch(participants_of(callbacks), on_stop=self.request_stop)
+        return compile_hooks(callbacks, on_stop=self.request_stop)
 
     def request_stop(self, reason: str) -> None:
         """End training at the next boundary, with a checkpoint."""

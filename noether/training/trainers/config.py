@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from noether.config.base import _RegistryBase
 from noether.config.components import CallBackBaseConfig
 from noether.config.discriminated import Discriminated
-from noether.core.utils.training.iteration import TrainingIteration
+from noether.kernel.progress import TrainingIteration
 
 TCallbackConfig = TypeVar("TCallbackConfig", bound=CallBackBaseConfig)
 Precision = Literal["float32", "fp32", "float16", "fp16", "bfloat16", "bf16"]

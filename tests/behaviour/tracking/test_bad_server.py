@@ -7,8 +7,7 @@ import time
 import pytest
 
 from noether.core.trackers import TrackerFeed
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.utils.training.iteration import TrainingIteration
+from noether.kernel.progress import TrainingIteration, UpdateCounter
 from noether.metrics.log import LogWriter
 from noether.metrics.metrics_file import MetricsFile
 

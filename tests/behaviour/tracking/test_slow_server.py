@@ -8,8 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from noether.core.trackers import TrackerFeed
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.utils.training.iteration import TrainingIteration
+from noether.kernel.progress import TrainingIteration, UpdateCounter
 from noether.metrics.log import LogWriter
 from noether.metrics.metrics_file import MetricsFile
 

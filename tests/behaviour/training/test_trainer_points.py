@@ -11,7 +11,7 @@ from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.initializers import InitializerBase, InitializerConfig
 from noether.data.samplers.tagged import TRAINING
 from noether.errors import TrainingError
-from noether.kernel.registry import Component
+from noether.kernel.entries import Component
 from noether.testing import make_model, make_trainer
 from noether.training.trainers import WeightedLossTrainer
 

@@ -9,7 +9,8 @@ from noether.config.base import component_of
 from noether.config.components import CallBackBaseConfig, ModelBaseConfig, OptimizerBaseConfig
 from noether.config.discriminated import Discriminated
 from noether.errors import PluginError
-from noether.kernel.registry import Entry, Registry, use_registry
+from noether.kernel.entries import Entry
+from noether.kernel.registry import Registry, use_registry
 
 TOptimizer = TypeVar("TOptimizer", bound=OptimizerBaseConfig)
 

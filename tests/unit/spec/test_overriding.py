@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from noether.errors import SpecError
-from noether.kernel.registry import Entry, Registry, use_registry
+from noether.kernel.entries import Entry
+from noether.kernel.registry import Registry, use_registry
 from noether.spec.layer import Layer
 from noether.spec.origins import node_of, value_of
 from noether.spec.override import Unset, parse_override

@@ -15,9 +15,9 @@ from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.best_value import Tolerances
 from noether.core.callbacks.checkpoint.interval import check_parts, parts_to_save
 from noether.core.callbacks.iterating import EvaluationStream, iterator_callbacks
-from noether.core.callbacks.nested import NestedCallbacks
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
-from noether.core.utils.training.counter import UpdateCounter
+from noether.core.callbacks.tree import NestedCallbacks
+from noether.kernel.progress import UpdateCounter
 
 
 def best_tag(metric_key: str, tolerance: int | None = None) -> str:

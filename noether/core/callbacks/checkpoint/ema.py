@@ -25,11 +25,11 @@ from noether.core.callbacks.checkpoint.averages import (
 )
 from noether.core.callbacks.checkpoint.interval import CheckpointCallbackConfig
 from noether.core.callbacks.gradients import without_gradients
-from noether.core.callbacks.nested import NestedCallbacks
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
+from noether.core.callbacks.tree import NestedCallbacks
 from noether.core.models.base import ModelBase
-from noether.core.utils.training.counter import UpdateCounter
 from noether.kernel.markers import when_due
+from noether.kernel.progress import UpdateCounter
 
 
 class EmaCallbackConfig(CallBackBaseConfig):

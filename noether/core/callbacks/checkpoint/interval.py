@@ -11,8 +11,8 @@ from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
 from noether.core.models.base import ModelBase
-from noether.core.utils.training.counter import UpdateCounter
 from noether.errors import SpecError
+from noether.kernel.progress import UpdateCounter
 
 
 def check_parts(names: Sequence[str] | None, model: ModelBase, *, callback_id: str) -> None:

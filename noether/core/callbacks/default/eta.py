@@ -8,7 +8,7 @@ from typing import Any
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.periodic import PeriodicCallback
-from noether.core.utils.training.counter import UpdateCounter
+from noether.kernel.progress import UpdateCounter
 
 
 class Pace:

@@ -12,7 +12,7 @@ from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.default.eta import Pace, clock
 from noether.core.callbacks.periodic import PeriodicCallback
-from noether.core.utils.training.counter import UpdateCounter
+from noether.kernel.progress import UpdateCounter
 
 _REDRAW_SECONDS = 0.1  # a person sees no more, and a redraw costs more than many updates
 

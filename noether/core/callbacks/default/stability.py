@@ -12,7 +12,7 @@ from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.models.base import ModelBase
-from noether.core.utils.training.counter import UpdateCounter
+from noether.kernel.progress import UpdateCounter
 
 
 class TrainingStabilityCallback(PeriodicCallback):

@@ -17,9 +17,9 @@ from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts, intervals_of
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
 from noether.core.callbacks.precise import precise
-from noether.core.utils.nearest import did_you_mean
-from noether.core.utils.training.counter import UpdateCounter
 from noether.errors import TrainingError
+from noether.kernel.names import did_you_mean
+from noether.kernel.progress import UpdateCounter
 
 
 def write_outputs(path: Path, outputs: Mapping[str, Sequence[Tensor]]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks import BestCheckpointCallback, BestCheckpointCallbackConfig
 from noether.core.callbacks.checkpoint.best import best_key, best_tag
-from noether.core.callbacks.participants import participants_of
+from noether.core.callbacks.tree import participants_of
 from noether.core.models.composite import CompositeModel
 from noether.errors import SpecError
 from noether.metrics.directions import UnknownDirectionError

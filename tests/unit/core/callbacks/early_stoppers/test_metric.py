@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from noether.checkpoint.errors import MissingMetricError
 from noether.core.callbacks.early_stoppers import MetricEarlyStopperCallback, MetricEarlyStopperCallbackConfig
-from noether.core.utils.training.early_stop import EarlyStopIteration
+from noether.kernel.progress import EarlyStopIteration
 from noether.metrics.directions import UnknownDirectionError
 from noether.testing import make_callback, make_counter, make_trainer
 from noether.training.trainers.base import BaseTrainer

@@ -1,13 +1,14 @@
-"""Counting a run to its end."""
+"""Counters, points in training and elapsed seconds."""
 
 from __future__ import annotations
+
+from time import perf_counter, sleep
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.utils.training.iteration import TrainingIteration
+from noether.kernel.progress import Stopwatch, TrainingIteration, UpdateCounter
 
 sizes = st.integers(1, 9)
 limits = st.one_of(
@@ -81,3 +82,48 @@ def test_text_names_the_point_and_the_end() -> None:
 def test_counter_without_an_end_is_refused() -> None:
     with pytest.raises(ValueError, match="needs an end"):
         UpdateCounter(START, TrainingIteration(), 5, 4)
+
+
+counts = st.integers(0, 10**12)
+
+
+@given(counts, counts, counts)
+def test_text_form_reads_back_to_the_same_point(epoch: int, update: int, sample: int) -> None:
+    point = TrainingIteration(epoch, update, sample)
+    assert str(point) == f"E{epoch}_U{update}_S{sample}"
+    assert TrainingIteration.parse(str(point)) == point
+
+
+@pytest.mark.parametrize("text", ["", "E1_U2", "E1_U2_S3 ", "latest", "E1_U-2_S3", "ENone_U3_SNone", "e1_u2_s3"])
+def test_other_text_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match="E1_U50_S3200"):
+        TrainingIteration.parse(text)
+
+
+def test_stopwatch_measures_no_more_than_the_time_around_it() -> None:
+    began = perf_counter()
+    with Stopwatch() as watch:
+        sleep(0.002)
+    around = perf_counter() - began
+    assert 0.002 <= watch.elapsed_seconds <= around
+
+
+def test_time_between_stop_and_start_does_not_count() -> None:
+    watch = Stopwatch()
+    watch.start().stop()
+    first = watch.elapsed_seconds
+    sleep(0.01)
+    second = watch.start().stop()
+    assert first <= second < first + 0.01
+
+
+def test_stop_returns_the_sum_of_all_rounds() -> None:
+    watch = Stopwatch(elapsed_seconds=5.0)
+    assert watch.start().stop() == watch.elapsed_seconds >= 5.0
+
+
+def test_stopwatch_stops_when_the_block_raises() -> None:
+    watch = Stopwatch()
+    with pytest.raises(ZeroDivisionError), watch:
+        1 / 0  # noqa: B018
+    assert watch.elapsed_seconds > 0

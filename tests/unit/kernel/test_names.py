@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.core.utils.nearest import did_you_mean, nearest
+from noether.kernel.names import did_you_mean, nearest
 
 KINDS = ["best-checkpoint", "checkpoint", "ema", "offline-loss", "AdamW"]
 

@@ -10,11 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import noether
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.utils.training.iteration import TrainingIteration
 from noether.errors import PluginError
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.participant import Participant
+from noether.kernel.progress import TrainingIteration, UpdateCounter
 
 UPDATES_PER_EPOCH, BATCH = 5, 4
 
@@ -113,7 +112,7 @@ def test_interval_of_a_component_belongs_into_the_spec():
         @noether.every(epochs=1)
         def periodic_callback(self): ...
 
-    with pytest.raises(PluginError, match="a callback's interval stands in the spec"):
+    with pytest.raises(PluginError, match="a callback has its interval in the spec"):
         compile_dispatch([Participant("c", "c", Callback())])
 
 
@@ -121,5 +120,5 @@ def test_interval_of_a_component_belongs_into_the_spec():
     "interval", [{}, {"epochs": 1, "updates": 2}, {"epochs": 0}, {"updates": 1.5}, {"samples": True}]
 )
 def test_every_takes_exactly_one_positive_whole_number(interval: dict[str, Any]):
-    with pytest.raises(PluginError, match="interval"):
+    with pytest.raises(PluginError, match="@noether.every: found"):
         noether.every(**interval)

@@ -1,4 +1,4 @@
-"""The compiled plan does what pluggy would, with notes and timers."""
+"""A compiled hook does what pluggy would, with notes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.markers import when_due
 from noether.kernel.participant import Participant
-from noether.kernel.plan import Timers
 
 HOOK = "after_update"
 ARGUMENTS = dict(zip(HOOKS[HOOK], ("counter", "model", "data", 4), strict=True))
@@ -59,7 +58,7 @@ SUBSETS = st.lists(st.sampled_from(HOOKS[HOOK]), unique=True).map(tuple)
 
 
 @given(st.lists(st.tuples(SUBSETS, FLAGS, st.booleans()), min_size=1, max_size=7))
-def test_plan_agrees_with_pluggy_in_order_and_results(
+def test_compiled_hook_agrees_with_pluggy_in_order_and_results(
     drawn: list[tuple[tuple[str, ...], dict[str, bool], bool]],
 ):
     log: list[Any] = []
@@ -190,30 +189,9 @@ def test_traceback_shows_the_generated_call():
     assert "_result = _call_0()" in "".join(traceback.format_tb(caught.value.__traceback__))
 
 
-def test_generated_source_is_forgotten_with_its_plan():
+def test_generated_source_is_forgotten_with_its_hook():
     call = failing()
     filename = call.__code__.co_filename
     assert filename in linecache.cache
     del call
     assert filename not in linecache.cache
-
-
-@pytest.mark.parametrize("wrappers", [(), (Wrapper(),)])
-def test_timers_count_calls_and_seconds_by_hook_and_id(wrappers: tuple[Any, ...]):
-    class Quiet:
-        def before_training(self): ...
-
-    timers: Timers = {}
-    participants = [Participant(f"w{place}", "w", one) for place, one in enumerate(wrappers)]
-    call = compile_dispatch([*participants, Participant("quiet", "quiet", Quiet())], timers=timers).before_training
-    assert call is not None
-    call(Counter())
-    call(Counter())
-    calls, seconds = timers["before_training", "quiet"]
-    assert calls == 2
-    assert seconds > 0
-
-
-def test_without_timers_no_clock_is_read():
-    call = failing()
-    assert not any("clock" in name for name in call.__code__.co_names)

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.utils.training.intervals import NEVER, Intervals, fires
-from noether.core.utils.training.iteration import TrainingIteration
+from noether.kernel.intervals import NEVER, Intervals, fires
+from noether.kernel.progress import TrainingIteration, UpdateCounter
 
 numbers = st.integers(1, 12)
 maybe = st.none() | numbers

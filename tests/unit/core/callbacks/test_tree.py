@@ -11,13 +11,11 @@ from hypothesis import strategies as st
 
 from noether.config.components import CallBackBaseConfig, PeriodicDataIteratorCallbackConfig
 from noether.core.callbacks.base import CallbackBase
-from noether.core.callbacks.build import build_callback
 from noether.core.callbacks.default.eta import EtaCallback
-from noether.core.callbacks.ids import name_callbacks
-from noether.core.callbacks.participants import participants_of
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
+from noether.core.callbacks.tree import build_callback, name_callbacks, participants_of
 from noether.errors import SpecError
-from noether.kernel.component import Component
+from noether.kernel.entries import Component
 from noether.kernel.hookspecs import HOOKS
 from noether.testing import make_callback, make_model, make_trainer
 
