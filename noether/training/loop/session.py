@@ -11,7 +11,7 @@ import torch
 
 from noether.core.callbacks import tree
 from noether.core.callbacks.base import CallbackBase
-from noether.core.callbacks.periodic import iterator_callbacks
+from noether.core.callbacks.iterating import iterator_callbacks
 from noether.core.callbacks.tree import family
 from noether.core.models.base import ModelBase
 from noether.data.randomness import preserved_rng
