@@ -14,11 +14,11 @@ from noether.core.schemas.discriminated import Discriminated
 from noether.core.schemas.registry_base import component_of
 from noether.core.trackers.base import BaseTracker
 from noether.errors import SpecError
-from noether.spec.environment import read_environment
-from noether.spec.layering import layered
+from noether.spec.errors.problem import InvalidSpecError
+from noether.spec.errors.translate import problems_of
 from noether.spec.model import SpecTable
-from noether.spec.problem import InvalidSpecError
-from noether.spec.translate import problems_of
+from noether.spec.read.environment import read_environment
+from noether.spec.read.layering import layered
 
 
 class _TrackersTable(SpecTable):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from noether.data.sources.columns import Columns
 from noether.errors import DataError
-from noether.spec.scaffold_data import Property
+from noether.spec.scaffold import Property
 
 
 def facts_of(path: Path, columns: Columns) -> tuple[int, dict[str, Property]]:
