@@ -34,9 +34,9 @@ def check(
     """
     from noether.kernel.participant import load_plugins
     from noether.kernel.registry import use_registry
+    from noether.spec.checks.meaning import meaning_notes
+    from noether.spec.errors.words import toml_path
     from noether.spec.load import load_spec
-    from noether.spec.meaning import meaning_notes
-    from noether.spec.quoting import toml_path
 
     try:
         loaded = load_spec(spec, in_order(ctx, overrides, unset), trusted=trusted, plugins=plugins)
@@ -63,6 +63,6 @@ def check(
 
 
 def _print_problems(error: NoetherError, output: Literal["json", "github"]) -> None:
-    from noether.spec.formats import as_github, as_json, problems_in
+    from noether.spec.errors.formats import as_github, as_json, problems_in
 
     print(as_json(problems_in(error)) if output == "json" else as_github(problems_in(error)))

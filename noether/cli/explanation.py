@@ -7,10 +7,19 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from noether.config.secrets import mask
-from noether.spec.explain import UNSET, Explanation, allowed_kinds, keys_of
-from noether.spec.field_words import bounds_of, default_of, example_of, type_of, unit_of
-from noether.spec.literal import toml_literal
-from noether.spec.lookup import Meaning, field_of
+from noether.spec.describe.explain import (
+    UNSET,
+    Explanation,
+    allowed_kinds,
+    bounds_of,
+    default_of,
+    example_of,
+    keys_of,
+    type_of,
+    unit_of,
+)
+from noether.spec.describe.lookup import Meaning, field_of
+from noether.spec.errors.words import toml_literal
 
 _WIDEST = 30
 """A longer value stands out of its column."""

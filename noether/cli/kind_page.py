@@ -33,7 +33,7 @@ _INLINE = {"loss": "loss_fn", "optimizer": "optimizer", "schedule": "schedule"}
 def print_kind(component: Component) -> None:
     """Print where a kind comes from, what it does, and what it can be told."""
     from noether.config.config_class import config_class_of
-    from noether.spec.fields import table_class_of
+    from noether.spec.describe.fields import table_class_of
 
     if component.role == PLUGIN.name:
         _print_plugin(component)

@@ -75,7 +75,7 @@ def main() -> None:
 
 def tell(error: NoetherError) -> None:
     """Print an error as a user meets it: what was found, and what to type."""
-    from noether.spec.problem import InvalidSpecError
+    from noether.spec.errors.problem import InvalidSpecError
 
     notes = [f"  note: {note}" for note in getattr(error, "__notes__", [])]
     if isinstance(error, InvalidSpecError):
@@ -88,6 +88,6 @@ def tell(error: NoetherError) -> None:
 
 def harmless(text: str) -> str:
     """Return a message, which may quote anything, so that a terminal obeys nothing in it."""
-    from noether.spec.quoting import visible
+    from noether.spec.errors.words import visible
 
     return "\n".join(map(visible, text.split("\n")))

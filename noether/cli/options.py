@@ -74,7 +74,7 @@ class CommandWithOverrides(TyperCommand):
 
 def in_order(ctx: typer.Context, overrides: Sequence[str], unset: Sequence[str]) -> list[str]:
     """Return what `-s` and `--unset` say as one list in the order of the command line."""
-    from noether.spec.override import Unset as UnsetPath
+    from noether.spec.read.overrides import Unset as UnsetPath
 
     given = {"overrides": iter(overrides), "unset": map(UnsetPath, unset)}
     return [next(given[name]) for name in ctx.meta[_ORDER] if name in given]

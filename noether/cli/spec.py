@@ -72,7 +72,7 @@ def explain(
     from noether.cli.explanation import print_explanation, print_meanings
     from noether.errors import UsageError
     from noether.kernel.registry import Registry, use_registry
-    from noether.spec.explain import documented, explained
+    from noether.spec.describe.explain import documented, explained
     from noether.spec.load import load_spec
 
     if spec is not None:
@@ -103,8 +103,8 @@ def diff(
     Exit codes: 0 they mean the same, 1 they differ, 2 one of them cannot be read.
     """
     from noether.cli.spec_sides import tables_of
-    from noether.spec.difference import ABSENT, differences
-    from noether.spec.literal import toml_literal
+    from noether.spec.diff import ABSENT, differences
+    from noether.spec.errors.words import toml_literal
 
     found = differences(*(tables_of(side, Path(output), trusted) for side in (left, right)))
     if as_json:
@@ -121,7 +121,7 @@ def diff(
 
 
 def _row(key: str, left: object, right: object) -> dict[str, object]:
-    from noether.spec.difference import ABSENT
+    from noether.spec.diff import ABSENT
 
     return {"key": key} | {name: value for name, value in (("left", left), ("right", right)) if value is not ABSENT}
 
@@ -151,8 +151,8 @@ def migrate(
 
     A run needs none of it: an older file is understood as it is, with a note.
     """
-    from noether.spec.document import read_document
     from noether.spec.migrations import migrate_table, migrate_text, newest_version, pending
+    from noether.spec.read.document import read_document
 
     document = read_document(file)
     if not pending(document.table):

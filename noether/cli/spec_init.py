@@ -55,7 +55,7 @@ def init(
 def _content(data: Path, spec: Path, inputs: list[str], targets: list[str]) -> Content:
     """Read the arrays of a data file and say what a spec for it is about."""
     from noether.data.sources.columns import facts_of, read_columns
-    from noether.spec.scaffold_data import content_of_file
+    from noether.spec.scaffold import content_of_file
 
     samples, properties = facts_of(data, read_columns(data, None))
     path = Path(os.path.relpath(data, spec.parent)).as_posix()

@@ -13,10 +13,10 @@ from noether.runs.assemble import Run
 from noether.runs.describe import describe
 from noether.runs.dry_batches import TwoUpdates, evaluation_problems, forward_problems
 from noether.runs.rehearsal import rehearsal
-from noether.spec.interval_checks import interval_findings
+from noether.spec.checks.meaning import interval_findings
+from noether.spec.errors.problem import InvalidSpecError, Problem
 from noether.spec.load import LoadedSpec
-from noether.spec.placing import located
-from noether.spec.problem import InvalidSpecError, Problem
+from noether.spec.read.layering import located
 
 _SIGNAL_BASE = 128
 

@@ -18,9 +18,10 @@ from noether.kernel.markers import hookimpl
 from noether.kernel.progress import UpdateCounter
 from noether.runs.assemble import Run
 from noether.runs.describe import describe
-from noether.spec.configs import Path, configs_in
+from noether.spec.describe.fields import Path, configs_in
+from noether.spec.errors.problem import Problem
+from noether.spec.errors.words import quoted
 from noether.spec.model import RunSpec
-from noether.spec.problem import Problem, quoted
 
 _UPDATES = 2
 

@@ -41,7 +41,7 @@ from noether.runs.outcome import Outcome
 from noether.runs.process_state import device_of
 from noether.runs.run_spec import PROJECT
 from noether.runs.tracking import Tracking, flattened
-from noether.spec.configs import components_in
+from noether.spec.describe.fields import components_in
 from noether.spec.load import LoadedSpec
 from noether.spec.resolve import resolved_tables
 from noether.training.loop.signals import StoppedBySignal

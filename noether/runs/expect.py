@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from noether.errors import ExpectationError
 from noether.kernel.names import did_you_mean
-from noether.spec.metric_checks import BEST
+from noether.spec.checks.metrics import BEST
 from noether.spec.model import Expectation
 
 

@@ -9,7 +9,7 @@ from noether.checkpoint.saved_step import SavedStep
 from noether.runs.environment import environment_changes
 from noether.runs.folder import RunFolder
 from noether.runs.spec_changes import inexact_changes, require_same_mathematics
-from noether.spec.difference import differences
+from noether.spec.diff import differences
 from noether.spec.model import RunSpec
 from noether.spec.resolve import resolved_tables
 

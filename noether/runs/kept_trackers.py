@@ -13,11 +13,11 @@ from noether.config.base import component_of, construction_of
 from noether.config.discriminated import Discriminated
 from noether.errors import SpecError
 from noether.metrics.tracker import BaseTracker
-from noether.spec.environment import read_environment
-from noether.spec.layering import layered
+from noether.spec.errors.problem import InvalidSpecError
+from noether.spec.errors.translate import problems_of
 from noether.spec.model import SpecTable
-from noether.spec.problem import InvalidSpecError
-from noether.spec.translate import problems_of
+from noether.spec.read.environment import read_environment
+from noether.spec.read.layering import layered
 
 
 class _TrackersTable(SpecTable):

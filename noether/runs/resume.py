@@ -18,7 +18,7 @@ from noether.runs.lock import is_locked
 from noether.runs.outcome import Outcome
 from noether.runs.run_spec import load_run_spec, telling_what_is_missing
 from noether.runs.spec_changes import refused_changes, shown
-from noether.spec.difference import differences
+from noether.spec.diff import differences
 from noether.spec.resolve import resolved_tables
 
 

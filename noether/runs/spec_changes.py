@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from noether.errors import UsageError
-from noether.spec.difference import ABSENT, Difference, differences
+from noether.spec.diff import ABSENT, Difference, differences
 
 FREE = (
     "name",

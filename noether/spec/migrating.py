@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from noether.errors import SpecError
-from noether.spec.layer import FileLayer, Layer
+from noether.spec.errors.problem import InvalidSpecError, Problem
 from noether.spec.locate import TomlPath
 from noether.spec.migrations import migrate_table, newest_version
-from noether.spec.problem import InvalidSpecError, Problem
+from noether.spec.read.layers import FileLayer, Layer
 
 
 def migrated(table: dict[str, Any], layer: Layer) -> dict[str, Any]:

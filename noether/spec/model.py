@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator,
 from noether.config.discriminated import Discriminated
 from noether.spec.locate import TomlPath
 from noether.spec.migrations import newest_version
-from noether.spec.reference import KeptReference
+from noether.spec.read.reference import KeptReference
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _LONGEST_NAME = 80

@@ -8,13 +8,12 @@ from typing import Any
 import tomli_w
 
 from noether.config.secrets import mask
-from noether.spec.configs import components_in
-from noether.spec.fields import item_at
+from noether.spec.describe.fields import components_in, item_at
+from noether.spec.errors.words import toml_path
 from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec
-from noether.spec.plain import plain
-from noether.spec.problem import toml_path
-from noether.spec.reference import KeptReference
+from noether.spec.read.document import plain
+from noether.spec.read.reference import KeptReference
 
 
 def resolved_toml(spec: RunSpec) -> str:

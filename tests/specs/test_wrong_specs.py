@@ -19,7 +19,7 @@ import pytest
 from noether.errors import SpecError
 from noether.kernel.registry import Registry
 from noether.spec.load import load_spec
-from noether.spec.override import Unset
+from noether.spec.read.overrides import Unset
 
 WRONG = Path(__file__).parent / "wrong"
 GOOD = (WRONG / "good.toml").read_text()

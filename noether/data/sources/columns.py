@@ -14,7 +14,7 @@ from torch import Tensor
 from noether.checkpoint.tensor_file import LENGTH, header_length, require_plausible
 from noether.errors import DataError
 from noether.kernel.names import did_you_mean
-from noether.spec.scaffold_data import Property
+from noether.spec.scaffold import Property
 
 Columns = dict[str, Tensor]
 Reader = Callable[[Path, Collection[str] | None], Columns]

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from noether.errors import SpecError
-from noether.kernel.entries import Entry
-from noether.kernel.registry import Registry, use_registry
+from noether.kernel.registry import Entry, Registry, use_registry
+from noether.spec.errors.problem import InvalidSpecError, Problem
+from noether.spec.errors.words import toml_path
 from noether.spec.load import LoadedSpec, load_spec
-from noether.spec.problem import InvalidSpecError, Problem, toml_path
 
 HERE = Path(__file__).parent
 

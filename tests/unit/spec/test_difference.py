@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.spec.difference import ABSENT, differences
+from noether.spec.diff import ABSENT, differences
 
 SPEC = {
     "name": "a",

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from noether.errors import SpecError
-from noether.spec.document import read_document
-from noether.spec.limits import MAX_BYTES
+from noether.spec.read.document import MAX_BYTES, read_document
 
 
 def _refusal(path: Path) -> str:

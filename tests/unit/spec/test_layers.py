@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from noether.errors import SpecError
-from noether.spec.limits import MAX_FILES
+from noether.spec.read.document import MAX_FILES
 
 BASE = """
 seed = 1

@@ -6,7 +6,7 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noether.spec.limits import MAX_DEPTH, depth_of, excess
+from noether.spec.read.document import MAX_DEPTH, depth_of, excess
 
 DOTS = ".".join("a" * 50)
 BRACKETS = "[" * 50

@@ -3,8 +3,8 @@
 import pytest
 
 from noether.errors import SpecError
-from noether.spec.lookup import meanings
-from noether.spec.override import parse_path
+from noether.spec.describe.lookup import meanings
+from noether.spec.read.overrides import parse_path
 
 pytestmark = pytest.mark.usefixtures("registry")
 

@@ -11,8 +11,8 @@ from noether.config.components import CallBackBaseConfig
 from noether.config.discriminated import Discriminated
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.errors import SpecError
+from noether.spec.checks.meaning import meaning_notes
 from noether.spec.load import LoadedSpec, load_spec
-from noether.spec.meaning import meaning_notes
 
 HERE = Path(__file__).stem
 

@@ -7,11 +7,10 @@ import pytest
 
 from noether.errors import SpecError
 from noether.spec import migrations
-from noether.spec.layer import Layer
-from noether.spec.layering import layered
 from noether.spec.migrating import migrated
 from noether.spec.migrations import Migration
-from noether.spec.origins import Origins, value_of
+from noether.spec.read.layering import layered
+from noether.spec.read.layers import Layer, Origins, value_of
 
 OLD = """\
 spec = 1

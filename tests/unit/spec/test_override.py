@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noether.errors import SpecError
-from noether.spec.override import ItemId, parse_override
-from noether.spec.problem import InvalidSpecError
+from noether.spec.errors.problem import InvalidSpecError
+from noether.spec.read.overrides import ItemId, parse_override
 
 VALUES = {
     "5": 5,

@@ -7,10 +7,8 @@ import pytest
 from noether.errors import SpecError
 from noether.kernel.entries import Entry
 from noether.kernel.registry import Registry, use_registry
-from noether.spec.layer import Layer
-from noether.spec.origins import node_of, value_of
-from noether.spec.override import Unset, parse_override
-from noether.spec.overriding import apply_override
+from noether.spec.read.layers import Layer, node_of, value_of
+from noether.spec.read.overrides import Unset, apply_override, parse_override
 
 DOCUMENT = {
     "seed": 1,

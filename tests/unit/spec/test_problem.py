@@ -1,5 +1,6 @@
 from noether.errors import SpecError
-from noether.spec.problem import InvalidSpecError, Problem, quoted, toml_path
+from noether.spec.errors.problem import InvalidSpecError, Problem
+from noether.spec.errors.words import quoted, toml_path
 
 
 def test_a_path_is_written_as_toml_writes_it():

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from noether.spec.override import parse_path
-from noether.spec.problem import InvalidSpecError
+from noether.spec.errors.problem import InvalidSpecError
+from noether.spec.read.overrides import parse_path
 
 MISSING = object()
 

@@ -1,0 +1,109 @@
+"""Show a problem as compilers do: what is wrong, where, the line itself with carets, and the way out."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import TYPE_CHECKING
+
+from noether.config.secrets import mask
+from noether.spec.errors.place import Place
+from noether.spec.errors.words import toml_path, visible
+
+if TYPE_CHECKING:
+    from noether.spec.errors.problem import Problem
+
+_CONTEXT = 40  # characters of a very long line that stay before and behind what is marked
+_MARKED = 60  # and how much of it stays itself
+_LINE = 120
+_TAB = "    "
+_RED, _BLUE, _BOLD, _PLAIN = "\x1b[1;31m", "\x1b[1;34m", "\x1b[1m", "\x1b[0m"
+
+
+def render(problem: Problem, origin: str, *, color: bool = False) -> str:
+    """Return a problem as a block of text.
+
+    Args:
+        problem: What is wrong.
+        origin: Where the spec is from, for a problem without a place.
+        color: Whether to colour it for a terminal.
+    """
+    gutter = _Gutter(problem.places, color=color)
+    shown = visible(toml_path(problem.path))
+    path = f"   [{shown[:_LINE]}{'…' if len(shown) > _LINE else ''}]" if problem.path else ""
+    lines = [gutter.painted(_RED, "error") + gutter.painted(_BOLD, f": {problem.message}")]
+    if not problem.places and (problem.path or origin != "the spec"):
+        lines.append(gutter.arrow(f"{visible(origin)}{path}"))
+    for number, place in enumerate(problem.places):
+        lines += gutter.excerpt(place, path if number == 0 else "", "-" if number else "^")
+    if problem.hint:
+        lines += [gutter.note(f"help: {line}") for line in problem.hint.split("\n")]
+    return "\n".join(lines)
+
+
+class _Gutter:
+    """The left margin of a block, wide enough for all its line numbers."""
+
+    def __init__(self, places: tuple[Place, ...], *, color: bool) -> None:
+        self._width = max((len(str(place.line)) for place in places if place.is_file), default=1)
+        self._color = color
+
+    def painted(self, paint: str, text: str) -> str:
+        return f"{paint}{text}{_PLAIN}" if self._color else text
+
+    def arrow(self, text: str) -> str:
+        return " " * self._width + self.painted(_BLUE, "-->") + f" {text}"
+
+    def note(self, text: str) -> str:
+        return " " * (self._width + 1) + self.painted(_BLUE, "=") + f" {text}"
+
+    def excerpt(self, place: Place, path: str, mark: str) -> list[str]:
+        where = f"{place.origin}:{place.line}:{place.column}" if place.is_file else place.origin
+        via = f", pulled in by {place.via}" if place.via else ""
+        shown, carets = excerpt(place, mark)
+        number = str(place.line) if place.is_file else ""
+        return [
+            self.arrow(f"{visible(where)}{path}{visible(via)}"),
+            self._row(""),
+            self._row(number, shown),
+            self._row("", self.painted(_RED if mark == "^" else _BLUE, f"{carets} {place.label}".rstrip())),
+        ]
+
+    def _row(self, number: str, text: str = "") -> str:
+        return f"{self.painted(_BLUE, f'{number:>{self._width}} |')} {text}".rstrip()
+
+
+def excerpt(place: Place, mark: str = "^") -> tuple[str, str]:
+    """Return the line of a place as a terminal shows it, and the marks below what the place is.
+
+    Of something over several lines the first is shown; a very long line is cut around what is marked.
+    """
+    text = place.text
+    start = min(place.column - 1, len(text))
+    end = len(text) if place.end_line > place.line else min(place.end_column - 1, len(text))
+    goes_on = "…" if place.end_line > place.line else ""
+    before, marked, behind = text[:start], text[start:end], text[end:]
+    if len(text) > _LINE:
+        if len(before) > _CONTEXT:
+            before = "…" + before[-_CONTEXT:]
+        if len(marked) > _MARKED:
+            marked, behind, goes_on = marked[:_MARKED] + "…", "", ""
+        if len(behind) > _CONTEXT:
+            behind = behind[:_CONTEXT] + "…"
+    before, marked, behind = (_shown(part) for part in (before, marked, behind))
+    shown = f"{before}{marked}{behind}{goes_on}".rstrip()
+    return shown, " " * _width(before) + mark * max(_width(marked), 1) + goes_on
+
+
+def _shown(text: str) -> str:
+    return visible(mask(text).replace("\t", _TAB))
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal text takes."""
+    return sum(_columns(character) for character in text)
+
+
+def _columns(character: str) -> int:
+    if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1

@@ -1,0 +1,389 @@
+"""Overrides: `-s path=value`, `-s path+=value` and `--unset path`, parsed and applied to a document."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from noether.errors import SpecError
+from noether.spec.errors.place import Place, SourceText
+from noether.spec.errors.problem import InvalidSpecError, Problem
+from noether.spec.errors.words import described, listed, quoted, suggestion, toml_path, toml_string, visible
+from noether.spec.ids import item_ids, role_of_items
+from noether.spec.locate import Span, TomlPath
+from noether.spec.read.document import MAX_DEPTH, parse_toml, plain
+from noether.spec.read.layers import BEGINNING, ArgumentLayer, Layer, Node, Source, merged, node_of, value_of
+from noether.spec.read.reference import Reference
+
+_LONGEST = 80
+_STRING = r"""("(?:[^"\\]|\\.)*"|'[^']*')"""
+_BARE_WORD = r"(?<![\w.+-])([A-Za-z_][\w./:-]*)(?![\w./:-]|\s*=)"
+_STRING_OR_WORD = re.compile(f"{_STRING}|{_BARE_WORD}")
+_WORDS_OF_TOML = ("true", "false", "inf", "nan")
+
+
+def cure(path: str, value: str) -> str | None:
+    """Return what to do, with the argument as the user should have typed it where that can be told; or None.
+
+    Args:
+        path: The argument up to and with its `=`.
+        value: What stands behind it.
+    """
+    if value.startswith(("[", "{")):
+        repaired = _with_quotes(value)
+        if repaired == value:
+            return None
+        return f"words inside brackets need quotes: {_argument(path, repaired if _is_toml(repaired) else None)}"
+    argument = _argument(path, toml_string(value.strip("\"'")))
+    return f"quote a string: {argument}"
+
+
+def _argument(path: str, value: str | None) -> str:
+    """Return an argument for a shell, or an example in place of what is not known or would be hard to read."""
+    argument = f"{path.strip()}{value}"
+    if value is None or len(argument) > _LONGEST or not argument.isprintable():
+        return "-s 'path=\"value\"'"
+    return "-s '" + argument.replace("'", "'\\''") + "'"
+
+
+def _with_quotes(text: str) -> str:
+    return _STRING_OR_WORD.sub(lambda found: found[1] or _quoted(found[2]), text)
+
+
+def _quoted(word: str) -> str:
+    return word if word in _WORDS_OF_TOML else toml_string(word)
+
+
+def _is_toml(value: str) -> bool:
+    try:
+        tomllib.loads(f"value = {value}")
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+_KEY = re.compile(r"""[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*'""")
+_UP_TO_EQUALS = re.compile(r"""((?:"(?:[^"\\]|\\.)*+"|'[^']*+'|\[[^\]]*+\]|[^"'\[=])*+)=""", re.DOTALL)
+_ITEM = re.compile(r"\[([^\[\]]*)\]")
+_WHERE = re.compile(r" \(at .*\)$")
+_BEGINS_LIKE_TOML = re.compile(r"""["'\[{0-9+-]|(?:true|false|inf|nan)\b""")
+
+Operation: TypeAlias = Literal["set", "append", "unset"]
+
+
+@dataclass(frozen=True)
+class ItemId:
+    """The part of a path that picks an item of an array of tables by its id: `callbacks[ema]`."""
+
+    id: str
+
+
+Part: TypeAlias = str | ItemId
+
+
+class Unset(str):
+    """A path that `--unset` takes away, among overrides, so that these keep the order of the command line."""
+
+
+@dataclass(frozen=True)
+class Override:
+    """What to do at one place of the document.
+
+    Attributes:
+        text: The argument as it was given.
+        path: Keys and item ids from the root of the document; an index is a key of digits.
+        value: The value; None where what is there is removed.
+        operation: Whether the value is set or appended, or what is there removed.
+        layer: Who says so.
+        spans: Where in the argument each part of the path is written; empty for a value from Python.
+        lenient: Whether there may be nothing to remove.
+    """
+
+    text: str
+    path: tuple[Part, ...]
+    value: Any
+    operation: Operation = "set"
+    layer: Layer = field(default_factory=lambda: Layer("set", Path.cwd()))
+    spans: tuple[Span, ...] = ()
+    lenient: bool = False
+
+    def part_place(self, index: int) -> Place | None:
+        """Return where a part of the path is written; None for a value from Python."""
+        if not self.spans or not isinstance(self.layer, ArgumentLayer):
+            return None
+        return self.layer.source.place(self.spans[index].start, self.spans[index].end)
+
+
+def parse_override(text: str, number: int = 1) -> Override:
+    """Read an argument of `-s`, or an `Unset` path.
+
+    The value is TOML; a bare word is a string.
+
+    Args:
+        text: The argument.
+        number: Which one it is, from 1, for messages.
+
+    Raises:
+        InvalidSpecError: There is no `=`, the path is malformed, or the value begins like TOML and is none.
+    """
+    source = SourceText(f"command line, argument {number}", text, is_file=False)
+    if isinstance(text, Unset):
+        path, spans = _parts(source, 0, len(text))
+        key = Span(0, len(text))
+        return Override(text, path, None, "unset", ArgumentLayer(source, key, key), spans)
+    equals = _equals(source)
+    appends = text[:equals].rstrip().endswith("+")
+    path, spans = _parts(source, 0, text.rindex("+", 0, equals) if appends else equals)
+    value = _stripped(text, equals + 1, len(text))
+    layer = ArgumentLayer(source, _stripped(text, 0, equals), value)
+    return Override(text, path, _parse_value(source, value, layer), "append" if appends else "set", layer, spans)
+
+
+def python_override(path: str, value: Any, folder: Path) -> Override:
+    """Return an override with a value from Python; None removes what is there, if anything is.
+
+    Raises:
+        SpecError: The path is malformed, or TOML has no counterpart for the value.
+    """
+    layer = Layer("set", folder)
+    given = plain({"value": value}, layer).get("value")
+    return Override(path, parse_path(path), given, "unset" if given is None else "set", layer, lenient=True)
+
+
+def parse_path(path: str, text: str | None = None) -> tuple[Part, ...]:
+    """Read a dotted path whose keys may be quoted and may be followed by `[id]`.
+
+    Args:
+        path: The path.
+        text: The whole argument, for messages; the path alone by default.
+
+    Raises:
+        InvalidSpecError: The path is malformed.
+    """
+    return _parts(SourceText(text or path, path, is_file=False), 0, len(path))[0]
+
+
+def _equals(source: SourceText) -> int:
+    """Return where the first `=` outside quotes and brackets is."""
+    path = _UP_TO_EQUALS.match(source.text)
+    if path is None:
+        whole = source.place(0, len(source.text))
+        raise _refused(source, "expected path=value", whole, "for example -s trainer.max_epochs=5")
+    return path.end() - 1
+
+
+def _parts(source: SourceText, start: int, end: int) -> tuple[tuple[Part, ...], tuple[Span, ...]]:
+    """Return the parts of the path that stands between two offsets, and where each of them is."""
+    bounds = _stripped(source.text, start, end)
+    position, end = bounds.start, bounds.end
+    parts: list[Part] = []
+    spans: list[Span] = []
+    while True:
+        key = _KEY.match(source.text, position, end)
+        if key is None:
+            raise _malformed(source, position, bounds)
+        parts.append(_unquoted(source, key))
+        spans.append(Span(*key.span()))
+        position = key.end()
+        if item := _ITEM.match(source.text, position, end):
+            parts.append(ItemId(item.group(1).strip().strip("\"'")))
+            spans.append(Span(*item.span()))
+            position = item.end()
+        if position == end:
+            return tuple(parts), tuple(spans)
+        if len(parts) > MAX_DEPTH:
+            place = source.place(position, position + 1)
+            raise _refused(source, f"the path has more than {MAX_DEPTH} parts", place, None)
+        if source.text[position] != ".":
+            raise _malformed(source, position, bounds)
+        position += 1
+
+
+def _stripped(text: str, start: int, end: int) -> Span:
+    part = text[start:end]
+    if not part.strip():
+        return Span(start, end)
+    return Span(start + len(part) - len(part.lstrip()), end - len(part) + len(part.rstrip()))
+
+
+def _parse_value(source: SourceText, span: Span, layer: ArgumentLayer) -> Any:
+    text = source.text[span.start : span.end]
+    if not text.strip():
+        place = source.place(span.start, span.end)
+        raise _refused(source, "no value behind the =", place, 'an empty string is written path=""')
+    inner = SourceText(source.origin, BEGINNING + text, is_file=False)
+    try:
+        table = parse_toml(inner)
+        if table.keys() == {"value"}:
+            return plain(table, layer)["value"]
+        reason, place = "it holds more than one value", source.place(span.start, span.end)
+    except InvalidSpecError as error:
+        if not _BEGINS_LIKE_TOML.match(text) and "\n" not in text:
+            return text
+        reason, place = error.problems[0].message, _shifted(error.problems[0].places, inner, source, span)
+    raise _refused(source, reason, place, cure(source.text[: span.start], text))
+
+
+def _shifted(places: tuple[Place, ...], inner: SourceText, source: SourceText, span: Span) -> Place:
+    """Return where in the argument something of its value is that was parsed behind `value = `."""
+    if not places:
+        return source.place(span.start, span.end)
+    offset = inner.offset(places[0].line, places[0].column) + span.start - len(BEGINNING)
+    return source.place(min(max(offset, span.start), span.end), min(offset + 1, span.end))
+
+
+def _unquoted(source: SourceText, key: re.Match[str]) -> str:
+    """Return a key as TOML reads it."""
+    try:
+        (name,) = tomllib.loads(f"{key.group()} = 0")
+    except tomllib.TOMLDecodeError as error:
+        place = source.place(*key.span())
+        raise _refused(source, f"{visible(key.group())} is no key: {_WHERE.sub('', str(error))}", place, None) from None
+    return name
+
+
+def _malformed(source: SourceText, position: int, path: Span) -> InvalidSpecError:
+    if not source.text[path.start : path.end].strip():
+        place = source.place(path.start, path.end)
+        return _refused(source, "no path in front of the =", place, "for example -s trainer.max_epochs=5")
+    inside = position < path.end
+    found = f"found {quoted(source.text[position])}" if inside else "it ends"
+    return _refused(
+        source,
+        f"expected a key at character {position - path.start + 1} of the path, {found}",
+        source.place(position, position + inside),
+        "a path is written trainer.callbacks[ema].every_n_epochs; quote keys with other characters",
+    )
+
+
+def _refused(source: SourceText, message: str, place: Place, hint: str | None) -> InvalidSpecError:
+    return InvalidSpecError([Problem((), message, hint, (place,))], origin="the overrides")
+
+
+_Key: TypeAlias = str | int
+
+
+def apply_override(root: Node, override: Override) -> None:
+    """Do what an override says to a document; tables that are missing on the way are made.
+
+    A table merges as `noether.spec.read.layers` says; an array, of tables too, is replaced.
+
+    Raises:
+        InvalidSpecError: The path leads through something that is no table, names an item that does not exist,
+            or there is nothing to remove.
+    """
+    holder = root
+    walked: TomlPath = ()
+    for index, part in enumerate(override.path[:-1]):
+        key = _locate(holder, part, walked, override, index)
+        below = _child(holder, key)
+        if below is None:
+            if override.operation == "unset":
+                return _nothing_to_remove(holder, walked, override, index)
+            if isinstance(override.path[index + 1], ItemId):
+                raise _wrong(override, (*walked, key), f"{toml_path((*walked, key))} has no items", index + 1)
+            below = holder.content[key] = _made_table(override)
+        holder, walked = below, (*walked, key)
+    last = len(override.path) - 1
+    key = _locate(holder, override.path[last], walked, override, last)
+    if override.operation == "unset" and _child(holder, key) is None:
+        return _nothing_to_remove(holder, walked, override, last)
+    return _change(holder, key, (*walked, key), override)
+
+
+def _change(holder: Node, key: _Key, path: TomlPath, override: Override) -> None:
+    old = _child(holder, key)
+    if override.operation == "unset":
+        del holder.content[key]
+    elif override.operation == "set":
+        holder.content[key] = merged(old, node_of(override.value, override.layer))
+    else:
+        _append(holder, key, old, path, override)
+
+
+def _append(holder: Node, key: _Key, old: Node | None, path: TomlPath, override: Override) -> None:
+    """Put the value behind the last item of an array; an array that is missing is made."""
+    if old is not None and not isinstance(old.content, list):
+        message = f"{toml_path(path)} is {described(value_of(old))}, and += appends to a list"
+        raise _wrong(override, path, message, len(override.path) - 1)
+    items = old.content if old else []
+    new = node_of(override.value, override.layer)
+    source = Source(override.layer, (), [*map(value_of, items), override.value])
+    holder.content[key] = Node([*items, new], (source, *(old.sources if old else ())))
+
+
+def _child(holder: Node, key: _Key) -> Node | None:
+    content: Any = holder.content
+    child: Node | None = content.get(key) if isinstance(content, dict) else content[key]
+    return child
+
+
+def _made_table(override: Override) -> Node:
+    """Return an empty table that an override makes on the way to its place."""
+    layer = override.layer
+    spot = layer.path_place if isinstance(layer, ArgumentLayer) else None
+    return Node({}, (Source(Layer(layer.origin, layer.folder, spot), (), {}),))
+
+
+def _nothing_to_remove(holder: Node, walked: TomlPath, override: Override, index: int) -> None:
+    if override.lenient:
+        return
+    part = override.path[index]
+    path = (*walked, str(part))
+    message = f"there is no {toml_path(path)} to remove{suggestion(str(part), holder.content)}"
+    where = toml_path(walked) or "the spec"
+    hint = f"{where} says {listed(holder.content)}" if holder.content else None
+    raise _wrong(override, path, message, index, hint)
+
+
+def _locate(holder: Node, part: Part, walked: TomlPath, override: Override, index: int) -> _Key:
+    """Return the key or index that `part` means in `holder`."""
+    if isinstance(holder.content, list):
+        items = value_of(holder)
+        return (
+            _by_id(items, part, walked, override, index)
+            if isinstance(part, ItemId)
+            else _by_index(items, part, walked, override, index)
+        )
+    if isinstance(holder.content, dict) and isinstance(part, str):
+        return part
+    place = toml_path(walked)
+    if isinstance(holder.content, dict):
+        raise _wrong(override, walked, f"{place} is a table and has no items to pick by id", index)
+    if isinstance(holder.content, Reference):
+        raise _wrong(override, walked, f"{place} is a reference to the environment, not a table", index)
+    bare = holder.content
+    hint = f"to give it options: -s '{place}={{kind={quoted(bare)}, …}}'" if isinstance(bare, str) else None
+    raise _wrong(override, walked, f"{place} is {described(bare)}, not a table", index, hint)
+
+
+def _by_id(items: Sequence[Any], part: ItemId, walked: TomlPath, override: Override, index: int) -> int:
+    ids = item_ids(items, role_of_items(walked[-1]))
+    if part.id in ids:
+        return ids.index(part.id)
+    known = f"it has {listed(ids)}" if ids else "it is empty"
+    message = f"{toml_path(walked)} has no item with id {quoted(part.id)}{suggestion(part.id, ids)}"
+    raise _wrong(override, walked, message, index, known)
+
+
+def _by_index(items: Sequence[Any], part: str, walked: TomlPath, override: Override, index: int) -> int:
+    place = toml_path(walked)
+    if not (part.isascii() and part.isdecimal()):
+        ids = item_ids(items, role_of_items(walked[-1]))
+        hint = f"pick an item: {place}[{ids[0]}] or {place}.0" if ids else None
+        raise _wrong(override, walked, f"{place} is a list, and {quoted(part)} is no index", index, hint)
+    if len(part) > 9 or int(part) >= len(items):
+        count = f"{len(items)} item" + "s" * (len(items) != 1)
+        message = f"{place} has {count}, so there is no {place}.{part[:20]}"
+        raise _wrong(override, walked, message, index, "indices start at 0")
+    return int(part)
+
+
+def _wrong(override: Override, path: TomlPath, message: str, index: int, hint: str | None = None) -> SpecError:
+    place = override.part_place(index)
+    problem = Problem(path, message, hint, (place,) if place else ())
+    return InvalidSpecError([problem], origin=override.layer.origin)
