@@ -20,9 +20,14 @@ from noether.kernel.component import Component
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.entry import BUILT_IN
 from noether.kernel.participant import Participant
-from noether.runs.assemble import Run, assemble, build_trackers
 from noether.runs.console import console, kept_for_console
-from noether.runs.continuation import (
+from noether.runs.expect import check_expectations
+from noether.runs.folder.lock import RunLock
+from noether.runs.folder.run_folder import RunFolder
+from noether.runs.outcome import Outcome, describe
+from noether.runs.prepare import Run, assemble, build_trackers, device_of
+from noether.runs.resume.changes import FormerRun
+from noether.runs.resume.continuation import (
     AUTO,
     NONE,
     Continuation,
@@ -33,16 +38,8 @@ from noether.runs.continuation import (
     move_newer_aside,
     move_run_aside,
 )
-from noether.runs.describe import describe
-from noether.runs.expect import check_expectations
-from noether.runs.folder import RunFolder
-from noether.runs.former_run import FormerRun
-from noether.runs.leaving import unless_told_to_leave
-from noether.runs.lock import RunLock
-from noether.runs.outcome import Outcome
-from noether.runs.process_state import device_of
-from noether.runs.run_spec import PROJECT
-from noether.runs.tracking import Tracking, flattened
+from noether.runs.saved_spec import PROJECT
+from noether.runs.tracking.tracking import Tracking, flattened, unless_told_to_leave
 from noether.spec.configs import components_in
 from noether.spec.load import LoadedSpec
 from noether.spec.resolve import resolved_tables

@@ -9,11 +9,10 @@ from typing import Any
 from noether.core.providers.path import PathProvider
 from noether.errors import UsageError
 from noether.kernel.registry import use_registry
-from noether.runs.configured import configured
 from noether.runs.execution import Execution
+from noether.runs.folder.run_folder import checked_run_id, new_run_id
 from noether.runs.outcome import Outcome
-from noether.runs.process_state import process_state
-from noether.runs.run_id import checked_run_id, new_run_id
+from noether.runs.prepare import configured, process_state
 from noether.spec.load import load_spec
 
 
