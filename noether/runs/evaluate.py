@@ -23,16 +23,15 @@ from noether.core.schemas.lib import component_of
 from noether.core.writers.manifest import WEIGHTS, Manifest
 from noether.core.writers.step_names import Checkpoint, StepNames
 from noether.core.writers.step_state import callback_file
-from noether.kernel.registry import use_registry
 from noether.runs.folder.run_folder import find_run
-from noether.runs.prepare import assemble, configured, device_of, process_state
-from noether.runs.saved_spec import load_run_spec
+from noether.runs.prepare import preparation
+from noether.runs.saved_spec import load_saved_spec
 from noether.spec.ids import item_ids
 from noether.spec.model import RunSpec
 from noether.training.loop.restore import resumption_paths
 
 
-def with_averaged_variants(spec: RunSpec, manifest: Manifest) -> RunSpec:
+def _with_averaged_variants(spec: RunSpec, manifest: Manifest) -> RunSpec:
     """Return a spec in which each EMA has the run's own evaluations among its children.
 
     An EMA whose averages the step does not hold is left out, rather than evaluated with other weights.
@@ -142,20 +141,17 @@ def evaluate(
         CheckpointError: There is no such checkpoint, or it is damaged.
     """
     paths = find_run(run, output)
-    loaded = load_run_spec(paths, project=project, trusted=trusted)
-    with use_registry(loaded.registry):
-        plugins = configured(loaded.spec)
+    loaded = load_saved_spec(paths, project=project, trusted=trusted)
+    with preparation(loaded) as prepared:
         weights = StepNames(paths.checkpoint_path).load(checkpoint, _SavedWeights.read)
-        spec = with_averaged_variants(loaded.spec, weights.checkpoint.step.manifest)
+        spec = _with_averaged_variants(prepared.loaded.spec, weights.checkpoint.step.manifest)
         target = EvaluationPaths(paths, weights.name)
         _begin_anew(target.metrics_path)
-        with process_state(spec):
-            # What the run began with may be gone by now, and none of it would be left in the model.
-            assembled = assemble(spec, target, device_of(spec.device), [], initialize=False)
-            trainer = assembled.trainer
-            trainer.plugins, trainer.run, trainer.initializer = plugins, assembled, weights
-            with closing(trainer.log_writer):
-                trainer.eval(assembled.model)
+        assembled = prepared.assemble(target, spec=spec)
+        trainer = assembled.trainer
+        trainer.initializer = weights  # not those of the spec: what the run began with may be gone by now
+        with closing(trainer.log_writer):
+            trainer.eval(assembled.model)
     return Evaluation(paths.run_path, weights.name, target.metrics_path, trainer.log_writer.final_metrics)
 
 

@@ -8,12 +8,11 @@ from typing import Any
 
 from noether.core.providers.path import PathProvider
 from noether.errors import UsageError
-from noether.kernel.registry import use_registry
 from noether.runs.execution import Execution
 from noether.runs.folder.run_folder import checked_run_id, new_run_id
 from noether.runs.outcome import Outcome
-from noether.runs.prepare import configured, process_state
-from noether.spec.load import load_spec
+from noether.runs.prepare import preparation
+from noether.spec.load import LoadedSpec, load_spec
 
 
 def run(
@@ -57,12 +56,19 @@ def run(
         raise UsageError("resume needs the run that it is about", hint="give its --run-id")
     plugins = list(plugins)
     loaded = load_spec(spec, overrides, set, unset=unset, trusted=trusted, plugins=plugins, project=project)
-    with use_registry(loaded.registry):
-        participants = configured(loaded.spec, plugins)
-        run_id = new_run_id(loaded.spec.name) if run_id is None else checked_run_id(run_id)
-        paths = PathProvider(loaded.spec.output, run_id)
-        with process_state(loaded.spec):
-            execution = Execution(
-                loaded, paths, participants, resume=resume, allow_spec_change=allow_spec_change, quiet=quiet
-            )
-            return execution.run()
+    return start(loaded, run_id, plugins, resume=resume, allow_spec_change=allow_spec_change, quiet=quiet)
+
+
+def start(loaded: LoadedSpec, run_id: str | None, plugins: Iterable[str] = (), **options: Any) -> Outcome:
+    """Train a spec that is loaded already; see `run` for the arguments.
+
+    Args:
+        loaded: A valid spec.
+        run_id: Name of the run folder; None for a new one.
+        plugins: Run plugins beside those that the spec uses.
+        **options: Further arguments of `Execution`.
+    """
+    with preparation(loaded, plugins) as prepared:
+        spec = prepared.loaded.spec
+        run_id = new_run_id(spec.name) if run_id is None else checked_run_id(run_id)
+        return Execution(prepared, PathProvider(spec.output, run_id), **options).run()

@@ -1,48 +1,163 @@
-"""The spec in a run's folder, and the code of one's own that it names."""
+"""The resolved spec in a run folder: the only module that reads, loads or writes it.
+
+A run folder is data, whoever made it: its spec is read within the limits of any spec, it extends no other file, it is
+never followed out of the folder, and it names no code that lies there.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
 
 from noether.core.providers.path import PathProvider
 from noether.core.utils.json_limits import parse_json
-from noether.errors import UsageError
+from noether.core.writers.durable import replace_file
+from noether.errors import SpecError, UsageError
+from noether.kernel.registry import Registry
+from noether.spec.document import read_document
+from noether.spec.environment import read_environment
+from noether.spec.layering import layered
 from noether.spec.load import LoadedSpec, load_spec
+from noether.spec.model import SpecTable
+from noether.spec.problem import InvalidSpecError
+from noether.spec.translate import problems_of
 
 PROJECT = "project"
-"""Where in `run.json` the folder of the project stands that the run was started from."""
+"""Key in `run.json` of the project folder from which the run was started."""
 
+_Part = TypeVar("_Part", bound=SpecTable)
 _ORIGIN = re.compile(r".* from (?P<name>[A-Za-z0-9][A-Za-z0-9._-]*) (?P<version>[A-Za-z0-9][A-Za-z0-9.+!]*)")
 
 
-def load_run_spec(paths: PathProvider, *, project: Path | None = None, **options: Any) -> LoadedSpec:
-    """Load the spec of a run that exists.
+@dataclass(frozen=True, slots=True)
+class SavedSpec:
+    """The resolved spec of a run, not validated: its components may no longer be installed.
+
+    Attributes:
+        tables: The settings, with every default.
+        origins: `<kind> from <distribution> <version>` by the place of each component.
+        sha256: Hash of the text, as manifests of checkpoints hold it.
+    """
+
+    tables: dict[str, Any]
+    origins: dict[str, str]
+    sha256: str
+
+
+def has_saved_spec(paths: PathProvider) -> bool:
+    """Return True if a run folder holds a resolved spec; a process may have died before it wrote one."""
+    try:
+        return paths.resolved_spec_path.is_file()
+    except (OSError, ValueError):  # such as a name that no folder can have
+        return False
+
+
+def read_saved_spec(paths: PathProvider) -> SavedSpec:
+    """Read the resolved spec of a run without importing anything that it names.
+
+    Raises:
+        SpecError: if it is missing, leads out of the run folder, extends other files, exceeds the limits of a spec, or
+            is not TOML.
+    """
+    path = paths.resolved_spec_path
+    if not has_saved_spec(paths):
+        raise SpecError(f"the run has no spec: {path} is missing", hint="name a run that `noether run` began")
+    if not path.resolve().is_relative_to(paths.run_path.resolve()):
+        raise SpecError(f"{path} leads out of the run folder, to {path.resolve()}", hint="copy the file into the run")
+    document = read_document(path)
+    tables = document.table
+    if "extends" in tables:
+        raise SpecError(
+            f"the spec of a run cannot extend other files: found `extends` in {path}",
+            hint="remove it; the saved spec holds every setting already",
+        )
+    resolved = tables.pop("resolved", {})
+    kinds = resolved.get("kinds") if isinstance(resolved, dict) else None
+    origins = {place: str(origin) for place, origin in kinds.items()} if isinstance(kinds, dict) else {}
+    return SavedSpec(tables, origins, hashlib.sha256(document.text.encode()).hexdigest())
+
+
+def load_saved_spec(paths: PathProvider, *, project: Path | None = None, **options: Any) -> LoadedSpec:
+    """Load and validate the resolved spec of a run.
 
     Args:
-        paths: Those of the run.
-        project: The folder of the code of one's own that it names; by default the project that one stands in.
+        paths: Paths of the run.
+        project: Project folder with the code that the spec names; by default the project of the working folder.
         **options: Further arguments of `noether.load_spec`.
 
     Raises:
-        SpecError: It names what cannot be found; notes say where the run's own code was, and which of its plugins are
-            not installed.
+        SpecError: if the spec cannot be read or names what cannot be found; notes name the project of the run and its
+            plugins that are not installed.
     """
-    with telling_what_is_missing(paths, project):
+    with naming_what_is_missing(paths, project):
+        read_saved_spec(paths)
         return load_spec(paths.resolved_spec_path, project=project, **options)
 
 
-@contextmanager
-def telling_what_is_missing(paths: PathProvider, project: Path | None) -> Iterator[None]:
-    """Add to an error what the run used that may be missing: plugins, and the code of a project nobody has named.
+def read_part(paths: PathProvider, part: type[_Part]) -> _Part:
+    """Validate some tables of a saved spec, with what the environment holds now, and import nothing for the others.
 
-    That folder is only named and never searched by itself: a run's folder may come from a stranger.
+    Args:
+        paths: Paths of the run.
+        part: Model whose fields name the tables.
+
+    Raises:
+        SpecError: if the spec cannot be read, one of the tables does not fit, or a variable is not set.
+    """
+    tables = read_saved_spec(paths).tables
+    root = layered({key: tables[key] for key in part.model_fields if key in tables}).root
+    readings = read_environment(root, part)
+    problems = readings.problems
+    found: _Part | None = None
+    try:
+        found = part.model_validate_json(json.dumps(readings.table), strict=True)
+    except ValidationError as error:
+        problems = problems or problems_of(error, readings.table, part)[0]
+    if found is None or problems:  # outside of the handler: what pydantic says may hold a part of a secret
+        raise InvalidSpecError(problems, origin=str(paths.resolved_spec_path))
+    return found
+
+
+def saved_spec_registry(paths: PathProvider, *, trusted: Iterable[str] = ()) -> Registry:
+    """Return the registry for a part of a saved spec: the working folder may hold code, the run folder none."""
+    return Registry.installed(trusted=trusted, project_folders=(Path.cwd(),), data_folders=(paths.run_path,))
+
+
+def write_saved_spec(paths: PathProvider, given: str, resolved: str, *, former: Path) -> None:
+    """Write the spec of a new attempt as it was given and as it is resolved.
+
+    Args:
+        paths: Paths of the run.
+        given: Text of the spec file.
+        resolved: Text of the resolved spec.
+        former: File that keeps the resolved spec of the attempt before, if this one differs.
+
+    Raises:
+        StorageError: if the disk refuses.
+    """
+    before = paths.resolved_spec_path.read_bytes() if paths.resolved_spec_path.exists() else None
+    if before == resolved.encode():
+        return
+    if before is not None:
+        replace_file(former, before)
+    replace_file(paths.spec_path, given.encode())
+    replace_file(paths.resolved_spec_path, resolved.encode())
+
+
+@contextmanager
+def naming_what_is_missing(paths: PathProvider, project: Path | None) -> Iterator[None]:
+    """Add to an error what the run used and may be missing: its project folder, and plugins.
+
+    The project folder is named and never searched: the run folder may come from a stranger.
     """
     try:
         yield
@@ -65,14 +180,13 @@ def _recorded_project(paths: PathProvider) -> Path | None:
 
 
 def _missing_plugins(paths: PathProvider) -> list[tuple[str, str]]:
-    """Return the distributions, with their versions, that the run's components came from and that are not here."""
+    """Return name and version of each distribution that the run used and that is not installed."""
     try:
-        tables = tomllib.loads(paths.resolved_spec_path.read_text(encoding="utf-8"))
-        origins = [_ORIGIN.fullmatch(str(origin)) for origin in tables["resolved"]["kinds"].values()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        origins = read_saved_spec(paths).origins.values()
+    except SpecError:
         return []
-    used = {(found["name"], found["version"]) for found in origins if found is not None}
-    return sorted((name, version) for name, version in used if not _is_installed(name))
+    found = [match for match in map(_ORIGIN.fullmatch, origins) if match is not None]
+    return sorted({(one["name"], one["version"]) for one in found if not _is_installed(one["name"])})
 
 
 def _is_installed(name: str) -> bool:

@@ -11,19 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from noether.core.models.base import ModelBase
-from noether.core.models.build import build_model
 from noether.core.models.weights import match_weights
 from noether.core.providers.path import PathProvider
 from noether.core.writers.durable import replace_file
 from noether.core.writers.step_names import Checkpoint, StepNames
 from noether.core.writers.step_state import CALLBACKS, callback_file
-from noether.data.build import build_data
+from noether.data.container import DataContainer
 from noether.data.fetch import fetch_of
 from noether.data.randomness import EVALUATION_EPOCH
 from noether.errors import CheckpointError, TrainingError, UsageError
-from noether.kernel.registry import use_registry
-from noether.runs.prepare import process_state
-from noether.runs.saved_spec import load_run_spec
+from noether.runs.prepare import preparation
+from noether.runs.saved_spec import load_saved_spec
 from noether.spec.model import RunSpec
 
 FORMATS = {"safetensors": ".safetensors", "torch-export": ".pt2"}
@@ -153,14 +151,15 @@ def exported_program(
         CheckpointError: The weights are not all that the model has.
         TrainingError: The model cannot be exported, or the program computes something else.
     """
-    loaded = load_run_spec(paths, trusted=trusted)
-    with use_registry(loaded.registry), process_state(loaded.spec):
-        model = build_model(loaded.spec.model, torch.device("cpu"))
+    loaded = load_saved_spec(paths, trusted=trusted)
+    with preparation(loaded, device="cpu") as prepared:
+        spec, data, model = prepared.parts()
         match = match_weights(model, tensors)
         match.require_complete(str(found.step.folder / found.weights), hint="export a checkpoint of whole weights")
         match.load_into(model)
-        inputs = _inputs(loaded.spec, found)
-    called = _ByPosition(model, loaded.spec.trainer.forward_properties or []).eval()
+        data.load_state_dict(found.step.data())
+        inputs = _inputs(spec, data)
+    called = _ByPosition(model, spec.trainer.forward_properties or []).eval()
     program = _export(called, tuple(values[:_TRACED] for values in inputs))
     _check(called, program, inputs)
     file = io.BytesIO()
@@ -168,10 +167,8 @@ def exported_program(
     return file.getvalue()
 
 
-def _inputs(spec: RunSpec, found: Checkpoint) -> tuple[Tensor, ...]:
+def _inputs(spec: RunSpec, data: DataContainer) -> tuple[Tensor, ...]:
     """Return the forward properties of the first samples, shape `(batch, ...)`, as training sees them."""
-    data = build_data(spec.datasets, spec.transforms, seed=spec.seed)
-    data.load_state_dict(found.step.data())
     dataset = data.get_dataset("train" if "train" in data.keys() else None)  # noqa: SIM118  # it is no mapping
     batch = fetch_of(dataset, spec.seed)(torch.arange(_CHECKED), EVALUATION_EPOCH)
     return tuple(batch[name] for name in spec.trainer.forward_properties or [])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import Field
 
 from noether.core.providers.path import PathProvider
 from noether.core.utils.nearest import did_you_mean
@@ -19,6 +20,8 @@ from noether.core.writers.retention import Retention, remove_step
 from noether.core.writers.step_folder import list_steps, read_file, read_manifest, update_of
 from noether.errors import CheckpointError
 from noether.runs.folder.lock import RunLock
+from noether.runs.saved_spec import read_part
+from noether.spec.model import CheckpointsTable, SpecTable
 
 LATEST = "latest"
 
@@ -179,6 +182,10 @@ def _files(step: Listed, manifest: Manifest) -> list[dict[str, Any]]:
     return files
 
 
+class _CheckpointsPart(SpecTable):
+    checkpoints: CheckpointsTable = Field(default_factory=CheckpointsTable)
+
+
 def prune_run(paths: PathProvider, *, keep_last: int | None = None, dry_run: bool = False) -> list[Listed]:
     """Remove the checkpoints of a run that nothing keeps; return them.
 
@@ -189,11 +196,11 @@ def prune_run(paths: PathProvider, *, keep_last: int | None = None, dry_run: boo
 
     Raises:
         UsageError: A process works on the run.
+        SpecError: Its spec cannot be read, and so nobody knows what it keeps.
         StorageError: The disk refused; no checkpoint is half removed.
     """
-    table = _checkpoints_table(paths)
-    keep_last = keep_last or table.get("keep_last") or Retention().keep_last
-    retention = Retention(keep_last, table.get("keep_every"))
+    kept = read_part(paths, _CheckpointsPart).checkpoints
+    retention = Retention(keep_last or kept.keep_last, kept.keep_every)
     with nullcontext() if dry_run else RunLock(paths.run_path):
         steps = list_checkpoints(paths.checkpoint_path)
         protected = {step.update for step in steps if set(step.names) - {LATEST}}
@@ -205,12 +212,3 @@ def prune_run(paths: PathProvider, *, keep_last: int | None = None, dry_run: boo
                 except OSError as error:
                     raise storage_error(error, folder) from error
     return [step for step in steps if step.folder in folders]
-
-
-def _checkpoints_table(paths: PathProvider) -> dict[str, Any]:
-    """Return `[checkpoints]` of the run's spec, which it has kept with all defaults."""
-    try:
-        table = tomllib.loads(paths.resolved_spec_path.read_text("utf-8")).get("checkpoints", {})
-    except (OSError, ValueError):
-        return {}  # nobody can read it any more; the defaults are safe
-    return table if isinstance(table, dict) else {}

@@ -1,7 +1,7 @@
 """The lock of a run folder: two processes never work on one run.
 
 A POSIX record lock, not `flock`: it belongs to the process alone, so that workers forked from it do not keep it alive,
-and the system gives it back in the moment in which the process dies, however it dies.
+and the system releases it as soon as the process dies.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _HELD: set[Path] = set()  # record locks do not keep a process from itself
 
 
 class RunLock:
-    """Holds the lock of a run while a `with` block runs.
+    """Context manager that holds the lock of a run.
 
-    What stands in the file says who holds it, for people; what counts is the lock.
+    The text in the file names the holder for people; only the lock counts.
 
     Args:
-        run: The run's folder.
+        run: Folder of the run.
     """
 
     def __init__(self, run: Path) -> None:
@@ -37,44 +37,48 @@ class RunLock:
         if self.path in _HELD:
             raise UsageError(f"{self.path.parent} is in use by this process", hint="let the other run end first")
         try:
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise storage_error(error, self.path) from error
         try:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = _holder(self._descriptor)
-            os.close(self._descriptor)
-            self._descriptor = None
-            raise UsageError(
-                f"{self.path.parent} is in use{holder}",
-                hint="wait for it, stop it, or choose another --run-id; a run that was killed holds no lock",
-            ) from error
+            self._lock(descriptor)
+        except BaseException:
+            os.close(descriptor)  # which releases the lock
+            raise
+        self._descriptor = descriptor
         _HELD.add(self.path)
-        self._say_who()
         return self
 
     def __exit__(self, *_: object) -> None:
         assert self._descriptor is not None, "left without having been entered"
-        os.close(self._descriptor)  # which gives the lock back
+        os.close(self._descriptor)  # which releases the lock
         self._descriptor = None
         _HELD.discard(self.path)
 
-    def _say_who(self) -> None:
-        assert self._descriptor is not None, "the lock is held"
-        who = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, json.dumps(who).encode(), 0)
+    def _lock(self, descriptor: int) -> None:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(
+                f"{self.path.parent} is in use{_holder(descriptor)}",
+                hint="wait for it, stop it, or choose another --run-id; a run that was killed holds no lock",
+            ) from error
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        except OSError as error:
+            raise storage_error(error, self.path) from error
 
 
 def is_locked(run: Path) -> bool:
-    """Whether another process works on a run; asking takes nothing away from it."""
+    """Return True if a process works on a run; asking never releases the lock."""
     path = run.resolve() / "LOCK"
     if path in _HELD:
         return True
     if not path.exists():
         return False
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # also where the run is not ours to write to
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # also if the run is not ours to write to
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
@@ -85,10 +89,10 @@ def is_locked(run: Path) -> bool:
 
 
 def _holder(descriptor: int) -> str:
-    """Return who the file says to hold the lock, as the end of a sentence."""
+    """Return the end of a sentence that names the holder of a lock, as the file says."""
     try:
-        who: Any = json.loads(os.pread(descriptor, 1024, 0))
-        started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(who["started"])))
-        return f" by process {int(who['pid'])} on {str(who['host'])[:80]}, since {started}"
+        holder: Any = json.loads(os.pread(descriptor, 1024, 0))
+        started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(holder["started"])))
+        return f" by process {int(holder['pid'])} on {str(holder['host'])[:80]}, since {started}"
     except (ValueError, KeyError, TypeError, OverflowError):
         return " by another process"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from noether.core.providers.path import PathProvider
 from noether.core.writers.saved_step import SavedStep
 from noether.errors import UsageError
 from noether.runs.folder.run_folder import RunFolder, environment_changes
+from noether.runs.saved_spec import has_saved_spec, read_saved_spec
 from noether.spec.difference import ABSENT, Difference, differences
 from noether.spec.model import RunSpec
 from noether.spec.resolve import resolved_tables
@@ -127,7 +126,8 @@ class FormerRun:
 
     def __init__(self, folder: RunFolder, spec: RunSpec) -> None:
         self.folder = folder
-        self.before = _written_spec(folder.paths)
+        self.saved = read_saved_spec(folder.paths) if has_saved_spec(folder.paths) else None
+        self.before = self.saved.tables if self.saved is not None else {}
         self.now = resolved_tables(spec)
         self._changed = [change.key for change in differences(self.before, self.now)]
 
@@ -156,13 +156,6 @@ class FormerRun:
         An attempt with another spec may have died before it saved anything: then the spec in the folder is not the one
         that the step was saved with.
         """
-        if self.folder.spec_sha256 != step.manifest.spec_sha256:
+        if self.saved is None or self.saved.sha256 != step.manifest.spec_sha256:
             return False
         return not any(key.startswith(_WHAT_STATE_DEPENDS_ON) for key in self._changed)
-
-
-def _written_spec(paths: PathProvider) -> dict[str, object]:
-    try:
-        return tomllib.loads(paths.resolved_spec_path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}

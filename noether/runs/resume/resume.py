@@ -10,11 +10,11 @@ from noether.core.providers.path import PathProvider
 from noether.kernel.registry import use_registry
 from noether.runs.folder.lock import is_locked
 from noether.runs.folder.run_folder import RunFolder, environment_changes, find_run, last_attempt
-from noether.runs.launch import run as run_spec
+from noether.runs.launch import start
 from noether.runs.outcome import Outcome
 from noether.runs.resume.changes import refused_changes, shown
 from noether.runs.resume.continuation import AUTO, find_state, lost_updates
-from noether.runs.saved_spec import load_run_spec, telling_what_is_missing
+from noether.runs.saved_spec import load_saved_spec, naming_what_is_missing
 from noether.spec.difference import differences
 from noether.spec.resolve import resolved_tables
 
@@ -25,6 +25,10 @@ def resume(
     checkpoint: str = AUTO,
     output: str | Path = "runs",
     set: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+    unset: Sequence[str] = (),
+    plugins: Iterable[str] = (),
+    trusted: Iterable[str] = (),
     project: Path | None = None,
     **options: Any,
 ) -> Outcome:
@@ -34,8 +38,12 @@ def resume(
         run: The run's folder, or its id below `output`.
         checkpoint: The name of a checkpoint; `auto` for the newest sound one.
         output: The folder that holds the runs.
-        set: Overrides with Python values by dotted path.
-        project: The folder of the code of one's own that the run uses; by default the project that one stands in.
+        set: See `noether.run`, as for all that follow.
+        overrides: See there.
+        unset: See there.
+        plugins: See there.
+        trusted: See there.
+        project: Project folder with the code that the spec names; by default the project of the working folder.
         **options: Further arguments of `noether.run`.
 
     Raises:
@@ -43,11 +51,12 @@ def resume(
         CheckpointError: There is no such checkpoint, or none that is sound.
     """
     paths = find_run(run, output)
-    where = {**(set or {}), "output": str(paths.output_path)}
-    with telling_what_is_missing(paths, project):
-        return run_spec(
-            paths.resolved_spec_path, set=where, run_id=paths.run_id, resume=checkpoint, project=project, **options
-        )
+    plugins = list(plugins)
+    changes = {**(set or {}), "output": str(paths.output_path)}
+    layers = {"overrides": overrides, "set": changes, "unset": unset, "trusted": trusted, "plugins": plugins}
+    with naming_what_is_missing(paths, project):
+        loaded = load_saved_spec(paths, project=project, **layers)
+        return start(loaded, paths.run_id, plugins, resume=checkpoint, **options)
 
 
 def preview(
@@ -76,8 +85,8 @@ def preview(
         CheckpointError: There is no such checkpoint, or none that is sound.
     """
     paths = find_run(run, output)
-    before = load_run_spec(paths, project=project, trusted=trusted)
-    now = load_run_spec(paths, project=project, overrides=overrides, trusted=trusted, plugins=list(plugins))
+    before = load_saved_spec(paths, project=project, trusted=trusted)
+    now = load_saved_spec(paths, project=project, overrides=overrides, trusted=trusted, plugins=list(plugins))
     with use_registry(now.registry):
         tables = resolved_tables(before.spec), resolved_tables(now.spec)
     changes, refused = differences(*tables), refused_changes(*tables)

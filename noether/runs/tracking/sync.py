@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import time
-import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from noether.core.providers.path import PathProvider
 from noether.core.schemas.construction import construction_of
@@ -22,62 +21,21 @@ from noether.core.trackers.delivery import Delivery
 from noether.core.trackers.errors import TrackerRefusedError
 from noether.core.trackers.outage import in_one_line
 from noether.core.trackers.spool import description_path, read_description
-from noether.errors import SpecError, UsageError
-from noether.kernel.registry import Registry, use_registry
+from noether.errors import UsageError
+from noether.kernel.registry import use_registry
 from noether.runs.folder.lock import RunLock, is_locked
 from noether.runs.folder.run_folder import Attempt, find_run, last_attempt, record_path
+from noether.runs.saved_spec import read_part, read_saved_spec, saved_spec_registry
 from noether.runs.tracking.tracking import flattened, tracker_names
-from noether.spec.environment import read_environment
-from noether.spec.layering import layered
 from noether.spec.model import SpecTable
-from noether.spec.problem import InvalidSpecError
-from noether.spec.translate import problems_of
-
-
-class _TrackersTable(SpecTable):
-    trackers: list[Annotated[Any, Discriminated("tracker")]] = Field(default_factory=list)
-
-
-def kept_tables(paths: PathProvider) -> dict[str, Any]:
-    """Return the tables of a run's resolved spec.
-
-    Raises:
-        SpecError: It cannot be read.
-    """
-    path = paths.resolved_spec_path
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SpecError(f"cannot read {path}: {error}", hint="name a run that `noether run` began") from error
-
-
-def kept_trackers(paths: PathProvider) -> list[BaseTracker]:
-    """Construct the trackers that a run's resolved spec names, with what the environment holds now.
-
-    Raises:
-        SpecError: One of them is not installed any more, or takes other options, or a variable is not set.
-    """
-    origin = str(paths.resolved_spec_path)
-    root = layered({"trackers": kept_tables(paths).get("trackers", [])}).root
-    readings = read_environment(root, _TrackersTable)
-    problems = readings.problems
-    table = _TrackersTable()
-    try:
-        table = _TrackersTable.model_validate_json(json.dumps(readings.table), strict=True)
-    except ValidationError as error:
-        problems = problems or problems_of(error, readings.table, _TrackersTable)[0]
-    if problems:  # outside of the handler: what pydantic says may hold a part of a secret
-        raise InvalidSpecError(problems, origin=origin)
-    trackers = []
-    for config in table.trackers:
-        with construction_of(config):
-            trackers.append(component_of(config).target(config))
-    return trackers
-
 
 _LOG = logging.getLogger("noether.tracking")
 _ATTEMPTS = 3
 _ENDS: dict[str, RunStatus] = {"FINISHED": "FINISHED", "FAILED": "FAILED", "KILLED": "KILLED"}
+
+
+class _TrackersPart(SpecTable):
+    trackers: list[Annotated[Any, Discriminated("tracker")]] = Field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +95,21 @@ def sync_trackers(run: str | Path, *, output: str | Path = "runs", trusted: Iter
             f"the run in {paths.run_path} has not ended",
             hint="a run that goes on delivers by itself; try again when it has ended",
         )
-    registry = Registry.installed(trusted=trusted, project_folders=(Path.cwd(),))
-    with RunLock(paths.run_path), use_registry(registry):
+    with RunLock(paths.run_path), use_registry(saved_spec_registry(paths, trusted=trusted)):
         end = _end_of(paths)
-        trackers = kept_trackers(paths)
+        trackers = _trackers_of(paths)
         for tracker, name in zip(trackers, tracker_names(trackers), strict=True):
             if tracker.wants_metrics:
                 yield _sync(tracker, name, paths, end)
+
+
+def _trackers_of(paths: PathProvider) -> list[BaseTracker]:
+    """Construct the trackers of a saved spec, with what the environment holds now."""
+    trackers = []
+    for config in read_part(paths, _TrackersPart).trackers:
+        with construction_of(config):
+            trackers.append(component_of(config).target(config))
+    return trackers
 
 
 def _sync(tracker: BaseTracker, name: str, paths: PathProvider, end: _End) -> Synced:
@@ -201,8 +167,7 @@ def _end_of(paths: PathProvider) -> _End:
 
 def _described(paths: PathProvider, end: _End) -> RunDescription:
     """Return what the resolved spec and the records tell, for a run that ended before any tracker was told of it."""
-    tables = kept_tables(paths)
-    tables.pop("resolved", None)
+    tables = read_saved_spec(paths).tables
     record = end.attempt.record
     return RunDescription(
         run_id=paths.run_id,

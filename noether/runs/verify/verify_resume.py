@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -15,10 +14,9 @@ from noether.core.providers.path import PathProvider
 from noether.core.utils.training.counter import UpdateCounter
 from noether.errors import TrainingError, UsageError
 from noether.kernel.participant import Participant
-from noether.kernel.registry import use_registry
 from noether.runs.execution import Execution
 from noether.runs.outcome import Outcome, describe
-from noether.runs.prepare import configured, process_state, rehearsal
+from noether.runs.prepare import preparation, rehearsal
 from noether.runs.verify.compare import Attempt, Compared, Comparison
 from noether.runs.verify.interruption import Interruption
 from noether.spec.load import LoadedSpec, load_spec
@@ -135,13 +133,9 @@ class _Pair:
         return attempts
 
     def _attempt(self, paths: PathProvider, recorder: Interruption, *, after: int | None = None) -> Outcome:
-        spec = self.loaded.spec.model_copy(deep=True)  # a plugin may configure it, once for each attempt
-        loaded = dataclasses.replace(self.loaded, spec=spec)
-        with use_registry(loaded.registry):
-            participants = configured(spec, self.plugins)
-            participants.append(Participant("verify-resume", "verify-resume", recorder, is_plugin=True))
-            with process_state(spec):
-                outcome = Execution(loaded, paths, participants, resume="auto", quiet=True).run()
+        extra = Participant("verify-resume", "verify-resume", recorder, is_plugin=True)
+        with preparation(self.loaded, self.plugins, extras=[extra]) as prepared:
+            outcome = Execution(prepared, paths, resume="auto", quiet=True).run()
         if outcome.status == "KILLED" and not recorder.has_interrupted:
             raise SystemExit(outcome.exit_code)  # somebody wants the whole command to end
         if outcome.error is not None and outcome.status == "FAILED":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from noether.errors import UsageError
+from noether.errors import StorageError, UsageError
 from noether.runs.folder.lock import RunLock, is_locked
 
 HOLDER = """
@@ -86,3 +87,21 @@ def test_a_holder_that_says_nothing_sensible_is_another_process(content: str, tm
         (tmp_path / "LOCK").write_text(content)
         with pytest.raises(UsageError, match="in use by another process"), RunLock(tmp_path):
             pass
+
+
+@pytest.mark.parametrize("refuses", ["ftruncate", "pwrite"])
+def test_a_lock_that_cannot_be_written_is_not_held(
+    refuses: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    open_before = len(list(Path("/dev/fd").iterdir()))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, refuses, refuse)
+        with pytest.raises(StorageError), RunLock(tmp_path):
+            pass
+    assert not is_locked(tmp_path)
+    assert len(list(Path("/dev/fd").iterdir())) == open_before
+    with RunLock(tmp_path):
+        pass
