@@ -14,7 +14,7 @@ from noether.cli.quantities import size_in_words
 from noether.cli.table import print_table
 
 if TYPE_CHECKING:
-    from noether.runs.checkpoints import Listed
+    from noether.runs.checkpoints.listing import Listed
 
 app = typer.Typer(help="Look after the checkpoints of a run.", no_args_is_help=True, rich_markup_mode=None)
 NameArgument = Annotated[
@@ -60,8 +60,8 @@ def verify(
     Exit codes: 0 valid, 2 no such run, 3 damaged, or there is none.
     """
     from noether.errors import CheckpointError, UsageError
-    from noether.runs.checkpoints import find_checkpoint
-    from noether.runs.verify_checkpoint import verify_checkpoint
+    from noether.runs.checkpoints.listing import find_checkpoint
+    from noether.runs.checkpoints.verify import verify_checkpoint
 
     if every and name is not None:
         raise UsageError("--all and a NAME were given", hint="leave one of them out")
@@ -84,8 +84,7 @@ def show(run: RunArgument, name: NameArgument = "latest", output: Output = _RUNS
     Exit codes: 0 done, 2 no such run, 3 no such checkpoint, or a damaged one.
     """
     from noether.cli.checkpoint_page import print_contents
-    from noether.runs.checkpoint_contents import contents_of
-    from noether.runs.checkpoints import find_checkpoint
+    from noether.runs.checkpoints.listing import contents_of, find_checkpoint
 
     contents = contents_of(find_checkpoint(_steps(run, output), name))
     if as_json:
@@ -136,8 +135,8 @@ def prune(
 
     Exit codes: 0 done, 2 no such run, or it is still training.
     """
-    from noether.runs.find_run import find_run
-    from noether.runs.prune import prune_run
+    from noether.runs.checkpoints.listing import prune_run
+    from noether.runs.folder.run_folder import find_run
 
     removed = prune_run(find_run(run, output), keep_last=keep_last, dry_run=dry_run)
     for step in removed:
@@ -178,8 +177,8 @@ def export(
 
     Exit codes: 0 done, 1 the model cannot be exported, 2 no such run or wrong usage, 3 no such checkpoint.
     """
-    from noether.runs.export_weights import export as export_weights
-    from noether.runs.find_run import find_run
+    from noether.runs.checkpoints.export import export as export_weights
+    from noether.runs.folder.run_folder import find_run
 
     paths = find_run(run, output)
     file, found = export_weights(paths, checkpoint=checkpoint, averages=averages, form=form, out=out, trusted=trusted)
@@ -187,13 +186,13 @@ def export(
 
 
 def _steps(run: str, output: Path) -> list[Listed]:
-    from noether.runs.checkpoints import list_checkpoints
-    from noether.runs.find_run import find_run
+    from noether.runs.checkpoints.listing import list_checkpoints
+    from noether.runs.folder.run_folder import find_run
 
     return list_checkpoints(find_run(run, output).checkpoint_path)
 
 
 def _named(run: str, name: str, output: Path) -> Listed:
-    from noether.runs.checkpoints import find_checkpoint
+    from noether.runs.checkpoints.listing import find_checkpoint
 
     return find_checkpoint(_steps(run, output), name)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from noether.cli.quantities import size_in_words
 
 if TYPE_CHECKING:
-    from noether.runs.checkpoints import Listed
-    from noether.runs.verify_checkpoint import Verdict
+    from noether.runs.checkpoints.listing import Listed
+    from noether.runs.checkpoints.verify import Verdict
 
 
 def row(step: Listed) -> dict[str, str]:

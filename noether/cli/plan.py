@@ -32,7 +32,7 @@ def plan(
     import json
 
     from noether.cli.plan_page import print_plan
-    from noether.runs.plan import make_plan
+    from noether.runs.plan.plan import make_plan
     from noether.spec.load import load_spec
 
     loaded = load_spec(spec, in_order(ctx, overrides, unset), trusted=trusted, plugins=plugins)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from noether.cli.quantities import size_in_words
 
 if TYPE_CHECKING:
-    from noether.runs.plan import Plan, PlannedCheckpoints
+    from noether.runs.plan.plan import Plan, PlannedCheckpoints
 
 _HOOKS = {
     "run_started": "when the run starts",

@@ -46,8 +46,8 @@ def resume(
 
     Exit codes are those of `noether run`; a run that has finished already is exit code 0.
     """
-    from noether.runs.resume import preview
-    from noether.runs.resume import resume as resume_run
+    from noether.runs.resume.resume import preview
+    from noether.runs.resume.resume import resume as resume_run
 
     changes = in_order(ctx, overrides, unset)
     if dry_run:

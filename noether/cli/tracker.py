@@ -12,7 +12,7 @@ import typer
 from noether.cli.options import AsJson, Output, RunArgument, Trusted
 
 if TYPE_CHECKING:
-    from noether.runs.tracker_sync import Synced
+    from noether.runs.tracking.sync import Synced
 
 app = typer.Typer(help="Bring trackers what they missed.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -35,7 +35,7 @@ def sync(
     has already is not sent again. Exit codes: 0 the trackers have everything, 1 one of them still cannot be reached,
     2 wrong usage, or the run has not ended.
     """
-    from noether.runs.tracker_sync import sync_trackers
+    from noether.runs.tracking.sync import sync_trackers
 
     results = []
     for synced in sync_trackers(run, output=output, trusted=trusted):

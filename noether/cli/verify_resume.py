@@ -46,7 +46,7 @@ def verify_resume(
     import json
 
     from noether.cli.verify_resume_page import print_report
-    from noether.runs.verify_resume import verify_resume as verify
+    from noether.runs.verify.verify_resume import verify_resume as verify
 
     report = verify(
         spec,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from noether.cli.table import print_table
 
 if TYPE_CHECKING:
-    from noether.runs.verify_resume import Report
+    from noether.runs.verify.verify_resume import Report
 
 
 def print_report(report: Report) -> None:

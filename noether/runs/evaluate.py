@@ -1,31 +1,80 @@
-"""`noether eval`: calls what evaluates on the weights of a checkpoint, and on the averages that it holds."""
+"""`noether eval`: the callbacks of a run on one of its checkpoints, with the averages in it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from noether.checkpoint.manifest import WEIGHTS
+from noether.checkpoint.manifest import WEIGHTS, Manifest
 from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.state import callback_file
 from noether.checkpoint.step_names import Checkpoint, StepNames
+from noether.config.base import component_of
+from noether.config.components import CallBackBaseConfig
+from noether.core.callbacks.checkpoint.ema import EmaCallbackConfig
+from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.callbacks.tree import family
 from noether.core.initializers.base import InitializerBase, InitializerConfig
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import match_weights
 from noether.core.protocols import RunningTrainer
-from noether.kernel.registry import use_registry
-from noether.runs.assemble import assemble
-from noether.runs.averaged_variants import with_averaged_variants
-from noether.runs.configured import configured
-from noether.runs.find_run import find_run
-from noether.runs.process_state import device_of, process_state
-from noether.runs.run_spec import load_run_spec
+from noether.runs.folder.run_folder import find_run
+from noether.runs.prepare import preparation
+from noether.runs.saved_spec import load_saved_spec
+from noether.spec.ids import item_ids
+from noether.spec.model import RunSpec
 from noether.training.loop.restore import resumption_paths
+
+
+def _with_averaged_variants(spec: RunSpec, manifest: Manifest) -> RunSpec:
+    """Return a spec in which each EMA has the run's own evaluations among its children.
+
+    An EMA whose averages the step does not hold is left out, rather than evaluated with other weights.
+
+    Args:
+        spec: The run's spec.
+        manifest: What the step to evaluate holds.
+    """
+    callbacks = list(spec.trainer.callbacks or [])
+    ids = item_ids([{"id": config.id, "kind": config.kind} for config in callbacks], "callback")
+    evaluating = [config for config in callbacks if _goes_through_data(config)]
+    kept = []
+    for identifier, config in zip(ids, callbacks, strict=True):
+        if isinstance(config, EmaCallbackConfig):
+            files = [callback_file(identifier, str(factor)) for factor in config.target_factors]
+            if not manifest.files.keys() >= set(files):
+                continue
+            children = list(config.eval_callbacks or [])
+            # First, so that a key which both log means what it meant in training.
+            children = [*_others(evaluating, children), *children]
+            config = config.model_copy(update={"id": identifier, "eval_callbacks": children})
+        kept.append(config)
+    trainer = spec.trainer.model_copy(update={"callbacks": kept})
+    return spec.model_copy(update={"trainer": trainer})
+
+
+def _others(evaluating: Sequence[CallBackBaseConfig], children: Sequence[CallBackBaseConfig]) -> list[Any]:
+    """Return those that do what no child does, without an id where a child has the same."""
+    known = [_what_it_does(child) for child in children]
+    taken = {child.id for child in children}
+    others = [other for other in evaluating if _what_it_does(other) not in known]
+    return [other.model_copy(update={"id": None}) if other.id in taken else other for other in others]
+
+
+def _goes_through_data(config: CallBackBaseConfig) -> bool:
+    target = component_of(config).target
+    return isinstance(target, type) and issubclass(target, PeriodicDataIteratorCallback)
+
+
+def _what_it_does(config: CallBackBaseConfig) -> dict[str, Any]:
+    """Return the settings of a callback without when it does it, and under which id."""
+    return config.model_dump(exclude={"id", "every_n_epochs", "every_n_updates", "every_n_samples"})
+
 
 FOLDER = "evaluations"
 
@@ -92,20 +141,17 @@ def evaluate(
         CheckpointError: There is no such checkpoint, or it is damaged.
     """
     paths = find_run(run, output)
-    loaded = load_run_spec(paths, project=project, trusted=trusted)
-    with use_registry(loaded.registry):
-        plugins = configured(loaded.spec)
+    loaded = load_saved_spec(paths, project=project, trusted=trusted)
+    with preparation(loaded) as prepared:
         weights = StepNames(paths.checkpoint_path).load(checkpoint, _SavedWeights.read)
-        spec = with_averaged_variants(loaded.spec, weights.checkpoint.step.manifest)
+        spec = _with_averaged_variants(prepared.loaded.spec, weights.checkpoint.step.manifest)
         target = EvaluationPaths(paths, weights.name)
         _begin_anew(target.metrics_path)
-        with process_state(spec):
-            # What the run began with may be gone by now, and none of it would be left in the model.
-            assembled = assemble(spec, target, device_of(spec.device), [], initialize=False)
-            trainer = assembled.trainer
-            trainer.plugins, trainer.run, trainer.initializer = plugins, assembled, weights
-            with closing(trainer.log_writer):
-                trainer.eval(assembled.model)
+        assembled = prepared.assemble(target, spec=spec)
+        trainer = assembled.trainer
+        trainer.initializer = weights  # not those of the spec: what the run began with may be gone by now
+        with closing(trainer.log_writer):
+            trainer.eval(assembled.model)
     return Evaluation(paths.run_path, weights.name, target.metrics_path, trainer.log_writer.final_metrics)
 
 

@@ -18,9 +18,14 @@ from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.entries import BUILT_IN, Component
 from noether.kernel.participant import Participant
 from noether.metrics.tracker import BaseTracker, RunDescription, TrackerError
-from noether.runs.assemble import Run, assemble, build_trackers
 from noether.runs.console import console, kept_for_console
-from noether.runs.continuation import (
+from noether.runs.expect import check_expectations
+from noether.runs.folder.lock import RunLock
+from noether.runs.folder.run_folder import RunFolder
+from noether.runs.outcome import Outcome, describe
+from noether.runs.prepare import Preparation, Run
+from noether.runs.resume.changes import FormerRun
+from noether.runs.resume.continuation import (
     AUTO,
     NONE,
     Continuation,
@@ -31,18 +36,9 @@ from noether.runs.continuation import (
     move_newer_aside,
     move_run_aside,
 )
-from noether.runs.describe import describe
-from noether.runs.expect import check_expectations
-from noether.runs.folder import RunFolder
-from noether.runs.former_run import FormerRun
-from noether.runs.leaving import unless_told_to_leave
-from noether.runs.lock import RunLock
-from noether.runs.outcome import Outcome
-from noether.runs.process_state import device_of
-from noether.runs.run_spec import PROJECT
-from noether.runs.tracking import Tracking, flattened
+from noether.runs.saved_spec import PROJECT, write_saved_spec
+from noether.runs.tracking.tracking import Tracking, flattened, unless_told_to_leave
 from noether.spec.describe.fields import components_in
-from noether.spec.load import LoadedSpec
 from noether.spec.resolve import resolved_tables
 from noether.training.loop.signals import StoppedBySignal
 
@@ -55,9 +51,8 @@ class Execution:
     """One attempt at one run.
 
     Args:
-        loaded: The spec.
-        paths: Where the run keeps its files.
-        plugins: The run plugins.
+        prepared: The run to build.
+        paths: Paths of the run.
         resume: What to do where the run exists; see `noether.run`.
         allow_spec_change: Continue although the spec changes what training computes.
         quiet: Print warnings and errors only.
@@ -65,17 +60,16 @@ class Execution:
 
     def __init__(
         self,
-        loaded: LoadedSpec,
+        prepared: Preparation,
         paths: PathProvider,
-        plugins: list[Participant],
         *,
         resume: str | None = None,
         allow_spec_change: bool = False,
         quiet: bool = False,
     ) -> None:
-        self.loaded = loaded
+        self.prepared = prepared
+        self.loaded = prepared.loaded
         self.paths = paths
-        self.plugins = plugins
         self.resume = resume
         self.allow_spec_change = allow_spec_change
         self.quiet = quiet
@@ -91,17 +85,16 @@ class Execution:
         with ExitStack() as stack:
             continues = self._take_over(stack)
             with kept_for_console() as said:
-                trackers = build_trackers(self.loaded.spec)
-                device = device_of(self.loaded.spec.device)
+                trackers = self.prepared.trackers()
                 saved = self._saved_state() if continues else None
-                run = assemble(self.loaded.spec, self.paths, device, trackers, initialize=saved is None)
+                run = self.prepared.assemble(self.paths, trackers=trackers)
+                state: Continuation | None = None
                 former = self._compared(run) if continues else None
                 if former is not None and saved is not None:
                     if self._has_ended(run, former, saved):
                         return self._nothing_to_do(saved)
-                    run.trainer.initializer = Continuation(saved, same_spec=former.is_same_training(saved.step))
-                run.trainer.plugins, run.trainer.run = self.plugins, run
-                run.trainer.prepare(run.model)
+                    state = Continuation(saved, same_spec=former.is_same_training(saved.step))
+                self.prepared.ready(run, state=state)
                 if continues and saved is None:
                     self._clear_for_new_beginning(run)
             if not continues:
@@ -175,7 +168,7 @@ class Execution:
     def _begin(self, run: Run, saved: SavedState | None) -> None:
         """Write down what is about to happen."""
         self.folder.begin_attempt(resumed_from=saved.step.folder.name if saved else None)
-        self.folder.write_spec(self.loaded.source_text, run.resolved)
+        write_saved_spec(self.paths, self.loaded.source_text, run.resolved, former=self.folder.former_spec_path)
         self.folder.write_run(
             {"spec_sha256": run.trainer.checkpoint_writer.spec_sha256, PROJECT: str(self.loaded.project_folder)}
         )
@@ -202,7 +195,7 @@ class Execution:
 
     def _description(self, run: Run) -> RunDescription:
         parts: list[Component | Participant] = [component for _, component in components_in(run.spec)]
-        parts += self.plugins
+        parts += self.prepared.plugins
         foreign = {part.distribution: part.version for part in parts if part.distribution != BUILT_IN}
         foreign.pop("", None)
         return RunDescription(
@@ -248,7 +241,7 @@ class Execution:
         reason = run.trainer.stop_reason if outcome.error is None else describe(outcome.error)
         if outcome.error is not None:
             self._keep_in_log(outcome.error)
-        dispatch = run.trainer.dispatch or compile_dispatch(self.plugins)
+        dispatch = run.trainer.dispatch or compile_dispatch(self.prepared.plugins)
         if dispatch.run_finished is not None and not run.trainer.signals.insists:
             try:
                 dispatch.run_finished(run=run, outcome=outcome)

@@ -8,14 +8,12 @@ from typing import Any
 
 from noether.checkpoint.paths import PathProvider
 from noether.errors import UsageError
-from noether.kernel.registry import use_registry
 from noether.kernel.watch import HookWatch, active_watch, print_call, watch_hooks
-from noether.runs.configured import configured
 from noether.runs.execution import Execution
+from noether.runs.folder.run_folder import checked_run_id, new_run_id
 from noether.runs.outcome import Outcome
-from noether.runs.process_state import process_state
-from noether.runs.run_id import checked_run_id, new_run_id
-from noether.spec.load import load_spec
+from noether.runs.prepare import preparation
+from noether.spec.load import LoadedSpec, load_spec
 
 
 def run(
@@ -62,12 +60,20 @@ def run(
     plugins = list(plugins)
     loaded = load_spec(spec, overrides, set, unset=unset, trusted=trusted, plugins=plugins, project=project)
     watch = HookWatch(trace=print_call) if trace_hooks else active_watch()
-    with use_registry(loaded.registry), watch_hooks(watch):
-        participants = configured(loaded.spec, plugins)
-        run_id = new_run_id(loaded.spec.name) if run_id is None else checked_run_id(run_id)
-        paths = PathProvider(loaded.spec.output, run_id)
-        with process_state(loaded.spec):
-            execution = Execution(
-                loaded, paths, participants, resume=resume, allow_spec_change=allow_spec_change, quiet=quiet
-            )
-            return execution.run()
+    with watch_hooks(watch):
+        return start(loaded, run_id, plugins, resume=resume, allow_spec_change=allow_spec_change, quiet=quiet)
+
+
+def start(loaded: LoadedSpec, run_id: str | None, plugins: Iterable[str] = (), **options: Any) -> Outcome:
+    """Train a spec that is loaded already; see `run` for the arguments.
+
+    Args:
+        loaded: A valid spec.
+        run_id: Name of the run folder; None for a new one.
+        plugins: Run plugins beside those that the spec uses.
+        **options: Further arguments of `Execution`.
+    """
+    with preparation(loaded, plugins) as prepared:
+        spec = prepared.loaded.spec
+        run_id = new_run_id(spec.name) if run_id is None else checked_run_id(run_id)
+        return Execution(prepared, PathProvider(spec.output, run_id), **options).run()

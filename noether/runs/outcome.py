@@ -1,4 +1,4 @@
-"""Outcome: how a run ended, and with which metrics."""
+"""Outcome: how a run ended, with its metrics and the text of its error."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from noether.config.secrets import mask
+from noether.errors import NoetherError
+
+
+def describe(error: BaseException) -> str:
+    """Return what an error says, with the notes that name the callback it came from, and without secrets."""
+    text = error.message if isinstance(error, NoetherError) else f"{type(error).__name__}: {error}"
+    notes = getattr(error, "__notes__", [])
+    return mask("\n".join([text, *notes]))
+
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 

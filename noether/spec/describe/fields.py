@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from noether.config.base import _RegistryBase, component_of, names_component
 from noether.config.discriminated import Discriminated
 from noether.errors import PluginError
-from noether.kernel.registry import Component
+from noether.kernel.entries import Component
 
 Path = tuple[str | int, ...]
 

@@ -17,8 +17,7 @@ from noether.checkpoint.state import callback_file
 from noether.checkpoint.step_names import Checkpoint, StepNames
 from noether.core.initializers.weights import run_below
 from noether.errors import NoetherError
-from noether.runs.find_run import find_run
-from noether.runs.run_id import checked_run_id
+from noether.runs.folder.run_folder import checked_run_id, find_run
 
 NASTY = {
     "a path of the parent": "../escaped",

@@ -11,7 +11,7 @@ import noether
 from noether.checkpoint.step_folder import list_steps
 from noether.checkpoint.step_names import StepNames
 from noether.errors import CheckpointError, UsageError
-from noether.runs.lock import RunLock
+from noether.runs.folder.lock import RunLock
 
 
 @pytest.fixture

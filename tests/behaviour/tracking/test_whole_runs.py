@@ -11,7 +11,7 @@ import pytest
 import noether
 from noether.core.trackers import BaseTracker, TrackerError
 from noether.errors import NoetherError
-from noether.runs.lock import RunLock
+from noether.runs.folder.lock import RunLock
 
 TROUBLED = """
 from noether.core.trackers import BaseTracker
@@ -175,7 +175,7 @@ def test_a_sync_imports_no_torch(tracked, fake_server):
     noether.run(tracked(flush_timeout_s=0), run_id="light", quiet=True)
     fake_server.up()
     code = (
-        "import sys\nfrom noether.runs.tracker_sync import sync_trackers\n"
+        "import sys\nfrom noether.runs.tracking.sync import sync_trackers\n"
         "print([synced.error for synced in sync_trackers('light')], 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
