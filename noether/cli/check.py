@@ -2,64 +2,66 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from noether.cli.options import Overrides, Plugins, Spec, Trusted, Unset, in_order
+from noether.cli.options import Spec, SpecOptions
 from noether.errors import NoetherError
 
-EXAMPLE = "Example: noether check specs/experiment.toml -s trainer.precision=bf16"
+if TYPE_CHECKING:
+    from noether.spec.load import LoadedSpec
+
+EXAMPLE = "noether check specs/experiment.toml -s trainer.precision=bf16"
 
 
 def check(
-    ctx: typer.Context,
     spec: Spec,
-    overrides: Overrides = [],
-    unset: Unset = [],
-    plugins: Plugins = [],
-    trusted: Trusted = [],
+    options: SpecOptions,
     deep: Annotated[
         bool,
         typer.Option("--deep", help="Also build everything, and try two updates and a save in a temporary folder."),
     ] = False,
     output: Annotated[
         Literal["text", "json", "github"],
-        typer.Option("--format", help="Who reads the problems: a person, a program, or a GitHub workflow."),
+        typer.Option("--format", help="Format of the problems: for a person, a program, or a GitHub workflow."),
     ] = "text",
 ) -> None:
-    """Validate SPEC without running it: every key, kind and value, all problems at once.
+    """Validate SPEC without running it.
 
-    Exit codes: 0 valid, 2 not.
+    Every key, kind and value is checked, and all problems are shown at once. Exit codes: 0 valid, 2 not valid.
     """
-    from noether.kernel.participant import load_plugins
-    from noether.kernel.registry import use_registry
-    from noether.spec.checks.meaning import meaning_notes
-    from noether.spec.errors.words import toml_path
     from noether.spec.load import load_spec
 
     try:
-        loaded = load_spec(spec, in_order(ctx, overrides, unset), trusted=trusted, plugins=plugins)
-        with use_registry(loaded.registry):
-            load_plugins([*loaded.spec.plugins.use, *plugins])
-            notes = meaning_notes(loaded.spec, plugins=plugins)
+        loaded = load_spec(spec, options.overrides, trusted=options.trusted, plugins=options.plugins)
+        notes = _notes(loaded, options)
         if deep:
             from noether.runs.deep_check import check_deeply
 
-            check_deeply(loaded, plugins)
+            check_deeply(loaded, options.plugins)
     except NoetherError as error:
         if output == "text":
             raise
         _print_problems(error, output)
         raise typer.Exit(error.exit_code) from None
     if output == "text":
-        print(f"{spec}: valid")
-        for line in loaded.notes:
-            print(f"note: {line}")
-        for note in notes:
-            print(f"note: {toml_path(note.path)}: {note.message}")
+        print("\n".join([f"{spec}: valid", *(f"note: {note}" for note in notes)]))
     elif output == "json":
         print("[]")
+
+
+def _notes(loaded: LoadedSpec, options: SpecOptions) -> list[str]:
+    """Return notes on a valid spec: values that may mean something else than the author thinks."""
+    from noether.kernel.participant import load_plugins
+    from noether.kernel.registry import use_registry
+    from noether.spec.checks.meaning import meaning_notes
+    from noether.spec.errors.words import toml_path
+
+    with use_registry(loaded.registry):
+        load_plugins([*loaded.spec.plugins.use, *options.plugins])
+        found = meaning_notes(loaded.spec, plugins=options.plugins)
+    return [*loaded.notes, *(f"{toml_path(note.path)}: {note.message}" for note in found)]
 
 
 def _print_problems(error: NoetherError, output: Literal["json", "github"]) -> None:

@@ -1,63 +1,62 @@
-"""`noether checkpoint`: look at the checkpoints of a run, verify, keep, remove and export them."""
+"""`noether checkpoint`: list, verify, keep, remove and export the checkpoints of a run."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noether.cli.checkpoint_rows import described, print_verdicts, row, verdict_of
-from noether.cli.options import AsJson, Output, RunArgument, Trusted
-from noether.cli.quantities import size_in_words
-from noether.cli.table import print_table
+from noether.cli.options import RUNS, AsJson, Checkpoint, Output, RunArgument, Trusted, verb
+from noether.cli.output import print_facts, print_json, print_table, size_in_words
 
 if TYPE_CHECKING:
     from noether.runs.checkpoints.listing import Listed
+    from noether.runs.checkpoints.verify import Verdict
 
 app = typer.Typer(help="Look after the checkpoints of a run.", no_args_is_help=True, rich_markup_mode=None)
 NameArgument = Annotated[
     str,
     typer.Argument(
         metavar="NAME",
-        help="Which one: latest, last, best_model.<metric>, E…_U…_S…, or the name of its folder.",
+        help="The checkpoint: latest, last, best_model.<metric>, E…_U…_S…, or the name of its folder.",
         show_default=False,
     ),
 ]
-_RUNS = Path("runs")
 
 
-@app.command("list", epilog="Example: noether checkpoint list airfoil-20260102-030405-ab12")
-def list_steps(run: RunArgument, output: Output = _RUNS, as_json: AsJson = False) -> None:
-    """List the checkpoints of RUN, oldest first, with every name that they go by; only manifests are read.
+@verb(app, "list", example="noether checkpoint list airfoil-20260102-030405-ab12")
+def list_steps(run: RunArgument, output: Output = RUNS, as_json: AsJson = False) -> None:
+    """List the checkpoints of RUN.
 
-    Exit codes: 0 done, 2 no such run.
+    The oldest comes first, each with all of its names; only manifests are read. Exit codes: 0 done, 2 no such run.
     """
     steps = _steps(run, output)
     if as_json:
-        print(json.dumps([described(step) for step in steps], indent=1))
+        print_json([_step_json(step) for step in steps])
     else:
-        print_table([row(step) for step in steps])
+        print_table([_step_row(step) for step in steps])
 
 
-@app.command("verify", epilog="Example: noether checkpoint verify airfoil-20260102-030405-ab12 --all --deep")
+@verb(app, "verify", example="noether checkpoint verify airfoil-20260102-030405-ab12 --all --deep")
 def verify(
     run: RunArgument,
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="Which one; unset, the newest.", show_default=False),
+        typer.Argument(metavar="[NAME]", help="The checkpoint; the newest if unset.", show_default=False),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Verify all of them.")] = False,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Also load the tensors: finite, and the same bytes when written anew.")
+        bool, typer.Option("--deep", help="Also load the tensors: all finite, and the same bytes if written again.")
     ] = False,
-    output: Output = _RUNS,
+    output: Output = RUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Hash every byte of a checkpoint of RUN and compare it with what was saved; name each damaged file and why.
+    """Compare a checkpoint of RUN with its hashes.
 
-    Exit codes: 0 valid, 2 no such run, 3 damaged, or there is none.
+    Every file is read, and each damaged one is named with the reason. Exit codes: 0 valid, 2 no such run, 3 damaged, or
+    there is none.
     """
     from noether.errors import CheckpointError, UsageError
     from noether.runs.checkpoints.listing import find_checkpoint
@@ -71,69 +70,67 @@ def verify(
     chosen = steps if every else [find_checkpoint(steps, name) if name else steps[-1]]
     verdicts = [verify_checkpoint(step, deep=deep) for step in chosen]
     if as_json:
-        print(json.dumps([verdict_of(verdict) for verdict in verdicts], indent=1))
+        print_json([_verdict_json(verdict) for verdict in verdicts])
     else:
-        print_verdicts(verdicts)
+        _print_verdicts(verdicts)
     raise typer.Exit(0 if all(verdict.is_valid for verdict in verdicts) else CheckpointError.exit_code)
 
 
-@app.command("show", epilog="Example: noether checkpoint show airfoil-20260102-030405-ab12 latest")
-def show(run: RunArgument, name: NameArgument = "latest", output: Output = _RUNS, as_json: AsJson = False) -> None:
-    """Show what a checkpoint of RUN holds: counters, files, tensors with shapes, and whose state.
+@verb(app, "show", example="noether checkpoint show airfoil-20260102-030405-ab12 latest")
+def show(run: RunArgument, name: NameArgument = "latest", output: Output = RUNS, as_json: AsJson = False) -> None:
+    """Show the content of a checkpoint of RUN.
 
-    Exit codes: 0 done, 2 no such run, 3 no such checkpoint, or a damaged one.
+    Counters, files, tensors with shapes, and the callbacks that have a state. Exit codes: 0 done, 2 no such run, 3 no
+    such checkpoint, or a damaged one.
     """
-    from noether.cli.checkpoint_page import print_contents
     from noether.runs.checkpoints.listing import contents_of, find_checkpoint
 
     contents = contents_of(find_checkpoint(_steps(run, output), name))
     if as_json:
-        print(json.dumps(contents, indent=1))
+        print_json(contents)
     else:
-        print_contents(contents)
+        _print_contents(contents)
 
 
-@app.command("pin", epilog="Example: noether checkpoint pin airfoil-20260102-030405-ab12 E10_U500_S32000")
-def pin(run: RunArgument, name: NameArgument, output: Output = _RUNS) -> None:
-    """Keep a checkpoint of RUN whatever retention says, until it is unpinned; also while the run trains.
+@verb(app, "pin", example="noether checkpoint pin airfoil-20260102-030405-ab12 E10_U500_S32000")
+def pin(run: RunArgument, name: NameArgument, output: Output = RUNS) -> None:
+    """Protect a checkpoint of RUN from retention.
 
-    Exit codes: 0 done, 2 no such run, 3 no such checkpoint.
+    It stays until it is unpinned. Works while the run trains. Exit codes: 0 done, 2 no such run, 3 no such checkpoint.
     """
-    from noether.checkpoint import retention as pins
+    from noether.checkpoint.retention import pin as pin_checkpoint
 
     step = _named(run, name, output)
-    pins.pin(step.folder.parent, step.update)
+    pin_checkpoint(step.folder.parent, step.update)
     print(f"{step.name} is pinned: no pruning removes {step.folder}")
 
 
-@app.command("unpin", epilog="Example: noether checkpoint unpin airfoil-20260102-030405-ab12 E10_U500_S32000")
-def unpin(run: RunArgument, name: NameArgument, output: Output = _RUNS) -> None:
-    """Leave a checkpoint of RUN to retention again.
+@verb(app, "unpin", example="noether checkpoint unpin airfoil-20260102-030405-ab12 E10_U500_S32000")
+def unpin(run: RunArgument, name: NameArgument, output: Output = RUNS) -> None:
+    """Let retention remove a checkpoint of RUN again.
 
     Exit codes: 0 done, 2 no such run, 3 no such checkpoint.
     """
-    from noether.checkpoint import retention as pins
+    from noether.checkpoint.retention import unpin as unpin_checkpoint
 
     step = _named(run, name, output)
-    was_pinned = pins.unpin(step.folder.parent, step.update)
+    was_pinned = unpin_checkpoint(step.folder.parent, step.update)
     print(f"{step.name} is {'no longer pinned' if was_pinned else 'not pinned'}")
 
 
-@app.command("prune", epilog="Example: noether checkpoint prune airfoil-20260102-030405-ab12 --keep-last 1 --dry-run")
+@verb(app, "prune", example="noether checkpoint prune airfoil-20260102-030405-ab12 --keep-last 1 --dry-run")
 def prune(
     run: RunArgument,
     keep_last: Annotated[
         int | None,
-        typer.Option(
-            metavar="N", min=1, help="How many of the newest stay.", show_default="checkpoints.keep_last of the run"
-        ),
+        typer.Option(metavar="N", min=1, help="Keep the newest N.", show_default="checkpoints.keep_last of the run"),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
-    output: Output = _RUNS,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
+    output: Output = RUNS,
 ) -> None:
-    """Remove old checkpoints of RUN; those that a name stands for, and pinned ones, stay.
+    """Remove old checkpoints of RUN.
 
-    Exit codes: 0 done, 2 no such run, or it is still training.
+    Named and pinned ones stay. Exit codes: 0 done, 2 no such run, or it is still training.
     """
     from noether.runs.checkpoints.listing import prune_run
     from noether.runs.folder.run_folder import find_run
@@ -145,19 +142,14 @@ def prune(
         print("nothing to remove")
 
 
-@app.command("export", epilog="Example: noether checkpoint export airfoil-20260102-030405-ab12 --averages ema/0.999")
+@verb(app, "export", example="noether checkpoint export airfoil-20260102-030405-ab12 --averages ema/0.999")
 def export(
     run: RunArgument,
-    checkpoint: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME", help="Which one: latest, last, best_model.<metric>, E…_U…_S…, or the name of its folder."
-        ),
-    ] = "latest",
+    checkpoint: Checkpoint = "latest",
     averages: Annotated[
         str | None,
         typer.Option(
-            metavar="ID/FACTOR", help="The averaged weights that it holds: ema/0.999.", show_default="the live ones"
+            metavar="ID/FACTOR", help="Averaged weights of the checkpoint: ema/0.999.", show_default="the live weights"
         ),
     ] = None,
     form: Annotated[
@@ -165,15 +157,15 @@ def export(
     ] = "safetensors",
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Where to write.", show_default="<run>.<checkpoint>.safetensors or .pt2"),
+        typer.Option(metavar="FILE", help="The file to write.", show_default="<run>.<checkpoint>.safetensors or .pt2"),
     ] = None,
-    output: Output = _RUNS,
+    output: Output = RUNS,
     trusted: Trusted = [],
 ) -> None:
-    """Write the weights of a checkpoint of RUN to a file that needs no Noether to read.
+    """Write the weights of a checkpoint to a file.
 
-    A torch.export program takes the forward properties in the order of the spec, transformed as in training; any batch
-    size. It is compared with the model on a batch before it is written.
+    The file can be read without Noether. A torch.export program takes the forward properties in the order of the spec,
+    transformed as in training; any batch size. It is compared with the model on a batch before it is written.
 
     Exit codes: 0 done, 1 the model cannot be exported, 2 no such run or wrong usage, 3 no such checkpoint.
     """
@@ -196,3 +188,80 @@ def _named(run: str, name: str, output: Path) -> Listed:
     from noether.runs.checkpoints.listing import find_checkpoint
 
     return find_checkpoint(_steps(run, output), name)
+
+
+def _step_row(step: Listed) -> dict[str, str]:
+    """Return the row of a checkpoint in the table."""
+    found = step.manifest
+    return {
+        "name": step.name,
+        "update": str(step.update),
+        "epoch": str(found.epoch) if found else "-",
+        "samples": str(found.sample) if found else "-",
+        "size": size_in_words(step.size) if found else "-",
+        "resumable": "yes" if step.resumable else "no",
+        "pinned": "yes" if step.pinned else "no",
+        "names": ", ".join(step.names) if found else f"damaged: {step.problem}",
+    }
+
+
+def _step_json(step: Listed) -> dict[str, Any]:
+    found = step.manifest
+    return {
+        "name": step.name,
+        "folder": str(step.folder),
+        "update": step.update,
+        "epoch": found.epoch if found else None,
+        "samples": found.sample if found else None,
+        "size": step.size if found else None,
+        "resumable": step.resumable,
+        "pinned": step.pinned,
+        "names": list(step.names),
+        "problem": step.problem,
+    }
+
+
+def _verdict_json(verdict: Verdict) -> dict[str, Any]:
+    damages = [{"file": damage.file, "reason": damage.reason} for damage in verdict.damages]
+    step = verdict.step
+    return {"name": step.name, "folder": str(step.folder), "valid": verdict.is_valid, "damages": damages}
+
+
+def _print_verdicts(verdicts: Sequence[Verdict]) -> None:
+    """Print the verdict on each checkpoint, with its damaged files below it."""
+    for verdict in verdicts:
+        found = verdict.step.manifest
+        content = f"{len(found.files)} files, {size_in_words(verdict.step.size)}" if found else verdict.step.folder.name
+        print(f"{verdict.step.name}: {'valid' if verdict.is_valid else 'damaged'} ({content})")
+        for damage in verdict.damages:
+            print(f"  {damage.file}: {damage.reason}")
+
+
+def _print_contents(contents: Mapping[str, Any]) -> None:
+    """Print the content of a checkpoint: facts, files, tensors."""
+    facts = {
+        "folder": contents["folder"],
+        "names": ", ".join([contents["name"], *contents["names"]]),
+        "counters": f"epoch {contents['epoch']}, update {contents['update']}, {contents['samples']} samples",
+        "resumable": "yes" if contents["resumable"] else "no: it holds a part of the state",
+        "pinned": "yes" if contents["pinned"] else "no",
+        "parent": contents["parent"] or "none",
+        "spec": f"sha256 {contents['spec_sha256'] or 'unknown'}",
+        "ranks": contents["world_size"],
+        "callbacks": ", ".join(contents["callbacks"]) or "none with a state",
+    }
+    print_facts(facts.items())
+    print()
+    print_table([{"file": file["file"], "size": size_in_words(file["size"])} for file in contents["files"]])
+    rows = [
+        {"file": file["file"], "tensor": name, "shape": _shape(tensor["shape"]), "dtype": tensor["dtype"]}
+        for file in contents["files"]
+        for name, tensor in file.get("tensors", {}).items()
+    ]
+    if rows:
+        print()
+        print_table(rows)
+
+
+def _shape(shape: list[int]) -> str:
+    return "x".join(map(str, shape)) or "scalar"

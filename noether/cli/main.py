@@ -1,46 +1,103 @@
-"""The entry of the command line: dispatches verbs and turns errors into one clear message and an exit code."""
+"""The entry of the command line: the verbs, those of plugins among them, and exit codes."""
 
 from __future__ import annotations
 
-import os
 import sys
-from typing import Annotated
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from noether.cli import check, checkpoint, evaluate, plan, plugins, resume, run, spec, tracker, verify_resume
-from noether.cli.options import CommandWithOverrides
-from noether.config.secrets import mask, masked_traceback
+from noether.cli.options import verb
+from noether.cli.output import print_error
+from noether.config.secrets import masked_traceback
 from noether.errors import NoetherError
+from noether.kernel.registry import active_registry
+
+if TYPE_CHECKING:
+    from noether.kernel.entries import Entry
+
+
+class _PluginCommand(TyperCommand):
+    """A verb of a plugin: a typer app, a click command or a function, imported when the verb is called."""
+
+    def __init__(self, name: str, entry: Entry) -> None:
+        super().__init__(name, short_help=f"From {entry.origin}.", add_help_option=False)
+        self.entry = entry
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Leave all arguments to the plugin's own parser."""
+        ctx.args = list(args)
+        return ctx.args  # type: ignore[no-any-return]
+
+    def invoke(self, ctx: Any) -> None:
+        """Import the verb and run it as a command of its own.
+
+        Raises:
+            PluginError: if the import fails, or the imported object cannot be called.
+        """
+        target = active_registry().load("command", self.entry.qualified).target
+        command = target if callable(getattr(target, "main", None)) else typer.main.get_command(_as_app(target))
+        try:
+            command.main(args=ctx.args, prog_name=f"noether {self.name}")
+        except Exception as error:
+            error.add_note(f"raised by the command '{self.name}' of {self.entry.origin}")
+            raise
+
+
+class _Verbs(TyperGroup):
+    """The built-in verbs and those of the entry-point group `noether.commands`; a built-in verb cannot be replaced."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all verbs; a plugin's name that is taken is shown qualified, `x/name`."""
+        entries = active_registry().entries("command")
+        names = Counter([*self.commands, *(entry.name for entry in entries)])
+        return [*self.commands, *(entry.name if names[entry.name] == 1 else entry.qualified for entry in entries)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a verb, or None; imports nothing.
+
+        Raises:
+            PluginError: if two plugins have a verb of this name.
+        """
+        if (found := self.commands.get(cmd_name)) is not None:
+            return found
+        registry = active_registry()
+        if not any(cmd_name in (entry.name, entry.qualified) for entry in registry.entries("command")):
+            return None
+        return _PluginCommand(cmd_name, registry.find("command", cmd_name))
+
 
 app = typer.Typer(
     name="noether",
-    help="Train PyTorch models: a run is one TOML file, and everything that it is made of is a plugin.",
+    cls=_Verbs,
+    help="Train PyTorch models: a run is one TOML file, and every part of it is a plugin.",
     epilog="Example: noether run specs/experiment.toml -s trainer.max_epochs=5",
     no_args_is_help=True,
     rich_markup_mode=None,  # formatting help with rich would cost more than everything else together
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("run", cls=CommandWithOverrides, short_help="Train what a spec describes.", epilog=run.EXAMPLE)(run.run)
-app.command("resume", cls=CommandWithOverrides, short_help="Continue a run.", epilog=resume.EXAMPLE)(resume.resume)
-app.command("eval", short_help="Evaluate a checkpoint of a run.", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
-app.command("check", cls=CommandWithOverrides, short_help="Validate a spec without running it.", epilog=check.EXAMPLE)(
-    check.check
-)
-app.command("plan", cls=CommandWithOverrides, short_help="Say what running a spec would do.", epilog=plan.EXAMPLE)(
-    plan.plan
-)
-app.command(
-    "verify-resume",
-    cls=CommandWithOverrides,
-    short_help="Check that a run which is interrupted ends as if it had not been.",
-    epilog=verify_resume.EXAMPLE,
-)(verify_resume.verify_resume)
+verb(app, "run", example=run.EXAMPLE)(run.run)
+verb(app, "resume", example=resume.EXAMPLE)(resume.resume)
+verb(app, "eval", example=evaluate.EXAMPLE)(evaluate.evaluate)
+verb(app, "check", example=check.EXAMPLE)(check.check)
+verb(app, "plan", example=plan.EXAMPLE)(plan.plan)
+verb(app, "verify-resume", example=verify_resume.EXAMPLE)(verify_resume.verify_resume)
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(spec.app, name="spec")
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(tracker.app, name="tracker")
+
+
+def _as_app(target: Any) -> typer.Typer:
+    if isinstance(target, typer.Typer):
+        return target
+    made = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+    made.command()(target)
+    return made
 
 
 def _print_version(wanted: bool) -> None:
@@ -62,32 +119,12 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; ends the process with the exit code of what happened."""
+    """Run the command line, and end the process with its exit code."""
     try:
         app()
     except NoetherError as error:
-        tell(error)
+        print_error(error)
         sys.exit(error.exit_code)
     except Exception as error:  # a defect: shown as Python does, but without secrets
         print(masked_traceback(error), end="", file=sys.stderr)
         sys.exit(1)
-
-
-def tell(error: NoetherError) -> None:
-    """Print an error as a user meets it: what was found, and what to type."""
-    from noether.spec.errors.problem import InvalidSpecError
-
-    notes = [f"  note: {note}" for note in getattr(error, "__notes__", [])]
-    if isinstance(error, InvalidSpecError):
-        lines = [error.rendered(color=sys.stderr.isatty() and not os.environ.get("NO_COLOR")), *notes]
-    else:
-        lines = [f"error: {error.message}", *notes, *([f"  help: {error.hint}"] if error.hint else [])]
-    text = mask("\n".join(lines))
-    print(text if isinstance(error, InvalidSpecError) else harmless(text), file=sys.stderr)  # one is escaped already
-
-
-def harmless(text: str) -> str:
-    """Return a message, which may quote anything, so that a terminal obeys nothing in it."""
-    from noether.spec.errors.words import visible
-
-    return "\n".join(map(visible, text.split("\n")))

@@ -1,83 +1,149 @@
-"""Options that several verbs share."""
+"""Arguments and options that several verbs share, and the decorator that registers a verb."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="The TOML file of the run.", show_default=False)]
-Overrides = Annotated[
-    list[str],
-    typer.Option(
-        "-s",
-        "--set",
-        metavar="PATH=VALUE",
-        help="Override a value of the spec, or append to a list with PATH+=VALUE; may be repeated.",
-        show_default=False,
-    ),
-]
-Unset = Annotated[
-    list[str],
-    typer.Option(
-        "--unset",
-        metavar="PATH",
-        help="Remove a value of the spec, in its order among -s; may be repeated.",
-        show_default=False,
-    ),
-]
-Plugins = Annotated[
-    list[str],
-    typer.Option("-p", "--plugin", metavar="PLUGIN", help="Use a run plugin; may be repeated.", show_default=False),
-]
-Trusted = Annotated[
-    list[str],
-    typer.Option(
-        "--trust",
-        metavar="PACKAGE",
-        help="Let dotted kinds import this package; may be repeated.",
-        show_default=False,
-    ),
-]
 RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run's folder, or its id below --output.", show_default=False)
+    str, typer.Argument(metavar="RUN", help="A run folder, or a run id below --output.", show_default=False)
+]
+Checkpoint = Annotated[
+    str,
+    typer.Option(
+        "--checkpoint",
+        metavar="NAME",
+        help="The checkpoint: latest, last, best_model.<metric>, E…_U…_S…, or the name of its folder.",
+    ),
 ]
 Output = Annotated[Path, typer.Option(metavar="FOLDER", help="The folder that holds the runs.")]
 Project = Annotated[
     Path | None,
     typer.Option(
-        metavar="FOLDER",
-        help="Where the code of your own is that the run uses.",
-        show_default="the project you stand in",
+        metavar="FOLDER", help="The folder with your own code that the run uses.", show_default="the current project"
+    ),
+]
+Trusted = Annotated[
+    list[str],
+    typer.Option(
+        "--trust", metavar="PACKAGE", help="Let dotted kinds import this package; may be repeated.", show_default=False
     ),
 ]
 AllowSpecChange = Annotated[
-    bool, typer.Option("--allow-spec-change", help="Continue although the spec changes what training computes.")
+    bool, typer.Option("--allow-spec-change", help="Continue although the changed spec alters training.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")]
+ShowTraceback = Annotated[
+    bool, typer.Option("--traceback", help="Print the whole traceback of an error in a callback or model.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+RUNS = Path("runs")
 
 
-class CommandWithOverrides(TyperCommand):
-    """A verb that remembers in which order its options were given: `-s` and `--unset` depend on it."""
+@dataclass(frozen=True, slots=True)
+class SpecOptions:
+    """Values of `-s`, `--unset`, `-p` and `--trust`, which every verb that reads a spec takes.
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse as usual, and note the order."""
-        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
-        ctx.meta[_ORDER] = [parameter.name for parameter in given]
-        return super().parse_args(ctx, args)
+    Attributes:
+        overrides: Values of `-s` and `--unset`, in the order of the command line.
+        plugins: Run plugins to use beside those of the spec.
+        trusted: Packages that dotted kinds may import.
+    """
+
+    overrides: Sequence[str]
+    plugins: Sequence[str]
+    trusted: Sequence[str]
 
 
-def in_order(ctx: typer.Context, overrides: Sequence[str], unset: Sequence[str]) -> list[str]:
-    """Return what `-s` and `--unset` say as one list in the order of the command line."""
-    from noether.spec.read.overrides import Unset as UnsetPath
+def _spec_options(
+    context: typer.Context,
+    overrides: Annotated[
+        list[str],
+        typer.Option(
+            "-s",
+            "--set",
+            metavar="PATH=VALUE",
+            help="Override a value of the spec, or append to a list with PATH+=VALUE; may be repeated.",
+            show_default=False,
+        ),
+    ] = [],
+    unset: Annotated[
+        list[str],
+        typer.Option(
+            metavar="PATH",
+            help="Remove a value of the spec, in its order among -s; may be repeated.",
+            show_default=False,
+        ),
+    ] = [],
+    plugins: Annotated[
+        list[str],
+        typer.Option("-p", "--plugin", metavar="PLUGIN", help="Use a run plugin; may be repeated.", show_default=False),
+    ] = [],
+    trusted: Trusted = [],
+) -> SpecOptions:
+    """Collect the options of a command line; their order decides which override wins."""
+    from noether.spec.read.overrides import Unset
 
-    given = {"overrides": iter(overrides), "unset": map(UnsetPath, unset)}
-    return [next(given[name]) for name in ctx.meta[_ORDER] if name in given]
+    given = {"overrides": iter(overrides), "unset": map(Unset, unset)}
+    in_order = [next(given[name]) for name in context.meta[_ORDER] if name in given]
+    return SpecOptions(in_order, plugins, trusted)
 
 
 _ORDER = "noether.order"
+_SPEC_OPTIONS = inspect.signature(_spec_options, eval_str=True).parameters
+
+
+def verb(app: typer.Typer, name: str, *, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function as the verb `name`; a parameter of type `SpecOptions` becomes the options of its fields.
+
+    Args:
+        app: The group of the verb.
+        name: The word to type.
+        example: A command line, shown below the help.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        app.command(name, cls=_OrderedCommand, epilog=f"Example: {example}")(_with_spec_options(function))
+        return function
+
+    return register
+
+
+def _with_spec_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Return the verb with its `SpecOptions` parameter replaced by the options; typer reads them in its signature."""
+    own = inspect.signature(function, eval_str=True).parameters
+    taking = next((name for name, parameter in own.items() if parameter.annotation is SpecOptions), None)
+    if taking is None:
+        return function
+
+    @wraps(function)
+    def with_options(**values: Any) -> None:
+        shared = {name: values.pop(name) for name in _SPEC_OPTIONS}
+        function(**values, **{taking: _spec_options(**shared)})
+
+    parameters = [
+        shown.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in own.items()
+        for shown in (_SPEC_OPTIONS.values() if name == taking else [parameter])
+    ]
+    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_options
+
+
+class _OrderedCommand(TyperCommand):
+    """A command that keeps the order of its options, which `-s` and `--unset` depend on."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments, and note their order in the context."""
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        ctx.meta[_ORDER] = [parameter.name for parameter in given]
+        return super().parse_args(ctx, args)

@@ -1,45 +1,161 @@
-"""`noether plan`: what a run would do, without training."""
+"""`noether plan`: show what a run would do, without training."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noether.cli.options import AsJson, Overrides, Plugins, Spec, Trusted, Unset, in_order
+from noether.cli.options import AsJson, Spec, SpecOptions
+from noether.cli.output import counted, duration_in_words, picked, print_json, print_section, print_table, size_in_words
 
-EXAMPLE = "Example: noether plan specs/experiment.toml -s trainer.max_epochs=50 --step-time 0.02"
+if TYPE_CHECKING:
+    from noether.runs.plan.plan import Plan, PlannedCheckpoints
+    from noether.runs.plan.plan_callbacks import PlannedCallback, PlannedPass
+
+EXAMPLE = "noether plan specs/experiment.toml -s trainer.max_epochs=50 --step-time 0.02"
+_HOOKS = {
+    "run_started": "when the run starts",
+    "before_training": "before training",
+    "before_optimizer_step": "before each optimizer step",
+    "track_after_accumulation_step": "after each forward pass",
+    "track_after_update_step": "after each update",
+    "at_eval": "at evaluation",
+    "checkpoint_committed": "after each checkpoint",
+    "after_training": "after training",
+    "run_finished": "when the run ends",
+}
+_SHOWN_UPDATES = 6
 
 
 def plan(
-    ctx: typer.Context,
     spec: Spec,
-    overrides: Overrides = [],
-    unset: Unset = [],
+    options: SpecOptions,
     step_time: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", min=0.0, help="Seconds that an update takes, to tell how long training is."),
+        typer.Option(metavar="SECONDS", min=0.0, help="Duration of one update, to estimate the duration of training."),
     ] = None,
-    plugins: Plugins = [],
-    trusted: Trusted = [],
     as_json: AsJson = False,
 ) -> None:
-    """Say what running SPEC would do: updates, batches, callbacks in their order, evaluation, checkpoints, sizes.
+    """Show what running SPEC would do.
 
-    Data and model are built for it; nothing is trained, tracked or left behind. Exit codes: 0 done, 2 wrong spec.
+    Updates, batches, callbacks in their order, evaluation, checkpoints and sizes. Data and model are built for it;
+    nothing is trained, tracked or left behind. Exit codes: 0 done, 2 wrong spec.
     """
-    import dataclasses
-    import json
-
-    from noether.cli.plan_page import print_plan
     from noether.runs.plan.plan import make_plan
     from noether.spec.load import load_spec
 
-    loaded = load_spec(spec, in_order(ctx, overrides, unset), trusted=trusted, plugins=plugins)
-    made = make_plan(loaded, plugins, step_time=step_time)
+    loaded = load_spec(spec, options.overrides, trusted=options.trusted, plugins=options.plugins)
+    made = make_plan(loaded, options.plugins, step_time=step_time)
     if as_json:
-        print(json.dumps(dataclasses.asdict(made), indent=1))
+        print_json(_plan_json(made))
     else:
         print_plan(made)
         for note in loaded.notes:
             print(f"\nnote: {note}")
+
+
+def _plan_json(plan: Plan) -> dict[str, Any]:
+    of_training = (
+        "name device datasets parameters trainable updates_per_epoch samples_left_out effective_batch_size ranks "
+        "batch_size accumulation_steps first_update updates epochs samples hooks seconds"
+    )
+    return {
+        **picked(plan, of_training),
+        "callbacks": [picked(row, "id kind hook interval first every times") for row in plan.callbacks],
+        "passes": [picked(row, "id dataset samples batches times") for row in plan.passes],
+        "checkpoints": picked(plan.checkpoints, "updates kept files optimizer_known naming"),
+    }
+
+
+def print_plan(plan: Plan) -> None:
+    """Print a plan, a section each for training, callbacks, evaluation and checkpoints."""
+    print(f"{plan.name}: {_headline(plan)}")
+    print_section("training", _training(plan))
+    if plan.callbacks:
+        print("\nafter an update, in this order")
+        print_table([_callback_row(row) for row in plan.callbacks], indent="  ")
+    print_section("otherwise", {_HOOKS.get(hook, hook): ", ".join(order) for hook, order in plan.hooks.items()})
+    if plan.passes:
+        print("\nevaluation")
+        print_table([_pass_row(row) for row in plan.passes], indent="  ")
+    print_section("checkpoints", _checkpoints(plan.checkpoints))
+
+
+def _callback_row(row: PlannedCallback) -> dict[str, str]:
+    return {
+        "callback": row.id,
+        "kind": row.kind,
+        "interval": row.interval.replace("=", " = "),
+        "hook": row.hook,
+        "first": "never" if row.first is None else f"update {row.first:,}",
+        "every": counted(row.every, "update") if row.every else "varies",
+        "times": f"{row.times:,}",
+    }
+
+
+def _pass_row(row: PlannedPass) -> dict[str, str]:
+    return {
+        "callback": row.id,
+        "data set": row.dataset,
+        "samples": f"{row.samples:,}",
+        "batches": f"{row.batches:,}",
+        "passes": "when its owner asks" if row.times is None else f"{row.times:,}",
+        "batches in all": "" if row.times is None else f"{row.batches * row.times:,}",
+    }
+
+
+def _headline(plan: Plan) -> str:
+    if not plan.updates:
+        return f"no training, one evaluation, on {plan.device}"
+    return f"{counted(plan.updates - plan.first_update, 'update')} on {plan.device}"
+
+
+def _training(plan: Plan) -> dict[str, str]:
+    sizes = ", ".join(f"{key} {size:,}" for key, size in plan.datasets.items())
+    lines = {"samples": sizes, "model": f"{plan.parameters:,} parameters, {plan.trainable:,} trainable"}
+    if not plan.updates:
+        return lines
+    left_out = f"; {counted(plan.samples_left_out, 'sample')} left out" if plan.samples_left_out else ""
+    lines["update"] = f"{counted(plan.effective_batch_size, 'sample')} = {_batches(plan)}"
+    lines["epoch"] = counted(plan.updates_per_epoch, "update") + left_out
+    lines["whole run"] = " = ".join(
+        (counted(plan.updates, "update"), counted(plan.epochs, "epoch"), counted(plan.samples, "sample"))
+    )
+    if plan.first_update:
+        lines["starts after"] = counted(plan.first_update, "update")
+    if plan.seconds is not None:
+        lines["takes"] = f"{duration_in_words(plan.seconds)} for the updates; evaluation and checkpoints come on top"
+    return lines
+
+
+def _batches(plan: Plan) -> str:
+    ranks = "" if plan.ranks == 1 else f"{plan.ranks} ranks x "
+    steps = counted(plan.accumulation_steps, "accumulation step")
+    return f"{ranks}{steps} of {counted(plan.batch_size, 'sample')}"
+
+
+def _checkpoints(checkpoints: PlannedCheckpoints) -> dict[str, str]:
+    if not checkpoints.updates:
+        return {}
+    of_files = ", ".join(f"{name} {size_in_words(size)}" for name, size in checkpoints.files.items())
+    kept = size_in_words(checkpoints.size * len(checkpoints.kept))
+    lines = {
+        "after update": _shortened(checkpoints.updates),
+        "kept": f"{len(checkpoints.kept)} of {len(checkpoints.updates)}: {_shortened(checkpoints.kept)}",
+        "size": f"about {size_in_words(checkpoints.size)} each, {kept} kept",
+        "files": of_files,
+    }
+    if checkpoints.naming:
+        lines["beside"] = f"the best of {', '.join(checkpoints.naming)}, which stay and are not counted here"
+    if not checkpoints.optimizer_known:
+        lines["not counted"] = "the optimizer's state, which is not known before the first update"
+    return lines
+
+
+def _shortened(updates: Sequence[int]) -> str:
+    shown = [f"{update:,}" for update in updates]
+    if len(shown) > _SHOWN_UPDATES:
+        shown = [*shown[: _SHOWN_UPDATES - 2], "…", shown[-1]]
+    return ", ".join(shown) + (f" ({len(updates):,} in all)" if len(updates) > _SHOWN_UPDATES else "")

@@ -1,18 +1,23 @@
-"""`noether plugins`: what is installed, and what each of it can be told."""
+"""`noether plugins`: the kinds that are installed, and the options of each."""
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 import typer
 
-from noether.cli.options import AsJson, Trusted
-from noether.cli.table import print_table
+from noether.cli.options import AsJson, Trusted, verb
+from noether.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    pass
+    from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
+
+    from noether.kernel.entries import Component
 
 app = typer.Typer(help="Look at what is installed.", no_args_is_help=True, rich_markup_mode=None)
 RoleName = Annotated[
@@ -20,10 +25,24 @@ RoleName = Annotated[
     typer.Option("--role", metavar="ROLE", help="Only this role: callback, model, …", show_default=False),
 ]
 
+_PLACES = {
+    "callback": "[[trainer.callbacks]]",
+    "dataset": "[datasets.train]",
+    "transform": "[[transforms]]",
+    "tracker": "[[trackers]]",
+    "model": "[model]",
+    "trainer": "[trainer]",
+    "initializer": "[initializer]",
+}
+_INLINE = {"loss": "loss_fn", "optimizer": "optimizer", "schedule": "schedule"}
 
-@app.command("list", epilog="Example: noether plugins list --role callback")
+
+@verb(app, "list", example="noether plugins list --role callback")
 def list_plugins(role: RoleName = None, as_json: AsJson = False) -> None:
-    """List every kind that a spec can name, with where it comes from; imports none of it."""
+    """List every kind that a spec can name.
+
+    Each with its distribution; none is imported.
+    """
     from noether.kernel.registry import Registry
 
     entries = Registry.installed().entries(_checked(role))
@@ -32,19 +51,21 @@ def list_plugins(role: RoleName = None, as_json: AsJson = False) -> None:
         for entry in sorted(entries, key=lambda e: (e.role, not e.is_built_in, e.name.lower()))
     ]
     if as_json:
-        print(json.dumps(rows, indent=1))
+        print_json(rows)
     else:
         print_table(rows)
 
 
-@app.command("info", epilog="Example: noether plugins info offline-loss")
+@verb(app, "info", example="noether plugins info offline-loss")
 def info(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="A kind as in a spec.", show_default=False)],
     role: RoleName = None,
     trusted: Trusted = [],
 ) -> None:
-    """Show what KIND is, its options with types and defaults, and a table to paste into a spec."""
-    from noether.cli.kind_page import print_kind
+    """Show a kind and its options.
+
+    Origin, options with types and defaults, and a table to paste into a spec.
+    """
     from noether.kernel.registry import Registry, use_registry
 
     registry = Registry.installed(trusted=trusted, project_folders=(Path.cwd(),))
@@ -52,7 +73,7 @@ def info(
         for number, found in enumerate([_checked(role)] if role else registry.roles_of(kind)):
             if number:
                 print()
-            print_kind(registry.load(found or "callback", kind))
+            _print_kind(registry.load(found or "callback", kind))
 
 
 def _checked(role: str | None) -> str | None:
@@ -67,3 +88,78 @@ def _checked(role: str | None) -> str | None:
         names = ", ".join(found.name for found in GROUPS.values())
         raise UsageError(f"there is no role '{role}'.{did_you_mean(role, known)}", hint=f"roles are {names}")
     return known[role] if role else None
+
+
+def _print_kind(component: Component) -> None:
+    """Print the origin of a kind, its purpose, its options, and an example."""
+    from noether.config.config_class import config_class_of
+    from noether.kernel.entries import PLUGIN
+    from noether.spec.describe.fields import table_class_of
+
+    if component.role == PLUGIN.name:
+        _print_plugin(component)
+        return
+    config_class = config_class_of(component.target, component.role)
+    summary = (inspect.getdoc(component.target) or "").strip().partition("\n")[0]
+    path = f"{component.target.__module__}.{getattr(component.target, '__qualname__', '')}"
+    print(f"{component.role} '{component.kind}' from {component.origin}: {path}\n  {summary}\n")
+    fields = {name: field for name, field in config_class.model_fields.items() if name != "kind"}
+    print_table([_row(name, field) for name, field in fields.items()])
+    for name, field in fields.items():
+        if (table_class := table_class_of(field)) is not None:
+            print(f"\neach table of {name}\n")
+            print_table([_row(*option) for option in table_class.model_fields.items()])
+    print(f"\n{_example(component, config_class)}")
+
+
+def _print_plugin(component: Component) -> None:
+    from noether.kernel.hookspecs import HOOKS
+    from noether.kernel.markers import implementation_options
+
+    hooks = [name for name in HOOKS if implementation_options(getattr(component.target, name, None)) is not None]
+    summary = (inspect.getdoc(component.target) or "").strip().partition("\n")[0]
+    print(f"run plugin '{component.kind}' from {component.origin}\n  {summary}\n")
+    print(f"implements {', '.join(hooks) or 'no hook'}\n")
+    print(f'[plugins]\nuse = ["{component.kind}"]')
+
+
+def _row(name: str, field: FieldInfo) -> dict[str, str]:
+    default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
+    return {
+        "option": name,
+        "type": _type(field.annotation),
+        "default": default,
+        "meaning": " ".join((field.description or "").split()),
+    }
+
+
+def _type(annotation: Any) -> str:
+    """Return a type in the words of a spec: `float | None`, and `table` if a `kind` chooses its options."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        return "table" if hasattr(annotation, "model_fields") else annotation.__name__
+    if get_origin(annotation) in (Union, UnionType):
+        return " | ".join("None" if member is NoneType else _type(member) for member in get_args(annotation))
+    if get_origin(annotation) is Annotated or annotation is Any:
+        return "table"
+    if get_origin(annotation) is list:
+        return f"list[{_type(get_args(annotation)[0])}]"
+    return str(annotation).replace("typing.", "")
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "unset"
+    kind = getattr(value, "kind", None)
+    return json.dumps(kind if kind is not None else value, default=str)
+
+
+def _example(component: Component, config_class: type[BaseModel]) -> str:
+    """Return TOML that names the kind and its required options."""
+    required = [name for name, field in config_class.model_fields.items() if field.is_required()]
+    if component.role in _INLINE:
+        options = "".join(f", {name} = …" for name in required)
+        return f'{_INLINE[component.role]} = {{ kind = "{component.kind}"{options} }}'
+    lines = [_PLACES.get(component.role, ""), f'kind = "{component.kind}"']
+    if getattr(config_class, "needs_interval", False):
+        lines.append("every_n_epochs = 1")
+    return "\n".join([*lines, *(f"{name} = …" for name in required)])

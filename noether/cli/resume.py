@@ -2,75 +2,56 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from noether.cli.options import (
+    RUNS,
     AllowSpecChange,
     Output,
-    Overrides,
-    Plugins,
     Project,
+    Quiet,
     RunArgument,
-    Trusted,
-    Unset,
-    in_order,
+    ShowTraceback,
+    SpecOptions,
 )
 from noether.cli.run import end
 
-EXAMPLE = "Example: noether resume runs/airfoil-20260102-030405-ab12 -s trainer.max_epochs=60"
+EXAMPLE = "noether resume runs/airfoil-20260102-030405-ab12 -s trainer.max_epochs=60"
 
 
 def resume(
-    ctx: typer.Context,
     run: RunArgument,
-    overrides: Overrides = [],
-    unset: Unset = [],
+    options: SpecOptions,
     checkpoint: Annotated[
-        str, typer.Option(metavar="NAME", help="From which checkpoint: auto is the newest sound one.")
+        str, typer.Option(metavar="NAME", help="The checkpoint to continue from; auto is the newest valid one.")
     ] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")] = False,
     allow_spec_change: AllowSpecChange = False,
-    output: Output = Path("runs"),
-    plugins: Plugins = [],
-    trusted: Trusted = [],
+    output: Output = RUNS,
     project: Project = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
-    show_traceback: Annotated[
-        bool, typer.Option("--traceback", help="Show where in the code an error of a callback or model arose.")
-    ] = False,
+    quiet: Quiet = False,
+    show_traceback: ShowTraceback = False,
 ) -> None:
-    """Continue RUN with its own spec, so that it ends with the same bytes as if it had never stopped.
+    """Continue a run that stopped.
 
-    Exit codes are those of `noether run`; a run that has finished already is exit code 0.
+    RUN ends with the same bytes as a run that never stopped. Exit codes are those of `noether run`; a run that has
+    finished already is exit code 0.
     """
     from noether.runs.resume.resume import preview
     from noether.runs.resume.resume import resume as resume_run
 
-    changes = in_order(ctx, overrides, unset)
+    chosen: dict[str, Any] = {
+        "checkpoint": checkpoint,
+        "output": output,
+        "overrides": options.overrides,
+        "plugins": options.plugins,
+        "trusted": options.trusted,
+        "project": project,
+    }
     if dry_run:
-        lines = preview(
-            run,
-            checkpoint=checkpoint,
-            output=output,
-            overrides=changes,
-            plugins=plugins,
-            trusted=trusted,
-            project=project,
-        )
-        print("\n".join(lines))
+        print("\n".join(preview(run, **chosen)))
         return
-    outcome = resume_run(
-        run,
-        checkpoint=checkpoint,
-        output=output,
-        overrides=changes,
-        allow_spec_change=allow_spec_change,
-        plugins=plugins,
-        trusted=trusted,
-        project=project,
-        quiet=quiet,
-    )
+    outcome = resume_run(run, **chosen, allow_spec_change=allow_spec_change, quiet=quiet)
     end(outcome, show_traceback=show_traceback)

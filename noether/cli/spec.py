@@ -1,138 +1,90 @@
-"""`noether spec`: look at specs, compare them, make them, and say what may stand in them."""
+"""`noether spec`: resolve, explain, compare and make specs, and write their schema."""
 
 from __future__ import annotations
 
-import json
 import sys
+import tomllib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noether.cli import spec_init
-from noether.cli.options import AsJson, CommandWithOverrides, Overrides, Spec, Trusted, Unset, in_order
-from noether.cli.text_file import write_text
+from noether.cli.options import RUNS, AsJson, Spec, SpecOptions, Trusted, verb
+from noether.cli.output import print_json, write_text
+from noether.cli.spec_explain import EXAMPLE as EXPLAIN_EXAMPLE
+from noether.cli.spec_explain import explain
+from noether.cli.spec_init import EXAMPLE as INIT_EXAMPLE
+from noether.cli.spec_init import init
+
+if TYPE_CHECKING:
+    from noether.spec.diff import Difference
 
 app = typer.Typer(help="Look at specs and make them.", no_args_is_help=True, rich_markup_mode=None)
-app.command("init", epilog=spec_init.EXAMPLE)(spec_init.init)
-Output = Annotated[
+OutputFile = Annotated[
     Path | None,
     typer.Option("-o", "--output", metavar="FILE", help="Write to this file instead.", show_default=False),
 ]
+_RESOLVED = "spec.resolved.toml"
+
+verb(app, "init", example=INIT_EXAMPLE)(init)
 
 
-@app.command(
-    "resolve",
-    cls=CommandWithOverrides,
-    epilog="Example: noether spec resolve specs/experiment.toml -o resolved.toml",
-)
-def resolve(
-    ctx: typer.Context,
-    spec: Spec,
-    overrides: Overrides = [],
-    unset: Unset = [],
-    trusted: Trusted = [],
-    output: Output = None,
-) -> None:
-    """Print SPEC with every default and where every kind comes from; running that is the same run.
+@verb(app, "resolve", example="noether spec resolve specs/experiment.toml -o resolved.toml")
+def resolve(spec: Spec, options: SpecOptions, output: OutputFile = None) -> None:
+    """Print SPEC with every default.
 
-    Reads no data: what a model infers from its first sample, such as the number of inputs, stays unset.
+    The output also holds the origin of every kind; running it is the same run. Reads no data: sizes that a model infers
+    from its first sample, such as the number of inputs, stay unset.
     """
     from noether.kernel.registry import use_registry
     from noether.spec.load import load_spec
     from noether.spec.resolve import resolved_toml
 
-    loaded = load_spec(spec, in_order(ctx, overrides, unset), trusted=trusted)
+    loaded = load_spec(spec, options.overrides, trusted=options.trusted, plugins=options.plugins)
     with use_registry(loaded.registry):
         _write(resolved_toml(loaded.spec), output)
 
 
-@app.command(
-    "explain",
-    cls=CommandWithOverrides,
-    epilog="Example: noether spec explain trainer.max_epochs specs/experiment.toml",
-)
-def explain(
-    ctx: typer.Context,
-    key: Annotated[
-        str,
-        typer.Argument(
-            metavar="KEY", help="A key as -s takes it: trainer.callbacks[val].max_size.", show_default=False
-        ),
-    ],
-    spec: Annotated[
-        Path | None, typer.Argument(metavar="[SPEC]", help="The TOML file of the run.", show_default=False)
-    ] = None,
-    overrides: Overrides = [],
-    unset: Unset = [],
-    trusted: Trusted = [],
-    as_json: AsJson = False,
-) -> None:
-    """Say what KEY means: type, unit, default, what it may be; with SPEC also its value and who set it."""
-    from noether.cli.explanation import print_explanation, print_meanings
-    from noether.errors import UsageError
-    from noether.kernel.registry import Registry, use_registry
-    from noether.spec.describe.explain import documented, explained
-    from noether.spec.load import load_spec
-
-    if spec is not None:
-        loaded = load_spec(spec, in_order(ctx, overrides, unset), trusted=trusted)
-        with use_registry(loaded.registry):
-            print_explanation(explained(key, loaded), as_json=as_json)
-    elif overrides or unset:
-        option = "-s" if overrides else "--unset"
-        hint = f"noether spec explain {key} SPEC {option} …"
-        raise UsageError(f"{option} goes with a spec, which is missing", hint=hint)
-    else:
-        with use_registry(Registry.installed(trusted=trusted, project_folders=(Path.cwd(),))):
-            print_meanings(key, documented(key), as_json=as_json)
+verb(app, "explain", example=EXPLAIN_EXAMPLE)(explain)
 
 
-@app.command("diff", epilog="Example: noether spec diff specs/experiment.toml runs/terrain-20260401-101500-ab12")
+@verb(app, "diff", example="noether spec diff specs/experiment.toml runs/terrain-20260401-101500-ab12")
 def diff(
     left: Annotated[str, typer.Argument(metavar="A", help="A spec, a run folder or a run id.", show_default=False)],
-    right: Annotated[str, typer.Argument(metavar="B", help="What to compare with.", show_default=False)],
+    right: Annotated[str, typer.Argument(metavar="B", help="The one to compare with.", show_default=False)],
     trusted: Trusted = [],
-    output: Annotated[str, typer.Option("--runs", metavar="FOLDER", help="Where run ids are looked up.")] = "runs",
+    runs: Annotated[Path, typer.Option("--runs", metavar="FOLDER", help="The folder that holds the runs.")] = RUNS,
     as_json: AsJson = False,
 ) -> None:
-    """List the keys in which A and B differ, with both values; every default counts.
+    """List the keys in which A and B differ.
 
-    A run also holds what it found out when it began, such as its device and the sizes of the model.
+    Both values are shown, and every default counts. The spec of a run also holds values found at its start, such as the
+    device and the sizes of the model.
 
     Exit codes: 0 they mean the same, 1 they differ, 2 one of them cannot be read.
     """
-    from noether.cli.spec_sides import tables_of
-    from noether.spec.diff import ABSENT, differences
-    from noether.spec.errors.words import toml_literal
+    from noether.spec.diff import differences
 
-    found = differences(*(tables_of(side, Path(output), trusted) for side in (left, right)))
+    found = differences(*(_tables_of(side, runs, trusted) for side in (left, right)))
     if as_json:
-        print(json.dumps([_row(difference.key, difference.left, difference.right) for difference in found], indent=1))
-    elif found:
-        print(f"- {left}\n+ {right}")
-        for difference in found:
-            print(f"\n{difference.key}")
-            for sign, value in (("-", difference.left), ("+", difference.right)):
-                print(f"  {sign} {'unset' if value is ABSENT else toml_literal(value)}")
+        print_json([_difference_json(difference) for difference in found])
     else:
-        print("no difference")
+        _print_differences(left, right, found)
     raise typer.Exit(1 if found else 0)
 
 
-def _row(key: str, left: object, right: object) -> dict[str, object]:
-    from noether.spec.diff import ABSENT
+@verb(app, "schema", example="noether spec schema -o .noether/spec.schema.json")
+def schema(output: OutputFile = None, trusted: Trusted = []) -> None:
+    """Print the JSON Schema of specs.
 
-    return {"key": key} | {name: value for name, value in (("left", left), ("right", right)) if value is not ABSENT}
+    It knows every kind that is installed.
 
-
-@app.command("schema", epilog="Example: noether spec schema -o .noether/spec.schema.json")
-def schema(output: Output = None, trusted: Trusted = []) -> None:
-    """Print the JSON Schema of every spec that is valid with what is installed.
-
-    An editor that checks TOML with it (tombi, or its plugin for your editor) completes keys and kinds and marks what is
-    wrong. Name the file in a spec's first line: `#:schema ../.noether/spec.schema.json`.
+    An editor that checks TOML with it (tombi, or its plugin for your editor) completes keys and kinds and marks
+    mistakes. Name the file in a spec's first line: `#:schema ../.noether/spec.schema.json`.
     """
+    import json
+
     from noether.kernel.registry import Registry
     from noether.spec.schema import schema_of
 
@@ -142,35 +94,63 @@ def schema(output: Output = None, trusted: Trusted = []) -> None:
     _write(json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False) + "\n", output)
 
 
-@app.command("migrate", epilog="Example: noether spec migrate old.toml --write")
-def migrate(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The spec.", show_default=False)],
-    write: Annotated[bool, typer.Option("--write", help="Change the file; its comments stay.")] = False,
-) -> None:
-    """Say what changes to bring FILE to the newest format of specs, and with --write change it.
-
-    A run needs none of it: an older file is understood as it is, with a note.
-    """
-    from noether.spec.migrations import migrate_table, migrate_text, newest_version, pending
-    from noether.spec.read.document import read_document
-
-    document = read_document(file)
-    if not pending(document.table):
-        print(f"{file}: spec = {newest_version()} is the newest format; nothing to migrate")
-        return
-    text, notes = migrate_text(document.text) if write else ("", migrate_table(document.table)[1])
-    for note in notes:
-        print(f"{file}: {note}")
-    if write:
-        write_text(file, text)
-        print(f"{file}: now spec = {newest_version()}")
-    else:
-        print(f"{file}: would be spec = {newest_version()}; noether spec migrate {file} --write changes it")
-
-
 def _write(text: str, output: Path | None) -> None:
     if output is None:
         print(text, end="")
     else:
         write_text(output, text)
         print(f"wrote {output}")
+
+
+def _difference_json(difference: Difference) -> dict[str, Any]:
+    """Return a key with the values of both sides; a side without a value is left out."""
+    from noether.spec.diff import ABSENT
+
+    sides = {"left": difference.left, "right": difference.right}
+    return {"key": difference.key} | {side: value for side, value in sides.items() if value is not ABSENT}
+
+
+def _print_differences(left: str, right: str, found: Iterable[Difference]) -> None:
+    from noether.spec.diff import ABSENT
+    from noether.spec.errors.words import toml_literal
+
+    print(f"- {left}\n+ {right}" if found else "no difference")
+    for difference in found:
+        print(f"\n{difference.key}")
+        for sign, value in (("-", difference.left), ("+", difference.right)):
+            print(f"  {sign} {'unset' if value is ABSENT else toml_literal(value)}")
+
+
+def _tables_of(side: str, runs: Path, trusted: Iterable[str]) -> dict[str, Any]:
+    """Return the resolved tables of a spec or a run.
+
+    The resolved spec of a run is not validated, so that runs of components that are not installed can be compared.
+
+    Raises:
+        SpecError: if there is no spec or run of this name, or the spec is wrong.
+    """
+    from noether.kernel.registry import use_registry
+    from noether.spec.load import load_spec
+    from noether.spec.resolve import resolved_tables
+
+    for folder in (Path(side), runs / side):
+        if (folder / _RESOLVED).is_file():
+            return tomllib.loads((folder / _RESOLVED).read_text(encoding="utf-8"))
+    loaded = load_spec(_spec_file(side, runs), trusted=trusted)
+    with use_registry(loaded.registry):
+        return resolved_tables(loaded.spec)
+
+
+def _spec_file(side: str, runs: Path) -> Path:
+    from noether.errors import SpecError
+    from noether.kernel.names import did_you_mean
+
+    if Path(side).is_dir():
+        raise SpecError(f"{side} is not a run folder: it has no {_RESOLVED}")
+    if not Path(side).exists() and not side.endswith(".toml"):
+        known = sorted(folder.name for folder in runs.iterdir()) if runs.is_dir() else []
+        raise SpecError(
+            f"there is no spec or run {side!r}.{did_you_mean(side, known)}",
+            hint=f"a run id is looked up in {runs}; --runs names another folder",
+        )
+    return Path(side)

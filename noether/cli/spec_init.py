@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from noether.cli.text_file import write_text
+from noether.cli.output import write_text
 
 if TYPE_CHECKING:
     from noether.spec.scaffold import Content
 
-EXAMPLE = "Example: noether spec init specs/wing.toml --data data/wing.npz --targets pressure"
+EXAMPLE = "noether spec init specs/wing.toml --data data/wing.npz --targets pressure"
 
 
 def init(
@@ -31,13 +31,14 @@ def init(
     ] = "",
     model: Annotated[str, typer.Option(metavar="KIND", help="The model.")] = "mlp",
     name: Annotated[str | None, typer.Option(help="Name of the run.", show_default="the file's")] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="How long to train.")] = 20,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples in one update.")] = 64,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs to train for.")] = 20,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples of one update.")] = 64,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
 ) -> None:
-    """Write a spec with comments that runs as it is; nothing is asked, and no file is overwritten.
+    """Write a first spec, with comments.
 
-    Without --data it learns which digit an image shows, from images that come with scikit-learn.
+    It runs as it is. Nothing is asked, and no file is overwritten. Without --data, the spec trains on handwritten
+    digits, images that come with scikit-learn.
     """
     from noether.errors import UsageError
     from noether.kernel.registry import active_registry
@@ -53,7 +54,7 @@ def init(
 
 
 def _content(data: Path, spec: Path, inputs: list[str], targets: list[str]) -> Content:
-    """Read the arrays of a data file and say what a spec for it is about."""
+    """Read the arrays of a data file, and return the parts of a spec that depend on them."""
     from noether.data.sources.columns import facts_of, read_columns
     from noether.spec.scaffold import content_of_file
 
@@ -67,5 +68,5 @@ def _names(text: str) -> list[str]:
 
 
 def _plain(stem: str) -> str:
-    """Return a file's name as the name of a run."""
+    """Return the name of a run made from the name of a file."""
     return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("._-") or "run"

@@ -1,20 +1,18 @@
-"""`noether tracker`: what the trackers of a run have, and have not."""
+"""`noether tracker`: deliver to trackers the metrics that they missed."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from noether.cli.options import AsJson, Output, RunArgument, Trusted
+from noether.cli.options import RUNS, AsJson, Output, RunArgument, Trusted, verb
+from noether.cli.output import picked, print_json
 
 if TYPE_CHECKING:
     from noether.runs.tracking.sync import Synced
 
-app = typer.Typer(help="Bring trackers what they missed.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Deliver metrics that trackers missed.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()
@@ -22,35 +20,35 @@ def _verbs() -> None:
     """Keep `sync` a verb of its own: typer would make a single command the whole group."""
 
 
-@app.command("sync", epilog="Example: noether tracker sync runs/airfoil-20260102-030405-ab12")
+@verb(app, "sync", example="noether tracker sync runs/airfoil-20260102-030405-ab12")
 def sync(
     run: RunArgument,
-    output: Output = Path("runs"),
+    output: Output = RUNS,
     trusted: Trusted = [],
     as_json: AsJson = False,
 ) -> None:
-    """Deliver what the trackers of RUN missed, and how it ended.
+    """Deliver what the trackers of RUN missed: metrics, files, and the status in which the run ended.
 
-    For a run that finished, failed or was killed while a tracker was down, from the files in its folder. What a tracker
-    has already is not sent again. Exit codes: 0 the trackers have everything, 1 one of them still cannot be reached,
-    2 wrong usage, or the run has not ended.
+    For a run that finished, failed or was killed while a tracker was down. Everything is read from the run folder, and
+    nothing is sent twice. Exit codes: 0 the trackers have everything, 1 a tracker still cannot be reached, 2 wrong
+    usage, or the run has not ended.
     """
     from noether.runs.tracking.sync import sync_trackers
 
     results = []
     for synced in sync_trackers(run, output=output, trusted=trusted):
-        results.append(synced)
+        results.append(picked(synced, "tracker lines files status where missing error"))
         if not as_json:
-            print(_told(synced), flush=True)
+            print(_line(synced), flush=True)
     if as_json:
-        print(json.dumps([asdict(synced) for synced in results]))
+        print_json(results, in_one_line=True)
     elif not results:
         print("the run has no tracker that keeps metrics")
-    if any(synced.error for synced in results):
+    if any(row["error"] for row in results):
         raise typer.Exit(1)
 
 
-def _told(synced: Synced) -> str:
+def _line(synced: Synced) -> str:
     from noether.config.secrets import mask
 
     got = f"{synced.lines} metric lines and {synced.files} files"

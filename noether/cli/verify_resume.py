@@ -1,65 +1,61 @@
-"""`noether verify-resume`: a run that is interrupted and continued ends with the same bytes as one that is not."""
+"""`noether verify-resume`: compare a run that is interrupted and resumed with one that is not, bit by bit."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noether.cli.options import AsJson, Overrides, Plugins, Spec, Trusted, Unset, in_order
+from noether.cli.options import AsJson, Spec, SpecOptions
+from noether.cli.output import counted, picked, print_json, print_table
 
-EXAMPLE = "Example: noether verify-resume specs/experiment.toml --at 3,40,217"
+if TYPE_CHECKING:
+    from noether.runs.verify.verify_resume import Report
+
+EXAMPLE = "noether verify-resume specs/experiment.toml --at 3,40,217"
 
 
 def verify_resume(
-    ctx: typer.Context,
     spec: Spec,
-    overrides: Overrides = [],
-    unset: Unset = [],
+    options: SpecOptions,
     at: Annotated[
         str | None,
         typer.Option(
             metavar="U1,U2,…",
-            help="After which updates to interrupt.",
+            help="The updates after which to interrupt.",
             show_default="the first, the middle and end of an epoch, the last but one",
         ),
     ] = None,
     updates: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=2, help="Train this many updates.", show_default="two epochs, or one where it is long"
+            metavar="N", min=2, help="Train this many updates.", show_default="two epochs, or one if it is long"
         ),
     ] = None,
-    plugins: Plugins = [],
-    trusted: Trusted = [],
     as_json: AsJson = False,
 ) -> None:
-    """Run SPEC twice, straight and interrupted by SIGTERM and resumed, and compare everything bit by bit.
+    """Check that an interrupted run ends with the same bytes.
 
-    Both runs are shortened, track nothing, and are made in a temporary folder that is removed. At every interruption
-    and at the end, weights, optimizer, averages, states of callbacks, random generators and counters are compared, and
-    the metrics but for what the clock decides.
+    Runs SPEC twice, straight and interrupted by SIGTERM, both shortened, without trackers and in a temporary folder.
+    At every interruption and at the end, weights, optimizer, averages, states of callbacks, random generators, counters
+    and metrics are compared bit by bit; measured times are left out.
 
-    Exit codes: 0 equal, 1 not, 2 wrong spec or usage.
+    Exit codes: 0 equal, 1 different, 2 wrong spec or usage.
     """
-    import dataclasses
-    import json
-
-    from noether.cli.verify_resume_page import print_report
     from noether.runs.verify.verify_resume import verify_resume as verify
 
     report = verify(
         spec,
-        overrides=in_order(ctx, overrides, unset),
+        overrides=options.overrides,
         at=None if at is None else _numbers(at),
         updates=updates,
-        plugins=plugins,
-        trusted=trusted,
+        plugins=options.plugins,
+        trusted=options.trusted,
     )
     if as_json:
-        print(json.dumps(dataclasses.asdict(report), indent=1))
+        print_json(_report_json(report))
     else:
-        print_report(report)
+        _print_report(report)
     raise typer.Exit(0 if report.is_equal else 1)
 
 
@@ -70,3 +66,30 @@ def _numbers(text: str) -> list[int]:
         return sorted({int(number) for number in text.split(",")})
     except ValueError as error:
         raise UsageError(f"--at {text}: expected numbers of updates", hint="for example --at 3,40,217") from error
+
+
+def _report_json(report: Report) -> dict[str, Any]:
+    points = [picked(point, "where what difference more before_any") for point in report.points]
+    return {**picked(report, "name updates updates_per_epoch not_compared forgotten"), "points": points}
+
+
+def _print_report(report: Report) -> None:
+    print(f"{report.name}: {report.updates} updates straight and interrupted, {report.updates_per_epoch} an epoch")
+    print_table(
+        [
+            {"point": point.where, "compared": point.what, "result": "differs" if point.difference else "equal"}
+            for point in report.points
+        ]
+    )
+    for place in report.not_compared:
+        print(f"not compared, because it differs in every run: {place}")
+    for point in report.points:
+        if point.difference:
+            more = f" (and {counted(point.more, 'more file')})" if point.more else ""
+            print(f"\n{point.where}{more}\n  {point.difference}")
+    if any(point.before_any and point.difference for point in report.points):
+        print("\nthis differs before the first interruption: the run itself is not repeatable")
+    if report.forgotten:
+        print("\n" + "\n".join(report.forgotten))
+        print("  help: return it from state_dict(), and restore it in load_state_dict()")
+    print("\nthe interrupted run equals the straight one, bit by bit" if report.is_equal else "\nthe runs differ")

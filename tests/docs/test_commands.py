@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import tomllib
+from collections.abc import Collection
 
 import click
 import pytest
@@ -20,9 +22,17 @@ def commands_in(page) -> list[str]:
     return [line for line in lines if line.startswith("noether ")] + _IN_PROSE.findall(page.prose)
 
 
-def problem_of(line: str) -> str | None:
-    """Return what the command does not know in a line; words in capitals stand for anything."""
+def own_verbs(page) -> set[str]:
+    """Return the verbs that a page adds with a plugin of its own."""
+    points = [tomllib.loads(block.text).get("project", {}).get("entry-points", {}) for block in page.blocks("toml")]
+    return {verb for groups in points for verb in groups.get("noether.commands", {})}
+
+
+def problem_of(line: str, added: Collection[str] = ()) -> str | None:
+    """Return the part of a line that the command does not know; words in capitals stand for anything."""
     command: click.Command = typer.main.get_command(app)
+    if line.split()[1].rpartition("/")[2] in added:
+        return None
     for word in shlex.split(line, comments=True)[1:]:
         if word.startswith("-"):
             known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
@@ -36,9 +46,10 @@ def problem_of(line: str) -> str | None:
 
 
 def test_every_command_that_a_page_mentions_exists(pages):
-    lines = [(page.path.name, line) for page in pages for line in commands_in(page)]
+    lines = [(page, line) for page in pages for line in commands_in(page)]
     assert len(lines) > 10
-    assert [(name, problem) for name, line in lines if (problem := problem_of(line))] == []
+    problems = [(page.path.name, problem_of(line, own_verbs(page))) for page, line in lines]
+    assert [(name, problem) for name, problem in problems if problem] == []
 
 
 @pytest.mark.parametrize("line", ["noether train x.toml", "noether run x.toml --fast", "noether plugins remove x"])

@@ -65,6 +65,7 @@ def test_an_installed_plugin_is_listed_and_not_imported(noether_command, install
         ("huber", "delta"),
         ("normalize", "method"),
         ("torch.nn.Linear", "in_features"),
+        ("torch.nn:Linear", "in_features"),
     ],
 )
 def test_plugins_info_shows_origin_and_options(noether_command, kind, option):
@@ -96,6 +97,15 @@ def test_check_and_plan_tell_of_an_id_that_may_surprise(noether_command, spec_fi
     note = 'note: trainer.callbacks.1: its id is "checkpoint-2", because trainer.callbacks.0 has the id "checkpoint"\n'
     for verb in ("check", "plan"):
         assert note in noether_command(verb, spec).out
+
+
+def test_plugins_info_of_a_class_in_a_module_without_a_package(noether_command, workplace):
+    (workplace / "mine.py").write_text(
+        "import torch\n\n\nclass Net(torch.nn.Module):\n    def __init__(self, width: int) -> None: ...\n"
+    )
+    ended = noether_command("plugins", "info", "mine:Net")
+    assert (ended.code, ended.err) == (0, "")
+    assert any(line.startswith("width ") for line in ended.out.splitlines())
 
 
 def test_plugins_info_of_an_unknown_kind(refusal):

@@ -41,7 +41,7 @@ def test_a_run_that_resumes_exactly_is_equal_at_every_interruption_and_at_the_en
         "end after update 12",
     ]
     assert {line.split()[-1] for line in lines[2:8]} == {"equal"}
-    assert lines[-1] == "the interrupted run is the straight one, bit by bit"
+    assert lines[-1] == "the interrupted run equals the straight one, bit by bit"
 
 
 def test_nothing_is_left_behind(verify, workplace):
@@ -85,7 +85,7 @@ def test_a_run_that_ends_elsewhere_is_told(verify):
 def test_a_run_that_is_another_one_each_time_is_told_so(verify):
     ended = verify(lab_callback("Moody"), options=["--at", "3"])
     assert ended.code == 1
-    assert "this differs before anything was interrupted: the run itself is not repeatable" in ended.out
+    assert "this differs before the first interruption: the run itself is not repeatable" in ended.out
 
 
 def test_a_run_that_ends_before_the_first_interruption_is_refused(verify):
@@ -97,7 +97,7 @@ def test_a_run_that_ends_before_the_first_interruption_is_refused(verify):
 def test_what_the_clock_decides_is_no_difference_and_is_told(verify):
     ended = verify(lab_callback("Clock"))
     assert ended.code == 0
-    assert "not compared, because it is another in every run: clock" in ended.out
+    assert "not compared, because it differs in every run: clock" in ended.out
 
 
 def test_a_state_that_cannot_be_restored_is_told_with_the_callback(verify):

@@ -9,7 +9,7 @@ import tomli_w
 
 import noether
 from noether.cli.main import main
-from noether.cli.plan_page import print_plan
+from noether.cli.plan import print_plan
 from noether.kernel.participant import Participant
 from noether.runs.plan.plan_callbacks import planned_callbacks
 from noether.runs.prepare import rehearsal

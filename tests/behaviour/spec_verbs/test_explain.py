@@ -86,7 +86,6 @@ def test_what_is_unset_is_explained_by_its_default(noether_command, experiment):
         ["explain", "trainer.max_epochs"],
         ["explain", "trainer.callbacks.0.every_n_epochs"],
         ["init", "new.toml"],
-        ["migrate", "a.toml"],
     ],
     ids=" ".join,
 )
@@ -98,3 +97,8 @@ def test_what_needs_no_torch_does_not_import_it(arguments, experiment):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("verb", ["resolve", "explain", "diff", "schema", "init"])
+def test_help_has_an_example(noether_command, verb):
+    assert f"Example: noether spec {verb}" in noether_command("spec", verb, "--help").out

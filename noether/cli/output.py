@@ -1,0 +1,131 @@
+"""Output of the command: tables, facts, JSON, numbers in words, text files and errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from noether.config.secrets import mask
+from noether.errors import NoetherError, StorageError, UsageError
+from noether.spec.errors.words import visible
+
+_WIDEST = 30
+"""Characters: a longer name in a list of facts does not widen the column of names."""
+
+
+def print_table(rows: Sequence[Mapping[str, object]], *, indent: str = "") -> None:
+    """Print rows with the same keys below a header, never wrapped or cut; columns of numbers end at the right."""
+    if not rows:
+        print(f"{indent}nothing found")
+        return
+    lines = [[key.upper() for key in rows[0]], *([_cell(value) for value in row.values()] for row in rows)]
+    columns = list(zip(*lines, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    aligned = [str.rjust if all(map(_is_number, column[1:])) else str.ljust for column in columns]
+    for line in lines:
+        cells = (align(cell, width) for align, cell, width in zip(aligned, line, widths, strict=True))
+        print(f"{indent}{'  '.join(cells)}".rstrip())
+
+
+def print_facts(facts: Iterable[tuple[str, object]], *, indent: str = "") -> None:
+    """Print names and values in two columns."""
+    lines = [(_cell(name), _cell(value)) for name, value in facts]
+    width = max((len(name) for name, _ in lines if len(name) <= _WIDEST), default=0)
+    for name, value in lines:
+        print(f"{indent}{name.ljust(width)}  {value}".rstrip())
+
+
+def print_section(title: str, facts: Mapping[str, object]) -> None:
+    """Print facts below a title; print nothing if there are none."""
+    if facts:
+        print(f"\n{title}")
+        print_facts(facts.items(), indent="  ")
+
+
+def picked(found: object, names: str) -> dict[str, Any]:
+    """Return the named attributes of an object, for JSON; other attributes stay internal."""
+    return {name: getattr(found, name) for name in names.split()}
+
+
+def print_json(value: Any, *, in_one_line: bool = False) -> None:
+    """Print a value as JSON, without secrets."""
+    print(mask(json.dumps(value, indent=None if in_one_line else 1)))
+
+
+def print_error(error: NoetherError) -> None:
+    """Print an error to standard error: the message, its notes, and the help."""
+    from noether.spec.errors.problem import InvalidSpecError
+
+    notes = [f"note: {note}" for note in getattr(error, "__notes__", [])]
+    if isinstance(error, InvalidSpecError):
+        text = error.rendered(color=sys.stderr.isatty() and not os.environ.get("NO_COLOR"))  # escaped already
+        print(mask("\n".join([text, *(f"  {note}" for note in notes)])), file=sys.stderr)
+    else:
+        print_problem(error.message, [*notes, *([f"help: {error.hint}"] if error.hint else [])])
+
+
+def print_problem(message: str, lines: Sequence[str]) -> None:
+    """Print a message with indented lines below it to standard error, secrets masked, control characters escaped."""
+    text = mask("\n".join([f"error: {message}", *(f"  {line}" for line in lines)]))
+    print("\n".join(map(visible, text.split("\n"))), file=sys.stderr)
+
+
+def size_in_words(number: int) -> str:
+    """Return a number of bytes in words: `412 B`, `1.6 MiB`."""
+    value, unit = float(number), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{number} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def counted(number: float, unit: str) -> str:
+    """Return a number with its unit, singular or plural: `1 update`, `2.5 epochs`."""
+    text = f"{number:,.2f}".rstrip("0").rstrip(".") if isinstance(number, float) else f"{number:,}"
+    return f"{text} {unit}{'' if number == 1 else 's'}"
+
+
+def duration_in_words(seconds: float) -> str:
+    """Return a duration with its two largest units: `3.2 s`, `1 d 4 h`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
+    return " ".join([f"{value} {unit}" for value, unit in parts if value][:2])
+
+
+def write_text(path: Path, text: str, *, replace: bool = True) -> None:
+    """Write a file as UTF-8, and make its folder if it is missing.
+
+    Args:
+        path: The file.
+        text: Its content; line ends stay as they are.
+        replace: Overwrite a file that exists.
+
+    Raises:
+        UsageError: if the file exists and `replace` is False.
+        StorageError: if the disk refuses.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w" if replace else "x", encoding="utf-8", newline="") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise UsageError(f"{path} exists already", hint="choose another name, or remove it first") from error
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _cell(value: object) -> str:
+    return visible(str(value))
+
+
+def _is_number(cell: str) -> bool:
+    return cell.replace(",", "").isdigit()

@@ -1,0 +1,37 @@
+"""The plugin of the page about commands, made of its own code blocks and installed with pip."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).parents[3] / "docs/how-to/add-a-command.md"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A folder of installed packages that holds nothing but the plugin."""
+    package = tmp_path / "noether-plugin-disk"
+    package.mkdir()
+    for language in ("toml", "python"):
+        for text in re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), flags=re.DOTALL):
+            (package / text.partition("\n")[0].removeprefix("# ")).write_text(text)
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target"]
+    subprocess.run([*install, str(tmp_path / "site"), str(package)], check=True, capture_output=True)
+    return tmp_path / "site"
+
+
+@pytest.mark.slow
+def test_an_installed_command_is_listed_and_called(site: Path, workplace: Path) -> None:
+    def noether(*arguments: str) -> str:
+        command = [sys.executable, "-m", "noether", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(site)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert "From noether-plugin-disk 0.1." in noether("--help")
+    Path("runs/one").mkdir(parents=True)
+    Path("runs/one/log.txt").write_text("x" * 2000)
+    assert noether("disk-usage", "runs/one") == "runs/one: 2,000 bytes\n"
