@@ -13,7 +13,8 @@ from torch import Tensor
 
 from noether.checkpoint.step_folder import read_step
 from noether.config.components import CallBackBaseConfig
-from noether.core.callbacks.periodic import PeriodicDataIteratorCallback, iterator_callbacks
+from noether.core.callbacks.iterating import iterator_callbacks
+from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.data.dataset import length_of
 from noether.errors import NoetherError
 from noether.kernel.markers import hookimpl
@@ -23,7 +24,8 @@ from noether.runs.outcome import describe
 from noether.runs.prepare import Run, rehearsal
 from noether.spec.checks.meaning import interval_findings
 from noether.spec.describe.fields import Path, configs_in
-from noether.spec.errors.problem import InvalidSpecError, Problem, quoted
+from noether.spec.errors.problem import InvalidSpecError, Problem
+from noether.spec.errors.words import quoted
 from noether.spec.load import LoadedSpec
 from noether.spec.model import RunSpec
 from noether.spec.read.layering import located

@@ -259,7 +259,7 @@ def process_state(spec: RunSpec, device: torch.device) -> Iterator[None]:
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     workspace = os.environ.get(_CUBLAS_WORKSPACE)
     if device.type == "cuda":
-        torch.cuda.init()  # or its generators could not be put back
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # or its generators could not be put back
     with preserved_rng():
         try:
             seed_sample(spec.seed)
