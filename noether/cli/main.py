@@ -81,7 +81,8 @@ def tell(error: NoetherError) -> None:
     if isinstance(error, InvalidSpecError):
         lines = [error.rendered(color=sys.stderr.isatty() and not os.environ.get("NO_COLOR")), *notes]
     else:
-        lines = [f"error: {error.message}", *notes, *([f"  help: {error.hint}"] if error.hint else [])]
+        code = f"[{error.code}]" if error.code else ""
+        lines = [f"error{code}: {error.message}", *notes, *([f"  help: {error.hint}"] if error.hint else [])]
     text = mask("\n".join(lines))
     print(text if isinstance(error, InvalidSpecError) else harmless(text), file=sys.stderr)  # one is escaped already
 

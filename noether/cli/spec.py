@@ -142,32 +142,6 @@ def schema(output: Output = None, trusted: Trusted = []) -> None:
     _write(json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False) + "\n", output)
 
 
-@app.command("migrate", epilog="Example: noether spec migrate old.toml --write")
-def migrate(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The spec.", show_default=False)],
-    write: Annotated[bool, typer.Option("--write", help="Change the file; its comments stay.")] = False,
-) -> None:
-    """Say what changes to bring FILE to the newest format of specs, and with --write change it.
-
-    A run needs none of it: an older file is understood as it is, with a note.
-    """
-    from noether.spec.migrations import migrate_table, migrate_text, newest_version, pending
-    from noether.spec.read.document import read_document
-
-    document = read_document(file)
-    if not pending(document.table):
-        print(f"{file}: spec = {newest_version()} is the newest format; nothing to migrate")
-        return
-    text, notes = migrate_text(document.text) if write else ("", migrate_table(document.table)[1])
-    for note in notes:
-        print(f"{file}: {note}")
-    if write:
-        write_text(file, text)
-        print(f"{file}: now spec = {newest_version()}")
-    else:
-        print(f"{file}: would be spec = {newest_version()}; noether spec migrate {file} --write changes it")
-
-
 def _write(text: str, output: Path | None) -> None:
     if output is None:
         print(text, end="")

@@ -32,7 +32,9 @@ def resolve_dotted(kind: str, trust: Trust) -> Any:
     """
     parts = kind.replace(":", ".").split(".")
     if not all(part.isidentifier() and not part.startswith("__") for part in parts) or kind.count(":") > 1:
-        raise PluginError(f"kind {kind!r} is no dotted path of Python names", hint="write package.module.Class")
+        raise PluginError(
+            f"kind {kind!r} is no dotted path of Python names", hint="write package.module.Class", code="unknown-kind"
+        )
     trust.require(parts[0], kind)
     module, attributes = _import_prefix(kind, parts, trust)
     found: Any = module
@@ -64,14 +66,18 @@ def _submodules(package: object) -> Iterator[str]:
 def _step(holder: Any, attribute: str, kind: str, trust: Trust) -> Any:
     """Take one attribute of a module or a class that is trusted."""
     if not inspect.ismodule(holder) and not inspect.isclass(holder):
-        raise PluginError(f"kind {kind!r}: '{attribute}' follows something that is neither a module nor a class")
+        raise PluginError(
+            f"kind {kind!r}: '{attribute}' follows something that is neither a module nor a class", code="unknown-kind"
+        )
     if not trust.covers(_top(holder)):
         raise _outside(kind, holder)
     try:
         return getattr(holder, attribute)  # a module may import it only now
     except AttributeError:
         suggestion = did_you_mean(attribute, [*vars(holder), *_submodules(holder)])
-        raise PluginError(f"kind {kind!r}: {holder.__name__} has no '{attribute}'.{suggestion}") from None
+        raise PluginError(
+            f"kind {kind!r}: {holder.__name__} has no '{attribute}'.{suggestion}", code="unknown-kind"
+        ) from None
 
 
 def _top(found: Any) -> str:
@@ -85,4 +91,4 @@ def _top(found: Any) -> str:
 def _outside(kind: str, found: Any) -> PluginError:
     top = _top(found)
     message = f"kind {kind!r} leaves the packages that a spec may name: it leads into '{top}'"
-    return PluginError(message, hint=trust_hint(top))
+    return PluginError(message, hint=trust_hint(top), code="not-trusted")

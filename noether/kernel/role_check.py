@@ -34,7 +34,7 @@ def check_role(role: Role, kind: str, found: Any, entries: Iterable[Entry] = ())
         problem = None
     if problem is not None:
         hint = function_instead(found, entries) if role.name == "loss" and is_module(found) else _where_it_fits(found)
-        raise PluginError(f"{role.name} kind {kind!r} {problem}", hint=hint)
+        raise PluginError(f"{role.name} kind {kind!r} {problem}", hint=hint, code="wrong-role")
 
 
 def _class_problem(role: Role, base: str, found: Any) -> str | None:

@@ -19,7 +19,7 @@ def unknown(role: Role, kind: str, entries: Iterable[Entry]) -> PluginError:
         return _unknown_qualified(role, kind, entries)
     known = sorted({entry.name for entry in entries if entry.role == role.name}, key=str.lower)
     message = f"unknown {role.name} kind {kind!r}.{did_you_mean(kind, known)}{_listed(kind, known)}"
-    return PluginError(message, hint=_elsewhere(role, kind, entries) or _list_command(role))
+    return PluginError(message, hint=_elsewhere(role, kind, entries) or _list_command(role), code="unknown-kind")
 
 
 def conflict(role: Role, kind: str, matches: Sequence[Entry]) -> PluginError:
@@ -27,7 +27,7 @@ def conflict(role: Role, kind: str, matches: Sequence[Entry]) -> PluginError:
     claims = " and ".join(f"{entry.origin} ({entry.target})" for entry in matches)
     spellings = sorted({entry.qualified for entry in matches})
     way_out = f"write kind = {' or kind = '.join(map(repr, spellings))}" if len(spellings) > 1 else None
-    return PluginError(f"{role.name} kind {kind!r} is claimed by {claims}", hint=way_out)
+    return PluginError(f"{role.name} kind {kind!r} is claimed by {claims}", hint=way_out, code="ambiguous-kind")
 
 
 def _unknown_qualified(role: Role, kind: str, entries: Sequence[Entry]) -> PluginError:
@@ -36,11 +36,15 @@ def _unknown_qualified(role: Role, kind: str, entries: Sequence[Entry]) -> Plugi
     if not owned:
         name = f"{PLUGIN_PREFIX}{package.removeprefix(PLUGIN_PREFIX)}"
         return PluginError(
-            f"unknown {role.name} kind {kind!r}: no plugin {name} is installed", hint=f"pip install {name}"
+            f"unknown {role.name} kind {kind!r}: no plugin {name} is installed",
+            hint=f"pip install {name}",
+            code="unknown-kind",
         )
     known = sorted(entry.qualified for entry in owned if entry.role == role.name)
     message = f"unknown {role.name} kind {kind!r}: {owned[0].origin} has no such {role.name}."
-    return PluginError(f"{message}{did_you_mean(kind, known)}{_listed(kind, known)}", hint=_list_command(role))
+    return PluginError(
+        f"{message}{did_you_mean(kind, known)}{_listed(kind, known)}", hint=_list_command(role), code="unknown-kind"
+    )
 
 
 def _listed(kind: str, known: Sequence[str]) -> str:

@@ -37,7 +37,7 @@ def deep_check(loaded: LoadedSpec, plugins: Iterable[str] = ()) -> list[Problem]
         with redirect_stdout(StringIO()), rehearsal(loaded, plugins, extras=[extra]) as run:
             return _sizes(run) or forward_problems(run) or _trained(run, short)
     except Exception as error:
-        return [_problem("the run cannot be built", error)]
+        return [_problem("build-failed", "the run cannot be built", error)]
 
 
 def check_deeply(loaded: LoadedSpec, plugins: Iterable[str] = ()) -> None:
@@ -60,7 +60,7 @@ def _trained(run: Run, short: TwoUpdates) -> list[Problem]:
     try:
         run.trainer.train(run.model)
     except Exception as error:
-        problems = [*short.problems, _problem("the first two updates fail", error)]
+        problems = [*short.problems, _problem("update-failed", "the first two updates fail", error)]
     else:
         problems = [*short.problems, *_saved(run)]
     if run.trainer.signals.received is not None:
@@ -75,9 +75,10 @@ def _saved(run: Run) -> list[Problem]:
     try:
         read_step(folder)
     except NoetherError as error:
-        return [_problem("the checkpoint cannot be read back", error)]
+        return [_problem("save-failed", "the checkpoint cannot be read back", error)]
     return []
 
 
-def _problem(what: str, error: Exception) -> Problem:
-    return Problem((), f"{what}: {describe(error)}", error.hint if isinstance(error, NoetherError) else None)
+def _problem(code: str, what: str, error: Exception) -> Problem:
+    hint = error.hint if isinstance(error, NoetherError) else None
+    return Problem(code, (), f"{what}: {describe(error)}", hint)

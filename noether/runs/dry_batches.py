@@ -61,7 +61,7 @@ def evaluation_problems(run: Run) -> list[Problem]:
         key = callback.data_name
         if length_of(run.data.get_dataset(key)) == 0:
             message = f"the data set {quoted(key)} is empty, so '{callback.id}' has nothing to go through"
-            problems.append(Problem(_field(paths, callback, "dataset_key"), message))
+            problems.append(Problem("empty-dataset", _field(paths, callback, "dataset_key"), message))
     return problems
 
 
@@ -84,7 +84,7 @@ def forward_problems(run: Run) -> list[Problem]:
         parts += [f"the model returned {_shapes(output)}" for output in outputs]
         has_loss = outputs and hasattr(run.spec.trainer, "loss_fn")
         path: Path = ("trainer", "loss_fn") if has_loss else ("trainer",) if outputs else ("model",)
-        return [Problem(path, "; ".join(parts), getattr(error, "hint", None))]
+        return [Problem("forward-failed", path, "; ".join(parts), getattr(error, "hint", None))]
     finally:
         seen.remove()
     return []
@@ -104,7 +104,7 @@ def _unprocessed(run: Run, model: torch.nn.Module) -> Iterator[Problem]:
             except Exception as error:
                 message = f"'{callback.id}' cannot use a batch of its data set: {describe(error)}"
                 message += f"; the batch has {_shapes(batch)}" if batch else ""
-                yield Problem(paths.get(callback.id, ()), message, getattr(error, "hint", None))
+                yield Problem("evaluation-failed", paths.get(callback.id, ()), message, getattr(error, "hint", None))
     finally:
         model.train(was_training)
 

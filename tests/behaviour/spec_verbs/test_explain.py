@@ -86,7 +86,6 @@ def test_what_is_unset_is_explained_by_its_default(noether_command, experiment):
         ["explain", "trainer.max_epochs"],
         ["explain", "trainer.callbacks.0.every_n_epochs"],
         ["init", "new.toml"],
-        ["migrate", "a.toml"],
     ],
     ids=" ".join,
 )
