@@ -58,7 +58,7 @@ class Discriminated:
         component = active_registry().load(self.role, kind)
         config_class = config_class_of(component.target, self.role)
         if not issubclass(config_class, self.base):
-            raise PluginError(f"'{kind}' does not fit here: its config is no {self.base.__name__}")
+            raise PluginError(f"'{kind}' does not fit here: its config is no {self.base.__name__}", code="wrong-role")
         return component, config_class
 
     def _validate(self, value: Any, info: ValidationInfo) -> _RegistryBase:
@@ -99,7 +99,9 @@ def _parse(config_class: type[_RegistryBase], table: dict[str, Any], info: Valid
 
 
 def _unknown_kind(error: PluginError) -> PydanticCustomError:
-    return PydanticCustomError("unknown_kind", "{message}", {"message": error.message, "hint": error.hint})
+    return PydanticCustomError(
+        "unknown_kind", "{message}", {"message": error.message, "hint": error.hint, "code": error.code}
+    )
 
 
 def _error_at(where: tuple[str, ...], kind_of_error: str | PydanticCustomError, found: Any) -> ValidationError:

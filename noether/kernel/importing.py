@@ -123,7 +123,7 @@ def check_role(role: Role, kind: str, found: Any, entries: Iterable[Entry] = ())
     """
     if (problem := role_problem(role, found)) is not None:
         hint = function_instead(found, entries) if role.name == "loss" and is_module(found) else _where_it_fits(found)
-        raise PluginError(f"{role.named(kind)} {problem}", hint=hint)
+        raise PluginError(f"{role.named(kind)} {problem}", hint=hint, code="wrong-role")
 
 
 def role_problem(role: Role, found: Any) -> str | None:
@@ -190,7 +190,11 @@ def resolve_dotted(kind: str, trust: Trust) -> Any:
     """
     parts = kind.replace(":", ".").split(".")
     if not all(part.isidentifier() and not part.startswith("__") for part in parts) or kind.count(":") > 1:
-        raise PluginError(f"kind {kind!r} is not a dotted path of Python names", hint="write package.module.Class")
+        raise PluginError(
+            f"kind {kind!r} is not a dotted path of Python names",
+            hint="write package.module.Class",
+            code="unknown-kind",
+        )
     trust.require(parts[0], kind)
     module, attributes = _import_prefix(kind, parts, trust)
     found: Any = module
@@ -222,14 +226,18 @@ def _submodules(package: object) -> Iterator[str]:
 def _attribute(holder: Any, attribute: str, kind: str, trust: Trust) -> Any:
     """Return an attribute of a module or class that is trusted."""
     if not inspect.ismodule(holder) and not inspect.isclass(holder):
-        raise PluginError(f"kind {kind!r}: '{attribute}' follows something that is neither a module nor a class")
+        raise PluginError(
+            f"kind {kind!r}: '{attribute}' follows something that is neither a module nor a class", code="unknown-kind"
+        )
     if not trust.covers(_top(holder)):
         raise _outside(kind, holder)
     try:
         return getattr(holder, attribute)  # a module may import it only now
     except AttributeError:
         suggestion = did_you_mean(attribute, [*vars(holder), *_submodules(holder)])
-        raise PluginError(f"kind {kind!r}: {holder.__name__} has no '{attribute}'.{suggestion}") from None
+        raise PluginError(
+            f"kind {kind!r}: {holder.__name__} has no '{attribute}'.{suggestion}", code="unknown-kind"
+        ) from None
 
 
 def _top(found: Any) -> str:
@@ -243,4 +251,4 @@ def _top(found: Any) -> str:
 def _outside(kind: str, found: Any) -> PluginError:
     top = _top(found)
     message = f"kind {kind!r} resolves to '{top}', which specs may not import"
-    return PluginError(message, hint=trust_hint(top))
+    return PluginError(message, hint=trust_hint(top), code="not-trusted")

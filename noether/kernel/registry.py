@@ -44,7 +44,7 @@ def unknown(role: Role, kind: str, entries: Iterable[Entry]) -> PluginError:
         return _unknown_qualified(role, kind, entries)
     known = sorted({entry.name for entry in entries if entry.role == role.name}, key=str.lower)
     message = f"unknown {role.named(kind)}.{did_you_mean(kind, known)}{_listed(kind, known)}"
-    return PluginError(message, hint=_elsewhere(role, kind, entries) or _list_command(role))
+    return PluginError(message, hint=_elsewhere(role, kind, entries) or _list_command(role), code="unknown-kind")
 
 
 def conflict(role: Role, kind: str, matches: Sequence[Entry]) -> PluginError:
@@ -54,7 +54,7 @@ def conflict(role: Role, kind: str, matches: Sequence[Entry]) -> PluginError:
     before = {"command": "noether ", "plugin": "-p "}.get(role.name, "kind = ")
     written = [f"{before}{name!r}" if role.name in ROLES else f"{before}{name}" for name in spellings]
     hint = f"write {' or '.join(written)}" if len(spellings) > 1 else None
-    return PluginError(f"{role.named(kind)} is claimed by {claims}", hint=hint)
+    return PluginError(f"{role.named(kind)} is claimed by {claims}", hint=hint, code="ambiguous-kind")
 
 
 def _unknown_qualified(role: Role, kind: str, entries: Sequence[Entry]) -> PluginError:
@@ -62,10 +62,16 @@ def _unknown_qualified(role: Role, kind: str, entries: Sequence[Entry]) -> Plugi
     owned = [entry for entry in entries if package in (entry.package, normal(entry.distribution))]
     if not owned:
         name = f"{PLUGIN_PREFIX}{package.removeprefix(PLUGIN_PREFIX)}"
-        return PluginError(f"unknown {role.named(kind)}: no plugin {name} is installed", hint=f"pip install {name}")
+        return PluginError(
+            f"unknown {role.named(kind)}: no plugin {name} is installed",
+            hint=f"pip install {name}",
+            code="unknown-kind",
+        )
     known = sorted(entry.qualified for entry in owned if entry.role == role.name)
     message = f"unknown {role.named(kind)}: {owned[0].origin} has no such {role.name}."
-    return PluginError(f"{message}{did_you_mean(kind, known)}{_listed(kind, known)}", hint=_list_command(role))
+    return PluginError(
+        f"{message}{did_you_mean(kind, known)}{_listed(kind, known)}", hint=_list_command(role), code="unknown-kind"
+    )
 
 
 def _listed(kind: str, known: Sequence[str]) -> str:
@@ -182,13 +188,15 @@ class Registry:
             if not roles and not inspect.isclass(found) and has_implementations(found):
                 roles = [PLUGIN.name]
             if not roles:
-                raise PluginError(f"kind {kind!r} names {described(found)}, which fits no role", hint=_ROLES_HINT)
+                raise PluginError(
+                    f"kind {kind!r} names {described(found)}, which fits no role", hint=_ROLES_HINT, code="wrong-role"
+                )
             return roles
         roles = [role for role in (*ROLES, PLUGIN.name) if matching(self.entries(role), kind)]
         if not roles:
             names = [entry.name for entry in self._entries]
             message = f"unknown kind {kind!r}: no role has it.{did_you_mean(kind, names)}"
-            raise PluginError(message, hint="list what is installed: noether plugins list")
+            raise PluginError(message, hint="list what is installed: noether plugins list", code="unknown-kind")
         return roles
 
     def _load_entry(self, role: str, kind: str) -> Component:

@@ -55,6 +55,7 @@ class Trust:
                 f"kind {kind!r} is not imported: '{top}' is {_standing(top)}; a spec may name code of "
                 f"noether, torch, installed plugins and its own project{meant}",
                 hint=None if meant else trust_hint(top),
+                code="not-trusted",
             )
         root = self._project_root(top)
         if root is not None and str(root) not in sys.path:
@@ -74,6 +75,7 @@ class Trust:
                     raise PluginError(
                         f"kind {kind!r} is not imported: {place} is in {folder}, which holds data, not code",
                         hint="the code of a run has to be in your project, or installed",
+                        code="not-trusted",
                     )
 
     def _meant(self, top: str) -> str:

@@ -68,7 +68,7 @@ def evaluation_problems(run: Run) -> list[Problem]:
         key = callback.data_name
         if length_of(run.data.get_dataset(key)) == 0:
             message = f"the data set {quoted(key)} is empty, so '{callback.id}' has nothing to go through"
-            problems.append(Problem(_field(paths, callback, "dataset_key"), message))
+            problems.append(Problem("empty-dataset", _field(paths, callback, "dataset_key"), message))
     return problems
 
 
@@ -91,7 +91,7 @@ def forward_problems(run: Run) -> list[Problem]:
         parts += [f"the model returned {_shapes(output)}" for output in outputs]
         has_loss = outputs and hasattr(run.spec.trainer, "loss_fn")
         path: Path = ("trainer", "loss_fn") if has_loss else ("trainer",) if outputs else ("model",)
-        return [Problem(path, "; ".join(parts), getattr(error, "hint", None))]
+        return [Problem("forward-failed", path, "; ".join(parts), getattr(error, "hint", None))]
     finally:
         seen.remove()
     return []
@@ -111,7 +111,7 @@ def _unprocessed(run: Run, model: torch.nn.Module) -> Iterator[Problem]:
             except Exception as error:
                 message = f"'{callback.id}' cannot use a batch of its data set: {describe(error)}"
                 message += f"; the batch has {_shapes(batch)}" if batch else ""
-                yield Problem(paths.get(callback.id, ()), message, getattr(error, "hint", None))
+                yield Problem("evaluation-failed", paths.get(callback.id, ()), message, getattr(error, "hint", None))
     finally:
         model.train(was_training)
 
@@ -185,7 +185,7 @@ def deep_check(loaded: LoadedSpec, plugins: Iterable[str] = ()) -> list[Problem]
         with redirect_stdout(StringIO()), rehearsal(loaded, plugins, extras=[extra]) as run:
             return _sizes(run) or forward_problems(run) or _trained(run, short)
     except Exception as error:
-        return [_problem("the run cannot be built", error)]
+        return [_problem("build-failed", "the run cannot be built", error)]
 
 
 def check_deeply(loaded: LoadedSpec, plugins: Iterable[str] = ()) -> None:
@@ -208,7 +208,7 @@ def _trained(run: Run, short: TwoUpdates) -> list[Problem]:
     try:
         run.trainer.train(run.model)
     except Exception as error:
-        problems = [*short.problems, _problem("the first two updates fail", error)]
+        problems = [*short.problems, _problem("update-failed", "the first two updates fail", error)]
     else:
         problems = [*short.problems, *_saved(run)]
     if run.trainer.signals.received is not None:
@@ -223,9 +223,10 @@ def _saved(run: Run) -> list[Problem]:
     try:
         read_step(folder)
     except NoetherError as error:
-        return [_problem("the checkpoint cannot be read back", error)]
+        return [_problem("save-failed", "the checkpoint cannot be read back", error)]
     return []
 
 
-def _problem(what: str, error: Exception) -> Problem:
-    return Problem((), f"{what}: {describe(error)}", error.hint if isinstance(error, NoetherError) else None)
+def _problem(code: str, what: str, error: Exception) -> Problem:
+    hint = error.hint if isinstance(error, NoetherError) else None
+    return Problem(code, (), f"{what}: {describe(error)}", hint)

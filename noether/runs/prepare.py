@@ -321,10 +321,10 @@ def _problems_of(spec: RunSpec, loaded: LoadedSpec) -> list[Problem]:
     except InvalidSpecError as error:
         return [replace(problem, places=()) for problem in error.problems]
     except (SpecError, ValueError, TypeError, AttributeError) as error:
-        return [Problem((), str(error))]
+        return [Problem("wrong-value", (), str(error))]
     built = {path for path, _ in configs_in(spec)}
     tables_only = [path for path, _ in configs_in(again.spec) if path not in built]
-    return [Problem(path, "found a plain table, expected a config object") for path in tables_only]
+    return [Problem("wrong-type", path, "found a plain table, expected a config object") for path in tables_only]
 
 
 # Parts

@@ -1,4 +1,4 @@
-"""In which keys two specs differ, by what they mean: every default counts, who wrote it does not."""
+"""Differences between two specs with all their defaults, key by key."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from noether.spec.errors.words import toml_key
 from noether.spec.ids import item_ids, role_of_items
 
 _NOT_SETTINGS = ("resolved", "extends")
-"""Keys that say how a spec came to be, and nothing about the run."""
+"""Keys about the sources of a spec, which do not change the run."""
 
 
 class _Absent:
-    """Stands for a key that one of the two does not have."""
+    """Value of a key that one of two specs does not have."""
 
     def __repr__(self) -> str:
         return "absent"
@@ -39,9 +39,9 @@ class Difference:
 
 
 def differences(left: dict[str, Any], right: dict[str, Any]) -> list[Difference]:
-    """Return where the resolved tables of two specs differ, in the order of the first, then of the second.
+    """Return the differences between the resolved tables of two specs, in the order of the first, then of the second.
 
-    Items of an array of tables are compared by id; that they stand in another order is a difference as well.
+    Items of an array of tables are compared by id; another order is a difference as well.
     """
     return list(_tables(_settings(left), _settings(right), ""))
 
@@ -84,7 +84,7 @@ def _are_items(left: Any, right: Any) -> bool:
 
 
 def _same(left: Any, right: Any) -> bool:
-    """Tell whether two values mean the same: 1 and 1.0 do, true and 1 do not, nan is itself."""
+    """Return True if two values mean the same: 1 and 1.0 do, true and 1 do not, nan and nan do."""
     if _are(list, left, right):
         return len(left) == len(right) and all(map(_same, left, right))
     if isinstance(left, bool) is not isinstance(right, bool):

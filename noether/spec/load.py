@@ -16,12 +16,12 @@ from noether.kernel.registry import Registry, use_registry
 from noether.spec.checks.meaning import meaning_problems
 from noether.spec.checks.structure import check, id_notes
 from noether.spec.describe.fields import configs_in, item_at
-from noether.spec.errors.problem import InvalidSpecError, Problem
+from noether.spec.errors.problem import MAX_PROBLEMS, InvalidSpecError, Problem
 from noether.spec.errors.translate import problems_of
 from noether.spec.ids import item_ids
 from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec
-from noether.spec.read.document import MAX_PROBLEMS, not_numbers_in, plain
+from noether.spec.read.document import not_numbers_in, plain
 from noether.spec.read.environment import Readings, passwords_in, read_environment
 from noether.spec.read.layering import THE_SPEC, layered, located, override
 from noether.spec.read.layers import Node, Origins
@@ -32,14 +32,14 @@ from noether.spec.read.reference import KeptReference, Reference
 def complete(
     spec: RunSpec, origins: Origins, folder: Path, references: Mapping[TomlPath, Reference] | None = None
 ) -> None:
-    """Give every callback its id, make input paths absolute and note what the environment said, in place.
+    """Fill in callback ids, make input paths absolute and keep references to the environment, in place.
 
     Args:
         spec: A validated spec.
-        origins: Where its values come from: a path is relative to the folder of the file that says it, and to the
-            working folder where the command line, Python or the environment does.
-        folder: What paths start from that are defaults: the folder of the spec file.
-        references: The values that the environment holds.
+        origins: Sources of its values. A path is relative to the folder of its file; a path from the command line,
+            Python or the environment to the working folder.
+        folder: Folder of the spec file, which default paths are relative to.
+        references: References to the environment that were read, by path.
     """
     references = references or {}
 
@@ -66,7 +66,7 @@ def complete(
 
 
 def _absolute(value: Any, path: TomlPath, start_of: Callable[[TomlPath], Path]) -> Any:
-    """Return a path, or the paths of a list or table, absolute and of the type that it has; a URL stays."""
+    """Return a path, or a list or table of paths, absolute and of the same type; a URL stays."""
     if isinstance(value, list):
         return [_absolute(item, (*path, index), start_of) for index, item in enumerate(value)]
     if isinstance(value, dict):
@@ -79,7 +79,7 @@ def _absolute(value: Any, path: TomlPath, start_of: Callable[[TomlPath], Path]) 
 
 
 def _settled(path: TomlPath, reference: Reference, origins: Origins) -> Reference:
-    """Return a reference to a path whose default no longer depends on the file that it is written in."""
+    """Return a reference whose default path no longer depends on the folder of its file."""
     if "default" not in reference.table:
         return reference
     folder = origins.of(path)[0].layer.folder
@@ -88,7 +88,7 @@ def _settled(path: TomlPath, reference: Reference, origins: Origins) -> Referenc
 
 
 def _keep(spec: RunSpec, references: Mapping[TomlPath, Reference]) -> None:
-    """Let dumps of the spec say the references instead of what they stand for."""
+    """Make dumps of the spec write references in place of their values."""
     if not references:
         return
     dumped = spec.model_dump(mode="json", exclude_none=True)
@@ -101,23 +101,23 @@ def _keep(spec: RunSpec, references: Mapping[TomlPath, Reference]) -> None:
 
 _PROJECT_MARKS = ("pyproject.toml", ".git")
 _RUN_MARK = "run.json"
-"""A spec beside it is a part of a run's folder, which may come from a stranger, as may the folders above it. Dotted
-kinds in it name the code of the project in which the user stands, never code that lies in or came with the run."""
+"""File that marks a run folder. A run folder, and the folders above it, may come from a stranger: dotted kinds of its
+spec name code of the project of the working folder, never code in the run folder or beside it."""
 
 
 @dataclass(frozen=True)
 class LoadedSpec:
-    """A spec that is valid, and what it was loaded from.
+    """A valid spec and its sources.
 
     Attributes:
         spec: The validated spec.
-        source_text: The TOML text as it was given, without the files that it extends and without overrides.
+        source_text: The TOML text of the spec, without the files that it extends and without overrides.
         path: The file; None for a spec from Python.
-        project_folder: The project's root: its code may be named by dotted kinds.
-        registry: What the kinds were resolved with; keep it active (`use_registry`) while building the run.
-        origins: Where every value comes from.
-        document: What all layers say together, before any default of a field.
-        notes: What to know of how it was understood: changes to files of an older format, ids that may surprise.
+        project_folder: The root of the project, whose code dotted kinds may name.
+        registry: The registry that resolved the kinds; keep it active (`use_registry`) while building the run.
+        origins: Sources of every value.
+        document: The merged layers, without defaults of fields.
+        notes: Remarks on ids that may surprise.
     """
 
     spec: RunSpec
@@ -131,7 +131,7 @@ class LoadedSpec:
 
     @property
     def origin(self) -> str:
-        """What messages call the spec: its file, or `the spec`."""
+        """Name of the spec in messages: its file, or `the spec`."""
         return str(self.path) if self.path else THE_SPEC
 
 
@@ -150,20 +150,20 @@ def load_spec(
 
     Args:
         source: A file, or a dict of the same tables.
-        overrides: Arguments of `-s`: `path=value` or `path+=value`, later ones on top; `Unset` paths among them.
-        set: Overrides with Python values by dotted path, on top of those; None removes a key.
+        overrides: Arguments of `-s`, `path=value` or `path+=value`, and `Unset` paths; a later one wins.
+        set: Overrides with Python values by dotted path, applied after those; None removes a key.
         unset: Paths to remove before any override.
-        trusted: Top-level packages beyond the project's own that dotted kinds may import.
-        registry: What to resolve kinds with; by default everything installed.
-        plugins: Run plugins that take part beside those that the spec uses: they may log what others read.
-        project: The folder of the code of one's own that dotted kinds may import, beside the working folder; by
-            default that of the spec.
+        trusted: Top-level packages that dotted kinds may import, in addition to the project's.
+        registry: Registry that resolves kinds; by default everything installed.
+        plugins: Run plugins in addition to those of the spec; they may log metrics that callbacks read.
+        project: Folder of code that dotted kinds may import, in addition to the working folder; by default the
+            project of the spec.
 
     Raises:
-        SpecError: The file cannot be read; as `InvalidSpecError` with all problems where the spec or an override
-            does not hold what it should.
+        SpecError: If the file cannot be read; as `InvalidSpecError` with all problems if the spec or an override
+            is invalid.
     """
-    root, text, path, notes = layered(source)
+    root, text, path = layered(source)
     origin = str(path) if path else THE_SPEC
     folder = (path.parent if path else Path()).absolute()
     is_of_run = (folder / _RUN_MARK).exists()
@@ -178,15 +178,15 @@ def load_spec(
         complete(spec, origins, folder, readings.references)
         if wrong := meaning_problems(spec, plugins=plugins):
             raise InvalidSpecError(located(wrong, origins), origin=origin)
-        notes = (*notes, *id_notes(readings.table))
+        notes = tuple(id_notes(readings.table))
     return LoadedSpec(spec, text, path, project, registry, origins, readings.table, notes)
 
 
 def _validated(root: Node, origins: Origins, problems: list[Problem], origin: str) -> tuple[RunSpec, Readings]:
-    """Return the spec that the layers make, or raise all problems together."""
+    """Return the validated spec, or raise all problems together."""
     readings = read_environment(root, RunSpec)
     table = readings.table
-    problems = [*problems, *readings.problems, *passwords_in(readings.table, readings.references)]
+    problems = [*problems, *readings.problems, *passwords_in(table, readings.references)]
     found: list[Problem] = []
     more = 0
     spec: RunSpec | None = None
@@ -195,21 +195,21 @@ def _validated(root: Node, origins: Origins, problems: list[Problem], origin: st
     except ValidationError as error:
         found, more = problems_of(error, table, RunSpec)
     if not more:
-        told = {(problem.path, problem.message) for problem in found}
-        beside = (problem for problem in check(table) if (problem.path, problem.message) not in told)
-        found += islice(beside, MAX_PROBLEMS)
-    told_of = {problem.path[:length] for problem in found for length in range(1, len(problem.path) + 1)}
-    found += islice((nan for nan in not_numbers_in(readings.table) if nan.path not in told_of), MAX_PROBLEMS)
+        checked = list(islice(check(table), MAX_PROBLEMS))
+        same = {(problem.path, problem.message) for problem in checked}
+        found = [*(problem for problem in found if (problem.path, problem.message) not in same), *checked]
+    reported = {problem.path[:length] for problem in found for length in range(1, len(problem.path) + 1)}
+    found += islice((nan for nan in not_numbers_in(table) if nan.path not in reported), MAX_PROBLEMS)
     unread = {problem.path for problem in readings.problems}
     problems += [problem for problem in found if problem.path not in unread]
-    if spec is None or problems:  # outside of the handler: what pydantic says may hold a part of a secret
+    if spec is None or problems:  # outside of the handler: pydantic's error may hold a part of a secret
         more += max(0, len(problems) - MAX_PROBLEMS)
         raise InvalidSpecError(located(problems[:MAX_PROBLEMS], origins), origin=origin, more=more)
     return spec, readings
 
 
 def _project_of_user(run: Path) -> Path:
-    """Return the project in which the user stands; whoever stands in the run itself stands in none."""
+    """Return the project of the working folder; none if the working folder is in the run itself."""
     standing = Path.cwd()
     return run if standing.is_relative_to(run.resolve()) else _project_folder(standing)
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from pydantic import Field
 
+from noether.checkpoint import retention as pins
 from noether.checkpoint.durable import storage_error
 from noether.checkpoint.manifest import NAME, Manifest
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.retention import Retention, remove_step
 from noether.checkpoint.step_folder import list_steps, read_file, read_manifest, update_of
-from noether.checkpoint import retention as pins
 from noether.errors import CheckpointError
 from noether.kernel.names import did_you_mean
 from noether.runs.folder.lock import RunLock

@@ -14,18 +14,17 @@ from noether.kernel.names import did_you_mean
 from noether.kernel.progress import TrainingIteration, UpdateCounter
 from noether.spec.checks.metrics import metric_findings, metric_flow
 from noether.spec.describe.fields import Path
-from noether.spec.errors.problem import Finding, Problem
+from noether.spec.errors.problem import MAX_PROBLEMS, Finding, Problem
 from noether.spec.errors.words import quoted
 from noether.spec.model import RunSpec
-from noether.spec.read.document import MAX_PROBLEMS
 
 
 def counter_of(spec: RunSpec, updates_per_epoch: int | None = None) -> UpdateCounter | None:
-    """Return the counter of a run before its first update; None where its length depends on the size of the data.
+    """Return the counter of a run before its first update; None if its length depends on the size of the data.
 
     Args:
         spec: A valid spec.
-        updates_per_epoch: Updates in one epoch, where they are known.
+        updates_per_epoch: Updates in one epoch, if known.
     """
     trainer = spec.trainer
     if updates_per_epoch is None and trainer.max_epochs is not None:
@@ -41,7 +40,7 @@ def interval_findings(spec: RunSpec, counter: UpdateCounter | None, *, all_units
 
     Args:
         spec: A valid spec.
-        counter: The run's counter; None where the number of updates is not known.
+        counter: The run's counter; None if the number of updates is unknown.
         all_units: Whether the counter knows the updates of an epoch.
     """
     trainer = spec.trainer
@@ -53,14 +52,14 @@ def interval_findings(spec: RunSpec, counter: UpdateCounter | None, *, all_units
             continue
         acts = component_of(config).target.acts_at_the_end()
         message = f"{intervals.verbose.replace('=', ' = ')} never fires: the run ends after {end}"
-        hint = "shorten the interval, or leave the callback out: --unset does it for one run"
+        hint = "shorten the interval, or remove the callback; --unset removes it for one run"
         if acts:
-            message += "; the callback still acts at the end of training"
-        yield Finding(Problem((*path, _unit(intervals)), message, hint), not acts)
+            message += "; the callback still runs at the end of training"
+        yield Finding(Problem("never-fires", (*path, _unit(intervals)), message, hint), not acts)
 
 
 def _scheduled(owner: Any, path: Path) -> Iterator[tuple[Path, CallBackBaseConfig]]:
-    """Yield the callbacks that run on intervals of their own, nested ones too."""
+    """Yield the callbacks that run on their own intervals, nested ones too."""
     for field in type(owner).model_fields:
         value = getattr(owner, field)
         for index, config in enumerate(value if isinstance(value, list) else ()):
@@ -76,7 +75,7 @@ def _scheduled(owner: Any, path: Path) -> Iterator[tuple[Path, CallBackBaseConfi
 def _end_without_firing(
     intervals: Intervals, trainer: Any, counter: UpdateCounter | None, *, all_units: bool
 ) -> str | None:
-    """Return the length of the run in words, if the interval certainly does not fire in it."""
+    """Return the length of the run in words, if the interval certainly does not fire in it; else None."""
     size = trainer.effective_batch_size
     if not all_units and trainer.max_epochs is not None:  # epochs by themselves need no size
         if intervals.every_n_epochs is None:
@@ -104,7 +103,7 @@ def _unit(intervals: Intervals) -> str:
 
 
 def property_findings(spec: RunSpec) -> Iterator[Finding]:
-    """Yield names of properties that a data set has not, for those that say what they have."""
+    """Yield properties that a data set does not have, for data sets that declare their properties."""
     known = {key: _known_properties(spec, key) for key in spec.datasets}
     first = "train" if "train" in spec.datasets else next(iter(spec.datasets), None)
     wanted: list[tuple[Path, str | None, Sequence[str]]] = [
@@ -131,11 +130,12 @@ def _missing(
     for index, name in enumerate(names):
         if name not in present:
             message = f"the data set {quoted(key or '')} has no property {quoted(name)}.{did_you_mean(name, present)}"
-            yield Finding(Problem((*path, index), message, f"it has {', '.join(present)}"))
+            hint = f"it has {', '.join(present)}"
+            yield Finding(Problem("unknown-property", (*path, index), message, hint))
 
 
 def _known_properties(spec: RunSpec, key: str) -> tuple[str, ...] | None:
-    """Return the properties of a data set after its transforms, or None where they cannot be told."""
+    """Return the properties of a data set after its transforms, or None if they are unknown."""
     config = spec.datasets[key]
     target = component_of(config).target
     if "known_properties" not in vars(target) or not all(
@@ -151,18 +151,18 @@ def _keeps_properties(transform: Any) -> bool:
 
 
 def meaning_problems(spec: RunSpec, *, plugins: Sequence[str] = ()) -> list[Problem]:
-    """Return what is certain to go wrong, as much of it as is shown.
+    """Return the findings that are certain, as many as are shown.
 
     Args:
         spec: A valid spec whose callbacks have their ids.
-        plugins: Run plugins beside those that the spec uses.
+        plugins: Run plugins in addition to those of the spec.
     """
     certain = (problem for problem, certain in _findings(spec, plugins) if certain)
     return list(islice(certain, MAX_PROBLEMS))
 
 
 def meaning_notes(spec: RunSpec, *, plugins: Sequence[str] = ()) -> list[Problem]:
-    """Return what looks wrong and may be meant, or be right because somebody does not say what it logs."""
+    """Return the findings that are uncertain, because a component does not declare what it logs."""
     return [problem for problem, certain in _findings(spec, plugins) if not certain]
 
 

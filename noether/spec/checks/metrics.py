@@ -22,19 +22,19 @@ from noether.spec.model import RunSpec
 
 @dataclass(frozen=True)
 class Actor:
-    """A callback of the run, with what is known of its metrics.
+    """A callback of the run and its declared metrics.
 
     Attributes:
         name: Its id.
-        path: Where it stands in the spec; None for a default callback.
-        config: Its settings.
+        path: Its path in the spec; None for a default callback.
+        config: Its config.
         target: Its class.
-        position: Its place in the order of the spec.
-        intervals: When it is called; a child whose parent calls it has the parent's.
+        position: Its position in the order of the spec.
+        intervals: Its intervals; a child that its parent calls has the parent's.
         one_shot: Whether it is called before training only.
-        prefixes: What its parents put before the keys of its metrics, an entry for each set of children.
-        produced: What it logs, prefixes included; `*` stands for anything.
-        complete: Whether that is all.
+        prefixes: Prefixes that its parents add to its metric keys, one for each set of children.
+        produced: The metric keys that it logs, with prefixes; `*` stands for anything.
+        complete: Whether `produced` has all of them.
     """
 
     name: str
@@ -50,11 +50,11 @@ class Actor:
 
     @property
     def moment(self) -> tuple[int, int]:
-        """When it is called in a round: intervals in epochs fire after the others, each in the order of the spec."""
+        """Its order within a round: intervals in epochs fire after the others, each in the order of the spec."""
         return int(self.intervals.every_n_epochs is not None), self.position
 
     def logs(self, key: str) -> bool:
-        """Whether it logs this metric."""
+        """Return True if it logs this metric."""
         return any(key_matches(pattern, key) for pattern in self.produced)
 
 
@@ -63,46 +63,46 @@ class MetricFlow:
     """All callbacks of a run, in the order of the spec.
 
     Attributes:
-        actors: Those that are known.
-        silent: Whose metrics are not, or not all, known: callbacks, plugins, the trainer.
+        actors: The callbacks.
+        silent: Names of callbacks, plugins and the trainer that do not declare all of their metrics.
     """
 
     actors: tuple[Actor, ...]
     silent: tuple[str, ...]
 
     def producers(self, key: str) -> list[Actor]:
-        """Return those who log a metric."""
+        """Return the callbacks that log a metric."""
         return [actor for actor in self.actors if actor.logs(key)]
 
     def known_keys(self, *, besides: Actor | None = None) -> list[str]:
-        """Return what is logged, the user's callbacks first; `*` stands for what is not known before the run.
+        """Return the logged metric keys, the user's callbacks first; `*` stands for a part unknown before the run.
 
         Args:
-            besides: Whose metrics to leave out.
+            besides: A callback whose metrics are left out.
         """
         actors = sorted((actor for actor in self.actors if actor is not besides), key=lambda actor: actor.path is None)
         return list(dict.fromkeys(pattern for actor in actors for pattern in actor.produced))
 
     def owner_of(self, child: Actor) -> Actor | None:
-        """Return the callback that a nested one belongs to."""
+        """Return the parent of a nested callback."""
         return next((actor for actor in self.actors if child.path and actor.path == child.path[:-2]), None)
 
 
 def metric_flow(spec: RunSpec, *, end_update: int | None = None, plugins: Sequence[str] = ()) -> MetricFlow:
-    """Return what the classes that a spec names say about their metrics; nothing is built.
+    """Return the metrics that the classes of a spec declare; nothing is built.
 
     Args:
         spec: A valid spec.
-        end_update: Updates of the run, where they are known.
-        plugins: Run plugins beside those that the spec uses; what they log is not known.
+        end_update: Updates of the run, if known.
+        plugins: Run plugins in addition to those of the spec; their metrics are unknown.
     """
     trainer = component_of(spec.trainer).target
-    losses = trainer.loss_names(spec.trainer) if _says(trainer, "loss_names") else None
+    losses = trainer.loss_names(spec.trainer) if _declares(trainer, "loss_names") else None
     facts = MetricFacts(losses, tuple(spec.datasets))
     silent = [f"the plugin '{name}'" for name in (*spec.plugins.use, *plugins)]
     try:
         around = trainer.default_callback_configs(spec.trainer, end_update)
-    except ValidationError:  # a default callback is not installed, which building the run will say
+    except ValidationError:  # a default callback is not installed, which building the run reports
         around = None
     if around is None:
         silent.append(f"the trainer '{spec.trainer.kind}'")
@@ -124,7 +124,7 @@ def _family(
     prefixes: tuple[str, ...] | None,
     triggered_by: Intervals | None,
 ) -> list[Actor]:
-    """Return a callback and its children from `position` on, the children first: their parent calls them."""
+    """Return a callback and its children from `position` on, children first, since their parent calls them."""
     target = component_of(config).target
     intervals = triggered_by or intervals_of(config)
     below = target.child_metric_prefixes(config)
@@ -133,8 +133,7 @@ def _family(
     trigger = None if config.children_need_interval else intervals
     for place, child in _children(config, path):
         family += _family(child, place, position + len(family), facts, known, trigger)
-    says = target.produced_metrics(config, facts)
-    produced = says or ()
+    declared = target.produced_metrics(config, facts)
     parent = Actor(
         name=config.id or config.kind,
         path=path,
@@ -144,8 +143,8 @@ def _family(
         intervals=intervals,
         one_shot=not config.needs_interval and triggered_by is None,
         prefixes=prefixes or (),
-        produced=tuple(prefix + pattern for prefix in prefixes or ("*",) for pattern in produced),
-        complete=says is not None and prefixes is not None and _says(target, "produced_metrics"),
+        produced=tuple(prefix + pattern for prefix in prefixes or ("*",) for pattern in declared or ()),
+        complete=declared is not None and prefixes is not None and _declares(target, "produced_metrics"),
     )
     return [*family, parent]
 
@@ -158,22 +157,22 @@ def _children(config: CallBackBaseConfig, path: Path | None) -> Iterator[tuple[P
                 yield (None if path is None else (*path, field, index)), child
 
 
-def _says(target: Any, declaration: str) -> bool:
-    """Whether a class makes a declaration itself: an inherited one is about another class."""
+def _declares(target: Any, declaration: str) -> bool:
+    """Return True if a class itself makes a declaration: an inherited one is about another class."""
     return declaration in vars(target)
 
 
 BEST = "best/"
-"""Put before a metric key in `[expect]`: the best value of the run in place of the final one."""
+"""Prefix of a metric key in `[expect]`: the best value of the run in place of the final one."""
 _LABELS = ("read here", "logged here")
-_SHOWN = 8  # keys in a hint: the user's own come first
+_SHOWN = 8  # metric keys in a hint
 
 
 def metric_findings(flow: MetricFlow, expected: Iterable[str]) -> Iterator[Finding]:
-    """Yield what is wrong with the metrics that callbacks read and that `[expect]` names.
+    """Yield the problems of metrics that callbacks read and that `[expect]` names.
 
     Args:
-        flow: Who logs and reads what.
+        flow: The metrics of the callbacks.
         expected: The keys of `[expect]`.
     """
     for actor in flow.actors:
@@ -184,9 +183,9 @@ def metric_findings(flow: MetricFlow, expected: Iterable[str]) -> Iterator[Findi
 
 
 def _reads(actor: Actor, flow: MetricFlow) -> Iterator[Finding]:
-    """What a callback reads has to be logged in the same round, before it is called.
+    """Yield metrics that a callback reads and that are not logged before it in the same round.
 
-    A mistake is told once, though a nested callback makes it in each set of children.
+    A nested callback makes a mistake in each set of children; it is reported once.
     """
     for wanted in actor.target.consumed_metrics(actor.config):
         found = (_read(actor, prefix, wanted, flow) for prefix in actor.prefixes)
@@ -205,49 +204,51 @@ def _read(actor: Actor, prefix: str, wanted: str, flow: MetricFlow) -> Finding |
         return None
     message, hint = _too_late(actor, producers)
     both = (path, *(one.path for one in producers if one.path is not None))
-    problem = Problem(path, f"reads the metric {quoted(key)}, {message}", hint, at=both, labels=_LABELS)
+    text = f"reads the metric {quoted(key)}, {message}"
+    problem = Problem("late-metric", path, text, hint, at=both, labels=_LABELS)
     return Finding(problem, not flow.silent)
 
 
 def _prefixed(path: Path, wanted: str, owner: Actor) -> Problem:
     kind = owner.config.kind
-    message = f"reads the metric {quoted(wanted)} by its name outside of the {kind} that this callback is nested in"
-    hint = f"leave out the prefix: inside of this {kind} its own metrics are meant"
-    return Problem(path, message, hint)
+    message = f"reads the metric {quoted(wanted)} with the prefix of the {kind} that this callback is nested in"
+    hint = f"remove the prefix: inside of this {kind}, keys are those of its own metrics"
+    return Problem("unlogged-metric", path, message, hint)
 
 
 def _nobody(
     path: Path, reads: str, key: str, flow: MetricFlow, *, inside: str = "", besides: Actor | None = None
 ) -> Finding:
-    """Return that nothing logs a metric, with what is logged instead.
+    """Return the finding that nothing logs a metric, with the metrics that are logged.
 
     Args:
-        path: What names the metric.
-        reads: What is done with it, its whole key named.
-        key: The key as it is named.
-        flow: Who logs what.
-        inside: Where the key is named, all keys begin with this, which is left out there.
-        besides: Who wants the metric; what it logs itself cannot be meant.
+        path: The path of the metric key in the spec.
+        reads: The beginning of the message, with the whole key.
+        key: The key as the spec names it.
+        flow: The metrics of the callbacks.
+        inside: Prefix that all keys have at this path, and that the spec leaves out.
+        besides: The callback that reads the metric; its own metrics are not suggested.
     """
     everything = flow.known_keys(besides=besides)
     known = [pattern.removeprefix(inside) for pattern in everything if pattern.startswith(inside)]
     message = f"{reads}, which nothing logs.{did_you_mean(key, known)}"
     if flow.silent:
-        may = f"{_listed(flow.silent)} may, without saying so"
-        return Finding(Problem(path, f"{message} {may}", on_key=_is_key(path)), certain=False)
+        may = f"{_listed(flow.silent)} may log it, without declaring it"
+        problem = Problem("unlogged-metric", path, f"{message} {may}", on_key=_is_key(path))
+        return Finding(problem, certain=False)
     more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
     there = " there" if inside else ""
     hint = f"logged{there} are {', '.join(known[:_SHOWN])}{more}" if known else f"add a callback that logs it{there}"
-    return Finding(Problem(path, message, hint, on_key=_is_key(path)))
+    return Finding(Problem("unlogged-metric", path, message, hint, on_key=_is_key(path)))
 
 
 def _is_key(path: Path) -> bool:
-    """Whether it is the key at a path that names the metric, as in `[expect]`."""
+    """Return True if the key at a path names the metric, as in `[expect]`."""
     return path[:1] == ("expect",)
 
 
 def _covers(producer: Actor, consumer: Actor) -> bool:
-    """Whether the producer is called in every round of the consumer, as far as that can be told from the intervals."""
+    """Return False if the intervals show that the producer misses a round of the consumer."""
     if producer.one_shot:
         return False
     made, read = producer.intervals, consumer.intervals
@@ -278,7 +279,8 @@ def _directions(actor: Actor) -> Iterator[Finding]:
     for key in actor.target.compared_metrics(actor.config):
         if (why := _no_direction(key)) is not None:
             hint = "set higher_is_better = true or higher_is_better = false"
-            yield Finding(Problem(_place(actor, key), f"the metric {quoted(key)} {why}", hint))
+            message = f"the metric {quoted(key)} {why}"
+            yield Finding(Problem("unknown-direction", _place(actor, key), message, hint))
 
 
 def _no_direction(key: str) -> str | None:
@@ -296,12 +298,12 @@ def _expectation(key: str, flow: MetricFlow) -> Iterator[Finding]:
         yield _nobody(("expect", key), f"expects the metric {quoted(wanted)}", wanted, flow)
     elif (why := _no_direction(wanted)) is not None:
         hint = f"expect the final value: {quoted(wanted)} = {{ … }}"
-        message = f"there is no best value: the metric {quoted(wanted)} {why}"
-        yield Finding(Problem(("expect", key), message, hint))
+        message = f"no best value: the metric {quoted(wanted)} {why}"
+        yield Finding(Problem("unknown-direction", ("expect", key), message, hint))
 
 
 def _place(actor: Actor, value: str) -> Path:
-    """Return where in the spec a callback names a metric."""
+    """Return the path at which a callback names a metric."""
     for field in type(actor.config).model_fields:
         held = getattr(actor.config, field)
         if held == value:

@@ -1,7 +1,7 @@
-"""What no single table can know: intervals, ids, and data sets that callbacks and training ask for.
+"""Checks between the tables of a document: intervals, ids, and data sets that callbacks and training need.
 
-The checks read the document and not the validated spec, so that their problems are shown together with those
-of validation. What is malformed is left to validation.
+The checks read the document instead of the validated spec, so that their problems are shown together with those
+of validation. Malformed values are left to validation.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class CallbackList:
     """The callbacks in one field of a trainer or of a parent callback.
 
     Attributes:
-        path: Where in the document the list stands.
+        path: The path of the list.
         items: The callbacks: tables, or bare kinds.
-        classes: The config class of each, or None where its kind is wrong.
-        triggered: Whether the parent says when they run, whatever intervals they have.
+        classes: The config class of each, or None if its kind is wrong.
+        triggered: Whether the parent decides when they run, regardless of their intervals.
     """
 
     path: tuple[str | int, ...]
@@ -43,7 +43,7 @@ class CallbackList:
 
 
 def callback_lists(document: dict[str, Any]) -> Iterator[CallbackList]:
-    """Yield every list of callbacks, parents before children; what is malformed is skipped."""
+    """Yield every list of callbacks, parents before children; malformed tables are skipped."""
     trainer = document.get("trainer")
     if isinstance(trainer, dict):
         yield from _lists_in(trainer, class_of(_TRAINER, trainer), ("trainer",), triggered=False)
@@ -77,13 +77,13 @@ def _triggers(item_class: type[BaseModel] | None) -> bool:
 
 
 def id_notes(document: dict[str, Any]) -> Iterator[str]:
-    """Yield a note for each callback whose default id is the explicit id of another one beside it.
+    """Yield a note for each callback whose default id is the explicit id of another callback of the list.
 
-    The explicit id counts, and the other callback gets the next free number; what addresses it by its kind's name, as
-    an override or a state in a checkpoint, would mean the first one.
+    The explicit id wins, and the other callback gets the next free number. An override or a checkpoint that uses the
+    name of its kind would address the first callback.
 
     Args:
-        document: A valid spec as it was given, so that it tells which ids were chosen.
+        document: The document of a valid spec, which shows which ids are explicit.
     """
     for callbacks in callback_lists(document):
         chosen = {
@@ -120,25 +120,25 @@ def check(document: dict[str, Any]) -> Iterator[Problem]:
 
 
 def _one_limit(trainer: Any) -> Iterator[Problem]:
-    """What the trainer's config says of its limits, also where something else in its table keeps it from saying so."""
+    """Yield the problem of several limits, which the config cannot report if its table has other problems."""
     if not isinstance(trainer, dict):
         return
     given = [name for name in _LIMITS if trainer.get(name) is not None]
-    if len(given) > 1:  # none may be a misspelt one, which is told already
+    if len(given) > 1:  # if there is none, one may be misspelt, which is reported already
         message = f"exactly one of {', '.join(_LIMITS)} must be set; found {' and '.join(given)}"
-        yield Problem(("trainer",), message, at=tuple(("trainer", name) for name in given))
+        yield Problem("conflicting-keys", ("trainer",), message, at=tuple(("trainer", name) for name in given))
 
 
 def _one_initializer(document: dict[str, Any]) -> Iterator[Problem]:
     trainer = document.get("trainer")
     if "initializer" in document and isinstance(trainer, dict) and "initializer" in trainer:
         places = (("initializer",), ("trainer", "initializer"))
-        message = "found initializer and trainer.initializer, which mean the same"
-        yield Problem(("initializer",), message, "remove one of them", at=places)
+        message = "found initializer and trainer.initializer, expected one of them"
+        yield Problem("conflicting-keys", ("initializer",), message, "remove one of them", at=places)
 
 
 def _interval(item: Any, config_class: type[BaseModel] | None, path: tuple[str | int, ...]) -> Iterator[Problem]:
-    """A callback of a spec runs on exactly one interval, or on none if its class needs none."""
+    """Yield the problem of a callback without exactly one interval; some classes need none."""
     if config_class is None or not issubclass(config_class, CallBackBaseConfig):
         return
     table = item if isinstance(item, dict) else {}
@@ -146,9 +146,11 @@ def _interval(item: Any, config_class: type[BaseModel] | None, path: tuple[str |
     given = [name for name in _INTERVALS if table.get(name, fields[name].default) is not None]
     if len(given) > 1:
         at = tuple((*path, name) for name in given)
-        yield Problem(path, f"found {' and '.join(given)}, expected one interval", at=at, on_key=True)
+        message = f"found {' and '.join(given)}, expected one interval"
+        yield Problem("conflicting-keys", path, message, at=at, on_key=True)
     elif not given and config_class.needs_interval:
-        yield Problem(path, "no interval, expected one of " + ", ".join(_INTERVALS), "add every_n_epochs = 1")
+        message = "no interval, expected one of " + ", ".join(_INTERVALS)
+        yield Problem("missing-interval", path, message, "add every_n_epochs = 1")
 
 
 def _repeated_ids(callbacks: CallbackList) -> Iterator[Problem]:
@@ -161,22 +163,24 @@ def _repeated_ids(callbacks: CallbackList) -> Iterator[Problem]:
         if not ID.fullmatch(name):
             first_one = ", beginning with a letter, a digit or '_'" if name.startswith((".", "-")) else ""
             expected = f"expected lower-case letters, digits, '.', '_' and '-'{first_one}"
-            yield Problem(path, f"found {described(name)}, {expected}")
+            yield Problem("invalid-id", path, f"found {described(name)}, {expected}")
         elif len(name) > LONGEST_ID:
-            yield Problem(path, f"found an id of {len(name)} characters, expected at most {LONGEST_ID}")
+            message = f"found an id of {len(name)} characters, expected at most {LONGEST_ID}"
+            yield Problem("invalid-id", path, message)
         elif name in first:
             other = toml_path((*callbacks.path, first[name]))
             at = (path, (*callbacks.path, first[name], "id"))
-            message = f"the id {quoted(name)} is taken by {other}"
-            yield Problem(path, message, "ids are unique", at=at, labels=("taken already", "by this one"))
+            message = f"duplicate id: {other} has the id {quoted(name)} as well"
+            yield Problem("duplicate-id", path, message, "choose another id", at=at, labels=("second", "first"))
         first.setdefault(name, index)
 
 
 def _dataset_key(item: dict[str, Any], path: tuple[str | int, ...], datasets: dict[str, Any]) -> Iterator[Problem]:
     key = item.get("dataset_key")
     if isinstance(key, str) and key not in datasets:
-        known = f"there is {listed(datasets)}" if datasets else "the spec has no [datasets]"
-        yield Problem((*path, "dataset_key"), f"no data set {quoted(key)}{suggestion(key, datasets)}", known)
+        known = f"the spec has {listed(datasets)}" if datasets else "the spec has no [datasets]"
+        message = f"no data set {quoted(key)}{suggestion(key, datasets)}"
+        yield Problem("unknown-dataset", (*path, "dataset_key"), message, known)
 
 
 def _training_set(trainer: Any, datasets: dict[str, Any]) -> Iterator[Problem]:
@@ -184,4 +188,4 @@ def _training_set(trainer: Any, datasets: dict[str, Any]) -> Iterator[Problem]:
         return
     misspelt = nearest("train", datasets)
     hint = f"rename {misspelt!r} to 'train'" if misspelt else "add it, or set max_epochs = 0 to only evaluate"
-    yield Problem(("datasets",), "there is no [datasets.train], and training needs one", hint)
+    yield Problem("missing-training-set", ("datasets",), "no [datasets.train], which training needs", hint)

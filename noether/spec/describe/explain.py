@@ -17,14 +17,17 @@ from noether.kernel.names import did_you_mean
 from noether.kernel.registry import use_registry
 from noether.spec.describe.fields import alternatives, class_at
 from noether.spec.describe.lookup import Meaning, kinds_of, meanings
-from noether.spec.errors.words import listed, quoted, toml_literal, toml_path
+from noether.spec.errors.words import BOUNDS, TYPES, listed, quoted, toml_literal, toml_path
 from noether.spec.ids import item_ids, role_of_items
 from noether.spec.load import LoadedSpec
 from noether.spec.model import RunSpec
 from noether.spec.read.overrides import ItemId, Part, parse_path
 from noether.spec.resolve import resolved_tables
 
-_WORDS = {int: "integer", float: "number", str: "string", bool: "boolean", Any: "any", NoneType: "nothing"}
+UNSET = None
+_UNKNOWN = "unknown-path"
+Path = tuple[str | int, ...]
+_TYPES = {**TYPES, Any: "any", NoneType: "nothing"}
 _UNITS = {
     "epochs": "epochs",
     "epoch": "epochs",
@@ -35,8 +38,7 @@ _UNITS = {
     "fraction": "of 1",
     "s": "seconds",
 }
-"""What the end of a field's name says of its unit."""
-_BOUNDS = {"ge": "at least", "gt": "greater than", "le": "at most", "lt": "below"}
+"""Units by the end of a field's name."""
 
 
 def _as_noun(role: str) -> str:
@@ -50,8 +52,8 @@ def type_of(
 
     Args:
         field: The field.
-        literal: How to write a constant.
-        component: How to write what a `kind` chooses, by its role.
+        literal: Function that writes a constant.
+        component: Function that writes the name of a role.
     """
 
     def words(annotation: Any, metadata: Any = ()) -> str:
@@ -66,11 +68,11 @@ def type_of(
         if origin is Literal:
             return " or ".join(literal(toml_literal(value)) for value in arguments)
         if origin is list:
-            return f"list of {words(arguments[0])}"
+            return f"{TYPES[list]} of {words(arguments[0])}"
         if origin is tuple:
-            return f"list of {len(arguments)} {words(arguments[0])}"
+            return f"{TYPES[list]} of {len(arguments)} {words(arguments[0])}"
         if origin is dict:
-            return f"table of {words(arguments[1])}"
+            return f"{TYPES[dict]} of {words(arguments[1])}"
         return _plain(annotation, words)
 
     return words(field.annotation, field.metadata)
@@ -80,16 +82,16 @@ def _plain(annotation: Any, words: Callable[[Any], str]) -> str:
     if isinstance(annotation, TypeVar):
         return words(annotation.__bound__)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return "table"
-    return _WORDS.get(annotation, getattr(annotation, "__name__", str(annotation)))
+        return TYPES[dict]
+    return _TYPES.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
 def bounds_of(field: FieldInfo) -> str:
-    """Return the limits of a number, `at least 1 and below 2`, or nothing."""
+    """Return the limits of a number, `at least 1 and below 2`; empty without any."""
     limits = [
         f"{words} {value:g}"
         for mark in field.metadata
-        for name, words in _BOUNDS.items()
+        for name, words in BOUNDS.items()
         if (value := getattr(mark, name, None)) is not None
     ]
     return " and ".join(limits)
@@ -109,7 +111,7 @@ def default_of(field: FieldInfo) -> str:
 
 
 def unit_of(name: str, field: FieldInfo) -> str | None:
-    """Return the unit of a number: what the field says, else what the end of its name says, else None."""
+    """Return the unit of a number, from the field or else from the end of its name; None if unknown."""
     extra = field.json_schema_extra
     if isinstance(extra, dict) and "unit" in extra:
         return str(extra["unit"])
@@ -124,9 +126,9 @@ def _holds_number(annotation: Any) -> bool:
 
 
 def example_of(field: FieldInfo) -> str | None:
-    """Return a value worth showing, as TOML: the field's own example, else one that its type suggests, else None.
+    """Return an example as TOML: the field's own, else one of its type, else None.
 
-    What a flag or a choice suggests is what it is not by default, since that is what somebody would write.
+    The example of a flag or a choice differs from the default, since nobody writes the default.
     """
     if field.examples:
         return toml_literal(field.examples[0])
@@ -149,17 +151,13 @@ def _options(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
 
 
-UNSET = None
-Path = tuple[str | int, ...]
-
-
 @dataclass(frozen=True)
 class Said:
-    """One layer's value of a key.
+    """The value of a key in one layer.
 
     Attributes:
         value: The value.
-        where: Who said it: `specs/a.toml:27:14`, `command line, argument 2`.
+        where: Its place: `specs/a.toml:27:14`, `command line, argument 2`.
     """
 
     value: Any
@@ -171,11 +169,11 @@ class Explanation:
     """A key of one spec.
 
     Attributes:
-        key: The key as it was asked for.
-        value: Its value; `UNSET` where it has none.
-        said: Who said what, the newest first; the default is not among it.
-        meaning: The field that it is, or that holds it.
-        holder: The key of that field where this is an entry of its table or list, else empty.
+        key: The key as the user typed it.
+        value: Its value; `UNSET` if it has none.
+        said: Its values in the layers, the newest first, without the default.
+        meaning: Its field, or the field that holds it.
+        holder: The key of that field if this is an entry of its table or list, else empty.
     """
 
     key: str
@@ -186,23 +184,23 @@ class Explanation:
 
 
 def documented(key: str) -> list[Meaning]:
-    """Return every field that a key may mean in some spec.
+    """Return every field that a key may mean in any spec.
 
     Raises:
-        SpecError: Nothing that is installed has such a key.
+        SpecError: If no installed config has the key.
     """
-    return meanings(parse_path(key, key))
+    return meanings(parse_path(key))
 
 
 def explained(key: str, loaded: LoadedSpec) -> Explanation:
     """Explain a key of a spec.
 
     Raises:
-        SpecError: The spec can have no such key.
+        SpecError: If the spec cannot have the key.
     """
     tables = resolved_tables(loaded.spec)
     with use_registry(loaded.registry):
-        path = _concrete(parse_path(key, key), tables)
+        path = _concrete(parse_path(key), tables)
         said = tuple(_said(loaded, path))
         meaning, depth = _meaning(path, tables)
         holder = toml_path(path[:depth]) if depth < len(path) else ""
@@ -220,7 +218,7 @@ def _concrete(parts: Sequence[Part], tables: Any) -> Path:
     """Return the path with indices in place of ids.
 
     Raises:
-        SpecError: A part names nothing that the spec has, nor could have at this place.
+        SpecError: If the spec cannot have a part of the path.
     """
     path: list[str | int] = []
     for part in parts:
@@ -238,11 +236,13 @@ def _concrete(parts: Sequence[Part], tables: Any) -> Path:
 
 def _index_of(part: ItemId, value: Any, path: Sequence[str | int]) -> int:
     if not isinstance(value, list):
-        raise SpecError(f"{toml_path(path)} is no list, so nothing in it has the id {quoted(part.id)}")
+        raise SpecError(f"{toml_path(path)} is not a list: found the id {quoted(part.id)}", code=_UNKNOWN)
     ids = item_ids(value, role_of_items(path[-1]))
     if part.id not in ids:
         known = f"it has {listed(ids)}" if ids else "it is empty"
-        raise SpecError(f"{toml_path(path)} has no item {quoted(part.id)}.{did_you_mean(part.id, ids)}", hint=known)
+        raise SpecError(
+            f"{toml_path(path)} has no item {quoted(part.id)}.{did_you_mean(part.id, ids)}", hint=known, code=_UNKNOWN
+        )
     return ids.index(part.id)
 
 
@@ -255,11 +255,11 @@ def _keys_at(path: Sequence[str | int], tables: Any, value: Any) -> list[str]:
 def _unknown(part: str, path: Sequence[str | int], keys: list[str]) -> SpecError:
     where = f"{toml_path(path)} has no key" if path else "a spec has no key"
     hint = f"it has {listed(keys)}" if keys else f"{toml_path(path)} is a value without keys"
-    return SpecError(f"{where} {quoted(part)}.{did_you_mean(part, keys)}", hint=hint)
+    return SpecError(f"{where} {quoted(part)}.{did_you_mean(part, keys)}", hint=hint, code=_UNKNOWN)
 
 
 def _meaning(path: Path, tables: Any) -> tuple[Meaning, int]:
-    """Return the field at a path, or for an entry of a table or list the field that holds it, and its depth."""
+    """Return the field at a path, or the field that holds this entry of a table or list, and its depth."""
     for end in range(len(path), 0, -1):
         owner, name = class_at(RunSpec, tables, path[: end - 1]), str(path[end - 1])
         if owner is not None and name in owner.model_fields:
@@ -285,7 +285,7 @@ def _value_at(tables: Any, path: Path) -> Any:
 
 
 def keys_of(meaning: Meaning) -> list[str]:
-    """Return the keys that a table of a field has whatever its kind; none where it is a plain value."""
+    """Return the keys that the table of a field has for every kind; none for a plain value."""
     for option in alternatives(meaning.field):
         if isinstance(option, type) and issubclass(option, BaseModel):
             return list(option.model_fields)
@@ -293,7 +293,7 @@ def keys_of(meaning: Meaning) -> list[str]:
 
 
 def allowed_kinds(meaning: Meaning) -> list[str]:
-    """Return the kinds that a field takes, or its items; none where it is no component."""
+    """Return the kinds that a field or its items take; none if it holds no component."""
     return next((kinds_of(role) for role in roles_of(meaning.field)), [])
 
 

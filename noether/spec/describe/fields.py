@@ -34,14 +34,14 @@ def configs_in(value: Any, path: Path = ()) -> Iterator[tuple[Path, _RegistryBas
 
 
 def components_in(value: Any) -> Iterator[tuple[Path, Component]]:
-    """Yield every component that is named below `value` with its path; a part without a kind is its owner's matter."""
+    """Yield every component below `value` that has a kind, with its path."""
     for path, config in configs_in(value):
         if names_component(config):
             yield path, component_of(config)
 
 
 def alternatives(annotation: Any) -> Iterator[Any]:
-    """Yield what a field accepts: classes, generic aliases, or the `Discriminated` mark of what it marks."""
+    """Yield the alternatives of a field: classes, generic aliases, or its `Discriminated` mark."""
     metadata: Sequence[Any] = ()
     if isinstance(annotation, FieldInfo):
         annotation, metadata = annotation.annotation, annotation.metadata
@@ -60,7 +60,7 @@ def alternatives(annotation: Any) -> Iterator[Any]:
 
 
 def class_of(annotation: Any, value: Any) -> type[BaseModel] | None:
-    """Return the class that validates `value` in a field, or None where that is no table with known keys."""
+    """Return the class that validates `value` in a field, or None if the field holds no table with known keys."""
     for option in alternatives(annotation):
         if isinstance(option, Discriminated):
             kind = value.get("kind") if isinstance(value, dict) else value
@@ -74,7 +74,7 @@ def class_of(annotation: Any, value: Any) -> type[BaseModel] | None:
 
 
 def class_at(root: type[BaseModel], document: Any, path: Sequence[str | int]) -> type[BaseModel] | None:
-    """Return the class that validates the table at `path`, or None where there is none."""
+    """Return the class that validates the table at `path`, or None."""
     annotation = annotation_at(root, document, path)
     value = document
     for part in path:
@@ -83,7 +83,7 @@ def class_at(root: type[BaseModel], document: Any, path: Sequence[str | int]) ->
 
 
 def annotation_at(root: type[BaseModel], document: Any, path: Sequence[str | int]) -> Any:
-    """Return the field or type that validates the value at `path`, or None where there is none."""
+    """Return the field or type that validates the value at `path`, or None."""
     annotation: Any = root
     value = document
     for part in path:
@@ -95,7 +95,7 @@ def annotation_at(root: type[BaseModel], document: Any, path: Sequence[str | int
 
 
 def item_at(value: Any, part: str | int) -> Any:
-    """Return what a table or list holds at a key or index, or None."""
+    """Return the value at a key of a table or an index of a list, or None."""
     if isinstance(value, dict):
         return value.get(part) if isinstance(part, str) else None
     if isinstance(value, list) and isinstance(part, int) and part < len(value):
@@ -104,7 +104,7 @@ def item_at(value: Any, part: str | int) -> Any:
 
 
 def table_class_of(annotation: Any) -> type[BaseModel] | None:
-    """Return the class of the tables that a field holds a list of, where they have no kind; else None."""
+    """Return the class of the items of a field that holds a list of tables without kinds; else None."""
     for option in alternatives(annotation):
         item = get_args(option)[0] if get_origin(option) is list else None
         if isinstance(item, type) and issubclass(item, BaseModel):

@@ -1,4 +1,4 @@
-"""Find what a key of a spec means: in a spec the field that holds it, without one every field that it may be."""
+"""Look-up of a key without a spec: every field of the installed configs that it may mean."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from noether.spec.errors.words import listed, quoted
 from noether.spec.model import RunSpec
 from noether.spec.read.overrides import ItemId, Part
 
+_UNKNOWN = "unknown-path"
 _TRAINER = "noether.training.trainers.config:BaseTrainerConfig"
 
 
@@ -28,7 +29,7 @@ class Meaning:
     """A field that a key may mean.
 
     Attributes:
-        owner: The kind that has the field; empty for what does not depend on a kind.
+        owner: The kind that has the field; empty if every kind has it.
         name: The name of the field.
         field: The field, or the type of an entry of one.
     """
@@ -39,10 +40,10 @@ class Meaning:
 
 
 def meanings(parts: Sequence[Part]) -> list[Meaning]:
-    """Return every field of the installed configs that a key may mean; torch is imported only where a kind decides.
+    """Return every field of the installed configs that a key may mean; torch is imported only if a kind decides.
 
     Raises:
-        SpecError: Nothing that is installed has such a key.
+        SpecError: If no installed config has the key.
     """
     found = [Meaning("", "", RunSpec)]
     walked = ""
@@ -67,7 +68,7 @@ def _below(meaning: Meaning, part: Part) -> Iterator[Meaning]:
 
 
 def _item(meaning: Meaning, annotation: Any, part: Part) -> Iterator[Meaning]:
-    """Yield what an item of a list is; its id says its kind where it is the name of one."""
+    """Yield the meanings of an item of a list; an id that is the name of a kind selects it."""
     for option in alternatives(annotation):
         if isinstance(option, Discriminated) and isinstance(part, ItemId):
             config = _class_of_kind(option, part.id)
@@ -77,7 +78,7 @@ def _item(meaning: Meaning, annotation: Any, part: Part) -> Iterator[Meaning]:
 
 
 def _fields_of(option: Any, owner: str, wanted: str) -> Iterator[Meaning]:
-    """Yield the fields of a class; of a role those of its base, or where they lack `wanted` those of all its kinds."""
+    """Yield the fields of a class; for a role those of its base, and without `wanted` those of all its kinds."""
     if isinstance(option, type) and issubclass(option, BaseModel):
         yield from (Meaning(owner, name, field) for name, field in option.model_fields.items())
     elif isinstance(option, Discriminated):
@@ -90,7 +91,7 @@ def _fields_of(option: Any, owner: str, wanted: str) -> Iterator[Meaning]:
 
 
 def base_config(role: str) -> type[BaseModel]:
-    """Return the class of what every kind of a role can be told."""
+    """Return the config class with the fields that every kind of a role has."""
     module, _, name = CONFIG_BASES.get(role, _TRAINER).partition(":")
     found: type[BaseModel] = getattr(import_module(module), name)
     return found
@@ -110,11 +111,11 @@ def _class_of_kind(mark: Discriminated, kind: str) -> type[BaseModel] | None:
 
 def _unknown(found: list[Meaning], part: Part, walked: str) -> SpecError:
     if isinstance(part, ItemId):
-        return SpecError(f"{walked} is no list of components, so nothing in it has the id {quoted(part.id)}")
+        return SpecError(f"{walked} is not a list of components: found the id {quoted(part.id)}", code=_UNKNOWN)
     allowed = _allowed(found, part)
     where = f"{walked} has no key" if walked else "a spec has no key"
     hint = f"it has {listed(allowed)}" if allowed else f"{walked} is a value without keys"
-    return SpecError(f"{where} {quoted(part)}.{did_you_mean(part, allowed)}", hint=hint)
+    return SpecError(f"{where} {quoted(part)}.{did_you_mean(part, allowed)}", hint=hint, code=_UNKNOWN)
 
 
 def _allowed(found: list[Meaning], part: str) -> list[str]:
@@ -128,5 +129,5 @@ def _allowed(found: list[Meaning], part: str) -> list[str]:
 
 
 def field_of(meaning: Meaning) -> FieldInfo:
-    """Return the field, or one made up for an entry of a table or list."""
+    """Return the field, or a field made for an entry of a table or list."""
     return meaning.field if isinstance(meaning.field, FieldInfo) else FieldInfo.from_annotation(meaning.field)

@@ -1,4 +1,4 @@
-"""Problems for programs: as JSON, and as the annotations that GitHub shows on a pull request."""
+"""Problems for programs: JSON, and annotations that GitHub shows on a pull request."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from noether.config.secrets import mask
 from noether.errors import NoetherError
+from noether.spec.errors.codes import CODES
 from noether.spec.errors.place import Place
 from noether.spec.errors.problem import InvalidSpecError, Problem
 from noether.spec.errors.words import toml_path, visible
@@ -16,24 +17,26 @@ Format: TypeAlias = Literal["text", "json", "github"]
 
 
 def problems_in(error: NoetherError) -> tuple[Problem, ...]:
-    """Return the problems that an error tells of; one that is not about a place of a spec is one without a path."""
+    """Return the problems of an error; an error without places in a spec is one problem without a path."""
     if isinstance(error, InvalidSpecError):
         return error.problems
-    return (Problem((), mask(error.message), mask(error.hint) if error.hint else None),)
+    code = error.code if error.code in CODES else "failed"
+    return (Problem(code or "failed", (), mask(error.message), mask(error.hint) if error.hint else None),)
 
 
 def as_json(problems: Iterable[Problem]) -> str:
-    """Return a JSON list with an object a problem."""
+    """Return a JSON list with one object per problem."""
     return json.dumps([_object(problem) for problem in problems], indent=2, ensure_ascii=False)
 
 
 def as_github(problems: Iterable[Problem]) -> str:
-    """Return a workflow command `::error …` a problem, a line each."""
+    """Return one workflow command `::error …` per problem, each in one line."""
     return "\n".join(_command(problem) for problem in problems)
 
 
 def _object(problem: Problem) -> dict[str, Any]:
     return {
+        "code": problem.code,
         "path": toml_path(problem.path),
         "message": problem.message,
         "hint": problem.hint,
@@ -57,12 +60,12 @@ def _command(problem: Problem) -> str:
     others = [f"{other.label or 'also'}: {_in_words(other)}" for other in problem.places if other is not place]
     help_lines = [f"help: {problem.hint}"] if problem.hint else []
     text = "\n".join([head + problem.message, *(others if place else ()), *help_lines])
-    where = f" file={_property(place.origin)},line={place.line},col={place.column}" if place else ""
-    return f"::error{where}::{_data(text)}"
+    where = f"file={_property(place.origin)},line={place.line},col={place.column}," if place else ""
+    return f"::error {where}title={problem.code}::{_data(text)}"
 
 
 def _in_words(place: Place) -> str:
-    """Return where something else is that belongs to a problem: an annotation has one place only."""
+    """Return a further place of a problem as text, since an annotation has only one place."""
     if place.is_file:
         return f"{place.origin}:{place.line}:{place.column}"
     return f"{place.origin}: {visible(mask(place.text))}"

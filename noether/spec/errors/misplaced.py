@@ -1,4 +1,4 @@
-"""Say where a key or table belongs that stands in the wrong place of a spec."""
+"""Suggestions for a key or table in the wrong place of a spec: the table that it belongs to."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from noether.spec.errors.words import toml_path
 from noether.spec.locate import TomlPath
 
 _DEEPEST = 4
-"""Keys on the way to a table; what is nested deeper is no place that people look for."""
+"""Longest path of a table that is suggested."""
 _OTHER_NAMES = {"data": "dataset", "scheduler": "schedule", "lr_scheduler": "schedule", "criterion": "loss"}
-"""What other frameworks call a role."""
+"""Names of roles in other frameworks."""
 _OTHER_KEYS = {
     "batch_size": "effective_batch_size",
     "epochs": "max_epochs",
     "num_epochs": "max_epochs",
     "learning_rate": "lr",
 }
-"""What other frameworks call a key."""
+"""Names of keys in other frameworks."""
 _TOP = "at the top, before the first table"
 _SHOWN = 2
 _LOOKED_AT = 10
@@ -35,8 +35,8 @@ class _Table(NamedTuple):
     """A table that a spec may have.
 
     Attributes:
-        path: Where; the items of an array share its path.
-        fields: The class of what it allows.
+        path: Its path; the items of an array share the path of the array.
+        fields: The class that validates it.
         is_item: Whether it is an item of an array of tables.
     """
 
@@ -46,18 +46,18 @@ class _Table(NamedTuple):
 
     @property
     def home(self) -> str:
-        """Where its keys are written: `in [model]`."""
+        """The place to write its keys: `in [model]`."""
         if not self.path:
             return _TOP
         return f"in [[{toml_path(self.path)}]]" if self.is_item else f"in [{toml_path(self.path)}]"
 
 
 def home_of(path: TomlPath, document: Any, root: type[BaseModel]) -> str | None:
-    """Return where the unknown key at `path` is known, `in [model.optimizer]`, or None where it is nowhere.
+    """Return the place where the unknown key at `path` is allowed, `in [model.optimizer]`, or None.
 
     Args:
-        path: The key.
-        document: The whole spec: its kinds say which tables there are.
+        path: The path of the key.
+        document: The whole spec; its kinds decide which tables there are.
         root: The class of the whole spec.
     """
     key, value = str(path[-1]), document
@@ -66,7 +66,7 @@ def home_of(path: TomlPath, document: Any, root: type[BaseModel]) -> str | None:
     known = _OTHER_KEYS.get(key, key)
     tables = [table for table in _tables(_Table((), root), document) if known in table.fields.model_fields]
     if any(table.path == path[:-1] for table in tables):
-        return f"here, as {known}"  # the table is right, only the key is another framework's
+        return f"here, as {known}"  # only the name is from another framework
     homes = list(dict.fromkeys(_home_in(table, known, value) for table in tables))
     if not homes:
         return _home_of_role(key)
@@ -75,7 +75,7 @@ def home_of(path: TomlPath, document: Any, root: type[BaseModel]) -> str | None:
 
 
 def _home_in(table: _Table, key: str, value: Any) -> str:
-    """Return where in a table a key with such a value is written: a table has a header of its own."""
+    """Return the place to write a key with this value: a table has a header of its own."""
     inside = _Table((*table.path, key), table.fields, isinstance(value, list))
     is_table = isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict) for item in value))
     return inside.home if is_table and not table.is_item else table.home
@@ -90,7 +90,7 @@ def _home_of_role(key: str) -> str | None:
 
 
 def _tables(table: _Table, value: Any) -> Iterator[_Table]:
-    """Yield a table and those below it, as far as what the spec says, and the bases of its roles, tell."""
+    """Yield a table and the tables below it, as far as the spec and the base configs of its roles show."""
     yield table
     if len(table.path) < _DEEPEST:
         for name, field in table.fields.model_fields.items():
@@ -111,7 +111,7 @@ def _below(annotation: Any, value: Any, path: TomlPath, *, is_item: bool = False
 
 
 def _examples(items: Any) -> list[Any]:
-    """Return one item of each kind, of the first few: a long list need not be gone through for every mistake."""
+    """Return one item of each kind among the first few, so that a long list costs little."""
     by_kind: dict[str, Any] = {}
     for item in items[:_LOOKED_AT] if isinstance(items, list) else ():
         by_kind.setdefault(str(item.get("kind")) if isinstance(item, dict) else str(item), item)
@@ -119,7 +119,7 @@ def _examples(items: Any) -> list[Any]:
 
 
 def _fields(option: Any, value: Any) -> type[BaseModel] | None:
-    """Return what validates a table; where its kind does not tell, the base of its role if that is light."""
+    """Return the class that validates a table; without a known kind the base of its role, unless that imports torch."""
     if isinstance(option, Discriminated):
         return class_of(option, value) or (base_config(option.role) if option.role in CONFIG_BASES else None)
     return option if isinstance(option, type) and issubclass(option, BaseModel) else None

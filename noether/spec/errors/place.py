@@ -1,4 +1,4 @@
-"""Where something stands in a text that a user wrote: a spec file, or an argument of the command line."""
+"""Places in a text that a user wrote: a spec file, or an argument of the command line."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Place:
     Attributes:
         origin: The file, or `command line, argument 2`.
         line: First line, from 1.
-        column: First character of it, from 1.
+        column: Its first character, from 1.
         end_line: Last line.
         end_column: The character behind the last one.
         text: The whole first line.
         is_file: Whether `origin` is a file.
-        via: The file and line that made this file take part, `specs/a.toml:5`; None for the one that was asked for.
-        label: What this place is, where a problem has several.
+        via: The file and line that extend this file, `specs/a.toml:5`; None for the spec itself.
+        label: Note on this place, if a problem has several.
     """
 
     origin: str
@@ -35,13 +35,13 @@ class Place:
 
 
 class SourceText:
-    """A text that places can be told in, whether or not it is TOML.
+    """A text with the places in it, valid TOML or not.
 
     Args:
-        origin: The file, or which argument it is.
+        origin: The file, or the argument.
         text: The text; lines end with `\\n` or `\\r\\n`.
         is_file: Whether `origin` is a file.
-        via: The file and line that made this file take part.
+        via: The file and line that extend this file.
     """
 
     def __init__(self, origin: str, text: str, *, is_file: bool = True, via: str | None = None) -> None:
@@ -58,11 +58,11 @@ class SourceText:
         return Place(self.origin, line, column, end_line, end_column, self._line_text(line), self._is_file, self._via)
 
     def first_line(self) -> Place:
-        """Return the place that stands for the text as a whole."""
+        """Return the place of the first line, for problems of the whole text."""
         return self.place(0, len(self._line_text(1)))
 
     def offset(self, line: int, column: int) -> int:
-        """Return the offset of a line and column, both from 1; one beyond the text is its end."""
+        """Return the offset of a line and column, both from 1; at most the end of the text."""
         if line > len(self._line_starts):
             return len(self.text)
         return min(self._line_starts[line - 1] + column - 1, len(self.text))

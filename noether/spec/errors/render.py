@@ -1,36 +1,57 @@
-"""Show a problem as compilers do: what is wrong, where, the line itself with carets, and the way out."""
+"""A problem as text in the form of a compiler error: code, message, place, source line with carets, help."""
 
 from __future__ import annotations
 
 import unicodedata
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from noether.config.secrets import mask
 from noether.spec.errors.place import Place
 from noether.spec.errors.words import toml_path, visible
 
-if TYPE_CHECKING:
-    from noether.spec.errors.problem import Problem
-
-_CONTEXT = 40  # characters of a very long line that stay before and behind what is marked
-_MARKED = 60  # and how much of it stays itself
-_LINE = 120
+_CONTEXT = 40  # characters shown before and behind the marked part of a long line
+_MARKED = 60  # characters shown of the marked part
+_LINE = 120  # characters of a line that is shown whole
 _TAB = "    "
 _RED, _BLUE, _BOLD, _PLAIN = "\x1b[1;31m", "\x1b[1;34m", "\x1b[1m", "\x1b[0m"
 
 
-def render(problem: Problem, origin: str, *, color: bool = False) -> str:
+class Shown(Protocol):
+    """The parts of a problem that are shown."""
+
+    @property
+    def code(self) -> str:
+        """Its stable name."""
+
+    @property
+    def path(self) -> tuple[str | int, ...]:
+        """Keys and indices from the root of the document."""
+
+    @property
+    def message(self) -> str:
+        """What was found and expected."""
+
+    @property
+    def hint(self) -> str | None:
+        """What to type."""
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where it is written, the main place first."""
+
+
+def render(problem: Shown, origin: str, *, color: bool = False) -> str:
     """Return a problem as a block of text.
 
     Args:
-        problem: What is wrong.
-        origin: Where the spec is from, for a problem without a place.
-        color: Whether to colour it for a terminal.
+        problem: The problem.
+        origin: The file or name of the spec, for a problem without a place.
+        color: Colour the text for a terminal.
     """
     gutter = _Gutter(problem.places, color=color)
     shown = visible(toml_path(problem.path))
     path = f"   [{shown[:_LINE]}{'…' if len(shown) > _LINE else ''}]" if problem.path else ""
-    lines = [gutter.painted(_RED, "error") + gutter.painted(_BOLD, f": {problem.message}")]
+    lines = [gutter.painted(_RED, f"error[{problem.code}]") + gutter.painted(_BOLD, f": {problem.message}")]
     if not problem.places and (problem.path or origin != "the spec"):
         lines.append(gutter.arrow(f"{visible(origin)}{path}"))
     for number, place in enumerate(problem.places):
@@ -41,7 +62,7 @@ def render(problem: Problem, origin: str, *, color: bool = False) -> str:
 
 
 class _Gutter:
-    """The left margin of a block, wide enough for all its line numbers."""
+    """Left margin of a block, wide enough for its line numbers."""
 
     def __init__(self, places: tuple[Place, ...], *, color: bool) -> None:
         self._width = max((len(str(place.line)) for place in places if place.is_file), default=1)
@@ -73,9 +94,9 @@ class _Gutter:
 
 
 def excerpt(place: Place, mark: str = "^") -> tuple[str, str]:
-    """Return the line of a place as a terminal shows it, and the marks below what the place is.
+    """Return the line of a place as a terminal shows it, and the marks below it.
 
-    Of something over several lines the first is shown; a very long line is cut around what is marked.
+    Only the first of several lines is shown; a long line is cut around the marked part.
     """
     text = place.text
     start = min(place.column - 1, len(text))
@@ -99,7 +120,7 @@ def _shown(text: str) -> str:
 
 
 def _width(text: str) -> int:
-    """Return how many columns of a terminal text takes."""
+    """Return the number of terminal columns that text takes."""
     return sum(_columns(character) for character in text)
 
 

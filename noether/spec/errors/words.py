@@ -12,11 +12,22 @@ from typing import Any
 from noether.config.secrets import mask
 from noether.kernel.names import did_you_mean
 
+TYPES: dict[Any, str] = {
+    int: "integer",
+    float: "number",
+    str: "string",
+    bool: "true or false",
+    list: "list",
+    dict: "table",
+}
+"""Names of the types of a TOML value, in messages and in the documentation of fields."""
+BOUNDS = {"ge": "at least", "gt": "greater than", "le": "at most", "lt": "below"}
+"""Words for the bounds of a number, by pydantic's name of the bound."""
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def toml_literal(value: Any) -> str:
-    """Return a value of a spec as it would stand behind `key =`."""
+    """Return a value as TOML writes it behind `key =`, in one line."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -32,12 +43,12 @@ def toml_literal(value: Any) -> str:
 
 
 def toml_string(text: str) -> str:
-    """Return text in quotes; JSON's escapes are TOML's, but for DEL, which TOML wants escaped."""
+    """Return text in quotes. JSON has the same escapes as TOML, except that TOML escapes DEL."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def toml_key(key: str) -> str:
-    """Return a key, in quotes where it needs them."""
+    """Return a key, in quotes if it needs them."""
     return key if _BARE_KEY.fullmatch(key) else toml_string(key)
 
 
@@ -68,24 +79,22 @@ def visible(text: str) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return names for a message, with commas between them; of very many, the first."""
+    """Return names with commas between them; of more than 40 the first 40."""
     first = list(islice(names, _LISTED + 1))
     return ", ".join([*first[:_LISTED], "…"] if len(first) > _LISTED else first)
 
 
 def described(value: Any) -> str:
-    """Return what `value` is in a spec's words: `the string "yes"`, `the integer 3`, `a table`."""
+    """Return a value in words, for `found …` in messages: `the string "yes"`, `the integer 3`, `a table`."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return f"the string {quoted(value)}"
-    if isinstance(value, int):
-        return f"the integer {value}"
-    if isinstance(value, float):
-        return f"the number {value}"
-    if isinstance(value, dict):
-        return "a table"
-    return "a list" if isinstance(value, (list, tuple)) else type(value).__name__
+        return f"the {TYPES[str]} {quoted(value)}"
+    if isinstance(value, (int, float)):
+        return f"the {TYPES[type(value)]} {value}"
+    if isinstance(value, (dict, list, tuple)):
+        return f"a {TYPES[dict if isinstance(value, dict) else list]}"
+    return type(value).__name__
 
 
 def suggestion(name: str, candidates: Iterable[str]) -> str:

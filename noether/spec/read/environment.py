@@ -20,20 +20,18 @@ from noether.spec.read.reference import Reference
 
 
 def passwords_in(table: Any, references: Container[TomlPath], path: TomlPath = ()) -> Iterator[Problem]:
-    """Mask every password of an address from now on; yield those that are written in the spec itself.
+    """Mask every password of an address from now on; yield a problem for each that is written in the spec.
 
     Args:
-        table: The spec, with the values of the environment in their places.
-        references: The paths of those: a run keeps the reference, not the value.
-        path: Where `table` is.
+        table: The spec with values in place of references.
+        references: The paths of the references: a run keeps the reference, not the value.
+        path: The path of `table`.
     """
     if isinstance(table, str):
         if "://" in table and remember_password_in(table) and path not in references:
-            yield Problem(
-                path,
-                "the address holds a password, and every copy of the spec would show it",
-                'put the whole address into a variable: { env = "TRACKING_URI", secret = true }',
-            )
+            message = "the address holds a password, and every copy of the spec would show it"
+            hint = 'put the whole address into a variable: { env = "TRACKING_URI", secret = true }'
+            yield Problem("written-password", path, message, hint)
     elif isinstance(table, dict):
         for key, item in table.items():
             yield from passwords_in(item, references, (*path, key))
@@ -44,12 +42,12 @@ def passwords_in(table: Any, references: Container[TomlPath], path: TomlPath = (
 
 @dataclass
 class Readings:
-    """What became of the references of a spec.
+    """A spec whose references to the environment were replaced by values.
 
     Attributes:
-        table: The spec with values in their place.
+        table: The spec with values in place of references.
         references: The references that were read, by path.
-        problems: Why others could not be; an empty text is in the place of their values.
+        problems: Problems of the other references; their values are empty strings.
     """
 
     table: dict[str, Any]
@@ -58,9 +56,9 @@ class Readings:
 
 
 def read_environment(root: Node, root_class: type[BaseModel]) -> Readings:
-    """Return a document with the values of the environment.
+    """Return a document with values in place of references.
 
-    A variable holds text. Where the field takes no text, that is read as TOML: `EPOCHS=3` is an integer.
+    A variable holds text. If the field takes no text, the text is read as TOML: `EPOCHS=3` is an integer.
     """
     readings = Readings(value_of(root), {}, [])
     for path, reference in _references(root, ()):
@@ -68,7 +66,8 @@ def read_environment(root: Node, root_class: type[BaseModel]) -> Readings:
         if fault is None:
             readings.references[path] = reference
         else:
-            readings.problems.append(Problem(path, *fault))
+            code, message, hint = fault
+            readings.problems.append(Problem(code, path, message, hint))
         _put(readings.table, path, "" if fault else _first_reading(reference))
     for path, reference in readings.references.items():
         text = reference.text()
@@ -94,7 +93,7 @@ def _first_reading(reference: Reference) -> Any:
 
 
 def _takes_text(annotation: Any) -> bool:
-    """Whether a field may hold text, or nobody knows what it holds."""
+    """Return True if a field takes text, or has no known type."""
     if annotation is None:
         return True
     return any(

@@ -14,41 +14,35 @@ from pathlib import Path
 from typing import Any
 
 from noether.spec.errors.place import Place, SourceText
-from noether.spec.errors.problem import Problem
+from noether.spec.errors.problem import Problem, problem_at
 from noether.spec.errors.words import listed, quoted, suggestion
 from noether.spec.locate import Located, Locations, Span, TomlPath
 from noether.spec.read.reference import Reference, is_reference
 
 BEGINNING = "value = "
-"""What is put before the value of an argument to make it TOML."""
+"""Text put before the value of an argument to make it TOML."""
 
 
 class Layer:
-    """A layer whose values stand in no text, such as those from Python, or all in one place.
+    """A layer without a text, such as values from Python, or with one place for all its values.
 
     Args:
         origin: The file, `command line, argument 2`, `set` or `the spec`.
-        folder: What its relative paths start from.
-        spot: The place of everything in it, if there is one.
-
-    Attributes:
-        notes: What was changed to understand an older format.
-        moved: Where in the text a value of today's format is written that had another path.
+        folder: Folder that its relative paths start from.
+        spot: Place of all its values, if there is one.
     """
 
     def __init__(self, origin: str, folder: Path, spot: Place | None = None) -> None:
         self.origin = origin
         self.folder = folder
-        self.notes: tuple[str, ...] = ()
-        self.moved: dict[TomlPath, TomlPath] = {}
         self._spot = spot
 
     def place(self, path: TomlPath, *, key: bool = False) -> Place | None:
-        """Return where the value at `path` of this layer is written, or its key; None where it is in no text."""
+        """Return the place of the value at `path` in this layer, or of its key; None without a text."""
         return self._spot
 
     def opens(self, path: TomlPath) -> bool:
-        """Whether the table at `path` is written as such, rather than made by a header or key of something below it."""
+        """Return False if the table at `path` is only implied by a header or a dotted key of a table below it."""
         return True
 
 
@@ -58,7 +52,7 @@ class FileLayer(Layer):
     Args:
         path: The file.
         source: Its text.
-        table: What it says, in plain values.
+        table: Its plain values.
     """
 
     def __init__(self, path: Path, source: SourceText, table: dict[str, Any]) -> None:
@@ -68,14 +62,14 @@ class FileLayer(Layer):
         self.table = table
 
     def place(self, path: TomlPath, *, key: bool = False) -> Place | None:
-        """Return where a value or its key is written; the document as a whole is its first line."""
+        """Return the place of a value or its key; the place of the whole document is its first line."""
         if not path:
             return self.source.first_line()
-        span = _span(self._locations.nearest(self.moved.get(path, path))[1], key=key)
+        span = _span(self._locations.nearest(path)[1], key=key)
         return self.source.place(span.start, span.end)
 
     def opens(self, path: TomlPath) -> bool:
-        """Whether the table has a header of its own, or is an inline table."""
+        """Return True if the table has its own header, or is an inline table."""
         located = self._locations.of(path)
         if located is None or located.value is not None:
             return True
@@ -87,7 +81,7 @@ class FileLayer(Layer):
         )
 
     @cached_property
-    def _locations(self) -> Locations:  # only a spec with problems, or one that is explained, has to be searched
+    def _locations(self) -> Locations:  # only needed for a spec with problems, or one that is explained
         return Locations(self.source.text)
 
 
@@ -96,8 +90,8 @@ class ArgumentLayer(Layer):
 
     Args:
         source: The whole argument.
-        key: Where in it the path is written.
-        value: Where in it the value is written; equal to `key` where it has none.
+        key: Span of the path in it.
+        value: Span of the value; equal to `key` if there is none.
     """
 
     def __init__(self, source: SourceText, key: Span, value: Span) -> None:
@@ -108,11 +102,11 @@ class ArgumentLayer(Layer):
 
     @property
     def path_place(self) -> Place:
-        """Where the path is written."""
+        """The place of the path."""
         return self.source.place(self._key.start, self._key.end)
 
     def place(self, path: TomlPath, *, key: bool = False) -> Place | None:
-        """Return where in the argument something of its value is written; `()` is the value, or the path to it."""
+        """Return the place of a part of the value in the argument; `()` is the whole value, or its path."""
         if not path:
             span = self._key if key else self._value
             return self.source.place(span.start, span.end)
@@ -136,12 +130,12 @@ def _span(located: Located, *, key: bool) -> Span:
 
 @dataclass(frozen=True)
 class Source:
-    """One layer's word on a value.
+    """The value of one layer at one path.
 
     Attributes:
-        layer: Who says it.
-        path: Where in that layer; indices may differ from those of the spec.
-        value: What it says; a reference to the environment as it is written. None where it takes the value away.
+        layer: The layer.
+        path: The path in that layer; indices may differ from those in the spec.
+        value: The value; a reference to the environment stays a table. None if the layer removes the value.
     """
 
     layer: Layer
@@ -155,22 +149,22 @@ class Source:
 
     @property
     def place(self) -> Place | None:
-        """Where the value is written; None where it is in no text."""
+        """The place of the value; None without a text."""
         return self.layer.place(self.path)
 
     @property
     def key_place(self) -> Place | None:
-        """Where its key is written; None where it is in no text."""
+        """The place of its key; None without a text."""
         return self.layer.place(self.path, key=True)
 
 
 @dataclass
 class Node:
-    """A value of a spec while its layers are put together.
+    """A value of a spec while its layers are merged.
 
     Attributes:
         content: Nodes by key, a list of nodes, a `Reference`, or a plain value.
-        sources: Who says so, newest first, with those that were overruled.
+        sources: The layers that set it, newest first, with the layers that were overruled.
     """
 
     content: Any
@@ -178,28 +172,28 @@ class Node:
 
 
 class Origins:
-    """Tells where the values of a spec come from.
+    """Sources of the values of a spec, by path.
 
     Args:
-        root: The layers, put together.
+        root: The merged layers.
     """
 
     def __init__(self, root: Node) -> None:
         self._root = root
 
     def of(self, path: TomlPath) -> tuple[Source, ...]:
-        """Return who says what is at `path`, newest first with those it overruled; empty where nobody does."""
+        """Return the sources of the value at `path`, newest first; empty if no layer sets it."""
         node = self._node(path)
         return node.sources if node else ()
 
     def nearest(self, path: TomlPath) -> tuple[TomlPath, tuple[Source, ...]]:
-        """Return the longest beginning of a path that somebody says something at, and who."""
+        """Return the longest prefix of a path that a layer sets, and its sources."""
         while (node := self._node(path)) is None:
             path = path[:-1]
         return path, node.sources
 
     def paths(self) -> Iterator[TomlPath]:
-        """Go through the paths of everything that the layers say, tables before what they hold; `()` is not one."""
+        """Yield the path of every value of the layers, tables before their contents, without `()`."""
         yield from _paths(self._root, ())
 
     def _node(self, path: TomlPath) -> Node | None:
@@ -226,7 +220,7 @@ def node_of(value: Any, layer: Layer, path: TomlPath = ()) -> Node:
 
 
 def value_of(node: Node) -> Any:
-    """Return the plain value of nodes; references stay tables, as they are written."""
+    """Return the plain value of a node; references to the environment stay tables."""
     content = node.content
     if isinstance(content, dict):
         return {key: value_of(item) for key, item in content.items()}
@@ -251,12 +245,12 @@ def _paths(node: Node, path: TomlPath) -> Iterator[TomlPath]:
 
 
 def merged(old: Node | None, new: Node, problems: list[Problem] | None = None) -> Node:
-    """Return `new` on top of `old`, with the sources of both.
+    """Return `new` merged over `old`, with the sources of both.
 
     Args:
-        old: What the layers below say; None for nothing.
-        new: What the layer says.
-        problems: What does not fit is added here. Without it arrays of tables replace, as in an override.
+        old: The value in the layers below; None for none.
+        new: The value in the layer.
+        problems: List that problems are appended to. Without it arrays of tables replace, as in an override.
     """
     content = new.content
     if isinstance(content, dict):
@@ -268,7 +262,7 @@ def merged(old: Node | None, new: Node, problems: list[Problem] | None = None) -
 
 
 def _continues(old: Any, new: dict[str, Node]) -> bool:
-    """Whether a table says more about the one below, rather than being about another component."""
+    """Return True if a table is about the same component as the table below it."""
     if not isinstance(old, dict):
         return False
     return "kind" not in old or "kind" not in new or old["kind"].content == new["kind"].content
@@ -283,7 +277,7 @@ def _by_id(old: list[Node], new: list[Node], problems: list[Problem]) -> list[No
     positions = {name: index for index, item in reversed([*enumerate(old)]) if (name := _plain(item, "id")) is not None}
     for item in new:
         name = _plain(item, "id")
-        position = positions.pop(name, None)  # a second item of this id is a new one, which validation refuses
+        position = positions.pop(name, None)  # validation refuses a second item of this id
         if _plain(item, "remove") is True:
             if position is None:
                 problems.append(_nothing_to_remove(item, name, [str(known) for known in positions]))
@@ -307,8 +301,8 @@ def _nothing_to_remove(item: Node, name: Any, known: list[str]) -> Problem:
     key = "id" if name is not None else "remove"
     place = source.layer.place((*source.path, key))
     if name is None:
-        message, hint = "remove = true without the id of what to remove", 'add id = "…"'
+        message, hint = "remove = true needs the id of the item to remove", 'add id = "…"'
     else:
-        message = f"there is no item with id {quoted(str(name))} to remove{suggestion(str(name), known)}"
-        hint = f"the files below have {listed(known)}" if known else "no file below has an item with an id here"
-    return Problem((*source.path, key), message, hint, places=(place,) if place else ())
+        message = f"no item with id {quoted(str(name))} to remove{suggestion(str(name), known)}"
+        hint = f"the extended files have {listed(known)}" if known else "no extended file has an item with an id here"
+    return problem_at(place, "unknown-path", (*source.path, key), message, hint)

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from noether.errors import SpecError
 from noether.spec.errors.place import Place, SourceText
-from noether.spec.errors.problem import InvalidSpecError, Problem
+from noether.spec.errors.problem import InvalidSpecError, Problem, problem_at
 from noether.spec.errors.words import described, listed, quoted, suggestion, toml_path, toml_string, visible
 from noether.spec.ids import item_ids, role_of_items
 from noether.spec.locate import Span, TomlPath
@@ -19,7 +19,8 @@ from noether.spec.read.document import MAX_DEPTH, parse_toml, plain
 from noether.spec.read.layers import BEGINNING, ArgumentLayer, Layer, Node, Source, merged, node_of, value_of
 from noether.spec.read.reference import Reference
 
-_LONGEST = 80
+_LONGEST = 80  # characters of an argument in a hint
+_EXAMPLE = "for example -s trainer.max_epochs=5"
 _STRING = r"""("(?:[^"\\]|\\.)*"|'[^']*')"""
 _BARE_WORD = r"(?<![\w.+-])([A-Za-z_][\w./:-]*)(?![\w./:-]|\s*=)"
 _STRING_OR_WORD = re.compile(f"{_STRING}|{_BARE_WORD}")
@@ -27,11 +28,11 @@ _WORDS_OF_TOML = ("true", "false", "inf", "nan")
 
 
 def cure(path: str, value: str) -> str | None:
-    """Return what to do, with the argument as the user should have typed it where that can be told; or None.
+    """Return a hint with the argument as it should be typed, if that can be guessed; else None.
 
     Args:
         path: The argument up to and with its `=`.
-        value: What stands behind it.
+        value: The text behind the `=`.
     """
     if value.startswith(("[", "{")):
         repaired = _with_quotes(value)
@@ -43,7 +44,7 @@ def cure(path: str, value: str) -> str | None:
 
 
 def _argument(path: str, value: str | None) -> str:
-    """Return an argument for a shell, or an example in place of what is not known or would be hard to read."""
+    """Return an argument for a shell; an example if the value is unknown or hard to read."""
     argument = f"{path.strip()}{value}"
     if value is None or len(argument) > _LONGEST or not argument.isprintable():
         return "-s 'path=\"value\"'"
@@ -86,21 +87,21 @@ Part: TypeAlias = str | ItemId
 
 
 class Unset(str):
-    """A path that `--unset` takes away, among overrides, so that these keep the order of the command line."""
+    """A path to remove, in the list of overrides, so that they keep the order of the command line."""
 
 
 @dataclass(frozen=True)
 class Override:
-    """What to do at one place of the document.
+    """A change of one place of the document.
 
     Attributes:
-        text: The argument as it was given.
+        text: The argument.
         path: Keys and item ids from the root of the document; an index is a key of digits.
-        value: The value; None where what is there is removed.
-        operation: Whether the value is set or appended, or what is there removed.
-        layer: Who says so.
-        spans: Where in the argument each part of the path is written; empty for a value from Python.
-        lenient: Whether there may be nothing to remove.
+        value: The value; None for `unset`.
+        operation: Set the value, append it, or remove the one that is there.
+        layer: The layer of the value.
+        spans: Spans of the parts of the path in the argument; empty for a value from Python.
+        lenient: Accept that there is nothing to remove.
     """
 
     text: str
@@ -112,23 +113,23 @@ class Override:
     lenient: bool = False
 
     def part_place(self, index: int) -> Place | None:
-        """Return where a part of the path is written; None for a value from Python."""
+        """Return the place of a part of the path; None for a value from Python."""
         if not self.spans or not isinstance(self.layer, ArgumentLayer):
             return None
         return self.layer.source.place(self.spans[index].start, self.spans[index].end)
 
 
 def parse_override(text: str, number: int = 1) -> Override:
-    """Read an argument of `-s`, or an `Unset` path.
+    """Parse an argument of `-s`, or an `Unset` path.
 
     The value is TOML; a bare word is a string.
 
     Args:
         text: The argument.
-        number: Which one it is, from 1, for messages.
+        number: Its number from 1, for messages.
 
     Raises:
-        InvalidSpecError: There is no `=`, the path is malformed, or the value begins like TOML and is none.
+        InvalidSpecError: If there is no `=`, the path is malformed, or the value begins like TOML and is not TOML.
     """
     source = SourceText(f"command line, argument {number}", text, is_file=False)
     if isinstance(text, Unset):
@@ -144,40 +145,41 @@ def parse_override(text: str, number: int = 1) -> Override:
 
 
 def python_override(path: str, value: Any, folder: Path) -> Override:
-    """Return an override with a value from Python; None removes what is there, if anything is.
+    """Return an override with a value from Python; None removes the key, if it is there.
 
     Raises:
-        SpecError: The path is malformed, or TOML has no counterpart for the value.
+        SpecError: If the path is malformed, or TOML has no counterpart for the value.
     """
     layer = Layer("set", folder)
     given = plain({"value": value}, layer).get("value")
     return Override(path, parse_path(path), given, "unset" if given is None else "set", layer, lenient=True)
 
 
-def parse_path(path: str, text: str | None = None) -> tuple[Part, ...]:
-    """Read a dotted path whose keys may be quoted and may be followed by `[id]`.
+def parse_path(path: str) -> tuple[Part, ...]:
+    """Parse a dotted path whose keys may be quoted and may be followed by `[id]`.
 
     Args:
         path: The path.
-        text: The whole argument, for messages; the path alone by default.
 
     Raises:
-        InvalidSpecError: The path is malformed.
+        InvalidSpecError: If the path is malformed.
     """
-    return _parts(SourceText(text or path, path, is_file=False), 0, len(path))[0]
+    return _parts(SourceText(path, path, is_file=False), 0, len(path))[0]
 
 
 def _equals(source: SourceText) -> int:
-    """Return where the first `=` outside quotes and brackets is."""
+    """Return the offset of the first `=` outside quotes and brackets."""
     path = _UP_TO_EQUALS.match(source.text)
     if path is None:
         whole = source.place(0, len(source.text))
-        raise _refused(source, "expected path=value", whole, "for example -s trainer.max_epochs=5")
+        raise _refused(
+            source, "no = in the argument, expected path=value", whole, "for example -s trainer.max_epochs=5"
+        )
     return path.end() - 1
 
 
 def _parts(source: SourceText, start: int, end: int) -> tuple[tuple[Part, ...], tuple[Span, ...]]:
-    """Return the parts of the path that stands between two offsets, and where each of them is."""
+    """Return the parts of the path between two offsets, and their spans."""
     bounds = _stripped(source.text, start, end)
     position, end = bounds.start, bounds.end
     parts: list[Part] = []
@@ -197,7 +199,9 @@ def _parts(source: SourceText, start: int, end: int) -> tuple[tuple[Part, ...], 
             return tuple(parts), tuple(spans)
         if len(parts) > MAX_DEPTH:
             place = source.place(position, position + 1)
-            raise _refused(source, f"the path has more than {MAX_DEPTH} parts", place, None)
+            raise _refused(
+                source, f"path too long: found more than {MAX_DEPTH} parts, expected at most that", place, None
+            )
         if source.text[position] != ".":
             raise _malformed(source, position, bounds)
         position += 1
@@ -214,13 +218,13 @@ def _parse_value(source: SourceText, span: Span, layer: ArgumentLayer) -> Any:
     text = source.text[span.start : span.end]
     if not text.strip():
         place = source.place(span.start, span.end)
-        raise _refused(source, "no value behind the =", place, 'an empty string is written path=""')
+        raise _refused(source, "no value after the =, expected path=value", place, 'an empty string is written path=""')
     inner = SourceText(source.origin, BEGINNING + text, is_file=False)
     try:
         table = parse_toml(inner)
         if table.keys() == {"value"}:
             return plain(table, layer)["value"]
-        reason, place = "it holds more than one value", source.place(span.start, span.end)
+        reason, place = "found more than one value, expected one", source.place(span.start, span.end)
     except InvalidSpecError as error:
         if not _BEGINS_LIKE_TOML.match(text) and "\n" not in text:
             return text
@@ -229,7 +233,7 @@ def _parse_value(source: SourceText, span: Span, layer: ArgumentLayer) -> Any:
 
 
 def _shifted(places: tuple[Place, ...], inner: SourceText, source: SourceText, span: Span) -> Place:
-    """Return where in the argument something of its value is that was parsed behind `value = `."""
+    """Return the place in the argument of a place in its value, which was parsed behind `value = `."""
     if not places:
         return source.place(span.start, span.end)
     offset = inner.offset(places[0].line, places[0].column) + span.start - len(BEGINNING)
@@ -242,38 +246,38 @@ def _unquoted(source: SourceText, key: re.Match[str]) -> str:
         (name,) = tomllib.loads(f"{key.group()} = 0")
     except tomllib.TOMLDecodeError as error:
         place = source.place(*key.span())
-        raise _refused(source, f"{visible(key.group())} is no key: {_WHERE.sub('', str(error))}", place, None) from None
+        message = f"{visible(key.group())} is not a key: {_WHERE.sub('', str(error))}"
+        raise _refused(source, message, place, None) from None
     return name
 
 
 def _malformed(source: SourceText, position: int, path: Span) -> InvalidSpecError:
     if not source.text[path.start : path.end].strip():
         place = source.place(path.start, path.end)
-        return _refused(source, "no path in front of the =", place, "for example -s trainer.max_epochs=5")
+        return _refused(
+            source, "no path before the =, expected path=value", place, "for example -s trainer.max_epochs=5"
+        )
     inside = position < path.end
-    found = f"found {quoted(source.text[position])}" if inside else "it ends"
-    return _refused(
-        source,
-        f"expected a key at character {position - path.start + 1} of the path, {found}",
-        source.place(position, position + inside),
-        "a path is written trainer.callbacks[ema].every_n_epochs; quote keys with other characters",
-    )
+    found = quoted(source.text[position]) if inside else "its end"
+    message = f"malformed path: found {found} at character {position - path.start + 1}, expected a key"
+    hint = "a path is written trainer.callbacks[ema].every_n_epochs; quote keys with other characters"
+    return _refused(source, message, source.place(position, position + inside), hint)
 
 
 def _refused(source: SourceText, message: str, place: Place, hint: str | None) -> InvalidSpecError:
-    return InvalidSpecError([Problem((), message, hint, (place,))], origin="the overrides")
+    return InvalidSpecError([Problem("invalid-override", (), message, hint, (place,))], origin="the overrides")
 
 
 _Key: TypeAlias = str | int
 
 
 def apply_override(root: Node, override: Override) -> None:
-    """Do what an override says to a document; tables that are missing on the way are made.
+    """Apply an override to a document; missing tables on its path are made.
 
-    A table merges as `noether.spec.read.layers` says; an array, of tables too, is replaced.
+    A table merges as described in `noether.spec.read.layers`; an array, of tables too, is replaced.
 
     Raises:
-        InvalidSpecError: The path leads through something that is no table, names an item that does not exist,
+        InvalidSpecError: If the path leads through a value that is not a table, names an item that does not exist,
             or there is nothing to remove.
     """
     holder = root
@@ -306,9 +310,9 @@ def _change(holder: Node, key: _Key, path: TomlPath, override: Override) -> None
 
 
 def _append(holder: Node, key: _Key, old: Node | None, path: TomlPath, override: Override) -> None:
-    """Put the value behind the last item of an array; an array that is missing is made."""
+    """Append the value to an array; a missing array is made."""
     if old is not None and not isinstance(old.content, list):
-        message = f"{toml_path(path)} is {described(value_of(old))}, and += appends to a list"
+        message = f"+= appends to a list: found {described(value_of(old))} at {toml_path(path)}"
         raise _wrong(override, path, message, len(override.path) - 1)
     items = old.content if old else []
     new = node_of(override.value, override.layer)
@@ -323,7 +327,7 @@ def _child(holder: Node, key: _Key) -> Node | None:
 
 
 def _made_table(override: Override) -> Node:
-    """Return an empty table that an override makes on the way to its place."""
+    """Return an empty table for a missing part of the path."""
     layer = override.layer
     spot = layer.path_place if isinstance(layer, ArgumentLayer) else None
     return Node({}, (Source(Layer(layer.origin, layer.folder, spot), (), {}),))
@@ -334,14 +338,14 @@ def _nothing_to_remove(holder: Node, walked: TomlPath, override: Override, index
         return
     part = override.path[index]
     path = (*walked, str(part))
-    message = f"there is no {toml_path(path)} to remove{suggestion(str(part), holder.content)}"
+    message = f"no {toml_path(path)} to remove{suggestion(str(part), holder.content)}"
     where = toml_path(walked) or "the spec"
-    hint = f"{where} says {listed(holder.content)}" if holder.content else None
+    hint = f"{where} has {listed(holder.content)}" if holder.content else None
     raise _wrong(override, path, message, index, hint)
 
 
 def _locate(holder: Node, part: Part, walked: TomlPath, override: Override, index: int) -> _Key:
-    """Return the key or index that `part` means in `holder`."""
+    """Return the key or index of `part` in `holder`."""
     if isinstance(holder.content, list):
         items = value_of(holder)
         return (
@@ -353,7 +357,7 @@ def _locate(holder: Node, part: Part, walked: TomlPath, override: Override, inde
         return part
     place = toml_path(walked)
     if isinstance(holder.content, dict):
-        raise _wrong(override, walked, f"{place} is a table and has no items to pick by id", index)
+        raise _wrong(override, walked, f"{place} is a table, whose items have no ids", index)
     if isinstance(holder.content, Reference):
         raise _wrong(override, walked, f"{place} is a reference to the environment, not a table", index)
     bare = holder.content
@@ -375,15 +379,16 @@ def _by_index(items: Sequence[Any], part: str, walked: TomlPath, override: Overr
     if not (part.isascii() and part.isdecimal()):
         ids = item_ids(items, role_of_items(walked[-1]))
         hint = f"pick an item: {place}[{ids[0]}] or {place}.0" if ids else None
-        raise _wrong(override, walked, f"{place} is a list, and {quoted(part)} is no index", index, hint)
+        raise _wrong(
+            override, walked, f"{place} is a list: found {quoted(part)}, expected an index or an [id]", index, hint
+        )
     if len(part) > 9 or int(part) >= len(items):
         count = f"{len(items)} item" + "s" * (len(items) != 1)
-        message = f"{place} has {count}, so there is no {place}.{part[:20]}"
+        message = f"no {place}.{part[:20]}: {place} has {count}"
         raise _wrong(override, walked, message, index, "indices start at 0")
     return int(part)
 
 
 def _wrong(override: Override, path: TomlPath, message: str, index: int, hint: str | None = None) -> SpecError:
     place = override.part_place(index)
-    problem = Problem(path, message, hint, (place,) if place else ())
-    return InvalidSpecError([problem], origin=override.layer.origin)
+    return InvalidSpecError([problem_at(place, "unknown-path", path, message, hint)], origin=override.layer.origin)

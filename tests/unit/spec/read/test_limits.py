@@ -39,6 +39,26 @@ def test_dots_of_numbers_do_not_add_up(between: str):
     assert excess("a = " + between.join(["1.5"] * 50)) is None
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["a = [" + "1.5, " * 9_000 + "]", "[a]\nb = [[" + "-0.5,\n " * 9_000 + "],\n 1.5]", "a.b = [{ c = 1.5 }]\n" * 2],
+)
+def test_dots_of_numbers_are_not_counted_as_values(text: str):
+    assert excess(text) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["1.1 = 0\n" * 6_000, "a = { 1.1 = 0 }\n" * 4_000, "a = [" + "{ 1.1 = 0.5 }, " * 3_000]
+)
+def test_dots_of_keys_made_of_digits_are_counted(text: str):
+    assert excess(text) is not None
+
+
+@pytest.mark.parametrize("before", ["", "[", "a = { ", "a = [{ b = 1, ", "a = [1]\n", "a = 1.5\n[x]\n"])
+def test_a_long_key_of_digits_is_found_wherever_a_key_may_stand(before: str):
+    assert excess(before + ".".join("1" * 50)) is not None
+
+
 def test_spaces_around_dots_do_not_hide_a_long_key():
     assert excess(" . ".join("a" * 40) + " = 1") is not None
 

@@ -70,7 +70,7 @@ def test_an_entry_of_a_list_is_explained_by_the_list(explain):
         ("trainer.callbacks[emma].every_n_epochs", "Did you mean 'ema'?"),
         ("datasets.trian", "Did you mean 'train'?"),
         ("trainer.callbacks.4.kind", "no key"),
-        ("model[x]", "model is no list"),
+        ("model[x]", "model is not a list"),
     ],
 )
 def test_an_unknown_key_is_told_with_the_nearest_one(explain, key, message):

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.usefixtures("registry")
 
 
 def owners_and_names(key: str) -> list[tuple[str, str]]:
-    return [(meaning.owner, meaning.name) for meaning in meanings(parse_path(key, key))]
+    return [(meaning.owner, meaning.name) for meaning in meanings(parse_path(key))]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_an_option_that_several_kinds_have_means_each_of_them():
         ("trainer.callbacks[note].every_n_epoch", "Did you mean 'every_n_epochs'?"),
         ("model.optimizer.momentun", "Did you mean 'momentum'?"),
         ("seed.x", 'seed has no key "x".'),
-        ("seed[x]", "seed is no list of components"),
+        ("seed[x]", "seed is not a list of components"),
     ],
 )
 def test_an_unknown_key_is_told_with_the_nearest_one(key, message):
