@@ -34,10 +34,10 @@ _UPDATES = 2
 
 
 class TwoUpdates:
-    """A run plugin that ends training after two updates, and before that shows each evaluation callback one batch.
+    """A run plugin that gives each evaluation callback one batch and ends training after two updates.
 
     Attributes:
-        problems: What the evaluation callbacks could not do.
+        problems: Problems of the evaluation callbacks.
     """
 
     def __init__(self) -> None:
@@ -47,13 +47,13 @@ class TwoUpdates:
 
     @hookimpl
     def run_started(self, run: Any) -> None:
-        """Learn which run it is."""
+        """Keep the run."""
         self._run = run
         self._last = run.trainer.update_counter.update + _UPDATES
 
     @hookimpl
     def after_update(self, update_counter: UpdateCounter, trainer_model: torch.nn.Module) -> None:
-        """Try what evaluates once training has prepared it, and stop."""
+        """Try the evaluation callbacks once training has prepared them, and stop."""
         if self._run is None or update_counter.update < min(self._last, update_counter.end_update):
             return
         self._run.trainer.request_stop("two updates are enough for a check")
@@ -73,7 +73,7 @@ def evaluation_problems(run: Run) -> list[Problem]:
 
 
 def forward_problems(run: Run) -> list[Problem]:
-    """Return why one batch of the training set does not go through model and loss; nothing where it does."""
+    """Return the problem of one training batch in model and loss; none if it passes."""
     trainer = run.trainer
     if not trainer.total_training_updates:
         return []
@@ -128,7 +128,7 @@ def _first_batch(run: Run, callback: PeriodicDataIteratorCallback) -> Any:
 
 
 def callback_paths(spec: RunSpec) -> dict[str, Path]:
-    """Return where in the spec each callback stands, by id."""
+    """Return the place in the spec of each callback, by id."""
     return {
         config.id: path for path, config in configs_in(spec) if isinstance(config, CallBackBaseConfig) and config.id
     }
@@ -141,7 +141,7 @@ def _field(paths: Mapping[str, Path], callback: PeriodicDataIteratorCallback, fi
 
 @contextmanager
 def _without_workers(run: Run) -> Iterator[None]:
-    """One batch is not worth the start of processes."""
+    """Load in this process: one batch is not worth the start of workers."""
     workers, run.data.num_workers = run.data.num_workers, 0
     try:
         yield
@@ -151,7 +151,7 @@ def _without_workers(run: Run) -> Iterator[None]:
 
 @contextmanager
 def _strict_about_shapes() -> Iterator[None]:
-    """Torch only warns where a loss compares every sample with every other."""
+    """Make an error of the warning that a loss compares every sample with every other."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Using a target size")
         yield
@@ -170,10 +170,10 @@ _SIGNAL_BASE = 128
 
 
 def deep_check(loaded: LoadedSpec, plugins: Iterable[str] = ()) -> list[Problem]:
-    """Return what goes wrong when everything is built, used on one batch, and trained for two updates.
+    """Build everything, process one batch, train for two updates, and return the problems.
 
-    Nothing is left behind: the run folder is a temporary one, and trackers are not built. A run that only evaluates
-    (a limit of zero) does so completely.
+    Nothing is left behind: the run folder is temporary, and trackers are not built. A run that only evaluates (a limit
+    of zero) does so completely.
 
     Args:
         loaded: A valid spec.
@@ -189,17 +189,17 @@ def deep_check(loaded: LoadedSpec, plugins: Iterable[str] = ()) -> list[Problem]
 
 
 def check_deeply(loaded: LoadedSpec, plugins: Iterable[str] = ()) -> None:
-    """Do a `deep_check`.
+    """Raise the problems of a `deep_check`.
 
     Raises:
-        InvalidSpecError: Something goes wrong; the error shows all of it, with its places.
+        InvalidSpecError: if there are problems; the error shows all of them with their places.
     """
     if problems := deep_check(loaded, plugins):
         raise InvalidSpecError(located(problems, loaded.origins), origin=loaded.origin)
 
 
 def _sizes(run: Run) -> list[Problem]:
-    """What only the sizes of the data tell: empty data sets, and intervals that never fire."""
+    """Return the problems that depend on the sizes of the data: empty data sets, intervals that never fire."""
     findings = interval_findings(run.spec, run.trainer.update_counter, all_units=True)
     return [*evaluation_problems(run), *(problem for problem, certain in findings if certain)]
 
@@ -227,6 +227,6 @@ def _saved(run: Run) -> list[Problem]:
     return []
 
 
-def _problem(code: str, what: str, error: Exception) -> Problem:
+def _problem(code: str, summary: str, error: Exception) -> Problem:
     hint = error.hint if isinstance(error, NoetherError) else None
-    return Problem(code, (), f"{what}: {describe(error)}", hint)
+    return Problem(code, (), f"{summary}: {describe(error)}", hint)

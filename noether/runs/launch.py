@@ -31,32 +31,32 @@ def run(
     quiet: bool = False,
     trace_hooks: bool = False,
 ) -> Outcome:
-    """Train what a spec describes, in this process.
+    """Train a spec in this process.
 
     Args:
         spec: A TOML file, or a dict of the same tables.
         set: Overrides with Python values by dotted path.
-        run_id: Name of the run's folder; a new one by default.
-        resume: What to do where that run exists. Unset, it is an error. `auto` starts it or continues it, whatever
-            happened to it before; `none` moves it aside and starts anew; the name of a checkpoint continues from there.
+        run_id: Name of the run folder; a new one by default.
+        resume: Action if that run exists. Unset, it is an error. `auto` starts it or continues it, whatever happened
+            to it before; `none` moves it aside and starts anew; the name of a checkpoint continues from there.
         overrides: Overrides as on the command line, `path=value` or `path+=value`.
         unset: Paths to remove from the spec before those.
         plugins: Run plugins beside those that the spec uses.
         trusted: Packages that dotted kinds may import beside the usual ones.
-        allow_spec_change: Continue although the spec changes what training computes.
-        project: The folder of the code of one's own that the spec names; by default that of the spec.
+        allow_spec_change: Continue although changes of the spec alter training.
+        project: Project folder with the code that the spec names; by default that of the spec.
         quiet: Print warnings and errors only.
         trace_hooks: Print each call of a hook to stderr: hook, callback or run plugin, update, milliseconds.
 
     Returns:
-        How the run ended. What goes wrong once training has begun is in the outcome's `error`.
+        The outcome; its `error` holds an exception that was raised once training had begun.
 
     Raises:
-        UsageError: The spec or what it names is wrong, or the run is in use; nothing was trained.
-        CheckpointError: There is no checkpoint to continue from, or none that is sound.
+        UsageError: if the spec or a component is wrong, or the run is in use; nothing was trained.
+        CheckpointError: if there is no sound checkpoint to continue from.
     """
     if resume is not None and run_id is None:
-        raise UsageError("resume needs the run that it is about", hint="give its --run-id")
+        raise UsageError("resume needs the id of the run to continue", hint="add --run-id ID")
     plugins = list(plugins)
     loaded = load_spec(spec, overrides, set, unset=unset, trusted=trusted, plugins=plugins, project=project)
     watch = HookWatch(trace=print_call) if trace_hooks else active_watch()

@@ -12,7 +12,7 @@ from noether.errors import NoetherError
 
 
 def describe(error: BaseException) -> str:
-    """Return what an error says, with the notes that name the callback it came from, and without secrets."""
+    """Return the text of an error with its notes, which name the callback, and without secrets."""
     text = error.message if isinstance(error, NoetherError) else f"{type(error).__name__}: {error}"
     notes = getattr(error, "__notes__", [])
     return mask("\n".join([text, *notes]))
@@ -23,14 +23,14 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended.
+    """End of a run.
 
     Attributes:
-        status: FINISHED where it came to its end by itself, FAILED where an error ended it, KILLED by a signal.
-        run_dir: The run's folder.
-        metrics: The last value of every metric.
-        error: What ended it, where it did not finish or broke an expectation.
-        exit_code: What the command line returns.
+        status: FINISHED if it came to its end by itself, FAILED if an error ended it, KILLED if a signal did.
+        run_dir: The run folder.
+        metrics: The last value of every metric key.
+        error: The exception that ended the run, or a broken expectation; None if there was none.
+        exit_code: Exit code of the command line.
     """
 
     status: Status

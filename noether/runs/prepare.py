@@ -312,7 +312,7 @@ def _configure(spec: RunSpec, participants: Sequence[Participant]) -> list[str]:
 
 
 def _problems_of(spec: RunSpec, loaded: LoadedSpec) -> list[Problem]:
-    """Return what keeps a configured spec from being one that a file could hold."""
+    """Return the problems that a file with this spec would have."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydantic warns of values of a wrong type, which are reported below
@@ -367,7 +367,7 @@ def _initialize(spec: RunSpec, trainer: BaseTrainer, model: ModelBase) -> None:
 
 
 def _made_explicit(spec: RunSpec, sample: dict[str, Tensor], device: torch.device) -> RunSpec:
-    """Fill in what data and machine decide: sizes of the model, device, number of threads."""
+    """Fill in the settings that data and machine decide: sizes of the model, device, number of threads."""
     inputs = _select(sample, spec.trainer.forward_properties or [], "forward_properties")
     targets = _select(sample, spec.trainer.target_properties or [], "target_properties")
     fields = {name.removesuffix(_TARGET): value for name, value in targets.items()}

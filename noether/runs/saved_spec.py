@@ -95,10 +95,10 @@ def load_saved_spec(paths: PathProvider, *, project: Path | None = None, **optio
         **options: Further arguments of `noether.load_spec`.
 
     Raises:
-        SpecError: if the spec cannot be read or names what cannot be found; notes name the project of the run and its
-            plugins that are not installed.
+        SpecError: if the spec cannot be read or a component cannot be found; notes name the project of the run and
+            its plugins that are not installed.
     """
-    with naming_what_is_missing(paths, project):
+    with noting_missing_code(paths, project):
         read_saved_spec(paths)
         return load_spec(paths.resolved_spec_path, project=project, **options)
 
@@ -154,8 +154,8 @@ def write_saved_spec(paths: PathProvider, given: str, resolved: str, *, former: 
 
 
 @contextmanager
-def naming_what_is_missing(paths: PathProvider, project: Path | None) -> Iterator[None]:
-    """Add to an error what the run used and may be missing: its project folder, and plugins.
+def noting_missing_code(paths: PathProvider, project: Path | None) -> Iterator[None]:
+    """Add notes to an error: the project folder and the plugins of the run, if they may be missing.
 
     The project folder is named and never searched: the run folder may come from a stranger.
     """

@@ -39,19 +39,19 @@ def export(
     """Write the weights of a checkpoint, or the model with them, to one file.
 
     Args:
-        paths: Those of the run.
-        checkpoint: Its name.
-        averages: Take averaged weights of that step instead: the id of the callback and the factor, `ema/0.999`.
+        paths: Paths of the run.
+        checkpoint: Name of the checkpoint.
+        averages: Take its averaged weights instead: the id of the callback and the factor, `ema/0.999`.
         form: A key of `FORMATS`.
-        out: The file; unset, one in the working folder that is named after run and checkpoint.
-        trusted: Packages that dotted kinds may import beside the usual ones, for `torch-export`.
+        out: File to write; by default one in the working folder, named after run and checkpoint.
+        trusted: Further packages that dotted kinds may import, for `torch-export`.
 
     Returns:
-        The file, and the checkpoint that is in it.
+        The file, and the checkpoint.
 
     Raises:
-        UsageError: The file exists, or there is no such format.
-        CheckpointError: There is no such checkpoint, it is damaged, or it holds a part of the weights only.
+        UsageError: if the file exists, or there is no such format.
+        CheckpointError: if there is no such checkpoint, it is damaged, or it holds only a part of the weights.
     """
     if form not in FORMATS:
         raise UsageError(f"there is no format {form!r}", hint=f"formats are {', '.join(FORMATS)}")
@@ -75,14 +75,14 @@ def export(
 
 
 def with_averages(found: Checkpoint, averages: str) -> Checkpoint:
-    """Return the averaged weights of a step instead of its live ones.
+    """Return the averaged weights of a checkpoint instead of its live ones.
 
     Args:
-        found: The step.
-        averages: The id of the callback and the factor, `ema/0.999`.
+        found: The checkpoint.
+        averages: Id of the callback and factor, `ema/0.999`.
 
     Raises:
-        CheckpointError: The step holds no such averages; the message lists those that it holds.
+        CheckpointError: if the checkpoint has no such averages; the message lists those that it has.
     """
     owner, _, factor = averages.rpartition("/")
     file = callback_file(owner, factor) if owner else ""
@@ -91,13 +91,13 @@ def with_averages(found: Checkpoint, averages: str) -> Checkpoint:
         known = ", ".join(sorted(name.removesuffix(".safetensors") for name in held))
         raise CheckpointError(
             f"{found.step.folder} holds no averages {averages!r}",
-            hint=f"it holds {known}" if known else "it holds none at all; `noether checkpoint list` shows other steps",
+            hint=f"it holds {known}" if known else "it holds none; `noether checkpoint list` shows other checkpoints",
         )
     return Checkpoint(found.step, file)
 
 
 def plain_safetensors(tensors: dict[str, Tensor]) -> bytes:
-    """Return tensors as a safetensors file in which every name stands, tied weights once for each of their names."""
+    """Return tensors as a safetensors file with every name; tied weights are written once for each of their names."""
     from safetensors.torch import save
 
     separate: dict[str, Any] = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -112,15 +112,15 @@ def _file_name(run_id: str, found: Checkpoint, suffix: str) -> str:
 
 # The program
 
-_TRACED, _CHECKED = 2, 3  # samples; a batch of one would be taken for a size that never changes
+_TRACED, _CHECKED = 2, 3  # samples; torch.export takes a batch of one for a fixed size
 
 
 class _ByPosition(nn.Module):
-    """A model as it is called in training, its forward properties in the order of the spec.
+    """A model that is called with its forward properties in the order of the spec.
 
     Args:
         model: The model.
-        names: Its forward properties.
+        names: The forward properties.
     """
 
     def __init__(self, model: ModelBase, names: list[str]) -> None:
@@ -138,18 +138,17 @@ def exported_program(
 ) -> bytes:
     """Return a `.pt2` file: the model in evaluation mode, its inputs the forward properties in the spec's order.
 
-    Shapes are those of the first samples of the data; the size of the batch stays open. The inputs are what the
-    transforms of the spec make of a sample.
+    Shapes are those of the first samples of the data; the batch size stays open. The inputs are transformed samples.
 
     Args:
-        paths: Those of the run.
-        found: The checkpoint, with what its transforms learnt.
+        paths: Paths of the run.
+        found: The checkpoint, with the state of its transforms.
         tensors: Its weights.
-        trusted: Packages that dotted kinds may import beside the usual ones.
+        trusted: Further packages that dotted kinds may import.
 
     Raises:
-        CheckpointError: The weights are not all that the model has.
-        TrainingError: The model cannot be exported, or the program computes something else.
+        CheckpointError: if some weights of the model are missing.
+        TrainingError: if the model cannot be exported, or the program computes other values.
     """
     loaded = load_saved_spec(paths, trusted=trusted)
     with preparation(loaded, device="cpu") as prepared:
@@ -168,7 +167,7 @@ def exported_program(
 
 
 def _inputs(spec: RunSpec, data: DataContainer) -> tuple[Tensor, ...]:
-    """Return the forward properties of the first samples, shape `(batch, ...)`, as training sees them."""
+    """Return the forward properties of the first samples, shape `(batch, ...)`, transformed as in training."""
     dataset = data.get_dataset("train" if "train" in data.keys() else None)  # noqa: SIM118  # it is no mapping
     batch = fetch_of(dataset, spec.seed)(torch.arange(_CHECKED), EVALUATION_EPOCH)
     return tuple(batch[name] for name in spec.trainer.forward_properties or [])
@@ -178,9 +177,9 @@ def _export(called: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.Expor
     batch = torch.export.Dim("batch")
     try:
         with torch.no_grad():
-            # One entry for `*properties`, which holds one for each of them.
+            # `*properties` is one argument.
             return torch.export.export(called, inputs, dynamic_shapes=(tuple({0: batch} for _ in inputs),))
-    except Exception as error:  # torch.export raises what it likes for what it cannot follow
+    except Exception as error:  # torch.export raises errors of many types
         raise TrainingError(
             f"torch.export cannot follow this model: {str(error).splitlines()[0]}",
             hint="`noether checkpoint export` without --format writes the weights alone",
@@ -188,13 +187,13 @@ def _export(called: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.Expor
 
 
 def _check(called: nn.Module, program: torch.export.ExportedProgram, inputs: tuple[Tensor, ...]) -> None:
-    """Compare model and program on a batch of another size than the one that it was made with."""
+    """Compare model and program on a batch of another size than that of the export."""
     with torch.no_grad():
         wanted, got = called(*inputs), program.module()(*inputs)
     try:
         torch.testing.assert_close(got, wanted)
     except AssertionError as error:
         raise TrainingError(
-            f"the exported program computes something else than the model: {str(error).splitlines()[0]}",
-            hint="the model may depend on something beside its inputs; nothing was written",
+            f"the exported program and the model differ: {str(error).splitlines()[0]}",
+            hint="the model may depend on more than its inputs; nothing was written",
         ) from error

@@ -28,14 +28,14 @@ LATEST = "latest"
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One step folder.
+    """One checkpoint in a list.
 
     Attributes:
-        folder: The step folder.
-        manifest: What is in it; None where that cannot be read.
-        problem: Why it cannot be read.
-        names: What it goes by beside its position: `latest`, `last`, `best_model.<metric>`.
-        pinned: Whether retention leaves it alone.
+        folder: Folder of the checkpoint.
+        manifest: Its manifest; None if it cannot be read.
+        problem: Reason why the manifest cannot be read.
+        names: Names beside its position: `latest`, `last`, `best_model.<metric>`.
+        pinned: True if retention leaves it alone.
     """
 
     folder: Path
@@ -46,32 +46,32 @@ class Listed:
 
     @property
     def name(self) -> str:
-        """Its position, `E1_U50_S3200`, or its folder where only that is known."""
+        """Position, `E1_U50_S3200`, or the name of the folder if that is all that is known."""
         return self.folder.name if self.manifest is None else self.manifest.iteration
 
     @property
     def update(self) -> int:
-        """The completed updates."""
+        """Completed updates."""
         return update_of(self.folder)
 
     @property
     def size(self) -> int:
-        """Bytes of all its files."""
+        """Bytes of all files."""
         files = self.manifest.files.values() if self.manifest else ()
         manifest = self.folder / NAME
         return sum(file.size for file in files) + (manifest.stat().st_size if manifest.is_file() else 0)
 
     @property
     def resumable(self) -> bool:
-        """Whether a run can go on from it, as far as its manifest says."""
+        """True if a run can continue from it, as far as its manifest says."""
         return self.manifest is not None and self.manifest.resumable
 
 
 def list_checkpoints(checkpoints: Path) -> list[Listed]:
-    """Return the steps of a run, oldest first, damaged ones too.
+    """Return the checkpoints of a run, oldest first, damaged ones too.
 
     Args:
-        checkpoints: The folder of the step folders.
+        checkpoints: Folder of all checkpoints.
     """
     read = [(folder, *_manifest(folder)) for folder in list_steps(checkpoints)]
     manifests = [manifest for _, manifest, _ in read if manifest is not None]
@@ -84,14 +84,14 @@ def list_checkpoints(checkpoints: Path) -> list[Listed]:
 
 
 def find_checkpoint(steps: Sequence[Listed], name: str) -> Listed:
-    """Return the step that goes by `name`: given when it was saved, its position, its folder, or `latest`.
+    """Return the checkpoint of a name: one given when it was saved, its position, its folder, or `latest`.
 
     Args:
-        steps: The steps of the run.
-        name: The name; a metric's slashes may be written as slashes or as dots.
+        steps: The checkpoints of the run.
+        name: The name; slashes of a metric key may be written as dots.
 
     Raises:
-        CheckpointError: There is none; the message lists those that exist.
+        CheckpointError: if there is none; the message lists those that exist.
     """
     if not steps:
         raise CheckpointError(f"the run has no checkpoints, so none is called {name!r}")
@@ -107,7 +107,7 @@ def find_checkpoint(steps: Sequence[Listed], name: str) -> Listed:
 
 
 def reason_of(error: CheckpointError, folder: Path) -> str:
-    """Return what an error says about a step without repeating which step it is."""
+    """Return the reason in an error of a checkpoint, without the name of the checkpoint."""
     return error.message.removeprefix(f"the checkpoint {folder} is damaged: ")
 
 
@@ -119,7 +119,7 @@ def _manifest(folder: Path) -> tuple[Manifest | None, str | None]:
 
 
 def _names(manifests: Sequence[Manifest]) -> dict[int, tuple[str, ...]]:
-    """Return the names of each update. The newest step knows all that were given; what older ones say may be old."""
+    """Return the names by update, from the newest checkpoint: names in older ones may have moved."""
     names: dict[int, tuple[str, ...]] = {}
     if resumable := [manifest.update for manifest in manifests if manifest.resumable]:
         names[resumable[-1]] = (LATEST,)
@@ -129,10 +129,10 @@ def _names(manifests: Sequence[Manifest]) -> dict[int, tuple[str, ...]]:
 
 
 def contents_of(step: Listed) -> dict[str, Any]:
-    """Return counters, origin, files with their tensors, and the callbacks that have a state, as JSON holds them.
+    """Return counters, origin, files with their tensors, and the callbacks with a state, as the JSON output has them.
 
     Raises:
-        CheckpointError: The step is damaged.
+        CheckpointError: if the checkpoint is damaged.
     """
     manifest = step.manifest
     if manifest is None:
@@ -158,7 +158,7 @@ def contents_of(step: Listed) -> dict[str, Any]:
 
 
 def _callbacks(step: Listed, manifest: Manifest) -> list[str]:
-    """Return the ids of the callbacks that have a state in the step."""
+    """Return the ids of the callbacks with a state in the checkpoint."""
     from noether.checkpoint.state import TRAINER
 
     if TRAINER not in manifest.files:
@@ -190,14 +190,14 @@ def prune_run(paths: PathProvider, *, keep_last: int | None = None, dry_run: boo
     """Remove the checkpoints of a run that nothing keeps; return them.
 
     Args:
-        paths: Those of the run.
-        keep_last: How many of the newest stay; unset, as many as the run's spec says.
+        paths: Paths of the run.
+        keep_last: Number of the newest checkpoints to keep; by default that of the spec of the run.
         dry_run: Remove nothing.
 
     Raises:
-        UsageError: A process works on the run.
-        SpecError: Its spec cannot be read, and so nobody knows what it keeps.
-        StorageError: The disk refused; no checkpoint is half removed.
+        UsageError: if a process works on the run.
+        SpecError: if the spec of the run, which decides what to keep, cannot be read.
+        StorageError: if the disk refuses; no checkpoint is half removed.
     """
     kept = read_part(paths, _CheckpointsPart).checkpoints
     retention = Retention(keep_last or kept.keep_last, kept.keep_every)

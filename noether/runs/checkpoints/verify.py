@@ -16,7 +16,7 @@ _SHOWN = 3  # names in a message
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """What is wrong with one file of a step, and why it is."""
+    """One damaged file of a checkpoint, with the reason."""
 
     file: str
     reason: str
@@ -24,11 +24,11 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What verifying a step has found.
+    """Result of verifying a checkpoint.
 
     Attributes:
-        step: The step.
-        damages: What is wrong; empty where the step is valid.
+        step: The checkpoint.
+        damages: Its damaged files; empty if it is valid.
     """
 
     step: Listed
@@ -36,15 +36,15 @@ class Verdict:
 
     @property
     def is_valid(self) -> bool:
-        """Whether every byte is what was saved."""
+        """True if every byte is as it was saved."""
         return not self.damages
 
 
 def verify_checkpoint(step: Listed, *, deep: bool = False) -> Verdict:
-    """Hash every file of a step and compare it with the manifest.
+    """Hash every file of a checkpoint and compare it with the manifest.
 
     Args:
-        step: The step.
+        step: The checkpoint.
         deep: Also load the tensors, check that they are finite, and write them anew to compare the bytes.
     """
     if step.manifest is None:
@@ -64,7 +64,7 @@ def _damages(folder: Path, manifest: Manifest) -> Iterator[Damage]:
 
 
 def _explained(path: Path, size: int, reason: str) -> str:
-    """Return why a file is not accepted, in the words for what happens to files."""
+    """Return the reason why a file is not accepted, in words about files."""
     if not path.is_symlink():
         if not path.exists():
             return "it is missing"
@@ -79,8 +79,8 @@ def _tensor_damages(folder: Path, manifest: Manifest) -> Iterator[tuple[str, str
     """Yield the files whose content cannot be used, each with the reason.
 
     Args:
-        folder: The step folder, whose bytes are those that were saved.
-        manifest: Its manifest.
+        folder: Folder of the checkpoint, whose bytes match its manifest.
+        manifest: The manifest.
     """
     from noether.checkpoint.saved_step import SavedStep
     from noether.checkpoint.tensor_file import all_finite, encode_tensors

@@ -27,10 +27,10 @@ from noether.spec.load import LoadedSpec
 
 @torch.no_grad()
 def checkpoint_files(run: Run) -> tuple[dict[str, int], bool]:
-    """Return the bytes of each file of a whole checkpoint, and whether the optimizer's state is in them.
+    """Return the bytes of each file of a whole checkpoint, and True if they include the state of the optimizer.
 
-    The model and its optimizer are those of a rehearsal: an update is made with gradients of zero, because optimizers
-    have no state before their first.
+    The model is that of a rehearsal: it makes an update with gradients of zero, because optimizers have no state before
+    their first.
     """
     complete = _has_state_after_an_update(run.model)
     request = SaveRequest()
@@ -40,7 +40,7 @@ def checkpoint_files(run: Run) -> tuple[dict[str, int], bool]:
 
 
 def _has_state_after_an_update(model: ModelBase) -> bool:
-    """Let every optimizer make its state; return whether all of them could."""
+    """Let every optimizer create its state; return True if all of them could."""
     for optimizer in model.optimizers().values():
         for parameter in optimizer.parameters:
             parameter.grad = torch.zeros_like(parameter)
@@ -58,11 +58,11 @@ class PlannedCheckpoints:
     """The checkpoints of a run.
 
     Attributes:
-        updates: After which updates they are committed.
-        kept: Those that are still there at the end.
-        files: Bytes of each file, as far as it is known before the first update.
-        optimizer_known: Whether the optimizer's state is among them.
-        naming: Callbacks that commit further ones, which stay as long as they name them.
+        updates: Updates after which they are committed.
+        kept: Those that exist at the end.
+        files: Bytes of each file, as far as they are known before the first update.
+        optimizer_known: True if they include the state of the optimizer.
+        naming: Callbacks that commit further ones, which stay as long as they have a name.
     """
 
     updates: list[int]
@@ -79,29 +79,29 @@ class PlannedCheckpoints:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run would do.
+    """The updates, callbacks, evaluations and checkpoints of a run.
 
     Attributes:
         name: Name of the run.
-        device: Where it trains.
+        device: Device of the run.
         datasets: Samples of each data set.
         parameters: Parameters of the model.
-        trainable: Those of them that are trained.
+        trainable: Parameters that are trained.
         updates_per_epoch: Updates in one epoch.
-        samples_left_out: Samples of an epoch that fill no update.
+        samples_left_out: Samples of an epoch that do not fill an update.
         effective_batch_size: Samples of an update over all ranks.
         ranks: Number of processes.
         batch_size: Samples of one forward pass on one rank.
         accumulation_steps: Forward passes of an update on each rank.
         first_update: Completed updates at the start.
         updates: Completed updates at the end.
-        epochs: Epochs at the end, with the fraction of one that is not complete.
+        epochs: Epochs at the end, with the fraction of an incomplete one.
         samples: Samples at the end.
-        callbacks: Who is called in the rounds after updates, in the order of the calls.
-        hooks: Who is called otherwise, by hook, in the order of the calls.
+        callbacks: Callbacks and run plugins of the rounds after updates, in the order of the calls.
+        hooks: Ids of the participants in all other hooks, in the order of the calls.
         passes: Passes over evaluation data.
-        checkpoints: When, how many and how large.
-        seconds: Duration of all updates at the step time that was given; None without one.
+        checkpoints: Updates, number and size of the checkpoints.
+        seconds: Duration of all updates at the given time of one; None without it.
     """
 
     name: str
@@ -127,7 +127,7 @@ class Plan:
 
 
 def make_plan(loaded: LoadedSpec, plugins: Iterable[str] = (), *, step_time: float | None = None) -> Plan:
-    """Build what a spec describes, and return what running it would do.
+    """Build a run and return its plan.
 
     Args:
         loaded: A valid spec.
@@ -135,7 +135,7 @@ def make_plan(loaded: LoadedSpec, plugins: Iterable[str] = (), *, step_time: flo
         step_time: Seconds of one update, for the duration of training.
 
     Raises:
-        UsageError: Something in the spec cannot be built.
+        UsageError: if something in the spec cannot be built.
     """
     with rehearsal(loaded, plugins) as run:
         return _plan_of(run, step_time)

@@ -1,4 +1,4 @@
-"""Which callbacks a run would call when: the compiled hooks and the intervals, asked before the first update."""
+"""The calls of a run in advance: compiled hooks and intervals, evaluated before the first update."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _EVERY: dict[Hook, Intervals] = {"update": Intervals(every_n_updates=1), "epoch"
 
 @dataclass(frozen=True, slots=True)
 class PlannedCallback:
-    """When a callback or plugin is called in the rounds after updates.
+    """The calls of a callback or run plugin in the rounds after updates.
 
     Attributes:
-        id: Its id.
-        kind: Its kind; `plugin` for a run plugin.
+        id: Id of the callback.
+        kind: Kind of the callback; `plugin` for a run plugin.
         hook: `after_update`, or `after_epoch`, which comes after it.
         interval: As in a spec: `every_n_epochs=1`.
-        first: The update after which it is called for the first time; None for never.
-        every: Updates from one call to the next; None where that differs.
-        times: How often it is called.
+        first: Update of the first call; None for never.
+        every: Updates from one call to the next; None if that varies.
+        times: Number of calls.
     """
 
     id: str
@@ -47,14 +47,14 @@ class PlannedCallback:
 
 @dataclass(frozen=True, slots=True)
 class PlannedPass:
-    """How a callback goes through a data set.
+    """The passes of a callback over a data set.
 
     Attributes:
-        id: The callback's id.
+        id: Id of the callback.
         dataset: Key of the data set.
         samples: Samples of one pass.
         batches: Batches of one pass on this rank.
-        times: Number of passes; None where the callback that owns it decides.
+        times: Number of passes; None if its parent decides.
     """
 
     id: str
@@ -65,7 +65,7 @@ class PlannedPass:
 
 
 def planned_callbacks(run: Run) -> list[PlannedCallback]:
-    """Return who is called after which updates, in the order of the calls in one round."""
+    """Return the calls in the rounds after updates, in the order of one round."""
     counter = run.trainer.update_counter
     return [
         _planned(participant, name, hook, intervals, counter) for participant, name, hook, intervals in _schedule(run)
@@ -73,7 +73,7 @@ def planned_callbacks(run: Run) -> list[PlannedCallback]:
 
 
 def saving_updates(run: Run) -> list[int]:
-    """Return the updates after which checkpoints are committed, that at the end of the run included."""
+    """Return the updates after which checkpoints are committed, including the last one."""
     counter = run.trainer.update_counter
     if counter.is_finished:
         return []
@@ -85,7 +85,7 @@ def saving_updates(run: Run) -> list[int]:
 
 
 def naming_callbacks(run: Run) -> list[str]:
-    """Return the ids of the callbacks that keep the checkpoints of their best values, whatever else is removed."""
+    """Return the ids of the callbacks that keep the checkpoints of their best values."""
     return [callback.id for callback in family(run.trainer.callbacks) if isinstance(callback, BestCheckpointCallback)]
 
 
@@ -97,7 +97,7 @@ def planned_passes(run: Run) -> list[PlannedPass]:
     for participant, _, hook, intervals in _schedule(run):
         times[participant.id] = times.get(participant.id, 0) + _times(intervals, hook, counter)
     found = []
-    for participant in _everybody(run):
+    for participant in _participants(run):
         callback = participant.instance
         if not isinstance(callback, PeriodicDataIteratorCallback):
             continue
@@ -116,7 +116,7 @@ def planned_passes(run: Run) -> list[PlannedPass]:
 
 
 def other_hooks(run: Run) -> dict[str, list[str]]:
-    """Return who is called by the hooks that do not belong to a round, by hook."""
+    """Return the ids of the participants by hook, for the hooks outside of rounds."""
     dispatch = run.trainer.dispatch
     assert dispatch is not None, "a rehearsal is prepared"
     rounds: tuple[str, ...] = ("after_update", "after_epoch", "periodic_callback", "configure_spec")
@@ -126,15 +126,15 @@ def other_hooks(run: Run) -> dict[str, list[str]]:
     return {hook: order for hook, order in orders.items() if order}
 
 
-def _everybody(run: Run) -> list[Participant]:
+def _participants(run: Run) -> list[Participant]:
     return [*participants_of(run.trainer.callbacks), *run.trainer.plugins]
 
 
 def _schedule(run: Run) -> Iterator[tuple[Participant, str, Hook, Intervals]]:
-    """Yield who is called in a round, by which hook and at which interval, in the order of the calls."""
+    """Yield participant, hook and interval of each call in a round, in the order of the calls."""
     dispatch = run.trainer.dispatch
     assert dispatch is not None, "a rehearsal is prepared"
-    participants = {participant.id: participant for participant in _everybody(run)}
+    participants = {participant.id: participant for participant in _participants(run)}
     for name, hook in _ROUNDS:
         for participant in _called(dispatch, name, participants):
             for intervals in _intervals(participant, name, hook):
@@ -142,7 +142,7 @@ def _schedule(run: Run) -> Iterator[tuple[Participant, str, Hook, Intervals]]:
 
 
 def _called(dispatch: Dispatch, name: str, participants: Mapping[str, Participant]) -> Iterator[Participant]:
-    """Yield who a hook calls, each followed by the children that it calls on their own intervals."""
+    """Yield the participants of a hook, each followed by the children that it calls on their own intervals."""
     for identifier in dict.fromkeys(dispatch.order(name)):
         participant = participants[identifier]
         yield participant
@@ -153,7 +153,7 @@ def _called(dispatch: Dispatch, name: str, participants: Mapping[str, Participan
 
 
 def _intervals(participant: Participant, name: str, hook: Hook) -> Iterator[Intervals]:
-    """Yield the intervals at which a hook calls somebody; who is not called only when due is called every time."""
+    """Yield the intervals at which a hook calls a participant; without one it is called every time."""
     instance: Any = participant.instance
     if participant.is_plugin:
         if hasattr(instance, name):

@@ -22,8 +22,8 @@ FREE = (
     "plugins*",
     "loader*",
     "trackers*",
-    "initializer*",  # a run that goes on begins with its own state
-    "datasets.*",  # what is not training data only changes what is logged; see `_FROZEN`
+    "initializer*",  # a run that continues has its own state
+    "datasets.*",  # data other than `train` only alters what is logged; see `_FROZEN`
     "trainer.callbacks*",
     "trainer.add_default_callbacks",
     "trainer.add_trainer_callbacks",
@@ -40,19 +40,19 @@ FREE = (
     "trainer.max_updates",
     "trainer.max_samples",
 )
-"""Keys that may change: what they are for is to observe, to store, or to say when to end."""
+"""Keys that may change: they observe, store, or limit."""
 
 EXACT_ONLY_IF_EQUAL = ("device", "threads", "deterministic", "matmul_precision")
-"""Keys that may change too, but then the last bits do: a resume with them is told not to be exact."""
+"""Keys that may change and then alter the last bits: the run warns that the resume is not exact."""
 
 _FROZEN = ("datasets.train*",)
 _LIMITS = ("trainer.max_epochs", "trainer.max_updates", "trainer.max_samples")
 
 
 def refused_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
-    """Return the differences between two resolved specs that change what training computes.
+    """Return the differences between two resolved specs that alter training.
 
-    A longer run is another one for a schedule that stretches over it, so the limit may change only where there is none.
+    A schedule stretches over the whole run, so the limit may change only if there is none.
     """
     scheduled = _has_schedule(before.get("model")) or _has_schedule(now.get("model"))
     return [
@@ -63,29 +63,29 @@ def refused_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[D
 
 
 def is_free(key: str) -> bool:
-    """Whether a key may have another value when a run is continued."""
+    """Return True if a key may have another value when a run is continued."""
     if any(fnmatchcase(key, pattern) for pattern in _FROZEN):
         return False
     return any(fnmatchcase(key, pattern) for pattern in (*FREE, *EXACT_ONLY_IF_EQUAL))
 
 
 def inexact_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return the differences that leave the mathematics alone and change the last bits."""
+    """Return the differences that keep the mathematics and alter the last bits."""
     return shown(d for d in differences(dict(before), dict(now)) if d.key in EXACT_ONLY_IF_EQUAL)
 
 
 def require_same_mathematics(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to continue a run with a spec that would make it another one.
+    """Refuse to continue a run with a spec that alters training.
 
     Raises:
-        UsageError: It would; the message shows every such difference.
+        UsageError: if it does; the message shows every such difference.
     """
     changes = refused_changes(before, now)
     if changes:
         listed = "\n".join(f"  {line}" for line in shown(changes))
         raise UsageError(
-            f"the spec has changed in what training computes:\n{listed}",
-            hint="put it back, begin a new run, or say --allow-spec-change to go on with the new values",
+            f"resume refused: these changes alter training:\n{listed}",
+            hint="undo them, begin a new run, or add --allow-spec-change to continue with the new values",
         )
 
 
@@ -99,7 +99,7 @@ def _value(value: Any) -> str:
 
 
 def _has_schedule(table: Any) -> bool:
-    """Whether any optimizer below a table has a schedule."""
+    """Return True if any optimizer below a table has a schedule."""
     if not isinstance(table, Mapping):
         return False
     return any(
@@ -108,20 +108,21 @@ def _has_schedule(table: Any) -> bool:
     )
 
 
-_WHAT_STATE_DEPENDS_ON = ("trainer", "plugins", "model", "transforms", "datasets.train", "seed")
-_NO_REASON_TO_GO_ON = ("name", "output", "expect", "checkpoints", "trackers", "loader", "threads", "device")
+_DECIDES_STATE = ("trainer", "plugins", "model", "transforms", "datasets.train", "seed")
+_NO_REASON_TO_CONTINUE = ("name", "output", "expect", "checkpoints", "trackers", "loader", "threads", "device")
 
 
 class FormerRun:
-    """What the folder of a run tells, as long as no new attempt has written to it.
+    """A run as its last attempt left it, compared with the spec of the next attempt.
 
     Args:
-        folder: Of the run.
-        spec: What it is to go on with, with the sizes that the data has decided.
+        folder: The run folder, before the next attempt writes to it.
+        spec: Spec of the next attempt, with the sizes that the data decide.
 
     Attributes:
-        before: The resolved spec of the last attempt; empty where its process died before it had written one.
-        now: The same of `spec`.
+        saved: The resolved spec of the last attempt; None if its process died before it wrote one.
+        before: Tables of that spec; empty without one.
+        now: Tables of `spec`.
     """
 
     def __init__(self, folder: RunFolder, spec: RunSpec) -> None:
@@ -132,30 +133,30 @@ class FormerRun:
         self._changed = [change.key for change in differences(self.before, self.now)]
 
     def require_same_mathematics(self) -> None:
-        """Refuse a spec that would make it another run.
+        """Refuse a spec that alters training.
 
         Raises:
-            UsageError: It would; the message shows every such difference.
+            UsageError: if it does; the message shows every such difference.
         """
         if self.before:
             require_same_mathematics(self.before, self.now)
 
     def inexact_changes(self) -> list[str]:
-        """Return what has changed of the machine and the spec that leaves all alone but the last bits."""
+        """Return the changes of machine and spec that alter the last bits only."""
         changes = environment_changes(self.folder.recorded_environment())
         return changes + (inexact_changes(self.before, self.now) if self.before else [])
 
     @property
     def asks_for_more(self) -> bool:
-        """Whether the spec has changed in what is a reason to train on after the run has ended."""
-        return not all(key.startswith(_NO_REASON_TO_GO_ON) for key in self._changed)
+        """True if changes of the spec are a reason to train on after the run has ended."""
+        return not all(key.startswith(_NO_REASON_TO_CONTINUE) for key in self._changed)
 
     def is_same_training(self, step: SavedStep) -> bool:
-        """Whether the spec is the one that a step was saved with, as far as the saved state depends on it.
+        """Return True if a checkpoint was saved with the same spec, as far as the saved state depends on it.
 
-        An attempt with another spec may have died before it saved anything: then the spec in the folder is not the one
-        that the step was saved with.
+        An attempt with another spec may have died before it saved anything: then the spec in the folder is not that of
+        the checkpoint.
         """
         if self.saved is None or self.saved.sha256 != step.manifest.spec_sha256:
             return False
-        return not any(key.startswith(_WHAT_STATE_DEPENDS_ON) for key in self._changed)
+        return not any(key.startswith(_DECIDES_STATE) for key in self._changed)

@@ -1,4 +1,4 @@
-"""Where a run that exists goes on: at one of its checkpoints, at its beginning, or nowhere as it has finished."""
+"""The checkpoint from which a run continues, and moving aside the files that would contradict it."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _LOG = logging.getLogger("noether.resume")
 
 @dataclass(frozen=True, slots=True)
 class SavedState:
-    """A step that was read whole.
+    """A checkpoint that was read completely.
 
     Attributes:
-        step: The step.
-        state: What it holds.
+        step: The checkpoint.
+        state: Its content.
     """
 
     step: SavedStep
@@ -42,21 +42,19 @@ class SavedState:
 
     @classmethod
     def read(cls, checkpoint: Checkpoint) -> SavedState:
-        """Read and check everything that a run needs to go on."""
+        """Read and check everything that a run needs to continue."""
         return cls(checkpoint.step, checkpoint.step.state())
 
 
 def find_state(paths: PathProvider, resume: str) -> SavedState | None:
-    """Return the state that a run goes on with; None where it has not saved any and begins anew.
-
-    Nothing is changed by asking.
+    """Return the state with which a run continues; None if it has saved none and starts anew. Change nothing.
 
     Args:
-        paths: Those of the run.
+        paths: Paths of the run.
         resume: `auto` for its newest sound checkpoint, or the name of one.
 
     Raises:
-        CheckpointError: There is no such checkpoint, or none that is sound.
+        CheckpointError: if there is no such checkpoint, or none that is sound.
     """
     steps = StepNames(paths.checkpoint_path)
     if resume != AUTO:
@@ -67,7 +65,7 @@ def find_state(paths: PathProvider, resume: str) -> SavedState | None:
 
 
 def _may_be_whole(step: Path) -> bool:
-    """Whether a step is, or was before it was damaged, more than a partial save, from which no run can go on."""
+    """Return False for a partial save, from which no run can continue; True for a damaged checkpoint."""
     try:
         return SavedStep.open(step).manifest.resumable
     except CheckpointError:
@@ -75,16 +73,14 @@ def _may_be_whole(step: Path) -> bool:
 
 
 def move_newer_aside(paths: PathProvider, update: int) -> None:
-    """Take the steps after `update` out of the way: training goes on before them, and no name must mean them.
-
-    They are kept in `abandoned/` of the run, for who wants them back.
+    """Move the checkpoints after `update` to `abandoned/`: training continues before them, and no name may find them.
 
     Args:
-        paths: Those of the run.
-        update: Where training goes on; -1 for a run that begins at its beginning.
+        paths: Paths of the run.
+        update: Update after which training continues; -1 for a run that starts anew.
 
     Raises:
-        StorageError: The disk refused.
+        StorageError: if the disk refuses.
     """
     newer = [folder for folder in list_steps(paths.checkpoint_path) if update_of(folder) > update]
     if not newer:
@@ -102,13 +98,13 @@ def move_newer_aside(paths: PathProvider, update: int) -> None:
 
 
 def move_run_aside(paths: PathProvider) -> Path:
-    """Take a whole run out of the way, so that another one can begin under its id; nothing is deleted.
+    """Rename a whole run folder, so that another run can take its id; delete nothing.
 
     Returns:
-        Where it is now.
+        The new folder.
 
     Raises:
-        StorageError: The disk refused.
+        StorageError: if the disk refuses.
     """
     aside = paths.output_path / free_name(f"{paths.run_id}.before", {path.name for path in paths.output_path.iterdir()})
     try:
@@ -120,11 +116,11 @@ def move_run_aside(paths: PathProvider) -> Path:
 
 
 class Continuation(InitializerBase):
-    """Puts a saved state of the same run in place.
+    """Restore a saved state of the same run.
 
     Args:
         saved: The state.
-        same_spec: Whether the spec of training is that which it was saved with.
+        same_spec: True if training has the spec with which the state was saved.
     """
 
     continues_a_run: ClassVar[bool] = True
@@ -134,20 +130,20 @@ class Continuation(InitializerBase):
         self.saved = saved
         self.same_spec = same_spec
 
-    def check(self, trainer: RunningTrainer) -> None:  # optional on purpose
-        """Find out whether the run can go on from the state, before anything in its folder is replaced or moved.
+    def check(self, trainer: RunningTrainer) -> None:
+        """Check that the run can continue from the state, before anything in its folder is replaced or moved.
 
         Raises:
-            CheckpointError: The state counts in other sizes, or the run's limit lies before it.
+            CheckpointError: if the state counts in other sizes, or lies beyond the limit of the run.
         """
         assert isinstance(trainer, BaseTrainer), "runs are assembled with one"
         require_fitting(trainer, self.saved.step, self.saved.state)
 
     def initialize(self, trainer: RunningTrainer, model: ModelBase) -> None:
-        """Restore everything, check that it is what was saved, and put what was saved after it out of the way.
+        """Restore everything, check it against the saved state, and move later checkpoints aside.
 
         Raises:
-            CheckpointError: It is the state of another model, or a part of it does not come back as it was saved.
+            CheckpointError: if the state is that of another model, or a part of it is not restored as it was saved.
         """
         trainer.restore_state(model, self.saved.step, self.saved.state)
         assert isinstance(trainer, BaseTrainer), "runs are assembled with one"
@@ -156,13 +152,13 @@ class Continuation(InitializerBase):
 
 
 def lost_updates(paths: PathProvider, update: int) -> int:
-    """Return how many updates after `update` the run has metrics of: they are computed again."""
+    """Return the number of updates after `update` that have metrics: they are computed again."""
     last = max((record.update for record in _records(paths)), default=update)
     return max(last - update, 0)
 
 
 def final_metrics(paths: PathProvider) -> dict[str, float]:
-    """Return the last value of every metric of a run."""
+    """Return the last value of every metric key of a run."""
     return {key: value for record in _records(paths) for key, value in record.metrics.items()}
 
 

@@ -1,4 +1,4 @@
-"""`noether resume`: a run continued with the spec in its own folder."""
+"""`noether resume`: continue a run with the spec in its folder, or preview that."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from noether.runs.launch import start
 from noether.runs.outcome import Outcome
 from noether.runs.resume.changes import refused_changes, shown
 from noether.runs.resume.continuation import AUTO, find_state, lost_updates
-from noether.runs.saved_spec import load_saved_spec, naming_what_is_missing
+from noether.runs.saved_spec import load_saved_spec, noting_missing_code
 from noether.spec.diff import differences
 from noether.spec.resolve import resolved_tables
 
@@ -35,9 +35,9 @@ def resume(
     """Continue a run with the spec in its folder.
 
     Args:
-        run: The run's folder, or its id below `output`.
-        checkpoint: The name of a checkpoint; `auto` for the newest sound one.
-        output: The folder that holds the runs.
+        run: Folder of the run, or its id below `output`.
+        checkpoint: Name of a checkpoint; `auto` for the newest sound one.
+        output: Folder that holds the runs.
         set: See `noether.run`, as for all that follow.
         overrides: See there.
         unset: See there.
@@ -47,14 +47,14 @@ def resume(
         **options: Further arguments of `noether.run`.
 
     Raises:
-        UsageError: There is no such run, it is in use, or the spec has changed too much.
-        CheckpointError: There is no such checkpoint, or none that is sound.
+        UsageError: if there is no such run, it is in use, or changes of the spec alter training.
+        CheckpointError: if there is no such checkpoint, or none that is sound.
     """
     paths = find_run(run, output)
     plugins = list(plugins)
     changes = {**(set or {}), "output": str(paths.output_path)}
     layers = {"overrides": overrides, "set": changes, "unset": unset, "trusted": trusted, "plugins": plugins}
-    with naming_what_is_missing(paths, project):
+    with noting_missing_code(paths, project):
         loaded = load_saved_spec(paths, project=project, **layers)
         return start(loaded, paths.run_id, plugins, resume=checkpoint, **options)
 
@@ -69,7 +69,7 @@ def preview(
     trusted: Iterable[str] = (),
     project: Path | None = None,
 ) -> list[str]:
-    """Return what continuing a run would do, as lines; nothing is changed.
+    """Return lines that describe what continuing a run would do; change nothing.
 
     Args:
         run: As in `resume`, as for all that follow.
@@ -81,8 +81,8 @@ def preview(
         project: See `resume`.
 
     Raises:
-        UsageError: There is no such run.
-        CheckpointError: There is no such checkpoint, or none that is sound.
+        UsageError: if there is no such run.
+        CheckpointError: if there is no such checkpoint, or none that is sound.
     """
     paths = find_run(run, output)
     before = load_saved_spec(paths, project=project, trusted=trusted)
@@ -93,7 +93,7 @@ def preview(
     lines = [f"run         {paths.run_path}", *_attempts(paths), *_position(paths, checkpoint)]
     lines += [f"spec        {line}" for line in shown(changes)] or ["spec        as it was"]
     if refused:
-        lines.append("            these change what training computes and need --allow-spec-change: ")
+        lines.append("            these changes alter training and need --allow-spec-change: ")
         lines += [f"            {change.key}" for change in refused]
     machine = environment_changes(RunFolder(paths).recorded_environment())
     return lines + ([f"machine     {line}" for line in machine] or ["machine     as it was"])

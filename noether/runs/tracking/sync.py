@@ -38,16 +38,16 @@ class _TrackersPart(SpecTable):
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """What became of one tracker.
+    """Result of one tracker.
 
     Attributes:
-        tracker: Its name.
-        lines: Metric lines that it got now.
-        files: Files that it got now.
-        status: How the run ended, as it knows now.
-        where: Where to look at the run.
-        missing: Metric lines that it still lacks.
-        error: Why it does not have everything; empty where it has.
+        tracker: Name of the tracker.
+        lines: Metric lines delivered now.
+        files: Files delivered now.
+        status: Status of the run that the tracker has now.
+        where: Address of the run on the tracker.
+        missing: Metric lines that the tracker still lacks.
+        error: Reason why it lacks something; empty if it lacks nothing.
     """
 
     tracker: str
@@ -61,7 +61,7 @@ class Synced:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """How a run ended, from the records of its attempts."""
+    """End of a run, from the records of its attempts."""
 
     attempt: Attempt
     started: float
@@ -69,7 +69,7 @@ class _End:
 
     @property
     def status(self) -> RunStatus:
-        return _ENDS.get(self.attempt.status, "KILLED")  # who says RUNNING and holds no lock was killed
+        return _ENDS.get(self.attempt.status, "KILLED")  # a run that is RUNNING and holds no lock was killed
 
     @property
     def error(self) -> str | None:
@@ -77,21 +77,21 @@ class _End:
 
 
 def sync_trackers(run: str | Path, *, output: str | Path = "runs", trusted: Iterable[str] = ()) -> Iterator[Synced]:
-    """Bring the trackers of a run what they lack, one after another, and tell them how it ended.
+    """Deliver what the trackers of a run lack, one tracker after another, and the status of the run.
 
     Args:
-        run: The run's folder, or its id below `output`.
-        output: The folder that holds the runs.
-        trusted: Packages that dotted kinds may import beside the usual ones.
+        run: Folder of the run, or its id below `output`.
+        output: Folder that holds the runs.
+        trusted: Further packages that dotted kinds may import.
 
     Raises:
-        UsageError: There is no such run, it has not ended yet, or its trackers cannot be built.
+        UsageError: if there is no such run, it has not ended yet, or its trackers cannot be built.
     """
     paths = find_run(run, output)
     if is_locked(paths.run_path):
         raise UsageError(
             f"the run in {paths.run_path} has not ended",
-            hint="a run that goes on delivers by itself; try again when it has ended",
+            hint="a running run delivers by itself; try again when it has ended",
         )
     with RunLock(paths.run_path), use_registry(saved_spec_registry(paths, trusted=trusted)):
         end = _end_of(paths)
@@ -164,7 +164,7 @@ def _end_of(paths: PathProvider) -> _End:
 
 
 def _described(paths: PathProvider, end: _End) -> RunDescription:
-    """Return what the resolved spec and the records tell, for a run that ended before any tracker was told of it."""
+    """Describe a run from its spec and records, if it ended before any tracker was opened."""
     tables = read_saved_spec(paths).tables
     record = end.attempt.record
     return RunDescription(

@@ -24,18 +24,18 @@ _AFTER_A_SIGNAL_S = 5.0
 _LOOK_EVERY_S = 0.02
 
 
-def unless_told_to_leave(work: Callable[[], object], signals: StopSignals) -> bool:
-    """Do `work` on a thread of its own and wait for it; after a signal not for long, after a second one not at all.
+def until_stopped(work: Callable[[], object], signals: StopSignals) -> bool:
+    """Run slow clean-up on a thread; abandon it soon after a stop signal, and at once after a second one.
 
     Args:
-        work: What may take long; where it is left, it goes on until the process ends.
-        signals: What this run has been sent.
+        work: Clean-up that a run can do without; abandoned, it continues until the process ends.
+        signals: Stop signals of the run.
 
     Returns:
-        Whether it is done.
+        True if it is done.
 
     Raises:
-        Exception: What `work` raised.
+        Exception: if `work` raised it.
     """
     raised: list[BaseException] = []
 
@@ -45,14 +45,14 @@ def unless_told_to_leave(work: Callable[[], object], signals: StopSignals) -> bo
         except BaseException as error:
             raised.append(error)
 
-    thread = threading.Thread(target=copy_context().run, args=(noting_errors,), name="leaving", daemon=True)
+    thread = threading.Thread(target=copy_context().run, args=(noting_errors,), name="clean-up", daemon=True)
     thread.start()
-    told_at: float | None = None
+    stopped_at: float | None = None
     while thread.is_alive():
         thread.join(_LOOK_EVERY_S)
-        if signals.received is not None and told_at is None:
-            told_at = time.monotonic()
-        if signals.insists or (told_at is not None and time.monotonic() - told_at > _AFTER_A_SIGNAL_S):
+        if signals.received is not None and stopped_at is None:
+            stopped_at = time.monotonic()
+        if signals.insists or (stopped_at is not None and time.monotonic() - stopped_at > _AFTER_A_SIGNAL_S):
             break
     if raised:
         raise raised[0]
@@ -62,16 +62,16 @@ def unless_told_to_leave(work: Callable[[], object], signals: StopSignals) -> bo
 _LOG = logging.getLogger("noether.tracking")
 _REQUIRED_PATIENCE_S = 30.0
 _FLUSH_AFTER_A_SIGNAL_S = 5.0
-"""Who sends one kills the process soon after."""
+"""Schedulers kill a process soon after they send it a signal."""
 
 
 class Tracking:
     """Feeds all trackers of a run from its metrics file.
 
     Args:
-        trackers: As built from the spec.
-        paths: Where the run keeps its files.
-        run: What trackers are told about it.
+        trackers: The trackers of the spec.
+        paths: Paths of the run.
+        run: Description of the run for trackers.
     """
 
     def __init__(self, trackers: Sequence[BaseTracker], paths: PathProvider, run: RunDescription) -> None:
@@ -82,17 +82,17 @@ class Tracking:
         ]
 
     def start(self) -> None:
-        """Begin to open all trackers in the background."""
+        """Open all trackers in the background."""
         for feed in self.feeds:
             feed.start()
 
     def follow(self, log_writer: LogWriter) -> None:
-        """Be told of every line of metrics, and say where to look once the trackers are open.
+        """Follow every line of metrics, and log the addresses of trackers once they are open.
 
-        Waits a few seconds for them, for all together and not for one after another, and then lets training begin.
+        Training waits a few seconds for all trackers together.
 
         Raises:
-            TrackerError: A required tracker cannot be opened.
+            TrackerError: if a required tracker cannot be opened.
         """
         began = time.monotonic()
         for feed in self.feeds:
@@ -103,12 +103,12 @@ class Tracking:
             log_writer.on_written.append(feed.notify)
 
     def close(self, status: RunStatus, error: str | None) -> None:
-        """Deliver what is left, end the run on the trackers' side, and say again where to look.
+        """Deliver the remaining metrics, end the run on the trackers, and log their addresses again.
 
-        Every tracker has its `flush_timeout_s`, all at the same time. Ctrl-C ends the waiting, not the run's outcome.
+        Every tracker has its `flush_timeout_s`, all at the same time. Ctrl-C ends the waiting and keeps the outcome.
 
         Raises:
-            TrackerError: The run finished, but a required tracker has not got everything.
+            TrackerError: if the run finished and a required tracker lacks something.
         """
         for feed in self.feeds:
             feed.end(status, error)
@@ -124,13 +124,13 @@ class Tracking:
         lacking = [feed.name for feed in self.feeds if feed.tracker.tracker_config.required and not feed.has_everything]
         if lacking and status == "FINISHED":
             raise TrackerError(
-                f"the run finished, but the required tracker {', '.join(lacking)} has not got everything",
+                f"the run finished, but the required tracker {', '.join(lacking)} lacks some of its metrics or files",
                 hint=f"deliver the rest with: noether tracker sync {shlex.quote(str(self.paths.run_path))}",
             )
 
 
 def tracker_names(trackers: Sequence[BaseTracker]) -> list[str]:
-    """Return a name for each tracker that no other one of the run has: `mlflow`, `mlflow-2`."""
+    """Return a unique name for each tracker: `mlflow`, `mlflow-2`."""
     names: list[str] = []
     for tracker in trackers:
         names.append(free_name(feed_name(tracker), set(names)))
@@ -143,7 +143,7 @@ def _flush_timeout(feed: TrackerFeed, status: RunStatus) -> float:
 
 
 def flattened(tables: Mapping[str, Any]) -> dict[str, str]:
-    """Return nested tables as one level of dotted keys with text values, as trackers want parameters."""
+    """Return nested tables as one level of dotted keys with text values, the parameters of trackers."""
     flat: dict[str, str] = {}
     _flatten(tables, "", flat)
     return flat

@@ -25,15 +25,15 @@ _Line = tuple[int, int, int, Mapping[str, float | str]]
 
 
 def metric_difference(straight: Path, interrupted: Path, ignored: Collection[str] = ()) -> tuple[str, str] | None:
-    """Return the first difference of two metrics files; None where they are equal.
+    """Return the first difference of two metrics files; None if they are equal.
 
     Args:
-        straight: The file of a run that was not interrupted.
-        interrupted: The file of one that was.
-        ignored: Keys that are not compared.
+        straight: File of the run that was not interrupted.
+        interrupted: File of the run that was.
+        ignored: Metric keys that are not compared.
 
     Returns:
-        The key, the first one where a whole line differs, and how it differs.
+        The metric key, the first of its line if a whole line differs, and the difference.
     """
     lines = zip_longest(_lines(straight, ignored), _lines(interrupted, ignored))
     for one, other in lines:
@@ -51,7 +51,7 @@ def metric_difference(straight: Path, interrupted: Path, ignored: Collection[str
 
 
 def clock_keys(straight: Path, interrupted: Path, until: int) -> frozenset[str]:
-    """Return the keys whose values differ up to an update before which neither run was interrupted."""
+    """Return the metric keys that differ up to an update before which neither run was interrupted."""
     one, other = (
         {line[0]: line[3] for line in _lines(path, ()) if line[0] <= until} for path in (straight, interrupted)
     )
@@ -64,7 +64,7 @@ def clock_keys(straight: Path, interrupted: Path, until: int) -> frozenset[str]:
 
 
 def _lines(path: Path, ignored: Collection[str]) -> list[_Line]:
-    """Return the lines that are compared; numbers that JSON lacks as text, which equals itself."""
+    """Return the lines to compare; numbers that JSON lacks as text, which equals itself."""
     records = MetricsFile(path).read() if path.exists() else ()
     lines = [(record.update, record.epoch, record.sample, _compared(record, ignored)) for record in records]
     return [line for line in lines if line[3]]
@@ -85,12 +85,12 @@ _SHOWN = 60  # characters of a value
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is not the same.
+    """One difference between two checkpoints.
 
     Attributes:
-        file: The file of the checkpoint.
-        place: The tensor or the value in it.
-        detail: How it differs.
+        file: File of the checkpoint.
+        place: Tensor or value in it.
+        detail: Both values, or their distance.
     """
 
     file: str
@@ -98,7 +98,7 @@ class Difference:
     detail: str
 
     def __str__(self) -> str:
-        """Return it as one line."""
+        """Return the difference as one line."""
         return f"{self.file}: {self.place}: {self.detail}" if self.place else f"{self.file}: {self.detail}"
 
 
@@ -106,12 +106,12 @@ def differences(straight: Path, interrupted: Path, ignored: Collection[str] = ()
     """Return the first difference of each file, weights first.
 
     Args:
-        straight: The step of a run that was not interrupted.
-        interrupted: The step of one that was.
+        straight: Checkpoint of the run that was not interrupted.
+        interrupted: Checkpoint of the run that was.
         ignored: Places in `trainer.json` that are not compared, as `Difference.place` spells them.
 
     Raises:
-        CheckpointError: One of them is damaged.
+        CheckpointError: if one of them is damaged.
     """
     left, right = SavedStep.open(straight), SavedStep.open(interrupted)
     found = list(_of_manifests(left.manifest, right.manifest))
@@ -128,7 +128,7 @@ def differences(straight: Path, interrupted: Path, ignored: Collection[str] = ()
 
 
 def clock_places(straight: Path, interrupted: Path) -> frozenset[str]:
-    """Return the places in the states of callbacks that differ between two runs that nobody has interrupted yet."""
+    """Return the places in the states of callbacks that differ between two runs before any interruption."""
     both = [
         _leaves(json.loads(_bytes(SavedStep.open(step), TRAINER)).get("callbacks")) for step in (straight, interrupted)
     ]
@@ -162,7 +162,7 @@ def _of_tensors(name: str, left: SavedStep, right: SavedStep) -> list[Difference
 
 
 def _deviation(one: Tensor, other: Tensor) -> str | None:
-    """Return how two tensors differ; None where all bits are the same."""
+    """Describe the difference of two tensors; None if all bits are equal."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return _values(f"{one.dtype} {tuple(one.shape)}", f"{other.dtype} {tuple(other.shape)}")
     if torch.equal(one.contiguous().view(-1).view(torch.uint8), other.contiguous().view(-1).view(torch.uint8)):
@@ -206,7 +206,7 @@ def _bytes(step: SavedStep, name: str) -> bytes:
     return read_file(step.folder, step.manifest, name)
 
 
-_WHAT = "weights, optimizer, averages, callbacks, RNG, counters"
+_CONTENT = "weights, optimizer, averages, callbacks, RNG, counters"
 _NONSCALARS = "nonscalars.jsonl"
 
 
@@ -215,9 +215,9 @@ class Attempt:
     """One attempt at a run.
 
     Attributes:
-        paths: Those of the run.
-        recorder: What it noted.
-        was_interrupted: Whether another one follows.
+        paths: Paths of the run.
+        recorder: Records of the attempt.
+        was_interrupted: True if another attempt follows.
     """
 
     paths: PathProvider
@@ -226,7 +226,7 @@ class Attempt:
 
     @property
     def end(self) -> int:
-        """The update at which it ended."""
+        """Update at which the attempt ended."""
         return max(self.recorder.at_checkpoints, default=0)
 
     def kept(self, update: int) -> Path:
@@ -236,14 +236,14 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What was compared at one point of the runs.
+    """Comparison at one point of the runs.
 
     Attributes:
-        where: After which update, and whether that is an interruption or the end.
-        what: What was compared there.
-        difference: The first difference; None where every bit is the same.
-        more: How many other files differ as well.
-        before_any: Whether nothing had been interrupted yet.
+        where: The update, and the word for an interruption or the end.
+        what: Content that was compared.
+        difference: The first difference; None if every bit is equal.
+        more: Number of other files that differ.
+        before_any: True at the first interruption, before which nothing was interrupted.
     """
 
     where: str
@@ -254,13 +254,13 @@ class Compared:
 
 
 class Comparison:
-    """A run that was not interrupted beside the attempts at the same run that was.
+    """Comparison of a straight run with the attempts at an interrupted one.
 
-    What differs before the first interruption, as a measured time does, says nothing about resuming and is left out.
+    Places that differ before the first interruption, such as measured times, are left out.
 
     Args:
-        straight: The first one.
-        attempts: The attempts at the other one, in their order.
+        straight: The straight run.
+        attempts: The attempts at the interrupted run, in their order.
     """
 
     def __init__(self, straight: Attempt, attempts: Sequence[Attempt]) -> None:
@@ -276,23 +276,23 @@ class Comparison:
 
     @property
     def not_compared(self) -> tuple[str, ...]:
-        """What was left out."""
+        """Metric keys and places that were left out."""
         return (*sorted(self._clock_keys), *sorted(self._clock_places))
 
     def compared(self) -> tuple[Compared, ...]:
         """Compare all checkpoints, the metrics, and the files that callbacks have written.
 
         Raises:
-            CheckpointError: A checkpoint is damaged.
+            CheckpointError: if a checkpoint is damaged.
         """
         steps = [self._checkpoint(attempt) for attempt in self.attempts]
         return (*steps, self._metrics(), *self._files())
 
     def forgotten(self) -> tuple[str, ...]:
-        """Return what callbacks did not know any more when the run went on.
+        """Return the values that callbacks had lost when the run continued.
 
-        Of those that are built in, only who has results that differ is named: some begin anew on purpose, such as one
-        that measures a rate.
+        A built-in callback is only named if its results differ: some start anew on purpose, such as one that measures
+        a rate.
         """
         suspects = self._involved | self.straight.recorder.foreign
         told: dict[tuple[str, str], str] = {}
@@ -301,7 +301,7 @@ class Comparison:
             before = self.straight.recorder.at_checkpoints.get(at, {})
             for owner, name, value, now in _forgotten(before, attempt.recorder.at_start):
                 if owner in suspects and (owner, name) not in self._clock_attributes:
-                    text = f"callback '{owner}': {name} was {value} after update {at}, and {now} when the run went on"
+                    text = f"callback '{owner}': {name} was {value} after update {at}, and {now} when the run continued"
                     told.setdefault((owner, name), text)
         return tuple(told.values())
 
@@ -314,14 +314,14 @@ class Comparison:
         self._involved.update(owner for difference in found for owner in self._owners(difference))
         return Compared(
             where,
-            what=f"{len(read_manifest(step).files)} files: {_WHAT}",
+            what=f"{len(read_manifest(step).files)} files: {_CONTENT}",
             difference=str(found[0]) if found else None,
             more=max(len(found) - 1, 0),
             before_any=attempt is self.attempts[0],
         )
 
     def _owners(self, difference: Difference) -> Iterator[str]:
-        """Yield the callbacks whose state a difference is in."""
+        """Yield the callbacks whose state has a difference."""
         for place in (difference.file, difference.place):
             for owner in self.straight.recorder.at_start:
                 if place.startswith((f"{CALLBACKS}/{owner}/", f"{CALLBACKS}/{owner}.")):
@@ -342,7 +342,7 @@ class Comparison:
         return Compared("whole run", "metrics.jsonl without times", f"metrics.jsonl: {key}{who}: {detail}")
 
     def _files(self) -> Iterator[Compared]:
-        """Compare what callbacks keep beside the metrics, where there is any."""
+        """Compare the files that callbacks write beside the metrics, if there are any."""
         sides = [dict(_written(side.paths)) for side in (self.straight, self.attempts[-1])]
         names = sides[0].keys() | sides[1].keys()
         if names:
@@ -363,7 +363,7 @@ def _written(paths: PathProvider) -> Iterator[tuple[str, object]]:
 
 
 def _forgotten(before: Remembered, now: Remembered) -> Iterable[tuple[str, str, str, str]]:
-    """Yield callback, attribute and both values where they differ."""
+    """Yield callback, attribute and both values of each that differs."""
     for owner in before.keys() & now.keys():
         for name in sorted(before[owner].keys() & now[owner].keys()):
             if before[owner][name] != now[owner][name]:

@@ -1,4 +1,4 @@
-"""The run plugin of `verify-resume`: interrupts a run after given updates, and keeps what a run was like there."""
+"""The run plugin of `verify-resume`: interrupt a run after given updates, and record its state there."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from noether.kernel.progress import UpdateCounter
 from noether.metrics.log import LogWriter
 
 Remembered = dict[str, dict[str, str]]
-"""The plain attributes of callbacks by id and name, as text that is equal where they are."""
+"""The plain attributes of callbacks by id and name, as text."""
 
 
 class Interruption:
     """Follows one attempt at a run.
 
     Args:
-        stops: After which updates a checkpoint is made.
-        kept: Where copies of the checkpoints go, one folder an update.
-        interrupts: Whether the run is stopped there by SIGTERM; otherwise it only saves.
+        stops: Updates after which a checkpoint is saved.
+        kept: Folder for copies of the checkpoints.
+        interrupts: Stop the run there by SIGTERM; otherwise it only saves.
 
     Attributes:
         logged_by: The ids of the callbacks by the metric key that they logged.
         foreign: The ids of the callbacks that are not built in.
-        at_checkpoints: What the callbacks remembered at each checkpoint, by update.
-        at_start: What they remembered when training began, or went on.
-        started_at: The update of that.
-        has_interrupted: Whether it was this that stopped the run, and nobody else.
+        at_checkpoints: Attributes of the callbacks at each checkpoint, by update.
+        at_start: Their attributes when training began or continued.
+        started_at: The update at which it did.
+        has_interrupted: True if this plugin stopped the run.
     """
 
     def __init__(self, stops: Collection[int], kept: Path, *, interrupts: bool) -> None:
@@ -52,7 +52,7 @@ class Interruption:
 
     @hookimpl
     def run_started(self, run: Any) -> None:
-        """Listen to who logs what."""
+        """Record the callback of each metric key."""
         self._trainer = run.trainer
         for callback in family(run.trainer.callbacks):
             callback.writer = _AttributedWriter(callback.writer, callback.id, self.logged_by)
@@ -61,13 +61,13 @@ class Interruption:
 
     @hookimpl(trylast=True)
     def before_training(self, update_counter: UpdateCounter) -> None:
-        """Note what the callbacks know."""
+        """Record the attributes of the callbacks."""
         self.started_at = update_counter.update
         self.at_start = self._remembered()
 
     @hookimpl(trylast=True)
     def after_update(self, update_counter: UpdateCounter) -> None:
-        """Save or stop, where no hook of an epoch's end is still to come."""
+        """Save or stop, unless `after_epoch` follows."""
         if not update_counter.is_full_epoch:
             self._act(update_counter)
 
@@ -78,13 +78,13 @@ class Interruption:
 
     @hookimpl
     def checkpoint_committed(self, checkpoint: Path) -> None:
-        """Keep the checkpoint of an interruption, which the run itself may remove, and that of the end."""
+        """Copy the checkpoint of an interruption, which the run itself may remove, and that of the end."""
         update = self._trainer.update_counter.update
         self.at_checkpoints[update] = self._remembered()
         if update in self.stops or self._trainer.update_counter.is_finished or self._trainer.stop_reason is not None:
             target = self.kept / checkpoint.name
             shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(checkpoint, target, copy_function=os.link)  # steps are never written to again
+            shutil.copytree(checkpoint, target, copy_function=os.link)  # committed checkpoints are never written to
 
     def _act(self, update_counter: UpdateCounter) -> None:
         if update_counter.update not in self.stops:
@@ -103,16 +103,16 @@ class Interruption:
 
 
 class _AttributedWriter(LogWriter):
-    """A view of a log writer that notes whose keys it takes; so do the views of it.
+    """A view of a log writer that records the callback of each metric key; so do its own views.
 
     Args:
-        writer: The writer that a callback was given.
-        owner: The callback's id.
-        logged_by: Where it is noted.
+        writer: The writer of a callback.
+        owner: Id of the callback.
+        logged_by: Ids by metric key.
     """
 
     def __init__(self, writer: LogWriter, owner: str, logged_by: dict[str, str]) -> None:
-        vars(self).update(vars(writer))  # it is one more view of the same round, not a writer of its own
+        vars(self).update(vars(writer))  # another view of the same round
         self._owner = owner
         self._logged_by = logged_by
 
@@ -125,7 +125,7 @@ class _AttributedWriter(LogWriter):
 
 
 def _text(value: Any) -> str | None:
-    """Return plain data as text; None for what is no plain data, which a state would not hold as it is."""
+    """Return plain data as text; None for other objects, which a state would not hold as they are."""
     if value is None or isinstance(value, bool | int | float | str):
         return repr(value)
     if isinstance(value, Tensor):

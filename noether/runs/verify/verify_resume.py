@@ -27,15 +27,15 @@ _SHORT, _LONGEST = 100, 500  # updates
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What came out.
+    """Result of the comparison.
 
     Attributes:
         name: Name of the run.
         updates: Updates of both runs.
         updates_per_epoch: Updates of an epoch.
-        points: What was compared at each interruption, and at the end.
-        not_compared: What differs between two runs without any interruption, as a measured time does.
-        forgotten: What callbacks whose results differ did not know any more when the run went on.
+        points: Comparisons at each interruption, and at the end.
+        not_compared: Places that differ without any interruption, such as measured times.
+        forgotten: Values that callbacks with different results had lost when the run continued.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Report:
 
     @property
     def is_equal(self) -> bool:
-        """Whether nothing differs."""
+        """True if nothing differs."""
         return all(point.difference is None for point in self.points)
 
 
@@ -62,19 +62,19 @@ def verify_resume(
 ) -> Report:
     """Run a spec straight and interrupted, and compare both at every interruption and at the end.
 
-    Both runs are attempts of this process, in the main thread, since a real SIGTERM is what interrupts.
+    Both runs are attempts of this process, in the main thread, since a real SIGTERM interrupts them.
 
     Args:
         spec: The TOML file.
-        overrides: As on the command line.
-        at: After which updates to interrupt; unset, some that differ in kind.
-        updates: How many updates to train; unset, two epochs, or a little more than one where that is long.
+        overrides: Overrides as on the command line.
+        at: Updates after which to interrupt; by default the first, within and at the end of an epoch, the last but one.
+        updates: Number of updates; by default two epochs, or a little more than one if that is long.
         plugins: Run plugins beside those that the spec uses.
-        trusted: Packages that dotted kinds may import beside the usual ones.
+        trusted: Further packages that dotted kinds may import.
 
     Raises:
-        UsageError: The spec is wrong, it trains nothing, or an interruption is not within the run.
-        TrainingError: One of the runs failed.
+        UsageError: if the spec is wrong, trains nothing, or ends before an interruption.
+        TrainingError: if one of the runs failed.
     """
     plugins = list(plugins)
     loaded = load_spec(spec, overrides, trusted=trusted, plugins=plugins)
@@ -91,7 +91,7 @@ def verify_resume(
         if not reached:
             raise UsageError(
                 f"the run ends after update {straight.end}, before it could be interrupted",
-                hint="--at says after which updates, --updates makes the run longer",
+                hint="--at takes the updates, --updates makes the run longer",
             )
         comparison = Comparison(straight, pair.interrupted(reached))
         compared = comparison.compared()
@@ -102,12 +102,12 @@ def verify_resume(
 
 
 class _Pair:
-    """Makes the runs.
+    """Both runs.
 
     Args:
-        loaded: The spec, shortened.
+        loaded: The shortened spec.
         plugins: Run plugins beside those that it uses.
-        output: The folder of both runs.
+        output: Folder of both runs.
     """
 
     def __init__(self, loaded: LoadedSpec, plugins: list[str], output: Path) -> None:
@@ -116,14 +116,14 @@ class _Pair:
         self.output = output
 
     def straight(self, points: Sequence[int]) -> Attempt:
-        """Run without an interruption; save where the other one is interrupted."""
+        """Run without an interruption; save at the updates at which the other run is interrupted."""
         recorder = Interruption(points, self.output / "kept-straight", interrupts=False)
         paths = PathProvider(self.output, "straight")
         self._attempt(paths, recorder)
         return Attempt(paths, recorder)
 
     def interrupted(self, points: Sequence[int]) -> list[Attempt]:
-        """Run, be interrupted, and go on in the same folder until the end; return every attempt."""
+        """Run, be interrupted, and continue in the same folder until the end; return every attempt."""
         paths = PathProvider(self.output, "interrupted")
         attempts: list[Attempt] = []
         while not attempts or attempts[-1].was_interrupted:
@@ -137,7 +137,7 @@ class _Pair:
         with preparation(self.loaded, self.plugins, extras=[extra]) as prepared:
             outcome = Execution(prepared, paths, resume="auto", quiet=True).run()
         if outcome.status == "KILLED" and not recorder.has_interrupted:
-            raise SystemExit(outcome.exit_code)  # somebody wants the whole command to end
+            raise SystemExit(outcome.exit_code)  # a signal from outside ends the whole command
         if outcome.error is not None and outcome.status == "FAILED":
             which = "the run fails" if after is None else f"resumed after update {after}, the run fails"
             raise TrainingError(f"{which}: {describe(outcome.error)}") from outcome.error
@@ -145,7 +145,7 @@ class _Pair:
 
 
 def _length(counter: UpdateCounter, wanted: int | None) -> int:
-    """Return how many updates are made."""
+    """Return the number of updates to train."""
     if not counter.end_update:
         raise UsageError("the run trains nothing, so there is nothing to resume")
     epoch = counter.updates_per_epoch
@@ -154,7 +154,7 @@ def _length(counter: UpdateCounter, wanted: int | None) -> int:
 
 
 def _points(counter: UpdateCounter, end: int, at: Sequence[int] | None) -> list[int]:
-    """Return the updates to interrupt after: the first, within and at the end of an epoch, the last but one."""
+    """Return the updates after which to interrupt."""
     epoch = counter.updates_per_epoch
     if at is None:
         return sorted({point for point in (1, epoch // 2, epoch, end - 1) if counter.update < point < end})
@@ -167,13 +167,15 @@ def _points(counter: UpdateCounter, end: int, at: Sequence[int] | None) -> list[
 
 
 def _changes(spec: RunSpec, output: Path, end: int | None) -> dict[str, Any]:
-    """Return what is overridden: nothing is tracked, expected or left behind, and the runs end earlier."""
+    """Return overrides that track, expect and leave behind nothing, and end the runs earlier."""
     changes: dict[str, Any] = {"output": str(output), "trackers": [{"kind": "noop"}], "expect": None}
-    changes["checkpoints.asynchronous"] = False  # what callbacks know is noted when a checkpoint has been committed
+    changes["checkpoints.asynchronous"] = (
+        False  # attributes of callbacks are noted when a checkpoint has been committed
+    )
     if end is not None:
         changes |= {"trainer.max_epochs": None, "trainer.max_samples": None, "trainer.max_updates": end}
     for place, initializer in (("initializer", spec.initializer), ("trainer.initializer", spec.trainer.initializer)):
         run_id = getattr(initializer, "run_id", None)
-        if run_id is not None:  # which is looked up below the output of the spec
+        if run_id is not None:  # it is looked up below the output of the spec
             changes |= {f"{place}.run_id": None, f"{place}.path": str(Path(spec.output).absolute() / run_id)}
     return changes

@@ -239,7 +239,7 @@ def test_a_required_tracker_that_lacks_something_at_the_end_is_an_exit_code(
     fake_server.mode = lambda call: 500 if call == "runs/log-batch" and fake_server.run.params else "ok"
     ended = noether_command("run", spec_file(tracked(required=True, flush_timeout_s=0.1)), "--run-id", "r", "--quiet")
     assert ended.code == 1
-    assert "has not got everything" in ended.err
+    assert "lacks some of its metrics or files" in ended.err
     assert "noether tracker sync" in ended.err
     fake_server.mode = "ok"
     assert noether_command("tracker", "sync", "r").code == 0
