@@ -43,7 +43,8 @@ import json, sys
 from noether.errors import PluginError
 from noether.kernel.registry import Registry
 registry = Registry.installed()
-found = {"commands": [[entry.name, entry.origin] for entry in registry.commands()], "imported": "greetings" in sys.modules}
+commands = [[entry.name, entry.origin] for entry in registry.commands()]
+found = {"commands": commands, "imported": "greetings" in sys.modules}
 for name in sys.argv[1:]:
     try:
         found[name] = registry.command(name).__name__
