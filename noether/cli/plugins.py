@@ -12,7 +12,7 @@ from noether.cli.options import AsJson, Trusted
 from noether.cli.table import print_table
 
 if TYPE_CHECKING:
-    from noether.kernel.registry import Registry
+    pass
 
 app = typer.Typer(help="Look at what is installed.", no_args_is_help=True, rich_markup_mode=None)
 RoleName = Annotated[
@@ -49,7 +49,7 @@ def info(
 
     registry = Registry.installed(trusted=trusted, project_folders=(Path.cwd(),))
     with use_registry(registry):
-        for number, found in enumerate([_checked(role)] if role else _roles_of(registry, kind)):
+        for number, found in enumerate([_checked(role)] if role else registry.roles_of(kind)):
             if number:
                 print()
             print_kind(registry.load(found or "callback", kind))
@@ -67,34 +67,3 @@ def _checked(role: str | None) -> str | None:
         names = ", ".join(found.name for found in GROUPS.values())
         raise UsageError(f"there is no role '{role}'.{did_you_mean(role, known)}", hint=f"roles are {names}")
     return known[role] if role else None
-
-
-def _roles_of(registry: Registry, kind: str) -> list[str]:
-    """Return the roles in which something goes by this name; a dotted path may fit any, the first that takes it."""
-    from noether.errors import PluginError
-    from noether.kernel.entries import PLUGIN, ROLES
-
-    problems = []
-    fitting = []
-    dotted = "." in kind  # any object can be a run plugin, so only a registered name tells that one is meant
-    for role in ROLES if dotted else (*ROLES, PLUGIN.name):
-        try:
-            registry.load(role, kind) if dotted else registry.find(role, kind)
-        except PluginError as error:
-            problems.append(error)
-        else:
-            fitting.append(role)
-    if not fitting:
-        raise _nothing(registry, kind) if not dotted else problems[0]
-    return fitting
-
-
-def _nothing(registry: Registry, kind: str) -> Exception:
-    from noether.errors import PluginError
-    from noether.kernel.names import did_you_mean
-
-    names = [entry.name for entry in registry.entries()]
-    return PluginError(
-        f"nothing that is installed goes by the name '{kind}'.{did_you_mean(kind, names)}",
-        hint="see what there is with: noether plugins list",
-    )

@@ -1,4 +1,4 @@
-"""Bindings of hook implementations to the arguments of their hooks."""
+"""Hook implementations, and their bindings to the arguments of hooks."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Implementation:
 
     Attributes:
         hook: Name of the hook.
-        participant: Whose it is.
-        function: What is called, bound to its object.
-        binding: Which arguments it gets.
-        tryfirst: Whether it asked to be called before others.
-        trylast: Whether it asked to be called after others.
-        wrapper: Whether it is a generator around the other calls, as in `hookimpl(wrapper=True)`.
-        hookwrapper: Whether it is one of the older kind, which gets a `pluggy.Result`.
-        next_due: For an implementation that acts only where an interval fires: at which update that is.
+        participant: Its participant.
+        function: The function to call; a method is bound to its object.
+        binding: The arguments that it takes.
+        tryfirst: True to be called before the others.
+        trylast: True to be called after the others.
+        wrapper: True for a generator around the other calls, as in `hookimpl(wrapper=True)`.
+        hookwrapper: True for a wrapper of the older form, which gets a `pluggy.Result`.
+        next_due: Returns the next update at which an implementation acts that acts only when its interval fires.
     """
 
     hook: str
@@ -41,7 +41,7 @@ class Implementation:
 
     @property
     def wraps(self) -> bool:
-        """Whether it is a wrapper of either kind."""
+        """Return True if it is a wrapper of either form."""
         return self.wrapper or self.hookwrapper
 
 
@@ -61,12 +61,12 @@ def call_order(implementation: Implementation) -> tuple[int, bool]:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """How to call an implementation with the arguments of its hook.
+    """The arguments of a hook that an implementation takes, and the way to pass them.
 
     Attributes:
         positional: Hook arguments to pass by position: those of positional-only parameters.
         keywords: Hook arguments to pass by name.
-        unknown: Required parameters that the hook has no argument for; not callable unless empty.
+        unknown: Required parameters that the hook has no argument for; the call works only if there are none.
     """
 
     positional: tuple[str, ...]
@@ -82,16 +82,16 @@ class Binding:
 def bind(function: Callable[..., Any], arguments: Sequence[str]) -> Binding:
     """Bind an implementation to the arguments that its hook offers.
 
-    It gets every argument that it names, whether its parameter has a default or not, and all of them where it
+    It gets every argument that it names, whether its parameter has a default or not, and all of them if it
     takes `**kwargs`. A parameter with a default that the hook does not offer keeps that default.
 
     Args:
-        function: The implementation, bound to its object where it is a method.
+        function: The implementation; a method is bound to its object.
         arguments: Names of the hook's arguments.
 
     Raises:
-        ValueError: Its signature cannot be read (some callables written in C).
-        TypeError: It is not callable.
+        ValueError: if its signature cannot be read (some callables written in C).
+        TypeError: if it is not callable.
     """
     positional: list[str] = []
     keywords: list[str] = []

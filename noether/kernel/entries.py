@@ -14,14 +14,14 @@ from noether.kernel.trust import ALWAYS_TRUSTED, Trust
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What a `kind` at one place of the spec must be.
+    """A role that components play in a spec.
 
     Attributes:
         name: Singular name: `callback`.
         group: Entry-point group that components of the role register in.
         base: `module:Attr` of the class that they derive from, imported only when something is checked
-            against it; None where another rule holds (a loss is a callable).
-        hint: Where in a spec it belongs.
+            against it; None if another rule holds (a loss is a callable).
+        hint: Its place in a spec.
     """
 
     name: str
@@ -29,10 +29,17 @@ class Role:
     base: str | None
     hint: str
 
+    def named(self, kind: str) -> str:
+        """Return a kind as errors name it: `callback kind 'ema'`, `run plugin 'hello'`, `command 'greet'`."""
+        return f"{_NOUNS.get(self.name, f'{self.name} kind')} {kind!r}"
+
     @property
     def noun(self) -> str:
         """The name with its article: `an optimizer`."""
         return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
+
+
+_NOUNS = {"plugin": "run plugin", "command": "command"}
 
 
 def _role(name: str, base: str | None, hint: str, *, plural: str = "") -> Role:
@@ -57,20 +64,20 @@ ROLES: dict[str, Role] = {
 """The roles of components by name."""
 
 PLUGIN = _role("plugin", None, "use of [plugins], or -p NAME")
-"""Run plugins: modules or objects with hooks, no components."""
+"""Run plugins: modules or objects with hooks; not components."""
 
 COMMAND = _role("command", None, "the command line: noether NAME")
 """Subcommands of `noether`."""
 
 GROUPS: dict[str, Role] = {role.group: role for role in (*ROLES.values(), PLUGIN, COMMAND)}
-"""Every entry-point group that is read, with its role."""
+"""The entry-point groups, with their roles."""
 
 BUILT_IN = "noether-train"
 PLUGIN_PREFIX = "noether-plugin-"
 
 
 def normal(name: str) -> str:
-    """Return the form in which names are compared: case and `-`/`_` don't matter."""
+    """Return the form in which names are compared: without differences of case and of `-`/`_`."""
     return name.lower().replace("_", "-")
 
 
@@ -81,7 +88,7 @@ class Entry:
     Attributes:
         role: Name of the role: "callback"; "plugin" for run plugins, "command" for subcommands.
         name: The registered name, a `kind`.
-        target: What it names, as `module:Attr`.
+        target: The registered object, as `module:Attr`.
         distribution: Name of the distribution.
         version: Its version.
     """
@@ -94,7 +101,7 @@ class Entry:
 
     @property
     def is_built_in(self) -> bool:
-        """Whether Noether itself registers it."""
+        """Return True if Noether itself registers it."""
         return normal(self.distribution) == BUILT_IN
 
     @property
@@ -104,7 +111,7 @@ class Entry:
 
     @cached_property
     def package(self) -> str:
-        """What stands before the slash of a qualified kind: the distribution without `noether-plugin-`."""
+        """The part of a qualified kind before the slash: the distribution without `noether-plugin-`."""
         return normal(self.distribution).removeprefix(PLUGIN_PREFIX)
 
     @property
@@ -114,7 +121,7 @@ class Entry:
 
     @cached_property
     def normal_name(self) -> str:
-        """The name as it is compared."""
+        """The name in the form in which names are compared."""
         return normal(self.name)
 
     @property
@@ -130,14 +137,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Component:
-    """An imported class (or callable) with the name that it was asked for by.
+    """The object that a `kind` resolves to, with its kind and its origin.
 
     Attributes:
         role: Name of its role.
         kind: Canonical kind: a short name, a qualified one (`x/grad-norm`) or a dotted path.
         target: The class, the callable of a loss, or the object of a run plugin.
-        entry: The registration, or None for a dotted path that nobody registers.
-        distribution: The distribution that it comes from; empty for a project's own code.
+        entry: The registration; None for a dotted path that is not registered.
+        distribution: Its distribution; empty for a project's own code.
         version: The version of that distribution; empty for a project's own code.
     """
 
@@ -155,15 +162,15 @@ class Component:
 
     @property
     def origin(self) -> str:
-        """Where it comes from: `noether-train 0.1.0`, or `project code`."""
+        """The distribution and its version, or `project code`."""
         return f"{self.distribution} {self.version}" if self.distribution else "project code"
 
 
 @cache
 def installed_entries() -> tuple[Entry, ...]:
-    """Return every entry of our groups, ordered by role, distribution and name whatever the machine.
+    """Return the entries of all installed distributions, in the same order on every machine.
 
-    Looked up once per process: a scan reads a file of every installed distribution.
+    They are read once per process: a scan reads a file of every installed distribution.
     """
     points = entry_points()
     read = cache(_name_and_version)  # it parses the distribution's metadata, and we register a hundred entries
@@ -176,52 +183,55 @@ def installed_entries() -> tuple[Entry, ...]:
 
 
 def _name_and_version(distribution: Distribution | None) -> tuple[str, str]:
-    """Return what a distribution is called, also where its metadata is damaged."""
+    """Return name and version of a distribution, also if its metadata is damaged."""
     try:
         metadata = {} if distribution is None else distribution.metadata.json
-    except FileNotFoundError:  # the backport's finder, where something has imported it, refuses what ours reads
+    except FileNotFoundError:  # the finder of importlib_metadata, once imported, refuses what the built-in one reads
         metadata = {}
     return str(metadata.get("name", "unknown")), str(metadata.get("version", "unknown"))
 
 
 def is_dotted(kind: str) -> bool:
-    """Whether a kind is spelled as a dotted path: `pkg.mod.Class` or `pkg.mod:Class`."""
+    """Return True if a kind is spelled as a dotted path: `pkg.mod.Class` or `pkg.mod:Class`."""
     return "." in kind or ":" in kind
 
 
 def matching(entries: Sequence[Entry], kind: str) -> list[Entry]:
-    """Return the registrations of one role that a kind means; several where it is contested."""
+    """Return the registrations of one role that a kind means; several if it is contested."""
     if is_dotted(kind):
         return by_target(entries, kind)[:1]
     return by_qualified_name(entries, kind) if "/" in kind else by_short_name(entries, kind)
 
 
 def by_short_name(entries: Sequence[Entry], kind: str) -> list[Entry]:
-    """Return the first match of: built-in names, their classes, plugin names, their classes."""
+    """Return the first match of: built-in names, their classes, plugin names, their classes.
+
+    Run plugins and commands have no classes: the last part of their target, such as `app`, is not a name of theirs.
+    """
     name = normal(kind)
     for built_in in (True, False):
         group = [entry for entry in entries if entry.is_built_in is built_in]
         named = [entry for entry in group if entry.normal_name == name]
-        if matches := named or [entry for entry in group if normal(entry.class_name) == name]:
+        if matches := named or [e for e in group if e.role in ROLES and normal(e.class_name) == name]:
             return matches
     return []
 
 
 def by_qualified_name(entries: Iterable[Entry], kind: str) -> list[Entry]:
-    """Return what one distribution, with or without its prefix, registers under a name: `x/grad-norm`."""
+    """Return the registrations of one distribution, named with or without its prefix: `x/grad-norm`."""
     package, _, name = normal(kind).partition("/")
     owned = [entry for entry in entries if package in (entry.package, normal(entry.distribution))]
     return [entry for entry in owned if entry.normal_name == name]
 
 
 def by_target(entries: Iterable[Entry], path: str) -> list[Entry]:
-    """Return the registrations of what a dotted path spells, built-in ones first."""
+    """Return the registrations whose target a dotted path spells, built-in ones first."""
     path = path.replace(":", ".")
     return _built_in_first(entry for entry in entries if entry.target.replace(":", ".") == path)
 
 
 def by_object(entries: Iterable[Entry], found: object) -> list[Entry]:
-    """Return the registrations that name an imported object, whatever path led to it; imports nothing."""
+    """Return the registrations of an imported object, at whichever path it was found; imports nothing."""
 
     def names_it(entry: Entry) -> bool:
         module, _, attribute = entry.target.partition(":")
@@ -236,12 +246,12 @@ def _built_in_first(entries: Iterable[Entry]) -> list[Entry]:
 
 
 def canonical(entries: Sequence[Entry], entry: Entry, *, qualified: bool = False) -> str:
-    """Return the kind that a resolved spec holds: the short name where it means this entry.
+    """Return the kind that a resolved spec holds: the short name if it means this entry, else the qualified one.
 
     Args:
         entries: All registrations of the role.
         entry: One of them.
-        qualified: Whether the spec qualified it on purpose; a plugin's then stays qualified.
+        qualified: True if the spec has the qualified name; that of a plugin then stays qualified.
     """
     if entry.is_built_in:
         return entry.name

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from noether.errors import PluginError
-from noether.kernel.entries import ROLES, Entry, Role
+from noether.kernel.entries import COMMAND, ROLES, Entry, Role
 from noether.kernel.names import did_you_mean
 from noether.kernel.trust import Trust, trust_hint
 
@@ -35,13 +35,13 @@ _SPELLED_OUT = {
 
 
 def is_module(found: Any) -> bool:
-    """Whether something is a subclass of `torch.nn.Module`, which nothing is that was made without it."""
+    """Return True if an object is a subclass of `torch.nn.Module`; torch need not be imported."""
     module = getattr(sys.modules.get("torch.nn"), "Module", None)
     return module is not None and inspect.isclass(found) and issubclass(found, module)
 
 
 def function_instead(module: type, entries: Iterable[Entry]) -> str:
-    """Return what to name in place of a module: the function that it calls, by its kind if it has one."""
+    """Return a hint that names the function of a loss module, by its kind if it has one."""
     functions = vars(sys.modules[_FUNCTIONS]) if _FUNCTIONS in sys.modules else {}
     snake = _WORD.sub("_", module.__name__).lower()
     names = (_SPELLED_OUT.get(module.__name__, ""), snake, snake.removesuffix("_loss"))
@@ -73,16 +73,16 @@ def import_target(target: str) -> Any:
 
 
 def import_entry(entry: Entry) -> Any:
-    """Import what an entry names.
+    """Import the target of an entry.
 
     Raises:
-        PluginError: Its code fails to import, or has no such attribute.
+        PluginError: if its code fails to import, or has no such attribute.
     """
     return explained(f"{entry.role} '{entry.name}' of {entry.origin}", lambda: import_target(entry.target))
 
 
 def explained(what: str, importer: Callable[[], _Imported]) -> _Imported:
-    """Call `importer`; whatever it raises becomes a `PluginError` that names the place and the way out."""
+    """Call `importer`; turn what it raises into a `PluginError` with the place and a hint."""
     try:
         return importer()
     except PluginError:
@@ -110,39 +110,42 @@ def _hint(error: BaseException) -> str | None:
 
 
 def check_role(role: Role, kind: str, found: Any, entries: Iterable[Entry] = ()) -> None:
-    """Check what a kind resolved to: a subclass of the role's base; for a loss a function of two tensors.
+    """Check the object that a kind resolves to: a subclass of the role's base; for a loss a function of two tensors.
 
     Args:
-        role: What it should be.
-        kind: How the spec names it.
-        found: What that is.
-        entries: What is registered for the role: what to name instead.
+        role: The role that it should play.
+        kind: The kind as the spec has it.
+        found: The object.
+        entries: The registrations of the role, to suggest another kind.
 
     Raises:
-        PluginError: It does not fit; the message names what it is and where that belongs.
+        PluginError: if the object does not fit; the hint names the role that it fits.
     """
-    if role.name == "loss":
-        problem = _loss_problem(found)
-    elif role.base is not None:
-        problem = _class_problem(role, role.base, found)
-    else:
-        problem = None
-    if problem is not None:
+    if (problem := role_problem(role, found)) is not None:
         hint = function_instead(found, entries) if role.name == "loss" and is_module(found) else _where_it_fits(found)
-        raise PluginError(f"{role.name} kind {kind!r} {problem}", hint=hint)
+        raise PluginError(f"{role.named(kind)} {problem}", hint=hint)
+
+
+def role_problem(role: Role, found: Any) -> str | None:
+    """Return the reason why an object cannot play a role, as the predicate of a sentence; None if it can."""
+    if role.name == "loss":
+        return _loss_problem(found)
+    if role is COMMAND and (inspect.isclass(found) or not callable(found)):
+        return f"names {described(found)}, but a command is a function, a typer app or a click command"
+    return None if role.base is None else _class_problem(role, role.base, found)
 
 
 def _class_problem(role: Role, base: str, found: Any) -> str | None:
     if not inspect.isclass(found):
-        return f"names {_described(found)}, but {role.noun} is a class"
+        return f"names {described(found)}, but {role.noun} is a class"
     if issubclass(found, explained(f"the base of {role.name}s", lambda: import_target(base))):
         return None
-    return f"names {_described(found)}, which is no subclass of {base.replace(':', '.')}"
+    return f"names {described(found)}, which is not a subclass of {base.replace(':', '.')}"
 
 
 def _loss_problem(found: Any) -> str | None:
     if inspect.isclass(found) or not callable(found):
-        return f"names {_described(found)}, but a loss is a function that takes (input, target)"
+        return f"names {described(found)}, but a loss is a function that takes (input, target)"
     try:
         signature = inspect.signature(found)
     except ValueError:  # written in C
@@ -155,7 +158,8 @@ def _loss_problem(found: Any) -> str | None:
     return None
 
 
-def _described(found: Any) -> str:
+def described(found: Any) -> str:
+    """Return an object as errors name it: `the class Mine`."""
     if inspect.ismodule(found):
         return f"the module {found.__name__}"
     name = getattr(found, "__qualname__", None)
@@ -164,7 +168,7 @@ def _described(found: Any) -> str:
 
 
 def _where_it_fits(found: Any) -> str | None:
-    """Return which role the object has instead; bases that nobody imported cannot be its bases."""
+    """Return a hint with the role that a class fits; a base that is not imported cannot be its base."""
     if not inspect.isclass(found):
         return None
     for role in ROLES.values():
@@ -176,22 +180,22 @@ def _where_it_fits(found: Any) -> str | None:
 
 
 def resolve_dotted(kind: str, trust: Trust) -> Any:
-    """Import what a dotted path names.
+    """Import the object at a dotted path.
 
-    The walk from a module through its attributes stays inside: `torch.hub.os.system` begins in torch and is
-    refused where it reaches `os`, and so is an object that was defined elsewhere.
+    Each attribute on the way has to be defined in a trusted package: `torch.hub.os.system` is refused at `os`, and so
+    is an object that torch only imports.
 
     Raises:
-        PluginError: The path is malformed, not trusted, does not exist, or fails to import.
+        PluginError: if the path is malformed, not trusted, does not exist, or fails to import.
     """
     parts = kind.replace(":", ".").split(".")
     if not all(part.isidentifier() and not part.startswith("__") for part in parts) or kind.count(":") > 1:
-        raise PluginError(f"kind {kind!r} is no dotted path of Python names", hint="write package.module.Class")
+        raise PluginError(f"kind {kind!r} is not a dotted path of Python names", hint="write package.module.Class")
     trust.require(parts[0], kind)
     module, attributes = _import_prefix(kind, parts, trust)
     found: Any = module
     for attribute in attributes:
-        found = _step(found, attribute, kind, trust)
+        found = _attribute(found, attribute, kind, trust)
     if not trust.covers(_top(found)):
         raise _outside(kind, found)
     return found
@@ -215,8 +219,8 @@ def _submodules(package: object) -> Iterator[str]:
     return (module.name for module in pkgutil.iter_modules(getattr(package, "__path__", [])))
 
 
-def _step(holder: Any, attribute: str, kind: str, trust: Trust) -> Any:
-    """Take one attribute of a module or a class that is trusted."""
+def _attribute(holder: Any, attribute: str, kind: str, trust: Trust) -> Any:
+    """Return an attribute of a module or class that is trusted."""
     if not inspect.ismodule(holder) and not inspect.isclass(holder):
         raise PluginError(f"kind {kind!r}: '{attribute}' follows something that is neither a module nor a class")
     if not trust.covers(_top(holder)):
@@ -229,7 +233,7 @@ def _step(holder: Any, attribute: str, kind: str, trust: Trust) -> Any:
 
 
 def _top(found: Any) -> str:
-    """Return the top-level package that an object was defined in, `builtins` where it does not say."""
+    """Return the top-level package that defines an object; `builtins` if the object does not name it."""
     while isinstance(found, partial):
         found = found.func
     home = found.__name__ if inspect.ismodule(found) else getattr(found, "__module__", None)
@@ -238,5 +242,5 @@ def _top(found: Any) -> str:
 
 def _outside(kind: str, found: Any) -> PluginError:
     top = _top(found)
-    message = f"kind {kind!r} leaves the packages that a spec may name: it leads into '{top}'"
+    message = f"kind {kind!r} resolves to '{top}', which specs may not import"
     return PluginError(message, hint=trust_hint(top))

@@ -1,7 +1,7 @@
-"""When an interval fires: pure functions of the counters, shared by callbacks and the data stream.
+"""Intervals as pure functions of the counters: the one truth about when a callback acts.
 
 An interval is `every_n_epochs`, `every_n_updates` or `every_n_samples`; an object built by hand may have several. A
-callback and the sampler that prepares its evaluation batches must agree at every update, so both ask here.
+callback and the sampler that prepares its evaluation batches must agree at every update, so both use these functions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NEVER = 2**63 - 1  # an update that no run reaches, so that "due?" stays one com
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
-    """The intervals of one consumer; None where a unit is not used."""
+    """The intervals of one callback; None for a unit that is not used."""
 
     every_n_epochs: int | None = None
     every_n_updates: int | None = None
@@ -35,7 +35,7 @@ class Intervals:
         return None
 
     def fires_after_epoch(self, epoch: int) -> Literal["epoch"] | None:
-        """Return "epoch" where the epoch interval fires after `epoch` completed epochs."""
+        """Return "epoch" if the epoch interval fires after `epoch` completed epochs."""
         if self.every_n_epochs is not None and epoch > 0 and epoch % self.every_n_epochs == 0:
             return "epoch"
         return None
@@ -57,7 +57,7 @@ class Intervals:
         """Return the updates from one firing to the next, by the first unit that is set.
 
         Raises:
-            ValueError: No interval is set, or `every_n_samples` is no multiple of the effective batch size.
+            ValueError: if no interval is set, or `every_n_samples` is not a multiple of the effective batch size.
         """
         if self.every_n_epochs is not None:
             return updates_per_epoch * self.every_n_epochs
@@ -68,7 +68,7 @@ class Intervals:
         updates, rest = divmod(self.every_n_samples, effective_batch_size)
         if rest:
             raise ValueError(
-                f"every_n_samples = {self.every_n_samples} is no multiple of the effective batch size "
+                f"every_n_samples = {self.every_n_samples} is not a multiple of the effective batch size "
                 f"{effective_batch_size}, so the updates between two calls differ"
             )
         return updates
@@ -80,11 +80,11 @@ class Intervals:
         updates_per_epoch: int,
         effective_batch_size: int,
     ) -> int:
-        """Return how often the `after_update` or the `after_epoch` hook fires in a run.
+        """Return the number of times that an interval fires in a run.
 
         Args:
-            hook: Which of them.
-            span: The completed updates at which hooks are called, one after the other.
+            hook: "update" for the intervals of `after_update`, "epoch" for that of `after_epoch`.
+            span: The completed updates after which hooks are called.
             updates_per_epoch: Updates in one epoch.
             effective_batch_size: Samples in one update.
         """

@@ -9,7 +9,7 @@ from itertools import islice
 
 
 def free_name(name: str, taken: Container[str]) -> str:
-    """Return `name`, or where it is taken the first of `name-2`, `name-3`, … that is not."""
+    """Return `name`, or if it is taken the first of `name-2`, `name-3`, … that is not."""
     candidate, number = name, 1
     while candidate in taken:
         number += 1
@@ -17,25 +17,25 @@ def free_name(name: str, taken: Container[str]) -> str:
     return candidate
 
 
-LONGEST = 128
-LONGEST_PATH = 1000
+LONGEST = 128  # characters of a part of a path; file systems allow 255 bytes
+LONGEST_PATH = 1000  # characters of a path
 EXPECTED = f"letters, digits, '.', '_', '-', '+' and '=', beginning with a letter, a digit or '_', at most {LONGEST}"
 
 _PART = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9._=+-]{{0,{LONGEST - 1}}}")
 
 
 def is_path_part(name: str) -> bool:
-    """Tell whether `name` can be the name of a file or folder: ASCII, short, neither hidden nor an option nor `..`."""
+    """Return True if `name` can name a file or folder: ASCII, short, neither hidden nor an option nor `..`."""
     return _PART.fullmatch(name) is not None
 
 
 def are_path_parts(path: str) -> bool:
-    """Tell whether a relative path with slashes is short, and each part of it can be a name."""
+    """Return True if a relative path with slashes is short and each of its parts can name a file or folder."""
     return len(path) <= LONGEST_PATH and all(is_path_part(part) for part in path.split("/"))
 
 
-_LONGEST = 100  # characters of a name; comparing longer ones takes long, and nobody has misspelt them
-_MOST = 200  # candidates
+_LONGEST_COMPARED = 100  # characters; a longer name takes long to compare, and is not a misspelt one
+_MOST_COMPARED = 200  # candidates
 
 
 def _plain(name: str) -> str:
@@ -43,16 +43,16 @@ def _plain(name: str) -> str:
 
 
 def nearest(name: str, candidates: Iterable[str], *, similarity: float = 0.6) -> str | None:
-    """Return the candidate closest to `name`, ignoring case and `-`/`_`, or None where none is close.
+    """Return the candidate closest to `name`, ignoring case and `-`/`_`, or None if none is close.
 
     Args:
-        name: The name.
-        candidates: What it may have meant.
-        similarity: How close one has to be, from 0 (anything) to 1 (equal).
+        name: The misspelt name.
+        candidates: The known names.
+        similarity: Least similarity of a match, from 0 (anything) to 1 (equal).
     """
-    if len(name) > _LONGEST:
+    if len(name) > _LONGEST_COMPARED:
         return None
-    spelled = {_plain(candidate): candidate for candidate in islice(candidates, _MOST)}
+    spelled = {_plain(candidate): candidate for candidate in islice(candidates, _MOST_COMPARED)}
     matches = difflib.get_close_matches(_plain(name), spelled, n=1, cutoff=similarity)
     return spelled[matches[0]] if matches else None
 

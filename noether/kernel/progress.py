@@ -11,7 +11,7 @@ _TEXT = re.compile(r"E(\d+)_U(\d+)_S(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class TrainingIteration:
-    """A point in training, or a limit on it; a limit leaves the units that it does not bound at None."""
+    """A point in training, or a limit; units that a limit does not bound are None."""
 
     epoch: int | None = None
     update: int | None = None
@@ -25,7 +25,7 @@ class TrainingIteration:
         """Read the text form `E1_U50_S3200` back.
 
         Raises:
-            ValueError: `text` is not of that form.
+            ValueError: if `text` does not have that form.
         """
         match = _TEXT.fullmatch(text)
         if match is None:
@@ -35,16 +35,16 @@ class TrainingIteration:
 
 
 class EarlyStopIteration(Exception):  # noqa: N818  # like StopIteration: an end, not an error
-    """Raised by a callback: training ends after the round, with a checkpoint, and the run has finished.
+    """Raised by a callback to end training before its limit: after the round, with a checkpoint; the run is FINISHED.
 
-    The other callbacks of the round are still called, and the round of the epoch where the update completed one.
+    The other callbacks of the round are still called, and the round of the epoch if the update completed one.
 
     Args:
-        reason: Why, for the log: `"loss/val/total has not improved for 5 intervals"`.
+        reason: Reason for the log: `"loss/val/total has not improved for 5 intervals"`.
 
     Attributes:
-        reason: Why.
-        source: Who raised it in a hook: `callback 'stopper'`; empty until the hook has caught it.
+        reason: The reason.
+        source: The participant that raised it: `callback 'stopper'`; empty until the hook has caught it.
     """
 
     source: str = ""
@@ -58,7 +58,7 @@ class Stopwatch:
     """Adds up the seconds between `start` and `stop`; also a context manager.
 
     Attributes:
-        elapsed_seconds: What was counted so far.
+        elapsed_seconds: Seconds counted so far.
         started_at: Reading of `time.perf_counter` at the last start.
     """
 
@@ -69,7 +69,7 @@ class Stopwatch:
         self.started_at = 0.0
 
     def start(self) -> Stopwatch:
-        """Start counting, on top of what was counted before."""
+        """Start counting, on top of earlier seconds."""
         self.started_at = perf_counter()
         return self
 
@@ -91,7 +91,7 @@ class UpdateCounter:
     The counts are plain attributes, because the training loop reads them at every update.
 
     Args:
-        start_iteration: Where counting starts; all zero for a new run.
+        start_iteration: The point to count from; all zero for a new run.
         end_iteration: The limit of the run; exactly one of its units is set.
         updates_per_epoch: Updates in one pass over the training set.
         effective_batch_size: Samples in one update, over all ranks.
@@ -136,7 +136,7 @@ class UpdateCounter:
 
     @property
     def cur_iteration(self) -> TrainingIteration:
-        """The current point, as a value that does not move."""
+        """The current point, as a value that does not change."""
         return TrainingIteration(self.epoch, self.update, self.sample)
 
     @property
@@ -146,12 +146,12 @@ class UpdateCounter:
 
     @property
     def is_full_epoch(self) -> bool:
-        """Whether the last update completed an epoch."""
+        """Return True if the last update completed an epoch."""
         return self.update > 0 and self.update % self.updates_per_epoch == 0
 
     @property
     def is_finished(self) -> bool:
-        """Whether the limit of the run is reached."""
+        """Return True if the limit of the run is reached."""
         return self.update >= self._end_update
 
     @property

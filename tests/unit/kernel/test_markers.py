@@ -120,5 +120,5 @@ def test_interval_of_a_component_belongs_into_the_spec():
     "interval", [{}, {"epochs": 1, "updates": 2}, {"epochs": 0}, {"updates": 1.5}, {"samples": True}]
 )
 def test_every_takes_exactly_one_positive_whole_number(interval: dict[str, Any]):
-    with pytest.raises(PluginError, match="interval"):
+    with pytest.raises(PluginError, match=r"^@noether\.every: found"):
         noether.every(**interval)

@@ -70,7 +70,7 @@ def test_plugin_that_is_not_named_is_not_imported(registry: Registry):
 
 
 def test_unknown_plugin_names_the_nearest(registry: Registry):
-    with pytest.raises(PluginError, match=r"unknown plugin kind 'helo'\. Did you mean 'hello'"):
+    with pytest.raises(PluginError, match=r"unknown run plugin 'helo'\. Did you mean 'hello'"):
         load_plugins(["helo"], registry)
 
 
