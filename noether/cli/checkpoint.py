@@ -13,7 +13,7 @@ from noether.cli.output import print_facts, print_json, print_table, size_in_wor
 
 if TYPE_CHECKING:
     from noether.runs.checkpoints.listing import Listed
-    from noether.runs.checkpoints.listing.verify import Verdict
+    from noether.runs.checkpoints.verify import Verdict
 
 app = typer.Typer(help="Look after the checkpoints of a run.", no_args_is_help=True, rich_markup_mode=None)
 NameArgument = Annotated[

@@ -11,8 +11,8 @@ from noether.cli.options import AsJson, Spec, SpecOptions
 from noether.cli.output import counted, duration_in_words, picked, print_json, print_section, print_table, size_in_words
 
 if TYPE_CHECKING:
-    from noether.runs.plan.plan.plan import Plan, PlannedCheckpoints
-    from noether.runs.plan.plan.plan_callbacks import PlannedCallback, PlannedPass
+    from noether.runs.plan.plan import Plan, PlannedCheckpoints
+    from noether.runs.plan.plan_callbacks import PlannedCallback, PlannedPass
 
 EXAMPLE = "noether plan specs/experiment.toml -s trainer.max_epochs=50 --step-time 0.02"
 _HOOKS = {
