@@ -65,6 +65,9 @@ class RunningTrainer(Protocol):
     def raise_if_stopped(self) -> None:
         """Interrupt an evaluation pass between two batches where the run was told to stop."""
 
+    def stand_at(self, epoch: int, update: int, sample: int) -> None:
+        """Set the counts of the run, for an evaluation of a checkpoint."""
+
     def check_state(self, step: Any, state: Any) -> None:
         """Refuse the state of a saved step that the run cannot go on from."""
 

@@ -41,6 +41,7 @@ class Run:
         data: All data sets.
         model: On its device.
         trainer: With its writers.
+        initializer: The `[initializer]` that continues a run, to be passed on to the trainer; None without one.
     """
 
     run_id: str
@@ -50,6 +51,7 @@ class Run:
     data: DataContainer
     model: ModelBase
     trainer: BaseTrainer
+    initializer: InitializerBase | None = None
 
 
 def assemble(
@@ -85,34 +87,33 @@ def assemble(
             tracker=trackers[0] if trackers else NoopTracker(),
             path_provider=paths,
         )
-    trainer.checkpoint_writer.keep_last = spec.checkpoints.keep_last
-    trainer.checkpoint_writer.keep_every = spec.checkpoints.keep_every
-    trainer.checkpoint_writer.asynchronous = spec.checkpoints.asynchronous
-    trainer.checkpoint_writer.policy = SavePolicy(spec.checkpoints.on_save_error)
-    trainer.checkpoint_writer.spec_sha256 = hashlib.sha256(resolved.encode()).hexdigest()
-    if initialize:
-        _initialize(spec, trainer, model)
-    else:
-        trainer.initializer = None
-    return Run(paths.run_id, paths.run_path, spec, resolved, data, model, trainer)
+    trainer.checkpoint_writer.configure(
+        keep_last=spec.checkpoints.keep_last,
+        keep_every=spec.checkpoints.keep_every,
+        asynchronous=spec.checkpoints.asynchronous,
+        policy=SavePolicy(spec.checkpoints.on_save_error),
+        spec_sha256=hashlib.sha256(resolved.encode()).hexdigest(),
+    )
+    initializer = _initialize(spec, trainer, model) if initialize else None
+    return Run(paths.run_id, paths.run_path, spec, resolved, data, model, trainer, initializer)
 
 
-def _initialize(spec: RunSpec, trainer: BaseTrainer, model: ModelBase) -> None:
-    """Load the weights that `[initializer]` names; one that continues a run is left to the trainer for later."""
+def _initialize(spec: RunSpec, trainer: BaseTrainer, model: ModelBase) -> InitializerBase | None:
+    """Load the weights that `[initializer]` names; return one that continues a run, for the trainer to call later."""
     if spec.initializer is None:
-        return
+        return None
     with construction_of(spec.initializer):
         initializer: InitializerBase = component_of(spec.initializer).target(spec.initializer)
     if not initializer.continues_a_run:
         initializer.initialize(trainer, model)
-    elif trainer.initializer is None:
-        trainer.initializer = initializer
-    else:
+        return None
+    if trainer.initializer is not None:
         raise SpecError(
             f"[initializer] continues a run ('{spec.initializer.kind}'), and trainer.initializer "
             f"('{spec.trainer.initializer.kind}') would change what it continues with",
             hint="remove one of them",
         )
+    return initializer
 
 
 def build_trackers(spec: RunSpec) -> list[BaseTracker]:

@@ -21,8 +21,7 @@ from noether.core.writers.step_folder import list_steps, update_of
 from noether.core.writers.step_names import LATEST, Checkpoint, StepNames
 from noether.core.writers.step_state import StepState
 from noether.errors import CheckpointError
-from noether.training.loop.fitting import require_fitting
-from noether.training.loop.verify_restored import verify_restored
+from noether.training.resume import require_fitting, verify_restored
 from noether.training.trainers.base import BaseTrainer
 
 AUTO, NONE = "auto", "none"

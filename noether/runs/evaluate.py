@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -25,9 +26,13 @@ from noether.runs.configured import configured
 from noether.runs.find_run import find_run
 from noether.runs.process_state import device_of, process_state
 from noether.runs.run_spec import load_run_spec
-from noether.training.loop.restore import resumption_paths
+from noether.training.parallel import parallel_of
+from noether.training.resume import resumption_paths
+from noether.training.trainers.base import RunParts
 
 FOLDER = "evaluations"
+_LOG = logging.getLogger("noether.run")
+_SIGNAL_BASE = 128  # a shell reports an end by signal n as 128 + n
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,9 @@ def evaluate(
     Raises:
         UsageError: There is no such run, or what its spec names is not installed any more.
         CheckpointError: There is no such checkpoint, or it is damaged.
+        SystemExit: if a signal stops it, with 128 plus the signal's number; its metrics are incomplete then.
     """
+    parallel_of()
     paths = find_run(run, output)
     loaded = load_run_spec(paths, project=project, trusted=trusted)
     with use_registry(loaded.registry):
@@ -103,9 +110,11 @@ def evaluate(
             # What the run began with may be gone by now, and none of it would be left in the model.
             assembled = assemble(spec, target, device_of(spec.device), [], initialize=False)
             trainer = assembled.trainer
-            trainer.plugins, trainer.run, trainer.initializer = plugins, assembled, weights
             with closing(trainer.log_writer):
-                trainer.eval(assembled.model)
+                trainer.eval(assembled.model, RunParts(assembled, plugins, weights))
+            if trainer.stopped_by is not None:
+                _LOG.warning("the evaluation was stopped by %s; its metrics are incomplete", trainer.stop_reason)
+                raise SystemExit(_SIGNAL_BASE + trainer.stopped_by)
     return Evaluation(paths.run_path, weights.name, target.metrics_path, trainer.log_writer.final_metrics)
 
 
@@ -153,8 +162,7 @@ class _SavedWeights(InitializerBase):
             str(step.folder / self.checkpoint.weights), hint="evaluate a checkpoint of whole weights"
         )
         match.load_into(model)
-        counter = trainer.update_counter
-        counter.epoch, counter.update, counter.sample = step.manifest.epoch, step.manifest.update, step.manifest.sample
+        trainer.stand_at(step.manifest.epoch, step.manifest.update, step.manifest.sample)
         trainer.data_container.load_state_dict(step.data())
         states = step.callbacks()
         paths = resumption_paths(step)

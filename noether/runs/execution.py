@@ -46,7 +46,8 @@ from noether.runs.tracking import Tracking, flattened
 from noether.spec.configs import components_in
 from noether.spec.load import LoadedSpec
 from noether.spec.resolve import resolved_tables
-from noether.training.loop.signals import StoppedBySignal
+from noether.training.signals import StoppedBySignal
+from noether.training.trainers.base import RunParts
 
 _LOG = logging.getLogger("noether.run")
 _MACHINERY = ("profiling/", "data/", "model/", "optim/", "stability/")  # not what a run is about
@@ -97,13 +98,12 @@ class Execution:
                 device = device_of(self.loaded.spec.device)
                 saved = self._saved_state() if continues else None
                 run = assemble(self.loaded.spec, self.paths, device, trackers, initialize=saved is None)
-                former = self._compared(run) if continues else None
+                former, initializer = self._compared(run) if continues else None, run.initializer
                 if former is not None and saved is not None:
                     if self._has_ended(run, former, saved):
                         return self._nothing_to_do(saved)
-                    run.trainer.initializer = Continuation(saved, same_spec=former.is_same_training(saved.step))
-                run.trainer.plugins, run.trainer.run = self.plugins, run
-                run.trainer.prepare(run.model)
+                    initializer = Continuation(saved, same_spec=former.is_same_training(saved.step))
+                run.trainer.prepare(run.model, RunParts(run, self.plugins, initializer))
                 if continues and saved is None:
                     self._clear_for_new_beginning(run)
             if not continues:

@@ -15,6 +15,7 @@ from noether.runs.outcome import Outcome
 from noether.runs.process_state import process_state
 from noether.runs.run_id import checked_run_id, new_run_id
 from noether.spec.load import load_spec
+from noether.training.parallel import parallel_of
 
 
 def run(
@@ -54,6 +55,7 @@ def run(
         UsageError: The spec or what it names is wrong, or the run is in use; nothing was trained.
         CheckpointError: There is no checkpoint to continue from, or none that is sound.
     """
+    parallel_of()
     if resume is not None and run_id is None:
         raise UsageError("resume needs the run that it is about", hint="give its --run-id")
     plugins = list(plugins)

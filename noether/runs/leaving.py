@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextvars import copy_context
 
-from noether.training.loop.signals import StopSignals
+from noether.training.signals import StopSignals
 
 _AFTER_A_SIGNAL_S = 5.0
 _LOOK_EVERY_S = 0.02

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from noether.core.distributed.ranks import world_size
 from noether.data.dataset import length_of
 from noether.runs.assemble import Run
 from noether.runs.checkpoint_size import checkpoint_files
@@ -127,7 +126,7 @@ def _plan_of(run: Run, step_time: float | None) -> Plan:
         updates_per_epoch=counter.updates_per_epoch if trains else 0,
         samples_left_out=datasets["train"] - counter.updates_per_epoch * size if trains else 0,
         effective_batch_size=size,
-        ranks=world_size(),
+        ranks=trainer.parallel.world,
         batch_size=trainer.batch_size,
         accumulation_steps=trainer.accumulation_steps,
         first_update=counter.update,

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from noether.core.callbacks.checkpoint.best import BestCheckpointCallback
 from noether.core.callbacks.nested import family
-from noether.core.callbacks.participants import participants_of
 from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
 from noether.core.utils.training.counter import UpdateCounter
 from noether.core.utils.training.intervals import Intervals
@@ -129,7 +128,7 @@ def other_hooks(run: Run) -> dict[str, list[str]]:
 
 
 def _everybody(run: Run) -> list[Participant]:
-    return [*participants_of(run.trainer.callbacks), *run.trainer.plugins]
+    return list(run.trainer.participants)
 
 
 def _schedule(run: Run) -> Iterator[tuple[Participant, str, Hook, Intervals]]:

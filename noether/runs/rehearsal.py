@@ -15,6 +15,7 @@ from noether.runs.assemble import Run, assemble
 from noether.runs.configured import configured
 from noether.runs.process_state import device_of, process_state
 from noether.spec.load import LoadedSpec
+from noether.training.trainers.base import RunParts
 
 _CALLBACKS = logging.getLogger("noether.callbacks")
 
@@ -53,8 +54,7 @@ def rehearsal(loaded: LoadedSpec, plugins: Iterable[str] = (), *, extras: Iterab
             paths = PathProvider(spec.output, spec.name)  # an initializer may take weights of another run there
             paths.run_path = Path(folder)
             run = assemble(spec, paths, device_of(spec.device), trackers=[])
-            run.trainer.plugins, run.trainer.run = [*participants, *extras], run
-            run.trainer.prepare(run.model)
+            run.trainer.prepare(run.model, RunParts(run, [*participants, *extras], run.initializer))
             try:
                 yield run
             finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from time import perf_counter
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from noether.core.callbacks.collected import put_together
 from noether.core.callbacks.pass_bar import PassBar
+from noether.core.models.modes import evaluating
 from noether.data.samplers.interval import SamplerIntervalConfig
 from noether.data.samplers.tagged import TaggedBatch
 from noether.data.stream import evaluation_pass
@@ -42,16 +44,11 @@ class DatasetPass:
     def collect(self, data_iter: Iterator[TaggedBatch], model: torch.nn.Module, process: Callable[..., Any]) -> Any:
         """Run `process(batch, trainer_model=model)` on every batch and put the results together.
 
-        The model is in evaluation mode meanwhile, and in its former mode afterwards, also after an error.
+        The model is in evaluation mode meanwhile; afterwards each module has its own mode back, also after an error.
         """
-        was_training = model.training
-        model.eval()
         bar = PassBar(self.name, self.sampler_config.pass_length(self.batch_size))
-        try:
+        with evaluating(model), closing(bar):
             return put_together([process(batch, trainer_model=model) for batch in self._batches(data_iter, bar)])
-        finally:
-            bar.close()
-            model.train(was_training)
 
     def _batches(self, data_iter: Iterator[TaggedBatch], bar: PassBar) -> Iterator[Any]:
         batches = evaluation_pass(data_iter, self.sampler_config, self.batch_size)

@@ -13,7 +13,7 @@ from noether.core.models.adapted import AdaptedModule
 from noether.core.models.composite import CompositeModel
 from noether.data.randomness import preserved_rng
 from noether.testing import make_model, make_trainer
-from noether.training.loop.capture import capture_rng, restore_rng
+from noether.training.capture import capture_rng, restore_rng
 
 
 def draws() -> tuple[float, ...]:
