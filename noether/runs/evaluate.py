@@ -28,7 +28,7 @@ from noether.runs.process_state import device_of, process_state
 from noether.runs.run_spec import load_run_spec
 from noether.training.parallel import parallel_of
 from noether.training.resume import resumption_paths
-from noether.training.trainers.base import RunParts
+from noether.training.state import RunParts
 
 FOLDER = "evaluations"
 _LOG = logging.getLogger("noether.run")

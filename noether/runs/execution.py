@@ -47,7 +47,7 @@ from noether.spec.configs import components_in
 from noether.spec.load import LoadedSpec
 from noether.spec.resolve import resolved_tables
 from noether.training.signals import StoppedBySignal
-from noether.training.trainers.base import RunParts
+from noether.training.state import RunParts
 
 _LOG = logging.getLogger("noether.run")
 _MACHINERY = ("profiling/", "data/", "model/", "optim/", "stability/")  # not what a run is about

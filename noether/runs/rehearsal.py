@@ -15,7 +15,7 @@ from noether.runs.assemble import Run, assemble
 from noether.runs.configured import configured
 from noether.runs.process_state import device_of, process_state
 from noether.spec.load import LoadedSpec
-from noether.training.trainers.base import RunParts
+from noether.training.state import RunParts
 
 _CALLBACKS = logging.getLogger("noether.callbacks")
 

@@ -109,7 +109,7 @@ def capture_rng() -> dict[str, Any]:
 
 
 def restore_rng(state: Mapping[str, Any]) -> None:
-    """Put the global generators of this process where `capture_rng` found them; those of devices that it has."""
+    """Restore the global generators of this process, and those of the devices that it has, from `capture_rng`."""
     import numpy as np
 
     version, numbers, gauss = state["python"]
@@ -159,6 +159,6 @@ def named(callback: CallbackBase, method: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         # A callback that is built by hand may have no trainer.
         counter = getattr(getattr(callback, "trainer", None), "update_counter", None)
-        where = f" at update {counter.update}" if counter is not None else ""
-        error.add_note(f"raised by callback '{callback.id}' in {method}{where}")
+        place = f" at update {counter.update}" if counter is not None else ""
+        error.add_note(f"raised by callback '{callback.id}' in {method}{place}")
         raise

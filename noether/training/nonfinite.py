@@ -64,7 +64,7 @@ class FiniteGuard:
         self._defers = False  # nobody looks at what is found in this update
 
     def adopt(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """Take note of the optimizers that are going to apply the updates."""
+        """Remember the optimizers that apply the updates."""
 
     def keep(self, loss: Tensor) -> None:
         """Remember the loss of an accumulation step that is not the last of its update."""
@@ -216,14 +216,14 @@ def finite_guard(device: torch.device, *, skip: bool, max_in_a_row: int) -> Fini
 
 
 class DeviceGuard(FiniteGuard):
-    """Leaves the decision on the device, as torch's GradScaler does, so that the host waits at boundaries only.
+    """Guard that leaves the decision on the device, as torch's GradScaler does; the host waits at boundaries only.
 
     Every update goes to the optimizers, with a flag on the device that masks it in their kernels. The flags are kept
     there until `read` copies all of them to the host at once and counts them just as if it had looked each time. So a
     run gives up for the same update, but at the boundary that reads it; what came in between is in no checkpoint,
     because a checkpoint reads the flags first.
 
-    The host looks at an update, as `FiniteGuard` does, where an optimizer takes no flag or a mask would harm it.
+    The host looks at an update, as `FiniteGuard` does, if an optimizer takes no flag or a mask would harm it.
     """
 
     __slots__ = ("_flags", "_gave_up_at", "_is_masking", "_momentum_start", "_updates")
@@ -237,7 +237,7 @@ class DeviceGuard(FiniteGuard):
         self._gave_up_at: int | None = None
 
     def adopt(self, optimizers: Sequence[Optimizer]) -> None:
-        """Take note of the optimizers that are going to apply the updates."""
+        """Remember the optimizers that apply the updates."""
         self._is_masking = bool(optimizers) and all(map(takes_found_inf, optimizers))
         self._momentum_start = MomentumStart(optimizers)
 
@@ -263,10 +263,10 @@ class DeviceGuard(FiniteGuard):
         return True
 
     def _defer(self, scaler: torch.amp.GradScaler | None) -> None:
-        """Keep what was found in an update for `read`, and mask the update by it."""
+        """Keep the flag of an update for `read`, and mask the update by it."""
         found, self._found = self._found, None  # the next update gets a tensor of its own
         assert found is not None, "it was looked for before"
-        # 0.0 where the update is finite; otherwise 1.0, with a scaler plus its scale in that update.
+        # 0.0 if the update is finite; otherwise 1.0, with a scaler plus its scale in that update.
         self._flags.append(found if scaler is None else found + scaler.scale(found))
         if len(self._flags) == _FOLD:
             self._flags = [torch.hstack(self._flags)]

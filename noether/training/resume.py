@@ -222,11 +222,11 @@ def verify_restored(trainer: TrainerParts, model: ModelBase, step: SavedStep, *,
 
 
 def _not_as_saved(name: str, content: Content | None, step: SavedStep) -> CheckpointError:
-    where = name
+    place = name
     if name == TRAINER and isinstance(content, bytes):
-        where = f"{name}, at {_first_difference(_saved_tree(step, name), json.loads(content))}"
+        place = f"{name}, at {_first_difference(_saved_tree(step, name), json.loads(content))}"
     return CheckpointError(
-        f"what was restored from {step.folder} is not what was saved: it differs in {where}",
+        f"what was restored from {step.folder} is not what was saved: it differs in {place}",
         hint="a callback's load_state_dict has to take back all that its state_dict returns; without that callback the "
         "run can be continued",
     )

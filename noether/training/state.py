@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from logging import Logger
+from operator import attrgetter
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
+from noether.core.initializers.base import InitializerBase
 from noether.core.models.base import ModelBase
 from noether.core.providers.path import PathProvider
 from noether.core.utils.training.counter import UpdateCounter
@@ -24,6 +26,7 @@ from noether.data.samplers.training_order import updates_per_epoch
 from noether.errors import SpecError
 from noether.kernel.dispatch import Dispatch
 from noether.kernel.participant import Participant
+from noether.training.nonfinite import FiniteGuard
 from noether.training.signals import StopSignals
 from noether.training.trainers.config import BaseTrainerConfig
 from noether.training.update import Precision, Update
@@ -89,6 +92,53 @@ class RunState:
     def stand_at(self, epoch: int, update: int, sample: int) -> None:
         """Set the counts."""
         self.counter.epoch, self.counter.update, self.counter.sample = epoch, update, sample
+
+
+def _reads(path: str, doc: str) -> Any:
+    """Return a read-only property that reads an attribute of the run's state or of the update."""
+    return property(attrgetter(path), doc=doc)
+
+
+class ReadsState:
+    """Read-only attributes of a trainer: the progress of its run, and the results of its last update."""
+
+    update_counter: UpdateCounter = _reads("state.counter", "Completed epochs, updates and samples.")
+    last_loss: Tensor | None = _reads("one_update.last_loss", "Total loss of the last accumulation step, detached.")
+    applied: Tensor | None = _reads(
+        "one_update.applied",
+        "1.0 on the device if the last update was applied, else 0.0; None if the host knows, which then calls tracking "
+        "hooks for applied updates only.",
+    )
+    seconds: dict[str, float] = _reads("state.seconds", "Seconds that the parts of all updates have taken so far.")
+    is_resumed: bool = _reads("state.is_resumed", "True if the run goes on with a state of its own.")
+    has_ended: bool = _reads("state.has_ended", "True if training has come to its end, by limit or early stop.")
+    stop_reason: str | None = _reads("state.stop_reason", "Reason to end before the limit; None without one.")
+    stopped_by: int | None = _reads("state.stopped_by", "Number of the signal that ended the run early, or None.")
+    finite_guard: FiniteGuard = _reads(
+        "one_update.guard", "The guard that keeps non-finite updates from being applied."
+    )
+    total_training_updates: int = _reads("state.counter.end_update", "Updates of the whole run.")
+
+    @property
+    def skip_nan_loss_counter(self) -> int:
+        """Non-finite updates in a row, which were not applied; waits for the device."""
+        self.finite_guard.read()
+        return self.finite_guard.in_a_row
+
+
+@dataclass(frozen=True, slots=True)
+class RunParts:
+    """Parts that a run gives to its trainer beside the config, in `BaseTrainer.prepare` or `BaseTrainer.eval`.
+
+    Attributes:
+        run: The argument `run` of run hooks.
+        plugins: Run plugins, called beside the callbacks.
+        initializer: Takes the place of the initializer that the trainer's config names.
+    """
+
+    run: Any = None
+    plugins: Sequence[Participant] = ()
+    initializer: InitializerBase | None = None
 
 
 def starting_counter(config: BaseTrainerConfig[Any], samples: int) -> UpdateCounter:

@@ -160,7 +160,7 @@ class OfflineMetricsCallback(PeriodicDataIteratorCallback):
 
     Args:
         callback_config: Interval, data set, and metrics by field.
-        **kwargs: What `PeriodicCallback` takes.
+        **kwargs: Arguments of `PeriodicCallback`.
     """
 
     def __init__(self, callback_config: OfflineMetricsCallbackConfig, **kwargs: Any) -> None:

@@ -6,26 +6,21 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from noether.core.callbacks.base import CallbackBase
-from noether.core.callbacks.build import build_callback
 from noether.core.callbacks.participants import participants_of
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.initializers.base import InitializerBase
 from noether.core.models.base import ModelBase
 from noether.core.providers.metric_property import MetricPropertyProvider
 from noether.core.providers.path import PathProvider
-from noether.core.schemas.callbacks import CallBackBaseConfig
 from noether.core.schemas.lib import component_of
 from noether.core.trackers.base import BaseTracker
 from noether.core.utils.common.stopwatch import Stopwatch
-from noether.core.utils.training.counter import UpdateCounter
 from noether.core.writers.checkpoint import CheckpointWriter, StepState
 from noether.core.writers.log import LogWriter
 from noether.core.writers.metrics_file import MetricsFile
@@ -37,47 +32,20 @@ from noether.data.randomness import preserved_rng
 from noether.errors import TrainingError
 from noether.kernel.dispatch import Dispatch, compile_dispatch
 from noether.kernel.participant import Participant
-from noether.training import default_callbacks, loop, resume, stop
+from noether.training import loop, resume, stop
 from noether.training.capture import capture_trainer, trainer_state
-from noether.training.nonfinite import FiniteGuard, finite_guard
+from noether.training.default_callbacks import ChoosesCallbacks
+from noether.training.nonfinite import finite_guard
 from noether.training.parallel import Parallel, parallel_of
 from noether.training.rounds import compile_hooks
 from noether.training.signals import StopSignals
-from noether.training.state import RunState, starting_counter
+from noether.training.state import ReadsState, RunParts, RunState, starting_counter
 from noether.training.trainers.config import BaseTrainerConfig
 from noether.training.trainers.types import LossResult, TrainerResult
 from noether.training.update import Precision, Update, cut_update, give_optimizers
 
-_CHOOSING_CALLBACKS = (
-    "get_all_callbacks",
-    "get_user_callbacks",
-    "get_trainer_callbacks",
-    "get_default_callbacks",
-    "get_default_callback_intervals",
-)
 
-
-@dataclass(frozen=True, slots=True)
-class RunParts:
-    """Parts that a run gives to its trainer beside the config, in `BaseTrainer.prepare` or `BaseTrainer.eval`.
-
-    Attributes:
-        run: The argument `run` of run hooks.
-        plugins: Run plugins, called beside the callbacks.
-        initializer: Takes the place of the initializer that the trainer's config names.
-    """
-
-    run: Any = None
-    plugins: Sequence[Participant] = ()
-    initializer: InitializerBase | None = None
-
-
-def _reads(path: str, doc: str) -> Any:
-    """Return a read-only property that reads an attribute of the run's state or of the update."""
-    return property(attrgetter(path), doc=doc)
-
-
-class BaseTrainer(ABC):
+class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
     """Base class of trainers; a subclass defines the loss.
 
     ```python
@@ -109,19 +77,6 @@ class BaseTrainer(ABC):
         dispatch: The compiled hooks, once `prepare`, `train` or `eval` has compiled them.
         run: The argument `run` of run hooks; None for a trainer that is built by hand.
     """
-
-    update_counter: UpdateCounter = _reads("state.counter", "Completed epochs, updates and samples.")
-    last_loss: Tensor | None = _reads("one_update.last_loss", "Total loss of the last accumulation step, detached.")
-    applied: Tensor | None = _reads(
-        "one_update.applied",
-        "1.0 on the device if the last update was applied, else 0.0; None if the host knows, which then calls tracking "
-        "hooks for applied updates only.",
-    )
-    seconds: dict[str, float] = _reads("state.seconds", "Seconds that the parts of all updates have taken so far.")
-    is_resumed: bool = _reads("state.is_resumed", "True if the run goes on with a state of its own.")
-    has_ended: bool = _reads("state.has_ended", "True if training has come to its end, by limit or early stop.")
-    stop_reason: str | None = _reads("state.stop_reason", "Reason to end before the limit; None without one.")
-    stopped_by: int | None = _reads("state.stopped_by", "Number of the signal that ended the run early, or None.")
 
     def __init__(
         self,
@@ -168,8 +123,7 @@ class BaseTrainer(ABC):
             world_size=self.parallel.world,
             accumulate=not config.disable_gradient_accumulation,
         )
-        self.batch_size = batching.batch_size
-        self.accumulation_steps = batching.accumulation_steps
+        self.batch_size, self.accumulation_steps = batching.batch_size, batching.accumulation_steps
         self.end_checkpoint = config.end_iteration
         trains = 0 not in (config.max_epochs, config.max_updates, config.max_samples)
         samples = length_of(self.data_container.train) if trains else config.effective_batch_size
@@ -189,97 +143,14 @@ class BaseTrainer(ABC):
             to_device=None if self.device.type == "cpu" else self.to_device,
         )
 
-    @property
-    def finite_guard(self) -> FiniteGuard:
-        """The guard that keeps non-finite updates from being applied."""
-        return self.one_update.guard
-
-    @property
-    def skip_nan_loss_counter(self) -> int:
-        """Non-finite updates in a row, which were not applied; waits for the device."""
-        self.finite_guard.read()
-        return self.finite_guard.in_a_row
-
-    @property
-    def total_training_updates(self) -> int:
-        """Updates of the whole run."""
-        return self.state.counter.end_update
-
     # Facts that are known before anything is built
 
     @classmethod
     def loss_names(cls, config: Any) -> tuple[str, ...] | None:
-        """Return the names of the losses of `train_step`, beside `total`; None if they are not known.
-
-        It counts for the class that defines it only: a subclass may override `train_step`.
-        """
+        """Return the names of the losses of this class's `train_step`, beside `total`; None if they are not known."""
         return None
 
-    @classmethod
-    def default_callback_configs(
-        cls, config: BaseTrainerConfig[Any], end_update: int | None
-    ) -> tuple[list[CallBackBaseConfig], list[CallBackBaseConfig]] | None:
-        """Return the configs of the callbacks before and after the user's; None if a subclass chooses others.
-
-        Args:
-            config: The trainer's config.
-            end_update: Updates of the run; None if they depend on the data, as default intervals then do.
-        """
-        if any(getattr(cls, name) is not getattr(BaseTrainer, name) for name in _CHOOSING_CALLBACKS):
-            return None
-        if config.add_default_callbacks is False:
-            return [], []
-        intervals = default_callbacks.default_intervals(config, end_update)
-        configs = default_callbacks.default_configs(config, intervals)
-        first = len(default_callbacks.PRODUCERS)
-        return configs[:first], configs[first:]
-
-    # Callbacks and data
-
-    def get_user_callbacks(self, model: ModelBase, evaluation: bool = False) -> list[CallbackBase]:
-        """Build the callbacks of the config, in its order.
-
-        Args:
-            model: The model of the callbacks.
-            evaluation: Leave out callbacks without `at_eval`.
-        """
-        default_kwargs = self.callback_default_kwargs(model)
-        callbacks = [build_callback(config, default_kwargs) for config in self.config.callbacks or []]
-        return [callback for callback in callbacks if not evaluation or hasattr(callback, "at_eval")]
-
-    def get_all_callbacks(self, model: ModelBase) -> list[CallbackBase]:
-        """Build all callbacks: default producers, the user's, the trainer's own, default reporters."""
-        default_kwargs = self.callback_default_kwargs(model)
-        defaults = self.get_default_callbacks(default_kwargs) if self.config.add_default_callbacks is not False else []
-        own = self.get_trainer_callbacks(default_kwargs) if self.config.add_trainer_callbacks is not False else []
-        producers = [callback for callback in defaults if default_callbacks.is_producer(callback)]
-        reporters = [callback for callback in defaults if not default_callbacks.is_producer(callback)]
-        return [*producers, *self.get_user_callbacks(model), *own, *reporters]
-
-    def callback_default_kwargs(self, model: ModelBase) -> dict[str, Any]:
-        """Return the arguments of every callback's constructor, beside its config."""
-        return {
-            "trainer": self,
-            "model": model,
-            "data_container": self.data_container,
-            "tracker": self.tracker,
-            "log_writer": self.log_writer,
-            "checkpoint_writer": self.checkpoint_writer,
-            "metric_property_provider": self.metric_property_provider,
-        }
-
-    def get_trainer_callbacks(self, callback_default_args: dict[str, Any]) -> list[CallbackBase]:
-        """Return the callbacks of this kind of trainer; a subclass may override it."""
-        return []
-
-    def get_default_callback_intervals(self) -> dict[str, Any]:
-        """Return the intervals of the default callbacks, `log` and `track`."""
-        return default_callbacks.default_intervals(self.config, self.total_training_updates)
-
-    def get_default_callbacks(self, default_kwargs: dict[str, Any]) -> list[CallbackBase]:
-        """Build the default callbacks, producers of metrics first."""
-        configs = default_callbacks.default_configs(self.config, self.get_default_callback_intervals())
-        return [build_callback(config, default_kwargs) for config in configs]
+    # The data
 
     def get_data_loader(
         self,
@@ -287,12 +158,9 @@ class BaseTrainer(ABC):
         batch_size: int,
         evaluation: bool = False,
     ) -> TrainingLoader:
-        """Return the one stream of training and evaluation batches, from the current update on.
+        """Return the one stream of training batches and of the batches of these callbacks, from the current update on.
 
-        Args:
-            iterator_callbacks: The callbacks that go through data sets.
-            batch_size: Samples of one forward pass.
-            evaluation: True for one pass of each callback, without training batches.
+        With `evaluation`, it has one pass of each callback and no training batches.
         """
         arguments: dict[str, Any] = {
             "batch_size": batch_size,
@@ -321,11 +189,7 @@ class BaseTrainer(ABC):
         """
 
     def train_step(self, batch: dict[str, Tensor], model: nn.Module) -> TrainerResult:
-        """Call the model with the forward properties and compute the loss on the target properties.
-
-        Args:
-            batch: Properties by name, on the device.
-            model: The model as it is called, wrapped and compiled.
+        """Call the (wrapped) model with the forward properties and compute the loss on the target properties.
 
         Raises:
             TrainingError: if the batch lacks a property.
@@ -344,11 +208,7 @@ class BaseTrainer(ABC):
         return TrainerResult.of(self.loss_compute(model(**forward), targets))
 
     def forward(self, batch: dict[str, Tensor], model: nn.Module) -> Any:
-        """Return the output of the model for a batch, without a loss: for evaluation.
-
-        Args:
-            batch: Properties by name, on the device.
-            model: The model as it is called.
+        """Return the output of the model for a batch on the device, without a loss: for evaluation.
 
         Raises:
             TrainingError: if the batch lacks a forward property.
@@ -419,11 +279,7 @@ class BaseTrainer(ABC):
     def prepare(self, model: ModelBase, parts: RunParts | None = None) -> None:
         """Build optimizer, callbacks and hooks, so that mistakes in them are found before the run leaves a trace.
 
-        `train` does this itself if nothing is prepared.
-
-        Args:
-            model: The model to train.
-            parts: Parts that the run adds.
+        `train` does this itself if nothing is prepared. `parts` are those that a run adds.
 
         Raises:
             UsageError: if an optimizer, a schedule, a callback or a hook does not fit.
@@ -468,12 +324,7 @@ class BaseTrainer(ABC):
             (loop.train if self.total_training_updates else loop.evaluate)(self, model, dist_model)
 
     def eval(self, model: ModelBase, parts: RunParts | None = None) -> None:
-        """Call every callback's `at_eval` once, without training.
-
-        Args:
-            model: The model to evaluate.
-            parts: Parts that the run adds.
-        """
+        """Call every callback's `at_eval` once, without training; `parts` are those that a run adds."""
         dist_model = self._build(model, parts, give_optimizer=False)
         self._prepared = None
         stop.begin_anew(self.state)
@@ -532,11 +383,7 @@ class BaseTrainer(ABC):
         return capture_trainer(self, model, self.state_dict())
 
     def check_state(self, step: SavedStep, state: StepState) -> None:
-        """Check that this run can go on from a checkpoint, before anything is restored.
-
-        Args:
-            step: The checkpoint.
-            state: Return value of `step.state()`.
+        """Check that this run can go on from a checkpoint and its `state()`, before anything is restored.
 
         Raises:
             CheckpointError: if an update or an epoch has another size here, or the run's limit lies before it.
@@ -544,12 +391,7 @@ class BaseTrainer(ABC):
         resume.require_fitting(self, step, state)
 
     def restore_state(self, model: ModelBase, step: SavedStep, state: StepState) -> None:
-        """Go on from a checkpoint; the counterpart of `capture_state`. Optimizers and callbacks must have been built.
-
-        Args:
-            model: The unwrapped model, with its optimizers.
-            step: The checkpoint, for callbacks that keep files of their own in it.
-            state: Return value of `step.state()`.
+        """Go on from a checkpoint and its `state()`; optimizers and callbacks must have been built.
 
         Raises:
             CheckpointError: if the state is for another model.
