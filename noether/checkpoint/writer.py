@@ -68,6 +68,13 @@ class CheckpointWriter:
         self._parent: str | None = None
         self._snapshot = Snapshot()
 
+    def configure(
+        self, *, keep_last: int, keep_every: int | None, asynchronous: bool, policy: SavePolicy, spec_sha256: str
+    ) -> None:
+        """Set the options of a spec's `[checkpoints]`, and the hash of the resolved spec, before the first save."""
+        self.keep_last, self.keep_every = keep_last, keep_every
+        self.asynchronous, self.policy, self.spec_sha256 = asynchronous, policy, spec_sha256
+
     @property
     def pending(self) -> SaveRequest | None:
         """What has been asked for since the last boundary; None where nothing was."""

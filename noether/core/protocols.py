@@ -1,4 +1,4 @@
-"""What lower layers may ask of upper ones, as the few members that they really use."""
+"""Protocols of upper floors: the few members that lower floors use of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
-    """Where a run stands: completed epochs, updates and samples."""
+    """Progress of a run: completed epochs, updates and samples."""
 
     epoch: int
     update: int
@@ -20,7 +20,7 @@ class Progress(Protocol):
 
 
 class StepResult(Protocol):
-    """What a train step returns to those who only look at its losses."""
+    """Return value of a train step, for readers of its losses."""
 
     total_loss: Tensor
     losses_to_log: dict[str, Tensor] | None
@@ -30,9 +30,9 @@ class StepResult(Protocol):
 class RunningTrainer(Protocol):
     """The members of a trainer that a callback may use.
 
-    `applied` says whether the update that a `track_…` hook follows was applied, where only the device knows it: a 0-dim
-    tensor there, 1.0 or 0.0. It is None where the host knows; then those hooks are called for applied updates only.
-    Before the last accumulation step of an update it says whether that step's loss is finite.
+    `applied` is 1.0 if the update that a `track_…` hook follows was applied, else 0.0: a 0-dim tensor, if only the
+    device knows it. It is None if the host knows; then these hooks are called for applied updates only. Before the last
+    accumulation step of an update it is 1.0 if that accumulation step's loss is finite.
     """
 
     config: Any
@@ -51,7 +51,7 @@ class RunningTrainer(Protocol):
         """Run the forward pass and the loss on one batch."""
 
     def forward(self, batch: dict[str, Tensor], model: torch.nn.Module) -> Any:
-        """Return what the model makes of a batch."""
+        """Return the output of the model for a batch."""
 
     def to_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Move a batch to the device of the run."""
@@ -63,10 +63,13 @@ class RunningTrainer(Protocol):
         """End training at the next boundary, with a checkpoint."""
 
     def raise_if_stopped(self) -> None:
-        """Interrupt an evaluation pass between two batches where the run was told to stop."""
+        """Interrupt an evaluation pass between two batches if a signal has arrived."""
+
+    def stand_at(self, epoch: int, update: int, sample: int) -> None:
+        """Set the counts of the run, for an evaluation of a checkpoint."""
 
     def check_state(self, step: Any, state: Any) -> None:
-        """Refuse the state of a saved step that the run cannot go on from."""
+        """Refuse the state of a checkpoint that the run cannot go on from."""
 
     def restore_state(self, model: Any, step: Any, state: Any) -> None:
-        """Go on from the state of a saved step, which was read whole."""
+        """Go on from the state of a checkpoint, which was read whole."""

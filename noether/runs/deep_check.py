@@ -15,6 +15,7 @@ from noether.checkpoint.step_folder import read_step
 from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.iterating import iterator_callbacks
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
+from noether.core.models.modes import evaluating
 from noether.data.dataset import length_of
 from noether.errors import NoetherError
 from noether.kernel.markers import hookimpl
@@ -99,9 +100,7 @@ def forward_problems(run: Run) -> list[Problem]:
 
 def _unprocessed(run: Run, model: torch.nn.Module) -> Iterator[Problem]:
     paths = callback_paths(run.spec)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for callback in iterator_callbacks(run.trainer.callbacks):
             batch: Any = {}
             try:
@@ -112,8 +111,6 @@ def _unprocessed(run: Run, model: torch.nn.Module) -> Iterator[Problem]:
                 message = f"'{callback.id}' cannot use a batch of its data set: {describe(error)}"
                 message += f"; the batch has {_shapes(batch)}" if batch else ""
                 yield Problem("evaluation-failed", paths.get(callback.id, ()), message, getattr(error, "hint", None))
-    finally:
-        model.train(was_training)
 
 
 def _first_batch(run: Run, callback: PeriodicDataIteratorCallback) -> Any:

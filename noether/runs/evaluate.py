@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ from noether.runs.prepare import preparation
 from noether.runs.saved_spec import load_saved_spec
 from noether.spec.ids import item_ids
 from noether.spec.model import RunSpec
-from noether.training.loop.restore import resumption_paths
+from noether.training.resume import resumption_paths
+from noether.training.state import RunParts
 
 
 def _with_averaged_variants(spec: RunSpec, manifest: Manifest) -> RunSpec:
@@ -77,6 +79,8 @@ def _settings_of(config: CallBackBaseConfig) -> dict[str, Any]:
 
 
 FOLDER = "evaluations"
+_LOG = logging.getLogger("noether.run")
+_SIGNAL_BASE = 128  # a shell reports an end by signal n as 128 + n
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +143,7 @@ def evaluate(
     Raises:
         UsageError: if there is no such run, or a component of its spec is no longer installed.
         CheckpointError: if there is no such checkpoint, or it is damaged.
+        SystemExit: if a signal stops it, with 128 plus the signal's number; its metrics are incomplete then.
     """
     paths = find_run(run, output)
     loaded = load_saved_spec(paths, project=project, trusted=trusted)
@@ -147,11 +152,14 @@ def evaluate(
         spec = _with_averaged_variants(prepared.loaded.spec, weights.checkpoint.step.manifest)
         target = EvaluationPaths(paths, weights.name)
         _begin_anew(target.metrics_path)
-        run_parts = prepared.assemble(target, spec=spec)
-        trainer = run_parts.trainer
-        trainer.initializer = weights  # not those of the spec: the weights that the run began with may be gone
+        evaluated = prepared.assemble(target, spec=spec)
+        trainer = evaluated.trainer
         with closing(trainer.log_writer):
-            trainer.eval(run_parts.model)
+            # Not the initializers of the spec: the weights that the run began with may be gone.
+            trainer.eval(evaluated.model, RunParts(evaluated, prepared.plugins, weights))
+        if trainer.stopped_by is not None:
+            _LOG.warning("the evaluation was stopped by %s; its metrics are incomplete", trainer.stop_reason)
+            raise SystemExit(_SIGNAL_BASE + trainer.stopped_by)
     return Evaluation(paths.run_path, weights.name, target.metrics_path, trainer.log_writer.final_metrics)
 
 
@@ -199,8 +207,7 @@ class _SavedWeights(InitializerBase):
             str(step.folder / self.checkpoint.weights), hint="evaluate a checkpoint of whole weights"
         )
         match.load_into(model)
-        counter = trainer.update_counter
-        counter.epoch, counter.update, counter.sample = step.manifest.epoch, step.manifest.update, step.manifest.sample
+        trainer.stand_at(step.manifest.epoch, step.manifest.update, step.manifest.sample)
         trainer.data_container.load_state_dict(step.data())
         states = step.callbacks()
         paths = resumption_paths(step)

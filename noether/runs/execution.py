@@ -40,7 +40,7 @@ from noether.runs.saved_spec import PROJECT, write_saved_spec
 from noether.runs.tracking.tracking import Tracking, flattened, until_stopped
 from noether.spec.describe.fields import components_in
 from noether.spec.resolve import resolved_tables
-from noether.training.loop.signals import StoppedBySignal
+from noether.training.signals import StoppedBySignal
 
 _LOG = logging.getLogger("noether.run")
 _MACHINERY = ("profiling/", "data/", "model/", "optim/", "stability/")  # left out of the summary

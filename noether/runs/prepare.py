@@ -25,6 +25,7 @@ from noether.config.base import component_of, construction_of
 from noether.core.initializers.base import InitializerBase
 from noether.core.models.base import ModelBase
 from noether.core.models.build import build_model, infer_sizes
+from noether.core.models.modes import evaluating
 from noether.core.trackers.noop import NoopTracker
 from noether.data.build import build_data
 from noether.data.container import DataContainer
@@ -40,6 +41,8 @@ from noether.spec.errors.problem import InvalidSpecError, Problem
 from noether.spec.load import LoadedSpec, load_spec
 from noether.spec.model import RunSpec
 from noether.spec.resolve import resolved_tables, resolved_toml
+from noether.training.parallel import parallel_of
+from noether.training.state import RunParts
 from noether.training.trainers.base import BaseTrainer
 
 _CALLBACKS = logging.getLogger("noether.callbacks")
@@ -121,7 +124,6 @@ class Preparation:
             UsageError: if something in the spec cannot be built.
         """
         spec, data, model = self.parts(spec)
-        # `parallel.prepare(model)` belongs here: sharded training loads weights and builds optimizers after it.
         resolved = resolved_toml(spec)
         model.check_inputs(spec.trainer.forward_properties or [])
         with construction_of(spec.trainer):
@@ -132,14 +134,14 @@ class Preparation:
                 tracker=trackers[0] if trackers else NoopTracker(),
                 path_provider=paths,
             )
-        trainer.checkpoint_writer.keep_last = spec.checkpoints.keep_last
-        trainer.checkpoint_writer.keep_every = spec.checkpoints.keep_every
-        trainer.checkpoint_writer.asynchronous = spec.checkpoints.asynchronous
-        trainer.checkpoint_writer.policy = SavePolicy(spec.checkpoints.on_save_error)
-        trainer.checkpoint_writer.spec_sha256 = hashlib.sha256(resolved.encode()).hexdigest()
-        run = Run(paths.run_id, paths.run_path, spec, resolved, data, model, trainer)
-        trainer.plugins, trainer.run = self.plugins, run
-        return run
+        trainer.checkpoint_writer.configure(
+            keep_last=spec.checkpoints.keep_last,
+            keep_every=spec.checkpoints.keep_every,
+            asynchronous=spec.checkpoints.asynchronous,
+            policy=SavePolicy(spec.checkpoints.on_save_error),
+            spec_sha256=hashlib.sha256(resolved.encode()).hexdigest(),
+        )
+        return Run(paths.run_id, paths.run_path, spec, resolved, data, model, trainer)
 
     def ready(self, run: Run, *, state: InitializerBase | None = None) -> None:
         """Load weights, then build optimizer, callbacks and hooks.
@@ -152,11 +154,8 @@ class Preparation:
             UsageError: if an initializer, an optimizer, a callback or a hook does not fit.
             CheckpointError: if the state does not fit the run.
         """
-        if state is not None:
-            run.trainer.initializer = state
-        else:
-            _initialize(run.spec, run.trainer, run.model)
-        run.trainer.prepare(run.model)
+        initializer = state or _initializer(run.spec, run.trainer)
+        run.trainer.prepare(run.model, RunParts(run, self.plugins, initializer))
 
 
 @contextmanager
@@ -179,6 +178,7 @@ def preparation(
         PluginError: if a plugin is not installed, or one of its hooks cannot work.
         SpecError: if a plugin leaves the spec invalid, or its device is missing.
     """
+    parallel_of()
     with use_registry(loaded.registry):
         loaded, participants = _configured(loaded, plugins)
         place = device_of(device or loaded.spec.device)
@@ -336,34 +336,27 @@ def _built_model(spec: RunSpec, sample: Mapping[str, Tensor], device: torch.devi
     if not any(map(nn.parameter.is_lazy, (*model.parameters(), *model.buffers()))):
         return model
     inputs = {name: sample[name].unsqueeze(0).to(device) for name in spec.trainer.forward_properties or []}
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model):
             model(**inputs)
     except Exception as error:
         raise SpecError(f"the lazy modules of the model cannot take their sizes from a sample: {error}") from error
-    for module, mode in modes.items():
-        module.training = mode
     return model
 
 
-def _initialize(spec: RunSpec, trainer: BaseTrainer, model: ModelBase) -> None:
-    """Load the weights that `[initializer]` names; leave one that continues a run to the trainer."""
+def _initializer(spec: RunSpec, trainer: BaseTrainer) -> InitializerBase | None:
+    """Construct the initializer that `[initializer]` names; the trainer calls it."""
     if spec.initializer is None:
-        return
+        return None
     with construction_of(spec.initializer):
         initializer: InitializerBase = component_of(spec.initializer).target(spec.initializer)
-    if not initializer.continues_a_run:
-        initializer.initialize(trainer, model)
-    elif trainer.initializer is None:
-        trainer.initializer = initializer
-    else:
+    if initializer.continues_a_run and trainer.initializer is not None:
         raise SpecError(
             f"[initializer] continues a run ('{spec.initializer.kind}'), and trainer.initializer "
             f"('{spec.trainer.initializer.kind}') would change the state with which it continues",
             hint="remove one of them",
         )
+    return initializer
 
 
 def _made_explicit(spec: RunSpec, sample: dict[str, Tensor], device: torch.device) -> RunSpec:

@@ -1,4 +1,4 @@
-"""What a run has without asking: producers of metrics before the user's callbacks, reporters after them."""
+"""Callbacks of a trainer: default producers of metrics, the user's callbacks, the trainer's own, default reporters."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ from typing import Annotated, Any
 
 from pydantic import TypeAdapter
 
+from noether.checkpoint.writer import CheckpointWriter
 from noether.config.components import CallBackBaseConfig
 from noether.config.discriminated import Discriminated
 from noether.core.callbacks.base import CallbackBase
+from noether.core.callbacks.tree import build_callback
+from noether.core.models.base import ModelBase
+from noether.data.container import DataContainer
+from noether.metrics.directions import MetricPropertyProvider
+from noether.metrics.log import LogWriter
+from noether.metrics.tracker import BaseTracker
 from noether.training.trainers.config import BaseTrainerConfig
 
 PRODUCERS = ("online-loss", "lr")
@@ -21,7 +28,7 @@ _LOG_PARTS, _TRACK_PARTS = 100, 500  # without intervals in the spec: every 1 % 
 
 
 def is_producer(callback: CallbackBase) -> bool:
-    """Return whether a default callback logs metrics that the user's may read."""
+    """Return True if a default callback logs metrics that the user's may read."""
     entry = callback.component.entry if callback.component is not None else None
     return entry is not None and entry.is_built_in and entry.name in PRODUCERS
 
@@ -44,7 +51,7 @@ def default_intervals(config: BaseTrainerConfig[Any], end_update: int | None) ->
 
 
 def default_configs(config: BaseTrainerConfig[Any], intervals: dict[str, dict[str, int]]) -> list[CallBackBaseConfig]:
-    """Return the configs of the default callbacks, producers first; they are found like anybody's."""
+    """Return the configs of the default callbacks, producers first; found by kind, as the user's."""
     tables: list[dict[str, Any]] = [{"kind": kind, **intervals["track"]} for kind in PRODUCERS]
     tables += [{"kind": kind} for kind in ONE_SHOT]
     tables += [{"kind": "progress", **intervals["log"]}]
@@ -53,3 +60,88 @@ def default_configs(config: BaseTrainerConfig[Any], intervals: dict[str, dict[st
         interval = {"every_n_updates": config.monitor_interval} if config.monitor_interval else intervals["track"]
         tables.append({"kind": "training-stability", **interval})
     return [_CALLBACK.validate_python(table) for table in tables]
+
+
+_CHOOSING_CALLBACKS = (
+    "get_all_callbacks",
+    "get_user_callbacks",
+    "get_trainer_callbacks",
+    "get_default_callbacks",
+    "get_default_callback_intervals",
+)
+
+
+class ChoosesCallbacks:
+    """The methods of a trainer that choose and build its callbacks; a subclass may override each of them."""
+
+    config: BaseTrainerConfig[Any]
+    data_container: DataContainer
+    tracker: BaseTracker
+    log_writer: LogWriter
+    checkpoint_writer: CheckpointWriter
+    metric_property_provider: MetricPropertyProvider
+    total_training_updates: int
+
+    @classmethod
+    def default_callback_configs(
+        cls, config: BaseTrainerConfig[Any], end_update: int | None
+    ) -> tuple[list[CallBackBaseConfig], list[CallBackBaseConfig]] | None:
+        """Return the configs of the callbacks before and after the user's; None if a subclass chooses others.
+
+        Args:
+            config: The trainer's config.
+            end_update: Updates of the run; None if they depend on the data, as default intervals then do.
+        """
+        if any(getattr(cls, name) is not getattr(ChoosesCallbacks, name) for name in _CHOOSING_CALLBACKS):
+            return None
+        if config.add_default_callbacks is False:
+            return [], []
+        intervals = default_intervals(config, end_update)
+        configs = default_configs(config, intervals)
+        first = len(PRODUCERS)
+        return configs[:first], configs[first:]
+
+    def get_user_callbacks(self, model: ModelBase, evaluation: bool = False) -> list[CallbackBase]:
+        """Build the callbacks of the config, in its order.
+
+        Args:
+            model: The model of the callbacks.
+            evaluation: Leave out callbacks without `at_eval`.
+        """
+        default_kwargs = self.callback_default_kwargs(model)
+        callbacks = [build_callback(config, default_kwargs) for config in self.config.callbacks or []]
+        return [callback for callback in callbacks if not evaluation or hasattr(callback, "at_eval")]
+
+    def get_all_callbacks(self, model: ModelBase) -> list[CallbackBase]:
+        """Build all callbacks: default producers, the user's, the trainer's own, default reporters."""
+        default_kwargs = self.callback_default_kwargs(model)
+        defaults = self.get_default_callbacks(default_kwargs) if self.config.add_default_callbacks is not False else []
+        own = self.get_trainer_callbacks(default_kwargs) if self.config.add_trainer_callbacks is not False else []
+        producers = [callback for callback in defaults if is_producer(callback)]
+        reporters = [callback for callback in defaults if not is_producer(callback)]
+        return [*producers, *self.get_user_callbacks(model), *own, *reporters]
+
+    def callback_default_kwargs(self, model: ModelBase) -> dict[str, Any]:
+        """Return the arguments of every callback's constructor, beside its config."""
+        return {
+            "trainer": self,
+            "model": model,
+            "data_container": self.data_container,
+            "tracker": self.tracker,
+            "log_writer": self.log_writer,
+            "checkpoint_writer": self.checkpoint_writer,
+            "metric_property_provider": self.metric_property_provider,
+        }
+
+    def get_trainer_callbacks(self, callback_default_args: dict[str, Any]) -> list[CallbackBase]:
+        """Return the callbacks of this kind of trainer; a subclass may override it."""
+        return []
+
+    def get_default_callback_intervals(self) -> dict[str, Any]:
+        """Return the intervals of the default callbacks, `log` and `track`."""
+        return default_intervals(self.config, self.total_training_updates)
+
+    def get_default_callbacks(self, default_kwargs: dict[str, Any]) -> list[CallbackBase]:
+        """Build the default callbacks, producers of metrics first."""
+        configs = default_configs(self.config, self.get_default_callback_intervals())
+        return [build_callback(config, default_kwargs) for config in configs]

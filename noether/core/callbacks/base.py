@@ -67,6 +67,8 @@ class CallbackBase:
         draws_every_update: Whether a hook of every update (`track_…`, `before_optimizer_step`) draws from the global
             random generators. They are put back after it then, so that training does not change; that costs about
             100 µs an update. After all other hooks they are put back anyway.
+        calls_model: False if none of its hooks calls the model, so that a round does not switch it to evaluation mode
+            for this callback. It counts for the class that declares it only.
         saves_checkpoints: Whether it asks for a checkpoint whenever its interval fires; `noether plan` counts them.
         changes_files_in_rounds: Whether `after_update`, `after_epoch` or `periodic_callback` changes the tensors of its
             `state_files`, so that a round that a stop may interrupt begins with a copy of them.
@@ -74,6 +76,7 @@ class CallbackBase:
     """
 
     draws_every_update: ClassVar[bool] = False
+    calls_model: ClassVar[bool] = True
     saves_checkpoints: ClassVar[bool] = False
     changes_files_in_rounds: ClassVar[bool] = True
     passes_on: ClassVar[frozenset[str]] = frozenset(HOOKS)

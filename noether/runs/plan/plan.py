@@ -9,7 +9,6 @@ import torch
 
 from noether.checkpoint.save import SaveRequest
 from noether.checkpoint.state import encode_step
-from noether.core.distributed.ranks import world_size
 from noether.core.models.base import ModelBase
 from noether.data.dataset import length_of
 from noether.runs.plan.plan_callbacks import (
@@ -158,7 +157,7 @@ def _plan_of(run: Run, step_time: float | None) -> Plan:
         updates_per_epoch=counter.updates_per_epoch if trains else 0,
         samples_left_out=datasets["train"] - counter.updates_per_epoch * size if trains else 0,
         effective_batch_size=size,
-        ranks=world_size(),
+        ranks=trainer.parallel.world,
         batch_size=trainer.batch_size,
         accumulation_steps=trainer.accumulation_steps,
         first_update=counter.update,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from noether.core.callbacks.checkpoint.best import BestCheckpointCallback
 from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
-from noether.core.callbacks.tree import family, participants_of
+from noether.core.callbacks.tree import family
 from noether.kernel.dispatch import Dispatch
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.intervals import Intervals
@@ -127,7 +127,7 @@ def other_hooks(run: Run) -> dict[str, list[str]]:
 
 
 def _participants(run: Run) -> list[Participant]:
-    return [*participants_of(run.trainer.callbacks), *run.trainer.plugins]
+    return list(run.trainer.participants)
 
 
 def _schedule(run: Run) -> Iterator[tuple[Participant, str, Hook, Intervals]]:

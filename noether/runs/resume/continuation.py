@@ -20,8 +20,7 @@ from noether.core.protocols import RunningTrainer
 from noether.errors import CheckpointError
 from noether.kernel.names import free_name
 from noether.metrics.metrics_file import MetricRecord, MetricsFile
-from noether.training.loop.fitting import require_fitting
-from noether.training.loop.verify_restored import verify_restored
+from noether.training.resume import require_fitting, verify_restored
 from noether.training.trainers.base import BaseTrainer
 
 AUTO, NONE = "auto", "none"

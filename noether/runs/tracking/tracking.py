@@ -18,7 +18,7 @@ from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, Trac
 
 if TYPE_CHECKING:
     from noether.metrics.log import LogWriter
-    from noether.training.loop.signals import StopSignals
+    from noether.training.signals import StopSignals
 
 _AFTER_A_SIGNAL_S = 5.0
 _LOOK_EVERY_S = 0.02

@@ -36,7 +36,7 @@ class OfflineLossCallback(PeriodicDataIteratorCallback):
 
     Args:
         callback_config: Interval and data set.
-        **kwargs: What `PeriodicCallback` takes.
+        **kwargs: Arguments of `PeriodicCallback`.
     """
 
     def __init__(self, callback_config: OfflineLossCallbackConfig, **kwargs: Any) -> None:

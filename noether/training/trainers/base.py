@@ -1,12 +1,12 @@
-"""BaseTrainer: the documented face of a training run; the work is done by `noether.training.loop`."""
+"""BaseTrainer: the documented face of a training run; `noether.training.loop` and its neighbours do the work."""
 
 from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +15,15 @@ from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.saved_step import SavedStep
 from noether.checkpoint.writer import CheckpointWriter, StepState
 from noether.config.base import component_of
-from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
-from noether.core.callbacks.tree import build_callback, compile_hooks, family
-from noether.core.distributed.ranks import world_size
+from noether.core.callbacks.tree import compile_hooks, participants_of
 from noether.core.initializers.base import InitializerBase
 from noether.core.models.base import ModelBase
 from noether.data.container import DataContainer
 from noether.data.dataset import length_of
 from noether.data.loader import TrainingLoader
+from noether.data.randomness import preserved_rng
 from noether.errors import TrainingError
 from noether.kernel.dispatch import Dispatch
 from noether.kernel.participant import Participant
@@ -33,35 +32,21 @@ from noether.metrics.directions import MetricPropertyProvider
 from noether.metrics.log import LogWriter
 from noether.metrics.metrics_file import MetricsFile
 from noether.metrics.tracker import BaseTracker
-from noether.training import default_callbacks
-from noether.training.loop import session
-from noether.training.loop.batching import plan_batches
-from noether.training.loop.capture import capture_step
-from noether.training.loop.device_guard import finite_guard
-from noether.training.loop.finite import FiniteGuard
-from noether.training.loop.fitting import require_fitting
-from noether.training.loop.interruption import RoundInterrupted, RoundStart
-from noether.training.loop.precision import Precision
-from noether.training.loop.restore import restore_step
-from noether.training.loop.signals import StopSignals
-from noether.training.loop.start import give_optimizers, starting_counter
-from noether.training.loop.state import files_of, restore, state_of
-from noether.training.loop.step import StepOutcome, UpdateStep
-from noether.training.loop.wrapping import wrap_compile, wrap_ddp
+from noether.training import loop, resume, stop
+from noether.training.capture import capture_trainer, trainer_state
+from noether.training.default_callbacks import ChoosesCallbacks
+from noether.training.nonfinite import finite_guard
+from noether.training.parallel import Parallel, parallel_of
+from noether.training.rounds import compile_run_hooks
+from noether.training.signals import StopSignals
+from noether.training.state import ReadsState, RunParts, RunState, starting_counter
 from noether.training.trainers.config import BaseTrainerConfig
 from noether.training.trainers.types import LossResult, TrainerResult
-
-_CHOOSING_CALLBACKS = (
-    "get_all_callbacks",
-    "get_user_callbacks",
-    "get_trainer_callbacks",
-    "get_default_callbacks",
-    "get_default_callback_intervals",
-)
+from noether.training.update import Precision, Update, cut_update, give_optimizers
 
 
-class BaseTrainer(ABC):
-    """Base class of trainers; a subclass says what the loss is.
+class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
+    """Base class of trainers; a subclass defines the loss.
 
     ```python
     class MyTrainer(BaseTrainer):
@@ -77,29 +62,20 @@ class BaseTrainer(ABC):
     Args:
         config: Limits, batch size, precision, callbacks.
         data_container: The data sets of the run.
-        device: Where to train.
+        device: Device to train on.
         tracker: The experiment tracker; callbacks may use it directly.
-        path_provider: Where the run keeps its files.
+        path_provider: Paths of the run's files.
         main_sampler_kwargs: Further arguments of `DataContainer.build_loader`.
-        metric_property_provider: Says which way a metric improves; unset, by the usual names.
+        metric_property_provider: Direction in which each metric improves; unset, by the usual names.
 
     Attributes:
-        update_counter: Where the run stands.
-        callbacks: All callbacks, once `train` or `eval` has built them.
-        plugins: Run plugins that follow this run beside its callbacks.
-        dispatch: The compiled hooks, once training or evaluation has begun.
-        run: What run hooks are given; None for a trainer that is built by hand.
-        last_loss: Total loss of the last accumulation step, detached.
-        applied: Whether the last update was applied, as 1.0 or 0.0 on the device; None where the host has looked, which
-            then calls tracking hooks for applied updates only.
-        seconds: Seconds that the parts of all updates have taken so far, by part.
-        is_resumed: Whether it goes on with a state of its own run.
-        has_ended: Whether training has come to its end, by its limit or by an early stop.
-        stop_reason: Why training ends before its limit; None while it goes on.
-        stopped_by: The signal that ended training before its end; None where none did.
-        pending_round: What the round began with that a stop has interrupted, and that a resumed run has to repeat.
-        round_to_repeat: The same as a checkpoint has it, until the round is repeated.
-        round_start: What the round under way began with, where a stop may interrupt it.
+        state: Progress of the run; read it through the attributes of the trainer.
+        one_update: The update that the loop repeats.
+        parallel: The ranks of the run.
+        callbacks: All callbacks, once `prepare`, `train` or `eval` has built them.
+        participants: Callbacks and run plugins, once hooks are compiled.
+        dispatch: The compiled hooks, once `prepare`, `train` or `eval` has compiled them.
+        run: The argument `run` of run hooks; None for a trainer that is built by hand.
     """
 
     def __init__(
@@ -129,137 +105,52 @@ class BaseTrainer(ABC):
             component_of(config.initializer).target(config.initializer) if config.initializer else None
         )
         self.callbacks: list[CallbackBase] = []
-        self.plugins: Sequence[Participant] = ()
+        self.participants: Sequence[Participant] = ()
         self.dispatch: Dispatch | None = None
         self.run: Any = None
-        self.last_loss: Tensor | None = None
-        self.applied: Tensor | None = None
-        self.seconds: dict[str, float] = {}
-        self.stop_reason: str | None = None
-        self.stopped_by: int | None = None
-        self.pending_round: RoundStart | None = None
-        self.round_to_repeat: Mapping[str, Any] | None = None
-        self.round_start: RoundStart | None = None
-        self.is_resumed = False
-        self.has_ended = False
-        self._prepared: ModelBase | None = None
+        self.parallel: Parallel = parallel_of()
+        self._plugins: Sequence[Participant] = ()
+        self._prepared: tuple[ModelBase, nn.Module] | None = None
         self._set_up_progress(config)
-        self._set_up_step(config)
+        self._set_up_update(config)
         self.log_writer = LogWriter(MetricsFile(path_provider.metrics_path), self.metric_property_provider)
         self.checkpoint_writer = CheckpointWriter(path_provider)
 
     def _set_up_progress(self, config: BaseTrainerConfig[Any]) -> None:
-        batching = plan_batches(
+        batching = cut_update(
             config.effective_batch_size,
             max_batch_size=config.max_batch_size,
-            world_size=world_size(),
+            world_size=self.parallel.world,
             accumulate=not config.disable_gradient_accumulation,
         )
-        self.batch_size = batching.batch_size
-        self.accumulation_steps = batching.accumulation_steps
+        self.batch_size, self.accumulation_steps = batching.batch_size, batching.accumulation_steps
         self.end_checkpoint = config.end_iteration
         trains = 0 not in (config.max_epochs, config.max_updates, config.max_samples)
         samples = length_of(self.data_container.train) if trains else config.effective_batch_size
-        self.update_counter = starting_counter(config, samples)
-        self.updates_per_epoch = self.update_counter.updates_per_epoch
+        self.state = RunState(starting_counter(config, samples))
+        self.updates_per_epoch = self.state.counter.updates_per_epoch
 
-    def _set_up_step(self, config: BaseTrainerConfig[Any]) -> None:
+    def _set_up_update(self, config: BaseTrainerConfig[Any]) -> None:
         self.precision = Precision(config.precision, self.device)
         guard = finite_guard(self.device, skip=config.skip_nan_loss, max_in_a_row=config.skip_nan_loss_max_count)
         self.signals = StopSignals(save_on_sigint=config.save_on_sigint, names=config.stop_signals)
-        self.step = UpdateStep(self.train_step, self.precision, guard, self.update_counter)
+        self.one_update = Update(
+            self.train_step,
+            self.precision,
+            guard,
+            accumulation_steps=self.accumulation_steps,
+            accumulate=None if type(self).update is BaseTrainer.update else self.update,
+            to_device=None if self.device.type == "cpu" else self.to_device,
+        )
 
-    @property
-    def finite_guard(self) -> FiniteGuard:
-        """What keeps updates that are not finite from being applied."""
-        return self.step.guard
-
-    @property
-    def skip_nan_loss_counter(self) -> int:
-        """Updates in a row that were not applied because something in them was not finite; waits for the device."""
-        self.finite_guard.read()
-        return self.finite_guard.in_a_row
-
-    @property
-    def total_training_updates(self) -> int:
-        """Updates of the whole run."""
-        return self.update_counter.end_update
-
-    # What can be said before anything is built
+    # Facts that are known before anything is built
 
     @classmethod
     def loss_names(cls, config: Any) -> tuple[str, ...] | None:
-        """Return the names of the losses that its step returns, beside `total`; None where they are not known.
-
-        It counts for the class that defines it only: a subclass may have another step.
-        """
+        """Return the names of the losses of this class's `train_step`, beside `total`; None if they are not known."""
         return None
 
-    @classmethod
-    def default_callback_configs(
-        cls, config: BaseTrainerConfig[Any], end_update: int | None
-    ) -> tuple[list[CallBackBaseConfig], list[CallBackBaseConfig]] | None:
-        """Return the configs of the callbacks before and after the user's; None where a subclass chooses others.
-
-        Args:
-            config: The trainer's config.
-            end_update: Updates of the run; None where they depend on the data, and so do default intervals.
-        """
-        if any(getattr(cls, name) is not getattr(BaseTrainer, name) for name in _CHOOSING_CALLBACKS):
-            return None
-        if config.add_default_callbacks is False:
-            return [], []
-        intervals = default_callbacks.default_intervals(config, end_update)
-        configs = default_callbacks.default_configs(config, intervals)
-        first = len(default_callbacks.PRODUCERS)
-        return configs[:first], configs[first:]
-
-    # What the run consists of
-
-    def get_user_callbacks(self, model: ModelBase, evaluation: bool = False) -> list[CallbackBase]:
-        """Build the callbacks of the config, in its order.
-
-        Args:
-            model: The model that they follow.
-            evaluation: Leave out those that have nothing to do where nothing is trained.
-        """
-        default_kwargs = self.callback_default_kwargs(model)
-        callbacks = [build_callback(config, default_kwargs) for config in self.config.callbacks or []]
-        return [callback for callback in callbacks if not evaluation or hasattr(callback, "at_eval")]
-
-    def get_all_callbacks(self, model: ModelBase) -> list[CallbackBase]:
-        """Build all callbacks: default producers, the user's, the trainer's own, default reporters."""
-        default_kwargs = self.callback_default_kwargs(model)
-        defaults = self.get_default_callbacks(default_kwargs) if self.config.add_default_callbacks is not False else []
-        own = self.get_trainer_callbacks(default_kwargs) if self.config.add_trainer_callbacks is not False else []
-        producers = [callback for callback in defaults if default_callbacks.is_producer(callback)]
-        reporters = [callback for callback in defaults if not default_callbacks.is_producer(callback)]
-        return [*producers, *self.get_user_callbacks(model), *own, *reporters]
-
-    def callback_default_kwargs(self, model: ModelBase) -> dict[str, Any]:
-        """Return what every callback's constructor takes beside its config."""
-        return {
-            "trainer": self,
-            "model": model,
-            "data_container": self.data_container,
-            "tracker": self.tracker,
-            "log_writer": self.log_writer,
-            "checkpoint_writer": self.checkpoint_writer,
-            "metric_property_provider": self.metric_property_provider,
-        }
-
-    def get_trainer_callbacks(self, callback_default_args: dict[str, Any]) -> list[CallbackBase]:
-        """Return the callbacks that this kind of trainer brings; a subclass may override it."""
-        return []
-
-    def get_default_callback_intervals(self) -> dict[str, Any]:
-        """Return the intervals of the default callbacks, `log` and `track`."""
-        return default_callbacks.default_intervals(self.config, self.total_training_updates)
-
-    def get_default_callbacks(self, default_kwargs: dict[str, Any]) -> list[CallbackBase]:
-        """Build the default callbacks, producers of metrics first."""
-        configs = default_callbacks.default_configs(self.config, self.get_default_callback_intervals())
-        return [build_callback(config, default_kwargs) for config in configs]
+    # The data
 
     def get_data_loader(
         self,
@@ -267,19 +158,16 @@ class BaseTrainer(ABC):
         batch_size: int,
         evaluation: bool = False,
     ) -> TrainingLoader:
-        """Return the one stream of training and evaluation batches, from where the run stands.
+        """Return the one stream of training batches and of the batches of these callbacks, from the current update on.
 
-        Args:
-            iterator_callbacks: The callbacks that go through data sets.
-            batch_size: Samples of one forward pass.
-            evaluation: No training batches: each callback's pass once.
+        With `evaluation`, it has one pass of each callback and no training batches.
         """
         arguments: dict[str, Any] = {
             "batch_size": batch_size,
             "effective_batch_size": self.config.effective_batch_size,
-            "start_update": self.update_counter.update,
+            "start_update": self.state.counter.update,
             "end_update": self.total_training_updates,
-            "repeat_round": self.round_to_repeat is not None,
+            "repeat_round": self.state.round_to_repeat is not None,
             "evaluation": evaluation,
             "device": self.device,
             **(self.main_sampler_kwargs or {}),
@@ -287,7 +175,7 @@ class BaseTrainer(ABC):
         consumers = [callback.sampler_config for callback in iterator_callbacks]
         return self.data_container.build_loader(consumers, **arguments)
 
-    # The step
+    # The update
 
     @abstractmethod
     def loss_compute(
@@ -296,19 +184,15 @@ class BaseTrainer(ABC):
         """Return the loss of one batch: a tensor, a list, a dict by name, or a tuple of that and further outputs.
 
         Args:
-            forward_output: What the model returned.
+            forward_output: The output of the model.
             targets: The target properties of the batch.
         """
 
     def train_step(self, batch: dict[str, Tensor], model: nn.Module) -> TrainerResult:
-        """Call the model with the forward properties and compute the loss on the target properties.
-
-        Args:
-            batch: Properties by name, on the device.
-            model: The model as it is called, wrapped and compiled.
+        """Call the (wrapped) model with the forward properties and compute the loss on the target properties.
 
         Raises:
-            TrainingError: The batch lacks a property.
+            TrainingError: if the batch lacks a property.
         """
         try:
             forward, targets = {}, {}
@@ -324,14 +208,10 @@ class BaseTrainer(ABC):
         return TrainerResult.of(self.loss_compute(model(**forward), targets))
 
     def forward(self, batch: dict[str, Tensor], model: nn.Module) -> Any:
-        """Return what the model makes of a batch, without a loss: for evaluation.
-
-        Args:
-            batch: Properties by name, on the device.
-            model: The model as it is called.
+        """Return the output of the model for a batch on the device, without a loss: for evaluation.
 
         Raises:
-            TrainingError: The batch lacks a forward property.
+            TrainingError: if the batch lacks a forward property.
         """
         missing = [name for name in self.forward_properties if name not in batch]
         if missing:
@@ -354,18 +234,15 @@ class BaseTrainer(ABC):
             dist_model: The model as it is called.
             model: The model that owns the optimizer.
             accumulation_steps_total: Accumulation steps of this update.
-            accumulation_step: Which of them this is, from 0.
+            accumulation_step: Number of this one, from 0.
             retain_graph: Keep the graph after the backward pass.
 
         Returns:
-            The losses by name with their `total`, the additional outputs, and how long each part took.
+            The losses by name with their `total`, the additional outputs, and a stopwatch of each part.
         """
-        return self.step(batch, dist_model, model, accumulation_steps_total, accumulation_step, retain_graph)
-
-    @property
-    def step_function(self) -> Callable[..., StepOutcome]:
-        """What the loop calls for each accumulation step: `update`, or where nobody overrides it, what it calls."""
-        return self.step if type(self).update is BaseTrainer.update else self.update
+        return self.one_update.accumulate(
+            batch, dist_model, model, accumulation_steps_total, accumulation_step, retain_graph
+        )
 
     def autocast(self) -> AbstractContextManager[None]:
         """Return a context with the precision of training."""
@@ -380,70 +257,81 @@ class BaseTrainer(ABC):
 
     @staticmethod
     def drop_metadata(data: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Return the tensors of a batch, without what a data set adds to identify its samples."""
+        """Return the tensors of a batch, without the values that identify its samples."""
         return {name: value for name, value in data.items() if isinstance(value, Tensor)}
 
     # Wrapping
 
     def wrap_model(self, model: ModelBase) -> nn.Module:
-        """Return the model as training calls it: in data parallelism, then compiled, where asked for."""
+        """Return the model as training calls it: prepared for ranks, then compiled if `use_torch_compile` is set."""
         return self.wrap_compile(self.wrap_ddp(model))
 
     def wrap_ddp(self, model: ModelBase) -> nn.Module:
-        """Wrap the model in `DistributedDataParallel` where there are several ranks."""
-        config = self.config
-        return wrap_ddp(model, find_unused_params=config.find_unused_params, static_graph=config.static_graph)
+        """Return the model prepared for the ranks of the run; with one rank, the model itself."""
+        return self.parallel.prepare(model)
 
     def wrap_compile(self, ddp_model: nn.Module) -> nn.Module:
-        """Compile the model where `use_torch_compile` says so."""
-        return wrap_compile(ddp_model) if self.config.use_torch_compile else ddp_model
+        """Compile the model if `use_torch_compile` is set; its parameters stay those of the model."""
+        return cast("nn.Module", torch.compile(ddp_model)) if self.config.use_torch_compile else ddp_model
 
     # The life of a run
 
-    def prepare(self, model: ModelBase) -> None:
-        """Build optimizer, callbacks and hooks, so that what cannot work is known before the run has left a trace.
+    def prepare(self, model: ModelBase, parts: RunParts | None = None) -> None:
+        """Build optimizer, callbacks and hooks, so that mistakes in them are found before the run leaves a trace.
 
-        `train` does this itself where nobody has done it before.
+        `train` does this itself if nothing is prepared. `parts` are those that a run adds.
 
         Raises:
-            UsageError: An optimizer, a schedule, a callback or a hook does not fit.
-            CheckpointError: The initializer cannot take its state from where it is told to.
+            UsageError: if an optimizer, a schedule, a callback or a hook does not fit.
+            CheckpointError: if the initializer cannot take its state from its source.
         """
-        model = model.to(self.device)
-        if self.initializer is not None:
-            self.initializer.check(self)
-            if not self.initializer.continues_a_run:
-                self.initializer.initialize(self, model)  # first of all: callbacks may copy the weights
-        give_optimizers(model, self.update_counter)
-        self.callbacks = session.build_callbacks(self, model)
-        session.compile_hooks(self, model)
-        self._prepared = model
+        self._build(model, parts, give_optimizer=True)
+
+    def _build(self, model: ModelBase, parts: RunParts | None, *, give_optimizer: bool) -> nn.Module:
+        """Build everything of a run in order: ranks, weights, optimizer, callbacks, hooks; return the wrapped model."""
+        parts = parts or RunParts(self.run, self._plugins)
+        self.run, self._plugins = parts.run, parts.plugins
+        if parts.initializer is not None and parts.initializer.continues_a_run:
+            self.initializer = parts.initializer
+        dist_model = self.wrap_model(model.to(self.device))
+        for initializer in filter(None, dict.fromkeys((parts.initializer, self.initializer))):
+            initializer.check(self)
+            if not initializer.continues_a_run:
+                initializer.initialize(self, model)  # first of all: callbacks may copy the weights
+        if give_optimizer:
+            give_optimizers(model, self.state.counter)
+        with preserved_rng():
+            self.callbacks = self.get_all_callbacks(model)
+        self.participants = [*participants_of(self.callbacks), *self._plugins]
+        self.dispatch = compile_run_hooks(self.callbacks, self._plugins, self.request_stop)
+        self._prepared = model, dist_model
+        return dist_model
 
     def train(self, model: ModelBase) -> None:
-        """Train the model until the limit, or a stop; a limit of zero evaluates once.
+        """Train the model until the limit or a stop; a limit of zero evaluates once.
 
         Raises:
-            NonFiniteError: Losses or gradients stopped being finite.
-            NoetherError: A callback, the data or the disk failed; the note says which.
+            NonFiniteError: if losses or gradients stop being finite.
+            NoetherError: if a callback, the data or the disk fails; a note names the callback.
         """
-        if self._prepared is not model:
+        if self._prepared is None or self._prepared[0] is not model:
             self.prepare(model)
-        self._prepared = None  # what follows happens once
-        self.stop_reason = self.stopped_by = self.pending_round = None
-        with session.closing(self.callbacks):
+        assert self._prepared is not None, "prepared above"
+        _, dist_model = self._prepared
+        self._prepared = None  # the following happens once
+        stop.begin_anew(self.state)
+        with loop.closing(self.callbacks):
             self.apply_resume_initializer(model)
-            if self.total_training_updates:
-                session.train(self, model)
-            else:
-                session.evaluate(self, model)
+            (loop.train if self.total_training_updates else loop.evaluate)(self, model, dist_model)
 
-    def eval(self, model: ModelBase) -> None:
-        """Call every callback's `at_eval` once, without training."""
-        self.callbacks = session.build_callbacks(self, model.to(self.device))
-        session.compile_hooks(self, model)
-        with session.closing(self.callbacks):
+    def eval(self, model: ModelBase, parts: RunParts | None = None) -> None:
+        """Call every callback's `at_eval` once, without training; `parts` are those that a run adds."""
+        dist_model = self._build(model, parts, give_optimizer=False)
+        self._prepared = None
+        stop.begin_anew(self.state)
+        with loop.closing(self.callbacks):
             self.apply_resume_initializer(model)
-            session.evaluate(self, model)
+            loop.evaluate(self, model, dist_model)
 
     def apply_resume_initializer(self, model: ModelBase) -> None:
         """Let an initializer that continues a run restore its state; one of weights alone was called before."""
@@ -451,14 +339,14 @@ class BaseTrainer(ABC):
             self.initializer.initialize(self, model)
 
     def call_before_training(self, callbacks: list[CallbackBase]) -> None:
-        """Call `before_training` of these callbacks; of all that takes part, where they are the run's."""
+        """Call `before_training` of these callbacks; of run plugins too if they are the run's callbacks."""
         if (call := self._hooks_of(callbacks).before_training) is not None:
-            call(self.update_counter)
+            call(self.state.counter)
 
     def call_after_training(self, callbacks: list[CallbackBase]) -> None:
-        """Call `after_training` of these callbacks; of all that takes part, where they are the run's."""
+        """Call `after_training` of these callbacks; of run plugins too if they are the run's callbacks."""
         if (call := self._hooks_of(callbacks).after_training) is not None:
-            call(self.update_counter)
+            call(self.state.counter)
 
     def _hooks_of(self, callbacks: list[CallbackBase]) -> Dispatch:
         if callbacks is self.callbacks and self.dispatch is not None:
@@ -467,71 +355,46 @@ class BaseTrainer(ABC):
 
     def request_stop(self, reason: str) -> None:
         """End training at the next boundary, with a checkpoint."""
-        self.stop_reason = self.stop_reason or reason
-
-    def stop_for_signal(self) -> None:
-        """End training because a signal has arrived, unless it has come to its end anyway."""
-        is_over = self.stop_reason is not None or self.update_counter.is_finished
-        if self.pending_round is not None or not is_over:
-            self.stopped_by, self.stop_reason = self.signals.received, self.signals.name
+        stop.request_stop(self.state, reason)
 
     def raise_if_stopped(self) -> None:
-        """Interrupt the round under way where a signal has arrived; called between two batches of an evaluation pass.
+        """Interrupt the round under way if a signal has arrived; called between two batches of an evaluation pass.
 
         Raises:
-            RoundInterrupted: It is interrupted, and will be repeated.
+            RoundInterrupted: if a signal has arrived; the round will be repeated.
         """
-        if self.round_start is not None and self.signals.received is not None:
-            raise RoundInterrupted(self.signals.name)
-
-    def give_up_if_not_finite(self) -> None:
-        """End the run where an update that was not applied is one too many.
-
-        Raises:
-            NonFiniteError: It was.
-        """
-        last = self.checkpoint_writer.last_committed
-        self.finite_guard.raise_if_given_up(self.update_counter.update, str(last) if last else None)
+        stop.raise_if_stopped(self.state, self.signals)
 
     # State
 
+    def stand_at(self, epoch: int, update: int, sample: int) -> None:
+        """Set the counts of the run, for an evaluation of a checkpoint."""
+        self.state.stand_at(epoch, update, sample)
+
     def state_dict(self) -> dict[str, Any]:
         """Return progress, scaler, position in the metrics, and the callbacks' states by id."""
-        return state_of(self)
+        return trainer_state(self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take back what `state_dict` returned; the callbacks must have been built."""
-        restore(self, state_dict)
+        resume.restore_trainer(self, state_dict)
 
     def capture_state(self, model: ModelBase) -> StepState:
         """Return everything that a checkpoint holds, as it is now."""
-        data_state = self.data_container.state_dict()
-        files = files_of(family(self.callbacks))
-        if self.pending_round is not None:
-            files |= self.pending_round.files
-        return capture_step(model, self.update_counter, self.state_dict(), data_state, files)
+        return capture_trainer(self, model, self.state_dict())
 
     def check_state(self, step: SavedStep, state: StepState) -> None:
-        """Check that this run can go on from a saved step, as far as it is known before anything is restored.
-
-        Args:
-            step: Where the state comes from.
-            state: What `step.state()` returned.
+        """Check that this run can go on from a checkpoint and its `state()`, before anything is restored.
 
         Raises:
-            CheckpointError: An update or an epoch has another size here, or the run's limit lies before the step.
+            CheckpointError: if an update or an epoch has another size here, or the run's limit lies before it.
         """
-        require_fitting(self, step, state)
+        resume.require_fitting(self, step, state)
 
     def restore_state(self, model: ModelBase, step: SavedStep, state: StepState) -> None:
-        """Go on from a saved step; the counterpart of `capture_state`. Optimizers and callbacks must have been built.
-
-        Args:
-            model: The unwrapped model, with its optimizers.
-            step: Where the state comes from, for what callbacks keep in files of their own.
-            state: What `step.state()` returned.
+        """Go on from a checkpoint and its `state()`; optimizers and callbacks must have been built.
 
         Raises:
-            CheckpointError: The state is for another model.
+            CheckpointError: if the state is for another model.
         """
-        restore_step(self, model, step, state)
+        resume.restore_step(self, model, step, state)

@@ -1,4 +1,4 @@
-"""BaseTrainerConfig: what every trainer can be told."""
+"""BaseTrainerConfig: settings of every trainer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIMITS = ("max_epochs", "max_updates", "max_samples")
 
 
 class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
-    """Settings of a training run, whatever its loss."""
+    """Settings of a training run that do not depend on its loss."""
 
     role: ClassVar[str] = "trainer"
 

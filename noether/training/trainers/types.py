@@ -1,4 +1,4 @@
-"""What a loss may return, and what a train step makes of it."""
+"""Loss results: values that `loss_compute` may return, and the TrainerResult that `train_step` returns."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class TrainerResult:
     """Outcome of a forward pass with its loss.
 
     Attributes:
-        total_loss: What is differentiated, a scalar.
+        total_loss: The scalar that is differentiated.
         losses_to_log: The named parts of it.
-        additional_outputs: What callbacks get as `update_outputs`.
+        additional_outputs: The `update_outputs` of callbacks.
     """
 
     total_loss: Tensor
@@ -29,13 +29,13 @@ class TrainerResult:
 
     @classmethod
     def of(cls, losses: LossResult | tuple[LossResult, dict[str, Tensor]]) -> TrainerResult:
-        """Name and add up what `loss_compute` returned.
+        """Name and add up the losses that `loss_compute` returned.
 
         Raises:
-            TrainingError: There is no loss in it.
+            TrainingError: if it contains no loss.
         """
         outputs = None
-        if type(losses) is not dict:  # what named losses return is left as it is, and this runs at every step
+        if type(losses) is not dict:  # named losses stay as they are, and this runs at every accumulation step
             losses, outputs = _named(losses)
         total = None
         for name in losses:
@@ -74,7 +74,7 @@ def _no_loss(losses: Any) -> TrainingError:
 
 
 def _check_total(total: Any) -> None:
-    """Refuse what cannot be differentiated; a subclass of Tensor is fine."""
+    """Refuse a total that cannot be differentiated; a subclass of Tensor can."""
     if not isinstance(total, Tensor):
         raise TrainingError(
             f"the loss is a {type(total).__name__}, expected a tensor", hint="leave out .item() and float() in the loss"

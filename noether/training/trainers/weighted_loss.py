@@ -46,11 +46,11 @@ class WeightedLossTrainerConfig(BaseTrainerConfig[CallBackBaseConfig]):
 
 
 class WeightedLossTrainer(BaseTrainer):
-    """Compares the model's output `field` with the batch's `{field}_target` for each weighted field.
+    """Trainer that compares the output `field` with the property `{field}_target`, for each weighted field.
 
     Args:
-        trainer_config: Weights and loss, beside what every trainer has.
-        **kwargs: What `BaseTrainer` takes.
+        trainer_config: Weights and loss, beside the settings of every trainer.
+        **kwargs: Arguments of `BaseTrainer`.
     """
 
     def __init__(self, trainer_config: WeightedLossTrainerConfig, **kwargs: Any) -> None:
@@ -62,7 +62,7 @@ class WeightedLossTrainer(BaseTrainer):
                 f"field_weights names {without}, but target_properties is {self.target_properties}",
                 hint=f"name '{without[0]}_target' in target_properties, or correct the field's name",
             )
-        self._plan = [(f"{field}_loss", field, f"{field}_target", weight) for field, weight in self.loss_items]
+        self._comparisons = [(f"{field}_loss", field, f"{field}_target", weight) for field, weight in self.loss_items]
         self._seen: set[str] = set()
         self.track_outputs = trainer_config.track_outputs
         component = component_of(trainer_config.loss_fn)
@@ -85,13 +85,13 @@ class WeightedLossTrainer(BaseTrainer):
             targets: Targets by property, `{field}_target` each.
 
         Raises:
-            TrainingError: A field has no output or no target.
+            TrainingError: if a field has no output or no target.
         """
         if type(forward_output) is not dict:
             forward_output = self._by_field(forward_output)
         losses = {}
         try:
-            for name, field, target, weight in self._plan:
+            for name, field, target, weight in self._comparisons:
                 output, wanted = forward_output[field], targets[target]
                 if field not in self._seen:
                     self._look_at_shapes(field, output, wanted)
@@ -99,7 +99,7 @@ class WeightedLossTrainer(BaseTrainer):
                 losses[name] = loss if weight == 1.0 else loss * weight
         except KeyError as error:
             if field in forward_output and target in targets:
-                raise  # it came out of the loss function
+                raise  # the loss function raised it
             raise TrainingError(
                 f"field_weights names '{field}', but {error} is missing: the model returned "
                 f"{sorted(forward_output) or 'one tensor'}, the targets are {sorted(targets)}",
@@ -121,12 +121,12 @@ class WeightedLossTrainer(BaseTrainer):
         )
 
     def _look_at_shapes(self, field: str, output: Tensor, target: Tensor) -> None:
-        """Refuse, at its first batch, a field whose shapes would silently compare every sample with every other."""
+        """Refuse a field whose shapes would broadcast: every sample would be compared with every other."""
         self._seen.add(field)
         if output.shape != target.shape and output.numel() == target.numel():
             raise TrainingError(
-                f"the output '{field}' has the shape {tuple(output.shape)}, its target {tuple(target.shape)}: as many "
-                "numbers, which would be compared each with each",
+                f"output '{field}' and its target have different shapes: found {tuple(output.shape)} and "
+                f"{tuple(target.shape)}, which broadcasting would compare each with each",
                 hint=f"let the model return {tuple(target.shape)}, or give the target a last dimension of 1 "
                 f"(a 'file' data set does it with {field}_target = [\"…\"])",
             )

@@ -6,7 +6,7 @@ from safetensors.torch import load
 
 from noether.data.randomness import permutation
 from noether.errors import NonFiniteError
-from noether.training.loop import device_guard
+from noether.training import nonfinite
 
 EVERY_UPDATE = [{"kind": "checkpoint", "every_n_updates": 1}]
 
@@ -15,7 +15,7 @@ EVERY_UPDATE = [{"kind": "checkpoint", "every_n_updates": 1}]
 def device(request, monkeypatch):
     """Treats the CPU as what it is, and as a device that the host would have to wait for."""
     if request.param == "masked on the device":
-        monkeypatch.setattr(device_guard, "MASKING_DEVICES", frozenset({"cpu"}))
+        monkeypatch.setattr(nonfinite, "MASKING_DEVICES", frozenset({"cpu"}))
 
 
 def update_of(sample, epoch=0):

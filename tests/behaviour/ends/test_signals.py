@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+from noether.runs.tracking.tracking import Tracking
+from noether.training.callbacks import OfflineLossCallback
+
 DEADLINE_S = 60
 
 
@@ -58,6 +61,71 @@ def test_a_second_signal_ends_at_once(run, lab, attempt, verified_updates, numbe
     assert (outcome.status, outcome.exit_code) == ("KILLED", code)
     assert verified_updates(outcome.run_dir) == []
     assert attempt(outcome)["status"] == "KILLED"
+
+
+WATCH = {"kind": "offline-loss", "every_n_epochs": 1, "dataset_key": "test", "batch_size": 5}
+
+
+@pytest.fixture
+def stopped_in_a_pass(monkeypatch):
+    """Lets SIGTERM arrive while the first batch of an evaluation is processed; returns the calls."""
+
+    def arm():
+        process, calls = OfflineLossCallback.process_data, []
+
+        def stopped(self, batch, **arguments):
+            calls.append(len(batch["x"]))
+            signal.raise_signal(signal.SIGTERM)
+            return process(self, batch, **arguments)
+
+        monkeypatch.setattr(OfflineLossCallback, "process_data", stopped)
+        return calls
+
+    return arm
+
+
+def test_sigterm_stops_a_run_that_only_evaluates_between_two_batches(run, attempt, metric_lines, stopped_in_a_pass):
+    calls = stopped_in_a_pass()
+    outcome = run({"trainer.max_epochs": 0, "trainer.callbacks": [WATCH]})
+    assert (outcome.status, outcome.exit_code, outcome.error) == ("KILLED", 143, None)
+    assert calls == [5]
+    assert "loss/test/total" not in outcome.metrics
+    assert attempt(outcome)["status"] == "KILLED"
+    assert attempt(outcome)["reason"] == "SIGTERM"
+
+
+def test_sigterm_before_an_evaluation_without_training_stops_it_at_its_first_batch(run, lab, attempt):
+    sending = {"kind": "lab.callbacks.Signals", "every_n_epochs": 1, "numbers": [int(signal.SIGTERM)], "at_update": 0}
+    outcome = run({"trainer.max_epochs": 0, "trainer.callbacks": [sending, WATCH]})
+    assert (outcome.status, outcome.exit_code) == ("KILLED", 143)
+    assert "loss/test/total" not in outcome.metrics
+
+
+def test_sigterm_stops_noether_eval_between_two_batches_with_143(finish, noether_command, stopped_in_a_pass):
+    outcome = finish({"trainer.callbacks": [WATCH]})
+    calls = stopped_in_a_pass()
+    ended = noether_command("eval", outcome.run_dir)
+    assert ended.code == 143
+    assert calls == [5]
+    assert not [file for file in (outcome.run_dir / "evaluations").glob("*/metrics.jsonl") if file.read_text()]
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_ctrl_c_before_training_ends_at_once_and_saves_nothing(run, attempt, verified_updates, monkeypatch, epochs):
+    monkeypatch.setattr(Tracking, "start", lambda self: signal.raise_signal(signal.SIGINT))  # a server that is slow
+    outcome = run({"trainer.max_epochs": epochs, "trainer.callbacks": [WATCH]})
+    assert (outcome.status, outcome.exit_code) == ("KILLED", 130)
+    assert verified_updates(outcome.run_dir) == []
+    assert attempt(outcome)["status"] == "KILLED"
+
+
+def test_ctrl_c_in_before_training_ends_at_once_and_saves_nothing(run, verified_updates, monkeypatch):
+    monkeypatch.setattr(
+        OfflineLossCallback, "before_training", lambda self, **_: signal.raise_signal(signal.SIGINT), raising=False
+    )
+    outcome = run({"trainer.callbacks": [WATCH]})
+    assert (outcome.status, outcome.exit_code) == ("KILLED", 130)
+    assert verified_updates(outcome.run_dir) == []
 
 
 def test_the_handlers_are_those_from_before_also_after_a_signal(run, lab):

@@ -164,7 +164,7 @@ def test_callbacks_that_came_or_went_are_told(finish):
     finish({**HARD, "trainer.callbacks": [EVERY_UPDATE, counts[0]]}, run_id="first")
     resumed = finish({**HARD, "trainer.callbacks": [counts[1]], "initializer": resume("E0_U5_S40")})
     log = (resumed.run_dir / "log.txt").read_text()
-    assert "a state of callback 'before', which this run has not" in log
+    assert "a state of callback 'before', which this run does not have" in log
     assert "no state of callback 'after'; it begins anew" in log
 
 

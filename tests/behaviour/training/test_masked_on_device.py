@@ -22,7 +22,7 @@ from noether.checkpoint.step_folder import list_steps
 from noether.core.models.composite import CompositeModel
 from noether.errors import NonFiniteError
 from noether.testing import make_data, make_model, make_trainer
-from noether.training.loop.device_guard import DeviceGuard
+from noether.training.nonfinite import DeviceGuard
 
 UPDATES = 12
 OPTIMIZERS = [
@@ -54,7 +54,7 @@ def prepared(folder: Path, *, deferred: bool, bad: Sequence[int] = (), **table: 
         table["max_updates"] = UPDATES
     trainer = make_trainer(folder, data=data, **table)
     if deferred:
-        trainer.step.guard = DeviceGuard(
+        trainer.one_update.guard = DeviceGuard(
             skip=trainer.config.skip_nan_loss, max_in_a_row=trainer.config.skip_nan_loss_max_count
         )
     return trainer

@@ -18,7 +18,7 @@ def test_forward_properties_that_the_model_does_not_take_are_told_before_trainin
 def test_an_output_with_as_many_numbers_in_another_shape_is_refused(run, lab):
     outcome = run({"model": {"kind": "lab.models.Sideways", **MINE}})
     assert isinstance(outcome.error, TrainingError)
-    assert "the output 'y' has the shape (8, 1, 2), its target (8, 2)" in outcome.error.message
+    assert "output 'y' and its target have different shapes: found (8, 1, 2) and (8, 2)" in outcome.error.message
 
 
 @pytest.mark.parametrize(

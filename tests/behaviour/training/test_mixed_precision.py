@@ -8,11 +8,10 @@ from torch import nn
 from noether.core.models.base import ModelBase
 from noether.core.models.composite import CompositeModel
 from noether.errors import SpecError
-from noether.testing import make_counter, make_model, make_trainer
-from noether.training.loop.finite import FiniteGuard
-from noether.training.loop.precision import Precision
-from noether.training.loop.step import UpdateStep
+from noether.testing import make_model, make_trainer
+from noether.training.nonfinite import FiniteGuard
 from noether.training.trainers import TrainerResult, WeightedLossTrainer
+from noether.training.update import Precision, Update
 
 SCALE = 1024.0
 SGD = {"kind": "SGD", "lr": 0.1}
@@ -44,19 +43,19 @@ class Updates:
         if self.precision.scaler is not None:
             self.precision.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
         self.guard = FiniteGuard(skip=True, max_in_a_row=100)
-        self.step = UpdateStep(self.train_step, self.precision, self.guard, make_counter())
-        self.step.before_optimizer_step = self.look
+        self.update = Update(self.train_step, self.precision, self.guard)
         self.gradients: list[torch.Tensor] = []
 
     def train_step(self, batch: torch.Tensor, model: nn.Module) -> TrainerResult:
         return TrainerResult(model(x=batch)["y"].square().mean())
 
-    def look(self, update_counter, model: ModelBase) -> None:
+    def look(self, model: ModelBase) -> None:
         self.gradients = [gradient.clone() for gradient in model.gradients()]
 
     def __call__(self, model: ModelBase, *batches: torch.Tensor) -> None:
+        self.update.begin(model, model, before_optimizer_step=self.look)
         for index, batch in enumerate(batches):
-            self.step(batch, model, model, len(batches), index)
+            self.update.accumulate(batch, model, model, len(batches), index)
 
 
 def batch():

@@ -210,6 +210,20 @@ def test_the_initializer_puts_its_state_in_place_before_the_first_hook(trainer_o
     assert order == ["initialize", "before_training"]
 
 
+def test_eval_calls_an_initializer_of_weights(trainer_of):
+    class Zeros(InitializerBase):
+        def initialize(self, trainer, model):
+            for parameter in model.parameters():
+                parameter.zero_()
+
+    trainer, model = trainer_of(callbacks=[WATCH]), make_model()
+    trainer.initializer = Zeros(InitializerConfig())
+    with torch.no_grad():
+        trainer.eval(model)
+    expected = trainer.data_container.get_dataset("test").properties["y_target"].square().mean()
+    assert trainer.log_writer.final_metrics["loss/test/total"] == pytest.approx(expected.item())
+
+
 # The step and the data
 
 

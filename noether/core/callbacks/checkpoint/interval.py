@@ -76,6 +76,7 @@ class CheckpointCallback(PeriodicCallback):
         **kwargs: What `PeriodicCallback` takes.
     """
 
+    calls_model = False
     saves_checkpoints: ClassVar[bool] = True
 
     def __init__(self, callback_config: CheckpointCallbackConfig, **kwargs: Any) -> None:

@@ -18,6 +18,8 @@ class DatasetStatsCallback(OneShotCallback):
     ```
     """
 
+    calls_model = False
+
     @classmethod
     def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:
         """Return the keys that it logs."""

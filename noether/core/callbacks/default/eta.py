@@ -55,6 +55,8 @@ class EtaCallback(PeriodicCallback):
         **kwargs: What `PeriodicCallback` takes.
     """
 
+    calls_model = False
+
     def __init__(self, callback_config: CallBackBaseConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
         self._pace: Pace | None = None

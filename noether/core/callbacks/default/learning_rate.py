@@ -19,6 +19,8 @@ class LearningRateCallback(PeriodicCallback):
     ```
     """
 
+    calls_model = False
+
     @classmethod
     def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:
         """Return the keys that it logs."""

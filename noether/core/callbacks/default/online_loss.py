@@ -35,6 +35,8 @@ class OnlineLossCallback(PeriodicCallback):
         **kwargs: What `PeriodicCallback` takes.
     """
 
+    calls_model = False
+
     def __init__(self, callback_config: CallBackBaseConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
         self._kept: list[dict[str, Tensor]] = []

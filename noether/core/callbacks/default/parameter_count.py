@@ -17,6 +17,8 @@ class ParameterCountCallback(OneShotCallback):
     ```
     """
 
+    calls_model = False
+
     @classmethod
     def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:
         """Return the keys that it logs."""

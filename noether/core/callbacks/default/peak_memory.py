@@ -25,6 +25,8 @@ class PeakMemoryCallback(PeriodicCallback):
     ```
     """
 
+    calls_model = False
+
     @classmethod
     def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:
         """Return the keys that it logs."""

@@ -48,6 +48,8 @@ class ProgressCallback(PeriodicCallback):
         **kwargs: What `PeriodicCallback` takes.
     """
 
+    calls_model = False
+
     def __init__(self, callback_config: ProgressConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
         self.lines = callback_config.lines

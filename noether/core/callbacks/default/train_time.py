@@ -28,6 +28,8 @@ class TrainTimeCallback(PeriodicCallback):
         **kwargs: What `PeriodicCallback` takes.
     """
 
+    calls_model = False
+
     def __init__(self, callback_config: CallBackBaseConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
         self._seconds: dict[str, float] = {}

@@ -70,6 +70,8 @@ class FixedEarlyStopperCallback(PeriodicCallback):
         **kwargs: What `PeriodicCallback` takes.
     """
 
+    calls_model = False
+
     def __init__(
         self, callback_config: FixedEarlyStopperCallbackConfig, clock: Callable[[], float] = monotonic, **kwargs: Any
     ) -> None:

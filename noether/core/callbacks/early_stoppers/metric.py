@@ -53,6 +53,8 @@ class MetricEarlyStopperCallback(PeriodicCallback):
         UnknownDirectionError: Nothing says which way the metric gets better.
     """
 
+    calls_model = False
+
     def __init__(self, callback_config: MetricEarlyStopperCallbackConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
         self.metric_key = callback_config.metric_key

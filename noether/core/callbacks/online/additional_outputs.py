@@ -149,6 +149,8 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         tracked_values: Values of the interval under way, by output.
     """
 
+    calls_model = False
+
     def __init__(self, callback_config: TrackAdditionalOutputsCallbackConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
         self.keys = list(callback_config.keys or [])

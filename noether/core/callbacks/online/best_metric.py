@@ -68,6 +68,8 @@ class BestMetricCallback(PeriodicCallback):
         UnknownDirectionError: Neither the config nor the key of the source says which way it gets better.
     """
 
+    calls_model = False
+
     def __init__(self, callback_config: BestMetricCallbackConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
         self.source_metric_key = callback_config.source_metric_key

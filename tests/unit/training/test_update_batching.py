@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noether.errors import SpecError
-from noether.training.loop.batching import plan_batches
+from noether.training.update import cut_update
 
 sizes = st.integers(1, 60)
 
 
 @given(sizes, st.none() | sizes, st.integers(1, 4))
 def test_passes_are_the_fewest_equal_ones_that_fit(per_rank: int, bound: int | None, ranks: int) -> None:
-    found = plan_batches(per_rank * ranks, max_batch_size=bound, world_size=ranks)
+    found = cut_update(per_rank * ranks, max_batch_size=bound, world_size=ranks)
     assert found.batch_size * found.accumulation_steps == per_rank
     assert found.batch_size <= (bound or per_rank)
     larger = range(found.batch_size + 1, min(bound or per_rank, per_rank) + 1)
@@ -24,19 +24,19 @@ def test_passes_are_the_fewest_equal_ones_that_fit(per_rank: int, bound: int | N
 @given(sizes, st.integers(2, 8))
 def test_a_batch_that_does_not_divide_by_the_ranks_is_refused_with_one_that_does(size: int, ranks: int) -> None:
     if size % ranks == 0:
-        assert plan_batches(size, world_size=ranks).batch_size == size // ranks
+        assert cut_update(size, world_size=ranks).batch_size == size // ranks
         return
     with pytest.raises(SpecError, match=f"= {size} does not divide by the {ranks} ranks") as caught:
-        plan_batches(size, world_size=ranks)
+        cut_update(size, world_size=ranks)
     assert caught.value.hint is not None
     proposed = int(caught.value.hint.split()[1].rstrip(","))
-    assert plan_batches(proposed, world_size=ranks).accumulation_steps == 1
+    assert cut_update(proposed, world_size=ranks).accumulation_steps == 1
 
 
 @given(sizes, sizes, st.integers(1, 4))
 def test_accumulation_that_is_not_allowed_is_refused(per_rank: int, bound: int, ranks: int) -> None:
     if bound >= per_rank:
-        assert plan_batches(per_rank * ranks, max_batch_size=bound, world_size=ranks, accumulate=False)
+        assert cut_update(per_rank * ranks, max_batch_size=bound, world_size=ranks, accumulate=False)
         return
     with pytest.raises(SpecError, match=f"max_batch_size = {bound} is below the {per_rank} samples"):
-        plan_batches(per_rank * ranks, max_batch_size=bound, world_size=ranks, accumulate=False)
+        cut_update(per_rank * ranks, max_batch_size=bound, world_size=ranks, accumulate=False)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noether.errors import NonFiniteError
-from noether.training.loop.finite import FiniteGuard
+from noether.training.nonfinite import FiniteGuard
 
 numbers = st.floats(-1e6, 1e6, width=32)
 BROKEN = [math.nan, math.inf, -math.inf]

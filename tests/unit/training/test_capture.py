@@ -7,13 +7,14 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from noether.core.models.build import AdaptedModule
 from noether.core.models.composite import CompositeModel
 from noether.data.randomness import preserved_rng
 from noether.testing import make_model, make_trainer
-from noether.training.loop.capture import capture_rng, restore_rng
+from noether.training.capture import capture_rng, restore_rng
 
 
 def draws() -> tuple[float, ...]:
@@ -48,3 +49,15 @@ def test_what_does_not_train_has_the_names_of_the_checkpoint_tied_ones_all_of_th
     state = make_trainer(tmp_path).capture_state(model)
     assert set(state.frozen) == {name for name in state.model if name.startswith("encoder.")}
     assert {"encoder.one.weight", "encoder.other.weight"} <= set(state.frozen)
+
+
+def test_a_run_on_the_cpu_of_a_machine_with_a_gpu_does_not_initialise_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def initialises() -> None:
+        raise AssertionError("asking for these states initialises CUDA")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", initialises)
+    state = capture_rng()
+    assert "cuda" not in state
+    restore_rng(state)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from noether.core.callbacks.base import CallbackBase
-from noether.training.loop.state import restore_callbacks
+from noether.training.resume import restore_callbacks
 
 
 class Remembers(CallbackBase):
@@ -48,7 +48,7 @@ def test_an_unknown_state_and_a_callback_without_one_are_told(caplog: pytest.Log
         restore_callbacks([callback], {"best": {"value": 3}})
     assert callback.value == 0
     assert caplog.messages == [
-        "the checkpoint has a state of callback 'best', which this run has not; it is left alone. "
+        "the checkpoint has a state of callback 'best', which this run does not have; it is ignored. "
         "Did you mean 'best-2'?",
         "the checkpoint has no state of callback 'best-2'; it begins anew",
     ]

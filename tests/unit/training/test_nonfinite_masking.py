@@ -9,7 +9,7 @@ import torch
 
 from noether.core.models.base import ModelBase
 from noether.testing import make_model
-from noether.training.loop.masking import MomentumStart, step_masked, takes_found_inf
+from noether.training.nonfinite import MomentumStart, step_masked, takes_found_inf
 
 
 def parameter() -> torch.nn.Parameter:

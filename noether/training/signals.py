@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT become "stop after this update, save first"; a second one ends at once, a third as by default."""
+"""Stop signals: SIGTERM ends a run after its update with a checkpoint, a second one at once, a third as by default."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 
 class StoppedBySignal(BaseException):
-    """A second signal arrived: nothing more is saved.
+    """Raised by a second signal: nothing more is saved.
 
-    Derives from `BaseException`, so that no callback's `except Exception` keeps a run alive that has to end.
+    Derives from `BaseException`, so that no callback's `except Exception` keeps a run alive.
     """
 
     def __init__(self, signal_number: int) -> None:
@@ -22,20 +22,21 @@ class StoppedBySignal(BaseException):
 
 
 class StopSignals:
-    """Installs handlers while a run lasts and remembers what arrived; entered again inside, it does nothing.
+    """Handlers of stop signals while a run lasts, and the signals that have arrived; may be entered again inside.
 
-    A handler does nothing but take notes, but for two cases: a signal that ends at once (a second one, or Ctrl-C that
-    is not to save) raises inside of `interrupting`, unless that is `uninterrupted` at the moment; and a third one does
-    what it does by default. Outside of the main thread, where Python allows no handlers, nothing is installed.
+    A handler only takes notes, with two exceptions. A signal that ends the run at once (a second one, or Ctrl-C without
+    `save_on_sigint`) raises inside `interrupting`, unless `uninterrupted` holds it back; one that arrived before raises
+    when `interrupting` is entered. A third signal does what it does by default. Outside the main thread, where Python
+    allows no handlers, none are installed.
 
     Args:
-        save_on_sigint: Whether Ctrl-C waits for a checkpoint; otherwise it interrupts at once, as usual.
-        names: Further signals that stop as SIGTERM does: `SIGUSR1`.
+        save_on_sigint: True if Ctrl-C waits for a checkpoint; otherwise it interrupts at once, as usual.
+        names: Further signals that stop a run as SIGTERM does: `SIGUSR1`.
 
     Attributes:
         received: The first signal that arrived.
-        count: How many did.
-        insists: Whether one of them is to end the run at once.
+        count: Number of signals that arrived.
+        insists: True if one of them ends the run at once.
     """
 
     def __init__(self, *, save_on_sigint: bool, names: Iterable[str] = ()) -> None:
@@ -52,7 +53,7 @@ class StopSignals:
 
     @property
     def name(self) -> str:
-        """The signal that arrived: `SIGTERM`."""
+        """Return the name of the first signal that arrived: `SIGTERM`."""
         assert self.received is not None, "ask for the name of a signal that has arrived"
         return signal.Signals(self.received).name
 
@@ -68,27 +69,29 @@ class StopSignals:
         self._depth -= 1
         if self._depth == 0:
             for number, handler in self._former.items():
-                # None stands for a handler that Python has not installed and cannot put back.
+                # None stands for a handler that was not installed from Python, which cannot put it back.
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
             self._former = {}
 
     def _handled(self) -> list[signal.Signals]:
-        """Return the signals to handle, each once; Ctrl-C not where a shell has background jobs ignore it."""
+        """Return the signals to handle, each once; without Ctrl-C if a shell lets its background jobs ignore it."""
         ignored = not self._saves_on_sigint and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
         return [number for number in dict.fromkeys(self._numbers) if not (ignored and number == signal.SIGINT)]
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Let a signal that ends at once raise inside."""
+        """Let a signal that ends the run at once raise inside, also one that has arrived before."""
         self._interrupting += 1
         try:
+            if self.insists:
+                self._raise()
             yield
         finally:
             self._interrupting -= 1
 
     @contextmanager
     def uninterrupted(self) -> Iterator[None]:
-        """Finish what is inside, a commit, before a signal that ends at once may raise."""
+        """Finish the work inside, a commit, before a signal may raise."""
         self._uninterrupted += 1
         try:
             yield

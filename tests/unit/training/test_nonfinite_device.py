@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 
 from noether.errors import NonFiniteError
-from noether.training.loop.device_guard import DeviceGuard, finite_guard
-from noether.training.loop.finite import FiniteGuard
+from noether.training.nonfinite import DeviceGuard, FiniteGuard, finite_guard
 
 patterns = st.lists(st.booleans(), min_size=1, max_size=12)
 """Which of some updates are finite."""

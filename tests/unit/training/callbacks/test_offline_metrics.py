@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from noether.errors import TrainingError
-from noether.training.metrics import METRICS
+from noether.training.callbacks.offline_metrics import METRICS
 
 
 def direct_relative_l2(prediction: Tensor, target: Tensor) -> Tensor:

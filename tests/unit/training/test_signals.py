@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from noether.training.loop.signals import StoppedBySignal, StopSignals
+from noether.training.signals import StoppedBySignal, StopSignals
 
 
 def test_sigterm_is_remembered_instead_of_ending_the_process() -> None:

@@ -1,1 +1,0 @@
-"""The training loop, one job a file; internal to the trainers."""

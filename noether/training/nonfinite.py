@@ -1,0 +1,302 @@
+"""Non-finite updates: guards that keep them from being applied, and masks in the optimizers' kernels."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Optimizer
+
+from noether.core.models.base import ModelBase
+from noether.errors import NonFiniteError
+
+TOLERATED_ABOVE = 1.0
+"""Scale of a gradient scaler above which an overflow is its normal way to find a lower one."""
+
+
+class FiniteGuard:
+    """Guard of losses and gradients; counts the updates that were skipped because of them.
+
+    This one looks at every update, which waits for an accelerator; see `DeviceGuard` for one that does not.
+
+    Args:
+        skip: True if the run goes on after a skipped update.
+        max_in_a_row: Skipped updates in a row after which the run gives up nevertheless.
+
+    Attributes:
+        in_a_row: Updates that were skipped since the last one that was applied.
+        skipped_updates: All updates that were skipped.
+        was_skipped: True if the last update was skipped; within an update, if its last accumulation step makes it so.
+        applied: None if the host knows (`was_skipped`); otherwise 1.0 or 0.0 on the device, `was_skipped` being False.
+        mask: Mask of the optimizers, the opposite of `applied`; None if the host has decided.
+        waiting: True if a boundary has to call `raise_if_given_up` before anything is written.
+    """
+
+    __slots__ = (
+        "_defers",
+        "_found",
+        "_losses",
+        "_one",
+        "applied",
+        "in_a_row",
+        "mask",
+        "max_in_a_row",
+        "skip",
+        "skipped_updates",
+        "waiting",
+        "was_skipped",
+    )
+
+    def __init__(self, *, skip: bool, max_in_a_row: int) -> None:
+        self.skip = skip
+        self.max_in_a_row = max_in_a_row
+        self.in_a_row = 0
+        self.skipped_updates = 0
+        self.was_skipped = False
+        self.applied: Tensor | None = None
+        self.mask: Tensor | None = None
+        self.waiting = False
+        self._losses: list[Tensor] = []
+        self._one: Tensor | None = None
+        self._found: Tensor | None = None
+        self._defers = False  # nobody looks at what is found in this update
+
+    def adopt(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Remember the optimizers that apply the updates."""
+
+    def keep(self, loss: Tensor) -> None:
+        """Remember the loss of an accumulation step that is not the last of its update."""
+        self._losses.append(loss)
+        self.was_skipped = not loss.isfinite()  # so that nobody averages it; the verdict on the update comes later
+
+    def admits(self, loss: Tensor, gradients: list[Tensor], scaler: torch.amp.GradScaler | None = None) -> bool:
+        """Return True if the update may be applied; count it otherwise.
+
+        Looks at everything in one kernel: the one by which torch's GradScaler looks for overflows. Its scale is 1, so
+        that it changes nothing.
+
+        Args:
+            loss: Total loss of the last accumulation step, detached.
+            gradients: All gradients.
+            scaler: The gradient scaler that the gradients were unscaled by. Overflows are how it finds its scale: an
+                update that it skips says nothing against the run until there is nothing left to scale down.
+        """
+        if self._one is None:
+            self._one = torch.ones((), device=loss.device)
+        if self._found is None:
+            self._found = torch.zeros((), device=loss.device)
+        seen = [*gradients, *self._losses, loss]
+        try:
+            torch._amp_foreach_non_finite_check_and_unscale_(seen, self._found, self._one)
+        except NotImplementedError:
+            torch._amp_foreach_non_finite_check_and_unscale_(list(map(_dense, seen)), self._found, self._one)
+        self._losses = []
+        if self._defers:
+            return True
+        if self._found:
+            self._found.zero_()
+            self._count_skipped(tolerated=scaler is not None and scaler.get_scale() > TOLERATED_ABOVE)
+            self.was_skipped = True
+        else:
+            self.in_a_row = 0
+            self.was_skipped = False
+        return not self.was_skipped
+
+    def count_from(self, in_a_row: int) -> None:
+        """Go on after a number of skipped updates in a row."""
+        self.in_a_row = in_a_row
+
+    def read(self) -> None:
+        """Count the updates that the device has masked; without a flag on the device, the counts are complete."""
+
+    def _count_skipped(self, *, tolerated: bool) -> None:
+        self.in_a_row += not tolerated
+        self.skipped_updates += 1
+
+    @property
+    def _is_too_much(self) -> bool:
+        return self.in_a_row > 0 and not (self.skip and self.in_a_row < self.max_in_a_row)
+
+    def raise_if_given_up(self, update: int, last_checkpoint: str | None) -> None:
+        """End the run if too many updates were skipped.
+
+        Raises:
+            NonFiniteError: if skipping is off, or too many updates in a row were skipped.
+        """
+        if not self._is_too_much:
+            return
+        first = update - self.in_a_row + 1
+        many = f"{self.in_a_row} updates in a row from update {first} on" if self.in_a_row > 1 else f"update {first}"
+        kept = f"the last checkpoint is {last_checkpoint}" if last_checkpoint else "there is no checkpoint yet"
+        hint = "lower the learning rate, set clip_grad_norm under [model.optimizer], or look for NaN in the data"
+        if not self.skip:
+            hint += "; skip_nan_loss = true under [trainer] goes on without such updates"
+        raise NonFiniteError(
+            f"the loss or a gradient is not finite in {many}; these were not applied, and {kept}", hint=hint
+        )
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """Return the numbers of a sparse or complex tensor, for a kernel that takes neither."""
+    values = tensor._values() if tensor.is_sparse else tensor
+    return torch.view_as_real(values) if values.is_complex() else values
+
+
+def takes_found_inf(optimizer: Optimizer) -> bool:
+    """Return True if an optimizer reads `found_inf` in the kernel of its step."""
+    if not getattr(optimizer, "_step_supports_amp_scaling", False):
+        return False
+    if "grad_scaler" in inspect.signature(optimizer.step).parameters:  # an older agreement, without `found_inf`
+        return False
+    return all(group.get("fused", True) for group in optimizer.param_groups)
+
+
+def step_masked(model: ModelBase, optimizers: Sequence[Optimizer], mask: Tensor) -> None:
+    """Do the optimizer step, unless `mask` is 1.0; then parameters and states stay as they are.
+
+    No gradient scaler takes part: the gradients are unscaled, and its own mask would cover one optimizer at a time.
+
+    Args:
+        model: The model.
+        optimizers: Its torch optimizers, all of which take `found_inf`.
+        mask: 0.0 or 1.0 on the device.
+    """
+    for optimizer in optimizers:
+        optimizer.found_inf, optimizer.grad_scale = mask, None  # type: ignore[attr-defined]  # torch's agreement
+    try:
+        model.optimizer_step()
+    finally:
+        for optimizer in optimizers:
+            del optimizer.found_inf, optimizer.grad_scale  # type: ignore[attr-defined]  # as above
+
+
+class MomentumStart:
+    """Detects when fused SGD begins a momentum, which it must not do in a masked optimizer step.
+
+    Such a step makes the buffer and leaves it uninitialised, and the next one goes on with what is in it.
+
+    Args:
+        optimizers: All optimizers; those without a momentum are never a reason.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
+        self._starting = [optimizer for optimizer in optimizers if isinstance(optimizer, SGD)]
+
+    def is_near(self) -> bool:
+        """Return True if a parameter with a gradient has no momentum yet."""
+        if not self._starting:
+            return False
+        self._starting = [optimizer for optimizer in self._starting if not _has_momentum(optimizer, everywhere=True)]
+        return not all(_has_momentum(optimizer, everywhere=False) for optimizer in self._starting)
+
+
+def _has_momentum(optimizer: SGD, *, everywhere: bool) -> bool:
+    """Return True if the parameters have the momentum that they need: all, or only those with gradients."""
+    return all(
+        optimizer.state.get(parameter, {}).get("momentum_buffer") is not None
+        for group in optimizer.param_groups
+        if group["momentum"]
+        for parameter in group["params"]
+        if everywhere or parameter.grad is not None
+    )
+
+
+MASKING_DEVICES = frozenset({"cuda"})
+"""Devices that the host would have to wait for, and whose fused optimizers are known to leave a masked update out."""
+
+_FOLD = 256  # flags kept one by one before they become one tensor
+
+
+def finite_guard(device: torch.device, *, skip: bool, max_in_a_row: int) -> FiniteGuard:
+    """Return the guard of a run on `device`; the other arguments are those of `FiniteGuard`."""
+    kind = DeviceGuard if device.type in MASKING_DEVICES else FiniteGuard
+    return kind(skip=skip, max_in_a_row=max_in_a_row)
+
+
+class DeviceGuard(FiniteGuard):
+    """Guard that leaves the decision on the device, as torch's GradScaler does; the host waits at boundaries only.
+
+    Every update goes to the optimizers, with a flag on the device that masks it in their kernels. The flags are kept
+    there until `read` copies all of them to the host at once and counts them just as if it had looked each time. So a
+    run gives up for the same update, but at the boundary that reads it; what came in between is in no checkpoint,
+    because a checkpoint reads the flags first.
+
+    The host looks at an update, as `FiniteGuard` does, if an optimizer takes no flag or a mask would harm it.
+    """
+
+    __slots__ = ("_flags", "_gave_up_at", "_is_masking", "_momentum_start", "_updates")
+
+    def __init__(self, *, skip: bool, max_in_a_row: int) -> None:
+        super().__init__(skip=skip, max_in_a_row=max_in_a_row)
+        self._is_masking = False
+        self._momentum_start = MomentumStart([])
+        self._flags: list[Tensor] = []
+        self._updates = 0
+        self._gave_up_at: int | None = None
+
+    def adopt(self, optimizers: Sequence[Optimizer]) -> None:
+        """Remember the optimizers that apply the updates."""
+        self._is_masking = bool(optimizers) and all(map(takes_found_inf, optimizers))
+        self._momentum_start = MomentumStart(optimizers)
+
+    def keep(self, loss: Tensor) -> None:
+        """Remember the loss of an accumulation step that is not the last of its update."""
+        if not self._is_masking:
+            super().keep(loss)
+            return
+        self._losses.append(loss)
+        self.was_skipped = False
+        self.applied = loss.isfinite().float()  # so that nobody averages it; the verdict on the update comes later
+
+    def admits(self, loss: Tensor, gradients: list[Tensor], scaler: torch.amp.GradScaler | None = None) -> bool:
+        """Return True if the update may be applied; with a `mask`, the optimizers decide in their kernels."""
+        self._updates += 1
+        self._defers = self._is_masking and not self._momentum_start.is_near()
+        if not self._defers:
+            self.read()  # the updates before this one are counted before it
+            self.mask = self.applied = None
+            return super().admits(loss, gradients, scaler)
+        super().admits(loss, gradients, scaler)
+        self._defer(scaler)
+        return True
+
+    def _defer(self, scaler: torch.amp.GradScaler | None) -> None:
+        """Keep the flag of an update for `read`, and mask the update by it."""
+        found, self._found = self._found, None  # the next update gets a tensor of its own
+        assert found is not None, "it was looked for before"
+        # 0.0 if the update is finite; otherwise 1.0, with a scaler plus its scale in that update.
+        self._flags.append(found if scaler is None else found + scaler.scale(found))
+        if len(self._flags) == _FOLD:
+            self._flags = [torch.hstack(self._flags)]
+        self.mask, self.applied = found, 1.0 - found
+        self.was_skipped = False
+        self.waiting = True
+
+    def read(self) -> None:
+        """Copy the flags to the host, all at once, and count them up to the one that ends the run."""
+        if not self._flags:
+            return
+        flags = torch.hstack(self._flags).tolist()
+        self._flags = []
+        for update, flag in enumerate(flags, start=self._updates - len(flags) + 1):
+            if self._gave_up_at is not None:
+                return
+            if flag:
+                self._count_skipped(tolerated=flag > 1.0 + TOLERATED_ABOVE)
+                self._gave_up_at = update if self._is_too_much else None
+            else:
+                self.in_a_row = 0
+
+    def raise_if_given_up(self, update: int, last_checkpoint: str | None) -> None:
+        """Read the flags, and end the run if too many updates were skipped.
+
+        Raises:
+            NonFiniteError: if skipping is off, or too many updates in a row were skipped.
+        """
+        self.read()
+        self.waiting = False
+        since = 0 if self._gave_up_at is None else self._updates - self._gave_up_at
+        self._gave_up_at = None
+        super().raise_if_given_up(update - since, last_checkpoint)

@@ -1,0 +1,281 @@
+"""Resume: check that a saved state fits a run, restore it, and verify that everything came back as it was saved."""
+
+from __future__ import annotations
+
+import json
+import logging
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from noether.checkpoint.durable import Content
+from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, FileRecord
+from noether.checkpoint.paths import PathProvider, ResumptionPaths
+from noether.checkpoint.save import SaveRequest
+from noether.checkpoint.saved_step import SavedStep
+from noether.checkpoint.state import TRAINER, StepState, encode_step
+from noether.checkpoint.step_folder import read_file
+from noether.core.callbacks.base import CallbackBase
+from noether.core.callbacks.tree import family
+from noether.core.models.base import ModelBase
+from noether.core.models.weights import match_weights
+from noether.errors import CheckpointError, DataError, NoetherError
+from noether.kernel.names import did_you_mean
+from noether.training.capture import named, restore_rng
+from noether.training.state import SIZES, TrainerParts
+
+_LOG = logging.getLogger("noether.resume")
+
+
+@contextmanager
+def blamed_on(step: Path) -> Iterator[None]:
+    """Name the checkpoint in errors raised while its state is restored.
+
+    A state that other code has saved, or a stranger has written, passes every hash and may still have the wrong shape.
+
+    Raises:
+        CheckpointError: if an error is raised; the message has its type, text and place, and its notes are kept.
+    """
+    try:
+        yield
+    except (CheckpointError, DataError) as error:
+        if step.name in error.message:
+            raise
+        raise CheckpointError(f"the state in {step} cannot be restored: {error.message}", hint=error.hint) from error
+    except NoetherError:
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        told = CheckpointError(
+            f"the state in {step} cannot be restored: {type(error).__name__}: {str(error)[:_SHOWN]} "
+            f"({frame.filename}:{frame.lineno})",
+            hint="is it of this run, and of the code that is installed now? --traceback shows where it failed",
+        )
+        for note in getattr(error, "__notes__", []):
+            told.add_note(note)
+        raise told from error
+
+
+_SHOWN = 400  # characters of the original error in a message
+
+_CURES = {
+    "effective_batch_size": "continue with the effective_batch_size of that run",
+    "updates_per_epoch": "continue with the training set of that run",
+}
+_WEIGHTS_ALONE = 'or take the weights alone with initializer kind = "checkpoint", which counts from zero'
+
+
+def require_fitting(trainer: TrainerParts, step: SavedStep, state: StepState) -> None:
+    """Check that the counts of a saved state have the same meaning in this run as in its own.
+
+    A run that only evaluates counts nothing, so any state fits.
+
+    Args:
+        trainer: A trainer before anything is restored.
+        step: The checkpoint, for messages.
+        state: Return value of `step.state()`.
+
+    Raises:
+        CheckpointError: if an update or an epoch has another size, or the run's limit lies before the checkpoint.
+    """
+    if not trainer.state.counter.end_update:
+        return
+    for size in SIZES:
+        saved, own = state.trainer.get(size), getattr(trainer.state.counter, size)
+        if saved is not None and saved != own:
+            raise CheckpointError(
+                f"no run with {size} = {own} can go on from {step.folder}: that run had {size} = {saved}, so its "
+                "epochs, updates and samples count something else",
+                hint=f"{_CURES[size]}, {_WEIGHTS_ALONE}",
+            )
+    _require_later_limit(trainer, step)
+
+
+def _require_later_limit(trainer: TrainerParts, step: SavedStep) -> None:
+    if step.manifest.update <= trainer.state.counter.end_update:
+        return
+    limits = trainer.config.end_iteration
+    units = {"max_epochs": limits.epoch, "max_updates": limits.update, "max_samples": limits.sample}
+    name, limit = next((name, value) for name, value in units.items() if value is not None)
+    raise CheckpointError(
+        f"{name} = {limit} lies before {step.manifest.iteration}, which the run is to go on from",
+        hint=f"raise {name}, or choose an earlier checkpoint",
+    )
+
+
+_OTHER_MODEL = 'take the weights alone with initializer kind = "checkpoint", which can leave out and rename'
+
+
+def restore_step(trainer: TrainerParts, model: ModelBase, step: SavedStep, state: StepState) -> None:
+    """Let a trainer and its model go on from a checkpoint.
+
+    Optimizers and callbacks must have been built, and no hook may have been called. The random generators come last,
+    so that nothing before can move them on.
+
+    If the checkpoint is of the trainer's own run, its metrics are cut back to it and its names stay. A run that takes
+    over the state of another one has metrics and checkpoints of its own, which begin here.
+
+    Args:
+        trainer: Its counters, scaler, callbacks and data are restored.
+        model: The unwrapped model, with its optimizers.
+        step: The checkpoint.
+        state: Return value of `step.state()`.
+
+    Raises:
+        CheckpointError: if the state is for another model or for a run of other sizes, or if it is malformed.
+    """
+    require_fitting(trainer, step, state)
+    with blamed_on(step.folder):
+        _restore(trainer, model, step, state)
+
+
+def _restore(trainer: TrainerParts, model: ModelBase, step: SavedStep, state: StepState) -> None:
+    _restore_model(model, state.model, step)
+    if model.optimizers():  # an evaluation has none
+        restore_optimizers(model, state.optimizer_tensors, state.optimizer_values)
+    trainer_state = {**state.trainer, "callbacks": state.callbacks}
+    paths = resumption_paths(step)
+    progress = trainer.state
+    progress.is_resumed = _is_own(paths, trainer.path_provider)
+    metrics_until = trainer_state.pop("log_writer", None)
+    trainer.load_state_dict(trainer_state)
+    if progress.counter.update and any(optimizer.scheduled for optimizer in model.optimizers().values()):
+        model.optimizer_schedule_step(progress.counter.update - 1)  # the rates that the last update was made with
+    for callback in family(trainer.callbacks):
+        with named(callback, "resume_from_checkpoint"):
+            callback.resume_from_checkpoint(paths, model)
+    trainer.data_container.load_state_dict(state.data)
+    restore_rng(state.rank)
+    if progress.is_resumed:  # now that nothing can fail any more: what is cut off cannot be put back
+        trainer.checkpoint_writer.continue_from(step.folder, step.manifest)
+        trainer.log_writer.load_state_dict(metrics_until)
+
+
+def restore_optimizers(model: ModelBase, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    """Give each optimizer of a model, one or those of a composite's parts, its saved state.
+
+    Args:
+        model: With its optimizers.
+        tensors: As in `StepState.optimizer_tensors`.
+        values: As in `StepState.optimizer_values`.
+
+    Raises:
+        CheckpointError: if the state is for other parts or parameters.
+    """
+    optimizers = model.optimizers()
+    if optimizers.keys() != values.keys():
+        raise CheckpointError(
+            f"the checkpoint has optimizers for {_listed(values)}, but the model has them for {_listed(optimizers)}",
+            hint=_OTHER_MODEL,
+        )
+    for name, optimizer in optimizers.items():
+        start = f"{name}/"
+        own = {key.removeprefix(start): tensor for key, tensor in tensors.items() if key.startswith(start)}
+        optimizer.load_state(own, values[name])
+
+
+def resumption_paths(step: SavedStep) -> ResumptionPaths:
+    """Return the paths of the run that a checkpoint belongs to."""
+    run = step.folder.resolve().parent.parent
+    return ResumptionPaths(run.parent, run.name, step.folder)
+
+
+def _restore_model(model: ModelBase, tensors: Mapping[str, Tensor], step: SavedStep) -> None:
+    match = match_weights(model, tensors)
+    match.require_complete(str(step.folder), hint=_OTHER_MODEL)
+    match.load_into(model)
+
+
+def _is_own(paths: ResumptionPaths, own: PathProvider) -> bool:
+    return paths.run_path == own.run_path.resolve()
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    return ", ".join(f"'{name}'" for name in names) or "none"
+
+
+_MATHEMATICS = (WEIGHTS, OPTIMIZER, "rank-")
+
+
+def verify_restored(trainer: TrainerParts, model: ModelBase, step: SavedStep, *, same_spec: bool) -> None:
+    """Compare the restored state with the checkpoint that it came from, byte by byte.
+
+    Args:
+        trainer: The restored trainer, before any hook is called.
+        model: Its model.
+        step: The checkpoint.
+        same_spec: True if the spec is the one that it was saved with; otherwise options and callbacks may differ.
+
+    Raises:
+        CheckpointError: if a part does not come back as it was saved.
+    """
+    files, _ = encode_step(trainer.capture_state(model), SaveRequest.whole())
+    for name, record in step.manifest.files.items():
+        if not same_spec and not name.startswith(_MATHEMATICS):
+            continue
+        if name not in files or FileRecord.of(files[name]) != record:
+            raise _not_as_saved(name, files.get(name), step)
+
+
+def _not_as_saved(name: str, content: Content | None, step: SavedStep) -> CheckpointError:
+    place = name
+    if name == TRAINER and isinstance(content, bytes):
+        place = f"{name}, at {_first_difference(_saved_tree(step, name), json.loads(content))}"
+    return CheckpointError(
+        f"what was restored from {step.folder} is not what was saved: it differs in {place}",
+        hint="a callback's load_state_dict has to take back all that its state_dict returns; without that callback the "
+        "run can be continued",
+    )
+
+
+def _saved_tree(step: SavedStep, name: str) -> Any:
+    return json.loads(read_file(step.folder, step.manifest, name))
+
+
+def _first_difference(saved: Any, restored: Any, path: str = "") -> str:
+    """Return the path of the first value that differs between two trees."""
+    if isinstance(saved, dict) and isinstance(restored, dict):
+        for key in sorted(saved.keys() | restored.keys()):
+            if saved.get(key) != restored.get(key):
+                return _first_difference(saved.get(key), restored.get(key), f"{path}.{key}".removeprefix("."))
+    return f"{path} ({saved!r:.60} was saved, {restored!r:.60} is there)"
+
+
+def restore_trainer(trainer: TrainerParts, state: Mapping[str, Any]) -> None:
+    """Take back what `capture.trainer_state` returned; the callbacks must have been built.
+
+    Without `log_writer`, as if another run's state is taken over, the metrics stay as they are.
+    """
+    scaler = trainer.precision.scaler
+    trainer.state.load_state_dict(state)
+    trainer.one_update.guard.count_from(state["skipped_in_a_row"])
+    if scaler is not None and state["grad_scaler"] is not None:
+        scaler.load_state_dict(state["grad_scaler"])
+    if "log_writer" in state:
+        trainer.log_writer.load_state_dict(state["log_writer"])
+    restore_callbacks(trainer.callbacks, state["callbacks"])
+
+
+def restore_callbacks(callbacks: Sequence[CallbackBase], states: Mapping[str, Any]) -> None:
+    """Give each callback, nested ones too, the state saved under its id; warn about states without a callback."""
+    by_id = {callback.id: callback for callback in family(callbacks)}
+    for identifier in sorted(states.keys() - by_id.keys()):
+        _LOG.warning(
+            "the checkpoint has a state of callback '%s', which this run does not have; it is ignored.%s",
+            identifier,
+            did_you_mean(identifier, by_id.keys() - states.keys()),
+        )
+    for identifier, callback in by_id.items():
+        if identifier in states:
+            _restore_callback(callback, states[identifier])
+        elif callback.state_dict() is not None:
+            _LOG.warning("the checkpoint has no state of callback '%s'; it begins anew", identifier)
+
+
+def _restore_callback(callback: CallbackBase, state: dict[str, Any]) -> None:
+    with named(callback, "load_state_dict"):
+        callback.load_state_dict(state)

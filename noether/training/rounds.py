@@ -1,0 +1,259 @@
+"""Rounds: the hooks called at a boundary or around training, and the checkpoints that they ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import torch
+
+from noether.core.callbacks.base import CallbackBase
+from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
+from noether.core.callbacks.tree import compile_hooks, family
+from noether.core.models.base import ModelBase
+from noether.core.models.modes import evaluating
+from noether.data.randomness import preserved_rng
+from noether.data.samplers.tagged import TaggedBatch
+from noether.kernel.compile import HookCall
+from noether.kernel.dispatch import Dispatch
+from noether.kernel.markers import is_when_due
+from noether.kernel.participant import Participant
+from noether.training.state import TrainerParts
+from noether.training.stop import interruptible, take_up
+
+CHECKPOINT_WAIT = "checkpoint_wait"
+"""Seconds in which training waited for an asynchronous save, among the trainer's `seconds`."""
+
+# Saving the generators costs more than most of these hooks, so only hooks that declare that they draw from them pay.
+_EVERY_UPDATE = ("before_optimizer_step", "track_after_accumulation_step", "track_after_update_step")
+_Unit = Literal["update", "epoch"]
+_UNITS: dict[str, _Unit] = {"after_update": "update", "after_epoch": "epoch"}
+
+
+class Rounds:
+    """Calls the hooks of a boundary and commits the checkpoints that they ask for.
+
+    Hooks see the model in evaluation mode, unless every callback in the round declares that it does not call it.
+    Numbers that hooks draw from the global generators are put back, so that an observer never changes training.
+
+    Args:
+        trainer: The trainer, its hooks compiled.
+        model: The model, unwrapped.
+        dist_model: The model as training calls it.
+        data_iter: The stream of training and evaluation batches.
+    """
+
+    def __init__(
+        self, trainer: TrainerParts, model: ModelBase, dist_model: torch.nn.Module, data_iter: Iterator[TaggedBatch]
+    ) -> None:
+        assert trainer.dispatch is not None, "hooks are compiled before"
+        self.trainer = trainer
+        self.model = model
+        self.dist_model = dist_model
+        self.dispatch = trainer.dispatch
+        self.counter = trainer.state.counter
+        self.guard = trainer.one_update.guard
+        self.log_writer = trainer.log_writer
+        self.checkpoint_writer = trainer.checkpoint_writer
+        self.arguments = {"trainer_model": dist_model, "data_iter": data_iter, "batch_size": trainer.batch_size}
+        self.due = self.dispatch.next_due_update(self.counter)
+        self._going_through_data = [callback for callback in trainer.callbacks if _goes_through_data(callback)]
+        self._calling: dict[str, list[Any]] = {}
+
+    # Around training
+
+    def before_training(self) -> None:
+        """Call `before_training`."""
+        with preserved_rng(), self._modes("before_training"):
+            self.trainer.call_before_training(self.trainer.callbacks)
+
+    def after_training(self) -> None:
+        """Call `after_training`."""
+        with preserved_rng(), self._modes("after_training"):
+            self.trainer.call_after_training(self.trainer.callbacks)
+
+    def at_eval(self) -> None:
+        """Call `at_eval` once, outside of any schedule."""
+        if self.dispatch.at_eval is not None:
+            with preserved_rng(), self._modes("at_eval"):
+                self.dispatch.at_eval(self.counter, **self.arguments)
+
+    # After an update
+
+    def after_update(self) -> None:
+        """Run the hooks of the update that was just counted, and those of its epoch if it was the last of one.
+
+        A signal may interrupt them if some of them go through data; the run has a pending round then.
+        """
+        counter, dispatch = self.counter, self.dispatch
+        if counter.update < self.due:
+            self._call(dispatch.after_update_always, dispatch.after_epoch_always)
+            return
+        self.read_flags()
+        with interruptible(self.trainer, self.model) if self._is_pass_due() else nullcontext():
+            self._call(dispatch.after_update, dispatch.after_epoch)
+        self.due = dispatch.next_due_update(counter)
+
+    def repeat(self, before_round: Mapping[str, Any]) -> None:
+        """Run the round of the current update, which an earlier session could not finish.
+
+        Args:
+            before_round: State of the beginning of that round.
+        """
+        take_up(self.trainer, self.model, before_round)
+        self.due = self.counter.update
+        self.after_update()
+
+    def _call(self, update_hooks: HookCall | None, epoch_hooks: HookCall | None) -> None:
+        counter = self.counter
+        if epoch_hooks is not None and not counter.is_full_epoch:
+            epoch_hooks = None
+        if update_hooks is None and epoch_hooks is None:
+            return
+        hooks = ["after_update"] if update_hooks is not None else []
+        hooks += ["after_epoch"] if epoch_hooks is not None else []
+        with preserved_rng(), self._modes(*hooks):
+            if update_hooks is not None:
+                update_hooks(counter, **self.arguments)
+            if epoch_hooks is not None:
+                epoch_hooks(counter, **self.arguments)
+
+    def _is_pass_due(self) -> bool:
+        """Return True if a callback may go through data in this round; one without an interval always may."""
+        counter = self.counter
+        hooks: list[_Unit] = ["update", "epoch"] if counter.is_full_epoch else ["update"]
+        return any(
+            not isinstance(callback, PeriodicCallback) or any(callback.is_due(counter, hook) for hook in hooks)
+            for callback in self._going_through_data
+        )
+
+    def _modes(self, *hooks: str) -> AbstractContextManager[None]:
+        """Return a context with the model in evaluation mode, or an empty one if no hook in it may call the model."""
+        if any(self._may_call_model(instance, hook) for hook in hooks for instance in self._callers(hook)):
+            return evaluating(self.dist_model, self.model)
+        return nullcontext()
+
+    def _callers(self, hook: str) -> list[Any]:
+        """Return the objects that implement a hook and may call the model in it."""
+        if hook not in self._calling:
+            implementing = set(self.dispatch.order(hook))
+            self._calling[hook] = [
+                participant.instance
+                for participant in self.trainer.participants
+                if participant.id in implementing and not _leaves_model_alone(participant.instance)
+            ]
+        return self._calling[hook]
+
+    def _may_call_model(self, instance: Any, hook: str) -> bool:
+        """Return True if an object that may call the model acts in this round."""
+        unit = _UNITS.get(hook)
+        if unit is None or not isinstance(instance, PeriodicCallback) or not is_when_due(getattr(instance, hook)):
+            return True
+        return instance.is_due(self.counter, unit)
+
+    def read_flags(self) -> None:
+        """Count updates that were masked, if only the device knows; before anything is measured, logged or saved.
+
+        Raises:
+            NonFiniteError: if the run gives up because of them.
+        """
+        if self.guard.waiting:
+            self.give_up_if_not_finite()
+
+    def give_up_if_not_finite(self) -> None:
+        """End the run if too many updates were not applied.
+
+        Raises:
+            NonFiniteError: if too many updates in a row were non-finite.
+        """
+        last = self.checkpoint_writer.last_committed
+        self.guard.raise_if_given_up(self.counter.update, str(last) if last else None)
+
+    # Checkpoints
+
+    def commit(self) -> None:
+        """Write the metrics of this boundary, then the requested checkpoint; wait for the one before it."""
+        self.read_flags()
+        self.log_writer.flush(self.counter)
+        if self.checkpoint_writer.pending is not None:
+            self.settle()
+            with self.trainer.signals.uninterrupted():
+                folder = self.checkpoint_writer.commit(self.trainer.capture_state(self.model))
+            self._report(folder)
+
+    def settle(self) -> None:
+        """Wait for the checkpoint that is being written, if there is one, and report it."""
+        if self.checkpoint_writer.queue.in_flight is None:
+            return
+        started, seconds = perf_counter(), self.trainer.state.seconds
+        with self.trainer.signals.uninterrupted():
+            folder = self.checkpoint_writer.settle()
+        seconds[CHECKPOINT_WAIT] = seconds.get(CHECKPOINT_WAIT, 0.0) + perf_counter() - started
+        self._report(folder)
+
+    @contextmanager
+    def draining(self) -> Iterator[None]:
+        """Commit the checkpoint that is being written before the run ends, also after an error.
+
+        Raises:
+            StorageError: if the disk refuses it; an error that ends the run gets a note instead.
+        """
+        try:
+            yield
+        except BaseException as error:
+            try:
+                self.settle()
+            except Exception as another:
+                error.add_note(f"the checkpoint that was being written then failed as well: {another}")
+            raise
+        self.settle()
+
+    def _report(self, committed: Path | None) -> None:
+        if committed is not None and self.dispatch.checkpoint_committed is not None:
+            with preserved_rng():
+                self.dispatch.checkpoint_committed(run=self.trainer.run, checkpoint=committed)
+
+
+def compile_run_hooks(
+    callbacks: Sequence[CallbackBase], plugins: Sequence[Participant], on_stop: Callable[[str], None]
+) -> Dispatch:
+    """Compile the hooks of a run; those of every update that draw from the generators put back what they drew.
+
+    Args:
+        callbacks: The callbacks in the order of the spec.
+        plugins: The run plugins in the order of `use`.
+        on_stop: Called with the reason if a hook ends training.
+
+    Raises:
+        PluginError: if an implementation does not fit its hook.
+    """
+    dispatch = compile_hooks(callbacks, plugins, on_stop=on_stop)
+    for hook in _EVERY_UPDATE:
+        if any(getattr(found.instance, "draws_every_update", False) for found in dispatch.participants(hook)):
+            setattr(dispatch, hook, partial(call_hook, getattr(dispatch, hook)))
+    return dispatch
+
+
+def call_hook(hook: Callable[..., Any] | None, *args: Any, **kwargs: Any) -> None:
+    """Call a hook outside of a round; numbers that it draws from the generators are put back."""
+    if hook is not None:
+        with preserved_rng():
+            hook(*args, **kwargs)
+
+
+def _goes_through_data(callback: CallbackBase) -> bool:
+    return any(isinstance(member, PeriodicDataIteratorCallback) for member in family([callback]))
+
+
+def _leaves_model_alone(instance: Any) -> bool:
+    """Return True if a callback or run plugin declares that its hooks do not call the model.
+
+    A callback's class declares it for itself: a subclass may call the model in an override, and declares it again.
+    """
+    if isinstance(instance, CallbackBase):
+        return vars(type(instance)).get("calls_model") is False
+    return getattr(instance, "calls_model", True) is False

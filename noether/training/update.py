@@ -1,0 +1,350 @@
+"""Update: all accumulation steps of one update and its optimizer step; batching and precision that it works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from noether.core.models.base import ModelBase
+from noether.data.samplers.tagged import TRAINING, TaggedBatch
+from noether.errors import SpecError
+from noether.kernel.progress import Stopwatch, UpdateCounter
+from noether.optim.model_optimizer import ModelOptimizer
+from noether.training.nonfinite import FiniteGuard, step_masked
+from noether.training.trainers.types import TrainerResult
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """Sizes of the forward passes of one update on one rank.
+
+    Attributes:
+        effective_batch_size: Samples of an update over all ranks.
+        batch_size: Samples of one forward pass.
+        accumulation_steps: Forward passes of an update.
+    """
+
+    effective_batch_size: int
+    batch_size: int
+    accumulation_steps: int
+
+
+def cut_update(
+    effective_batch_size: int,
+    *,
+    max_batch_size: int | None = None,
+    world_size: int = 1,
+    accumulate: bool = True,
+) -> Batching:
+    """Cut an update into the fewest equal forward passes that fit.
+
+    Args:
+        effective_batch_size: Samples of an update over all ranks.
+        max_batch_size: Most samples of one forward pass on one rank; None for no bound.
+        world_size: Number of ranks.
+        accumulate: True if an update may have more than one forward pass.
+
+    Raises:
+        SpecError: if the sizes do not divide, or if accumulation is needed and not allowed.
+    """
+    per_rank, rest = divmod(effective_batch_size, world_size)
+    if rest:
+        raise SpecError(
+            f"effective_batch_size = {effective_batch_size} does not divide by the {world_size} ranks",
+            hint=f"use {max(per_rank, 1) * world_size}, or another multiple of {world_size}",
+        )
+    bound = min(max_batch_size or per_rank, per_rank)
+    batch_size = next(size for size in range(bound, 0, -1) if per_rank % size == 0)
+    if batch_size < per_rank and not accumulate:
+        raise SpecError(
+            f"max_batch_size = {max_batch_size} is below the {per_rank} samples of an update on each rank, "
+            "and disable_gradient_accumulation is true",
+            hint="raise max_batch_size, lower effective_batch_size, or allow accumulation",
+        )
+    return Batching(effective_batch_size, batch_size, per_rank // batch_size)
+
+
+_DTYPES = {
+    "float32": None,
+    "fp32": None,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+}
+
+
+class Precision:
+    """Autocast and gradient scaler for a device and a number format; float32 needs neither.
+
+    Args:
+        name: As in the spec: `fp32`, `bf16`, `fp16` or their long forms.
+        device: Device of the forward pass.
+
+    Raises:
+        SpecError: if the device does not support the format.
+    """
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        self.name = name
+        self.device_type = device.type
+        self.dtype = _DTYPES[name]
+        if self.dtype is not None and not _supported(self.dtype, device):
+            raise SpecError(
+                f"precision = {name!r} is not supported on {device}",
+                hint='use precision = "fp32", or another device',
+            )
+        self.scaler = torch.amp.GradScaler(device.type) if self.dtype is torch.float16 else None
+
+    @property
+    def is_mixed(self) -> bool:
+        """Return True if the forward pass needs a context."""
+        return self.dtype is not None
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Return a context in which the forward pass runs in this format."""
+        return nullcontext() if self.dtype is None else torch.autocast(self.device_type, dtype=self.dtype)
+
+
+def _supported(dtype: torch.dtype, device: torch.device) -> bool:
+    if not torch.amp.is_autocast_available(device.type):
+        return False
+    return not (device.type == "cuda" and dtype is torch.bfloat16 and not torch.cuda.is_bf16_supported())
+
+
+# torch.set_grad_enabled is a context manager that also works as a call, at four times the price of what it calls.
+_set_grad_enabled = torch._C._set_grad_enabled
+
+StepOutcome: TypeAlias = tuple[dict[str, Tensor], dict[str, Tensor] | None, dict[str, Stopwatch]]
+"""Losses by name with their `total`, additional outputs, and stopwatches of one accumulation step."""
+UpdateOutcome: TypeAlias = tuple[dict[str, Tensor], dict[str, Tensor] | None, bool | Tensor]
+"""Losses and outputs of the last accumulation step, and whether the update was applied; see `Update`."""
+BeforeOptimizer: TypeAlias = Callable[[ModelBase], object]
+AfterStep: TypeAlias = Callable[[Any, dict[str, Tensor], dict[str, Tensor] | None, int, int], object]
+"""Takes batch, losses, outputs, number of accumulation steps, and which of them this was, from 0."""
+
+
+class Update:
+    """One whole update, run eagerly.
+
+    For each accumulation step it takes a batch, runs forward and backward pass, and calls `after_step`; after the last
+    backward pass it unscales, calls `before_optimizer_step`, and clips, masks, applies and releases the gradients. It
+    knows no trainer, writer or callback: what they do within an update is passed to `begin` as two callables.
+
+    Another implementation (compiled, or one captured graph) takes its place if it keeps to this:
+
+    - Learning rates are given: they stand as values in the optimizers' groups before the call, which reads no schedule
+      and no counter. A captured update copies them to the tensors that its graph reads.
+    - Losses and outputs belong to the caller: a captured update copies them out of the buffers of its graph.
+    - `applied` is a bool if the host knows, otherwise a 0-dim tensor on the device, 1.0 or 0.0. Nothing waits for it.
+    - `last_loss` and `applied` are set before `after_step` is called, which is left out for a non-finite step.
+    - `times` may lack parts: the clock is read between parts here because they are separate calls.
+    - Batches are taken one at a time. An optimizer that takes a closure (LBFGS) evaluates the loss several times, so
+      its update takes all batches first, and calls `after_step` in the first evaluation only.
+
+    This runs at every update, so it keeps to plain calls: no context is entered in float32, no string is built, and
+    losses stay tensors.
+
+    Args:
+        train_step: Forward pass and loss of one batch.
+        precision: Autocast and scaler.
+        guard: Decides whether an update may be applied.
+        accumulation_steps: Accumulation steps of an update.
+        accumulate: Takes the place of the method `accumulate`, with its signature: the `update` of a trainer that
+            overrides it.
+        to_device: Moves a batch to the device; None if batches are there already.
+
+    Attributes:
+        last_loss: Total loss of the last accumulation step, detached.
+        applied: 1.0 if the last update was applied, else 0.0, on the device; None if the host knows. Before the last
+            accumulation step it says if this step's loss is finite.
+        times: Seconds of the parts of the last update, `data_time` among them.
+    """
+
+    def __init__(
+        self,
+        train_step: Callable[[Any, torch.nn.Module], TrainerResult],
+        precision: Precision,
+        guard: FiniteGuard,
+        *,
+        accumulation_steps: int = 1,
+        accumulate: Callable[..., StepOutcome] | None = None,
+        to_device: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.train_step = train_step
+        self.precision = precision
+        self.guard = guard
+        self.accumulation_steps = accumulation_steps
+        self.last_loss: Tensor | None = None
+        self.applied: Tensor | None = None
+        self.times: dict[str, float] = {}
+        self._accumulate = accumulate or self.accumulate
+        self._to_device = to_device
+        self._before_optimizer_step: BeforeOptimizer | None = None
+        self._after_step: AfterStep | None = None
+        self._model: ModelBase | None = None
+        self._dist_model: torch.nn.Module | None = None
+        self._optimizers: list[ModelOptimizer] = []
+        self._torch_optimizers: list[torch.optim.Optimizer] = []
+        self._parameters: list[torch.nn.Parameter] = []
+        # Used again at every accumulation step: they are read before the next one, and building them would cost more.
+        self._forward_time, self._backward_time, self._update_time = Stopwatch(), Stopwatch(), Stopwatch()
+        self._watches = {
+            "forward_time": self._forward_time,
+            "backward_time": self._backward_time,
+            "update_time": self._update_time,
+        }
+
+    def begin(
+        self,
+        model: ModelBase,
+        dist_model: torch.nn.Module,
+        *,
+        before_optimizer_step: BeforeOptimizer | None = None,
+        after_step: AfterStep | None = None,
+    ) -> None:
+        """Set the model of the following updates, and the callables to call within them.
+
+        Args:
+            model: The unwrapped model, with its optimizers.
+            dist_model: The model as the forward pass calls it.
+            before_optimizer_step: Called on the unscaled gradients, before they are clipped.
+            after_step: Called after each finite accumulation step, so that no batch is kept longer than that.
+        """
+        self._adopt(model)
+        self._dist_model = dist_model
+        self._before_optimizer_step, self._after_step = before_optimizer_step, after_step
+
+    def __call__(self, batches: Iterator[TaggedBatch]) -> UpdateOutcome:
+        """Do one update with the next training batches.
+
+        Loops stand where comprehensions would read better: a comprehension is a call, and this runs at every update.
+
+        Args:
+            batches: The stream; batches that an evaluation pass has left in it are passed over.
+        """
+        assert self._model is not None and self._dist_model is not None, "call begin first"
+        model, dist_model = self._model, self._dist_model
+        guard, after_step, total = self.guard, self._after_step, self.accumulation_steps
+        times: dict[str, float] = {"data_time": 0.0}
+        for index in range(total):
+            started = perf_counter()
+            tag, _, batch = next(batches)
+            while tag != TRAINING:
+                tag, _, batch = next(batches)
+            if self._to_device is not None:
+                batch = self._to_device(batch)
+            losses, outputs, watches = self._accumulate(batch, dist_model, model, total, index)
+            self.last_loss, self.applied = losses["total"], guard.applied
+            if after_step is not None and not guard.was_skipped:
+                after_step(batch, losses, outputs, total, index)
+            # A trainer with an `update` of its own may have other watches, or may not have started them.
+            forward_at = watches["forward_time"].started_at if "forward_time" in watches else started
+            if forward_at > started:
+                times["data_time"] += forward_at - started
+            for part in watches:
+                elapsed = watches[part].elapsed_seconds
+                times[part] = times[part] + elapsed if index else elapsed
+        self.times = times
+        return losses, outputs, not guard.was_skipped if guard.applied is None else guard.applied
+
+    def accumulate(
+        self,
+        batch: Any,
+        dist_model: torch.nn.Module,
+        model: ModelBase,
+        accumulation_steps_total: int,
+        accumulation_step: int,
+        retain_graph: bool = False,
+    ) -> StepOutcome:
+        """Do one accumulation step, and the optimizer step after the last one; see `BaseTrainer.update`."""
+        started = perf_counter()
+        were_enabled = torch.is_grad_enabled()
+        _set_grad_enabled(True)  # the loop, hooks included, runs without gradients; only this does not
+        try:
+            if self.precision.dtype is None:
+                result = self.train_step(batch, dist_model)
+            else:
+                with self.precision.autocast():
+                    result = self.train_step(batch, dist_model)
+            loss = result.total_loss if accumulation_steps_total == 1 else result.total_loss / accumulation_steps_total
+            forwarded = perf_counter()
+            scaler = self.precision.scaler
+            scaled = loss if scaler is None else scaler.scale(loss)
+            scaled.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        finally:
+            _set_grad_enabled(were_enabled)
+        propagated = perf_counter()
+        total = result.total_loss.detach()
+        if accumulation_step == accumulation_steps_total - 1:
+            self._apply(model, total)
+        else:
+            self.guard.keep(total)
+        losses = {"total": total}
+        if result.losses_to_log:
+            for name in result.losses_to_log:
+                part = result.losses_to_log[name]
+                losses[name] = total if part is result.total_loss else part.detach()
+        outputs = result.additional_outputs
+        if outputs:
+            outputs = {name: output.detach() for name, output in outputs.items()}
+        self._forward_time.started_at = started
+        self._forward_time.elapsed_seconds = forwarded - started
+        self._backward_time.elapsed_seconds = propagated - forwarded
+        self._update_time.elapsed_seconds = perf_counter() - propagated
+        return losses, outputs, self._watches
+
+    def recall(self, last_loss: Tensor | None) -> None:
+        """Set the loss of an update that an earlier session has done, for the round that repeats its hooks."""
+        self.last_loss = last_loss
+
+    def _adopt(self, model: ModelBase) -> None:
+        """Remember the optimizers and parameters of a model, so that no update has to collect them."""
+        self._model = model
+        self._optimizers = list(model.optimizers().values())
+        self._parameters = [parameter for optimizer in self._optimizers for parameter in optimizer.parameters]
+        self._torch_optimizers = [optimizer.torch_optimizer for optimizer in self._optimizers]
+        self.guard.adopt(self._torch_optimizers)
+
+    def _apply(self, model: ModelBase, loss: Tensor) -> None:
+        """Clip and apply the gradients if they are finite, and release them in any case."""
+        if model is not self._model:
+            self._adopt(model)
+        scaler = self.precision.scaler
+        if scaler is not None:
+            for optimizer in self._optimizers:
+                if optimizer.has_gradients:
+                    scaler.unscale_(optimizer.torch_optimizer)
+        if self._before_optimizer_step is not None:
+            self._before_optimizer_step(model)
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        guard = self.guard
+        if guard.admits(loss, gradients, scaler):
+            if guard.mask is None:
+                model.optimizer_step(scaler)
+            else:
+                step_masked(model, self._torch_optimizers, guard.mask)
+        if scaler is not None and gradients:
+            scaler.update()
+        model.optimizer_zero_grad()
+
+
+def give_optimizers(model: ModelBase, counter: UpdateCounter) -> None:
+    """Build the model's optimizers for a run of this length, unless it has some that were made by hand.
+
+    Raises:
+        SpecError: if nothing in the model is trainable.
+    """
+    span = (counter.end_update, counter.updates_per_epoch)
+    known = model.optimizers().values()
+    if not counter.end_update or (known and all(optimizer.built_for in (None, span) for optimizer in known)):
+        return
+    model.initialize_optimizer(total_updates=span[0], updates_per_epoch=span[1])
+    if not model.optimizers():
+        raise SpecError("the model has no trainable parameters", hint="loosen `frozen` under [model]")
