@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from noether.config.components import CallBackBaseConfig
-from noether.core.callbacks.iterating import iterator_callbacks
-from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
+from noether.core.callbacks.periodic import PeriodicDataIteratorCallback, iterator_callbacks
 from noether.core.utils.training.counter import UpdateCounter
 from noether.data.dataset import length_of
 from noether.kernel.markers import hookimpl

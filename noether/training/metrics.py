@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from noether.core.callbacks.precise import precise
+from noether.core.callbacks.tracked import precise
 from noether.errors import TrainingError
 
 

@@ -153,3 +153,22 @@ class CallbackBase:
     @inherited_no_op
     def after_training(self, *, update_counter: UpdateCounter) -> None:
         """Finish: log summaries, write last files."""
+
+
+class OneShotConfig(CallBackBaseConfig):
+    """Settings of a callback without a schedule."""
+
+    needs_interval: ClassVar[bool] = False
+
+
+class OneShotCallback(CallbackBase):
+    """Acts in `before_training` only.
+
+    Args:
+        callback_config: Has nothing to set but an id.
+        **kwargs: What `CallbackBase` takes.
+    """
+
+    def __init__(self, callback_config: OneShotConfig, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.callback_config = callback_config

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from noether.data.loader import evaluation_pass
+from noether.data.container import DataContainer
+from noether.data.loader import TrainingLoader, evaluation_pass
 from noether.data.samplers.tagged import SamplerIntervalConfig, TaggedBatch
 from noether.errors import TrainingError
 
@@ -165,3 +166,53 @@ class DatasetPass:
                 self.before_batch()
             yield batch
             bar.advance()
+
+
+class EvaluationStream:
+    """Deliver one pass for each consumer, at moments that no interval tells beforehand.
+
+    The loader is built when it is first needed and kept, so that its workers start once.
+
+    Args:
+        data_container: The data sets.
+        consumers: Return the requests of all consumers, in the order in which they read.
+        device: The device that batches are for.
+    """
+
+    def __init__(
+        self,
+        data_container: DataContainer,
+        consumers: Callable[[], Sequence[SamplerIntervalConfig]],
+        *,
+        device: torch.device,
+    ) -> None:
+        self._data_container = data_container
+        self._consumers = consumers
+        self._device = device
+        self._loader: TrainingLoader | None = None
+        self._batch_size = 0
+        self._batches: Iterator[TaggedBatch] = iter(())
+
+    def passes(self, batch_size: int) -> Iterator[TaggedBatch]:
+        """Return the batches of all passes, from the beginning.
+
+        Args:
+            batch_size: Samples a batch for consumers without a batch size of their own.
+        """
+        consumers = self._consumers()
+        if not consumers:
+            return iter(())
+        if self._loader is None or self._batch_size != batch_size:
+            self.close()
+            self._batch_size = batch_size
+            self._loader = self._data_container.build_loader(
+                consumers, batch_size=batch_size, evaluation=True, device=self._device
+            )
+        self._batches = iter(self._loader)
+        return self._batches
+
+    def close(self) -> None:
+        """Stop the workers, if there are any; the next passes start them again."""
+        if isinstance(self._batches, Generator):
+            self._batches.close()  # an error's traceback may hold it, and it holds the workers
+        self._batches, self._loader = iter(()), None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from functools import cached_property
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, wraps
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,6 @@ from noether.checkpoint.writer import CheckpointWriter
 from noether.config.components import PeriodicDataIteratorCallbackConfig
 from noether.core.callbacks.base import CallbackBase, CallBackBaseConfig
 from noether.core.callbacks.evaluation import DatasetPass
-from noether.core.callbacks.gradients import without_gradients
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
 from noether.core.utils.training.counter import UpdateCounter
@@ -31,6 +30,21 @@ from noether.metrics.log import LogWriter
 from noether.metrics.tracker import BaseTracker
 
 IntervalType = Literal["epoch", "update", "sample", "eval"]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def without_gradients(hook: Callable[P, T]) -> Callable[P, T]:
+    """Run `hook` under `torch.no_grad()`, also if called by hand; costs one check if gradients are off already."""
+
+    @wraps(hook)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        if not torch.is_grad_enabled():
+            return hook(*args, **kwargs)
+        with torch.no_grad():
+            return hook(*args, **kwargs)
+
+    return call
 
 
 class PeriodicCallback(CallbackBase):
@@ -296,3 +310,13 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
     def after_training(self, **_: Any) -> None:
         """Say how long evaluation waited for its data."""
         self.logger.debug("%s waited %.2f s for data", self.id, self.total_data_time)
+
+
+def iterator_callbacks(callbacks: Sequence[CallbackBase]) -> list[PeriodicDataIteratorCallback]:
+    """Return the callbacks that iterate over data sets, children included, in the order of their calls."""
+    found = []
+    for callback in callbacks:
+        if isinstance(callback, PeriodicDataIteratorCallback):
+            found.append(callback)
+        found += iterator_callbacks(callback.get_children())
+    return found

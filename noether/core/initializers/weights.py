@@ -1,4 +1,4 @@
-"""Initialize weights from a file, a checkpoint or a run."""
+"""`checkpoint` and `previous-run`: begin with the weights of a file, a checkpoint or a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from noether.checkpoint.manifest import NAME, WEIGHTS
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.saved_step import SavedStep
-from noether.checkpoint.step_names import Checkpoint, StepNames
+from noether.checkpoint.step_names import LATEST, Checkpoint, StepNames
 from noether.checkpoint.tensor_file import decode_tensors
 from noether.checkpoint.untrusted import read_chosen
 from noether.core.initializers.base import InitializerBase, InitializerConfig
@@ -204,6 +204,87 @@ class WeightsInitializer(InitializerBase):
             )
         match.load_into(model)
         self.logger.info("%s", match.report(str(weights.source)))
+
+
+class CheckpointInitializerConfig(WeightsConfig):
+    """Where the weights are, and which of them to load."""
+
+    path_fields: ClassVar[tuple[str, ...]] = ("path",)
+
+    path: str = Field(
+        examples=["pretrained/encoder.safetensors"],
+        description="A .safetensors file, the folder of a step, or the folder of a run.",
+    )
+    checkpoint: str = Field(
+        LATEST,
+        examples=["best_model.loss/test/total"],
+        description="Which checkpoint, where `path` is a run's folder: latest, last, best_model.<metric>, E…_U…_S….",
+    )
+
+
+class CheckpointInitializer(WeightsInitializer):
+    """Loads weights and nothing else; optimizer, counters and callbacks begin anew.
+
+    ```toml
+    [initializer]
+    kind = "checkpoint"
+    path = "pretrained/encoder.safetensors"
+    rename = { "backbone" = "encoder" }      # backbone.0.weight → encoder.0.weight
+    exclude = ["head.*"]                     # stays as the seed made it
+    ```
+
+    What was loaded, and what was not, is told in one line. With `strict`, the default, a tensor that is missing, left
+    over or of another shape is an error; `strict = false` loads what fits.
+
+    Args:
+        initializer_config: Where the weights are.
+    """
+
+    def __init__(self, initializer_config: CheckpointInitializerConfig) -> None:
+        super().__init__(initializer_config)
+        self.path, self.checkpoint = Path(initializer_config.path), initializer_config.checkpoint
+
+    def read(self, trainer: RunningTrainer) -> Weights:
+        """Return the weights of the file, or of the checkpoint."""
+        return read_weights(self.path, self.checkpoint)
+
+
+class PreviousRunInitializerConfig(WeightsConfig):
+    """Which run and checkpoint, and which of its weights to load."""
+
+    run_id: str = Field(
+        examples=["airfoil-20260102-030405-ab12"], description="The run: the name of its folder below `output`."
+    )
+    checkpoint: str = Field(
+        LATEST,
+        examples=["best_model.loss/test/total"],
+        description="Which of its checkpoints: latest, last, best_model.<metric>, E…_U…_S….",
+    )
+
+
+class PreviousRunInitializer(WeightsInitializer):
+    """Loads the weights of another run and nothing else; optimizer, counters and callbacks begin anew.
+
+    ```toml
+    [initializer]
+    kind = "previous-run"
+    run_id = "airfoil-20260102-030405-ab12"
+    checkpoint = "best_model.loss/test/total"
+    ```
+
+    To go on with that run where it stopped, use `resume`; for weights from elsewhere, `checkpoint`.
+
+    Args:
+        initializer_config: Which run.
+    """
+
+    def __init__(self, initializer_config: PreviousRunInitializerConfig) -> None:
+        super().__init__(initializer_config)
+        self.run_id, self.checkpoint = initializer_config.run_id, initializer_config.checkpoint
+
+    def read(self, trainer: RunningTrainer) -> Weights:
+        """Return the weights of the run's checkpoint."""
+        return weights_of_run(run_below(trainer.path_provider.output_path, self.run_id), self.checkpoint)
 
 
 def renamed(tensors: Mapping[str, Tensor], rename: Mapping[str, str]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from noether.config.components import ModelBaseConfig
 from noether.core.models.base import ModelBase
-from noether.core.models.mlp import ACTIVATIONS, Activation
+from noether.core.models.mlp import ACTIVATIONS, Activation, OutFeatures, infer_out_features, output_shapes
 from noether.errors import SpecError
 
 
@@ -27,7 +27,7 @@ class CNNConfig(ModelBaseConfig):
     in_channels: int | None = Field(
         None, ge=1, examples=[3], description="Channels of the image; unset: from the first sample."
     )
-    out_features: dict[str, int | list[int]] | None = Field(
+    out_features: OutFeatures | None = Field(
         None,
         examples=[{"label": 10}],
         description="Shape of each field's output; unset: that of its target in the first training sample.",
@@ -63,10 +63,7 @@ class CNN(ModelBase):
         if model_config.dropout:
             layers.append(nn.Dropout(model_config.dropout))
         self.body = nn.Sequential(*layers)
-        self.shapes = {
-            field: (shape,) if isinstance(shape, int) else tuple(shape)
-            for field, shape in model_config.out_features.items()
-        }
+        self.shapes = output_shapes(model_config.out_features)
         self.heads = nn.ModuleDict(
             {field: nn.Linear(model_config.hidden, math.prod(shape)) for field, shape in self.shapes.items()}
         )
@@ -87,10 +84,9 @@ class CNN(ModelBase):
                 hint="name one image in trainer.forward_properties, or use kind = 'mlp'",
             )
         (image,) = shapes.values()
-        inferred = {field: list(value.shape) for field, value in targets.items()}
         update = {
             "in_channels": model_config.in_channels or image[0],
-            "out_features": {**inferred, **(model_config.out_features or {})},
+            "out_features": infer_out_features(model_config.out_features, targets),
         }
         return model_config.model_copy(update=update)
 

@@ -24,6 +24,19 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 Activation = Literal["relu", "gelu", "silu", "tanh"]
 
 
+OutFeatures = dict[str, int | list[int]]
+
+
+def output_shapes(out_features: OutFeatures) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each field's output, without the batch dimension."""
+    return {field: (shape,) if isinstance(shape, int) else tuple(shape) for field, shape in out_features.items()}
+
+
+def infer_out_features(out_features: OutFeatures | None, targets: Mapping[str, Tensor]) -> OutFeatures:
+    """Return the shapes that the config gives; for other fields those of their targets in one sample."""
+    return {field: list(value.shape) for field, value in targets.items()} | (out_features or {})
+
+
 class MLPConfig(ModelBaseConfig):
     """Settings of the `mlp` model."""
 
@@ -40,7 +53,7 @@ class MLPConfig(ModelBaseConfig):
         examples=[{"points": 3}],
         description="Numbers in each forward property; unset: from the first training sample.",
     )
-    out_features: dict[str, int | list[int]] | None = Field(
+    out_features: OutFeatures | None = Field(
         None,
         examples=[{"velocity": 3}],
         description="Shape of each field's output; unset: that of its target in the first training sample.",
@@ -63,10 +76,7 @@ class MLP(ModelBase):
                 hint="name forward_properties and target_properties under [trainer]; the first sample has the sizes",
             )
         self.inputs = list(model_config.in_features)
-        self.shapes = {
-            field: (shape,) if isinstance(shape, int) else tuple(shape)
-            for field, shape in model_config.out_features.items()
-        }
+        self.shapes = output_shapes(model_config.out_features)
         self.sizes = [math.prod(shape) for shape in self.shapes.values()]
         self.only_input = self.inputs[0] if len(self.inputs) == 1 else None
         self.only_field = next(iter(self.shapes)) if len(self.shapes) == 1 else None
@@ -86,10 +96,8 @@ class MLP(ModelBase):
     ) -> MLPConfig:
         """Take the sizes that are not given from the shapes of one sample."""
         in_features = model_config.in_features or {name: value.numel() for name, value in inputs.items()}
-        given = model_config.out_features or {}
-        inferred = {field: list(value.shape) for field, value in targets.items()}
-        update = {"in_features": in_features, "out_features": {**inferred, **given}}
-        return model_config.model_copy(update=update)
+        out_features = infer_out_features(model_config.out_features, targets)
+        return model_config.model_copy(update={"in_features": in_features, "out_features": out_features})
 
     def forward(self, *inputs: Tensor, **properties: Tensor) -> dict[str, Tensor]:
         """Map properties `(batch, ...)`, by name or in the order of `in_features`, to fields `(batch, *shape)`."""

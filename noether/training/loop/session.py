@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from noether.core.callbacks.base import CallbackBase
-from noether.core.callbacks.iterating import iterator_callbacks
 from noether.core.callbacks.nested import family
 from noether.core.callbacks.participants import participants_of
+from noether.core.callbacks.periodic import iterator_callbacks
 from noether.core.models.base import ModelBase
 from noether.data.randomness import preserved_rng
 from noether.kernel.dispatch import Dispatch, compile_dispatch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -12,11 +11,11 @@ from noether.config.components import CallBackBaseConfig
 from noether.config.discriminated import Discriminated
 from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.base import CallbackBase
-from noether.core.callbacks.best_value import Tolerances
+from noether.core.callbacks.best_value import Tolerances, direction_of
 from noether.core.callbacks.checkpoint.interval import check_parts, parts_to_save
-from noether.core.callbacks.iterating import EvaluationStream, iterator_callbacks
+from noether.core.callbacks.evaluation import EvaluationStream
 from noether.core.callbacks.nested import NestedCallbacks
-from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
+from noether.core.callbacks.periodic import IntervalType, PeriodicCallback, iterator_callbacks
 from noether.core.utils.training.counter import UpdateCounter
 
 
@@ -116,11 +115,10 @@ class BestCheckpointCallback(PeriodicCallback):
         self.metric_key = callback_config.metric_key
         self.model_names = callback_config.model_names
         self.save_frozen_weights = callback_config.save_frozen_weights
-        higher = callback_config.higher_is_better
-        if higher is None:
-            higher = self.metric_property_provider.higher_is_better(self.metric_key)
-        self.higher_is_better: bool = higher
-        self._progress = Tolerances(callback_config.tolerances or (), higher_is_better=higher)
+        self.higher_is_better = direction_of(
+            self.metric_key, callback_config.higher_is_better, self.metric_property_provider
+        )
+        self._progress = Tolerances(callback_config.tolerances or (), higher_is_better=self.higher_is_better)
         self._children = NestedCallbacks(
             callback_config.eval_callbacks or [],
             {name: value for name, value in kwargs.items() if name != "name"},
@@ -128,7 +126,11 @@ class BestCheckpointCallback(PeriodicCallback):
             metric_prefix=best_prefix(self.metric_key),
         )
         self.eval_callbacks: list[CallbackBase] = self._children.members
-        self._stream = EvaluationStream(self.data_container, self.eval_callbacks, device=self.trainer.device)
+        self._stream = EvaluationStream(
+            self.data_container,
+            lambda: [child.sampler_config for child in iterator_callbacks(self.eval_callbacks)],
+            device=self.trainer.device,
+        )
 
     # What can be said of it before it is built
 
@@ -157,14 +159,12 @@ class BestCheckpointCallback(PeriodicCallback):
     @property
     def best_metric_value(self) -> float:
         """The best value of the metric; before the first one the worst there is, an infinity."""
-        if self._progress.best.value is None:
-            return -math.inf if self.higher_is_better else math.inf
-        return self._progress.best.value
+        return self._progress.best.or_worst
 
     @property
     def tolerance_counter(self) -> int:
         """Intervals in a row without a better value."""
-        return self._progress.counter
+        return self._progress.best.without_improvement
 
     @property
     def tolerances_is_exceeded(self) -> dict[int, bool]:

@@ -24,9 +24,8 @@ from noether.core.callbacks.checkpoint.averages import (
     load_averages,
 )
 from noether.core.callbacks.checkpoint.interval import CheckpointCallbackConfig
-from noether.core.callbacks.gradients import without_gradients
 from noether.core.callbacks.nested import NestedCallbacks
-from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
+from noether.core.callbacks.periodic import IntervalType, PeriodicCallback, without_gradients
 from noether.core.models.base import ModelBase
 from noether.core.utils.training.counter import UpdateCounter
 from noether.kernel.markers import when_due

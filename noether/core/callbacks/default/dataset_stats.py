@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts
-from noether.core.callbacks.default.one_shot import OneShotCallback
+from noether.core.callbacks.base import OneShotCallback
 from noether.core.utils.training.counter import UpdateCounter
 from noether.data.dataset import length_of
 

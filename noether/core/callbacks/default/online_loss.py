@@ -12,10 +12,8 @@ from torch import Tensor
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts, intervals_of
 from noether.core.callbacks.periodic import PeriodicCallback
-from noether.core.callbacks.precise import precise
+from noether.core.callbacks.tracked import HOLD, AppliedSteps, precise
 from noether.metrics.values import read_scalars
-
-_FOLD = 256  # losses kept before they are added up, so that a long interval does not hold a tensor for each update
 
 
 class OnlineLossCallback(PeriodicCallback):
@@ -37,10 +35,7 @@ class OnlineLossCallback(PeriodicCallback):
 
     def __init__(self, callback_config: CallBackBaseConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
-        self._kept: list[dict[str, Tensor]] = []
-        self._unsure: list[tuple[dict[str, Tensor], Tensor]] = []  # only the device knows whether they count
-        self._held: list[dict[str, Tensor]] = []  # of the accumulation steps of an update that is under way
-        self._room = _FOLD
+        self._steps: AppliedSteps[dict[str, Tensor]] = AppliedSteps()
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = defaultdict(int)
         self._unread: dict[str, float | Tensor] = {}  # counts that are still on the device
@@ -55,52 +50,31 @@ class OnlineLossCallback(PeriodicCallback):
         self, *, losses: dict[str, Tensor], accumulation_steps: int, accumulation_step: int, **_: Any
     ) -> None:
         """Keep the losses of one accumulation step."""
-        if accumulation_steps > 1:
-            self._hold_back(
-                losses, is_first=accumulation_step == 0, is_last=accumulation_step + 1 == accumulation_steps
-            )
-        elif self.trainer.applied is None:
-            self._kept.append(losses)
-        else:
-            self._unsure.append((losses, self.trainer.applied))
-        self._room -= 1
-        if self._room <= 0:
+        self._steps.add(
+            losses,
+            accumulation_steps=accumulation_steps,
+            accumulation_step=accumulation_step,
+            applied=self.trainer.applied,
+        )
+        if len(self._steps) >= HOLD:
             self._fold()
 
-    def _hold_back(self, losses: dict[str, Tensor], *, is_first: bool, is_last: bool) -> None:
-        """Keep the losses of an update with its last step only, which says whether it was applied."""
-        if is_first:
-            self._held.clear()  # a last step that never came was one of an update that was not applied
-        self._held.append(losses)
-        if is_last:
-            applied = self.trainer.applied
-            if applied is None:
-                self._kept += self._held
-            else:
-                self._unsure += [(held, applied) for held in self._held]
-            self._held.clear()
-
     def _fold(self) -> None:
-        """Add up what was kept, by name; a loss may be missing in some steps."""
-        for name in dict.fromkeys(chain.from_iterable(self._kept)):
-            values = [losses[name] for losses in self._kept if name in losses]
-            total = precise(torch.stack(values)).sum()  # a mean must not depend on how it was folded
-            self._sums[name] = self._sums[name] + total if name in self._sums else total
-            self._counts[name] += len(values)
-        self._kept.clear()
-        self._room = _FOLD
-        if self._unsure:
-            self._fold_unsure()
+        """Add up what is held, by name, without waiting for the device; a loss may be missing in some steps."""
+        steps = self._steps.take()
+        for name in dict.fromkeys(chain.from_iterable(losses for losses, _ in steps)):
+            known = [losses[name] for losses, applied in steps if applied is None and name in losses]
+            masked = [(losses[name], applied) for losses, applied in steps if applied is not None and name in losses]
+            if known:
+                self._add(name, precise(torch.stack(known)).sum())  # a mean must not depend on how it was folded
+                self._counts[name] += len(known)
+            if masked:
+                values, applied = (precise(torch.stack(column)) for column in zip(*masked, strict=True))
+                self._add(name, torch.where(applied > 0.0, values, 0.0).sum())
+                self._unread[name] = self._unread.get(name, 0.0) + applied.sum()
 
-    def _fold_unsure(self) -> None:
-        """Add up what counts for applied updates only, without asking the device which they are."""
-        for name in dict.fromkeys(chain.from_iterable([losses for losses, _ in self._unsure])):
-            kept = [(losses[name], applied) for losses, applied in self._unsure if name in losses]
-            values, applied = (precise(torch.stack(column)) for column in zip(*kept, strict=True))
-            total = torch.where(applied > 0.0, values, 0.0).sum()
-            self._sums[name] = self._sums[name] + total if name in self._sums else total
-            self._unread[name] = self._unread[name] + applied.sum() if name in self._unread else applied.sum()
-        self._unsure.clear()
+    def _add(self, name: str, total: Tensor) -> None:
+        self._sums[name] = self._sums[name] + total if name in self._sums else total
 
     def _read_counts(self) -> None:
         """Learn how many steps count, in one copy to the host; forget losses that no applied update had."""

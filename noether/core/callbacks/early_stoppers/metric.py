@@ -8,7 +8,7 @@ from pydantic import Field
 
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts
-from noether.core.callbacks.best_value import BestValue
+from noether.core.callbacks.best_value import BestValue, direction_of
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
 from noether.core.utils.training.counter import UpdateCounter
 from noether.core.utils.training.early_stop import EarlyStopIteration
@@ -58,11 +58,8 @@ class MetricEarlyStopperCallback(PeriodicCallback):
         super().__init__(callback_config, **kwargs)
         self.metric_key = callback_config.metric_key
         self.patience = callback_config.patience
-        higher = callback_config.higher_is_better
-        if higher is None:
-            higher = self.metric_property_provider.higher_is_better(self.metric_key)
+        higher = direction_of(self.metric_key, callback_config.higher_is_better, self.metric_property_provider)
         self._best = BestValue(higher_is_better=higher)
-        self._without_improvement = 0
 
     @classmethod
     def produced_metrics(cls, config: MetricEarlyStopperCallbackConfig, facts: MetricFacts) -> tuple[str, ...]:
@@ -91,23 +88,21 @@ class MetricEarlyStopperCallback(PeriodicCallback):
         """
         if interval_type == "eval":
             return
-        improved = self._best.offer(self.writer.current(self.metric_key))
-        self._without_improvement = 0 if improved else self._without_improvement + 1
+        self._best.offer(self.writer.current(self.metric_key))
         self._stop_if_exhausted()
 
     def _stop_if_exhausted(self) -> None:
-        if self._without_improvement > self.patience:
+        if self._best.without_improvement > self.patience:
             best = "it was never finite" if self._best.value is None else f"its best value is {self._best.value:.6g}"
             raise EarlyStopIteration(
-                f"{self.metric_key} has not improved for {self._without_improvement} intervals, "
+                f"{self.metric_key} has not improved for {self._best.without_improvement} intervals, "
                 f"patience = {self.patience}; {best}"
             )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best value and for how long there was no better one."""
-        return {"best": self._best.value, "without_improvement": self._without_improvement}
+        return self._best.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the best value of an earlier session."""
-        self._best.value = state_dict["best"]
-        self._without_improvement = state_dict["without_improvement"]
+        self._best.load_state_dict(state_dict)

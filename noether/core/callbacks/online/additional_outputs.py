@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -16,7 +16,7 @@ from noether.checkpoint.tensor_file import encode_tensors
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts, intervals_of
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
-from noether.core.callbacks.precise import precise
+from noether.core.callbacks.tracked import HOLD, AppliedSteps, precise
 from noether.core.utils.nearest import did_you_mean
 from noether.core.utils.training.counter import UpdateCounter
 from noether.errors import TrainingError
@@ -45,54 +45,6 @@ def write_outputs(path: Path, outputs: Mapping[str, Sequence[Tensor]]) -> None:
     except OSError as error:
         raise storage_error(error, path) from error
     replace_file(path, encode_tensors(tensors)[0])
-
-
-T = TypeVar("T")
-
-_READ_EVERY = 256  # steps that wait for the device's word at most, so that a long interval does not hold them all
-
-
-class AppliedSteps(Generic[T]):
-    """Holds what each accumulation step brought until it is known whether its update was applied.
-
-    On the CPU the last step of an update says so. On an accelerator only the device knows; it is asked when somebody
-    wants to know, or for many steps at once.
-    """
-
-    def __init__(self) -> None:
-        self._under_way: list[T] = []
-        self._unsure: list[tuple[T, Tensor]] = []
-
-    def add(self, step: T, *, accumulation_steps: int, accumulation_step: int, applied: Tensor | None) -> list[T]:
-        """Take what a step brought; return what is known to count by now, in order.
-
-        Args:
-            step: What it brought.
-            accumulation_steps: Steps of its update.
-            accumulation_step: Which of them it is, from 0.
-            applied: Whether the update was applied, 1.0 or 0.0 on the device; None if it was.
-        """
-        if accumulation_step == 0:
-            self._under_way = []  # where no last step came, the update was not applied
-        self._under_way.append(step)
-        if accumulation_step + 1 < accumulation_steps:
-            return []
-        update, self._under_way = self._under_way, []
-        if applied is None:
-            return [*self.settle(), *update]
-        self._unsure += [(step, applied) for step in update]
-        return self.settle() if len(self._unsure) >= _READ_EVERY else []
-
-    def settle(self) -> list[T]:
-        """Return what counts of the steps that only the device knew about, in order; one copy to the host."""
-        if not self._unsure:
-            return []
-        unsure, self._unsure = self._unsure, []
-        verdicts = torch.stack([applied for _, applied in unsure]).tolist()
-        return [step for (step, _), applied in zip(unsure, verdicts, strict=True) if applied]
-
-
-_FOLD = 256  # numbers kept before they become one tensor, so that a long interval does not hold one for each step
 
 
 class TrackAdditionalOutputsCallbackConfig(CallBackBaseConfig):
@@ -198,13 +150,12 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             for name, output in outputs.items()
             if name in self.keys or any(pattern in name for pattern in self.patterns)
         }
-        known = self._steps.add(
-            selected,
-            accumulation_steps=accumulation_steps,
-            accumulation_step=accumulation_step,
-            applied=self.trainer.applied,
+        applied = self.trainer.applied
+        self._steps.add(
+            selected, accumulation_steps=accumulation_steps, accumulation_step=accumulation_step, applied=applied
         )
-        self._keep(known)
+        if applied is None or len(self._steps) >= HOLD:
+            self._keep(self._steps.read())
 
     def _missing(self, key: str, outputs: Mapping[str, Tensor]) -> TrainingError:
         who = f"callback '{self.id}' tracks the output {key!r}"
@@ -230,8 +181,8 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
                 if self.reduce == "last" and not self.save_output:
                     values.clear()
                 values.append(value)
-                if not self.save_output and len(values) >= _FOLD and not values[-_FOLD].ndim:
-                    values[-_FOLD:] = [torch.stack(values[-_FOLD:])]
+                if not self.save_output and len(values) >= HOLD and not values[-HOLD].ndim:
+                    values[-HOLD:] = [torch.stack(values[-HOLD:])]
 
     def periodic_callback(
         self, *, update_counter: UpdateCounter, interval_type: IntervalType = "update", **_: Any
@@ -241,7 +192,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         Raises:
             StorageError: The disk refuses a file.
         """
-        self._keep(self._steps.settle())
+        self._keep(self._steps.read())
         if not self.tracked_values:
             self._warn_once(interval_type)
         for name, values in self.tracked_values.items():
@@ -279,7 +230,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return what was tracked in the interval that is under way."""
-        self._keep(self._steps.settle())
+        self._keep(self._steps.read())
         tracked = {name: list(values) for name, values in self.tracked_values.items()}
         return {"tracked": tracked} if tracked else None
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts
-from noether.core.callbacks.best_value import BestValue
+from noether.core.callbacks.best_value import BestValue, direction_of
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
 
 
@@ -73,9 +72,9 @@ class BestMetricCallback(PeriodicCallback):
         self.source_metric_key = callback_config.source_metric_key
         self.target_metric_keys = list(callback_config.target_metric_keys or [])
         self.optional_target_metric_keys = list(callback_config.optional_target_metric_keys or [])
-        self.higher_is_better = callback_config.higher_is_better
-        if self.higher_is_better is None:
-            self.higher_is_better = self.metric_property_provider.higher_is_better(self.source_metric_key)
+        self.higher_is_better = direction_of(
+            self.source_metric_key, callback_config.higher_is_better, self.metric_property_provider
+        )
         self._best = BestValue(higher_is_better=self.higher_is_better)
         self._at_best: dict[str, float] = {}
 
@@ -98,9 +97,7 @@ class BestMetricCallback(PeriodicCallback):
     @property
     def best_metric_value(self) -> float:
         """The best value of the source; before the first one the worst there is, an infinity."""
-        if self._best.value is None:
-            return -math.inf if self.higher_is_better else math.inf
-        return self._best.value
+        return self._best.or_worst
 
     def periodic_callback(self, *, interval_type: IntervalType = "epoch", **_: Any) -> None:
         """Compare the source with its best, and log the targets of the best round.
@@ -125,9 +122,9 @@ class BestMetricCallback(PeriodicCallback):
         """Return the best value and the targets of its round; None before the first best."""
         if self._best.value is None:
             return None
-        return {"best": self._best.value, "at_best": dict(self._at_best)}
+        return {**self._best.state_dict(), "at_best": dict(self._at_best)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a best value of before."""
-        self._best.value = state_dict["best"]
+        self._best.load_state_dict(state_dict)
         self._at_best = dict(state_dict["at_best"])

@@ -171,6 +171,20 @@ def test_updates_that_the_device_did_not_apply_do_not_count(tmp_path: Path, redu
     assert logged(callback) == {"x/U50": 3.0 if reduce == "mean" else 2.0}
 
 
+def test_the_device_is_asked_now_and_then_so_that_few_steps_are_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_trainer(tmp_path)
+    callback = tracker_of(made, keys=["x"])
+    asked: list[int] = []
+    read = callback._steps.read
+    monkeypatch.setattr(callback._steps, "read", lambda: asked.append(len(callback._steps)) or read())
+    made.applied = torch.tensor(1.0)
+    follow(callback, [{"x": 1.0}] * 1000)
+    assert len(callback._steps) < 300
+    assert len(asked) < 10
+
+
 def test_the_state_holds_what_only_the_device_knows_to_be_applied(tmp_path: Path) -> None:
     made = make_trainer(tmp_path)
     callback, resumed = (tracker_of(made, keys=["x"]) for _ in range(2))
