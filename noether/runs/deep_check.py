@@ -13,8 +13,7 @@ from torch import Tensor
 
 from noether.checkpoint.step_folder import read_step
 from noether.config.components import CallBackBaseConfig
-from noether.core.callbacks.iterating import iterator_callbacks
-from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
+from noether.core.callbacks.periodic import PeriodicDataIteratorCallback, iterator_callbacks
 from noether.core.models.modes import evaluating
 from noether.data.dataset import length_of
 from noether.errors import NoetherError

@@ -6,39 +6,68 @@ import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from noether.metrics.directions import MetricPropertyProvider
+
+
+def direction_of(metric_key: str, higher_is_better: bool | None, directions: MetricPropertyProvider) -> bool:
+    """Return True if higher values of a metric are better: as configured, else by the name of the metric.
+
+    Raises:
+        UnknownDirectionError: if neither the config nor the name tells.
+    """
+    return directions.higher_is_better(metric_key) if higher_is_better is None else higher_is_better
+
 
 class BestValue:
-    """Follows one metric: strictly better wins, the earlier of two equal values stays, only finite values count.
+    """Follow one metric: a finite, strictly better value is a new best; of equal values the first one stays.
 
     Args:
-        higher_is_better: Whether a higher value is a better one.
+        higher_is_better: True if a higher value is better.
 
     Attributes:
         value: The best value; None before the first finite one.
+        without_improvement: Number of values since the best one.
     """
 
-    __slots__ = ("higher_is_better", "value")
+    __slots__ = ("higher_is_better", "value", "without_improvement")
 
     def __init__(self, *, higher_is_better: bool) -> None:
         self.higher_is_better = higher_is_better
         self.value: float | None = None
+        self.without_improvement = 0
+
+    @property
+    def or_worst(self) -> float:
+        """The best value; before the first one the worst possible, an infinity."""
+        if self.value is None:
+            return -math.inf if self.higher_is_better else math.inf
+        return self.value
 
     def offer(self, value: float) -> bool:
-        """Take `value` where it is a new best, and return whether it is."""
-        if not math.isfinite(value):
-            return False
-        if self.value is not None and not (value > self.value if self.higher_is_better else value < self.value):
-            return False
-        self.value = value
-        return True
+        """Take the next value, and return True if it is a new best."""
+        is_best = math.isfinite(value) and (
+            self.value is None or (value > self.value if self.higher_is_better else value < self.value)
+        )
+        self.without_improvement = 0 if is_best else self.without_improvement + 1
+        if is_best:
+            self.value = value
+        return is_best
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state that the next value is compared with."""
+        return {"best": self.value, "without_improvement": self.without_improvement}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from the state of an earlier session."""
+        self.value, self.without_improvement = state["best"], state["without_improvement"]
 
 
 class Offered(NamedTuple):
-    """What a value has changed.
+    """The changes that one value made.
 
     Attributes:
-        is_best: Whether it is a new best.
-        exceeded: Tolerances that are exceeded with it, for the first and only time.
+        is_best: True for a new best.
+        exceeded: Tolerances that are exceeded with this value; each is exceeded once.
     """
 
     is_best: bool
@@ -46,46 +75,43 @@ class Offered(NamedTuple):
 
 
 class Tolerances:
-    """Follows one metric over the intervals of a run.
+    """Follow one metric with several tolerances at once.
 
-    A tolerance of n is exceeded once, when more than n intervals in a row had no new best; what comes later does not
-    count for it, as a run that stops there would not have seen it.
+    A tolerance of n is exceeded once: when more than n intervals in a row had no new best. Later values do not count
+    for it, as a run that stops there would not have seen them.
 
     Args:
-        tolerances: How many intervals without a new best are tolerated; each is followed by itself.
-        higher_is_better: Whether a higher value is a better one.
+        tolerances: Numbers of intervals without a new best that are tolerated.
+        higher_is_better: True if a higher value is better.
 
     Attributes:
-        tolerances: Each of them once, in rising order.
+        tolerances: The tolerances in rising order, each once.
         best: The best value so far.
-        counter: Intervals since there was a new best.
-        kept: The best value at the moment when a tolerance was exceeded, None without any, by tolerance.
+        kept: The best value at the moment when a tolerance was exceeded, by tolerance; None if there was none.
     """
 
     def __init__(self, tolerances: Iterable[int] = (), *, higher_is_better: bool) -> None:
         self.tolerances = tuple(sorted(set(tolerances)))
         self.best = BestValue(higher_is_better=higher_is_better)
-        self.counter = 0
         self.kept: dict[int, float | None] = {}
 
     def offer(self, value: float) -> Offered:
         """Take the value of one interval."""
         is_best = self.best.offer(value)
-        self.counter = 0 if is_best else self.counter + 1
-        exceeded = tuple(n for n in self.tolerances if n < self.counter and n not in self.kept)
+        without = self.best.without_improvement
+        exceeded = tuple(n for n in self.tolerances if n < without and n not in self.kept)
         self.kept |= dict.fromkeys(exceeded, self.best.value)
         return Offered(is_best, exceeded)
 
     def best_within(self, tolerance: int) -> float | None:
-        """Return the best value that stopping with this tolerance would have kept; so far, while it is not exceeded."""
+        """Return the best value that stopping with this tolerance would keep: the best so far if it still holds."""
         return self.kept.get(tolerance, self.best.value)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that the next value is compared with."""
-        return {"best": self.best.value, "without_improvement": self.counter, "kept": dict(self.kept)}
+        """Return the state that the next value is compared with."""
+        return {**self.best.state_dict(), "kept": dict(self.kept)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another session was; tolerances that are no longer followed are forgotten."""
-        self.best.value = state["best"]
-        self.counter = state["without_improvement"]
+        """Continue from the state of an earlier session; tolerances that are no longer followed are forgotten."""
+        self.best.load_state_dict(state)
         self.kept = {n: value for n, value in state["kept"].items() if n in self.tolerances}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from noether.data.loader import evaluation_pass
+from noether.data.container import DataContainer
+from noether.data.loader import TrainingLoader, evaluation_pass
 from noether.data.samplers.tagged import SamplerIntervalConfig, TaggedBatch
 from noether.errors import TrainingError
 
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 def put_together(results: Sequence[Any]) -> Any:
     """Return one result for all batches.
 
-    Tensors are concatenated along their first dimension (scalars stacked), numbers become one tensor with an entry a
-    batch, dicts, lists and tuples are put together item by item, and None stays None.
+    Tensors are concatenated along their first dimension (scalars stacked), numbers become one tensor with one entry a
+    batch, dicts, lists and tuples are joined item by item, and None stays None.
 
     Raises:
-        TrainingError: A batch returned something else, or batches returned different things.
+        TrainingError: if a batch returned another type, or batches returned results of different shapes.
     """
     if not results:
         return None
@@ -33,7 +34,7 @@ def put_together(results: Sequence[Any]) -> Any:
     shapes = {_shape(result) for result in results}
     if len(shapes) > 1:
         found = ", ".join(sorted(shapes))
-        raise TrainingError(f"process_data returned different things for different batches: {found}")
+        raise TrainingError(f"process_data returned results that differ between batches: found {found}")
     if first is None:
         return None
     if isinstance(first, Tensor):
@@ -47,30 +48,30 @@ def put_together(results: Sequence[Any]) -> Any:
         items = [put_together(item) for item in zip(*results, strict=True)]
         return type(first)(items) if isinstance(first, list) else tuple(items)
     raise TrainingError(
-        f"process_data returned a {type(first).__name__}, which cannot be put together over batches",
+        f"process_data returned a {type(first).__name__}, which cannot be joined over batches",
         hint="return a tensor, a number, None, or a dict, list or tuple of these",
     )
 
 
 def _shape(result: Any) -> str:
-    """Name what has to be the same for all batches: the type, a dict's keys, the length of a list."""
+    """Describe the shape that all batches must share: the type, a dict's keys, the length of a list."""
     kind = "number" if isinstance(result, int | float) else type(result).__name__
     if isinstance(result, dict):
         return f"{kind} of {', '.join(sorted(map(repr, result)))}"
     return f"{kind} of {len(result)}" if isinstance(result, list | tuple) else kind
 
 
-SHOW_AFTER_S = 0.5
-_REDRAW_S = 0.1
+SHOW_AFTER_S = 0.5  # shorter passes show no bar
+_REDRAW_S = 0.1  # the eye sees no more
 
 
 class PassBar:
-    """A bar below that of training, on a terminal only, and only where a pass takes long enough to be looked at.
+    """Progress bar of an evaluation pass, on a terminal only, shown below the bar of training.
 
     Args:
-        name: What is gone through.
-        batches: How many batches the pass has.
-        show_after: Seconds after which it appears.
+        name: Name of the pass on the terminal.
+        batches: Number of batches in the pass.
+        show_after: Seconds after which the bar appears.
     """
 
     def __init__(self, name: str, batches: int, *, show_after: float = SHOW_AFTER_S) -> None:
@@ -88,7 +89,7 @@ class PassBar:
             self._redraw_at = monotonic() + _REDRAW_S
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -116,13 +117,13 @@ def _open(name: str, batches: int) -> Progress:
 
 
 class DatasetPass:
-    """Takes exactly the batches of one consumer from the stream.
+    """One pass of one consumer: takes exactly its batches from the stream.
 
     Args:
-        sampler_config: What the consumer has asked the stream for.
-        batch_size: Samples a batch where the consumer has no batch size of its own.
-        before_batch: Called before each batch; what it raises ends the pass.
-        name: What a terminal calls it.
+        sampler_config: The consumer's request to the stream.
+        batch_size: Samples a batch if the consumer has no batch size of its own.
+        before_batch: Called before each batch; an exception from it ends the pass.
+        name: Name of the pass on the terminal.
     """
 
     def __init__(
@@ -165,3 +166,53 @@ class DatasetPass:
                 self.before_batch()
             yield batch
             bar.advance()
+
+
+class EvaluationStream:
+    """Deliver one pass for each consumer, at moments that no interval tells beforehand.
+
+    The loader is built when it is first needed and kept, so that its workers start once.
+
+    Args:
+        data_container: The data sets.
+        consumers: Return the requests of all consumers, in the order in which they read.
+        device: The device that batches are for.
+    """
+
+    def __init__(
+        self,
+        data_container: DataContainer,
+        consumers: Callable[[], Sequence[SamplerIntervalConfig]],
+        *,
+        device: torch.device,
+    ) -> None:
+        self._data_container = data_container
+        self._consumers = consumers
+        self._device = device
+        self._loader: TrainingLoader | None = None
+        self._batch_size = 0
+        self._batches: Iterator[TaggedBatch] = iter(())
+
+    def passes(self, batch_size: int) -> Iterator[TaggedBatch]:
+        """Return the batches of all passes, from the beginning.
+
+        Args:
+            batch_size: Samples a batch for consumers without a batch size of their own.
+        """
+        consumers = self._consumers()
+        if not consumers:
+            return iter(())
+        if self._loader is None or self._batch_size != batch_size:
+            self.close()
+            self._batch_size = batch_size
+            self._loader = self._data_container.build_loader(
+                consumers, batch_size=batch_size, evaluation=True, device=self._device
+            )
+        self._batches = iter(self._loader)
+        return self._batches
+
+    def close(self) -> None:
+        """Stop the workers, if there are any; the next passes start them again."""
+        if isinstance(self._batches, Generator):
+            self._batches.close()  # an error's traceback may hold it, and it holds the workers
+        self._batches, self._loader = iter(()), None

@@ -1,9 +1,13 @@
-"""Initializers: where the state comes from that training begins with."""
+"""Initializers: sources of the state that training begins with."""
 
 from noether.core.initializers.base import InitializerBase, InitializerConfig
-from noether.core.initializers.checkpoint import CheckpointInitializer, CheckpointInitializerConfig
-from noether.core.initializers.previous_run import PreviousRunInitializer, PreviousRunInitializerConfig
 from noether.core.initializers.resume import ResumeInitializer, ResumeInitializerConfig
+from noether.core.initializers.weights import (
+    CheckpointInitializer,
+    CheckpointInitializerConfig,
+    PreviousRunInitializer,
+    PreviousRunInitializerConfig,
+)
 
 __all__ = [
     "CheckpointInitializer",

@@ -24,8 +24,21 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 Activation = Literal["relu", "gelu", "silu", "tanh"]
 
 
+OutFeatures = dict[str, int | list[int]]
+
+
+def output_shapes(out_features: OutFeatures) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each field's output, without the batch dimension."""
+    return {field: (shape,) if isinstance(shape, int) else tuple(shape) for field, shape in out_features.items()}
+
+
+def infer_out_features(out_features: OutFeatures | None, targets: Mapping[str, Tensor]) -> OutFeatures:
+    """Return the shapes that the config gives; for other fields those of their targets in one sample."""
+    return {field: list(value.shape) for field, value in targets.items()} | (out_features or {})
+
+
 class MLPConfig(ModelBaseConfig):
-    """Settings of the `mlp` model."""
+    """Config of the `mlp` model."""
 
     hidden: list[int] = Field([128, 128], description="Widths of the hidden layers.")
     activation: Activation = Field("gelu", description="Nonlinearity after each hidden layer.")
@@ -33,40 +46,37 @@ class MLPConfig(ModelBaseConfig):
     octaves: int = Field(
         0,
         ge=0,
-        description="Also feed sine and cosine of the inputs at this many doubling frequencies; for coordinates.",
+        description="Number of doubling frequencies whose sine and cosine of the inputs are also fed; for coordinates.",
     )
     in_features: dict[str, int] | None = Field(
         None,
         examples=[{"points": 3}],
-        description="Numbers in each forward property; unset: from the first training sample.",
+        description="Number of values in each forward property; unset: from the first training sample.",
     )
-    out_features: dict[str, int | list[int]] | None = Field(
+    out_features: OutFeatures | None = Field(
         None,
         examples=[{"velocity": 3}],
-        description="Shape of each field's output; unset: that of its target in the first training sample.",
+        description="Shape of each field's output; unset: the shape of its target in the first training sample.",
     )
 
 
 class MLP(ModelBase):
-    """Flattens and concatenates its inputs, `(batch, ...)` each, and returns one output for each field.
+    """Multilayer perceptron over flattened, concatenated inputs `(batch, ...)`, with one output for each field.
 
     Args:
-        model_config: Widths and shapes; `in_features` and `out_features` must be known.
-        name: How metrics and checkpoints call this model.
+        model_config: Widths and shapes; `in_features` and `out_features` must be set.
+        name: Name of the model in metrics and checkpoints.
     """
 
     def __init__(self, model_config: MLPConfig, *, name: str = "model") -> None:
         super().__init__(model_config, name=name)
         if not model_config.in_features or not model_config.out_features:
             raise SpecError(
-                "the model 'mlp' needs to know its in_features and out_features",
-                hint="name forward_properties and target_properties under [trainer]; the first sample has the sizes",
+                "unknown sizes of the model 'mlp': expected in_features and out_features",
+                hint="set forward_properties and target_properties under [trainer]; the first sample gives the sizes",
             )
         self.inputs = list(model_config.in_features)
-        self.shapes = {
-            field: (shape,) if isinstance(shape, int) else tuple(shape)
-            for field, shape in model_config.out_features.items()
-        }
+        self.shapes = output_shapes(model_config.out_features)
         self.sizes = [math.prod(shape) for shape in self.shapes.values()]
         self.only_input = self.inputs[0] if len(self.inputs) == 1 else None
         self.only_field = next(iter(self.shapes)) if len(self.shapes) == 1 else None
@@ -84,12 +94,10 @@ class MLP(ModelBase):
     def infer_sizes(
         cls, model_config: MLPConfig, inputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
     ) -> MLPConfig:
-        """Take the sizes that are not given from the shapes of one sample."""
+        """Fill in missing sizes from the shapes of one sample."""
         in_features = model_config.in_features or {name: value.numel() for name, value in inputs.items()}
-        given = model_config.out_features or {}
-        inferred = {field: list(value.shape) for field, value in targets.items()}
-        update = {"in_features": in_features, "out_features": {**inferred, **given}}
-        return model_config.model_copy(update=update)
+        out_features = infer_out_features(model_config.out_features, targets)
+        return model_config.model_copy(update={"in_features": in_features, "out_features": out_features})
 
     def forward(self, *inputs: Tensor, **properties: Tensor) -> dict[str, Tensor]:
         """Map properties `(batch, ...)`, by name or in the order of `in_features`, to fields `(batch, *shape)`."""
@@ -110,11 +118,11 @@ class MLP(ModelBase):
         }
 
     def _with_octaves(self, flat: Tensor) -> Tensor:
-        """Append `sin(2^k x)` and `cos(2^k x)`, which lets a small network follow fine detail (Tancik et al., 2020)."""
+        """Append `sin(2^k x)` and `cos(2^k x)`: a small network then learns fine detail (Tancik et al., 2020)."""
         scaled = torch.cat([flat * 2**octave for octave in range(self.octaves)], dim=1)
         return torch.cat([flat, scaled.sin(), scaled.cos()], dim=1)
 
 
 def _flat(values: Tensor) -> Tensor:
-    """Return `(batch, ...)` as `(batch, numbers)`; one number a sample, `(batch,)`, as `(batch, 1)`."""
+    """Return `(batch, ...)` as `(batch, values)`; one value a sample, `(batch,)`, as `(batch, 1)`."""
     return values.unsqueeze(1) if values.ndim == 1 else values.flatten(1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from noether.config.components import PeriodicDataIteratorCallbackConfig
 from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
-from noether.core.callbacks.precise import precise
+from noether.core.callbacks.tracked import precise
 
 
 class OfflineLossCallbackConfig(PeriodicDataIteratorCallbackConfig):

@@ -1,16 +1,16 @@
-"""`dataset-stats`: how large the data sets are."""
+"""`dataset-stats`: sizes of the data sets."""
 
 from __future__ import annotations
 
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts
-from noether.core.callbacks.default.one_shot import OneShotCallback
+from noether.core.callbacks.base import OneShotCallback
 from noether.data.dataset import length_of
 from noether.kernel.progress import UpdateCounter
 
 
 class DatasetStatsCallback(OneShotCallback):
-    """Logs `data/{key}/samples` of every data set once, before training.
+    """Log `data/{key}/samples` of every data set once, before training.
 
     ```toml
     [[trainer.callbacks]]
@@ -26,7 +26,7 @@ class DatasetStatsCallback(OneShotCallback):
         return tuple(f"data/{key}/samples" for key in facts.dataset_keys)
 
     def before_training(self, *, update_counter: UpdateCounter) -> None:
-        """Count and log."""
+        """Log the number of samples of each data set."""
         keys = self.data_container.keys()
         sizes = {key: length_of(self.data_container.get_dataset(key)) for key in keys}
         self.logger.info("data: %s", ", ".join(f"{key} {size:,} samples" for key, size in sizes.items()))

@@ -1,15 +1,15 @@
-"""`param-count`: how large the model is."""
+"""`param-count`: number of parameters of the model."""
 
 from __future__ import annotations
 
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts
-from noether.core.callbacks.default.one_shot import OneShotCallback
+from noether.core.callbacks.base import OneShotCallback
 from noether.kernel.progress import UpdateCounter
 
 
 class ParameterCountCallback(OneShotCallback):
-    """Logs `model/parameters` and `model/trainable_parameters` once, before training.
+    """Log `model/parameters` and `model/trainable_parameters` once, before training.
 
     ```toml
     [[trainer.callbacks]]
@@ -25,7 +25,7 @@ class ParameterCountCallback(OneShotCallback):
         return ("model/parameters", "model/trainable_parameters")
 
     def before_training(self, *, update_counter: UpdateCounter) -> None:
-        """Count and log."""
+        """Log the number of parameters."""
         parameters = list(self.model.parameters())
         trainable = sum(p.numel() for p in parameters if p.requires_grad)
         total = sum(p.numel() for p in parameters)

@@ -72,7 +72,7 @@ def test_as_many_intervals_as_are_tolerated_exceed_nothing() -> None:
 def test_a_later_improvement_does_not_move_what_was_kept() -> None:
     followed = follow([1.0, 2.0, 2.0, 0.5], [1, 2])
     assert (followed.best_within(1), followed.best_within(2)) == (1.0, 0.5)
-    assert followed.counter == 0
+    assert followed.best.without_improvement == 0
 
 
 def test_stopping_before_anything_was_finite_keeps_nothing() -> None:

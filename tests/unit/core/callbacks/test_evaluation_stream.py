@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from noether.core.callbacks.iterating import EvaluationStream
+from noether.core.callbacks.evaluation import EvaluationStream
 from noether.data.loader import evaluation_pass
 from noether.testing import make_callback, make_trainer
 
@@ -21,7 +21,8 @@ def passes(tmp_path: Path) -> Any:
     """Two callbacks over `test` and `train`, and a stream for them."""
     trainer = make_trainer(tmp_path)
     callbacks = [make_callback({"kind": "offline-loss", "dataset_key": key}, trainer) for key in ("test", "train")]
-    return callbacks, EvaluationStream(trainer.data_container, callbacks, device=CPU)
+    consumers = [callback.sampler_config for callback in callbacks]
+    return callbacks, EvaluationStream(trainer.data_container, lambda: consumers, device=CPU)
 
 
 @pytest.mark.parametrize("batch_size", [4, 7])
@@ -43,7 +44,7 @@ def test_a_pass_that_was_left_half_read_does_not_disturb_the_next(passes: Any) -
 
 def test_without_anybody_who_goes_through_data_there_is_none(passes: Any) -> None:
     callbacks, _ = passes
-    assert list(EvaluationStream(callbacks[0].data_container, [], device=CPU).passes(4)) == []
+    assert list(EvaluationStream(callbacks[0].data_container, list, device=CPU).passes(4)) == []
 
 
 def test_closing_stops_the_workers_even_while_somebody_holds_the_batches(passes: Any) -> None:

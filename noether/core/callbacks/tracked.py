@@ -1,0 +1,64 @@
+"""Tracked values of accumulation steps: only those of applied updates, added up in double precision."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+HOLD = 256  # accumulation steps held before they are read or added up: bounds the tensors of a long interval
+
+
+class AppliedSteps(Generic[T]):
+    """Hold the values of accumulation steps until it is known that their update was applied.
+
+    An update is complete with its last accumulation step. If that step never comes, the update was not applied, and its
+    values are dropped. With masked updates only the device knows; `read` asks it for many at once.
+    """
+
+    def __init__(self) -> None:
+        self._under_way: list[T] = []
+        self._complete: list[tuple[T, Tensor | None]] = []
+
+    def __len__(self) -> int:
+        """Return the number of accumulation steps of complete updates."""
+        return len(self._complete)
+
+    def add(self, values: T, *, accumulation_steps: int, accumulation_step: int, applied: Tensor | None) -> None:
+        """Hold the values of one accumulation step.
+
+        Args:
+            values: The values.
+            accumulation_steps: Number of accumulation steps of the update.
+            accumulation_step: Index of this one, from 0.
+            applied: 1.0 or 0.0 on the device if the update was applied or not; None if it is known to be applied.
+        """
+        if accumulation_steps == 1:
+            self._complete.append((values, applied))
+            return
+        if accumulation_step == 0:
+            self._under_way = []
+        self._under_way.append(values)
+        if accumulation_step + 1 == accumulation_steps:
+            self._complete += [(held, applied) for held in self._under_way]
+            self._under_way = []
+
+    def take(self) -> list[tuple[T, Tensor | None]]:
+        """Return the accumulation steps of complete updates with their `applied`, and hold them no longer."""
+        complete, self._complete = self._complete, []
+        return complete
+
+    def read(self) -> list[T]:
+        """Return the values of applied updates, in order, with one copy to the host if only the device knows."""
+        complete = self.take()
+        unread = [applied for _, applied in complete if applied is not None]
+        known = iter(torch.stack(unread).tolist() if unread else ())
+        return [values for values, applied in complete if applied is None or next(known)]
+
+
+def precise(tensor: Tensor) -> Tensor:
+    """Return the tensor in double precision: where it is, or on the CPU if its device (mps) has none."""
+    return tensor.cpu().double() if tensor.device.type == "mps" else tensor.double()
