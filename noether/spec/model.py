@@ -157,7 +157,7 @@ class RunSpec(SpecTable):
     expect: dict[str, Expectation] = Field(
         default_factory=dict,
         examples=[{"loss/test/total": {"max": 0.05}}],
-        description="Bounds on final metrics by metric key; the run fails where one breaks.",
+        description="Bounds on final metrics by metric key; the run fails if one breaks.",
     )
     initializer: Annotated[Any, Discriminated("initializer")] | None = Field(
         None,

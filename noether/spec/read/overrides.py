@@ -357,7 +357,7 @@ def _locate(holder: Node, part: Part, walked: TomlPath, override: Override, inde
         return part
     place = toml_path(walked)
     if isinstance(holder.content, dict):
-        raise _wrong(override, walked, f"{place} is a table, whose items have no ids", index)
+        raise _wrong(override, walked, f"{place} is a table, expected a list to pick an item by id", index)
     if isinstance(holder.content, Reference):
         raise _wrong(override, walked, f"{place} is a reference to the environment, not a table", index)
     bare = holder.content

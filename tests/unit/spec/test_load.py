@@ -119,7 +119,7 @@ def test_neither_spec_nor_schemas_import_torch():
     code = (
         "import sys, pkgutil, importlib, noether.spec, noether.core.schemas\n"
         "for package in (noether.spec, noether.core.schemas):\n"
-        "    for module in pkgutil.iter_modules(package.__path__, package.__name__ + '.'):\n"
+        "    for module in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
         "        importlib.import_module(module.name)\n"
         "print({'torch', 'numpy', 'mlflow', 'pandas'} & set(sys.modules))"
     )
