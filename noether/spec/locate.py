@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import re
 import tomllib
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TypeAlias
 
 TomlPath: TypeAlias = tuple[str | int, ...]
@@ -19,7 +17,7 @@ TomlPath: TypeAlias = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of the text: `text[start:end]`, counted in characters."""
+    """A part of the text: `text[start:end]`, counted in characters."""
 
     start: int
     end: int
@@ -27,16 +25,16 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """Where one table, list or value of the document is written.
+    """Spans of one table, list or value of the document.
 
     Attributes:
         key: Its own key, the last part of a dotted one. None for the items of a list in brackets and for the document.
-        value: What stands behind the `=`, the item of a list in brackets, or the whole document. None for tables and
-            arrays of tables that headers or dotted keys make.
-        header: The header `[a.b]` or `[[a.b]]` that opens the table, or this item of an array of tables. Where it has
-            none of its own (a table above another one's, an array of tables as a whole), the first that makes it.
-        dotted: The whole dotted key that `key` is part of, in a header without its brackets; equal to `key` where it
-            has no dots.
+        value: The part behind the `=`, the item of a list in brackets, or the whole document. None for tables and
+            arrays of tables made by headers or dotted keys.
+        header: The header `[a.b]` or `[[a.b]]` that opens the table, or this item of an array of tables. Without its
+            own (the table above another header's, an array of tables as a whole), the first header that implies it.
+        dotted: The whole dotted key that `key` is part of, in a header without its brackets; equal to `key` without
+            dots.
     """
 
     key: Span | None
@@ -84,7 +82,7 @@ _KeyParts: TypeAlias = list[tuple[str, Offsets]]
 def walk(text: str) -> dict[TomlPath, Record]:
     """Return a record for each path of a text that `tomllib` accepts.
 
-    What it returns, or raises, for any other text is undefined.
+    The result for any other text is undefined.
     """
     walker = _Walker(text)
     walker.document()
@@ -92,7 +90,7 @@ def walk(text: str) -> dict[TomlPath, Record]:
 
 
 class _Walker:
-    """Reads the text once from start to end; each method takes an offset and returns the one behind what it read."""
+    """Reader of the text from start to end; each method takes an offset and returns the offset behind its part."""
 
     def __init__(self, text: str) -> None:
         self.records: dict[TomlPath, Record] = {}
@@ -148,7 +146,7 @@ class _Walker:
                 return parts, position
 
     def _enter(self, path: TomlPath, parts: _KeyParts, header: Offsets | None, dotted: Offsets) -> TomlPath:
-        """Return the path below the tables that the parts of a key lead through; the first mention makes a table."""
+        """Return the path of the table that the parts of a key lead to; the first mention makes a table."""
         for name, key in parts:
             path = (*path, name)
             self.records.setdefault(path, (key, None, header, dotted))
@@ -195,57 +193,31 @@ class _Walker:
 
 
 class Locations:
-    """Finds the places of a TOML text by path, and lines and columns by offset.
+    """Spans in a TOML text by path.
 
     Args:
         text: A text that `tomllib.loads` accepts, without byte order mark. Line ends are `\\n` or `\\r\\n`; offsets
-            and columns count the characters of this text.
+            count the characters of this text.
     """
 
     def __init__(self, text: str) -> None:
-        self._text = text
         self._records: dict[TomlPath, Record] = walk(text)
         self._records[()] = (None, (0, len(text)), None, None)
 
     def __iter__(self) -> Iterator[TomlPath]:
-        """Go through the paths of everything that the document holds, the document itself being `()`."""
+        """Yield the paths of all values of the document; `()` is the document."""
         return iter(self._records)
 
     def of(self, path: TomlPath) -> Located | None:
-        """Return where exactly this path is written, or None where the text does not hold it."""
+        """Return the spans of this path, or None if the text does not have it."""
         record = self._records.get(path)
         return None if record is None else Located(*map(_span, record))
 
     def nearest(self, path: TomlPath) -> tuple[TomlPath, Located]:
-        """Return the longest beginning of a path that is written in the text, and where; `()` is the whole document."""
+        """Return the longest prefix of a path that the text has, and its spans; `()` is the whole document."""
         while (located := self.of(path)) is None:
             path = path[:-1]
         return path, located
-
-    def line_column(self, offset: int) -> tuple[int, int]:
-        """Return the line and the column of an offset, both counted from 1."""
-        line = bisect_right(self._line_starts, offset)
-        return line, offset - self._line_starts[line - 1] + 1
-
-    def line_text(self, line: int) -> str:
-        """Return a line, counted from 1, without its end.
-
-        Raises:
-            IndexError: The text has no such line.
-        """
-        if not 1 <= line <= len(self._line_starts):
-            raise IndexError(f"line {line} of {len(self._line_starts)}")
-        start = self._line_starts[line - 1]
-        end = self._text.find("\n", start)
-        return (self._text[start:] if end < 0 else self._text[start:end]).removesuffix("\r")
-
-    @cached_property
-    def _line_starts(self) -> list[int]:
-        # Not `splitlines`: it takes further characters, allowed in TOML strings and comments, for line ends.
-        starts = [0]
-        while (end := self._text.find("\n", starts[-1])) >= 0:
-            starts.append(end + 1)
-        return starts
 
 
 def _span(offsets: Offsets | None) -> Span | None:

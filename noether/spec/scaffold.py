@@ -16,14 +16,14 @@ _WIDTH = 44
 
 @dataclass(frozen=True)
 class Choices:
-    """What the author of the new spec chose.
+    """Choices of the author of a new spec.
 
     Attributes:
         name: Name of the run.
         model: Kind of the model.
-        epochs: How long to train.
-        batch_size: Samples in one update; where there are fewer to train on, so many.
-        learning_rate: Of AdamW.
+        epochs: Epochs to train.
+        batch_size: Samples in one update; at most the samples to train on.
+        learning_rate: Learning rate of AdamW.
     """
 
     name: str
@@ -35,15 +35,15 @@ class Choices:
 
 @dataclass(frozen=True)
 class Content:
-    """What a spec is about: its data, and what is predicted from what.
+    """Data of a new spec, with its inputs and targets.
 
     Attributes:
         dataset: The table of a data set that takes a `split`, without it.
-        train_samples: How many samples there are to train on.
+        train_samples: Number of samples to train on.
         inputs: Properties that the model is called with.
-        fields: What is predicted; the property `<field>_target` holds what it should be.
-        classes: Number of classes by field where fields are classes, else empty.
-        normalized: Properties to bring to mean 0 and standard deviation 1, by what has statistics of its own.
+        fields: Fields that the model predicts; the property `<field>_target` holds the target.
+        classes: Number of classes by field for classification, else empty.
+        normalized: Properties to bring to mean 0 and standard deviation 1, by the part that has its own statistics.
         notes: Remarks on the data for the head of the file.
     """
 
@@ -57,16 +57,16 @@ class Content:
 
 
 DIGITS = Content({"kind": "digits"}, 1437, ["image"], ["label"], classes={"label": 10})
-"""The example that needs no file: which digit an image shows; the images come with scikit-learn."""
+"""Example without a file: classify images of digits, which come with scikit-learn."""
 
 
 def spec_text(content: Content, choices: Choices, file: str) -> str:
     """Return the text of a spec.
 
     Args:
-        content: What it is about.
-        choices: What its author chose.
-        file: How the file will be called, for the commands in its first lines.
+        content: Its data.
+        choices: The choices of its author.
+        file: Name of the file, for the commands in its first lines.
     """
     parts = (_head, _datasets, _transforms, _model, _trainer, _callbacks)
     texts = ("\n".join(part(content, choices, file)) for part in parts)
@@ -127,7 +127,7 @@ def _trainer(content: Content, choices: Choices, file: str) -> Iterator[str]:
     yield _pair("kind", "weighted-loss")
     yield _pair("max_epochs", choices.epochs)
     yield _pair("effective_batch_size", min(choices.batch_size, content.train_samples), "samples in one update")
-    yield _pair("forward_properties", list(content.inputs), "what the model is called with")
+    yield _pair("forward_properties", list(content.inputs), "arguments of the model")
     yield _pair("target_properties", [f"{name}_target" for name in content.fields])
     yield _pair(
         "field_weights",
@@ -173,12 +173,12 @@ _TEST_FRACTION = 0.2
 
 @dataclass(frozen=True)
 class Property:
-    """What is known of one array of a data file.
+    """An array of a data file.
 
     Attributes:
-        shape: Shape of one sample's part of it; `()` for one number.
+        shape: Shape of its part for one sample; `()` for one number.
         type: `float`, `int` or `bool`.
-        classes: One more than the largest value, where it holds one integer a sample, from 0 on.
+        classes: Largest value plus one, if it holds one integer from 0 on per sample.
     """
 
     shape: tuple[int, ...]
@@ -198,33 +198,35 @@ def content_of_file(
     inputs: Sequence[str] = (),
     targets: Sequence[str] = (),
 ) -> Content:
-    """Return what a spec for a data file is about.
+    """Return the content of a spec for a data file.
 
     Args:
         file: The file, for messages and comments.
-        path: The same as the spec names it.
-        samples: How many samples are in it.
-        properties: What it holds.
-        inputs: What to predict from; without any, every array of real numbers that is no target.
-        targets: What to predict; without any, what ends in `_target`.
+        path: The file as the spec names it.
+        samples: Number of its samples.
+        properties: Its arrays by name.
+        inputs: Arrays to predict from; by default every array of real numbers that is not a target.
+        targets: Arrays to predict; by default those whose names end in `_target`.
 
     Raises:
-        UsageError: The file lacks a name, or holds nothing to predict, or to predict from.
+        UsageError: If the file has no array of a name, no target or no input.
     """
     if samples < _LEAST_SAMPLES:
-        raise UsageError(f"{file} holds {samples} samples, too few to train and to test on")
+        raise UsageError(
+            f"too few samples to train and to test: found {samples} in {file}, expected at least {_LEAST_SAMPLES}"
+        )
     _check_names(file, properties, (*inputs, *targets))
     targets = targets or [name for name in properties if name.endswith(TARGET)]
     if not targets:
         raise UsageError(
-            f"no array of {file} ends in {TARGET}; it holds {_listed(properties)}", hint="name one with --targets"
+            f"no array of {file} ends in {TARGET}: found {_listed(properties)}", hint="name one with --targets"
         )
     inputs = inputs or [name for name in properties if name not in targets and properties[name].type is float]
     if not inputs:
-        raise UsageError(f"{file} holds no real numbers to predict from; it holds {_listed(properties)}")
+        raise UsageError(f"{file} has no real numbers to predict from: found {_listed(properties)}")
     for name in inputs:
         if properties[name].type is not float:
-            raise UsageError(f"{name} holds {properties[name]}; a model takes real numbers")
+            raise UsageError(f"wrong type of the input {name}: found {properties[name]}, expected real numbers")
     fields = {name: name.removesuffix(TARGET) or name for name in targets}
     classes = _classes(properties, fields)
     return Content(
@@ -242,25 +244,26 @@ def _check_names(file: str, properties: Mapping[str, Property], names: Iterable[
     for name in names:
         if name not in properties:
             raise UsageError(
-                f"{file} holds no {name!r}.{did_you_mean(name, properties)}", hint=f"it holds {_listed(properties)}"
+                f"{file} has no {name!r}.{did_you_mean(name, properties)}", hint=f"it has {_listed(properties)}"
             )
 
 
 def _classes(properties: Mapping[str, Property], fields: Mapping[str, str]) -> dict[str, int]:
-    """Return the number of classes by field; none where the targets are real numbers."""
+    """Return the number of classes by field; none if the targets are real numbers."""
     kinds = {name: properties[name] for name in fields}
     if all(found.type is float for found in kinds.values()):
         return {}
     for name, found in kinds.items():
         if found.type is not float and found.classes is None:
             raise UsageError(
-                f"{name} holds {found}; expected real numbers, or one integer from 0 on for each sample: its class",
+                f"wrong type of the target {name}: found {found}, "
+                "expected real numbers, or one integer from 0 on per sample",
                 hint="convert it, or name other targets with --targets",
             )
     if any(found.type is float for found in kinds.values()):
         raise UsageError(
-            f"the targets {', '.join(kinds)} are classes and real numbers, which one loss cannot compare",
-            hint=f"name those of one sort with --targets, such as --targets {next(iter(kinds))}",
+            f"different types of targets: found classes and real numbers in {', '.join(kinds)}, expected one type",
+            hint=f"name targets of one type with --targets, such as --targets {next(iter(kinds))}",
         )
     return {fields[name]: found.classes for name, found in kinds.items() if found.classes is not None}
 
@@ -276,7 +279,7 @@ def _dataset(
 def _normalized(
     properties: Mapping[str, Property], inputs: Iterable[str], fields: Mapping[str, str]
 ) -> dict[str, list[str]]:
-    """Return what to normalise, by what has statistics of its own: a component, or a channel of an image."""
+    """Return the properties to normalise, by the part with its own statistics: component, or channel of an image."""
     names = {**{name: name for name in inputs}, **{name: f"{field}{TARGET}" for name, field in fields.items()}}
     result: dict[str, list[str]] = {}
     for name, renamed in names.items():

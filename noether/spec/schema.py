@@ -1,7 +1,7 @@
 """The JSON Schema of every spec that is valid with what is installed, for editors and linters.
 
-A role is a `oneOf` with one branch a kind, each with that kind as a constant: then a linter knows which branch is
-meant, and reports a wrong key at its place instead of "fits none of them".
+A role is a `oneOf` with one branch per kind, each with its kind as a constant: a linter then knows the branch, and
+reports a wrong key at its place instead of "fits none of them".
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def tables_of(config_class: type[BaseModel], name: str, definitions: Json) -> Js
     """Return the schema of a class's table; classes of nested tables are added to `definitions` below `name`.
 
     Raises:
-        PydanticInvalidForJsonSchema: A field has a type that JSON Schema cannot express.
+        PydanticInvalidForJsonSchema: If a field has a type that JSON Schema cannot express.
     """
     schema = config_class.model_json_schema(
         ref_template=f"#/$defs/{name}:{{model}}", schema_generator=_Generator, mode="validation"
@@ -51,7 +51,7 @@ def tables_of(config_class: type[BaseModel], name: str, definitions: Json) -> Js
 
 
 class _Generator(GenerateJsonSchema):
-    """Leaves out titles, which would repeat every key; a default that JSON cannot express is no reason to warn."""
+    """Generator without titles, which would repeat every key, and without warnings about defaults."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -62,7 +62,7 @@ class _Generator(GenerateJsonSchema):
 
 
 def _toml(schema: Any) -> Any:
-    """Return a schema of pydantic's for TOML."""
+    """Return a schema of pydantic, adapted to TOML."""
     if not isinstance(schema, dict):
         return schema
     if "x-noether-role" in schema:
@@ -110,7 +110,7 @@ def _annotations(schema: Json) -> Json:
 
 
 def _is_plain(value: Any) -> bool:
-    """Tell whether a default can stand in TOML and JSON alike: no null, no infinity."""
+    """Return True if TOML and JSON can express a default: no null, no infinity."""
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
     if isinstance(value, dict):
@@ -120,7 +120,7 @@ def _is_plain(value: Any) -> bool:
 
 _REMOVED: Json = {
     "type": "object",
-    "description": "Take the item of this id out of what the file extends.",
+    "description": "Remove the item with this id of the extended file.",
     "properties": {"id": {"type": "string"}, "remove": {"const": True}},
     "required": ["id", "remove"],
     "additionalProperties": False,
@@ -164,7 +164,7 @@ def _options(definitions: Json, role: str) -> Iterator[tuple[str, Any]]:
 
 
 def _bare(schema: Any) -> Any:
-    """Return a schema without what differs from kind to kind and means nothing here."""
+    """Return a schema without its default, which differs from kind to kind."""
     return {key: value for key, value in schema.items() if key != "default"} if isinstance(schema, dict) else schema
 
 
@@ -179,7 +179,7 @@ _ENV: Json = {
     "description": "A value that is read from an environment variable.",
     "properties": {
         "env": {"type": "string", "description": "Name of the environment variable."},
-        "default": {"description": "The value where the variable is not set."},
+        "default": {"description": "The value if the variable is not set."},
         "secret": {"type": "boolean", "default": False, "description": "Mask the value in logs and dumps."},
     },
     "required": ["env"],
@@ -189,7 +189,7 @@ _ENV: Json = {
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A kind whose options are unknown, since what it names cannot be imported; its branch takes any."""
+    """A kind whose options are unknown, since it cannot be imported; its branch allows any."""
 
     role: str
     kind: str
@@ -197,7 +197,7 @@ class Unreadable:
 
 
 def schema_of(registry: Registry) -> tuple[Json, list[Unreadable]]:
-    """Return the schema of specs that name what `registry` knows, and the kinds that it could not look into."""
+    """Return the schema of specs that name what `registry` knows, and the kinds whose options are unknown."""
     unreadable: list[Unreadable] = []
     definitions: Json = {"env": _ENV}
     with use_registry(registry):
@@ -266,17 +266,17 @@ def _branch(kind: _Kind, registry: Registry, definitions: Json, unreadable: list
 
 
 def _summary(target: Callable[..., Any], entry: Entry) -> str:
-    """Return what a kind of ours or a plugin's does; torch's docstrings begin with signatures."""
+    """Return the first paragraph of a docstring; for torch, whose docstrings begin with signatures, the dotted name."""
     if entry.target.startswith("torch."):
         return entry.target.replace(":", ".")
     return (inspect.getdoc(target) or "").partition("\n\n")[0].replace("\n", " ")
 
 
 def _root(top: Json) -> Json:
-    """Return the schema of a file: one that extends others may leave out what they hold, any other may not.
+    """Return the schema of a file: a file that extends others may leave out required keys, any other may not.
 
-    A `oneOf` would do, but a linter then guesses which of the two is meant and takes a missing key for `extends`. The
-    `additionalProperties` here forbid nothing; they keep linters that are strict about them from warning.
+    With a `oneOf` in place of the `if`, a linter would guess the branch and report a missing key as a missing
+    `extends`. The `additionalProperties` here forbid nothing; they keep strict linters from warning.
     """
     extends = {"required": ["extends"], "additionalProperties": True}
     return {
@@ -289,11 +289,11 @@ def _root(top: Json) -> Json:
 
 
 def _alone(top: Json) -> Json:
-    """Return the schema of a file that is a whole spec."""
+    """Return the schema of a file without `extends`."""
     return {**top, "properties": {key: value for key, value in top["properties"].items() if key != "extends"}}
 
 
 def _extending(top: Json) -> Json:
-    """Return the schema of a file that extends others: what they hold may be left out, `kind` too."""
+    """Return the schema of a file with `extends`: required keys may be left out, `kind` too."""
     properties = {key: part_of(value, tuple(ROLES)) for key, value in top["properties"].items()}
     return {**top, "properties": properties, "required": ["extends"]}

@@ -29,15 +29,15 @@ class Shown(Protocol):
 
     @property
     def message(self) -> str:
-        """What was found and expected."""
+        """Found and expected."""
 
     @property
     def hint(self) -> str | None:
-        """What to type."""
+        """The help: text to type."""
 
     @property
     def places(self) -> tuple[Place, ...]:
-        """Where it is written, the main place first."""
+        """The places of the problem, the main one first."""
 
 
 def render(problem: Shown, origin: str, *, color: bool = False) -> str:

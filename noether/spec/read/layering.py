@@ -24,7 +24,7 @@ from noether.spec.read.layers import FileLayer, Layer, Node, Origins, merged, no
 from noether.spec.read.overrides import apply_override, parse_override, python_override
 
 THE_SPEC = "the spec"
-"""What messages call a spec from Python."""
+"""Name of a spec from Python in messages."""
 _EXTENDS = "extends"
 _TOGETHER = ("first set here", "and here")
 

@@ -17,7 +17,7 @@ def refusal(noether_command) -> Callable[..., str]:
         ended = noether_command(*arguments)
         assert ended.code == 2, ended
         assert ended.out == ""
-        assert ended.err.startswith("error: ")
+        assert ended.err.startswith(("error: ", "error["))
         assert "Traceback" not in ended.err
         assert not Path("runs").exists()
         return ended.err

@@ -28,13 +28,15 @@ def test_problems_as_json_and_for_github(noether_command, spec_file):
     assert (as_json.code, as_json.err) == (2, "")
     (problem,) = json.loads(as_json.out)
     line = spec.read_text().splitlines().index('seed = "x"') + 1
-    assert problem["path"] == "seed"
+    assert (problem["code"], problem["path"]) == ("wrong-type", "seed")
     assert problem["places"] == [{"file": "tiny.toml", "line": line, "column": 8, "endLine": line, "endColumn": 11}]
     github = noether_command("check", spec, "--format", "github")
-    assert github.out == f'::error file=tiny.toml,line={line},col=8::seed: found the string "x", expected an integer\n'
+    assert github.out == (
+        f'::error file=tiny.toml,line={line},col=8,title=wrong-type::seed: found the string "x", expected an integer\n'
+    )
     assert noether_command("check", spec_file(seed=1), "--format", "json").out == "[]\n"
     (missing,) = json.loads(noether_command("check", "none.toml", "--format", "json").out)
-    assert missing["message"] == "there is no spec file none.toml"
+    assert (missing["code"], missing["places"]) == ("unreadable-file", [])
 
 
 def test_a_run_of_layers_can_be_run_again_from_its_resolved_spec(spec_file, tiny_spec, monkeypatch):

@@ -66,7 +66,7 @@ def test_a_secret_is_not_shown(noether_command, experiment, monkeypatch):
 def test_an_unknown_key_is_an_error(noether_command, experiment, with_spec):
     ended = noether_command("spec", "explain", "trainer.max_epoch", *([experiment] if with_spec else []))
     assert (ended.code, ended.out) == (2, "")
-    assert """error: trainer has no key "max_epoch". Did you mean 'max_epochs'?""" in ended.err
+    assert """error[unknown-path]: trainer has no key "max_epoch". Did you mean 'max_epochs'?""" in ended.err
 
 
 def test_overrides_need_a_spec(noether_command):

@@ -2,6 +2,7 @@ import tomllib
 
 import pytest
 
+from noether.spec.errors.place import SourceText
 from noether.spec.locate import Located, Locations, Span, TomlPath
 
 SPEC = """\
@@ -34,7 +35,8 @@ def where(span: Span | None, text: str = SPEC) -> tuple[str, int, int] | None:
     """The text of a span, and the line and column where it begins."""
     if span is None:
         return None
-    return (text[span.start : span.end], *Locations(text).line_column(span.start))
+    place = SourceText("a.toml", text).place(span.start, span.end)
+    return text[span.start : span.end], place.line, place.column
 
 
 def of(*path: str | int, text: str = SPEC) -> Located:
@@ -167,10 +169,7 @@ def test_a_path_that_begins_nowhere_leads_to_the_document():
 
 
 def test_an_empty_text_holds_the_document_alone():
-    locations = Locations("")
-    assert list(locations) == [()]
-    assert locations.line_column(0) == (1, 1)
-    assert locations.line_text(1) == ""
+    assert list(Locations("")) == [()]
 
 
 def test_columns_count_characters():
@@ -178,27 +177,9 @@ def test_columns_count_characters():
     assert where(of("a", "b", text=text).key, text) == ("b", 1, 17)
 
 
-def test_the_end_of_the_text_has_a_line_and_column():
-    assert Locations("a = 1").line_column(5) == (1, 6)
-    assert Locations("a = 1\n").line_column(6) == (2, 1)
-
-
-@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
-def test_a_line_is_shown_without_its_end(line_end: str):
-    locations = Locations(f"a = 1{line_end}{line_end}b = 2 # é")
-    assert [locations.line_text(line) for line in (1, 2, 3)] == ["a = 1", "", "b = 2 # é"]
-
-
-@pytest.mark.parametrize("line", [0, 3, -1])
-def test_a_line_that_does_not_exist_is_an_index_error(line: int):
-    with pytest.raises(IndexError, match=f"line {line} of 2"):
-        Locations("a = 1\n").line_text(line)
-
-
 def test_only_line_feeds_end_lines():
     text = "# one\u2028line\x85still\na = 1\n"
     assert where(of("a", text=text).key, text) == ("a", 2, 1)
-    assert Locations(text).line_text(1) == "# one\u2028line\x85still"
 
 
 def test_values_nested_as_deep_as_a_spec_may_be_are_found():

@@ -120,7 +120,8 @@ def test_default_producers_come_before_everybody(load):
 
 
 def test_default_reporters_come_after_everybody(refused):
-    found = refused({"trainer.callbacks": [watch("profiling/data_time", every_n_epochs=None, every_n_updates=1)]})
+    interval = {"every_n_epochs": None, "every_n_updates": 1}
+    found = refused({"trainer.callbacks": [watch("profiling/data_time", higher_is_better=False, **interval)]})
     assert found.codes == ["late-metric trainer.callbacks.0.metric_key"]
     assert "'train-time'" in found.text
 
