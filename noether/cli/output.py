@@ -65,12 +65,13 @@ def print_error(error: NoetherError) -> None:
         text = error.rendered(color=sys.stderr.isatty() and not os.environ.get("NO_COLOR"))  # escaped already
         print(mask("\n".join([text, *(f"  {note}" for note in notes)])), file=sys.stderr)
     else:
-        print_problem(error.message, [*notes, *([f"help: {error.hint}"] if error.hint else [])])
+        help_ = [f"help: {error.hint}"] if error.hint else []
+        print_problem(error.message, [*notes, *help_], code=getattr(error, "code", None))
 
 
-def print_problem(message: str, lines: Sequence[str]) -> None:
+def print_problem(message: str, lines: Sequence[str], *, code: str | None = None) -> None:
     """Print a message with indented lines below it to standard error, secrets masked, control characters escaped."""
-    text = mask("\n".join([f"error: {message}", *(f"  {line}" for line in lines)]))
+    text = mask("\n".join([f"error{f'[{code}]' if code else ''}: {message}", *(f"  {line}" for line in lines)]))
     print("\n".join(map(visible, text.split("\n"))), file=sys.stderr)
 
 
