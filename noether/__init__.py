@@ -10,14 +10,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from noether.kernel.every import every as every
+    from noether.kernel.markers import every as every
     from noether.kernel.markers import hookimpl as hookimpl
     from noether.runs.launch import run as run
     from noether.runs.outcome import Outcome as Outcome
     from noether.spec.load import load_spec as load_spec
 
 _HOMES = {
-    "every": "noether.kernel.every",
+    "every": "noether.kernel.markers",
     "hookimpl": "noether.kernel.markers",
     "load_spec": "noether.spec.load",
     "run": "noether.runs.launch",

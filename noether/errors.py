@@ -26,14 +26,16 @@ class NoetherError(Exception):
     Args:
         message: What was found, what was expected, and where.
         hint: What to type or change; shown on a line of its own.
+        code: A stable name of the problem, if it has one: `not-trusted`. See docs/reference/errors.md.
     """
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.code = code
 
     def __str__(self) -> str:
         return f"{self.message}\n  help: {self.hint}" if self.hint else self.message

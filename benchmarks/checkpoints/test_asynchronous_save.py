@@ -20,9 +20,9 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from noether.core.providers.path import PathProvider
-from noether.core.writers.checkpoint import CheckpointWriter
-from noether.core.writers.step_state import StepState
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.state import StepState
+from noether.checkpoint.writer import CheckpointWriter
 
 ROUNDS = 7
 STALL_GOAL, EXTRA_GOAL = 1.2, 2.0

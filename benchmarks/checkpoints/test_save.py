@@ -20,10 +20,10 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from safetensors.torch import save
 from torch import Tensor
 
-from noether.core.providers.path import PathProvider
-from noether.core.writers.checkpoint import CheckpointWriter
-from noether.core.writers.step_folder import read_step
-from noether.core.writers.step_state import StepState
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.state import StepState
+from noether.checkpoint.step_folder import read_step
+from noether.checkpoint.writer import CheckpointWriter
 
 ROUNDS = 9
 GOAL = 1.3

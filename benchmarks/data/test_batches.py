@@ -16,8 +16,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from noether.data.container import DataContainer
 from noether.data.dataset import Dataset, InMemoryDataset
-from noether.data.permutation import permutation
-from noether.data.stream import training_batches
+from noether.data.loader import training_batches
+from noether.data.randomness import permutation
 
 BATCH_SIZE = 32
 BATCHES = 500

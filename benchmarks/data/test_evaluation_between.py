@@ -22,8 +22,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from noether.data.container import DataContainer
 from noether.data.dataset import AnyDataset, Batch
-from noether.data.permutation import permutation
-from noether.data.stream import evaluation_pass, training_batches
+from noether.data.loader import evaluation_pass, training_batches
+from noether.data.randomness import permutation
 
 TRAIN, TEST, BATCH, WORKERS = 400, 100, 20, 2
 COST_S = 2e-4

@@ -1,4 +1,4 @@
-"""The cost of calling a hook: the compiled plan beside a loop over bound methods, and beside pluggy's own call.
+"""The cost of calling a hook: the compiled hook beside a loop over bound methods, and beside pluggy's own call.
 
 One unit of work is one call of `track_after_update_step` with n implementations that each take both of its arguments.
 All three are checked to call the same implementations in the same order before they are timed.
@@ -67,7 +67,7 @@ def pluggys(callbacks: list[Counts]) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("n", [1, 5, 20])
-def test_compiled_plan_beside_bound_methods_and_pluggy(benchmark: BenchmarkFixture, n: int) -> None:
+def test_compiled_hook_beside_bound_methods_and_pluggy(benchmark: BenchmarkFixture, n: int) -> None:
     """Microseconds of a hook call; the plan stays within 1.3 times a loop over bound methods."""
     orders = []
     for make in (plan, bound_methods, pluggys):

@@ -6,10 +6,9 @@ import json
 import pytest
 import torch
 
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.utils.training.iteration import TrainingIteration
-from noether.core.writers.log import LogWriter
-from noether.core.writers.metrics_file import MetricsFile
+from noether.kernel.progress import TrainingIteration, UpdateCounter
+from noether.metrics.log import LogWriter
+from noether.metrics.metrics_file import MetricsFile
 
 KEYS = [f"loss/online/{name}/U50" for name in ("total", "pressure", "velocity", "drag", "lift")]
 ROUNDS = {"rounds": 200, "iterations": 500, "warmup_rounds": 5}

@@ -20,10 +20,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from noether.core.trackers import RunDescription, TrackerFeed
 from noether.core.trackers.mlflow import MlflowTracker, MlflowTrackerConfig
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.utils.training.iteration import TrainingIteration
-from noether.core.writers.log import LogWriter
-from noether.core.writers.metrics_file import MetricsFile
+from noether.kernel.progress import TrainingIteration, UpdateCounter
+from noether.metrics.log import LogWriter
+from noether.metrics.metrics_file import MetricsFile
 
 UPDATES_A_LINE, SECONDS = 50, 8.0
 KEYS = [f"loss/online/{name}/U50" for name in ("total", "pressure", "velocity", "drag", "lift")]

@@ -16,7 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 SPEC = Path(__file__).parents[2] / "specs" / "experiment.toml"
 NAMED = (
     "import torch.optim, noether.data.sources.terrain, noether.data.transforms.normalize, noether.core.models.mlp, "
-    "noether.core.optim.schedules.linear_warmup_cosine_decay, noether.training.trainers.weighted_loss, "
+    "noether.optim.schedules, noether.training.trainers.weighted_loss, "
     "noether.training.callbacks, noether.core.callbacks, noether.core.trackers.mlflow"
 )
 PROCESSES, GOAL, GATE = 5, 0.5, 0.8  # seconds; the gate leaves room for a busy machine

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from noether.spec.limits import MAX_BYTES
 from noether.spec.locate import Locations, TomlPath
+from noether.spec.read.document import MAX_BYTES
 
 ROUNDS = 21
 AT_MOST_TIMES_TOMLLIB = 3.0

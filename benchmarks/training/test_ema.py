@@ -16,9 +16,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
-from noether.core.callbacks.checkpoint.average import Average
-from noether.core.callbacks.checkpoint.flat import FlatParameters
-from noether.core.callbacks.checkpoint.live_weights import LiveWeights
+from noether.core.callbacks.checkpoint.averages import Average, FlatParameters, LiveWeights
 
 FACTOR = 0.999
 ROUNDS = 31

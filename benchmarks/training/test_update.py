@@ -29,7 +29,7 @@ from torch import Tensor
 import noether
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.models.mlp import MLP, MLPConfig
-from noether.data.permutation import permutation
+from noether.data.randomness import permutation
 
 SAMPLES, BATCH, SEED = 2048, 32, 0
 SLICE, SLICES = 200, 30

@@ -13,11 +13,12 @@ from typing import Annotated, Any
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
-from noether.core.schemas.callbacks import CallBackBaseConfig, PeriodicDataIteratorCallbackConfig
-from noether.core.schemas.config_class import config_class_of
-from noether.core.schemas.lib import Discriminated, _RegistryBase
-from noether.core.schemas.metric_facts import MetricFacts
-from noether.kernel.entry import Entry
+from noether.config.base import _RegistryBase
+from noether.config.components import CallBackBaseConfig, PeriodicDataIteratorCallbackConfig
+from noether.config.config_class import config_class_of
+from noether.config.discriminated import Discriminated
+from noether.config.metric_facts import MetricFacts
+from noether.kernel.entries import Entry
 from noether.kernel.registry import Registry
 from noether.training.default_callbacks import ONE_SHOT, PRODUCERS, TRACKED
 from reference_pages.kinds import built_in

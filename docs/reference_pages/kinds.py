@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from noether.kernel.entry import Entry
+from noether.kernel.entries import ROLES, Entry, Role
 from noether.kernel.registry import Registry
-from noether.kernel.roles import ROLES, Role
 from reference_pages.markdown import summary, table
 
 _INTRODUCTION = """

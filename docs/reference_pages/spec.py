@@ -7,11 +7,11 @@ from importlib import import_module
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from noether.core.schemas.config_class import CONFIG_BASES, config_class_of
-from noether.core.schemas.signature import SignatureConfig
+from noether.config.config_class import CONFIG_BASES, config_class_of
+from noether.config.signature import SignatureConfig
+from noether.kernel.entries import ROLES
 from noether.kernel.registry import Registry
-from noether.kernel.roles import ROLES
-from noether.spec.fields import table_class_of
+from noether.spec.describe.fields import table_class_of
 from noether.spec.model import CheckpointsTable, Expectation, LoaderTable, PluginsTable, RunSpec
 from reference_pages.kinds import built_in
 from reference_pages.markdown import fields_table, summary

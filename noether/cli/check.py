@@ -53,10 +53,10 @@ def check(
 
 def _notes(loaded: LoadedSpec, options: SpecOptions) -> list[str]:
     """Return notes on a valid spec: values that may mean something else than the author thinks."""
-    from noether.kernel.plugins import load_plugins
+    from noether.kernel.participant import load_plugins
     from noether.kernel.registry import use_registry
-    from noether.spec.meaning import meaning_notes
-    from noether.spec.quoting import toml_path
+    from noether.spec.checks.meaning import meaning_notes
+    from noether.spec.errors.words import toml_path
 
     with use_registry(loaded.registry):
         load_plugins([*loaded.spec.plugins.use, *options.plugins])
@@ -65,6 +65,6 @@ def _notes(loaded: LoadedSpec, options: SpecOptions) -> list[str]:
 
 
 def _print_problems(error: NoetherError, output: Literal["json", "github"]) -> None:
-    from noether.spec.formats import as_github, as_json, problems_in
+    from noether.spec.errors.formats import as_github, as_json, problems_in
 
     print(as_json(problems_in(error)) if output == "json" else as_github(problems_in(error)))

@@ -12,8 +12,8 @@ from noether.cli.options import RUNS, AsJson, Checkpoint, Output, RunArgument, T
 from noether.cli.output import print_facts, print_json, print_table, size_in_words
 
 if TYPE_CHECKING:
-    from noether.runs.checkpoints import Listed
-    from noether.runs.verify_checkpoint import Verdict
+    from noether.runs.checkpoints.listing import Listed
+    from noether.runs.checkpoints.verify import Verdict
 
 app = typer.Typer(help="Look after the checkpoints of a run.", no_args_is_help=True, rich_markup_mode=None)
 NameArgument = Annotated[
@@ -59,8 +59,8 @@ def verify(
     there is none.
     """
     from noether.errors import CheckpointError, UsageError
-    from noether.runs.checkpoints import find_checkpoint
-    from noether.runs.verify_checkpoint import verify_checkpoint
+    from noether.runs.checkpoints.listing import find_checkpoint
+    from noether.runs.checkpoints.verify import verify_checkpoint
 
     if every and name is not None:
         raise UsageError("--all and a NAME were given", hint="leave one of them out")
@@ -83,8 +83,7 @@ def show(run: RunArgument, name: NameArgument = "latest", output: Output = RUNS,
     Counters, files, tensors with shapes, and the callbacks that have a state. Exit codes: 0 done, 2 no such run, 3 no
     such checkpoint, or a damaged one.
     """
-    from noether.runs.checkpoint_contents import contents_of
-    from noether.runs.checkpoints import find_checkpoint
+    from noether.runs.checkpoints.listing import contents_of, find_checkpoint
 
     contents = contents_of(find_checkpoint(_checkpoints(run, output), name))
     if as_json:
@@ -99,7 +98,7 @@ def pin(run: RunArgument, name: NameArgument, output: Output = RUNS) -> None:
 
     It stays until it is unpinned. Works while the run trains. Exit codes: 0 done, 2 no such run, 3 no such checkpoint.
     """
-    from noether.core.writers.pins import pin as pin_checkpoint
+    from noether.checkpoint.retention import pin as pin_checkpoint
 
     checkpoint = _named(run, name, output)
     pin_checkpoint(checkpoint.folder.parent, checkpoint.update)
@@ -112,7 +111,7 @@ def unpin(run: RunArgument, name: NameArgument, output: Output = RUNS) -> None:
 
     Exit codes: 0 done, 2 no such run, 3 no such checkpoint.
     """
-    from noether.core.writers.pins import unpin as unpin_checkpoint
+    from noether.checkpoint.retention import unpin as unpin_checkpoint
 
     checkpoint = _named(run, name, output)
     was_pinned = unpin_checkpoint(checkpoint.folder.parent, checkpoint.update)
@@ -133,8 +132,8 @@ def prune(
 
     Named and pinned ones stay. Exit codes: 0 done, 2 no such run, or it is still training.
     """
-    from noether.runs.find_run import find_run
-    from noether.runs.prune import prune_run
+    from noether.runs.checkpoints.listing import prune_run
+    from noether.runs.folder.run_folder import find_run
 
     removed = prune_run(find_run(run, output), keep_last=keep_last, dry_run=dry_run)
     for checkpoint in removed:
@@ -170,8 +169,8 @@ def export(
 
     Exit codes: 0 done, 1 the model cannot be exported, 2 no such run or wrong usage, 3 no such checkpoint.
     """
-    from noether.runs.export_weights import export as export_weights
-    from noether.runs.find_run import find_run
+    from noether.runs.checkpoints.export import export as export_weights
+    from noether.runs.folder.run_folder import find_run
 
     paths = find_run(run, output)
     file, found = export_weights(paths, checkpoint=checkpoint, averages=averages, form=form, out=out, trusted=trusted)
@@ -179,14 +178,14 @@ def export(
 
 
 def _checkpoints(run: str, output: Path) -> list[Listed]:
-    from noether.runs.checkpoints import list_checkpoints
-    from noether.runs.find_run import find_run
+    from noether.runs.checkpoints.listing import list_checkpoints
+    from noether.runs.folder.run_folder import find_run
 
     return list_checkpoints(find_run(run, output).checkpoint_path)
 
 
 def _named(run: str, name: str, output: Path) -> Listed:
-    from noether.runs.checkpoints import find_checkpoint
+    from noether.runs.checkpoints.listing import find_checkpoint
 
     return find_checkpoint(_checkpoints(run, output), name)
 

@@ -90,7 +90,7 @@ def _spec_options(
     trusted: Trusted = [],
 ) -> SpecOptions:
     """Collect the options of a command line; their order decides which override wins."""
-    from noether.spec.override import Unset
+    from noether.spec.read.overrides import Unset
 
     given = {"overrides": iter(overrides), "unset": map(Unset, unset)}
     in_order = [next(given[name]) for name in context.meta[_ORDER] if name in given]

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from noether.core.utils.secrets import mask
+from noether.config.secrets import mask
 from noether.errors import NoetherError, StorageError, UsageError
-from noether.spec.quoting import visible
+from noether.spec.errors.words import visible
 
 _WIDEST = 30
 """Characters: a longer name in a list of facts does not widen the column of names."""
@@ -58,20 +58,20 @@ def print_json(value: Any, *, in_one_line: bool = False) -> None:
 
 def print_error(error: NoetherError) -> None:
     """Print an error to standard error: the message, its notes, and the help."""
-    from noether.spec.problem import InvalidSpecError
+    from noether.spec.errors.problem import InvalidSpecError
 
     notes = [f"note: {note}" for note in getattr(error, "__notes__", [])]
     if isinstance(error, InvalidSpecError):
         text = error.rendered(color=sys.stderr.isatty() and not os.environ.get("NO_COLOR"))  # escaped already
         print(mask("\n".join([text, *(f"  {note}" for note in notes)])), file=sys.stderr)
     else:
-        help_ = [f"help: {error.hint}"] if error.hint else []
-        print_problem(error.message, [*notes, *help_], code=getattr(error, "code", None))
+        print_problem(error.message, [*notes, *([f"help: {error.hint}"] if error.hint else [])], code=error.code)
 
 
 def print_problem(message: str, lines: Sequence[str], *, code: str | None = None) -> None:
     """Print a message with indented lines below it to standard error, secrets masked, control characters escaped."""
-    text = mask("\n".join([f"error{f'[{code}]' if code else ''}: {message}", *(f"  {line}" for line in lines)]))
+    label = f"error[{code}]" if code else "error"
+    text = mask("\n".join([f"{label}: {message}", *(f"  {line}" for line in lines)]))
     print("\n".join(map(visible, text.split("\n"))), file=sys.stderr)
 
 

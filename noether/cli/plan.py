@@ -11,8 +11,8 @@ from noether.cli.options import AsJson, Spec, SpecOptions
 from noether.cli.output import counted, duration_in_words, picked, print_json, print_section, print_table, size_in_words
 
 if TYPE_CHECKING:
-    from noether.runs.plan import Plan, PlannedCheckpoints
-    from noether.runs.plan_callbacks import PlannedCallback, PlannedPass
+    from noether.runs.plan.plan import Plan, PlannedCheckpoints
+    from noether.runs.plan.plan_callbacks import PlannedCallback, PlannedPass
 
 EXAMPLE = "noether plan specs/experiment.toml -s trainer.max_epochs=50 --update-time 0.02"
 _HOOKS = {
@@ -43,7 +43,8 @@ def plan(
     Updates, batches, callbacks in their order, evaluation, checkpoints and sizes. Data and model are built for it;
     nothing is trained, tracked or left behind. Exit codes: 0 done, 2 wrong spec.
     """
-    from noether.runs.plan import make_plan
+    from noether.cli.plan import print_plan
+    from noether.runs.plan.plan import make_plan
     from noether.spec.load import load_spec
 
     loaded = load_spec(spec, options.overrides, trusted=options.trusted, plugins=options.plugins)

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
-    from noether.kernel.component import Component
-    from noether.kernel.registry import Registry
+    from noether.kernel.entries import Component
 
 app = typer.Typer(help="Look at what is installed.", no_args_is_help=True, rich_markup_mode=None)
 RoleName = Annotated[
@@ -71,7 +70,7 @@ def info(
 
     registry = Registry.installed(trusted=trusted, project_folders=(Path.cwd(),))
     with use_registry(registry):
-        for number, found in enumerate([_checked(role)] if role else _roles_of(registry, kind)):
+        for number, found in enumerate([_checked(role)] if role else registry.roles_of(kind)):
             if number:
                 print()
             _print_kind(registry.load(found or "callback", kind))
@@ -79,9 +78,9 @@ def info(
 
 def _checked(role: str | None) -> str | None:
     """Return the role in its singular form, as typed or in the plural."""
-    from noether.core.utils.nearest import did_you_mean
     from noether.errors import UsageError
-    from noether.kernel.roles import GROUPS
+    from noether.kernel.entries import GROUPS
+    from noether.kernel.names import did_you_mean
 
     known = {found.name: found.name for found in GROUPS.values()}
     known |= {group.removeprefix("noether."): found.name for group, found in GROUPS.items()}
@@ -91,46 +90,11 @@ def _checked(role: str | None) -> str | None:
     return known[role] if role else None
 
 
-def _roles_of(registry: Registry, kind: str) -> list[str]:
-    """Return the roles that have this kind; for a dotted path, those whose base class it fits.
-
-    Raises:
-        PluginError: if no role has it.
-    """
-    from noether.errors import PluginError
-    from noether.kernel.dotted import is_dotted
-    from noether.kernel.roles import PLUGIN, ROLES
-
-    problems, fitting = [], []
-    dotted = is_dotted(kind)  # any object can be a run plugin, so a dotted path does not mean one
-    for role in ROLES if dotted else (*ROLES, PLUGIN.name):
-        try:
-            registry.load(role, kind) if dotted else registry.find(role, kind)
-        except PluginError as error:
-            problems.append(error)
-        else:
-            fitting.append(role)
-    if not fitting:
-        raise problems[0] if dotted else _unknown(registry, kind)
-    return fitting
-
-
-def _unknown(registry: Registry, kind: str) -> Exception:
-    from noether.core.utils.nearest import did_you_mean
-    from noether.errors import PluginError
-
-    names = [entry.name for entry in registry.entries()]
-    return PluginError(
-        f"nothing that is installed goes by the name '{kind}'.{did_you_mean(kind, names)}",
-        hint="list what is installed: noether plugins list",
-    )
-
-
 def _print_kind(component: Component) -> None:
     """Print the origin of a kind, its purpose, its options, and an example."""
-    from noether.core.schemas.config_class import config_class_of
-    from noether.kernel.roles import PLUGIN
-    from noether.spec.fields import table_class_of
+    from noether.config.config_class import config_class_of
+    from noether.kernel.entries import PLUGIN
+    from noether.spec.describe.fields import table_class_of
 
     if component.role == PLUGIN.name:
         _print_plugin(component)

@@ -39,8 +39,8 @@ def resume(
     RUN ends with the same bytes as a run that never stopped. Exit codes are those of `noether run`; a run that has
     finished already is exit code 0.
     """
-    from noether.runs.resume import preview
-    from noether.runs.resume import resume as resume_run
+    from noether.runs.resume.resume import preview
+    from noether.runs.resume.resume import resume as resume_run
 
     chosen: dict[str, Any] = {
         "checkpoint": checkpoint,

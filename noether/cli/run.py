@@ -10,7 +10,7 @@ import typer
 
 from noether.cli.options import AllowSpecChange, Quiet, ShowTraceback, Spec, SpecOptions
 from noether.cli.output import print_error, print_problem
-from noether.core.utils.secrets import masked_traceback
+from noether.config.secrets import masked_traceback
 from noether.core.utils.shown_path import shown_path
 from noether.errors import NoetherError
 
@@ -39,6 +39,10 @@ def run(
     allow_spec_change: AllowSpecChange = False,
     quiet: Quiet = False,
     show_traceback: ShowTraceback = False,
+    trace_hooks: Annotated[
+        bool,
+        typer.Option("--trace-hooks", help="Print each call of a hook to stderr, with its callback and its time."),
+    ] = False,
 ) -> None:
     """Train the run that SPEC describes.
 
@@ -57,6 +61,7 @@ def run(
             plugins=options.plugins,
             trusted=options.trusted,
             quiet=quiet,
+            trace_hooks=trace_hooks,
         )
     except NoetherError as error:
         if show_traceback:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,14 +17,13 @@ from noether.cli.spec_init import EXAMPLE as INIT_EXAMPLE
 from noether.cli.spec_init import init
 
 if TYPE_CHECKING:
-    from noether.spec.difference import Difference
+    from noether.spec.diff import Difference
 
 app = typer.Typer(help="Look at specs and make them.", no_args_is_help=True, rich_markup_mode=None)
 OutputFile = Annotated[
     Path | None,
     typer.Option("-o", "--output", metavar="FILE", help="Write to this file instead.", show_default=False),
 ]
-_RESOLVED = "spec.resolved.toml"
 
 verb(app, "init", example=INIT_EXAMPLE)(init)
 
@@ -64,7 +62,7 @@ def diff(
 
     Exit codes: 0 they mean the same, 1 they differ, 2 one of them cannot be read.
     """
-    from noether.spec.difference import differences
+    from noether.spec.diff import differences
 
     found = differences(*(_tables_of(side, runs, trusted) for side in (left, right)))
     if as_json:
@@ -104,15 +102,15 @@ def _write(text: str, output: Path | None) -> None:
 
 def _difference_json(difference: Difference) -> dict[str, Any]:
     """Return a key with the values of both sides; a side without a value is left out."""
-    from noether.spec.difference import ABSENT
+    from noether.spec.diff import ABSENT
 
     sides = {"left": difference.left, "right": difference.right}
     return {"key": difference.key} | {side: value for side, value in sides.items() if value is not ABSENT}
 
 
 def _print_differences(left: str, right: str, found: Iterable[Difference]) -> None:
-    from noether.spec.difference import ABSENT
-    from noether.spec.literal import toml_literal
+    from noether.spec.diff import ABSENT
+    from noether.spec.errors.words import toml_literal
 
     print(f"- {left}\n+ {right}" if found else "no difference")
     for difference in found:
@@ -129,24 +127,27 @@ def _tables_of(side: str, runs: Path, trusted: Iterable[str]) -> dict[str, Any]:
     Raises:
         SpecError: if there is no spec or run of this name, or the spec is wrong.
     """
+    from noether.checkpoint.paths import PathProvider
     from noether.kernel.registry import use_registry
+    from noether.runs.saved_spec import has_saved_spec, read_saved_spec
     from noether.spec.load import load_spec
     from noether.spec.resolve import resolved_tables
 
-    for folder in (Path(side), runs / side):
-        if (folder / _RESOLVED).is_file():
-            return tomllib.loads((folder / _RESOLVED).read_text(encoding="utf-8"))
+    for folder in (Path(side).absolute(), runs / side):
+        paths = PathProvider(folder.parent, folder.name)
+        if has_saved_spec(paths):
+            return read_saved_spec(paths).tables
     loaded = load_spec(_spec_file(side, runs), trusted=trusted)
     with use_registry(loaded.registry):
         return resolved_tables(loaded.spec)
 
 
 def _spec_file(side: str, runs: Path) -> Path:
-    from noether.core.utils.nearest import did_you_mean
     from noether.errors import SpecError
+    from noether.kernel.names import did_you_mean
 
     if Path(side).is_dir():
-        raise SpecError(f"{side} is not a run folder: it has no {_RESOLVED}")
+        raise SpecError(f"{side} is not a run folder: it has no resolved spec")
     if not Path(side).exists() and not side.endswith(".toml"):
         known = sorted(folder.name for folder in runs.iterdir()) if runs.is_dir() else []
         raise SpecError(

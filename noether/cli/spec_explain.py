@@ -13,8 +13,8 @@ from noether.cli.options import AsJson, SpecOptions
 from noether.cli.output import print_facts, print_json
 
 if TYPE_CHECKING:
-    from noether.spec.explain import Explanation
-    from noether.spec.lookup import Meaning
+    from noether.spec.describe.explain import Explanation
+    from noether.spec.describe.lookup import Meaning
 
 EXAMPLE = "noether spec explain trainer.max_epochs specs/experiment.toml"
 
@@ -35,7 +35,7 @@ def explain(
     Shows meaning, type, unit, default and allowed kinds; with SPEC also every layer that sets the key.
     """
     from noether.kernel.registry import Registry, use_registry
-    from noether.spec.explain import documented, explained
+    from noether.spec.describe.explain import documented, explained
     from noether.spec.load import load_spec
 
     if spec is not None:
@@ -50,7 +50,7 @@ def explain(
 
 def _check_no_overrides(key: str, options: SpecOptions) -> None:
     from noether.errors import UsageError
-    from noether.spec.override import Unset
+    from noether.spec.read.overrides import Unset
 
     if options.overrides:
         option = "--unset" if all(isinstance(override, Unset) for override in options.overrides) else "-s"
@@ -94,9 +94,16 @@ def _print_meanings(key: str, meanings: Sequence[Meaning], *, as_json: bool) -> 
 
 def _facts(meaning: Meaning) -> dict[str, str]:
     """Return the documentation of a field, in the order to show it."""
-    from noether.spec.explain import allowed_kinds, keys_of
-    from noether.spec.field_words import bounds_of, default_of, example_of, type_of, unit_of
-    from noether.spec.lookup import field_of
+    from noether.spec.describe.explain import (
+        allowed_kinds,
+        bounds_of,
+        default_of,
+        example_of,
+        keys_of,
+        type_of,
+        unit_of,
+    )
+    from noether.spec.describe.lookup import field_of
 
     field = field_of(meaning)
     facts = {
@@ -117,8 +124,8 @@ def _compared(facts: dict[str, str]) -> dict[str, str]:
 
 
 def _shown(value: Any) -> str:
-    from noether.core.utils.secrets import mask
-    from noether.spec.explain import UNSET
-    from noether.spec.literal import toml_literal
+    from noether.config.secrets import mask
+    from noether.spec.describe.explain import UNSET
+    from noether.spec.errors.words import toml_literal
 
     return "unset" if value is UNSET else mask(toml_literal(value))

@@ -55,9 +55,8 @@ def init(
 
 def _content(data: Path, spec: Path, inputs: list[str], targets: list[str]) -> Content:
     """Read the arrays of a data file, and return the parts of a spec that depend on them."""
-    from noether.data.sources.columns import read_columns
-    from noether.data.sources.facts import facts_of
-    from noether.spec.scaffold_data import content_of_file
+    from noether.data.sources.columns import facts_of, read_columns
+    from noether.spec.scaffold import content_of_file
 
     samples, properties = facts_of(data, read_columns(data, None))
     path = Path(os.path.relpath(data, spec.parent)).as_posix()

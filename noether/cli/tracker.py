@@ -10,7 +10,7 @@ from noether.cli.options import RUNS, AsJson, Output, RunArgument, Trusted, verb
 from noether.cli.output import picked, print_json
 
 if TYPE_CHECKING:
-    from noether.runs.tracker_sync import Synced
+    from noether.runs.tracking.sync import Synced
 
 app = typer.Typer(help="Deliver metrics that trackers missed.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -33,7 +33,7 @@ def sync(
     nothing is sent twice. Exit codes: 0 the trackers have everything, 1 a tracker still cannot be reached, 2 wrong
     usage, or the run has not ended.
     """
-    from noether.runs.tracker_sync import sync_trackers
+    from noether.runs.tracking.sync import sync_trackers
 
     results = []
     for synced in sync_trackers(run, output=output, trusted=trusted):
@@ -49,7 +49,7 @@ def sync(
 
 
 def _line(synced: Synced) -> str:
-    from noether.core.utils.secrets import mask
+    from noether.config.secrets import mask
 
     got = f"{synced.lines} metric lines and {synced.files} files"
     if synced.error:

@@ -10,7 +10,7 @@ from noether.cli.options import AsJson, Spec, SpecOptions
 from noether.cli.output import counted, picked, print_json, print_table
 
 if TYPE_CHECKING:
-    from noether.runs.verify_resume import Report
+    from noether.runs.verify.verify_resume import Report
 
 EXAMPLE = "noether verify-resume specs/experiment.toml --at 3,40,217"
 
@@ -42,7 +42,7 @@ def verify_resume(
 
     Exit codes: 0 equal, 1 different, 2 wrong spec or usage.
     """
-    from noether.runs.verify_resume import verify_resume as verify
+    from noether.runs.verify.verify_resume import verify_resume as verify
 
     report = verify(
         spec,

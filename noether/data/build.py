@@ -6,11 +6,9 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from noether.core.schemas.construction import construction_of
-from noether.core.schemas.datasets import DatasetBaseConfig
-from noether.core.schemas.lib import component_of
-from noether.core.schemas.signature import SignatureConfig
-from noether.core.schemas.transforms import TransformBaseConfig
+from noether.config.base import component_of, construction_of
+from noether.config.components import DatasetBaseConfig, TransformBaseConfig
+from noether.config.signature import SignatureConfig
 from noether.data.container import DataContainer
 from noether.data.dataset import AnyDataset
 from noether.data.transforms.base import Transform

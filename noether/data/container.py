@@ -8,18 +8,16 @@ from multiprocessing import get_all_start_methods
 import torch
 from torch import Tensor
 
-from noether.core.utils.nearest import did_you_mean
-from noether.data.collate import Collator
 from noether.data.dataset import AnyDataset, length_of
-from noether.data.fetch import fetch_of
+from noether.data.fetch import Collator, fetch_of
 from noether.data.loader import TaggedDataset, TrainingLoader
-from noether.data.prepared import PreparedDatasets
 from noether.data.samplers.interleaved import InterleavedSampler
-from noether.data.samplers.interval import TRAINING, SamplerIntervalConfig
+from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig
 from noether.data.samplers.training_order import TrainingOrder
-from noether.data.subset import subset
 from noether.data.transforms.base import Transform
+from noether.data.views import PreparedDatasets, subset
 from noether.errors import DataError
+from noether.kernel.names import did_you_mean
 
 
 class DataContainer:

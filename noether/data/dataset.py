@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from noether.core.schemas.datasets import DatasetBaseConfig
+from noether.config.components import DatasetBaseConfig
 from noether.errors import DataError
 
 Batch = dict[str, Tensor]

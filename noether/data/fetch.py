@@ -1,15 +1,61 @@
-"""Loading a batch from one data set: in one gather, sample by sample, or sample by sample with seeds."""
+"""Fetch and collate batches of one data set."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
-from noether.data.collate import Collator, collate
-from noether.data.dataset import AnyDataset, Batch, GatheringDataset, gathering
-from noether.data.mixing import mix
-from noether.data.randomness import epoch_key, preserved_rng, seed_sample
+from noether.data.dataset import AnyDataset, Batch, GatheringDataset, gathering, length_of
+from noether.data.randomness import EVALUATION_EPOCH, epoch_key, mix, preserved_rng, seed_sample
+from noether.errors import DataError
+
+Collator = Callable[[Sequence[Mapping[str, Any]]], Batch]
+"""Makes one batch out of the samples of a data set."""
+
+
+def collate(samples: Sequence[Mapping[str, Any]]) -> Batch:
+    """Stack samples along a new leading dimension, property by property.
+
+    Numbers and numpy arrays become tensors.
+
+    Raises:
+        DataError: A sample is no mapping, lacks a property of the first one, or a property cannot be stacked.
+    """
+    for sample in samples:
+        if not isinstance(sample, Mapping):
+            raise DataError(
+                f"a sample is a dict from property name to tensor, found {type(sample).__name__}",
+                hint="return {'x': ..., 'y': ...} from the data set's __getitem__",
+            )
+    return {name: _stack(name, samples) for name in samples[0]}
+
+
+def _stack(name: str, samples: Sequence[Mapping[str, Any]]) -> Tensor:
+    try:
+        return torch.stack([_tensor(sample[name]) for sample in samples])
+    except KeyError:
+        lacking = next(sample for sample in samples if name not in sample)
+        raise DataError(f"one sample of the batch has no property {name!r}; it has {', '.join(lacking)}") from None
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise DataError(_not_stackable(name, [sample[name] for sample in samples], error)) from error
+
+
+def _tensor(value: Any) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.as_tensor(value)
+
+
+def _not_stackable(name: str, values: list[Any], error: Exception) -> str:
+    shapes = {tuple(value.shape) for value in values if hasattr(value, "shape")}
+    if len(shapes) > 1:
+        found = ", ".join(str(shape) for shape in sorted(shapes))
+        return (
+            f"samples of one batch need equal shapes, but property {name!r} comes as {found}; pad it in a "
+            "transform, or give the data set a collator"
+        )
+    return f"property {name!r} cannot be made a tensor from {type(values[0]).__name__}: {error}"
 
 
 class Fetch(Protocol):
@@ -93,3 +139,26 @@ def fetch_of(dataset: AnyDataset, seed: int, collator: Collator | None = None) -
     if collator is None and (whole := gathering(dataset)) is not None:
         return FetchBatch(whole)
     return FetchSamples(dataset, collator or collate)
+
+
+def whole_batches(dataset: AnyDataset, *, batch_size: int = 1024, seed: int = 0) -> Iterator[Batch]:
+    """Yield every sample once, in order, in batches; what a sample draws is the same at every call.
+
+    A data set that gathers no batches is read one sample at a time, so that the samples may differ in shape.
+    """
+    fetch = fetch_of(dataset, seed)
+    batch_size = batch_size if gathering(dataset) is not None else 1
+    for indices in torch.split(torch.arange(length_of(dataset)), batch_size):
+        if len(indices):
+            yield fetch(indices, EVALUATION_EPOCH)
+
+
+def first_sample(dataset: AnyDataset, *, seed: int = 0) -> dict[str, Tensor]:
+    """Return the first sample, to read names and shapes from; no generator of the process moves.
+
+    Raises:
+        DataError: The data set is empty.
+    """
+    for batch in whole_batches(dataset, batch_size=1, seed=seed):
+        return {name: values[0] for name, values in batch.items()}
+    raise DataError(f"{type(dataset).__name__} has no samples")

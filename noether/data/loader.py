@@ -1,20 +1,166 @@
-"""TrainingLoader: one stream of batches for training and evaluation, with or without workers."""
+"""TrainingLoader: one stream of batches for training and evaluation, with worker processes."""
 
 from __future__ import annotations
 
 import re
+import signal
 import threading
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from types import FrameType
+from typing import Any, TypeVar
 
 import torch
 
+from noether.data.dataset import Batch
 from noether.data.fetch import Fetch
 from noether.data.samplers.interleaved import InterleavedSampler
-from noether.data.samplers.tagged import TaggedBatch, TaggedIndices
-from noether.data.worker_deaths import WORKER_DEATHS
-from noether.data.workers import born_ignoring, end_by_killing, ignore_stop_signals, kill
+from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig, TaggedBatch, TaggedIndices
 from noether.errors import TrainingError
+
+Item = TypeVar("Item")
+
+
+class WorkerDeaths:
+    """Stands before torch's handler of SIGCHLD, and calls it only while a batch is waited for.
+
+    Attributes:
+        is_waiting: Whether one is.
+    """
+
+    def __init__(self) -> None:
+        self.is_waiting = False
+        self._is_noted = False
+        self._raise_for_the_dead: Callable[[int, FrameType | None], Any] | None = None
+
+    def watch(self) -> None:
+        """Take torch's handler over, which it installs with the first workers, in the main thread alone."""
+        if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+            return
+        handler = signal.getsignal(signal.SIGCHLD)
+        if callable(handler) and handler != self._handle:
+            self._raise_for_the_dead = handler
+            signal.signal(signal.SIGCHLD, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.is_waiting:
+            self._tell(frame)
+        else:
+            self._is_noted = True
+
+    def _tell(self, frame: FrameType | None = None) -> None:
+        self._is_noted = False
+        if self._raise_for_the_dead is not None:
+            self._raise_for_the_dead(signal.SIGCHLD, frame)
+
+    def waiting_for(self, batches: Iterator[Item]) -> Iterator[Item]:
+        """Yield what workers deliver.
+
+        Raises:
+            RuntimeError: One of them has died.
+        """
+        while True:
+            self.is_waiting = True
+            try:
+                if self._is_noted:
+                    self._tell()
+                batch = next(batches)
+            except StopIteration:
+                return
+            finally:
+                self.is_waiting = False
+            yield batch
+
+
+WORKER_DEATHS = WorkerDeaths()
+"""Of this process, which has one handler of each signal."""
+
+_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+STOP_SIGNALS = [signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__]
+"""What a terminal or a scheduler may send to all processes of a run, so that it ends."""
+
+
+def ignore_stop_signals(worker: int) -> None:
+    """Let a worker work on whatever signal its process group is sent; called in the worker before its first batch."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
+@contextmanager
+def born_ignoring() -> Iterator[None]:
+    """Hold stop signals back while workers are started inside, who inherit that: none is hit before it ignores them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_by_killing(workers: Iterable[BaseProcess]) -> None:
+    """Let whoever terminates these processes, be it torch or Python at its exit, kill them: SIGTERM they ignore."""
+    for worker in workers:
+        process = worker._popen  # type: ignore[attr-defined]  # Python's exit asks it, and not the worker
+        process.terminate = process.kill
+
+
+def kill(workers: Iterable[BaseProcess]) -> None:
+    """End processes that do not listen any more."""
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
+
+
+def training_batches(stream: Iterable[TaggedBatch]) -> Iterator[Batch]:
+    """Yield the training batches of `stream`, leaving out what a consumer did not read of its pass.
+
+    Between two batches consumers may read their passes from the same `stream`.
+    """
+    for tag, _, batch in stream:
+        if tag == TRAINING:
+            yield batch
+
+
+def evaluation_pass(
+    stream: Iterator[TaggedBatch],
+    consumer: SamplerIntervalConfig,
+    batch_size: int,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Batch]:
+    """Yield the batches of the consumer's next pass, leaving out what others did not read of theirs.
+
+    Args:
+        stream: What a `TrainingLoader` yields.
+        consumer: Whose pass.
+        batch_size: The one that the loader was built with.
+        rank: This process's place among `world_size`.
+        world_size: Number of processes.
+
+    Raises:
+        TrainingError: The stream holds no pass for this consumer at this point.
+    """
+    for position in range(consumer.pass_length(batch_size, rank=rank, world_size=world_size)):
+        yield _next_of(stream, consumer.tag, position)
+
+
+def _next_of(stream: Iterator[TaggedBatch], tag: int, position: int) -> Batch:
+    for found in stream:
+        if found.tag == tag and found.position == position:
+            return found.batch
+        if found.tag == TRAINING or position > 0:
+            break
+    raise TrainingError(
+        "a callback asked for evaluation batches where the data stream has none for it: it ran outside of "
+        "the intervals that it registered, or read its pass twice"
+    )
+
 
 WORKER_TIMEOUT = 600.0
 """Seconds after which a worker that delivers nothing is an error; torch's default is to wait forever."""

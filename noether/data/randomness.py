@@ -1,15 +1,96 @@
-"""A sample's randomness: derived from (seed, epoch, index), and kept out of training's generators."""
+"""Seeds and permutations: pure functions of (seed, epoch, index)."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from noether.data.mixing import mix
+from noether.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_FIRST = 0xBF58476D1CE4E5B9
+_SECOND = 0x94D049BB133111EB
+_MASK = 0xFFFFFFFFFFFFFFFF
+
+
+def mix(word: int, counter: int) -> int:
+    """Return the 64-bit key at place `counter` of the stream that starts at `word`; both any integers."""
+    z = (word + (counter + 1) * _GOLDEN) & _MASK
+    z = ((z ^ (z >> 30)) * _FIRST) & _MASK
+    z = ((z ^ (z >> 27)) * _SECOND) & _MASK
+    return z ^ (z >> 31)
+
+
+def mix_range(word: int, n: int) -> NDArray[np.uint64]:
+    """Return `mix(word, i)` for i = 0 … n-1 as an array; all entries differ."""
+    import numpy as np
+
+    z = np.arange(1, n + 1, dtype=np.uint64)
+    z *= np.uint64(_GOLDEN)
+    z += np.uint64(word & _MASK)
+    z ^= z >> np.uint64(30)
+    z *= np.uint64(_FIRST)
+    z ^= z >> np.uint64(27)
+    z *= np.uint64(_SECOND)
+    z ^= z >> np.uint64(31)
+    return z
+
+
+def permutation(n: int, seed: int, epoch: int) -> torch.Tensor:
+    """Return the order in which epoch `epoch` visits `n` samples.
+
+    Sorting by a counter-based key needs no random generator, so that the order can be had again from three
+    integers after any interruption, on any platform and with any version of torch and numpy. The keys are
+    pairwise different, so the result does not depend on the sorting algorithm either.
+
+    Returns:
+        int64 tensor of shape (n,) that holds every integer from 0 to n-1 once.
+    """
+    keys = mix_range(mix(seed, epoch), n)
+    return torch.from_numpy(np.argsort(keys).astype(np.int64, copy=False))
+
+
+_SPLIT = 0x53504C4954  # keeps a split unrelated to the order of an epoch with the same seed
+
+
+def split_indices(n: int, fractions: Mapping[str, float], seed: int) -> dict[str, torch.Tensor]:
+    """Return the sample indices of each part; the parts are disjoint and cover all `n` samples.
+
+    Args:
+        n: Number of samples.
+        fractions: Share of each part by name; together 1.
+        seed: The same seed gives the same split.
+
+    Returns:
+        One ascending int64 tensor for each name.
+
+    Raises:
+        DataError: A fraction lies outside 0 … 1, or the fractions do not add up to 1.
+    """
+    if any(not 0 <= share <= 1 for share in fractions.values()) or abs(sum(fractions.values()) - 1) > 1e-9:
+        raise DataError(f"the fractions of a split lie between 0 and 1 and add up to 1, found {dict(fractions)}")
+    order = permutation(n, mix(seed, _SPLIT), 0)
+    parts, start, covered = {}, 0, 0.0
+    for place, (name, share) in enumerate(fractions.items(), start=1):
+        covered += share
+        end = n if place == len(fractions) else min(n, round(covered * n))
+        parts[name] = order[start:end].sort().values
+        start = end
+    return parts
+
+
+def train_test_indices(n: int, split: str, test_fraction: float, seed: int) -> torch.Tensor:
+    """Return the ascending indices of the part `"train"` or `"test"`."""
+    return split_indices(n, {"test": test_fraction, "train": 1 - test_fraction}, seed)[split]
+
 
 _SAMPLES = 0x53414D504C45  # keeps sample seeds unrelated to the order of the epoch
 

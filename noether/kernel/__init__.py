@@ -1,6 +1,6 @@
-"""The kernel: which hooks exist, who takes part in them in which order, and how a `kind` becomes a class.
+"""The kernel: hooks, the order in which they are called, and the classes that kinds stand for.
 
-It knows pluggy and the standard library only, so that listing plugins and checking a spec need no torch.
+It imports pluggy and the standard library only, so that listing plugins and checking a spec need no torch.
 """
 
 from noether.kernel.markers import PROJECT, hookimpl, hookspec

@@ -1,4 +1,4 @@
-"""Which of a hook's arguments an implementation gets, and how each is passed."""
+"""Hook implementations, and their bindings to the arguments of hooks."""
 
 from __future__ import annotations
 
@@ -7,15 +7,66 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from noether.kernel.participant import Participant
+from noether.kernel.progress import UpdateCounter
+
+NextDue = Callable[[UpdateCounter], int | None]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Implementation:
+    """One implementation of one hook.
+
+    Attributes:
+        hook: Name of the hook.
+        participant: Its participant.
+        function: The function to call; a method is bound to its object.
+        binding: The arguments that it takes.
+        tryfirst: True to be called before the others.
+        trylast: True to be called after the others.
+        wrapper: True for a generator around the other calls, as in `hookimpl(wrapper=True)`.
+        hookwrapper: True for a wrapper of the older form, which gets a `pluggy.Result`.
+        next_due: Returns the next update at which an implementation acts that acts only when its interval fires.
+    """
+
+    hook: str
+    participant: Participant
+    function: Callable[..., Any]
+    binding: Binding
+    tryfirst: bool = False
+    trylast: bool = False
+    wrapper: bool = False
+    hookwrapper: bool = False
+    next_due: NextDue | None = None
+
+    @property
+    def wraps(self) -> bool:
+        """Return True if it is a wrapper of either form."""
+        return self.wrapper or self.hookwrapper
+
+
+def call_order(implementation: Implementation) -> tuple[int, bool]:
+    """Return the key that sorts the implementations of a hook; equal ones stay in the order given.
+
+    Run plugins marked tryfirst, components in the order of the spec, the other run plugins in the order of
+    `use`, those marked trylast. A component may be marked too; the spec's order then rules within the group.
+    """
+    is_plugin = implementation.participant.is_plugin
+    if implementation.tryfirst:
+        return 0, not is_plugin
+    if implementation.trylast:
+        return 3, is_plugin
+    return 1, is_plugin
+
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """How to call an implementation with the arguments of its hook.
+    """The arguments of a hook that an implementation takes, and the way to pass them.
 
     Attributes:
         positional: Hook arguments to pass by position: those of positional-only parameters.
         keywords: Hook arguments to pass by name.
-        unknown: Required parameters that the hook has no argument for; not callable unless empty.
+        unknown: Required parameters that the hook has no argument for; the call works only if there are none.
     """
 
     positional: tuple[str, ...]
@@ -31,16 +82,16 @@ class Binding:
 def bind(function: Callable[..., Any], arguments: Sequence[str]) -> Binding:
     """Bind an implementation to the arguments that its hook offers.
 
-    It gets every argument that it names, whether its parameter has a default or not, and all of them where it
+    It gets every argument that it names, whether its parameter has a default or not, and all of them if it
     takes `**kwargs`. A parameter with a default that the hook does not offer keeps that default.
 
     Args:
-        function: The implementation, bound to its object where it is a method.
+        function: The implementation; a method is bound to its object.
         arguments: Names of the hook's arguments.
 
     Raises:
-        ValueError: Its signature cannot be read (some callables written in C).
-        TypeError: It is not callable.
+        ValueError: if its signature cannot be read (some callables written in C).
+        TypeError: if it is not callable.
     """
     positional: list[str] = []
     keywords: list[str] = []

@@ -1,21 +1,125 @@
-"""Find what a participant implements, and everything about it that cannot work, before anything is called."""
+"""Discovery of the hooks that a participant implements, and of its mistakes."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import replace
+from difflib import SequenceMatcher
+from typing import Any, Literal
 
-from noether.core.utils.nearest import did_you_mean
-from noether.kernel.binding import Binding, bind
-from noether.kernel.every import interval_of
+from noether.kernel.binding import Binding, Implementation, bind
+from noether.kernel.compile import compile_call
 from noether.kernel.hookspecs import HOOKS
-from noether.kernel.implementation import Implementation
-from noether.kernel.markers import implementation_options, is_inherited_no_op, is_when_due
-from noether.kernel.near_miss import near_misses
+from noether.kernel.intervals import Intervals, fires
+from noether.kernel.markers import implementation_options, interval_of, is_inherited_no_op, is_when_due
+from noether.kernel.names import did_you_mean
 from noether.kernel.participant import Participant
-from noether.kernel.periodic import PERIODIC, periodic_implementations
-from noether.kernel.place import place_of
+from noether.kernel.progress import UpdateCounter
+from noether.kernel.watch import HookWatch, measured
+
+
+def place_of(attribute: Any) -> str:
+    """Return ` (file:line)` of a function, method or property, or an empty string if it has no source."""
+    function = attribute.fget if isinstance(attribute, property) else getattr(attribute, "__func__", attribute)
+    code = getattr(inspect.unwrap(function) if callable(function) else function, "__code__", None)
+    return f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
+
+
+# High enough that a helper such as `after_train_batch_stats` or `process_results` keeps its name; `after_epoch`, the
+# shortest hook that people misspell, with one letter wrong, missing, doubled or swapped is still above it.
+_SIMILARITY = 0.9
+
+
+def near_misses(cls: type) -> Iterator[str]:
+    """Yield a problem for each public method of a user's class that is named almost like a hook."""
+    for owner in inspect.getmro(cls):
+        if owner.__module__.partition(".")[0] in ("noether", "builtins", "torch"):
+            continue
+        for name, attribute in vars(owner).items():
+            if name.startswith("_") or name in HOOKS or not _is_method(attribute):
+                continue
+            if (hook := _meant(name)) is not None:
+                yield f"{owner.__qualname__}.{name} is not a hook. Did you mean '{hook}'?{place_of(attribute)}"
+
+
+def _meant(name: str) -> str | None:
+    """Return the hook that a name is a misspelling of, or None."""
+    plain = _plain(name)
+    ratio, hook = max((SequenceMatcher(None, plain, _plain(hook)).ratio(), hook) for hook in HOOKS)
+    return hook if ratio >= _SIMILARITY else None
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").lower()
+
+
+def _is_method(attribute: object) -> bool:
+    return inspect.isroutine(attribute) or isinstance(attribute, (staticmethod, classmethod))
+
+
+PERIODIC = "periodic_callback"
+
+
+class PeriodicPlugin:
+    """A run plugin's `periodic_callback` with the interval that `@noether.every` gave it.
+
+    Args:
+        implementation: The `periodic_callback`.
+        intervals: Its interval.
+        watch: Measurements to take.
+    """
+
+    def __init__(self, implementation: Implementation, intervals: Intervals, watch: HookWatch | None) -> None:
+        self._call = compile_call(PERIODIC, implementation.function)
+        self._id = implementation.participant.id
+        self._intervals = intervals
+        self._watch = watch
+
+    def after_update(self, update_counter: UpdateCounter, **arguments: Any) -> Any:
+        """Call it if an interval in updates or samples fires."""
+        return self._call_if_fired("update", update_counter, arguments)
+
+    def after_epoch(self, update_counter: UpdateCounter, **arguments: Any) -> Any:
+        """Call it if an interval in epochs fires."""
+        return self._call_if_fired("epoch", update_counter, arguments)
+
+    def at_eval(self, update_counter: UpdateCounter, **arguments: Any) -> Any:
+        """Call it in a run that only evaluates."""
+        return self._act("eval", update_counter, arguments)
+
+    def next_due_update(self, counter: UpdateCounter) -> int:
+        """Return the first update after the current one at which the interval fires."""
+        return self._intervals.next_due_update(counter.update, counter.updates_per_epoch, counter.effective_batch_size)
+
+    def _call_if_fired(
+        self, hook: Literal["update", "epoch"], update_counter: UpdateCounter, arguments: dict[str, Any]
+    ) -> Any:
+        fired = fires(self._intervals, update_counter, hook)
+        return None if fired is None else self._act(fired, update_counter, arguments)
+
+    def _act(self, interval_type: str, update_counter: UpdateCounter, arguments: dict[str, Any]) -> Any:
+        with measured(PERIODIC, self._id, update_counter, self._watch):
+            return self._call(interval_type, update_counter, **arguments)
+
+
+def periodic_implementations(
+    implementation: Implementation, intervals: Intervals, watch: HookWatch | None
+) -> list[Implementation]:
+    """Return the implementations that call a `periodic_callback`: of the hook of its interval, and of `at_eval`."""
+    periodic = PeriodicPlugin(implementation, intervals, watch)
+    moment = periodic.after_update if intervals.every_n_epochs is None else periodic.after_epoch
+    return [
+        replace(
+            implementation,
+            hook=function.__name__,
+            function=function,
+            binding=bind(function, HOOKS[function.__name__]),
+            next_due=due,
+        )
+        for function, due in ((moment, periodic.next_due_update), (periodic.at_eval, None))
+    ]
+
 
 _WRONG_FORM = {
     True: "is marked as a wrapper, but has no `yield`",
@@ -24,15 +128,20 @@ _WRONG_FORM = {
 
 
 class Discovery:
-    """The implementations of one participant, and its problems.
+    """The implementations of one participant, and its problems, found before anything is called.
+
+    Args:
+        participant: The component or run plugin.
+        watch: Measurements to take of its `periodic_callback`.
 
     Attributes:
-        implementations: What it implements, in no particular order.
-        problems: What cannot work, as sentences that name the participant and the place.
+        implementations: The implementations, in no particular order.
+        problems: Mistakes that keep an implementation from working, as sentences with participant and place.
     """
 
-    def __init__(self, participant: Participant) -> None:
+    def __init__(self, participant: Participant, watch: HookWatch | None = None) -> None:
         self.participant = participant
+        self._watch = watch
         self.implementations: list[Implementation] = []
         self.problems: list[str] = []
         for name, static in _candidates(participant):
@@ -41,12 +150,12 @@ class Discovery:
             self.problems += [f"{participant}: {miss}" for miss in near_misses(type(participant.instance))]
 
     def _take(self, name: str, static: Any) -> None:
-        """Add the implementation that an attribute is, or the reason why it is none."""
+        """Add the implementation that an attribute is, or the problem that keeps it from being one."""
         options = implementation_options(static) or {}
         hook = options.get("specname") or name
         if hook not in HOOKS:
             if not options.get("optionalhook"):
-                self._report(static, f"'{hook}' is no hook.{did_you_mean(hook, HOOKS)}")
+                self._report(static, f"'{hook}' is not a hook.{did_you_mean(hook, HOOKS)}")
         elif isinstance(static, property):
             self._report(static, f"{name} is a property, but a hook is a method")
         elif not callable(function := getattr(self.participant.instance, name)):
@@ -76,12 +185,12 @@ class Discovery:
         if is_when_due(function) and not wraps:
             next_due = getattr(self.participant.instance, "next_due_update", None)
             if next_due is None:
-                self._report(function, f"{hook} is called only when due, but there is no method next_due_update")
+                self._report(function, f"{hook} is called only when due, but the class has no method next_due_update")
         implementation = Implementation(hook, self.participant, function, binding, **flags, next_due=next_due)
         if hook == PERIODIC and self.participant.is_plugin:
             self._add_periodic(implementation)
         elif hook == PERIODIC and interval_of(function) is not None:
-            self._report(function, "@noether.every is for run plugins; a callback's interval stands in the spec")
+            self._report(function, "@noether.every is for run plugins; a callback has its interval in the spec")
         else:
             self.implementations.append(implementation)
 
@@ -92,14 +201,14 @@ class Discovery:
         elif interval is None:
             self._report(implementation.function, f"{PERIODIC} has no interval; add @noether.every(epochs=1)")
         else:
-            self.implementations += periodic_implementations(implementation, interval)
+            self.implementations += periodic_implementations(implementation, interval, self._watch)
 
     def _report(self, where: Any, message: str) -> None:
         self.problems.append(f"{self.participant}: {message}{place_of(where)}")
 
 
 def _candidates(participant: Participant) -> Iterator[tuple[str, Any]]:
-    """Yield the attributes that claim to be hooks, as they stand in the class; no property is evaluated."""
+    """Yield the attributes that claim to be hooks, as the class defines them; no property is evaluated."""
     for name in dir(participant.instance):
         if name in participant.without:
             continue

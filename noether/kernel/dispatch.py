@@ -1,4 +1,4 @@
-"""Dispatch: the compiled hooks of one run, which the training loop calls."""
+"""Dispatch: the compiled hooks of a run, or of a group of nested callbacks, and the one way to compile them."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.utils.training.intervals import NEVER
 from noether.errors import PluginError
+from noether.kernel.binding import Implementation, NextDue, call_order
+from noether.kernel.compile import HookCall, Registration
 from noether.kernel.discovery import Discovery
 from noether.kernel.hookspecs import HOOKS
-from noether.kernel.implementation import Implementation, NextDue, call_order
+from noether.kernel.intervals import NEVER
 from noether.kernel.participant import Participant
-from noether.kernel.plan import HookCall, Timers
-from noether.kernel.registration import Registration
+from noether.kernel.progress import UpdateCounter
 from noether.kernel.stops import OnStop
+from noether.kernel.watch import HookWatch, active_watch
 
 _MANY = "several hook implementations cannot work:"
 
 
 class Dispatch:
-    """What the training loop calls: one attribute a hook, None where nobody implements it.
+    """Compiled hooks, one attribute for each; None if a hook has no implementation.
 
-    `after_update` and `after_epoch` call everybody, for rounds in which an interval fires (see
-    `next_due_update`); `after_update_always` and `after_epoch_always` leave those out that would do nothing
+    `after_update` and `after_epoch` call all implementations, for rounds in which an interval fires (see
+    `next_due_update`); `after_update_always` and `after_epoch_always` leave out those that would do nothing
     in other rounds. `periodic_callback` has no attribute: its owners call it.
 
     Args:
@@ -51,7 +51,7 @@ class Dispatch:
     )
 
     def __init__(self, registration: Registration) -> None:
-        call = registration.call
+        call = registration.compiled
         self.configure_spec: HookCall | None = call("configure_spec")
         self.run_started: HookCall | None = call("run_started")
         self.before_training: HookCall | None = call("before_training")
@@ -70,60 +70,63 @@ class Dispatch:
         self._next_due = _schedules(self._order)
 
     def order(self, hook: str) -> list[str]:
-        """Return the ids of those who implement a hook, as they are called; wrappers come first."""
-        return [implementation.participant.id for implementation in self._order[hook]]
+        """Return the ids of the participants that implement a hook, as they are called; wrappers come first."""
+        return [participant.id for participant in self.participants(hook)]
+
+    def participants(self, hook: str) -> list[Participant]:
+        """Return the participants that implement a hook, as they are called; wrappers come first."""
+        return [implementation.participant for implementation in self._order[hook]]
 
     def next_due_update(self, update_counter: UpdateCounter) -> int:
         """Return the first update after the current one at which any interval fires; `NEVER` without one.
 
-        The loop asks again when it has reached that update, so that the rounds in between cost one
-        comparison.
+        The loop asks again when it has reached that update: the rounds in between cost one comparison.
         """
         due = (next_due(update_counter) for next_due in self._next_due)
         return min((update for update in due if update is not None), default=NEVER)
 
     def digest(self) -> str:
-        """Return a hash of who is called when, with kinds and versions; equal on all ranks of a sound run."""
+        """Return a hash of the order of calls, with kinds and versions; equal on all ranks of a sound run."""
         table = {
-            hook: [(p.id, p.kind, p.distribution, p.version) for p in (found.participant for found in order)]
-            for hook, order in self._order.items()
+            hook: [(p.id, p.kind, p.distribution, p.version) for p in self.participants(hook)] for hook in self._order
         }
         return hashlib.sha256(json.dumps(table).encode()).hexdigest()
 
 
 def compile_dispatch(
-    participants: Sequence[Participant], *, timers: Timers | None = None, on_stop: OnStop | None = None
+    participants: Sequence[Participant], *, on_stop: OnStop | None = None, watch: HookWatch | None = None
 ) -> Dispatch:
-    """Check and compile the hooks of a run.
+    """Check and compile the hooks of participants: those of a run, of its run plugins, or of nested callbacks.
 
-    Where an implementation raises `EarlyStopIteration`, the others of its hook are called nevertheless.
+    If an implementation raises `EarlyStopIteration`, the others of its hook are called nevertheless.
 
     Args:
-        participants: Components in the order of the spec and run plugins in the order of their use.
-        timers: Where to count calls and seconds by (hook, id); without it, no clock is read.
-        on_stop: Told at the end of a hook why training is to end: the first reason and who gave it. Without it, the
-            hook raises the `EarlyStopIteration` then.
+        participants: Components in the order of the spec, and run plugins in the order of `use`.
+        on_stop: Takes the first reason to end training at the end of a hook, with its source. Without it, the hook
+            raises the `EarlyStopIteration` then.
+        watch: Measurements to take; by default those that `watch_hooks` asks for. Without any, no clock is read.
 
     Raises:
-        PluginError: Two participants share an id, a hook has no such argument, a method almost has the name
-            of a hook, or an implementation cannot work; all of them at once.
+        PluginError: if two participants share an id, a hook has no such argument, a method is named almost like a
+            hook, or an implementation cannot work; all problems in one error.
     """
-    discoveries = [Discovery(participant) for participant in participants]
+    watch = watch or active_watch()
+    discoveries = [Discovery(participant, watch) for participant in participants]
     problems = [*_shared_ids(participants), *(problem for found in discoveries for problem in found.problems)]
     if problems:
         raise PluginError(problems[0] if len(problems) == 1 else "\n  - ".join([_MANY, *problems]))
     implementations = [found for discovery in discoveries for found in discovery.implementations]
-    return Dispatch(Registration(sorted(implementations, key=call_order), timers, on_stop))
+    return Dispatch(Registration(sorted(implementations, key=call_order), on_stop=on_stop, watch=watch))
 
 
 def _shared_ids(participants: Sequence[Participant]) -> list[str]:
     names: dict[str, list[str]] = {}
     for participant in participants:
         names.setdefault(participant.id, []).append(str(participant))
-    return [f"one id for two: {' and '.join(same)}; set `id`" for same in names.values() if len(same) > 1]
+    return [f"{' and '.join(same)} share one id; set `id`" for same in names.values() if len(same) > 1]
 
 
 def _schedules(order: dict[str, list[Implementation]]) -> tuple[NextDue, ...]:
-    """Return one question for each participant that acts only where its interval fires."""
+    """Return the `next_due_update` of each participant that acts only when its interval fires."""
     found = [implementation for hook in order for implementation in order[hook]]
     return tuple({one.participant: one.next_due for one in found if one.next_due is not None}.values())

@@ -1,4 +1,4 @@
-"""Every hook of a run: its arguments and the moment at which it fires.
+"""The hooks of a run: their arguments and the moments at which they fire.
 
 The parameters are ordinary ones because pluggy does not see keyword-only parameters; implementations may
 declare any subset of them, keyword-only or not, or take `**kwargs`. All of them run under `torch.no_grad()`.
@@ -9,15 +9,15 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from noether.core.utils.training.counter import UpdateCounter
 from noether.kernel.markers import PROJECT, hookspec
+from noether.kernel.progress import UpdateCounter
 
 # Arguments whose classes belong to upper layers are typed `Any`: the kernel must not name them.
 
 
 @hookspec
 def configure_spec(spec: Any) -> None:
-    """Fires when the spec has been validated and nothing is built yet; the last place that may change it."""
+    """Fires when the spec is valid and nothing is built yet; the last hook that may change the spec."""
 
 
 @hookspec
@@ -32,7 +32,7 @@ def before_training(update_counter: UpdateCounter) -> None:
 
 @hookspec
 def before_optimizer_step(update_counter: UpdateCounter, model: Any) -> None:
-    """Fires on the last accumulation step, where gradients are unscaled and not yet clipped."""
+    """Fires on the last accumulation step, when gradients are unscaled and not yet clipped."""
 
 
 @hookspec
@@ -44,7 +44,7 @@ def track_after_accumulation_step(
     accumulation_steps: int,
     accumulation_step: int,
 ) -> None:
-    """Fires after each batch, before the counters advance; `losses` holds `total` and the named ones."""
+    """Fires after each batch, before the counters advance; `losses` holds `total` and the named losses."""
 
 
 @hookspec
@@ -66,30 +66,30 @@ def after_epoch(update_counter: UpdateCounter, trainer_model: Any, data_iter: An
 def periodic_callback(
     interval_type: str, update_counter: UpdateCounter, trainer_model: Any, data_iter: Any, batch_size: int
 ) -> None:
-    """Fires where its owner's interval does; `interval_type` is "epoch", "update", "sample" or "eval"."""
+    """Fires when its owner's interval does; `interval_type` is "epoch", "update", "sample" or "eval"."""
 
 
 @hookspec
 def at_eval(update_counter: UpdateCounter, trainer_model: Any, data_iter: Any, batch_size: int) -> None:
-    """Fires once where there is no training, only an evaluation."""
+    """Fires once in a run that only evaluates."""
 
 
 @hookspec
 def checkpoint_committed(run: Any, checkpoint: Any) -> None:
-    """Fires when a checkpoint exists completely on the disk.
+    """Fires at the first boundary at which a checkpoint exists completely on the disk.
 
-    Where saves are asynchronous, that is at the first boundary after it does, some updates after that which it is of.
+    With asynchronous saves, that is some updates after the update whose state the checkpoint holds.
     """
 
 
 @hookspec
 def after_training(update_counter: UpdateCounter) -> None:
-    """Fires once after the last update, also where a stopper ended the training."""
+    """Fires once after the last update, also if a stopper ended training."""
 
 
 @hookspec
 def run_finished(run: Any, outcome: Any) -> None:
-    """Fires at the very end, also after a failure; `outcome` says how the run ended."""
+    """Fires at the very end, also after a failure; `outcome` has the status of the run and its error."""
 
 
 HOOKS: dict[str, tuple[str, ...]] = {
@@ -97,4 +97,4 @@ HOOKS: dict[str, tuple[str, ...]] = {
     for name, function in list(globals().items())
     if hasattr(function, f"{PROJECT}_spec")
 }
-"""The arguments of each hook in the order of its specification, by hook name."""
+"""Names of the arguments of each hook, in the order of its specification."""

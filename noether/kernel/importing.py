@@ -1,18 +1,65 @@
-"""Import what an entry or a dotted path names, with failures that say whose code failed and where."""
+"""Imports of kinds: entries and trusted dotted paths, each checked against its role."""
 
 from __future__ import annotations
 
 import importlib
+import inspect
+import pkgutil
+import re
+import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from operator import attrgetter
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 from noether.errors import PluginError
-from noether.kernel.entry import Entry
+from noether.kernel.entries import COMMAND, ROLES, Entry, Role
+from noether.kernel.names import did_you_mean
+from noether.kernel.trust import Trust, trust_hint
+
+_FUNCTIONS = "torch.nn.functional"
+_WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=Loss$)")
+_SPELLED_OUT = {
+    "BCELoss": "binary_cross_entropy",
+    "BCEWithLogitsLoss": "binary_cross_entropy_with_logits",
+    "KLDivLoss": "kl_div",
+    "MultiLabelMarginLoss": "multilabel_margin_loss",
+    "MultiLabelSoftMarginLoss": "multilabel_soft_margin_loss",
+}
+"""Functions whose names do not follow from those of their classes."""
+
+
+def is_module(found: Any) -> bool:
+    """Return True if an object is a subclass of `torch.nn.Module`; torch need not be imported."""
+    module = getattr(sys.modules.get("torch.nn"), "Module", None)
+    return module is not None and inspect.isclass(found) and issubclass(found, module)
+
+
+def function_instead(module: type, entries: Iterable[Entry]) -> str:
+    """Return a hint that names the function of a loss module, by its kind if it has one."""
+    functions = vars(sys.modules[_FUNCTIONS]) if _FUNCTIONS in sys.modules else {}
+    snake = _WORD.sub("_", module.__name__).lower()
+    names = (_SPELLED_OUT.get(module.__name__, ""), snake, snake.removesuffix("_loss"))
+    name = next((name for name in names if name in functions and _takes_two(functions[name])), None)
+    if name is None or not module.__module__.startswith("torch."):
+        return "a loss is a function, not a module: def my_loss(input, target)"
+    kinds = (entry.name for entry in entries if entry.target == f"{_FUNCTIONS}:{name}")
+    kind = next(kinds, f"{_FUNCTIONS}.{name}")
+    return f'a loss is a function, not a module: loss_fn = "{kind}"'
+
+
+def _takes_two(function: Any) -> bool:
+    try:
+        inspect.signature(function).bind(input=None, target=None)
+    except (TypeError, ValueError):
+        return False
+    return True
+
 
 _MACHINERY = ("<frozen ", importlib.__file__, str(Path(__file__).parent))
 _Imported = TypeVar("_Imported")
@@ -26,16 +73,16 @@ def import_target(target: str) -> Any:
 
 
 def import_entry(entry: Entry) -> Any:
-    """Import what an entry names.
+    """Import the target of an entry.
 
     Raises:
-        PluginError: Its code fails to import, or has no such attribute.
+        PluginError: if its code fails to import, or has no such attribute.
     """
     return explained(f"{entry.role} '{entry.name}' of {entry.origin}", lambda: import_target(entry.target))
 
 
 def explained(what: str, importer: Callable[[], _Imported]) -> _Imported:
-    """Call `importer`; whatever it raises becomes a `PluginError` that names the place and the way out."""
+    """Call `importer`; turn what it raises into a `PluginError` with the place and a hint."""
     try:
         return importer()
     except PluginError:
@@ -60,3 +107,148 @@ def _hint(error: BaseException) -> str | None:
     if isinstance(error, ModuleNotFoundError) and top and find_spec(top) is None:
         return f"it needs the module '{top}', which is not installed: pip install {top}"
     return None
+
+
+def check_role(role: Role, kind: str, found: Any, entries: Iterable[Entry] = ()) -> None:
+    """Check the object that a kind resolves to: a subclass of the role's base; for a loss a function of two tensors.
+
+    Args:
+        role: The role that it should play.
+        kind: The kind as the spec has it.
+        found: The object.
+        entries: The registrations of the role, to suggest another kind.
+
+    Raises:
+        PluginError: if the object does not fit; the hint names the role that it fits.
+    """
+    if (problem := role_problem(role, found)) is not None:
+        hint = function_instead(found, entries) if role.name == "loss" and is_module(found) else _where_it_fits(found)
+        raise PluginError(f"{role.named(kind)} {problem}", hint=hint, code="wrong-role")
+
+
+def role_problem(role: Role, found: Any) -> str | None:
+    """Return the reason why an object cannot play a role, as the predicate of a sentence; None if it can."""
+    if role.name == "loss":
+        return _loss_problem(found)
+    if role is COMMAND and (inspect.isclass(found) or not callable(found)):
+        return f"names {described(found)}, but a command is a function, a typer app or a click command"
+    return None if role.base is None else _class_problem(role, role.base, found)
+
+
+def _class_problem(role: Role, base: str, found: Any) -> str | None:
+    if not inspect.isclass(found):
+        return f"names {described(found)}, but {role.noun} is a class"
+    if issubclass(found, explained(f"the base of {role.name}s", lambda: import_target(base))):
+        return None
+    return f"names {described(found)}, which is not a subclass of {base.replace(':', '.')}"
+
+
+def _loss_problem(found: Any) -> str | None:
+    if inspect.isclass(found) or not callable(found):
+        return f"names {described(found)}, but a loss is a function that takes (input, target)"
+    try:
+        signature = inspect.signature(found)
+    except ValueError:  # written in C
+        top = str(getattr(found, "__module__", None)).partition(".")[0]
+        return None if top == "torch" else "names a callable whose signature cannot be read"
+    try:
+        signature.bind(input=None, target=None)
+    except TypeError as error:
+        return f"cannot be called as loss(input=..., target=...): {error}"
+    return None
+
+
+def described(found: Any) -> str:
+    """Return an object as errors name it: `the class Mine`."""
+    if inspect.ismodule(found):
+        return f"the module {found.__name__}"
+    name = getattr(found, "__qualname__", None)
+    what = "class" if inspect.isclass(found) else "function" if inspect.isroutine(found) else "object"
+    return f"the {what} {name}" if name else f"an object of {type(found).__qualname__}"
+
+
+def _where_it_fits(found: Any) -> str | None:
+    """Return a hint with the role that a class fits; a base that is not imported cannot be its base."""
+    if not inspect.isclass(found):
+        return None
+    for role in ROLES.values():
+        module, _, attribute = (role.base or ":").partition(":")
+        base = getattr(sys.modules.get(module), attribute, None)
+        if inspect.isclass(base) and issubclass(found, base):
+            return f"this is {role.noun}; it belongs in {role.hint}"
+    return None
+
+
+def resolve_dotted(kind: str, trust: Trust) -> Any:
+    """Import the object at a dotted path.
+
+    Each attribute on the way has to be defined in a trusted package: `torch.hub.os.system` is refused at `os`, and so
+    is an object that torch only imports.
+
+    Raises:
+        PluginError: if the path is malformed, not trusted, does not exist, or fails to import.
+    """
+    parts = kind.replace(":", ".").split(".")
+    if not all(part.isidentifier() and not part.startswith("__") for part in parts) or kind.count(":") > 1:
+        raise PluginError(
+            f"kind {kind!r} is not a dotted path of Python names",
+            hint="write package.module.Class",
+            code="unknown-kind",
+        )
+    trust.require(parts[0], kind)
+    module, attributes = _import_prefix(kind, parts, trust)
+    found: Any = module
+    for attribute in attributes:
+        found = _attribute(found, attribute, kind, trust)
+    if not trust.covers(_top(found)):
+        raise _outside(kind, found)
+    return found
+
+
+def _import_prefix(kind: str, parts: list[str], trust: Trust) -> tuple[ModuleType, list[str]]:
+    """Import the longest prefix of a path that is a module; return it with the names that are left."""
+    trust.require_code(parts[0], kind)
+    module: ModuleType = explained(f"{kind!r}", partial(import_module, parts[0]))
+    for position in range(1, len(parts)):
+        name = ".".join(parts[: position + 1])
+        if parts[position] not in _submodules(module):
+            return module, parts[position:]
+        trust.require_code(name, kind)
+        module = explained(f"{kind!r}", partial(import_module, name))
+    return module, []
+
+
+def _submodules(package: object) -> Iterator[str]:
+    """Return the names of a package's modules; none for a plain module or a class."""
+    return (module.name for module in pkgutil.iter_modules(getattr(package, "__path__", [])))
+
+
+def _attribute(holder: Any, attribute: str, kind: str, trust: Trust) -> Any:
+    """Return an attribute of a module or class that is trusted."""
+    if not inspect.ismodule(holder) and not inspect.isclass(holder):
+        raise PluginError(
+            f"kind {kind!r}: '{attribute}' follows something that is neither a module nor a class", code="unknown-kind"
+        )
+    if not trust.covers(_top(holder)):
+        raise _outside(kind, holder)
+    try:
+        return getattr(holder, attribute)  # a module may import it only now
+    except AttributeError:
+        suggestion = did_you_mean(attribute, [*vars(holder), *_submodules(holder)])
+        raise PluginError(
+            f"kind {kind!r}: {holder.__name__} has no '{attribute}'.{suggestion}", code="unknown-kind"
+        ) from None
+
+
+def _top(found: Any) -> str:
+    """Return the top-level package that defines an object; `builtins` if the object does not name it."""
+    while isinstance(found, partial):
+        found = found.func
+    home = found.__name__ if inspect.ismodule(found) else getattr(found, "__module__", None)
+    return (home if isinstance(home, str) else type(found).__module__).partition(".")[0]
+
+
+def _outside(kind: str, found: Any) -> PluginError:
+    top = _top(found)
+    message = f"kind {kind!r} resolves to '{top}', which specs may not import"
+    return PluginError(message, hint=trust_hint(top), code="not-trusted")

@@ -1,4 +1,4 @@
-"""The marks that functions carry: hook specification, hook implementation, no-op, called only when due."""
+"""Marks on functions: hook specification, hook implementation, inherited no-op, called when due, interval."""
 
 from __future__ import annotations
 
@@ -8,48 +8,95 @@ from typing import Any, TypeVar
 
 import pluggy
 
+from noether.errors import PluginError
+from noether.kernel.intervals import Intervals
+
+_MARK = "noether_every"
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def every(
+    *, epochs: int | None = None, updates: int | None = None, samples: int | None = None
+) -> Callable[[_Function], _Function]:
+    """Give a run plugin's `periodic_callback` its interval; it goes above or below `@noether.hookimpl`.
+
+    Args:
+        epochs: Epochs from one call to the next.
+        updates: Updates from one call to the next.
+        samples: Samples from one call to the next.
+
+    Raises:
+        PluginError: if not exactly one interval is given, or it is not a whole number of at least 1.
+    """
+    given = [(unit, n) for unit, n in (("epochs", epochs), ("updates", updates), ("samples", samples)) if n is not None]
+    if len(given) != 1:
+        raise PluginError(
+            f"@noether.every: found {len(given)} intervals, expected exactly one", hint="@noether.every(epochs=1)"
+        )
+    unit, n = given[0]
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise PluginError(f"@noether.every: found {unit}={n!r}, expected a whole number of at least 1")
+
+    def mark(function: _Function) -> _Function:
+        setattr(function, _MARK, Intervals(epochs, updates, samples))
+        return function
+
+    return mark
+
+
+def interval_of(function: object) -> Intervals | None:
+    """Return the interval that `@noether.every` gave a function, or None."""
+    found = getattr(function, _MARK, None)
+    return found if isinstance(found, Intervals) else None
+
+
 PROJECT = "noether"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 _NO_OP = "noether_inherited_no_op"
 _WHEN_DUE = "noether_when_due"
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def inherited_no_op(function: _Function) -> _Function:
-    """Mark a base-class method that documents a hook and does nothing: inheriting it implements nothing."""
+    """Mark a base-class method that only documents a hook: inheriting it implements nothing."""
     setattr(function, _NO_OP, True)
     return function
 
 
 def when_due(function: _Function) -> _Function:
-    """Mark an `after_update` or `after_epoch` that acts only where its interval fires: other rounds skip it.
+    """Mark an `after_update` or `after_epoch` that acts only when its interval fires: other rounds skip it.
 
-    Its object tells the rounds: it has a method `next_due_update(update_counter) -> int | None`.
+    Its object has a method `next_due_update(update_counter) -> int | None`.
     """
     setattr(function, _WHEN_DUE, True)
     return function
 
 
 def is_inherited_no_op(function: object) -> bool:
-    """Whether `function` was marked with `inherited_no_op`."""
+    """Return True if `function` was marked with `inherited_no_op`."""
     return getattr(function, _NO_OP, False) is True
 
 
 def is_when_due(function: object) -> bool:
-    """Whether `function` was marked with `when_due`."""
+    """Return True if `function` was marked with `when_due`."""
     return getattr(function, _WHEN_DUE, False) is True
 
 
 def implementation_options(attribute: object) -> dict[str, Any] | None:
-    """Return the options that `@noether.hookimpl` left on a function, or None where it was not decorated.
+    """Return the options that `@noether.hookimpl` gave a function, or None if it was not decorated.
 
     Args:
-        attribute: As `inspect.getattr_static` finds it. Anything but a function is not even looked at: an
-            attribute may be any object, with a `__getattr__` of its own.
+        attribute: An attribute as `inspect.getattr_static` finds it. Only functions are inspected: another object may
+            have a `__getattr__` of its own.
     """
     if not inspect.isroutine(attribute):
         return None
     options = getattr(getattr(attribute, "__func__", attribute), f"{PROJECT}_impl", None)
     return dict(options) if isinstance(options, dict) else None
+
+
+def has_implementations(target: object) -> bool:
+    """Return True if a function of a module or object is marked with `@noether.hookimpl`."""
+    functions = (inspect.getattr_static(target, name, None) for name in dir(target))
+    return any(implementation_options(function) is not None for function in functions)

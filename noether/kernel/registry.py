@@ -2,23 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from noether.kernel import unknown_kind
-from noether.kernel.component import Component as Component
-from noether.kernel.dotted import is_dotted, resolve_dotted
-from noether.kernel.entry import Entry as Entry
-from noether.kernel.importing import import_entry
-from noether.kernel.matching import by_object, canonical, matching
-from noether.kernel.origin import origin_of
-from noether.kernel.role_check import check_role
-from noether.kernel.roles import GROUPS, Role
-from noether.kernel.scan import installed_entries
+from noether.errors import PluginError
+from noether.kernel.entries import (
+    COMMAND,
+    GROUPS,
+    PLUGIN,
+    PLUGIN_PREFIX,
+    ROLES,
+    Component,
+    Entry,
+    Role,
+    by_object,
+    canonical,
+    installed_entries,
+    is_dotted,
+    matching,
+    normal,
+    origin_of,
+)
+from noether.kernel.importing import check_role, described, import_entry, resolve_dotted, role_problem
+from noether.kernel.markers import has_implementations
+from noether.kernel.names import did_you_mean, nearest
 from noether.kernel.trust import Trust
+
+_SHOWN = 8  # kinds in a message
+_ROLES_HINT = f"roles are {', '.join(ROLES)}, and plugin (functions marked with @noether.hookimpl)"
+
+
+def unknown(role: Role, kind: str, entries: Iterable[Entry]) -> PluginError:
+    """Return the error for a kind that is not registered for a role, with the nearest one or the way to get it."""
+    entries = list(entries)
+    if "/" in kind:
+        return _unknown_qualified(role, kind, entries)
+    known = sorted({entry.name for entry in entries if entry.role == role.name}, key=str.lower)
+    message = f"unknown {role.named(kind)}.{did_you_mean(kind, known)}{_listed(kind, known)}"
+    return PluginError(message, hint=_elsewhere(role, kind, entries) or _list_command(role), code="unknown-kind")
+
+
+def conflict(role: Role, kind: str, matches: Sequence[Entry]) -> PluginError:
+    """Return the error for a short name that several registrations claim."""
+    claims = " and ".join(f"{entry.origin} ({entry.target})" for entry in matches)
+    spellings = sorted({entry.qualified for entry in matches})
+    before = {"command": "noether ", "plugin": "-p "}.get(role.name, "kind = ")
+    written = [f"{before}{name!r}" if role.name in ROLES else f"{before}{name}" for name in spellings]
+    hint = f"write {' or '.join(written)}" if len(spellings) > 1 else None
+    return PluginError(f"{role.named(kind)} is claimed by {claims}", hint=hint, code="ambiguous-kind")
+
+
+def _unknown_qualified(role: Role, kind: str, entries: Sequence[Entry]) -> PluginError:
+    package = normal(kind).partition("/")[0]
+    owned = [entry for entry in entries if package in (entry.package, normal(entry.distribution))]
+    if not owned:
+        name = f"{PLUGIN_PREFIX}{package.removeprefix(PLUGIN_PREFIX)}"
+        return PluginError(
+            f"unknown {role.named(kind)}: no plugin {name} is installed",
+            hint=f"pip install {name}",
+            code="unknown-kind",
+        )
+    known = sorted(entry.qualified for entry in owned if entry.role == role.name)
+    message = f"unknown {role.named(kind)}: {owned[0].origin} has no such {role.name}."
+    return PluginError(
+        f"{message}{did_you_mean(kind, known)}{_listed(kind, known)}", hint=_list_command(role), code="unknown-kind"
+    )
+
+
+def _listed(kind: str, known: Sequence[str]) -> str:
+    """Return a few known kinds to append to a message that suggests none."""
+    if not known or nearest(kind, known):
+        return ""
+    more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
+    return f" Known: {', '.join(known[:_SHOWN])}{more}."
+
+
+def _elsewhere(role: Role, kind: str, entries: Iterable[Entry]) -> str | None:
+    """Return a hint with the place of a kind that exists for another role."""
+    for entry in entries:
+        if entry.role in ROLES and entry.role != role.name and entry.normal_name == normal(kind):
+            other = ROLES[entry.role]
+            return f"'{entry.name}' is {other.noun}; it belongs in {other.hint}"
+    return None
+
+
+def _list_command(role: Role) -> str:
+    return f"noether plugins list --role {role.name}"
+
 
 _ROLES: dict[str, Role] = {role.name: role for role in GROUPS.values()}
 
@@ -50,34 +125,33 @@ class Registry:
     def installed(
         cls, trusted: Iterable[str] = (), project_folders: Iterable[Path] = (), data_folders: Iterable[Path] = ()
     ) -> Registry:
-        """Return a registry of everything that is installed, read from metadata once per process."""
+        """Return the registry of all installed distributions, whose metadata is read once per process."""
         return cls(installed_entries(), trusted=trusted, project_folders=project_folders, data_folders=data_folders)
 
     def entries(self, role: str | None = None) -> tuple[Entry, ...]:
-        """Return what is registered, for one role or for all ("plugin" and "command" included)."""
+        """Return the registrations of one role, or of all ("plugin" and "command" included)."""
         return tuple(entry for entry in self._entries if role is None or entry.role == role)
 
     def find(self, role: str, kind: str) -> Entry:
         """Return the registration that a kind means; imports nothing.
 
-        A dotted path is found where it is spelled as the target of a registration.
+        A dotted path is found if it is spelled as the target of a registration.
 
         Raises:
-            PluginError: The kind is unknown, or two plugins claim it.
+            PluginError: if the kind is unknown, or two plugins claim it.
         """
         matches = matching(self.entries(role), kind)
         if not matches:
-            raise unknown_kind.unknown(_ROLES[role], kind, self._entries)
+            raise unknown(_ROLES[role], kind, self._entries)
         if len({(match.distribution, match.target) for match in matches}) > 1:
-            raise unknown_kind.conflict(_ROLES[role], kind, matches)
+            raise conflict(_ROLES[role], kind, matches)
         return matches[0]
 
     def load(self, role: str, kind: str) -> Component:
-        """Import what a kind names and check that it can play the role.
+        """Import the object that a kind names and check that it can play the role.
 
         Raises:
-            PluginError: The kind is unknown, contested or not trusted, fails to import, or is of another
-                role.
+            PluginError: if the kind is unknown, contested or not trusted, fails to import, or has another role.
         """
         key = (role, kind)
         if key not in self._loaded:
@@ -86,13 +160,52 @@ class Registry:
             self._loaded[key] = component
         return self._loaded[key]
 
+    def commands(self) -> tuple[Entry, ...]:
+        """Return the subcommands that plugins register, by name; imports nothing."""
+        return tuple(sorted(self.entries(COMMAND.name), key=lambda entry: (entry.name, entry.distribution)))
+
+    def command(self, name: str) -> Any:
+        """Import the subcommand `name`: a function, a typer app or a click command.
+
+        Built-in verbs are not registered here: a plugin's command that has the name of one is reached by its qualified
+        name, `x/run`.
+
+        Raises:
+            PluginError: if no plugin or more than one registers it, or it fails to import or cannot be called.
+        """
+        entry = self.find(COMMAND.name, name)
+        return self.load(COMMAND.name, entry.qualified).target
+
+    def roles_of(self, kind: str) -> list[str]:
+        """Return the roles that have a kind; a dotted path is imported and has the roles that its object fits.
+
+        Raises:
+            PluginError: if no role has it; for a dotted path, if it is not trusted or fails to import.
+        """
+        if is_dotted(kind):
+            found = resolve_dotted(kind, self._trust)
+            roles = [role.name for role in ROLES.values() if role_problem(role, found) is None]
+            if not roles and not inspect.isclass(found) and has_implementations(found):
+                roles = [PLUGIN.name]
+            if not roles:
+                raise PluginError(
+                    f"kind {kind!r} names {described(found)}, which fits no role", hint=_ROLES_HINT, code="wrong-role"
+                )
+            return roles
+        roles = [role for role in (*ROLES, PLUGIN.name) if matching(self.entries(role), kind)]
+        if not roles:
+            names = [entry.name for entry in self._entries]
+            message = f"unknown kind {kind!r}: no role has it.{did_you_mean(kind, names)}"
+            raise PluginError(message, hint="list what is installed: noether plugins list", code="unknown-kind")
+        return roles
+
     def _load_entry(self, role: str, kind: str) -> Component:
         entry = self.find(role, kind)
         name = canonical(self.entries(role), entry, qualified="/" in kind)
         return Component.registered(name, import_entry(entry), entry)
 
     def _load_dotted(self, role: str, kind: str) -> Component:
-        """Resolve a dotted path; where it is another spelling of something registered, it is that."""
+        """Resolve a dotted path; one that is another spelling of a registration becomes that."""
         target = resolve_dotted(kind, self._trust)
         entries = self.entries(role)
         for entry in by_object(entries, target):
@@ -110,7 +223,7 @@ _active: ContextVar[Registry | None] = ContextVar("noether_registry", default=No
 
 
 def active_registry() -> Registry:
-    """Return the registry that specs are resolved with: one set by `use_registry`, else what is installed."""
+    """Return the registry that specs are resolved with: that of `use_registry`, else the installed one."""
     return _active.get() or _installed()
 
 

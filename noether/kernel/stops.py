@@ -1,24 +1,39 @@
-"""What a hook does when somebody in it asks for the end of training: call the others first, then tell it once."""
+"""Exceptions in hooks: a stop that lets the other implementations run first, and notes that name the culprit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from typing import Any
 
-from noether.core.utils.training.early_stop import EarlyStopIteration
-from noether.kernel.implementation import Implementation
-from noether.kernel.notes import add_note
+from noether.kernel.binding import Implementation
+from noether.kernel.progress import EarlyStopIteration
+
+_START = "raised by "
+
+
+def add_note(error: BaseException, implementation: Implementation, update_counter: Any) -> None:
+    """Add `raised by callback 'ema' (kind ema, noether-train 0.1.0) in hook after_update at update 120`."""
+    update = getattr(update_counter, "update", None)
+    where = f" at update {update}" if isinstance(update, int) else ""
+    error.add_note(f"{_START}{implementation.participant.description} in hook {implementation.hook}{where}")
+
+
+def add_first_note(error: BaseException, implementation: Implementation, update_counter: Any) -> None:
+    """Add the note unless the exception reached a wrapper from inside, with a note already."""
+    if not any(note.startswith(_START) for note in getattr(error, "__notes__", ())):
+        add_note(error, implementation, update_counter)
+
 
 OnStop = Callable[[str], object]
-"""Told why training is to end, and who wants it: `loss has not improved for 6 intervals (callback 'stopper')`."""
+"""Takes the reason to end training, with its source: `loss has not improved for 6 intervals (callback 'stopper')`."""
 
 
 def first_stop(
     known: EarlyStopIteration | None, stop: EarlyStopIteration, implementation: Implementation, update_counter: Any
 ) -> EarlyStopIteration:
-    """Return the stop that counts, which is the earlier one; where this is the first, note whose it is.
+    """Return the earlier of two stops; if this is the first one, note its implementation.
 
-    The traceback goes: it holds the arguments of the hook, and the stop outlives the call.
+    The traceback is dropped: it holds the arguments of the hook, and the stop outlives the call.
     """
     if known is not None:
         return known
@@ -28,26 +43,26 @@ def first_stop(
 
 
 def raise_stop(stop: EarlyStopIteration) -> None:
-    """Raise a stop: what a hook does in the end where nobody is to be told."""
+    """Raise a stop: the end of a hook that reports to nobody."""
     raise stop
 
 
-def telling(on_stop: OnStop | None) -> Callable[[EarlyStopIteration], object]:
-    """Return what a hook does in the end with a stop."""
+def report_to(on_stop: OnStop | None) -> Callable[[EarlyStopIteration], object]:
+    """Return the function that reports a stop at the end of a hook; without `on_stop` it raises the stop."""
     if on_stop is None:
         return raise_stop
     return lambda stop: on_stop(f"{stop.reason} ({stop.source})")
 
 
 class KeptStops:
-    """The stop of a call that goes through pluggy, which has no place of its own for it.
+    """The first stop during a call that goes through pluggy, which cannot keep it.
 
     Args:
         on_stop: As in `compile_dispatch`.
     """
 
     def __init__(self, on_stop: OnStop | None) -> None:
-        self._tell = telling(on_stop)
+        self._report = report_to(on_stop)
         self._first: EarlyStopIteration | None = None
 
     def keep(self, stop: EarlyStopIteration, implementation: Implementation, update_counter: Any) -> None:
@@ -55,7 +70,7 @@ class KeptStops:
         self._first = first_stop(self._first, stop, implementation, update_counter)
 
     def call(self, caller: Callable[..., Any], **arguments: Any) -> Any:
-        """Call a hook, then tell the stop that was kept meanwhile; a hook may be called within another."""
+        """Call a hook, then report the stop that was kept meanwhile; a hook may be called within another."""
         outer, self._first = self._first, None
         try:
             results = caller(**arguments)
@@ -63,14 +78,14 @@ class KeptStops:
         finally:
             self._first = outer
         if stop is not None:
-            self._tell(stop)
+            self._report(stop)
         return results
 
 
 def going_on(
     wrapper: Generator[Any, Any, Any], keep: Callable[[EarlyStopIteration], None]
 ) -> Generator[None, Any, Any]:
-    """Drive a wrapper so that its own stop is kept, and what it wraps is called and returned all the same.
+    """Drive a wrapper so that its own stop is kept, while the calls that it wraps are made and their results returned.
 
     Args:
         wrapper: The generator, not yet started.
@@ -79,7 +94,7 @@ def going_on(
     try:
         next(wrapper)
     except StopIteration:
-        return None  # without a yield, of which pluggy complains
+        return None  # pluggy reports the missing yield
     except EarlyStopIteration as stop:
         keep(stop)
         return (yield)
@@ -96,4 +111,4 @@ def going_on(
     except EarlyStopIteration as stop:
         keep(stop)
         return results
-    yield  # as it did: pluggy complains of a second one
+    yield  # a second one, as in the wrapper: pluggy reports it

@@ -1,4 +1,4 @@
-"""Trust: which top-level packages a dotted `kind` may import, decided without importing anything."""
+"""Trust: the top-level packages that a dotted `kind` may import, decided without importing anything."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import iter_modules
 
-from noether.core.utils.nearest import nearest
 from noether.errors import PluginError
+from noether.kernel.names import nearest
 
 ALWAYS_TRUSTED = frozenset({"noether", "torch"})
-_MISSPELT = 0.75  # how near a name has to be to one that is trusted
+_MISSPELT = 0.75  # least similarity to a trusted name
 _LIBRARIES = ("stdlib", "platstdlib", "purelib", "platlib")
 _INSTALLED = [Path(sysconfig.get_path(name)).resolve() for name in _LIBRARIES]
 _STANDARD = sys.stdlib_module_names | set(sys.builtin_module_names)
 
 
 class Trust:
-    """Says whether code below a top-level package may be imported because a spec names it.
+    """Decides which top-level packages a spec may import.
 
     Args:
         packages: Top-level packages that are trusted by name: those of plugins and of `--trust`.
         project_folders: Folders whose own packages, there or in their `src`, are trusted.
-        data_folders: Folders that hold no code, wherever they are: nothing in them is imported.
+        data_folders: Folders that hold data only: nothing in them is imported, even inside a trusted folder.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Trust:
         self._folders = [place for folder in project_folders for place in _roots(Path(folder).resolve())]
 
     def covers(self, top: str) -> bool:
-        """Whether the top-level package `top` is trusted."""
+        """Return True if the top-level package `top` is trusted."""
         if _is_standard(top):
             return False
         return top in self._packages or self._project_root(top) is not None
@@ -47,7 +47,7 @@ class Trust:
         """Make `top` importable: a project's folder is added to the end of `sys.path`.
 
         Raises:
-            PluginError: It is not trusted; nothing was imported.
+            PluginError: if it is not trusted; nothing was imported.
         """
         if not self.covers(top):
             meant = self._meant(top)
@@ -55,6 +55,7 @@ class Trust:
                 f"kind {kind!r} is not imported: '{top}' is {_standing(top)}; a spec may name code of "
                 f"noether, torch, installed plugins and its own project{meant}",
                 hint=None if meant else trust_hint(top),
+                code="not-trusted",
             )
         root = self._project_root(top)
         if root is not None and str(root) not in sys.path:
@@ -62,22 +63,23 @@ class Trust:
             invalidate_caches()
 
     def require_code(self, module: str, kind: str) -> None:
-        """Check that a module, whose package is imported, does not lie in a folder of data.
+        """Check that a module, whose package is imported, is not in a folder of data.
 
         Raises:
-            PluginError: It does; it was not imported.
+            PluginError: if it is; it was not imported.
         """
         spec = find_spec(module) if self._data_folders else None
         for place in _places(spec) if spec is not None else ():
             for folder in self._data_folders:
                 if place.is_relative_to(folder):
                     raise PluginError(
-                        f"kind {kind!r} is not imported: {place} lies in {folder}, which holds data and no code",
-                        hint="what a run's folder names must come from your own project, or be installed",
+                        f"kind {kind!r} is not imported: {place} is in {folder}, which holds data, not code",
+                        hint="the code of a run has to be in your project, or installed",
+                        code="not-trusted",
                     )
 
     def _meant(self, top: str) -> str:
-        """Return a question whether a package was misspelt, to end a message with, or an empty string."""
+        """Return `. Did you mean 'x'?` if a package was probably misspelt, or an empty string."""
         if _is_standard(top) or top in sys.modules or find_spec(top) is not None:
             return ""
         modules = (module.name for module in iter_modules(map(str, self._folders)))
@@ -85,11 +87,11 @@ class Trust:
         return f". Did you mean '{meant}'?" if meant else ""
 
     def is_project(self, top: str) -> bool:
-        """Whether `top` is the project's own code rather than something installed or trusted by name."""
+        """Return True if `top` is the project's own code, neither installed nor trusted by name."""
         return top not in self._packages and self._project_root(top) is not None
 
     def _project_root(self, top: str) -> Path | None:
-        """Return the project folder from which `import top` would really load it, or None."""
+        """Return the project folder from which `import top` would load it, or None."""
         for folder in self._folders:
             spec = PathFinder.find_spec(top, [str(folder)])
             if spec is not None and _lies_in(spec, folder) and self._is_effective(top, spec):
@@ -97,16 +99,16 @@ class Trust:
         return None
 
     def _is_effective(self, top: str, spec: ModuleSpec) -> bool:
-        """Whether no other package of that name, imported or earlier on the path, hides the project's."""
+        """Return True if no package of that name, imported or earlier on the path, hides that of the project."""
         try:
             effective = find_spec(top)  # a top-level name: looks, does not import
-        except ValueError:  # imported, but without a spec: somebody's hand-made module
+        except ValueError:  # imported, but without a spec: a module made by hand
             return False
         return effective is None or _places(effective) == _places(spec)
 
 
 def trust_hint(top: str) -> str | None:
-    """Return how to trust a package, or None for Python's own modules, which no spec ever names."""
+    """Return the option that trusts a package, or None for Python's own modules, which specs may not import."""
     return None if _is_standard(top) else f"if you trust it: --trust {top}"
 
 
@@ -130,7 +132,7 @@ def _places(spec: ModuleSpec) -> set[Path]:
 
 
 def _lies_in(spec: ModuleSpec, folder: Path) -> bool:
-    """Whether a module lies below `folder` and is no installed one, wherever that folder is."""
+    """Return True if a module is below `folder` and not installed; site-packages may be inside the folder."""
     places = _places(spec)
     installed = any(place.is_relative_to(parent) for place in places for parent in _INSTALLED)
     return bool(places) and not installed and all(place.is_relative_to(folder) for place in places)

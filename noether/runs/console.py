@@ -1,4 +1,4 @@
-"""What a run says: to the terminal, and to `log.txt` in its folder."""
+"""Logging of a run: to the terminal, and to `log.txt` in its folder."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from noether.core.utils.secrets import MaskSecrets
+from noether.config.secrets import MaskSecrets
 
 _STDOUT = 1
 LOGGER = logging.getLogger("noether")
 
 
 class _ToStdout(logging.StreamHandler):  # type: ignore[type-arg]  # only generic in the stubs
-    """Writes to whatever stdout is now: a progress bar replaces it while it is drawn."""
+    """Write to the current stdout: a progress bar replaces it while it is drawn."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.setStream(sys.stdout)
         super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name that logging calls
-        """Go on without a reader: `noether run … | head` ends the output and not the run."""
+        """Continue without a reader: `noether run … | head` ends the output and not the run."""
         if not isinstance(sys.exception(), BrokenPipeError):
             super().handleError(record)
             return
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, _STDOUT)  # what is still in buffers would fail again at the exit
+        os.dup2(nowhere, _STDOUT)  # buffered text would fail again at the exit
         os.close(nowhere)
 
 
-class _Keeps(logging.Handler):
-    """Keeps what is said."""
+class _Collector(logging.Handler):
+    """Collect records."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,12 +45,12 @@ class _Keeps(logging.Handler):
 
 @contextmanager
 def kept_for_console() -> Iterator[list[logging.LogRecord]]:
-    """Keep what is said while a run is built, for the log of its folder, which does not exist yet.
+    """Collect records while a run is built, for the log of its folder, which does not exist yet.
 
-    Where the run cannot be built, what was said goes where logging sends it without a run.
+    If the run cannot be built, the records go where logging sends them without a run.
     """
     level, propagate = LOGGER.level, LOGGER.propagate
-    keeps = _Keeps()
+    keeps = _Collector()
     LOGGER.addHandler(keeps)
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
@@ -69,11 +69,11 @@ def kept_for_console() -> Iterator[list[logging.LogRecord]]:
 
 @contextmanager
 def console(log_path: Path, *, quiet: bool) -> Iterator[None]:
-    """Let the run's messages through to stdout and to a file; leave logging as it was found.
+    """Send the messages of a run to stdout and to a file; leave logging as it was found.
 
     Args:
-        log_path: The run's `log.txt`.
-        quiet: Only warnings and errors reach stdout; the file gets everything.
+        log_path: `log.txt` of the run.
+        quiet: Send only warnings and errors to stdout; the file gets everything.
     """
     level, propagate = LOGGER.level, LOGGER.propagate
     stdout = _ToStdout(sys.stdout)

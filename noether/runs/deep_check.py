@@ -1,31 +1,179 @@
-"""`check --deep`: build everything a spec names, and let it make two updates and one save in a temporary folder."""
+"""`check --deep`: build everything, process one batch, make two updates and one save in a temporary folder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import redirect_stdout
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
+from typing import Any
 
-from noether.core.writers.step_folder import read_step
+import torch
+from torch import Tensor
+
+from noether.checkpoint.step_folder import read_step
+from noether.config.components import CallBackBaseConfig
+from noether.core.callbacks.iterating import iterator_callbacks
+from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
+from noether.data.dataset import length_of
 from noether.errors import NoetherError
+from noether.kernel.markers import hookimpl
 from noether.kernel.participant import Participant
-from noether.runs.assemble import Run
-from noether.runs.describe import describe
-from noether.runs.dry_batches import TwoUpdates, evaluation_problems, forward_problems
-from noether.runs.rehearsal import rehearsal
-from noether.spec.interval_checks import interval_findings
+from noether.kernel.progress import UpdateCounter
+from noether.runs.outcome import describe
+from noether.runs.prepare import Run, rehearsal
+from noether.spec.checks.meaning import interval_findings
+from noether.spec.describe.fields import Path, configs_in
+from noether.spec.errors.problem import InvalidSpecError, Problem
+from noether.spec.errors.words import quoted
 from noether.spec.load import LoadedSpec
-from noether.spec.placing import located
-from noether.spec.problem import InvalidSpecError, Problem
+from noether.spec.model import RunSpec
+from noether.spec.read.layering import located
+
+_UPDATES = 2
+
+
+class TwoUpdates:
+    """A run plugin that gives each evaluation callback one batch and ends training after two updates.
+
+    Attributes:
+        problems: Problems of the evaluation callbacks.
+    """
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self._run: Run | None = None
+        self._last = _UPDATES
+
+    @hookimpl
+    def run_started(self, run: Any) -> None:
+        """Keep the run."""
+        self._run = run
+        self._last = run.trainer.update_counter.update + _UPDATES
+
+    @hookimpl
+    def after_update(self, update_counter: UpdateCounter, trainer_model: torch.nn.Module) -> None:
+        """Try the evaluation callbacks once training has prepared them, and stop."""
+        if self._run is None or update_counter.update < min(self._last, update_counter.end_update):
+            return
+        self._run.trainer.request_stop("two updates are enough for a check")
+        self.problems += _unprocessed(self._run, trainer_model)
+
+
+def evaluation_problems(run: Run) -> list[Problem]:
+    """Return the evaluation callbacks whose data set is empty."""
+    paths = callback_paths(run.spec)
+    problems = []
+    for callback in iterator_callbacks(run.trainer.callbacks):
+        key = callback.data_name
+        if length_of(run.data.get_dataset(key)) == 0:
+            message = f"the data set {quoted(key)} is empty, so '{callback.id}' has nothing to go through"
+            problems.append(Problem("empty-dataset", _field(paths, callback, "dataset_key"), message))
+    return problems
+
+
+def forward_problems(run: Run) -> list[Problem]:
+    """Return the problem of one training batch in model and loss; none if it passes."""
+    trainer = run.trainer
+    if not trainer.total_training_updates:
+        return []
+    with _without_workers(run):
+        tagged = next(iter(trainer.get_data_loader([], trainer.batch_size)))
+    batch = trainer.to_device(tagged.batch)
+    outputs: list[Any] = []
+    seen = run.model.register_forward_hook(lambda _, __, output: outputs.append(output))
+    try:
+        with torch.no_grad(), trainer.autocast(), _strict_about_shapes():
+            trainer.train_step(batch, run.model)
+    except Exception as error:
+        parts = [f"one batch does not go through {'the loss' if outputs else 'the model'}: {describe(error)}"]
+        parts.append(f"the batch has {_shapes(batch)}")
+        parts += [f"the model returned {_shapes(output)}" for output in outputs]
+        has_loss = outputs and hasattr(run.spec.trainer, "loss_fn")
+        path: Path = ("trainer", "loss_fn") if has_loss else ("trainer",) if outputs else ("model",)
+        return [Problem("forward-failed", path, "; ".join(parts), getattr(error, "hint", None))]
+    finally:
+        seen.remove()
+    return []
+
+
+def _unprocessed(run: Run, model: torch.nn.Module) -> Iterator[Problem]:
+    paths = callback_paths(run.spec)
+    was_training = model.training
+    model.eval()
+    try:
+        for callback in iterator_callbacks(run.trainer.callbacks):
+            batch: Any = {}
+            try:
+                batch = _first_batch(run, callback)
+                with _strict_about_shapes():
+                    callback.process_data(batch, trainer_model=model)
+            except Exception as error:
+                message = f"'{callback.id}' cannot use a batch of its data set: {describe(error)}"
+                message += f"; the batch has {_shapes(batch)}" if batch else ""
+                yield Problem("evaluation-failed", paths.get(callback.id, ()), message, getattr(error, "hint", None))
+    finally:
+        model.train(was_training)
+
+
+def _first_batch(run: Run, callback: PeriodicDataIteratorCallback) -> Any:
+    with _without_workers(run):
+        loader = run.data.build_loader(
+            [callback.sampler_config],
+            batch_size=run.trainer.batch_size,
+            evaluation=True,
+            device=run.trainer.device,
+        )
+        return next(iter(loader)).batch
+
+
+def callback_paths(spec: RunSpec) -> dict[str, Path]:
+    """Return the place in the spec of each callback, by id."""
+    return {
+        config.id: path for path, config in configs_in(spec) if isinstance(config, CallBackBaseConfig) and config.id
+    }
+
+
+def _field(paths: Mapping[str, Path], callback: PeriodicDataIteratorCallback, field: str) -> Path:
+    path = paths.get(callback.id, ())
+    return (*path, field) if path and getattr(callback.callback_config, field) is not None else path
+
+
+@contextmanager
+def _without_workers(run: Run) -> Iterator[None]:
+    """Load in this process: one batch is not worth the start of workers."""
+    workers, run.data.num_workers = run.data.num_workers, 0
+    try:
+        yield
+    finally:
+        run.data.num_workers = workers
+
+
+@contextmanager
+def _strict_about_shapes() -> Iterator[None]:
+    """Make an error of the warning that a loss compares every sample with every other."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Using a target size")
+        yield
+
+
+def _shapes(value: Any) -> str:
+    """Name shapes and types of tensors: `image (64, 1, 8, 8) float32`."""
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_shapes(item)}" for name, item in value.items())
+    return f"a {type(value).__name__}"
+
 
 _SIGNAL_BASE = 128
 
 
 def deep_check(loaded: LoadedSpec, plugins: Iterable[str] = ()) -> list[Problem]:
-    """Return what goes wrong when everything is built, used on one batch, and trained for two updates.
+    """Build everything, process one batch, train for two updates, and return the problems.
 
-    Nothing is left behind: the run folder is a temporary one, and trackers are not built. A run that only evaluates
-    (a limit of zero) does so completely.
+    Nothing is left behind: the run folder is temporary, and trackers are not built. A run that only evaluates (a limit
+    of zero) does so completely.
 
     Args:
         loaded: A valid spec.
@@ -37,21 +185,21 @@ def deep_check(loaded: LoadedSpec, plugins: Iterable[str] = ()) -> list[Problem]
         with redirect_stdout(StringIO()), rehearsal(loaded, plugins, extras=[extra]) as run:
             return _sizes(run) or forward_problems(run) or _trained(run, short)
     except Exception as error:
-        return [_problem("the run cannot be built", error)]
+        return [_problem("build-failed", "the run cannot be built", error)]
 
 
 def check_deeply(loaded: LoadedSpec, plugins: Iterable[str] = ()) -> None:
-    """Do a `deep_check`.
+    """Raise the problems of a `deep_check`.
 
     Raises:
-        InvalidSpecError: Something goes wrong; the error shows all of it, with its places.
+        InvalidSpecError: if there are problems; the error shows all of them with their places.
     """
     if problems := deep_check(loaded, plugins):
         raise InvalidSpecError(located(problems, loaded.origins), origin=loaded.origin)
 
 
 def _sizes(run: Run) -> list[Problem]:
-    """What only the sizes of the data tell: empty data sets, and intervals that never fire."""
+    """Return the problems that depend on the sizes of the data: empty data sets, intervals that never fire."""
     findings = interval_findings(run.spec, run.trainer.update_counter, all_units=True)
     return [*evaluation_problems(run), *(problem for problem, certain in findings if certain)]
 
@@ -60,7 +208,7 @@ def _trained(run: Run, short: TwoUpdates) -> list[Problem]:
     try:
         run.trainer.train(run.model)
     except Exception as error:
-        problems = [*short.problems, _problem("the first two updates fail", error)]
+        problems = [*short.problems, _problem("update-failed", "the first two updates fail", error)]
     else:
         problems = [*short.problems, *_saved(run)]
     if run.trainer.signals.received is not None:
@@ -75,9 +223,10 @@ def _saved(run: Run) -> list[Problem]:
     try:
         read_step(folder)
     except NoetherError as error:
-        return [_problem("the checkpoint cannot be read back", error)]
+        return [_problem("save-failed", "the checkpoint cannot be read back", error)]
     return []
 
 
-def _problem(what: str, error: Exception) -> Problem:
-    return Problem((), f"{what}: {describe(error)}", error.hint if isinstance(error, NoetherError) else None)
+def _problem(code: str, summary: str, error: Exception) -> Problem:
+    hint = error.hint if isinstance(error, NoetherError) else None
+    return Problem(code, (), f"{summary}: {describe(error)}", hint)

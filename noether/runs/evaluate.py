@@ -1,44 +1,93 @@
-"""`noether eval`: calls what evaluates on the weights of a checkpoint, and on the averages that it holds."""
+"""`noether eval`: the callbacks of a run on one of its checkpoints, with the averages in it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from noether.core.callbacks.nested import family
+from noether.checkpoint.manifest import WEIGHTS, Manifest
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.state import callback_file
+from noether.checkpoint.step_names import Checkpoint, StepNames
+from noether.config.base import component_of
+from noether.config.components import CallBackBaseConfig
+from noether.core.callbacks.checkpoint.ema import EmaCallbackConfig
+from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
+from noether.core.callbacks.tree import family
 from noether.core.initializers.base import InitializerBase, InitializerConfig
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import match_weights
 from noether.core.protocols import RunningTrainer
-from noether.core.providers.path import PathProvider
-from noether.core.writers.manifest import WEIGHTS
-from noether.core.writers.step_names import Checkpoint, StepNames
-from noether.kernel.registry import use_registry
-from noether.runs.assemble import assemble
-from noether.runs.averaged_variants import with_averaged_variants
-from noether.runs.configured import configured
-from noether.runs.find_run import find_run
-from noether.runs.process_state import device_of, process_state
-from noether.runs.run_spec import load_run_spec
+from noether.runs.folder.run_folder import find_run
+from noether.runs.prepare import preparation
+from noether.runs.saved_spec import load_saved_spec
+from noether.spec.ids import item_ids
+from noether.spec.model import RunSpec
 from noether.training.loop.restore import resumption_paths
+
+
+def _with_averaged_variants(spec: RunSpec, manifest: Manifest) -> RunSpec:
+    """Return a spec in which each EMA has the evaluations of the run among its children.
+
+    An EMA whose averages are not in the checkpoint is left out, rather than evaluated with other weights.
+
+    Args:
+        spec: Spec of the run.
+        manifest: Manifest of the checkpoint to evaluate.
+    """
+    callbacks = list(spec.trainer.callbacks or [])
+    ids = item_ids([{"id": config.id, "kind": config.kind} for config in callbacks], "callback")
+    evaluating = [config for config in callbacks if _goes_through_data(config)]
+    kept = []
+    for identifier, config in zip(ids, callbacks, strict=True):
+        if isinstance(config, EmaCallbackConfig):
+            files = [callback_file(identifier, str(factor)) for factor in config.target_factors]
+            if not manifest.files.keys() >= set(files):
+                continue
+            children = list(config.eval_callbacks or [])
+            # First, so that a metric key which both log has the meaning that it had in training.
+            children = [*_others(evaluating, children), *children]
+            config = config.model_copy(update={"id": identifier, "eval_callbacks": children})
+        kept.append(config)
+    trainer = spec.trainer.model_copy(update={"callbacks": kept})
+    return spec.model_copy(update={"trainer": trainer})
+
+
+def _others(evaluating: Sequence[CallBackBaseConfig], children: Sequence[CallBackBaseConfig]) -> list[Any]:
+    """Return the callbacks that repeat no child, without their id if a child has the same."""
+    known = [_settings_of(child) for child in children]
+    taken = {child.id for child in children}
+    others = [other for other in evaluating if _settings_of(other) not in known]
+    return [other.model_copy(update={"id": None}) if other.id in taken else other for other in others]
+
+
+def _goes_through_data(config: CallBackBaseConfig) -> bool:
+    target = component_of(config).target
+    return isinstance(target, type) and issubclass(target, PeriodicDataIteratorCallback)
+
+
+def _settings_of(config: CallBackBaseConfig) -> dict[str, Any]:
+    """Return the settings of a callback without its id and interval."""
+    return config.model_dump(exclude={"id", "every_n_epochs", "every_n_updates", "every_n_samples"})
+
 
 FOLDER = "evaluations"
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a checkpoint is worth.
+    """Metrics of one checkpoint.
 
     Attributes:
-        run_dir: The run.
-        checkpoint: Which of its checkpoints, as `E1_U50_S3200`, with `.ema=0.999` for averaged weights.
-        file: Where the metrics are kept.
-        metrics: What the callbacks logged.
+        run_dir: The run folder.
+        checkpoint: Position of the checkpoint, `E1_U50_S3200`, with `.ema=0.999` for averaged weights.
+        file: File with the metrics.
+        metrics: Values that the callbacks logged, by metric key.
     """
 
     run_dir: Path
@@ -48,10 +97,10 @@ class Evaluation:
 
 
 class EvaluationPaths(PathProvider):
-    """The paths of a run while one of its checkpoints is evaluated: what that writes has a folder of its own.
+    """Paths of a run during an evaluation, which writes to a folder of its own.
 
     Args:
-        run: The paths of the run.
+        run: Paths of the run.
         name: Name of the evaluation.
     """
 
@@ -61,12 +110,12 @@ class EvaluationPaths(PathProvider):
 
     @property
     def metrics_path(self) -> Path:
-        """The metrics of the evaluation."""
+        """File with the metrics of the evaluation."""
         return self.results_path / "metrics.jsonl"
 
     @property
     def outputs_path(self) -> Path:
-        """Files that callbacks write while they evaluate."""
+        """Folder of the files that callbacks write during the evaluation."""
         return self.results_path / "outputs"
 
 
@@ -81,45 +130,42 @@ def evaluate(
     """Evaluate a checkpoint of a run with the callbacks of its spec.
 
     Args:
-        run: The run's folder, or its id below `output`.
+        run: Folder of the run, or its id below `output`.
         checkpoint: `latest`, `last`, `best_model.<metric>`, `E…_U…_S…`.
-        output: The folder that holds the runs.
+        output: Folder that holds the runs.
         trusted: Packages that dotted kinds may import beside the usual ones.
-        project: The folder of the code of one's own that the run uses; by default the project that one stands in.
+        project: Project folder with the code that the spec names; by default the project of the working folder.
 
     Raises:
-        UsageError: There is no such run, or what its spec names is not installed any more.
-        CheckpointError: There is no such checkpoint, or it is damaged.
+        UsageError: if there is no such run, or a component of its spec is no longer installed.
+        CheckpointError: if there is no such checkpoint, or it is damaged.
     """
     paths = find_run(run, output)
-    loaded = load_run_spec(paths, project=project, trusted=trusted)
-    with use_registry(loaded.registry):
-        plugins = configured(loaded.spec)
+    loaded = load_saved_spec(paths, project=project, trusted=trusted)
+    with preparation(loaded) as prepared:
         weights = StepNames(paths.checkpoint_path).load(checkpoint, _SavedWeights.read)
-        spec = with_averaged_variants(loaded.spec, weights.checkpoint.step.manifest)
+        spec = _with_averaged_variants(prepared.loaded.spec, weights.checkpoint.step.manifest)
         target = EvaluationPaths(paths, weights.name)
         _begin_anew(target.metrics_path)
-        with process_state(spec):
-            # What the run began with may be gone by now, and none of it would be left in the model.
-            assembled = assemble(spec, target, device_of(spec.device), [], initialize=False)
-            trainer = assembled.trainer
-            trainer.plugins, trainer.run, trainer.initializer = plugins, assembled, weights
-            with closing(trainer.log_writer):
-                trainer.eval(assembled.model)
+        run_parts = prepared.assemble(target, spec=spec)
+        trainer = run_parts.trainer
+        trainer.initializer = weights  # not those of the spec: the weights that the run began with may be gone
+        with closing(trainer.log_writer):
+            trainer.eval(run_parts.model)
     return Evaluation(paths.run_path, weights.name, target.metrics_path, trainer.log_writer.final_metrics)
 
 
 def _begin_anew(metrics: Path) -> None:
-    """Make place for the metrics of this evaluation: those of an earlier one of the same weights would be the same."""
+    """Remove the metrics of an earlier evaluation of the same weights."""
     metrics.parent.mkdir(parents=True, exist_ok=True)
     metrics.unlink(missing_ok=True)
 
 
 class _SavedWeights(InitializerBase):
-    """Puts the weights of a checkpoint in place, with what callbacks and transforms kept, but no optimizer.
+    """Load the weights of a checkpoint and the states of callbacks and transforms, without an optimizer.
 
     Args:
-        checkpoint: Which one.
+        checkpoint: The checkpoint.
         tensors: Its weights.
     """
 
@@ -132,20 +178,20 @@ class _SavedWeights(InitializerBase):
 
     @classmethod
     def read(cls, checkpoint: Checkpoint) -> _SavedWeights:
-        """Read the weights that a name stands for."""
+        """Read the weights of a checkpoint."""
         return cls(checkpoint, checkpoint.tensors())
 
     @property
     def name(self) -> str:
-        """The position of the step, with the file where it is not the live weights."""
+        """Position of the checkpoint, with the file if it is not the live weights."""
         position, file = self.checkpoint.step.manifest.iteration, self.checkpoint.weights
         return position if file == WEIGHTS else f"{position}.{Path(file).parent.name}={Path(file).stem}"
 
     def initialize(self, trainer: RunningTrainer, model: ModelBase) -> None:
-        """Load everything that evaluation depends on.
+        """Load everything on which evaluation depends.
 
         Raises:
-            CheckpointError: It is for another model.
+            CheckpointError: if the weights are those of another model.
         """
         step = self.checkpoint.step
         match = match_weights(model, self.tensors)

@@ -1,4 +1,4 @@
-"""One attempt at one run: builds it, or takes it up where it stopped, trains it, and tells everybody how it ended."""
+"""One attempt at one run: build or continue it, train it, and record its end."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ import traceback
 from contextlib import ExitStack
 from functools import partial
 
-from noether.core.providers.path import PathProvider
-from noether.core.trackers.base import BaseTracker, RunDescription
-from noether.core.trackers.errors import TrackerError
-from noether.core.utils.secrets import mask, masked_traceback
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.step_folder import sweep_leftovers
+from noether.config.secrets import mask, masked_traceback
 from noether.core.utils.shown_path import shown_path
-from noether.core.writers.step_folder import sweep_leftovers
 from noether.errors import CheckpointError, NoetherError, StorageError
-from noether.kernel.component import Component
 from noether.kernel.dispatch import compile_dispatch
-from noether.kernel.entry import BUILT_IN
+from noether.kernel.entries import BUILT_IN, Component
 from noether.kernel.participant import Participant
-from noether.runs.assemble import Run, assemble, build_trackers
+from noether.metrics.tracker import BaseTracker, RunDescription, TrackerError
 from noether.runs.console import console, kept_for_console
-from noether.runs.continuation import (
+from noether.runs.expect import check_expectations
+from noether.runs.folder.lock import RunLock
+from noether.runs.folder.run_folder import RunFolder
+from noether.runs.outcome import Outcome, describe
+from noether.runs.prepare import Preparation, Run
+from noether.runs.resume.changes import FormerRun
+from noether.runs.resume.continuation import (
     AUTO,
     NONE,
     Continuation,
@@ -33,23 +36,14 @@ from noether.runs.continuation import (
     move_newer_aside,
     move_run_aside,
 )
-from noether.runs.describe import describe
-from noether.runs.expect import check_expectations
-from noether.runs.folder import RunFolder
-from noether.runs.former_run import FormerRun
-from noether.runs.leaving import unless_told_to_leave
-from noether.runs.lock import RunLock
-from noether.runs.outcome import Outcome
-from noether.runs.process_state import device_of
-from noether.runs.run_spec import PROJECT
-from noether.runs.tracking import Tracking, flattened
-from noether.spec.configs import components_in
-from noether.spec.load import LoadedSpec
+from noether.runs.saved_spec import PROJECT, write_saved_spec
+from noether.runs.tracking.tracking import Tracking, flattened, until_stopped
+from noether.spec.describe.fields import components_in
 from noether.spec.resolve import resolved_tables
 from noether.training.loop.signals import StoppedBySignal
 
 _LOG = logging.getLogger("noether.run")
-_MACHINERY = ("profiling/", "data/", "model/", "optim/", "stability/")  # not what a run is about
+_MACHINERY = ("profiling/", "data/", "model/", "optim/", "stability/")  # left out of the summary
 _SIGNAL_BASE = 128  # a shell reports an end by signal n as 128 + n
 
 
@@ -57,59 +51,56 @@ class Execution:
     """One attempt at one run.
 
     Args:
-        loaded: The spec.
-        paths: Where the run keeps its files.
-        plugins: The run plugins.
-        resume: What to do where the run exists; see `noether.run`.
-        allow_spec_change: Continue although the spec changes what training computes.
+        prepared: The run to build.
+        paths: Paths of the run.
+        resume: Action if the run exists; see `noether.run`.
+        allow_spec_change: Continue although changes of the spec alter training.
         quiet: Print warnings and errors only.
     """
 
     def __init__(
         self,
-        loaded: LoadedSpec,
+        prepared: Preparation,
         paths: PathProvider,
-        plugins: list[Participant],
         *,
         resume: str | None = None,
         allow_spec_change: bool = False,
         quiet: bool = False,
     ) -> None:
-        self.loaded = loaded
+        self.prepared = prepared
+        self.loaded = prepared.loaded
         self.paths = paths
-        self.plugins = plugins
         self.resume = resume
         self.allow_spec_change = allow_spec_change
         self.quiet = quiet
         self.folder = RunFolder(paths)
 
     def run(self) -> Outcome:
-        """Train; return how that ended.
+        """Train; return the outcome.
 
         Raises:
-            UsageError: Something does not fit together; nothing was trained.
-            CheckpointError: The run cannot be continued from where it should be.
+            UsageError: if parts do not fit together; nothing was trained.
+            CheckpointError: if the run cannot be continued from its checkpoint.
         """
         with ExitStack() as stack:
             continues = self._take_over(stack)
             with kept_for_console() as said:
-                trackers = build_trackers(self.loaded.spec)
-                device = device_of(self.loaded.spec.device)
+                trackers = self.prepared.trackers()
                 saved = self._saved_state() if continues else None
-                run = assemble(self.loaded.spec, self.paths, device, trackers, initialize=saved is None)
+                run = self.prepared.assemble(self.paths, trackers=trackers)
+                state: Continuation | None = None
                 former = self._compared(run) if continues else None
                 if former is not None and saved is not None:
                     if self._has_ended(run, former, saved):
                         return self._nothing_to_do(saved)
-                    run.trainer.initializer = Continuation(saved, same_spec=former.is_same_training(saved.step))
-                run.trainer.plugins, run.trainer.run = self.plugins, run
-                run.trainer.prepare(run.model)
+                    state = Continuation(saved, same_spec=former.is_same_training(saved.step))
+                self.prepared.ready(run, state=state)
                 if continues and saved is None:
                     self._clear_for_new_beginning(run)
             if not continues:
                 self.folder.create()
                 stack.enter_context(RunLock(self.paths.run_path))
-            stack.enter_context(run.trainer.signals)  # until how the run ended is written down
+            stack.enter_context(run.trainer.signals)  # until the end of the run is recorded
             self._begin(run, saved)
             with console(self.paths.log_path, quiet=self.quiet):
                 return self._attempt(run, saved, trackers, said)
@@ -117,52 +108,52 @@ class Execution:
     # A run that exists
 
     def _take_over(self, stack: ExitStack) -> bool:
-        """Lock the run where it exists and is to be continued; return whether it is."""
+        """Lock the run if it exists and is to be continued; return True then."""
         if self.resume is None or (self.resume in (AUTO, NONE) and not self.folder.exists):
             return False
         if not self.folder.exists:
             raise CheckpointError(
-                f"there is no run {self.paths.run_path} that could be continued from {self.resume!r}",
-                hint="--resume auto begins a run that is not there yet",
+                f"there is no run {self.paths.run_path} to continue from {self.resume!r}",
+                hint="--resume auto begins a run that does not exist yet",
             )
         if self.resume == NONE:
             with RunLock(self.paths.run_path):
                 pass
             aside = move_run_aside(self.paths)
-            _LOG.info("the run that was there is now %s", aside)
+            _LOG.info("the former run was moved to %s", aside)
             return False
         stack.enter_context(RunLock(self.paths.run_path))
         return True
 
     def _saved_state(self) -> SavedState | None:
-        """Return the state to go on with; None where nothing was saved yet, and the run begins at its beginning.
+        """Return the state to continue with; None if nothing was saved yet, and the run starts anew.
 
-        Asked for before the run is built: one that begins at its beginning takes its weights from its initializer.
+        It is read before the run is built: a run that starts anew takes its weights from its initializer.
         """
-        assert self.resume is not None, "a run is continued where that was asked for"
+        assert self.resume is not None, "a run is only continued on request"
         sweep_leftovers(self.paths.checkpoint_path)
         saved = find_state(self.paths, self.resume)
         if saved is None:
-            _LOG.info("the run has no checkpoint yet, so it begins at its beginning")
+            _LOG.info("the run has no checkpoint yet, so it starts anew")
         return saved
 
     def _compared(self, run: Run) -> FormerRun:
-        """Refuse a spec that would make it another run, and tell what else is not as it was."""
+        """Refuse a spec that alters training; warn of changes that alter the last bits."""
         former = FormerRun(self.folder, run.spec)
         if not self.allow_spec_change:
             former.require_same_mathematics()
         if changes := former.inexact_changes():
-            _LOG.warning("the run goes on, but not to the same last bits: %s", "; ".join(changes))
+            _LOG.warning("the run continues, but its last bits will differ: %s", "; ".join(changes))
         return former
 
     def _has_ended(self, run: Run, former: FormerRun, saved: SavedState) -> bool:
-        """Whether there is nothing left to train: the end was reached, and the spec does not ask for more."""
+        """Return True if nothing is left to train: the end was reached, and the spec does not ask for more."""
         if self.resume != AUTO or not saved.state.trainer.get("ended"):
             return False
         return saved.state.update >= run.trainer.total_training_updates or not former.asks_for_more  # if stopped early
 
     def _clear_for_new_beginning(self, run: Run) -> None:
-        """Cut off what an attempt has logged, and put aside partial saves, from which no run can go on."""
+        """Discard the metrics of an earlier attempt, and move aside partial saves, from which no run can continue."""
         run.trainer.log_writer.load_state_dict({"metrics": 0, "nonscalars": 0})
         move_newer_aside(self.paths, -1)
 
@@ -175,9 +166,9 @@ class Execution:
     # An attempt
 
     def _begin(self, run: Run, saved: SavedState | None) -> None:
-        """Write down what is about to happen."""
+        """Record the attempt, the spec and the facts of the run."""
         self.folder.begin_attempt(resumed_from=saved.step.folder.name if saved else None)
-        self.folder.write_spec(self.loaded.source_text, run.resolved)
+        write_saved_spec(self.paths, self.loaded.source_text, run.resolved, former=self.folder.former_spec_path)
         self.folder.write_run(
             {"spec_sha256": run.trainer.checkpoint_writer.spec_sha256, PROJECT: str(self.loaded.project_folder)}
         )
@@ -191,20 +182,20 @@ class Execution:
         for record in said:
             logging.getLogger(record.name).handle(record)
         if saved is not None:
-            self._tell_where_it_goes_on(saved)
+            self._log_position(saved)
         tracking = Tracking(trackers, self.paths, self._description(run))
         tracking.start()
         outcome = self._outcome(run, self._train(run, tracking))
         return self._finish(run, outcome, tracking)
 
-    def _tell_where_it_goes_on(self, saved: SavedState) -> None:
+    def _log_position(self, saved: SavedState) -> None:
         position, lost = saved.step.manifest.iteration, lost_updates(self.paths, saved.state.update)
         again = f"; {lost} updates after it are computed again" if lost else ""
         _LOG.info("attempt %d continues after %s%s", self.folder.attempt, position, again)
 
     def _description(self, run: Run) -> RunDescription:
         parts: list[Component | Participant] = [component for _, component in components_in(run.spec)]
-        parts += self.plugins
+        parts += self.prepared.plugins
         foreign = {part.distribution: part.version for part in parts if part.distribution != BUILT_IN}
         foreign.pop("", None)
         return RunDescription(
@@ -222,16 +213,16 @@ class Execution:
         )
 
     def _train(self, run: Run, tracking: Tracking) -> BaseException | None:
-        """Train; return what ended it early, None where nothing did."""
+        """Train; return the exception that ended training, None if there was none."""
         try:
             with run.trainer.signals.interrupting():
                 tracking.follow(run.trainer.log_writer)
                 run.trainer.train(run.model)
-            if run.trainer.stopped_by is None:  # one that was stopped before its end has not had its chance
+            if run.trainer.stopped_by is None:  # a run that was stopped early cannot be judged
                 metrics = run.trainer.log_writer
                 check_expectations(run.spec.expect, metrics.final_metrics, metrics.best_metrics)
-        except BaseException as error:  # whatever it is, the run's records have to tell of it
-            traceback.clear_frames(error.__traceback__)  # or the outcome would keep the data's workers alive
+        except BaseException as error:  # whatever it is, it is recorded
+            traceback.clear_frames(error.__traceback__)  # or the outcome would keep the workers of the data alive
             return error
         return None
 
@@ -246,15 +237,15 @@ class Execution:
         return Outcome("FAILED", run.run_dir, metrics, error, code)
 
     def _finish(self, run: Run, outcome: Outcome, tracking: Tracking) -> Outcome:
-        """Let plugins, the run folder and the trackers know how the run ended; return it, as the trackers leave it."""
+        """Report the outcome to plugins, run folder and trackers; return it, FAILED if a required tracker failed."""
         reason = run.trainer.stop_reason if outcome.error is None else describe(outcome.error)
         if outcome.error is not None:
             self._keep_in_log(outcome.error)
-        dispatch = run.trainer.dispatch or compile_dispatch(self.plugins)
+        dispatch = run.trainer.dispatch or compile_dispatch(self.prepared.plugins)
         if dispatch.run_finished is not None and not run.trainer.signals.insists:
             try:
                 dispatch.run_finished(run=run, outcome=outcome)
-            except BaseException as error:  # the run has ended already, and how it ended stays true
+            except BaseException as error:  # the outcome of training stays true
                 _LOG.warning("%s", describe(error))
         run.trainer.log_writer.close()
         self._record_end(outcome.status, reason)
@@ -265,9 +256,9 @@ class Execution:
                 _LOG.info("  %s = %.6g", key, value)
         closing = partial(tracking.close, outcome.status, reason if outcome.status == "FAILED" else None)
         try:
-            if not unless_told_to_leave(closing, run.trainer.signals):
-                _LOG.warning("left at once, as signals ask; trackers may miss the last metrics and how the run ended")
-        except TrackerError as error:  # a required one misses something
+            if not until_stopped(closing, run.trainer.signals):
+                _LOG.warning("stopped waiting for trackers because of a signal; they may lack the last metrics")
+        except TrackerError as error:  # a required tracker lacks something
             if outcome.status == "FINISHED":
                 outcome = Outcome("FAILED", run.run_dir, outcome.metrics, error, error.exit_code)
                 self._record_end(outcome.status, describe(error))
@@ -282,7 +273,7 @@ class Execution:
             _LOG.warning("%s", error)
 
     def _keep_in_log(self, error: BaseException) -> None:
-        """Write to `log.txt` why the run failed: the message of a user's mistake, the whole traceback of a defect."""
+        """Write the error to `log.txt`: the message of a known error, the whole traceback of a defect."""
         known = isinstance(error, NoetherError)
         text = mask(f"{error}\n") if known else masked_traceback(error)
         try:

@@ -1,13 +1,13 @@
-"""Checks the metrics of a run against the spec's `[expect]` table."""
+"""`[expect]`: bounds on the final and best metrics of a run."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 
-from noether.core.utils.nearest import did_you_mean
 from noether.errors import ExpectationError
-from noether.spec.metric_checks import BEST
+from noether.kernel.names import did_you_mean
+from noether.spec.checks.metrics import BEST
 from noether.spec.model import Expectation
 
 
@@ -28,14 +28,14 @@ def broken_expectations(
 def check_expectations(
     expected: Mapping[str, Expectation], final: Mapping[str, float], best: Mapping[str, float] | None = None
 ) -> None:
-    """Compare the metrics of a run with what the spec expects; see `broken_expectations`.
+    """Compare the metrics of a run with `[expect]`; see `broken_expectations`.
 
     Raises:
-        ExpectationError: Something is not met; the message names every value and bound.
+        ExpectationError: if a bound is broken; the message names every value and bound.
     """
     broken = broken_expectations(expected, final, best)
     if broken:
-        raise ExpectationError("the run ended, but not as [expect] demands: " + "; ".join(broken))
+        raise ExpectationError("training finished, but [expect] failed: " + "; ".join(broken))
 
 
 def _broken(key: str, bounds: Expectation, final: Mapping[str, float], best: Mapping[str, float]) -> str | None:
@@ -51,18 +51,18 @@ def _broken(key: str, bounds: Expectation, final: Mapping[str, float], best: Map
 
 def _outside(name: str, value: float, bounds: Expectation) -> str | None:
     if math.isnan(value):
-        return f"{name} is not a number, expected {_words(bounds)}"
+        return f"{name} = nan, expected {_words(bounds)}"
     if bounds.min is not None and value < bounds.min:
-        return f"{name} is {value:.6g}, expected at least {bounds.min:g}"
+        return f"{name} = {value:.6g}, expected at least {bounds.min:g}"
     if bounds.max is not None and value > bounds.max:
-        return f"{name} is {value:.6g}, expected at most {bounds.max:g}"
+        return f"{name} = {value:.6g}, expected at most {bounds.max:g}"
     if bounds.equals is not None and abs(value - bounds.equals) > (bounds.tolerance or 0.0):
-        return f"{name} is {value:.6g}, expected {bounds.equals:g} within {bounds.tolerance or 0.0:g}"
+        return f"{name} = {value:.6g}, expected {bounds.equals:g} within {bounds.tolerance or 0.0:g}"
     return None
 
 
 def _words(bounds: Expectation) -> str:
-    """Say what was expected, in the words of the other messages."""
+    """Return bounds in the words of the messages."""
     words = [] if bounds.min is None else [f"at least {bounds.min:g}"]
     words += [] if bounds.max is None else [f"at most {bounds.max:g}"]
     words += [] if bounds.equals is None else [f"{bounds.equals:g} within {bounds.tolerance or 0.0:g}"]

@@ -6,15 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from noether.core.providers.path import PathProvider
+from noether.checkpoint.paths import PathProvider
 from noether.errors import UsageError
-from noether.kernel.registry import use_registry
-from noether.runs.configured import configured
+from noether.kernel.watch import HookWatch, active_watch, print_call, watch_hooks
 from noether.runs.execution import Execution
+from noether.runs.folder.run_folder import checked_run_id, new_run_id
 from noether.runs.outcome import Outcome
-from noether.runs.process_state import process_state
-from noether.runs.run_id import checked_run_id, new_run_id
-from noether.spec.load import load_spec
+from noether.runs.prepare import preparation
+from noether.spec.load import LoadedSpec, load_spec
 
 
 def run(
@@ -30,40 +29,51 @@ def run(
     allow_spec_change: bool = False,
     project: Path | None = None,
     quiet: bool = False,
+    trace_hooks: bool = False,
 ) -> Outcome:
-    """Train what a spec describes, in this process.
+    """Train a spec in this process.
 
     Args:
         spec: A TOML file, or a dict of the same tables.
         set: Overrides with Python values by dotted path.
-        run_id: Name of the run's folder; a new one by default.
-        resume: What to do where that run exists. Unset, it is an error. `auto` starts it or continues it, whatever
-            happened to it before; `none` moves it aside and starts anew; the name of a checkpoint continues from there.
+        run_id: Name of the run folder; a new one by default.
+        resume: Action if that run exists. Unset, it is an error. `auto` starts it or continues it, whatever happened
+            to it before; `none` moves it aside and starts anew; the name of a checkpoint continues from there.
         overrides: Overrides as on the command line, `path=value` or `path+=value`.
         unset: Paths to remove from the spec before those.
         plugins: Run plugins beside those that the spec uses.
         trusted: Packages that dotted kinds may import beside the usual ones.
-        allow_spec_change: Continue although the spec changes what training computes.
-        project: The folder of the code of one's own that the spec names; by default that of the spec.
+        allow_spec_change: Continue although changes of the spec alter training.
+        project: Project folder with the code that the spec names; by default that of the spec.
         quiet: Print warnings and errors only.
+        trace_hooks: Print each call of a hook to stderr: hook, callback or run plugin, update, milliseconds.
 
     Returns:
-        How the run ended. What goes wrong once training has begun is in the outcome's `error`.
+        The outcome; its `error` holds an exception that was raised once training had begun.
 
     Raises:
-        UsageError: The spec or what it names is wrong, or the run is in use; nothing was trained.
-        CheckpointError: There is no checkpoint to continue from, or none that is sound.
+        UsageError: if the spec or a component is wrong, or the run is in use; nothing was trained.
+        CheckpointError: if there is no sound checkpoint to continue from.
     """
     if resume is not None and run_id is None:
-        raise UsageError("resume needs the run that it is about", hint="give its --run-id")
+        raise UsageError("resume needs the id of the run to continue", hint="add --run-id ID")
     plugins = list(plugins)
     loaded = load_spec(spec, overrides, set, unset=unset, trusted=trusted, plugins=plugins, project=project)
-    with use_registry(loaded.registry):
-        participants = configured(loaded.spec, plugins)
-        run_id = new_run_id(loaded.spec.name) if run_id is None else checked_run_id(run_id)
-        paths = PathProvider(loaded.spec.output, run_id)
-        with process_state(loaded.spec):
-            execution = Execution(
-                loaded, paths, participants, resume=resume, allow_spec_change=allow_spec_change, quiet=quiet
-            )
-            return execution.run()
+    watch = HookWatch(trace=print_call) if trace_hooks else active_watch()
+    with watch_hooks(watch):
+        return start(loaded, run_id, plugins, resume=resume, allow_spec_change=allow_spec_change, quiet=quiet)
+
+
+def start(loaded: LoadedSpec, run_id: str | None, plugins: Iterable[str] = (), **options: Any) -> Outcome:
+    """Train a spec that is loaded already; see `run` for the arguments.
+
+    Args:
+        loaded: A valid spec.
+        run_id: Name of the run folder; None for a new one.
+        plugins: Run plugins beside those that the spec uses.
+        **options: Further arguments of `Execution`.
+    """
+    with preparation(loaded, plugins) as prepared:
+        spec = prepared.loaded.spec
+        run_id = new_run_id(spec.name) if run_id is None else checked_run_id(run_id)
+        return Execution(prepared, PathProvider(spec.output, run_id), **options).run()

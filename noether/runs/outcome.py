@@ -1,4 +1,4 @@
-"""Outcome: how a run ended, and with which metrics."""
+"""Outcome: how a run ended, with its metrics and the text of its error."""
 
 from __future__ import annotations
 
@@ -7,19 +7,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from noether.config.secrets import mask
+from noether.errors import NoetherError
+
+
+def describe(error: BaseException) -> str:
+    """Return the text of an error with its notes, which name the callback, and without secrets."""
+    text = error.message if isinstance(error, NoetherError) else f"{type(error).__name__}: {error}"
+    notes = getattr(error, "__notes__", [])
+    return mask("\n".join([text, *notes]))
+
+
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended.
+    """End of a run.
 
     Attributes:
-        status: FINISHED where it came to its end by itself, FAILED where an error ended it, KILLED by a signal.
-        run_dir: The run's folder.
-        metrics: The last value of every metric.
-        error: What ended it, where it did not finish or broke an expectation.
-        exit_code: What the command line returns.
+        status: FINISHED if it came to its end by itself, FAILED if an error ended it, KILLED if a signal did.
+        run_dir: The run folder.
+        metrics: The last value of every metric key.
+        error: The exception that ended the run, or a broken expectation; None if there was none.
+        exit_code: Exit code of the command line.
     """
 
     status: Status

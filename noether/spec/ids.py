@@ -1,4 +1,4 @@
-"""The names that address items of an array of tables: an explicit `id`, or one made from the `kind`."""
+"""Ids of items of an array of tables: an explicit `id`, or one made from the `kind`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from noether.core.utils.free_name import free_name
 from noether.errors import PluginError
+from noether.kernel.names import free_name
 from noether.kernel.registry import active_registry
 
 ID = re.compile(r"[a-z0-9_][a-z0-9._-]*")
 LONGEST_ID = 80
-"""An id becomes the name of a file or folder in a checkpoint."""
-_LONGEST_MADE = 70  # leaves place for `-2`
+"""Limit of an id, which becomes the name of a file or folder in a checkpoint."""
+_LONGEST_MADE = 70  # leaves room for `-2`
 _ROLES = {"callbacks": "callback", "transforms": "transform", "trackers": "tracker"}
 _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
@@ -24,7 +24,7 @@ def role_of_items(key: str | int) -> str:
 
 
 def item_ids(items: Sequence[Any], role: str) -> list[str]:
-    """Return the id of each item: its own, else its short kind, then `-2`, `-3` where that is taken."""
+    """Return the id of each item: its own, else its short kind, then `-2`, `-3` if that is taken."""
     taken = {item["id"] for item in items if isinstance(item, dict) and isinstance(item.get("id"), str)}
     ids = []
     for item in items:
@@ -37,9 +37,9 @@ def item_ids(items: Sequence[Any], role: str) -> list[str]:
 
 
 def default_id(item: Any, role: str) -> str:
-    """Return the id of an item without its own where that is free: the short name of what its kind means.
+    """Return the default id of an item, if that is free: the short name of its kind.
 
-    It does not matter how the kind is spelled, and nothing is imported.
+    The spelling of the kind does not matter, and nothing is imported.
     """
     kind = item.get("kind") if isinstance(item, dict) else item
     if not isinstance(kind, str) or not kind:

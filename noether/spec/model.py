@@ -1,4 +1,4 @@
-"""`RunSpec`: the tables of a spec and what they may hold."""
+"""`RunSpec`: the tables of a spec and their fields."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
-from noether.core.schemas.discriminated import Discriminated
+from noether.config.discriminated import Discriminated
 from noether.spec.locate import TomlPath
-from noether.spec.migrations import newest_version
-from noether.spec.reference import KeptReference
+from noether.spec.read.reference import KeptReference
 
+VERSION = 1
+"""Version of the format of specs."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _LONGEST_NAME = 80
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -24,7 +25,7 @@ class SpecTable(BaseModel):
 
 
 class LoaderTable(SpecTable):
-    """`[loader]`: how samples reach the trainer."""
+    """`[loader]`: loading of samples."""
 
     num_workers: int = Field(0, ge=0, description="Worker processes that load samples; 0 loads in the run's own.")
     prefetch_factor: int | None = Field(
@@ -32,19 +33,19 @@ class LoaderTable(SpecTable):
     )
     pin_memory: bool | None = Field(None, description="Load into page-locked memory; on with CUDA if left out.")
     start_method: Literal["fork", "forkserver", "spawn"] | None = Field(
-        None, examples=["forkserver"], description="How worker processes are started; as Python does if left out."
+        None, examples=["forkserver"], description="Start method of worker processes; Python's default if left out."
     )
     timeout: float = Field(
         600.0,
         gt=0,
         allow_inf_nan=False,
         json_schema_extra={"unit": "seconds"},
-        description="How long to wait for a batch of a worker; one that hangs ends the run then.",
+        description="Longest wait for a batch of a worker process; then the run ends.",
     )
 
 
 class PluginsTable(SpecTable):
-    """`[plugins]`: which run plugins take part."""
+    """`[plugins]`: the run plugins of a run."""
 
     use: list[str] = Field(
         default_factory=list, examples=[["gpu-meter"]], description="Names of the run plugins, in their order."
@@ -52,38 +53,38 @@ class PluginsTable(SpecTable):
 
 
 class CheckpointsTable(SpecTable):
-    """`[checkpoints]`: which checkpoints stay, and what happens when one cannot be saved."""
+    """`[checkpoints]`: retention of checkpoints, and the reaction to a failed save."""
 
-    keep_last: int = Field(3, ge=1, description="How many of the newest checkpoints to keep.")
+    keep_last: int = Field(3, ge=1, description="Number of newest checkpoints to keep.")
     keep_every: int | None = Field(
-        None, ge=1, examples=[10_000], description="Keep checkpoints whose update is a multiple of this as well."
+        None, ge=1, examples=[10_000], description="Also keep checkpoints whose update is a multiple of this."
     )
     on_save_error: Literal["warn", "raise"] = Field(
         "raise",
-        description="When the disk refuses a save: end the run, or warn and try again at the next one, up to 3 times "
-        "in a row. The last save of a run always has to succeed.",
+        description="After a failed save: end the run, or warn and try again at the next save, up to 3 times in a row. "
+        "The last save of a run must succeed.",
     )
     asynchronous: bool = Field(
         False,
-        description="Go on with training while a checkpoint is written. It takes memory for a copy of what is saved. "
-        "One is written at a time, the next waits for it; the last one of a run is written before the run ends.",
+        description="Continue training while a checkpoint is written. It needs memory for a copy of the saved state. "
+        "One checkpoint is written at a time, the next waits; the last one is written before the run ends.",
     )
 
 
 class Expectation(SpecTable):
-    """What a final metric has to be for the run to count as successful."""
+    """`[expect]`: a bound on a final metric; the run fails if it breaks."""
 
-    min: float | None = Field(None, allow_inf_nan=False, examples=[0.95], description="The metric is at least this.")
-    max: float | None = Field(None, allow_inf_nan=False, examples=[0.05], description="The metric is at most this.")
+    min: float | None = Field(None, allow_inf_nan=False, examples=[0.95], description="Least value of the metric.")
+    max: float | None = Field(None, allow_inf_nan=False, examples=[0.05], description="Greatest value of the metric.")
     equals: float | None = Field(
-        None, allow_inf_nan=False, examples=[42.0], description="The metric is this, within `tolerance`."
+        None, allow_inf_nan=False, examples=[42.0], description="Value of the metric, within `tolerance`."
     )
     tolerance: float | None = Field(
         None,
         ge=0,
         allow_inf_nan=False,
         examples=[0.001],
-        description="How far from `equals` the metric may be; 0 if left out.",
+        description="Greatest distance of the metric from `equals`; 0 if left out.",
     )
 
     @model_validator(mode="after")
@@ -91,33 +92,31 @@ class Expectation(SpecTable):
         if self.min is None and self.max is None and self.equals is None:
             raise ValueError("expected at least one of min, max, equals")
         if self.tolerance is not None and self.equals is None:
-            raise ValueError("tolerance goes with equals, which is missing")
+            raise ValueError("found tolerance without equals, expected both")
         if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min ({self.min}) is greater than max ({self.max}), so no metric fits")
+            raise ValueError(f"min ({self.min}) is greater than max ({self.max}), which no metric fits")
         return self
 
 
 class RunSpec(SpecTable):
-    """A whole run: everything that `noether run` does is said here."""
+    """A whole run: everything that `noether run` does is in its spec."""
 
-    spec: int = Field(
-        newest_version(), json_schema_extra={"const": newest_version()}, description="Version of the format."
-    )
+    spec: int = Field(VERSION, json_schema_extra={"const": VERSION}, description="Version of the format.")
     extends: list[str] = Field(
         default_factory=list,
         exclude=True,  # a resolved spec is a single file
         examples=[["base.toml"]],
-        description="Files below this one, the first lowest; their paths are relative to this file.",
+        description="Files that this one extends, the lowest first; their paths are relative to this file.",
     )
     name: str = Field(
         examples=["wing-pressure"],
         description="Name of the run; its run ids begin with it. The file's name if left out.",
     )
     seed: int = Field(
-        0, ge=0, examples=[7], description="Decides everything random: weights, order of samples, augmentation."
+        0, ge=0, examples=[7], description="Seed of everything random: weights, order of samples, augmentation."
     )
     device: str = Field("auto", examples=["cuda:1"], description="auto, cpu, cuda, cuda:N or mps.")
-    output: str = Field("runs", description="Folder that holds one folder a run, relative to the working folder.")
+    output: str = Field("runs", description="Folder with one folder per run, relative to the working folder.")
     threads: int | None = Field(
         None, ge=1, examples=[4], description="CPU threads of PyTorch; its own choice if left out."
     )
@@ -128,7 +127,7 @@ class RunSpec(SpecTable):
     datasets: dict[str, Annotated[Any, Discriminated("dataset")]] = Field(
         default_factory=dict,
         examples=[{"train": {"kind": "digits", "split": "train"}}],
-        description="Data sets by key; `train` is the one to train on.",
+        description="Data sets by key; the run trains on `train`.",
     )
     transforms: list[Annotated[Any, Discriminated("transform")]] = Field(
         default_factory=list,
@@ -136,24 +135,24 @@ class RunSpec(SpecTable):
         description="Transforms of all data sets; their statistics come from `train`.",
     )
     loader: LoaderTable = Field(
-        default_factory=LoaderTable, examples=[{"num_workers": 2}], description="How samples reach the trainer."
+        default_factory=LoaderTable, examples=[{"num_workers": 2}], description="Loading of samples."
     )
     model: Annotated[Any, Discriminated("model")] = Field(
         examples=[{"kind": "mlp", "hidden": [64, 64]}], description="The model, with its optimizer."
     )
     trainer: Annotated[Any, Discriminated("trainer")] = Field(
-        examples=[{"kind": "weighted-loss", "max_epochs": 10}], description="How to train, with the callbacks."
+        examples=[{"kind": "weighted-loss", "max_epochs": 10}], description="The trainer, with its callbacks."
     )
     trackers: list[Annotated[Any, Discriminated("tracker")]] | None = Field(
         None,
         examples=[[{"kind": "noop"}]],
-        description="Where metrics go beside the run folder; MLflow with its defaults if left out.",
+        description="Trackers that metrics are sent to, beside the run folder; MLflow with its defaults if left out.",
     )
     plugins: PluginsTable = Field(
-        default_factory=PluginsTable, examples=[{"use": ["gpu-meter"]}], description="Which run plugins take part."
+        default_factory=PluginsTable, examples=[{"use": ["gpu-meter"]}], description="The run plugins of the run."
     )
     checkpoints: CheckpointsTable = Field(
-        default_factory=CheckpointsTable, examples=[{"keep_last": 5}], description="Which checkpoints stay."
+        default_factory=CheckpointsTable, examples=[{"keep_last": 5}], description="Retention of checkpoints."
     )
     expect: dict[str, Expectation] = Field(
         default_factory=dict,
@@ -163,7 +162,7 @@ class RunSpec(SpecTable):
     initializer: Annotated[Any, Discriminated("initializer")] | None = Field(
         None,
         examples=[{"kind": "my_project.weights.Pretrained"}],
-        description="Where the state comes from that training begins with, if not from the seed; `initializer` under "
+        description="Source of the state that training begins with, in place of the seed; `initializer` under "
         "[trainer] means the same.",
     )
     resolved: dict[str, Any] | None = Field(
@@ -174,16 +173,16 @@ class RunSpec(SpecTable):
 
     @field_validator("spec")
     @classmethod
-    def _spec_is_migrated(cls, spec: int) -> int:
-        if spec != newest_version():
-            raise ValueError(f"expected {newest_version()}")
+    def _version_is_known(cls, spec: int) -> int:
+        if spec != VERSION:
+            raise ValueError(f"expected {VERSION}")
         return spec
 
     @field_validator("extends")
     @classmethod
     def _extends_was_followed(cls, extends: list[str]) -> list[str]:
         if extends:
-            raise ValueError("a file says what it extends, an override cannot")
+            raise ValueError("an override cannot set extends; write it in the file")
         return extends
 
     @field_validator("name")
@@ -192,7 +191,7 @@ class RunSpec(SpecTable):
         if not _NAME.fullmatch(name):
             raise ValueError("expected lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit")
         if len(name) > _LONGEST_NAME:
-            raise ValueError(f"expected at most {_LONGEST_NAME} characters, since folders are named so")
+            raise ValueError(f"expected at most {_LONGEST_NAME} characters, since folders have this name")
         return name
 
     @field_validator("device")

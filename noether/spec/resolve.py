@@ -1,4 +1,4 @@
-"""Write a spec out with every default, so that running the result again is the same run."""
+"""Resolved specs: every default written out, so that running the result again is the same run."""
 
 from __future__ import annotations
 
@@ -7,30 +7,29 @@ from typing import Any
 
 import tomli_w
 
-from noether.core.utils.secrets import mask
-from noether.spec.configs import components_in
-from noether.spec.fields import item_at
+from noether.config.secrets import mask
+from noether.spec.describe.fields import components_in, item_at
+from noether.spec.errors.words import toml_path
 from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec
-from noether.spec.plain import plain
-from noether.spec.problem import toml_path
-from noether.spec.reference import KeptReference
+from noether.spec.read.document import plain
+from noether.spec.read.reference import KeptReference
 
 
 def resolved_toml(spec: RunSpec) -> str:
     """Return the TOML text of a loaded spec: all defaults, canonical kinds and ids, and their origins.
 
     Raises:
-        SpecError: A config holds a value that TOML cannot express.
+        SpecError: If a config holds a value that TOML cannot express.
     """
     return tomli_w.dumps({**resolved_tables(spec), "resolved": _origins(spec)})
 
 
 def resolved_tables(spec: RunSpec) -> dict[str, Any]:
-    """Return the tables of a loaded spec with every default, as plain values; of the environment the references.
+    """Return the tables of a loaded spec with every default, as plain values, with references to the environment.
 
     Raises:
-        SpecError: A config holds a value that TOML cannot express.
+        SpecError: If a config holds a value that TOML cannot express.
     """
     tables = plain(spec.model_dump(mode="json", exclude_none=True, exclude={"resolved"}))
     for path, kept in spec._references.items():
@@ -41,7 +40,7 @@ def resolved_tables(spec: RunSpec) -> dict[str, Any]:
 
 
 def _put_back(tables: dict[str, Any], path: TomlPath, kept: KeptReference) -> None:
-    """Write a reference where the value is still the one that it stood for."""
+    """Write a reference in place of its value, unless a plugin has changed the value."""
     holder: Any = tables
     for part in path[:-1]:
         holder = item_at(holder, part)

@@ -7,21 +7,170 @@ meant, and reports a wrong key at its place instead of "fits none of them".
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.errors import PydanticInvalidForJsonSchema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 
-from noether.core.schemas.config_class import config_class_of
+from noether.config.config_class import config_class_of
 from noether.errors import PluginError
-from noether.kernel.entry import Entry
-from noether.kernel.matching import canonical
+from noether.kernel.entries import ROLES, Entry, canonical
 from noether.kernel.registry import Registry, use_registry
-from noether.kernel.roles import ROLES
 from noether.spec.model import RunSpec
-from noether.spec.schema_of_class import Json, ref, tables_of
-from noether.spec.schema_of_parts import part_of, parts
+
+Json = dict[str, Any]
+_ANNOTATIONS = ("description", "default", "examples", "unit")
+_SCALARS = {"string", "integer", "number", "boolean"}
+
+
+def ref(name: str) -> Json:
+    """Return a reference to a definition."""
+    return {"$ref": f"#/$defs/{name}"}
+
+
+def tables_of(config_class: type[BaseModel], name: str, definitions: Json) -> Json:
+    """Return the schema of a class's table; classes of nested tables are added to `definitions` below `name`.
+
+    Raises:
+        PydanticInvalidForJsonSchema: A field has a type that JSON Schema cannot express.
+    """
+    schema = config_class.model_json_schema(
+        ref_template=f"#/$defs/{name}:{{model}}", schema_generator=_Generator, mode="validation"
+    )
+    for nested, below in schema.pop("$defs", {}).items():
+        definitions[f"{name}:{nested}"] = _toml(below)
+    adapted: Json = _toml(schema)
+    adapted.pop("title", None)
+    adapted.setdefault("properties", {})
+    adapted.setdefault("required", [])
+    return adapted
+
+
+class _Generator(GenerateJsonSchema):
+    """Leaves out titles, which would repeat every key; a default that JSON cannot express is no reason to warn."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.ignored_warning_kinds: set[JsonSchemaWarningKind] = {"skipped-choice", "non-serializable-default"}
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def _toml(schema: Any) -> Any:
+    """Return a schema of pydantic's for TOML."""
+    if not isinstance(schema, dict):
+        return schema
+    if "x-noether-role" in schema:
+        return {**_annotations(schema), **ref(schema["x-noether-role"])}
+    adapted = {key: value for key, value in schema.items() if key != "default" or _is_plain(value)}
+    if "properties" in adapted:
+        adapted["properties"] = {key: _value(below) for key, below in adapted["properties"].items()}
+    for key in ("items", "additionalProperties"):
+        if key in adapted:
+            adapted[key] = _value(adapted[key])
+    for key in ("anyOf", "oneOf", "allOf", "prefixItems"):
+        if key in adapted:
+            adapted[key] = [_toml(option) for option in adapted[key] if option != {"type": "null"}]
+    return _without_single_choice(adapted)
+
+
+def _without_single_choice(schema: Json) -> Json:
+    options = schema.get("anyOf", ())
+    if len(options) != 1:
+        return schema
+    rest = {key: value for key, value in schema.items() if key != "anyOf"}
+    return {**options[0], **rest}
+
+
+def _value(schema: Any) -> Any:
+    """Return the schema of a value; a scalar, or a list of them, may also be a reference to the environment."""
+    adapted = _toml(schema)
+    if not isinstance(adapted, dict):
+        return adapted
+    options = adapted.get("anyOf", [adapted])
+    if "const" in adapted or not any(_is_plain_value(option) for option in options):
+        return adapted
+    bare = [{key: value for key, value in option.items() if key not in _ANNOTATIONS} for option in options]
+    return {**_annotations(adapted), "anyOf": [*bare, ref("env")]}
+
+
+def _is_plain_value(schema: Json) -> bool:
+    if schema.get("type") == "array":
+        return isinstance(schema.get("items"), dict) and "$ref" not in schema["items"]
+    return schema.get("type") in _SCALARS or "enum" in schema
+
+
+def _annotations(schema: Json) -> Json:
+    return {key: schema[key] for key in _ANNOTATIONS if key in schema and _is_plain(schema[key])}
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a default can stand in TOML and JSON alike: no null, no infinity."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    return value is not None and not (isinstance(value, float) and not math.isfinite(value))
+
+
+_REMOVED: Json = {
+    "type": "object",
+    "description": "Take the item of this id out of what the file extends.",
+    "properties": {"id": {"type": "string"}, "remove": {"const": True}},
+    "required": ["id", "remove"],
+    "additionalProperties": False,
+}
+
+
+def parts(definitions: Json, roles: Sequence[str]) -> Json:
+    """Return the definition `<role>.part` of each role: the options of all of its kinds, none of them required."""
+    result: Json = {"removed": _REMOVED}
+    for role in roles:
+        options: dict[str, list[Any]] = {}
+        for name, value in _options(definitions, role):
+            known = options.setdefault(name, [])
+            bare = _bare(value)
+            if bare not in known:
+                known.append(bare)
+        properties = {name: part_of(_any_of(values), roles) for name, values in options.items()}
+        result[f"{role}.part"] = {"type": "object", "properties": properties, "additionalProperties": False}
+    return result
+
+
+def part_of(schema: Any, roles: Iterable[str]) -> Any:
+    """Return a schema in which every component may also be a part of one."""
+    if isinstance(schema, list):
+        return [part_of(item, roles) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    adapted = {key: part_of(value, roles) if key != "default" else value for key, value in schema.items()}
+    for role in roles:
+        if adapted.get("$ref") == ref(role)["$ref"]:
+            rest = {key: value for key, value in adapted.items() if key != "$ref"}
+            return {**rest, "anyOf": [ref(role), ref(f"{role}.part"), ref("removed")]}
+    return adapted
+
+
+def _options(definitions: Json, role: str) -> Iterator[tuple[str, Any]]:
+    """Yield the options of all kinds of a role, `kind` among them."""
+    for branch in definitions[role]["oneOf"]:
+        if "$ref" in branch:
+            yield from definitions[branch["$ref"].removeprefix("#/$defs/")]["properties"].items()
+
+
+def _bare(schema: Any) -> Any:
+    """Return a schema without what differs from kind to kind and means nothing here."""
+    return {key: value for key, value in schema.items() if key != "default"} if isinstance(schema, dict) else schema
+
+
+def _any_of(schemas: list[Any]) -> Any:
+    return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DOTTED = r"[.:]"

@@ -18,18 +18,17 @@ from typing import Annotated, Any
 import torch
 from pydantic import TypeAdapter
 
+from noether.checkpoint.paths import PathProvider
+from noether.config.components import CallBackBaseConfig
+from noether.config.discriminated import Discriminated
 from noether.core.callbacks.base import CallbackBase
-from noether.core.callbacks.build import build_callback
+from noether.core.callbacks.tree import build_callback
 from noether.core.models.base import ModelBase
 from noether.core.models.mlp import MLP, MLPConfig
-from noether.core.providers.path import PathProvider
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.lib import Discriminated
 from noether.core.trackers.noop import NoopTracker
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.utils.training.iteration import TrainingIteration
 from noether.data.container import DataContainer
 from noether.data.dataset import InMemoryDataset
+from noether.kernel.progress import TrainingIteration, UpdateCounter
 from noether.training.trainers.base import BaseTrainer
 from noether.training.trainers.weighted_loss import WeightedLossTrainer, WeightedLossTrainerConfig
 

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import TypeAdapter
 
+from noether.config.components import CallBackBaseConfig
+from noether.config.discriminated import Discriminated
 from noether.core.callbacks.base import CallbackBase
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.lib import Discriminated
 from noether.training.trainers.config import BaseTrainerConfig
 
 PRODUCERS = ("online-loss", "lr")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from importlib.metadata import distribution
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +12,10 @@ import torch
 from pydantic import BaseModel
 from torch.nn import functional as F
 
-from noether.core.optim import schedules
-from noether.core.schemas.config_class import config_class_of
-from noether.kernel.entry import Entry
+from noether.config.config_class import config_class_of
+from noether.kernel.entries import GROUPS, Entry
 from noether.kernel.registry import Registry
-from noether.kernel.roles import GROUPS
+from noether.optim import schedules
 
 REGISTRY = Registry.installed()
 BUILT_IN = sorted((entry for entry in REGISTRY.entries() if entry.is_built_in), key=lambda e: (e.role, e.name))
@@ -99,8 +97,9 @@ def test_optimizers_are_all_classes_of_torch_under_their_own_names() -> None:
 
 
 def test_every_schedule_of_ours_is_registered() -> None:
-    folder = Path(schedules.__file__).parent
-    modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "base"}
-    assert {target.partition(":")[0] for target in targets("schedule")} == {
-        f"{schedules.__name__}.{module}" for module in modules
+    kinds = {
+        f"{schedules.__name__}:{name}"
+        for name, found in vars(schedules).items()
+        if isinstance(found, type) and issubclass(found, schedules.Schedule) and found is not schedules.Schedule
     }
+    assert targets("schedule") == kinds

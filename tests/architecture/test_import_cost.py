@@ -57,7 +57,9 @@ def modules_below(package: str) -> list[str]:
     return [name.removesuffix(".__init__") for name in names]
 
 
-@pytest.mark.parametrize("package", ["kernel", "spec", "core.schemas", "core.utils", "core.protocols", "errors"])
+@pytest.mark.parametrize(
+    "package", ["kernel", "spec", "config", "core.schemas", "core.utils", "core.protocols", "errors"]
+)
 def test_the_lower_layers_import_nothing_heavy(package: str) -> None:
     names = modules_below(package)
     assert names

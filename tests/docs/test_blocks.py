@@ -12,7 +12,7 @@ import pytest
 
 import noether
 from noether.errors import NoetherError
-from noether.kernel.entry import Entry
+from noether.kernel.entries import Entry
 from noether.kernel.registry import Registry
 from noether.spec.model import RunSpec
 

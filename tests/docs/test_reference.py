@@ -8,13 +8,13 @@ import pytest
 from pydantic import BaseModel
 
 from noether import errors
-from noether.core.schemas.config_class import config_class_of
-from noether.core.schemas.optimizers import ParameterGroupConfig
-from noether.core.schemas.signature import SignatureConfig
+from noether.config.components import ParameterGroupConfig
+from noether.config.config_class import config_class_of
+from noether.config.signature import SignatureConfig
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.registry import Registry
 from noether.spec import model
-from noether.spec.field_words import example_of
+from noether.spec.describe.explain import example_of
 from noether.spec.model import RunSpec, SpecTable
 
 

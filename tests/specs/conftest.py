@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from noether.kernel.registry import Entry, Registry, use_registry
-from noether.kernel.scan import installed_entries
+from noether.kernel.entries import Entry, installed_entries
+from noether.kernel.registry import Registry, use_registry
 
 MADE_UP = [
     Entry("callback", "average", "made_up_plugin:AverageCallback", "noether-plugin-average", "1.2"),

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any
 
+from noether.config.components import CallBackBaseConfig
+from noether.config.discriminated import Discriminated
 from noether.core.callbacks.periodic import PeriodicCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.lib import Discriminated
 
 
 class AverageConfig(CallBackBaseConfig):

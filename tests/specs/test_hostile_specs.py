@@ -117,7 +117,7 @@ CODE = {
         "torch.utils.data.dataloader.os.system",
         "noether.errors.__builtins__.eval",
         "noether.errors.__loader__.load_module",
-        "noether.core.utils.secrets.os.system",
+        "noether.config.secrets.os.system",
         "torch.nn.Module.__subclasses__",
         "torch.nn.Module.__init__.__globals__",
         "torch.nn.Linear.forward.__globals__.os",

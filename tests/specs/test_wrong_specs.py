@@ -1,11 +1,12 @@
-"""What a user is told of each wrong spec and override, word for word.
+"""Codes and places of the problems of each wrong spec and override, and the whole message of one case per code.
 
-Each case of `wrong/*.txt` is a title, what is changed in `wrong/good.toml` as a diff (context lines find the place,
-`@@ base.toml` begins another file), arguments and variables behind `$`, and below `---` the whole message.
+Each case of `wrong/*.txt` is a title, a diff of `wrong/good.toml` (context lines find the place, `@@ base.toml` begins
+another file), arguments and variables behind `$`, and below `---` one line per problem: code, places, path. A case with
+the line `$ words` has the whole message below that.
 
     NOETHER_REWRITE_MESSAGES=1 pytest tests/specs/test_wrong_specs.py; git diff tests/specs/wrong
 
-writes down what is said now, to be read as the diff of a review.
+writes the present result, to be reviewed as a diff.
 """
 
 import os
@@ -18,11 +19,20 @@ import pytest
 
 from noether.errors import SpecError
 from noether.kernel.registry import Registry
+from noether.spec.errors.codes import CODES
+from noether.spec.errors.formats import problems_in
+from noether.spec.errors.problem import Problem
+from noether.spec.errors.words import toml_path, visible
 from noether.spec.load import load_spec
-from noether.spec.override import Unset
+from noether.spec.read.overrides import Unset
 
 WRONG = Path(__file__).parent / "wrong"
 GOOD = (WRONG / "good.toml").read_text()
+NEEDS_MORE_THAN_A_FILE = {
+    *("build-failed", "empty-dataset", "evaluation-failed", "forward-failed", "save-failed", "update-failed"),
+    "failed",
+}
+"""Codes of `check --deep`, and of errors that are not about a place in a spec."""
 REWRITE = "NOETHER_REWRITE_MESSAGES" in os.environ
 
 
@@ -36,6 +46,7 @@ class Case:
     variables: dict[str, str] = field(default_factory=dict)
     crlf: bool = False
     escapes: bool = False
+    words: bool = False
 
 
 def _cases(file: Path) -> list[Case]:
@@ -67,7 +78,7 @@ def _direct(case: Case, word: str, rest: str) -> None:
             name, _, value = rest.partition("=")
             case.variables[name] = value
         case _:
-            assert word in ("crlf", "escapes"), word
+            assert word in ("crlf", "escapes", "words"), word
             setattr(case, word, True)
 
 
@@ -98,8 +109,15 @@ def _told(case: Case, registry: Registry, folder: Path) -> str:
     with pytest.raises(SpecError) as caught:
         load_spec(Path("a.toml"), case.overrides, registry=registry)
     error = caught.value
-    told = f"{error.message}\nhint: {error.hint}" if error.hint else error.message
+    told = "\n".join(map(_in_one_line, problems_in(error)))
+    if case.words:
+        told += f"\n\n{error.message}\nhelp: {error.hint}" if error.hint else f"\n\n{error.message}"
     return told.replace(str(folder), "FOLDER")
+
+
+def _in_one_line(problem: Problem) -> str:
+    places = ", ".join(f"{visible(place.origin)}:{place.line}:{place.column}" for place in problem.places)
+    return " ".join(filter(None, (problem.code, places or "nowhere", visible(toml_path(problem.path)))))
 
 
 @pytest.fixture
@@ -112,12 +130,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.skipif(REWRITE, reason="the messages are rewritten")
 @pytest.mark.parametrize("case", CASES)
-def test_a_wrong_spec_is_told_in_these_words(
-    case: Case, registry: Registry, folder: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_wrong_spec_has_these_problems(case: Case, registry: Registry, folder: Path, monkeypatch: pytest.MonkeyPatch):
     for name, value in case.variables.items():
         monkeypatch.setenv(name, value)
     assert _told(case, registry, folder) == case.message
+
+
+def test_each_code_of_a_spec_has_a_case_with_its_message():
+    shown = {line.partition(" ")[0] for case in CASES if case.values[0].words for line in _lines(case.values[0])}
+    assert shown == CODES.keys() - NEEDS_MORE_THAN_A_FILE
+
+
+def _lines(case: Case) -> list[str]:
+    return case.message.partition("\n\n")[0].splitlines()
 
 
 def test_the_spec_that_the_wrong_ones_change_is_right(registry: Registry):

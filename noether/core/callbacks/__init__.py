@@ -17,6 +17,7 @@ from noether.core.callbacks.online import (
     TrackAdditionalOutputsCallbackConfig,
 )
 from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
+from noether.kernel.progress import EarlyStopIteration
 
 __all__ = [
     "BestCheckpointCallback",
@@ -27,6 +28,7 @@ __all__ = [
     "CallbackBase",
     "CheckpointCallback",
     "CheckpointCallbackConfig",
+    "EarlyStopIteration",
     "EmaCallback",
     "EmaCallbackConfig",
     "FixedEarlyStopperCallback",

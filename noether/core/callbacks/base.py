@@ -4,29 +4,45 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.writer import CheckpointWriter
+from noether.config.components import CallBackBaseConfig
+from noether.config.metric_facts import MetricFacts
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
-from noether.core.providers.metric_property import MetricPropertyProvider
-from noether.core.providers.path import PathProvider
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.metric_facts import MetricFacts
-from noether.core.trackers.base import BaseTracker
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.writers.checkpoint import CheckpointWriter
-from noether.core.writers.log import LogWriter
 from noether.data.container import DataContainer
-from noether.kernel.component import Component
+from noether.kernel.dispatch import Dispatch
+from noether.kernel.entries import Component
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.markers import inherited_no_op
-
-if TYPE_CHECKING:
-    from noether.core.callbacks.nested import NestedCallbacks
+from noether.kernel.progress import UpdateCounter
+from noether.metrics.directions import MetricPropertyProvider
+from noether.metrics.log import LogWriter
+from noether.metrics.tracker import BaseTracker
 
 __all__ = ["CallBackBaseConfig", "CallbackBase"]
+
+
+class CallbackGroup(Protocol):
+    """A group of callbacks that another callback owns and calls: `noether.core.callbacks.tree.NestedCallbacks`."""
+
+    @property
+    def members(self) -> Sequence[CallbackBase]:
+        """The callbacks of the group."""
+
+    @property
+    def dispatch(self) -> Dispatch:
+        """The compiled hooks that the owner passes on to the group."""
+
+    def name_after(self, parent_id: str) -> None:
+        """Put the owner's id before the ids of the group."""
+
+    def compile(self) -> Dispatch:
+        """Compile the hooks that the owner passes on to the group."""
 
 
 class CallbackBase:
@@ -139,7 +155,7 @@ class CallbackBase:
         """Return the callbacks that this one owns and whose data the run's stream has to deliver."""
         return []
 
-    def nested(self) -> Sequence[NestedCallbacks]:
+    def nested(self) -> Sequence[CallbackGroup]:
         """Return all callbacks that this one owns, in sets; they get ids below its own, and state in the checkpoint."""
         return ()
 

@@ -10,25 +10,26 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from noether.checkpoint.writer import CheckpointWriter
+from noether.config.components import PeriodicDataIteratorCallbackConfig
 from noether.core.callbacks.base import CallbackBase, CallBackBaseConfig
-from noether.core.callbacks.dataset_pass import DatasetPass
+from noether.core.callbacks.evaluation import DatasetPass
 from noether.core.callbacks.gradients import without_gradients
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
-from noether.core.providers.metric_property import MetricPropertyProvider
-from noether.core.schemas.callbacks import PeriodicDataIteratorCallbackConfig
-from noether.core.trackers.base import BaseTracker
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.utils.training.intervals import Intervals, fires
-from noether.core.writers.checkpoint import CheckpointWriter
-from noether.core.writers.log import LogWriter
 from noether.data.container import DataContainer
 from noether.data.dataset import length_of
-from noether.data.samplers.interval import SamplerIntervalConfig
+from noether.data.samplers.tagged import SamplerIntervalConfig
 from noether.errors import DataError
 from noether.kernel.binding import Binding, bind
 from noether.kernel.hookspecs import HOOKS
+from noether.kernel.intervals import Intervals, fires
 from noether.kernel.markers import inherited_no_op, when_due
+from noether.kernel.progress import UpdateCounter
+from noether.kernel.watch import active_watch, measured
+from noether.metrics.directions import MetricPropertyProvider
+from noether.metrics.log import LogWriter
+from noether.metrics.tracker import BaseTracker
 
 IntervalType = Literal["epoch", "update", "sample", "eval"]
 
@@ -142,7 +143,9 @@ class PeriodicCallback(CallbackBase):
         """Call `periodic_callback` with those arguments that it names, as every other hook is called."""
         binding = self._binding
         positional = [arguments[name] for name in binding.positional]
-        self.periodic_callback(*positional, **{name: arguments[name] for name in binding.keywords if name in arguments})
+        named = {name: arguments[name] for name in binding.keywords if name in arguments}
+        with measured("periodic_callback", self.id, arguments["update_counter"], active_watch()):
+            self.periodic_callback(*positional, **named)
 
     def is_due(self, update_counter: UpdateCounter, hook: Literal["update", "epoch"]) -> bool:
         """Whether this callback acts in the round of `after_update`, or of `after_epoch`, that is under way."""

@@ -6,9 +6,9 @@ import logging
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+from noether.config.components import InitializerConfig
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
-from noether.core.schemas.initializers import InitializerConfig
 
 __all__ = ["InitializerBase", "InitializerConfig"]
 

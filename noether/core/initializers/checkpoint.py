@@ -7,10 +7,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from noether.core.initializers.weights import WeightsConfig, WeightsInitializer
-from noether.core.initializers.weights_file import Weights, read_weights
+from noether.checkpoint.step_names import LATEST
+from noether.core.initializers.weights import Weights, WeightsConfig, WeightsInitializer, read_weights
 from noether.core.protocols import RunningTrainer
-from noether.core.writers.step_names import LATEST
 
 
 class CheckpointInitializerConfig(WeightsConfig):

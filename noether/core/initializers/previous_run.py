@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from noether.core.initializers.run_folder import run_below
-from noether.core.initializers.weights import WeightsConfig, WeightsInitializer
-from noether.core.initializers.weights_file import Weights, weights_of_run
+from noether.checkpoint.step_names import LATEST
+from noether.core.initializers.weights import Weights, WeightsConfig, WeightsInitializer, run_below, weights_of_run
 from noether.core.protocols import RunningTrainer
-from noether.core.writers.step_names import LATEST
 
 
 class PreviousRunInitializerConfig(WeightsConfig):

@@ -7,14 +7,14 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from noether.checkpoint.manifest import WEIGHTS
+from noether.checkpoint.saved_step import SavedStep
+from noether.checkpoint.state import StepState
+from noether.checkpoint.step_names import LATEST, Checkpoint
 from noether.core.initializers.base import InitializerBase, InitializerConfig
-from noether.core.initializers.run_folder import is_step, run_below, steps_of
+from noether.core.initializers.weights import is_step, run_below, steps_of
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
-from noether.core.writers.manifest import WEIGHTS
-from noether.core.writers.saved_step import SavedStep
-from noether.core.writers.step_names import LATEST, Checkpoint
-from noether.core.writers.step_state import StepState
 from noether.errors import CheckpointError
 
 
@@ -80,7 +80,7 @@ class ResumeInitializer(InitializerBase):
         self.path = Path(initializer_config.path) if initializer_config.path is not None else None
         self._found: tuple[SavedStep, StepState] | None = None  # from `check` to `initialize`
 
-    def check(self, trainer: RunningTrainer) -> None:
+    def check(self, trainer: RunningTrainer) -> None:  # optional on purpose
         """Read the whole checkpoint, and ask the trainer whether it can go on from there.
 
         Raises:

@@ -1,21 +1,142 @@
-"""What the initializers that load weights have in common: which tensors go where, and what is said of it."""
+"""Initialize weights from a file, a checkpoint or a run."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 from torch import Tensor
 
+from noether.checkpoint.manifest import NAME, WEIGHTS
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.saved_step import SavedStep
+from noether.checkpoint.step_names import Checkpoint, StepNames
+from noether.checkpoint.tensor_file import decode_tensors
+from noether.checkpoint.untrusted import read_chosen
 from noether.core.initializers.base import InitializerBase, InitializerConfig
-from noether.core.initializers.weights_file import Weights
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import match_weights
-from noether.core.optim.matching import matching
 from noether.core.protocols import RunningTrainer
 from noether.errors import CheckpointError
+from noether.kernel.names import did_you_mean
+from noether.optim.groups import matching
+
+
+def is_step(path: Path) -> bool:
+    """Whether `path` is a step folder."""
+    return (path / NAME).is_file()
+
+
+def steps_of(run: Path) -> StepNames:
+    """Return the checkpoints of a run by name.
+
+    Args:
+        run: The run's folder.
+
+    Raises:
+        CheckpointError: It is no run's folder.
+    """
+    checkpoints = PathProvider(run.parent, run.name).checkpoint_path
+    if not checkpoints.is_dir():
+        found = "has no checkpoints" if run.is_dir() else "does not exist"
+        raise CheckpointError(
+            f"{run} {found}; expected the folder of a run, or of a step",
+            hint=f"a run's folder holds {checkpoints.name}/step-…; `noether run` prints where it is",
+        )
+    return StepNames(checkpoints)
+
+
+def run_below(output: Path, run_id: str) -> Path:
+    """Return the folder of the run `run_id` below `output`.
+
+    Raises:
+        CheckpointError: There is none; the message lists those that exist.
+    """
+    runs = sorted(path.name for path in output.iterdir() if path.is_dir()) if output.is_dir() else []
+    if run_id not in runs:
+        raise CheckpointError(
+            f"there is no run {run_id!r} in {output}.{did_you_mean(run_id, runs)}",
+            hint=f"it has {', '.join(runs) or 'none'}; `output` in the spec says where runs are",
+        )
+    return output / run_id
+
+
+_SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Tensors, and where they are from.
+
+    Attributes:
+        tensors: By the name that the checkpoint gives them.
+        source: The file.
+    """
+
+    tensors: dict[str, Tensor]
+    source: Path
+
+
+def read_weights(path: Path, checkpoint: str) -> Weights:
+    """Return the weights that `path` holds; nothing else of a checkpoint is read.
+
+    Args:
+        path: A `.safetensors` file, a step's folder, or a run's folder.
+        checkpoint: Which checkpoint of the run, where `path` is a run's folder.
+
+    Raises:
+        CheckpointError: There are no weights, or they are damaged.
+    """
+    if path.is_dir():
+        return _of_step(path) if is_step(path) else weights_of_run(path, checkpoint)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} does not exist; expected a {_SUFFIX} file, the folder of a step or that of a run"
+        )
+    if path.suffix != _SUFFIX:
+        raise CheckpointError(
+            f"{path} is no {_SUFFIX} file; other formats can hold code, which is never run",
+            hint="convert it once, where you trust it: safetensors.torch.save_file("
+            f"torch.load({path.name!r}, weights_only=True), {path.with_suffix(_SUFFIX).name!r})",
+        )
+    return _of_file(path)
+
+
+def weights_of_run(run: Path, checkpoint: str) -> Weights:
+    """Return the weights of a run's checkpoint.
+
+    Args:
+        run: The run's folder.
+        checkpoint: A name, as `StepNames` knows them.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, or it is damaged.
+    """
+    return steps_of(run).load(checkpoint, _of_checkpoint)
+
+
+def _of_checkpoint(found: Checkpoint) -> Weights:
+    return Weights(found.tensors(), found.step.folder / found.weights)
+
+
+def _of_step(folder: Path) -> Weights:
+    return _of_checkpoint(Checkpoint(SavedStep.open(folder), WEIGHTS))
+
+
+def _of_file(path: Path) -> Weights:
+    """Read a file; one that belongs to a step is checked against the step's manifest."""
+    for folder in path.parents:
+        if is_step(folder):
+            name = path.relative_to(folder).as_posix()
+            return Weights(SavedStep.open(folder).tensors(name), path)
+    try:
+        return Weights(decode_tensors(read_chosen(path), {}), path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 class WeightsConfig(InitializerConfig):

@@ -9,12 +9,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from noether.core.optim.build import build_optimizer
-from noether.core.optim.matching import matching
-from noether.core.optim.model_optimizer import ModelOptimizer
-from noether.core.schemas.models import ModelBaseConfig
-from noether.core.schemas.optimizers import OptimizerBaseConfig
+from noether.config.components import ModelBaseConfig, OptimizerBaseConfig
 from noether.errors import SpecError
+from noether.optim.build import build_optimizer
+from noether.optim.groups import matching
+from noether.optim.model_optimizer import ModelOptimizer
 
 
 class ModelBase(nn.Module):

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pydantic import Field
 from torch import Tensor, nn
 
+from noether.config.components import ModelBaseConfig
 from noether.core.models.base import ModelBase
 from noether.core.models.mlp import ACTIVATIONS, Activation
-from noether.core.schemas.models import ModelBaseConfig
 from noether.errors import SpecError
 
 

@@ -9,12 +9,11 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from noether.core.models.adapted import AdaptedModule
+from noether.config.components import ModelBaseConfig
 from noether.core.models.base import ModelBase
-from noether.core.models.build import construct_model
-from noether.core.optim.model_optimizer import ModelOptimizer
-from noether.core.schemas.models import ModelBaseConfig
+from noether.core.models.build import AdaptedModule, construct_model
 from noether.errors import SpecError
+from noether.optim.model_optimizer import ModelOptimizer
 
 
 class CompositeModel(ModelBase):

@@ -11,8 +11,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from noether.config.components import ModelBaseConfig
 from noether.core.models.base import ModelBase
-from noether.core.schemas.models import ModelBaseConfig
 from noether.errors import SpecError
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {

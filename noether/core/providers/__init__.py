@@ -1,6 +1,6 @@
-"""Facts about a run that many parts need and that none of them owns."""
+"""The documented import path of the providers."""
 
-from noether.core.providers.metric_property import MetricPropertyProvider
-from noether.core.providers.path import PathProvider, ResumptionPaths
+from noether.checkpoint.paths import PathProvider, ResumptionPaths
+from noether.metrics.directions import MetricPropertyProvider
 
 __all__ = ["MetricPropertyProvider", "PathProvider", "ResumptionPaths"]

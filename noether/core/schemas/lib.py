@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from noether.core.schemas.discriminated import Discriminated
-from noether.core.schemas.registry_base import _RegistryBase, component_of
+from noether.config.base import _RegistryBase, component_of
+from noether.config.discriminated import Discriminated
 
 __all__ = ["Discriminated", "_RegistryBase", "component_of"]

@@ -1,11 +1,16 @@
 """Trackers: how metrics leave a run. Importing this package imports no tracking library."""
 
-from noether.core.trackers.base import BaseTracker, RunDescription, RunStatus
-from noether.core.trackers.errors import TrackerError, TrackerRefusedError
-from noether.core.trackers.feed import TrackerFeed
-from noether.core.trackers.flatten import flatten_params
 from noether.core.trackers.noop import NoopTracker, NoopTrackerConfig
-from noether.core.trackers.record import MetricRecord
+from noether.metrics.feed import TrackerFeed
+from noether.metrics.metrics_file import MetricRecord
+from noether.metrics.tracker import (
+    BaseTracker,
+    RunDescription,
+    RunStatus,
+    TrackerError,
+    TrackerRefusedError,
+    flatten_params,
+)
 
 __all__ = [
     "BaseTracker",

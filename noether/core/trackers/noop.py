@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from noether.core.schemas.trackers import TrackerBaseConfig
-from noether.core.trackers.base import BaseTracker, RunDescription, RunStatus
-from noether.core.trackers.record import MetricRecord
+from noether.config.components import TrackerBaseConfig
+from noether.metrics.metrics_file import MetricRecord
+from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus
 
 
 class NoopTrackerConfig(TrackerBaseConfig):

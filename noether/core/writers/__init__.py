@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from noether.core.writers.checkpoint import CheckpointWriter as CheckpointWriter
-    from noether.core.writers.log import LogWriter as LogWriter
-    from noether.core.writers.metrics_file import MetricsFile as MetricsFile
+    from noether.checkpoint.writer import CheckpointWriter as CheckpointWriter
+    from noether.metrics.log import LogWriter as LogWriter
+    from noether.metrics.metrics_file import MetricsFile as MetricsFile
 
 _HOMES = {
-    "CheckpointWriter": "noether.core.writers.checkpoint",
-    "LogWriter": "noether.core.writers.log",
-    "MetricsFile": "noether.core.writers.metrics_file",
+    "CheckpointWriter": "noether.checkpoint.writer",
+    "LogWriter": "noether.metrics.log",
+    "MetricsFile": "noether.metrics.metrics_file",
 }
 __all__ = ["CheckpointWriter", "LogWriter", "MetricsFile"]
 

@@ -1,6 +1,6 @@
 """Which samples come next, and for whom."""
 
 from noether.data.samplers.interleaved import InterleavedSampler
-from noether.data.samplers.interval import SamplerIntervalConfig
+from noether.data.samplers.tagged import SamplerIntervalConfig
 
 __all__ = ["InterleavedSampler", "SamplerIntervalConfig"]

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from noether.core.utils.training.intervals import NEVER
 from noether.data.randomness import EVALUATION_EPOCH
-from noether.data.samplers.interval import TRAINING, SamplerIntervalConfig
-from noether.data.samplers.tagged import TaggedIndices
+from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig, TaggedIndices
 from noether.data.samplers.training_order import TrainingOrder
+from noether.kernel.intervals import NEVER
 
 
 class InterleavedSampler(torch.utils.data.Sampler[TaggedIndices]):

@@ -8,7 +8,7 @@ from itertools import chain
 
 import torch
 
-from noether.data.permutation import permutation
+from noether.data.randomness import permutation
 from noether.errors import DataError
 
 _CHUNK = 4096  # batches cut at once: cheaper than one by one, and no million views at the start of an epoch

@@ -1,4 +1,4 @@
-"""Reading named arrays from a data file, without ever running code that the file holds."""
+"""Named arrays of a data file, read without running code that it holds."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noether.core.utils.nearest import did_you_mean
-from noether.core.utils.tensor_header import LENGTH, header_length, require_plausible
+from noether.checkpoint.tensor_file import LENGTH, header_length, require_plausible
 from noether.errors import DataError
+from noether.kernel.names import did_you_mean
+from noether.spec.scaffold import Property
 
 Columns = dict[str, Tensor]
 Reader = Callable[[Path, Collection[str] | None], Columns]
@@ -108,3 +109,30 @@ def _from_numpy(path: Path, name: str, array: np.ndarray[Any, Any] | bytes) -> T
 
 def _unreadable(path: Path, error: Exception) -> DataError:
     return DataError(f"{path} cannot be read as {path.suffix.lower()}: {error}", hint="is the file complete?")
+
+
+def facts_of(path: Path, columns: Columns) -> tuple[int, dict[str, Property]]:
+    """Return how many samples a file has, and the shape and type of each array's part of one.
+
+    Raises:
+        DataError: The arrays are not of one length, or hold numbers that are not finite.
+    """
+    lengths = {name: len(values) if values.ndim else 0 for name, values in columns.items()}
+    if len(set(lengths.values())) != 1:
+        found = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+        raise DataError(f"{path}: every array needs one entry for each sample, found {found or 'no array'}")
+    for name, values in columns.items():
+        if values.is_floating_point() and not bool(torch.isfinite(values).all()):
+            count = int((~torch.isfinite(values)).sum())
+            raise DataError(f"{path}: {name!r} holds values that are not finite ({count} of {values.numel()})")
+    return next(iter(lengths.values())), {name: _property(values) for name, values in columns.items()}
+
+
+def _property(values: Tensor) -> Property:
+    shape = tuple(values.shape[1:])
+    if values.is_floating_point():
+        return Property(shape, float)
+    if values.dtype == torch.bool:
+        return Property(shape, bool)
+    is_label = shape == () and len(values) > 0 and int(values.min()) >= 0
+    return Property(shape, int, int(values.max()) + 1 if is_label else None)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from noether.core.schemas.datasets import DatasetBaseConfig
+from noether.config.components import DatasetBaseConfig
 from noether.data.dataset import InMemoryDataset
-from noether.data.split import train_test_indices
+from noether.data.randomness import train_test_indices
 from noether.errors import DataError
 
 

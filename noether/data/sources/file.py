@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from noether.core.schemas.datasets import DatasetBaseConfig
+from noether.config.components import DatasetBaseConfig
 from noether.data.dataset import InMemoryDataset
+from noether.data.randomness import train_test_indices
 from noether.data.sources.columns import Columns, read_columns
-from noether.data.split import train_test_indices
 from noether.errors import DataError
 
 

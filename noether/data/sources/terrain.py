@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from noether.core.schemas.datasets import DatasetBaseConfig
+from noether.config.components import DatasetBaseConfig
 from noether.data.dataset import InMemoryDataset
-from noether.data.permutation import permutation
-from noether.data.split import train_test_indices
+from noether.data.randomness import permutation, train_test_indices
 from noether.errors import DataError
 
 _EARTH_RADIUS = 6_371_008.8  # metres, mean radius (IUGG)

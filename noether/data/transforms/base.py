@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from noether.core.schemas.transforms import TransformBaseConfig
+from noether.config.components import TransformBaseConfig
 from noether.data.dataset import AnyDataset
 
 

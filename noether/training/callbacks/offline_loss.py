@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from noether.config.components import PeriodicDataIteratorCallbackConfig
+from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.callbacks.precise import precise
-from noether.core.schemas.callbacks import PeriodicDataIteratorCallbackConfig
-from noether.core.schemas.metric_facts import MetricFacts
 
 
 class OfflineLossCallbackConfig(PeriodicDataIteratorCallbackConfig):

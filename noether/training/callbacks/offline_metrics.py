@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from noether.config.components import PeriodicDataIteratorCallbackConfig
+from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
-from noether.core.schemas.callbacks import PeriodicDataIteratorCallbackConfig
-from noether.core.schemas.metric_facts import MetricFacts
 from noether.errors import TrainingError
 from noether.training.metrics import METRICS
 

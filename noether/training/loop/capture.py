@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from noether.checkpoint.state import StepState
 from noether.core.models.base import ModelBase
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.writers.step_state import StepState
+from noether.kernel.progress import UpdateCounter
 
 _MT19937 = 624  # numbers in the state of this generator
 

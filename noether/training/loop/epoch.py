@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from noether.core.models.base import ModelBase
-from noether.data.samplers.interval import TRAINING
-from noether.data.samplers.tagged import TaggedBatch
+from noether.data.samplers.tagged import TRAINING, TaggedBatch
 from noether.kernel.dispatch import Dispatch
 from noether.training.loop.rounds import Rounds
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from noether.core.writers.saved_step import SavedStep
-from noether.core.writers.step_state import StepState
+from noether.checkpoint.saved_step import SavedStep
+from noether.checkpoint.state import StepState
 from noether.errors import CheckpointError
 
 if TYPE_CHECKING:

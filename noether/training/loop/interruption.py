@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from noether.core.callbacks.nested import family
+from noether.core.callbacks.tree import family
 from noether.core.models.base import ModelBase
 from noether.training.loop.state import files_of, states_of
 

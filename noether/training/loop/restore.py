@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from noether.core.callbacks.nested import family
+from noether.checkpoint.paths import PathProvider, ResumptionPaths
+from noether.checkpoint.saved_step import SavedStep
+from noether.checkpoint.state import StepState
+from noether.core.callbacks.tree import family
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import match_weights
-from noether.core.providers.path import PathProvider, ResumptionPaths
-from noether.core.writers.saved_step import SavedStep
-from noether.core.writers.step_state import StepState
 from noether.errors import CheckpointError
 from noether.training.loop.blame import blamed_on
 from noether.training.loop.capture import restore_rng

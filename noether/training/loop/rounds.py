@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from noether.checkpoint.writer import CheckpointWriter
 from noether.core.callbacks.base import CallbackBase
-from noether.core.callbacks.nested import family
 from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
+from noether.core.callbacks.tree import family
 from noether.core.models.base import ModelBase
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.writers.checkpoint import CheckpointWriter
-from noether.core.writers.log import LogWriter
 from noether.data.randomness import preserved_rng
 from noether.data.samplers.tagged import TaggedBatch
+from noether.kernel.compile import HookCall
 from noether.kernel.dispatch import Dispatch
-from noether.kernel.plan import HookCall
+from noether.kernel.progress import UpdateCounter
+from noether.metrics.log import LogWriter
 from noether.training.loop.interruption import interruptible, take_up
 
 if TYPE_CHECKING:

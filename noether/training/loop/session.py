@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from noether.core.callbacks import tree
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.iterating import iterator_callbacks
-from noether.core.callbacks.nested import family
-from noether.core.callbacks.participants import participants_of
+from noether.core.callbacks.tree import family
 from noether.core.models.base import ModelBase
 from noether.data.randomness import preserved_rng
-from noether.kernel.dispatch import Dispatch, compile_dispatch
+from noether.kernel.dispatch import Dispatch
 from noether.training.loop.epoch import TrainingLoop
 from noether.training.loop.rounds import Rounds
 from noether.training.loop.state import named
@@ -90,16 +90,11 @@ def compile_hooks(trainer: BaseTrainer, model: ModelBase) -> None:
     """Compile the hooks of the trainer's callbacks and plugins.
 
     Raises:
-        PluginError: An implementation cannot work.
+        PluginError: if an implementation cannot work.
     """
-    participants = [*participants_of(trainer.callbacks), *trainer.plugins]
-    dispatch = compile_dispatch(participants, on_stop=trainer.request_stop)
-    for callback in family(trainer.callbacks):
-        for group in callback.nested():
-            group.compile()
-    drawing = {p.id for p in participants if getattr(p.instance, "draws_every_update", False)}
+    dispatch = tree.compile_hooks(trainer.callbacks, trainer.plugins, on_stop=trainer.request_stop)
     for hook in _EVERY_UPDATE:
-        if drawing.intersection(dispatch.order(hook)):
+        if any(getattr(found.instance, "draws_every_update", False) for found in dispatch.participants(hook)):
             setattr(dispatch, hook, partial(_call, getattr(dispatch, hook)))
     trainer.dispatch = dispatch
     trainer.step.before_optimizer_step = dispatch.before_optimizer_step

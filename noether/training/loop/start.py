@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from noether.core.models.base import ModelBase
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.utils.training.iteration import TrainingIteration
 from noether.data.samplers.training_order import updates_per_epoch
 from noether.errors import SpecError
+from noether.kernel.progress import TrainingIteration, UpdateCounter
 
 if TYPE_CHECKING:
     from noether.training.trainers.config import BaseTrainerConfig

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from noether.core.callbacks.base import CallbackBase
-from noether.core.callbacks.nested import family
-from noether.core.utils.nearest import did_you_mean
+from noether.core.callbacks.tree import family
+from noether.kernel.names import did_you_mean
 from noether.training.loop.fitting import SIZES
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def files_of(callbacks: Iterable[CallbackBase]) -> dict[str, Mapping[str, Mappin
 
 @contextmanager
 def named(callback: CallbackBase, method: str) -> Iterator[None]:
-    """Note on an error which callback raised it, in a method that is no hook; of hooks, that is noted elsewhere."""
+    """Note on an error which callback raised it, in a method that is not a hook; of hooks, that is noted elsewhere."""
     try:
         yield
     except (Exception, SystemExit) as error:

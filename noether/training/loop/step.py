@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from noether.core.models.base import ModelBase
-from noether.core.optim.model_optimizer import ModelOptimizer
-from noether.core.utils.common.stopwatch import Stopwatch
-from noether.core.utils.training.counter import UpdateCounter
+from noether.kernel.progress import Stopwatch, UpdateCounter
+from noether.optim.model_optimizer import ModelOptimizer
 from noether.training.loop.finite import FiniteGuard
 from noether.training.loop.masking import step_masked
 from noether.training.loop.precision import Precision

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from noether.checkpoint.durable import Content
+from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, FileRecord
+from noether.checkpoint.save import SaveRequest
+from noether.checkpoint.saved_step import SavedStep
+from noether.checkpoint.state import TRAINER, encode_step
+from noether.checkpoint.step_folder import read_file
 from noether.core.models.base import ModelBase
-from noether.core.writers.content import Content
-from noether.core.writers.manifest import OPTIMIZER, WEIGHTS, FileRecord
-from noether.core.writers.save_request import SaveRequest
-from noether.core.writers.saved_step import SavedStep
-from noether.core.writers.step_folder import read_file
-from noether.core.writers.step_state import TRAINER, encode_step
 from noether.errors import CheckpointError
 
 if TYPE_CHECKING:

@@ -11,30 +11,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.saved_step import SavedStep
+from noether.checkpoint.writer import CheckpointWriter, StepState
+from noether.config.base import component_of
+from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.base import CallbackBase
-from noether.core.callbacks.build import build_callback
-from noether.core.callbacks.nested import family
-from noether.core.callbacks.participants import participants_of
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
+from noether.core.callbacks.tree import build_callback, compile_hooks, family
 from noether.core.distributed.ranks import world_size
 from noether.core.initializers.base import InitializerBase
 from noether.core.models.base import ModelBase
-from noether.core.providers.metric_property import MetricPropertyProvider
-from noether.core.providers.path import PathProvider
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.lib import component_of
-from noether.core.trackers.base import BaseTracker
-from noether.core.utils.common.stopwatch import Stopwatch
-from noether.core.writers.checkpoint import CheckpointWriter, StepState
-from noether.core.writers.log import LogWriter
-from noether.core.writers.metrics_file import MetricsFile
-from noether.core.writers.saved_step import SavedStep
 from noether.data.container import DataContainer
 from noether.data.dataset import length_of
 from noether.data.loader import TrainingLoader
 from noether.errors import TrainingError
-from noether.kernel.dispatch import Dispatch, compile_dispatch
+from noether.kernel.dispatch import Dispatch
 from noether.kernel.participant import Participant
+from noether.kernel.progress import Stopwatch
+from noether.metrics.directions import MetricPropertyProvider
+from noether.metrics.log import LogWriter
+from noether.metrics.metrics_file import MetricsFile
+from noether.metrics.tracker import BaseTracker
 from noether.training import default_callbacks
 from noether.training.loop import session
 from noether.training.loop.batching import plan_batches
@@ -465,7 +463,7 @@ class BaseTrainer(ABC):
     def _hooks_of(self, callbacks: list[CallbackBase]) -> Dispatch:
         if callbacks is self.callbacks and self.dispatch is not None:
             return self.dispatch
-        return compile_dispatch(participants_of(callbacks), on_stop=self.request_stop)
+        return compile_hooks(callbacks, on_stop=self.request_stop)
 
     def request_stop(self, reason: str) -> None:
         """End training at the next boundary, with a checkpoint."""

@@ -6,9 +6,10 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.lib import Discriminated, _RegistryBase
-from noether.core.utils.training.iteration import TrainingIteration
+from noether.config.base import _RegistryBase
+from noether.config.components import CallBackBaseConfig
+from noether.config.discriminated import Discriminated
+from noether.kernel.progress import TrainingIteration
 
 TCallbackConfig = TypeVar("TCallbackConfig", bound=CallBackBaseConfig)
 Precision = Literal["float32", "fp32", "float16", "fp16", "bfloat16", "bf16"]

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.lib import Discriminated, component_of
-from noether.core.schemas.signature import SignatureConfig
+from noether.config.base import component_of
+from noether.config.components import CallBackBaseConfig
+from noether.config.discriminated import Discriminated
+from noether.config.signature import SignatureConfig
 from noether.errors import SpecError, TrainingError
 from noether.training.trainers.base import BaseTrainer
 from noether.training.trainers.config import BaseTrainerConfig

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import tomli_w
 
-from noether.kernel import registry, scan
+from noether.kernel import entries, registry
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def install(workplace: Path, monkeypatch) -> Iterator[Callable[..., None]]:
         metadata.mkdir()
         (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
         sections = [
-            "\n".join([f"[{group}]", *(f"{key} = {target}" for key, target in entries.items()), ""])
-            for group, entries in entry_points.items()
+            "\n".join([f"[{group}]", *(f"{key} = {target}" for key, target in named.items()), ""])
+            for group, named in entry_points.items()
         ]
         (metadata / "entry_points.txt").write_text("\n".join(sections))
         for module, source in modules.items():
@@ -60,7 +60,7 @@ def install(workplace: Path, monkeypatch) -> Iterator[Callable[..., None]]:
 
     def forget() -> None:
         """The scan of what is installed is kept for the life of a process."""
-        scan.installed_entries.cache_clear()
+        entries.installed_entries.cache_clear()
         registry._installed.cache_clear()
 
     yield install_here

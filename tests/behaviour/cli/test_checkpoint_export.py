@@ -80,7 +80,7 @@ def test_a_torch_export_program_computes_what_the_model_does_for_any_batch(train
     ("model", "told"),
     [
         ("Branching", "torch.export cannot follow this model"),
-        ("Pretending", "the exported program computes something else than the model"),
+        ("Pretending", "the exported program and the model differ"),
     ],
 )
 def test_a_model_that_no_program_can_stand_for_is_told(lab, finish, noether_command, model, told):

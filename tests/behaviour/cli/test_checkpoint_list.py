@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from noether.runs.lock import RunLock
+from noether.runs.folder.lock import RunLock
 
 OFFLINE_LOSS = {"kind": "offline-loss", "every_n_epochs": 1, "dataset_key": "test"}
 BEST = {"kind": "best-checkpoint", "every_n_epochs": 1, "metric_key": "loss/test/total"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from noether.core.writers.manifest import FileRecord, Manifest
+from noether.checkpoint.manifest import FileRecord, Manifest
 
 EMA = {"kind": "ema", "every_n_epochs": 1, "target_factors": [0.5]}
 CHECKPOINT = {"kind": "checkpoint", "every_n_epochs": 1}

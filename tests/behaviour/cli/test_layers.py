@@ -56,7 +56,7 @@ def test_a_secret_is_in_no_file_and_no_message_of_a_run(noether_command, tiny_sp
     Path("lab/secrets.py").write_text(
         "import logging\n"
         "from noether.core.callbacks.periodic import PeriodicCallback\n"
-        "from noether.core.schemas.callbacks import CallBackBaseConfig\n"
+        "from noether.config.components import CallBackBaseConfig\n"
         "class TellsConfig(CallBackBaseConfig):\n"
         "    token: str = ''\n"
         "class Tells(PeriodicCallback):\n"

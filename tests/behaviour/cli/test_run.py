@@ -70,7 +70,7 @@ def test_a_loss_that_is_not_finite_ends_with_4(noether_command, spec_file, tiny_
 def test_a_broken_expectation_ends_with_1(noether_command, spec_file):
     ended = noether_command("run", spec_file(expect={"optim/lr": {"max": 0.001}}), "--quiet")
     assert ended.code == 1
-    assert "optim/lr is 0.01, expected at most 0.001" in ended.err
+    assert "optim/lr = 0.01, expected at most 0.001" in ended.err
 
 
 @pytest.mark.parametrize(("numbers", "code"), [([15], 143), ([2], 130)])

@@ -56,7 +56,7 @@ def test_a_callback_that_forgets_its_state_is_named_with_what_it_forgot(verify):
     ended = verify(lab_callback("Forgetful"), options=["--at", "5"])
     assert ended.code == 1
     assert "metrics.jsonl: own/seen of callback 'forgetful': 6.0 straight, 1.0 interrupted, at update 6" in ended.out
-    assert "callback 'forgetful': seen was 5 after update 5, and 0 when the run went on" in ended.out
+    assert "callback 'forgetful': seen was 5 after update 5, and 0 when the run continued" in ended.out
     assert "help: return it from state_dict()" in ended.out
     assert ended.out.splitlines()[-1] == "the runs differ"
 
@@ -72,14 +72,14 @@ def test_weights_that_differ_are_told_with_the_file_the_tensor_and_the_deviation
     }
     told = next(line for line in ended.out.splitlines() if line.startswith("  model.safetensors: layers."))
     assert "values differ, by" in told
-    assert "callback 'overdoes': strength was 0.25 after update 4, and 0.0 when the run went on" in ended.out
+    assert "callback 'overdoes': strength was 0.25 after update 4, and 0.0 when the run continued" in ended.out
 
 
 def test_a_run_that_ends_elsewhere_is_told(verify):
     ended = verify(lab_callback("Impatient"), options=["--at", "2"])
     assert ended.code == 1
     assert "the straight run ended after update 4" in ended.out
-    assert "callback 'impatient': seen was 2 after update 2, and 0 when the run went on" in ended.out
+    assert "callback 'impatient': seen was 2 after update 2, and 0 when the run continued" in ended.out
 
 
 def test_a_run_that_is_another_one_each_time_is_told_so(verify):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from noether.data.permutation import permutation
+from noether.data.randomness import permutation
 
 CALLBACKS = "lab.documented.callbacks"
 

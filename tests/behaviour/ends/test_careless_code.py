@@ -20,7 +20,7 @@ def test_sigterm_lets_an_evaluation_without_training_come_to_its_end(run, lab, a
 def test_the_log_file_says_why_a_run_failed(run):
     outcome = run({"expect": {"model/parameters": {"max": 1.0}}})
     assert outcome.exit_code == 1
-    assert "model/parameters is 50, expected at most 1" in (outcome.run_dir / "log.txt").read_text()
+    assert "model/parameters = 50, expected at most 1" in (outcome.run_dir / "log.txt").read_text()
 
 
 def test_run_plugins_may_come_from_an_iterator(run, lab):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from noether.core.writers import durable
+from noether.checkpoint import durable
 from noether.errors import StorageError
 
 EVERY_TWO = [{"kind": "checkpoint", "every_n_updates": 2}]

@@ -35,6 +35,7 @@ def state_of_the_process():
         "torch threads": torch.get_num_threads(),
         "precision": torch.get_float32_matmul_precision(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "only warns": torch.is_deterministic_algorithms_warn_only_enabled(),
         "gradients": torch.is_grad_enabled(),
         "environment": dict(os.environ),
         "warnings": warnings.filters[:],

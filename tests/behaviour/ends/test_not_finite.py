@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from noether.data.permutation import permutation
+from noether.data.randomness import permutation
 from noether.errors import NonFiniteError
 from noether.training.loop import device_guard
 

@@ -67,7 +67,7 @@ def test_a_plugin_that_raises_when_the_run_is_over_does_not_hide_how_it_ended(ru
 def test_an_expectation_that_is_broken_fails_the_run_with_value_and_bound(run, attempt):
     outcome = run({"expect": {"optim/lr": {"max": 0.001}}})
     assert (outcome.status, outcome.exit_code) == ("FAILED", 1)
-    assert "optim/lr is 0.01, expected at most 0.001" in outcome.error.message
+    assert "optim/lr = 0.01, expected at most 0.001" in outcome.error.message
     assert attempt(outcome)["status"] == "FAILED"
     assert outcome.metrics["optim/lr"] == 0.01
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from noether.core.writers.step_folder import UNFINISHED, list_steps, read_step
+from noether.checkpoint.step_folder import UNFINISHED, list_steps, read_step
 
 DEADLINE_S = 60.0
 LOOK_EVERY_S = 0.001

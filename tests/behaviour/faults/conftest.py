@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from noether.core.writers.step_folder import list_steps, read_step
+from noether.checkpoint.step_folder import list_steps, read_step
 from noether.runs.outcome import Outcome
 
 

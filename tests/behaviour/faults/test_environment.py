@@ -14,7 +14,7 @@ import pytest
 import tomli_w
 
 import noether
-from noether.core.writers.step_folder import list_steps, read_step
+from noether.checkpoint.step_folder import list_steps, read_step
 from noether.runs.outcome import Outcome
 
 DAY = 86_400.0

@@ -25,9 +25,9 @@ import torch
 from safetensors.torch import load, save
 
 import noether
-from noether.core.initializers.weights_file import read_weights
-from noether.core.writers.saved_step import SavedStep
-from noether.core.writers.step_names import StepNames
+from noether.checkpoint.saved_step import SavedStep
+from noether.checkpoint.step_names import StepNames
+from noether.core.initializers.weights import read_weights
 from noether.data.sources.columns import read_columns
 from noether.errors import CheckpointError, DataError
 

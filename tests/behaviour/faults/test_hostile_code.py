@@ -41,9 +41,9 @@ KINDS = [
     "torch.nn.Module.__subclasses__",
     "torch.nn.Module.forward",
     "torch.nn.Linear._load_from_state_dict",
-    "noether.core.utils.secrets.logging.os.system",
+    "noether.config.secrets.logging.os.system",
     "noether.cli.main.os.system",
-    "noether.kernel.generated.exec",
+    "noether.kernel.compile.exec",
     "noether.kernel.importing.import_target",
     "\uff4f\uff53.system",  # full-width letters, which Python's parser would take for `os`
     "\u03bfs.system",
@@ -151,8 +151,8 @@ PACKAGE = Path(noether.__file__).parent
 LOADERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "copyreg", "yaml"}
 CALLS = {"eval", "exec", "compile", "__import__"}
 ALLOWED = {
-    "kernel/generated.py": {"exec", "compile"},  # the text is made of names of hooks and numbers
-    "core/schemas/constructors.py": {"eval"},  # annotations of an imported class
+    "kernel/compile.py": {"exec", "compile"},  # the text is made of names of hooks and numbers
+    "config/signature.py": {"eval"},  # annotations of an imported class
 }
 
 

@@ -11,14 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import noether
-from noether.core.initializers.run_folder import run_below
-from noether.core.providers.path import PathProvider
-from noether.core.writers.saved_step import SavedStep
-from noether.core.writers.step_names import Checkpoint, StepNames
-from noether.core.writers.step_state import callback_file
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.saved_step import SavedStep
+from noether.checkpoint.state import callback_file
+from noether.checkpoint.step_names import Checkpoint, StepNames
+from noether.core.initializers.weights import run_below
 from noether.errors import NoetherError
-from noether.runs.find_run import find_run
-from noether.runs.run_id import checked_run_id
+from noether.runs.folder.run_folder import checked_run_id, find_run
 
 NASTY = {
     "a path of the parent": "../escaped",

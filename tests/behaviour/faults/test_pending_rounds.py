@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from noether.core.writers.step_folder import list_steps, read_step
+from noether.checkpoint.step_folder import list_steps, read_step
 
 PASS = {"kind": "lab.faults.Passes", "dataset_key": "test"}
 SPEC = {

@@ -22,7 +22,7 @@ import pytest
 import tomli_w
 
 import noether
-from noether.core.utils import secrets
+from noether.config import secrets
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
@@ -42,7 +42,7 @@ PROJECT = '''
 import logging, os, signal
 from pydantic import Field
 from noether.core.callbacks.periodic import PeriodicCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig
+from noether.config.components import CallBackBaseConfig
 
 
 class CarelessConfig(CallBackBaseConfig):
@@ -222,7 +222,7 @@ def test_a_run_that_is_killed_and_resumed_leaves_no_secret(planted, server):  # 
 def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite store that MLflow has set up."""
     folder = tmp_path_factory.mktemp("migrated")
-    from noether.core.trackers.mlflow.environment import quiet_mlflow, set_process_defaults
+    from noether.core.trackers.mlflow.client import quiet_mlflow, set_process_defaults
 
     set_process_defaults()
     with quiet_mlflow():

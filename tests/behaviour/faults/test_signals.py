@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from noether.core.writers import durable
+from noether.checkpoint import durable
 
 DEADLINE_S = 60
 
@@ -205,7 +205,7 @@ HANGS_IN_SAVE = """
 import os, time
 from pathlib import Path
 from noether import hookimpl
-from noether.core.writers import durable
+from noether.checkpoint import durable
 
 
 class HangingOs:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from noether.core.writers import checkpoint as checkpoint_writer
+from noether.checkpoint import writer as checkpoint_writer
 from noether.errors import TrainingError
 
 EVERY_UPDATE = [{"kind": "checkpoint", "every_n_updates": 1}]

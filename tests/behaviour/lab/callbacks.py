@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig
 
 
 class DiaryConfig(CallBackBaseConfig):

@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from noether.config.components import CallBackBaseConfig, PeriodicDataIteratorCallbackConfig
 from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig, PeriodicDataIteratorCallbackConfig
 
 HOLD, HELD = Path("hold-from.txt"), Path("held")
 INTERRUPTED = Path("interrupted")

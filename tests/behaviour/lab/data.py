@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from noether.core.schemas.datasets import DatasetBaseConfig
+from noether.config.components import DatasetBaseConfig
 from noether.data.dataset import Dataset
 
 

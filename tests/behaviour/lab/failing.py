@@ -4,8 +4,8 @@ from pathlib import Path
 
 from pydantic import Field
 
+from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.periodic import PeriodicCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig
 
 FAILED = Path("failed-once")
 

@@ -10,10 +10,9 @@ import torch
 from pydantic import Field
 from safetensors.torch import load_file
 
+from noether.config.components import CallBackBaseConfig, DatasetBaseConfig, PeriodicDataIteratorCallbackConfig
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig, PeriodicDataIteratorCallbackConfig
-from noether.core.schemas.datasets import DatasetBaseConfig
 from noether.data.dataset import Dataset
 
 SIGNAL_AT = Path("signal-at.txt")

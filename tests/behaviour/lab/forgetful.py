@@ -5,8 +5,8 @@ import time
 
 import torch
 
+from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.periodic import PeriodicCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig
 
 
 class Forgetful(PeriodicCallback):

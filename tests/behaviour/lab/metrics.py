@@ -4,8 +4,8 @@ import multiprocessing
 
 from pydantic import Field
 
+from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig
 
 
 class TellsConfig(CallBackBaseConfig):

@@ -6,10 +6,10 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from noether.config.components import ModelBaseConfig
+from noether.config.discriminated import Discriminated
 from noether.core.models.base import ModelBase
 from noether.core.models.composite import CompositeModel
-from noether.core.schemas.lib import Discriminated
-from noether.core.schemas.models import ModelBaseConfig
 
 
 class Line(nn.Module):

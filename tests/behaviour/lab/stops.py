@@ -6,13 +6,13 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 import noether
+from noether.config.components import CallBackBaseConfig
+from noether.config.discriminated import Discriminated
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.early_stoppers import FixedEarlyStopperCallback, FixedEarlyStopperCallbackConfig
-from noether.core.callbacks.nested import NestedCallbacks
 from noether.core.callbacks.periodic import PeriodicCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.lib import Discriminated
-from noether.core.utils.training.early_stop import EarlyStopIteration
+from noether.core.callbacks.tree import NestedCallbacks
+from noether.kernel.progress import EarlyStopIteration
 
 
 class StopsInConfig(CallBackBaseConfig):

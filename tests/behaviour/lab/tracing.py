@@ -9,9 +9,8 @@ from typing import Literal
 import torch
 from pydantic import Field
 
+from noether.config.components import CallBackBaseConfig, DatasetBaseConfig, PeriodicDataIteratorCallbackConfig
 from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig, PeriodicDataIteratorCallbackConfig
-from noether.core.schemas.datasets import DatasetBaseConfig
 from noether.data.dataset import Dataset
 
 LOADED, ARRIVED = Path("loaded.txt"), Path("arrived.txt")

@@ -4,8 +4,8 @@ import os
 import signal
 import time
 
-from noether.core.schemas.trackers import TrackerBaseConfig
-from noether.core.trackers.base import BaseTracker
+from noether.config.components import TrackerBaseConfig
+from noether.metrics.tracker import BaseTracker
 
 
 class SignalsAtTheEnd(BaseTracker):

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.periodic import PeriodicCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig
 from noether.training.trainers import (
     BaseTrainer,
     BaseTrainerConfig,

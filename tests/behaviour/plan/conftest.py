@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from noether.runs.plan import Plan, make_plan
+from noether.runs.plan.plan import Plan, make_plan
 from noether.spec.load import load_spec
 
 

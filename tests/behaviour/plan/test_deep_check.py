@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from noether.runs.deep_check import deep_check
+from noether.spec.errors.problem import Problem
 from noether.spec.load import load_spec
-from noether.spec.problem import Problem
 
 
 @pytest.fixture

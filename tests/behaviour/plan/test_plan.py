@@ -11,8 +11,8 @@ import noether
 from noether.cli.main import main
 from noether.cli.plan import print_plan
 from noether.kernel.participant import Participant
-from noether.runs.plan_callbacks import planned_callbacks
-from noether.runs.rehearsal import rehearsal
+from noether.runs.plan.plan_callbacks import planned_callbacks
+from noether.runs.prepare import rehearsal
 from noether.spec.load import load_spec
 
 

@@ -8,10 +8,10 @@ import shutil
 import pytest
 
 import noether
-from noether.core.writers.step_folder import list_steps
-from noether.core.writers.step_names import StepNames
+from noether.checkpoint.step_folder import list_steps
+from noether.checkpoint.step_names import StepNames
 from noether.errors import CheckpointError, UsageError
-from noether.runs.lock import RunLock
+from noether.runs.folder.lock import RunLock
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_a_run_that_exists_is_an_error_that_says_how_to_go_on(failed, run, setti
 
 
 def test_resuming_needs_to_be_told_which_run(run, settings):
-    with pytest.raises(UsageError, match="resume needs the run that it is about"):
+    with pytest.raises(UsageError, match="resume needs the id of the run"):
         run(settings, resume="auto")
 
 
@@ -227,7 +227,7 @@ def test_another_machine_is_told(failed, finish, settings):  # D6
     record["environment"]["torch"] = "2.0.0"
     (failed.run_dir / "run.json").write_text(json.dumps(record))
     resumed = finish(settings, run_id="mine", resume="auto")
-    assert "not to the same last bits: torch 2.0.0 → " in (resumed.run_dir / "log.txt").read_text()
+    assert "its last bits will differ: torch 2.0.0 → " in (resumed.run_dir / "log.txt").read_text()
 
 
 # The command

@@ -15,8 +15,8 @@ import pytest
 
 from noether.core.trackers import RunDescription
 from noether.core.trackers.mlflow import MlflowTracker, MlflowTrackerConfig
-from noether.core.trackers.mlflow.environment import quiet_mlflow, set_process_defaults
-from noether.core.trackers.record import MetricRecord
+from noether.core.trackers.mlflow.client import quiet_mlflow, set_process_defaults
+from noether.metrics.metrics_file import MetricRecord
 
 NOLOAD = "The ``noload`` loader strategy is deprecated"
 """MLflow's own models say this of themselves to SQLAlchemy 2.1."""

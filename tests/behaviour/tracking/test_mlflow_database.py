@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from noether.core.trackers import TrackerError, TrackerRefusedError
-from noether.core.trackers.record import MetricRecord
+from noether.metrics.metrics_file import MetricRecord
 
 # MLflow's own models use what SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")

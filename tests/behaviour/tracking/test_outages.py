@@ -5,9 +5,9 @@ import time
 import pytest
 
 from noether.core.trackers import TrackerFeed
-from noether.core.trackers.delivery import Delivery
-from noether.core.trackers.feed import pause_s
-from noether.core.trackers.record import MetricRecord
+from noether.metrics.delivery import Delivery
+from noether.metrics.feed import pause_s
+from noether.metrics.metrics_file import MetricRecord
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import random
 import pytest
 
 from noether.core.trackers import RunDescription
-from noether.core.trackers.delivery import Delivery
-from noether.core.trackers.record import MetricRecord
+from noether.metrics.delivery import Delivery
+from noether.metrics.metrics_file import MetricRecord
 
 TROUBLE = ["reset", "lost reply", "cut", "html", 429, 500, 503]
 UPDATES = 60

@@ -8,10 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from noether.core.trackers import TrackerFeed
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.utils.training.iteration import TrainingIteration
-from noether.core.writers.log import LogWriter
-from noether.core.writers.metrics_file import MetricsFile
+from noether.kernel.progress import TrainingIteration, UpdateCounter
+from noether.metrics.log import LogWriter
+from noether.metrics.metrics_file import MetricsFile
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 ANSWER_S = 0.1

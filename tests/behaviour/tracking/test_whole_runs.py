@@ -11,7 +11,7 @@ import pytest
 import noether
 from noether.core.trackers import BaseTracker, TrackerError
 from noether.errors import NoetherError
-from noether.runs.lock import RunLock
+from noether.runs.folder.lock import RunLock
 
 TROUBLED = """
 from noether.core.trackers import BaseTracker
@@ -121,7 +121,7 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(tracked, fake_server, proj
 BREAKS_ONCE = """
 from pathlib import Path
 from noether.core.callbacks import PeriodicCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig
+from noether.config.components import CallBackBaseConfig
 
 class Breaks(PeriodicCallback):
     def __init__(self, callback_config: CallBackBaseConfig, **kwargs):
@@ -175,7 +175,7 @@ def test_a_sync_imports_no_torch(tracked, fake_server):
     noether.run(tracked(flush_timeout_s=0), run_id="light", quiet=True)
     fake_server.up()
     code = (
-        "import sys\nfrom noether.runs.tracker_sync import sync_trackers\n"
+        "import sys\nfrom noether.runs.tracking.sync import sync_trackers\n"
         "print([synced.error for synced in sync_trackers('light')], 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
@@ -239,7 +239,7 @@ def test_a_required_tracker_that_lacks_something_at_the_end_is_an_exit_code(
     fake_server.mode = lambda call: 500 if call == "runs/log-batch" and fake_server.run.params else "ok"
     ended = noether_command("run", spec_file(tracked(required=True, flush_timeout_s=0.1)), "--run-id", "r", "--quiet")
     assert ended.code == 1
-    assert "has not got everything" in ended.err
+    assert "lacks some of its metrics or files" in ended.err
     assert "noether tracker sync" in ended.err
     fake_server.mode = "ok"
     assert noether_command("tracker", "sync", "r").code == 0

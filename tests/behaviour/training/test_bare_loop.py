@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from safetensors.torch import load
 
-from noether.data.permutation import permutation
+from noether.data.randomness import permutation
 
 EPOCHS, BATCH, SEED = 2, 8, 3
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from noether.core.writers.step_folder import list_steps
-from noether.core.writers.step_names import StepNames
+from noether.checkpoint.step_folder import list_steps
+from noether.checkpoint.step_names import StepNames
 from noether.errors import SpecError
 
 METRIC = "loss/test/total"

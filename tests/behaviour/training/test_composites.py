@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load
 
 import noether
-from noether.core.writers.step_folder import list_steps
+from noether.checkpoint.step_folder import list_steps
 from noether.errors import SpecError
 
 SGD = {"kind": "SGD", "lr": 0.1}

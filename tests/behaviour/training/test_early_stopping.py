@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from noether.core.writers.step_folder import list_steps, read_step
+from noether.checkpoint.step_folder import list_steps, read_step
 from noether.errors import SpecError
 
 DIARY = {"kind": "lab.callbacks.Diary", "id": "diary", "every_n_updates": 1}

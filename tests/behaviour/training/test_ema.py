@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from noether.checkpoint.paths import ResumptionPaths
+from noether.checkpoint.step_folder import list_steps
+from noether.checkpoint.step_names import StepNames
 from noether.core.models.composite import CompositeModel
-from noether.core.providers.path import ResumptionPaths
-from noether.core.writers.step_folder import list_steps
-from noether.core.writers.step_names import StepNames
 from noether.data.container import DataContainer
 from noether.data.dataset import InMemoryDataset
 from noether.errors import SpecError, TrainingError

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import noether
-from noether.core.initializers.weights_file import read_weights
-from noether.core.writers.step_folder import list_steps, read_step
+from noether.checkpoint.step_folder import list_steps, read_step
+from noether.core.initializers.weights import read_weights
 from noether.errors import CheckpointError, SpecError
 
 EVERY_UPDATE = {"kind": "checkpoint", "every_n_updates": 1}

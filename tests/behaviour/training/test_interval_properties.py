@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.periodic import PeriodicCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.kernel.component import Component
+from noether.kernel.entries import Component
 from noether.testing import make_data, make_model, make_trainer
 
 Call = tuple[str, int, int, int]

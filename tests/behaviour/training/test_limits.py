@@ -2,8 +2,8 @@
 
 import pytest
 
-from noether.core.writers.manifest import NamedStep
-from noether.core.writers.step_folder import list_steps, read_step
+from noether.checkpoint.manifest import NamedStep
+from noether.checkpoint.step_folder import list_steps, read_step
 from noether.errors import DataError, SpecError
 
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from noether.checkpoint.step_folder import list_steps
 from noether.core.models.composite import CompositeModel
-from noether.core.writers.step_folder import list_steps
 from noether.errors import NonFiniteError
 from noether.testing import make_data, make_model, make_trainer
 from noether.training.loop.device_guard import DeviceGuard

@@ -115,7 +115,7 @@ def test_a_trainer_trains_again_after_it_was_stopped_and_a_model_gets_the_schedu
 
 
 def test_a_composite_loads_its_own_state_with_a_foreign_part():
-    from noether.core.models.adapted import AdaptedModule
+    from noether.core.models.build import AdaptedModule
 
     def build(seed):
         torch.manual_seed(seed)

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load
 
 import noether
-from noether.core.writers.step_folder import list_steps
-from noether.data.permutation import permutation
+from noether.checkpoint.step_folder import list_steps
+from noether.data.randomness import permutation
 from noether.errors import SpecError
 
 GROUPS = """

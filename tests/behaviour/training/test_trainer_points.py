@@ -4,14 +4,14 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from noether.checkpoint.step_folder import list_steps
+from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.initializers import InitializerBase, InitializerConfig
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.writers.step_folder import list_steps
-from noether.data.samplers.interval import TRAINING
+from noether.data.samplers.tagged import TRAINING
 from noether.errors import TrainingError
-from noether.kernel.registry import Component
+from noether.kernel.entries import Component
 from noether.testing import make_model, make_trainer
 from noether.training.trainers import WeightedLossTrainer
 

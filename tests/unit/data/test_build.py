@@ -2,12 +2,12 @@
 
 import torch
 
-from noether.core.schemas.config_class import config_class_of
-from noether.core.schemas.datasets import DatasetBaseConfig
+from noether.config.components import DatasetBaseConfig
+from noether.config.config_class import config_class_of
 from noether.data.build import build_data, build_dataset
 from noether.data.sources.digits import DigitsConfig, DigitsDataset
 from noether.data.transforms.normalize import NormalizeConfig
-from noether.kernel.registry import Component
+from noether.kernel.entries import Component
 from noether.spec.model import LoaderTable
 
 

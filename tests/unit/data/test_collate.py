@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from noether.data.collate import collate
+from noether.data.fetch import collate
 from noether.errors import DataError
 
 

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from noether.data.collate import collate
 from noether.data.dataset import Dataset, InMemoryDataset
-from noether.data.fetch import fetch_of
+from noether.data.fetch import collate, fetch_of
 
 
 class Noisy(Dataset):

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from noether.data.container import DataContainer
 from noether.data.dataset import Batch, Dataset
-from noether.data.samplers.interval import TRAINING, SamplerIntervalConfig
-from noether.data.samplers.tagged import TaggedBatch
-from noether.data.stream import evaluation_pass, training_batches
+from noether.data.loader import evaluation_pass, training_batches
+from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig, TaggedBatch
 
 
 class Noisy(Dataset):

@@ -4,8 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.data.mixing import mix, mix_range
-from noether.data.permutation import permutation
+from noether.data.randomness import mix, mix_range, permutation
 
 seeds = st.integers(min_value=-(2**70), max_value=2**70)
 

@@ -8,9 +8,8 @@ import torch
 
 from noether.data.container import DataContainer
 from noether.data.dataset import InMemoryDataset
-from noether.data.samplers.interval import SamplerIntervalConfig
-from noether.data.samplers.tagged import TaggedBatch
-from noether.data.stream import evaluation_pass, training_batches
+from noether.data.loader import evaluation_pass, training_batches
+from noether.data.samplers.tagged import SamplerIntervalConfig, TaggedBatch
 from noether.errors import TrainingError
 
 

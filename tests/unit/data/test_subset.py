@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from noether.data.dataset import AnyDataset, Dataset, InMemoryDataset, length_of
-from noether.data.fetch import fetch_of
-from noether.data.subset import subset
-from noether.data.whole import first_sample
+from noether.data.fetch import fetch_of, first_sample
+from noether.data.views import subset
 from noether.errors import DataError
 
 

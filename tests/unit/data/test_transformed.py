@@ -7,8 +7,8 @@ import torch
 
 from noether.data.dataset import Dataset, InMemoryDataset
 from noether.data.fetch import fetch_of
-from noether.data.transformed import BatchTransformedDataset, TransformedDataset, transformed
 from noether.data.transforms.base import Transform
+from noether.data.views import BatchTransformedDataset, TransformedDataset, transformed
 
 
 class Add(Transform):

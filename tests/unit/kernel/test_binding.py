@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from noether.kernel.binding import bind
-from noether.kernel.plan import compile_call
+from noether.kernel.compile import compile_call
 
 HOOK = "track_after_update_step"
 OFFERED = ("update_counter", "times")

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 import noether
-from noether.core.utils.training.intervals import NEVER
 from noether.errors import PluginError
 from noether.kernel.dispatch import Dispatch, compile_dispatch
 from noether.kernel.hookspecs import HOOKS
+from noether.kernel.intervals import NEVER
 from noether.kernel.markers import inherited_no_op, when_due
 from noether.kernel.participant import Participant
 
@@ -223,7 +223,7 @@ def test_all_problems_are_reported_at_once_with_the_names_meant():
     text = refusal(Unfit(), Lazy())
     assert "callback 'c0': track_after_update_step has no argument 'update_counters'" in text
     assert "Did you mean 'update_counter'?" in text
-    assert "Unfit.after_trainning is no hook. Did you mean 'after_training'?" in text
+    assert "Unfit.after_trainning is not a hook. Did you mean 'after_training'?" in text
     assert "callback 'c1': before_training is a generator" in text
     assert "test_dispatch.py:" in text
 
@@ -247,7 +247,7 @@ def test_argument_of_a_components_periodic_callback_is_checked_though_its_owner_
     ],
 )
 def test_method_that_almost_has_a_hooks_name_is_refused(name: str):
-    assert f".{name} is no hook" in refusal(type("Mine", (Named,), {name: lambda self: None})("a"))
+    assert f".{name} is not a hook" in refusal(type("Mine", (Named,), {name: lambda self: None})("a"))
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,9 @@ def test_helper_method_keeps_its_name(name: str):
 
 
 def test_decorated_function_that_is_no_hook_is_refused_unless_optional():
-    with pytest.raises(PluginError, match=r"plugin 'x': 'after_trainning' is no hook. Did you mean 'after_training'"):
+    with pytest.raises(
+        PluginError, match=r"plugin 'x': 'after_trainning' is not a hook. Did you mean 'after_training'"
+    ):
         compile_dispatch([plugin("x", after_trainning=answering("no"))])
     compile_dispatch([plugin("x", of_a_later_version=answering("no", optionalhook=True))])
 
@@ -287,7 +289,7 @@ def test_wrapper_without_yield_is_refused():
 
 
 def test_two_participants_cannot_share_an_id():
-    with pytest.raises(PluginError, match="one id for two: callback 'a' and plugin 'a'"):
+    with pytest.raises(PluginError, match="callback 'a' and plugin 'a' share one id"):
         compile_dispatch([component("a", Named("a")), plugin("a", before_training=answering("a"))])
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from noether.errors import PluginError
-from noether.kernel.registry import Component, Entry, Registry, active_registry, use_registry
-from noether.kernel.scan import installed_entries
+from noether.kernel.entries import Component, Entry, installed_entries
+from noether.kernel.registry import Registry, active_registry, use_registry
 
 TORCH = "noether-train", "0.1.0"
 ENTRIES = (
@@ -107,7 +107,7 @@ def test_unknown_name_of_an_installed_plugin_names_its_nearest(registry: Registr
 
 def test_class_of_another_role_is_refused_with_its_own(registry: Registry):
     text = refused(registry, "optimizer", "torch.nn.Linear")
-    assert "names the class Linear, which is no subclass of torch.optim.Optimizer" in text
+    assert "names the class Linear, which is not a subclass of torch.optim.Optimizer" in text
     assert "this is a model; it belongs in [model]" in text
 
 

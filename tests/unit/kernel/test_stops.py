@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.core.utils.training.early_stop import EarlyStopIteration
 from noether.kernel import hookimpl
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.participant import Participant
-from noether.kernel.plan import Timers
+from noether.kernel.progress import EarlyStopIteration
+from noether.kernel.watch import HookWatch, Timers
 
 
 class Counter:
@@ -75,7 +75,7 @@ def stop(reason: str = "enough") -> EarlyStopIteration:
     return EarlyStopIteration(reason)
 
 
-around = pytest.mark.parametrize("wrapper", [None, Wraps, OldWraps], ids=["plan", "wrapper", "hookwrapper"])
+around = pytest.mark.parametrize("wrapper", [None, Wraps, OldWraps], ids=["compiled", "wrapper", "hookwrapper"])
 
 
 def around_them(wrapper: Any) -> list[Any]:
@@ -235,7 +235,13 @@ def test_a_stop_keeps_no_argument_of_its_hook_alive() -> None:
 @around
 def test_the_others_are_timed_although_one_stops(wrapper: Any) -> None:
     timers: Timers = {}
-    call = hook(*around_them(wrapper), Calls("a", [], stop()), Calls("b", []), timers=timers, on_stop=lambda _: None)
+    call = hook(
+        *around_them(wrapper),
+        Calls("a", [], stop()),
+        Calls("b", []),
+        watch=HookWatch(timers=timers),
+        on_stop=lambda _: None,
+    )
     call(Counter())
     assert timers["before_training", "b"][0] == 1
 

@@ -11,20 +11,20 @@ BEST = {"loss/test/total": 0.1, "accuracy/test/label": 0.95}
 @pytest.mark.parametrize(
     ("key", "bounds", "sentence"),
     [
-        ("accuracy/test/label", {"min": 0.96}, "accuracy/test/label is 0.9, expected at least 0.96"),
-        ("loss/test/total", {"max": 0.2}, "loss/test/total is 0.3, expected at most 0.2"),
+        ("accuracy/test/label", {"min": 0.96}, "accuracy/test/label = 0.9, expected at least 0.96"),
+        ("loss/test/total", {"max": 0.2}, "loss/test/total = 0.3, expected at most 0.2"),
         (
             "loss/test/total",
             {"equals": 0.2, "tolerance": 0.05},
-            "loss/test/total is 0.3, expected 0.2 within 0.05",
+            "loss/test/total = 0.3, expected 0.2 within 0.05",
         ),
-        ("best/loss/test/total", {"max": 0.05}, "the best loss/test/total is 0.1, expected at most 0.05"),
+        ("best/loss/test/total", {"max": 0.05}, "the best loss/test/total = 0.1, expected at most 0.05"),
         (
             "best/accuracy/test/label",
             {"min": 0.99},
-            "the best accuracy/test/label is 0.95, expected at least 0.99",
+            "the best accuracy/test/label = 0.95, expected at least 0.99",
         ),
-        ("broken", {"min": 0.0, "max": 1.0}, "broken is not a number, expected at least 0 and at most 1"),
+        ("broken", {"min": 0.0, "max": 1.0}, "broken = nan, expected at least 0 and at most 1"),
         (
             "best/data/train/samples",
             {"min": 1.0},
@@ -65,5 +65,5 @@ def test_a_metric_whose_own_name_begins_with_best_is_meant_by_it():
 
 def test_all_broken_expectations_are_told_at_once():
     expected = {"loss/test/total": Expectation(max=0.0), "accuracy/test/label": Expectation(min=1.0)}
-    with pytest.raises(ExpectationError, match=r"loss/test/total is .*; accuracy/test/label is "):
+    with pytest.raises(ExpectationError, match=r"loss/test/total = .*; accuracy/test/label = "):
         check_expectations(expected, FINAL, BEST)

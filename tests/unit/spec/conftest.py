@@ -6,8 +6,10 @@ import pytest
 
 from noether.errors import SpecError
 from noether.kernel.registry import Entry, Registry, use_registry
+from noether.spec.errors.formats import problems_in
+from noether.spec.errors.problem import InvalidSpecError
+from noether.spec.errors.words import toml_path
 from noether.spec.load import LoadedSpec, load_spec
-from noether.spec.problem import InvalidSpecError, Problem, toml_path
 
 HERE = Path(__file__).parent
 
@@ -27,6 +29,20 @@ COMPONENTS = {
 }
 
 TORCH = {"optimizer": {"AdamW": "torch.optim:AdamW", "SGD": "torch.optim:SGD"}}
+
+
+class Refused:
+    """The problems of a refused spec.
+
+    Attributes:
+        codes: `code path` of each problem, in order.
+        text: Messages and hints of all of them, for the names that they suggest.
+    """
+
+    def __init__(self, error: SpecError) -> None:
+        self.problems = problems_in(error)
+        self.codes = [f"{problem.code} {toml_path(problem.path)}".rstrip() for problem in self.problems]
+        self.text = "\n".join(f"{problem.message}\n{problem.hint or ''}" for problem in self.problems)
 
 
 @pytest.fixture
@@ -71,24 +87,20 @@ def load(registry: Registry) -> Callable[..., LoadedSpec]:
 
 
 @pytest.fixture
-def refusal(load: Callable[..., LoadedSpec]) -> Callable[..., str]:
-    """Return what is wrong with a spec as `path: message` and `help: hint` each, then the count."""
+def refused(load: Callable[..., LoadedSpec]) -> Callable[..., Refused]:
+    """Return the problems with which a spec is refused."""
 
-    def message(source: Any, *args: Any, **kwargs: Any) -> str:
+    def problems(source: Any, *args: Any, **kwargs: Any) -> Refused:
         with pytest.raises(SpecError) as caught:
             load(source, *args, **kwargs)
-        error = caught.value
-        if not isinstance(error, InvalidSpecError):
-            return str(error)
-        count = error.message.splitlines()[-1]
-        return "\n".join([*map(_briefly, error.problems), count])
+        return Refused(caught.value)
 
-    return message
+    return problems
 
 
 @pytest.fixture
 def shown(load: Callable[..., LoadedSpec]) -> Callable[..., str]:
-    """Return the whole message with which a spec is refused."""
+    """Return the whole message with which a spec is refused, as a terminal shows it."""
 
     def message(source: Any, *args: Any, **kwargs: Any) -> str:
         with pytest.raises(InvalidSpecError) as caught:
@@ -96,8 +108,3 @@ def shown(load: Callable[..., LoadedSpec]) -> Callable[..., str]:
         return caught.value.message
 
     return message
-
-
-def _briefly(problem: Problem) -> str:
-    head = f"{toml_path(problem.path)}: {problem.message}"
-    return f"{head}\n  help: {problem.hint}" if problem.hint else head

@@ -7,13 +7,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 from torch.utils.data import Dataset
 
+from noether.config.components import (
+    CallBackBaseConfig,
+    DatasetBaseConfig,
+    ModelBaseConfig,
+    PeriodicDataIteratorCallbackConfig,
+    TrackerBaseConfig,
+)
+from noether.config.discriminated import Discriminated
 from noether.core.callbacks.periodic import PeriodicCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig, PeriodicDataIteratorCallbackConfig
-from noether.core.schemas.datasets import DatasetBaseConfig
-from noether.core.schemas.lib import Discriminated
-from noether.core.schemas.models import ModelBaseConfig
-from noether.core.schemas.trackers import TrackerBaseConfig
-from noether.core.trackers.base import BaseTracker
+from noether.metrics.tracker import BaseTracker
 from noether.training.trainers.base import BaseTrainer
 from noether.training.trainers.config import BaseTrainerConfig
 

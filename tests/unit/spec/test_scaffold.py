@@ -5,8 +5,7 @@ import tomllib
 import pytest
 
 from noether.errors import UsageError
-from noether.spec.scaffold import DIGITS, Choices, spec_text
-from noether.spec.scaffold_data import Property, content_of_file
+from noether.spec.scaffold import DIGITS, Choices, Property, content_of_file, spec_text
 
 WING = {
     "points": Property((3,), float),

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from noether.kernel.registry import Entry, Registry
+from noether.kernel.entries import Entry
+from noether.kernel.registry import Registry
 from noether.spec.schema import schema_of
 
 

@@ -8,17 +8,40 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from noether.config.components import CallBackBaseConfig
+from noether.config.discriminated import Discriminated
+from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.base import CallbackBase
-from noether.core.callbacks.checkpoint.best_names import best_key, best_prefix, best_tag
-from noether.core.callbacks.checkpoint.model_parts import check_parts, parts_to_save
-from noether.core.callbacks.checkpoint.tolerances import Tolerances
+from noether.core.callbacks.best_value import Tolerances
+from noether.core.callbacks.checkpoint.interval import check_parts, parts_to_save
 from noether.core.callbacks.iterating import EvaluationStream, iterator_callbacks
-from noether.core.callbacks.nested import NestedCallbacks
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.lib import Discriminated
-from noether.core.schemas.metric_facts import MetricFacts
-from noether.core.utils.training.counter import UpdateCounter
+from noether.core.callbacks.tree import NestedCallbacks
+from noether.kernel.progress import UpdateCounter
+
+
+def best_tag(metric_key: str, tolerance: int | None = None) -> str:
+    """Return the name of the best checkpoint: `best_model.loss.test.total`, `best_model.loss.test.total.tolerance=5`.
+
+    Args:
+        metric_key: The metric, with the prefix under which it is logged.
+        tolerance: Of the one that early stopping with this tolerance would have kept; None for the best of all.
+    """
+    return f"best_model.{_with_dots(metric_key)}" + ("" if tolerance is None else f".tolerance={tolerance}")
+
+
+def best_key(metric_key: str, tolerance: int | None = None) -> str:
+    """Return the key of the best value: `loss/test/total/best`, `loss/test/total/best/tolerance=5`."""
+    return f"{metric_key}/best" + ("" if tolerance is None else f"/tolerance={tolerance}")
+
+
+def best_prefix(metric_key: str) -> str:
+    """Return what stands before the metrics that are computed on a new best: `best=loss.test.total/`."""
+    return f"best={_with_dots(metric_key)}/"
+
+
+def _with_dots(metric_key: str) -> str:
+    return metric_key.replace("/", ".")
 
 
 class BestCheckpointCallbackConfig(CallBackBaseConfig):

@@ -10,23 +10,26 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from noether.checkpoint.paths import PathProvider
+from noether.config.base import refused
+from noether.config.components import CallBackBaseConfig
+from noether.config.discriminated import Discriminated
+from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.base import CallbackBase
-from noether.core.callbacks.checkpoint.average import Average
-from noether.core.callbacks.checkpoint.averages_file import find_averages, load_averages
-from noether.core.callbacks.checkpoint.flat import FlatParameters
+from noether.core.callbacks.checkpoint.averages import (
+    Average,
+    FlatParameters,
+    LiveWeights,
+    find_averages,
+    load_averages,
+)
 from noether.core.callbacks.checkpoint.interval import CheckpointCallbackConfig
-from noether.core.callbacks.checkpoint.live_weights import LiveWeights
 from noether.core.callbacks.gradients import without_gradients
-from noether.core.callbacks.nested import NestedCallbacks
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
+from noether.core.callbacks.tree import NestedCallbacks
 from noether.core.models.base import ModelBase
-from noether.core.providers.path import PathProvider
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.lib import Discriminated
-from noether.core.schemas.metric_facts import MetricFacts
-from noether.core.schemas.refused import refused
-from noether.core.utils.training.counter import UpdateCounter
 from noether.kernel.markers import when_due
+from noether.kernel.progress import UpdateCounter
 
 
 class EmaCallbackConfig(CallBackBaseConfig):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from noether.config.components import CallBackBaseConfig
+from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.default.one_shot import OneShotCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.metric_facts import MetricFacts
-from noether.core.utils.training.counter import UpdateCounter
 from noether.data.dataset import length_of
+from noether.kernel.progress import UpdateCounter
 
 
 class DatasetStatsCallback(OneShotCallback):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from noether.config.components import CallBackBaseConfig
+from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.periodic import PeriodicCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.metric_facts import MetricFacts
 
 
 class LearningRateCallback(PeriodicCallback):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.base import CallbackBase
-from noether.core.schemas.callbacks import CallBackBaseConfig
 
 
 class OneShotConfig(CallBackBaseConfig):

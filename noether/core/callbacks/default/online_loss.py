@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from noether.config.components import CallBackBaseConfig
+from noether.config.metric_facts import MetricFacts, intervals_of
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.callbacks.precise import precise
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.metric_facts import MetricFacts, intervals_of
-from noether.core.writers.scalar import read_scalars
+from noether.metrics.values import read_scalars
 
 _FOLD = 256  # losses kept before they are added up, so that a long interval does not hold a tensor for each update
 

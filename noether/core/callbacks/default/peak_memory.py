@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from noether.config.components import CallBackBaseConfig
+from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.periodic import PeriodicCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.metric_facts import MetricFacts
 
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, KiB elsewhere
 

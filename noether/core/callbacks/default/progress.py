@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 from pydantic import Field
 
-from noether.core.callbacks.default.pace import Pace, clock
+from noether.config.components import CallBackBaseConfig
+from noether.config.metric_facts import MetricFacts
+from noether.core.callbacks.default.eta import Pace, clock
 from noether.core.callbacks.periodic import PeriodicCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.metric_facts import MetricFacts
-from noether.core.utils.training.counter import UpdateCounter
+from noether.kernel.progress import UpdateCounter
 
 _REDRAW_SECONDS = 0.1  # a person sees no more, and a redraw costs more than many updates
 

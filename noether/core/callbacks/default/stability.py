@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from noether.config.components import CallBackBaseConfig
+from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.models.base import ModelBase
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.metric_facts import MetricFacts
-from noether.core.utils.training.counter import UpdateCounter
+from noether.kernel.progress import UpdateCounter
 
 
 class TrainingStabilityCallback(PeriodicCallback):

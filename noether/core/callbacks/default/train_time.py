@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from noether.config.components import CallBackBaseConfig
+from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.periodic import PeriodicCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.metric_facts import MetricFacts
-from noether.core.utils.training.counter import UpdateCounter
+from noether.kernel.progress import UpdateCounter
 
 
 class TrainTimeCallback(PeriodicCallback):

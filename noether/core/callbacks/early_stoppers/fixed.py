@@ -8,11 +8,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from noether.config.components import CallBackBaseConfig
+from noether.config.metric_facts import MetricFacts, intervals_of
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.metric_facts import MetricFacts, intervals_of
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.utils.training.early_stop import EarlyStopIteration
+from noether.kernel.progress import EarlyStopIteration, UpdateCounter
 
 _POINTS = ("stop_at_epoch", "stop_at_update", "stop_at_sample", "stop_after_seconds")
 

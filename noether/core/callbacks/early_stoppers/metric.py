@@ -6,12 +6,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from noether.config.components import CallBackBaseConfig
+from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.best_value import BestValue
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.metric_facts import MetricFacts
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.utils.training.early_stop import EarlyStopIteration
+from noether.kernel.progress import EarlyStopIteration, UpdateCounter
 
 
 class MetricEarlyStopperCallbackConfig(CallBackBaseConfig):

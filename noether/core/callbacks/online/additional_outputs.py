@@ -3,23 +3,94 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from noether.core.callbacks.online.applied_steps import AppliedSteps
-from noether.core.callbacks.online.output_file import write_outputs
+from noether.checkpoint.durable import replace_file, storage_error
+from noether.checkpoint.tensor_file import encode_tensors
+from noether.config.components import CallBackBaseConfig
+from noether.config.metric_facts import MetricFacts, intervals_of
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
 from noether.core.callbacks.precise import precise
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.metric_facts import MetricFacts, intervals_of
-from noether.core.utils.nearest import did_you_mean
-from noether.core.utils.training.counter import UpdateCounter
 from noether.errors import TrainingError
+from noether.kernel.names import did_you_mean
+from noether.kernel.progress import UpdateCounter
+
+
+def write_outputs(path: Path, outputs: Mapping[str, Sequence[Tensor]]) -> None:
+    """Write each output's tensors stacked by its name, or where shapes differ one by one as `name.0`, `name.1`, ….
+
+    A file that is already there, from before a resume, is replaced at once.
+
+    Args:
+        path: The file; its folder is made.
+        outputs: What each step brought, in order.
+
+    Raises:
+        StorageError: The disk refuses.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, values in outputs.items():
+        if len({value.shape for value in values}) == 1:
+            tensors[name] = torch.stack(list(values))
+        else:
+            tensors |= {f"{name}.{step}": value for step, value in enumerate(values)}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, path) from error
+    replace_file(path, encode_tensors(tensors)[0])
+
+
+T = TypeVar("T")
+
+_READ_EVERY = 256  # steps that wait for the device's word at most, so that a long interval does not hold them all
+
+
+class AppliedSteps(Generic[T]):
+    """Holds what each accumulation step brought until it is known whether its update was applied.
+
+    On the CPU the last step of an update says so. On an accelerator only the device knows; it is asked when somebody
+    wants to know, or for many steps at once.
+    """
+
+    def __init__(self) -> None:
+        self._under_way: list[T] = []
+        self._unsure: list[tuple[T, Tensor]] = []
+
+    def add(self, step: T, *, accumulation_steps: int, accumulation_step: int, applied: Tensor | None) -> list[T]:
+        """Take what a step brought; return what is known to count by now, in order.
+
+        Args:
+            step: What it brought.
+            accumulation_steps: Steps of its update.
+            accumulation_step: Which of them it is, from 0.
+            applied: Whether the update was applied, 1.0 or 0.0 on the device; None if it was.
+        """
+        if accumulation_step == 0:
+            self._under_way = []  # where no last step came, the update was not applied
+        self._under_way.append(step)
+        if accumulation_step + 1 < accumulation_steps:
+            return []
+        update, self._under_way = self._under_way, []
+        if applied is None:
+            return [*self.settle(), *update]
+        self._unsure += [(step, applied) for step in update]
+        return self.settle() if len(self._unsure) >= _READ_EVERY else []
+
+    def settle(self) -> list[T]:
+        """Return what counts of the steps that only the device knew about, in order; one copy to the host."""
+        if not self._unsure:
+            return []
+        unsure, self._unsure = self._unsure, []
+        verdicts = torch.stack([applied for _, applied in unsure]).tolist()
+        return [step for (step, _), applied in zip(unsure, verdicts, strict=True) if applied]
+
 
 _FOLD = 256  # numbers kept before they become one tensor, so that a long interval does not hold one for each step
 

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from noether.config.components import CallBackBaseConfig
+from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.best_value import BestValue
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig
-from noether.core.schemas.metric_facts import MetricFacts
 
 
 class BestMetricCallbackConfig(CallBackBaseConfig):

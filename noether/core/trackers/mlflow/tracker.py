@@ -8,23 +8,103 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from noether.core.trackers.base import BaseTracker, RunDescription, RunStatus
-from noether.core.trackers.errors import TrackerError
-from noether.core.trackers.mlflow.batches import MAX_METRICS, MAX_PARAMS, in_requests, to_metrics, to_params
-from noether.core.trackers.mlflow.config import MlflowTrackerConfig
-from noether.core.trackers.mlflow.environment import ClientSettings, remember_credentials, set_process_defaults
-from noether.core.trackers.mlflow.experiment import open_experiment
-from noether.core.trackers.mlflow.failures import as_tracker_errors
-from noether.core.trackers.mlflow.history import not_in_history
-from noether.core.trackers.mlflow.links import run_link, ui_command
-from noether.core.trackers.mlflow.metric_sender import MetricSender
-from noether.core.trackers.mlflow.store import Store, resolve_store
-from noether.core.trackers.mlflow.system_metrics import start_system_metrics, stop_system_metrics
-from noether.core.trackers.mlflow.tags import MAX_TAG_LENGTH, process_tags, run_tags
-from noether.core.trackers.record import MetricRecord
+from pydantic import Field
+
+from noether.config.components import TrackerBaseConfig
+from noether.core.trackers.mlflow.client import (
+    ClientSettings,
+    as_tracker_errors,
+    open_experiment,
+    remember_credentials,
+    set_process_defaults,
+    start_system_metrics,
+    stop_system_metrics,
+)
+from noether.core.trackers.mlflow.requests import (
+    MAX_METRICS,
+    MAX_PARAMS,
+    MetricSender,
+    in_requests,
+    not_in_history,
+    to_metrics,
+    to_params,
+)
+from noether.core.trackers.mlflow.store import Store, resolve_store, run_link, ui_command
+from noether.metrics.delivery import process_facts
+from noether.metrics.metrics_file import MetricRecord
+from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, TrackerError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+MAX_TAG_LENGTH = 8000
+
+
+def run_tags(run: RunDescription, run_name: str) -> dict[str, str]:
+    """Return the tags of a new run; a fact that is not known has no tag."""
+    facts = run.facts or process_facts(run.spec_path)
+    tags = {
+        "mlflow.runName": run_name,
+        "mlflow.user": facts.get("user"),
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.name": str(run.spec_path) if run.spec_path else None,
+        "mlflow.source.git.commit": facts.get("git_commit"),
+        "mlflow.note.content": run.summary or None,
+        **process_tags(run),
+        **run.tags,
+    }
+    return {name: value[:MAX_TAG_LENGTH] for name, value in tags.items() if value is not None}
+
+
+def process_tags(run: RunDescription) -> dict[str, str]:
+    """Return the tags that each attempt at a run sets anew."""
+    facts = run.facts or process_facts(run.spec_path)
+    known = {f"noether.{name}": facts[name] for name in ("version", "host", "pid") if name in facts}
+    return {
+        "noether.run_id": run.run_id,
+        "noether.run_dir": str(run.run_dir.absolute()),
+        "noether.attempt": str(run.attempt),
+        **known,
+    }
+
+
+class MlflowTrackerConfig(TrackerBaseConfig):
+    """Where MLflow keeps the run, and under which names."""
+
+    tracking_uri: str | None = Field(
+        None,
+        examples=["http://localhost:5000"],
+        description="Database or server that holds the runs: sqlite:///file.db, postgresql://…, http://… "
+        "(default: MLFLOW_TRACKING_URI, else mlflow.db in the working folder, as for `mlflow ui`).",
+    )
+    experiment: str | None = Field(
+        None,
+        min_length=1,
+        max_length=500,
+        examples=["wings"],
+        description="Experiment of the run. Default: the spec's name.",
+    )
+    run_name: str | None = Field(
+        None,
+        min_length=1,
+        examples=["wider-model"],
+        description="Name of the run in MLflow's tables. Default: the run id.",
+    )
+    artifact_location: str | None = Field(
+        None,
+        min_length=1,
+        examples=["/data/mlartifacts"],
+        description="Where a new experiment keeps its files, for good (default: mlartifacts/<experiment> "
+        "beside the database; a server chooses itself).",
+    )
+    log_system_metrics: bool = Field(
+        False, description="Also record the use of processor, memory, disk, network and GPU, as system/…."
+    )
+    request_timeout_s: int = Field(
+        10,
+        ge=1,
+        description="Seconds to wait for a server's reply, unless MLFLOW_HTTP_REQUEST_TIMEOUT is set.",
+    )
 
 
 _OPENING_TAG = "noether.opening"
@@ -115,7 +195,7 @@ class MlflowTracker(BaseTracker):
         with as_tracker_errors(self.store.shown_uri):
             return not_in_history(self.client, self._id, records)
 
-    def log_artifact(self, path: Path, folder: str = "") -> None:
+    def log_artifact(self, path: Path, folder: str = "") -> None:  # optional on purpose
         """Upload a file."""
         with as_tracker_errors(self.store.shown_uri):
             self.client.log_artifact(self._id, str(path), folder or None)

@@ -1,6 +1,5 @@
 """Where a run stands and when something is due, in whole numbers."""
 
-from noether.core.utils.training.counter import UpdateCounter
-from noether.core.utils.training.iteration import TrainingIteration
+from noether.kernel.progress import TrainingIteration, UpdateCounter
 
 __all__ = ["TrainingIteration", "UpdateCounter"]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from noether.core.callbacks import PeriodicCallback
 from noether.core.callbacks.base import CallBackBaseConfig
-from noether.core.utils.training.counter import UpdateCounter
+from noether.kernel.progress import UpdateCounter
 
 
 class GradNormConfig(CallBackBaseConfig):

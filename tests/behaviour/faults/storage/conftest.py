@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from noether.core.providers.path import PathProvider
-from noether.core.writers import durable
-from noether.core.writers.checkpoint import CheckpointWriter
-from noether.core.writers.step_folder import sweep_leftovers
-from noether.core.writers.step_names import Checkpoint, StepNames
-from noether.core.writers.step_state import StepState
+from noether.checkpoint import durable
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.state import StepState
+from noether.checkpoint.step_folder import sweep_leftovers
+from noether.checkpoint.step_names import Checkpoint, StepNames
+from noether.checkpoint.writer import CheckpointWriter
 
 
 class Disk:

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from noether.core.writers import manifest as manifests
-from noether.core.writers.errors import NewerFormatError
-from noether.core.writers.manifest import Manifest
-from noether.core.writers.step_folder import read_step, step_name
-from noether.core.writers.step_names import StepNames
+from noether.checkpoint import manifest as manifests
+from noether.checkpoint.errors import NewerFormatError
+from noether.checkpoint.manifest import Manifest
+from noether.checkpoint.step_folder import read_step, step_name
+from noether.checkpoint.step_names import StepNames
 from noether.errors import CheckpointError
 
 Damage = Callable[[Path, Path, random.Random], None]

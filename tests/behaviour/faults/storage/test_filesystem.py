@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from noether.core.writers.pins import pin, pinned, unpin
-from noether.core.writers.step_folder import list_steps, read_step, update_of
-from noether.core.writers.step_names import StepNames
+from noether.checkpoint.retention import pin, pinned, unpin
+from noether.checkpoint.step_folder import list_steps, read_step, update_of
+from noether.checkpoint.step_names import StepNames
 from noether.errors import StorageError
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")  # forked on purpose

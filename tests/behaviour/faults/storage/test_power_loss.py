@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from noether.core.writers import checkpoint_folder
-from noether.core.writers.pins import pin
+from noether.checkpoint import commit as checkpoint_folder
+from noether.checkpoint.retention import pin
 from noether.errors import CheckpointError
 
 Change = tuple[str, Any]  # a name, and the node it gets; None where it is taken away

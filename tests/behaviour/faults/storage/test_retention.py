@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from noether.core.writers.pins import pin, pinned, unpin
-from noether.core.writers.retention import Retention, remove_step
-from noether.core.writers.step_folder import list_steps, read_manifest, step_name, update_of
+from noether.checkpoint.retention import Retention, pin, pinned, remove_step, unpin
+from noether.checkpoint.step_folder import list_steps, read_manifest, step_name, update_of
 from noether.errors import CheckpointError
 
 

@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 
-from noether.core.writers import durable
-from noether.core.writers.step_folder import list_steps, read_step, update_of
+from noether.checkpoint import durable
+from noether.checkpoint.step_folder import list_steps, read_step, update_of
 from noether.errors import StorageError
 
 EVERY_UPDATE = {"trainer.callbacks": [{"kind": "checkpoint", "every_n_updates": 1}], "checkpoints.keep_last": 99}

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
+from noether.config.components import ModelBaseConfig
 from noether.core.models.base import ModelBase
-from noether.core.schemas.models import ModelBaseConfig
 
 
 class Classifier(ModelBase):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from noether.core.callbacks.collected import put_together
+from noether.core.callbacks.evaluation import put_together
 from noether.errors import TrainingError
 
 sizes = st.lists(st.integers(1, 4), min_size=1, max_size=4)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from noether.core.callbacks.iterating import EvaluationStream
-from noether.data.stream import evaluation_pass
+from noether.data.loader import evaluation_pass
 from noether.testing import make_callback, make_trainer
 
 CPU = torch.device("cpu")

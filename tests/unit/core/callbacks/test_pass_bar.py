@@ -8,7 +8,7 @@ import sys
 import pytest
 import rich
 
-from noether.core.callbacks.pass_bar import PassBar
+from noether.core.callbacks.evaluation import PassBar
 
 
 class Terminal(io.StringIO):

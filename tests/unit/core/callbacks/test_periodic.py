@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from noether.config.components import CallBackBaseConfig, PeriodicDataIteratorCallbackConfig
 from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
-from noether.core.schemas.callbacks import CallBackBaseConfig, PeriodicDataIteratorCallbackConfig
 from noether.errors import TrainingError
 from noether.testing import make_counter, make_model, make_trainer
 

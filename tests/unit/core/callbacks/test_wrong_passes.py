@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from noether.config.components import PeriodicDataIteratorCallbackConfig
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
-from noether.core.schemas.callbacks import PeriodicDataIteratorCallbackConfig
 from noether.errors import DataError, TrainingError
-from noether.kernel.component import Component
+from noether.kernel.entries import Component
 from noether.testing import make_data, make_model, make_trainer
 from noether.training.trainers.base import BaseTrainer
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from noether.core.initializers import CheckpointInitializer, CheckpointInitializerConfig
 from noether.core.initializers.weights import renamed
-from noether.core.models.adapted import AdaptedModule
+from noether.core.models.build import AdaptedModule
 from noether.errors import CheckpointError, SpecError
 
 PARTS = st.lists(st.sampled_from(["encoder", "backbone", "0", "weight", "encoders"]), min_size=1, max_size=4)

@@ -9,11 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from noether.core.initializers.run_folder import run_below
-from noether.core.initializers.weights_file import read_weights
-from noether.core.providers.path import PathProvider
-from noether.core.writers.checkpoint import CheckpointWriter
-from noether.core.writers.step_state import StepState
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.state import StepState
+from noether.checkpoint.writer import CheckpointWriter
+from noether.core.initializers.weights import read_weights, run_below
 from noether.errors import CheckpointError
 
 

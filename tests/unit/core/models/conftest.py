@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import TypeAdapter
 
-from noether.core.schemas.lib import Discriminated
+from noether.config.discriminated import Discriminated
 from noether.kernel.registry import Registry, use_registry
 
 CONFIG: TypeAdapter[Any] = TypeAdapter(Annotated[Any, Discriminated("model")])

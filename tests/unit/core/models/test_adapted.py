@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from noether.core.models.adapted import AdaptedModule
+from noether.core.models.build import AdaptedModule
 
 
 class ByName(nn.Module):

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from noether.core.models.adapted import AdaptedModule
-from noether.core.models.build import build_model, infer_sizes
+from noether.core.models.build import AdaptedModule, build_model, infer_sizes
 from noether.core.models.mlp import MLP
 from noether.errors import SpecError
 

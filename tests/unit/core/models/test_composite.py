@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from noether.core.models.adapted import AdaptedModule
+from noether.config.components import ModelBaseConfig
+from noether.core.models.build import AdaptedModule
 from noether.core.models.composite import CompositeModel
-from noether.core.schemas.models import ModelBaseConfig
 from noether.errors import SpecError
 from noether.testing import make_model
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from noether.core.models.adapted import AdaptedModule
+from noether.core.models.build import AdaptedModule
 from noether.core.models.weights import match_weights
 from noether.errors import CheckpointError
 

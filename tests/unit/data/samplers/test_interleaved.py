@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from noether.data.dataset import InMemoryDataset
 from noether.data.samplers.interleaved import InterleavedSampler
-from noether.data.samplers.interval import TRAINING, SamplerIntervalConfig
-from noether.data.samplers.tagged import TaggedIndices
+from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig, TaggedIndices
 from noether.data.samplers.training_order import TrainingOrder
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.data.permutation import permutation
+from noether.data.randomness import permutation
 from noether.data.samplers.training_order import TrainingOrder, updates_per_epoch
 from noether.errors import DataError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from noether.core.models.adapted import AdaptedModule
+from noether.core.models.build import AdaptedModule
 from noether.core.models.composite import CompositeModel
 from noether.data.randomness import preserved_rng
 from noether.testing import make_model, make_trainer

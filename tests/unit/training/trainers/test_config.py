@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.checkpoint.interval import CheckpointCallbackConfig
-from noether.core.schemas.callbacks import CallBackBaseConfig
 from noether.training.trainers.config import LIMITS, BaseTrainerConfig
 
 

@@ -11,9 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from noether.core.callbacks.checkpoint.average import Average
-from noether.core.callbacks.checkpoint.flat import FlatParameters
-from noether.core.callbacks.checkpoint.live_weights import LiveWeights
+from noether.core.callbacks.checkpoint.averages import Average, FlatParameters, LiveWeights
 from noether.errors import SpecError, TrainingError
 
 

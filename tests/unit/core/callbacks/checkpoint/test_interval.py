@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from noether.checkpoint.writer import SaveRequest
 from noether.core.callbacks.checkpoint.interval import CheckpointCallbackConfig
 from noether.core.models.composite import CompositeModel
-from noether.core.writers.checkpoint import SaveRequest
 from noether.errors import SpecError
 from noether.testing import make_callback, make_counter, make_model, make_trainer
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.core.callbacks.default.pace import Pace
+from noether.core.callbacks.default.eta import Pace
 from noether.core.callbacks.default.progress import LiveBar, PlainLines, ProgressCallback
 from noether.testing import make_callback, make_counter, make_trainer
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from noether.core.callbacks.early_stoppers import FixedEarlyStopperCallback, FixedEarlyStopperCallbackConfig
-from noether.core.utils.training.early_stop import EarlyStopIteration
-from noether.core.utils.training.intervals import NEVER
 from noether.kernel.dispatch import compile_dispatch
+from noether.kernel.intervals import NEVER
 from noether.kernel.participant import Participant
+from noether.kernel.progress import EarlyStopIteration
 from noether.testing import make_counter, make_model, make_trainer
 from noether.training.trainers.base import BaseTrainer
 

@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from noether.checkpoint.state import join_state, split_state
+from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.online import TrackAdditionalOutputsCallback, TrackAdditionalOutputsCallbackConfig
-from noether.core.schemas.metric_facts import MetricFacts
-from noether.core.writers.state_tree import join_state, split_state
 from noether.errors import StorageError, TrainingError
 from noether.testing import make_callback, make_counter, make_model, make_trainer
 from noether.training.trainers.base import BaseTrainer

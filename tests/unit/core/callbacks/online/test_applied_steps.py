@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.core.callbacks.online.applied_steps import AppliedSteps
+from noether.core.callbacks.online.additional_outputs import AppliedSteps
 
 updates = st.lists(st.tuples(st.integers(1, 3), st.booleans(), st.booleans()), max_size=8)
 

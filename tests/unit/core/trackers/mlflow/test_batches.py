@@ -4,8 +4,8 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.core.trackers.mlflow.batches import MAX_REQUEST_BYTES, in_requests, to_metrics, to_params
-from noether.core.trackers.record import MetricRecord
+from noether.core.trackers.mlflow.requests import MAX_REQUEST_BYTES, in_requests, to_metrics, to_params
+from noether.metrics.metrics_file import MetricRecord
 
 
 def test_the_update_is_the_step_and_the_records_time_the_timestamp():

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.core.trackers.mlflow.names import metric_key, mlflow_name
+from noether.core.trackers.mlflow.requests import metric_key, mlflow_name
 
 # What callbacks write, and everything that MLflow refuses.
 KEYS = st.one_of(

@@ -1,7 +1,6 @@
 import pytest
 
-from noether.core.trackers.mlflow.links import run_link, ui_command
-from noether.core.trackers.mlflow.store import resolve_store
+from noether.core.trackers.mlflow.store import resolve_store, run_link, ui_command
 from noether.errors import PluginError
 
 

@@ -1,8 +1,8 @@
 import subprocess
 
 from noether.core.trackers import RunDescription
-from noether.core.trackers.facts import git_commit
-from noether.core.trackers.mlflow.tags import run_tags
+from noether.core.trackers.mlflow.tracker import run_tags
+from noether.metrics.delivery import git_commit
 
 
 def git(folder, *arguments):

@@ -1,0 +1,1 @@
+"""Checkpoints: folders on disk that exist completely or not at all, their names and their retention."""

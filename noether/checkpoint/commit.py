@@ -1,0 +1,189 @@
+"""Commit a checkpoint: it exists completely or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import secrets
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from noether.checkpoint import durable
+from noether.checkpoint.durable import Chunk, Content, chunks_of
+from noether.checkpoint.errors import FolderGoneError
+from noether.checkpoint.manifest import NAME, FileRecord, Manifest
+from noether.checkpoint.retention import Retention, prune_steps
+from noether.checkpoint.step_folder import REPLACED, UNFINISHED, list_steps, read_step, step_name, sweep_leftovers
+from noether.errors import CheckpointError
+
+
+def commit_step(checkpoints: Path, files: Mapping[str, Content], manifest: Manifest) -> Path:
+    """Store `files` and their manifest as one step; return its folder once that is final.
+
+    Args:
+        checkpoints: The folder of the step folders; it exists.
+        files: What the step holds, by relative path.
+        manifest: What is said of the step; sizes and hashes of the files are filled in here.
+
+    Raises:
+        StorageError: The disk refused; older steps are untouched, and of this one nothing or everything is there.
+    """
+    target = checkpoints / step_name(manifest.update)
+    temporary = checkpoints / f"{UNFINISHED}{target.name}-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        manifest = _write_files(temporary, files, manifest)
+        if target.exists() and _is_saved(target, manifest):
+            durable.remove_tree(temporary)
+            durable.sync_folder(checkpoints)  # whoever saved it may have died before this
+        else:
+            _put_in_place(temporary, target)
+    except OSError as error:
+        with contextlib.suppress(OSError):  # the refusal itself is what the user must hear of
+            durable.remove_tree(temporary)
+        raise durable.storage_error(error, target, needed=sum(map(len, files.values()))) from error
+    return target
+
+
+def _write_files(folder: Path, files: Mapping[str, Content], manifest: Manifest) -> Manifest:
+    """Write all files into a new folder, so that they are on the disk; return their manifest."""
+    subfolders = {folder, *(parent for name in files for parent in (folder / name).parents)}
+    inside = sorted(parent for parent in subfolders if parent.is_relative_to(folder))
+    for subfolder in inside:
+        durable.make_folder(subfolder)
+    records = {name: _write_file(folder / name, content) for name, content in files.items()}
+    manifest = replace(manifest, files=records)
+    durable.write_new_file(folder / NAME, [manifest.encode()])
+    for subfolder in reversed(inside):
+        durable.sync_folder(subfolder)
+    return manifest
+
+
+def _write_file(path: Path, content: Content) -> FileRecord:
+    digest = hashlib.sha256()
+    durable.write_new_file(path, _hashed(chunks_of(content), digest))
+    return FileRecord(len(content), digest.hexdigest())
+
+
+class _Hash(Protocol):
+    def update(self, data: Chunk, /) -> None: ...
+
+
+def _hashed(chunks: Iterable[Chunk], digest: _Hash) -> Iterator[Chunk]:
+    for chunk in chunks:
+        digest.update(chunk)
+        yield chunk
+
+
+def _is_saved(step: Path, manifest: Manifest) -> bool:
+    """Whether a step is what is to be saved, each byte checked; a run that is repeated comes to the same bytes."""
+    try:
+        return read_step(step)[0] == manifest
+    except CheckpointError:
+        return False
+
+
+def _put_in_place(finished: Path, target: Path) -> None:
+    """Give a finished folder its name; an older save of the same update goes only when the new one is there.
+
+    Between the two renames the older save has a name that `sweep_leftovers` turns back.
+    """
+    replaced = target.with_name(REPLACED + target.name)
+    if target.exists():
+        if replaced.exists():
+            durable.remove_tree(replaced)
+        durable.rename(target, replaced)
+    try:
+        durable.rename(finished, target)
+    except OSError:
+        if replaced.exists():
+            durable.rename(replaced, target)
+        raise
+    durable.sync_folder(target.parent)
+    if replaced.exists():
+        with contextlib.suppress(OSError):  # the next start sweeps it
+            durable.remove_tree(replaced)
+
+
+_LOG = logging.getLogger("noether.checkpoints")
+
+
+class CheckpointFolder:
+    """Writes and prunes the steps of one run.
+
+    Args:
+        path: The folder of the step folders.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._is_prepared = False
+        self._has_warned = False
+
+    @property
+    def steps(self) -> list[Path]:
+        """The committed steps, oldest first."""
+        return list_steps(self.path)
+
+    def prepare(self) -> None:
+        """Make the folder where it is missing, remove leftovers, and see whether it can be written to.
+
+        Raises:
+            StorageError: It cannot.
+        """
+        try:
+            durable.make_folders(self.path)
+            sweep_leftovers(self.path)
+            durable.sync_folder(self.path)  # a process that was killed may have renamed a step and not synced this
+        except OSError as error:
+            raise durable.storage_error(error, self.path) from error
+        durable.probe(self.path)
+        self._is_prepared = True
+
+    def commit(self, files: Mapping[str, Content], manifest: Manifest) -> Path:
+        """Store one step; see `commit_step`.
+
+        Raises:
+            StorageError: The disk refused.
+            FolderGoneError: The folder was removed while the run trained. It is not made again: who removed it wanted
+                it gone, or wants to know.
+        """
+        if not self._is_prepared:
+            self.prepare()
+        elif not self.path.is_dir():
+            raise FolderGoneError(self.path)
+        return commit_step(self.path, files, manifest)
+
+    def prune(self, retention: Retention, protected: Collection[int]) -> None:
+        """Remove the steps that nothing keeps; what the disk refuses is told and does not end the run."""
+        try:
+            prune_steps(self.path, retention, protected=protected)
+        except OSError as error:
+            _LOG.warning("cannot look for old checkpoints in %s: %s", self.path, error.strerror or error)
+
+    def warn_if_short_of_room(self, size: int, retention: Retention) -> None:
+        """Warn, once, where the disk has no room for all steps that are going to be there at the same time.
+
+        Those are the ones that stay and the one that is being written; steps that a name or a pin protects come on top.
+
+        Args:
+            size: Bytes of one step.
+            retention: How many stay.
+        """
+        free = durable.free_bytes(self.path)
+        wanted = max(retention.keep_last, 1) + 1
+        needed = size * max(wanted - len(self.steps), 1)
+        if self._has_warned or free is None or free >= needed:
+            return
+        self._has_warned = True
+        _LOG.warning(
+            "a checkpoint of this run has %s; %d of them at once need %s more, but only %s are free in %s",
+            durable.size_text(size),
+            wanted,
+            durable.size_text(needed),
+            durable.size_text(free),
+            self.path,
+        )

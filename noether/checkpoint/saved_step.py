@@ -1,0 +1,149 @@
+"""A committed step as it is read back: file by file, each byte hashed before it is used, nothing unpickled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from torch import Tensor
+
+from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, Manifest
+from noether.checkpoint.state import DATA, TRAINER, TRAINER_TENSORS, StepState, callback_file, join_state
+from noether.checkpoint.step_folder import read_file, read_manifest
+from noether.checkpoint.tensor_file import decode_tensors
+from noether.checkpoint.untrusted import parse_json
+from noether.errors import CheckpointError
+from noether.kernel.names import are_path_parts
+
+_SHOWN = 200  # characters of what a message quotes
+
+
+@dataclass(frozen=True, slots=True)
+class SavedStep:
+    """One step folder. Only what is asked for is read, so that weights alone cost no more than weights.
+
+    Attributes:
+        folder: The step folder.
+        manifest: What is in it.
+    """
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Read the manifest of a step.
+
+        Raises:
+            CheckpointError: It is missing or damaged.
+        """
+        return cls(folder, read_manifest(folder))
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Return the tensors of one file by name, tied ones as the same object.
+
+        Raises:
+            CheckpointError: The step has no such file, or it is damaged.
+        """
+        data = read_file(self.folder, self.manifest, name)
+        try:
+            return decode_tensors(data, self.manifest.aliases.get(name, {}))
+        except ValueError as error:
+            raise self._unreadable(name, error) from error
+
+    def state(self, rank: int = 0) -> StepState:
+        """Return the whole state, the counterpart of `encode_step`; the callbacks' own files are checked only.
+
+        They are large, and each callback reads its own from the folder.
+
+        Args:
+            rank: The process whose random generators are wanted.
+
+        Raises:
+            CheckpointError: The step is damaged, or it is a partial save, which no run can go on from.
+        """
+        self._require_resumable()
+        tree = self._trainer_tree()
+        values = self._joined({name: tree[name] for name in ("trainer", "optimizer")}, TRAINER_TENSORS)
+        files = {callback_file(owner) for owner in tree["callbacks"]}
+        for name in self.manifest.files:
+            if name.startswith("callbacks/") and name not in files:
+                read_file(self.folder, self.manifest, name)
+        return StepState(
+            epoch=self.manifest.epoch,
+            update=self.manifest.update,
+            sample=self.manifest.sample,
+            model=self._tensors_if_any(WEIGHTS),
+            optimizer_tensors=self._tensors_if_any(OPTIMIZER),
+            optimizer_values=values["optimizer"],
+            trainer=values["trainer"],
+            callbacks=self.callbacks(),
+            data=self.data(),
+            rank=self._json(f"rank-{rank:05d}.json"),
+        )
+
+    def callbacks(self) -> dict[str, Any]:
+        """Return the states of the callbacks by id; partial saves have them too.
+
+        Raises:
+            CheckpointError: The step is damaged.
+        """
+        tree = self._trainer_tree()["callbacks"]
+        return {owner: self._joined(state, callback_file(owner)) for owner, state in tree.items()}
+
+    def data(self) -> dict[str, Tensor]:
+        """Return what the transforms learnt from the training set.
+
+        Raises:
+            CheckpointError: The step is damaged.
+        """
+        return self._tensors_if_any(DATA)
+
+    def _require_resumable(self) -> None:
+        if not self.manifest.resumable:
+            raise CheckpointError(
+                f"no run can go on from {self.folder}: it holds a part of the state only, "
+                f"{', '.join(sorted(self.manifest.files))}",
+                hint='choose another checkpoint, or take its weights alone with initializer kind = "checkpoint"',
+            )
+
+    def _tensors_if_any(self, name: str) -> dict[str, Tensor]:
+        """Return the tensors of a file that is written only where there are some."""
+        return self.tensors(name) if name in self.manifest.files else {}
+
+    def _trainer_tree(self) -> dict[str, Any]:
+        """Return what `trainer.json` holds, its outermost shape checked."""
+        tree = self._json(TRAINER)
+        for part in ("trainer", "optimizer", "callbacks"):
+            if not isinstance(tree.get(part), dict):
+                raise self._unreadable(TRAINER, ValueError(f"it has no table `{part}`"))
+        for owner in tree["callbacks"]:
+            if not are_path_parts(owner):
+                raise self._unreadable(TRAINER, ValueError(f"no callback has the id {owner[:_SHOWN]!r}"))
+        for unit in tree["trainer"].keys() & {"epoch", "update", "sample"}:
+            if tree["trainer"][unit] != getattr(self.manifest, unit):
+                raise self._unreadable(TRAINER, ValueError(f"it is of another {unit} than the manifest"))
+        return tree
+
+    def _json(self, name: str) -> dict[str, Any]:
+        data = read_file(self.folder, self.manifest, name)
+        try:
+            tree = parse_json(data)
+            if not isinstance(tree, dict):
+                raise ValueError(f"it is a {type(tree).__name__} and no table")
+        except ValueError as error:
+            raise self._unreadable(name, error) from error
+        return tree
+
+    def _joined(self, tree: Any, file: str) -> Any:
+        """Put the tensors of a file back into the tree that they were taken from."""
+        tensors: Mapping[str, Tensor] = self._tensors_if_any(file)
+        try:
+            return join_state(tree, dict(tensors))
+        except ValueError as error:
+            raise self._unreadable(file, error) from error
+
+    def _unreadable(self, name: str, error: Exception) -> CheckpointError:
+        return CheckpointError(f"the checkpoint {self.folder} is damaged: {name} cannot be read: {error}")

@@ -1,0 +1,99 @@
+"""The root of all configs: a `kind`, the component that it names, and errors raised by its constructor."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic_core import PydanticCustomError
+
+from noether.errors import NoetherError, PluginError, SpecError
+from noether.kernel.entries import Component
+from noether.kernel.registry import active_registry
+
+
+class _RegistryBase(BaseModel):
+    """Base of every config that a `kind` selects; derive from the base config of a role instead.
+
+    Two configs are equal if their classes and fields are; which registry resolved them does not matter.
+    """
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=False, ser_json_inf_nan="constants")
+
+    role: ClassVar[str] = ""
+    path_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields that hold input paths; a spec's are relative to its file and made absolute when it is loaded."""
+
+    kind: str = Field("", description="What to use: a short name, a qualified one (x/name), or a dotted path.")
+
+    _component: Component | None = PrivateAttr(None)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _RegistryBase):
+            return NotImplemented
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+
+def names_component(config: _RegistryBase) -> bool:
+    """Whether `config` says what it is for; a table of fixed meaning within another config need not."""
+    return config._component is not None or bool(_kind_of(config))
+
+
+def component_of(config: _RegistryBase) -> Component:
+    """Return the component that `config` is for: what its spec resolved, else what its `kind` or `name` says.
+
+    Raises:
+        PluginError: The config has neither a `kind` nor a `name`, or it names nothing that is installed.
+    """
+    if config._component is not None:
+        return config._component
+    kind = _kind_of(config)
+    if not kind:
+        raise PluginError(
+            f"{type(config).__name__} does not say which {config.role} it is for",
+            hint=f'give it a kind: {type(config).__name__}(kind="…")',
+        )
+    return active_registry().load(config.role, kind)
+
+
+def _kind_of(config: _RegistryBase) -> str | None:
+    kind: str | None = config.kind or getattr(config, "name", None)
+    return kind
+
+
+REFUSED = "refused"
+
+
+def refused(message: str, *, hint: str, below: tuple[str | int, ...] = ()) -> PydanticCustomError:
+    """Return an error to raise where a `ValueError` would point at too much.
+
+    Args:
+        message: What is wrong.
+        hint: What to type or change.
+        below: Keys and indices from the value that is validated to the part of it that is refused.
+    """
+    return PydanticCustomError(REFUSED, "{message}", {"message": message, "hint": hint, "below": below})
+
+
+@contextmanager
+def construction_of(config: _RegistryBase) -> Iterator[None]:
+    """Name the component that `config` is for in whatever its constructor raises.
+
+    Raises:
+        SpecError: The constructor raised something that is no error of Noether's own.
+    """
+    try:
+        yield
+    except NoetherError:
+        raise
+    except Exception as error:
+        component = component_of(config)
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise SpecError(
+            f"the {component.role} '{component.kind}' ({component.origin}) cannot be built: "
+            f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})",
+            hint="check its options with: noether plugins info " + component.kind,
+        ) from error

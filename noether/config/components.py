@@ -1,0 +1,179 @@
+"""Base configs by role: callbacks, data sets, initializers, losses, models, optimizers, schedules, trackers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from noether.config.base import _RegistryBase
+from noether.config.discriminated import Discriminated
+
+
+class ScheduleBaseConfig(_RegistryBase):
+    """What every schedule can be told: its kind."""
+
+    role: ClassVar[str] = "schedule"
+
+
+class ParameterGroupConfig(BaseModel):
+    """What some of the parameters, chosen by name, are trained with instead."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    match: list[str] = Field(
+        min_length=1,
+        examples=[["encoder.*"]],
+        description="Patterns of parameter names; in a part of a composite, of the names within the part.",
+    )
+    lr_scale: float = Field(
+        1.0, gt=0, examples=[0.1], description="Factor on the learning rate, whatever the schedule makes of that."
+    )
+    weight_decay: float | None = Field(
+        None, ge=0, examples=[0.0], description="Weight decay of the group; unset: the optimizer's."
+    )
+    decay_bias_and_norm: bool | None = Field(
+        None, description="Apply weight decay to the group's biases and normalisation weights; unset: as the optimizer."
+    )
+
+
+class OptimizerBaseConfig(_RegistryBase):
+    """What every optimizer can be told beside its own options."""
+
+    role: ClassVar[str] = "optimizer"
+
+    schedule: Annotated[Any, Discriminated("schedule")] | None = Field(
+        None, description="How the learning rate changes over training; constant if left out."
+    )
+    weight_decay_schedule: Annotated[Any, Discriminated("schedule")] | None = Field(
+        None, description="How the weight decay changes over training; constant if left out."
+    )
+    clip_grad_norm: float | None = Field(
+        None, gt=0, description="Scale gradients down to this global norm before each update."
+    )
+    clip_grad_value: float | None = Field(
+        None, gt=0, description="Limit each gradient element to this absolute value before each update."
+    )
+    decay_bias_and_norm: bool = Field(
+        False, description="Apply weight decay to biases and normalisation weights as well."
+    )
+    groups: list[ParameterGroupConfig] = Field(
+        default_factory=list,
+        examples=[[{"match": ["encoder.*"], "lr_scale": 0.1, "weight_decay": 0.0}]],
+        description="Parameters with a learning rate or weight decay of their own; the first that matches counts.",
+    )
+
+
+class ModelBaseConfig(_RegistryBase):
+    """What every model can be told beside its own options."""
+
+    role: ClassVar[str] = "model"
+
+    optimizer: Annotated[Any, Discriminated("optimizer")] | None = Field(
+        None,
+        examples=[{"kind": "AdamW", "lr": 1e-3}],
+        description="The optimizer of the model's parameters; needed where there is training.",
+    )
+    frozen: list[str] = Field(
+        default_factory=list,
+        examples=[["encoder.*"]],
+        description="Patterns of parameter names that are not trained (`encoder.*`).",
+    )
+
+
+class LossBaseConfig(_RegistryBase):
+    """What every loss can be told: its kind; its own options come from the signature of its function."""
+
+    role: ClassVar[str] = "loss"
+
+
+class DatasetBaseConfig(_RegistryBase):
+    """What every data set can be told beside its own options."""
+
+    role: ClassVar[str] = "dataset"
+
+    transforms: list[Annotated[Any, Discriminated("transform")]] = Field(
+        default_factory=list,
+        examples=[[{"kind": "normalize", "properties": ["points"]}]],
+        description="Transforms of this data set only, before those of the whole run.",
+    )
+
+
+class TransformBaseConfig(_RegistryBase):
+    """What every transform can be told: its kind."""
+
+    role: ClassVar[str] = "transform"
+
+
+class InitializerConfig(_RegistryBase):
+    """What every initializer can be told: its kind."""
+
+    role: ClassVar[str] = "initializer"
+
+
+class TrackerBaseConfig(_RegistryBase):
+    """What every tracker can be told beside its own options."""
+
+    role: ClassVar[str] = "tracker"
+
+    required: bool = Field(
+        False, description="Fail the run where this tracker cannot be reached, refuses, or lacks something at the end."
+    )
+    flush_timeout_s: float = Field(
+        30.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds that the end of a run waits for this tracker, 5 at most after a signal.",
+    )
+
+
+class CallBackBaseConfig(_RegistryBase):
+    """What every callback can be told.
+
+    A spec has to give exactly one interval unless the class says otherwise; an object built by hand may have
+    several.
+    """
+
+    role: ClassVar[str] = "callback"
+    needs_interval: ClassVar[bool] = True
+    """Whether a spec has to give an interval: false for one-shot defaults and fixed stoppers."""
+    children_need_interval: ClassVar[bool] = True
+    """Whether nested callbacks run on intervals of their own: false where the parent triggers them."""
+
+    id: str | None = Field(
+        None,
+        examples=["val"],
+        description="Unique name of this callback: its key in checkpoints, logs, profiles and overrides. If left out, "
+        "its short kind, with -2, -3 where another one has that.",
+    )
+    name: str | None = Field(
+        None, examples=["CheckpointCallback"], description="Name of the callback's class; `kind` says the same."
+    )
+    every_n_epochs: int | None = Field(None, ge=1, examples=[1], description="Run every so many epochs.")
+    every_n_updates: int | None = Field(
+        None, ge=1, examples=[100], description="Run every so many updates (optimizer steps)."
+    )
+    every_n_samples: int | None = Field(
+        None, ge=1, examples=[10_000], description="Run every so many training samples."
+    )
+    batch_size: int | None = Field(
+        None, ge=1, examples=[256], description="Batch size of the callback's own passes over data."
+    )
+
+
+class PeriodicDataIteratorCallbackConfig(CallBackBaseConfig):
+    """What a callback that goes through a data set can be told beside its interval."""
+
+    dataset_key: str | None = Field(None, examples=["test"], description="Which of the spec's data sets to go through.")
+    max_size: int | None = Field(
+        None,
+        ge=1,
+        examples=[1000],
+        json_schema_extra={"unit": "samples"},
+        description="Go through at most so many samples; all if left out.",
+    )
+    properties: list[str] | None = Field(
+        None,
+        examples=[["points", "pressure_target"]],
+        description="Properties of a sample to load; all if left out.",
+    )

@@ -1,0 +1,74 @@
+"""Secret values: register them where they are read, mask them where text is written."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import traceback
+from functools import lru_cache
+from urllib.parse import quote, quote_plus, unquote, urlsplit
+
+MASK = "***"
+SHORTEST = 4
+"""A shorter text is no secret, and masking it would make every message unreadable."""
+
+SHORTEST_ENCODED = 8
+"""Fewer letters of base64 may stand anywhere."""
+
+_secrets: set[str] = set()
+
+
+def remember_secret(value: str) -> None:
+    """Mask `value` from now on, in this process, wherever text passes `mask`: as it is, and as programs write it."""
+    if len(value) >= SHORTEST:
+        _secrets.update(_spellings(value))
+
+
+def remember_password_in(address: str) -> bool:
+    """Mask the password of an address, `https://user:password@host`, from now on; return whether it has one."""
+    try:
+        password = urlsplit(address).password
+    except ValueError:  # no address at all
+        return False
+    for spelling in {password, unquote(password)} if password else ():
+        remember_secret(spelling)
+    return bool(password)
+
+
+def mask(text: str) -> str:
+    """Return the text with every secret value replaced by `***`, the longest ones first."""
+    for secret in sorted(_secrets, key=len, reverse=True):
+        text = text.replace(secret, MASK)
+    return text
+
+
+def masked_traceback(error: BaseException) -> str:
+    """Return the traceback of an error as Python prints it, without secret values."""
+    return mask("".join(traceback.format_exception(error)))
+
+
+class MaskSecrets(logging.Filter):
+    """Takes secret values out of a log record: out of its message, and out of the traceback that it carries."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record through, masked; without any secret it stays as it is."""
+        if _secrets:
+            record.msg, record.args = mask(record.getMessage()), None
+            if record.exc_info and record.exc_info[1] is not None:
+                record.exc_text = masked_traceback(record.exc_info[1]).rstrip("\n")
+        return True
+
+
+@lru_cache(maxsize=64)
+def _spellings(value: str) -> frozenset[str]:
+    """Return a secret as it stands in addresses, in the source of other languages, and in base64 at any offset."""
+    data = value.encode("utf-8", "surrogatepass")
+    spelt = {value, quote(data, safe=""), quote(data), quote_plus(data), repr(value)[1:-1], json.dumps(value)[1:-1]}
+    for before in range(3):  # in `user:secret`, the letters depend on how many bytes come before and after
+        whole = base64.b64encode(b"\0" * before + data)
+        first, last = -(-before * 4 // 3), (before + len(data)) * 8 // 6
+        inner = whole[first:last].decode()
+        if len(inner) >= SHORTEST_ENCODED:
+            spelt |= {inner, inner.replace("+", "-").replace("/", "_")}
+    return frozenset(text for text in spelt if len(text) >= SHORTEST)

@@ -1,0 +1,309 @@
+"""Exponential moving averages of weights: follow, exchange with live weights, save, restore."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from noether.checkpoint.paths import PathProvider, ResumptionPaths
+from noether.checkpoint.saved_step import SavedStep
+from noether.checkpoint.state import callback_file
+from noether.checkpoint.step_folder import list_steps
+from noether.checkpoint.step_names import StepNames
+from noether.errors import CheckpointError, SpecError, TrainingError
+
+
+class LiveWeights:
+    """Parameters and persistent buffers of a model, or of a part of it, under the names of its `state_dict`.
+
+    Args:
+        model: The model.
+        path: Prefix of those names, such as `encoder`; None for the whole model.
+
+    Attributes:
+        parameters: The parameters by name; one that is tied to another stands under its first name only.
+        aliases: The other names of tied tensors, with the first one.
+
+    Raises:
+        SpecError: The path is the prefix of no name.
+    """
+
+    def __init__(self, model: nn.Module, path: str | None = None) -> None:
+        owners = _buffer_owners(model)
+        state = {
+            name: value  # what else is there, a module's extra state, is neither followed nor exchanged
+            for name, value in model.state_dict(keep_vars=True).items()
+            if isinstance(value, nn.Parameter) or id(value) in owners
+        }
+        chosen = [name for name in state if path is None or name == path or name.startswith(f"{path}.")]
+        if not chosen:
+            parts = dict.fromkeys(name.split(".", 1)[0] for name in state)
+            raise SpecError(
+                f"model_paths names {path!r}, but no weight of the model is called so, or {path}.…",
+                hint=f"its parts are {', '.join(parts)}",
+            )
+        first_names: dict[int, str] = {}
+        self.parameters: dict[str, nn.Parameter] = {}
+        self.aliases: dict[str, str] = {}
+        self._buffers: dict[str, tuple[nn.Module, str]] = {}
+        for name in chosen:
+            tensor = state[name]
+            if (first := first_names.setdefault(id(tensor), name)) != name:
+                self.aliases[name] = first
+            elif isinstance(tensor, nn.Parameter):
+                self.parameters[name] = tensor
+            else:
+                self._buffers[name] = owners[id(tensor)]
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Return the buffers by name; a module may put another tensor in the place of one at any time."""
+        return {name: module._buffers[key] for name, (module, key) in self._buffers.items()}  # type: ignore[misc]  # a persistent buffer that is a tensor
+
+    def put_buffers(self, buffers: dict[str, Tensor]) -> None:
+        """Put other tensors in the place of the buffers."""
+        for name, (module, key) in self._buffers.items():
+            module._buffers[key] = buffers[name]
+
+
+def _buffer_owners(model: nn.Module) -> dict[int, tuple[nn.Module, str]]:
+    """Return which module holds which buffer, under which key."""
+    return {
+        id(buffer): (module, key)
+        for module in model.modules()
+        for key, buffer in module._buffers.items()
+        if isinstance(buffer, torch.Tensor)
+    }
+
+
+_ALIGNMENT = 64  # bytes; what torch's own allocator gives, so that kernels find the same alignment as before
+
+
+class FlatParameters:
+    """Moves parameters into one buffer; their values stay as they are.
+
+    Args:
+        parameters: All on one device and of one type.
+
+    Attributes:
+        buffer: One-dimensional; between the parameters are zeros for alignment.
+
+    Raises:
+        SpecError: The parameters are of several types or devices, or of half precision.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        kinds = {(parameter.dtype, parameter.device) for parameter in parameters}
+        if len(kinds) != 1 or any(dtype.itemsize < torch.float32.itemsize for dtype, _ in kinds):
+            found = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds)) or "none"
+            raise SpecError(
+                f"flat_parameters needs parameters of one type of 32 or 64 bits on one device, found {found}",
+                hint="leave flat_parameters out",
+            )
+        ((dtype, device),) = kinds
+        unit = _ALIGNMENT // dtype.itemsize
+        self._parameters = list(parameters)
+        self._is_new = True
+        self._starts = [0]
+        for parameter in parameters:
+            self._starts.append(self._starts[-1] + -(-parameter.numel() // unit) * unit)
+        self.buffer = torch.zeros(self._starts[-1], dtype=dtype, device=device)
+        for parameter, view in zip(parameters, self.views_of(self.buffer), strict=True):
+            view.copy_(parameter.detach())
+            parameter.data = view
+
+    def views_of(self, buffer: Tensor) -> list[Tensor]:
+        """Return the parameters' places in a buffer of the same layout."""
+        return [
+            buffer[start : start + parameter.numel()].view(parameter.shape)
+            for parameter, start in zip(self._parameters, self._starts, strict=False)
+        ]
+
+    def check(self) -> None:
+        """Make sure that the parameters still live in the buffer.
+
+        All of them the first time, because a second buffer may have taken some; then the last one stands for them.
+
+        Raises:
+            TrainingError: Somebody has given them other storage.
+        """
+        first, last = self.buffer.data_ptr(), len(self._parameters) - 1
+        for index in range(last + 1) if self._is_new else (last,):
+            if self._parameters[index].data_ptr() != first + self._starts[index] * self.buffer.itemsize:
+                raise TrainingError(
+                    "the parameters were moved out of the one buffer that flat_parameters keeps them in",
+                    hint="leave flat_parameters out, or set it for one `ema` without overlapping model_paths only, and "
+                    "keep what assigns new parameters out of the run",
+                )
+        self._is_new = False
+
+
+class Average:
+    """Follows weights as `average = factor * average + (1 - factor) * weight`; buffers are copied.
+
+    Averages are kept in float32 at least: the small steps of a factor near 1 would be lost in half precision. All
+    parameters are updated by a few calls for the whole model, on lists that are made once.
+
+    Args:
+        live: The weights to follow; the averages begin as they are now.
+        factor: Weight of the past, in [0, 1).
+        flat: The parameters in one buffer, where they are kept so; then the averages are one buffer too.
+    """
+
+    def __init__(self, live: LiveWeights, factor: float, flat: FlatParameters | None = None) -> None:
+        self.factor = factor
+        self._live = live
+        self._parameters = list(live.parameters.values())
+        self._weights: list[Tensor] = [*self._parameters]
+        self._flat = flat
+        if flat is None:
+            self._averages = [_own(parameter) for parameter in self._parameters]
+        else:
+            self._flat_average = flat.buffer.clone()
+            self._averages = flat.views_of(self._flat_average)
+        self._buffers = {name: buffer.detach().clone() for name, buffer in live.buffers().items()}
+        # Half-precision weights are converted into these first: a lerp takes one type only.
+        converted = any(
+            average.dtype != parameter.dtype
+            for average, parameter in zip(self._averages, self._parameters, strict=True)
+        )
+        self._converted = [torch.empty_like(average) for average in self._averages] if converted else None
+
+    def update(self, applied: Tensor | None = None) -> None:
+        """Follow one optimizer update.
+
+        Args:
+            applied: 0-dim, 1 where the update was applied and 0 where not; None where it is known to be applied.
+        """
+        weights = self._weights
+        if self._flat is not None:
+            self._flat.check()
+            share = 1.0 - self.factor if applied is None else applied * (1.0 - self.factor)
+            self._flat_average.lerp_(self._flat.buffer, share)
+        elif weights:
+            if self._converted is not None:
+                torch._foreach_copy_(self._converted, weights)
+                weights = self._converted
+            if applied is None:
+                torch._foreach_lerp_(self._averages, weights, 1.0 - self.factor)
+            else:
+                torch._foreach_lerp_(self._averages, weights, [applied * (1.0 - self.factor)] * len(weights))
+        if self._buffers:
+            self._copy_buffers(applied)
+
+    def _copy_buffers(self, applied: Tensor | None) -> None:
+        for name, buffer in self._live.buffers().items():
+            kept = self._buffers[name]
+            kept.copy_(buffer if applied is None else torch.where(applied.bool(), buffer, kept))
+
+    @contextmanager
+    def in_place_of_live(self, *, exchange: bool) -> Iterator[None]:
+        """Put the averages into the model; its own weights are back afterwards, also after an error.
+
+        Args:
+            exchange: Exchange storages instead of copying values: possible where nothing else holds them, such as a
+                compiled graph or sharded parameters.
+        """
+        held = [parameter.data if exchange else parameter.data.clone() for parameter in self._parameters]
+        buffers = self._live.buffers()
+        try:
+            self._put(self._in_model_type(), exchange=exchange)
+            self._live.put_buffers({name: buffer.clone() for name, buffer in self._buffers.items()})
+            yield
+        finally:
+            self._put(held, exchange=exchange)
+            self._live.put_buffers(buffers)
+
+    def _in_model_type(self) -> list[Tensor]:
+        if self._converted is None:
+            return self._averages
+        return [
+            average.to(parameter.dtype) for average, parameter in zip(self._averages, self._parameters, strict=True)
+        ]
+
+    def _put(self, tensors: list[Tensor], *, exchange: bool) -> None:
+        if not exchange:
+            torch._foreach_copy_([parameter.data for parameter in self._parameters], tensors)
+            return
+        for parameter, tensor in zip(self._parameters, tensors, strict=True):
+            parameter.data = tensor
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the averages themselves under the model's names, tied ones as the same tensor."""
+        tensors = dict(zip(self._live.parameters, self._averages, strict=True)) | self._buffers
+        return tensors | {alias: tensors[name] for alias, name in self._live.aliases.items()}
+
+
+def _own(parameter: nn.Parameter) -> Tensor:
+    tensor = parameter.detach()
+    dtype = torch.promote_types(tensor.dtype, torch.float32) if tensor.is_floating_point() else tensor.dtype
+    return tensor.to(dtype, copy=True)
+
+
+_LOG = logging.getLogger("noether.callbacks.ema")
+
+
+def find_averages(paths: PathProvider, owner: str, name: str) -> tuple[dict[str, Tensor], str] | None:
+    """Return averages by name, and where they were found; None where they are nowhere.
+
+    Args:
+        paths: Those of the run that is resumed.
+        owner: Id of the callback that saved them.
+        name: Which of its files.
+    """
+    file = callback_file(owner, name)
+    for index, folder in enumerate(_places(paths)):
+        try:
+            step = SavedStep.open(folder)
+            if file not in step.manifest.files:
+                continue
+            tensors = step.tensors(file)
+        except CheckpointError as error:
+            _LOG.warning("%s", error)
+            continue
+        if index:
+            _LOG.warning("the checkpoint holds no %s; the averages are taken from %s", file, folder)
+        return tensors, str(folder / file)
+    return None
+
+
+def load_averages(averages: Mapping[str, Tensor], saved: Mapping[str, Tensor], source: str) -> None:
+    """Copy saved values into the tensors of the same names.
+
+    Args:
+        averages: What to fill.
+        saved: The values.
+        source: Where they come from, for the error.
+
+    Raises:
+        CheckpointError: A name is missing or too many, or a shape is another.
+    """
+    if averages.keys() != saved.keys():
+        missing, extra = sorted(averages.keys() - saved.keys()), sorted(saved.keys() - averages.keys())
+        raise CheckpointError(
+            f"{source} holds averages of other weights than this run's: it lacks {missing or 'none'}, and has "
+            f"{extra or 'none'} beside them",
+            hint="resume with the model and the model_paths of the run that saved it",
+        )
+    for name, tensor in saved.items():
+        if averages[name].shape != tensor.shape:
+            shapes = f"{tuple(tensor.shape)}, here it has {tuple(averages[name].shape)}"
+            raise CheckpointError(f"{name} has the shape {shapes}, in {source}")
+        averages[name].copy_(tensor)
+
+
+def _places(paths: PathProvider) -> Iterator[Path]:
+    """Yield where to look: the step itself, the newest one before it, the last."""
+    step = paths.step_path if isinstance(paths, ResumptionPaths) else None
+    if step is not None:
+        yield step
+    steps = list_steps(paths.checkpoint_path)
+    yield from (folder for folder in reversed(steps) if step is None or folder.name < step.name)
+    try:
+        yield StepNames(paths.checkpoint_path).find("last").step.folder
+    except CheckpointError:
+        return

@@ -1,0 +1,167 @@
+"""Evaluation passes: iterate over a data set, collect results in its order, show progress."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from time import monotonic, perf_counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from noether.data.loader import evaluation_pass
+from noether.data.samplers.tagged import SamplerIntervalConfig, TaggedBatch
+from noether.errors import TrainingError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+def put_together(results: Sequence[Any]) -> Any:
+    """Return one result for all batches.
+
+    Tensors are concatenated along their first dimension (scalars stacked), numbers become one tensor with an entry a
+    batch, dicts, lists and tuples are put together item by item, and None stays None.
+
+    Raises:
+        TrainingError: A batch returned something else, or batches returned different things.
+    """
+    if not results:
+        return None
+    first = results[0]
+    shapes = {_shape(result) for result in results}
+    if len(shapes) > 1:
+        found = ", ".join(sorted(shapes))
+        raise TrainingError(f"process_data returned different things for different batches: {found}")
+    if first is None:
+        return None
+    if isinstance(first, Tensor):
+        return torch.cat(list(results)) if first.ndim else torch.stack(list(results))
+    if isinstance(first, bool | int | float):
+        floats = any(isinstance(result, float) for result in results)
+        return torch.tensor(results, dtype=torch.float64 if floats else None)
+    if isinstance(first, dict):
+        return {key: put_together([result[key] for result in results]) for key in first}
+    if isinstance(first, list | tuple):
+        items = [put_together(item) for item in zip(*results, strict=True)]
+        return type(first)(items) if isinstance(first, list) else tuple(items)
+    raise TrainingError(
+        f"process_data returned a {type(first).__name__}, which cannot be put together over batches",
+        hint="return a tensor, a number, None, or a dict, list or tuple of these",
+    )
+
+
+def _shape(result: Any) -> str:
+    """Name what has to be the same for all batches: the type, a dict's keys, the length of a list."""
+    kind = "number" if isinstance(result, int | float) else type(result).__name__
+    if isinstance(result, dict):
+        return f"{kind} of {', '.join(sorted(map(repr, result)))}"
+    return f"{kind} of {len(result)}" if isinstance(result, list | tuple) else kind
+
+
+SHOW_AFTER_S = 0.5
+_REDRAW_S = 0.1
+
+
+class PassBar:
+    """A bar below that of training, on a terminal only, and only where a pass takes long enough to be looked at.
+
+    Args:
+        name: What is gone through.
+        batches: How many batches the pass has.
+        show_after: Seconds after which it appears.
+    """
+
+    def __init__(self, name: str, batches: int, *, show_after: float = SHOW_AFTER_S) -> None:
+        self._name = name
+        self._batches = batches
+        self._done = 0
+        self._redraw_at = monotonic() + show_after if sys.stdout.isatty() else float("inf")
+        self._bar: Progress | None = None
+
+    def advance(self) -> None:
+        """Count one batch."""
+        self._done += 1
+        if monotonic() >= self._redraw_at:
+            self._draw()
+            self._redraw_at = monotonic() + _REDRAW_S
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _draw(self) -> None:
+        if self._bar is None:
+            self._bar = _open(self._name, self._batches)
+        self._bar.update(self._bar.task_ids[0], completed=self._done)
+        self._bar.refresh()
+
+
+def _open(name: str, batches: int) -> Progress:
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    bar = Progress(
+        TextColumn("  {task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} batches"),
+        auto_refresh=False,
+        transient=True,
+    )
+    bar.add_task(name, total=batches)
+    bar.start()
+    return bar
+
+
+class DatasetPass:
+    """Takes exactly the batches of one consumer from the stream.
+
+    Args:
+        sampler_config: What the consumer has asked the stream for.
+        batch_size: Samples a batch where the consumer has no batch size of its own.
+        before_batch: Called before each batch; what it raises ends the pass.
+        name: What a terminal calls it.
+    """
+
+    def __init__(
+        self,
+        sampler_config: SamplerIntervalConfig,
+        *,
+        batch_size: int,
+        before_batch: Callable[[], object] | None = None,
+        name: str = "",
+    ) -> None:
+        self.sampler_config = sampler_config
+        self.batch_size = batch_size
+        self.before_batch = before_batch
+        self.name = name
+        self.data_time = 0.0
+
+    def collect(self, data_iter: Iterator[TaggedBatch], model: torch.nn.Module, process: Callable[..., Any]) -> Any:
+        """Run `process(batch, trainer_model=model)` on every batch and put the results together.
+
+        The model is in evaluation mode meanwhile, and in its former mode afterwards, also after an error.
+        """
+        was_training = model.training
+        model.eval()
+        bar = PassBar(self.name, self.sampler_config.pass_length(self.batch_size))
+        try:
+            return put_together([process(batch, trainer_model=model) for batch in self._batches(data_iter, bar)])
+        finally:
+            bar.close()
+            model.train(was_training)
+
+    def _batches(self, data_iter: Iterator[TaggedBatch], bar: PassBar) -> Iterator[Any]:
+        batches = evaluation_pass(data_iter, self.sampler_config, self.batch_size)
+        while True:
+            started = perf_counter()
+            batch = next(batches, None)
+            self.data_time += perf_counter() - started
+            if batch is None:
+                return
+            if self.before_batch is not None:
+                self.before_batch()
+            yield batch
+            bar.advance()

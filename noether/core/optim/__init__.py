@@ -1,1 +1,0 @@
-"""Optimizers of torch with parameter groups, clipping and schedules around them."""

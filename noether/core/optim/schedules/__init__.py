@@ -1,1 +1,0 @@
-"""Schedules: pure functions from the completed updates to a factor on the learning rate."""

@@ -1,0 +1,221 @@
+"""The MLflow client: process settings, credentials, errors, experiments, system metrics."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from noether.config.secrets import remember_password_in, remember_secret
+from noether.core.trackers.mlflow.store import Store
+from noether.metrics.tracker import TrackerError, TrackerRefusedError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_FINAL = {
+    "UNAUTHENTICATED",
+    "CUSTOMER_UNAUTHORIZED",
+    "PERMISSION_DENIED",
+    "INVALID_PARAMETER_VALUE",
+    "RESOURCE_DOES_NOT_EXIST",
+}
+"""MLflow says the same again: wrong credentials, a deleted run, a value that it does not take."""
+
+
+@contextmanager
+def as_tracker_errors(place: str) -> Iterator[None]:
+    """Turn MLflow's exceptions into ours, which tell the feed whether to try again.
+
+    Args:
+        place: The store, for the message.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        reason = f"MLflow at {place}: {_first_line(error)}"
+        if error.error_code in _FINAL:
+            raise TrackerRefusedError(reason) from error
+        raise TrackerError(reason) from error
+
+
+def _first_line(error: Exception) -> str:
+    """Return the root of the matter; the client wraps what the network said several times."""
+    root: BaseException = error
+    while (cause := root.__cause__ or root.__context__) is not None:
+        root = cause
+    text = str(root) or type(root).__name__
+    return text.splitlines()[0][:200]
+
+
+_FOR_THE_PROCESS = {
+    # MLflow reports its use to its makers by default; a run makes no connection that nobody asked for.
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # It prints hints for coding agents into the output of a run.
+    "MLFLOW_DISABLE_AGENT_HINT": "true",
+}
+
+_CREDENTIALS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "DATABRICKS_TOKEN")
+
+_NOISY_LOGGERS = (
+    "alembic",
+    "mlflow.store.db.utils",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.system_metrics.system_metrics_monitor",
+)
+
+
+def set_process_defaults() -> None:
+    """Set what has to be set before mlflow is imported; what the user has set stays."""
+    for name, value in _FOR_THE_PROCESS.items():
+        os.environ.setdefault(name, value)
+
+
+def remember_credentials(uri: str, environment: Mapping[str, str]) -> None:
+    """Mask what the client signs in with, which errors of the network may quote."""
+    remember_password_in(uri)
+    for name in _CREDENTIALS:
+        remember_secret(environment.get(name, ""))
+
+
+class ClientSettings:
+    """Makes MLflow's client give up early, because the tracker feed tries again by itself, and print nothing.
+
+    With MLflow's own settings one request to a dead server blocks for minutes, and its retries draw their
+    jitter from Python's global random generator, which belongs to the training. The client offers no other
+    place for these settings than the environment. What the user has set stays.
+
+    Args:
+        timeout_s: Seconds to wait for a reply.
+    """
+
+    def __init__(self, timeout_s: int) -> None:
+        self._wanted = {
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_s),
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+            "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
+            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        }
+        self._set: list[str] = []
+
+    def apply(self) -> None:
+        """Set the variables that are not set yet."""
+        for name, value in self._wanted.items():
+            if name not in os.environ:
+                os.environ[name] = value
+                self._set.append(name)
+
+    def revert(self) -> None:
+        """Leave the environment as it was found."""
+        while self._set:
+            os.environ.pop(self._set.pop(), None)
+
+
+@contextmanager
+def quiet_mlflow() -> Iterator[None]:
+    """Keep what MLflow logs about its own doings, fifty lines for a new database, out of the run's output."""
+    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+_INTERVAL_S = 5.0
+"""MLflow's ten seconds would show nothing of a short run."""
+
+
+def start_system_metrics(tracking_uri: str, run_id: str) -> Any:
+    """Start the monitor's thread and return it. A resumed run goes on counting."""
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    with quiet_mlflow():
+        monitor = SystemMetricsMonitor(
+            run_id, sampling_interval=_INTERVAL_S, resume_logging=True, tracking_uri=tracking_uri
+        )
+        monitor.start()
+    return monitor
+
+
+def stop_system_metrics(monitor: Any) -> None:
+    """End a monitor's thread."""
+    with quiet_mlflow():
+        monitor.finish()
+
+
+_LOCK_TIMEOUT_S = 120
+_KIND_TAG = {"mlflow.experimentKind": "custom_model_development"}
+"""Without it MLflow's pages ask what the experiment is for."""
+
+
+def open_experiment(store: Store, name: str, artifact_location: str | None) -> tuple[MlflowClient, str]:
+    """Return a client for the store and the id of the experiment, creating both where they are missing.
+
+    Args:
+        store: The store.
+        name: Name of the experiment.
+        artifact_location: Where a new experiment keeps its files; None for the default.
+
+    Raises:
+        TrackerRefusedError: If the experiment was deleted.
+    """
+    # Two processes that migrate one fresh database at the same time destroy each other's work.
+    with _lock(store), quiet_mlflow():
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=store.uri)
+        location = artifact_location or _default_location(store, name)
+        return client, _find(client, name) or _create(client, name, location)
+
+
+def _find(client: MlflowClient, name: str) -> str | None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        return None
+    if experiment.lifecycle_stage == "deleted":
+        raise TrackerRefusedError(
+            f"the MLflow experiment {name!r} (id {experiment.experiment_id}) was deleted",
+            hint=f"restore it with `mlflow experiments restore -x {experiment.experiment_id}`, "
+            "or give the tracker another `experiment`",
+        )
+    return str(experiment.experiment_id)
+
+
+def _create(client: MlflowClient, name: str, location: str | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.create_experiment(name, artifact_location=location, tags=_KIND_TAG))
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_ALREADY_EXISTS":  # on a server: another run was faster
+            existing = _find(client, name)
+            if existing is not None:
+                return existing
+        raise
+
+
+def _default_location(store: Store, name: str) -> str | None:
+    """Return a folder beside the database; MLflow's default is below the working folder of the moment."""
+    if store.is_server:
+        return None
+    folder = store.database.parent if store.database else Path.cwd()
+    return str(folder / "mlartifacts" / re.sub(r"[^\w.-]+", "-", name).strip("."))
+
+
+def _lock(store: Store) -> AbstractContextManager[object]:
+    if store.database is None:
+        return nullcontext()
+    from filelock import FileLock
+
+    store.database.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{store.database}.lock", timeout=_LOCK_TIMEOUT_S)

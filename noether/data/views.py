@@ -1,0 +1,236 @@
+"""Views of data sets: subsets, transforms, and transforms fitted on the training set."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from noether.data.dataset import (
+    AnyDataset,
+    Batch,
+    Dataset,
+    GatheringDataset,
+    InMemoryDataset,
+    gathering,
+    length_of,
+)
+from noether.data.fetch import first_sample
+from noether.data.transforms.base import Transform
+from noether.errors import DataError
+from noether.kernel.names import did_you_mean
+
+
+class Subset(Dataset):
+    """The first samples of a data set, with some of its properties.
+
+    Args:
+        dataset: The whole.
+        size: Number of samples.
+        names: Properties to keep; None for all.
+    """
+
+    def __init__(self, dataset: AnyDataset, size: int, names: tuple[str, ...] | None) -> None:
+        super().__init__(getattr(dataset, "config", None))
+        self.dataset = dataset
+        self.size = size
+        self.names = names
+        self.deterministic = bool(getattr(dataset, "deterministic", False))
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return self._kept(self.dataset[index])
+
+    def _kept(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
+        return sample if self.names is None else {name: sample[name] for name in self.names}
+
+
+class BatchSubset(Subset):
+    """A subset of a data set that gathers whole batches."""
+
+    def __init__(self, dataset: AnyDataset, whole: GatheringDataset, size: int, names: tuple[str, ...] | None) -> None:
+        super().__init__(dataset, size, names)
+        self.whole = whole
+
+    def __getitems__(self, indices: list[int] | Tensor) -> Batch:
+        """Return the batch of the samples at `indices`."""
+        return self._kept(self.whole.__getitems__(indices))
+
+
+def subset(
+    dataset: AnyDataset, *, properties: Collection[str] | None = None, max_size: int | None = None
+) -> AnyDataset:
+    """Return the first `max_size` samples of `dataset` with `properties` only; None keeps everything.
+
+    Raises:
+        DataError: The data set lacks a property.
+    """
+    size = length_of(dataset) if max_size is None else min(max_size, length_of(dataset))
+    names = None if properties is None else _known(dataset, properties)
+    if names is None and size == length_of(dataset):
+        return dataset
+    if isinstance(dataset, InMemoryDataset):
+        kept = {name: dataset.properties[name][:size] for name in names or dataset.properties}
+        return InMemoryDataset(kept, dataset.config)
+    if (whole := gathering(dataset)) is not None:
+        return BatchSubset(dataset, whole, size, names)
+    return Subset(dataset, size, names)
+
+
+def _known(dataset: AnyDataset, properties: Collection[str]) -> tuple[str, ...]:
+    """Return the properties in the order of the data set, so that a set of names gives one order."""
+    present = dataset.properties if isinstance(dataset, InMemoryDataset) else first_sample(dataset)
+    for name in properties:
+        if name not in present:
+            guess = did_you_mean(name, present)
+            raise DataError(f"the data set has no property {name!r}, only {', '.join(present)}.{guess}")
+    return tuple(name for name in present if name in properties)
+
+
+class TransformedDataset(Dataset):
+    """Applies transforms to each sample, one after the other.
+
+    Args:
+        dataset: Where samples come from.
+        transforms: What is applied, in order.
+    """
+
+    def __init__(self, dataset: AnyDataset, transforms: Sequence[Transform]) -> None:
+        super().__init__(getattr(dataset, "config", None))
+        self.dataset = dataset
+        self.transforms = tuple(transforms)
+        self.deterministic = bool(getattr(dataset, "deterministic", False)) and all(
+            transform.deterministic for transform in transforms
+        )
+
+    def __len__(self) -> int:
+        return length_of(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return apply(self.transforms, self.dataset[index])
+
+
+class BatchTransformedDataset(TransformedDataset):
+    """Applies transforms to whole batches of a data set that gathers them at once."""
+
+    def __init__(self, dataset: AnyDataset, whole: GatheringDataset, transforms: Sequence[Transform]) -> None:
+        super().__init__(dataset, transforms)
+        self.whole = whole
+
+    def __getitems__(self, indices: list[int] | Tensor) -> Batch:
+        """Return the transformed batch of the samples at `indices`."""
+        return apply(self.transforms, self.whole.__getitems__(indices))
+
+
+def apply(transforms: Sequence[Transform], sample: dict[str, Any]) -> dict[str, Any]:
+    """Return the sample, or batch, after all transforms."""
+    for transform in transforms:
+        sample = transform(sample)
+    return sample
+
+
+def transformed(dataset: AnyDataset, transforms: Sequence[Transform]) -> AnyDataset:
+    """Return `dataset` seen through `transforms`, in the fastest way that gives the same samples.
+
+    Deterministic batched transforms of a data set in memory are applied once, here; the rest on the way to
+    the batch.
+    """
+    if isinstance(dataset, InMemoryDataset) and (once := _leading_batched(transforms)):
+        dataset = InMemoryDataset(apply(transforms[:once], dict(dataset.properties)), dataset.config)
+        transforms = transforms[once:]
+    if not transforms:
+        return dataset
+    whole = gathering(dataset)
+    if whole is not None and _leading_batched(transforms) == len(transforms):
+        return BatchTransformedDataset(dataset, whole, transforms)
+    return TransformedDataset(dataset, transforms)
+
+
+def _leading_batched(transforms: Sequence[Transform]) -> int:
+    """Return how many transforms from the first on may be applied to whole batches."""
+    for place, transform in enumerate(transforms):
+        if not (transform.batched and transform.deterministic):
+            return place
+    return len(transforms)
+
+
+class PreparedDatasets:
+    """The run's data sets after their transforms: a data set's own first, then those that all share.
+
+    A data set's own transforms make it look like the others (units, augmentation); the shared ones then bring
+    all to what the model likes. What a transform learns, it learns from the training set alone, after the
+    transforms before it.
+
+    Args:
+        datasets: The data sets as they are, by key.
+        shared: Transforms of every data set.
+        own: Transforms of one data set, by its key.
+    """
+
+    def __init__(
+        self,
+        datasets: Mapping[str, AnyDataset],
+        shared: Sequence[Transform] = (),
+        own: Mapping[str, Sequence[Transform]] | None = None,
+    ) -> None:
+        self.datasets = dict(datasets)
+        self.shared = tuple(shared)
+        self.own = {key: tuple(transforms) for key, transforms in (own or {}).items()}
+        self._prepared: dict[str, AnyDataset] = {}
+
+    def get(self, key: str) -> AnyDataset:
+        """Return the data set `key` after its transforms, which are fitted where they are not yet."""
+        if key not in self._prepared:
+            self._fit(self.own.get("train", ()) + self.shared)
+            self._fit(self.own.get(key, ()))
+            self._prepared[key] = transformed(self.datasets[key], self.own.get(key, ()) + self.shared)
+        return self._prepared[key]
+
+    def _fit(self, transforms: tuple[Transform, ...]) -> None:
+        for place, transform in enumerate(transforms):
+            if transform.fitted:
+                continue
+            if "train" not in self.datasets:
+                kind = transform.config.kind if transform.config else ""
+                raise DataError(
+                    f"the transform {kind or type(transform).__name__!r} learns from the training set, and "
+                    f"there is none; the data sets are {', '.join(self.datasets)}",
+                    hint="add [datasets.train], or load the state of a run that had one",
+                )
+            transform.fit(transformed(self.datasets["train"], transforms[:place]))
+
+    def inverse(self, name: str, tensor: Tensor) -> Tensor:
+        """Return a batch of the property `name` in the units of the training data."""
+        transforms = self.own.get("train", ()) + self.shared
+        if any(transform.inverts(name) for transform in transforms):
+            self._fit(transforms)
+        for transform in reversed(transforms):
+            tensor = transform.inverse(name, tensor)
+        return tensor
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what the transforms have learnt, as one flat dict."""
+        named = self._named().items()
+        return {f"{prefix}/{name}": value for prefix, t in named for name, value in t.state_dict().items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what the transforms of another run learnt; data sets are seen anew through them.
+
+        Raises:
+            DataError: The state does not fit the transforms.
+        """
+        for prefix, transform in self._named().items():
+            start = f"{prefix}/"
+            part = {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
+            if part or transform.state_dict() or not transform.fitted:
+                transform.load_state_dict(part)
+        self._prepared.clear()
+
+    def _named(self) -> dict[str, Transform]:
+        named = {f"transforms/{place}": transform for place, transform in enumerate(self.shared)}
+        for key, transforms in self.own.items():
+            named |= {f"datasets/{key}/transforms/{place}": t for place, t in enumerate(transforms)}
+        return named

@@ -1,0 +1,219 @@
+"""Compiled hooks: one generated function for each hook, with the call of every implementation written out.
+
+The functions are generated because a loop over adapters costs more than the calls themselves (a call through pluggy
+costs several times as much), and a hook may fire after every update.
+"""
+
+from __future__ import annotations
+
+import itertools
+import linecache
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
+from typing import Any
+
+import pluggy
+
+from noether.kernel import hookspecs
+from noether.kernel.binding import Implementation, bind
+from noether.kernel.hookspecs import HOOKS
+from noether.kernel.markers import PROJECT
+from noether.kernel.progress import EarlyStopIteration
+from noether.kernel.stops import KeptStops, OnStop, add_first_note, add_note, first_stop, going_on, report_to
+from noether.kernel.watch import HookWatch
+
+HookCall = Callable[..., list[Any]]
+"""Takes the arguments of a hook, by name or in the hookspec's order; returns the results that are not None."""
+
+_number = itertools.count(1)
+
+
+def define(name: str, lines: Sequence[str], namespace: Mapping[str, Any]) -> Callable[..., Any]:
+    """Execute the source of one function and return it; tracebacks and debuggers show its lines while it lives."""
+    filename = f"<noether {name} {next(_number)}>"
+    source = "\n".join(lines) + "\n"
+    scope = dict(namespace)
+    exec(compile(source, filename, "exec"), scope)
+    function: Callable[..., Any] = scope.pop(name)  # a reference to itself would keep it alive
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    weakref.finalize(function, linecache.cache.pop, filename, None).atexit = False
+    return function
+
+
+def compile_hook(
+    hook: str,
+    implementations: Sequence[Implementation],
+    *,
+    on_stop: OnStop | None = None,
+    watch: HookWatch | None = None,
+) -> HookCall:
+    """Return a function that calls the implementations of a hook one after the other.
+
+    Args:
+        hook: Name of the hook.
+        implementations: The implementations in the order of their calls; no wrappers.
+        on_stop: Takes the first `EarlyStopIteration` when all are called; without it, the stop is raised then.
+        watch: What to measure.
+    """
+    scope: dict[str, Any] = {
+        "_add_note": add_note,
+        "_all": tuple(implementations),
+        "_EarlyStopIteration": EarlyStopIteration,
+        "_first_stop": first_stop,
+        "_report": report_to(on_stop),
+        "_clock": perf_counter,
+    }
+    counter = _counter_of(hook)
+    lines = [_header(hook), "    _results, _stop = [], None", "    try:"]
+    for index, implementation in enumerate(implementations):
+        scope[f"_call_{index}"] = implementation.function
+        call = f"_result = _call_{index}({implementation.binding.source})"
+        if watch is not None:
+            scope[f"_record_{index}"] = watch.recorder(hook, implementation.participant.id)
+        call_lines = _measured(call, f"_record_{index}", counter, watch)
+        lines += _indented(_one_call(index, call_lines, counter), 8)
+    lines += [
+        "    except (Exception, SystemExit) as _error:",
+        f"        _add_note(_error, _all[_at], {counter})",
+        "        raise",
+        "    if _stop is not None:",
+        "        _report(_stop)",
+        "    return _results",
+    ]
+    return define(hook, lines, scope)
+
+
+def compile_call(hook: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that takes all arguments of a hook and passes on those that `function` names."""
+    source = bind(function, HOOKS[hook]).source
+    return define(hook, [_header(hook), f"    return _call({source})"], {"_call": function})
+
+
+def _one_call(index: int, call: Sequence[str], counter: str) -> list[str]:
+    """Return the lines of one call; its `try` costs nothing unless something is raised."""
+    return [
+        f"_at = {index}",
+        "try:",
+        *_indented(call),
+        "    if _result is not None:",
+        "        _results.append(_result)",
+        "except _EarlyStopIteration as _raised:",
+        f"    _stop = _first_stop(_stop, _raised, _all[{index}], {counter})",
+    ]
+
+
+def _measured(call: str, record: str, counter: str, watch: HookWatch | None) -> list[str]:
+    """Return the lines of a call, between readings of the clock if there is a watch."""
+    if watch is None:
+        return [call]
+    return ["_start = _clock()", "try:", f"    {call}", "finally:", f"    {record}({counter}, _clock() - _start)"]
+
+
+def _indented(lines: Sequence[str], spaces: int = 4) -> list[str]:
+    return [" " * spaces + line for line in lines]
+
+
+def _header(hook: str) -> str:
+    """Return the first line of a function with the parameters of a hook."""
+    return f"def {hook}({', '.join(HOOKS[hook])}):"
+
+
+def _counter_of(hook: str) -> str:
+    """Return the source of the update counter in a function with the parameters of a hook; `None` if it has none."""
+    return "update_counter" if "update_counter" in HOOKS[hook] else "None"
+
+
+class _Handle:
+    """The object that pluggy registers for one implementation.
+
+    Never the user's object: pluggy compares and hashes what it registers, which a callback may not survive,
+    and it passes no keyword-only argument, while the adapter of a handle takes the arguments of the hookspec.
+    """
+
+    def __init__(self, implementation: Implementation, adapter: Callable[..., Any]) -> None:
+        self.implementation = implementation
+        setattr(self, implementation.hook, adapter)
+
+
+class Registration(pluggy.PluginManager):
+    """The implementations of a run as pluggy sees them: it validates and orders them, and calls hooks with wrappers.
+
+    Args:
+        ordered: The implementations, first called first.
+        on_stop: As in `compile_hook`.
+        watch: What to measure.
+    """
+
+    def __init__(
+        self, ordered: Sequence[Implementation], *, on_stop: OnStop | None = None, watch: HookWatch | None = None
+    ) -> None:
+        super().__init__(PROJECT)
+        self.add_hookspecs(hookspecs)
+        self._on_stop = on_stop
+        self._watch = watch
+        self._stops = KeptStops(on_stop)
+        # pluggy calls the last registered first. The groups are decided already: its own order for `trylast`
+        # is the reverse of the others'.
+        for implementation in reversed(ordered):
+            self.register(_Handle(implementation, _adapter(implementation, self._stops, watch)))
+
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+        """Return the options of a handle's one hook; pluggy asks for each of its attributes."""
+        implementation = plugin.implementation
+        if name != implementation.hook:
+            return None
+        return {"wrapper": implementation.wrapper, "hookwrapper": implementation.hookwrapper}
+
+    def in_call_order(self, hook: str) -> list[Implementation]:
+        """Return the implementations of a hook as they are called, wrappers first, outermost first."""
+        return [found.plugin.implementation for found in reversed(getattr(self.hook, hook).get_hookimpls())]
+
+    def compiled(self, hook: str, *, always_only: bool = False) -> HookCall | None:
+        """Return the compiled hook, or None if nothing implements it.
+
+        Args:
+            hook: Name of the hook.
+            always_only: Leave out the implementations that act only when their interval fires.
+        """
+        implementations = self.in_call_order(hook)
+        due = [found for found in implementations if always_only and found.next_due is not None]
+        called = [found for found in implementations if found not in due]
+        if not called:
+            return None
+        if not any(found.wraps for found in called):
+            return compile_hook(hook, called, on_stop=self._on_stop, watch=self._watch)
+        handles = [handle for handle in self.get_plugins() if handle.implementation in due]
+        return _through_pluggy(hook, self.subset_hook_caller(hook, handles), self._stops)
+
+
+def _through_pluggy(hook: str, caller: Callable[..., Any], stops: KeptStops) -> HookCall:
+    """Return a function that takes arguments by position too, which pluggy does not, and reports a stop at the end."""
+    passed = ", ".join(["_caller", *(f"{name}={name}" for name in HOOKS[hook])])
+    return define(hook, [_header(hook), f"    return _call({passed})"], {"_call": stops.call, "_caller": caller})
+
+
+def _adapter(implementation: Implementation, stops: KeptStops, watch: HookWatch | None) -> Callable[..., Any]:
+    """Return a function with the hookspec's parameters that passes an implementation the arguments that it names."""
+    hook, counter = implementation.hook, _counter_of(implementation.hook)
+    keep = f"_keep(_stop, _implementation, {counter})"
+    call = f"_call({implementation.binding.source})"
+    scope: dict[str, Any] = {
+        "_call": implementation.function,
+        "_implementation": implementation,
+        "_EarlyStopIteration": EarlyStopIteration,
+        "_keep": stops.keep,
+        "_add_note": add_first_note if implementation.wraps else add_note,
+        "_going_on": going_on,
+        "_clock": perf_counter,
+    }
+    if watch is not None:
+        scope["_record"] = watch.recorder(hook, implementation.participant.id, wraps=implementation.wraps)
+    if implementation.wraps:
+        call = f"yield from _going_on({call}, lambda _stop: {keep})"
+    lines = [_header(hook), "    try:"]
+    lines += _indented([*_measured(f"_result = {call}", "_record", counter, watch), "return _result"], 8)
+    if not implementation.wraps:  # `_going_on` keeps the stop of a wrapper
+        lines += ["    except _EarlyStopIteration as _stop:", f"        {keep}"]
+    lines += ["    except (Exception, SystemExit) as _error:", f"        _add_note(_error, _implementation, {counter})"]
+    return define(hook, [*lines, "        raise"], scope)

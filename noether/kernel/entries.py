@@ -1,0 +1,273 @@
+"""Entries: the names registered in entry-point groups, and the roles of components."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.metadata import Distribution, PackageNotFoundError, entry_points, version
+from typing import Any
+
+from noether.kernel.trust import ALWAYS_TRUSTED, Trust
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A role that components play in a spec.
+
+    Attributes:
+        name: Singular name: `callback`.
+        group: Entry-point group that components of the role register in.
+        base: `module:Attr` of the class that they derive from, imported only when something is checked
+            against it; None if another rule holds (a loss is a callable).
+        hint: Its place in a spec.
+    """
+
+    name: str
+    group: str
+    base: str | None
+    hint: str
+
+    def named(self, kind: str) -> str:
+        """Return a kind as errors name it: `callback kind 'ema'`, `run plugin 'hello'`, `command 'greet'`."""
+        return f"{_NOUNS.get(self.name, f'{self.name} kind')} {kind!r}"
+
+    @property
+    def noun(self) -> str:
+        """The name with its article: `an optimizer`."""
+        return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
+
+
+_NOUNS = {"plugin": "run plugin", "command": "command"}
+
+
+def _role(name: str, base: str | None, hint: str, *, plural: str = "") -> Role:
+    return Role(name, f"noether.{plural or name + 's'}", base, hint)
+
+
+ROLES: dict[str, Role] = {
+    role.name: role
+    for role in (
+        _role("callback", "noether.core.callbacks.base:CallbackBase", "[[trainer.callbacks]]"),
+        _role("trainer", "noether.training.trainers.base:BaseTrainer", "[trainer]"),
+        _role("loss", None, "loss_fn of [trainer]", plural="losses"),
+        _role("model", "torch.nn:Module", "[model]"),
+        _role("dataset", "torch.utils.data:Dataset", "[datasets.<key>]"),
+        _role("transform", "noether.data.transforms.base:Transform", "[[transforms]]"),
+        _role("optimizer", "torch.optim:Optimizer", "[model.optimizer]"),
+        _role("schedule", "noether.optim.schedules:Schedule", "schedule of [model.optimizer]"),
+        _role("tracker", "noether.metrics.tracker:BaseTracker", "[[trackers]]"),
+        _role("initializer", "noether.core.initializers.base:InitializerBase", "[initializer]"),
+    )
+}
+"""The roles of components by name."""
+
+PLUGIN = _role("plugin", None, "use of [plugins], or -p NAME")
+"""Run plugins: modules or objects with hooks; not components."""
+
+COMMAND = _role("command", None, "the command line: noether NAME")
+"""Subcommands of `noether`."""
+
+GROUPS: dict[str, Role] = {role.group: role for role in (*ROLES.values(), PLUGIN, COMMAND)}
+"""The entry-point groups, with their roles."""
+
+BUILT_IN = "noether-train"
+PLUGIN_PREFIX = "noether-plugin-"
+
+
+def normal(name: str) -> str:
+    """Return the form in which names are compared: without differences of case and of `-`/`_`."""
+    return name.lower().replace("_", "-")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name that a distribution registers for a role.
+
+    Attributes:
+        role: Name of the role: "callback"; "plugin" for run plugins, "command" for subcommands.
+        name: The registered name, a `kind`.
+        target: The registered object, as `module:Attr`.
+        distribution: Name of the distribution.
+        version: Its version.
+    """
+
+    role: str
+    name: str
+    target: str
+    distribution: str
+    version: str
+
+    @property
+    def is_built_in(self) -> bool:
+        """Return True if Noether itself registers it."""
+        return normal(self.distribution) == BUILT_IN
+
+    @property
+    def origin(self) -> str:
+        """The distribution and its version: `noether-train 0.1.0`."""
+        return f"{self.distribution} {self.version}"
+
+    @cached_property
+    def package(self) -> str:
+        """The part of a qualified kind before the slash: the distribution without `noether-plugin-`."""
+        return normal(self.distribution).removeprefix(PLUGIN_PREFIX)
+
+    @property
+    def qualified(self) -> str:
+        """The kind that no other distribution can claim: `x/grad-norm`."""
+        return f"{self.package}/{self.name}"
+
+    @cached_property
+    def normal_name(self) -> str:
+        """The name in the form in which names are compared."""
+        return normal(self.name)
+
+    @property
+    def class_name(self) -> str:
+        """The last part of the target, which is accepted as a kind too: `CheckpointCallback`."""
+        return self.target.rpartition(":")[2].rpartition(".")[2]
+
+    @property
+    def top_package(self) -> str:
+        """The top-level package that holds the target."""
+        return self.target.partition(":")[0].partition(".")[0]
+
+
+@dataclass(frozen=True)
+class Component:
+    """The object that a `kind` resolves to, with its kind and its origin.
+
+    Attributes:
+        role: Name of its role.
+        kind: Canonical kind: a short name, a qualified one (`x/grad-norm`) or a dotted path.
+        target: The class, the callable of a loss, or the object of a run plugin.
+        entry: The registration; None for a dotted path that is not registered.
+        distribution: Its distribution; empty for a project's own code.
+        version: The version of that distribution; empty for a project's own code.
+    """
+
+    role: str
+    kind: str
+    target: Any
+    entry: Entry | None = None
+    distribution: str = ""
+    version: str = ""
+
+    @classmethod
+    def registered(cls, kind: str, target: Any, entry: Entry) -> Component:
+        """Return the component of a registration."""
+        return cls(entry.role, kind, target, entry, entry.distribution, entry.version)
+
+    @property
+    def origin(self) -> str:
+        """The distribution and its version, or `project code`."""
+        return f"{self.distribution} {self.version}" if self.distribution else "project code"
+
+
+@cache
+def installed_entries() -> tuple[Entry, ...]:
+    """Return the entries of all installed distributions, in the same order on every machine.
+
+    They are read once per process: a scan reads a file of every installed distribution.
+    """
+    points = entry_points()
+    read = cache(_name_and_version)  # it parses the distribution's metadata, and we register a hundred entries
+    found = {
+        Entry(role.name, point.name, point.value.partition("[")[0].strip(), *read(point.dist))
+        for group, role in GROUPS.items()
+        for point in points.select(group=group)
+    }
+    return tuple(sorted(found, key=lambda entry: (entry.role, entry.distribution, entry.name, entry.target)))
+
+
+def _name_and_version(distribution: Distribution | None) -> tuple[str, str]:
+    """Return name and version of a distribution, also if its metadata is damaged."""
+    try:
+        metadata = {} if distribution is None else distribution.metadata.json
+    except FileNotFoundError:  # the finder of importlib_metadata, once imported, refuses what the built-in one reads
+        metadata = {}
+    return str(metadata.get("name", "unknown")), str(metadata.get("version", "unknown"))
+
+
+def is_dotted(kind: str) -> bool:
+    """Return True if a kind is spelled as a dotted path: `pkg.mod.Class` or `pkg.mod:Class`."""
+    return "." in kind or ":" in kind
+
+
+def matching(entries: Sequence[Entry], kind: str) -> list[Entry]:
+    """Return the registrations of one role that a kind means; several if it is contested."""
+    if is_dotted(kind):
+        return by_target(entries, kind)[:1]
+    return by_qualified_name(entries, kind) if "/" in kind else by_short_name(entries, kind)
+
+
+def by_short_name(entries: Sequence[Entry], kind: str) -> list[Entry]:
+    """Return the first match of: built-in names, their classes, plugin names, their classes.
+
+    Run plugins and commands have no classes: the last part of their target, such as `app`, is not a name of theirs.
+    """
+    name = normal(kind)
+    for built_in in (True, False):
+        group = [entry for entry in entries if entry.is_built_in is built_in]
+        named = [entry for entry in group if entry.normal_name == name]
+        if matches := named or [e for e in group if e.role in ROLES and normal(e.class_name) == name]:
+            return matches
+    return []
+
+
+def by_qualified_name(entries: Iterable[Entry], kind: str) -> list[Entry]:
+    """Return the registrations of one distribution, named with or without its prefix: `x/grad-norm`."""
+    package, _, name = normal(kind).partition("/")
+    owned = [entry for entry in entries if package in (entry.package, normal(entry.distribution))]
+    return [entry for entry in owned if entry.normal_name == name]
+
+
+def by_target(entries: Iterable[Entry], path: str) -> list[Entry]:
+    """Return the registrations whose target a dotted path spells, built-in ones first."""
+    path = path.replace(":", ".")
+    return _built_in_first(entry for entry in entries if entry.target.replace(":", ".") == path)
+
+
+def by_object(entries: Iterable[Entry], found: object) -> list[Entry]:
+    """Return the registrations of an imported object, at whichever path it was found; imports nothing."""
+
+    def names_it(entry: Entry) -> bool:
+        module, _, attribute = entry.target.partition(":")
+        imported = sys.modules.get(module)
+        return (getattr(imported, attribute, None) if attribute else imported) is found
+
+    return _built_in_first(filter(names_it, entries))
+
+
+def _built_in_first(entries: Iterable[Entry]) -> list[Entry]:
+    return sorted(entries, key=lambda entry: not entry.is_built_in)
+
+
+def canonical(entries: Sequence[Entry], entry: Entry, *, qualified: bool = False) -> str:
+    """Return the kind that a resolved spec holds: the short name if it means this entry, else the qualified one.
+
+    Args:
+        entries: All registrations of the role.
+        entry: One of them.
+        qualified: True if the spec has the qualified name; that of a plugin then stays qualified.
+    """
+    if entry.is_built_in:
+        return entry.name
+    contested = by_short_name(entries, entry.name) != [entry]
+    return entry.qualified if qualified or contested else entry.name
+
+
+def origin_of(top: str, entries: Iterable[Entry], trust: Trust) -> tuple[str, str]:
+    """Return distribution and version of a top-level package; both empty for a project's own code."""
+    for entry in entries:
+        if entry.top_package == top and top not in ALWAYS_TRUSTED:
+            return entry.distribution, entry.version
+    if trust.is_project(top):
+        return "", ""
+    distribution = BUILT_IN if top == "noether" else top
+    try:
+        return distribution, version(distribution)
+    except PackageNotFoundError:
+        return "", ""

@@ -1,0 +1,1 @@
+"""Metrics: the log writer, the metrics file, and the feed that delivers them to trackers."""

@@ -1,0 +1,284 @@
+"""TrackerFeed: the thread between a run and its tracker; training never waits for it."""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import shlex
+import threading
+import time
+from pathlib import Path
+
+from noether.metrics.delivery import Delivery
+from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, TrackerError, TrackerRefusedError
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class Outage:
+    """Follows whether a tracker answers, and tells only when that changes.
+
+    Args:
+        name: The tracker's name in messages.
+        metrics_path: Where all metrics are, whatever the tracker does.
+    """
+
+    def __init__(self, name: str, metrics_path: Path) -> None:
+        self._name = name
+        self._metrics_path = metrics_path
+        self._down = False
+
+    def begin(self, reason: Exception) -> None:
+        """Warn that the tracker does not answer, unless that was said."""
+        if self._down:
+            return
+        self._down = True
+        next_step = "is not tried again" if isinstance(reason, TrackerRefusedError) else "goes on being tried"
+        _LOGGER.warning(
+            "tracker %s: %s. Training is not affected; the tracker %s; all metrics are in %s",
+            self._name,
+            in_one_line(reason),
+            next_step,
+            self._metrics_path,
+        )
+
+    def end(self, url: str | None) -> None:
+        """Say that the tracker answers again, if it did not, and where to look."""
+        if self._down:
+            self._down = False
+            _LOGGER.info("tracker %s answers again%s", self._name, f": {url}" if url else "")
+
+    def lost(self, lines: int, files: int) -> None:
+        """Warn about what is left when the run is over, and say how to deliver it later."""
+        _LOGGER.warning(
+            "tracker %s: the run ended before everything was delivered: %d metric lines, %d files and how it "
+            "ended are missing there; all metrics are in %s. Deliver the rest later: noether tracker sync %s",
+            self._name,
+            lines,
+            files,
+            self._metrics_path,
+            shlex.quote(str(self._metrics_path.parent)),
+        )
+
+    def note(self, message: str) -> None:
+        """Warn about something that costs less than an outage."""
+        _LOGGER.warning("tracker %s: %s", self._name, message)
+
+
+def in_one_line(error: Exception) -> str:
+    """Return what happened, and what to do about it, without line breaks."""
+    text = str(error.message) if isinstance(error, TrackerError) else f"{type(error).__name__}: {error}"
+    hint = f" ({error.hint})" if isinstance(error, TrackerError) and error.hint else ""
+    return " ".join((text + hint).split())[:400]
+
+
+_LONGEST_PAUSE_S = 30.0
+_ATTEMPTS_AT_THE_END = 3
+_RANDOM = random.Random()
+"""For jitter; the global generator belongs to the training."""
+
+
+class TrackerFeed:
+    """Carries a run's `metrics.jsonl` to one tracker, on a daemon thread of its own.
+
+    The file is the truth and the only buffer: the thread reads on from where its last delivery ended, so an
+    outage costs neither memory nor values. How far it got is kept in `spool/<name>.json` of the run's folder;
+    a later attempt at the run goes on from there and sends nothing twice. Whatever the tracker raises is
+    retried, told in one warning for each outage, and never reaches the caller, unless the tracker is `required`.
+
+    Args:
+        tracker: What to feed; from now on only this thread opens, feeds and closes it.
+        metrics_path: The run's `metrics.jsonl`; it may not exist yet. A resume cuts it before the first
+            `notify`.
+        run: What the tracker is told when it is opened.
+        name: Name in messages and of the spool file; by default the tracker's kind.
+        interval_s: How long to gather news before delivering them.
+    """
+
+    def __init__(
+        self,
+        tracker: BaseTracker,
+        metrics_path: Path,
+        run: RunDescription,
+        *,
+        name: str | None = None,
+        interval_s: float = 1.0,
+    ) -> None:
+        self.tracker = tracker
+        self.name = feed_name(tracker, name)
+        self._interval_s = interval_s
+        self._outage = Outage(self.name, metrics_path)
+        spool_path = run.run_dir / "spool" / f"{self.name}.json"
+        self._delivery = Delivery(tracker, metrics_path, run, spool_path, self._outage.note)
+        self._thread: threading.Thread | None = None
+        self._wake = threading.Event()
+        self._has_lines = False
+        self._ending = threading.Event()
+        self._settled = threading.Event()  # the first attempt to open has ended, either way
+        self._abandoned = False
+        self._last_error: Exception | None = None
+        self._end: tuple[RunStatus, str | None] = ("FINISHED", None)
+
+    def start(self) -> None:
+        """Begin to open the tracker, in the background; a tracker that wants no metrics gets no thread."""
+        if self.tracker.wants_metrics:
+            self._thread = threading.Thread(target=self._serve, name=f"tracker-{self.name}", daemon=True)
+            self._thread.start()
+
+    def wait_open(self, timeout_s: float) -> bool:
+        """Give the tracker time to open, and return whether it is open.
+
+        One that is not goes on being tried in the background, with a warning.
+
+        Raises:
+            TrackerError: If it is `required` and could not be opened in time.
+        """
+        if self._thread is None:
+            return True
+        self._settled.wait(timeout_s)
+        if self.is_open:
+            return True
+        reason = self._last_error or TrackerError(f"no answer within {timeout_s:.3g} s")
+        if self._is_required:
+            raise TrackerError(
+                f"the tracker {self.name!r} could not be opened: {in_one_line(reason)}",
+                hint="start it, or let the run go on without it: set `required = false` in its table",
+            ) from self._last_error
+        self._outage.begin(reason)
+        return False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the tracker has answered to being opened."""
+        return self._delivery.is_open
+
+    @property
+    def has_everything(self) -> bool:
+        """Whether the tracker has all that it wants, up to how the run ended."""
+        return self._thread is None or self._delivery.is_closed
+
+    def notify(self) -> None:
+        """Say that the metrics file has grown. Sets an event and returns.
+
+        Raises:
+            TrackerError: If the tracker is `required` and has refused for good, so that nothing will reach it any more.
+        """
+        self._has_lines = True
+        self._wake.set()
+        if self._is_required and isinstance(self._last_error, TrackerRefusedError):
+            raise TrackerError(
+                f"the tracker {self.name!r} takes nothing any more: {in_one_line(self._last_error)}",
+                hint="resume the run when it does, or with `required = false` in its table",
+            ) from self._last_error
+
+    def log_artifact(self, path: Path, folder: str = "") -> None:  # optional on purpose
+        """Hand the file `path` to the tracker, in the background; it has to stay until it was delivered."""
+        self._delivery.files.append((path, folder))
+        self._wake.set()
+
+    def end(self, status: RunStatus, error: str | None = None) -> None:
+        """Say how the run ended, and return; what is left goes on being delivered.
+
+        Args:
+            status: How the run ended.
+            error: The text of what ended it, for a run that failed.
+        """
+        self._end = (status, error)
+        self._has_lines = True
+        self._wake.set()  # before `ending`: who sees the end also sees that there may be news
+        self._ending.set()
+
+    def wait_closed(self, timeout_s: float) -> int:
+        """Wait until everything is delivered after `end`; after `timeout_s` the rest is left undelivered.
+
+        Returns:
+            The number of lines of the metrics file that were not delivered; a warning tells about them.
+        """
+        if self._thread is None:
+            return 0
+        try:
+            self._thread.join(timeout_s)
+        finally:  # an interrupt ends the waiting like the time does
+            self._abandoned = True  # a thread that still waits for an answer ends when it comes
+            self._wake.set()
+        if self.has_everything:
+            return 0
+        lines = self._delivery.remaining()
+        self._outage.lost(lines, len(self._delivery.files))
+        return lines
+
+    def close(self, status: RunStatus, error: str | None = None, deadline_s: float = 30.0) -> int:
+        """Deliver what is left and end the run on the tracker's side, within `deadline_s`; `end` and `wait_closed`."""
+        self.end(status, error)
+        return self.wait_closed(deadline_s)
+
+    @property
+    def _is_required(self) -> bool:
+        return self.tracker.tracker_config.required
+
+    # The rest runs on the thread.
+
+    def _serve(self) -> None:
+        failures = 0
+        while not (self._delivery.is_closed or self._abandoned):
+            try:
+                self._advance()
+            except TrackerRefusedError as error:
+                self._note_failure(error)
+                return
+            except Exception as error:
+                failures += 1
+                self._note_failure(error)
+                if self._ending.is_set() and failures >= _ATTEMPTS_AT_THE_END:
+                    return
+                self._pause_after(failures)
+            else:
+                failures = 0
+                if not self._abandoned:
+                    self._outage.end(self.tracker.url)
+                self._wait_for_news()
+
+    def _advance(self) -> None:
+        """Do everything that there is to do now."""
+        delivery = self._delivery
+        delivery.remember_files()
+        if not delivery.is_open:
+            delivery.open()
+            self._settled.set()
+        self._wake.clear()
+        if self._has_lines:  # before the first, a resume may not have cut the file yet
+            delivery.deliver_metrics(self._is_abandoned)
+        delivery.deliver_files(self._is_abandoned)
+        if self._ending.is_set() and not self._wake.is_set() and not self._abandoned:
+            delivery.close(*self._end)
+
+    def _is_abandoned(self) -> bool:
+        return self._abandoned
+
+    def _note_failure(self, error: Exception) -> None:
+        self._last_error = error
+        if self.is_open or not self._is_required:  # else `wait_open` raises it
+            self._outage.begin(error)
+        self._settled.set()
+
+    def _wait_for_news(self) -> None:
+        if not (self._delivery.is_closed or self._abandoned):
+            self._wake.wait()
+            self._ending.wait(self._interval_s)  # gather what comes close together into one delivery
+
+    def _pause_after(self, failures: int) -> None:
+        if self._ending.is_set():
+            time.sleep(0.5 * failures)
+        else:
+            self._ending.wait(pause_s(failures))
+
+
+def pause_s(failures: int) -> float:
+    """Return how long to leave a tracker alone after so many failures: longer each time, and never twice the same."""
+    return _RANDOM.uniform(0.5, 1.0) * min(_LONGEST_PAUSE_S, 2.0 ** min(failures - 1, 10))
+
+
+def feed_name(tracker: BaseTracker, name: str | None = None) -> str:
+    """Return what a tracker is called in messages and in the names of its files."""
+    return re.sub(r"[^\w.-]", "-", name or tracker.tracker_config.kind or type(tracker).__name__)

@@ -1,0 +1,262 @@
+"""LogWriter: callbacks add metrics, the boundary writes them as one line."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from noether.checkpoint.errors import MissingMetricError
+from noether.core.protocols import Progress
+from noether.errors import TrainingError
+from noether.metrics.directions import MetricPropertyProvider
+from noether.metrics.metrics_file import AppendOnlyFile, MetricRecord, MetricsFile
+from noether.metrics.values import encode_nonscalar, own_nonscalar, own_scalar, read_scalars
+
+
+class Round:
+    """The metrics of the boundary to come; shared by a log writer and all views of it.
+
+    Attributes:
+        scalars: Metrics by whole key; tensors stay on their device until somebody reads them.
+        nonscalars: Arrays, histograms and tables by whole key.
+        printed: Which metrics are to be printed too: through which logger, in which format.
+        has_values: Whether anything was added; an attribute, because the loop asks at every update.
+    """
+
+    __slots__ = ("has_values", "nonscalars", "printed", "scalars")
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.scalars: dict[str, float | Tensor] = {}
+        self.nonscalars: dict[str, Any] = {}
+        self.printed: dict[str, tuple[logging.Logger, str]] = {}
+        self.has_values = False
+
+
+class MetricSummary:
+    """Follows the metrics of a run, line by line.
+
+    Args:
+        provider: Knows in which direction a metric gets better; without it there are no best values.
+    """
+
+    def __init__(self, provider: MetricPropertyProvider | None) -> None:
+        self.final: dict[str, float] = {}
+        self.best: dict[str, float] = {}
+        self._provider = provider
+        self._signs: dict[str, int] = {}
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Take the values of one line in."""
+        self.final.update(metrics)
+        if self._provider is None:
+            return
+        for key, value in metrics.items():
+            sign = self._sign(key)
+            if sign and math.isfinite(value):
+                best = self.best.get(key, value)
+                self.best[key] = max(best, value) if sign > 0 else min(best, value)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.final.clear()
+        self.best.clear()
+
+    def _sign(self, key: str) -> int:
+        """Return 1 for a metric that is better higher, -1 for one that is better lower, 0 for any other."""
+        if key not in self._signs:
+            direction = self._provider.direction(key) if self._provider else None
+            self._signs[key] = {"higher": 1, "lower": -1}.get(direction or "", 0)
+        return self._signs[key]
+
+
+class LogWriter:
+    """Collects the metrics of a round and writes them at its boundary; callbacks know it as `self.writer`.
+
+    Adding never waits for the device: a tensor on an accelerator stays there until somebody reads it or the
+    boundary comes, and then all of them are read in one copy. A key that is added twice in a round keeps its
+    last value.
+
+    What is read back (`current`, `keys`, `current_metrics`) is the round so far. A view from `below` has a prefix: keys
+    are relative to it, for reading and writing alike.
+
+    Args:
+        metrics_file: Where the lines go; None on ranks that do not write.
+        metric_property_provider: Knows which metrics have a best value; without it `best_metrics` stays
+            empty.
+
+    Attributes:
+        prefix: What this view puts before every key; empty for the run's own writer.
+        round: What was added since the last line.
+        on_written: Called after a line was written; this is how a tracker feed hears of it.
+    """
+
+    def __init__(
+        self,
+        metrics_file: MetricsFile | None,
+        metric_property_provider: MetricPropertyProvider | None = None,
+    ) -> None:
+        self.metrics_file = metrics_file
+        self.prefix = ""
+        self.round = Round()
+        self.on_written: list[Callable[[], object]] = []
+        self._summary = MetricSummary(metric_property_provider)
+        self._nonscalars_file = _beside(metrics_file)
+        self._written_at = 0.0
+
+    @property
+    def final_metrics(self) -> dict[str, float]:
+        """The last value of every key of the run."""
+        return dict(self._summary.final)
+
+    @property
+    def best_metrics(self) -> dict[str, float]:
+        """The best finite value of every key of the run whose direction is known."""
+        return dict(self._summary.best)
+
+    def add_scalar(
+        self, key: str, value: Any, logger: logging.Logger | None = None, format_str: str | None = None
+    ) -> None:
+        """Add a metric to this round.
+
+        Args:
+            key: Name of the metric; parts are separated by slashes.
+            value: A number, or a tensor or array with one element.
+            logger: Also prints `key: value` through this logger at the boundary.
+            format_str: How to print the value, for example `".2f"`.
+
+        Raises:
+            TrainingError: If the key is no string or the value no scalar.
+        """
+        if not isinstance(key, str) or not key:
+            raise TrainingError(f"the key of a metric must be a non-empty string, found {key!r}")
+        if self.prefix:
+            key = self.prefix + key
+        added = self.round
+        added.scalars[key] = value if type(value) is float else own_scalar(key, value)
+        added.has_values = True
+        if logger is not None:
+            added.printed[key] = (logger, format_str or ".6g")
+
+    def add_nonscalar(self, key: str, value: Any) -> None:
+        """Add an array, a histogram or a table to this round; it goes to `nonscalars.jsonl`.
+
+        Args:
+            key: Its name.
+            value: Numbers, strings, tensors and arrays, and lists and dicts of them.
+
+        Raises:
+            TrainingError: If the key is no string, or the value holds something else.
+        """
+        if not isinstance(key, str) or not key:
+            raise TrainingError(f"the key of a non-scalar must be a non-empty string, found {key!r}")
+        self.round.nonscalars[self.prefix + key] = own_nonscalar(key, value)
+        self.round.has_values = True
+
+    def below(self, prefix: str) -> LogWriter:
+        """Return a view of this writer that puts `prefix` before every key it adds or reads.
+
+        A nested callback is given one, so that it need not know that it is nested: `ema=0.999/`.
+        """
+        view = copy.copy(self)
+        view.prefix = self.prefix + prefix
+        return view
+
+    def current(self, key: str) -> float:
+        """Return a metric of this round; waits for the device if it is a tensor there.
+
+        Raises:
+            MissingMetricError: A `KeyError` that lists the keys of this round.
+        """
+        scalars = self.round.scalars
+        if self.prefix + key not in scalars:
+            raise MissingMetricError(key, self.keys())
+        read_scalars(scalars)
+        return float(scalars[self.prefix + key])
+
+    def keys(self) -> list[str]:
+        """Return the keys of this round below the prefix, in the order in which they were added."""
+        return [key.removeprefix(self.prefix) for key in self.round.scalars if key.startswith(self.prefix)]
+
+    def current_metrics(self) -> dict[str, float]:
+        """Return all metrics of this round below the prefix; waits for the device where tensors are there."""
+        return {key: self.current(key) for key in self.keys()}
+
+    def flush(self, update_counter: Progress) -> None:
+        """End the round: write its line and start an empty one. Writes nothing where nothing was added.
+
+        Raises:
+            StorageError: If the disk is full or refuses; the round is kept.
+        """
+        if not self.round.has_values:
+            return
+        read_scalars(self.round.scalars)
+        metrics: dict[str, float] = self.round.scalars  # type: ignore[assignment]  # no tensors are left
+        self._write(update_counter, metrics)
+        for key, (logger, format_str) in self.round.printed.items():
+            logger.info("%s: %s", key, format(metrics[key], format_str))
+        self._summary.add(metrics)
+        self.discard()
+        for tell in self.on_written:
+            tell()
+
+    def discard(self) -> None:
+        """Forget this round, because it was interrupted and will be repeated."""
+        self.round.clear()
+
+    def state_dict(self) -> dict[str, int]:
+        """Make sure that all lines are on the disk, and return how long the files are at this state.
+
+        Raises:
+            StorageError: If the disk refuses.
+        """
+        if self.metrics_file is None or self._nonscalars_file is None:
+            return {}
+        self.metrics_file.sync()
+        self._nonscalars_file.sync()
+        return {"metrics": self.metrics_file.offset, "nonscalars": self._nonscalars_file.offset}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Cut the files back to a saved state, and read the final and best values from what is left.
+
+        Raises:
+            StorageError: If a file is shorter than it was when the state was saved, or damaged.
+        """
+        self.discard()
+        self._summary.clear()
+        if self.metrics_file is None or self._nonscalars_file is None:
+            return
+        self.metrics_file.truncate(state["metrics"])
+        self._nonscalars_file.truncate(state["nonscalars"])
+        for record in self.metrics_file.read():
+            self._summary.add(record.metrics)
+
+    def close(self) -> None:
+        """Close the files; a round that was not flushed is lost."""
+        if self.metrics_file is not None:
+            self.metrics_file.close()
+        if self._nonscalars_file is not None:
+            self._nonscalars_file.close()
+
+    def _write(self, at: Progress, metrics: dict[str, float]) -> None:
+        # Trackers want times that never go back, and the machine's clock may be set back while a run trains.
+        now = self._written_at = max(self._written_at, time.time())
+        if self._nonscalars_file is not None:
+            for key, value in self.round.nonscalars.items():
+                line = encode_nonscalar(at, now, key, value)
+                self._nonscalars_file.append(line)
+        if self.metrics_file is not None and metrics:
+            self.metrics_file.append(MetricRecord(at.update, at.epoch, at.sample, now, metrics))
+
+
+def _beside(metrics_file: MetricsFile | None) -> AppendOnlyFile | None:
+    return AppendOnlyFile(metrics_file.path.with_name("nonscalars.jsonl")) if metrics_file else None

@@ -1,0 +1,1 @@
+"""Optimizers built from a spec, parameter groups and schedules."""

@@ -1,0 +1,1 @@
+"""Look at the checkpoints of a run, and export them."""

@@ -1,0 +1,214 @@
+"""The checkpoints of a run: list, find, show and prune them, without PyTorch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from noether.checkpoint import retention as pins
+from noether.checkpoint.durable import storage_error
+from noether.checkpoint.manifest import NAME, Manifest
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.retention import Retention, remove_step
+from noether.checkpoint.step_folder import list_steps, read_file, read_manifest, update_of
+from noether.errors import CheckpointError
+from noether.kernel.names import did_you_mean
+from noether.runs.folder.lock import RunLock
+from noether.runs.saved_spec import read_part
+from noether.spec.model import CheckpointsTable, SpecTable
+
+LATEST = "latest"
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One checkpoint in a list.
+
+    Attributes:
+        folder: Folder of the checkpoint.
+        manifest: Its manifest; None if it cannot be read.
+        problem: Reason why the manifest cannot be read.
+        names: Names beside its position: `latest`, `last`, `best_model.<metric>`.
+        pinned: True if retention leaves it alone.
+    """
+
+    folder: Path
+    manifest: Manifest | None
+    problem: str | None
+    names: tuple[str, ...]
+    pinned: bool
+
+    @property
+    def name(self) -> str:
+        """Position, `E1_U50_S3200`, or the name of the folder if that is all that is known."""
+        return self.folder.name if self.manifest is None else self.manifest.iteration
+
+    @property
+    def update(self) -> int:
+        """Completed updates."""
+        return update_of(self.folder)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        files = self.manifest.files.values() if self.manifest else ()
+        manifest = self.folder / NAME
+        return sum(file.size for file in files) + (manifest.stat().st_size if manifest.is_file() else 0)
+
+    @property
+    def resumable(self) -> bool:
+        """True if a run can continue from it, as far as its manifest says."""
+        return self.manifest is not None and self.manifest.resumable
+
+
+def list_checkpoints(checkpoints: Path) -> list[Listed]:
+    """Return the checkpoints of a run, oldest first, damaged ones too.
+
+    Args:
+        checkpoints: Folder of all checkpoints.
+    """
+    read = [(folder, *_manifest(folder)) for folder in list_steps(checkpoints)]
+    manifests = [manifest for _, manifest, _ in read if manifest is not None]
+    names = _names(manifests)
+    pinned = pins.pinned(checkpoints)
+    return [
+        Listed(folder, manifest, problem, names.get(update_of(folder), ()), update_of(folder) in pinned)
+        for folder, manifest, problem in read
+    ]
+
+
+def find_checkpoint(steps: Sequence[Listed], name: str) -> Listed:
+    """Return the checkpoint of a name: one given when it was saved, its position, its folder, or `latest`.
+
+    Args:
+        steps: The checkpoints of the run.
+        name: The name; slashes of a metric key may be written as dots.
+
+    Raises:
+        CheckpointError: if there is none; the message lists those that exist.
+    """
+    if not steps:
+        raise CheckpointError(f"the run has no checkpoints, so none is called {name!r}")
+    spelt = {name, name.replace("/", ".")}
+    for step in reversed(steps):
+        if spelt & {*step.names, step.name, step.folder.name}:
+            return step
+    known = [known for step in steps for known in (*step.names, step.name)]
+    raise CheckpointError(
+        f"the run has no checkpoint {name!r}.{did_you_mean(name.replace('/', '.'), known)}",
+        hint="it has " + ", ".join(known),
+    )
+
+
+def reason_of(error: CheckpointError, folder: Path) -> str:
+    """Return the reason in an error of a checkpoint, without the name of the checkpoint."""
+    return error.message.removeprefix(f"the checkpoint {folder} is damaged: ")
+
+
+def _manifest(folder: Path) -> tuple[Manifest | None, str | None]:
+    try:
+        return read_manifest(folder), None
+    except CheckpointError as error:
+        return None, reason_of(error, folder)
+
+
+def _names(manifests: Sequence[Manifest]) -> dict[int, tuple[str, ...]]:
+    """Return the names by update, from the newest checkpoint: names in older ones may have moved."""
+    names: dict[int, tuple[str, ...]] = {}
+    if resumable := [manifest.update for manifest in manifests if manifest.resumable]:
+        names[resumable[-1]] = (LATEST,)
+    for name, named in sorted(manifests[-1].names.items()) if manifests else ():
+        names[named.update] = (*names.get(named.update, ()), name)
+    return names
+
+
+def contents_of(step: Listed) -> dict[str, Any]:
+    """Return counters, origin, files with their tensors, and the callbacks with a state, as the JSON output has them.
+
+    Raises:
+        CheckpointError: if the checkpoint is damaged.
+    """
+    manifest = step.manifest
+    if manifest is None:
+        raise CheckpointError(
+            f"the checkpoint {step.folder} is damaged: {step.problem}",
+            hint="`noether checkpoint list` shows the others",
+        )
+    return {
+        "name": step.name,
+        "names": list(step.names),
+        "folder": str(step.folder),
+        "epoch": manifest.epoch,
+        "update": manifest.update,
+        "samples": manifest.sample,
+        "resumable": manifest.resumable,
+        "pinned": step.pinned,
+        "parent": manifest.parent,
+        "spec_sha256": manifest.spec_sha256,
+        "world_size": manifest.world_size,
+        "callbacks": _callbacks(step, manifest),
+        "files": _files(step, manifest),
+    }
+
+
+def _callbacks(step: Listed, manifest: Manifest) -> list[str]:
+    """Return the ids of the callbacks with a state in the checkpoint."""
+    from noether.checkpoint.state import TRAINER
+
+    if TRAINER not in manifest.files:
+        return []
+    return sorted(json.loads(read_file(step.folder, manifest, TRAINER))["callbacks"])
+
+
+def _files(step: Listed, manifest: Manifest) -> list[dict[str, Any]]:
+    from noether.checkpoint.saved_step import SavedStep
+
+    saved = SavedStep(step.folder, manifest)
+    files = []
+    for name, record in sorted(manifest.files.items()):
+        described: dict[str, Any] = {"file": name, "size": record.size, "sha256": record.sha256}
+        if name.endswith(".safetensors"):
+            described["tensors"] = {
+                key: {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+                for key, tensor in sorted(saved.tensors(name).items())
+            }
+        files.append(described)
+    return files
+
+
+class _CheckpointsPart(SpecTable):
+    checkpoints: CheckpointsTable = Field(default_factory=CheckpointsTable)
+
+
+def prune_run(paths: PathProvider, *, keep_last: int | None = None, dry_run: bool = False) -> list[Listed]:
+    """Remove the checkpoints of a run that nothing keeps; return them.
+
+    Args:
+        paths: Paths of the run.
+        keep_last: Number of the newest checkpoints to keep; by default that of the spec of the run.
+        dry_run: Remove nothing.
+
+    Raises:
+        UsageError: if a process works on the run.
+        SpecError: if the spec of the run, which decides what to keep, cannot be read.
+        StorageError: if the disk refuses; no checkpoint is half removed.
+    """
+    kept = read_part(paths, _CheckpointsPart).checkpoints
+    retention = Retention(keep_last or kept.keep_last, kept.keep_every)
+    with nullcontext() if dry_run else RunLock(paths.run_path):
+        steps = list_checkpoints(paths.checkpoint_path)
+        protected = {step.update for step in steps if set(step.names) - {LATEST}}
+        folders = retention.prunable(paths.checkpoint_path, protected)
+        if not dry_run:
+            for folder in folders:
+                try:
+                    remove_step(folder)
+                except OSError as error:
+                    raise storage_error(error, folder) from error
+    return [step for step in steps if step.folder in folders]

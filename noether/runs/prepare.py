@@ -1,0 +1,386 @@
+"""The prologue of every run: process state, run plugins, and all parts put together in one order.
+
+Model, dry pass for lazy modules, data parallelism, weights, optimizer, callbacks, hooks. Nothing else builds a run:
+`run`, `resume`, `eval`, `plan`, `check --deep`, `verify-resume` and `checkpoint export` all come through here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor, nn
+
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.save import SavePolicy
+from noether.config.base import component_of, construction_of
+from noether.core.initializers.base import InitializerBase
+from noether.core.models.base import ModelBase
+from noether.core.models.build import build_model, infer_sizes
+from noether.core.trackers.noop import NoopTracker
+from noether.data.build import build_data
+from noether.data.container import DataContainer
+from noether.data.fetch import first_sample
+from noether.data.randomness import preserved_rng, seed_sample
+from noether.errors import SpecError
+from noether.kernel.dispatch import compile_dispatch
+from noether.kernel.participant import Participant, load_plugins
+from noether.kernel.registry import use_registry
+from noether.metrics.tracker import BaseTracker
+from noether.spec.describe.fields import configs_in
+from noether.spec.errors.problem import InvalidSpecError, Problem
+from noether.spec.load import LoadedSpec, load_spec
+from noether.spec.model import RunSpec
+from noether.spec.resolve import resolved_tables, resolved_toml
+from noether.training.trainers.base import BaseTrainer
+
+_CALLBACKS = logging.getLogger("noether.callbacks")
+_CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+_TARGET = "_target"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The parts of a run; run hooks get it as `run`.
+
+    Attributes:
+        run_id: Name of the run.
+        run_dir: Folder of the run.
+        spec: The spec, with the sizes that the data decide.
+        resolved: Text of that spec.
+        data: All data sets.
+        model: The model, on its device.
+        trainer: The trainer, with its writers.
+    """
+
+    run_id: str
+    run_dir: Path
+    spec: RunSpec
+    resolved: str
+    data: DataContainer
+    model: ModelBase
+    trainer: BaseTrainer
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """A run about to be built, while its registry and its process state are active; see `preparation`.
+
+    Attributes:
+        loaded: The spec as the run plugins have configured it.
+        plugins: The run plugins, in the order of their use.
+        device: Device of the run.
+    """
+
+    loaded: LoadedSpec
+    plugins: list[Participant]
+    device: torch.device
+
+    def trackers(self) -> list[BaseTracker]:
+        """Construct the trackers of the spec; none is opened yet."""
+        trackers = []
+        for config in self.loaded.spec.trackers or []:
+            with construction_of(config):
+                trackers.append(component_of(config).target(config))
+        return trackers
+
+    def parts(self, spec: RunSpec | None = None) -> tuple[RunSpec, DataContainer, ModelBase]:
+        """Build data and model; return the spec with their sizes, and both.
+
+        Args:
+            spec: Spec to build instead of that of the preparation.
+
+        Raises:
+            UsageError: if one of them cannot be built.
+        """
+        spec = spec or self.loaded.spec
+        data = build_data(spec.datasets, spec.transforms, spec.loader, seed=spec.seed)
+        sample = first_sample(data.get_dataset("train" if "train" in data.keys() else None), seed=data.seed)  # noqa: SIM118
+        spec = _made_explicit(spec, sample, self.device)
+        return spec, data, _built_model(spec, sample, self.device)
+
+    def assemble(
+        self, paths: PathProvider, *, trackers: Sequence[BaseTracker] = (), spec: RunSpec | None = None
+    ) -> Run:
+        """Build data, model and trainer; `ready` does the rest.
+
+        Args:
+            paths: Paths of the run.
+            trackers: Trackers of the run.
+            spec: Spec to build instead of that of the preparation.
+
+        Raises:
+            UsageError: if something in the spec cannot be built.
+        """
+        spec, data, model = self.parts(spec)
+        # `parallel.prepare(model)` belongs here: sharded training loads weights and builds optimizers after it.
+        resolved = resolved_toml(spec)
+        model.check_inputs(spec.trainer.forward_properties or [])
+        with construction_of(spec.trainer):
+            trainer: BaseTrainer = component_of(spec.trainer).target(
+                spec.trainer,
+                data_container=data,
+                device=self.device,
+                tracker=trackers[0] if trackers else NoopTracker(),
+                path_provider=paths,
+            )
+        trainer.checkpoint_writer.keep_last = spec.checkpoints.keep_last
+        trainer.checkpoint_writer.keep_every = spec.checkpoints.keep_every
+        trainer.checkpoint_writer.asynchronous = spec.checkpoints.asynchronous
+        trainer.checkpoint_writer.policy = SavePolicy(spec.checkpoints.on_save_error)
+        trainer.checkpoint_writer.spec_sha256 = hashlib.sha256(resolved.encode()).hexdigest()
+        run = Run(paths.run_id, paths.run_path, spec, resolved, data, model, trainer)
+        trainer.plugins, trainer.run = self.plugins, run
+        return run
+
+    def ready(self, run: Run, *, state: InitializerBase | None = None) -> None:
+        """Load weights, then build optimizer, callbacks and hooks.
+
+        Args:
+            run: The run, as `assemble` returned it.
+            state: Saved state of the run itself; it takes the place of the spec's initializers.
+
+        Raises:
+            UsageError: if an initializer, an optimizer, a callback or a hook does not fit.
+            CheckpointError: if the state does not fit the run.
+        """
+        if state is not None:
+            run.trainer.initializer = state
+        else:
+            _initialize(run.spec, run.trainer, run.model)
+        run.trainer.prepare(run.model)
+
+
+@contextmanager
+def preparation(
+    loaded: LoadedSpec,
+    plugins: Iterable[str] = (),
+    *,
+    extras: Iterable[Participant] = (),
+    device: str | None = None,
+) -> Iterator[Preparation]:
+    """Load the run plugins, let them configure the spec, and enter the process state of the run.
+
+    Args:
+        loaded: A valid spec; it is not changed.
+        plugins: Run plugins beside those that the spec uses.
+        extras: Further participants in the hooks, called last.
+        device: Device instead of that of the spec.
+
+    Raises:
+        PluginError: if a plugin is not installed, or one of its hooks cannot work.
+        SpecError: if a plugin leaves the spec invalid, or its device is missing.
+    """
+    with use_registry(loaded.registry):
+        loaded, participants = _configured(loaded, plugins)
+        place = device_of(device or loaded.spec.device)
+        with process_state(loaded.spec, place):
+            yield Preparation(loaded, [*participants, *extras], place)
+
+
+@contextmanager
+def rehearsal(loaded: LoadedSpec, plugins: Iterable[str] = (), *, extras: Iterable[Participant] = ()) -> Iterator[Run]:
+    """Build a whole run except its trackers, ready to train, in a temporary folder; silence its callbacks.
+
+    Args:
+        loaded: A valid spec.
+        plugins: Run plugins beside those that the spec uses.
+        extras: Further participants in the hooks, called last.
+
+    Raises:
+        UsageError: if something in the spec cannot be built.
+    """
+    with (
+        TemporaryDirectory(prefix="noether-") as folder,
+        _quiet_callbacks(),
+        preparation(loaded, plugins, extras=extras) as prepared,
+    ):
+        spec = prepared.loaded.spec
+        paths = PathProvider(spec.output, spec.name)  # an initializer may take weights of another run there
+        paths.run_path = Path(folder)
+        run = prepared.assemble(paths)
+        prepared.ready(run)
+        try:
+            yield run
+        finally:
+            run.trainer.log_writer.close()
+
+
+@contextmanager
+def _quiet_callbacks() -> Iterator[None]:
+    """Silence the loggers of callbacks: they report on a training that does not take place."""
+    silence, propagate = logging.NullHandler(), _CALLBACKS.propagate
+    _CALLBACKS.addHandler(silence)
+    _CALLBACKS.propagate = False
+    try:
+        yield
+    finally:
+        _CALLBACKS.propagate = propagate
+        _CALLBACKS.removeHandler(silence)
+
+
+# Process state
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device that a spec names; `auto` is the best that is available.
+
+    Raises:
+        SpecError: if the device is not available.
+    """
+    available: dict[str, Callable[[], bool]] = {"cpu": lambda: True}
+    available |= {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind]())
+    if not available[name.partition(":")[0]]():
+        present = ", ".join(kind for kind, is_available in available.items() if is_available())
+        raise SpecError(f"device = {name!r} is not available: found {present}", hint='use device = "auto"')
+    return torch.device(name)
+
+
+@contextmanager
+def process_state(spec: RunSpec, device: torch.device) -> Iterator[None]:
+    """Seed all generators and apply the process-wide settings of a spec; put back exactly what was there.
+
+    Args:
+        spec: Seed, threads, determinism and precision.
+        device: Device of the run; accelerators that it does not use are left alone.
+    """
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    workspace = os.environ.get(_CUBLAS_WORKSPACE)
+    if device.type == "cuda":
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # or its generators could not be put back
+    with preserved_rng():
+        try:
+            seed_sample(spec.seed)
+            if device.type != "cpu":
+                torch.manual_seed(spec.seed)  # the accelerators too; a CPU run must not initialise them
+            if spec.threads is not None:
+                torch.set_num_threads(spec.threads)
+            if spec.matmul_precision is not None:
+                torch.set_float32_matmul_precision(spec.matmul_precision)
+            if spec.deterministic:
+                os.environ.setdefault(_CUBLAS_WORKSPACE, ":4096:8")  # cuBLAS is only deterministic with it
+                torch.use_deterministic_algorithms(True)
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.set_float32_matmul_precision(precision)
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+            if workspace is None:
+                os.environ.pop(_CUBLAS_WORKSPACE, None)
+
+
+# Run plugins
+
+
+def _configured(loaded: LoadedSpec, names: Iterable[str]) -> tuple[LoadedSpec, list[Participant]]:
+    """Load the run plugins and return the spec as they configure it, checked again."""
+    spec = loaded.spec.model_copy(deep=True)
+    spec.plugins.use = list(dict.fromkeys([*spec.plugins.use, *names]))
+    participants = load_plugins(spec.plugins.use)
+    order = _configure(spec, participants)
+    if order and (problems := _problems_of(spec, loaded)):
+        culprit = order[-1]
+        for count in range(1, len(order)):  # name the first plugin after which the spec is no longer valid
+            again = loaded.spec.model_copy(deep=True)
+            again.plugins.use = list(spec.plugins.use)
+            _configure(again, [one for one in participants if one.id in order[:count]])
+            if _problems_of(again, loaded):
+                culprit = order[count - 1]
+                break
+        raise InvalidSpecError(problems, origin=f"the spec after configure_spec of run plugin '{culprit}'")
+    return replace(loaded, spec=spec), participants
+
+
+def _configure(spec: RunSpec, participants: Sequence[Participant]) -> list[str]:
+    """Let run plugins configure a spec in place; return the ids of those that do, in their order."""
+    dispatch = compile_dispatch(participants)
+    if dispatch.configure_spec is not None:
+        dispatch.configure_spec(spec=spec)
+    return list(dict.fromkeys(dispatch.order("configure_spec")))
+
+
+def _problems_of(spec: RunSpec, loaded: LoadedSpec) -> list[Problem]:
+    """Return the problems that a file with this spec would have."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydantic warns of values of a wrong type, which are reported below
+            tables = resolved_tables(spec)
+        again = load_spec(tables, registry=loaded.registry, plugins=spec.plugins.use, project=loaded.project_folder)
+    except InvalidSpecError as error:
+        return [replace(problem, places=()) for problem in error.problems]
+    except (SpecError, ValueError, TypeError, AttributeError) as error:
+        return [Problem("wrong-value", (), str(error))]
+    built = {path for path, _ in configs_in(spec)}
+    tables_only = [path for path, _ in configs_in(again.spec) if path not in built]
+    return [Problem("wrong-type", path, "found a plain table, expected a config object") for path in tables_only]
+
+
+# Parts
+
+
+def _built_model(spec: RunSpec, sample: Mapping[str, Tensor], device: torch.device) -> ModelBase:
+    """Build the model; give lazy modules their sizes by a forward pass of one sample."""
+    model = build_model(spec.model, device)
+    if not any(map(nn.parameter.is_lazy, (*model.parameters(), *model.buffers()))):
+        return model
+    inputs = {name: sample[name].unsqueeze(0).to(device) for name in spec.trainer.forward_properties or []}
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(**inputs)
+    except Exception as error:
+        raise SpecError(f"the lazy modules of the model cannot take their sizes from a sample: {error}") from error
+    for module, mode in modes.items():
+        module.training = mode
+    return model
+
+
+def _initialize(spec: RunSpec, trainer: BaseTrainer, model: ModelBase) -> None:
+    """Load the weights that `[initializer]` names; leave one that continues a run to the trainer."""
+    if spec.initializer is None:
+        return
+    with construction_of(spec.initializer):
+        initializer: InitializerBase = component_of(spec.initializer).target(spec.initializer)
+    if not initializer.continues_a_run:
+        initializer.initialize(trainer, model)
+    elif trainer.initializer is None:
+        trainer.initializer = initializer
+    else:
+        raise SpecError(
+            f"[initializer] continues a run ('{spec.initializer.kind}'), and trainer.initializer "
+            f"('{spec.trainer.initializer.kind}') would change the state with which it continues",
+            hint="remove one of them",
+        )
+
+
+def _made_explicit(spec: RunSpec, sample: dict[str, Tensor], device: torch.device) -> RunSpec:
+    """Fill in the settings that data and machine decide: sizes of the model, device, number of threads."""
+    inputs = _select(sample, spec.trainer.forward_properties or [], "forward_properties")
+    targets = _select(sample, spec.trainer.target_properties or [], "target_properties")
+    fields = {name.removesuffix(_TARGET): value for name, value in targets.items()}
+    model = infer_sizes(spec.model, inputs, fields)
+    threads = spec.threads or torch.get_num_threads()
+    return spec.model_copy(update={"model": model, "device": str(device), "threads": threads})
+
+
+def _select(sample: dict[str, Tensor], names: list[str], where: str) -> dict[str, Tensor]:
+    missing = [name for name in names if name not in sample]
+    if missing:
+        raise SpecError(
+            f"trainer.{where} names {missing}, but a sample has {sorted(sample)}",
+            hint="name properties that the data set has",
+        )
+    return {name: sample[name] for name in names}

@@ -1,0 +1,116 @@
+"""`noether resume`: continue a run with the spec in its folder, or preview that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from noether.checkpoint.paths import PathProvider
+from noether.kernel.registry import use_registry
+from noether.runs.folder.lock import is_locked
+from noether.runs.folder.run_folder import RunFolder, environment_changes, find_run, last_attempt
+from noether.runs.launch import start
+from noether.runs.outcome import Outcome
+from noether.runs.resume.changes import refused_changes, shown
+from noether.runs.resume.continuation import AUTO, find_state, lost_updates
+from noether.runs.saved_spec import load_saved_spec, noting_missing_code
+from noether.spec.diff import differences
+from noether.spec.resolve import resolved_tables
+
+
+def resume(
+    run: str | Path,
+    *,
+    checkpoint: str = AUTO,
+    output: str | Path = "runs",
+    set: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+    unset: Sequence[str] = (),
+    plugins: Iterable[str] = (),
+    trusted: Iterable[str] = (),
+    project: Path | None = None,
+    **options: Any,
+) -> Outcome:
+    """Continue a run with the spec in its folder.
+
+    Args:
+        run: Folder of the run, or its id below `output`.
+        checkpoint: Name of a checkpoint; `auto` for the newest sound one.
+        output: Folder that holds the runs.
+        set: See `noether.run`, as for all that follow.
+        overrides: See there.
+        unset: See there.
+        plugins: See there.
+        trusted: See there.
+        project: Project folder with the code that the spec names; by default the project of the working folder.
+        **options: Further arguments of `noether.run`.
+
+    Raises:
+        UsageError: if there is no such run, it is in use, or changes of the spec alter training.
+        CheckpointError: if there is no such checkpoint, or none that is sound.
+    """
+    paths = find_run(run, output)
+    plugins = list(plugins)
+    changes = {**(set or {}), "output": str(paths.output_path)}
+    layers = {"overrides": overrides, "set": changes, "unset": unset, "trusted": trusted, "plugins": plugins}
+    with noting_missing_code(paths, project):
+        loaded = load_saved_spec(paths, project=project, **layers)
+        return start(loaded, paths.run_id, plugins, resume=checkpoint, **options)
+
+
+def preview(
+    run: str | Path,
+    *,
+    checkpoint: str = AUTO,
+    output: str | Path = "runs",
+    overrides: Sequence[str] = (),
+    plugins: Iterable[str] = (),
+    trusted: Iterable[str] = (),
+    project: Path | None = None,
+) -> list[str]:
+    """Return lines that describe what continuing a run would do; change nothing.
+
+    Args:
+        run: As in `resume`, as for all that follow.
+        checkpoint: See `resume`.
+        output: See `resume`.
+        overrides: See `noether.run`.
+        plugins: See `noether.run`.
+        trusted: See `noether.run`.
+        project: See `resume`.
+
+    Raises:
+        UsageError: if there is no such run.
+        CheckpointError: if there is no such checkpoint, or none that is sound.
+    """
+    paths = find_run(run, output)
+    before = load_saved_spec(paths, project=project, trusted=trusted)
+    now = load_saved_spec(paths, project=project, overrides=overrides, trusted=trusted, plugins=list(plugins))
+    with use_registry(now.registry):
+        tables = resolved_tables(before.spec), resolved_tables(now.spec)
+    changes, refused = differences(*tables), refused_changes(*tables)
+    lines = [f"run         {paths.run_path}", *_attempts(paths), *_position(paths, checkpoint)]
+    lines += [f"spec        {line}" for line in shown(changes)] or ["spec        as it was"]
+    if refused:
+        lines.append("            these changes alter training and need --allow-spec-change: ")
+        lines += [f"            {change.key}" for change in refused]
+    machine = environment_changes(RunFolder(paths).recorded_environment())
+    return lines + ([f"machine     {line}" for line in machine] or ["machine     as it was"])
+
+
+def _attempts(paths: PathProvider) -> list[str]:
+    last = last_attempt(paths.attempts_path)
+    if is_locked(paths.run_path):
+        return ["in use      by another process"]
+    return [f"attempts    {last.number}, the last one ended as {last.status}"] if last else []
+
+
+def _position(paths: PathProvider, checkpoint: str) -> list[str]:
+    saved = find_state(paths, checkpoint)
+    if saved is None:
+        return ["begins      anew: it has no checkpoint yet"]
+    if saved.state.trainer.get("ended"):
+        return [f"continues   after {saved.step.manifest.iteration}, where it had ended"]
+    lost = lost_updates(paths, saved.state.update)
+    return [f"continues   after {saved.step.manifest.iteration}", f"again       {lost} updates are computed again"]

@@ -1,0 +1,197 @@
+"""The resolved spec in a run folder: the only module that reads, loads or writes it.
+
+A run folder is data, whoever made it: its spec is read within the limits of any spec, it extends no other file, it is
+never followed out of the folder, and it names no code that lies there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from noether.checkpoint.durable import replace_file
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.untrusted import parse_json
+from noether.errors import SpecError, UsageError
+from noether.kernel.registry import Registry
+from noether.spec.errors.problem import InvalidSpecError
+from noether.spec.errors.translate import problems_of
+from noether.spec.load import LoadedSpec, load_spec
+from noether.spec.model import SpecTable
+from noether.spec.read.document import read_document
+from noether.spec.read.environment import read_environment
+from noether.spec.read.layering import layered
+
+PROJECT = "project"
+"""Key in `run.json` of the project folder from which the run was started."""
+
+_Part = TypeVar("_Part", bound=SpecTable)
+_ORIGIN = re.compile(r".* from (?P<name>[A-Za-z0-9][A-Za-z0-9._-]*) (?P<version>[A-Za-z0-9][A-Za-z0-9.+!]*)")
+
+
+@dataclass(frozen=True, slots=True)
+class SavedSpec:
+    """The resolved spec of a run, not validated: its components may no longer be installed.
+
+    Attributes:
+        tables: The settings, with every default.
+        origins: `<kind> from <distribution> <version>` by the place of each component.
+        sha256: Hash of the text, as manifests of checkpoints hold it.
+    """
+
+    tables: dict[str, Any]
+    origins: dict[str, str]
+    sha256: str
+
+
+def has_saved_spec(paths: PathProvider) -> bool:
+    """Return True if a run folder holds a resolved spec; a process may have died before it wrote one."""
+    try:
+        return paths.resolved_spec_path.is_file()
+    except (OSError, ValueError):  # such as a name that no folder can have
+        return False
+
+
+def read_saved_spec(paths: PathProvider) -> SavedSpec:
+    """Read the resolved spec of a run without importing anything that it names.
+
+    Raises:
+        SpecError: if it is missing, leads out of the run folder, extends other files, exceeds the limits of a spec, or
+            is not TOML.
+    """
+    path = paths.resolved_spec_path
+    if not has_saved_spec(paths):
+        raise SpecError(f"the run has no spec: {path} is missing", hint="name a run that `noether run` began")
+    if not path.resolve().is_relative_to(paths.run_path.resolve()):
+        raise SpecError(f"{path} leads out of the run folder, to {path.resolve()}", hint="copy the file into the run")
+    document = read_document(path)
+    tables = document.table
+    if "extends" in tables:
+        raise SpecError(
+            f"the spec of a run cannot extend other files: found `extends` in {path}",
+            hint="remove it; the saved spec holds every setting already",
+        )
+    resolved = tables.pop("resolved", {})
+    kinds = resolved.get("kinds") if isinstance(resolved, dict) else None
+    origins = {place: str(origin) for place, origin in kinds.items()} if isinstance(kinds, dict) else {}
+    return SavedSpec(tables, origins, hashlib.sha256(document.text.encode()).hexdigest())
+
+
+def load_saved_spec(paths: PathProvider, *, project: Path | None = None, **options: Any) -> LoadedSpec:
+    """Load and validate the resolved spec of a run.
+
+    Args:
+        paths: Paths of the run.
+        project: Project folder with the code that the spec names; by default the project of the working folder.
+        **options: Further arguments of `noether.load_spec`.
+
+    Raises:
+        SpecError: if the spec cannot be read or a component cannot be found; notes name the project of the run and
+            its plugins that are not installed.
+    """
+    with noting_missing_code(paths, project):
+        read_saved_spec(paths)
+        return load_spec(paths.resolved_spec_path, project=project, **options)
+
+
+def read_part(paths: PathProvider, part: type[_Part]) -> _Part:
+    """Validate some tables of a saved spec, with what the environment holds now, and import nothing for the others.
+
+    Args:
+        paths: Paths of the run.
+        part: Model whose fields name the tables.
+
+    Raises:
+        SpecError: if the spec cannot be read, one of the tables does not fit, or a variable is not set.
+    """
+    tables = read_saved_spec(paths).tables
+    root = layered({key: tables[key] for key in part.model_fields if key in tables}).root
+    readings = read_environment(root, part)
+    problems = readings.problems
+    found: _Part | None = None
+    try:
+        found = part.model_validate_json(json.dumps(readings.table), strict=True)
+    except ValidationError as error:
+        problems = problems or problems_of(error, readings.table, part)[0]
+    if found is None or problems:  # outside of the handler: what pydantic says may hold a part of a secret
+        raise InvalidSpecError(problems, origin=str(paths.resolved_spec_path))
+    return found
+
+
+def saved_spec_registry(paths: PathProvider, *, trusted: Iterable[str] = ()) -> Registry:
+    """Return the registry for a part of a saved spec: the working folder may hold code, the run folder none."""
+    return Registry.installed(trusted=trusted, project_folders=(Path.cwd(),), data_folders=(paths.run_path,))
+
+
+def write_saved_spec(paths: PathProvider, given: str, resolved: str, *, former: Path) -> None:
+    """Write the spec of a new attempt as it was given and as it is resolved.
+
+    Args:
+        paths: Paths of the run.
+        given: Text of the spec file.
+        resolved: Text of the resolved spec.
+        former: File that keeps the resolved spec of the attempt before, if this one differs.
+
+    Raises:
+        StorageError: if the disk refuses.
+    """
+    before = paths.resolved_spec_path.read_bytes() if paths.resolved_spec_path.exists() else None
+    if before == resolved.encode():
+        return
+    if before is not None:
+        replace_file(former, before)
+    replace_file(paths.spec_path, given.encode())
+    replace_file(paths.resolved_spec_path, resolved.encode())
+
+
+@contextmanager
+def noting_missing_code(paths: PathProvider, project: Path | None) -> Iterator[None]:
+    """Add notes to an error: the project folder and the plugins of the run, if they may be missing.
+
+    The project folder is named and never searched: the run folder may come from a stranger.
+    """
+    try:
+        yield
+    except UsageError as error:
+        was = _recorded_project(paths)
+        if project is None and was is not None and was != Path.cwd():
+            error.add_note(f"the run was started from the project {was}; --project {was} looks for its code there")
+        for name, version in _missing_plugins(paths):
+            error.add_note(f"the run used {name} {version}, which is not installed: pip install '{name}=={version}'")
+        raise
+
+
+def _recorded_project(paths: PathProvider) -> Path | None:
+    try:
+        record = parse_json((paths.run_path / "run.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    found = record.get(PROJECT) if isinstance(record, dict) else None
+    return Path(found) if isinstance(found, str) and json.dumps(found).isascii() else None
+
+
+def _missing_plugins(paths: PathProvider) -> list[tuple[str, str]]:
+    """Return name and version of each distribution that the run used and that is not installed."""
+    try:
+        origins = read_saved_spec(paths).origins.values()
+    except SpecError:
+        return []
+    found = [match for match in map(_ORIGIN.fullmatch, origins) if match is not None]
+    return sorted({(one["name"], one["version"]) for one in found if not _is_installed(one["name"])})
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Feed the trackers of a run."""

@@ -1,0 +1,160 @@
+"""The trackers of one run: opened while it is built, fed while it trains, closed with its status."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from noether.checkpoint.paths import PathProvider
+from noether.kernel.names import free_name
+from noether.metrics.feed import TrackerFeed, feed_name
+from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, TrackerError
+
+if TYPE_CHECKING:
+    from noether.metrics.log import LogWriter
+    from noether.training.loop.signals import StopSignals
+
+_AFTER_A_SIGNAL_S = 5.0
+_LOOK_EVERY_S = 0.02
+
+
+def until_stopped(work: Callable[[], object], signals: StopSignals) -> bool:
+    """Run slow clean-up on a thread; abandon it soon after a stop signal, and at once after a second one.
+
+    Args:
+        work: Clean-up that a run can do without; abandoned, it continues until the process ends.
+        signals: Stop signals of the run.
+
+    Returns:
+        True if it is done.
+
+    Raises:
+        Exception: if `work` raised it.
+    """
+    raised: list[BaseException] = []
+
+    def noting_errors() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=copy_context().run, args=(noting_errors,), name="clean-up", daemon=True)
+    thread.start()
+    stopped_at: float | None = None
+    while thread.is_alive():
+        thread.join(_LOOK_EVERY_S)
+        if signals.received is not None and stopped_at is None:
+            stopped_at = time.monotonic()
+        if signals.insists or (stopped_at is not None and time.monotonic() - stopped_at > _AFTER_A_SIGNAL_S):
+            break
+    if raised:
+        raise raised[0]
+    return not thread.is_alive()
+
+
+_LOG = logging.getLogger("noether.tracking")
+_REQUIRED_PATIENCE_S = 30.0
+_FLUSH_AFTER_A_SIGNAL_S = 5.0
+"""Schedulers kill a process soon after they send it a signal."""
+
+
+class Tracking:
+    """Feeds all trackers of a run from its metrics file.
+
+    Args:
+        trackers: The trackers of the spec.
+        paths: Paths of the run.
+        run: Description of the run for trackers.
+    """
+
+    def __init__(self, trackers: Sequence[BaseTracker], paths: PathProvider, run: RunDescription) -> None:
+        self.paths = paths
+        self.feeds = [
+            TrackerFeed(tracker, paths.metrics_path, run, name=name)
+            for tracker, name in zip(trackers, tracker_names(trackers), strict=True)
+        ]
+
+    def start(self) -> None:
+        """Open all trackers in the background."""
+        for feed in self.feeds:
+            feed.start()
+
+    def follow(self, log_writer: LogWriter) -> None:
+        """Follow every line of metrics, and log the addresses of trackers once they are open.
+
+        Training waits a few seconds for all trackers together.
+
+        Raises:
+            TrackerError: if a required tracker cannot be opened.
+        """
+        began = time.monotonic()
+        for feed in self.feeds:
+            is_required = feed.tracker.tracker_config.required
+            patience = _REQUIRED_PATIENCE_S if is_required else feed.tracker.patience_s
+            if feed.wait_open(max(0.0, began + patience - time.monotonic())) and feed.tracker.wants_metrics:
+                _LOG.info("%s: %s", feed.name, feed.tracker.description)
+            log_writer.on_written.append(feed.notify)
+
+    def close(self, status: RunStatus, error: str | None) -> None:
+        """Deliver the remaining metrics, end the run on the trackers, and log their addresses again.
+
+        Every tracker has its `flush_timeout_s`, all at the same time. Ctrl-C ends the waiting and keeps the outcome.
+
+        Raises:
+            TrackerError: if the run finished and a required tracker lacks something.
+        """
+        for feed in self.feeds:
+            feed.end(status, error)
+        began = time.monotonic()
+        for feed in self.feeds:
+            try:
+                feed.wait_closed(max(0.0, began + _flush_timeout(feed, status) - time.monotonic()))
+            except KeyboardInterrupt:
+                _LOG.warning("interrupted while waiting for the tracker %s", feed.name)
+                began = float("-inf")
+            if feed.has_everything and feed.tracker.wants_metrics:
+                _LOG.info("%s: %s", feed.name, feed.tracker.description)
+        lacking = [feed.name for feed in self.feeds if feed.tracker.tracker_config.required and not feed.has_everything]
+        if lacking and status == "FINISHED":
+            raise TrackerError(
+                f"the run finished, but the required tracker {', '.join(lacking)} lacks some of its metrics or files",
+                hint=f"deliver the rest with: noether tracker sync {shlex.quote(str(self.paths.run_path))}",
+            )
+
+
+def tracker_names(trackers: Sequence[BaseTracker]) -> list[str]:
+    """Return a unique name for each tracker: `mlflow`, `mlflow-2`."""
+    names: list[str] = []
+    for tracker in trackers:
+        names.append(free_name(feed_name(tracker), set(names)))
+    return names
+
+
+def _flush_timeout(feed: TrackerFeed, status: RunStatus) -> float:
+    configured = feed.tracker.tracker_config.flush_timeout_s
+    return min(configured, _FLUSH_AFTER_A_SIGNAL_S) if status == "KILLED" else configured
+
+
+def flattened(tables: Mapping[str, Any]) -> dict[str, str]:
+    """Return nested tables as one level of dotted keys with text values, the parameters of trackers."""
+    flat: dict[str, str] = {}
+    _flatten(tables, "", flat)
+    return flat
+
+
+def _flatten(value: Any, path: str, flat: dict[str, str]) -> None:
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            _flatten(item, f"{path}.{key}" if path else str(key), flat)
+    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        for index, item in enumerate(value):
+            _flatten(item, f"{path}.{index}", flat)
+    else:
+        flat[path] = value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,1 @@
+"""Compare a run that was interrupted with one that was not."""

@@ -1,0 +1,1 @@
+"""Problems of a spec: codes, places, and the text that shows them."""

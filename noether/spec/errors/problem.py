@@ -1,0 +1,116 @@
+"""A problem of a spec, and the error that shows all problems of a spec at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeAlias
+
+from noether.config.secrets import mask
+from noether.errors import SpecError
+from noether.spec.errors.codes import CODES
+from noether.spec.errors.place import Place
+from noether.spec.errors.render import render
+from noether.spec.errors.words import visible
+
+MAX_PROBLEMS = 100
+"""Problems that are shown; further ones are only counted."""
+_LONGEST = 5000  # characters of a message
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A mistake at one place of a document.
+
+    Attributes:
+        code: Its stable name, a key of `noether.spec.errors.codes.CODES`.
+        path: Keys and indices from the root of the document.
+        message: What was wrong: found and expected.
+        hint: What to type or change.
+        places: Where the mistake is written, the main place first; `noether.spec.read.layering.located` finds them.
+        at: Paths to point at instead of `path`, the main one first; for a problem between several values.
+        on_key: Whether to point at keys rather than values.
+        labels: What to write at the first and at the other paths of `at`; by default that they do not fit together.
+
+    Raises:
+        ValueError: If the code is not registered.
+    """
+
+    code: str
+    path: tuple[str | int, ...]
+    message: str
+    hint: str | None = None
+    places: tuple[Place, ...] = ()
+    at: tuple[tuple[str | int, ...], ...] = ()
+    on_key: bool = False
+    labels: tuple[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.code not in CODES:
+            raise ValueError(f"unregistered code of a problem: found {self.code!r}, expected a key of CODES")
+
+
+class Finding(NamedTuple):
+    """A problem with the meaning of a valid spec.
+
+    Attributes:
+        problem: The problem.
+        certain: Whether it is wrong for certain; False if a component does not declare what it logs.
+    """
+
+    problem: Problem
+    certain: bool = True
+
+
+class InvalidSpecError(SpecError):
+    """A spec with one or more problems; the message shows all of them, sorted by file and position.
+
+    Args:
+        problems: The problems; at least one.
+        origin: The file, or `the spec`.
+        more: Number of further problems that are not shown.
+    """
+
+    def __init__(self, problems: Iterable[Problem], *, origin: str, more: int = 0) -> None:
+        masked = (
+            replace(problem, message=_fit(problem.message), hint=_fit(problem.hint) if problem.hint else None)
+            for problem in problems
+        )
+        self.problems = tuple(sorted(masked, key=_order))
+        self.origin = origin
+        self.more = more
+        super().__init__(self.rendered(), code=self.problems[0].code)
+
+    def rendered(self, *, color: bool = False) -> str:
+        """Return all problems as text, with a count at the end."""
+        number = len(self.problems) + self.more
+        count = f"{number} problem{'s' * (number != 1)} in {visible(self.origin)}"
+        if self.more:
+            count += f"; the first {len(self.problems)} are shown"
+        blocks = [render(problem, self.origin, color=color) for problem in self.problems]
+        return "\n\n".join([*blocks, count])
+
+
+def problem_at(place: Place | None, code: str, path: tuple[str | int, ...], message: str, hint: str | None) -> Problem:
+    """Return a problem at one known place, or at none."""
+    return Problem(code, path, message, hint, (place,) if place else ())
+
+
+def _fit(text: str) -> str:
+    """Return text without secrets and control characters, cut if it quotes a file at length."""
+    text = mask(text)
+    cut = text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+    return "\n".join(map(visible, cut.split("\n")))
+
+
+_Order: TypeAlias = tuple[bool, bool, str, int, str, int, int, list[tuple[int, int, str]]]
+
+
+def _order(problem: Problem) -> _Order:
+    """Sort by the spec's own file, then the files that it extends, then arguments, then problems without a place."""
+    path = [(0, part, "") if isinstance(part, int) else (1, 0, part) for part in problem.path]
+    if not problem.places:
+        return True, True, "", 0, "", 0, 0, path
+    place = problem.places[0]
+    length = 0 if place.is_file else len(place.origin)  # argument 2 comes before argument 10
+    return False, not place.is_file, place.via or "", length, place.origin, place.line, place.column, path

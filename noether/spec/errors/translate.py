@@ -1,0 +1,186 @@
+"""Problems from the errors of pydantic, with codes and with `found …, expected …` in plain words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from noether.kernel.names import nearest
+from noether.spec.describe.fields import class_at, item_at
+from noether.spec.errors.codes import CODES
+from noether.spec.errors.misplaced import home_of
+from noether.spec.errors.problem import MAX_PROBLEMS, Problem
+from noether.spec.errors.words import BOUNDS, TYPES, described, quoted, toml_path
+
+_Path = tuple[str | int, ...]
+_INTEGER, _NUMBER, _LIST, _TABLE = f"an {TYPES[int]}", f"a {TYPES[float]}", f"a {TYPES[list]}", f"a {TYPES[dict]}"
+_TYPES: dict[str, str] = {
+    "bool_type": TYPES[bool],
+    "bool_parsing": TYPES[bool],
+    "int_type": _INTEGER,
+    "int_parsing": _INTEGER,
+    "int_from_float": _INTEGER,
+    "float_type": _NUMBER,
+    "float_parsing": _NUMBER,
+    "string_type": f"a {TYPES[str]}",
+    "path_type": "a path",
+    "list_type": _LIST,
+    "tuple_type": _LIST,
+    "set_type": _LIST,
+    "frozen_set_type": _LIST,
+    "dict_type": _TABLE,
+    "model_type": _TABLE,
+    "model_attributes_type": _TABLE,
+    "component_type": "a table with a kind, or the kind alone",
+    "none_required": "nothing",
+}
+"""Expected types, by pydantic's type of the error."""
+_CHOICES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "literal_error": lambda context: _one_of(context["expected"]),
+    "enum": lambda context: _one_of(context["expected"]),
+    "string_pattern_mismatch": lambda context: f"text that matches {context['pattern']}",
+}
+_BOUNDS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "finite_number": lambda context: "a finite number",
+    "greater_than": lambda context: f"a number {BOUNDS['gt']} {context['gt']:g}",
+    "greater_than_equal": lambda context: f"{BOUNDS['ge']} {context['ge']:g}",
+    "less_than": lambda context: f"a number {BOUNDS['lt']} {context['lt']:g}",
+    "less_than_equal": lambda context: f"{BOUNDS['le']} {context['le']:g}",
+    "multiple_of": lambda context: f"a multiple of {context['multiple_of']:g}",
+    "string_too_short": lambda context: f"at least {context['min_length']} characters",
+    "string_too_long": lambda context: f"at most {context['max_length']} characters",
+    "too_short": lambda context: f"at least {context['min_length']} items",
+    "too_long": lambda context: f"at most {context['max_length']} items",
+}
+_SOMEHOW_CLOSE = 0.6  # least similarity of a suggested key
+_CLOSE = 0.9  # the same, beside a suggested table
+_FEW = 12  # keys that are listed even beside a suggestion
+
+
+def problems_of(error: ValidationError, document: dict[str, Any], root: type[BaseModel]) -> tuple[list[Problem], int]:
+    """Return one problem per place of a validation error, and the number of problems beyond the limit.
+
+    If a value fits no member of a union, pydantic reports each member; here they are one problem.
+    """
+    by_path: dict[_Path, list[ErrorDetails]] = {}
+    for details in error.errors(include_url=False):
+        by_path.setdefault(_document_path(details, document), []).append(details)
+    holding = {path[:length] for path in by_path for length in range(len(path))}
+    groups = [
+        (path, group)
+        for path, group in by_path.items()
+        if path not in holding or _expected(group[0]) is None  # a union also reports its members that hold the others
+    ]
+    problems = [_problem(path, group, document, root) for path, group in groups[:MAX_PROBLEMS]]
+    return problems, max(0, len(groups) - MAX_PROBLEMS)
+
+
+def _problem(path: _Path, group: list[ErrorDetails], document: Any, root: type[BaseModel]) -> Problem:
+    first = group[0]
+    match first["type"]:
+        case "extra_forbidden":
+            return _unknown_key(path, document, root)
+        case "missing":
+            what = f"item {path[-1]}" if isinstance(path[-1], int) else quoted(path[-1])
+            message = f"{what} is missing, and it has no default"
+            return Problem("missing-key", path, message, _missing_hint(path, first["input"]))
+        case "unknown_kind":
+            context = first["ctx"]
+            code = context.get("code")
+            return Problem(code if code in CODES else "unusable-kind", path, context["message"], context["hint"])
+        case "refused":
+            context = first["ctx"]
+            return Problem("wrong-value", (*path, *context["below"]), context["message"], context["hint"])
+    expected = dict.fromkeys(phrase for details in group if (phrase := _expected(details)) is not None)
+    if not expected:
+        message = _message(first)
+        return Problem("wrong-value", path, message, at=_mentioned(path, message, first["input"]))
+    message = f"found {described(first['input'])}, expected {' or '.join(expected)}"
+    return Problem(_code(group), path, message, _brackets_hint(path, first["input"], expected))
+
+
+def _code(group: list[ErrorDetails]) -> str:
+    """Return the code of a value that fits no member of a union: the member that came nearest decides."""
+    types = {details["type"] for details in group}
+    if types & _BOUNDS.keys():
+        return "out-of-range"
+    return "wrong-value" if types & _CHOICES.keys() and isinstance(group[0]["input"], str) else "wrong-type"
+
+
+def _brackets_hint(path: _Path, found: Any, expected: Iterable[str]) -> str | None:
+    """Return the header to write if a table has the brackets of a list of tables, or the reverse."""
+    name = toml_path(path)
+    if isinstance(found, dict) and set(expected) == {_LIST}:
+        return f"a list of tables is written [[{name}]]"
+    if isinstance(found, list) and found and all(isinstance(item, dict) for item in found):
+        return f"a table is written [{name}]"
+    return None
+
+
+def _expected(details: ErrorDetails) -> str | None:
+    """Return the expected value in words; None for the message of a validator."""
+    kind = details["type"]
+    phrase = _CHOICES.get(kind) or _BOUNDS.get(kind)
+    return phrase(details.get("ctx", {})) if phrase else _TYPES.get(kind)
+
+
+def _message(details: ErrorDetails) -> str:
+    """Return the message of a config's validator, with the refused value unless that is a table or list."""
+    if details["type"] in ("value_error", "assertion_error"):
+        reason = str(details["ctx"]["error"])
+        if isinstance(details["input"], (dict, list, tuple)):
+            return reason
+        separator = ", " if reason.startswith("expected") else ": "
+        return f"found {described(details['input'])}{separator}{reason}"
+    return f"found {described(details['input'])}: {details['msg']}"
+
+
+def _mentioned(path: _Path, message: str, table: Any) -> tuple[_Path, ...]:
+    """Return the keys of a table that the message of its validator names."""
+    if not isinstance(table, dict):
+        return ()
+    words = dict.fromkeys(re.findall(r"\w+", message))
+    return tuple((*path, word) for word in words if word in table)
+
+
+def _unknown_key(path: _Path, document: Any, root: type[BaseModel]) -> Problem:
+    """Return the problem of an unknown key: the key or table that was meant, else the allowed keys."""
+    key = str(path[-1])
+    owner = class_at(root, document, path[:-1])
+    allowed = list(owner.model_fields) if owner else []
+    home = home_of(path, document, root)
+    meant = nearest(key, allowed, similarity=_CLOSE if home else _SOMEHOW_CLOSE)
+    message = f"unknown key {quoted(key)}" + (f". Did you mean '{meant}'?" if meant else "")
+    hints = [f"it belongs {home}"] if home else []
+    if allowed and (len(allowed) <= _FEW or not (meant or home)):
+        hints.append(f"allowed here: {', '.join(allowed)}")
+    return Problem("unknown-key", path, message, "\n".join(hints) or None, on_key=True)
+
+
+def _missing_hint(path: _Path, owner: Any) -> str | None:
+    if path[-1] != "kind":
+        return None
+    misspelt = nearest("kind", owner) if isinstance(owner, dict) else None
+    return f"rename {misspelt!r} to 'kind'" if misspelt else "noether plugins list shows the installed kinds"
+
+
+def _one_of(expected: str) -> str:
+    """Return pydantic's `'a', 'b' or 'c'` with the quotes of TOML."""
+    return expected.replace("'", '"')
+
+
+def _document_path(details: ErrorDetails, document: Any) -> _Path:
+    """Return the path of an error without the parts that pydantic adds: names of union members and validators."""
+    path: list[str | int] = []
+    value = document
+    last = len(details["loc"]) - 1
+    for position, part in enumerate(details["loc"]):
+        exists = part in value if isinstance(value, dict) else item_at(value, part) is not None
+        if exists or (position == last and details["type"] == "missing"):
+            path.append(part)
+            value = item_at(value, part)
+    return tuple(path)

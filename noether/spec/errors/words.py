@@ -1,0 +1,103 @@
+"""Words and notation of messages: TOML literals and paths, quoted text, descriptions of values."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from noether.config.secrets import mask
+from noether.kernel.names import did_you_mean
+
+TYPES: dict[Any, str] = {
+    int: "integer",
+    float: "number",
+    str: "string",
+    bool: "true or false",
+    list: "list",
+    dict: "table",
+}
+"""Names of the types of a TOML value, in messages and in the documentation of fields."""
+BOUNDS = {"ge": "at least", "gt": "greater than", "le": "at most", "lt": "below"}
+"""Words for the bounds of a number, by pydantic's name of the bound."""
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def toml_literal(value: Any) -> str:
+    """Return a value as TOML writes it behind `key =`, in one line."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return toml_string(value)
+    if isinstance(value, float):
+        return _number(value)
+    if isinstance(value, Mapping):
+        items = ", ".join(f"{toml_key(key)} = {toml_literal(item)}" for key, item in value.items())
+        return f"{{ {items} }}" if items else "{}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(toml_literal, value))}]"
+    return str(value)
+
+
+def toml_string(text: str) -> str:
+    """Return text in quotes. JSON has the same escapes as TOML, except that TOML escapes DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def toml_key(key: str) -> str:
+    """Return a key, in quotes if it needs them."""
+    return key if _BARE_KEY.fullmatch(key) else toml_string(key)
+
+
+def _number(value: float) -> str:
+    if math.isfinite(value):
+        return repr(value)
+    return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
+
+
+_LISTED = 40
+
+
+def toml_path(path: Sequence[str | int]) -> str:
+    """Return a path as TOML writes dotted keys, indices as numbers: `trainer.callbacks.1.every_n_epochs`."""
+    return ".".join(str(part) if isinstance(part, int) or _BARE_KEY.fullmatch(part) else quoted(part) for part in path)
+
+
+def quoted(text: str, limit: int = 60) -> str:
+    """Return text in quotes for a message: cut to `limit`, secrets masked, control and direction characters escaped."""
+    text = mask(text)
+    shown = visible(text[:limit])
+    return f'"{shown}…"' if len(text) > limit else f'"{shown}"'
+
+
+def visible(text: str) -> str:
+    """Return text with control and direction characters escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names with commas between them; of more than 40 the first 40."""
+    first = list(islice(names, _LISTED + 1))
+    return ", ".join([*first[:_LISTED], "…"] if len(first) > _LISTED else first)
+
+
+def described(value: Any) -> str:
+    """Return a value in words, for `found …` in messages: `the string "yes"`, `the integer 3`, `a table`."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f"the {TYPES[str]} {quoted(value)}"
+    if isinstance(value, (int, float)):
+        return f"the {TYPES[type(value)]} {value}"
+    if isinstance(value, (dict, list, tuple)):
+        return f"a {TYPES[dict if isinstance(value, dict) else list]}"
+    return type(value).__name__
+
+
+def suggestion(name: str, candidates: Iterable[str]) -> str:
+    """Return `". Did you mean 'x'?"` to end a message with, or an empty string."""
+    guess = did_you_mean(name, candidates)
+    return f".{guess}" if guess else ""

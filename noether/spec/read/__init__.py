@@ -1,0 +1,1 @@
+"""Reading a spec: documents, layers, overrides, the environment."""

@@ -1,0 +1,120 @@
+"""Values that come from environment variables, and passwords in addresses."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from noether.config.discriminated import Discriminated
+from noether.config.secrets import remember_password_in
+from noether.spec.describe.fields import alternatives, annotation_at
+from noether.spec.errors.problem import Problem
+from noether.spec.locate import TomlPath
+from noether.spec.read.layers import Node, value_of
+from noether.spec.read.reference import Reference
+
+
+def passwords_in(table: Any, references: Container[TomlPath], path: TomlPath = ()) -> Iterator[Problem]:
+    """Mask every password of an address from now on; yield a problem for each that is written in the spec.
+
+    Args:
+        table: The spec with values in place of references.
+        references: The paths of the references: a run keeps the reference, not the value.
+        path: The path of `table`.
+    """
+    if isinstance(table, str):
+        if "://" in table and remember_password_in(table) and path not in references:
+            message = "the address holds a password, and every copy of the spec would show it"
+            hint = 'put the whole address into a variable: { env = "TRACKING_URI", secret = true }'
+            yield Problem("written-password", path, message, hint)
+    elif isinstance(table, dict):
+        for key, item in table.items():
+            yield from passwords_in(item, references, (*path, key))
+    elif isinstance(table, list):
+        for index, item in enumerate(table):
+            yield from passwords_in(item, references, (*path, index))
+
+
+@dataclass
+class Readings:
+    """A spec whose references to the environment were replaced by values.
+
+    Attributes:
+        table: The spec with values in place of references.
+        references: The references that were read, by path.
+        problems: Problems of the other references; their values are empty strings.
+    """
+
+    table: dict[str, Any]
+    references: dict[TomlPath, Reference]
+    problems: list[Problem]
+
+
+def read_environment(root: Node, root_class: type[BaseModel]) -> Readings:
+    """Return a document with values in place of references.
+
+    A variable holds text. If the field takes no text, the text is read as TOML: `EPOCHS=3` is an integer.
+    """
+    readings = Readings(value_of(root), {}, [])
+    for path, reference in _references(root, ()):
+        fault = reference.fault()
+        if fault is None:
+            readings.references[path] = reference
+        else:
+            code, message, hint = fault
+            readings.problems.append(Problem(code, path, message, hint))
+        _put(readings.table, path, "" if fault else _first_reading(reference))
+    for path, reference in readings.references.items():
+        text = reference.text()
+        if text is not None and not _takes_text(annotation_at(root_class, readings.table, path)):
+            _put(readings.table, path, _as_toml(text))
+    return readings
+
+
+def _references(node: Node, path: TomlPath) -> Iterator[tuple[TomlPath, Reference]]:
+    if isinstance(node.content, Reference):
+        yield path, node.content
+    elif isinstance(node.content, dict):
+        for key, item in node.content.items():
+            yield from _references(item, (*path, key))
+    elif isinstance(node.content, list):
+        for index, item in enumerate(node.content):
+            yield from _references(item, (*path, index))
+
+
+def _first_reading(reference: Reference) -> Any:
+    text = reference.text()
+    return reference.table.get("default") if text is None else text
+
+
+def _takes_text(annotation: Any) -> bool:
+    """Return True if a field takes text, or has no known type."""
+    if annotation is None:
+        return True
+    return any(
+        isinstance(option, Discriminated) or option in (str, Path, Any) or _is_choice_of_text(option)
+        for option in alternatives(annotation)
+    )
+
+
+def _is_choice_of_text(option: Any) -> bool:
+    return any(isinstance(choice, str) for choice in getattr(option, "__args__", ()))
+
+
+def _as_toml(text: str) -> Any:
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    return table["value"] if table.keys() == {"value"} else text
+
+
+def _put(table: Any, path: TomlPath, value: Any) -> None:
+    for part in path[:-1]:
+        table = table[part]
+    table[path[-1]] = value

@@ -1,0 +1,61 @@
+"""Files that are written piece by piece have the bytes that the safetensors library makes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save
+
+from noether.checkpoint.tensor_file import _KINDS, TensorFile, lay_out_tensors
+from noether.errors import TrainingError
+
+shapes = st.sampled_from([(), (0,), (1,), (3,), (2, 3), (2, 0, 2), (300, 300)])
+tensors = st.builds(
+    lambda shape, dtype: (torch.arange(torch.Size(shape).numel()) % 2).reshape(shape).to(dtype),
+    shapes,
+    st.sampled_from(list(_KINDS)),
+)
+names = st.text('ab./é\n"\\\x7f', min_size=1, max_size=5)
+
+
+@given(st.dictionaries(names, tensors, max_size=5))
+def test_the_bytes_are_those_of_the_library(held: dict[str, torch.Tensor]) -> None:
+    file, aliases = lay_out_tensors(held)
+    assert aliases == {}
+    written = b"".join(file.chunks())
+    assert written == save(held)
+    assert len(file) == len(written)
+
+
+def test_all_kinds_that_the_library_knows_are_written_as_it_does() -> None:
+    held = {str(dtype): torch.ones(3).to(dtype) for dtype in _KINDS}
+    assert b"".join(lay_out_tensors(held)[0].chunks()) == save(held)
+
+
+@pytest.mark.parametrize("mib", [1, 3])
+def test_large_tensors_come_in_pieces_and_are_not_copied(mib: int) -> None:
+    large = torch.arange(mib * 2**18, dtype=torch.float32)
+    pieces = list(lay_out_tensors({"small": torch.ones(2), "w": large})[0].chunks())
+    assert len(pieces) == mib + 1  # with the header, to which what is small was joined
+    assert b"".join(pieces) == save({"small": torch.ones(2), "w": large})
+    large.fill_(7)
+    assert torch.frombuffer(bytearray(pieces[-1]), dtype=torch.float32).eq(7).all()
+
+
+def test_what_lies_elsewhere_or_not_in_a_row_is_written_in_order() -> None:
+    square = torch.arange(6.0).view(2, 3)
+    held = {"t": square.t(), "conj": torch.tensor([1 + 2j]).conj(), "neg": torch.tensor([1 + 2j]).conj().imag}
+    plain = {"t": square.t().contiguous(), "conj": torch.tensor([1 - 2j]), "neg": torch.tensor([-2.0])}
+    assert b"".join(lay_out_tensors(held)[0].chunks()) == save(plain)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.zeros(2, dtype=torch.complex128), torch.zeros(2).to_sparse(), torch.zeros(2, device="meta")],
+    ids=["dtype", "sparse", "meta"],
+)
+def test_what_the_format_has_no_name_for_is_refused_by_its_name(tensor: torch.Tensor) -> None:
+    with pytest.raises(TrainingError, match="cannot keep the tensor 'w'"):
+        TensorFile.of({"w": tensor})

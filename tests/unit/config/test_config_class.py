@@ -1,0 +1,40 @@
+from types import ModuleType
+
+import pytest
+
+from noether.config.components import CallBackBaseConfig
+from noether.config.config_class import config_class_of
+from noether.errors import PluginError
+
+
+@pytest.mark.parametrize("name", ["Direct", "Inherited", "PassedOn", "Unannotated", "Maybe", "Variable"])
+def test_the_config_is_the_class_that_the_constructor_names(annotated: ModuleType, name: str):
+    assert config_class_of(getattr(annotated, name), "callback") is annotated.NoteConfig
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "Hidden",
+            r"'callback_config' in Hidden.__init__ cannot be evaluated: 'HiddenConfig' \(name 'HiddenConfig'",
+        ),
+        (
+            "OfAModel",
+            r"is ModelBaseConfig, the config of a model; annotated_classes.OfAModel is used as a callback",
+        ),
+        ("NoConfig", r"'callback_config' in NoConfig.__init__ is no config class"),
+    ],
+)
+def test_an_annotation_that_names_no_config_of_the_role_is_refused(annotated: ModuleType, name: str, message: str):
+    with pytest.raises(PluginError, match=message):
+        config_class_of(getattr(annotated, name), "callback")
+
+
+def test_a_callback_without_a_config_has_the_common_options(annotated: ModuleType):
+    assert config_class_of(annotated.WithoutOne, "callback") is CallBackBaseConfig
+
+
+def test_a_trainer_without_a_config_is_refused(annotated: ModuleType):
+    with pytest.raises(PluginError, match="its constructor takes no config parameter"):
+        config_class_of(annotated.WithoutOne, "trainer")

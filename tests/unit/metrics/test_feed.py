@@ -1,0 +1,275 @@
+import json
+import logging
+import threading
+import time
+
+import pytest
+
+from noether.config.components import TrackerBaseConfig
+from noether.core.trackers import (
+    BaseTracker,
+    NoopTracker,
+    RunDescription,
+    TrackerError,
+    TrackerFeed,
+    TrackerRefusedError,
+)
+from noether.metrics.metrics_file import MetricRecord
+
+
+class RecordingTracker(BaseTracker):
+    """Keeps what it gets; `trouble` is called before everything it does and may raise or block."""
+
+    def __init__(self, required=False, trouble=lambda what: None):
+        super().__init__(TrackerBaseConfig(kind="recording", required=required))
+        self.trouble = trouble
+        self.opened_with, self.updates, self.artifacts, self.ended = [], [], [], None
+
+    def open(self, run):
+        self.trouble("open")
+        self.opened_with.append(run)
+
+    def log_metrics(self, records):
+        self.trouble("log")
+        self.updates += [record.update for record in records]
+
+    def log_artifact(self, path, folder=""):
+        self.artifacts.append((path.name, folder))
+
+    def close(self, status, error):
+        self.trouble("close")
+        self.ended = (status, error)
+
+    @property
+    def reference(self):
+        return {"id": "run-7"} if self.opened_with else {}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def append(*updates):
+        with (tmp_path / "metrics.jsonl").open("ab") as file:
+            for update in updates:
+                file.write(MetricRecord(update, 0, update, 0.0, {"loss": 1.0}).encode())
+
+    return append
+
+
+@pytest.fixture
+def feed(tmp_path):
+    def make(tracker):
+        run = RunDescription(run_id="r", name="n", run_dir=tmp_path)
+        made = TrackerFeed(tracker, tmp_path / "metrics.jsonl", run, interval_s=0.01)
+        made.start()
+        return made
+
+    return make
+
+
+def until(condition, timeout_s=5.0):
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.005)
+
+
+def fail_times(count, step):
+    left = [count]
+
+    def trouble(what):
+        if what == step and left[0]:
+            left[0] -= 1
+            raise ConnectionError("refused")
+
+    return trouble
+
+
+def test_what_is_written_arrives_while_the_run_goes_on_and_the_end_is_told(feed, write):
+    tracker = RecordingTracker()
+    fed = feed(tracker)
+    assert fed.wait_open(5)
+    write(1, 2)
+    fed.notify()
+    until(lambda: tracker.updates == [1, 2])
+    write(3)
+    assert fed.close("FINISHED") == 0  # the last line needs no notify
+    assert tracker.updates == [1, 2, 3]
+    assert tracker.ended == ("FINISHED", None)
+
+
+def test_the_error_of_a_failed_run_is_passed_on(feed):
+    tracker = RecordingTracker()
+    feed(tracker).close("FAILED", "boom")
+    assert tracker.ended == ("FAILED", "boom")
+
+
+def test_an_outage_is_told_once_and_nothing_is_lost(feed, write, caplog):
+    caplog.set_level(logging.INFO)
+    tracker = RecordingTracker(trouble=fail_times(1, "log"))
+    fed = feed(tracker)
+    write(1, 2, 3)
+    fed.notify()
+    until(lambda: tracker.updates == [1, 2, 3])
+    fed.close("FINISHED")
+    assert tracker.updates == [1, 2, 3]
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert "refused" in warnings[0]
+    assert "metrics.jsonl" in warnings[0]
+    assert "tracker recording answers again" in caplog.messages
+
+
+def test_a_tracker_that_opens_late_gets_everything(feed, write, caplog):
+    tracker = RecordingTracker(trouble=fail_times(1, "open"))
+    fed = feed(tracker)
+    assert fed.wait_open(5) is False
+    write(1)
+    fed.close("FINISHED")
+    assert tracker.updates == [1]
+    assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
+
+
+def test_a_required_tracker_that_does_not_open_is_an_error_before_training(feed):
+    fed = feed(RecordingTracker(required=True, trouble=fail_times(100, "open")))
+    with pytest.raises(TrackerError, match="refused") as caught:
+        fed.wait_open(5)
+    assert "required = false" in str(caught.value)
+    fed.close("FAILED", deadline_s=5)
+
+
+def test_a_tracker_that_refuses_is_not_asked_again(feed, write, caplog):
+    asked = []
+
+    def refuse(what):
+        asked.append(what)
+        raise TrackerRefusedError("401: who are you?")
+
+    fed = feed(RecordingTracker(trouble=refuse))
+    assert fed.wait_open(5) is False
+    write(1, 2)
+    fed.notify()
+    assert fed.close("FINISHED") == 2
+    assert asked == ["open"]
+    first, last = caplog.messages
+    assert "is not tried again" in first
+    assert "2 metric lines" in last
+
+
+def test_a_tracker_that_hangs_delays_nothing_and_the_end_comes_by_its_deadline(feed, write, caplog):
+    release = threading.Event()
+    fed = feed(RecordingTracker(trouble=lambda what: release.wait(20)))
+    write(1)
+    began = time.perf_counter()
+    for _ in range(1000):
+        fed.notify()
+    assert time.perf_counter() - began < 0.1
+    assert fed.wait_open(0.05) is False
+    began = time.perf_counter()
+    assert fed.close("KILLED", deadline_s=0.2) == 1
+    assert time.perf_counter() - began < 2
+    release.set()
+    until(lambda: not any(thread.name == "tracker-recording" for thread in threading.enumerate()))
+
+
+def test_a_later_attempt_continues_the_same_run_and_sends_nothing_twice(feed, write, tmp_path):
+    first = RecordingTracker()
+    write(1, 2)
+    feed(first).close("KILLED")
+    write(3)
+    second = RecordingTracker()
+    feed(second).close("FINISHED")
+    assert first.opened_with[0].reference == {}
+    assert second.opened_with[0].reference == {"id": "run-7"}
+    assert second.updates == [3]
+    assert json.loads((tmp_path / "spool" / "recording.json").read_text())["update"] == 3
+
+
+def test_an_unreadable_spool_file_is_no_reason_to_fail(feed, write, tmp_path):
+    (tmp_path / "spool").mkdir()
+    (tmp_path / "spool" / "recording.json").write_text("[]")
+    write(1)
+    tracker = RecordingTracker()
+    assert feed(tracker).close("FINISHED") == 0
+    assert tracker.updates == [1]
+
+
+def test_files_are_handed_over_and_one_that_vanished_is_named(feed, tmp_path, caplog):
+    plot = tmp_path / "plot.png"
+    plot.write_bytes(b"png")
+    tracker = RecordingTracker()
+    fed = feed(tracker)
+    fed.log_artifact(tmp_path / "gone.png")
+    fed.log_artifact(plot, "figures")
+    fed.close("FINISHED")
+    assert tracker.artifacts == [("plot.png", "figures")]
+    assert "gone.png" in caplog.text
+
+
+def test_the_noop_tracker_needs_no_thread(feed):
+    threads = threading.active_count()
+    fed = feed(NoopTracker())
+    assert threading.active_count() == threads
+    assert fed.wait_open(0)
+    assert fed.close("FINISHED") == 0
+
+
+def test_no_thread_is_left_behind(feed, write):
+    before = threading.active_count()
+    write(1)
+    feed(RecordingTracker()).close("FINISHED")
+    assert threading.active_count() == before
+
+
+def test_files_that_wait_for_a_tracker_are_kept_for_whoever_delivers_later(feed, tmp_path):
+    plot = tmp_path / "plot.png"
+    plot.write_bytes(b"png")
+    down = feed(RecordingTracker(trouble=fail_times(100, "open")))
+    down.log_artifact(plot, "figures")
+    down.close("KILLED", deadline_s=5)
+    later = RecordingTracker()
+    feed(later).close("KILLED")
+    assert later.artifacts == [("plot.png", "figures")]
+
+
+def test_before_the_first_line_of_an_attempt_the_file_is_not_read(feed, write, tmp_path):
+    """A resume has not cut it yet."""
+    write(1, 2, 3)
+    plot = tmp_path / "plot.png"
+    plot.write_bytes(b"png")
+    tracker = RecordingTracker()
+    fed = feed(tracker)
+    fed.log_artifact(plot)
+    until(lambda: tracker.artifacts)
+    assert tracker.updates == []
+    fed.notify()
+    until(lambda: tracker.updates == [1, 2, 3])
+    fed.close("FINISHED")
+
+
+def test_a_required_tracker_that_refuses_later_is_an_error_at_the_next_line(feed, write):
+    def refuse(what):
+        if what == "log":
+            raise TrackerRefusedError("403: not any more")
+
+    fed = feed(RecordingTracker(required=True, trouble=refuse))
+    assert fed.wait_open(5)
+    write(1)
+    fed.notify()
+    until(lambda: not any(thread.name == "tracker-recording" for thread in threading.enumerate()))
+    with pytest.raises(TrackerError, match="takes nothing any more"):
+        fed.notify()
+    assert fed.close("FAILED", deadline_s=1) == 1
+
+
+def test_a_tracker_that_is_another_run_than_before_gets_everything(feed, write):
+    class Elsewhere(RecordingTracker):
+        @property
+        def reference(self):
+            return {"id": "run-8"} if self.opened_with else {}
+
+    write(1, 2)
+    feed(RecordingTracker()).close("KILLED")
+    write(3)
+    tracker = Elsewhere()
+    feed(tracker).close("FINISHED")
+    assert tracker.updates == [1, 2, 3]

@@ -1,0 +1,14 @@
+"""What an exported file holds that a checkpoint keeps only once."""
+
+import torch
+from safetensors.torch import load
+
+from noether.runs.checkpoints.export import plain_safetensors
+
+
+def test_tied_weights_stand_under_each_of_their_names():
+    shared = torch.arange(6.0).reshape(2, 3)
+    read = load(plain_safetensors({"encoder": shared, "decoder": shared, "transposed": shared.T}))
+    assert set(read) == {"encoder", "decoder", "transposed"}
+    assert torch.equal(read["decoder"], shared)
+    assert torch.equal(read["transposed"], shared.T)

@@ -1,0 +1,98 @@
+"""Which changes of a spec a run can be continued with."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Any
+
+import pytest
+
+from noether.errors import UsageError
+from noether.runs.resume.changes import FREE, inexact_changes, is_free, refused_changes, require_same_mathematics
+from noether.spec.model import RunSpec
+from noether.training.trainers.weighted_loss import WeightedLossTrainerConfig
+
+OBSERVE_STORE_OR_END = {
+    "trainer": {
+        "max_epochs", "max_updates", "max_samples", "add_default_callbacks", "add_trainer_callbacks", "callbacks",
+        "initializer", "log_every_n_epochs", "log_every_n_updates", "log_every_n_samples", "track_every_n_epochs",
+        "track_every_n_updates", "track_every_n_samples", "skip_nan_loss", "skip_nan_loss_max_count", "save_on_sigint",
+        "dataloader_prefetch_factor", "monitor_training_stability", "monitor_interval", "track_outputs", "stop_signals",
+    },
+    "": {
+        "name", "output", "loader", "trackers", "plugins", "checkpoints", "expect", "initializer", "datasets", "device",
+        "threads", "deterministic", "matmul_precision",
+    },
+}  # fmt: skip
+"""Every field of a spec that may change when a run is continued; all others may not, new ones included."""
+PART_OF_NO_RUN = {"spec", "extends", "resolved"}
+
+
+FIELDS = {"": RunSpec.model_fields, "trainer": WeightedLossTrainerConfig.model_fields}
+
+
+@pytest.mark.parametrize(("table", "fields"), FIELDS.items())
+def test_every_field_of_a_spec_is_classified(table: str, fields: dict[str, Any]) -> None:  # D1
+    names = set(fields) - PART_OF_NO_RUN
+    free = {name for name in names if is_free(f"{table}.{name}".removeprefix(".")) or is_free(f"{name}.test.split")}
+    assert free == OBSERVE_STORE_OR_END[table] & names
+
+
+@pytest.mark.parametrize(
+    ("key", "free"),
+    [
+        ("datasets.train.path", False),
+        ("datasets.test.path", True),
+        ("trainer.callbacks[ema].every_n_epochs", True),
+        ("trainer.effective_batch_size", False),
+        ("model.optimizer.lr", False),
+        ("loader.num_workers", True),
+        ("seed", False),
+        ("trainer.loss_fn.kind", False),
+    ],
+)
+def test_what_training_computes_may_not_change_and_what_observes_it_may(key: str, free: bool) -> None:
+    assert is_free(key) is free
+
+
+def test_no_pattern_is_there_for_nothing() -> None:
+    fields = {*RunSpec.model_fields, *(f"trainer.{name}" for name in WeightedLossTrainerConfig.model_fields)}
+    samples = fields | {"datasets.test"} | {f"trainer.{name}" for name in OBSERVE_STORE_OR_END["trainer"]}
+    assert [pattern for pattern in FREE if not any(fnmatchcase(key, pattern) for key in samples)] == []
+
+
+BEFORE: dict[str, Any] = {
+    "model": {"hidden": [8], "optimizer": {"kind": "AdamW", "lr": 0.01}},
+    "trainer": {"max_epochs": 2, "effective_batch_size": 8},
+    "threads": 1,
+}
+
+
+def changed(**tables: dict[str, Any]) -> dict[str, Any]:
+    return {**BEFORE, **{name: {**BEFORE[name], **table} for name, table in tables.items()}}
+
+
+def test_a_refused_change_is_told_with_both_values_and_the_way_out() -> None:
+    now = changed(trainer={"effective_batch_size": 16})
+    with pytest.raises(UsageError, match=r"trainer\.effective_batch_size: 8 → 16") as caught:
+        require_same_mathematics(BEFORE, now)
+    assert "--allow-spec-change" in str(caught.value.hint)
+
+
+def test_all_refused_changes_are_told_at_once() -> None:
+    now = {**changed(trainer={"effective_batch_size": 16}), "seed": 1}
+    assert [change.key for change in refused_changes(BEFORE, now)] == ["trainer.effective_batch_size", "seed"]
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_a_run_may_be_made_longer_where_no_schedule_stretches_over_it(scheduled: bool) -> None:  # E7
+    optimizer = {"kind": "AdamW", "lr": 0.01} | ({"schedule": {"kind": "cosine"}} if scheduled else {})
+    before = changed(model={"optimizer": optimizer})
+    now = {**before, "trainer": {**before["trainer"], "max_epochs": 4}}
+    assert [change.key for change in refused_changes(before, now)] == (["trainer.max_epochs"] if scheduled else [])
+
+
+def test_what_only_changes_the_last_bits_is_told_and_not_refused() -> None:  # D6
+    now = {**BEFORE, "threads": 2}
+    require_same_mathematics(BEFORE, now)
+    assert inexact_changes(BEFORE, now) == ["threads: 1 → 2"]

@@ -1,0 +1,151 @@
+"""The prologue of a run: the process is left as it was, plugins leave a valid spec, lazy modules get their sizes."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+import noether
+from noether.errors import SpecError
+from noether.kernel.participant import Participant
+from noether.runs import prepare
+from noether.runs.prepare import device_of, preparation, process_state, rehearsal
+from noether.spec.errors.problem import InvalidSpecError
+from noether.spec.load import load_spec
+
+CPU = torch.device("cpu")
+
+
+# Process state
+
+
+@pytest.fixture
+def deterministic_mode() -> Iterator[None]:
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("deterministic_mode")
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_deterministic_mode_that_only_warns_does_so_again(tiny_spec: dict[str, Any], deterministic: bool) -> None:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    with process_state(load_spec({**tiny_spec, "deterministic": deterministic}).spec, CPU):
+        assert torch.is_deterministic_algorithms_warn_only_enabled() is not deterministic
+    assert torch.are_deterministic_algorithms_enabled()
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def test_a_run_on_the_cpu_leaves_cuda_alone(tiny_spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("CUDA is touched")
+
+    for name in ("init", "_lazy_init", "manual_seed_all", "get_rng_state_all", "is_available"):
+        monkeypatch.setattr(torch.cuda, name, refuse)
+    with process_state(load_spec({**tiny_spec, "device": "cpu"}).spec, device_of("cpu")):
+        first = torch.rand(3)
+    with process_state(load_spec({**tiny_spec, "device": "cpu"}).spec, device_of("cpu")):
+        assert torch.equal(torch.rand(3), first)
+
+
+def test_a_device_that_is_missing_is_told_with_those_that_exist() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(SpecError, match="found cpu"):
+        device_of("cuda:1")
+
+
+# Run plugins
+
+
+def plugin(name: str, monkeypatch: pytest.MonkeyPatch, configure: Callable[[Any], object]) -> Participant:
+    module = types.ModuleType(name)
+
+    @noether.hookimpl
+    def configure_spec(spec: Any) -> None:
+        configure(spec)
+
+    module.configure_spec = configure_spec  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, name, module)
+    return Participant(name, name, module, is_plugin=True)
+
+
+def configured_by(tiny_spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *changes: Callable[[Any], object]) -> Any:
+    """Return the spec as run plugins `one`, `two`, … configure it."""
+    names = ("one", "two", "three")
+    plugins = [plugin(name, monkeypatch, change) for name, change in zip(names, changes, strict=False)]
+    monkeypatch.setattr(prepare, "load_plugins", lambda _: plugins)
+    with preparation(load_spec(tiny_spec)) as prepared:
+        return prepared.loaded.spec
+
+
+def set_epochs(value: Any) -> Callable[[Any], object]:
+    return lambda spec: setattr(spec.trainer, "max_epochs", value)
+
+
+def test_a_plugin_may_change_the_spec_and_not_the_one_that_was_loaded(
+    tiny_spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_spec(tiny_spec)
+    before = loaded.spec.model_copy(deep=True)
+    monkeypatch.setattr(prepare, "load_plugins", lambda _: [plugin("one", monkeypatch, set_epochs(7))])
+    with preparation(loaded) as prepared:
+        assert prepared.loaded.spec.trainer.max_epochs == 7
+    assert loaded.spec == before
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (set_epochs("many"), ("trainer", "max_epochs")),
+        (set_epochs(-1), ("trainer", "max_epochs")),
+        (lambda spec: setattr(spec, "seed", -1), ("seed",)),
+        (lambda spec: spec.trainer.forward_properties.append(3), ("trainer", "forward_properties", 1)),
+        (lambda spec: setattr(spec, "trackers", [{"kind": "noop"}]), ("trackers", 0)),
+        (lambda spec: setattr(spec, "trackers", [{"kind": "nope"}]), ("trackers", 0, "kind")),
+    ],
+)
+def test_a_plugin_that_breaks_the_spec_is_named_with_the_place(
+    tiny_spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], object], place: tuple[Any, ...]
+) -> None:
+    with pytest.raises(InvalidSpecError) as raised:
+        configured_by(tiny_spec, monkeypatch, change)
+    assert [problem.path for problem in raised.value.problems] == [place]
+    assert "run plugin 'one'" in raised.value.origin
+
+
+def test_a_value_that_no_spec_can_hold_is_told_as_well(
+    tiny_spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InvalidSpecError) as raised:
+        configured_by(tiny_spec, monkeypatch, set_epochs(object()))
+    assert "run plugin 'one'" in raised.value.origin
+
+
+def test_of_several_plugins_the_first_that_breaks_the_spec_is_named(
+    tiny_spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InvalidSpecError) as raised:
+        configured_by(tiny_spec, monkeypatch, set_epochs(2), lambda spec: setattr(spec, "seed", -1), lambda spec: None)
+    assert "run plugin 'two'" in raised.value.origin
+
+
+# Lazy modules
+
+
+def test_lazy_modules_take_their_sizes_from_a_sample_before_anything_needs_them(tiny_spec: dict[str, Any]) -> None:
+    tiny_spec["trainer"] |= {"forward_properties": ["x"]}
+    tiny_spec["model"] = {
+        "kind": "torch.nn.LazyLinear",
+        "out_features": 2,
+        "optimizer": {"kind": "AdamW", "lr": 0.01},
+    }
+    with rehearsal(load_spec(tiny_spec)) as run:
+        shapes = {name: tuple(parameter.shape) for name, parameter in run.model.named_parameters()}
+        assert all(module.training for module in run.model.modules())
+        assert len(run.model.optimizers()["model"].parameters) == 2
+    assert shapes == {"weight": (2, 3), "bias": (2,)}
