@@ -56,6 +56,7 @@ def compile_hook(
         on_stop: Takes the first `EarlyStopIteration` when all are called; without it, the stop is raised then.
         watch: What to measure.
     """
+    counter = _counter_of(hook)
     scope: dict[str, Any] = {
         "_add_note": add_note,
         "_all": tuple(implementations),
@@ -64,23 +65,11 @@ def compile_hook(
         "_report": report_to(on_stop),
         "_clock": perf_counter,
     }
-    counter = _counter_of(hook)
     lines = [_header(hook), "    _results, _stop = [], None", "    try:"]
     for index, implementation in enumerate(implementations):
-        scope[f"_call_{index}"] = implementation.function
-        call = f"_result = _call_{index}({implementation.binding.source})"
-        if watch is not None:
-            scope[f"_record_{index}"] = watch.recorder(hook, implementation.participant.id)
-        call_lines = _measured(call, f"_record_{index}", counter, watch)
-        lines += _indented(_one_call(index, call_lines, counter), 8)
-    lines += [
-        "    except (Exception, SystemExit) as _error:",
-        f"        _add_note(_error, _all[_at], {counter})",
-        "        raise",
-        "    if _stop is not None:",
-        "        _report(_stop)",
-        "    return _results",
-    ]
+        lines += _indented(_one_call(index, implementation, watch, scope), 8)
+    lines += ["    except (Exception, SystemExit) as _error:", f"        _add_note(_error, _all[_at], {counter})"]
+    lines += ["        raise", "    if _stop is not None:", "        _report(_stop)", "    return _results"]
     return define(hook, lines, scope)
 
 
@@ -90,12 +79,17 @@ def compile_call(hook: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return define(hook, [_header(hook), f"    return _call({source})"], {"_call": function})
 
 
-def _one_call(index: int, call: Sequence[str], counter: str) -> list[str]:
-    """Return the lines of one call; its `try` costs nothing unless something is raised."""
+def _one_call(index: int, implementation: Implementation, watch: HookWatch | None, scope: dict[str, Any]) -> list[str]:
+    """Return the lines of one call, and put their names into `scope`; their `try` costs nothing without an error."""
+    counter = _counter_of(implementation.hook)
+    scope[f"_call_{index}"] = implementation.function
+    if watch is not None:
+        scope[f"_record_{index}"] = watch.recorder(implementation.hook, implementation.participant.id)
+    call = f"_result = _call_{index}({implementation.binding.source})"
     return [
         f"_at = {index}",
         "try:",
-        *_indented(call),
+        *_indented(_measured(call, f"_record_{index}", counter, watch)),
         "    if _result is not None:",
         "        _results.append(_result)",
         "except _EarlyStopIteration as _raised:",
