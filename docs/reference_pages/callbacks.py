@@ -37,8 +37,8 @@ _INTRODUCTION = """
 # Callbacks
 
 Callbacks are in `[[trainer.callbacks]]`, and are called in the order of the spec. Their metrics are in `metrics.jsonl`
-and in the trackers. The metric keys below an excerpt are those of the excerpt: `{field}` is each field of `weighted-loss`,
-and `*` a part that only the run decides.
+and in the trackers. The metric keys below an excerpt are those of the excerpt: `{field}` is each field of
+`weighted-loss`, and `*` a part that only the run decides.
 """
 
 _INTERVAL = """
