@@ -1,18 +1,19 @@
-"""Write the reference pages that are read off the code, or with `--check` say which of them are stale.
+"""Write the reference pages that are read off the code, or with `--check` report those that are stale.
 
-python docs/generate.py            write docs/reference/*.md
-python docs/generate.py --check    change nothing; exit 1 where a page is not what it would be
+python docs/generate.py            write docs/reference/*.md, and the house in docs/explanation/architecture.md
+python docs/generate.py --check    change nothing; exit 1 if a page is stale
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from reference_pages import callbacks, cli, errors, hooks, kinds, spec
+from reference_pages import callbacks, cli, errors, hooks, house, kinds, spec
 
-REFERENCE = Path(__file__).parent / "reference"
+DOCS = Path(__file__).parent
 NOTICE = "<!-- Written by docs/generate.py: change what it reads, not this page. -->"
 PAGES: dict[str, Callable[[], str]] = {
     "callbacks.md": callbacks.page,
@@ -22,16 +23,19 @@ PAGES: dict[str, Callable[[], str]] = {
     "kinds.md": kinds.page,
     "spec.md": spec.page,
 }
+ARCHITECTURE = DOCS / "explanation" / "architecture.md"
+HOUSE = re.compile(r"(?<=<!-- house, written by docs/generate\.py -->\n).*(?=<!-- end of the house -->)", re.DOTALL)
 
 
 def stale_pages() -> dict[Path, str]:
-    """Return the text of every page that is missing or not up to date, by its file."""
-    texts = {REFERENCE / name: f"{NOTICE}\n\n{page().strip()}\n" for name, page in PAGES.items()}
+    """Return the text of every page that is missing or stale, by its file."""
+    texts = {DOCS / "reference" / name: f"{NOTICE}\n\n{page().strip()}\n" for name, page in PAGES.items()}
+    texts[ARCHITECTURE] = HOUSE.sub(lambda _: f"\n{house.section()}\n\n", ARCHITECTURE.read_text("utf-8"))
     return {path: text for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text}
 
 
 def main(arguments: list[str]) -> int:
-    """Bring the pages up to date, or check them; return the exit code."""
+    """Write the stale pages, or check that there are none; return the exit code."""
     stale = stale_pages()
     if "--check" in arguments:
         for path in stale:

@@ -1,4 +1,4 @@
-"""Run the tests and benchmarks of reliability, and write what they counted into docs/explanation/reliability.md.
+"""Run the tests and benchmarks of reliability, and write their figures into docs/explanation/reliability.md.
 
 python docs/reliability_figures.py            the tier of every change: minutes
 python docs/reliability_figures.py --long     the long tier as well: hundreds of kills, every update: an hour
@@ -39,7 +39,7 @@ def kills(report: Report) -> str:
 
 
 def computed_again(report: Report) -> str:
-    """What a kill costs."""
+    """Updates that a kill costs."""
     lost = report.joined("kills", "lost_updates")
     return f"at most {lost[-1]:.0f}, saving every 3"
 
@@ -50,7 +50,7 @@ def resume_points(report: Report) -> str:
 
 
 def sigterm(report: Report) -> str:
-    """How a stop ends, and when."""
+    """Outcome and duration of stops."""
     seconds = report.joined("sigterm", "seconds")
     p50, p95 = (seconds[int(share * (len(seconds) - 1))] for share in (0.5, 0.95))
     equal, attempted = report.total("sigterm", "equal"), report.total("sigterm", "attempted")
@@ -80,14 +80,14 @@ def false_alarms(report: Report) -> str:
 
 
 def metrics(report: Report) -> str:
-    """What reached the tracker."""
+    """Metrics that reached the tracker."""
     name = "metrics after outages and kills"
     lost, doubled, produced = (report.total(name, key) for key in ("lost", "doubled", "produced"))
     return f"{lost} lost and {doubled} doubled of {produced}, {report.total(name, 'kills')} kills among the outages"
 
 
 def slow_server(report: Report) -> str:
-    """What a tracker costs training."""
+    """Cost of a slow tracker."""
     share, ratio = (report.benchmark("test_slow_server.py", key) for key in ("feeds_share", "ratio"))
     return f"the feed computes {share:.2%} of an update; updates take {ratio:.3f} of their time"
 
@@ -128,7 +128,7 @@ ROWS: dict[str, Callable[[Report], str]] = {
 
 
 def table(report: Report) -> str:
-    """Return the table, and what it was measured on."""
+    """Return the table, and the machine that it was measured on."""
     where = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}"
     lines = [
         "| What | Found |",
@@ -139,7 +139,7 @@ def table(report: Report) -> str:
 
 
 def cell(row: Callable[[Report], str], report: Report) -> str:
-    """Return what a row says, or that nobody has measured it."""
+    """Return the text of a row, or `not measured`."""
     try:
         return row(report)
     except NotMeasuredError as nothing:
@@ -147,7 +147,7 @@ def cell(row: Callable[[Report], str], report: Report) -> str:
 
 
 def measure(folder: Path, *, long: bool) -> None:
-    """Run everything, and leave the reports in a folder."""
+    """Run everything, and write the reports into a folder."""
     selection = ["-m", "not long", "--timeout", "3600"] if long else []
     family = ("-o", "junit_family=xunit1")  # the one that holds what tests publish
     run("-q", "-p", "no:cacheprovider", *selection, *family, f"--junitxml={folder / 'tests.xml'}", *TESTS)
@@ -157,12 +157,12 @@ def measure(folder: Path, *, long: bool) -> None:
 
 
 def run(*arguments: str) -> None:
-    """Run pytest on the repository; what fails stands in its report."""
+    """Run pytest on the repository; its report holds the failures."""
     subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=REPOSITORY, check=False)
 
 
 def write(report: Report) -> None:
-    """Put the table where the page has its place."""
+    """Write the table into its place on the page."""
     text = PAGE.read_text("utf-8")
     block = f"{BEGIN}\n\n{table(report)}\n\n{END}"
     replaced, places = re.subn(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: block, text, flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""What tests and benchmarks have published about reliability, read from the reports that pytest writes."""
+"""Figures of reliability that tests and benchmarks publish, read from the reports of pytest."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from xml.etree import ElementTree
 
 
 class NotMeasuredError(Exception):
-    """No test of this tier has published what was asked for."""
+    """No test of this tier has published the figure."""
 
 
 class Report:
-    """What tests and benchmarks have published.
+    """Figures that tests and benchmarks have published.
 
     Args:
         folder: Holds `tests.xml`, `benchmarks.xml` and `benchmarks.json` as pytest writes them.

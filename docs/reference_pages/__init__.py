@@ -1,1 +1,1 @@
-"""What the generated reference pages say, one page a module, each with a function `page`."""
+"""The generated reference pages, one module each, with a function `page`."""

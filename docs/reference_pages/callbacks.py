@@ -1,4 +1,4 @@
-"""The page of the built-in callbacks: what each is for, how it stands in a spec, what it logs and can be told."""
+"""The page of the built-in callbacks: purpose, an excerpt of a spec, metrics and options of each."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ TITLES = {
     "noether.core.callbacks.early_stoppers": "Stopping early",
     "noether.core.callbacks.default": "Defaults",
 }
-"""What a package of callbacks is called on the page, in the order of the page; another one goes by its name."""
+"""Titles of the packages of callbacks, in the order of the page; another package has its own name as title."""
 
 _INTRODUCTION = """
 # Callbacks
 
-A callback stands in `[[trainer.callbacks]]` and is called in the order of the spec; `kind` names it. Its metrics appear
-in `metrics.jsonl` and in the trackers. The keys that are named below an excerpt are those that it leads to: `{field}`
-stands for each field of `weighted-loss`, `*` for what only the run decides.
+Callbacks are in `[[trainer.callbacks]]`, and are called in the order of the spec. Their metrics are in `metrics.jsonl`
+and in the trackers. The metric keys below an excerpt are those of the excerpt: `{field}` is each field of
+`weighted-loss`, and `*` a part that only the run decides.
 """
 
 _INTERVAL = """
-A spec gives exactly one interval to each callback that runs on one. It counts what the run has completed, so
-`every_n_epochs = 2` acts after the second epoch, the fourth, and so on.
+A callback with an interval takes exactly one of these options. `every_n_epochs = 2` acts after the second epoch, the
+fourth, and so on.
 """
 
 _FACTS = MetricFacts(losses=("{field}_loss",), dataset_keys=("train", "test"))
@@ -87,7 +87,7 @@ def _title(package: str) -> str:
 
 
 def _about(package: str) -> str:
-    """Return what a package says of itself; of the defaults, which of them every run has."""
+    """Return the docstring of a package; for the defaults, the list of those in every run."""
     words = prose(import_module(package))
     if not package.endswith(".default"):
         return words
@@ -117,7 +117,7 @@ def _beside(base: type[_RegistryBase], config_class: type[_RegistryBase]) -> dic
 
 
 def _metrics(target: Any, kind: str) -> list[str]:
-    """Return what a callback logs and reads when it is configured as in its excerpt."""
+    """Return the metrics that a callback logs and reads if it is configured as in its excerpt."""
     config = _configured(target, kind)
     logged, read = target.produced_metrics(config, _FACTS), target.consumed_metrics(config)
     sentences = []

@@ -12,7 +12,8 @@ from noether.cli.main import app
 _INTRODUCTION = """
 # The command
 
-What `noether VERB --help` prints. Exit codes are listed under [errors and exit codes](errors.md).
+The output of `noether VERB --help`. Exit codes are listed under [errors and exit codes](errors.md). Plugins add verbs:
+[add a command](../how-to/add-a-command.md).
 """
 
 

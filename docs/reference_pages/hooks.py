@@ -8,12 +8,12 @@ from noether.kernel import hookspecs
 from reference_pages.markdown import table
 
 ARGUMENTS = {
-    "accumulation_step": "which batch of the update this was, from 0",
-    "accumulation_steps": "batches in one update",
+    "accumulation_step": "number of the accumulation step in the update, from 0",
+    "accumulation_steps": "accumulation steps in one update",
     "batch": "the batch, on the device: tensors by property",
     "batch_size": "samples in one forward pass",
-    "checkpoint": "`Path` of the step folder",
-    "data_iter": "the stream that evaluation batches come through",
+    "checkpoint": "`Path` of the checkpoint",
+    "data_iter": "the stream of evaluation batches",
     "interval_type": '`"epoch"`, `"update"`, `"sample"` or `"eval"`',
     "losses": "`total` and the named losses, detached tensors on the device",
     "model": "the model, unwrapped",
@@ -25,7 +25,7 @@ ARGUMENTS = {
     "update_counter": "`epoch`, `update` and `sample` of the run so far",
     "update_outputs": "further outputs that the trainer's `loss_compute` returned, or None",
 }
-"""What each argument holds; it means the same in every hook."""
+"""The meaning of each argument, the same in every hook."""
 
 _INTRODUCTION = """
 # Hooks
@@ -34,10 +34,9 @@ The moments of a run at which callbacks and run plugins are called, in the order
 implements a hook as a method of that name; a run plugin marks a function with `@noether.hookimpl`. Name the arguments
 that you need and leave out the others, or take `**kwargs` for all of them. The training loop passes them by name.
 
-All hooks from `run_started` to `after_training` run under `torch.no_grad()`, and what they draw from the global random
-generators is put back, `before_optimizer_step` and the two `track_…` hooks excepted: those are part of the update, so
-draw no random numbers there. Where each hook stands in the loop is shown in
-[the training loop](../explanation/training-loop.md).
+All hooks from `run_started` to `after_training` run under `torch.no_grad()`. The global random generators are restored
+after them, except after `before_optimizer_step` and the two `track_…` hooks: these are part of the update, so draw no
+random numbers there. [The training loop](../explanation/training-loop.md) shows the place of each hook.
 """
 
 

@@ -9,11 +9,11 @@ from reference_pages.markdown import summary, table
 _INTRODUCTION = """
 # Built-in kinds
 
-What comes with Noether, by role. `noether plugins list` shows these and what your plugins add;
+The kinds of Noether, by role. `noether plugins list` shows these and what your plugins add;
 `noether plugins info KIND` shows the options of one of them. A `kind` in a spec is
 
 - a **short name** from these tables; upper and lower case and `-` or `_` make no difference. A built-in comes before a
-  plugin's of the same name;
+  plugin of the same name;
 - a **qualified name**, `x/grad-norm`: the plugin's distribution without `noether-plugin-`, then its name for the kind;
 - a **dotted path**, `package.module.Class`, of Noether, torch, an installed plugin, the spec's own project, or a
   package named with `--trust`.
@@ -23,7 +23,7 @@ An optimizer or a loss takes the options of the class or function behind it.
 
 
 def built_in(role: str) -> list[Entry]:
-    """Return what Noether itself registers for a role, ordered by name."""
+    """Return the entries of Noether itself for a role, ordered by name."""
     entries = [entry for entry in Registry.installed().entries(role) if entry.is_built_in]
     return sorted(entries, key=lambda entry: entry.name.lower())
 
@@ -34,14 +34,14 @@ def page() -> str:
 
 
 def _section(role: Role) -> str:
-    rows = [(f"`{entry.name}`", _what(entry)) for entry in built_in(role.name)]
+    rows = [(f"`{entry.name}`", _summary(entry)) for entry in built_in(role.name)]
     return f"## {role.name}\n\nIn a spec: `{role.hint}`. Entry-point group: `{role.group}`.\n\n" + table(
         ("kind", "is"), rows
     )
 
 
-def _what(entry: Entry) -> str:
-    """Return what a kind of ours does; of torch's, what it is, since its docstrings differ between versions."""
+def _summary(entry: Entry) -> str:
+    """Return the summary of a kind of ours; the path of a kind of torch, whose docstrings differ between versions."""
     if entry.target.startswith("torch."):
         return f"`{entry.target.replace(':', '.')}`"
     return summary(Registry.installed().load(entry.role, entry.name).target)

@@ -25,16 +25,16 @@ TABLES: dict[str, type[BaseModel]] = {
 _INTRODUCTION = """
 # The spec
 
-A run is one TOML file of at most 1 MiB. Unknown keys are errors, types are strict (`"5"` is no integer), and all
+A run is one TOML file of at most 1 MiB. Unknown keys are errors, types are strict (`"5"` is not an integer), and all
 problems are shown at once. `noether check SPEC` validates without running. Input paths are relative to the file that
 holds them, `output` to the working folder. The run folder keeps the file as it was given (`spec.toml`) and with every
 default filled in (`spec.resolved.toml`); running the latter is the same run.
 
 Any value may be read from an environment variable instead: `{ env = "NAME", default = … }`, with `secret = true` for
-what must not be shown. `noether spec explain KEY SPEC` says what a key means, what it is in a spec and who said so;
-`noether spec schema` writes all of this for editors.
+a value that must not be shown. `noether spec explain KEY SPEC` shows the meaning of a key, its value and the layer that
+set it; `noether spec schema` writes all of this for editors.
 
-Where a type names a role in italics, such as *model*, the value is a table with a `kind`, or the bare kind as a string.
+If a type names a role in italics, such as *model*, the value is a table with a `kind`, or the bare kind as a string.
 """
 
 
@@ -49,7 +49,7 @@ def page() -> str:
 
 
 def _role(role: str) -> list[str]:
-    """Return the sections of a role: what all of its kinds take, then each kind; callbacks have their own page."""
+    """Return the sections of a role: options of all kinds, then each kind; callbacks have their own page."""
     if role == "callback" or not built_in(role):
         return []
     configs = {
@@ -60,7 +60,7 @@ def _role(role: str) -> list[str]:
     base = _base_fields(role)
     parts = [f"## {role}", f"In a spec: `{ROLES[role].hint}`. Kinds: [built-in kinds](kinds.md#{role})."]
     if base:
-        parts += ["What every kind can be told:", fields_table(base), *_tables_in(base)]
+        parts += ["Options of every kind:", fields_table(base), *_tables_in(base)]
     for kind, config in own.items():
         fields = {name: field for name, field in config.model_fields.items() if name not in {*base, "kind"}}
         if fields:
@@ -69,7 +69,7 @@ def _role(role: str) -> list[str]:
 
 
 def _tables_in(fields: dict[str, FieldInfo]) -> list[str]:
-    """Return what may stand in the tables, without a kind, that some of the fields hold a list of."""
+    """Return the options of the tables without a kind that some fields hold in a list."""
     parts = []
     for name, field in fields.items():
         if (table_class := table_class_of(field)) is not None:
@@ -78,7 +78,7 @@ def _tables_in(fields: dict[str, FieldInfo]) -> list[str]:
 
 
 def _base_fields(role: str) -> dict[str, FieldInfo]:
-    """Return what every kind of a role can be told beside its kind."""
+    """Return the options of every kind of a role, without `kind`."""
     module, _, name = CONFIG_BASES.get(role, "noether.training.trainers.config:BaseTrainerConfig").partition(":")
     fields = getattr(import_module(module), name).model_fields
     return {name: field for name, field in fields.items() if name != "kind"}

@@ -27,16 +27,16 @@ NameArgument = Annotated[
 
 
 @verb(app, "list", example="noether checkpoint list airfoil-20260102-030405-ab12")
-def list_steps(run: RunArgument, output: Output = RUNS, as_json: AsJson = False) -> None:
+def list_all(run: RunArgument, output: Output = RUNS, as_json: AsJson = False) -> None:
     """List the checkpoints of RUN.
 
     The oldest comes first, each with all of its names; only manifests are read. Exit codes: 0 done, 2 no such run.
     """
-    steps = _steps(run, output)
+    checkpoints = _checkpoints(run, output)
     if as_json:
-        print_json([_step_json(step) for step in steps])
+        print_json([_checkpoint_json(checkpoint) for checkpoint in checkpoints])
     else:
-        print_table([_step_row(step) for step in steps])
+        print_table([_checkpoint_row(checkpoint) for checkpoint in checkpoints])
 
 
 @verb(app, "verify", example="noether checkpoint verify airfoil-20260102-030405-ab12 --all --deep")
@@ -64,11 +64,11 @@ def verify(
 
     if every and name is not None:
         raise UsageError("--all and a NAME were given", hint="leave one of them out")
-    steps = _steps(run, output)
-    if not steps:
+    checkpoints = _checkpoints(run, output)
+    if not checkpoints:
         raise CheckpointError(f"{run} has no checkpoints")
-    chosen = steps if every else [find_checkpoint(steps, name) if name else steps[-1]]
-    verdicts = [verify_checkpoint(step, deep=deep) for step in chosen]
+    chosen = checkpoints if every else [find_checkpoint(checkpoints, name) if name else checkpoints[-1]]
+    verdicts = [verify_checkpoint(checkpoint, deep=deep) for checkpoint in chosen]
     if as_json:
         print_json([_verdict_json(verdict) for verdict in verdicts])
     else:
@@ -85,7 +85,7 @@ def show(run: RunArgument, name: NameArgument = "latest", output: Output = RUNS,
     """
     from noether.runs.checkpoints.listing import contents_of, find_checkpoint
 
-    contents = contents_of(find_checkpoint(_steps(run, output), name))
+    contents = contents_of(find_checkpoint(_checkpoints(run, output), name))
     if as_json:
         print_json(contents)
     else:
@@ -100,9 +100,9 @@ def pin(run: RunArgument, name: NameArgument, output: Output = RUNS) -> None:
     """
     from noether.checkpoint.retention import pin as pin_checkpoint
 
-    step = _named(run, name, output)
-    pin_checkpoint(step.folder.parent, step.update)
-    print(f"{step.name} is pinned: no pruning removes {step.folder}")
+    checkpoint = _named(run, name, output)
+    pin_checkpoint(checkpoint.folder.parent, checkpoint.update)
+    print(f"{checkpoint.name} is pinned: no pruning removes {checkpoint.folder}")
 
 
 @verb(app, "unpin", example="noether checkpoint unpin airfoil-20260102-030405-ab12 E10_U500_S32000")
@@ -113,9 +113,9 @@ def unpin(run: RunArgument, name: NameArgument, output: Output = RUNS) -> None:
     """
     from noether.checkpoint.retention import unpin as unpin_checkpoint
 
-    step = _named(run, name, output)
-    was_pinned = unpin_checkpoint(step.folder.parent, step.update)
-    print(f"{step.name} is {'no longer pinned' if was_pinned else 'not pinned'}")
+    checkpoint = _named(run, name, output)
+    was_pinned = unpin_checkpoint(checkpoint.folder.parent, checkpoint.update)
+    print(f"{checkpoint.name} is {'no longer pinned' if was_pinned else 'not pinned'}")
 
 
 @verb(app, "prune", example="noether checkpoint prune airfoil-20260102-030405-ab12 --keep-last 1 --dry-run")
@@ -136,8 +136,8 @@ def prune(
     from noether.runs.folder.run_folder import find_run
 
     removed = prune_run(find_run(run, output), keep_last=keep_last, dry_run=dry_run)
-    for step in removed:
-        print(f"{'would remove' if dry_run else 'removed'} {step.name} ({size_in_words(step.size)})")
+    for checkpoint in removed:
+        print(f"{'would remove' if dry_run else 'removed'} {checkpoint.name} ({size_in_words(checkpoint.size)})")
     if not removed:
         print("nothing to remove")
 
@@ -177,7 +177,7 @@ def export(
     print(f"wrote {found.weights} of {found.step.manifest.iteration} to {file} ({size_in_words(file.stat().st_size)})")
 
 
-def _steps(run: str, output: Path) -> list[Listed]:
+def _checkpoints(run: str, output: Path) -> list[Listed]:
     from noether.runs.checkpoints.listing import list_checkpoints
     from noether.runs.folder.run_folder import find_run
 
@@ -187,44 +187,44 @@ def _steps(run: str, output: Path) -> list[Listed]:
 def _named(run: str, name: str, output: Path) -> Listed:
     from noether.runs.checkpoints.listing import find_checkpoint
 
-    return find_checkpoint(_steps(run, output), name)
+    return find_checkpoint(_checkpoints(run, output), name)
 
 
-def _step_row(step: Listed) -> dict[str, str]:
+def _checkpoint_row(checkpoint: Listed) -> dict[str, str]:
     """Return the row of a checkpoint in the table."""
-    found = step.manifest
+    found = checkpoint.manifest
     return {
-        "name": step.name,
-        "update": str(step.update),
+        "name": checkpoint.name,
+        "update": str(checkpoint.update),
         "epoch": str(found.epoch) if found else "-",
         "samples": str(found.sample) if found else "-",
-        "size": size_in_words(step.size) if found else "-",
-        "resumable": "yes" if step.resumable else "no",
-        "pinned": "yes" if step.pinned else "no",
-        "names": ", ".join(step.names) if found else f"damaged: {step.problem}",
+        "size": size_in_words(checkpoint.size) if found else "-",
+        "resumable": "yes" if checkpoint.resumable else "no",
+        "pinned": "yes" if checkpoint.pinned else "no",
+        "names": ", ".join(checkpoint.names) if found else f"damaged: {checkpoint.problem}",
     }
 
 
-def _step_json(step: Listed) -> dict[str, Any]:
-    found = step.manifest
+def _checkpoint_json(checkpoint: Listed) -> dict[str, Any]:
+    found = checkpoint.manifest
     return {
-        "name": step.name,
-        "folder": str(step.folder),
-        "update": step.update,
+        "name": checkpoint.name,
+        "folder": str(checkpoint.folder),
+        "update": checkpoint.update,
         "epoch": found.epoch if found else None,
         "samples": found.sample if found else None,
-        "size": step.size if found else None,
-        "resumable": step.resumable,
-        "pinned": step.pinned,
-        "names": list(step.names),
-        "problem": step.problem,
+        "size": checkpoint.size if found else None,
+        "resumable": checkpoint.resumable,
+        "pinned": checkpoint.pinned,
+        "names": list(checkpoint.names),
+        "problem": checkpoint.problem,
     }
 
 
 def _verdict_json(verdict: Verdict) -> dict[str, Any]:
     damages = [{"file": damage.file, "reason": damage.reason} for damage in verdict.damages]
-    step = verdict.step
-    return {"name": step.name, "folder": str(step.folder), "valid": verdict.is_valid, "damages": damages}
+    checkpoint = verdict.step
+    return {"name": checkpoint.name, "folder": str(checkpoint.folder), "valid": verdict.is_valid, "damages": damages}
 
 
 def _print_verdicts(verdicts: Sequence[Verdict]) -> None:

@@ -38,7 +38,7 @@ class _PluginCommand(TyperCommand):
         Raises:
             PluginError: if the import fails, or the imported object cannot be called.
         """
-        target = active_registry().load("command", self.entry.qualified).target
+        target = active_registry().command(self.entry.qualified)
         command = target if callable(getattr(target, "main", None)) else typer.main.get_command(_as_app(target))
         try:
             command.main(args=ctx.args, prog_name=f"noether {self.name}")
@@ -52,7 +52,7 @@ class _Verbs(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all verbs; a plugin's name that is taken is shown qualified, `x/name`."""
-        entries = active_registry().entries("command")
+        entries = active_registry().commands()
         names = Counter([*self.commands, *(entry.name for entry in entries)])
         return [*self.commands, *(entry.name if names[entry.name] == 1 else entry.qualified for entry in entries)]
 
@@ -65,7 +65,7 @@ class _Verbs(TyperGroup):
         if (found := self.commands.get(cmd_name)) is not None:
             return found
         registry = active_registry()
-        if not any(cmd_name in (entry.name, entry.qualified) for entry in registry.entries("command")):
+        if not any(cmd_name in (entry.name, entry.qualified) for entry in registry.commands()):
             return None
         return _PluginCommand(cmd_name, registry.find("command", cmd_name))
 

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from noether.runs.plan.plan import Plan, PlannedCheckpoints
     from noether.runs.plan.plan_callbacks import PlannedCallback, PlannedPass
 
-EXAMPLE = "noether plan specs/experiment.toml -s trainer.max_epochs=50 --step-time 0.02"
+EXAMPLE = "noether plan specs/experiment.toml -s trainer.max_epochs=50 --update-time 0.02"
 _HOOKS = {
     "run_started": "when the run starts",
     "before_training": "before training",
     "before_optimizer_step": "before each optimizer step",
-    "track_after_accumulation_step": "after each forward pass",
+    "track_after_accumulation_step": "after each accumulation step",
     "track_after_update_step": "after each update",
     "at_eval": "at evaluation",
     "checkpoint_committed": "after each checkpoint",
@@ -32,7 +32,7 @@ _SHOWN_UPDATES = 6
 def plan(
     spec: Spec,
     options: SpecOptions,
-    step_time: Annotated[
+    update_time: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", min=0.0, help="Duration of one update, to estimate the duration of training."),
     ] = None,
@@ -48,7 +48,7 @@ def plan(
     from noether.spec.load import load_spec
 
     loaded = load_spec(spec, options.overrides, trusted=options.trusted, plugins=options.plugins)
-    made = make_plan(loaded, options.plugins, step_time=step_time)
+    made = make_plan(loaded, options.plugins, step_time=update_time)
     if as_json:
         print_json(_plan_json(made))
     else:

@@ -20,29 +20,30 @@ if TYPE_CHECKING:
 EXAMPLE = "noether run specs/experiment.toml -s trainer.max_epochs=5 --run-id first-try"
 
 
+RunId = Annotated[str | None, typer.Option(help="Name of the run folder.", show_default="<name>-<date>-<time>-<4 hex>")]
+IfExists = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|none|NAME",
+        help="If the run of --run-id exists: auto continues it, none moves it aside and starts anew, and the name "
+        "of a checkpoint continues from there.",
+        show_default="an error",
+    ),
+]
+TraceHooks = Annotated[
+    bool, typer.Option("--trace-hooks", help="Print each call of a hook to stderr, with its callback and its time.")
+]
+
+
 def run(
     spec: Spec,
     options: SpecOptions,
-    run_id: Annotated[
-        str | None,
-        typer.Option(help="Name of the run folder.", show_default="<name>-<date>-<time>-<4 hex>"),
-    ] = None,
-    resume: Annotated[
-        str | None,
-        typer.Option(
-            metavar="auto|none|NAME",
-            help="If the run of --run-id exists: auto continues it, none moves it aside and starts anew, and the name "
-            "of a checkpoint continues from there.",
-            show_default="an error",
-        ),
-    ] = None,
+    run_id: RunId = None,
+    resume: IfExists = None,
     allow_spec_change: AllowSpecChange = False,
     quiet: Quiet = False,
     show_traceback: ShowTraceback = False,
-    trace_hooks: Annotated[
-        bool,
-        typer.Option("--trace-hooks", help="Print each call of a hook to stderr, with its callback and its time."),
-    ] = False,
+    trace_hooks: TraceHooks = False,
 ) -> None:
     """Train the run that SPEC describes.
 

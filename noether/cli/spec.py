@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,7 +24,6 @@ OutputFile = Annotated[
     Path | None,
     typer.Option("-o", "--output", metavar="FILE", help="Write to this file instead.", show_default=False),
 ]
-_RESOLVED = "spec.resolved.toml"
 
 verb(app, "init", example=INIT_EXAMPLE)(init)
 
@@ -129,13 +127,16 @@ def _tables_of(side: str, runs: Path, trusted: Iterable[str]) -> dict[str, Any]:
     Raises:
         SpecError: if there is no spec or run of this name, or the spec is wrong.
     """
+    from noether.checkpoint.paths import PathProvider
     from noether.kernel.registry import use_registry
+    from noether.runs.saved_spec import has_saved_spec, read_saved_spec
     from noether.spec.load import load_spec
     from noether.spec.resolve import resolved_tables
 
-    for folder in (Path(side), runs / side):
-        if (folder / _RESOLVED).is_file():
-            return tomllib.loads((folder / _RESOLVED).read_text(encoding="utf-8"))
+    for folder in (Path(side).absolute(), runs / side):
+        paths = PathProvider(folder.parent, folder.name)
+        if has_saved_spec(paths):
+            return read_saved_spec(paths).tables
     loaded = load_spec(_spec_file(side, runs), trusted=trusted)
     with use_registry(loaded.registry):
         return resolved_tables(loaded.spec)
@@ -146,7 +147,7 @@ def _spec_file(side: str, runs: Path) -> Path:
     from noether.kernel.names import did_you_mean
 
     if Path(side).is_dir():
-        raise SpecError(f"{side} is not a run folder: it has no {_RESOLVED}")
+        raise SpecError(f"{side} is not a run folder: it has no resolved spec")
     if not Path(side).exists() and not side.endswith(".toml"):
         known = sorted(folder.name for folder in runs.iterdir()) if runs.is_dir() else []
         raise SpecError(

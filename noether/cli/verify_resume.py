@@ -15,23 +15,25 @@ if TYPE_CHECKING:
 EXAMPLE = "noether verify-resume specs/experiment.toml --at 3,40,217"
 
 
+At = Annotated[
+    str | None,
+    typer.Option(
+        metavar="U1,U2,…",
+        help="The updates after which to interrupt.",
+        show_default="the first, the middle and end of an epoch, the last but one",
+    ),
+]
+Updates = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=2, help="Train this many updates.", show_default="two epochs, or one if it is long"),
+]
+
+
 def verify_resume(
     spec: Spec,
     options: SpecOptions,
-    at: Annotated[
-        str | None,
-        typer.Option(
-            metavar="U1,U2,…",
-            help="The updates after which to interrupt.",
-            show_default="the first, the middle and end of an epoch, the last but one",
-        ),
-    ] = None,
-    updates: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=2, help="Train this many updates.", show_default="two epochs, or one if it is long"
-        ),
-    ] = None,
+    at: At = None,
+    updates: Updates = None,
     as_json: AsJson = False,
 ) -> None:
     """Check that an interrupted run ends with the same bytes.

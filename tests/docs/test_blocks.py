@@ -130,7 +130,7 @@ def test_the_tutorials_plugin_installs_is_listed_and_logs(page, workplace: Path)
     assert "model/weight_norm" in metrics_of_a_run("digits.toml", *options, folder=workplace, site=site)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_readmes_plugin_installs_and_its_spec_logs(page, workplace: Path):
     readme = page["README.md"]
     readme.write_files(workplace)

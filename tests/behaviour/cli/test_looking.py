@@ -1,6 +1,7 @@
 """`noether check` and `noether plugins`: looking at specs and at what is installed."""
 
 import json
+import sys
 import tomllib
 from pathlib import Path
 
@@ -99,11 +100,13 @@ def test_check_and_plan_tell_of_an_id_that_may_surprise(noether_command, spec_fi
         assert note in noether_command(verb, spec).out
 
 
-def test_plugins_info_of_a_class_in_a_module_without_a_package(noether_command, workplace):
-    (workplace / "mine.py").write_text(
+def test_plugins_info_of_a_class_in_a_module_without_a_package(noether_command, lab, monkeypatch):
+    lab.with_name("lonely.py").write_text(
         "import torch\n\n\nclass Net(torch.nn.Module):\n    def __init__(self, width: int) -> None: ...\n"
     )
-    ended = noether_command("plugins", "info", "mine:Net")
+    monkeypatch.setitem(sys.modules, "lonely", None)  # so that it is forgotten at the end
+    del sys.modules["lonely"]
+    ended = noether_command("plugins", "info", "lonely:Net")
     assert (ended.code, ended.err) == (0, "")
     assert any(line.startswith("width ") for line in ended.out.splitlines())
 

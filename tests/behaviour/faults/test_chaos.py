@@ -130,7 +130,7 @@ def test_the_run_that_is_killed_has_everything_in_it(chaos):
     ]
 
 
-@pytest.mark.parametrize("seed", seeds(in_ci=4, by_night=34))
+@pytest.mark.parametrize("seed", seeds(in_ci=2, by_night=34))
 def test_a_run_killed_at_random_instants_ends_with_the_same_bytes(chaos, finish, figures, seed):  # A1 A4
     dice, kills, in_save, sound, lost = random.Random(seed), 0, 0, 0, [0]
     while kills < 10:
@@ -152,7 +152,7 @@ def test_a_run_killed_at_random_instants_ends_with_the_same_bytes(chaos, finish,
     figures("kills", survived=kills, attempted=kills, **counted)
 
 
-@pytest.mark.parametrize("seed", seeds(in_ci=4, by_night=34))
+@pytest.mark.parametrize("seed", seeds(in_ci=2, by_night=34))
 def test_a_run_with_asynchronous_saves_that_is_killed_ends_with_the_bytes_of_one_without(  # A1 A4
     chaos, finish, figures, seed
 ):

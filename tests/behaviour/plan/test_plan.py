@@ -154,7 +154,7 @@ def spec_file(tiny_spec) -> str:
 
 
 def test_the_page_says_all_of_it(spec_file, monkeypatch, capsys):
-    options = ("--step-time", "600", "-s", "trainer.max_batch_size=4")
+    options = ("--update-time", "600", "-s", "trainer.max_batch_size=4")
     code, out, err = command(monkeypatch, capsys, "plan", spec_file, *options)
     assert (code, err) == (0, "")
     assert "tiny: 12 updates on cpu" in out

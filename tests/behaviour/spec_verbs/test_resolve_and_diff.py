@@ -98,4 +98,4 @@ def test_a_run_that_does_not_exist_is_told_with_the_nearest_one(noether_command,
 def test_a_folder_that_is_no_run_is_told(noether_command, spec_file):
     Path("data").mkdir()
     ended = noether_command("spec", "diff", "data", spec_file)
-    assert (ended.code, ended.err) == (2, "error: data is not a run folder: it has no spec.resolved.toml\n")
+    assert (ended.code, ended.err) == (2, "error: data is not a run folder: it has no resolved spec\n")

@@ -55,7 +55,7 @@ def warnings(outcome):
     return [line for line in (outcome.run_dir / "log.txt").read_text().splitlines() if "tracker mlflow" in line]
 
 
-@pytest.mark.parametrize("trouble", ["refuses", "hang", 500])
+@pytest.mark.parametrize("trouble", ["refuses", 500, pytest.param("hang", marks=pytest.mark.long)])
 def test_a_server_that_is_down_from_start_to_end_changes_nothing_and_is_synced_later(
     tracked, fake_server, noether_command, trouble
 ):  # H-1 H-3 H-4

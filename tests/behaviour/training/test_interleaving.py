@@ -2,7 +2,11 @@
 
 import pytest
 
-START_METHODS = ["fork", *(pytest.param(m, marks=pytest.mark.slow) for m in ("forkserver", "spawn"))]
+START_METHODS = [
+    "fork",
+    pytest.param("forkserver", marks=pytest.mark.slow),
+    pytest.param("spawn", marks=pytest.mark.long),
+]
 TRACED = {
     "datasets": {
         "train": {"kind": "lab.tracing.Traced"},
