@@ -13,17 +13,19 @@ if TYPE_CHECKING:
     from noether.kernel.markers import every as every
     from noether.kernel.markers import hookimpl as hookimpl
     from noether.runs.launch import run as run
+    from noether.runs.load import load_run as load_run
     from noether.runs.outcome import Outcome as Outcome
     from noether.spec.load import load_spec as load_spec
 
 _HOMES = {
     "every": "noether.kernel.markers",
     "hookimpl": "noether.kernel.markers",
+    "load_run": "noether.runs.load",
     "load_spec": "noether.spec.load",
     "run": "noether.runs.launch",
     "Outcome": "noether.runs.outcome",
 }
-__all__ = ["Outcome", "__version__", "every", "hookimpl", "load_spec", "run"]
+__all__ = ["Outcome", "__version__", "every", "hookimpl", "load_run", "load_spec", "run"]
 
 
 def __getattr__(name: str) -> Any:

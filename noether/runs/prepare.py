@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,12 +29,12 @@ from noether.core.trackers.noop import NoopTracker
 from noether.data.build import build_data
 from noether.data.container import DataContainer
 from noether.data.fetch import first_sample
-from noether.data.randomness import preserved_rng, seed_sample
 from noether.errors import SpecError
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.participant import Participant, load_plugins
 from noether.kernel.registry import use_registry
 from noether.metrics.tracker import BaseTracker
+from noether.runs.process_state import device_of, process_state
 from noether.spec.describe.fields import configs_in
 from noether.spec.errors.problem import InvalidSpecError, Problem
 from noether.spec.load import LoadedSpec, load_spec
@@ -46,7 +45,6 @@ from noether.training.state import RunParts
 from noether.training.trainers.base import BaseTrainer
 
 _CALLBACKS = logging.getLogger("noether.callbacks")
-_CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 _TARGET = "_target"
 
 
@@ -109,6 +107,11 @@ class Preparation:
         sample = first_sample(data.get_dataset("train" if "train" in data.keys() else None), seed=data.seed)  # noqa: SIM118
         spec = _made_explicit(spec, sample, self.device)
         return spec, data, _built_model(spec, sample, self.device)
+
+    def model(self) -> ModelBase:
+        """Build the model alone, without data if the spec holds all of its sizes."""
+        model = build_model(self.loaded.spec.model, self.device)
+        return self.parts()[2] if _has_lazy_modules(model) else model
 
     def assemble(
         self, paths: PathProvider, *, trackers: Sequence[BaseTracker] = (), spec: RunSpec | None = None
@@ -227,60 +230,6 @@ def _quiet_callbacks() -> Iterator[None]:
         _CALLBACKS.removeHandler(silence)
 
 
-# Process state
-
-
-def device_of(name: str) -> torch.device:
-    """Return the device that a spec names; `auto` is the best that is available.
-
-    Raises:
-        SpecError: if the device is not available.
-    """
-    available: dict[str, Callable[[], bool]] = {"cpu": lambda: True}
-    available |= {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind]())
-    if not available[name.partition(":")[0]]():
-        present = ", ".join(kind for kind, is_available in available.items() if is_available())
-        raise SpecError(f"device = {name!r} is not available: found {present}", hint='use device = "auto"')
-    return torch.device(name)
-
-
-@contextmanager
-def process_state(spec: RunSpec, device: torch.device) -> Iterator[None]:
-    """Seed all generators and apply the process-wide settings of a spec; put back exactly what was there.
-
-    Args:
-        spec: Seed, threads, determinism and precision.
-        device: Device of the run; accelerators that it does not use are left alone.
-    """
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    workspace = os.environ.get(_CUBLAS_WORKSPACE)
-    if device.type == "cuda":
-        torch.cuda.init()  # type: ignore[no-untyped-call]  # or its generators could not be put back
-    with preserved_rng():
-        try:
-            seed_sample(spec.seed)
-            if device.type != "cpu":
-                torch.manual_seed(spec.seed)  # the accelerators too; a CPU run must not initialise them
-            if spec.threads is not None:
-                torch.set_num_threads(spec.threads)
-            if spec.matmul_precision is not None:
-                torch.set_float32_matmul_precision(spec.matmul_precision)
-            if spec.deterministic:
-                os.environ.setdefault(_CUBLAS_WORKSPACE, ":4096:8")  # cuBLAS is only deterministic with it
-                torch.use_deterministic_algorithms(True)
-            yield
-        finally:
-            torch.set_num_threads(threads)
-            torch.set_float32_matmul_precision(precision)
-            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-            if workspace is None:
-                os.environ.pop(_CUBLAS_WORKSPACE, None)
-
-
 # Run plugins
 
 
@@ -333,7 +282,7 @@ def _problems_of(spec: RunSpec, loaded: LoadedSpec) -> list[Problem]:
 def _built_model(spec: RunSpec, sample: Mapping[str, Tensor], device: torch.device) -> ModelBase:
     """Build the model; give lazy modules their sizes by a forward pass of one sample."""
     model = build_model(spec.model, device)
-    if not any(map(nn.parameter.is_lazy, (*model.parameters(), *model.buffers()))):
+    if not _has_lazy_modules(model):
         return model
     inputs = {name: sample[name].unsqueeze(0).to(device) for name in spec.trainer.forward_properties or []}
     try:
@@ -342,6 +291,10 @@ def _built_model(spec: RunSpec, sample: Mapping[str, Tensor], device: torch.devi
     except Exception as error:
         raise SpecError(f"the lazy modules of the model cannot take their sizes from a sample: {error}") from error
     return model
+
+
+def _has_lazy_modules(model: ModelBase) -> bool:
+    return any(map(nn.parameter.is_lazy, (*model.parameters(), *model.buffers())))
 
 
 def _initializer(spec: RunSpec, trainer: BaseTrainer) -> InitializerBase | None:

@@ -1,0 +1,66 @@
+"""Process state of a run: seeds, threads, determinism, precision; put back when the run ends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from noether.data.randomness import preserved_rng, seed_sample
+from noether.errors import SpecError
+from noether.spec.model import RunSpec
+
+_CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device that a spec names; `auto` is the best that is available.
+
+    Raises:
+        SpecError: if the device is not available.
+    """
+    available: dict[str, Callable[[], bool]] = {"cpu": lambda: True}
+    available |= {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind]())
+    if not available[name.partition(":")[0]]():
+        present = ", ".join(kind for kind, is_available in available.items() if is_available())
+        raise SpecError(f"device = {name!r} is not available: found {present}", hint='use device = "auto"')
+    return torch.device(name)
+
+
+@contextmanager
+def process_state(spec: RunSpec, device: torch.device) -> Iterator[None]:
+    """Seed all generators and apply the process-wide settings of a spec; put back exactly what was there.
+
+    Args:
+        spec: Seed, threads, determinism and precision.
+        device: Device of the run; accelerators that it does not use are left alone.
+    """
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    workspace = os.environ.get(_CUBLAS_WORKSPACE)
+    if device.type == "cuda":
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # or its generators could not be put back
+    with preserved_rng():
+        try:
+            seed_sample(spec.seed)
+            if device.type != "cpu":
+                torch.manual_seed(spec.seed)  # the accelerators too; a CPU run must not initialise them
+            if spec.threads is not None:
+                torch.set_num_threads(spec.threads)
+            if spec.matmul_precision is not None:
+                torch.set_float32_matmul_precision(spec.matmul_precision)
+            if spec.deterministic:
+                os.environ.setdefault(_CUBLAS_WORKSPACE, ":4096:8")  # cuBLAS is only deterministic with it
+                torch.use_deterministic_algorithms(True)
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.set_float32_matmul_precision(precision)
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+            if workspace is None:
+                os.environ.pop(_CUBLAS_WORKSPACE, None)
