@@ -11,14 +11,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Progress(Protocol):
-    """Progress of a run: completed epochs, updates and samples."""
-
-    epoch: int
-    update: int
-    sample: int
-
-
 class StepResult(Protocol):
     """Return value of a train step, for readers of its losses."""
 

@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from noether.checkpoint.errors import MissingMetricError
-from noether.core.protocols import Progress
 from noether.errors import TrainingError
+from noether.kernel.progress import UpdateCounter
 from noether.metrics.directions import MetricPropertyProvider
 from noether.metrics.metrics_file import AppendOnlyFile, MetricRecord, MetricsFile
 from noether.metrics.values import encode_nonscalar, own_nonscalar, own_scalar, read_scalars
@@ -191,7 +191,7 @@ class LogWriter:
         """Return all metrics of this round below the prefix; waits for the device where tensors are there."""
         return {key: self.current(key) for key in self.keys()}
 
-    def flush(self, update_counter: Progress) -> None:
+    def flush(self, update_counter: UpdateCounter) -> None:
         """End the round: write its line and start an empty one. Writes nothing where nothing was added.
 
         Raises:
@@ -247,7 +247,7 @@ class LogWriter:
         if self._nonscalars_file is not None:
             self._nonscalars_file.close()
 
-    def _write(self, at: Progress, metrics: dict[str, float]) -> None:
+    def _write(self, at: UpdateCounter, metrics: dict[str, float]) -> None:
         # Trackers want times that never go back, and the machine's clock may be set back while a run trains.
         now = self._written_at = max(self._written_at, time.time())
         if self._nonscalars_file is not None:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noether.core.protocols import Progress
 from noether.errors import TrainingError
+from noether.kernel.progress import UpdateCounter
 from noether.metrics.metrics_file import spell_number
 
 
@@ -41,7 +41,7 @@ def own_nonscalar(key: str, value: Any) -> Any:
     )
 
 
-def encode_nonscalar(at: Progress, time: float, key: str, value: Any) -> bytes:
+def encode_nonscalar(at: UpdateCounter, time: float, key: str, value: Any) -> bytes:
     """Return the line of one value: position and time as in `metrics.jsonl`, then `key` and `value`."""
     fields = {"update": at.update, "epoch": at.epoch, "sample": at.sample, "time": round(time, 3), "key": key}
     return json.dumps(fields | {"value": _as_json(value)}, allow_nan=False).encode() + b"\n"
