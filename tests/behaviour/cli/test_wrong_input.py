@@ -104,7 +104,7 @@ def test_an_unknown_kind_names_the_nearest(refusal, spec_file, override, expecte
         ("trainer.max_epochs", "invalid-override"),
         ("trainer.max_epochs=", "invalid-override"),
         ("trainer.callbacks[ema].every_n_epochs=2", "unknown-path"),
-        ("seed.deep=1", "unknown-path"),
+        ("seed.deep=1", "wrong-type"),
         ("model.hidden=[8", "invalid-override"),
     ],
 )
