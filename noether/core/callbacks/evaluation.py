@@ -28,13 +28,10 @@ def put_together(results: Sequence[Any]) -> Any:
     Raises:
         TrainingError: if a batch returned another type, or batches returned results of different shapes.
     """
-    if not results:
-        return None
-    first = results[0]
-    shapes = {_shape(result) for result in results}
+    shapes = sorted({_shape(result) for result in results})
     if len(shapes) > 1:
-        found = ", ".join(sorted(shapes))
-        raise TrainingError(f"process_data returned results that differ between batches: found {found}")
+        raise TrainingError(f"process_data returned results that differ between batches: found {', '.join(shapes)}")
+    first = results[0] if results else None
     if first is None:
         return None
     if isinstance(first, Tensor):

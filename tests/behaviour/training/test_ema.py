@@ -147,7 +147,7 @@ def test_parts_of_a_composite_are_averaged_alone(tmp_path: Path) -> None:
     callback = make_callback(ema(model_paths=["encoder"]), make_trainer(tmp_path), model)
     (state,) = callback.state_files().values()
     assert set(state) == {f"encoder.{name}" for name in make_model().state_dict()}
-    with pytest.raises(SpecError, match="names 'head'"):
+    with pytest.raises(SpecError, match="found 'head'"):
         _ = make_callback(ema(model_paths=["head"]), make_trainer(tmp_path / "b"), model).averages
 
 
@@ -285,7 +285,7 @@ def test_a_step_without_averages_falls_back_to_the_newest_one_before_it_and_says
     (newest / "callbacks" / "ema" / "0.9.safetensors").write_bytes(b"damaged")
     found = resumed_averages(tmp_path / "resumed", newest)
     assert all(torch.equal(tensor, saved_averages(tmp_path, step=-2)[name]) for name, tensor in found.items())
-    assert f"the averages are taken from {older}" in caplog.text
+    assert f"the averages come from {older}" in caplog.text
 
 
 def test_without_any_averages_it_begins_with_the_weights_and_says_so(

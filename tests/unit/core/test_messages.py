@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from noether.core.callbacks.checkpoint.averages import FlatParameters, LiveWeights, load_averages
@@ -29,6 +30,14 @@ def test_messages(golden: Any, tmp_path: Path) -> None:
     golden({**of_callbacks(tmp_path), **of_the_others(tmp_path)})
 
 
+def plain(call: Callable[[], object]) -> Any:
+    """Raise the messages of a config's validator without pydantic's text around them."""
+    try:
+        return call()
+    except ValidationError as error:
+        raise ValueError("; ".join(found["msg"] for found in error.errors())) from None
+
+
 def of_callbacks(tmp_path: Path) -> dict[str, Callable[[], object]]:
     trainer, model = make_trainer(tmp_path), make_model()
     half = list(nn.Linear(2, 2).to(torch.bfloat16).parameters())
@@ -37,7 +46,7 @@ def of_callbacks(tmp_path: Path) -> dict[str, Callable[[], object]]:
     ones = {"a": torch.ones(1)}
 
     def callback(kind: str, **settings: Any) -> Any:
-        return make_callback({"kind": kind, **settings}, trainer)
+        return plain(lambda: make_callback({"kind": kind, **settings}, trainer))
 
     def tracks(outputs: dict[str, Any]) -> None:
         callback("track-additional-outputs", every_n_updates=1, keys=["loss"]).track_after_accumulation_step(
@@ -68,7 +77,6 @@ def of_callbacks(tmp_path: Path) -> dict[str, Callable[[], object]]:
         "parameters that left the buffer": moved.check,
         "averages of other weights": lambda: load_averages({"b": torch.ones(1)}, ones, "ema.safetensors"),
         "averages of another shape": lambda: load_averages({"a": torch.ones(2)}, ones, "ema.safetensors"),
-        "an unknown data set": lambda: callback("offline-loss", every_n_epochs=1, dataset_key="val").sampler_config,
         "results that differ": lambda: put_together([torch.ones(1), 1.0]),
         "results of a wrong type": lambda: put_together(["a"]),
     }
@@ -76,25 +84,24 @@ def of_callbacks(tmp_path: Path) -> dict[str, Callable[[], object]]:
 
 def of_the_others(tmp_path: Path) -> dict[str, Callable[[], object]]:
     (tmp_path / "run-1").mkdir()
-    (tmp_path / "weights.safetensors").write_bytes(b"no")
     (tmp_path / "weights.pt").write_bytes(b"no")
     model, names = make_model(), {"a.x": torch.ones(1), "b.x": torch.ones(1)}
     loose = CompositeModel(parts={"encoder": make_model(), "decoder": make_model(optimizer=None)})
     loose.scale = nn.Parameter(torch.ones(()))
     return {
-        "resume without a run": lambda: ResumeInitializerConfig(kind="resume"),
-        "resume with two runs": lambda: ResumeInitializerConfig(kind="resume", run_id="a", path="runs/a"),
+        "resume without a run": lambda: plain(lambda: ResumeInitializerConfig(kind="resume")),
+        "resume with two runs": lambda: plain(
+            lambda: ResumeInitializerConfig(kind="resume", run_id="a", path="runs/a")
+        ),
         "an unknown run": lambda: run_below(tmp_path, "run-2"),
         "a path that does not exist": lambda: read_weights(tmp_path / "nowhere", "latest"),
         "a folder without checkpoints": lambda: read_weights(tmp_path / "run-1", "latest"),
-        "a damaged file": lambda: read_weights(tmp_path / "weights.safetensors", "latest"),
         "a pickle": lambda: read_weights(tmp_path / "weights.pt", "latest"),
         "two tensors of one name": lambda: renamed(names, {"b": "a"}),
         "an unknown prefix": lambda: renamed(names, {"c": "a"}),
         "weights that do not fit": lambda: match_weights(model, names).require_complete(
             "weights.safetensors", hint="set strict = false"
         ),
-        "a pattern without a match": lambda: make_model(frozen=["encoder.*"]).freeze(),
         "no optimizer": lambda: make_model(optimizer=None).initialize_optimizer(**LENGTH),
         "a parameter of no part": lambda: loose.initialize_optimizer(**LENGTH),
         "wrong forward properties": lambda: CNN.check_inputs(NoProperties(), ["x"]),
