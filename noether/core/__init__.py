@@ -1,1 +1,1 @@
-"""The parts that a trainer is made of; import from the module that defines a name."""
+"""Parts of a trainer: callbacks, models, initializers, trackers; and documented import paths of lower packages."""

@@ -1,4 +1,4 @@
-"""Test kit for Noether and its plugins: small real objects, so that nobody has to fake any."""
+"""Test kit for Noether and its plugins: builders of small real objects, instead of fakes."""
 
 from noether.testing.builders import make_callback, make_counter, make_data, make_model, make_trainer
 

@@ -1,4 +1,4 @@
-"""Builders: what a callback or a trainer needs around it, real and small, everything on the CPU and in one folder.
+"""Builders of small real objects for tests of callbacks and trainers, on the CPU and in one folder.
 
 ```python
 def test_my_callback_logs_its_metric(tmp_path):
@@ -34,13 +34,13 @@ from noether.training.trainers.base import BaseTrainer
 from noether.training.trainers.weighted_loss import WeightedLossTrainer, WeightedLossTrainerConfig
 
 SAMPLES, TEST_SAMPLES, BATCH = 24, 10, 4
-"""`make_trainer`'s run has six updates of four samples an epoch."""
+"""An epoch of `make_trainer` has six updates of four samples."""
 
 _CONFIG: TypeAdapter[CallBackBaseConfig] = TypeAdapter(Annotated[Any, Discriminated("callback")])
 
 
 def make_data(*, samples: int = SAMPLES, test_samples: int = TEST_SAMPLES, seed: int = 0) -> DataContainer:
-    """Return data sets `train` and `test` with `x` of shape (3,) and `y_target` of shape (2,), a linear map of it."""
+    """Return data sets `train` and `test`: `x` of shape (3,), and `y_target` of shape (2,), a linear map of `x`."""
     generator = torch.Generator().manual_seed(seed)
     slope = torch.randn(3, 2, generator=generator)
     sets = {}
@@ -54,8 +54,8 @@ def make_model(*, seed: int = 0, **settings: Any) -> ModelBase:
     """Return an `mlp` from `x` to `y` with one hidden layer of four units and plain SGD.
 
     Args:
-        seed: Of its weights; the global generator stays as it is.
-        **settings: Fields of its config that are to be others.
+        seed: Seed of the weights; the global generator is not changed.
+        **settings: Config fields to override.
     """
     table = {
         "kind": "mlp",
@@ -73,9 +73,9 @@ def make_trainer(folder: Path, *, data: DataContainer | None = None, **settings:
     """Return a `weighted-loss` trainer of two epochs over `make_data()`, without default callbacks.
 
     Args:
-        folder: Where its run folder `test-run` is made; a test's `tmp_path`.
-        data: The data sets, where `make_data()` does not do.
-        **settings: Fields of its config that are to be others.
+        folder: Parent of the run folder `test-run`, such as a test's `tmp_path`.
+        data: The data sets; `make_data()` by default.
+        **settings: Config fields to override.
     """
     table: dict[str, Any] = {
         "kind": "weighted-loss",
@@ -101,12 +101,12 @@ def make_trainer(folder: Path, *, data: DataContainer | None = None, **settings:
 def make_callback(
     config: CallBackBaseConfig | Mapping[str, Any], trainer: BaseTrainer, model: ModelBase | None = None
 ) -> Any:
-    """Return the callback of `config` with everything that its constructor takes beside it.
+    """Return the callback of `config`, built with the data, writers and tracker of `trainer`.
 
     Args:
-        config: Its config, or the table of a spec: `{"kind": "eta", "every_n_updates": 1}`.
-        trainer: The trainer that it follows, which brings data, writers and tracker.
-        model: The model; unset, a new `make_model()`.
+        config: The config, or its table in a spec: `{"kind": "eta", "every_n_updates": 1}`.
+        trainer: The trainer that it follows.
+        model: The model; a new `make_model()` by default.
     """
     config = _CONFIG.validate_python(dict(config) if isinstance(config, Mapping) else config)
     callback: CallbackBase = build_callback(config, trainer.callback_default_kwargs(model or make_model()))
@@ -117,6 +117,6 @@ def make_callback(
 def make_counter(
     *, update: int = 0, end_update: int = 100, updates_per_epoch: int = 6, effective_batch_size: int = BATCH
 ) -> UpdateCounter:
-    """Return a counter that stands after `update` updates of a run of `end_update`."""
+    """Return a counter at update `update` of a run of `end_update` updates."""
     now = TrainingIteration(update // updates_per_epoch, update, update * effective_batch_size)
     return UpdateCounter(now, TrainingIteration(update=end_update), updates_per_epoch, effective_batch_size)

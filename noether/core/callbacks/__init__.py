@@ -1,4 +1,4 @@
-"""Callbacks: the base classes and those that need no more of a trainer than its protocol."""
+"""Callbacks: the base classes and the callbacks that use a trainer through its protocol only."""
 
 from noether.core.callbacks.base import CallbackBase, CallBackBaseConfig
 from noether.core.callbacks.checkpoint.best import BestCheckpointCallback, BestCheckpointCallbackConfig

@@ -1,4 +1,4 @@
-"""CallbackBase: the hooks before and after training, state, and what a callback can reach."""
+"""CallbackBase: hooks before and after training, state in checkpoints, and access to the run."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ __all__ = ["CallBackBaseConfig", "CallbackBase"]
 
 
 class CallbackBase:
-    """Base class of everything that follows a training run.
+    """Base class of callbacks, which follow a training run.
 
-    All hooks run under `torch.no_grad()`. A callback with state returns it from `state_dict` and takes it back in
-    `load_state_dict`; one that keeps large files reads them in `resume_from_checkpoint`.
+    All hooks run under `torch.no_grad()`. A callback with state returns it from `state_dict` and restores it in
+    `load_state_dict`; one with large files reads them in `resume_from_checkpoint`.
 
     Args:
         trainer: The trainer of the run.
         model: The model that is trained.
         data_container: All data sets of the run.
         tracker: The experiment tracker.
-        log_writer: Takes metrics; available as `self.writer`.
-        checkpoint_writer: Takes requests for checkpoints.
-        metric_property_provider: Says which way a metric improves.
-        name: A name of its own; unset, its kind.
+        log_writer: Writer of metrics; available as `self.writer`.
+        checkpoint_writer: Writer that takes requests for checkpoints.
+        metric_property_provider: Directions in which metrics improve.
+        name: Name of the callback; its kind by default.
 
     Attributes:
-        id: Unique within the run: its key in checkpoints, logs and profiles.
-        component: What its kind resolved to; None for a callback that is built by hand.
-        draws_every_update: Whether a hook of every update (`track_…`, `before_optimizer_step`) draws from the global
-            random generators. They are put back after it then, so that training does not change; that costs about
+        id: Key in checkpoints, logs and profiles; unique within the run.
+        component: Component that its kind resolved to; None for a callback that is built by hand.
+        draws_every_update: True if a hook of every update (`track_…`, `before_optimizer_step`) draws from the global
+            random generators. They are then restored after it, so that training does not change; that costs about
             100 µs an update. After all other hooks they are put back anyway.
         saves_checkpoints: Whether it asks for a checkpoint whenever its interval fires; `noether plan` counts them.
-        changes_files_in_rounds: Whether `after_update`, `after_epoch` or `periodic_callback` changes the tensors of its
-            `state_files`, so that a round that a stop may interrupt begins with a copy of them.
-        passes_on: The hooks that it calls on the callbacks it owns; the run calls the others on them.
+        changes_files_in_rounds: True if `after_update`, `after_epoch` or `periodic_callback` changes the tensors of its
+            `state_files`: a round that a stop may interrupt then begins with a copy of them.
+        passes_on: Hooks that it calls on the callbacks it owns; the run calls the other hooks on them.
     """
 
     draws_every_update: ClassVar[bool] = False
@@ -84,33 +84,33 @@ class CallbackBase:
         self.id: str = name or ""
         self.component: Component | None = None
 
-    # What can be said of a callback before it is built. A subclass that logs or reads metrics says so itself: what its
-    # base class says is not taken to be all of it.
+    # Declarations that are read before a callback is built. Each class declares its own metrics: the declaration of a
+    # base class is not taken as complete.
 
     @classmethod
     def produced_metrics(cls, config: Any, facts: MetricFacts) -> tuple[str, ...] | None:
-        """Return the keys of all metrics that it logs, `*` for what is not known; None if nothing can be said."""
+        """Return the keys of all metrics that it logs, `*` for an unknown part; None if nothing is known."""
         return None
 
     @classmethod
     def consumed_metrics(cls, config: Any) -> tuple[str, ...]:
-        """Return the keys that it reads from the metrics of the round in which it is called, and cannot do without."""
+        """Return the keys that it requires among the metrics of the round in which it is called."""
         return ()
 
     @classmethod
     def compared_metrics(cls, config: Any) -> tuple[str, ...]:
-        """Return those keys that it has to know the direction of: all, unless `higher_is_better` says it or is none."""
+        """Return the keys whose direction has to be known: all, unless `higher_is_better` is set or missing."""
         compares = getattr(config, "higher_is_better", False) is None
         return cls.consumed_metrics(config) if compares else ()
 
     @classmethod
     def child_metric_prefixes(cls, config: Any) -> tuple[str, ...] | None:
-        """Return what it puts before the keys of its children, one entry for each set of them; None if unknown."""
+        """Return the prefixes of its children's keys, one for each set of children; None if unknown."""
         return None
 
     @classmethod
     def acts_at_the_end(cls) -> bool:
-        """Whether it has something to do when training ends, even if its interval has never fired."""
+        """Return True if it acts at the end of training even if its interval never fired."""
         return cls.after_training is not CallbackBase.after_training
 
     @property
@@ -119,24 +119,24 @@ class CallbackBase:
         return logging.getLogger(f"noether.callbacks.{type(self).__name__}")
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Return what a checkpoint has to keep of this callback; None where it has no state."""
+        """Return the state that a checkpoint keeps for this callback; None if it has none."""
         return None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned."""
+        """Restore the state that `state_dict` returned."""
 
     def state_files(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """Return large state as files of tensors, by name: the step holds `callbacks/<id>/<name>.safetensors`.
+        """Return large state as files of tensors, by name: a checkpoint holds `callbacks/<id>/<name>.safetensors`.
 
-        They are read back in `resume_from_checkpoint`. A partial save holds them only where they were asked for.
+        They are read back in `resume_from_checkpoint`. A partial save holds them only if they were requested.
         """
         return {}
 
     def resume_from_checkpoint(self, resumption_paths: PathProvider, model: ModelBase) -> None:
-        """Read state that this callback keeps in files of its own."""
+        """Restore the state that this callback keeps in files."""
 
     def get_children(self) -> list[CallbackBase]:
-        """Return the callbacks that this one owns and whose data the run's stream has to deliver."""
+        """Return the owned callbacks whose data comes through the run's stream."""
         return []
 
     def nested(self) -> Sequence[NestedCallbacks]:
@@ -144,15 +144,15 @@ class CallbackBase:
         return ()
 
     def close(self) -> None:
-        """Release what is open; called exactly once, however training ended."""
+        """Release open resources; called exactly once, however training ended."""
 
     @inherited_no_op
     def before_training(self, *, update_counter: UpdateCounter) -> None:
-        """Prepare, check, or log what is known before the first update."""
+        """Prepare, check, or log facts that are known before the first update."""
 
     @inherited_no_op
     def after_training(self, *, update_counter: UpdateCounter) -> None:
-        """Finish: log summaries, write last files."""
+        """Log summaries and write the last files."""
 
 
 class OneShotConfig(CallBackBaseConfig):
@@ -162,11 +162,11 @@ class OneShotConfig(CallBackBaseConfig):
 
 
 class OneShotCallback(CallbackBase):
-    """Acts in `before_training` only.
+    """Base class of callbacks that act once, in `before_training`.
 
     Args:
-        callback_config: Has nothing to set but an id.
-        **kwargs: What `CallbackBase` takes.
+        callback_config: Config with an id at most.
+        **kwargs: Arguments of `CallbackBase`.
     """
 
     def __init__(self, callback_config: OneShotConfig, **kwargs: Any) -> None:

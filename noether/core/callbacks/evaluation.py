@@ -22,19 +22,16 @@ if TYPE_CHECKING:
 def put_together(results: Sequence[Any]) -> Any:
     """Return one result for all batches.
 
-    Tensors are concatenated along their first dimension (scalars stacked), numbers become one tensor with an entry a
-    batch, dicts, lists and tuples are put together item by item, and None stays None.
+    Tensors are concatenated along their first dimension (scalars stacked), numbers become one tensor with one entry a
+    batch, dicts, lists and tuples are joined item by item, and None stays None.
 
     Raises:
-        TrainingError: A batch returned something else, or batches returned different things.
+        TrainingError: if a batch returned another type, or batches returned results of different shapes.
     """
-    if not results:
-        return None
-    first = results[0]
-    shapes = {_shape(result) for result in results}
+    shapes = sorted({_shape(result) for result in results})
     if len(shapes) > 1:
-        found = ", ".join(sorted(shapes))
-        raise TrainingError(f"process_data returned different things for different batches: {found}")
+        raise TrainingError(f"process_data returned results that differ between batches: found {', '.join(shapes)}")
+    first = results[0] if results else None
     if first is None:
         return None
     if isinstance(first, Tensor):
@@ -48,30 +45,30 @@ def put_together(results: Sequence[Any]) -> Any:
         items = [put_together(item) for item in zip(*results, strict=True)]
         return type(first)(items) if isinstance(first, list) else tuple(items)
     raise TrainingError(
-        f"process_data returned a {type(first).__name__}, which cannot be put together over batches",
+        f"process_data returned a {type(first).__name__}, which cannot be joined over batches",
         hint="return a tensor, a number, None, or a dict, list or tuple of these",
     )
 
 
 def _shape(result: Any) -> str:
-    """Name what has to be the same for all batches: the type, a dict's keys, the length of a list."""
+    """Describe the shape that all batches must share: the type, a dict's keys, the length of a list."""
     kind = "number" if isinstance(result, int | float) else type(result).__name__
     if isinstance(result, dict):
         return f"{kind} of {', '.join(sorted(map(repr, result)))}"
     return f"{kind} of {len(result)}" if isinstance(result, list | tuple) else kind
 
 
-SHOW_AFTER_S = 0.5
-_REDRAW_S = 0.1
+SHOW_AFTER_S = 0.5  # shorter passes show no bar
+_REDRAW_S = 0.1  # the eye sees no more
 
 
 class PassBar:
-    """A bar below that of training, on a terminal only, and only where a pass takes long enough to be looked at.
+    """Progress bar of an evaluation pass, on a terminal only, shown below the bar of training.
 
     Args:
-        name: What is gone through.
-        batches: How many batches the pass has.
-        show_after: Seconds after which it appears.
+        name: Name of the pass on the terminal.
+        batches: Number of batches in the pass.
+        show_after: Seconds after which the bar appears.
     """
 
     def __init__(self, name: str, batches: int, *, show_after: float = SHOW_AFTER_S) -> None:
@@ -89,7 +86,7 @@ class PassBar:
             self._redraw_at = monotonic() + _REDRAW_S
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -117,13 +114,13 @@ def _open(name: str, batches: int) -> Progress:
 
 
 class DatasetPass:
-    """Takes exactly the batches of one consumer from the stream.
+    """One pass of one consumer: takes exactly its batches from the stream.
 
     Args:
-        sampler_config: What the consumer has asked the stream for.
-        batch_size: Samples a batch where the consumer has no batch size of its own.
-        before_batch: Called before each batch; what it raises ends the pass.
-        name: What a terminal calls it.
+        sampler_config: The consumer's request to the stream.
+        batch_size: Samples a batch if the consumer has no batch size of its own.
+        before_batch: Called before each batch; an exception from it ends the pass.
+        name: Name of the pass on the terminal.
     """
 
     def __init__(

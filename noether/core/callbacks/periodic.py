@@ -1,4 +1,4 @@
-"""Callbacks on a schedule, and those that iterate over a data set on it."""
+"""Base classes of callbacks on an interval, and of those that iterate over a data set on it."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def without_gradients(hook: Callable[P, T]) -> Callable[P, T]:
 class PeriodicCallback(CallbackBase):
     """Base class of callbacks that act every n epochs, updates or samples.
 
-    Subclasses override `periodic_callback`, and the `track_…` hooks where they follow every step. What is not
+    Subclasses override `periodic_callback`, and the `track_…` hooks if they follow every update. A hook that is not
     overridden is never called.
 
     Args:
-        callback_config: The interval (`every_n_*`) and what the subclass adds.
-        trainer: See `CallbackBase`, as for all that follow.
+        callback_config: The interval (`every_n_*`) and the fields of the subclass.
+        trainer: See `CallbackBase`, as for all arguments below.
         model: See `CallbackBase`.
         data_container: See `CallbackBase`.
         tracker: See `CallbackBase`.
@@ -98,7 +98,7 @@ class PeriodicCallback(CallbackBase):
 
     @property
     def intervals(self) -> Intervals:
-        """The schedule as one value; follows the attributes, which a subclass may set."""
+        """The interval as one value; follows the attributes, which a subclass may set."""
         known = self._intervals
         if (
             known.every_n_updates != self.every_n_updates
@@ -110,7 +110,7 @@ class PeriodicCallback(CallbackBase):
 
     @inherited_no_op
     def periodic_callback(self, *, interval_type: IntervalType, update_counter: UpdateCounter, **kwargs: Any) -> None:
-        """Act: the interval named by `interval_type` has fired ("eval": evaluation outside of any schedule)."""
+        """Act: the interval named by `interval_type` fired ("eval": an evaluation outside of training)."""
 
     @inherited_no_op
     def track_after_accumulation_step(
@@ -123,29 +123,29 @@ class PeriodicCallback(CallbackBase):
         accumulation_steps: int,
         accumulation_step: int,
     ) -> None:
-        """Follow each batch that went through the model."""
+        """Follow each accumulation step."""
 
     @inherited_no_op
     def track_after_update_step(self, *, update_counter: UpdateCounter, times: dict[str, float]) -> None:
-        """Follow each optimizer update."""
+        """Follow each update."""
 
     @when_due
     @without_gradients
     def after_epoch(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
-        """Act where the epoch interval fires."""
+        """Act if the epoch interval fires."""
         if interval := fires(self.intervals, update_counter, "epoch"):
             self._act(interval_type=interval, update_counter=update_counter, **kwargs)
 
     @when_due
     @without_gradients
     def after_update(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
-        """Act where the update or the sample interval fires."""
+        """Act if the update or the sample interval fires."""
         if interval := fires(self.intervals, update_counter, "update"):
             self._act(interval_type=interval, update_counter=update_counter, **kwargs)
 
     @without_gradients
     def at_eval(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
-        """Act outside of any schedule, on a model that is evaluated and not trained."""
+        """Act on a model that is evaluated outside of training."""
         self._act(interval_type="eval", update_counter=update_counter, **kwargs)
 
     @cached_property
@@ -153,45 +153,45 @@ class PeriodicCallback(CallbackBase):
         return bind(self.periodic_callback, HOOKS["periodic_callback"])
 
     def _act(self, **arguments: Any) -> None:
-        """Call `periodic_callback` with those arguments that it names, as every other hook is called."""
+        """Call `periodic_callback` with the arguments that it names, as other hooks are called."""
         binding = self._binding
         positional = [arguments[name] for name in binding.positional]
         self.periodic_callback(*positional, **{name: arguments[name] for name in binding.keywords if name in arguments})
 
     def is_due(self, update_counter: UpdateCounter, hook: Literal["update", "epoch"]) -> bool:
-        """Whether this callback acts in the round of `after_update`, or of `after_epoch`, that is under way."""
+        """Return True if this callback acts in the current round of `after_update` or `after_epoch`."""
         return fires(self.intervals, update_counter, hook) is not None
 
     def next_due_update(self, update_counter: UpdateCounter) -> int:
-        """Return the next update at which this callback acts; the loop skips it until then."""
+        """Return the next update at which this callback acts; the loop does not call it before."""
         return self.intervals.next_due_update(
             update_counter.update, update_counter.updates_per_epoch, update_counter.effective_batch_size
         )
 
     def updates_till_next_invocation(self, update_counter: UpdateCounter) -> int:
-        """Return the updates from now to the next call; a whole interval at an exact multiple."""
+        """Return the number of updates until the next call; a whole interval at an exact multiple."""
         return self.next_due_update(update_counter) - update_counter.update
 
     def updates_per_interval(self, update_counter: UpdateCounter) -> int:
-        """Return the updates from one call to the next."""
+        """Return the number of updates between two calls."""
         return self.intervals.updates_per_interval(
             update_counter.updates_per_epoch, update_counter.effective_batch_size
         )
 
     def get_interval_string_verbose(self) -> str:
-        """Return the interval as in a spec: `every_n_epochs=1`."""
+        """Return the interval as a spec gives it: `every_n_epochs=1`."""
         return self.intervals.verbose
 
 
 class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
-    """Base class of callbacks that go through a whole data set when their interval fires.
+    """Base class of callbacks that iterate over a whole data set when their interval fires.
 
-    Subclasses override `process_data`, called with each batch, and `process_results`, called once with what all of them
-    returned: tensors are concatenated along their first dimension, in the order of the data set; dicts, tuples and
-    lists of them item by item; numbers become one tensor. Batches come through the workers that load training data.
+    Subclasses override `process_data`, called with each batch, and `process_results`, called once with all results:
+    tensors are concatenated along their first dimension, in the order of the data set; dicts, tuples and lists of them
+    item by item; numbers become one tensor. Batches come through the workers that load training data.
 
     Attributes:
-        dataset_key: The data set to go through; the first of the run where None.
+        dataset_key: Key of the data set; None for the first one of the run.
         total_data_time: Seconds spent waiting for batches, over all calls.
     """
 
@@ -226,12 +226,12 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
 
     @classmethod
     def acts_at_the_end(cls) -> bool:
-        """Whether a subclass has something to do there; this class only says how long it waited."""
+        """Return True if a subclass overrides `after_training`; this class only logs how long it waited."""
         return cls.after_training is not PeriodicDataIteratorCallback.after_training
 
     @property
     def sampler_config(self) -> SamplerIntervalConfig:
-        """What the data stream has to deliver, and when; made when it is first asked for."""
+        """The request to the data stream, made on first use."""
         if self._sampler_config is None:
             self._sampler_config = self._sampler_config_from_key(self.dataset_key, self.properties, self.max_size)
         return self._sampler_config
@@ -239,15 +239,15 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
     def _sampler_config_from_key(
         self, key: str | None, properties: set[str] | None = None, max_size: int | None = None
     ) -> SamplerIntervalConfig:
-        """Return the request for the data set `key`.
+        """Return the request to the data stream for the data set `key`.
 
         Args:
             key: Key in the data container; None for its first data set.
             properties: Load only these properties of a sample.
-            max_size: Use only the first samples, at most this many.
+            max_size: Use at most this many samples, from the first on.
 
         Raises:
-            DataError: There is no such data set, it is empty, or it lacks a property.
+            DataError: if the data set does not exist, is empty, or lacks a property.
         """
         try:
             config = self.data_container.sampler_config(
@@ -260,29 +260,29 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
                 max_size=max_size,
             )
         except DataError as error:
-            error.add_note(f"asked for by callback '{self.id}'")
+            error.add_note(f"requested by callback '{self.id}'")
             raise
         if not length_of(config.dataset):
             name = key or self.data_container.keys()[0]
-            raise DataError(f"callback '{self.id}' goes through the data set '{name}', which is empty")
+            raise DataError(f"callback '{self.id}': the data set '{name}' is empty, expected at least one sample")
         return config
 
     @property
     def data_name(self) -> str:
-        """The key of the data set, for metric keys."""
+        """Key of the data set in metric keys."""
         return self.dataset_key or self.data_container.keys()[0]
 
     @abstractmethod
     def process_data(self, batch: dict[str, Tensor], *, trainer_model: torch.nn.Module) -> Any:
-        """Return what is to be known of one batch, which is on the device of the run."""
+        """Return the result for one batch, which is on the device of the run."""
 
     def process_results(
         self, results: Any, *, interval_type: IntervalType, update_counter: UpdateCounter, **_: Any
     ) -> None:
-        """Use what all batches returned, put together; a subclass says how."""
-        raise NotImplementedError(f"{type(self).__name__} defines no process_results")
+        """Use the results of all batches; a subclass defines it."""
+        raise NotImplementedError(f"{type(self).__name__} does not define process_results")
 
-    def periodic_callback(  # type: ignore[override]  # documented so: the loop always passes these
+    def periodic_callback(  # type: ignore[override]  # documented signature: the loop always passes these
         self,
         *,
         interval_type: IntervalType,
@@ -292,7 +292,7 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
         batch_size: int,
         **_: Any,
     ) -> None:
-        """Go through the data set and hand the collected results on."""
+        """Iterate over the data set and pass the results to `process_results`."""
         dataset_pass = DatasetPass(
             self.sampler_config,
             batch_size=batch_size,
@@ -308,7 +308,7 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
         return self.process_data(self.trainer.to_device(batch), trainer_model=trainer_model)
 
     def after_training(self, **_: Any) -> None:
-        """Say how long evaluation waited for its data."""
+        """Log how long evaluation waited for its data."""
         self.logger.debug("%s waited %.2f s for data", self.id, self.total_data_time)
 
 

@@ -16,7 +16,7 @@ class AppliedSteps(Generic[T]):
     """Hold the values of accumulation steps until it is known that their update was applied.
 
     An update is complete with its last accumulation step. If that step never comes, the update was not applied, and its
-    values are dropped. With masked updates only the device knows; it is asked in `read`, for many steps at once.
+    values are dropped. With masked updates only the device knows; `read` asks it for many at once.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class AppliedSteps(Generic[T]):
             values: The values.
             accumulation_steps: Number of accumulation steps of the update.
             accumulation_step: Index of this one, from 0.
-            applied: 1.0 or 0.0 on the device: the update was applied or not; None if it was applied for certain.
+            applied: 1.0 or 0.0 on the device if the update was applied or not; None if it is known to be applied.
         """
         if accumulation_steps == 1:
             self._complete.append((values, applied))

@@ -1,4 +1,4 @@
-"""Initializers: where the state comes from that training begins with."""
+"""Initializers: sources of the state that training begins with."""
 
 from noether.core.initializers.base import InitializerBase, InitializerConfig
 from noether.core.initializers.resume import ResumeInitializer, ResumeInitializerConfig

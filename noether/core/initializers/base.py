@@ -1,4 +1,4 @@
-"""InitializerBase: puts weights, and for a resume progress too, in place before training begins."""
+"""InitializerBase: load weights, and the progress of a run for a resume, before training begins."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["InitializerBase", "InitializerConfig"]
 class InitializerBase(ABC):
     """Base class of initializers.
 
-    A spec names one as `[initializer]` or as `initializer` under `[trainer]`; both mean the same.
+    A spec names an initializer as `[initializer]` or as `initializer` under `[trainer]`; both mean the same.
 
     Args:
-        initializer_config: Where to take the state from.
+        initializer_config: Source of the state.
 
     Attributes:
-        continues_a_run: Whether it restores more than weights. Such a one is called when optimizers and callbacks are
-            built; any other one before, so that callbacks which copy the weights copy the right ones.
+        continues_a_run: True if it restores more than weights. It is then called after optimizers and callbacks are
+            built; any other one before, so that callbacks that copy the weights copy the loaded ones.
     """
 
     continues_a_run: ClassVar[bool] = False
@@ -37,12 +37,12 @@ class InitializerBase(ABC):
         return logging.getLogger(f"noether.initializers.{type(self).__name__}")
 
     def check(self, trainer: RunningTrainer) -> None:  # noqa: B027  # optional on purpose
-        """Find out whether the state can be had, before the run has left a trace; one of weights alone may leave it.
+        """Check that the state can be loaded, before the run writes anything; optional for weights alone.
 
         Raises:
-            CheckpointError: It cannot.
+            CheckpointError: if it cannot.
         """
 
     @abstractmethod
     def initialize(self, trainer: RunningTrainer, model: ModelBase) -> None:
-        """Put the state in place; called once, before training begins."""
+        """Load the state; called once, before training begins."""

@@ -1,4 +1,4 @@
-"""`resume`: go on where another run stopped."""
+"""`resume`: continue from a checkpoint of another run."""
 
 from __future__ import annotations
 
@@ -19,38 +19,39 @@ from noether.errors import CheckpointError
 
 
 class ResumeInitializerConfig(InitializerConfig):
-    """Which run, and from which of its checkpoints."""
+    """Config of the `resume` initializer: the run and its checkpoint."""
 
     path_fields: ClassVar[tuple[str, ...]] = ("path",)
 
     run_id: str | None = Field(
         None,
         examples=["airfoil-20260102-030405-ab12"],
-        description="The run: the name of its folder below `output`. Give this or `path`.",
+        description="Name of the run folder below `output`. Give this or `path`.",
     )
     path: str | None = Field(
         None,
         examples=["elsewhere/runs/airfoil-20260102-030405-ab12"],
-        description="The folder of the run, or of one of its steps, wherever it is.",
+        description="Path of the run folder, or of one of its checkpoints.",
     )
     checkpoint: str = Field(
         LATEST,
         examples=["E2_U120_S3840"],
-        description="Which checkpoint of the run: latest, last, best_model.<metric>, E…_U…_S….",
+        description="Checkpoint of the run: latest, last, best_model.<metric>, E…_U…_S….",
     )
 
     @model_validator(mode="after")
     def _names_one_run(self) -> Self:
         if (self.run_id is None) == (self.path is None):
-            raise ValueError("expected either run_id or path")
+            found = "none" if self.run_id is None else "both"
+            raise ValueError(f"no single run named: found {found} of run_id and path, expected exactly one")
         return self
 
 
 class ResumeInitializer(InitializerBase):
-    """Continues a run from one of its checkpoints, bit by bit as if it had not stopped there.
+    """Continue from a checkpoint of another run; the results are bit-identical to a run that never stopped.
 
     Weights, optimizers, gradient scaler, counters, states of callbacks, statistics of transforms and random generators
-    are those of the checkpoint.
+    are restored from the checkpoint.
 
     ```toml
     [initializer]
@@ -59,17 +60,17 @@ class ResumeInitializer(InitializerBase):
     checkpoint = "latest"
     ```
 
-    The run that has this in its spec is a run of its own: its folder gets its own steps and its own metrics file, which
-    begins where it begins, and its spec decides: the learning rate, the limit and the callbacks are those that it says.
-    The model, the class of the optimizer, the effective batch size and the size of the training set have to be the
-    same, and the limit may not lie before the checkpoint. A state of a callback that the spec does not name any more is
-    left alone, and a callback without a saved state begins anew; both are told.
+    A run with this initializer is a new run: its folder gets its own checkpoints and its own metrics file, which begins
+    at the checkpoint, and its own spec sets the learning rate, the limit and the callbacks. The model, the optimizer
+    class, the effective batch size and the size of the training set have to be the same, and the limit must not lie
+    before the checkpoint. The state of a callback that the spec no longer names is ignored, and a callback without
+    saved state starts fresh; both are reported.
 
-    A `best-checkpoint` goes on from the best *value* of the other run, and its checkpoint stays there: until there is a
-    better value, this run has none of that name.
+    A `best-checkpoint` continues from the best *value* of the other run, whose best checkpoint stays in its own folder:
+    this run has a checkpoint of that name only after a better value.
 
     Args:
-        initializer_config: Which run and checkpoint.
+        initializer_config: The run and the checkpoint.
     """
 
     continues_a_run: ClassVar[bool] = True
@@ -80,26 +81,26 @@ class ResumeInitializer(InitializerBase):
         self.path = Path(initializer_config.path) if initializer_config.path is not None else None
         self._found: tuple[SavedStep, StepState] | None = None  # from `check` to `initialize`
 
-    def check(self, trainer: RunningTrainer) -> None:  # optional on purpose
-        """Read the whole checkpoint, and ask the trainer whether it can go on from there.
+    def check(self, trainer: RunningTrainer) -> None:
+        """Read the whole checkpoint, and let the trainer check that it can continue from it.
 
         Raises:
-            CheckpointError: There is no such checkpoint, it is damaged, or the run cannot go on from it.
+            CheckpointError: if the checkpoint does not exist, is damaged, or does not fit this run.
         """
-        step, state = self._read(trainer)
-        trainer.check_state(step, state)
-        self._found = step, state
+        saved, state = self._read(trainer)
+        trainer.check_state(saved, state)
+        self._found = saved, state
 
     def initialize(self, trainer: RunningTrainer, model: ModelBase) -> None:
         """Restore the whole state.
 
         Raises:
-            CheckpointError: There is no such checkpoint, it is damaged, or it does not fit this run's model.
+            CheckpointError: if the checkpoint does not exist, is damaged, or does not fit this run.
         """
-        step, state = self._found or self._read(trainer)
-        self._found = None  # as large as the model and its optimizer
-        trainer.restore_state(model, step, state)
-        self.logger.info("continuing after %s from %s", step.manifest.iteration, step.folder)
+        saved, state = self._found or self._read(trainer)
+        self._found = None  # frees memory: it is as large as the model and its optimizer
+        trainer.restore_state(model, saved, state)
+        self.logger.info("continuing after %s from %s", saved.manifest.iteration, saved.folder)
 
     def _read(self, trainer: RunningTrainer) -> tuple[SavedStep, StepState]:
         if self.path is not None and is_step(self.path):
@@ -109,15 +110,15 @@ class ResumeInitializer(InitializerBase):
 
 
 def _whole(found: Checkpoint) -> tuple[SavedStep, StepState]:
-    """Return the whole state of a step.
+    """Return a checkpoint with its whole state.
 
     Raises:
-        CheckpointError: Its name stands for averaged weights, or it is damaged or a partial save.
+        CheckpointError: if its name stands for averaged weights, or it is damaged or a partial save.
     """
     if found.weights != WEIGHTS:
         raise CheckpointError(
-            f"no run can go on from averaged weights, and the name stands for {found.weights} in {found.step.folder}",
-            hint='begin with them: initializer kind = "checkpoint" takes the same name, beside `path`; or resume from '
-            "latest",
+            f"cannot resume from averages: found {found.weights} in {found.step.folder}, expected a whole state",
+            hint='resume from "latest", or begin a new run with the weights: initializer kind = "checkpoint" with '
+            "`path` and the same name",
         )
     return found.step, found.step.state()

@@ -27,7 +27,7 @@ from noether.optim.groups import matching
 
 
 def is_step(path: Path) -> bool:
-    """Whether `path` is a step folder."""
+    """Return True if `path` is the folder of a checkpoint."""
     return (path / NAME).is_file()
 
 
@@ -35,17 +35,17 @@ def steps_of(run: Path) -> StepNames:
     """Return the checkpoints of a run by name.
 
     Args:
-        run: The run's folder.
+        run: The run folder.
 
     Raises:
-        CheckpointError: It is no run's folder.
+        CheckpointError: if the folder does not exist or has no checkpoints.
     """
     checkpoints = PathProvider(run.parent, run.name).checkpoint_path
     if not checkpoints.is_dir():
         found = "has no checkpoints" if run.is_dir() else "does not exist"
         raise CheckpointError(
-            f"{run} {found}; expected the folder of a run, or of a step",
-            hint=f"a run's folder holds {checkpoints.name}/step-…; `noether run` prints where it is",
+            f"{run} {found}, expected a run folder or a checkpoint",
+            hint=f"a run folder holds {checkpoints.name}/step-…; `noether run` prints its path",
         )
     return StepNames(checkpoints)
 
@@ -54,13 +54,13 @@ def run_below(output: Path, run_id: str) -> Path:
     """Return the folder of the run `run_id` below `output`.
 
     Raises:
-        CheckpointError: There is none; the message lists those that exist.
+        CheckpointError: if it does not exist; the message lists the runs that do.
     """
     runs = sorted(path.name for path in output.iterdir() if path.is_dir()) if output.is_dir() else []
     if run_id not in runs:
         raise CheckpointError(
-            f"there is no run {run_id!r} in {output}.{did_you_mean(run_id, runs)}",
-            hint=f"it has {', '.join(runs) or 'none'}; `output` in the spec says where runs are",
+            f"unknown run in {output}: found {run_id!r}, expected an existing run.{did_you_mean(run_id, runs)}",
+            hint=f"the existing runs are {', '.join(runs) or 'none'}; `output` in the spec sets the folder of runs",
         )
     return output / run_id
 
@@ -70,10 +70,10 @@ _SUFFIX = ".safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Tensors, and where they are from.
+    """Tensors and their source.
 
     Attributes:
-        tensors: By the name that the checkpoint gives them.
+        tensors: Tensors by their names in the checkpoint.
         source: The file.
     """
 
@@ -82,25 +82,23 @@ class Weights:
 
 
 def read_weights(path: Path, checkpoint: str) -> Weights:
-    """Return the weights that `path` holds; nothing else of a checkpoint is read.
+    """Return the weights in `path`; nothing else of a checkpoint is read.
 
     Args:
-        path: A `.safetensors` file, a step's folder, or a run's folder.
-        checkpoint: Which checkpoint of the run, where `path` is a run's folder.
+        path: A `.safetensors` file, a checkpoint, or a run folder.
+        checkpoint: Name of the checkpoint, if `path` is a run folder.
 
     Raises:
-        CheckpointError: There are no weights, or they are damaged.
+        CheckpointError: if there are no weights, or they are damaged.
     """
     if path.is_dir():
         return _of_step(path) if is_step(path) else weights_of_run(path, checkpoint)
     if not path.is_file():
-        raise CheckpointError(
-            f"{path} does not exist; expected a {_SUFFIX} file, the folder of a step or that of a run"
-        )
+        raise CheckpointError(f"{path} does not exist, expected a {_SUFFIX} file, a checkpoint or a run folder")
     if path.suffix != _SUFFIX:
         raise CheckpointError(
-            f"{path} is no {_SUFFIX} file; other formats can hold code, which is never run",
-            hint="convert it once, where you trust it: safetensors.torch.save_file("
+            f"wrong format: found {path}, expected a {_SUFFIX} file; other formats can hold code, which is never run",
+            hint="if you trust the file, convert it once: safetensors.torch.save_file("
             f"torch.load({path.name!r}, weights_only=True), {path.with_suffix(_SUFFIX).name!r})",
         )
     return _of_file(path)
@@ -110,11 +108,11 @@ def weights_of_run(run: Path, checkpoint: str) -> Weights:
     """Return the weights of a run's checkpoint.
 
     Args:
-        run: The run's folder.
-        checkpoint: A name, as `StepNames` knows them.
+        run: The run folder.
+        checkpoint: Name of the checkpoint; see `StepNames`.
 
     Raises:
-        CheckpointError: There is no such checkpoint, or it is damaged.
+        CheckpointError: if the checkpoint does not exist or is damaged.
     """
     return steps_of(run).load(checkpoint, _of_checkpoint)
 
@@ -128,7 +126,7 @@ def _of_step(folder: Path) -> Weights:
 
 
 def _of_file(path: Path) -> Weights:
-    """Read a file; one that belongs to a step is checked against the step's manifest."""
+    """Read a file; a file of a checkpoint is verified against the manifest."""
     for folder in path.parents:
         if is_step(folder):
             name = path.relative_to(folder).as_posix()
@@ -140,37 +138,37 @@ def _of_file(path: Path) -> Weights:
 
 
 class WeightsConfig(InitializerConfig):
-    """Which of the tensors to load, and under which names."""
+    """Config fields that select tensors and rename them."""
 
     rename: dict[str, str] = Field(
         default_factory=dict,
         examples=[{"backbone": "encoder"}],
-        description="New beginnings of the checkpoint's names: `backbone` → `encoder` makes `backbone.0.weight` "
-        "`encoder.0.weight`. A key stands for whole parts between dots, an empty one for every name; an empty value "
-        "takes the part away; of several keys that fit, the longest counts.",
+        description="New prefixes of the checkpoint's names: `backbone` → `encoder` turns `backbone.0.weight` into "
+        "`encoder.0.weight`. A key matches whole parts between dots; an empty key matches every name; an empty value "
+        "removes the prefix; the longest matching key wins.",
     )
     include: list[str] = Field(
         default_factory=list,
         examples=[["encoder.*"]],
-        description="Patterns of the names in the model that are loaded; all if left out.",
+        description="Patterns of names in the model to load; unset: all.",
     )
     exclude: list[str] = Field(
         default_factory=list,
         examples=[["head.*"]],
-        description="Patterns of the names in the model that are not loaded, though included.",
+        description="Patterns of names in the model not to load, even if included.",
     )
     strict: bool = Field(
         True,
-        description="Whether every selected tensor of the model must be in the checkpoint in the same shape, and every "
-        "one of the checkpoint in the model; otherwise what fits is loaded and the rest is reported.",
+        description="True to require the same selected tensors in model and checkpoint, in the same shapes; false to "
+        "load matching tensors and report the rest.",
     )
 
 
 class WeightsInitializer(InitializerBase):
-    """Base of initializers that load weights and nothing else; a subclass says where they are.
+    """Base class of initializers that load weights only; a subclass reads them.
 
     Args:
-        initializer_config: Which of them to load.
+        initializer_config: Selection of the tensors.
     """
 
     def __init__(self, initializer_config: WeightsConfig) -> None:
@@ -179,14 +177,14 @@ class WeightsInitializer(InitializerBase):
 
     @abstractmethod
     def read(self, trainer: RunningTrainer) -> Weights:
-        """Return all weights that there are."""
+        """Return all weights of the source."""
 
     def initialize(self, trainer: RunningTrainer, model: ModelBase) -> None:
-        """Load the weights and tell what was loaded.
+        """Load the selected weights and log a report.
 
         Raises:
-            CheckpointError: Nothing fits; or with `strict`, something does not.
-            SpecError: A pattern matches nothing.
+            CheckpointError: if no tensor fits, or with `strict`, if one does not.
+            SpecError: if a pattern matches no name.
         """
         config = self.config
         weights = self.read(trainer)
@@ -196,48 +194,48 @@ class WeightsInitializer(InitializerBase):
         if config.strict:
             match.require_complete(
                 str(weights.source),
-                hint="`rename`, `include` and `exclude` say what goes where; strict = false loads what fits",
+                hint="map names with `rename`, `include` and `exclude`, or set strict = false to load matching tensors",
             )
         if not match.fitting:
             raise CheckpointError(
-                match.report(str(weights.source)), hint="`rename` maps one model's names to another's"
+                match.report(str(weights.source)), hint="map the checkpoint's names to the model's with `rename`"
             )
         match.load_into(model)
         self.logger.info("%s", match.report(str(weights.source)))
 
 
 class CheckpointInitializerConfig(WeightsConfig):
-    """Where the weights are, and which of them to load."""
+    """Config of the `checkpoint` initializer: source and selection of the weights."""
 
     path_fields: ClassVar[tuple[str, ...]] = ("path",)
 
     path: str = Field(
         examples=["pretrained/encoder.safetensors"],
-        description="A .safetensors file, the folder of a step, or the folder of a run.",
+        description="A .safetensors file, a checkpoint, or a run folder.",
     )
     checkpoint: str = Field(
         LATEST,
         examples=["best_model.loss/test/total"],
-        description="Which checkpoint, where `path` is a run's folder: latest, last, best_model.<metric>, E…_U…_S….",
+        description="Checkpoint of the run, if `path` is a run folder: latest, last, best_model.<metric>, E…_U…_S….",
     )
 
 
 class CheckpointInitializer(WeightsInitializer):
-    """Loads weights and nothing else; optimizer, counters and callbacks begin anew.
+    """Load weights from a path; optimizer, counters and callbacks start fresh.
 
     ```toml
     [initializer]
     kind = "checkpoint"
     path = "pretrained/encoder.safetensors"
     rename = { "backbone" = "encoder" }      # backbone.0.weight → encoder.0.weight
-    exclude = ["head.*"]                     # stays as the seed made it
+    exclude = ["head.*"]                     # keeps its random weights
     ```
 
-    What was loaded, and what was not, is told in one line. With `strict`, the default, a tensor that is missing, left
-    over or of another shape is an error; `strict = false` loads what fits.
+    One line of the log reports loaded, missing and unused tensors. With `strict`, the default, a missing tensor, an
+    unused one or another shape is an error; `strict = false` loads matching tensors.
 
     Args:
-        initializer_config: Where the weights are.
+        initializer_config: Source and selection of the weights.
     """
 
     def __init__(self, initializer_config: CheckpointInitializerConfig) -> None:
@@ -245,25 +243,23 @@ class CheckpointInitializer(WeightsInitializer):
         self.path, self.checkpoint = Path(initializer_config.path), initializer_config.checkpoint
 
     def read(self, trainer: RunningTrainer) -> Weights:
-        """Return the weights of the file, or of the checkpoint."""
+        """Return the weights of the file or checkpoint."""
         return read_weights(self.path, self.checkpoint)
 
 
 class PreviousRunInitializerConfig(WeightsConfig):
-    """Which run and checkpoint, and which of its weights to load."""
+    """Config of the `previous-run` initializer: the run, its checkpoint and the selection of weights."""
 
-    run_id: str = Field(
-        examples=["airfoil-20260102-030405-ab12"], description="The run: the name of its folder below `output`."
-    )
+    run_id: str = Field(examples=["airfoil-20260102-030405-ab12"], description="Name of the run folder below `output`.")
     checkpoint: str = Field(
         LATEST,
         examples=["best_model.loss/test/total"],
-        description="Which of its checkpoints: latest, last, best_model.<metric>, E…_U…_S….",
+        description="Checkpoint of the run: latest, last, best_model.<metric>, E…_U…_S….",
     )
 
 
 class PreviousRunInitializer(WeightsInitializer):
-    """Loads the weights of another run and nothing else; optimizer, counters and callbacks begin anew.
+    """Load the weights of another run; optimizer, counters and callbacks start fresh.
 
     ```toml
     [initializer]
@@ -272,10 +268,10 @@ class PreviousRunInitializer(WeightsInitializer):
     checkpoint = "best_model.loss/test/total"
     ```
 
-    To go on with that run where it stopped, use `resume`; for weights from elsewhere, `checkpoint`.
+    To continue that run, use `resume`; to load weights from another place, use `checkpoint`.
 
     Args:
-        initializer_config: Which run.
+        initializer_config: The run, its checkpoint and the selection of weights.
     """
 
     def __init__(self, initializer_config: PreviousRunInitializerConfig) -> None:
@@ -291,7 +287,7 @@ def renamed(tensors: Mapping[str, Tensor], rename: Mapping[str, str]) -> dict[st
     """Return tensors under new names; see `WeightsConfig.rename`.
 
     Raises:
-        CheckpointError: A key stands for nothing, or two tensors would get one name.
+        CheckpointError: if a key matches no name, or two tensors would get one name.
     """
     unused = set(rename)
     result: dict[str, Tensor] = {}
@@ -301,18 +297,19 @@ def renamed(tensors: Mapping[str, Tensor], rename: Mapping[str, str]) -> dict[st
         longest = max(keys, key=len, default=None)
         new = name if longest is None else _joined(rename[longest], name[len(longest) :].removeprefix("."))
         if new in result:
-            raise CheckpointError(f"`rename` gives two tensors of the checkpoint the name {new!r}; one is {name!r}")
+            raise CheckpointError(f"`rename` maps two tensors of the checkpoint to {new!r}; one is {name!r}")
         result[new] = tensor
     if unused:
         raise CheckpointError(
-            f"`rename` names {', '.join(map(repr, sorted(unused)))}, with which no tensor of the checkpoint begins",
-            hint=f"they are named like {', '.join(list(tensors)[:4])}",
+            f"unknown prefixes in `rename`: found {', '.join(map(repr, sorted(unused)))}, expected prefixes of the "
+            "checkpoint's names",
+            hint=f"the checkpoint has names such as {', '.join(list(tensors)[:4])}",
         )
     return result
 
 
 def _begins(name: str, key: str) -> bool:
-    """Whether the parts of `key` are the first parts of `name`."""
+    """Return True if the dotted parts of `key` are the first parts of `name`."""
     return not key or name == key or name.startswith(f"{key}.")
 
 
@@ -321,7 +318,7 @@ def _joined(first: str, rest: str) -> str:
 
 
 def _selected(names: list[str], config: WeightsConfig) -> set[str]:
-    """Return the names that the patterns leave; each pattern has to match one."""
+    """Return the names that the patterns select; each pattern has to match a name."""
 
     def matched(patterns: list[str], setting: str) -> set[str]:
         found: dict[str, Any] = dict.fromkeys(names)

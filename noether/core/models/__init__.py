@@ -1,4 +1,4 @@
-"""Models: the base class, composites, adapted torch modules and the small built-in networks."""
+"""Models: the base class, composites, adapted torch modules and small built-in networks."""
 
 from noether.core.models.base import ModelBase
 from noether.core.models.composite import CompositeModel

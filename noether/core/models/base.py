@@ -19,16 +19,16 @@ from noether.optim.model_optimizer import ModelOptimizer
 class ModelBase(nn.Module):
     """Base class of models that a trainer trains.
 
-    A model is called with the forward properties of a batch as keywords and returns a dict by field, or one tensor for
-    the only field. It owns the optimizer that its config names, so that a composite can give each part its own.
+    A model is called with the forward properties of a batch as keywords, and returns a dict by field, or one tensor for
+    its only field. It owns the optimizer that its config names, so that each part of a composite can have its own.
 
     Args:
-        model_config: Settings of the model; `optimizer` and `frozen` are read here.
-        name: How metrics and checkpoints call this model.
+        model_config: Config of the model; `optimizer` and `frozen` are used here.
+        name: Name of the model in metrics and checkpoints.
 
     Attributes:
-        optimizer_config: What the optimizer is built from; a composite gives its own to parts that have none.
-        optimizer: The optimizer, once it is built; None for a model that does not train.
+        optimizer_config: Config of the optimizer; a composite gives its own to parts that have none.
+        optimizer: The optimizer once it is built; None for a model that does not train.
     """
 
     def __init__(self, model_config: ModelBaseConfig | None = None, *, name: str = "model") -> None:
@@ -40,45 +40,45 @@ class ModelBase(nn.Module):
 
     @classmethod
     def infer_sizes(cls, model_config: Any, inputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Any:
-        """Return `model_config` with the sizes that the spec left out, taken from the first training sample.
+        """Return `model_config` with sizes that the spec omits taken from the first training sample.
 
         Args:
-            model_config: The config as the spec gives it.
+            model_config: The config from the spec.
             inputs: Forward properties of the sample, without a batch dimension.
             targets: Target tensors of the sample by field, without a batch dimension.
         """
         return model_config
 
     def check_inputs(self, names: Sequence[str]) -> None:
-        """Check that `forward` can be called with these properties, before anything is trained.
+        """Check before training that `forward` accepts these properties.
 
         Raises:
-            SpecError: It takes others.
+            SpecError: if it does not.
         """
         check_call(self.forward, names, by_name=True)
 
     @property
     def device(self) -> torch.device:
-        """The device of the first parameter or buffer; cpu where there is none."""
+        """Device of the first parameter or buffer; cpu if there is none."""
         for tensor in (*self.parameters(), *self.buffers()):
             return tensor.device
         return torch.device("cpu")
 
     @property
     def submodels(self) -> dict[str, ModelBase]:
-        """The models with an optimizer of their own: this one, or the parts of a composite."""
+        """Models with an optimizer of their own: this one, or the parts of a composite."""
         return {self.name: self}
 
     @property
     def is_frozen(self) -> bool:
-        """Whether no parameter trains."""
+        """True if no parameter trains."""
         return not any(parameter.requires_grad for parameter in self.parameters())
 
     def freeze(self) -> Self:
-        """Take the parameters that match the config's `frozen` patterns out of training.
+        """Exclude the parameters that match the config's `frozen` patterns from training.
 
         Raises:
-            SpecError: A pattern matches no parameter.
+            SpecError: if a pattern matches no parameter.
         """
         names = dict(self.named_parameters())
         for pattern in self.model_config.frozen if self.model_config else []:
@@ -90,13 +90,13 @@ class ModelBase(nn.Module):
         """Build the optimizer for a run of this length; parameters must be on their device already.
 
         Raises:
-            SpecError: The config names no optimizer though parameters train.
+            SpecError: if parameters train and the config names no optimizer.
         """
         if self.is_frozen:
             return
         if self.optimizer_config is None:
             raise SpecError(
-                f"the model '{self.name}' has no optimizer",
+                f"the model '{self.name}' has no optimizer, expected one for its trainable parameters",
                 hint='add `optimizer = { kind = "AdamW", lr = 1e-3 }` to [model]',
             )
         self.optimizer = build_optimizer(
@@ -111,7 +111,7 @@ class ModelBase(nn.Module):
         return {} if self.optimizer is None else {self.name: self.optimizer}
 
     def gradients(self) -> list[Tensor]:
-        """Return the gradients that the next optimizer step applies."""
+        """Return the gradients for the next optimizer step."""
         return [
             parameter.grad
             for optimizer in self.optimizers().values()
@@ -120,7 +120,7 @@ class ModelBase(nn.Module):
         ]
 
     def optimizer_schedule_step(self, update: int) -> None:
-        """Set learning rate and weight decay from the completed updates."""
+        """Set learning rate and weight decay for the number of completed updates."""
         if self.optimizer is not None:
             self.optimizer.schedule_step(update)
 
@@ -136,7 +136,7 @@ class ModelBase(nn.Module):
 
 
 def check_call(forward: Callable[..., Any], names: Sequence[str], *, by_name: bool) -> None:
-    """Refuse forward properties that a model's `forward` does not take, by name or in their order."""
+    """Check that a model's `forward` accepts the forward properties, by name or in their order."""
     signature = inspect.signature(forward)
     try:
         if by_name:
@@ -146,6 +146,7 @@ def check_call(forward: Callable[..., Any], names: Sequence[str], *, by_name: bo
     except TypeError as error:
         takes = ", ".join(signature.parameters)
         raise SpecError(
-            f"trainer.forward_properties is {list(names)}, but the model's forward takes ({takes}): {error}",
-            hint="name the properties that forward takes, each once",
+            f"wrong trainer.forward_properties: found {list(names)}, expected the arguments of the model's forward "
+            f"({takes}): {error}",
+            hint="list the arguments of forward, each once",
         ) from error

@@ -16,15 +16,15 @@ from noether.core.models.base import ModelBase, check_call
 
 
 class AdaptedModule(ModelBase):
-    """Wraps a module that knows nothing of Noether; names in checkpoints are the module's own.
+    """Adapter for any torch module; names in checkpoints are the module's own.
 
-    The forward properties are passed by name where the module's `forward` names them, otherwise in the order of
-    `forward_properties`.
+    The forward properties are passed by name if the module's `forward` has arguments of these names, otherwise in the
+    order of `forward_properties`.
 
     Args:
-        module: The module that does the work.
-        model_config: Holds `optimizer` and `frozen`.
-        name: How metrics and checkpoints call this model.
+        module: The adapted module.
+        model_config: Config with `optimizer` and `frozen`.
+        name: Name of the model in metrics and checkpoints.
     """
 
     def __init__(self, module: nn.Module, model_config: ModelBaseConfig | None = None, *, name: str = "model") -> None:
@@ -37,7 +37,7 @@ class AdaptedModule(ModelBase):
         self._takes_any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
     def __getattr__(self, name: str) -> Any:
-        """Find what this wrapper has not in the module, so that `trainer_model.embed(x)` works in a callback."""
+        """Look up missing attributes in the module, so that `trainer_model.embed(x)` works in a callback."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -47,29 +47,29 @@ class AdaptedModule(ModelBase):
             return getattr(module, name)
 
     def forward(self, *inputs: Tensor, **properties: Tensor) -> Any:
-        """Call the module with the batch's forward properties, in any of the two ways."""
+        """Call the module with the forward properties, by name or in their order."""
         if inputs or self._takes_any_name or self._names.issuperset(properties):
             return self.module(*inputs, **properties)
         return self.module(*properties.values())
 
     def check_inputs(self, names: Sequence[str]) -> None:
-        """Check that the module can be called with these properties, by name or in their order."""
+        """Check that the module accepts these properties, by name or in their order."""
         check_call(self.module.forward, names, by_name=self._takes_any_name or self._names.issuperset(names))
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
-        """Name parameters as the module does."""
+        """Return the module's parameters under the module's names."""
         return self.module.named_parameters(*args, **kwargs)
 
 
 def _without_wrapper(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> None:
-    """Take `module.` out of the names of a state that is saved."""
+    """Remove `module.` from the names of a saved state."""
     inner = f"{prefix}module."
     for name in [name for name in state if name.startswith(inner)]:
         state[prefix + name.removeprefix(inner)] = state.pop(name)
 
 
 def _with_wrapper(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> None:
-    """Put `module.` back into the names of a state that is loaded."""
+    """Add `module.` to the names of a loaded state."""
     for name in [name for name in state if name.startswith(prefix)]:
         state[f"{prefix}module.{name.removeprefix(prefix)}"] = state.pop(name)
 
@@ -77,7 +77,7 @@ def _with_wrapper(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) ->
 def infer_sizes(
     config: ModelBaseConfig, inputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
 ) -> ModelBaseConfig:
-    """Return the config with its sizes filled in from one training sample, where the model knows how."""
+    """Return the config with sizes filled in from one training sample, if the model supports it."""
     target = component_of(config).target
     if isinstance(target, type) and issubclass(target, ModelBase):
         inferred: ModelBaseConfig = target.infer_sizes(config, inputs, targets)
@@ -86,10 +86,10 @@ def infer_sizes(
 
 
 def build_model(config: ModelBaseConfig, device: torch.device) -> ModelBase:
-    """Construct the model that `config` names and move it to `device`.
+    """Construct the model that `config` names, move it to `device` and freeze its frozen parts.
 
     Raises:
-        SpecError: The class refuses its arguments, or a `frozen` pattern matches nothing.
+        SpecError: if the class refuses its arguments, or a `frozen` pattern matches no parameter.
     """
     return construct_model(config).to(device).freeze()
 
@@ -98,12 +98,14 @@ def construct_model(config: ModelBaseConfig) -> ModelBase:
     """Construct the model that `config` names; a part of a composite is moved and frozen with the whole.
 
     Raises:
-        SpecError: The class refuses its arguments.
+        SpecError: if the class refuses its arguments.
     """
     target = component_of(config).target
     with construction_of(config):
         if issubclass(target, ModelBase):
             model: ModelBase = target(config)
             return model
-        assert isinstance(config, SignatureConfig), "a foreign class has a config made from its signature"
+        assert isinstance(config, SignatureConfig), (
+            "a class from outside of Noether has a config derived from its signature"
+        )
         return AdaptedModule(target(**config.arguments()), config)

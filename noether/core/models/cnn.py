@@ -16,7 +16,7 @@ from noether.errors import SpecError
 
 
 class CNNConfig(ModelBaseConfig):
-    """Settings of the `cnn` model."""
+    """Config of the `cnn` model."""
 
     channels: list[int] = Field(
         [32, 64], description="Channels of the 3x3 convolutions; all but the first halve the image."
@@ -30,7 +30,7 @@ class CNNConfig(ModelBaseConfig):
     out_features: OutFeatures | None = Field(
         None,
         examples=[{"label": 10}],
-        description="Shape of each field's output; unset: that of its target in the first training sample.",
+        description="Shape of each field's output; unset: the shape of its target in the first training sample.",
     )
 
 
@@ -38,16 +38,16 @@ class CNN(ModelBase):
     """Convolutions, global average pooling and a linear output for each field.
 
     Args:
-        model_config: Widths; `in_channels` and `out_features` must be known.
-        name: How metrics and checkpoints call this model.
+        model_config: Widths; `in_channels` and `out_features` must be set.
+        name: Name of the model in metrics and checkpoints.
     """
 
     def __init__(self, model_config: CNNConfig, *, name: str = "model") -> None:
         super().__init__(model_config, name=name)
         if not model_config.in_channels or not model_config.out_features:
             raise SpecError(
-                "the model 'cnn' needs to know its in_channels and out_features",
-                hint="name forward_properties and target_properties under [trainer]; the first sample has the sizes",
+                "unknown sizes of the model 'cnn': expected in_channels and out_features",
+                hint="set forward_properties and target_properties under [trainer]; the first sample gives the sizes",
             )
         activation = ACTIVATIONS[model_config.activation]
         widths = [model_config.in_channels, *model_config.channels]
@@ -72,16 +72,17 @@ class CNN(ModelBase):
     def infer_sizes(
         cls, model_config: CNNConfig, inputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
     ) -> CNNConfig:
-        """Take the sizes that are not given from the shapes of one sample.
+        """Fill in missing sizes from the shapes of one sample.
 
         Raises:
-            SpecError: There is not exactly one image among the inputs.
+            SpecError: if the inputs are not exactly one image.
         """
         shapes = {name: tuple(value.shape) for name, value in inputs.items()}
         if len(shapes) != 1 or any(len(shape) != 3 for shape in shapes.values()):
             raise SpecError(
-                f"the model 'cnn' takes one forward property of shape (channels, height, width); found {shapes}",
-                hint="name one image in trainer.forward_properties, or use kind = 'mlp'",
+                f"wrong inputs of the model 'cnn': found {shapes}, expected one forward property of shape "
+                "(channels, height, width)",
+                hint="list one image in trainer.forward_properties, or use kind = 'mlp'",
             )
         (image,) = shapes.values()
         update = {

@@ -17,7 +17,7 @@ from noether.optim.model_optimizer import ModelOptimizer
 
 
 class CompositeModel(ModelBase):
-    """A model made of models; subclasses say how they are called together in `forward`.
+    """Base class of models made of models; a subclass calls its parts in `forward`.
 
     ```python
     class AutoEncoderConfig(ModelBaseConfig):
@@ -33,13 +33,13 @@ class CompositeModel(ModelBase):
             return self.decoder(code=self.encoder(x=x)["code"])
     ```
 
-    Each part's optimizer is named in its own table, `[model.encoder.optimizer]`; that of `[model]` trains the parts
-    that name none.
+    The optimizer of a part has its own table, `[model.encoder.optimizer]`; the optimizer of `[model]` trains the parts
+    without one.
 
     Args:
-        model_config: Settings of the composite.
-        parts: The submodels by name, or the configs to build them from; each becomes an attribute of that name.
-        name: How metrics and checkpoints call this model.
+        model_config: Config of the composite.
+        parts: Submodels by name, or configs to build them from; each becomes an attribute of that name.
+        name: Name of the model in metrics and checkpoints.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class CompositeModel(ModelBase):
         return parts
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
-        """Name parameters as checkpoints do, without the wrappers around parts that are plain modules."""
+        """Return parameters under their names in checkpoints, without the adapters of torch modules."""
         wrappers = [f"{name}." for name, module in self.named_modules() if isinstance(module, AdaptedModule)]
         for name, parameter in super().named_parameters(*args, **kwargs):
             for start in wrappers:
@@ -75,7 +75,7 @@ class CompositeModel(ModelBase):
             yield name, parameter
 
     def freeze(self) -> Self:
-        """Freeze what each part's config says, then what the composite's own does."""
+        """Freeze parameters by the config of each part, then by the config of the composite."""
         for part in self.submodels.values():
             part.freeze()
         return super().freeze()
@@ -84,8 +84,8 @@ class CompositeModel(ModelBase):
         """Build the optimizer of every part that trains.
 
         Raises:
-            SpecError: A part names no optimizer and the composite has none for it, or a parameter would be trained by
-                no optimizer or by two.
+            SpecError: if neither a part nor the composite names an optimizer, or a parameter that trains does not
+                belong to exactly one part.
         """
         self._check_owners()
         for part in self.submodels.values():
@@ -93,20 +93,19 @@ class CompositeModel(ModelBase):
             part.initialize_optimizer(total_updates=total_updates, updates_per_epoch=updates_per_epoch)
 
     def _check_owners(self) -> None:
-        """Refuse parameters of the composite itself, which no optimizer would train, and those that parts share."""
+        """Check that each parameter that trains belongs to one part; no optimizer, or two, would train it otherwise."""
         trained = [parameter for part in self.submodels.values() for parameter in part.parameters()]
         owners = Counter(id(parameter) for parameter in trained)
         for name, parameter in self.named_parameters():
             if parameter.requires_grad and owners[id(parameter)] != 1:
                 count = owners[id(parameter)]
-                found = f"belongs to {count} parts" if count else "belongs to no part"
                 raise SpecError(
-                    f"the parameter '{name}' of the composite '{self.name}' {found}, and parts are what is trained",
-                    hint=f"let exactly one of the parts {', '.join(self._part_names)} hold it, or freeze it",
+                    f"wrong owners of parameter '{name}' in composite '{self.name}': found {count} parts, expected one",
+                    hint=f"move it into one of the parts {', '.join(self._part_names)}, or freeze it",
                 )
 
     def optimizers(self) -> dict[str, ModelOptimizer]:
-        """Return the parts' optimizers by part name, those of a nested composite as `part.inner`."""
+        """Return the parts' optimizers by part name; those of a nested composite as `part.inner`."""
         return {
             f"{name}.{inner}" if isinstance(part, CompositeModel) else name: optimizer
             for name, part in self.submodels.items()

@@ -38,7 +38,7 @@ def infer_out_features(out_features: OutFeatures | None, targets: Mapping[str, T
 
 
 class MLPConfig(ModelBaseConfig):
-    """Settings of the `mlp` model."""
+    """Config of the `mlp` model."""
 
     hidden: list[int] = Field([128, 128], description="Widths of the hidden layers.")
     activation: Activation = Field("gelu", description="Nonlinearity after each hidden layer.")
@@ -46,34 +46,34 @@ class MLPConfig(ModelBaseConfig):
     octaves: int = Field(
         0,
         ge=0,
-        description="Also feed sine and cosine of the inputs at this many doubling frequencies; for coordinates.",
+        description="Number of doubling frequencies whose sine and cosine of the inputs are also fed; for coordinates.",
     )
     in_features: dict[str, int] | None = Field(
         None,
         examples=[{"points": 3}],
-        description="Numbers in each forward property; unset: from the first training sample.",
+        description="Number of values in each forward property; unset: from the first training sample.",
     )
     out_features: OutFeatures | None = Field(
         None,
         examples=[{"velocity": 3}],
-        description="Shape of each field's output; unset: that of its target in the first training sample.",
+        description="Shape of each field's output; unset: the shape of its target in the first training sample.",
     )
 
 
 class MLP(ModelBase):
-    """Flattens and concatenates its inputs, `(batch, ...)` each, and returns one output for each field.
+    """Multilayer perceptron over flattened, concatenated inputs `(batch, ...)`, with one output for each field.
 
     Args:
-        model_config: Widths and shapes; `in_features` and `out_features` must be known.
-        name: How metrics and checkpoints call this model.
+        model_config: Widths and shapes; `in_features` and `out_features` must be set.
+        name: Name of the model in metrics and checkpoints.
     """
 
     def __init__(self, model_config: MLPConfig, *, name: str = "model") -> None:
         super().__init__(model_config, name=name)
         if not model_config.in_features or not model_config.out_features:
             raise SpecError(
-                "the model 'mlp' needs to know its in_features and out_features",
-                hint="name forward_properties and target_properties under [trainer]; the first sample has the sizes",
+                "unknown sizes of the model 'mlp': expected in_features and out_features",
+                hint="set forward_properties and target_properties under [trainer]; the first sample gives the sizes",
             )
         self.inputs = list(model_config.in_features)
         self.shapes = output_shapes(model_config.out_features)
@@ -94,7 +94,7 @@ class MLP(ModelBase):
     def infer_sizes(
         cls, model_config: MLPConfig, inputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
     ) -> MLPConfig:
-        """Take the sizes that are not given from the shapes of one sample."""
+        """Fill in missing sizes from the shapes of one sample."""
         in_features = model_config.in_features or {name: value.numel() for name, value in inputs.items()}
         out_features = infer_out_features(model_config.out_features, targets)
         return model_config.model_copy(update={"in_features": in_features, "out_features": out_features})
@@ -118,11 +118,11 @@ class MLP(ModelBase):
         }
 
     def _with_octaves(self, flat: Tensor) -> Tensor:
-        """Append `sin(2^k x)` and `cos(2^k x)`, which lets a small network follow fine detail (Tancik et al., 2020)."""
+        """Append `sin(2^k x)` and `cos(2^k x)`: a small network then learns fine detail (Tancik et al., 2020)."""
         scaled = torch.cat([flat * 2**octave for octave in range(self.octaves)], dim=1)
         return torch.cat([flat, scaled.sin(), scaled.cos()], dim=1)
 
 
 def _flat(values: Tensor) -> Tensor:
-    """Return `(batch, ...)` as `(batch, numbers)`; one number a sample, `(batch,)`, as `(batch, 1)`."""
+    """Return `(batch, ...)` as `(batch, values)`; one value a sample, `(batch,)`, as `(batch, 1)`."""
     return values.unsqueeze(1) if values.ndim == 1 else values.flatten(1)

@@ -1,4 +1,4 @@
-"""Puts tensors of a checkpoint into a model and tells exactly which of them fitted."""
+"""Match tensors of a checkpoint with a model: load those that fit, report the others."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor, nn
 
 from noether.errors import CheckpointError
 
-_SHOWN = 12  # names in a message
+_SHOWN = 12  # most names in a message
 
 
 @dataclass(frozen=True, slots=True)
 class WeightsMatch:
-    """Which tensors of a checkpoint fit a model.
+    """Comparison of a checkpoint's tensors with those of a model.
 
     Attributes:
-        fitting: Tensors to load, by their name in the model.
-        wanted: How many tensors of the model were asked for.
-        missing: Names that the model has and the checkpoint has not; a tied name is there where its twin is.
-        unused: Names that the checkpoint has and the model has not.
-        other_shape: What differs, by name: `(10, 64) instead of (12, 64)`.
+        fitting: Tensors to load, by their names in the model.
+        wanted: Number of selected tensors of the model.
+        missing: Names in the model but not in the checkpoint; a tied name counts as present with its twin.
+        unused: Names in the checkpoint but not in the model.
+        other_shape: Both shapes of tensors that differ, by name: `(10, 64) instead of (12, 64)`.
     """
 
     fitting: Mapping[str, Tensor]
@@ -33,11 +33,11 @@ class WeightsMatch:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the checkpoint has all that the model wants, and nothing else."""
+        """True if model and checkpoint have the same tensors in the same shapes."""
         return not (self.missing or self.unused or self.other_shape)
 
     def report(self, source: str) -> str:
-        """Return in one line how much was loaded from `source`, and what was not."""
+        """Return one line with the number of tensors loaded from `source` and the names of the others."""
         found = self.wanted - len(self.missing) - len(self.other_shape)
         shapes = [f"{name} {difference}" for name, difference in self.other_shape.items()]
         lists = {"not in the checkpoint": self.missing, "not in the model": self.unused, "other shape": shapes}
@@ -45,16 +45,16 @@ class WeightsMatch:
         return "; ".join([f"{found} of {self.wanted} tensors loaded from {source}", *parts])
 
     def require_complete(self, source: str, *, hint: str) -> None:
-        """Check that everything fits.
+        """Check that all tensors fit.
 
         Raises:
-            CheckpointError: It does not; the message lists what.
+            CheckpointError: if one does not; the message lists all of them.
         """
         if not self.is_complete:
             raise CheckpointError("the weights do not fit the model: " + self.report(source), hint=hint)
 
     def load_into(self, model: nn.Module) -> None:
-        """Copy what fits into the model's own tensors, which stay where they are; what does not fit stays as it was."""
+        """Copy the fitting tensors into the model's own tensors, in place; the others keep their values."""
         with torch.no_grad():
             model.load_state_dict(dict(self.fitting), strict=False)
 
@@ -65,9 +65,9 @@ def match_weights(
     """Compare the tensors of a checkpoint with those of a model.
 
     Args:
-        model: Its parameters and persistent buffers are what a checkpoint holds.
-        tensors: Tensors by their name in the model.
-        wanted: Whether the tensor of this name is to be loaded; others are left alone on both sides.
+        model: Model whose parameters and persistent buffers are compared.
+        tensors: Tensors by their names in the model.
+        wanted: Return True to load the tensor of this name; other names are ignored on both sides.
     """
     own = {name: tensor for name, tensor in model.state_dict().items() if wanted(name)}
     given = {name: tensor for name, tensor in tensors.items() if wanted(name)}
@@ -88,7 +88,7 @@ def match_weights(
 
 
 def _place(tensor: Tensor) -> object:
-    """Return what two names have in common that stand for the same tensor, as tied weights do."""
+    """Return a key that is equal for two names of the same tensor, such as tied weights."""
     return (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else object()
 
 

@@ -1,4 +1,4 @@
-"""The documented import path of the providers."""
+"""Documented import path of the providers."""
 
 from noether.checkpoint.paths import PathProvider, ResumptionPaths
 from noether.metrics.directions import MetricPropertyProvider

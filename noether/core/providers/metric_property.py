@@ -1,4 +1,4 @@
-"""The documented import path of `MetricPropertyProvider`."""
+"""Documented import path of `MetricPropertyProvider`."""
 
 from noether.metrics.directions import MetricPropertyProvider
 

@@ -1,4 +1,4 @@
-"""The documented import path of `PathProvider`."""
+"""Documented import path of `PathProvider`."""
 
 from noether.checkpoint.paths import PathProvider, ResumptionPaths
 

@@ -1,1 +1,1 @@
-"""The words of a spec: pydantic configs that every component's own config builds on. None needs torch."""
+"""Documented import paths of the base configs of components."""

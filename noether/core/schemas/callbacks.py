@@ -1,4 +1,4 @@
-"""The documented import path of the callbacks' base configs."""
+"""Documented import path of the callbacks' base configs."""
 
 from noether.config.components import CallBackBaseConfig, PeriodicDataIteratorCallbackConfig
 

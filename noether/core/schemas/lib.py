@@ -1,4 +1,4 @@
-"""The documented import path of the configs' base, and of the annotation for fields that hold configs."""
+"""Documented import path of the root of all configs, and of the annotation of nested configs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trackers: how metrics leave a run. Importing this package imports no tracking library."""
+"""Trackers: delivery of metrics to a tracking server. Importing this package imports no tracking library."""
 
 from noether.core.trackers.noop import NoopTracker, NoopTrackerConfig
 from noether.metrics.feed import TrackerFeed

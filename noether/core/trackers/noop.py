@@ -1,4 +1,4 @@
-"""The tracker that keeps nothing: `kind = "noop"` turns tracking off."""
+"""`noop`: no tracking; `kind = "noop"` turns tracking off."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus
 
 
 class NoopTrackerConfig(TrackerBaseConfig):
-    """Nothing to configure: the metrics stay in the run's `metrics.jsonl` alone."""
+    """Config of the `noop` tracker; it has no fields, as metrics stay in the run's `metrics.jsonl` only."""
 
 
 class NoopTracker(BaseTracker):
-    """Tracks nothing; the run's own files are complete without a tracker.
+    """Track nothing; the run's own files are complete without a tracker.
 
     Args:
-        tracker_config: Its table in the spec; may be left out where a tracker is built by hand.
+        tracker_config: Config from the spec; optional for a tracker that is built by hand.
     """
 
     wants_metrics: ClassVar[bool] = False
@@ -27,15 +27,15 @@ class NoopTracker(BaseTracker):
         super().__init__(tracker_config or NoopTrackerConfig())
 
     def open(self, run: RunDescription) -> None:
-        """Open nothing."""
+        """Do nothing."""
 
     def log_metrics(self, records: Sequence[MetricRecord]) -> None:
-        """Keep nothing."""
+        """Do nothing."""
 
     def close(self, status: RunStatus, error: str | None) -> None:
-        """Close nothing."""
+        """Do nothing."""
 
     @property
     def description(self) -> str:
-        """Say that there is no tracker to look at."""
+        """Text for the user: there is no tracker."""
         return "no tracker: the metrics are in the run's metrics.jsonl"

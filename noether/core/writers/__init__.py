@@ -1,6 +1,6 @@
-"""What writes a run's results to its folder.
+"""Documented import path of the writers of a run folder.
 
-Nothing is imported before it is used: listing and verifying checkpoints reads manifests and hashes, without PyTorch.
+Names are imported on first use, so that listing and verifying checkpoints needs no PyTorch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["CheckpointWriter", "LogWriter", "MetricsFile"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
+    """Import a public name on first use."""
     if name not in _HOMES:
         raise AttributeError(f"module 'noether.core.writers' has no attribute {name!r}")
     from importlib import import_module

@@ -74,5 +74,5 @@ def test_tracking_outputs_leaves_training_as_it_is(talk, final_weights):
 def test_a_trainer_without_outputs_is_told_how_to_return_them(run):
     error = run({"trainer.callbacks": [{**TRACK, "keys": ["first_loss"]}]}).error
     assert isinstance(error, TrainingError)
-    assert "callback 'outputs' tracks the output 'first_loss', but the train step returned no outputs" in error.message
+    assert "callback 'outputs': missing output 'first_loss'" in error.message
     assert 'return losses, {"first_loss": …}' in error.hint

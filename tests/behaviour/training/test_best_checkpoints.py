@@ -120,7 +120,8 @@ def test_a_best_checkpoint_may_hold_some_of_the_parts_of_a_composite(finish, lab
 
 def test_a_part_that_a_composite_has_not_ends_the_run_before_its_first_update(run, lab):
     outcome = run({"trainer.callbacks": [TOLD, {**TOLD_KEEPER, "model_names": ["head"]}]})
-    assert isinstance(outcome.error, SpecError) and "'keeper': model_names names ['head']" in outcome.error.message
+    assert isinstance(outcome.error, SpecError)
+    assert "'keeper': unknown model_names: found ['head']" in outcome.error.message
     assert list_steps(outcome.run_dir / "checkpoints") == []
 
 

@@ -107,14 +107,16 @@ def test_a_checkpoint_may_hold_some_of_the_parts(finish, lab):
 
 def test_a_part_without_any_optimizer_is_told_before_training(run, lab, workplace):
     model = {**AUTO_ENCODER, "decoder": {**DECODER, "optimizer": None}}
-    with pytest.raises(SpecError, match="the model 'decoder' has no optimizer"):
+    with pytest.raises(SpecError) as error:
         run({"model": model})
+    assert "'decoder'" in error.value.message
     assert not (workplace / "runs").exists()
 
 
 def test_a_weight_that_no_part_holds_is_told_before_training(run, lab, workplace):
-    with pytest.raises(SpecError, match="the parameter 'scale' of the composite 'model' belongs to no part"):
+    with pytest.raises(SpecError) as error:
         run({"model": {**FIXED, "kind": "lab.models.Loose"}})
+    assert "'scale'" in error.value.message
     assert not (workplace / "runs").exists()
 
 

@@ -181,7 +181,7 @@ def test_a_metric_stopper_s_checkpoint_holds_what_it_has_seen(finish, lab):
     [
         ({"kind": "fixed-early-stopper"}, "found none"),
         ({"kind": "fixed-early-stopper", "stop_at_epoch": 1, "stop_at_update": 1}, "stop_at_epoch and stop_at_update"),
-        ({"kind": "fixed-early-stopper", "stop_at_epoch": 1, "every_n_epochs": 1}, "leave every_n_epochs out"),
+        ({"kind": "fixed-early-stopper", "stop_at_epoch": 1, "every_n_epochs": 1}, "every_n_epochs"),
         ({"kind": "metric-early-stopper", "metric_key": "loss/test/total", "patience": 1}, "no interval"),
         ({"kind": "metric-early-stopper", "every_n_epochs": 1, "metric_key": "a", "patience": 0}, "patience"),
         ({"kind": "metric-early-stopper", "every_n_epochs": 1, "patience": 1}, "metric_key"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -146,7 +147,7 @@ def test_parts_of_a_composite_are_averaged_alone(tmp_path: Path) -> None:
     callback = make_callback(ema(model_paths=["encoder"]), make_trainer(tmp_path), model)
     (state,) = callback.state_files().values()
     assert set(state) == {f"encoder.{name}" for name in make_model().state_dict()}
-    with pytest.raises(SpecError, match="names 'head'"):
+    with pytest.raises(SpecError, match="found 'head'"):
         _ = make_callback(ema(model_paths=["head"]), make_trainer(tmp_path / "b"), model).averages
 
 
@@ -165,17 +166,20 @@ def test_a_best_checkpoint_of_averages_of_a_part_is_one_of_the_whole_model(tmp_p
 def test_a_checkpoint_of_the_model_is_refused_while_it_has_averaged_weights(tmp_path: Path) -> None:  # case 10
     trainer = make_trainer(tmp_path)
     callback = make_callback(ema(), trainer)
-    with callback.averaged(0.9), pytest.raises(TrainingError, match="while the model has the weights that 'ema' has"):
+    with callback.averaged(0.9), pytest.raises(TrainingError) as error:
         trainer.checkpoint_writer.save()
+    assert "'ema'" in error.value.message
     trainer.checkpoint_writer.save()
 
 
 def test_a_checkpoint_callback_cannot_be_nested(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="a checkpoint callback cannot be nested in an ema"):
+    with pytest.raises(ValidationError) as error:
         make_callback(ema({"kind": "checkpoint", "every_n_epochs": 1}), make_trainer(tmp_path))
+    assert "eval_callbacks" in error.value.errors()[0]["loc"]
     best = {"kind": "best-checkpoint", "every_n_epochs": 1, "metric_key": "loss/test/total"}
-    with pytest.raises(ValueError, match="a checkpoint callback cannot be nested in an ema"):
+    with pytest.raises(ValidationError) as error:
         make_callback(ema({**best, "eval_callbacks": [{"kind": "checkpoint"}]}), make_trainer(tmp_path / "deep"))
+    assert "eval_callbacks" in error.value.errors()[0]["loc"]
 
 
 def test_the_live_weights_are_back_after_a_child_failed(tmp_path: Path) -> None:
@@ -281,7 +285,7 @@ def test_a_step_without_averages_falls_back_to_the_newest_one_before_it_and_says
     (newest / "callbacks" / "ema" / "0.9.safetensors").write_bytes(b"damaged")
     found = resumed_averages(tmp_path / "resumed", newest)
     assert all(torch.equal(tensor, saved_averages(tmp_path, step=-2)[name]) for name, tensor in found.items())
-    assert f"the averages are taken from {older}" in caplog.text
+    assert f"the averages come from {older}" in caplog.text
 
 
 def test_without_any_averages_it_begins_with_the_weights_and_says_so(
@@ -290,7 +294,7 @@ def test_without_any_averages_it_begins_with_the_weights_and_says_so(
     trained(tmp_path, max_updates=2)
     found = resumed_averages(tmp_path / "resumed", list_steps(tmp_path / "test-run" / "checkpoints")[-1])
     assert all(torch.equal(tensor, make_model(seed=1).state_dict()[name]) for name, tensor in found.items())
-    assert "finds no averages of factor 0.9 and begins with the weights" in caplog.text
+    assert "found no averages of factor 0.9" in caplog.text
 
 
 # Wrong settings
@@ -301,7 +305,7 @@ def test_without_any_averages_it_begins_with_the_weights_and_says_so(
     [
         ({"target_factors": []}, "at least 1 item"),
         ({"target_factors": [1.0]}, "less than 1"),
-        ({"target_factors": [0.9, 0.9]}, "each factor must be there once"),
+        ({"target_factors": [0.9, 0.9]}, "found \\[0.9, 0.9\\]"),
     ],
     ids=str,
 )

@@ -8,10 +8,10 @@ MINE = {"in_features": 3, "out_features": 2, "optimizer": {"kind": "SGD"}}
 
 
 def test_forward_properties_that_the_model_does_not_take_are_told_before_training(run, workplace):
-    with pytest.raises(
-        SpecError, match=r"forward_properties is \['x', 'y_target'\], but the model's forward takes \(input\)"
-    ):
+    with pytest.raises(SpecError) as error:
         run({"model": {"kind": "torch.nn.Linear", **MINE}, "trainer.forward_properties": ["x", "y_target"]})
+    assert "found ['x', 'y_target']" in error.value.message
+    assert "(input)" in error.value.message
     assert not (workplace / "runs").exists()
 
 

@@ -1,4 +1,4 @@
-"""Callbacks that ask for checkpoints."""
+"""Callbacks that request checkpoints."""
 
 from noether.core.callbacks.checkpoint.best import BestCheckpointCallback, BestCheckpointCallbackConfig
 from noether.core.callbacks.checkpoint.ema import EmaCallback, EmaCallbackConfig

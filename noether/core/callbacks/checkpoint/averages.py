@@ -19,24 +19,24 @@ from noether.errors import CheckpointError, SpecError, TrainingError
 
 
 class LiveWeights:
-    """Parameters and persistent buffers of a model, or of a part of it, under the names of its `state_dict`.
+    """Parameters and persistent buffers of a model or one of its parts, under the names of its `state_dict`.
 
     Args:
         model: The model.
-        path: Prefix of those names, such as `encoder`; None for the whole model.
+        path: Prefix of the names, such as `encoder`; None for the whole model.
 
     Attributes:
-        parameters: The parameters by name; one that is tied to another stands under its first name only.
-        aliases: The other names of tied tensors, with the first one.
+        parameters: Parameters by name; a tied one under its first name only.
+        aliases: Other names of tied tensors, each with the first name.
 
     Raises:
-        SpecError: The path is the prefix of no name.
+        SpecError: if no name starts with the path.
     """
 
     def __init__(self, model: nn.Module, path: str | None = None) -> None:
         owners = _buffer_owners(model)
         state = {
-            name: value  # what else is there, a module's extra state, is neither followed nor exchanged
+            name: value  # a module's extra state is neither averaged nor exchanged
             for name, value in model.state_dict(keep_vars=True).items()
             if isinstance(value, nn.Parameter) or id(value) in owners
         }
@@ -44,8 +44,8 @@ class LiveWeights:
         if not chosen:
             parts = dict.fromkeys(name.split(".", 1)[0] for name in state)
             raise SpecError(
-                f"model_paths names {path!r}, but no weight of the model is called so, or {path}.…",
-                hint=f"its parts are {', '.join(parts)}",
+                f"unknown path in model_paths: found {path!r}, expected a prefix of the model's weight names",
+                hint=f"the parts of the model are {', '.join(parts)}",
             )
         first_names: dict[int, str] = {}
         self.parameters: dict[str, nn.Parameter] = {}
@@ -61,17 +61,17 @@ class LiveWeights:
                 self._buffers[name] = owners[id(tensor)]
 
     def buffers(self) -> dict[str, Tensor]:
-        """Return the buffers by name; a module may put another tensor in the place of one at any time."""
+        """Return the current buffers by name; a module may replace a buffer tensor at any time."""
         return {name: module._buffers[key] for name, (module, key) in self._buffers.items()}  # type: ignore[misc]  # a persistent buffer that is a tensor
 
     def put_buffers(self, buffers: dict[str, Tensor]) -> None:
-        """Put other tensors in the place of the buffers."""
+        """Replace the buffer tensors."""
         for name, (module, key) in self._buffers.items():
             module._buffers[key] = buffers[name]
 
 
 def _buffer_owners(model: nn.Module) -> dict[int, tuple[nn.Module, str]]:
-    """Return which module holds which buffer, under which key."""
+    """Return the module and key of each buffer, by the id of its tensor."""
     return {
         id(buffer): (module, key)
         for module in model.modules()
@@ -80,20 +80,20 @@ def _buffer_owners(model: nn.Module) -> dict[int, tuple[nn.Module, str]]:
     }
 
 
-_ALIGNMENT = 64  # bytes; what torch's own allocator gives, so that kernels find the same alignment as before
+_ALIGNMENT = 64  # bytes, as in torch's allocator, so that kernels see the same alignment
 
 
 class FlatParameters:
-    """Moves parameters into one buffer; their values stay as they are.
+    """One buffer that holds all parameters; moving them there keeps their values.
 
     Args:
-        parameters: All on one device and of one type.
+        parameters: Parameters of one type on one device.
 
     Attributes:
-        buffer: One-dimensional; between the parameters are zeros for alignment.
+        buffer: One-dimensional, with zeros between parameters for alignment.
 
     Raises:
-        SpecError: The parameters are of several types or devices, or of half precision.
+        SpecError: if the parameters have several types or devices, or are of half precision.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -101,8 +101,8 @@ class FlatParameters:
         if len(kinds) != 1 or any(dtype.itemsize < torch.float32.itemsize for dtype, _ in kinds):
             found = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds)) or "none"
             raise SpecError(
-                f"flat_parameters needs parameters of one type of 32 or 64 bits on one device, found {found}",
-                hint="leave flat_parameters out",
+                f"wrong types for flat_parameters: found {found}, expected one type of 32 or 64 bits on one device",
+                hint="remove flat_parameters",
             )
         ((dtype, device),) = kinds
         unit = _ALIGNMENT // dtype.itemsize
@@ -117,41 +117,41 @@ class FlatParameters:
             parameter.data = view
 
     def views_of(self, buffer: Tensor) -> list[Tensor]:
-        """Return the parameters' places in a buffer of the same layout."""
+        """Return one view for each parameter into a buffer of the same layout."""
         return [
             buffer[start : start + parameter.numel()].view(parameter.shape)
             for parameter, start in zip(self._parameters, self._starts, strict=False)
         ]
 
     def check(self) -> None:
-        """Make sure that the parameters still live in the buffer.
+        """Check that the parameters still lie in the buffer.
 
-        All of them the first time, because a second buffer may have taken some; then the last one stands for them.
+        The first check covers all parameters, because a second buffer may have taken some; later checks cover the last.
 
         Raises:
-            TrainingError: Somebody has given them other storage.
+            TrainingError: if a parameter has other storage.
         """
         first, last = self.buffer.data_ptr(), len(self._parameters) - 1
         for index in range(last + 1) if self._is_new else (last,):
             if self._parameters[index].data_ptr() != first + self._starts[index] * self.buffer.itemsize:
                 raise TrainingError(
-                    "the parameters were moved out of the one buffer that flat_parameters keeps them in",
-                    hint="leave flat_parameters out, or set it for one `ema` without overlapping model_paths only, and "
-                    "keep what assigns new parameters out of the run",
+                    "parameters have left the buffer of flat_parameters: other code gave them new storage",
+                    hint="remove flat_parameters; or set it on one `ema` without overlapping model_paths, and use no "
+                    "code that assigns new parameters",
                 )
         self._is_new = False
 
 
 class Average:
-    """Follows weights as `average = factor * average + (1 - factor) * weight`; buffers are copied.
+    """One average of weights, `average = factor * average + (1 - factor) * weight`; buffers are copied.
 
-    Averages are kept in float32 at least: the small steps of a factor near 1 would be lost in half precision. All
-    parameters are updated by a few calls for the whole model, on lists that are made once.
+    Averages are kept in float32 at least: half precision would lose the small changes of a factor near 1. A few calls
+    update all parameters of the model, on lists that are made once.
 
     Args:
-        live: The weights to follow; the averages begin as they are now.
+        live: Weights to follow; the average starts from their current values.
         factor: Weight of the past, in [0, 1).
-        flat: The parameters in one buffer, where they are kept so; then the averages are one buffer too.
+        flat: Buffer that holds the parameters, if there is one; the averages are then one buffer too.
     """
 
     def __init__(self, live: LiveWeights, factor: float, flat: FlatParameters | None = None) -> None:
@@ -166,7 +166,7 @@ class Average:
             self._flat_average = flat.buffer.clone()
             self._averages = flat.views_of(self._flat_average)
         self._buffers = {name: buffer.detach().clone() for name, buffer in live.buffers().items()}
-        # Half-precision weights are converted into these first: a lerp takes one type only.
+        # Half-precision weights are converted into these first, because lerp takes one type only.
         converted = any(
             average.dtype != parameter.dtype
             for average, parameter in zip(self._averages, self._parameters, strict=True)
@@ -177,7 +177,7 @@ class Average:
         """Follow one optimizer update.
 
         Args:
-            applied: 0-dim, 1 where the update was applied and 0 where not; None where it is known to be applied.
+            applied: 0-dim tensor, 1 if the update was applied and 0 if not; None if it is known to be applied.
         """
         weights = self._weights
         if self._flat is not None:
@@ -202,11 +202,11 @@ class Average:
 
     @contextmanager
     def in_place_of_live(self, *, exchange: bool) -> Iterator[None]:
-        """Put the averages into the model; its own weights are back afterwards, also after an error.
+        """Put the averages into the model, and restore its own weights afterwards, also after an error.
 
         Args:
-            exchange: Exchange storages instead of copying values: possible where nothing else holds them, such as a
-                compiled graph or sharded parameters.
+            exchange: True to exchange storages instead of copying values; possible only if nothing else holds the
+                storages, such as a compiled graph or sharded parameters.
         """
         held = [parameter.data if exchange else parameter.data.clone() for parameter in self._parameters]
         buffers = self._live.buffers()
@@ -233,7 +233,7 @@ class Average:
             parameter.data = tensor
 
     def state(self) -> dict[str, Tensor]:
-        """Return the averages themselves under the model's names, tied ones as the same tensor."""
+        """Return the averages themselves under the model's names; tied weights share one tensor."""
         tensors = dict(zip(self._live.parameters, self._averages, strict=True)) | self._buffers
         return tensors | {alias: tensors[name] for alias, name in self._live.aliases.items()}
 
@@ -248,12 +248,12 @@ _LOG = logging.getLogger("noether.callbacks.ema")
 
 
 def find_averages(paths: PathProvider, owner: str, name: str) -> tuple[dict[str, Tensor], str] | None:
-    """Return averages by name, and where they were found; None where they are nowhere.
+    """Return saved averages by name, with their source; None if no checkpoint holds them.
 
     Args:
-        paths: Those of the run that is resumed.
+        paths: Paths of the run that is resumed.
         owner: Id of the callback that saved them.
-        name: Which of its files.
+        name: Name of its file.
     """
     file = callback_file(owner, name)
     for index, folder in enumerate(_places(paths)):
@@ -266,7 +266,7 @@ def find_averages(paths: PathProvider, owner: str, name: str) -> tuple[dict[str,
             _LOG.warning("%s", error)
             continue
         if index:
-            _LOG.warning("the checkpoint holds no %s; the averages are taken from %s", file, folder)
+            _LOG.warning("the checkpoint holds no %s; the averages come from %s", file, folder)
         return tensors, str(folder / file)
     return None
 
@@ -275,29 +275,28 @@ def load_averages(averages: Mapping[str, Tensor], saved: Mapping[str, Tensor], s
     """Copy saved values into the tensors of the same names.
 
     Args:
-        averages: What to fill.
-        saved: The values.
-        source: Where they come from, for the error.
+        averages: Tensors to fill.
+        saved: Saved values.
+        source: Source of the values, for the error.
 
     Raises:
-        CheckpointError: A name is missing or too many, or a shape is another.
+        CheckpointError: if names or shapes differ.
     """
     if averages.keys() != saved.keys():
         missing, extra = sorted(averages.keys() - saved.keys()), sorted(saved.keys() - averages.keys())
         raise CheckpointError(
-            f"{source} holds averages of other weights than this run's: it lacks {missing or 'none'}, and has "
-            f"{extra or 'none'} beside them",
-            hint="resume with the model and the model_paths of the run that saved it",
+            f"{source}: averages of other weights: missing {missing or 'none'}, not expected {extra or 'none'}",
+            hint="resume with the model and the model_paths of the run that saved them",
         )
     for name, tensor in saved.items():
         if averages[name].shape != tensor.shape:
-            shapes = f"{tuple(tensor.shape)}, here it has {tuple(averages[name].shape)}"
-            raise CheckpointError(f"{name} has the shape {shapes}, in {source}")
+            shapes = f"found {tuple(tensor.shape)}, expected {tuple(averages[name].shape)}"
+            raise CheckpointError(f"{source}: wrong shape of the average {name}: {shapes}")
         averages[name].copy_(tensor)
 
 
 def _places(paths: PathProvider) -> Iterator[Path]:
-    """Yield where to look: the step itself, the newest one before it, the last."""
+    """Yield the checkpoints to search: the resumed one, those before it from the newest on, then `last`."""
     step = paths.step_path if isinstance(paths, ResumptionPaths) else None
     if step is not None:
         yield step

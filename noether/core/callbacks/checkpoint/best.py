@@ -1,4 +1,4 @@
-"""`best-checkpoint`: keep the weights of the best value of a metric, and those that stopping early would have kept."""
+"""`best-checkpoint`: save the weights with the best value of a metric, and those that early stopping would keep."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def best_tag(metric_key: str, tolerance: int | None = None) -> str:
     """Return the name of the best checkpoint: `best_model.loss.test.total`, `best_model.loss.test.total.tolerance=5`.
 
     Args:
-        metric_key: The metric, with the prefix under which it is logged.
-        tolerance: Of the one that early stopping with this tolerance would have kept; None for the best of all.
+        metric_key: Key of the metric, with the prefix under which it is logged.
+        tolerance: Tolerance of early stopping that would have kept this checkpoint; None for the best of all.
     """
     return f"best_model.{_with_dots(metric_key)}" + ("" if tolerance is None else f".tolerance={tolerance}")
 
@@ -35,7 +35,7 @@ def best_key(metric_key: str, tolerance: int | None = None) -> str:
 
 
 def best_prefix(metric_key: str) -> str:
-    """Return what stands before the metrics that are computed on a new best: `best=loss.test.total/`."""
+    """Return the prefix of the metrics that are computed on a new best: `best=loss.test.total/`."""
     return f"best={_with_dots(metric_key)}/"
 
 
@@ -44,40 +44,40 @@ def _with_dots(metric_key: str) -> str:
 
 
 class BestCheckpointCallbackConfig(CallBackBaseConfig):
-    """Settings of the `best-checkpoint` callback."""
+    """Config of the `best-checkpoint` callback."""
 
     children_need_interval: ClassVar[bool] = False
 
     name: Literal["BestCheckpointCallback"] = Field("BestCheckpointCallback", description="Name of the class.")
     metric_key: str = Field(
-        min_length=1, examples=["loss/test/total"], description="The metric whose best value is followed."
+        min_length=1, examples=["loss/test/total"], description="Key of the metric whose best value is followed."
     )
     higher_is_better: bool | None = Field(
-        None, description="Whether a higher value is a better one; unset: as the name of the metric tells."
+        None, description="True if higher values are better; unset: derived from the metric key."
     )
     tolerances: list[Annotated[int, Field(ge=0)]] | None = Field(
         None,
         examples=[[5, 10]],
-        description="Also name the checkpoints that early stopping after so many intervals without a better value, "
-        "and one more, would have kept.",
+        description="Also name the checkpoints that early stopping would have kept, for each n after more than n "
+        "intervals in a row without improvement.",
     )
     model_names: list[str] | None = Field(
         None, examples=[["encoder"]], description="Parts of a composite model to save; unset: all."
     )
-    save_frozen_weights: bool = Field(True, description="Whether parameters that do not train are saved too.")
+    save_frozen_weights: bool = Field(True, description="True to also save parameters that do not train.")
     eval_callbacks: list[Annotated[Any, Discriminated(CallBackBaseConfig)]] | None = Field(
         None,
         examples=[[{"kind": "offline-loss", "dataset_key": "test"}]],
-        description="Callbacks to call on every new best; intervals of their own do not count.",
+        description="Callbacks to call on every new best; their own intervals are ignored.",
     )
 
 
 class BestCheckpointCallback(PeriodicCallback):
-    """Saves the weights whenever a metric is better than ever before, as `best_model.<metric with dots for slashes>`.
+    """Save the weights on each new best value of a metric, as `best_model.<metric with dots for slashes>`.
 
-    Better is strictly better: of equal values the first one stays, and what is not finite is never the best. For each
-    tolerance the best checkpoint gets the name `best_model.<metric>.tolerance=<n>` too, at the moment when more than n
-    intervals in a row had no better value, and keeps it. So one run tells what several patiences would have led to.
+    Only a finite, strictly better value is a new best; of equal values the first one stays. For each tolerance the
+    best checkpoint also gets the name `best_model.<metric>.tolerance=<n>`, for good, at the moment when more than n
+    intervals in a row had no improvement. So one run shows the results of early stopping with several patiences.
 
     `eval_callbacks` are called on every new best. Their metrics begin with `best=<metric with dots for slashes>/`, and
     their data comes through a stream of its own.
@@ -95,15 +95,15 @@ class BestCheckpointCallback(PeriodicCallback):
     ```
 
     Args:
-        callback_config: Interval, metric, tolerances, and what to save.
-        **kwargs: What `PeriodicCallback` takes.
+        callback_config: Interval, metric, tolerances, and contents of the checkpoint.
+        **kwargs: Arguments of `PeriodicCallback`.
 
     Attributes:
-        higher_is_better: Whether a higher value of the metric is a better one.
+        higher_is_better: True if higher values of the metric are better.
         eval_callbacks: The children.
 
     Raises:
-        UnknownDirectionError: Nothing says which way the metric gets better.
+        UnknownDirectionError: if neither the config nor the key tells the direction of the metric.
     """
 
     passes_on: ClassVar[frozenset[str]] = frozenset(
@@ -132,61 +132,61 @@ class BestCheckpointCallback(PeriodicCallback):
             device=self.trainer.device,
         )
 
-    # What can be said of it before it is built
+    # Declarations, read before it is built
 
     @classmethod
     def produced_metrics(cls, config: BestCheckpointCallbackConfig, facts: MetricFacts) -> tuple[str, ...]:
-        """Return what it logs after training."""
+        """Return the keys that it logs after training."""
         return tuple(best_key(config.metric_key, tolerance) for tolerance in (None, *(config.tolerances or ())))
 
     @classmethod
     def consumed_metrics(cls, config: BestCheckpointCallbackConfig) -> tuple[str, ...]:
-        """Return the metric that it follows."""
+        """Return the key of the metric that it follows."""
         return (config.metric_key,)
 
     @classmethod
     def child_metric_prefixes(cls, config: BestCheckpointCallbackConfig) -> tuple[str, ...]:
-        """Return the one prefix of its children."""
+        """Return the one prefix of its children's keys."""
         return (best_prefix(config.metric_key),)
 
     @classmethod
     def acts_at_the_end(cls) -> bool:
-        """It has nothing to sum up where its interval has never fired."""
+        """Return False: there is nothing to log if its interval never fired."""
         return False
 
-    # How it stands
+    # State
 
     @property
     def best_metric_value(self) -> float:
-        """The best value of the metric; before the first one the worst there is, an infinity."""
+        """Best value of the metric; before the first one the worst possible, an infinity."""
         return self._progress.best.or_worst
 
     @property
     def tolerance_counter(self) -> int:
-        """Intervals in a row without a better value."""
+        """Number of intervals in a row without improvement."""
         return self._progress.best.without_improvement
 
     @property
     def tolerances_is_exceeded(self) -> dict[int, bool]:
-        """Whether there have ever been more intervals in a row without a better value, by tolerance."""
+        """True for each tolerance that was exceeded so far: more intervals in a row had no improvement."""
         return {tolerance: tolerance in self._progress.kept for tolerance in self._progress.tolerances}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best value and how far each tolerance is used up."""
+        """Return the best value, the intervals since, and the values kept for each tolerance."""
         return self._progress.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the best value of an earlier session."""
+        """Restore the best value of an earlier session."""
         self._progress.load_state_dict(state_dict)
 
-    # Its children
+    # Children
 
     def nested(self) -> Sequence[NestedCallbacks]:
         """Return the children."""
         return (self._children,)
 
     def get_children(self) -> list[CallbackBase]:
-        """Return the children that go through no data set: the run's stream cannot know when the others are called."""
+        """Return the children without a data set: the run's stream cannot know when the others are called."""
         return [child for child in self.eval_callbacks if not iterator_callbacks([child])]
 
     def _evaluate(self, arguments: dict[str, Any]) -> None:
@@ -201,10 +201,10 @@ class BestCheckpointCallback(PeriodicCallback):
     # Hooks
 
     def before_training(self, *, update_counter: UpdateCounter, **kwargs: Any) -> None:
-        """Check that the parts of the model that are to be saved exist, and that nobody else uses its names.
+        """Reserve the checkpoint name, and check that all parts named in `model_names` exist.
 
         Raises:
-            SpecError: `model_names` names something that the model has not, or another callback follows the metric.
+            SpecError: if the model has no part of a name, or another callback follows the same metric.
         """
         self.checkpoint_writer.reserve(self._tag(), self.id)
         check_parts(self.model_names, self.model, callback_id=self.id)
@@ -213,16 +213,16 @@ class BestCheckpointCallback(PeriodicCallback):
     def periodic_callback(self, *, interval_type: IntervalType, **arguments: Any) -> None:
         """Compare the metric of this round with the best one; save and evaluate a new best.
 
-        Outside of training there is nothing to compare: the children evaluate the model as it is.
+        In an evaluation outside of training there is nothing to compare; the children evaluate the model as it is.
 
         Raises:
-            MissingMetricError: A `KeyError`: nobody has logged the metric in this round.
+            MissingMetricError: if the metric was not logged in this round; it is a `KeyError`.
         """
         if interval_type == "eval" or self._follow():
             self._evaluate(arguments)
 
     def after_training(self, **kwargs: Any) -> None:
-        """Log the best value, over all and for each tolerance, and name the checkpoints of tolerances that held."""
+        """Log the best value, overall and for each tolerance, and name the checkpoints of tolerances not exceeded."""
         progress = self._progress
         for tolerance in (None, *progress.tolerances):
             value = progress.best.value if tolerance is None else progress.best_within(tolerance)
@@ -235,11 +235,11 @@ class BestCheckpointCallback(PeriodicCallback):
     # Checkpoints
 
     def _tag(self, tolerance: int | None = None) -> str:
-        # With the prefix: below an EMA there is a best checkpoint for each factor.
+        # With the prefix: an EMA has a best checkpoint for each factor.
         return best_tag(self.writer.prefix + self.metric_key, tolerance)
 
     def _follow(self) -> bool:
-        """Compare the value of this round, ask for what it leads to, and return whether it is a new best."""
+        """Compare the value of this round, request the saves that follow, and return True for a new best."""
         offered = self._progress.offer(self.writer.current(self.metric_key))
         if offered.is_best:
             self._save(self._tag())
@@ -260,6 +260,6 @@ class BestCheckpointCallback(PeriodicCallback):
         """Give the best checkpoint the name of a tolerance as well."""
         tag = self._tag(tolerance)
         if self._progress.best.value is None:
-            self.logger.warning("there is no %s: %s has never been finite so far", tag, self.metric_key)
+            self.logger.warning("checkpoint %s does not exist: %s was never finite so far", tag, self.metric_key)
         else:
             self.checkpoint_writer.name(tag, of=self._tag())

@@ -32,34 +32,37 @@ from noether.kernel.markers import when_due
 
 
 class EmaCallbackConfig(CallBackBaseConfig):
-    """Settings of the `ema` callback."""
+    """Config of the `ema` callback."""
 
     name: Literal["EmaCallback"] = Field("EmaCallback", description="Name of the class.")
     target_factors: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
-        min_length=1, examples=[[0.999]], description="Weight of the past in each average; one average for each."
+        min_length=1, examples=[[0.999]], description="Weight of the past in the average; one average for each factor."
     )
     model_paths: list[str | None] | None = Field(
-        None, examples=[["encoder"]], description="Parts of the model to average, as weights are named; unset: all."
+        None,
+        examples=[["encoder"]],
+        description="Parts of the model to average, as prefixes of weight names; unset: all.",
     )
-    save_weights: bool = Field(True, description="Whether the averages are saved whenever the interval fires.")
-    save_last_weights: bool = Field(True, description="Whether they are saved at the end of training.")
+    save_weights: bool = Field(True, description="True to save the averages when the interval fires.")
+    save_last_weights: bool = Field(True, description="True to save the averages at the end of training.")
     save_latest_weights: bool = Field(
-        False, description="As save_weights: the newest step that holds averages is the latest."
+        False, description="The same as save_weights: the newest checkpoint with averages is the latest one."
     )
     flat_parameters: bool = Field(
-        False, description="Keep all parameters in one buffer, which makes many small ones cheaper to average."
+        False,
+        description="True to keep all parameters in one buffer; many small parameters are then cheaper to average.",
     )
     eval_callbacks: list[Annotated[Any, Discriminated(CallBackBaseConfig)]] | None = Field(
         None,
         examples=[[{"kind": "offline-loss", "every_n_epochs": 1, "dataset_key": "test"}]],
-        description="Callbacks that see the averaged weights, on intervals of their own, once for each factor.",
+        description="Callbacks that run on the averaged weights, at their own intervals, once for each factor.",
     )
 
     @field_validator("target_factors")
     @classmethod
     def _are_different(cls, factors: list[float]) -> list[float]:
         if len(set(factors)) < len(factors):
-            raise ValueError(f"each factor must be there once, found {factors}")
+            raise ValueError(f"repeated factors: found {factors}, expected each factor once")
         return factors
 
     @field_validator("eval_callbacks")
@@ -67,23 +70,25 @@ class EmaCallbackConfig(CallBackBaseConfig):
     def _save_nothing(cls, callbacks: list[Any] | None) -> list[Any] | None:
         for place, callback in _with_children(callbacks):
             if isinstance(callback, CheckpointCallbackConfig):
-                message = "a checkpoint callback cannot be nested in an ema"
-                raise refused(message, hint="save_weights = true of the ema saves its averages", below=place)
+                message = "a checkpoint callback cannot be nested in an ema callback"
+                raise refused(
+                    message, hint="set save_weights = true on the ema callback, which saves its averages", below=place
+                )
         return callbacks
 
 
 def _with_children(callbacks: Sequence[Any] | None, *place: str | int) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    """Yield callbacks and what is nested in them, each with its place."""
+    """Yield callbacks and the callbacks nested in them, each with its place in the spec."""
     for index, callback in enumerate(callbacks or ()):
         yield (*place, index), callback
         yield from _with_children(getattr(callback, "eval_callbacks", None), *place, index, "eval_callbacks")
 
 
 class EmaCallback(PeriodicCallback):
-    """Keeps moving averages of the weights, saves them, and lets other callbacks evaluate them.
+    """Keep moving averages of the weights, save them, and let other callbacks evaluate them.
 
     Metrics of its `eval_callbacks` begin with `ema=<factor>/`. Whatever the `save_*` settings, each checkpoint that a
-    run can go on from holds the averages: `callbacks/<id>/<factor>.safetensors`, which loads into the model.
+    run can resume from holds the averages: `callbacks/<id>/<factor>.safetensors`, which loads into the model.
 
     ```toml
     [[trainer.callbacks]]
@@ -98,14 +103,14 @@ class EmaCallback(PeriodicCallback):
     ```
 
     Args:
-        callback_config: Factors, interval of saving, and the callbacks to call on averaged weights.
-        **kwargs: What `PeriodicCallback` takes.
+        callback_config: Factors, interval of saving, and callbacks to run on averaged weights.
+        **kwargs: Arguments of `PeriodicCallback`.
 
     Attributes:
         eval_callbacks: The children by factor.
     """
 
-    changes_files_in_rounds: ClassVar[bool] = False  # averages follow the updates themselves
+    changes_files_in_rounds: ClassVar[bool] = False  # averages change after each update, not in rounds
     passes_on: ClassVar[frozenset[str]] = frozenset(
         {"before_training", "after_update", "after_epoch", "at_eval", "after_training"}
     )
@@ -137,7 +142,7 @@ class EmaCallback(PeriodicCallback):
 
     @classmethod
     def produced_metrics(cls, config: EmaCallbackConfig, facts: MetricFacts) -> tuple[str, ...]:
-        """It logs nothing itself."""
+        """Return no keys: only its children log."""
         return ()
 
     @classmethod
@@ -150,20 +155,20 @@ class EmaCallback(PeriodicCallback):
         return [group for group in self._groups.values() if group.members]
 
     def get_children(self) -> list[CallbackBase]:
-        """Return all children: their data comes through the run's stream."""
+        """Return all children; their data comes through the run's stream."""
         return [member for group in self._groups.values() for member in group.members]
 
     # The averages
 
     @property
     def averages(self) -> dict[tuple[str | None, float], Average]:
-        """The averages by path and factor; they begin with the weights as they are when this is first asked for."""
+        """The averages by path and factor; on first use they start from the current weights."""
         if not self._averages:
             self._begin()
         return self._averages
 
     def _begin(self) -> None:
-        """Let the averages begin with the weights as they are."""
+        """Start the averages from the current weights."""
         self._averages = {}
         for path in self.model_paths:
             live = LiveWeights(self.model, path)
@@ -177,7 +182,7 @@ class EmaCallback(PeriodicCallback):
         """Follow one update with one average, in place and in a few calls for all of its tensors.
 
         Args:
-            cur_model: The model of the run, whose weights the average knows already.
+            cur_model: The model of the run; the average holds its weights already.
             model_path: One of `model_paths`.
             target_factor: One of `target_factors`.
         """
@@ -191,13 +196,13 @@ class EmaCallback(PeriodicCallback):
 
     @contextmanager
     def averaged(self, factor: float, *, exchange: bool = True) -> Iterator[None]:
-        """Let the model have averaged weights inside; no checkpoint of it can be asked for there.
+        """Give the model averaged weights inside the context, in which no checkpoint can be requested.
 
         Args:
-            factor: Which average.
+            factor: Factor of the average.
             exchange: See `Average.in_place_of_live`.
         """
-        reason = f"the model has the weights that '{self.id}' has averaged"
+        reason = f"the model holds the averaged weights of '{self.id}'"
         with self.checkpoint_writer.refusing(reason), ExitStack() as stack:
             for average in self._of(factor):
                 stack.enter_context(average.in_place_of_live(exchange=exchange))
@@ -206,30 +211,32 @@ class EmaCallback(PeriodicCallback):
     # State
 
     def state_files(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """Return the averages, a file for each factor."""
+        """Return the averages, one file for each factor."""
         return {str(factor): self._state(factor) for factor in self.target_factors}
 
     def _state(self, factor: float) -> dict[str, Tensor]:
         return {name: tensor for average in self._of(factor) for name, tensor in average.state().items()}
 
     def resume_from_checkpoint(self, resumption_paths: PathProvider, model: ModelBase) -> None:
-        """Take the averages from the step that training continues from, or from the next best place.
+        """Restore the averages from the checkpoint that training resumes from, or from the next best place.
 
-        That is the newest step that holds any, then the one named `last`, then the weights as they are.
+        The next places are the newest checkpoint that holds averages, the checkpoint `last`, and the current weights.
         """
-        self._begin()  # the weights are those of the checkpoint by now
+        self._begin()  # the weights are restored already
         self._is_resumed = True
         for factor in self.target_factors:
             found = find_averages(resumption_paths, self.id, str(factor))
             if found is None:
-                self.logger.warning("'%s' finds no averages of factor %s and begins with the weights", self.id, factor)
+                self.logger.warning(
+                    "callback '%s' found no averages of factor %s; they start from the current weights", self.id, factor
+                )
             else:
                 load_averages(self._state(factor), *found)
 
     # Hooks
 
     def before_training(self, **kwargs: Any) -> None:
-        """Begin with the weights as they are, unless averages were resumed; children see the live weights."""
+        """Start from the current weights, unless averages were restored; children see the live weights."""
         if not self._is_resumed:
             self._begin()
         self._pass_on("before_training", kwargs)
@@ -237,14 +244,14 @@ class EmaCallback(PeriodicCallback):
     @when_due
     @without_gradients
     def after_epoch(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
-        """Save where the epoch interval fires; call the children that are due, on averaged weights."""
+        """Save if the epoch interval fires; call the children that are due, on averaged weights."""
         super().after_epoch(update_counter, **kwargs)
         self._evaluate("epoch", {"update_counter": update_counter, **kwargs})
 
     @when_due
     @without_gradients
     def after_update(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
-        """Save where the update or the sample interval fires; call the children that are due, on averaged weights."""
+        """Save if the update or the sample interval fires; call the children that are due, on averaged weights."""
         super().after_update(update_counter, **kwargs)
         self._evaluate("update", {"update_counter": update_counter, **kwargs})
 
@@ -259,12 +266,12 @@ class EmaCallback(PeriodicCallback):
                     group.call("at_eval", arguments)
 
     def periodic_callback(self, *, interval_type: IntervalType, update_counter: UpdateCounter, **_: Any) -> None:
-        """Ask for a save of the averages."""
+        """Request a save of the averages."""
         if interval_type != "eval" and (self.save_weights or self.save_latest_weights):
             self.checkpoint_writer.save_files(self.id)
 
     def after_training(self, **kwargs: Any) -> None:
-        """Ask for a last save; children see the live weights."""
+        """Request a last save of the averages; children see the live weights."""
         if self.save_last_weights:
             self.checkpoint_writer.save_files(self.id)
         self._pass_on("after_training", kwargs)
@@ -280,18 +287,18 @@ class EmaCallback(PeriodicCallback):
                     group.call(f"after_{hook}", arguments)
 
     def _may_exchange(self, arguments: Mapping[str, Any]) -> bool:
-        """Whether storages may be exchanged: a model that is wrapped or compiled may hold on to its own."""
+        """Return True if storages may be exchanged: a wrapped or compiled model may hold on to its own."""
         return arguments.get("trainer_model") is self.model
 
-    # When
+    # Due rounds
 
     def is_due(self, update_counter: UpdateCounter, hook: Literal["update", "epoch"]) -> bool:
-        """Whether it, or any of its children, acts in this round."""
+        """Return True if this callback or one of its children acts in this round."""
         return super().is_due(update_counter, hook) or any(
             group.is_due(update_counter, hook) for group in self._groups.values()
         )
 
     def next_due_update(self, update_counter: UpdateCounter) -> int:
-        """Return the next update at which it or one of its children acts."""
+        """Return the next update at which this callback or one of its children acts."""
         own = super().next_due_update(update_counter)
         return min([own, *(group.next_due_update(update_counter) for group in self._groups.values())])

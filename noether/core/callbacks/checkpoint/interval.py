@@ -1,4 +1,4 @@
-"""`checkpoint`: save weights and optimizer every so often."""
+"""`checkpoint`: save weights and optimizer at an interval."""
 
 from __future__ import annotations
 
@@ -16,41 +16,42 @@ from noether.errors import SpecError
 
 
 def check_parts(names: Sequence[str] | None, model: ModelBase, *, callback_id: str) -> None:
-    """Check, before training, that the parts that are to be saved exist.
+    """Check before training that all parts named in `model_names` exist.
 
     Args:
         names: The callback's `model_names`.
         model: The model that is trained.
-        callback_id: Whose setting it is.
+        callback_id: Id of the callback, for the error.
 
     Raises:
-        SpecError: `model_names` names something that the model has not.
+        SpecError: if the model has no part of a name.
     """
     unknown = set(names or ()) - model.submodels.keys()
     if unknown:
         raise SpecError(
-            f"callback '{callback_id}': model_names names {sorted(unknown)}, which the model has not",
-            hint=f"its parts are {', '.join(model.submodels)}",
+            f"callback '{callback_id}': unknown model_names: found {sorted(unknown)}, expected parts of the model",
+            hint=f"the parts of the model are {', '.join(model.submodels)}",
         )
 
 
 def parts_to_save(names: Sequence[str] | None, model: ModelBase) -> Sequence[str] | None:
-    """Return the parts to ask a checkpoint for: None for all of them, so that naming each is a save of the whole."""
+    """Return the parts to save; None for all of them, so that naming every part makes a whole checkpoint."""
     if names is not None and set(names) >= model.submodels.keys():
         return None
     return names
 
 
 class CheckpointCallbackConfig(CallBackBaseConfig):
-    """Settings of the `checkpoint` callback; as they stand, a save holds the whole state of the run."""
+    """Config of the `checkpoint` callback; by default a checkpoint holds the whole state of the run."""
 
     name: Literal["CheckpointCallback"] = Field("CheckpointCallback", description="Name of the class.")
-    save_weights: bool = Field(True, description="Whether each save holds the weights.")
+    save_weights: bool = Field(True, description="True to save the weights in each checkpoint.")
     save_optim: bool = Field(
-        True, description="Whether each save holds the optimizer's state; without it, the save is not the whole state."
+        True,
+        description="True to save the optimizer's state in each checkpoint; without it a run cannot resume from it.",
     )
-    save_latest_weights: bool = Field(True, description="Whether the newest save, `latest`, holds the weights.")
-    save_latest_optim: bool = Field(True, description="Whether the newest save holds the optimizer's state.")
+    save_latest_weights: bool = Field(True, description="True to save the weights in the newest checkpoint, `latest`.")
+    save_latest_optim: bool = Field(True, description="True to save the optimizer's state in the newest checkpoint.")
     model_names: list[str] | None = Field(
         None, examples=[["encoder"]], description="Parts of a composite model to save; unset: all."
     )
@@ -58,12 +59,14 @@ class CheckpointCallbackConfig(CallBackBaseConfig):
     @model_validator(mode="after")
     def _saves_something(self) -> CheckpointCallbackConfig:
         if not any((self.save_weights, self.save_optim, self.save_latest_weights, self.save_latest_optim)):
-            raise ValueError("this checkpoint callback saves nothing: set save_weights or save_optim to true")
+            raise ValueError(
+                "nothing to save: found all save options false, expected at least one true; set save_weights = true"
+            )
         return self
 
 
 class CheckpointCallback(PeriodicCallback):
-    """Asks for a checkpoint when its interval fires, and for the one named `last` at the end.
+    """Request a checkpoint when its interval fires, and the checkpoint named `last` at the end.
 
     ```toml
     [[trainer.callbacks]]
@@ -72,8 +75,8 @@ class CheckpointCallback(PeriodicCallback):
     ```
 
     Args:
-        callback_config: Interval, and what a save holds.
-        **kwargs: What `PeriodicCallback` takes.
+        callback_config: Interval and contents of a checkpoint.
+        **kwargs: Arguments of `PeriodicCallback`.
     """
 
     saves_checkpoints: ClassVar[bool] = True
@@ -88,24 +91,24 @@ class CheckpointCallback(PeriodicCallback):
 
     @classmethod
     def produced_metrics(cls, config: CheckpointCallbackConfig, facts: MetricFacts) -> tuple[str, ...]:
-        """It logs nothing."""
+        """Return no keys: it logs nothing."""
         return ()
 
     def before_training(self, *, update_counter: UpdateCounter) -> None:
-        """Check that the parts of the model that are to be saved exist.
+        """Check that all parts named in `model_names` exist.
 
         Raises:
-            SpecError: `model_names` names something that the model has not.
+            SpecError: if the model has no part of a name.
         """
         check_parts(self.model_names, self.model, callback_id=self.id)
 
     def periodic_callback(self, *, interval_type: IntervalType, update_counter: UpdateCounter, **kwargs: Any) -> None:
-        """Ask for a checkpoint of this update."""
+        """Request a checkpoint at this update."""
         if interval_type != "eval":
             self._save(None)
 
     def after_training(self, **_: Any) -> None:
-        """Ask for the last checkpoint of the run."""
+        """Request the last checkpoint of the run."""
         self._save("last")
 
     def _save(self, tag: str | None) -> None:

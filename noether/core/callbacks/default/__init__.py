@@ -1,1 +1,1 @@
-"""The callbacks that a run has without asking."""
+"""Callbacks that every run has by default."""

@@ -1,4 +1,4 @@
-"""`dataset-stats`: how large the data sets are."""
+"""`dataset-stats`: sizes of the data sets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from noether.data.dataset import length_of
 
 
 class DatasetStatsCallback(OneShotCallback):
-    """Logs `data/{key}/samples` of every data set once, before training.
+    """Log `data/{key}/samples` of every data set once, before training.
 
     ```toml
     [[trainer.callbacks]]
@@ -24,7 +24,7 @@ class DatasetStatsCallback(OneShotCallback):
         return tuple(f"data/{key}/samples" for key in facts.dataset_keys)
 
     def before_training(self, *, update_counter: UpdateCounter) -> None:
-        """Count and log."""
+        """Log the number of samples of each data set."""
         keys = self.data_container.keys()
         sizes = {key: length_of(self.data_container.get_dataset(key)) for key in keys}
         self.logger.info("data: %s", ", ".join(f"{key} {size:,} samples" for key, size in sizes.items()))

@@ -12,7 +12,7 @@ from noether.core.utils.training.counter import UpdateCounter
 
 
 class Pace:
-    """Measures updates a second from where this session began."""
+    """Updates per second since this session began."""
 
     def __init__(self, update_counter: UpdateCounter) -> None:
         self._first_update = update_counter.update
@@ -24,25 +24,25 @@ class Pace:
         return monotonic() - self._started
 
     def updates_per_second(self, update_counter: UpdateCounter) -> float | None:
-        """Return the rate of this session, None before its first update."""
+        """Return the rate of this session; None before its first update."""
         updates = update_counter.update - self._first_update
         return updates / max(self.elapsed_seconds, 1e-9) if updates else None
 
     def remaining_seconds(self, update_counter: UpdateCounter) -> float | None:
-        """Return the seconds that the rest will take at that rate, None before the first update."""
+        """Return the remaining seconds at that rate; None before the first update."""
         rate = self.updates_per_second(update_counter)
         return None if rate is None else (update_counter.end_update - update_counter.update) / rate
 
 
 def clock(seconds: float) -> str:
-    """Write seconds as `1:02:03` or `02:03`."""
+    """Format seconds as `1:02:03` or `02:03`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
 
 
 class EtaCallback(PeriodicCallback):
-    """Logs `profiling/updates_per_second` and `profiling/remaining_seconds` of this session.
+    """Log `profiling/updates_per_second` and `profiling/remaining_seconds` of this session.
 
     ```toml
     [[trainer.callbacks]]
@@ -52,7 +52,7 @@ class EtaCallback(PeriodicCallback):
 
     Args:
         callback_config: The interval.
-        **kwargs: What `PeriodicCallback` takes.
+        **kwargs: Arguments of `PeriodicCallback`.
     """
 
     def __init__(self, callback_config: CallBackBaseConfig, **kwargs: Any) -> None:
@@ -69,7 +69,7 @@ class EtaCallback(PeriodicCallback):
         self._pace = Pace(update_counter)
 
     def periodic_callback(self, *, update_counter: UpdateCounter, **_: Any) -> None:
-        """Log rate and remaining time."""
+        """Log the rate and the remaining time."""
         if self._pace is None or (rate := self._pace.updates_per_second(update_counter)) is None:
             return
         self.writer.add_scalar("profiling/updates_per_second", rate)

@@ -1,4 +1,4 @@
-"""`lr`: the learning rate of each optimizer."""
+"""`lr`: learning rate and gradient norm of each optimizer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from noether.core.callbacks.periodic import PeriodicCallback
 
 
 class LearningRateCallback(PeriodicCallback):
-    """Logs the rate that the last update was made with, as `optim/lr`, or `optim/lr/{part}` in a composite.
+    """Log the learning rate of the last update as `optim/lr`, or as `optim/lr/{part}` for a composite model.
 
     ```toml
     [[trainer.callbacks]]
@@ -25,7 +25,7 @@ class LearningRateCallback(PeriodicCallback):
         return ("optim/lr", "optim/lr/*", "optim/grad_norm", "optim/grad_norm/*")
 
     def periodic_callback(self, **_: Any) -> None:
-        """Log the current rates."""
+        """Log learning rates and gradient norms."""
         optimizers = self.model.optimizers()
         for name, optimizer in optimizers.items():
             self.writer.add_scalar("optim/lr" if len(optimizers) == 1 else f"optim/lr/{name}", optimizer.lr)

@@ -1,4 +1,4 @@
-"""`online-loss`: the mean training loss since the last time it was logged."""
+"""`online-loss`: mean training loss over an interval."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from noether.metrics.values import read_scalars
 
 
 class OnlineLossCallback(PeriodicCallback):
-    """Averages each loss over all accumulation steps of an interval, as `loss/online/{name}/{interval}`.
+    """Log each loss, averaged over all accumulation steps of an interval, as `loss/online/{name}/{interval}`.
 
-    Losses are kept as they come and added up on their device, so nothing waits for the device until they are logged.
-    Those of an update that was not applied do not count.
+    Losses are added up on their device, so nothing waits for the device until they are logged. Updates that were not
+    applied do not count.
 
     ```toml
     [[trainer.callbacks]]
@@ -30,7 +30,7 @@ class OnlineLossCallback(PeriodicCallback):
 
     Args:
         callback_config: The interval.
-        **kwargs: What `PeriodicCallback` takes.
+        **kwargs: Arguments of `PeriodicCallback`.
     """
 
     def __init__(self, callback_config: CallBackBaseConfig, **kwargs: Any) -> None:
@@ -49,7 +49,7 @@ class OnlineLossCallback(PeriodicCallback):
     def track_after_accumulation_step(
         self, *, losses: dict[str, Tensor], accumulation_steps: int, accumulation_step: int, **_: Any
     ) -> None:
-        """Keep the losses of one accumulation step."""
+        """Hold the losses of one accumulation step."""
         self._steps.add(
             losses,
             accumulation_steps=accumulation_steps,
@@ -60,13 +60,15 @@ class OnlineLossCallback(PeriodicCallback):
             self._fold()
 
     def _fold(self) -> None:
-        """Add up what is held, by name, without waiting for the device; a loss may be missing in some steps."""
+        """Add up the held losses by name, without waiting for the device; not every accumulation step has each loss."""
         steps = self._steps.take()
         for name in dict.fromkeys(chain.from_iterable(losses for losses, _ in steps)):
             known = [losses[name] for losses, applied in steps if applied is None and name in losses]
             masked = [(losses[name], applied) for losses, applied in steps if applied is not None and name in losses]
             if known:
-                self._add(name, precise(torch.stack(known)).sum())  # a mean must not depend on how it was folded
+                self._add(
+                    name, precise(torch.stack(known)).sum()
+                )  # double: a mean must not depend on the moments of adding up
                 self._counts[name] += len(known)
             if masked:
                 values, applied = (precise(torch.stack(column)) for column in zip(*masked, strict=True))
@@ -77,7 +79,7 @@ class OnlineLossCallback(PeriodicCallback):
         self._sums[name] = self._sums[name] + total if name in self._sums else total
 
     def _read_counts(self) -> None:
-        """Learn how many steps count, in one copy to the host; forget losses that no applied update had."""
+        """Read the counts of masked updates with one copy to the host; forget losses that no applied update had."""
         read_scalars(self._unread)
         for name, count in self._unread.items():
             self._counts[name] += int(count)
@@ -86,7 +88,7 @@ class OnlineLossCallback(PeriodicCallback):
         self._unread.clear()
 
     def periodic_callback(self, **_: Any) -> None:
-        """Log the means and start anew."""
+        """Log the means and start a new interval."""
         self._fold()
         if self._unread:
             self._read_counts()
@@ -96,7 +98,7 @@ class OnlineLossCallback(PeriodicCallback):
         self._counts.clear()
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Return the sums of the interval that is under way."""
+        """Return the sums of the current interval."""
         self._fold()
         if self._unread:
             self._read_counts()
@@ -105,6 +107,6 @@ class OnlineLossCallback(PeriodicCallback):
         return {"sums": dict(self._sums), "counts": dict(self._counts)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the sums of an interval."""
+        """Restore the sums of the current interval."""
         self._sums = dict(state_dict["sums"])
         self._counts = defaultdict(int, state_dict["counts"])

@@ -1,4 +1,4 @@
-"""`param-count`: how large the model is."""
+"""`param-count`: number of parameters of the model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from noether.core.utils.training.counter import UpdateCounter
 
 
 class ParameterCountCallback(OneShotCallback):
-    """Logs `model/parameters` and `model/trainable_parameters` once, before training.
+    """Log `model/parameters` and `model/trainable_parameters` once, before training.
 
     ```toml
     [[trainer.callbacks]]
@@ -23,7 +23,7 @@ class ParameterCountCallback(OneShotCallback):
         return ("model/parameters", "model/trainable_parameters")
 
     def before_training(self, *, update_counter: UpdateCounter) -> None:
-        """Count and log."""
+        """Log the number of parameters."""
         parameters = list(self.model.parameters())
         trainable = sum(p.numel() for p in parameters if p.requires_grad)
         total = sum(p.numel() for p in parameters)

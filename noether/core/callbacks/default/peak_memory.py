@@ -1,4 +1,4 @@
-"""`peak-memory`: the most memory that the run has needed so far."""
+"""`peak-memory`: peak memory of the run so far."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on
 
 
 class PeakMemoryCallback(PeriodicCallback):
-    """Logs `profiling/peak_memory_gib`: of the device on an accelerator, of the process elsewhere, in GiB.
+    """Log `profiling/peak_memory_gib`: the peak of the device on an accelerator, of the process elsewhere, in GiB.
 
     ```toml
     [[trainer.callbacks]]
@@ -31,7 +31,7 @@ class PeakMemoryCallback(PeriodicCallback):
         return ("profiling/peak_memory_gib",)
 
     def periodic_callback(self, **_: Any) -> None:
-        """Log the peak."""
+        """Log the peak memory."""
         if self.trainer.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.trainer.device)
         else:

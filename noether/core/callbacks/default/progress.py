@@ -1,4 +1,4 @@
-"""`progress`: a live bar on a terminal, plain lines elsewhere."""
+"""`progress`: a live progress bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from noether.core.callbacks.default.eta import Pace, clock
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.utils.training.counter import UpdateCounter
 
-_REDRAW_SECONDS = 0.1  # a person sees no more, and a redraw costs more than many updates
+_REDRAW_SECONDS = 0.1  # the eye sees no more, and a redraw costs more than many updates
 
 
 class ProgressConfig(CallBackBaseConfig):
-    """Settings of the `progress` callback."""
+    """Config of the `progress` callback."""
 
-    lines: int = Field(20, ge=1, description="Plain lines over the whole run, where there is no terminal.")
+    lines: int = Field(20, ge=1, description="Number of plain lines over the whole run, if there is no terminal.")
 
 
 class ProgressDisplay(Protocol):
-    """Shows where a run stands."""
+    """Display of the progress of a run."""
 
     def show(self, counter: UpdateCounter, metrics: str, pace: Pace) -> None:
-        """Show the current state."""
+        """Show the current counters, losses and rate."""
 
     def close(self) -> None:
-        """Leave the output ready for others."""
+        """Release the output."""
 
 
 class ProgressCallback(PeriodicCallback):
-    """Shows epoch, update, rate, remaining time and the last losses.
+    """Show epoch, update, rate, remaining time and the last losses.
 
     ```toml
     [[trainer.callbacks]]
@@ -44,8 +44,8 @@ class ProgressCallback(PeriodicCallback):
     ```
 
     Args:
-        callback_config: The interval at which it looks; the display decides how often it draws.
-        **kwargs: What `PeriodicCallback` takes.
+        callback_config: The interval at which the display is updated; it limits redraws by itself.
+        **kwargs: Arguments of `PeriodicCallback`.
     """
 
     def __init__(self, callback_config: ProgressConfig, **kwargs: Any) -> None:
@@ -56,7 +56,7 @@ class ProgressCallback(PeriodicCallback):
 
     @classmethod
     def produced_metrics(cls, config: ProgressConfig, facts: MetricFacts) -> tuple[str, ...]:
-        """It logs nothing."""
+        """Return no keys: it logs nothing."""
         return ()
 
     def before_training(self, *, update_counter: UpdateCounter) -> None:
@@ -65,18 +65,18 @@ class ProgressCallback(PeriodicCallback):
         self._display = LiveBar(update_counter) if sys.stdout.isatty() else PlainLines(self, update_counter)
 
     def periodic_callback(self, *, update_counter: UpdateCounter, **_: Any) -> None:
-        """Bring the display up to date."""
+        """Update the display."""
         if self._display is not None and self._pace is not None:
             self._display.show(update_counter, self._losses(), self._pace)
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Close the display."""
         if self._display is not None:
             self._display.close()
             self._display = None
 
     def _losses(self) -> str:
-        """Return the total losses that were logged last, shortly."""
+        """Return the total losses logged last, as short text."""
         known = {**self.writer.final_metrics, **self.writer.current_metrics()}
         losses = {key: value for key, value in known.items() if key.startswith("loss/") and "/total" in key}
         return "  ".join(f"{_short(key)} {value:.4g}" for key, value in losses.items())
@@ -88,7 +88,7 @@ def _short(key: str) -> str:
 
 
 class LiveBar:
-    """A bar that redraws itself."""
+    """Live progress bar for a terminal."""
 
     def __init__(self, counter: UpdateCounter) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
@@ -112,7 +112,7 @@ class LiveBar:
         self._drawn = 0.0
 
     def show(self, counter: UpdateCounter, metrics: str, pace: Pace) -> None:
-        """Redraw, unless the last time is too short ago."""
+        """Redraw, unless the last redraw was a moment ago."""
         now = monotonic()
         if now - self._drawn < _REDRAW_SECONDS and not counter.is_finished:
             return
@@ -127,24 +127,24 @@ class LiveBar:
         self._bar.refresh()
 
     def close(self) -> None:
-        """Draw once more and give the line free."""
+        """Draw once more and release the terminal."""
         self._bar.refresh()
         self._bar.stop()
 
 
 class PlainLines:
-    """A line now and then, for files and pipes."""
+    """Plain lines for files and pipes."""
 
     def __init__(self, callback: ProgressCallback, counter: UpdateCounter) -> None:
         self._log = callback.logger
-        self._step = max(counter.end_update // callback.lines, 1)
-        self._next = counter.update + self._step
+        self._updates = max(counter.end_update // callback.lines, 1)
+        self._next = counter.update + self._updates
 
     def show(self, counter: UpdateCounter, metrics: str, pace: Pace) -> None:
-        """Write a line where enough updates have passed since the last one."""
+        """Write a line if enough updates have passed since the last one."""
         if counter.update < self._next and not counter.is_finished:
             return
-        self._next = counter.update + self._step
+        self._next = counter.update + self._updates
         self._log.info(
             "epoch %d  update %d/%d  %s  %s",
             counter.epoch,
@@ -155,7 +155,7 @@ class PlainLines:
         )
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no resource is open."""
 
 
 def _rate(counter: UpdateCounter, pace: Pace) -> str:

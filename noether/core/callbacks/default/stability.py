@@ -1,4 +1,4 @@
-"""`training-stability`: the norms that tell early when training is about to diverge."""
+"""`training-stability`: norms that show early that training is about to diverge."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from noether.core.utils.training.counter import UpdateCounter
 
 
 class TrainingStabilityCallback(PeriodicCallback):
-    """Logs gradient norm before clipping, model norm and the scale of the gradient scaler.
+    """Log the gradient norm before clipping, the model norm and the scale of the gradient scaler.
 
     Keys are `stability/gradient_norm`, `stability/model_norm`, `stability/non_finite_gradients` and
     `stability/grad_scale`; the norms are Euclidean over all trainable parameters.
@@ -29,7 +29,7 @@ class TrainingStabilityCallback(PeriodicCallback):
 
     Args:
         callback_config: The interval.
-        **kwargs: What `PeriodicCallback` takes.
+        **kwargs: Arguments of `PeriodicCallback`.
     """
 
     def __init__(self, callback_config: CallBackBaseConfig, **kwargs: Any) -> None:
@@ -44,7 +44,7 @@ class TrainingStabilityCallback(PeriodicCallback):
         return tuple(f"stability/{name}" for name in names)
 
     def before_optimizer_step(self, *, update_counter: UpdateCounter, model: ModelBase) -> None:
-        """Take the norms in the update after which they are logged; they stay on the device."""
+        """Compute the norms in the update after which they are logged; they stay on the device."""
         if self._due <= update_counter.update:
             self._due = self.next_due_update(update_counter)
         if update_counter.update + 1 != self._due:
@@ -55,15 +55,15 @@ class TrainingStabilityCallback(PeriodicCallback):
         self._seen["non_finite_gradients"] = torch.stack([(~g.isfinite()).sum() for g in gradients]).sum()
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Return what was seen and is perhaps not logged yet."""
+        """Return norms that may not be logged yet."""
         return {"seen": dict(self._seen)} if self._seen else None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what was seen."""
+        """Restore norms that may not be logged yet."""
         self._seen = dict(state_dict["seen"])
 
     def periodic_callback(self, **_: Any) -> None:
-        """Log what was seen in this update."""
+        """Log the norms of this update."""
         for name, value in self._seen.items():
             self.writer.add_scalar(f"stability/{name}", value)
         scaler = self.trainer.precision.scaler

@@ -1,4 +1,4 @@
-"""`train-time`: where the time of an update goes."""
+"""`train-time`: mean seconds of each part of an update."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from noether.core.utils.training.counter import UpdateCounter
 
 
 class TrainTimeCallback(PeriodicCallback):
-    """Logs the mean seconds of each part of an update since the last time, as `profiling/{part}`.
+    """Log the mean seconds of each part of an update over an interval, as `profiling/{part}`.
 
     The parts are `data_time`, `forward_time`, `backward_time` and `update_time`, and `checkpoint_wait` once training
     has waited for an asynchronous save. On an accelerator they measure the host, which runs ahead of the device. The
-    trainer adds them up anyway, so nothing follows every update for this.
+    trainer measures them in any case, so this callback adds no cost to an update.
 
     ```toml
     [[trainer.callbacks]]
@@ -25,7 +25,7 @@ class TrainTimeCallback(PeriodicCallback):
 
     Args:
         callback_config: The interval.
-        **kwargs: What `PeriodicCallback` takes.
+        **kwargs: Arguments of `PeriodicCallback`.
     """
 
     def __init__(self, callback_config: CallBackBaseConfig, **kwargs: Any) -> None:
@@ -40,7 +40,7 @@ class TrainTimeCallback(PeriodicCallback):
         return tuple(f"profiling/{part}" for part in parts)
 
     def before_training(self, *, update_counter: UpdateCounter) -> None:
-        """Start from the times that were spent before."""
+        """Remember the times before the first interval."""
         self._remember(update_counter)
 
     def _remember(self, update_counter: UpdateCounter) -> None:
@@ -48,7 +48,7 @@ class TrainTimeCallback(PeriodicCallback):
         self._update = update_counter.update
 
     def periodic_callback(self, *, update_counter: UpdateCounter, **_: Any) -> None:
-        """Log the means and start anew."""
+        """Log the means and start a new interval."""
         updates = update_counter.update - self._update
         for part, seconds in self.trainer.seconds.items():
             self.writer.add_scalar(f"profiling/{part}", (seconds - self._seconds.get(part, 0.0)) / max(updates, 1))

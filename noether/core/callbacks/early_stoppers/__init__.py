@@ -1,4 +1,4 @@
-"""Callbacks that end training before its limit."""
+"""Early stoppers: callbacks that end training before its limit."""
 
 from noether.core.callbacks.early_stoppers.fixed import FixedEarlyStopperCallback, FixedEarlyStopperCallbackConfig
 from noether.core.callbacks.early_stoppers.metric import MetricEarlyStopperCallback, MetricEarlyStopperCallbackConfig

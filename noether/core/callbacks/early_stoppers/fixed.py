@@ -1,4 +1,4 @@
-"""`fixed-early-stopper`: end training at a certain point, or after a certain time."""
+"""`fixed-early-stopper`: end training at a given epoch, update or sample, or after a given time."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ _POINTS = ("stop_at_epoch", "stop_at_update", "stop_at_sample", "stop_after_seco
 
 
 class FixedEarlyStopperCallbackConfig(CallBackBaseConfig):
-    """Settings of the `fixed-early-stopper` callback: exactly one of them says where training ends."""
+    """Config of the `fixed-early-stopper` callback; exactly one field sets the end of training."""
 
     needs_interval: ClassVar[bool] = False
 
     name: Literal["FixedEarlyStopperCallback"] = Field("FixedEarlyStopperCallback", description="Name of the class.")
-    stop_at_epoch: int | None = Field(None, ge=1, examples=[10], description="End after so many epochs.")
-    stop_at_update: int | None = Field(None, ge=1, examples=[5000], description="End after so many updates.")
+    stop_at_epoch: int | None = Field(None, ge=1, examples=[10], description="End after this epoch.")
+    stop_at_update: int | None = Field(None, ge=1, examples=[5000], description="End after this update.")
     stop_at_sample: int | None = Field(
-        None, ge=1, examples=[1_000_000], description="End with the update that reaches so many training samples."
+        None,
+        ge=1,
+        examples=[1_000_000],
+        description="End with the update that reaches this number of training samples.",
     )
     stop_after_seconds: float | None = Field(
         None,
@@ -34,7 +37,7 @@ class FixedEarlyStopperCallbackConfig(CallBackBaseConfig):
         allow_inf_nan=False,
         examples=[3600.0],
         json_schema_extra={"unit": "seconds"},
-        description="End with the update after which training has taken so long, earlier sessions of the run included.",
+        description="End with the update that reaches this training time, earlier sessions of the run included.",
     )
 
     @model_validator(mode="after")
@@ -42,19 +45,21 @@ class FixedEarlyStopperCallbackConfig(CallBackBaseConfig):
         given = [name for name in _POINTS if getattr(self, name) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none"
-            raise ValueError(f"a fixed early stopper needs exactly one of {', '.join(_POINTS)}; found {found}")
+            raise ValueError(f"wrong number of end points: found {found}, expected exactly one of {', '.join(_POINTS)}")
         if interval := intervals_of(self).verbose:
-            raise ValueError(f"a fixed early stopper has no interval: leave {interval.partition('=')[0]} out")
+            raise ValueError(
+                f"unexpected interval: found {interval}, expected none; remove {interval.partition('=')[0]}"
+            )
         return self
 
     @property
     def point(self) -> str:
-        """Where training ends, as in a spec: `stop_at_epoch = 10`."""
+        """The end of training as the spec gives it: `stop_at_epoch = 10`."""
         return next(f"{name} = {value}" for name in _POINTS if (value := getattr(self, name)) is not None)
 
 
 class FixedEarlyStopperCallback(PeriodicCallback):
-    """Ends training at an epoch, an update, a sample, or after a duration.
+    """End training at an epoch, an update, a sample, or after a duration.
 
     ```toml
     [[trainer.callbacks]]
@@ -62,13 +67,13 @@ class FixedEarlyStopperCallback(PeriodicCallback):
     stop_after_seconds = 3600.0
     ```
 
-    Schedules still go by the limit of the trainer (`max_epochs`): training ends in the midst of them. A run that is
-    resumed where it was stopped ends at once, unless the point was moved.
+    Learning rate schedules still follow the limit of the trainer (`max_epochs`) and are cut off. A run that is resumed
+    after it was stopped ends at once, unless the end was moved.
 
     Args:
-        callback_config: The point.
-        clock: Tells seconds, from any origin.
-        **kwargs: What `PeriodicCallback` takes.
+        callback_config: The end of training.
+        clock: Clock in seconds, from any origin.
+        **kwargs: Arguments of `PeriodicCallback`.
     """
 
     def __init__(
@@ -79,7 +84,7 @@ class FixedEarlyStopperCallback(PeriodicCallback):
         self._clock = clock
         self._session_began: float | None = None
         self._earlier_seconds = 0.0
-        # An interval of this length fires for the first time where training ends.
+        # An interval of this length fires for the first time at the end of training.
         self.every_n_epochs = callback_config.stop_at_epoch
         self.every_n_updates = callback_config.stop_at_update
         self.every_n_samples = callback_config.stop_at_sample
@@ -89,20 +94,20 @@ class FixedEarlyStopperCallback(PeriodicCallback):
 
     @classmethod
     def produced_metrics(cls, config: FixedEarlyStopperCallbackConfig, facts: MetricFacts) -> tuple[str, ...]:
-        """It logs nothing."""
+        """Return no keys: it logs nothing."""
         return ()
 
     @property
     def elapsed_seconds(self) -> float:
-        """Seconds that training has taken so far, over all sessions."""
+        """Seconds of training so far, over all sessions."""
         session = 0.0 if self._session_began is None else self._clock() - self._session_began
         return self._earlier_seconds + session
 
     def before_training(self, *, update_counter: UpdateCounter) -> None:
-        """Start the clock; go no further where the run is there already.
+        """Start the clock; stop at once if the run has reached its end already.
 
         Raises:
-            EarlyStopIteration: It is.
+            EarlyStopIteration: if the end is reached.
         """
         self._session_began = self._clock()
         sizes = update_counter.updates_per_epoch, update_counter.effective_batch_size
@@ -111,10 +116,10 @@ class FixedEarlyStopperCallback(PeriodicCallback):
         self._stop_in_time()
 
     def periodic_callback(self, *, interval_type: IntervalType, **_: Any) -> None:
-        """End training at its point.
+        """End training.
 
         Raises:
-            EarlyStopIteration: Always, unless this is an evaluation.
+            EarlyStopIteration: always, except in an evaluation outside of training.
         """
         if interval_type != "eval":
             self._stop()
@@ -127,9 +132,9 @@ class FixedEarlyStopperCallback(PeriodicCallback):
         raise EarlyStopIteration(f"{self._point} is reached")
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Return how long training has taken, where that matters."""
+        """Return the training time; None if no time limit is set."""
         return None if self._limit is None else {"seconds": self.elapsed_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the time that earlier sessions took."""
+        """Restore the training time of earlier sessions."""
         self._earlier_seconds = state_dict["seconds"]

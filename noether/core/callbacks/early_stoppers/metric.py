@@ -1,4 +1,4 @@
-"""`metric-early-stopper`: end training when a metric has stopped getting better."""
+"""`metric-early-stopper`: end training when a metric stops improving."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from noether.core.utils.training.early_stop import EarlyStopIteration
 
 
 class MetricEarlyStopperCallbackConfig(CallBackBaseConfig):
-    """Settings of the `metric-early-stopper` callback."""
+    """Config of the `metric-early-stopper` callback."""
 
     name: Literal["MetricEarlyStopperCallback"] = Field("MetricEarlyStopperCallback", description="Name of the class.")
     metric_key: str = Field(
-        min_length=1, examples=["loss/test/total"], description="The metric that has to get better."
+        min_length=1, examples=["loss/test/total"], description="Key of the metric that has to improve."
     )
     patience: int = Field(
         ge=1,
         examples=[5],
-        description="Intervals in a row without a better value that are tolerated; one more ends training.",
+        description="Intervals in a row without improvement that are tolerated; one more ends training.",
     )
     higher_is_better: bool | None = Field(
-        None, description="Whether a higher value is a better one; unset: as the name of the metric tells."
+        None, description="True if higher values are better; unset: derived from the metric key."
     )
 
 
 class MetricEarlyStopperCallback(PeriodicCallback):
-    """Ends training when a metric has not got better for more than `patience` intervals in a row.
+    """End training when a metric has not improved for more than `patience` intervals in a row.
 
     ```toml
     [[trainer.callbacks]]
@@ -42,16 +42,15 @@ class MetricEarlyStopperCallback(PeriodicCallback):
     patience = 5
     ```
 
-    The metric has to be logged in the same round, by a callback that comes before it in the spec. Better means strictly
-    better: neither an equal value nor one that is not finite is an improvement. A run that is resumed where it was
-    stopped ends at once, unless `patience` was raised.
+    A callback before it in the spec has to log the metric in the same round. Only a finite, strictly better value is an
+    improvement. A run that is resumed after it was stopped ends at once, unless `patience` was raised.
 
     Args:
         callback_config: Interval, metric and patience.
-        **kwargs: What `PeriodicCallback` takes.
+        **kwargs: Arguments of `PeriodicCallback`.
 
     Raises:
-        UnknownDirectionError: Nothing says which way the metric gets better.
+        UnknownDirectionError: if neither the config nor the key tells the direction of the metric.
     """
 
     def __init__(self, callback_config: MetricEarlyStopperCallbackConfig, **kwargs: Any) -> None:
@@ -63,19 +62,19 @@ class MetricEarlyStopperCallback(PeriodicCallback):
 
     @classmethod
     def produced_metrics(cls, config: MetricEarlyStopperCallbackConfig, facts: MetricFacts) -> tuple[str, ...]:
-        """It logs nothing."""
+        """Return no keys: it logs nothing."""
         return ()
 
     @classmethod
     def consumed_metrics(cls, config: MetricEarlyStopperCallbackConfig) -> tuple[str, ...]:
-        """Return the metric that it follows."""
+        """Return the key of the metric that it follows."""
         return (config.metric_key,)
 
     def before_training(self, *, update_counter: UpdateCounter) -> None:
-        """Go no further where an earlier session has ended here.
+        """Stop at once if the patience was exhausted in an earlier session.
 
         Raises:
-            EarlyStopIteration: It has.
+            EarlyStopIteration: if it was.
         """
         self._stop_if_exhausted()
 
@@ -83,8 +82,8 @@ class MetricEarlyStopperCallback(PeriodicCallback):
         """Compare the metric of this round with the best one.
 
         Raises:
-            EarlyStopIteration: There were too many intervals without a better one.
-            MissingMetricError: Nobody has logged the metric in this round.
+            EarlyStopIteration: if too many intervals in a row had no improvement.
+            MissingMetricError: if the metric was not logged in this round.
         """
         if interval_type == "eval":
             return
@@ -100,9 +99,9 @@ class MetricEarlyStopperCallback(PeriodicCallback):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best value and for how long there was no better one."""
+        """Return the best value and the number of intervals since."""
         return self._best.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the best value of an earlier session."""
+        """Restore the best value of an earlier session."""
         self._best.load_state_dict(state_dict)

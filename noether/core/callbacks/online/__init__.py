@@ -1,4 +1,4 @@
-"""Callbacks that follow training as it goes, without a pass over data of their own."""
+"""Online callbacks: they follow training without a pass over data of their own."""
 
 from noether.core.callbacks.online.additional_outputs import (
     TrackAdditionalOutputsCallback,

@@ -1,4 +1,4 @@
-"""`track-additional-outputs`: what `loss_compute` returns beside the loss, as metrics and as files."""
+"""`track-additional-outputs`: outputs that `loss_compute` returns beside the losses, as metrics and files."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from noether.errors import TrainingError
 
 
 def write_outputs(path: Path, outputs: Mapping[str, Sequence[Tensor]]) -> None:
-    """Write each output's tensors stacked by its name, or where shapes differ one by one as `name.0`, `name.1`, ….
+    """Write each output as one stacked tensor, or as `name.0`, `name.1`, … if its shapes differ.
 
-    A file that is already there, from before a resume, is replaced at once.
+    A file from before a resume is replaced atomically.
 
     Args:
-        path: The file; its folder is made.
-        outputs: What each step brought, in order.
+        path: The file; its folder is created.
+        outputs: Tensors of each output, in the order of the accumulation steps.
 
     Raises:
-        StorageError: The disk refuses.
+        StorageError: if the disk refuses.
     """
     tensors: dict[str, Tensor] = {}
     for name, values in outputs.items():
         if len({value.shape for value in values}) == 1:
             tensors[name] = torch.stack(list(values))
         else:
-            tensors |= {f"{name}.{step}": value for step, value in enumerate(values)}
+            tensors |= {f"{name}.{index}": value for index, value in enumerate(values)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -48,43 +48,48 @@ def write_outputs(path: Path, outputs: Mapping[str, Sequence[Tensor]]) -> None:
 
 
 class TrackAdditionalOutputsCallbackConfig(CallBackBaseConfig):
-    """Settings of the `track-additional-outputs` callback."""
+    """Config of the `track-additional-outputs` callback."""
 
     name: Literal["TrackAdditionalOutputsCallback"] = Field(
         "TrackAdditionalOutputsCallback", description="Name of the class."
     )
     keys: list[str] | None = Field(
-        None, examples=[["surface_loss"]], description="Names of outputs to track; each has to be there in every step."
+        None,
+        examples=[["surface_loss"]],
+        description="Names of outputs to track; every accumulation step has to return them.",
     )
     patterns: list[str] | None = Field(
         None, examples=[["_loss"]], description="Also track every output whose name contains one of these."
     )
-    verbose: bool = Field(False, description="Whether the values are also printed.")
+    verbose: bool = Field(False, description="True to also print the values.")
     reduce: Literal["mean", "last"] = Field(
-        "mean", description="One number for an interval: the mean over all its accumulation steps, or the last step's."
+        "mean",
+        description="Number logged for an interval: the mean over accumulation steps, or the value of the last one.",
     )
-    log_output: bool = Field(True, description="Whether that number is logged as a metric.")
+    log_output: bool = Field(True, description="True to log that number as a metric.")
     save_output: bool = Field(
         False,
-        description="Whether all values of an interval, as whole tensors, are written to a file in the run's folder.",
+        description="True to write all values of an interval, as whole tensors, to a file in the run folder.",
     )
 
     @model_validator(mode="after")
     def _tracks_something(self) -> TrackAdditionalOutputsCallbackConfig:
         if not self.keys and not self.patterns:
-            raise ValueError('nothing to track: name outputs, as in keys = ["surface_loss"] or patterns = ["_loss"]')
+            raise ValueError(
+                'no outputs to track: found none, expected keys = ["surface_loss"] or patterns = ["_loss"]'
+            )
         if not (self.log_output or self.save_output or self.verbose):
-            raise ValueError("what is tracked goes nowhere: set log_output, save_output or verbose to true")
+            raise ValueError("tracked outputs are not used: set log_output, save_output or verbose to true")
         return self
 
 
 class TrackAdditionalOutputsCallback(PeriodicCallback):
-    """Logs outputs of the train step as `{name}/{interval}`, such as `surface_loss/U50`.
+    """Log outputs of the train step as `{name}/{interval}`, such as `surface_loss/U50`.
 
-    Outputs are what a trainer's `loss_compute` returns beside the losses: `return losses, {"surface_loss": …}`. Every
-    accumulation step of an interval counts the same, unless its update was not applied, and of an output that is no
-    scalar the mean over its elements counts. Values stay on their device until they are logged. A file holds each
-    output by its name, shape `(steps, …)`, or where shapes differ between steps `name.0`, `name.1`, ….
+    A trainer's `loss_compute` returns outputs beside the losses: `return losses, {"surface_loss": …}`. All accumulation
+    steps of an interval have the same weight, except those of updates that were not applied, which do not count. An
+    output that is not a scalar counts as the mean over its elements. Values stay on their device until they are logged.
+    A file holds each output by its name, shape `(accumulation steps, …)`, or as `name.0`, `name.1`, … if shapes differ.
 
     ```toml
     [[trainer.callbacks]]
@@ -94,11 +99,11 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
     ```
 
     Args:
-        callback_config: Interval, which outputs, and what becomes of them.
-        **kwargs: What `PeriodicCallback` takes.
+        callback_config: Interval, outputs, and where to log or save them.
+        **kwargs: Arguments of `PeriodicCallback`.
 
     Attributes:
-        tracked_values: Values of the interval under way, by output.
+        tracked_values: Values of the current interval, by output.
     """
 
     def __init__(self, callback_config: TrackAdditionalOutputsCallbackConfig, **kwargs: Any) -> None:
@@ -122,7 +127,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
 
     @property
     def out(self) -> Path | None:
-        """The folder of its files; None where it writes none."""
+        """Folder of its files; None if it writes none."""
         outputs: Path = self.trainer.path_provider.outputs_path
         return outputs / self.id if self.save_output else None
 
@@ -138,7 +143,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         """Keep the outputs of one accumulation step.
 
         Raises:
-            TrainingError: One of `keys` is not among them.
+            TrainingError: if an output named in `keys` is missing.
         """
         outputs = update_outputs or {}
         self._returned = tuple(outputs)
@@ -158,25 +163,24 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             self._keep(self._steps.read())
 
     def _missing(self, key: str, outputs: Mapping[str, Tensor]) -> TrainingError:
-        who = f"callback '{self.id}' tracks the output {key!r}"
+        place = f"callback '{self.id}': missing output {key!r}: the train step returned"
         if not outputs:
             return TrainingError(
-                f"{who}, but the train step returned no outputs beside its losses",
+                f"{place} no outputs beside its losses",
                 hint=f'let the trainer\'s loss_compute return a tuple: return losses, {{"{key}": …}}',
             )
         return TrainingError(
-            f"{who}, which the train step did not return.{did_you_mean(key, outputs)} "
-            f"It returned {', '.join(map(repr, outputs))}",
-            hint="name in `keys` what every step returns; `patterns` may match nothing in some steps",
+            f"{place} {', '.join(map(repr, outputs))}.{did_you_mean(key, outputs)}",
+            hint="list in `keys` outputs of every accumulation step; use `patterns` for outputs that may be missing",
         )
 
     def _own(self, output: Tensor) -> Tensor:
-        """Return no more of an output than will be used, as a copy: it may be a parameter, which updates change."""
+        """Return the part of an output that is used, as a copy: it may be a parameter, which updates change."""
         return output.clone() if self.save_output else _one_number(output)
 
-    def _keep(self, steps: Iterable[dict[str, Tensor]]) -> None:
-        for step in steps:
-            for name, value in step.items():
+    def _keep(self, outputs: Iterable[dict[str, Tensor]]) -> None:
+        for output in outputs:
+            for name, value in output.items():
                 values = self.tracked_values[name]
                 if self.reduce == "last" and not self.save_output:
                     values.clear()
@@ -187,10 +191,10 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
     def periodic_callback(
         self, *, update_counter: UpdateCounter, interval_type: IntervalType = "update", **_: Any
     ) -> None:
-        """Log and save what was tracked since the last time; in an evaluation nothing was.
+        """Log and save the values of the interval; an evaluation outside of training has none.
 
         Raises:
-            StorageError: The disk refuses a file.
+            StorageError: if the disk refuses a file.
         """
         self._keep(self._steps.read())
         if not self.tracked_values:
@@ -203,13 +207,13 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         self.tracked_values.clear()
 
     def _warn_once(self, interval_type: IntervalType) -> None:
-        """Tell of patterns that match nothing, which a typing error in them looks like."""
+        """Warn once about patterns that match no output, as a misspelt one does."""
         if interval_type == "eval" or self._warned:
             return
         self._warned = True
         patterns, returned = ", ".join(map(repr, self.patterns)), ", ".join(map(repr, self._returned))
         self.logger.warning(
-            "callback '%s' tracked nothing: no output's name contains one of its patterns %s; the last train step "
+            "callback '%s' tracked nothing: no output name contains one of its patterns %s; the last train step "
             "returned %s",
             self.id,
             patterns,
@@ -229,25 +233,25 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             self.logger.info("%s: %.6g", key, float(value))
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Return what was tracked in the interval that is under way."""
+        """Return the values of the current interval."""
         self._keep(self._steps.read())
         tracked = {name: list(values) for name, values in self.tracked_values.items()}
         return {"tracked": tracked} if tracked else None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with an interval."""
+        """Restore the values of the current interval."""
         self.tracked_values.clear()
         for name, values in state_dict["tracked"].items():
             self.tracked_values[name] = [value.to(self.trainer.device) for value in values]
 
 
 def _metric_key(name: str, interval: str) -> str:
-    """Return the key of an output; a child that its parent calls has no interval to put after it."""
+    """Return the key of an output; a child that its parent calls has no interval to append."""
     return f"{name}/{interval}" if interval else name
 
 
 def _one_number(output: Tensor) -> Tensor:
-    """Return the mean over all elements, without waiting for the device; of a scalar, a copy."""
+    """Return the mean over all elements without waiting for the device; for a scalar, a copy."""
     if output.numel() == 1:
         return output.reshape(()).clone()
     return output.mean(dtype=torch.promote_types(output.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""`best-metric`: what other metrics were when one was at its best, as early stopping would have kept them."""
+"""`best-metric`: values of other metrics in the round in which one metric was best."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
 
 
 class BestMetricCallbackConfig(CallBackBaseConfig):
-    """Settings of the `best-metric` callback."""
+    """Config of the `best-metric` callback."""
 
     name: Literal["BestMetricCallback"] = Field("BestMetricCallback", description="Name of the class.")
     source_metric_key: str = Field(
-        min_length=1, examples=["loss/val/total"], description="The metric whose best value is followed."
+        min_length=1, examples=["loss/val/total"], description="Key of the metric whose best value is followed."
     )
     target_metric_keys: list[str] | None = Field(
-        None, examples=[["loss/test/total"]], description="Metrics to log as they were at the best of the source."
+        None, examples=[["loss/test/total"]], description="Keys of metrics to log as they were in the best round."
     )
     optional_target_metric_keys: list[str] | None = Field(
         None,
         examples=[["accuracy/test/label"]],
-        description="The same for metrics that may be missing in a round, and are left out then.",
+        description="The same for metrics that may be missing in a round; they are then left out.",
     )
     higher_is_better: bool | None = Field(
-        None, description="Whether a higher source is a better one; unset: what its key says."
+        None, description="True if higher values of the source are better; unset: derived from its key."
     )
 
     @model_validator(mode="after")
     def _has_a_target(self) -> BestMetricCallbackConfig:
         if not self.target_metric_keys and not self.optional_target_metric_keys:
             raise ValueError(
-                'this callback has nothing to log: name a target, as in target_metric_keys = ["loss/test/total"]'
+                'no target metrics: found none, expected at least one, such as target_metric_keys = ["loss/test/total"]'
             )
         return self
 
 
 class BestMetricCallback(PeriodicCallback):
-    """Logs the targets of the best round of the source so far, as `{target}/at_best/{source}`.
+    """Log the targets of the source's best round so far, as `{target}/at_best/{source}`.
 
-    Only a strictly better finite value is a new best. In all other rounds the values of the best one are repeated, so
-    that the curves stay flat; before the first best there is nothing to log. An optional target that was not logged in
-    the best round has no value until the next best. An evaluation outside of training is no part of its history: it
-    neither changes the best nor logs anything.
+    Only a finite, strictly better value is a new best. In all other rounds the values of the best round are logged
+    again, so that the curves stay flat; nothing is logged before the first best. An optional target that was not logged
+    in the best round has no value until the next best. An evaluation outside of training neither changes the best
+    nor logs anything.
 
     ```toml
     [[trainer.callbacks]]
@@ -58,13 +58,13 @@ class BestMetricCallback(PeriodicCallback):
 
     Args:
         callback_config: Interval, source and targets.
-        **kwargs: What `PeriodicCallback` takes.
+        **kwargs: Arguments of `PeriodicCallback`.
 
     Attributes:
-        higher_is_better: Whether a higher source is a better one.
+        higher_is_better: True if higher values of the source are better.
 
     Raises:
-        UnknownDirectionError: Neither the config nor the key of the source says which way it gets better.
+        UnknownDirectionError: if neither the config nor the key tells the direction of the source.
     """
 
     def __init__(self, callback_config: BestMetricCallbackConfig, **kwargs: Any) -> None:
@@ -86,24 +86,24 @@ class BestMetricCallback(PeriodicCallback):
 
     @classmethod
     def consumed_metrics(cls, config: BestMetricCallbackConfig) -> tuple[str, ...]:
-        """Return the source and the targets that have to be there."""
+        """Return the source and the targets that are not optional."""
         return tuple(dict.fromkeys((config.source_metric_key, *(config.target_metric_keys or ()))))
 
     @classmethod
     def compared_metrics(cls, config: BestMetricCallbackConfig) -> tuple[str, ...]:
-        """Return the source, unless the config says which way it gets better; targets are never compared."""
+        """Return the source, unless the config sets its direction; targets are never compared."""
         return (config.source_metric_key,) if config.higher_is_better is None else ()
 
     @property
     def best_metric_value(self) -> float:
-        """The best value of the source; before the first one the worst there is, an infinity."""
+        """Best value of the source; before the first one the worst possible, an infinity."""
         return self._best.or_worst
 
     def periodic_callback(self, *, interval_type: IntervalType = "epoch", **_: Any) -> None:
         """Compare the source with its best, and log the targets of the best round.
 
         Raises:
-            MissingMetricError: A `KeyError`: the source or a target was not logged in this round.
+            MissingMetricError: if the source or a target was not logged in this round; it is a `KeyError`.
         """
         if interval_type == "eval":
             return
@@ -125,6 +125,6 @@ class BestMetricCallback(PeriodicCallback):
         return {**self._best.state_dict(), "at_best": dict(self._at_best)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a best value of before."""
+        """Restore the best value and its targets."""
         self._best.load_state_dict(state_dict)
         self._at_best = dict(state_dict["at_best"])

@@ -1,4 +1,4 @@
-"""The MLflow tracker. Importing it does not import mlflow; opening a run does."""
+"""The MLflow tracker; mlflow is imported when a run opens, not before."""
 
 from noether.core.trackers.mlflow.tracker import MlflowTracker, MlflowTrackerConfig
 

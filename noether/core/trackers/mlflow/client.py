@@ -24,15 +24,15 @@ _FINAL = {
     "INVALID_PARAMETER_VALUE",
     "RESOURCE_DOES_NOT_EXIST",
 }
-"""MLflow says the same again: wrong credentials, a deleted run, a value that it does not take."""
+"""Error codes that another try cannot change: wrong credentials, a deleted run, a refused value."""
 
 
 @contextmanager
 def as_tracker_errors(place: str) -> Iterator[None]:
-    """Turn MLflow's exceptions into ours, which tell the feed whether to try again.
+    """Turn MLflow's exceptions into tracker errors; their type tells the feed if another try makes sense.
 
     Args:
-        place: The store, for the message.
+        place: Address of the store, for the message.
     """
     from mlflow.exceptions import MlflowException
 
@@ -46,7 +46,7 @@ def as_tracker_errors(place: str) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    """Return the root of the matter; the client wraps what the network said several times."""
+    """Return the message of the root cause; the client wraps network errors several times."""
     root: BaseException = error
     while (cause := root.__cause__ or root.__context__) is not None:
         root = cause
@@ -55,9 +55,9 @@ def _first_line(error: Exception) -> str:
 
 
 _FOR_THE_PROCESS = {
-    # MLflow reports its use to its makers by default; a run makes no connection that nobody asked for.
+    # MLflow sends usage data to its makers by default; a run opens only connections that the user requested.
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    # It prints hints for coding agents into the output of a run.
+    # MLflow prints hints for coding agents into the output of a run.
     "MLFLOW_DISABLE_AGENT_HINT": "true",
 }
 
@@ -72,24 +72,24 @@ _NOISY_LOGGERS = (
 
 
 def set_process_defaults() -> None:
-    """Set what has to be set before mlflow is imported; what the user has set stays."""
+    """Set the variables that mlflow reads on import; values set by the user stay."""
     for name, value in _FOR_THE_PROCESS.items():
         os.environ.setdefault(name, value)
 
 
 def remember_credentials(uri: str, environment: Mapping[str, str]) -> None:
-    """Mask what the client signs in with, which errors of the network may quote."""
+    """Mask the client's credentials, which network errors may quote."""
     remember_password_in(uri)
     for name in _CREDENTIALS:
         remember_secret(environment.get(name, ""))
 
 
 class ClientSettings:
-    """Makes MLflow's client give up early, because the tracker feed tries again by itself, and print nothing.
+    """Environment variables that make MLflow's client give up early and print nothing.
 
-    With MLflow's own settings one request to a dead server blocks for minutes, and its retries draw their
-    jitter from Python's global random generator, which belongs to the training. The client offers no other
-    place for these settings than the environment. What the user has set stays.
+    The tracker feed retries by itself. With MLflow's defaults one request to a dead server blocks for minutes, and
+    retries draw jitter from Python's global random generator, which belongs to training. The client reads these
+    settings from the environment only. Values set by the user stay.
 
     Args:
         timeout_s: Seconds to wait for a reply.
@@ -112,14 +112,14 @@ class ClientSettings:
                 self._set.append(name)
 
     def revert(self) -> None:
-        """Leave the environment as it was found."""
+        """Restore the environment."""
         while self._set:
             os.environ.pop(self._set.pop(), None)
 
 
 @contextmanager
 def quiet_mlflow() -> Iterator[None]:
-    """Keep what MLflow logs about its own doings, fifty lines for a new database, out of the run's output."""
+    """Keep MLflow's own log out of the run's output; a new database alone logs fifty lines."""
     loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -132,11 +132,11 @@ def quiet_mlflow() -> Iterator[None]:
 
 
 _INTERVAL_S = 5.0
-"""MLflow's ten seconds would show nothing of a short run."""
+"""Seconds between samples; MLflow's default of ten would show nothing of a short run."""
 
 
 def start_system_metrics(tracking_uri: str, run_id: str) -> Any:
-    """Start the monitor's thread and return it. A resumed run goes on counting."""
+    """Start the thread of the system metrics monitor and return it; a resumed run continues its count."""
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     with quiet_mlflow():
@@ -148,28 +148,28 @@ def start_system_metrics(tracking_uri: str, run_id: str) -> Any:
 
 
 def stop_system_metrics(monitor: Any) -> None:
-    """End a monitor's thread."""
+    """Stop the thread of a system metrics monitor."""
     with quiet_mlflow():
         monitor.finish()
 
 
-_LOCK_TIMEOUT_S = 120
+_LOCK_TIMEOUT_S = 120  # migrating a new database takes seconds, on a slow disk a minute
 _KIND_TAG = {"mlflow.experimentKind": "custom_model_development"}
-"""Without it MLflow's pages ask what the experiment is for."""
+"""Without this tag MLflow's pages ask for the purpose of the experiment."""
 
 
 def open_experiment(store: Store, name: str, artifact_location: str | None) -> tuple[MlflowClient, str]:
-    """Return a client for the store and the id of the experiment, creating both where they are missing.
+    """Return a client for the store and the id of the experiment; create missing ones.
 
     Args:
         store: The store.
         name: Name of the experiment.
-        artifact_location: Where a new experiment keeps its files; None for the default.
+        artifact_location: Folder or address for the files of a new experiment; None for the default.
 
     Raises:
-        TrackerRefusedError: If the experiment was deleted.
+        TrackerRefusedError: if the experiment was deleted.
     """
-    # Two processes that migrate one fresh database at the same time destroy each other's work.
+    # Two processes that migrate a new database at the same time corrupt it.
     with _lock(store), quiet_mlflow():
         from mlflow import MlflowClient
 
@@ -186,7 +186,7 @@ def _find(client: MlflowClient, name: str) -> str | None:
         raise TrackerRefusedError(
             f"the MLflow experiment {name!r} (id {experiment.experiment_id}) was deleted",
             hint=f"restore it with `mlflow experiments restore -x {experiment.experiment_id}`, "
-            "or give the tracker another `experiment`",
+            "or set another `experiment` for the tracker",
         )
     return str(experiment.experiment_id)
 
@@ -197,7 +197,7 @@ def _create(client: MlflowClient, name: str, location: str | None) -> str:
     try:
         return str(client.create_experiment(name, artifact_location=location, tags=_KIND_TAG))
     except MlflowException as error:
-        if error.error_code == "RESOURCE_ALREADY_EXISTS":  # on a server: another run was faster
+        if error.error_code == "RESOURCE_ALREADY_EXISTS":  # on a server: another run created it meanwhile
             existing = _find(client, name)
             if existing is not None:
                 return existing
@@ -205,7 +205,7 @@ def _create(client: MlflowClient, name: str, location: str | None) -> str:
 
 
 def _default_location(store: Store, name: str) -> str | None:
-    """Return a folder beside the database; MLflow's default is below the working folder of the moment."""
+    """Return a folder beside the database; MLflow's default is below the current working folder."""
     if store.is_server:
         return None
     folder = store.database.parent if store.database else Path.cwd()

@@ -40,12 +40,12 @@ def mlflow_name(key: str) -> str:
 
 
 def metric_key(name: str) -> str | None:
-    """Return the key behind a name; None for one with a digest, whose key only `metrics.jsonl` knows."""
+    """Return the metric key of a name; None for a name with a digest, whose key is in `metrics.jsonl` only."""
     return None if _MARK.search(name) else name.replace(":", "=")
 
 
 def _is_normal(key: str) -> bool:
-    """Whether the key is a path in the one spelling that MLflow takes."""
+    """Return True if the key is a path in the normal form that MLflow requires."""
     return posixpath.normpath(key) == key and key != "." and not key.startswith(("..", "/"))
 
 
@@ -53,16 +53,16 @@ MAX_METRICS = 1000
 MAX_PARAMS = 100
 MAX_PARAM_LENGTH = 6000
 MAX_REQUEST_BYTES = 900_000
-"""MLflow takes a megabyte, with what is around the values."""
+"""MLflow accepts one megabyte, including the text around the values."""
 
 _FIELDS_BYTES = 120
-"""A value's own number, time and step, and the names of the fields."""
+"""Bytes of a value's number, time and step, and of the field names."""
 
 _Value = TypeVar("_Value", "Metric", "Param")
 
 
 def to_metrics(records: Sequence[MetricRecord]) -> tuple[list[Metric], int]:
-    """Return the values of these records with the update as step, and how many infinities were left out.
+    """Return the values of the records with the update as MLflow's step, and the number of omitted infinities.
 
     MLflow keeps NaN, but stores an infinity as 1.8e308, which flattens the chart.
     """
@@ -80,9 +80,9 @@ def to_metrics(records: Sequence[MetricRecord]) -> tuple[list[Metric], int]:
 
 
 def to_params(params: Mapping[str, str]) -> list[Param]:
-    """Return the parameters as MLflow and every database behind it take them.
+    """Return the parameters in the form that MLflow and all of its databases accept.
 
-    A long value is cut, and ends in a digest of all of it: the whole is in the run's spec.
+    A long value is cut and ends in a digest of the full text, which is in the run's spec.
     """
     from mlflow.entities import Param
 
@@ -90,7 +90,7 @@ def to_params(params: Mapping[str, str]) -> list[Param]:
 
 
 def in_requests(values: Sequence[_Value], at_most: int) -> Iterator[list[_Value]]:
-    """Yield the values in order, in lists that MLflow takes in one request."""
+    """Yield the values in order, in lists that fit into one request."""
     chunk: list[_Value] = []
     size = 0
     for value in values:
@@ -109,7 +109,7 @@ def _bytes(text: str) -> int:
 
 
 def _storable(text: str) -> str:
-    """Replace what some database refuses: halves of surrogate pairs, and the NUL character."""
+    """Replace characters that some databases refuse: halves of surrogate pairs, and NUL."""
     return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
@@ -124,12 +124,12 @@ _Point = tuple[str, int, float | None]
 
 
 def not_in_history(client: MlflowClient, run_id: str, records: Sequence[MetricRecord]) -> list[MetricRecord]:
-    """Return the records without the values that are in the run's curves, and without records that are there whole.
+    """Return the records without values that the MLflow run already has; drop records that become empty.
 
-    Compared by name, update and value, not by time: after a resume the same values were computed again, later.
+    Values are compared by name, update and value, not by time: a resumed run computes the same values again, later.
     """
     names = {mlflow_name(key) for record in records for key in record.metrics}
-    there = Counter(
+    logged = Counter(
         _point(point.key, point.step, point.value)
         for name in names
         for point in client.get_metric_history(run_id, name)
@@ -139,8 +139,8 @@ def not_in_history(client: MlflowClient, run_id: str, records: Sequence[MetricRe
         metrics = {}
         for key, value in record.metrics.items():
             point = _point(mlflow_name(key), record.update, value)
-            if there[point]:
-                there[point] -= 1
+            if logged[point]:
+                logged[point] -= 1
             else:
                 metrics[key] = value
         if metrics:
@@ -155,18 +155,18 @@ def _point(name: str, update: int, value: float) -> _Point:
 _LOGGER = logging.getLogger(__name__)
 _REFUSED = "INVALID_PARAMETER_VALUE"
 _TOO_MANY = 20
-"""A store that refuses so many values refuses everything."""
+"""Number of refused values after which the store is assumed to refuse all of them."""
 
 
 class MetricSender:
-    """Sends values, and leaves out those that MLflow refuses.
+    """Send values to one MLflow run, and leave out values that MLflow refuses.
 
     Args:
         client: MLflow's client.
-        run_id: The MLflow run.
+        run_id: Id of the MLflow run.
 
     Attributes:
-        refused: How many values were left out.
+        refused: Number of values left out.
     """
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
@@ -175,10 +175,10 @@ class MetricSender:
         self._run_id = run_id
 
     def send(self, metrics: Sequence[Metric]) -> None:
-        """Send the values in one request, or in halves of it as long as that is refused.
+        """Send the values in one request; if it is refused, send its halves, down to single values.
 
         Raises:
-            MlflowException: If the store cannot be reached, or refuses the run and not a value of it.
+            MlflowException: if the store cannot be reached, or refuses the run as a whole.
         """
         from mlflow.exceptions import MlflowException
 

@@ -15,12 +15,12 @@ _DATABASES = ("postgresql", "mysql", "mssql")
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Where MLflow keeps runs.
+    """A store of MLflow runs: a database or a server.
 
     Attributes:
-        uri: What `MlflowClient` takes; a SQLite path in it is absolute.
-        database: The file, for a SQLite store.
-        is_default: Whether a plain `mlflow ui` in the working folder opens this store.
+        uri: Address for `MlflowClient`; a SQLite path in it is absolute.
+        database: File of a SQLite store.
+        is_default: True if a plain `mlflow ui` in the working folder opens this store.
     """
 
     uri: str
@@ -29,12 +29,12 @@ class Store:
 
     @property
     def is_server(self) -> bool:
-        """Whether a server answers, and not a database."""
+        """True for a server, False for a database."""
         return not self.uri.startswith(("sqlite", *_DATABASES))
 
     @property
     def shown_uri(self) -> str:
-        """The address without user name and password, for messages and links."""
+        """Address without user name and password, for messages and links."""
         parts = urlsplit(self.uri)
         if "@" not in parts.netloc:
             return self.uri
@@ -42,20 +42,20 @@ class Store:
 
 
 def resolve_store(tracking_uri: str | None, environment: Mapping[str, str], folder: Path) -> Store:
-    """Find the store: the config's, else MLFLOW_TRACKING_URI, else `mlflow.db` in the working folder.
+    """Return the store of the config, else of MLFLOW_TRACKING_URI, else `mlflow.db` in the working folder.
 
     Args:
-        tracking_uri: What the config says.
-        environment: The environment's variables.
-        folder: The working folder.
+        tracking_uri: `tracking_uri` of the config.
+        environment: Environment variables.
+        folder: Working folder.
 
     Raises:
-        PluginError: If it is a store in plain files, which MLflow gave up, or nothing that MLflow knows.
+        PluginError: if MLflow does not support the store; it has dropped stores in plain files.
     """
     uri = tracking_uri or environment.get("MLFLOW_TRACKING_URI")
     if not uri:
         database = folder.resolve() / "mlflow.db"
-        # With runs of an old file store beside it, a plain `mlflow ui` opens that one.
+        # A plain `mlflow ui` opens an old file store beside the database instead.
         return Store(f"{_SQLITE}{database}", database, is_default=not (folder / "mlruns").exists())
     source = "tracking_uri" if tracking_uri else "MLFLOW_TRACKING_URI"
     if uri.startswith(_SQLITE):
@@ -68,7 +68,7 @@ def resolve_store(tracking_uri: str | None, environment: Mapping[str, str], fold
     if scheme in ("", "file"):
         raise _file_store(uri, source)
     raise PluginError(
-        f"{source} = {uri!r} is no store that MLflow knows",
+        f"unknown MLflow store: found {source} = {uri!r}, expected a database or a server",
         hint="use sqlite:///folder/file.db, http://host:port, postgresql://… or mysql://…",
     )
 
@@ -76,21 +76,20 @@ def resolve_store(tracking_uri: str | None, environment: Mapping[str, str], fold
 def _file_store(uri: str, source: str) -> PluginError:
     path = uri.removeprefix("file:").removeprefix("//")
     return PluginError(
-        f"{source} = {uri!r} is a store in plain files, which MLflow does not support any more",
-        hint="use `sqlite:///mlflow.db`; runs that are already there move with "
+        f"unsupported MLflow store: found {source} = {uri!r}, a store in plain files, expected a database or a server",
+        hint="use `sqlite:///mlflow.db`; move existing runs with "
         f"`mlflow migrate-filestore --source {path} --target sqlite:///mlflow.db`",
     )
 
 
 _LOCAL_UI = "http://127.0.0.1:5000"
-"""Where `mlflow ui` listens by default."""
+"""Default address of `mlflow ui`."""
 
 
 def run_link(store: Store, experiment_id: str, run_id: str) -> str:
     """Return the address of the run's curves.
 
-    MLflow's pages open in the mode for language models, where a training run looks empty, unless the address
-    asks for the other one.
+    Without `workflowType` MLflow's pages open in the mode for language models, in which a training run looks empty.
     """
     base = store.shown_uri if store.uri.startswith("http") else _LOCAL_UI
     page = f"{base}/#/experiments/{experiment_id}/runs/{run_id}/model-metrics"
@@ -98,7 +97,7 @@ def run_link(store: Store, experiment_id: str, run_id: str) -> str:
 
 
 def ui_command(store: Store) -> str | None:
-    """Return the command that serves the pages of a database; None where a server does already."""
+    """Return the command that serves the pages of a database; None for a server."""
     if store.is_server:
         return None
     return "mlflow ui" if store.is_default else f"mlflow ui --backend-store-uri {store.shown_uri}"

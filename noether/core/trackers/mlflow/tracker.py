@@ -1,4 +1,4 @@
-"""The MLflow tracker: one MLflow run for each run, with parameters, curves, spec and the right status."""
+"""The MLflow tracker: one MLflow run for each run, with parameters, curves, spec and final status."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MAX_TAG_LENGTH = 8000
 
 
 def run_tags(run: RunDescription, run_name: str) -> dict[str, str]:
-    """Return the tags of a new run; a fact that is not known has no tag."""
+    """Return the tags of a new run; an unknown fact has no tag."""
     facts = run.facts or process_facts(run.spec_path)
     tags = {
         "mlflow.runName": run_name,
@@ -57,7 +57,7 @@ def run_tags(run: RunDescription, run_name: str) -> dict[str, str]:
 
 
 def process_tags(run: RunDescription) -> dict[str, str]:
-    """Return the tags that each attempt at a run sets anew."""
+    """Return the tags that each attempt of a run sets again."""
     facts = run.facts or process_facts(run.spec_path)
     known = {f"noether.{name}": facts[name] for name in ("version", "host", "pid") if name in facts}
     return {
@@ -69,7 +69,7 @@ def process_tags(run: RunDescription) -> dict[str, str]:
 
 
 class MlflowTrackerConfig(TrackerBaseConfig):
-    """Where MLflow keeps the run, and under which names."""
+    """Config of the `mlflow` tracker: the store, the experiment and the name of the run."""
 
     tracking_uri: str | None = Field(
         None,
@@ -94,11 +94,11 @@ class MlflowTrackerConfig(TrackerBaseConfig):
         None,
         min_length=1,
         examples=["/data/mlartifacts"],
-        description="Where a new experiment keeps its files, for good (default: mlartifacts/<experiment> "
-        "beside the database; a server chooses itself).",
+        description="Folder or address for the files of a new experiment, fixed when it is created (default: "
+        "mlartifacts/<experiment> beside the database; a server has its own default).",
     )
     log_system_metrics: bool = Field(
-        False, description="Also record the use of processor, memory, disk, network and GPU, as system/…."
+        False, description="True to also record the use of processor, memory, disk, network and GPU, as system/…."
     )
     request_timeout_s: int = Field(
         10,
@@ -112,20 +112,20 @@ _ERROR_TAG = "noether.error"
 _INFINITIES_TAG = "noether.infinite_values_left_out"
 _REFUSED_TAG = "noether.refused_values_left_out"
 _DATABASE_PATIENCE_S = 30.0
-"""Making a new database takes seconds, and is nothing to warn about."""
+"""Seconds; creating a new database takes several, and needs no warning."""
 
 
 class MlflowTracker(BaseTracker):
-    """Logs a run to an MLflow database or server.
+    """Log a run to an MLflow database or server.
 
-    Uses a client of its own and never MLflow's global state, so that what the user does with MLflow in the
-    same process is left alone.
+    It uses its own client and never MLflow's global state, so that it does not interfere with the user's own use of
+    MLflow in the same process.
 
     Args:
-        tracker_config: Its table in the spec; may be left out for the defaults.
+        tracker_config: Config from the spec; None for the defaults.
 
     Raises:
-        PluginError: If the tracking address is nothing that MLflow supports.
+        PluginError: if MLflow does not support the tracking address.
     """
 
     tracker_config: MlflowTrackerConfig
@@ -148,17 +148,17 @@ class MlflowTracker(BaseTracker):
 
     @property
     def client(self) -> MlflowClient:
-        """MLflow's client for this store, for whatever this class does not offer; goes with `mlflow_run_id`.
+        """MLflow's client for this store, for use with `mlflow_run_id`.
 
         Raises:
-            TrackerError: If the run is not open (yet).
+            TrackerError: if the run is not open yet.
         """
         if self._client is None:
             raise TrackerError("the MLflow run is not open yet", hint="MLflow opens in the background of a run")
         return self._client
 
     def open(self, run: RunDescription) -> None:
-        """Create the MLflow run, or continue the one of an earlier attempt, and log what is known."""
+        """Create the MLflow run, or continue the one of an earlier attempt, and log parameters and specs."""
         config = self.tracker_config
         self._ended = run.ended
         self.store = self._store_for(run)
@@ -168,7 +168,7 @@ class MlflowTracker(BaseTracker):
             self._client, self.experiment_id = open_experiment(
                 self.store, config.experiment or run.name, config.artifact_location
             )
-            if self.mlflow_run_id is None:  # an opening that failed half-way is continued
+            if self.mlflow_run_id is None:  # None unless an earlier opening failed half-way
                 self._start_or_continue(run)
             self._log_params(run)
             for path in (run.spec_path, run.resolved_spec_path):
@@ -178,9 +178,9 @@ class MlflowTracker(BaseTracker):
                 self._system_metrics = start_system_metrics(self.store.uri, str(self.mlflow_run_id))
 
     def log_metrics(self, records: Sequence[MetricRecord]) -> None:
-        """Send the values, with the update as step; the same values sent twice are kept once.
+        """Send the values with the update as MLflow's step; values sent twice are kept once.
 
-        A value that MLflow refuses is left out and counted, and the others are sent.
+        A value that MLflow refuses is left out and counted; the others are sent.
         """
         metrics, infinities = to_metrics(records)
         with as_tracker_errors(self.store.shown_uri):
@@ -191,17 +191,17 @@ class MlflowTracker(BaseTracker):
         self._left_out[_INFINITIES_TAG] += infinities
 
     def undelivered(self, records: Sequence[MetricRecord]) -> Sequence[MetricRecord]:
-        """Look into the run's curves for what of these records is there."""
+        """Return the values of these records that the MLflow run does not have."""
         with as_tracker_errors(self.store.shown_uri):
             return not_in_history(self.client, self._id, records)
 
-    def log_artifact(self, path: Path, folder: str = "") -> None:  # optional on purpose
+    def log_artifact(self, path: Path, folder: str = "") -> None:
         """Upload a file."""
         with as_tracker_errors(self.store.shown_uri):
             self.client.log_artifact(self._id, str(path), folder or None)
 
     def close(self, status: RunStatus, error: str | None) -> None:
-        """Set how the run ended; the text of an error becomes a tag, and in full the artifact `error.txt`."""
+        """Set the final status; the text of an error becomes a tag, and in full the artifact `error.txt`."""
         if self._system_metrics is not None:
             stop_system_metrics(self._system_metrics)
             self._system_metrics = None
@@ -218,25 +218,25 @@ class MlflowTracker(BaseTracker):
 
     @property
     def reference(self) -> dict[str, str]:
-        """The store, and once it is open the MLflow run, for a later attempt to continue it."""
+        """The store and, once open, the MLflow run, for a later attempt that continues it."""
         store = {"store": self.store.shown_uri}
         return store if self.mlflow_run_id is None else {**store, "run_id": self.mlflow_run_id}
 
     @property
-    def patience_s(self) -> float:  # type: ignore[override]  # the base needs no more than a value
-        """How long the start of training waits: longer for a database in a file, which may have to be made."""
+    def patience_s(self) -> float:  # type: ignore[override]  # the base class needs a plain value only
+        """Seconds that the start of training waits: more for a SQLite database, which may have to be created."""
         return _DATABASE_PATIENCE_S if self.store.database else BaseTracker.patience_s
 
     @property
     def url(self) -> str | None:
-        """The page with the run's curves; for a database, where `mlflow ui` will serve it."""
+        """Page with the run's curves; for a database, the address at which `mlflow ui` will serve it."""
         if self.experiment_id is None or self.mlflow_run_id is None:
             return None
         return run_link(self.store, self.experiment_id, self.mlflow_run_id)
 
     @property
     def description(self) -> str:
-        """The command that serves the pages, where one is needed, and the run's address."""
+        """The run's address, and the command that serves it if one is needed."""
         command = ui_command(self.store)
         where = self.url or self.store.shown_uri
         return f"{where}  (after `{command}`)" if command else where
@@ -248,10 +248,10 @@ class MlflowTracker(BaseTracker):
         return self.mlflow_run_id
 
     def _store_for(self, run: RunDescription) -> Store:
-        """Return the store that the run is in already, unless its spec was changed to another one.
+        """Return the store that already holds the run, unless its spec names another one now.
 
-        Without a `tracking_uri` a run that is continued from another folder, or with another environment, would be
-        looked for in another database.
+        Without a `tracking_uri`, a run that continues in another folder or environment would resolve to another
+        database.
         """
         kept = run.reference.get("store")
         if kept is None or kept == self.store.shown_uri:
@@ -266,7 +266,7 @@ class MlflowTracker(BaseTracker):
             return
         run_name = self.tracker_config.run_name or run.run_id
         self._opening = run.token or self._opening
-        asked_before = self._asked_to_create or bool(known)  # by this process, or by one that died
+        asked_before = self._asked_to_create or bool(known)  # by this process, or by an earlier one that died
         self.mlflow_run_id = self._created_unnoticed() if asked_before else None
         self._asked_to_create = True
         if self.mlflow_run_id is None:
@@ -279,7 +279,7 @@ class MlflowTracker(BaseTracker):
             self.mlflow_run_id = created.info.run_id
 
     def _created_unnoticed(self) -> str | None:
-        """Return the run that an earlier try did create, although its answer was too late or got lost."""
+        """Return the run that an earlier try created without receiving the reply."""
         found = self.client.search_runs(
             [str(self.experiment_id)], f"tags.`{_OPENING_TAG}` = '{self._opening}'", max_results=1
         )
@@ -295,12 +295,12 @@ class MlflowTracker(BaseTracker):
 
             tags = [RunTag(name, value) for name, value in process_tags(run).items()]
             self.client.log_batch(run_id, tags=tags, synchronous=True)
-        if _ERROR_TAG in known.data.tags:  # of an attempt that this one makes up for
+        if _ERROR_TAG in known.data.tags:  # from a failed attempt
             self.client.delete_tag(run_id, _ERROR_TAG)
         self.mlflow_run_id = run_id
 
     def _log_params(self, run: RunDescription) -> None:
-        """Log the parameters that the MLflow run does not have; those that a resume changed, below `attempt/<n>/`.
+        """Log parameters that the MLflow run does not have, and those changed by a resume below `attempt/<n>/`.
 
         MLflow refuses a second value for a parameter.
         """

@@ -78,10 +78,12 @@ def test_no_batches_are_no_result() -> None:
     ids=["types", "none", "keys", "lengths", "nested"],
 )
 def test_batches_that_return_different_things_are_refused(results: list[Any], found: str) -> None:
-    with pytest.raises(TrainingError, match=f"different things for different batches: {found}"):
+    with pytest.raises(TrainingError) as error:
         put_together(results)
+    assert f"found {found}" in error.value.message
 
 
 def test_what_cannot_be_put_together_is_refused_by_its_type() -> None:
-    with pytest.raises(TrainingError, match="returned a str"):
+    with pytest.raises(TrainingError) as error:
         put_together(["a", "b"])
+    assert "returned a str" in error.value.message

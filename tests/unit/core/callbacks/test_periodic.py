@@ -133,12 +133,14 @@ def test_the_model_is_in_its_former_mode_afterwards_also_after_an_error(training
 def test_a_pass_that_the_stream_does_not_hold_is_refused(tmp_path: Path) -> None:
     callback, arguments = collector(tmp_path)
     callback.periodic_callback(**arguments)
-    with pytest.raises(TrainingError, match="read its pass twice"):
+    with pytest.raises(TrainingError) as error:
         callback.periodic_callback(**arguments)
+    assert "twice" in error.value.message
 
 
 def test_an_abstract_callback_cannot_be_made(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="process_data"):
+    with pytest.raises(TypeError) as error:
         PeriodicDataIteratorCallback(  # type: ignore[abstract]  # that is the point
             PeriodicDataIteratorCallbackConfig(), **make_trainer(tmp_path).callback_default_kwargs(make_model())
         )
+    assert "process_data" in str(error.value)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from noether.config.components import PeriodicDataIteratorCallbackConfig
@@ -52,9 +53,9 @@ def trainer_with(folder: Path, callback: type = Counts, test_samples: int = 10, 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dataset_key": "tset"}, r"'tset' is asked for; the run has train, test\. Did you mean 'test'"),
-        ({"test_samples": 0}, "callback 'mine' goes through the data set 'test', which is empty"),
-        ({"properties": ["x", "y_targt"]}, r"no property 'y_targt', only x, y_target\. Did you mean 'y_target'"),
+        ({"dataset_key": "tset"}, "Did you mean 'test'?"),
+        ({"test_samples": 0}, "the data set 'test' is empty"),
+        ({"properties": ["x", "y_targt"]}, "Did you mean 'y_target'"),
     ],
     ids=["missing data set", "empty data set", "unknown property"],
 )
@@ -62,16 +63,18 @@ def test_a_pass_that_cannot_be_is_refused_before_the_first_update(
     settings: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     trainer = trainer_with(tmp_path, every_n_updates=2, **settings)
-    with pytest.raises(DataError, match=message) as caught:
+    with pytest.raises(DataError) as caught:
         trainer.train(make_model())
+    assert message in caught.value.message
     assert trainer.update_counter.update == 0
     assert "callback 'mine'" in "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
 
 
 @pytest.mark.parametrize("field", ["max_size", "batch_size", "every_n_epochs", "every_n_updates", "every_n_samples"])
 def test_numbers_below_one_are_refused_by_the_config(field: str) -> None:
-    with pytest.raises(ValueError, match=rf"{field}\n.*greater than or equal to 1"):
+    with pytest.raises(ValidationError) as error:
         PeriodicDataIteratorCallbackConfig(**{field: 0})
+    assert [(found["loc"], found["type"]) for found in error.value.errors()] == [((field,), "greater_than_equal")]
 
 
 @pytest.mark.parametrize(
@@ -96,12 +99,14 @@ def test_a_callback_with_any_intervals_gets_all_its_passes(settings: dict[str, i
 
 def test_acting_outside_of_what_the_stream_was_told_names_the_callback(tmp_path: Path) -> None:
     trainer = trainer_with(tmp_path, ChangesItsMind, every_n_updates=6)
-    with pytest.raises(TrainingError, match="outside of the intervals that it registered") as caught:
+    with pytest.raises(TrainingError) as caught:
         trainer.train(make_model())
     assert "callback 'mine'" in "\n".join(caught.value.__notes__)
 
 
 def test_a_pass_without_process_results_says_what_to_define(tmp_path: Path) -> None:
     trainer = trainer_with(tmp_path, NeverSays, every_n_updates=6)
-    with pytest.raises(NotImplementedError, match="NeverSays defines no process_results"):
+    with pytest.raises(NotImplementedError) as error:
         trainer.train(make_model())
+    assert "NeverSays" in str(error.value)
+    assert "process_results" in str(error.value)

@@ -51,13 +51,15 @@ def test_adding_a_part_and_taking_it_away_again_changes_nothing(names: set[str])
 
 
 def test_two_tensors_of_one_name_are_refused() -> None:
-    with pytest.raises(CheckpointError, match=r"two tensors of the checkpoint the name 'a\.x'"):
+    with pytest.raises(CheckpointError) as error:
         renamed(tensors("a.x", "b.x"), {"b": "a"})
+    assert "'a.x'" in error.value.message
 
 
 def test_a_key_that_stands_for_nothing_is_told_with_what_there_is() -> None:
-    with pytest.raises(CheckpointError, match="'bakbone', with which no tensor of the checkpoint begins") as error:
+    with pytest.raises(CheckpointError) as error:
         renamed(tensors("backbone.weight"), {"bakbone": "encoder"})
+    assert "'bakbone'" in error.value.message
     assert "backbone.weight" in str(error.value.hint)
 
 
@@ -114,8 +116,9 @@ def test_strict_loading_lists_everything_that_does_not_fit_and_changes_nothing(p
     torch.manual_seed(0)
     expected = AdaptedModule(Net()).state_dict()
     torch.manual_seed(0)
-    with pytest.raises(CheckpointError, match=r"2 of 4 .*: head\.bias; .*: norm\.scale; .*: head\.weight \(5, 3\)"):
+    with pytest.raises(CheckpointError) as error:
         load(pretrained, rename={"backbone": "encoder"})
+    assert all(fact in error.value.message for fact in ("2 of 4", "head.bias", "norm.scale", "head.weight (5, 3)"))
     torch.manual_seed(0)
     assert torch.equal(AdaptedModule(Net()).state_dict()["encoder.weight"], expected["encoder.weight"])
 
@@ -131,10 +134,13 @@ def test_strict_loading_of_a_selection_leaves_the_rest_alone(
 
 @pytest.mark.parametrize("setting", ["include", "exclude"])
 def test_a_pattern_that_matches_nothing_is_told(setting: str, pretrained: Path) -> None:
-    with pytest.raises(SpecError, match=f"initializer.{setting} 'decoder.*' matches no tensor"):
+    with pytest.raises(SpecError) as error:
         load(pretrained, strict=False, **{setting: ["decoder.*"]})
+    assert f"initializer.{setting}" in error.value.message
+    assert "'decoder.*'" in error.value.message
 
 
 def test_a_file_of_which_nothing_fits_is_an_error_though_not_strict(pretrained: Path) -> None:
-    with pytest.raises(CheckpointError, match="0 of 2 tensors loaded"):
+    with pytest.raises(CheckpointError) as error:
         load(pretrained, strict=False, include=["encoder.*"])
+    assert "0 of 2" in error.value.message

@@ -57,32 +57,37 @@ def test_weights_come_from_a_file_of_anywhere(tmp_path: Path) -> None:
 def test_a_damaged_file_of_a_step_is_not_loaded(place: str, run: Path) -> None:
     victim = run / "checkpoints/step-000000000002/model.safetensors"
     victim.write_bytes(victim.read_bytes()[:-1] + b"\x7f")
-    with pytest.raises(CheckpointError, match=r"damaged: model\.safetensors is not what was saved"):
+    with pytest.raises(CheckpointError) as error:
         read_weights(run / place, "latest")
+    assert "model.safetensors" in error.value.message
 
 
 def test_a_file_that_is_no_safetensors_is_told(tmp_path: Path) -> None:
     (tmp_path / "weights.safetensors").write_bytes(b"no")
-    with pytest.raises(CheckpointError, match=r"weights\.safetensors cannot be read"):
+    with pytest.raises(CheckpointError) as error:
         read_weights(tmp_path / "weights.safetensors", "latest")
+    assert str(tmp_path / "weights.safetensors") in error.value.message
 
 
 def test_a_pickle_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(1)}, tmp_path / "weights.pt")
-    with pytest.raises(CheckpointError, match=r"weights\.pt is no \.safetensors file") as error:
+    with pytest.raises(CheckpointError) as error:
         read_weights(tmp_path / "weights.pt", "latest")
+    assert str(tmp_path / "weights.pt") in error.value.message
     assert "torch.load('weights.pt', weights_only=True), 'weights.safetensors')" in str(error.value.hint)
 
 
-@pytest.mark.parametrize(("place", "found"), [("nowhere", "nowhere does not exist"), ("", "has no checkpoints")])
+@pytest.mark.parametrize(("place", "found"), [("nowhere", "does not exist"), ("", "has no checkpoints")])
 def test_a_place_without_weights_is_told(place: str, found: str, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=found):
+    with pytest.raises(CheckpointError) as error:
         read_weights(tmp_path / place, "latest")
+    assert f"{tmp_path / place} {found}" in error.value.message
 
 
 @pytest.mark.parametrize("run_id", ["tiny-2", "../runs/tiny-1", "", "."])
 def test_an_unknown_run_is_told_with_those_that_exist(run_id: str, run: Path) -> None:
     assert run_below(run.parent, "tiny-1") == run
-    with pytest.raises(CheckpointError, match="there is no run") as error:
+    with pytest.raises(CheckpointError) as error:
         run_below(run.parent, run_id)
-    assert str(error.value.hint).startswith("it has tiny-1")
+    assert repr(run_id) in error.value.message
+    assert "tiny-1" in str(error.value.hint)

@@ -31,8 +31,9 @@ def test_frozen_patterns_leave_the_other_parameters_trainable(patterns: list[str
 
 
 def test_a_pattern_that_matches_nothing_is_refused_with_names_that_exist() -> None:
-    with pytest.raises(SpecError, match=r"'encoder\.\*' matches no parameter") as caught:
+    with pytest.raises(SpecError) as caught:
         make_model(frozen=["encoder.*"]).freeze()
+    assert "'encoder.*'" in caught.value.message
     assert "layers.0.weight" in str(caught.value)
 
 
@@ -57,8 +58,9 @@ def test_a_model_that_is_frozen_as_a_whole_needs_no_optimizer() -> None:
 
 
 def test_training_without_an_optimizer_is_refused_with_what_to_add() -> None:
-    with pytest.raises(SpecError, match="the model 'model' has no optimizer") as caught:
+    with pytest.raises(SpecError) as caught:
         make_model(optimizer=None).initialize_optimizer(**LENGTH)
+    assert "'model'" in caught.value.message
     assert "optimizer = {" in str(caught.value)
 
 

@@ -37,11 +37,10 @@ def test_a_foreign_class_is_adapted_with_the_arguments_of_its_table(model_config
 
 
 def test_a_class_that_refuses_its_arguments_is_a_spec_error(model_config: ModelConfig) -> None:
-    with pytest.raises(
-        SpecError,
-        match=r"'foreign_networks\.Refuses' \(project code\) cannot be built: ValueError: width must be positive",
-    ):
+    with pytest.raises(SpecError) as error:
         build_model(model_config("foreign_networks.Refuses"), CPU)
+    assert "'foreign_networks.Refuses' (project code)" in error.value.message
+    assert "ValueError: width must be positive" in error.value.message
 
 
 def test_frozen_patterns_of_the_table_take_effect(model_config: ModelConfig) -> None:

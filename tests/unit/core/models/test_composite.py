@@ -72,8 +72,9 @@ def test_parameters_of_parts_that_are_plain_modules_are_named_as_in_checkpoints(
 
 
 def test_a_part_without_an_optimizer_is_refused_by_name() -> None:
-    with pytest.raises(SpecError, match="the model 'decoder' has no optimizer"):
+    with pytest.raises(SpecError) as error:
         chain(optimizer=None).initialize_optimizer(**LENGTH)
+    assert "'decoder'" in error.value.message
 
 
 def test_parts_of_a_composite_inside_a_composite_train_too() -> None:
@@ -103,8 +104,9 @@ def test_the_composite_s_optimizer_trains_parts_that_name_none_however_deep() ->
 def test_a_parameter_that_no_part_holds_is_refused_unless_it_is_frozen() -> None:
     model = chain()
     model.scale = torch.nn.Parameter(torch.ones(()))
-    with pytest.raises(SpecError, match="'scale' of the composite 'model' belongs to no part"):
+    with pytest.raises(SpecError) as error:
         model.initialize_optimizer(**LENGTH)
+    assert all(fact in error.value.message for fact in ("'scale'", "'model'", "found 0 parts"))
     model.scale.requires_grad_(False)
     model.initialize_optimizer(**LENGTH)
 
@@ -113,5 +115,6 @@ def test_a_parameter_that_two_parts_share_is_refused() -> None:
     model = chain()
     decoder = model.get_submodule("decoder")
     decoder.tied = model.get_parameter("encoder.layers.0.weight")
-    with pytest.raises(SpecError, match=r"'encoder.layers.0.weight' .* belongs to 2 parts"):
+    with pytest.raises(SpecError) as error:
         model.initialize_optimizer(**LENGTH)
+    assert all(fact in error.value.message for fact in ("'encoder.layers.0.weight'", "found 2 parts"))

@@ -68,8 +68,9 @@ def test_what_does_not_fit_is_reported_and_left_alone() -> None:
         "other shape: head.bias (5,) instead of (3,)"
     )
     assert torch.equal(model.head.bias, bias)
-    with pytest.raises(CheckpointError, match=r"do not fit the model: 2 of 4 .*norm\.scale"):
+    with pytest.raises(CheckpointError) as error:
         match.require_complete("file", hint="")
+    assert match.report("file") in error.value.message
 
 
 def test_what_is_not_wanted_is_left_alone_on_both_sides() -> None:

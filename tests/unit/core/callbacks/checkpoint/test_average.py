@@ -115,8 +115,9 @@ def test_a_part_is_averaged_under_the_names_of_the_whole_model() -> None:
 
 
 def test_a_path_that_no_weight_has_is_told_with_those_that_there_are() -> None:
-    with pytest.raises(SpecError, match="names 'enc'") as caught:
+    with pytest.raises(SpecError) as caught:
         LiveWeights(net(), "enc")
+    assert "'enc'" in caught.value.message
     assert "encoder, norm, decoder" in str(caught.value)
 
 
@@ -189,16 +190,18 @@ def test_parameters_that_left_the_buffer_are_noticed() -> None:
     flat = FlatParameters(list(model.parameters()))
     flat.check()
     list(model.parameters())[-1].data = torch.ones(3)
-    with pytest.raises(TrainingError, match="moved out of the one buffer"):
+    with pytest.raises(TrainingError) as error:
         flat.check()
+    assert "flat_parameters" in error.value.message
 
 
 def test_a_second_buffer_that_takes_some_of_the_parameters_is_noticed() -> None:
     model = net()
     flat = FlatParameters(list(model.parameters()))
     FlatParameters(list(model.encoder.parameters()))
-    with pytest.raises(TrainingError, match="moved out of the one buffer"):
+    with pytest.raises(TrainingError) as error:
         flat.check()
+    assert "flat_parameters" in error.value.message
 
 
 def test_the_extra_state_of_a_module_is_left_alone() -> None:
@@ -214,5 +217,6 @@ def test_the_extra_state_of_a_module_is_left_alone() -> None:
 
 
 def test_parameters_of_half_precision_cannot_be_flat() -> None:
-    with pytest.raises(SpecError, match=r"found torch\.bfloat16 on cpu"):
+    with pytest.raises(SpecError) as error:
         FlatParameters(list(nn.Linear(2, 2).to(torch.bfloat16).parameters()))
+    assert "found torch.bfloat16 on cpu" in error.value.message

@@ -115,8 +115,9 @@ def test_the_key_of_the_metric_says_which_way_it_gets_better(metric: str, higher
 
 
 def test_a_metric_of_unknown_direction_is_refused_before_training(tmp_path: Path) -> None:
-    with pytest.raises(UnknownDirectionError, match="set `higher_is_better = true`"):
+    with pytest.raises(UnknownDirectionError) as error:
         Story(tmp_path, metric_key="temperature")
+    assert "higher_is_better = true" in str(error.value.hint)
 
 
 def test_before_the_first_best_the_attributes_are_as_documented(tmp_path: Path) -> None:
@@ -131,8 +132,10 @@ def test_before_the_first_best_the_attributes_are_as_documented(tmp_path: Path) 
 def test_a_missing_metric_is_a_key_error_that_lists_what_is_there(tmp_path: Path) -> None:
     story = Story(tmp_path)
     story.trainer.log_writer.add_scalar("other", 1.0)
-    with pytest.raises(KeyError, match=f"no metric '{METRIC}' was logged in this round.*'other'"):
+    with pytest.raises(KeyError) as error:
         story.fire(None)
+    assert repr(METRIC) in str(error.value)
+    assert "'other'" in str(error.value)
 
 
 def test_a_save_holds_weights_only(tmp_path: Path) -> None:
@@ -159,8 +162,9 @@ def test_parts_of_a_composite_can_be_saved_alone(asked: list[str] | None, saved:
 
 def test_a_part_that_does_not_exist_is_refused_before_training(tmp_path: Path) -> None:
     story = Story(tmp_path, model=composite(), model_names=["encoder", "head"])
-    with pytest.raises(SpecError, match=r"names \['head'\], which the model has not") as caught:
+    with pytest.raises(SpecError) as caught:
         story.callback.before_training(update_counter=make_counter())
+    assert "['head']" in caught.value.message
     assert "encoder, decoder" in str(caught.value)
 
 
@@ -212,7 +216,7 @@ def test_a_run_that_is_made_longer_goes_on_with_its_tolerances(tmp_path: Path) -
 def test_where_nothing_was_finite_nothing_is_named_or_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     story = Story(tmp_path, tolerances=[0]).play(math.nan)
     assert (story.end(), story.names, list(story.writer.steps)) == ({}, {}, [])
-    assert f"{METRIC} has never been finite" in caplog.text
+    assert f"{METRIC} was never finite" in caplog.text
 
 
 # Children

@@ -73,12 +73,14 @@ def test_naming_every_part_is_saving_the_whole_model(model: Any, names: list[str
 
 
 def test_a_part_that_does_not_exist_is_refused_before_training(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"names \['head'\], which the model has not") as caught:
+    with pytest.raises(SpecError) as caught:
         requested(tmp_path, composite(), model_names=["encoder", "head"])
+    assert "['head']" in caught.value.message
     assert "encoder, decoder" in str(caught.value)
 
 
 def test_saving_nothing_is_refused() -> None:
     flags = dict.fromkeys(("save_weights", "save_optim", "save_latest_weights", "save_latest_optim"), False)
-    with pytest.raises(ValidationError, match="saves nothing"):
+    with pytest.raises(ValidationError) as error:
         CheckpointCallbackConfig(**flags)
+    assert "save_weights = true" in str(error.value)

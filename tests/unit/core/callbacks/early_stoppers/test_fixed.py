@@ -114,8 +114,9 @@ def test_time_counts_from_the_begin_of_training(trainer: BaseTrainer) -> None:
     clock.now += 59.5
     tracked(update_counter=make_counter(update=1), times={})
     clock.now += 0.5
-    with pytest.raises(EarlyStopIteration, match=r"stop_after_seconds = 60\.0 is reached"):
+    with pytest.raises(EarlyStopIteration) as stop:
         tracked(update_counter=make_counter(update=2), times={})
+    assert "stop_after_seconds = 60.0" in str(stop.value)
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=6), st.integers(1, 120))
@@ -140,15 +141,16 @@ def test_one_that_needs_no_clock_keeps_no_state(trainer: BaseTrainer) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "exactly one of stop_at_epoch, stop_at_update, stop_at_sample, stop_after_seconds; found none"),
+        ({}, "found none"),
         ({"stop_at_epoch": 1, "stop_after_seconds": 5.0}, "found stop_at_epoch and stop_after_seconds"),
         ({"stop_at_update": 0}, "greater than or equal to 1"),
         ({"stop_after_seconds": 0.0}, "greater than 0"),
         ({"stop_after_seconds": float("nan")}, "finite number"),
-        ({"stop_at_update": 5, "every_n_epochs": 1}, "has no interval: leave every_n_epochs out"),
+        ({"stop_at_update": 5, "every_n_epochs": 1}, "found every_n_epochs=1"),
     ],
     ids=str,
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
+    with pytest.raises(ValidationError) as error:
         FixedEarlyStopperCallbackConfig.model_validate(settings)
+    assert message in str(error.value)

@@ -121,23 +121,26 @@ def test_the_direction_is_the_metric_s_unless_it_is_told(
 
 
 def test_a_metric_of_unknown_direction_is_refused_when_it_is_built(trainer: BaseTrainer) -> None:
-    with pytest.raises(UnknownDirectionError, match="'temperature' has no known direction") as caught:
+    with pytest.raises(UnknownDirectionError) as caught:
         stopper(trainer, metric_key="temperature")
+    assert "'temperature'" in caught.value.message
     assert "higher_is_better = true" in (caught.value.hint or "")
 
 
 def test_a_metric_that_nobody_logged_is_an_error_that_lists_those_of_the_round(trainer: BaseTrainer) -> None:
     callback = stopper(trainer)
     callback.writer.add_scalar("loss/train/total", 1.0)
-    with pytest.raises(MissingMetricError, match="loss/train/total"):
+    with pytest.raises(MissingMetricError) as caught:
         callback.periodic_callback(interval_type="epoch", update_counter=make_counter())
+    assert "loss/train/total" in str(caught.value)
     callback.writer.discard()
 
 
 @pytest.mark.parametrize("patience", [0, -1, 1.5, None])
 def test_patience_is_a_whole_number_of_at_least_one(patience: Any) -> None:
-    with pytest.raises(ValidationError, match="patience"):
+    with pytest.raises(ValidationError) as caught:
         MetricEarlyStopperCallbackConfig(metric_key=KEY, patience=patience)
+    assert [error["loc"] for error in caught.value.errors()] == [("patience",)]
 
 
 def test_it_says_which_metric_it_reads_and_compares() -> None:

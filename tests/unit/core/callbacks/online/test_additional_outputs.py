@@ -108,14 +108,16 @@ def test_outputs_are_tracked_once_by_exact_keys_and_by_patterns_in_their_names(
 
 def test_a_key_that_the_step_did_not_return_is_told_with_what_it_did(trainer: BaseTrainer) -> None:
     callback = tracker_of(trainer, keys=["surface_los"])
-    with pytest.raises(TrainingError, match=r"Did you mean 'surface_loss'\? It returned 'surface_loss', 'other'"):
+    with pytest.raises(TrainingError) as error:
         follow(callback, [{"surface_loss": 1.0, "other": 2.0}])
+    assert "'surface_loss', 'other'. Did you mean 'surface_loss'?" in error.value.message
 
 
 @pytest.mark.parametrize("outputs", [None, {}])
 def test_a_trainer_that_returns_no_outputs_is_told_how_to(trainer: BaseTrainer, outputs: Any) -> None:
-    with pytest.raises(TrainingError, match=r'return losses, {"surface": …}'):
+    with pytest.raises(TrainingError) as error:
         follow(tracker_of(trainer, keys=["surface"]), [outputs])
+    assert 'return losses, {"surface": …}' in str(error.value.hint)
 
 
 def test_patterns_may_match_in_some_steps_only(trainer: BaseTrainer) -> None:
@@ -255,8 +257,9 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     callback = tracker_of(make_trainer(tmp_path), keys=["x"], save_output=True)
     (tmp_path / "test-run/outputs").write_text("in the way")
     follow(callback, [{"x": 1.0}])
-    with pytest.raises(StorageError, match=r"cannot write .*E8_U50_S200\.safetensors"):
+    with pytest.raises(StorageError) as error:
         logged(callback)
+    assert "E8_U50_S200.safetensors" in error.value.message
 
 
 @pytest.mark.parametrize("log_output", [False, True])
@@ -273,15 +276,16 @@ def test_verbose_also_prints(tmp_path: Path, caplog: pytest.LogCaptureFixture, l
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, 'name outputs, as in keys = \\["surface_loss"\\]'),
-        ({"keys": [], "patterns": []}, "nothing to track"),
+        ({}, 'keys = ["surface_loss"]'),
+        ({"keys": [], "patterns": []}, "no outputs to track"),
         ({"keys": ["x"], "log_output": False}, "set log_output, save_output or verbose to true"),
     ],
     ids=str,
 )
 def test_a_callback_that_would_do_nothing_is_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
+    with pytest.raises(ValidationError) as error:
         TrackAdditionalOutputsCallbackConfig(**settings)
+    assert message in str(error.value)
 
 
 def test_it_declares_the_keys_that_it_logs() -> None:

@@ -97,16 +97,19 @@ def test_what_the_spec_says_comes_before_the_key(trainer: BaseTrainer) -> None:
 
 
 def test_a_source_of_unknown_direction_is_refused_before_training(trainer: BaseTrainer) -> None:
-    with pytest.raises(UnknownDirectionError, match="set `higher_is_better = true`"):
+    with pytest.raises(UnknownDirectionError) as error:
         best_metric(trainer, source_metric_key="temperature")
+    assert "higher_is_better = true" in str(error.value.hint)
 
 
 @pytest.mark.parametrize("missing", [SOURCE, TARGET])
 def test_a_missing_metric_is_a_key_error_that_lists_what_is_there(trainer: BaseTrainer, missing: str) -> None:
     present = {SOURCE: 1.0, TARGET: 2.0, "other": 3.0}
     del present[missing]
-    with pytest.raises(KeyError, match=f"no metric '{missing}' was logged in this round.*'other'"):
+    with pytest.raises(KeyError) as error:
         logged(best_metric(trainer), present)
+    assert repr(missing) in str(error.value)
+    assert "'other'" in str(error.value)
 
 
 def test_a_round_that_lacks_a_target_is_no_new_best(trainer: BaseTrainer) -> None:
@@ -124,8 +127,9 @@ def test_an_evaluation_outside_of_training_neither_logs_nor_changes_the_best(tra
 
 
 def test_a_callback_without_targets_is_refused() -> None:
-    with pytest.raises(ValidationError, match="name a target, as in target_metric_keys = "):
+    with pytest.raises(ValidationError) as error:
         BestMetricCallbackConfig(source_metric_key=SOURCE, target_metric_keys=[])
+    assert "target_metric_keys = " in str(error.value)
 
 
 def test_optional_targets_alone_are_enough(trainer: BaseTrainer) -> None:
