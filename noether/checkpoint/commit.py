@@ -14,14 +14,20 @@ from typing import Protocol
 
 from noether.checkpoint import durable
 from noether.checkpoint.durable import Chunk, Content, chunks_of
-from noether.checkpoint.errors import FolderGoneError
+from noether.checkpoint.folder import (
+    REPLACED,
+    UNFINISHED,
+    checkpoint_folders,
+    checkpoint_name,
+    read_checkpoint,
+    sweep_leftovers,
+)
 from noether.checkpoint.manifest import NAME, FileRecord, Manifest
-from noether.checkpoint.retention import Retention, prune_steps
-from noether.checkpoint.step_folder import REPLACED, UNFINISHED, list_steps, read_step, step_name, sweep_leftovers
-from noether.errors import CheckpointError
+from noether.checkpoint.retention import Retention, prune_checkpoints
+from noether.errors import CheckpointError, StorageError
 
 
-def commit_step(checkpoints: Path, files: Mapping[str, Content], manifest: Manifest) -> Path:
+def commit_checkpoint(checkpoints: Path, files: Mapping[str, Content], manifest: Manifest) -> Path:
     """Store `files` and their manifest as one step; return its folder once that is final.
 
     Args:
@@ -32,7 +38,7 @@ def commit_step(checkpoints: Path, files: Mapping[str, Content], manifest: Manif
     Raises:
         StorageError: The disk refused; older steps are untouched, and of this one nothing or everything is there.
     """
-    target = checkpoints / step_name(manifest.update)
+    target = checkpoints / checkpoint_name(manifest.update)
     temporary = checkpoints / f"{UNFINISHED}{target.name}-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         manifest = _write_files(temporary, files, manifest)
@@ -81,7 +87,7 @@ def _hashed(chunks: Iterable[Chunk], digest: _Hash) -> Iterator[Chunk]:
 def _is_saved(step: Path, manifest: Manifest) -> bool:
     """Whether a step is what is to be saved, each byte checked; a run that is repeated comes to the same bytes."""
     try:
-        return read_step(step)[0] == manifest
+        return read_checkpoint(step)[0] == manifest
     except CheckpointError:
         return False
 
@@ -111,6 +117,20 @@ def _put_in_place(finished: Path, target: Path) -> None:
 _LOG = logging.getLogger("noether.checkpoints")
 
 
+class FolderGoneError(StorageError):
+    """The folder of a run's checkpoints was removed or renamed while the run trained.
+
+    Args:
+        path: Where it was.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"cannot save: {path} is gone; it was removed or renamed while the run trained",
+            hint="put it back and resume, or start a new run",
+        )
+
+
 class CheckpointFolder:
     """Writes and prunes the steps of one run.
 
@@ -124,9 +144,9 @@ class CheckpointFolder:
         self._has_warned = False
 
     @property
-    def steps(self) -> list[Path]:
+    def checkpoints(self) -> list[Path]:
         """The committed steps, oldest first."""
-        return list_steps(self.path)
+        return checkpoint_folders(self.path)
 
     def prepare(self) -> None:
         """Make the folder where it is missing, remove leftovers, and see whether it can be written to.
@@ -144,7 +164,7 @@ class CheckpointFolder:
         self._is_prepared = True
 
     def commit(self, files: Mapping[str, Content], manifest: Manifest) -> Path:
-        """Store one step; see `commit_step`.
+        """Store one step; see `commit_checkpoint`.
 
         Raises:
             StorageError: The disk refused.
@@ -155,12 +175,12 @@ class CheckpointFolder:
             self.prepare()
         elif not self.path.is_dir():
             raise FolderGoneError(self.path)
-        return commit_step(self.path, files, manifest)
+        return commit_checkpoint(self.path, files, manifest)
 
     def prune(self, retention: Retention, protected: Collection[int]) -> None:
         """Remove the steps that nothing keeps; what the disk refuses is told and does not end the run."""
         try:
-            prune_steps(self.path, retention, protected=protected)
+            prune_checkpoints(self.path, retention, protected=protected)
         except OSError as error:
             _LOG.warning("cannot look for old checkpoints in %s: %s", self.path, error.strerror or error)
 
@@ -175,7 +195,7 @@ class CheckpointFolder:
         """
         free = durable.free_bytes(self.path)
         wanted = max(retention.keep_last, 1) + 1
-        needed = size * max(wanted - len(self.steps), 1)
+        needed = size * max(wanted - len(self.checkpoints), 1)
         if self._has_warned or free is None or free >= needed:
             return
         self._has_warned = True

@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from noether.checkpoint.durable import Content, chunks_of
-from noether.checkpoint.errors import NewerFormatError
 from noether.checkpoint.untrusted import parse_json
 from noether.core.utils.path_part import are_path_parts
-from noether.errors import TrainingError
+from noether.errors import CheckpointError, TrainingError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST = 1 << 63
@@ -113,7 +112,7 @@ class FileRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class NamedStep:
+class NamedCheckpoint:
     """What a name such as `best_model.loss.test.total` stands for.
 
     Attributes:
@@ -142,7 +141,7 @@ class Manifest:
     sample: int
     files: dict[str, FileRecord]
     aliases: dict[str, dict[str, str]] = field(default_factory=dict)
-    names: dict[str, NamedStep] = field(default_factory=dict)
+    names: dict[str, NamedCheckpoint] = field(default_factory=dict)
     world_size: int = 1
     spec_sha256: str = ""
     parent: str | None = None
@@ -185,8 +184,27 @@ class Manifest:
         _require_known_format(body)
         require_manifest_shape(body)
         files = {name: FileRecord(**record) for name, record in body.pop("files").items()}
-        names = {name: NamedStep(**named) for name, named in body.pop("names").items()}
+        names = {name: NamedCheckpoint(**named) for name, named in body.pop("names").items()}
         return cls(files=files, names=names, **body)
+
+
+class NewerFormatError(CheckpointError):
+    """A sound checkpoint that a newer version of Noether has written; it is never passed over for an older one.
+
+    Args:
+        found: Its format.
+        known: The newest format that this version reads.
+        written_by: The version of Noether that wrote it; empty where it does not say.
+        where: What it is.
+    """
+
+    def __init__(self, found: int, known: int, written_by: str, where: str = "the checkpoint") -> None:
+        self.facts = (found, known, written_by)
+        writer = f"noether-train {written_by}" if written_by else "a newer noether-train"
+        super().__init__(
+            f"{where} has format {found}, written by {writer}; this version reads format {known}",
+            hint=f"install noether-train{f'>={written_by}' if written_by else ' in a newer version'}",
+        )
 
 
 def _require_known_format(body: dict[str, Any]) -> None:

@@ -66,9 +66,9 @@ class ResumptionPaths(PathProvider):
     Args:
         output_path: The folder that holds one folder a run.
         run_id: Name of the run.
-        step_path: The committed step folder; what a callback kept in files is in there.
+        checkpoint_folder: The committed step folder; what a callback kept in files is in there.
     """
 
-    def __init__(self, output_path: str | Path, run_id: str, step_path: Path) -> None:
+    def __init__(self, output_path: str | Path, run_id: str, checkpoint_folder: Path) -> None:
         super().__init__(output_path, run_id)
-        self.step_path = step_path
+        self.checkpoint_folder = checkpoint_folder

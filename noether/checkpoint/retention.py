@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from noether.checkpoint import durable
-from noether.checkpoint.errors import NewerFormatError
-from noether.checkpoint.step_folder import TRASH, list_steps, read_manifest, step_name, update_of
+from noether.checkpoint.folder import TRASH, checkpoint_folders, checkpoint_name, read_manifest, update_of
+from noether.checkpoint.manifest import NewerFormatError
 from noether.errors import CheckpointError
 
 FOLDER = "pins"
@@ -30,7 +30,7 @@ def pin(checkpoints: Path, update: int) -> None:
         CheckpointError: There is no such step.
         StorageError: The disk refused.
     """
-    folder, step = checkpoints / FOLDER, checkpoints / step_name(update)
+    folder, step = checkpoints / FOLDER, checkpoints / checkpoint_name(update)
     if not step.is_dir():
         raise _no_step(step)
     marker = folder / step.name
@@ -53,7 +53,7 @@ def unpin(checkpoints: Path, update: int) -> bool:
     Raises:
         StorageError: The disk refused.
     """
-    marker = checkpoints / FOLDER / step_name(update)
+    marker = checkpoints / FOLDER / checkpoint_name(update)
     try:
         if not marker.exists():
             return False
@@ -107,7 +107,7 @@ class Retention:
             checkpoints: The folder of the step folders.
             protected: Updates whose steps stay, because a name stands for them.
         """
-        steps = list_steps(checkpoints)
+        steps = checkpoint_folders(checkpoints)
         newest, older = steps[-self._count :], steps[: -self._count]
         by_pin = pinned(checkpoints)
         rest = [step for step in older if not self._is_kept(update_of(step), {*protected, *by_pin})]
@@ -143,7 +143,7 @@ class Retention:
         return resumable
 
 
-def prune_steps(checkpoints: Path, retention: Retention, *, protected: Collection[int] = ()) -> None:
+def prune_checkpoints(checkpoints: Path, retention: Retention, *, protected: Collection[int] = ()) -> None:
     """Remove the steps that nothing keeps. One that cannot be removed is told, and is tried again after the next save.
 
     Args:
@@ -153,12 +153,12 @@ def prune_steps(checkpoints: Path, retention: Retention, *, protected: Collectio
     """
     for step in retention.prunable(checkpoints, protected):
         try:
-            remove_step(step)
+            remove_checkpoint(step)
         except OSError as error:
             _LOG.warning("cannot remove the old checkpoint %s: %s", step, error.strerror or error)
 
 
-def remove_step(step: Path) -> bool:
+def remove_checkpoint(step: Path) -> bool:
     """Remove a step, unless somebody pins it at this very moment; return whether it is gone.
 
     Raises:

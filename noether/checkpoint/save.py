@@ -13,10 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from noether.checkpoint.commit import CheckpointFolder
+from noether.checkpoint.commit import CheckpointFolder, FolderGoneError
 from noether.checkpoint.durable import Content
-from noether.checkpoint.errors import FolderGoneError
-from noether.checkpoint.manifest import WEIGHTS, Manifest, NamedStep
+from noether.checkpoint.manifest import WEIGHTS, Manifest, NamedCheckpoint
 from noether.checkpoint.retention import Retention
 from noether.checkpoint.tensor_file import TensorFile, all_finite
 from noether.errors import StorageError
@@ -36,7 +35,7 @@ class Snapshot:
         """Return files of the same bytes that no later change of a tensor reaches.
 
         Args:
-            files: As `encode_step` returns them; what is bytes already is kept as it is.
+            files: As `encode_checkpoint` returns them; what is bytes already is kept as it is.
         """
         taken: dict[str, Content] = dict(files)
         sources: list[Tensor] = []
@@ -136,9 +135,9 @@ class SaveRequest:
         """Give the step a name that stands for the weights in one of its files."""
         self.names[name] = weights
 
-    def named(self, update: int) -> dict[str, NamedStep]:
+    def named(self, update: int) -> dict[str, NamedCheckpoint]:
         """Return what the names stand for once the step of an update is there."""
-        return {name: NamedStep(update, weights) for name, weights in self.names.items()}
+        return {name: NamedCheckpoint(update, weights) for name, weights in self.names.items()}
 
     def include(self, earlier: SaveRequest) -> None:
         """Widen the request by one that was made for the same update before."""

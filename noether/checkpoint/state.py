@@ -122,7 +122,7 @@ CALLBACKS = "callbacks"
 
 
 @dataclass(frozen=True, slots=True)
-class StepState:
+class CheckpointState:
     """The state of a run at a boundary, as its parts hand it over.
 
     Attributes:
@@ -169,7 +169,9 @@ def callback_file(owner: str, name: str | None = None) -> str:
     return f"{CALLBACKS}/{path}.safetensors"
 
 
-def encode_step(state: StepState, request: SaveRequest) -> tuple[dict[str, Content], dict[str, dict[str, str]]]:
+def encode_checkpoint(
+    state: CheckpointState, request: SaveRequest
+) -> tuple[dict[str, Content], dict[str, dict[str, str]]]:
     """Return the files of a step by name, and the aliases of tied tensors by file.
 
     The tensors are not copied: their values are those that they have when the files are written.
@@ -186,7 +188,7 @@ def encode_step(state: StepState, request: SaveRequest) -> tuple[dict[str, Conte
     return files, {name: aliases for name, (_, aliases) in laid_out.items() if aliases}
 
 
-def _asked_for(state: StepState, request: SaveRequest) -> dict[str, Mapping[str, Tensor]]:
+def _asked_for(state: CheckpointState, request: SaveRequest) -> dict[str, Mapping[str, Tensor]]:
     """Return the groups of tensors that a request may leave out."""
     tensors: dict[str, Mapping[str, Tensor]] = {}
     if request.weights:
@@ -199,7 +201,7 @@ def _asked_for(state: StepState, request: SaveRequest) -> dict[str, Mapping[str,
     return tensors
 
 
-def _weights(state: StepState, request: SaveRequest) -> dict[str, Tensor]:
+def _weights(state: CheckpointState, request: SaveRequest) -> dict[str, Tensor]:
     dropped = () if request.frozen_weights else state.frozen
     parts = request.model_names
     return {
@@ -209,7 +211,7 @@ def _weights(state: StepState, request: SaveRequest) -> dict[str, Tensor]:
     }
 
 
-def _without_tensors(state: StepState) -> tuple[dict[str, Any], dict[str, Mapping[str, Tensor]]]:
+def _without_tensors(state: CheckpointState) -> tuple[dict[str, Any], dict[str, Mapping[str, Tensor]]]:
     """Return the JSON tree of all states, and the tensors taken out of it by file."""
     tensors: dict[str, Mapping[str, Tensor]] = {DATA: state.data}
     callbacks = {}

@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Protocol
 
 from noether.checkpoint.commit import CheckpointFolder
-from noether.checkpoint.manifest import WEIGHTS, Manifest, NamedStep
+from noether.checkpoint.folder import checkpoint_name
+from noether.checkpoint.manifest import WEIGHTS, Manifest, NamedCheckpoint
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.retention import Retention
 from noether.checkpoint.save import LAST, BackgroundSave, PlannedSave, SavePolicy, SaveQueue, SaveRequest, Snapshot
-from noether.checkpoint.state import StepState, callback_file, encode_step
-from noether.checkpoint.step_folder import step_name
+from noether.checkpoint.state import CheckpointState, callback_file, encode_checkpoint
 from noether.errors import SpecError, StorageError, TrainingError
 
 _LOG = logging.getLogger("noether.checkpoints")
-
-__all__ = ["CheckpointWriter", "SaveRequest", "StepState"]
 
 
 class FileOwner(Protocol):
@@ -60,7 +58,7 @@ class CheckpointWriter:
         self.folder = CheckpointFolder(path_provider.checkpoint_path)
         self.spec_sha256 = spec_sha256
         self.queue = SaveQueue()
-        self.names: dict[str, NamedStep] = {}
+        self.names: dict[str, NamedCheckpoint] = {}
         self.last_committed: Path | None = None
         self._reserved: dict[str, str] = {}
         self._stands_for: tuple[FileOwner, str, bool] | None = None
@@ -189,7 +187,7 @@ class CheckpointWriter:
         else:
             _LOG.warning("no checkpoint of this run is named %s, so none is named %s", of, tag)
 
-    def commit(self, state: StepState) -> Path | None:
+    def commit(self, state: CheckpointState) -> Path | None:
         """Write the pending request with `state` as one step and remove what retention lets go.
 
         Where saves are asynchronous, all but the last are begun only, and `settle` returns the step; the one before
@@ -223,10 +221,10 @@ class CheckpointWriter:
         in_flight, self.queue.in_flight = self.queue.in_flight, None
         return None if in_flight is None else self._take_up(in_flight.planned, in_flight.step)
 
-    def _plan(self, state: StepState, request: SaveRequest) -> PlannedSave:
+    def _plan(self, state: CheckpointState, request: SaveRequest) -> PlannedSave:
         """Return what a step of `state` is going to be; its names hold for the run once it is written."""
         self._include_earlier(state.update, request)
-        files, aliases = encode_step(state, request)
+        files, aliases = encode_checkpoint(state, request)
         manifest = Manifest(
             epoch=state.epoch,
             update=state.update,
@@ -273,7 +271,7 @@ class CheckpointWriter:
         step's round is repeated, what is asked for then is saved beside what it holds.
         """
         checkpoints = step.parent
-        there = {tag: of for tag, of in manifest.names.items() if (checkpoints / step_name(of.update)).is_dir()}
+        there = {tag: of for tag, of in manifest.names.items() if (checkpoints / checkpoint_name(of.update)).is_dir()}
         for name in sorted(manifest.names.keys() - there.keys()):
             _LOG.warning("the checkpoint %s was removed since; until there is another one, none is called so", name)
         self.names.clear()
@@ -289,7 +287,7 @@ class CheckpointWriter:
         """
         self.folder.prepare()
 
-    def rehearse(self, state: StepState) -> None:
+    def rehearse(self, state: CheckpointState) -> None:
         """Do all of a save but the writing, so that what cannot be saved is known in the first second.
 
         Warns where the disk has no room for all the checkpoints that are going to be there at once.
@@ -297,13 +295,13 @@ class CheckpointWriter:
         Raises:
             TrainingError: Something in the state is of a type that a checkpoint cannot keep.
         """
-        files, _ = encode_step(state, SaveRequest.whole())
+        files, _ = encode_checkpoint(state, SaveRequest.whole())
         self.folder.warn_if_short_of_room(sum(map(len, files.values())), self.retention)
 
     @property
-    def steps(self) -> list[Path]:
+    def checkpoints(self) -> list[Path]:
         """The committed steps, oldest first."""
-        return self.folder.steps
+        return self.folder.checkpoints
 
 
 @cache

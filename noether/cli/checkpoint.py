@@ -29,7 +29,7 @@ _RUNS = Path("runs")
 
 
 @app.command("list", epilog="Example: noether checkpoint list airfoil-20260102-030405-ab12")
-def list_steps(run: RunArgument, output: Output = _RUNS, as_json: AsJson = False) -> None:
+def checkpoint_folders(run: RunArgument, output: Output = _RUNS, as_json: AsJson = False) -> None:
     """List the checkpoints of RUN, oldest first, with every name that they go by; only manifests are read.
 
     Exit codes: 0 done, 2 no such run.
@@ -183,7 +183,7 @@ def export(
 
     paths = find_run(run, output)
     file, found = export_weights(paths, checkpoint=checkpoint, averages=averages, form=form, out=out, trusted=trusted)
-    print(f"wrote {found.weights} of {found.step.manifest.iteration} to {file} ({size_in_words(file.stat().st_size)})")
+    print(f"wrote {found.weights} of {found.saved.manifest.iteration} to {file} ({size_in_words(file.stat().st_size)})")
 
 
 def _steps(run: str, output: Path) -> list[Listed]:

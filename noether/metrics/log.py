@@ -6,17 +6,34 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 
-from noether.checkpoint.errors import MissingMetricError
 from noether.core.protocols import Progress
+from noether.core.utils.nearest import did_you_mean
 from noether.errors import TrainingError
 from noether.metrics.directions import MetricPropertyProvider
 from noether.metrics.metrics_file import AppendOnlyFile, MetricRecord, MetricsFile
 from noether.metrics.values import encode_nonscalar, own_nonscalar, own_scalar, read_scalars
+
+
+class MissingMetricError(TrainingError, KeyError):
+    """A metric was asked for that nobody logged in this round.
+
+    Args:
+        key: The key asked for.
+        present: The keys that were logged.
+    """
+
+    def __init__(self, key: str, present: Iterable[str]) -> None:
+        present = sorted(present)
+        listed = ", ".join(repr(name) for name in present) or "none"
+        super().__init__(
+            f"no metric {key!r} was logged in this round.{did_you_mean(key, present)} Logged: {listed}",
+            hint="the callback that logs it has to come earlier in the spec and to fire in the same round",
+        )
 
 
 class Round:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from noether.checkpoint.folder import read_file
 from noether.checkpoint.manifest import Manifest
-from noether.checkpoint.saved_step import SavedStep
+from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.state import TRAINER
-from noether.checkpoint.step_folder import read_file
 from noether.errors import CheckpointError
 from noether.runs.checkpoints import Listed
 
@@ -50,7 +50,7 @@ def _callbacks(step: Listed, manifest: Manifest) -> list[str]:
 
 
 def _files(step: Listed, manifest: Manifest) -> list[dict[str, Any]]:
-    saved = SavedStep(step.folder, manifest)
+    saved = SavedCheckpoint(step.folder, manifest)
     files = []
     for name, record in sorted(manifest.files.items()):
         described: dict[str, Any] = {"file": name, "size": record.size, "sha256": record.sha256}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from noether.checkpoint.save import SaveRequest
-from noether.checkpoint.state import encode_step
+from noether.checkpoint.state import encode_checkpoint
 from noether.core.models.base import ModelBase
 from noether.runs.assemble import Run
 
@@ -20,7 +20,7 @@ def checkpoint_files(run: Run) -> tuple[dict[str, int], bool]:
     complete = _has_state_after_an_update(run.model)
     request = SaveRequest()
     request.add_parts(weights=True, optimizer=True, model_names=None, frozen_weights=True)
-    files, _ = encode_step(run.trainer.capture_state(run.model), request)
+    files, _ = encode_checkpoint(run.trainer.capture_state(run.model), request)
     return {name: len(data) for name, data in sorted(files.items())}, complete
 
 

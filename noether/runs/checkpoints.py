@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from noether.checkpoint import retention as pins
+from noether.checkpoint.folder import checkpoint_folders, read_manifest, update_of
 from noether.checkpoint.manifest import NAME, Manifest
-from noether.checkpoint.step_folder import list_steps, read_manifest, update_of
 from noether.core.utils.nearest import did_you_mean
 from noether.errors import CheckpointError
 
@@ -62,7 +62,7 @@ def list_checkpoints(checkpoints: Path) -> list[Listed]:
     Args:
         checkpoints: The folder of the step folders.
     """
-    read = [(folder, *_manifest(folder)) for folder in list_steps(checkpoints)]
+    read = [(folder, *_manifest(folder)) for folder in checkpoint_folders(checkpoints)]
     manifests = [manifest for _, manifest, _ in read if manifest is not None]
     names = _names(manifests)
     pinned = pins.pinned(checkpoints)

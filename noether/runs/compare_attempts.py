@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from noether.checkpoint.folder import checkpoint_name, read_manifest
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.state import CALLBACKS
-from noether.checkpoint.step_folder import read_manifest, step_name
 from noether.runs.interruption import Interruption, Remembered
 from noether.runs.metrics_difference import clock_keys, metric_difference
 from noether.runs.step_difference import Difference, clock_places, differences
@@ -39,7 +39,7 @@ class Attempt:
 
     def kept(self, update: int) -> Path:
         """Return the copy of the checkpoint of an update."""
-        return self.recorder.kept / step_name(update)
+        return self.recorder.kept / checkpoint_name(update)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import redirect_stdout
 from io import StringIO
 
-from noether.checkpoint.step_folder import read_step
+from noether.checkpoint.folder import read_checkpoint
 from noether.errors import NoetherError
 from noether.kernel.participant import Participant
 from noether.runs.assemble import Run
@@ -73,7 +73,7 @@ def _saved(run: Run) -> list[Problem]:
     if folder is None:
         return []  # a run that only evaluates saves nothing
     try:
-        read_step(folder)
+        read_checkpoint(folder)
     except NoetherError as error:
         return [_problem("the checkpoint cannot be read back", error)]
     return []

@@ -11,8 +11,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from noether.checkpoint.manifest import WEIGHTS
+from noether.checkpoint.names import Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.step_names import Checkpoint, StepNames
 from noether.core.callbacks.nested import family
 from noether.core.initializers.base import InitializerBase, InitializerConfig
 from noether.core.models.base import ModelBase
@@ -95,8 +95,8 @@ def evaluate(
     loaded = load_run_spec(paths, project=project, trusted=trusted)
     with use_registry(loaded.registry):
         plugins = configured(loaded.spec)
-        weights = StepNames(paths.checkpoint_path).load(checkpoint, _SavedWeights.read)
-        spec = with_averaged_variants(loaded.spec, weights.checkpoint.step.manifest)
+        weights = CheckpointNames(paths.checkpoint_path).load(checkpoint, _SavedWeights.read)
+        spec = with_averaged_variants(loaded.spec, weights.checkpoint.saved.manifest)
         target = EvaluationPaths(paths, weights.name)
         _begin_anew(target.metrics_path)
         with process_state(spec):
@@ -138,7 +138,7 @@ class _SavedWeights(InitializerBase):
     @property
     def name(self) -> str:
         """The position of the step, with the file where it is not the live weights."""
-        position, file = self.checkpoint.step.manifest.iteration, self.checkpoint.weights
+        position, file = self.checkpoint.saved.manifest.iteration, self.checkpoint.weights
         return position if file == WEIGHTS else f"{position}.{Path(file).parent.name}={Path(file).stem}"
 
     def initialize(self, trainer: RunningTrainer, model: ModelBase) -> None:
@@ -147,7 +147,7 @@ class _SavedWeights(InitializerBase):
         Raises:
             CheckpointError: It is for another model.
         """
-        step = self.checkpoint.step
+        step = self.checkpoint.saved
         match = match_weights(model, self.tensors)
         match.require_complete(
             str(step.folder / self.checkpoint.weights), hint="evaluate a checkpoint of whole weights"

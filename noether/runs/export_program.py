@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from noether.checkpoint.names import Checkpoint
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.step_names import Checkpoint
 from noether.core.models.base import ModelBase
 from noether.core.models.build import build_model
 from noether.core.models.weights import match_weights
@@ -65,7 +65,7 @@ def exported_program(
     with use_registry(loaded.registry), process_state(loaded.spec):
         model = build_model(loaded.spec.model, torch.device("cpu"))
         match = match_weights(model, tensors)
-        match.require_complete(str(found.step.folder / found.weights), hint="export a checkpoint of whole weights")
+        match.require_complete(str(found.saved.folder / found.weights), hint="export a checkpoint of whole weights")
         match.load_into(model)
         inputs = _inputs(loaded.spec, found)
     called = _ByPosition(model, loaded.spec.trainer.forward_properties or []).eval()
@@ -79,7 +79,7 @@ def exported_program(
 def _inputs(spec: RunSpec, found: Checkpoint) -> tuple[Tensor, ...]:
     """Return the forward properties of the first samples, shape `(batch, ...)`, as training sees them."""
     data = build_data(spec.datasets, spec.transforms, seed=spec.seed)
-    data.load_state_dict(found.step.data())
+    data.load_state_dict(found.saved.data())
     dataset = data.get_dataset("train" if "train" in data.keys() else None)  # noqa: SIM118  # it is no mapping
     batch = fetch_of(dataset, spec.seed)(torch.arange(_CHECKED), EVALUATION_EPOCH)
     return tuple(batch[name] for name in spec.trainer.forward_properties or [])

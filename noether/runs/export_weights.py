@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from noether.checkpoint.durable import replace_file
+from noether.checkpoint.names import Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.state import CALLBACKS, callback_file
-from noether.checkpoint.step_names import Checkpoint, StepNames
 from noether.errors import CheckpointError, UsageError
 
 FORMATS = {"safetensors": ".safetensors", "torch-export": ".pt2"}
@@ -46,7 +46,7 @@ def export(
     if form not in FORMATS:
         raise UsageError(f"there is no format {form!r}", hint=f"formats are {', '.join(FORMATS)}")
 
-    steps = StepNames(paths.checkpoint_path)
+    steps = CheckpointNames(paths.checkpoint_path)
     if averages is not None:
         found = with_averages(steps.find(checkpoint), averages)
         tensors = found.tensors()
@@ -78,14 +78,14 @@ def with_averages(found: Checkpoint, averages: str) -> Checkpoint:
     """
     owner, _, factor = averages.rpartition("/")
     file = callback_file(owner, factor) if owner else ""
-    if file not in found.step.manifest.files:
-        held = [name.removeprefix(f"{CALLBACKS}/") for name in found.step.manifest.files if name.count("/") > 1]
+    if file not in found.saved.manifest.files:
+        held = [name.removeprefix(f"{CALLBACKS}/") for name in found.saved.manifest.files if name.count("/") > 1]
         known = ", ".join(sorted(name.removesuffix(".safetensors") for name in held))
         raise CheckpointError(
-            f"{found.step.folder} holds no averages {averages!r}",
+            f"{found.saved.folder} holds no averages {averages!r}",
             hint=f"it holds {known}" if known else "it holds none at all; `noether checkpoint list` shows other steps",
         )
-    return Checkpoint(found.step, file)
+    return Checkpoint(found.saved, file)
 
 
 def plain_safetensors(tensors: dict[str, Tensor]) -> bytes:
@@ -99,4 +99,4 @@ def plain_safetensors(tensors: dict[str, Tensor]) -> bytes:
 def _file_name(run_id: str, found: Checkpoint, suffix: str) -> str:
     file = Path(found.weights)
     variant = f".{file.parent.name}={file.stem}" if file.parent.name else ""
-    return f"{run_id}.{found.step.manifest.iteration}{variant}{suffix}"
+    return f"{run_id}.{found.saved.manifest.iteration}{variant}{suffix}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.saved_step import SavedStep
+from noether.checkpoint.saved import SavedCheckpoint
 from noether.runs.environment import environment_changes
 from noether.runs.folder import RunFolder
 from noether.runs.spec_changes import inexact_changes, require_same_mathematics
@@ -54,7 +54,7 @@ class FormerRun:
         """Whether the spec has changed in what is a reason to train on after the run has ended."""
         return not all(key.startswith(_NO_REASON_TO_GO_ON) for key in self._changed)
 
-    def is_same_training(self, step: SavedStep) -> bool:
+    def is_same_training(self, step: SavedCheckpoint) -> bool:
         """Whether the spec is the one that a step was saved with, as far as the saved state depends on it.
 
         An attempt with another spec may have died before it saved anything: then the spec in the folder is not the one

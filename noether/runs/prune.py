@@ -8,7 +8,7 @@ from typing import Any
 
 from noether.checkpoint.durable import storage_error
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.retention import Retention, remove_step
+from noether.checkpoint.retention import Retention, remove_checkpoint
 from noether.runs.checkpoints import LATEST, Listed, list_checkpoints
 from noether.runs.lock import RunLock
 
@@ -35,7 +35,7 @@ def prune_run(paths: PathProvider, *, keep_last: int | None = None, dry_run: boo
         if not dry_run:
             for folder in folders:
                 try:
-                    remove_step(folder)
+                    remove_checkpoint(folder)
                 except OSError as error:
                     raise storage_error(error, folder) from error
     return [step for step in steps if step.folder in folders]

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from noether.checkpoint.folder import read_file
 from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, Manifest
-from noether.checkpoint.saved_step import SavedStep
+from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.state import TRAINER
-from noether.checkpoint.step_folder import read_file
 
 _OWN_TO_A_RUN = ("trainer/log_writer/",)  # positions in its metrics file, whose lines hold times
 _COUNTERS = ("epoch", "update", "sample", "world_size", "resumable", "spec_sha256")
@@ -51,7 +51,7 @@ def differences(straight: Path, interrupted: Path, ignored: Collection[str] = ()
     Raises:
         CheckpointError: One of them is damaged.
     """
-    left, right = SavedStep.open(straight), SavedStep.open(interrupted)
+    left, right = SavedCheckpoint.open(straight), SavedCheckpoint.open(interrupted)
     found = list(_of_manifests(left.manifest, right.manifest))
     names = left.manifest.files.keys() | right.manifest.files.keys()
     for name in sorted(names, key=lambda name: (name != WEIGHTS, name != OPTIMIZER, name)):
@@ -68,7 +68,8 @@ def differences(straight: Path, interrupted: Path, ignored: Collection[str] = ()
 def clock_places(straight: Path, interrupted: Path) -> frozenset[str]:
     """Return the places in the states of callbacks that differ between two runs that nobody has interrupted yet."""
     both = [
-        _leaves(json.loads(_bytes(SavedStep.open(step), TRAINER)).get("callbacks")) for step in (straight, interrupted)
+        _leaves(json.loads(_bytes(SavedCheckpoint.open(step), TRAINER)).get("callbacks"))
+        for step in (straight, interrupted)
     ]
     return frozenset(
         f"callbacks/{place}" for place in both[0].keys() & both[1].keys() if both[0][place] != both[1][place]
@@ -87,7 +88,7 @@ def _of_manifests(left: Manifest, right: Manifest) -> Iterator[Difference]:
             return
 
 
-def _of_tensors(name: str, left: SavedStep, right: SavedStep) -> list[Difference]:
+def _of_tensors(name: str, left: SavedCheckpoint, right: SavedCheckpoint) -> list[Difference]:
     if _bytes(left, name) == _bytes(right, name):
         return []
     one, other = left.tensors(name), right.tensors(name)
@@ -109,7 +110,7 @@ def _deviation(one: Tensor, other: Tensor) -> str | None:
     return f"{int((apart != 0).sum())} of {apart.numel()} values differ, by {float(apart.max()):.3g} at most"
 
 
-def _of_values(name: str, left: SavedStep, right: SavedStep, ignored: Collection[str]) -> list[Difference]:
+def _of_values(name: str, left: SavedCheckpoint, right: SavedCheckpoint, ignored: Collection[str]) -> list[Difference]:
     data = _bytes(left, name), _bytes(right, name)
     if data[0] == data[1]:
         return []
@@ -140,5 +141,5 @@ def _values(straight: object, interrupted: object) -> str:
     return f"{str(straight)[:_SHOWN]} straight, {str(interrupted)[:_SHOWN]} interrupted"
 
 
-def _bytes(step: SavedStep, name: str) -> bytes:
+def _bytes(step: SavedCheckpoint, name: str) -> bytes:
     return read_file(step.folder, step.manifest, name)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from noether.checkpoint.folder import read_file
 from noether.checkpoint.manifest import NAME, Manifest
-from noether.checkpoint.step_folder import read_file
 from noether.errors import CheckpointError
 from noether.runs.checkpoints import Listed, reason_of
 

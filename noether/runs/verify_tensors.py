@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from noether.checkpoint.folder import read_file
 from noether.checkpoint.manifest import Manifest
-from noether.checkpoint.saved_step import SavedStep
-from noether.checkpoint.step_folder import read_file
+from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.tensor_file import all_finite, encode_tensors
 from noether.errors import CheckpointError
 from noether.runs.checkpoints import reason_of
@@ -22,7 +22,7 @@ def tensor_damages(folder: Path, manifest: Manifest) -> Iterator[tuple[str, str]
         folder: The step folder, whose bytes are those that were saved.
         manifest: Its manifest.
     """
-    step = SavedStep(folder, manifest)
+    step = SavedCheckpoint(folder, manifest)
     for name in sorted(manifest.files):
         if name.endswith(".safetensors"):
             try:

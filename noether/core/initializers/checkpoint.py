@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from noether.checkpoint.step_names import LATEST
+from noether.checkpoint.names import LATEST
 from noether.core.initializers.weights import Weights, WeightsConfig, WeightsInitializer, read_weights
 from noether.core.protocols import RunningTrainer
 

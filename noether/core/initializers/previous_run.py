@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from noether.checkpoint.step_names import LATEST
+from noether.checkpoint.names import LATEST
 from noether.core.initializers.weights import Weights, WeightsConfig, WeightsInitializer, run_below, weights_of_run
 from noether.core.protocols import RunningTrainer
 

@@ -12,9 +12,9 @@ from pydantic import Field
 from torch import Tensor
 
 from noether.checkpoint.manifest import NAME, WEIGHTS
+from noether.checkpoint.names import Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.saved_step import SavedStep
-from noether.checkpoint.step_names import Checkpoint, StepNames
+from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.tensor_file import decode_tensors
 from noether.checkpoint.untrusted import read_chosen
 from noether.core.initializers.base import InitializerBase, InitializerConfig
@@ -31,7 +31,7 @@ def is_step(path: Path) -> bool:
     return (path / NAME).is_file()
 
 
-def steps_of(run: Path) -> StepNames:
+def steps_of(run: Path) -> CheckpointNames:
     """Return the checkpoints of a run by name.
 
     Args:
@@ -47,7 +47,7 @@ def steps_of(run: Path) -> StepNames:
             f"{run} {found}; expected the folder of a run, or of a step",
             hint=f"a run's folder holds {checkpoints.name}/step-…; `noether run` prints where it is",
         )
-    return StepNames(checkpoints)
+    return CheckpointNames(checkpoints)
 
 
 def run_below(output: Path, run_id: str) -> Path:
@@ -111,7 +111,7 @@ def weights_of_run(run: Path, checkpoint: str) -> Weights:
 
     Args:
         run: The run's folder.
-        checkpoint: A name, as `StepNames` knows them.
+        checkpoint: A name, as `CheckpointNames` knows them.
 
     Raises:
         CheckpointError: There is no such checkpoint, or it is damaged.
@@ -120,11 +120,11 @@ def weights_of_run(run: Path, checkpoint: str) -> Weights:
 
 
 def _of_checkpoint(found: Checkpoint) -> Weights:
-    return Weights(found.tensors(), found.step.folder / found.weights)
+    return Weights(found.tensors(), found.saved.folder / found.weights)
 
 
 def _of_step(folder: Path) -> Weights:
-    return _of_checkpoint(Checkpoint(SavedStep.open(folder), WEIGHTS))
+    return _of_checkpoint(Checkpoint(SavedCheckpoint.open(folder), WEIGHTS))
 
 
 def _of_file(path: Path) -> Weights:
@@ -132,7 +132,7 @@ def _of_file(path: Path) -> Weights:
     for folder in path.parents:
         if is_step(folder):
             name = path.relative_to(folder).as_posix()
-            return Weights(SavedStep.open(folder).tensors(name), path)
+            return Weights(SavedCheckpoint.open(folder).tensors(name), path)
     try:
         return Weights(decode_tensors(read_chosen(path), {}), path)
     except (OSError, ValueError) as error:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from noether.checkpoint.state import StepState
+from noether.checkpoint.state import CheckpointState
 from noether.core.models.base import ModelBase
 from noether.core.utils.training.counter import UpdateCounter
 
@@ -22,7 +22,7 @@ def capture_step(
     trainer_state: Mapping[str, Any],
     data_state: Mapping[str, Tensor],
     callback_files: Mapping[str, Mapping[str, Mapping[str, Tensor]]],
-) -> StepState:
+) -> CheckpointState:
     """Return everything that a checkpoint holds, taken at one moment.
 
     Args:
@@ -38,7 +38,7 @@ def capture_step(
         for name, optimizer in optimizers.items()
         for key, tensor in optimizer.state_tensors().items()
     }
-    return StepState(
+    return CheckpointState(
         epoch=counter.epoch,
         update=counter.update,
         sample=counter.sample,

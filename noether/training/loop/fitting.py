@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from noether.checkpoint.saved_step import SavedStep
-from noether.checkpoint.state import StepState
+from noether.checkpoint.saved import SavedCheckpoint
+from noether.checkpoint.state import CheckpointState
 from noether.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _CURES = {
 _WEIGHTS_ALONE = 'or take the weights alone with initializer kind = "checkpoint", which counts from zero'
 
 
-def require_fitting(trainer: BaseTrainer, step: SavedStep, state: StepState) -> None:
+def require_fitting(trainer: BaseTrainer, step: SavedCheckpoint, state: CheckpointState) -> None:
     """Check that the counts of a saved state mean in this run what they meant in its own.
 
     A run that only evaluates counts nothing, so any state fits.
@@ -47,7 +47,7 @@ def require_fitting(trainer: BaseTrainer, step: SavedStep, state: StepState) -> 
     _require_later_limit(trainer, step)
 
 
-def _require_later_limit(trainer: BaseTrainer, step: SavedStep) -> None:
+def _require_later_limit(trainer: BaseTrainer, step: SavedCheckpoint) -> None:
     if step.manifest.update <= trainer.total_training_updates:
         return
     limits = trainer.config.end_iteration

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from noether.checkpoint.paths import PathProvider, ResumptionPaths
-from noether.checkpoint.saved_step import SavedStep
-from noether.checkpoint.state import StepState
+from noether.checkpoint.saved import SavedCheckpoint
+from noether.checkpoint.state import CheckpointState
 from noether.core.callbacks.nested import family
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import match_weights
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _OTHER_MODEL = 'take the weights alone with initializer kind = "checkpoint", which can leave out and rename'
 
 
-def restore_step(trainer: BaseTrainer, model: ModelBase, step: SavedStep, state: StepState) -> None:
+def restore_step(trainer: BaseTrainer, model: ModelBase, step: SavedCheckpoint, state: CheckpointState) -> None:
     """Let a trainer and its model go on from a saved step.
 
     Optimizers and callbacks must have been built, and no hook may have been called. The random generators come last,
@@ -48,7 +48,7 @@ def restore_step(trainer: BaseTrainer, model: ModelBase, step: SavedStep, state:
         _restore(trainer, model, step, state)
 
 
-def _restore(trainer: BaseTrainer, model: ModelBase, step: SavedStep, state: StepState) -> None:
+def _restore(trainer: BaseTrainer, model: ModelBase, step: SavedCheckpoint, state: CheckpointState) -> None:
     _restore_model(model, state.model, step)
     if model.optimizers():  # an evaluation has none
         restore_optimizers(model, state.optimizer_tensors, state.optimizer_values)
@@ -74,8 +74,8 @@ def restore_optimizers(model: ModelBase, tensors: Mapping[str, Tensor], values: 
 
     Args:
         model: With its optimizers.
-        tensors: As in `StepState.optimizer_tensors`.
-        values: As in `StepState.optimizer_values`.
+        tensors: As in `CheckpointState.optimizer_tensors`.
+        values: As in `CheckpointState.optimizer_values`.
 
     Raises:
         CheckpointError: The state is for other parts or parameters.
@@ -92,13 +92,13 @@ def restore_optimizers(model: ModelBase, tensors: Mapping[str, Tensor], values: 
         optimizer.load_state(own, values[name])
 
 
-def resumption_paths(step: SavedStep) -> ResumptionPaths:
+def resumption_paths(step: SavedCheckpoint) -> ResumptionPaths:
     """Return the paths of the run that a step belongs to."""
     run = step.folder.resolve().parent.parent
     return ResumptionPaths(run.parent, run.name, step.folder)
 
 
-def _restore_model(model: ModelBase, tensors: Mapping[str, Tensor], step: SavedStep) -> None:
+def _restore_model(model: ModelBase, tensors: Mapping[str, Tensor], step: SavedCheckpoint) -> None:
     match = match_weights(model, tensors)
     match.require_complete(str(step.folder), hint=_OTHER_MODEL)
     match.load_into(model)

@@ -6,11 +6,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from noether.checkpoint.durable import Content
+from noether.checkpoint.folder import read_file
 from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, FileRecord
 from noether.checkpoint.save import SaveRequest
-from noether.checkpoint.saved_step import SavedStep
-from noether.checkpoint.state import TRAINER, encode_step
-from noether.checkpoint.step_folder import read_file
+from noether.checkpoint.saved import SavedCheckpoint
+from noether.checkpoint.state import TRAINER, encode_checkpoint
 from noether.core.models.base import ModelBase
 from noether.errors import CheckpointError
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _MATHEMATICS = (WEIGHTS, OPTIMIZER, "rank-")
 
 
-def verify_restored(trainer: BaseTrainer, model: ModelBase, step: SavedStep, *, same_spec: bool) -> None:
+def verify_restored(trainer: BaseTrainer, model: ModelBase, step: SavedCheckpoint, *, same_spec: bool) -> None:
     """Compare the state that a resume has put in place with the step that it came from, byte by byte.
 
     Args:
@@ -32,7 +32,7 @@ def verify_restored(trainer: BaseTrainer, model: ModelBase, step: SavedStep, *, 
     Raises:
         CheckpointError: Something does not come back as it was saved.
     """
-    files, _ = encode_step(trainer.capture_state(model), SaveRequest.whole())
+    files, _ = encode_checkpoint(trainer.capture_state(model), SaveRequest.whole())
     for name, record in step.manifest.files.items():
         if not same_spec and not name.startswith(_MATHEMATICS):
             continue
@@ -40,7 +40,7 @@ def verify_restored(trainer: BaseTrainer, model: ModelBase, step: SavedStep, *, 
             raise _not_as_saved(name, files.get(name), step)
 
 
-def _not_as_saved(name: str, content: Content | None, step: SavedStep) -> CheckpointError:
+def _not_as_saved(name: str, content: Content | None, step: SavedCheckpoint) -> CheckpointError:
     where = name
     if name == TRAINER and isinstance(content, bytes):
         where = f"{name}, at {_first_difference(_saved_tree(step, name), json.loads(content))}"
@@ -51,7 +51,7 @@ def _not_as_saved(name: str, content: Content | None, step: SavedStep) -> Checkp
     )
 
 
-def _saved_tree(step: SavedStep, name: str) -> Any:
+def _saved_tree(step: SavedCheckpoint, name: str) -> Any:
     return json.loads(read_file(step.folder, step.manifest, name))
 
 

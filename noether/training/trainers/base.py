@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.saved_step import SavedStep
-from noether.checkpoint.writer import CheckpointWriter, StepState
+from noether.checkpoint.saved import SavedCheckpoint
+from noether.checkpoint.state import CheckpointState
+from noether.checkpoint.writer import CheckpointWriter
 from noether.config.base import component_of
 from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.base import CallbackBase
@@ -505,7 +506,7 @@ class BaseTrainer(ABC):
         """Take back what `state_dict` returned; the callbacks must have been built."""
         restore(self, state_dict)
 
-    def capture_state(self, model: ModelBase) -> StepState:
+    def capture_state(self, model: ModelBase) -> CheckpointState:
         """Return everything that a checkpoint holds, as it is now."""
         data_state = self.data_container.state_dict()
         files = files_of(family(self.callbacks))
@@ -513,7 +514,7 @@ class BaseTrainer(ABC):
             files |= self.pending_round.files
         return capture_step(model, self.update_counter, self.state_dict(), data_state, files)
 
-    def check_state(self, step: SavedStep, state: StepState) -> None:
+    def check_state(self, step: SavedCheckpoint, state: CheckpointState) -> None:
         """Check that this run can go on from a saved step, as far as it is known before anything is restored.
 
         Args:
@@ -525,7 +526,7 @@ class BaseTrainer(ABC):
         """
         require_fitting(self, step, state)
 
-    def restore_state(self, model: ModelBase, step: SavedStep, state: StepState) -> None:
+    def restore_state(self, model: ModelBase, step: SavedCheckpoint, state: CheckpointState) -> None:
         """Go on from a saved step; the counterpart of `capture_state`. Optimizers and callbacks must have been built.
 
         Args:

@@ -5,12 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from noether.checkpoint.errors import MissingMetricError
 from noether.core.utils.training.counter import UpdateCounter
 from noether.core.utils.training.iteration import TrainingIteration
 from noether.errors import TrainingError
 from noether.metrics.directions import MetricPropertyProvider
-from noether.metrics.log import LogWriter
+from noether.metrics.log import LogWriter, MissingMetricError
 from noether.metrics.metrics_file import MetricsFile
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from noether.checkpoint.manifest import FileRecord
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.saved_step import SavedStep
-from noether.checkpoint.state import StepState
+from noether.checkpoint.saved import SavedCheckpoint
+from noether.checkpoint.state import CheckpointState
 from noether.checkpoint.writer import CheckpointWriter
 from noether.errors import CheckpointError
 
@@ -36,10 +36,10 @@ STATE: dict[str, Any] = {
 }
 
 
-def saved(folder: Path, request: dict[str, Any] | None = None, **parts: Any) -> SavedStep:
+def saved(folder: Path, request: dict[str, Any] | None = None, **parts: Any) -> SavedCheckpoint:
     writer = CheckpointWriter(PathProvider(folder, "run"))
     writer.save(**(request or {}))
-    return SavedStep.open(writer.commit(StepState(**{**STATE, **parts})))
+    return SavedCheckpoint.open(writer.commit(CheckpointState(**{**STATE, **parts})))
 
 
 def equal(one: Any, other: Any) -> bool:
@@ -103,4 +103,4 @@ def test_a_file_that_was_saved_wrong_is_an_error_and_no_crash(name: str, content
     (step.folder / name).write_bytes(content)
     files = {**step.manifest.files, name: FileRecord.of(content)}
     with pytest.raises(CheckpointError, match=name):
-        SavedStep(step.folder, replace(step.manifest, files=files)).state()
+        SavedCheckpoint(step.folder, replace(step.manifest, files=files)).state()

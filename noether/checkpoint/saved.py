@@ -9,9 +9,9 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from noether.checkpoint.folder import read_file, read_manifest
 from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, Manifest
-from noether.checkpoint.state import DATA, TRAINER, TRAINER_TENSORS, StepState, callback_file, join_state
-from noether.checkpoint.step_folder import read_file, read_manifest
+from noether.checkpoint.state import DATA, TRAINER, TRAINER_TENSORS, CheckpointState, callback_file, join_state
 from noether.checkpoint.tensor_file import decode_tensors
 from noether.checkpoint.untrusted import parse_json
 from noether.core.utils.path_part import are_path_parts
@@ -21,7 +21,7 @@ _SHOWN = 200  # characters of what a message quotes
 
 
 @dataclass(frozen=True, slots=True)
-class SavedStep:
+class SavedCheckpoint:
     """One step folder. Only what is asked for is read, so that weights alone cost no more than weights.
 
     Attributes:
@@ -53,8 +53,8 @@ class SavedStep:
         except ValueError as error:
             raise self._unreadable(name, error) from error
 
-    def state(self, rank: int = 0) -> StepState:
-        """Return the whole state, the counterpart of `encode_step`; the callbacks' own files are checked only.
+    def state(self, rank: int = 0) -> CheckpointState:
+        """Return the whole state, the counterpart of `encode_checkpoint`; the callbacks' own files are checked only.
 
         They are large, and each callback reads its own from the folder.
 
@@ -71,7 +71,7 @@ class SavedStep:
         for name in self.manifest.files:
             if name.startswith("callbacks/") and name not in files:
                 read_file(self.folder, self.manifest, name)
-        return StepState(
+        return CheckpointState(
             epoch=self.manifest.epoch,
             update=self.manifest.update,
             sample=self.manifest.sample,

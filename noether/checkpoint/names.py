@@ -10,10 +10,9 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from noether.checkpoint.errors import NewerFormatError
-from noether.checkpoint.manifest import WEIGHTS, NamedStep
-from noether.checkpoint.saved_step import SavedStep
-from noether.checkpoint.step_folder import list_steps, step_name
+from noether.checkpoint.folder import checkpoint_folders, checkpoint_name
+from noether.checkpoint.manifest import WEIGHTS, NamedCheckpoint, NewerFormatError
+from noether.checkpoint.saved import SavedCheckpoint
 from noether.core.utils.nearest import did_you_mean
 from noether.errors import CheckpointError
 
@@ -56,11 +55,11 @@ class Checkpoint:
     """What a name stands for.
 
     Attributes:
-        step: The step.
+        saved: The checkpoint.
         weights: The file in it that holds the weights meant: `model.safetensors`, or an EMA's.
     """
 
-    step: SavedStep
+    saved: SavedCheckpoint
     weights: str = WEIGHTS
 
     def tensors(self) -> dict[str, Tensor]:
@@ -69,14 +68,14 @@ class Checkpoint:
         Raises:
             CheckpointError: They are damaged, or the step holds none.
         """
-        files = self.step.manifest.files
+        files = self.saved.manifest.files
         if self.weights not in files:
-            raise CheckpointError(f"{self.step.folder} holds no weights: it is a partial save of {', '.join(files)}")
-        live = self.step.tensors(WEIGHTS) if self.weights != WEIGHTS and WEIGHTS in files else {}
-        return live | self.step.tensors(self.weights)
+            raise CheckpointError(f"{self.saved.folder} holds no weights: it is a partial save of {', '.join(files)}")
+        live = self.saved.tensors(WEIGHTS) if self.weights != WEIGHTS and WEIGHTS in files else {}
+        return live | self.saved.tensors(self.weights)
 
 
-class StepNames:
+class CheckpointNames:
     """Resolves names over the steps of one run.
 
     A name is one of
@@ -128,9 +127,9 @@ class StepNames:
 
     def _load_latest(self, read: Callable[[Checkpoint], _T]) -> _T:
         damages: list[str] = []
-        for folder in reversed(list_steps(self.checkpoints)):
+        for folder in reversed(checkpoint_folders(self.checkpoints)):
             try:
-                step = SavedStep.open(folder)
+                step = SavedCheckpoint.open(folder)
                 if step.manifest.resumable:
                     return read(Checkpoint(step))
             except NewerFormatError:  # going on from an older one would throw sound work away
@@ -154,31 +153,31 @@ class StepNames:
         for step in steps:
             if name in (step.manifest.iteration, step.folder.name):
                 return Checkpoint(step)
-        if (folder := self.checkpoints / name) in list_steps(self.checkpoints):
-            return Checkpoint(SavedStep.open(folder))  # it is damaged: let that be said
+        if (folder := self.checkpoints / name) in checkpoint_folders(self.checkpoints):
+            return Checkpoint(SavedCheckpoint.open(folder))  # it is damaged: let that be said
         raise self._unknown(name)
 
-    def _of(self, name: str, named: NamedStep) -> Checkpoint:
-        folder = self.checkpoints / step_name(named.update)
+    def _of(self, name: str, named: NamedCheckpoint) -> Checkpoint:
+        folder = self.checkpoints / checkpoint_name(named.update)
         if not folder.exists():
             raise CheckpointError(
                 f"checkpoint {name!r} is {folder.name}, which {self.checkpoints} does not hold any more",
                 hint=self._choices(),
             )
-        return Checkpoint(SavedStep.open(folder), named.weights)
+        return Checkpoint(SavedCheckpoint.open(folder), named.weights)
 
-    def _sound_steps(self) -> list[SavedStep]:
+    def _sound_steps(self) -> list[SavedCheckpoint]:
         """Return the steps whose manifest verifies, oldest first."""
         steps = []
-        for folder in list_steps(self.checkpoints):
+        for folder in checkpoint_folders(self.checkpoints):
             try:
-                steps.append(SavedStep.open(folder))
+                steps.append(SavedCheckpoint.open(folder))
             except CheckpointError as error:
                 _LOG.warning("%s; it is left out", error.message)
         return steps
 
     def _unknown(self, name: str) -> CheckpointError:
-        if not list_steps(self.checkpoints):
+        if not checkpoint_folders(self.checkpoints):
             return CheckpointError(f"{self.checkpoints} holds no checkpoints, so none is called {name!r}")
         meant = meant_by(name, self.known())
         return CheckpointError(f"{self.checkpoints} holds no checkpoint {name!r}.{meant}", hint=self._choices())

@@ -7,8 +7,7 @@ import re
 from pathlib import Path
 
 from noether.checkpoint import durable
-from noether.checkpoint.errors import NewerFormatError
-from noether.checkpoint.manifest import MAX_BYTES, NAME, FileRecord, Manifest
+from noether.checkpoint.manifest import MAX_BYTES, NAME, FileRecord, Manifest, NewerFormatError
 from noether.checkpoint.untrusted import read_untrusted
 from noether.errors import CheckpointError
 
@@ -19,7 +18,7 @@ _LEFTOVER = re.compile(r"\.(tmp|old|trash)-.*")
 _LOG = logging.getLogger("noether.checkpoints")
 
 
-def step_name(update: int) -> str:
+def checkpoint_name(update: int) -> str:
     """Return the folder name of the step after `update` updates."""
     return f"{_PREFIX}{update:012d}"
 
@@ -27,10 +26,10 @@ def step_name(update: int) -> str:
 def update_of(step: Path) -> int:
     """Return the update of a step folder from its name; -1 where the name is no step's."""
     match = _STEP.fullmatch(step.name)
-    return int(match[1]) if match is not None and step_name(int(match[1])) == step.name else -1
+    return int(match[1]) if match is not None and checkpoint_name(int(match[1])) == step.name else -1
 
 
-def list_steps(checkpoints: Path) -> list[Path]:
+def checkpoint_folders(checkpoints: Path) -> list[Path]:
     """Return the committed step folders by their update, never by their age; what has another name is none of ours."""
     if not checkpoints.is_dir():
         return []
@@ -68,7 +67,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = Manifest.decode(read_untrusted(folder, NAME, limit=MAX_BYTES))
         if update_of(folder) not in (-1, manifest.update):
-            raise ValueError(f"its manifest is that of {step_name(manifest.update)}")
+            raise ValueError(f"its manifest is that of {checkpoint_name(manifest.update)}")
     except NewerFormatError as error:
         raise NewerFormatError(*error.facts, where=f"the checkpoint {folder}") from error
     except (OSError, ValueError) as error:
@@ -93,7 +92,7 @@ def read_file(folder: Path, manifest: Manifest, name: str) -> bytes:
     return data
 
 
-def read_step(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
+def read_checkpoint(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
     """Return the manifest of a step and all its files by name, every byte checked against its hash.
 
     Raises:
