@@ -157,7 +157,7 @@ def test_a_name_leads_nowhere_else(run_dir: Path, name: str):  # M1
         lambda: run_dir / callback_file("ema", name),
         lambda: PathProvider(run_dir.parent, checked_run_id(name)).checkpoint_path,
         lambda: run_below(run_dir.parent, name),
-        lambda: CheckpointNames(run_dir / "checkpoints").find(name).step.folder,
+        lambda: CheckpointNames(run_dir / "checkpoints").find(name).saved.folder,
     ]
     for door in doors:
         try:

@@ -66,7 +66,7 @@ def test_a_name_whose_step_is_gone_is_given_up_when_an_older_checkpoint_is_resum
     (lab.parent / "failed-once").touch()
     outcome = finish(settings, run_id="mine")
     names = CheckpointNames(outcome.run_dir / "checkpoints")
-    best = next(name for name in names.find("E0_U3_S24").step.manifest.names if name.startswith("best_model"))
+    best = next(name for name in names.find("E0_U3_S24").saved.manifest.names if name.startswith("best_model"))
     shutil.rmtree(outcome.run_dir / "checkpoints" / "step-000000000002")
     stops = {"kind": "fixed-early-stopper", "stop_at_update": 4}
     few = [each for each in settings["trainer.callbacks"] if each["kind"] == "checkpoint"]

@@ -55,7 +55,7 @@ def test_the_best_checkpoint_is_the_step_of_the_best_value(finish, curve):
     values = curve(outcome)
     best = values.index(min(values)) + 1
     assert 1 < best < len(values)
-    assert named(outcome).find(BEST).step.manifest.update == best
+    assert named(outcome).find(BEST).saved.manifest.update == best
     assert outcome.metrics[f"{METRIC}/best"] == min(values)
 
 
@@ -91,7 +91,7 @@ def test_tolerances_name_what_early_stopping_would_have_kept_as_long_as_the_run_
 def updates_of(outcome, tag):
     """Return the update of each checkpoint whose name begins with `tag`, by the rest of its name."""
     names = [name for name in named(outcome).known() if name.startswith(tag)]
-    return {name.removeprefix(tag): named(outcome).find(name).step.manifest.update for name in names}
+    return {name.removeprefix(tag): named(outcome).find(name).saved.manifest.update for name in names}
 
 
 def test_the_weights_of_a_tolerance_are_those_that_the_early_stopper_leaves_as_the_best(finish, lab):

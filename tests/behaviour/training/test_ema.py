@@ -123,7 +123,7 @@ def test_saving_the_last_averages_alone_writes_them_to_the_last_step(tmp_path: P
     trained(tmp_path, ema(save_weights=False, save_latest_weights=False, save_last_weights=True))
     steps = CheckpointNames(tmp_path / "test-run" / "checkpoints")
     assert len(checkpoint_folders(steps.checkpoints)) == 1
-    assert "callbacks/ema/0.9.safetensors" in steps.find("last").step.manifest.files
+    assert "callbacks/ema/0.9.safetensors" in steps.find("last").saved.manifest.files
 
 
 @pytest.mark.parametrize("flag", ["save_weights", "save_latest_weights"])
@@ -155,7 +155,7 @@ def test_a_best_checkpoint_of_averages_of_a_part_is_one_of_the_whole_model(tmp_p
     trained(tmp_path, ema(OFFLINE_LOSS, best, model_paths=["layers.0"]))
     names = CheckpointNames(tmp_path / "test-run" / "checkpoints")
     partial = names.find(checkpoint_folders(names.checkpoints)[0].name)
-    assert not partial.step.manifest.resumable
+    assert not partial.saved.manifest.resumable
     assert set(partial.tensors()) == set(make_model().state_dict())
 
 

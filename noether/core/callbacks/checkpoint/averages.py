@@ -304,6 +304,6 @@ def _places(paths: PathProvider) -> Iterator[Path]:
     steps = checkpoint_folders(paths.checkpoint_path)
     yield from (folder for folder in reversed(steps) if step is None or folder.name < step.name)
     try:
-        yield CheckpointNames(paths.checkpoint_path).find("last").step.folder
+        yield CheckpointNames(paths.checkpoint_path).find("last").saved.folder
     except CheckpointError:
         return

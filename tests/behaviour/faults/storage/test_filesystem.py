@@ -347,4 +347,4 @@ def test_a_save_that_fails_leaves_names_where_they_were(begun: Any, disk_class: 
     with using(Full()), pytest.raises(StorageError):
         saves.save(6, 6, "best_model.loss")
     saves.save(7, 7)
-    assert CheckpointNames(saves.checkpoints).find("best_model.loss").step.manifest.update == 5
+    assert CheckpointNames(saves.checkpoints).find("best_model.loss").saved.manifest.update == 5
