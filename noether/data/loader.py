@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from noether.data.dataset import Batch
 from noether.data.fetch import Fetch
@@ -239,7 +240,7 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
             end_by_killing(from_workers._workers)
             return self._from_workers(from_workers)
         batches = self._in_this_process()
-        return map(_pinned, batches) if self.pin_memory else batches
+        return map(_pinned, batches) if self.pin_memory and torch.accelerator.is_available() else batches
 
     def _in_this_process(self) -> Iterator[TaggedBatch]:
         """Do what `TaggedDataset` does, with fewer calls: this runs at every update."""
@@ -276,8 +277,8 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
 
 
 def _pinned(tagged: TaggedBatch) -> TaggedBatch:
-    tag, position, batch = tagged
-    return TaggedBatch(tag, position, {name: tensor.pin_memory() for name, tensor in batch.items()})
+    """Pin the tensors of a batch, which may hold other values or be of any type, as torch does for workers."""
+    return tagged._replace(batch=pin_memory(tagged.batch))
 
 
 def _as_it_is(batch: Any) -> Any:
