@@ -14,129 +14,32 @@ from noether.checkpoint.durable import Content
 from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS
 from noether.checkpoint.save import SaveRequest
 from noether.checkpoint.tensor_file import lay_out_tensors
-from noether.checkpoint.untrusted import MAX_DEPTH, is_too_deep, json_excess
+from noether.checkpoint.untrusted import TOO_DEEP, is_too_deep, json_excess
 from noether.core.utils.path_part import EXPECTED, are_path_parts
 from noether.errors import TrainingError
-
-_SHOWN = 200  # characters of what a message quotes
-
-
-def split_state(state: Any, owner: str) -> tuple[Any, dict[str, Tensor]]:
-    """Return the JSON tree of `state` and its tensors by name.
-
-    Args:
-        state: Nested dicts, lists and tuples of tensors, numbers, strings, booleans and None.
-        owner: Whose state it is, for error messages.
-
-    Raises:
-        TrainingError: Something in `state` is of another type.
-    """
-    tensors: dict[str, Tensor] = {}
-    try:
-        return _split(state, owner, "", tensors), tensors
-    except RecursionError:
-        raise TrainingError(f"the state of {owner} is nested too deeply, or holds itself") from None
-
-
-def _split(value: Any, owner: str, path: str, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        name = path or "value"
-        while name in tensors:  # {"a/b": …, "a": {"b": …}} and {1: …, "1": …} lead to one path twice
-            name += "'"
-        tensors[name] = value.detach()
-        return {"$tensor": name}
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else {"$float": repr(value)}
-    if isinstance(value, dict):
-        return _split_dict(value, owner, path, tensors)
-    if isinstance(value, list | tuple):
-        items = [_split(item, owner, f"{path}/{index}".lstrip("/"), tensors) for index, item in enumerate(value)]
-        return {"$tuple": items} if isinstance(value, tuple) else items
-    raise TrainingError(
-        f"the state of {owner} holds a {type(value).__name__} at '{path}', which a checkpoint cannot keep",
-        hint="return tensors, numbers, strings, booleans, None, and dicts, lists and tuples of these from state_dict()",
-    )
-
-
-def _split_dict(value: dict[Any, Any], owner: str, path: str, tensors: dict[str, Tensor]) -> Any:
-    split = [(key, _split(item, owner, f"{path}/{key}".lstrip("/"), tensors)) for key, item in value.items()]
-    if all(isinstance(key, str) and not key.startswith("$") for key in value):
-        return dict(split)
-    return {"$items": [[_split(key, owner, path, tensors), item] for key, item in split]}
-
-
-def join_state(tree: Any, tensors: dict[str, Tensor]) -> Any:
-    """Return the state that `split_state` made `tree` and `tensors` of.
-
-    Raises:
-        ValueError: A tree is none that `split_state` makes: it names a tensor that is not there, or
-            a mark is malformed.
-    """
-    if isinstance(tree, list):
-        return [join_state(item, tensors) for item in tree]
-    if not isinstance(tree, dict):
-        return tree
-    mark = next((key for key in tree if key.startswith("$")), None)
-    if mark is None:
-        return {key: join_state(item, tensors) for key, item in tree.items()}
-    if len(tree) > 1 or mark not in _JOINED:
-        raise ValueError(f"a state cannot hold {mark[:_SHOWN]!r} here")
-    try:
-        return _JOINED[mark](tree[mark], tensors)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{mark!r} in a state stands for nothing: {str(error)[:_SHOWN]}") from error
-
-
-def _join_tensor(name: Any, tensors: dict[str, Tensor]) -> Tensor:
-    return tensors[name]
-
-
-def _join_float(text: Any, _: dict[str, Tensor]) -> float:
-    if text not in ("nan", "inf", "-inf"):
-        raise ValueError(f"{str(text)[:_SHOWN]!r} is no number that JSON lacks")
-    return float(text)
-
-
-def _join_tuple(items: Any, tensors: dict[str, Tensor]) -> tuple[Any, ...]:
-    return tuple(join_state(_list(items), tensors))
-
-
-def _join_items(items: Any, tensors: dict[str, Tensor]) -> dict[Any, Any]:
-    pairs = [_list(pair) for pair in _list(items)]
-    return {join_state(key, tensors): join_state(item, tensors) for key, item in pairs}
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise ValueError(f"found a {type(value).__name__} in a state, expected a list")
-    return value
-
-
-_JOINED = {"$tensor": _join_tensor, "$float": _join_float, "$tuple": _join_tuple, "$items": _join_items}
 
 DATA = "data.safetensors"
 TRAINER, TRAINER_TENSORS = "trainer.json", "trainer.safetensors"
 CALLBACKS = "callbacks"
+_SHOWN = 200  # characters of a quotation in a message
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointState:
-    """The state of a run at a boundary, as its parts hand it over.
+    """The state of a run at a boundary, collected from its parts.
 
     Attributes:
         epoch: Completed epochs.
         update: Completed updates.
         sample: Samples seen.
         model: The model's `state_dict`.
-        frozen: Those of its names that do not train.
+        frozen: Names in `model` of the parameters that do not train.
         optimizer_tensors: State of the optimizers by `<part>/<parameter>/<entry>`.
-        optimizer_values: What else the optimizers keep, by part.
+        optimizer_values: Other values of the optimizers, by part.
         trainer: The trainer's `state_dict`, without the callbacks.
         callbacks: The callbacks' `state_dict`s by id.
-        data: What the transforms learnt from the training set.
-        rank: The random generators of this process.
+        data: State of the transforms, fitted on the training set.
+        rank: States of the random generators of this rank.
         callback_files: The callbacks' `state_files` by id.
     """
 
@@ -155,16 +58,16 @@ class CheckpointState:
 
 
 def callback_file(owner: str, name: str | None = None) -> str:
-    """Return where a step keeps the tensors of a callback's `state_dict`, or one of its `state_files`.
+    """Return the file for the tensors of a callback's `state_dict`, or for one of its `state_files`.
 
     Raises:
-        TrainingError: The names cannot be those of files.
+        TrainingError: If the names cannot be used in a path.
     """
     path = "/".join(part for part in (owner, name) if part)
     if not are_path_parts(path):
         raise TrainingError(
-            f"callback {owner!r} cannot keep its state in a file called {path!r}",
-            hint=f"give it an id, and its `state_files` names, of {EXPECTED}",
+            f"wrong name of a state file of callback {owner!r}: found {path!r}, expected {EXPECTED}",
+            hint="change the id of the callback, or the names of its `state_files`",
         )
     return f"{CALLBACKS}/{path}.safetensors"
 
@@ -172,12 +75,12 @@ def callback_file(owner: str, name: str | None = None) -> str:
 def encode_checkpoint(
     state: CheckpointState, request: SaveRequest
 ) -> tuple[dict[str, Content], dict[str, dict[str, str]]]:
-    """Return the files of a step by name, and the aliases of tied tensors by file.
+    """Return the files of a checkpoint by name, and the aliases of tied tensors by file.
 
-    The tensors are not copied: their values are those that they have when the files are written.
+    The tensors are not copied: the files get the values at the time of writing.
 
     Raises:
-        TrainingError: Something in the state is of a type that a checkpoint cannot keep.
+        TrainingError: If something in the state has a type that a checkpoint cannot hold.
     """
     tree, tensors = _without_tensors(state)
     tensors |= _asked_for(state, request)
@@ -223,12 +126,109 @@ def _without_tensors(state: CheckpointState) -> tuple[dict[str, Any], dict[str, 
 
 
 def _json(tree: Any) -> bytes:
-    """Return the text of a tree; what would be refused where it is read is refused here already."""
-    deep = f"it is nested more than {MAX_DEPTH} deep" if is_too_deep(tree) else None
+    """Return the JSON of a tree; refuses a tree that the reader would refuse."""
+    deep = TOO_DEEP if is_too_deep(tree) else None
     data = b"" if deep else json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     if (excess := deep or json_excess(data)) is not None:
         raise TrainingError(
-            f"the state of the trainer and its callbacks is too much for a checkpoint: {excess}",
-            hint="let state_dict() return tensors, not lists of many numbers",
+            f"the state of the trainer and its callbacks is too large for a checkpoint: {excess}",
+            hint="return tensors from state_dict(), not lists of many numbers",
         )
     return data
+
+
+def split_state(state: Any, owner: str) -> tuple[Any, dict[str, Tensor]]:
+    """Return the JSON tree of `state` and its tensors by name.
+
+    Args:
+        state: Nested dicts, lists and tuples of tensors, numbers, strings, booleans and None.
+        owner: Owner of the state, for error messages.
+
+    Raises:
+        TrainingError: If something in `state` has another type.
+    """
+    tensors: dict[str, Tensor] = {}
+    try:
+        return _split(state, owner, "", tensors), tensors
+    except RecursionError:
+        raise TrainingError(f"the state of {owner} is nested too deeply, or contains itself") from None
+
+
+def _split(value: Any, owner: str, path: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        name = path or "value"
+        while name in tensors:  # {"a/b": …, "a": {"b": …}} and {1: …, "1": …} lead to one path twice
+            name += "'"
+        tensors[name] = value.detach()
+        return {"$tensor": name}
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"$float": repr(value)}
+    if isinstance(value, dict):
+        return _split_dict(value, owner, path, tensors)
+    if isinstance(value, list | tuple):
+        items = [_split(item, owner, f"{path}/{index}".lstrip("/"), tensors) for index, item in enumerate(value)]
+        return {"$tuple": items} if isinstance(value, tuple) else items
+    raise TrainingError(
+        f"a checkpoint cannot hold the state of {owner}: found a {type(value).__name__} at '{path}', expected tensors, "
+        "numbers, strings, booleans, None, and dicts, lists and tuples of these",
+        hint="convert it in state_dict()",
+    )
+
+
+def _split_dict(value: dict[Any, Any], owner: str, path: str, tensors: dict[str, Tensor]) -> Any:
+    split = [(key, _split(item, owner, f"{path}/{key}".lstrip("/"), tensors)) for key, item in value.items()]
+    if all(isinstance(key, str) and not key.startswith("$") for key in value):
+        return dict(split)
+    return {"$items": [[_split(key, owner, path, tensors), item] for key, item in split]}
+
+
+def join_state(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    """Return the state from which `split_state` made `tree` and `tensors`.
+
+    Raises:
+        ValueError: If `split_state` did not make the tree: it names a tensor that does not exist, or a mark is
+            malformed.
+    """
+    if isinstance(tree, list):
+        return [join_state(item, tensors) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    mark = next((key for key in tree if key.startswith("$")), None)
+    if mark is None:
+        return {key: join_state(item, tensors) for key, item in tree.items()}
+    if len(tree) > 1 or mark not in _JOINED:
+        raise ValueError(f"a state cannot hold {mark[:_SHOWN]!r} here")
+    try:
+        return _JOINED[mark](tree[mark], tensors)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{mark!r} in a state has no target: {str(error)[:_SHOWN]}") from error
+
+
+def _join_tensor(name: Any, tensors: dict[str, Tensor]) -> Tensor:
+    return tensors[name]
+
+
+def _join_float(text: Any, _: dict[str, Tensor]) -> float:
+    if text not in ("nan", "inf", "-inf"):
+        raise ValueError(f"wrong number in a state: found {str(text)[:_SHOWN]!r}, expected nan, inf or -inf")
+    return float(text)
+
+
+def _join_tuple(items: Any, tensors: dict[str, Tensor]) -> tuple[Any, ...]:
+    return tuple(join_state(_list(items), tensors))
+
+
+def _join_items(items: Any, tensors: dict[str, Tensor]) -> dict[Any, Any]:
+    pairs = [_list(pair) for pair in _list(items)]
+    return {join_state(key, tensors): join_state(item, tensors) for key, item in pairs}
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"found a {type(value).__name__} in a state, expected a list")
+    return value
+
+
+_JOINED = {"$tensor": _join_tensor, "$float": _join_float, "$tuple": _join_tuple, "$items": _join_items}

@@ -161,14 +161,16 @@ def test_a_full_disk_is_a_storage_error_and_older_steps_stay(
     writer: CheckpointWriter, full_disk: Callable[[int], AbstractContextManager[Any]]
 ) -> None:
     save(writer, state(2))
-    with full_disk(3), pytest.raises(StorageError, match="step-000000000004"):
+    with full_disk(3), pytest.raises(StorageError) as caught:
         save(writer, state(4))
+    assert "step-000000000004" in str(caught.value)
     assert [read_checkpoint(step)[0].update for step in writer.checkpoints] == [2]
 
 
 def test_a_state_that_no_file_can_hold_names_its_callback(writer: CheckpointWriter) -> None:
-    with pytest.raises(TrainingError, match="callback 'mine' holds a set"):
+    with pytest.raises(TrainingError) as caught:
         save(writer, state(callbacks={"mine": {"seen": {1, 2}}}))
+    assert "'mine'" in str(caught.value)
     assert writer.checkpoints == []
 
 
@@ -205,7 +207,7 @@ def test_naming_a_step_that_only_another_run_has_is_told_and_names_nothing(
     writer: CheckpointWriter, caplog: pytest.LogCaptureFixture
 ) -> None:
     writer.name("best_model.loss.tolerance=5", of="best_model.loss")
-    assert "no checkpoint of this run is named best_model.loss, so none" in caplog.text
+    assert "no checkpoint of this run is named best_model.loss" in caplog.text
     assert save(writer, state(2)).names == {}
 
 
@@ -260,14 +262,24 @@ def test_a_view_saves_the_weights_that_it_stands_for_under_a_name(writer: Checkp
 
 def test_a_view_saves_nothing_without_a_name_of_its_own(writer: CheckpointWriter) -> None:
     view = writer.standing_for(Ema(), "0.9")
-    with pytest.raises(TrainingError, match="'ema' saves them itself"):
+    with pytest.raises(TrainingError) as caught:
         view.save()
+    assert "'ema'" in str(caught.value)
 
 
 def test_a_checkpoint_is_refused_while_the_model_holds_other_weights(writer: CheckpointWriter) -> None:
     with writer.refusing("the weights are averages of 'ema'"):
-        with pytest.raises(TrainingError, match="asked for while the weights are averages of 'ema'"):
+        with pytest.raises(TrainingError) as caught:
             writer.save()
+        assert "'ema'" in str(caught.value)
         writer.standing_for(Ema(), "0.9").save("best_model.ema=0.9.loss")
     writer.save()
     assert writer.pending is not None and writer.pending.is_whole
+
+
+def test_a_view_follows_its_writer(writer: CheckpointWriter) -> None:
+    view = writer.standing_for(Ema(), "0.9")
+    writer.keep_last, writer.keep_every, writer.asynchronous = 7, 5, True
+    assert (view.retention.keep_last, view.retention.keep_every, view.asynchronous) == (7, 5, True)
+    writer.save("last")
+    assert view.last_committed == writer.commit(state()) is not None

@@ -166,8 +166,9 @@ def test_any_flipped_bit_and_any_cut_of_any_file_is_noticed(saved_step: Path, da
         damaged[place] ^= 1 << data.draw(st.integers(0, 7), label="bit")
     try:
         victim.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=f"checkpoint {saved_step} is damaged"):
+        with pytest.raises(CheckpointError) as caught:
             read_checkpoint(saved_step)
+        assert str(saved_step) in str(caught.value)
     finally:
         victim.write_bytes(sound)
 
@@ -176,16 +177,18 @@ def test_any_flipped_bit_and_any_cut_of_any_file_is_noticed(saved_step: Path, da
 def test_a_missing_file_is_noticed(name: str, folder: Path) -> None:
     step = checkpoint_folders(folder)[0]
     (step / name).unlink()
-    with pytest.raises(CheckpointError, match=f"damaged.*{Path(name).name}"):
+    with pytest.raises(CheckpointError) as caught:
         read_checkpoint(step)
+    assert Path(name).name in str(caught.value)
 
 
 def test_a_file_that_grew_is_noticed(folder: Path) -> None:
     step = checkpoint_folders(folder)[0]
     with (step / "callbacks/ema.safetensors").open("ab") as file:
         file.write(b"x")
-    with pytest.raises(CheckpointError, match=r"ema\.safetensors is not what was saved"):
+    with pytest.raises(CheckpointError) as caught:
         read_checkpoint(step)
+    assert "ema.safetensors" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["../{other}", "{folder}/{other}", "a/../../{other}", "..", ".", ""])
@@ -195,8 +198,9 @@ def test_a_manifest_that_points_outside_of_its_folder_is_refused(name: str, fold
     name = name.format(folder=folder, other=f"{other.name}/model.safetensors")  # it exists and has the stated hash
     hostile = dataclasses.replace(manifest, files={name: FileRecord.of(b"weights 20")})
     (step / "manifest.json").write_bytes(hostile.encode())
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(CheckpointError) as caught:
         read_checkpoint(step)
+    assert str(step) in str(caught.value)
 
 
 # Retention

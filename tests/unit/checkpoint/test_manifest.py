@@ -64,8 +64,9 @@ def signed(body: dict[str, Any]) -> bytes:
 def test_a_later_format_is_refused_by_its_number() -> None:
     body = json.loads(EXAMPLE.encode())
     del body["sha256"]
-    with pytest.raises(NewerFormatError, match=f"format {FORMAT + 1}"):
+    with pytest.raises(NewerFormatError) as caught:
         Manifest.decode(signed({**body, "format": FORMAT + 1}))
+    assert str(FORMAT + 1) in str(caught.value)
 
 
 def test_a_step_is_named_by_its_counters() -> None:

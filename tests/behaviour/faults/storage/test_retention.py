@@ -73,8 +73,9 @@ def test_pinned_steps_stay_until_they_are_let_go_and_are_not_written_to(run: Any
 
 def test_what_is_not_there_cannot_be_pinned(run: Any) -> None:
     run.save(1)
-    with pytest.raises(CheckpointError, match="holds no step-000000000002"):
+    with pytest.raises(CheckpointError) as caught:
         pin(run.checkpoints, 2)
+    assert "step-000000000002" in str(caught.value)
     assert pinned(run.checkpoints) == frozenset()
 
 
