@@ -282,4 +282,6 @@ def test_a_view_follows_its_writer(writer: CheckpointWriter) -> None:
     writer.keep_last, writer.keep_every, writer.asynchronous = 7, 5, True
     assert (view.retention.keep_last, view.retention.keep_every, view.asynchronous) == (7, 5, True)
     writer.save("last")
-    assert view.last_committed == writer.commit(state()) is not None
+    writer.commit(state())
+    writer.settle()
+    assert view.last_committed == writer.last_committed is not None

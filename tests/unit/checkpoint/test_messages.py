@@ -63,5 +63,7 @@ def test_messages(golden, tmp_path):
 
 
 def newer(manifest):
-    body = type(manifest)(**{name: getattr(manifest, name) for name in manifest.__slots__} | {"format": 2})
+    body = type(manifest)(
+        **{name: getattr(manifest, name) for name in manifest.__slots__} | {"format": 2, "written_by": "9.8.7"}
+    )
     return body.encode()
