@@ -62,8 +62,7 @@ def parameter_groups(
 
     Returns:
         Groups in the form that torch optimizers take, each with its parameter names under `"names"`: first the
-        parameters that
-        no group of the spec names, then the spec's groups in their order.
+        parameters that no group of the spec names, then the spec's groups in their order.
 
     Raises:
         SpecError: If a group would change nothing, or an option that the optimizer lacks.
