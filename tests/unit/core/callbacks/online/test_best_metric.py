@@ -105,7 +105,7 @@ def test_a_source_of_unknown_direction_is_refused_before_training(trainer: BaseT
 def test_a_missing_metric_is_a_key_error_that_lists_what_is_there(trainer: BaseTrainer, missing: str) -> None:
     present = {SOURCE: 1.0, TARGET: 2.0, "other": 3.0}
     del present[missing]
-    with pytest.raises(KeyError, match=f"no metric '{missing}' was logged in this round.*'other'"):
+    with pytest.raises(KeyError, match=f"metric '{missing}' was not logged in this round.*'other'"):
         logged(best_metric(trainer), present)
 
 
