@@ -131,7 +131,7 @@ def test_before_the_first_best_the_attributes_are_as_documented(tmp_path: Path) 
 def test_a_missing_metric_is_a_key_error_that_lists_what_is_there(tmp_path: Path) -> None:
     story = Story(tmp_path)
     story.trainer.log_writer.add_scalar("other", 1.0)
-    with pytest.raises(KeyError, match=f"no metric '{METRIC}' was logged in this round.*'other'"):
+    with pytest.raises(KeyError, match=f"metric '{METRIC}' was not logged in this round.*'other'"):
         story.fire(None)
 
 
