@@ -278,7 +278,7 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
 
 def _pinned(tagged: TaggedBatch) -> TaggedBatch:
     """Pin the tensors of a batch, which may hold other values or be of any type, as torch does for workers."""
-    return tagged._replace(batch=pin_memory(tagged.batch))
+    return tagged._replace(batch=pin_memory(tagged.batch))  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
 def _as_it_is(batch: Any) -> Any:
