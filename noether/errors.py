@@ -1,4 +1,4 @@
-"""Every error that Noether raises on purpose, as one tree, with the exit code that each one means.
+"""Errors that Noether raises on purpose, as one tree, with their exit codes.
 
     NoetherError                1   the run failed; it can be resumed where a checkpoint exists
     ├── UsageError              2   wrong before training: spec, plugin, data or command line
@@ -7,7 +7,7 @@
     │   └── DataError           2   a data file or data set that cannot be used
     ├── TrainingError           1   something in the loop: a callback, a model, a loss
     ├── StorageError            1   the disk is full or refuses
-    ├── CheckpointError         3   no valid checkpoint where one is needed
+    ├── CheckpointError         3   a checkpoint that is missing or damaged
     ├── NonFiniteError          4   losses or gradients stopped being numbers
     └── ExpectationError        1   the run ended well, but its metrics break the spec's `[expect]`
 
@@ -21,12 +21,12 @@ from typing import ClassVar
 
 
 class NoetherError(Exception):
-    """Something that the user can understand and act upon.
+    """An error that the user can understand and act upon.
 
     Args:
-        message: What was found, what was expected, and where.
-        hint: What to type or change; shown on a line of its own.
-        code: A stable name of the problem, if it has one: `not-trusted`. See docs/reference/errors.md.
+        message: The problem, with the found and the expected value, and its place.
+        hint: The remedy; shown on a line of its own.
+        code: Stable name of the problem, if it has one: `not-trusted`. See docs/reference/errors.md.
     """
 
     exit_code: ClassVar[int] = 1
@@ -42,7 +42,7 @@ class NoetherError(Exception):
 
 
 class UsageError(NoetherError):
-    """What the user asked for cannot be done; nothing was trained."""
+    """The request cannot be carried out; nothing was trained."""
 
     exit_code = 2
 
@@ -60,7 +60,7 @@ class DataError(UsageError):
 
 
 class TrainingError(NoetherError):
-    """The training loop met something that it cannot go on with."""
+    """The training loop cannot go on: a callback, a model or a loss failed."""
 
 
 class StorageError(NoetherError):
@@ -68,13 +68,13 @@ class StorageError(NoetherError):
 
 
 class CheckpointError(NoetherError):
-    """No valid checkpoint where one is needed."""
+    """A checkpoint is missing or damaged, or does not fit."""
 
     exit_code = 3
 
 
 class NonFiniteError(NoetherError):
-    """Losses or gradients stopped being numbers, and the run gave up."""
+    """Too many updates in a row were non-finite."""
 
     exit_code = 4
 

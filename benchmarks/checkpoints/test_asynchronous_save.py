@@ -21,7 +21,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.state import StepState
+from noether.checkpoint.state import CheckpointState
 from noether.checkpoint.writer import CheckpointWriter
 
 ROUNDS = 7
@@ -31,12 +31,12 @@ SLACK = 1.5
 TENSORS, VALUES = 41, 1 << 20  # 516 MB in 123 tensors, with two moments for each value
 
 
-def state() -> StepState:
+def state() -> CheckpointState:
     generator = torch.Generator().manual_seed(0)
     model = {f"layers.{index}.weight": torch.randn(VALUES, generator=generator) for index in range(TENSORS)}
     moments = {f"model/{name}/{key}": tensor.square() for name, tensor in model.items() for key in ("m", "v")}
     counters = {"epoch": 1, "update": 6, "sample": 24}
-    return StepState(
+    return CheckpointState(
         1, 6, 24, model=model, optimizer_tensors=moments, optimizer_values={"model": {}}, trainer=counters,
         callbacks={}, data={}, rank={},
     )  # fmt: skip
@@ -49,7 +49,7 @@ def writer_in(folder: Path, *, asynchronous: bool) -> CheckpointWriter:
     return writer
 
 
-def seconds_of_a_copy(found: StepState, targets: list[Tensor]) -> float:
+def seconds_of_a_copy(found: CheckpointState, targets: list[Tensor]) -> float:
     sources = [*found.model.values(), *found.optimizer_tensors.values()]
     started = time.perf_counter()
     torch._foreach_copy_(targets, sources)
@@ -66,7 +66,7 @@ def train(seconds: float) -> int:
     return updates
 
 
-def seconds_to_train(updates: int, writer: CheckpointWriter | None, found: StepState) -> tuple[float, float]:
+def seconds_to_train(updates: int, writer: CheckpointWriter | None, found: CheckpointState) -> tuple[float, float]:
     """Train for some updates, with a save at the beginning; return the seconds of all, and of the stall."""
     weights, batch = torch.randn(512, 512), torch.randn(512, 512)
     started, stall = time.perf_counter(), 0.0
@@ -80,7 +80,7 @@ def seconds_to_train(updates: int, writer: CheckpointWriter | None, found: StepS
 
 
 def bytes_of(writer: CheckpointWriter) -> dict[str, bytes]:
-    step = writer.steps[-1]
+    step = writer.checkpoints[-1]
     return {str(path.relative_to(step)): path.read_bytes() for path in step.rglob("*") if path.is_file()}
 
 
@@ -104,7 +104,7 @@ def test_training_stands_still_for_little_more_than_a_copy(tmp_path: Path, bench
     updates = train(4 * synchronous)  # more than the save lasts, also when training takes a share of the machine
     stalls, copies, alone, together = [], [], [], []
     for _ in range(ROUNDS):
-        shutil.rmtree(background.steps[-1])
+        shutil.rmtree(background.checkpoints[-1])
         os.sync()
         copies.append(seconds_of_a_copy(found, targets))
         alone.append(seconds_to_train(updates, None, found)[0])

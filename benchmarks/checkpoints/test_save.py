@@ -20,9 +20,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from safetensors.torch import save
 from torch import Tensor
 
+from noether.checkpoint.folder import read_checkpoint
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.state import StepState
-from noether.checkpoint.step_folder import read_step
+from noether.checkpoint.state import CheckpointState
 from noether.checkpoint.writer import CheckpointWriter
 
 ROUNDS = 9
@@ -31,16 +31,16 @@ FEW_LARGE = {"tensors": 8, "values": 1 << 20}  # 96 MB, with two moments for eac
 MANY_SMALL = {"tensors": 3000, "values": 1 << 10}  # 37 MB in 9,000 tensors
 
 
-def state(tensors: int, values: int) -> StepState:
+def state(tensors: int, values: int) -> CheckpointState:
     generator = torch.Generator().manual_seed(0)
     model = {f"layers.{index}.weight": torch.randn(values, generator=generator) for index in range(tensors)}
     moments = {f"model/{name}/{key}": tensor.square() for name, tensor in model.items() for key in ("m", "v")}
     counters = {"epoch": 1, "update": 6, "sample": 24}
     trainer: dict[str, Any] = {"optimizer_values": {"model": {}}, "trainer": counters, "callbacks": {}, "data": {}}
-    return StepState(1, 6, 24, model=model, optimizer_tensors=moments, rank={}, **trainer)
+    return CheckpointState(1, 6, 24, model=model, optimizer_tensors=moments, rank={}, **trainer)
 
 
-def saved(found: StepState, folder: Path) -> Path:
+def saved(found: CheckpointState, folder: Path) -> Path:
     writer = CheckpointWriter(PathProvider(folder, "run"))
     writer.prepare()
     writer.save()
@@ -56,7 +56,7 @@ def timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def our_save(found: StepState, folder: Path) -> float:
+def our_save(found: CheckpointState, folder: Path) -> float:
     writer = CheckpointWriter(PathProvider(folder, "run"))
     writer.prepare()
     writer.save()
@@ -84,7 +84,7 @@ def raw_save(files: dict[str, bytes], folder: Path) -> float:
     return seconds
 
 
-def obvious_save(found: StepState, folder: Path) -> float:
+def obvious_save(found: CheckpointState, folder: Path) -> float:
     """Copy every tensor, build each file in memory, hash it, write it."""
     groups: dict[str, dict[str, Tensor]] = {"a": dict(found.model), "b": dict(found.optimizer_tensors)}
     folder.mkdir()
@@ -103,9 +103,11 @@ def obvious_save(found: StepState, folder: Path) -> float:
     return seconds
 
 
-def compare(found: StepState, tmp_path: Path, benchmark: BenchmarkFixture) -> tuple[float, float]:
+def compare(found: CheckpointState, tmp_path: Path, benchmark: BenchmarkFixture) -> tuple[float, float]:
     """Return the medians of our seconds above those of the raw save, and above those of the obvious one."""
-    files = {name.replace("/", "_"): data for name, data in read_step(saved(found, tmp_path / "first"))[1].items()}
+    files = {
+        name.replace("/", "_"): data for name, data in read_checkpoint(saved(found, tmp_path / "first"))[1].items()
+    }
     size = sum(map(len, files.values()))
     rounds = [
         (

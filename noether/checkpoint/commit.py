@@ -14,35 +14,133 @@ from typing import Protocol
 
 from noether.checkpoint import durable
 from noether.checkpoint.durable import Chunk, Content, chunks_of
-from noether.checkpoint.errors import FolderGoneError
+from noether.checkpoint.folder import (
+    REPLACED,
+    UNFINISHED,
+    checkpoint_folders,
+    checkpoint_name,
+    read_checkpoint,
+    sweep_leftovers,
+)
 from noether.checkpoint.manifest import NAME, FileRecord, Manifest
-from noether.checkpoint.retention import Retention, prune_steps
-from noether.checkpoint.step_folder import REPLACED, UNFINISHED, list_steps, read_step, step_name, sweep_leftovers
-from noether.errors import CheckpointError
+from noether.checkpoint.retention import Retention, prune_checkpoints
+from noether.errors import CheckpointError, StorageError
+
+_LOG = logging.getLogger("noether.checkpoints")
 
 
-def commit_step(checkpoints: Path, files: Mapping[str, Content], manifest: Manifest) -> Path:
-    """Store `files` and their manifest as one step; return its folder once that is final.
+class CheckpointFolder:
+    """The folder of a run's checkpoints: saves and prunes them.
 
     Args:
-        checkpoints: The folder of the step folders; it exists.
-        files: What the step holds, by relative path.
-        manifest: What is said of the step; sizes and hashes of the files are filled in here.
+        path: The folder of the checkpoints.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._is_prepared = False
+        self._has_warned = False
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """The committed checkpoints, oldest first."""
+        return checkpoint_folders(self.path)
+
+    def prepare(self) -> None:
+        """Create the folder if it is missing, remove leftovers, and check that files can be written.
+
+        Raises:
+            StorageError: If they cannot.
+        """
+        try:
+            durable.make_folders(self.path)
+            sweep_leftovers(self.path)
+            durable.sync_folder(self.path)  # a killed process may have renamed a checkpoint without this
+        except OSError as error:
+            raise durable.storage_error(error, self.path) from error
+        durable.probe(self.path)
+        self._is_prepared = True
+
+    def commit(self, files: Mapping[str, Content], manifest: Manifest) -> Path:
+        """Store one checkpoint; see `commit_checkpoint`.
+
+        Raises:
+            StorageError: If the disk refuses.
+            FolderGoneError: If the folder was removed while the run trained. It is not created again, because it may
+                have been removed on purpose.
+        """
+        if not self._is_prepared:
+            self.prepare()
+        elif not self.path.is_dir():
+            raise FolderGoneError(self.path)
+        return commit_checkpoint(self.path, files, manifest)
+
+    def prune(self, retention: Retention, protected: Collection[int]) -> None:
+        """Remove the checkpoints that nothing keeps; if the disk refuses, warn and go on."""
+        try:
+            prune_checkpoints(self.path, retention, protected=protected)
+        except OSError as error:
+            _LOG.warning("cannot list old checkpoints in %s: %s", self.path, error.strerror or error)
+
+    def warn_if_short_of_room(self, size: int, retention: Retention) -> None:
+        """Warn once if the disk has no room for the checkpoints to keep and the one that is being written.
+
+        Args:
+            size: Bytes of one checkpoint.
+            retention: The checkpoints to keep; those that a name or a pin protects are not counted.
+        """
+        free = durable.free_bytes(self.path)
+        wanted = max(retention.keep_last, 1) + 1
+        needed = size * max(wanted - len(self.checkpoints), 1)
+        if self._has_warned or free is None or free >= needed:
+            return
+        self._has_warned = True
+        _LOG.warning(
+            "a checkpoint of this run has %s; %d of them at once need %s more, but only %s are free in %s",
+            durable.size_text(size),
+            wanted,
+            durable.size_text(needed),
+            durable.size_text(free),
+            self.path,
+        )
+
+
+class FolderGoneError(StorageError):
+    """The folder of a run's checkpoints was removed or renamed while the run trained.
+
+    Args:
+        path: Its path.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"cannot save: {path} was removed or renamed while the run trained",
+            hint="put it back and resume, or start a new run",
+        )
+
+
+def commit_checkpoint(checkpoints: Path, files: Mapping[str, Content], manifest: Manifest) -> Path:
+    """Store `files` and their manifest as one checkpoint; return its folder once that is final.
+
+    Args:
+        checkpoints: The folder of the checkpoints; it exists.
+        files: Content of the checkpoint's files, by relative path.
+        manifest: Its manifest; sizes and hashes of the files are filled in here.
 
     Raises:
-        StorageError: The disk refused; older steps are untouched, and of this one nothing or everything is there.
+        StorageError: If the disk refuses; older checkpoints are untouched, this one is complete or does not exist.
     """
-    target = checkpoints / step_name(manifest.update)
+    target = checkpoints / checkpoint_name(manifest.update)
     temporary = checkpoints / f"{UNFINISHED}{target.name}-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         manifest = _write_files(temporary, files, manifest)
         if target.exists() and _is_saved(target, manifest):
             durable.remove_tree(temporary)
-            durable.sync_folder(checkpoints)  # whoever saved it may have died before this
+            durable.sync_folder(checkpoints)  # the process that saved it may have died before this
         else:
             _put_in_place(temporary, target)
     except OSError as error:
-        with contextlib.suppress(OSError):  # the refusal itself is what the user must hear of
+        with contextlib.suppress(OSError):  # the first error is the cause, and the one to report
             durable.remove_tree(temporary)
         raise durable.storage_error(error, target, needed=sum(map(len, files.values()))) from error
     return target
@@ -78,18 +176,18 @@ def _hashed(chunks: Iterable[Chunk], digest: _Hash) -> Iterator[Chunk]:
         yield chunk
 
 
-def _is_saved(step: Path, manifest: Manifest) -> bool:
-    """Whether a step is what is to be saved, each byte checked; a run that is repeated comes to the same bytes."""
+def _is_saved(checkpoint: Path, manifest: Manifest) -> bool:
+    """Return True if a checkpoint has the bytes that are to be saved, as after repeating a part of a run."""
     try:
-        return read_step(step)[0] == manifest
+        return read_checkpoint(checkpoint)[0] == manifest
     except CheckpointError:
         return False
 
 
 def _put_in_place(finished: Path, target: Path) -> None:
-    """Give a finished folder its name; an older save of the same update goes only when the new one is there.
+    """Give a finished folder its name; an older save of the same update is removed after that.
 
-    Between the two renames the older save has a name that `sweep_leftovers` turns back.
+    Between the two renames the older save has a name that `sweep_leftovers` reverts.
     """
     replaced = target.with_name(REPLACED + target.name)
     if target.exists():
@@ -106,84 +204,3 @@ def _put_in_place(finished: Path, target: Path) -> None:
     if replaced.exists():
         with contextlib.suppress(OSError):  # the next start sweeps it
             durable.remove_tree(replaced)
-
-
-_LOG = logging.getLogger("noether.checkpoints")
-
-
-class CheckpointFolder:
-    """Writes and prunes the steps of one run.
-
-    Args:
-        path: The folder of the step folders.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._is_prepared = False
-        self._has_warned = False
-
-    @property
-    def steps(self) -> list[Path]:
-        """The committed steps, oldest first."""
-        return list_steps(self.path)
-
-    def prepare(self) -> None:
-        """Make the folder where it is missing, remove leftovers, and see whether it can be written to.
-
-        Raises:
-            StorageError: It cannot.
-        """
-        try:
-            durable.make_folders(self.path)
-            sweep_leftovers(self.path)
-            durable.sync_folder(self.path)  # a process that was killed may have renamed a step and not synced this
-        except OSError as error:
-            raise durable.storage_error(error, self.path) from error
-        durable.probe(self.path)
-        self._is_prepared = True
-
-    def commit(self, files: Mapping[str, Content], manifest: Manifest) -> Path:
-        """Store one step; see `commit_step`.
-
-        Raises:
-            StorageError: The disk refused.
-            FolderGoneError: The folder was removed while the run trained. It is not made again: who removed it wanted
-                it gone, or wants to know.
-        """
-        if not self._is_prepared:
-            self.prepare()
-        elif not self.path.is_dir():
-            raise FolderGoneError(self.path)
-        return commit_step(self.path, files, manifest)
-
-    def prune(self, retention: Retention, protected: Collection[int]) -> None:
-        """Remove the steps that nothing keeps; what the disk refuses is told and does not end the run."""
-        try:
-            prune_steps(self.path, retention, protected=protected)
-        except OSError as error:
-            _LOG.warning("cannot look for old checkpoints in %s: %s", self.path, error.strerror or error)
-
-    def warn_if_short_of_room(self, size: int, retention: Retention) -> None:
-        """Warn, once, where the disk has no room for all steps that are going to be there at the same time.
-
-        Those are the ones that stay and the one that is being written; steps that a name or a pin protects come on top.
-
-        Args:
-            size: Bytes of one step.
-            retention: How many stay.
-        """
-        free = durable.free_bytes(self.path)
-        wanted = max(retention.keep_last, 1) + 1
-        needed = size * max(wanted - len(self.steps), 1)
-        if self._has_warned or free is None or free >= needed:
-            return
-        self._has_warned = True
-        _LOG.warning(
-            "a checkpoint of this run has %s; %d of them at once need %s more, but only %s are free in %s",
-            durable.size_text(size),
-            wanted,
-            durable.size_text(needed),
-            durable.size_text(free),
-            self.path,
-        )

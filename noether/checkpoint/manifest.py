@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: its files with sizes and hashes, its counters, its limits."""
+"""The manifest of a checkpoint: its files with sizes and hashes, its counters, its names."""
 
 from __future__ import annotations
 
@@ -10,30 +10,162 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from noether.checkpoint.durable import Content, chunks_of
-from noether.checkpoint.errors import NewerFormatError
 from noether.checkpoint.untrusted import parse_json
-from noether.errors import TrainingError
+from noether.errors import CheckpointError, TrainingError
 from noether.kernel.names import are_path_parts
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_MOST = 1 << 63
+FORMAT = 1
+NAME = "manifest.json"
+MAX_BYTES = 2 << 20
+"""Enough for about 10,000 files, names and tied weights; a larger manifest is not read."""
+WEIGHTS = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Content and origin of a committed checkpoint.
+
+    Attributes:
+        names: All names of the run as of this checkpoint, so that the newest checkpoint has them all and no pointer
+            file can be stale. `latest` and `E1_U50_S3200` are not listed: they follow from the checkpoints.
+        resumable: True if a run can be resumed from it.
+        finite: True if all its weights are finite; retention keeps the newest checkpoint that is finite and resumable.
+        written_by: The version of Noether that wrote it.
+    """
+
+    epoch: int
+    update: int
+    sample: int
+    files: dict[str, FileRecord]
+    aliases: dict[str, dict[str, str]] = field(default_factory=dict)
+    names: dict[str, NamedCheckpoint] = field(default_factory=dict)
+    world_size: int = 1
+    spec_sha256: str = ""
+    parent: str | None = None
+    resumable: bool = True
+    finite: bool = True
+    written_by: str = ""
+    format: int = FORMAT
+
+    @property
+    def iteration(self) -> str:
+        """The checkpoint as a tag: `E1_U50_S3200`."""
+        return f"E{self.epoch}_U{self.update}_S{self.sample}"
+
+    def encode(self) -> bytes:
+        """Return the manifest as JSON, its own hash included."""
+        body = asdict(self)
+        body["sha256"] = _digest(body)
+        encoded = json.dumps(body, indent=1, sort_keys=True).encode()
+        if len(encoded) > MAX_BYTES:
+            raise TrainingError(
+                f"the manifest of a checkpoint would have {len(encoded)} bytes, at most {MAX_BYTES} can be read",
+                hint="save fewer files or names with each checkpoint",
+            )
+        return encoded
+
+    @classmethod
+    def decode(cls, data: bytes) -> Manifest:
+        """Read a manifest back.
+
+        Raises:
+            ValueError: If the bytes are not a manifest, or have changed since they were written.
+            NewerFormatError: If it is valid, and a newer version of Noether wrote it.
+        """
+        body: Any = parse_json(data)
+        if not isinstance(body, dict):
+            raise ValueError(f"the manifest has a wrong type: found {type(body).__name__}, expected an object")
+        stated = body.pop("sha256", None)
+        if stated != _digest(body):
+            raise ValueError("the manifest does not match its own hash")
+        _require_known_format(body)
+        require_manifest_shape(body)
+        files = {name: FileRecord(**record) for name, record in body.pop("files").items()}
+        names = {name: NamedCheckpoint(**named) for name, named in body.pop("names").items()}
+        return cls(files=files, names=names, **body)
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """Size in bytes and sha256 of one file of a checkpoint."""
+
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, content: Content) -> FileRecord:
+        """Return size and hash of a content."""
+        digest = hashlib.sha256()
+        for chunk in chunks_of(content):
+            digest.update(chunk)
+        return cls(len(content), digest.hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class NamedCheckpoint:
+    """The target of a name such as `best_model.loss.test.total`.
+
+    Attributes:
+        update: Update of the checkpoint.
+        weights: The file of the checkpoint with the named weights.
+    """
+
+    update: int
+    weights: str = WEIGHTS
+
+
+class NewerFormatError(CheckpointError):
+    """A valid checkpoint of a newer version of Noether; it is never skipped in favour of an older checkpoint.
+
+    Args:
+        found: Its format.
+        known: The newest format that this version reads.
+        written_by: The version of Noether that wrote it; empty if unknown.
+        where: Name of the checkpoint, for the message.
+    """
+
+    def __init__(self, found: int, known: int, written_by: str, where: str = "the checkpoint") -> None:
+        self.facts = (found, known, written_by)
+        writer = f"noether-train {written_by}" if written_by else "a newer noether-train"
+        super().__init__(
+            f"{where} is in a newer format: found format {found}, written by {writer}; expected format {known}",
+            hint=f"install noether-train{f'>={written_by}' if written_by else ' in a newer version'}",
+        )
+
+
+def _require_known_format(body: dict[str, Any]) -> None:
+    found = body.get("format")
+    if found == FORMAT:
+        return
+    if isinstance(found, int) and found > FORMAT:
+        raise NewerFormatError(found, FORMAT, str(body.get("written_by", ""))[:100])
+    raise ValueError(f"the manifest has an unknown format: found {found!r}, expected {FORMAT}")
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def require_manifest_shape(body: Mapping[str, Any]) -> None:
     """Check the types, the ranges and the paths of a decoded manifest.
 
     Raises:
-        ValueError: A value is not what it has to be, or is missing or too many.
+        ValueError: If a value is wrong or missing, or a key is unknown.
     """
     if body.keys() != _FIELDS.keys():
         wrong = ", ".join(sorted(body.keys() ^ _FIELDS.keys()))
-        raise ValueError(f"the manifest lacks or has too many of {wrong[:200]!r}")
+        raise ValueError(f"the manifest has missing or unknown keys: {wrong[:200]!r}")
     for name, is_right in _FIELDS.items():
         if not is_right(body[name]):
-            raise ValueError(f"`{name}` in the manifest is not what it has to be")
+            raise ValueError(f"`{name}` in the manifest has a value of a wrong type or range")
     for file, aliases in body["aliases"].items():
         if file not in body["files"] or aliases.keys() & set(aliases.values()):
-            raise ValueError(f"`aliases` in the manifest are of a file that it has not, or go in circles: {file!r}")
+            raise ValueError(f"`aliases` in the manifest name a file that it does not list, or form a cycle: {file!r}")
+
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MOST = 1 << 63
 
 
 def _is_count(value: Any) -> bool:
@@ -54,7 +186,7 @@ def _is_record(value: Any) -> bool:
     )
 
 
-def _is_named_step(value: Any) -> bool:
+def _is_named_checkpoint(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and value.keys() == {"update", "weights"}
@@ -77,7 +209,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "sample": _is_count,
     "files": _table_of(are_path_parts, _is_record),
     "aliases": _table_of(are_path_parts, _table_of(_is_text, _is_text)),
-    "names": _table_of(_is_text, _is_named_step),
+    "names": _table_of(_is_text, _is_named_checkpoint),
     "world_size": lambda value: _is_count(value) and value > 0,
     "spec_sha256": _is_text,
     "parent": lambda value: value is None or (_is_text(value) and are_path_parts(value)),
@@ -86,117 +218,4 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "written_by": _is_text,
     "format": _is_count,
 }
-"""As `Manifest` has them."""
-
-FORMAT = 1
-NAME = "manifest.json"
-MAX_BYTES = 2 << 20
-"""Some 10,000 files, names and tied weights; one that is larger is not read."""
-WEIGHTS = "model.safetensors"
-OPTIMIZER = "optimizer.safetensors"
-
-
-@dataclass(frozen=True, slots=True)
-class FileRecord:
-    """Size in bytes and sha256 of one file of a step folder."""
-
-    size: int
-    sha256: str
-
-    @classmethod
-    def of(cls, content: Content) -> FileRecord:
-        """Describe a content."""
-        digest = hashlib.sha256()
-        for chunk in chunks_of(content):
-            digest.update(chunk)
-        return cls(len(content), digest.hexdigest())
-
-
-@dataclass(frozen=True, slots=True)
-class NamedStep:
-    """What a name such as `best_model.loss.test.total` stands for.
-
-    Attributes:
-        update: The step.
-        weights: The file in it that holds the weights meant.
-    """
-
-    update: int
-    weights: str = WEIGHTS
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a committed step is: counters, files, and where it came from.
-
-    Attributes:
-        names: All names of the run as of this step, so that the newest step knows them all; no pointer file can be
-            stale. `latest` and `E1_U50_S3200` are not among them: they follow from the steps.
-        resumable: Whether a run can go on from it.
-        finite: Whether all weights in it are numbers; retention keeps the newest step that is finite and resumable.
-        written_by: The version of Noether that wrote it.
-    """
-
-    epoch: int
-    update: int
-    sample: int
-    files: dict[str, FileRecord]
-    aliases: dict[str, dict[str, str]] = field(default_factory=dict)
-    names: dict[str, NamedStep] = field(default_factory=dict)
-    world_size: int = 1
-    spec_sha256: str = ""
-    parent: str | None = None
-    resumable: bool = True
-    finite: bool = True
-    written_by: str = ""
-    format: int = FORMAT
-
-    @property
-    def iteration(self) -> str:
-        """The step as a tag: `E1_U50_S3200`."""
-        return f"E{self.epoch}_U{self.update}_S{self.sample}"
-
-    def encode(self) -> bytes:
-        """Return the manifest as JSON, its own hash included."""
-        body = asdict(self)
-        body["sha256"] = _digest(body)
-        encoded = json.dumps(body, indent=1, sort_keys=True).encode()
-        if len(encoded) > MAX_BYTES:
-            raise TrainingError(
-                f"the manifest of a checkpoint would have {len(encoded)} bytes, at most {MAX_BYTES} can be read",
-                hint="save fewer files or names with each checkpoint",
-            )
-        return encoded
-
-    @classmethod
-    def decode(cls, data: bytes) -> Manifest:
-        """Read a manifest back.
-
-        Raises:
-            ValueError: The bytes are no manifest, or not the ones that were written.
-            NewerFormatError: It is sound, and of a version of Noether that is newer than this one.
-        """
-        body: Any = parse_json(data)
-        if not isinstance(body, dict):
-            raise ValueError(f"the manifest is a {type(body).__name__} and no table")
-        stated = body.pop("sha256", None)
-        if stated != _digest(body):
-            raise ValueError("the manifest does not match its own hash")
-        _require_known_format(body)
-        require_manifest_shape(body)
-        files = {name: FileRecord(**record) for name, record in body.pop("files").items()}
-        names = {name: NamedStep(**named) for name, named in body.pop("names").items()}
-        return cls(files=files, names=names, **body)
-
-
-def _require_known_format(body: dict[str, Any]) -> None:
-    found = body.get("format")
-    if found == FORMAT:
-        return
-    if isinstance(found, int) and found > FORMAT:
-        raise NewerFormatError(found, FORMAT, str(body.get("written_by", ""))[:100])
-    raise ValueError(f"the manifest has format {found!r}; this version reads {FORMAT}")
-
-
-def _digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+"""The check of each field of `Manifest`."""

@@ -1,4 +1,4 @@
-"""PathProvider: where a run keeps things, and ResumptionPaths: where it finds what it is resumed from."""
+"""PathProvider: the files and folders of a run; ResumptionPaths: those of the run that it is resumed from."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class PathProvider:
-    """Names the files and folders of one run below the output folder; creates nothing.
+    """Paths of the files and folders of one run; creates nothing.
 
     Args:
         output_path: The folder that holds one folder a run; made absolute, since the working folder may change while
@@ -21,17 +21,17 @@ class PathProvider:
 
     @property
     def checkpoint_path(self) -> Path:
-        """The folder of the step folders."""
+        """The folder of the checkpoints."""
         return self.run_path / "checkpoints"
 
     @property
     def metrics_path(self) -> Path:
-        """The metrics of the run, one JSON line a boundary."""
+        """The metrics of the run, one line of JSON for each boundary."""
         return self.run_path / "metrics.jsonl"
 
     @property
     def log_path(self) -> Path:
-        """What the run said on its output."""
+        """The log of the run."""
         return self.run_path / "log.txt"
 
     @property
@@ -41,7 +41,7 @@ class PathProvider:
 
     @property
     def resolved_spec_path(self) -> Path:
-        """The spec with every default and inferred size; running it is the same run."""
+        """The spec with every default and inferred size; it gives the same run."""
         return self.run_path / "spec.resolved.toml"
 
     @property
@@ -51,24 +51,24 @@ class PathProvider:
 
     @property
     def spool_path(self) -> Path:
-        """What the trackers have acknowledged."""
+        """The positions of the trackers."""
         return self.run_path / "spool"
 
     @property
     def outputs_path(self) -> Path:
-        """Files that callbacks write, one folder a callback id."""
+        """Files that callbacks write, one folder for each callback id."""
         return self.run_path / "outputs"
 
 
 class ResumptionPaths(PathProvider):
-    """The paths of the run that training is resumed from, with the step that it continues from.
+    """The paths of the run that training is resumed from, with the checkpoint that it continues from.
 
     Args:
         output_path: The folder that holds one folder a run.
         run_id: Name of the run.
-        step_path: The committed step folder; what a callback kept in files is in there.
+        checkpoint_folder: The checkpoint, with the state files of callbacks.
     """
 
-    def __init__(self, output_path: str | Path, run_id: str, step_path: Path) -> None:
+    def __init__(self, output_path: str | Path, run_id: str, checkpoint_folder: Path) -> None:
         super().__init__(output_path, run_id)
-        self.step_path = step_path
+        self.checkpoint_folder = checkpoint_folder

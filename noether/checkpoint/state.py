@@ -14,11 +14,127 @@ from noether.checkpoint.durable import Content
 from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS
 from noether.checkpoint.save import SaveRequest
 from noether.checkpoint.tensor_file import lay_out_tensors
-from noether.checkpoint.untrusted import MAX_DEPTH, is_too_deep, json_excess
+from noether.checkpoint.untrusted import TOO_DEEP, is_too_deep, json_excess
 from noether.errors import TrainingError
 from noether.kernel.names import EXPECTED, are_path_parts
 
-_SHOWN = 200  # characters of what a message quotes
+DATA = "data.safetensors"
+TRAINER, TRAINER_TENSORS = "trainer.json", "trainer.safetensors"
+CALLBACKS = "callbacks"
+_SHOWN = 200  # characters of a quotation in a message
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointState:
+    """The state of a run at a boundary, collected from its parts.
+
+    Attributes:
+        epoch: Completed epochs.
+        update: Completed updates.
+        sample: Samples seen.
+        model: The model's `state_dict`.
+        frozen: Names in `model` of the parameters that do not train.
+        optimizer_tensors: State of the optimizers by `<part>/<parameter>/<entry>`.
+        optimizer_values: Other values of the optimizers, by part.
+        trainer: The trainer's `state_dict`, without the callbacks.
+        callbacks: The callbacks' `state_dict`s by id.
+        data: State of the transforms, fitted on the training set.
+        rank: States of the random generators of this rank.
+        callback_files: The callbacks' `state_files` by id.
+    """
+
+    epoch: int
+    update: int
+    sample: int
+    model: Mapping[str, Tensor]
+    optimizer_tensors: Mapping[str, Tensor]
+    optimizer_values: Mapping[str, Any]
+    trainer: Mapping[str, Any]
+    callbacks: Mapping[str, Any]
+    data: Mapping[str, Tensor]
+    rank: Mapping[str, Any]
+    frozen: Collection[str] = ()
+    callback_files: Mapping[str, Mapping[str, Mapping[str, Tensor]]] = field(default_factory=dict)
+
+
+def callback_file(owner: str, name: str | None = None) -> str:
+    """Return the file for the tensors of a callback's `state_dict`, or for one of its `state_files`.
+
+    Raises:
+        TrainingError: If the names cannot be used in a path.
+    """
+    path = "/".join(part for part in (owner, name) if part)
+    if not are_path_parts(path):
+        raise TrainingError(
+            f"wrong name of a state file of callback {owner!r}: found {path!r}, expected {EXPECTED}",
+            hint="change the id of the callback, or the names of its `state_files`",
+        )
+    return f"{CALLBACKS}/{path}.safetensors"
+
+
+def encode_checkpoint(
+    state: CheckpointState, request: SaveRequest
+) -> tuple[dict[str, Content], dict[str, dict[str, str]]]:
+    """Return the files of a checkpoint by name, and the aliases of tied tensors by file.
+
+    The tensors are not copied: the files get the values at the time of writing.
+
+    Raises:
+        TrainingError: If something in the state has a type that a checkpoint cannot hold.
+    """
+    tree, tensors = _without_tensors(state)
+    tensors |= _asked_for(state, request)
+    laid_out = {name: lay_out_tensors(group) for name, group in tensors.items() if group}
+    files: dict[str, Content] = {name: file for name, (file, _) in laid_out.items()}
+    files[TRAINER] = _json(tree)
+    files["rank-00000.json"] = _json(state.rank)
+    return files, {name: aliases for name, (_, aliases) in laid_out.items() if aliases}
+
+
+def _asked_for(state: CheckpointState, request: SaveRequest) -> dict[str, Mapping[str, Tensor]]:
+    """Return the groups of tensors that a request may leave out."""
+    tensors: dict[str, Mapping[str, Tensor]] = {}
+    if request.weights:
+        tensors[WEIGHTS] = _weights(state, request)
+    if request.optimizer:
+        tensors[OPTIMIZER] = state.optimizer_tensors
+    for owner, files in state.callback_files.items():
+        if request.is_whole or owner in request.owners:
+            tensors |= {callback_file(owner, name): group for name, group in files.items()}
+    return tensors
+
+
+def _weights(state: CheckpointState, request: SaveRequest) -> dict[str, Tensor]:
+    dropped = () if request.frozen_weights else state.frozen
+    parts = request.model_names
+    return {
+        name: tensor
+        for name, tensor in state.model.items()
+        if name not in dropped and (parts is None or name.split(".", 1)[0] in parts)
+    }
+
+
+def _without_tensors(state: CheckpointState) -> tuple[dict[str, Any], dict[str, Mapping[str, Tensor]]]:
+    """Return the JSON tree of all states, and the tensors taken out of it by file."""
+    tensors: dict[str, Mapping[str, Tensor]] = {DATA: state.data}
+    callbacks = {}
+    for owner, callback_state in state.callbacks.items():
+        callbacks[owner], tensors[callback_file(owner)] = split_state(callback_state, f"callback '{owner}'")
+    values = {"trainer": state.trainer, "optimizer": state.optimizer_values}
+    tree, tensors[TRAINER_TENSORS] = split_state(values, "the trainer")
+    return {**tree, "callbacks": callbacks}, tensors
+
+
+def _json(tree: Any) -> bytes:
+    """Return the JSON of a tree; refuses a tree that the reader would refuse."""
+    deep = TOO_DEEP if is_too_deep(tree) else None
+    data = b"" if deep else json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    if (excess := deep or json_excess(data)) is not None:
+        raise TrainingError(
+            f"the state of the trainer and its callbacks is too large for a checkpoint: {excess}",
+            hint="return tensors from state_dict(), not lists of many numbers",
+        )
+    return data
 
 
 def split_state(state: Any, owner: str) -> tuple[Any, dict[str, Tensor]]:
@@ -26,16 +142,16 @@ def split_state(state: Any, owner: str) -> tuple[Any, dict[str, Tensor]]:
 
     Args:
         state: Nested dicts, lists and tuples of tensors, numbers, strings, booleans and None.
-        owner: Whose state it is, for error messages.
+        owner: Owner of the state, for error messages.
 
     Raises:
-        TrainingError: Something in `state` is of another type.
+        TrainingError: If something in `state` has another type.
     """
     tensors: dict[str, Tensor] = {}
     try:
         return _split(state, owner, "", tensors), tensors
     except RecursionError:
-        raise TrainingError(f"the state of {owner} is nested too deeply, or holds itself") from None
+        raise TrainingError(f"the state of {owner} is nested too deeply, or contains itself") from None
 
 
 def _split(value: Any, owner: str, path: str, tensors: dict[str, Tensor]) -> Any:
@@ -55,8 +171,9 @@ def _split(value: Any, owner: str, path: str, tensors: dict[str, Tensor]) -> Any
         items = [_split(item, owner, f"{path}/{index}".lstrip("/"), tensors) for index, item in enumerate(value)]
         return {"$tuple": items} if isinstance(value, tuple) else items
     raise TrainingError(
-        f"the state of {owner} holds a {type(value).__name__} at '{path}', which a checkpoint cannot keep",
-        hint="return tensors, numbers, strings, booleans, None, and dicts, lists and tuples of these from state_dict()",
+        f"a checkpoint cannot hold the state of {owner}: found a {type(value).__name__} at '{path}', expected tensors, "
+        "numbers, strings, booleans, None, and dicts, lists and tuples of these",
+        hint="convert it in state_dict()",
     )
 
 
@@ -68,11 +185,11 @@ def _split_dict(value: dict[Any, Any], owner: str, path: str, tensors: dict[str,
 
 
 def join_state(tree: Any, tensors: dict[str, Tensor]) -> Any:
-    """Return the state that `split_state` made `tree` and `tensors` of.
+    """Return the state from which `split_state` made `tree` and `tensors`.
 
     Raises:
-        ValueError: A tree is none that `split_state` makes: it names a tensor that is not there, or
-            a mark is malformed.
+        ValueError: If `split_state` did not make the tree: it names a tensor that does not exist, or a mark is
+            malformed.
     """
     if isinstance(tree, list):
         return [join_state(item, tensors) for item in tree]
@@ -86,7 +203,7 @@ def join_state(tree: Any, tensors: dict[str, Tensor]) -> Any:
     try:
         return _JOINED[mark](tree[mark], tensors)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{mark!r} in a state stands for nothing: {str(error)[:_SHOWN]}") from error
+        raise ValueError(f"{mark!r} in a state has no target: {str(error)[:_SHOWN]}") from error
 
 
 def _join_tensor(name: Any, tensors: dict[str, Tensor]) -> Tensor:
@@ -95,7 +212,7 @@ def _join_tensor(name: Any, tensors: dict[str, Tensor]) -> Tensor:
 
 def _join_float(text: Any, _: dict[str, Tensor]) -> float:
     if text not in ("nan", "inf", "-inf"):
-        raise ValueError(f"{str(text)[:_SHOWN]!r} is no number that JSON lacks")
+        raise ValueError(f"wrong number in a state: found {str(text)[:_SHOWN]!r}, expected nan, inf or -inf")
     return float(text)
 
 
@@ -115,118 +232,3 @@ def _list(value: Any) -> list[Any]:
 
 
 _JOINED = {"$tensor": _join_tensor, "$float": _join_float, "$tuple": _join_tuple, "$items": _join_items}
-
-DATA = "data.safetensors"
-TRAINER, TRAINER_TENSORS = "trainer.json", "trainer.safetensors"
-CALLBACKS = "callbacks"
-
-
-@dataclass(frozen=True, slots=True)
-class StepState:
-    """The state of a run at a boundary, as its parts hand it over.
-
-    Attributes:
-        epoch: Completed epochs.
-        update: Completed updates.
-        sample: Samples seen.
-        model: The model's `state_dict`.
-        frozen: Those of its names that do not train.
-        optimizer_tensors: State of the optimizers by `<part>/<parameter>/<entry>`.
-        optimizer_values: What else the optimizers keep, by part.
-        trainer: The trainer's `state_dict`, without the callbacks.
-        callbacks: The callbacks' `state_dict`s by id.
-        data: What the transforms learnt from the training set.
-        rank: The random generators of this process.
-        callback_files: The callbacks' `state_files` by id.
-    """
-
-    epoch: int
-    update: int
-    sample: int
-    model: Mapping[str, Tensor]
-    optimizer_tensors: Mapping[str, Tensor]
-    optimizer_values: Mapping[str, Any]
-    trainer: Mapping[str, Any]
-    callbacks: Mapping[str, Any]
-    data: Mapping[str, Tensor]
-    rank: Mapping[str, Any]
-    frozen: Collection[str] = ()
-    callback_files: Mapping[str, Mapping[str, Mapping[str, Tensor]]] = field(default_factory=dict)
-
-
-def callback_file(owner: str, name: str | None = None) -> str:
-    """Return where a step keeps the tensors of a callback's `state_dict`, or one of its `state_files`.
-
-    Raises:
-        TrainingError: The names cannot be those of files.
-    """
-    path = "/".join(part for part in (owner, name) if part)
-    if not are_path_parts(path):
-        raise TrainingError(
-            f"callback {owner!r} cannot keep its state in a file called {path!r}",
-            hint=f"give it an id, and its `state_files` names, of {EXPECTED}",
-        )
-    return f"{CALLBACKS}/{path}.safetensors"
-
-
-def encode_step(state: StepState, request: SaveRequest) -> tuple[dict[str, Content], dict[str, dict[str, str]]]:
-    """Return the files of a step by name, and the aliases of tied tensors by file.
-
-    The tensors are not copied: their values are those that they have when the files are written.
-
-    Raises:
-        TrainingError: Something in the state is of a type that a checkpoint cannot keep.
-    """
-    tree, tensors = _without_tensors(state)
-    tensors |= _asked_for(state, request)
-    laid_out = {name: lay_out_tensors(group) for name, group in tensors.items() if group}
-    files: dict[str, Content] = {name: file for name, (file, _) in laid_out.items()}
-    files[TRAINER] = _json(tree)
-    files["rank-00000.json"] = _json(state.rank)
-    return files, {name: aliases for name, (_, aliases) in laid_out.items() if aliases}
-
-
-def _asked_for(state: StepState, request: SaveRequest) -> dict[str, Mapping[str, Tensor]]:
-    """Return the groups of tensors that a request may leave out."""
-    tensors: dict[str, Mapping[str, Tensor]] = {}
-    if request.weights:
-        tensors[WEIGHTS] = _weights(state, request)
-    if request.optimizer:
-        tensors[OPTIMIZER] = state.optimizer_tensors
-    for owner, files in state.callback_files.items():
-        if request.is_whole or owner in request.owners:
-            tensors |= {callback_file(owner, name): group for name, group in files.items()}
-    return tensors
-
-
-def _weights(state: StepState, request: SaveRequest) -> dict[str, Tensor]:
-    dropped = () if request.frozen_weights else state.frozen
-    parts = request.model_names
-    return {
-        name: tensor
-        for name, tensor in state.model.items()
-        if name not in dropped and (parts is None or name.split(".", 1)[0] in parts)
-    }
-
-
-def _without_tensors(state: StepState) -> tuple[dict[str, Any], dict[str, Mapping[str, Tensor]]]:
-    """Return the JSON tree of all states, and the tensors taken out of it by file."""
-    tensors: dict[str, Mapping[str, Tensor]] = {DATA: state.data}
-    callbacks = {}
-    for owner, callback_state in state.callbacks.items():
-        callbacks[owner], tensors[callback_file(owner)] = split_state(callback_state, f"callback '{owner}'")
-    values = {"trainer": state.trainer, "optimizer": state.optimizer_values}
-    tree, tensors[TRAINER_TENSORS] = split_state(values, "the trainer")
-    return {**tree, "callbacks": callbacks}, tensors
-
-
-def _json(tree: Any) -> bytes:
-    """Return the text of a tree; what would be refused where it is read is refused here already."""
-    deep = f"it is nested more than {MAX_DEPTH} deep" if is_too_deep(tree) else None
-    data = b"" if deep else json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    if (excess := deep or json_excess(data)) is not None:
-        raise TrainingError(
-            f"the state of the trainer and its callbacks is too much for a checkpoint: {excess}",
-            hint="let state_dict() return tensors, not lists of many numbers",
-        )
-    return data

@@ -1,28 +1,25 @@
-"""CheckpointWriter: collects what callbacks ask to save and commits it as one step at the boundary."""
+"""CheckpointWriter: collects the save requests of callbacks and commits one checkpoint at the boundary."""
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from noether.checkpoint.commit import CheckpointFolder
-from noether.checkpoint.manifest import WEIGHTS, Manifest, NamedStep
+from noether.checkpoint.folder import checkpoint_name
+from noether.checkpoint.manifest import WEIGHTS, Manifest, NamedCheckpoint
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.retention import Retention
-from noether.checkpoint.save import LAST, BackgroundSave, PlannedSave, SavePolicy, SaveQueue, SaveRequest, Snapshot
-from noether.checkpoint.state import StepState, callback_file, encode_step
-from noether.checkpoint.step_folder import step_name
+from noether.checkpoint.save import LAST, BackgroundSave, PreparedSave, SavePolicy, SaveQueue, SaveRequest, Snapshot
+from noether.checkpoint.state import CheckpointState, callback_file, encode_checkpoint
 from noether.errors import SpecError, StorageError, TrainingError
 
 _LOG = logging.getLogger("noether.checkpoints")
-
-__all__ = ["CheckpointWriter", "SaveRequest", "StepState"]
 
 
 class FileOwner(Protocol):
@@ -32,23 +29,23 @@ class FileOwner(Protocol):
 
 
 class CheckpointWriter:
-    """Writes the step folders of one run.
+    """Write the checkpoints of one run.
 
     Callbacks call `save`; nothing is written until the boundary of the update, where the whole state is captured once,
-    after all hooks. So the order of callbacks cannot matter for what a checkpoint holds.
+    after all hooks. So the content of a checkpoint does not depend on the order of callbacks.
 
     Args:
-        path_provider: Where the run keeps its checkpoints.
-        keep_last: How many of the newest steps stay.
+        path_provider: Paths of the run.
+        keep_last: Number of newest checkpoints to keep.
         spec_sha256: Hash of the resolved spec, recorded in each manifest.
 
     Attributes:
-        keep_every: Steps whose update is a multiple of it stay; None for no such steps.
-        policy: What happens when the disk refuses a save.
-        asynchronous: Whether training goes on while a save is written, all but the last one. At most one is in flight.
-        queue: What has been asked for since the last boundary, and the save in flight.
-        names: All names that steps of this run go by, beside those that follow from the steps.
-        last_committed: The step that was written last.
+        keep_every: Keep checkpoints whose update is a multiple of it; None for no such checkpoints.
+        policy: Policy after a failed save.
+        asynchronous: Train on while a save, except the last one, is written. At most one is in flight.
+        queue: The request since the last boundary, and the save in flight.
+        names: Names given to checkpoints of this run, with their targets.
+        last_committed: The checkpoint that was written last.
     """
 
     def __init__(self, path_provider: PathProvider, *, keep_last: int = 3, spec_sha256: str = "") -> None:
@@ -60,10 +57,9 @@ class CheckpointWriter:
         self.folder = CheckpointFolder(path_provider.checkpoint_path)
         self.spec_sha256 = spec_sha256
         self.queue = SaveQueue()
-        self.names: dict[str, NamedStep] = {}
+        self.names: dict[str, NamedCheckpoint] = {}
         self.last_committed: Path | None = None
         self._reserved: dict[str, str] = {}
-        self._stands_for: tuple[FileOwner, str, bool] | None = None
         self._saved: tuple[int, SaveRequest] | None = None
         self._parent: str | None = None
         self._snapshot = Snapshot()
@@ -77,7 +73,7 @@ class CheckpointWriter:
 
     @property
     def pending(self) -> SaveRequest | None:
-        """What has been asked for since the last boundary; None where nothing was."""
+        """The request since the last boundary; None if there is none."""
         return self.queue.pending
 
     def save(
@@ -92,22 +88,19 @@ class CheckpointWriter:
         """Ask for a checkpoint of the current update; it is committed at the update's boundary.
 
         Args:
-            tag: A name that the step gets beside its `E…_U…_S…` one, until another step gets it.
-            save_weights: Whether the step holds the weights.
-            save_optim: Whether the step holds the optimizer's state; without it the step cannot be resumed from.
+            tag: A name for the checkpoint beside `E…_U…_S…`, until another checkpoint gets it.
+            save_weights: Save the weights.
+            save_optim: Save the optimizer's state; without it the checkpoint cannot be resumed from.
             model_names: Parts of a composite to save; None for all.
-            save_frozen_weights: Whether the weights hold parameters that do not train.
+            save_frozen_weights: Save parameters that do not train as well.
 
         Raises:
-            TrainingError: The model's weights are exchanged for others at this moment.
+            TrainingError: If the model's weights are exchanged for others at this moment.
         """
-        if self._stands_for is not None:
-            self._save_what_this_stands_for(tag, *self._stands_for)
-            return
         if self.queue.refusal is not None:
             raise TrainingError(
-                f"a checkpoint was asked for while {self.queue.refusal}",
-                hint="ask for it outside of evaluation on averaged weights, or through `self.checkpoint_writer`",
+                f"a checkpoint cannot be saved while {self.queue.refusal}",
+                hint="save it outside of evaluation on averaged weights, or through `self.checkpoint_writer`",
             )
         request = self.queue.request()
         request.add_parts(
@@ -116,23 +109,13 @@ class CheckpointWriter:
         if tag is not None:
             request.add_name(tag)
 
-    def _save_what_this_stands_for(self, tag: str | None, owner: FileOwner, name: str, is_whole: bool) -> None:
-        if tag is None or tag == LAST:
-            raise TrainingError(
-                f"a child of callback '{owner.id}' asked for a checkpoint of its weights without a name of its own",
-                hint=f"'{owner.id}' saves them itself: see its save_* settings",
-            )
-        self.save_files(owner.id, tag, weights=callback_file(owner.id, name))
-        if not is_whole:
-            self.queue.request().add_parts(weights=True, optimizer=False, model_names=None, frozen_weights=True)
-
     def save_files(self, owner: str, tag: str | None = None, *, weights: str = WEIGHTS) -> None:
-        """Ask for the files of one callback, its `state_files`.
+        """Ask for a checkpoint with the `state_files` of one callback.
 
         Args:
             owner: The callback's id.
-            tag: A name for the step, as in `save`.
-            weights: The file whose weights that name stands for.
+            tag: A name for the checkpoint, as in `save`.
+            weights: The file with the named weights.
         """
         request = self.queue.request()
         request.add_files(owner)
@@ -140,23 +123,21 @@ class CheckpointWriter:
             request.add_name(tag, weights)
 
     def standing_for(self, owner: FileOwner, name: str, *, is_whole: bool = True) -> CheckpointWriter:
-        """Return a view whose `save` asks for a callback's own weights, as the children of an EMA need it.
+        """Return a view whose `save` saves a callback's own weights; the children of an EMA use it.
 
         Args:
-            owner: The callback whose weights they are.
-            name: Which of its `state_files` holds them.
-            is_whole: Whether they are those of the whole model; otherwise the live weights are saved beside them.
+            owner: The callback.
+            name: Its state file with the weights, one of `state_files`.
+            is_whole: True if they are those of the whole model; otherwise the live weights are saved as well.
         """
-        view = copy.copy(self)
-        view._stands_for = (owner, name, is_whole)
-        return view
+        return _View(self, owner, name, is_whole)
 
     @contextmanager
     def refusing(self, reason: str) -> Iterator[None]:
-        """Refuse requests inside: what the model holds there are not its own weights.
+        """Refuse requests inside, where the model does not hold its own weights.
 
         Args:
-            reason: What is the case: `"the weights are averages of 'ema'"`.
+            reason: The reason, after "while": `"the weights are averages of 'ema'"`.
         """
         outer, self.queue.refusal = self.queue.refusal, reason
         try:
@@ -165,75 +146,74 @@ class CheckpointWriter:
             self.queue.refusal = outer
 
     def reserve(self, tag: str, owner: str) -> None:
-        """Keep a name for one callback: two that move it would take each other's checkpoints away.
+        """Reserve a name for one callback: two that move it would remove each other's checkpoints.
 
         Args:
             tag: The name.
             owner: The callback's id.
 
         Raises:
-            SpecError: Another one has it.
+            SpecError: If another callback has reserved it.
         """
         other = self._reserved.setdefault(tag, owner)
         if other != owner:
             raise SpecError(
                 f"the callbacks '{other}' and '{owner}' both name their checkpoints {tag}",
-                hint="let one do what both are for: it takes several tolerances, model_names and eval_callbacks; below "
-                "two `ema` with one factor, let one of these have both model_paths",
+                hint="keep one of them: it takes several tolerances, model_names and eval_callbacks; below "
+                "two `ema` with the same factor, keep one `ema` with both model_paths",
             )
 
     def name(self, tag: str, *, of: str) -> None:
-        """Give the step that goes by the name `of` now another name, which stays when `of` moves on.
+        """Give the checkpoint that is named `of` now another name, which stays when `of` moves on.
 
-        A run that began with the state of another one may know of a best value whose step the other one has.
+        A run that began with the state of another run may have a best value whose checkpoint is in the other run.
         """
         pending, in_flight = self.queue.pending, self.queue.in_flight
-        stored = in_flight.planned.manifest.names if in_flight is not None and in_flight.is_stored() else {}
+        stored = in_flight.prepared.manifest.names if in_flight is not None and in_flight.is_stored() else {}
         if pending is not None and of in pending.names:
             pending.add_name(tag, pending.names[of])
         elif (named := stored.get(of) or self.names.get(of)) is not None:
             self.names[tag] = named
         else:
-            _LOG.warning("no checkpoint of this run is named %s, so none is named %s", of, tag)
+            _LOG.warning("cannot name a checkpoint %s: no checkpoint of this run is named %s", tag, of)
 
-    def commit(self, state: StepState) -> Path | None:
-        """Write the pending request with `state` as one step and remove what retention lets go.
+    def commit(self, state: CheckpointState) -> Path | None:
+        """Write `state` as one checkpoint, as the pending request asks, and prune old checkpoints.
 
-        Where saves are asynchronous, all but the last are begun only, and `settle` returns the step; the one before
-        has to be settled.
+        An asynchronous save is only begun, and `settle` returns its checkpoint; the save before it has to be settled.
 
         Returns:
-            The step; None where it is being written, and where the disk refused and the policy lets the run go on.
+            The checkpoint; None if it is being written, or if the disk refused and the policy lets the run go on.
 
         Raises:
-            StorageError: The disk refused; older steps stay as they are.
+            StorageError: If the disk refuses; older checkpoints are untouched.
         """
         assert self.queue.pending is not None, "commit needs a request"
         assert self.queue.in_flight is None, "one save after the other"
         request, self.queue.pending = self.queue.pending, None
-        planned = self._plan(state, request)
+        prepared = self._prepare_save(state, request)
         if not self.asynchronous or request.is_last:
-            return self._take_up(planned, partial(planned.write, self.folder, self.retention))
-        captured = planned.captured(self._snapshot)
+            return self._record(prepared, partial(prepared.write, self.folder, self.retention))
+        captured = prepared.captured(self._snapshot)
         self.queue.in_flight = BackgroundSave(captured, partial(captured.write, self.folder, self.retention))
         return None
 
     def settle(self) -> Path | None:
-        """Wait for the save in flight, if there is one, and take note of how it ended.
+        """Wait for the save in flight, if there is one, and record its result.
 
         Returns:
-            The step; None where nothing was in flight, and where the disk refused and the policy lets the run go on.
+            The checkpoint; None if nothing was in flight, or if the disk refused and the policy lets the run go on.
 
         Raises:
-            StorageError: The disk refused; older steps stay as they are.
+            StorageError: If the disk refuses; older checkpoints are untouched.
         """
         in_flight, self.queue.in_flight = self.queue.in_flight, None
-        return None if in_flight is None else self._take_up(in_flight.planned, in_flight.step)
+        return None if in_flight is None else self._record(in_flight.prepared, in_flight.checkpoint)
 
-    def _plan(self, state: StepState, request: SaveRequest) -> PlannedSave:
-        """Return what a step of `state` is going to be; its names hold for the run once it is written."""
+    def _prepare_save(self, state: CheckpointState, request: SaveRequest) -> PreparedSave:
+        """Return the files and the manifest of a checkpoint of `state`."""
         self._include_earlier(state.update, request)
-        files, aliases = encode_step(state, request)
+        files, aliases = encode_checkpoint(state, request)
         manifest = Manifest(
             epoch=state.epoch,
             update=state.update,
@@ -246,71 +226,101 @@ class CheckpointWriter:
             resumable=request.is_whole,
             written_by=_version(),
         )
-        return PlannedSave(request, files, manifest, list(state.model.values()) if request.weights else ())
+        return PreparedSave(request, files, manifest, list(state.model.values()) if request.weights else ())
 
-    def _take_up(self, planned: PlannedSave, outcome: Callable[[], Path]) -> Path | None:
+    def _record(self, prepared: PreparedSave, outcome: Callable[[], Path]) -> Path | None:
         try:
-            step = outcome()
+            checkpoint = outcome()
         except StorageError as error:
-            self.policy.failed(error, planned.request)
+            self.policy.failed(error, prepared.request)
             return None
         self.policy.succeeded()
-        # In place, as views share them; and only those asked for: others may have got a new meaning since.
-        self.names.update(planned.request.named(planned.manifest.update))
-        self.last_committed = step
-        return step
+        # Only the requested names: others may have got a new target since the save was begun.
+        self.names.update(prepared.request.named(prepared.manifest.update))
+        self.last_committed = checkpoint
+        return checkpoint
 
     @property
     def retention(self) -> Retention:
-        """How many steps stay."""
+        """The checkpoints to keep."""
         return Retention(self.keep_last, self.keep_every)
 
     def _include_earlier(self, update: int, request: SaveRequest) -> None:
-        """Widen a request for an update that was saved before, so that its new save lacks nothing of the old one."""
+        """Widen a request for an update that was saved before, so that the new save has all files of the old one."""
         if self._saved is not None and self._saved[0] == update:
             request.include(self._saved[1])
         else:
             self._parent = self.last_committed.name if self.last_committed else None
         self._saved = (update, request)
 
-    def continue_from(self, step: Path, manifest: Manifest) -> None:
-        """Go on after a step of this run: its names hold, and the next step's parent is this one.
+    def continue_from(self, checkpoint: Path, manifest: Manifest) -> None:
+        """Continue after a checkpoint of this run: take its names over, and make it the parent of the next one.
 
-        A name of an older step may stand for one that retention has removed since; that name is given up. Where the
-        step's round is repeated, what is asked for then is saved beside what it holds.
+        Names of checkpoints that were removed since are dropped. If the checkpoint's round is repeated, the new
+        requests are joined with it.
         """
-        checkpoints = step.parent
-        there = {tag: of for tag, of in manifest.names.items() if (checkpoints / step_name(of.update)).is_dir()}
+        checkpoints = checkpoint.parent
+        there = {tag: of for tag, of in manifest.names.items() if (checkpoints / checkpoint_name(of.update)).is_dir()}
         for name in sorted(manifest.names.keys() - there.keys()):
-            _LOG.warning("the checkpoint %s was removed since; until there is another one, none is called so", name)
+            _LOG.warning("the checkpoint %s was removed; the name is free until another checkpoint gets it", name)
         self.names.clear()
         self.names.update(there)
-        self.last_committed, self._parent = step, manifest.parent
+        self.last_committed, self._parent = checkpoint, manifest.parent
         self._saved = (manifest.update, SaveRequest.whole())
 
     def prepare(self) -> None:
-        """Make sure, before training, that saves can work, and remove leftovers of interrupted ones.
+        """Check before training that saves can work, and remove leftovers of interrupted ones.
 
         Raises:
-            StorageError: Nothing can be written where the run keeps its checkpoints.
+            StorageError: If nothing can be written to the folder of the checkpoints.
         """
         self.folder.prepare()
 
-    def rehearse(self, state: StepState) -> None:
-        """Do all of a save but the writing, so that what cannot be saved is known in the first second.
+    def rehearse(self, state: CheckpointState) -> None:
+        """Do all of a save except writing, so that a state that cannot be saved is reported in the first second.
 
-        Warns where the disk has no room for all the checkpoints that are going to be there at once.
+        Warns if the disk has no room for the checkpoints to keep.
 
         Raises:
-            TrainingError: Something in the state is of a type that a checkpoint cannot keep.
+            TrainingError: If something in the state has a type that a checkpoint cannot hold.
         """
-        files, _ = encode_step(state, SaveRequest.whole())
+        files, _ = encode_checkpoint(state, SaveRequest.whole())
         self.folder.warn_if_short_of_room(sum(map(len, files.values())), self.retention)
 
     @property
-    def steps(self) -> list[Path]:
-        """The committed steps, oldest first."""
-        return self.folder.steps
+    def checkpoints(self) -> list[Path]:
+        """The committed checkpoints, oldest first."""
+        return self.folder.checkpoints
+
+
+class _View(CheckpointWriter):
+    """A checkpoint writer whose `save` saves a callback's own weights; all else is that of the run's writer."""
+
+    def __init__(self, writer: CheckpointWriter, owner: FileOwner, name: str, is_whole: bool) -> None:
+        self._writer = writer
+        self._owner = owner
+        self._name = name
+        self._is_whole = is_whole
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._writer, name)
+
+    def save(self, tag: str | None = None, **parts: Any) -> None:
+        """Save the callback's weights under a name; `parts` are ignored.
+
+        Raises:
+            TrainingError: If there is no name, or it is `last`, which is that of the run.
+        """
+        owner = self._owner.id
+        if tag is None or tag == LAST:
+            raise TrainingError(
+                f"a child of callback '{owner}' saved its weights without a name: found {tag!r}, expected a name of "
+                "its own",
+                hint=f"'{owner}' saves them itself: see its save_* settings",
+            )
+        self.save_files(owner, tag, weights=callback_file(owner, self._name))
+        if not self._is_whole:
+            self.queue.request().add_parts(weights=True, optimizer=False, model_names=None, frozen_weights=True)
 
 
 @cache

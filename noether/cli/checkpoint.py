@@ -174,7 +174,7 @@ def export(
 
     paths = find_run(run, output)
     file, found = export_weights(paths, checkpoint=checkpoint, averages=averages, form=form, out=out, trusted=trusted)
-    print(f"wrote {found.weights} of {found.step.manifest.iteration} to {file} ({size_in_words(file.stat().st_size)})")
+    print(f"wrote {found.weights} of {found.saved.manifest.iteration} to {file} ({size_in_words(file.stat().st_size)})")
 
 
 def _checkpoints(run: str, output: Path) -> list[Listed]:

@@ -38,15 +38,15 @@ class _RegistryBase(BaseModel):
 
 
 def names_component(config: _RegistryBase) -> bool:
-    """Whether `config` says what it is for; a table of fixed meaning within another config need not."""
+    """Return True if `config` names a component; a table of fixed meaning within another config does not need to."""
     return config._component is not None or bool(_kind_of(config))
 
 
 def component_of(config: _RegistryBase) -> Component:
-    """Return the component that `config` is for: what its spec resolved, else what its `kind` or `name` says.
+    """Return the component of `config`: the one that its spec resolved, else that of its `kind` or `name`.
 
     Raises:
-        PluginError: The config has neither a `kind` nor a `name`, or it names nothing that is installed.
+        PluginError: If the config has neither a `kind` nor a `name`, or it names nothing that is installed.
     """
     if config._component is not None:
         return config._component
@@ -68,22 +68,22 @@ REFUSED = "refused"
 
 
 def refused(message: str, *, hint: str, below: tuple[str | int, ...] = ()) -> PydanticCustomError:
-    """Return an error to raise where a `ValueError` would point at too much.
+    """Return an error that points at a part of the validated value, as a `ValueError` cannot.
 
     Args:
-        message: What is wrong.
-        hint: What to type or change.
-        below: Keys and indices from the value that is validated to the part of it that is refused.
+        message: The problem.
+        hint: The remedy.
+        below: Keys and indices from the validated value to the refused part.
     """
     return PydanticCustomError(REFUSED, "{message}", {"message": message, "hint": hint, "below": below})
 
 
 @contextmanager
 def construction_of(config: _RegistryBase) -> Iterator[None]:
-    """Name the component that `config` is for in whatever its constructor raises.
+    """Name the component in errors raised by its constructor.
 
     Raises:
-        SpecError: The constructor raised something that is no error of Noether's own.
+        SpecError: If the constructor raised an error that is not one of Noether's.
     """
     try:
         yield

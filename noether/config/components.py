@@ -11,13 +11,13 @@ from noether.config.discriminated import Discriminated
 
 
 class ScheduleBaseConfig(_RegistryBase):
-    """What every schedule can be told: its kind."""
+    """Settings of every schedule: its kind."""
 
     role: ClassVar[str] = "schedule"
 
 
 class ParameterGroupConfig(BaseModel):
-    """What some of the parameters, chosen by name, are trained with instead."""
+    """Training options of some of the parameters, chosen by name."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -38,7 +38,7 @@ class ParameterGroupConfig(BaseModel):
 
 
 class OptimizerBaseConfig(_RegistryBase):
-    """What every optimizer can be told beside its own options."""
+    """Settings of every optimizer, beside its own options."""
 
     role: ClassVar[str] = "optimizer"
 
@@ -65,7 +65,7 @@ class OptimizerBaseConfig(_RegistryBase):
 
 
 class ModelBaseConfig(_RegistryBase):
-    """What every model can be told beside its own options."""
+    """Settings of every model, beside its own options."""
 
     role: ClassVar[str] = "model"
 
@@ -82,13 +82,13 @@ class ModelBaseConfig(_RegistryBase):
 
 
 class LossBaseConfig(_RegistryBase):
-    """What every loss can be told: its kind; its own options come from the signature of its function."""
+    """Settings of every loss: its kind; its own options come from the signature of its function."""
 
     role: ClassVar[str] = "loss"
 
 
 class DatasetBaseConfig(_RegistryBase):
-    """What every data set can be told beside its own options."""
+    """Settings of every data set, beside its own options."""
 
     role: ClassVar[str] = "dataset"
 
@@ -100,19 +100,19 @@ class DatasetBaseConfig(_RegistryBase):
 
 
 class TransformBaseConfig(_RegistryBase):
-    """What every transform can be told: its kind."""
+    """Settings of every transform: its kind."""
 
     role: ClassVar[str] = "transform"
 
 
 class InitializerConfig(_RegistryBase):
-    """What every initializer can be told: its kind."""
+    """Settings of every initializer: its kind."""
 
     role: ClassVar[str] = "initializer"
 
 
 class TrackerBaseConfig(_RegistryBase):
-    """What every tracker can be told beside its own options."""
+    """Settings of every tracker, beside its own options."""
 
     role: ClassVar[str] = "tracker"
 
@@ -128,7 +128,7 @@ class TrackerBaseConfig(_RegistryBase):
 
 
 class CallBackBaseConfig(_RegistryBase):
-    """What every callback can be told.
+    """Settings of every callback.
 
     A spec has to give exactly one interval unless the class says otherwise; an object built by hand may have
     several.
@@ -136,9 +136,9 @@ class CallBackBaseConfig(_RegistryBase):
 
     role: ClassVar[str] = "callback"
     needs_interval: ClassVar[bool] = True
-    """Whether a spec has to give an interval: false for one-shot defaults and fixed stoppers."""
+    """True if a spec has to give an interval; False for one-shot defaults and fixed stoppers."""
     children_need_interval: ClassVar[bool] = True
-    """Whether nested callbacks run on intervals of their own: false where the parent triggers them."""
+    """True if nested callbacks have their own intervals; False if the parent triggers them."""
 
     id: str | None = Field(
         None,
@@ -162,7 +162,7 @@ class CallBackBaseConfig(_RegistryBase):
 
 
 class PeriodicDataIteratorCallbackConfig(CallBackBaseConfig):
-    """What a callback that goes through a data set can be told beside its interval."""
+    """Settings of every callback that goes through a data set."""
 
     dataset_key: str | None = Field(None, examples=["test"], description="Which of the spec's data sets to go through.")
     max_size: int | None = Field(

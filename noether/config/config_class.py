@@ -39,8 +39,7 @@ def config_class_of(target: Callable[..., Any], role: str) -> type[_RegistryBase
     gets a config derived from its signature.
 
     Raises:
-        PluginError: The annotation cannot be evaluated, is no config of this role, or the signature does not
-            fit.
+        PluginError: If the annotation cannot be evaluated, is not a config of this role, or the signature does not fit.
     """
     for constructor in constructors(target):
         parameter = _config_parameter(constructor)

@@ -12,7 +12,7 @@ from noether.config.components import CallBackBaseConfig
 from noether.kernel.intervals import Intervals
 
 Direction: TypeAlias = Literal["lower", "higher", "neutral"]
-"""In which direction a metric gets better; `neutral` for a fact that is neither good nor bad."""
+"""The direction in which a metric gets better; `neutral` for a metric without one."""
 
 BUILT_IN_PATTERNS: tuple[tuple[str, Direction], ...] = (
     ("*loss*", "lower"),
@@ -51,7 +51,7 @@ def metric_direction(key: str, added: Iterable[tuple[str, Direction]] = ()) -> D
 
 @dataclass(frozen=True, slots=True)
 class MetricFacts:
-    """What a callback class may need to know for naming its metrics.
+    """Facts about a run that a callback class needs to name its metrics.
 
     Attributes:
         losses: Names of the losses that the trainer returns, beside `total`; None where it does not say.
@@ -77,5 +77,5 @@ def intervals_of(config: CallBackBaseConfig) -> Intervals:
 
 
 def key_matches(pattern: str, key: str) -> bool:
-    """Whether a metric key is one of those that a pattern stands for; `*` stands for anything."""
+    """Return True if a metric key matches a pattern; `*` matches anything."""
     return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), key) is not None

@@ -17,7 +17,7 @@ from noether.errors import PluginError
 
 
 def constructors(target: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
-    """Yield what a call of `target` goes through: itself, or its `__init__`s while they pass keywords on."""
+    """Yield the functions that a call of `target` runs: itself, or its `__init__`s while they pass keywords on."""
     if not inspect.isclass(target):
         yield target
         return
@@ -46,7 +46,7 @@ def evaluated(annotation: Any, constructor: Callable[..., Any]) -> Any:
     """Evaluate an annotation that `from __future__ import annotations` may have left as text.
 
     Raises:
-        Exception: Whatever evaluating the text raises, mostly a NameError.
+        Exception: If evaluating the text raises, mostly a NameError.
     """
     if not isinstance(annotation, str):
         return annotation
@@ -54,7 +54,7 @@ def evaluated(annotation: Any, constructor: Callable[..., Any]) -> Any:
 
 
 def label(target: Any) -> str:
-    """Return how messages call a class or a function: its import path."""
+    """Return the import path of a class or function, for messages."""
     return f"{target.__module__}.{getattr(target, '__qualname__', type(target).__qualname__)}"
 
 
@@ -71,12 +71,12 @@ class NotRepresentable(Exception):  # noqa: N818 -- an answer, not an error
 
 
 def representable(annotation: Any) -> Any:
-    """Return what is left of `annotation` without the parts that TOML cannot express.
+    """Return `annotation` without the parts that TOML cannot express.
 
     `Union[float, Tensor]` becomes `float`, `tuple[Union[float, Tensor], int]` becomes `tuple[float, int]`.
 
     Raises:
-        NotRepresentable: Nothing is left.
+        NotRepresentable: If nothing is left.
     """
     if annotation is Any or annotation is inspect.Parameter.empty:
         return Any
@@ -98,7 +98,7 @@ def representable(annotation: Any) -> Any:
 
 
 def is_plain_value(value: Any) -> bool:
-    """Tell whether TOML can hold `value`; None can be left out, though not of a list or table."""
+    """Return True if TOML can hold `value`; None can be left out, but not in a list or table."""
     if isinstance(value, (list, tuple)):
         return all(item is not None and is_plain_value(item) for item in value)
     if isinstance(value, dict):
@@ -148,11 +148,11 @@ def _checked(annotation: Any, fits: bool) -> Any:
 
 
 _GIVEN_BY_THE_RUN = {"self", "params", "device", "dtype", "input", "target"}
-"""Parameters that the run fills in: what to optimise, where to put a model, what a loss compares."""
+"""Parameters that the run fills in: parameters to optimise, a model's device, a loss's operands."""
 
 
 class SignatureConfig(_RegistryBase):
-    """Base of the derived configs: remembers which of its fields are arguments of the foreign constructor."""
+    """Base of the derived configs; separates the arguments of the foreign constructor from other fields."""
 
     derived_from: ClassVar[tuple[Callable[..., Any], type[_RegistryBase]]]
     left_to_the_class: ClassVar[frozenset[str]] = frozenset()
@@ -165,7 +165,7 @@ class SignatureConfig(_RegistryBase):
         return {n: v for n, v in values.items() if v is not None or n not in self.left_to_the_class}
 
     def __reduce__(self) -> Any:
-        """Pickle by what the class was derived from: a derived class has no importable name."""
+        """Pickle the target and the base of the class, because a derived class has no importable name."""
         return _restored, (*self.derived_from, self.__getstate__())
 
 
@@ -177,7 +177,7 @@ def config_from_signature(target: Callable[..., Any], base: type[_RegistryBase])
     or a number (`lr: float | Tensor`) takes a number.
 
     Raises:
-        PluginError: An option has the name of one of Noether's own fields.
+        PluginError: If an option has the name of one of Noether's own fields.
     """
     fields: dict[str, Any] = {}
     left_to_the_class = set()
@@ -217,7 +217,7 @@ def _parameters(target: Callable[..., Any]) -> Iterator[tuple[inspect.Parameter,
 
 
 def _annotation(parameter: inspect.Parameter, scope: Callable[..., Any]) -> Any:
-    """Return the part of a parameter's type that TOML can express; the default's where it has none."""
+    """Return the part of a parameter's type that TOML can express; that of the default if it has none."""
     default = parameter.default
     if parameter.annotation is inspect.Parameter.empty:
         return _guessed(default)

@@ -1,4 +1,4 @@
-"""From the configs of a spec to a DataContainer."""
+"""Build a DataContainer from the configs of a spec."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from noether.data.transforms.base import Transform
 
 
 class LoaderOptions(Protocol):
-    """What `[loader]` of a spec says."""
+    """Options of `[loader]` in a spec."""
 
     @property
     def num_workers(self) -> int:
@@ -29,12 +29,12 @@ class LoaderOptions(Protocol):
 
     @property
     def pin_memory(self) -> bool | None:
-        """Whether batches are put in page-locked memory."""
+        """True to put batches in page-locked memory; None for CUDA devices only."""
         ...
 
     @property
     def start_method(self) -> str | None:
-        """How worker processes are started."""
+        """Start method of worker processes."""
         ...
 
     @property
@@ -55,11 +55,11 @@ def build_data(
     Args:
         datasets: Configs by key.
         transforms: Configs of the transforms of every data set.
-        loader: Workers and what goes with them; None loads in the training process.
+        loader: Options of worker processes; None loads in the training process.
         seed: Seed of the run; data sets and transforms whose constructors take a keyword `seed` are given it.
 
     Raises:
-        DataError: A data set cannot be built.
+        DataError: If a data set cannot be built.
     """
     return DataContainer(
         {key: build_dataset(config, seed=seed) for key, config in datasets.items()},
@@ -77,13 +77,13 @@ def build_data(
 
 
 def build_dataset(config: DatasetBaseConfig, *, seed: int = 0) -> AnyDataset:
-    """Return the data set that `config` is for, without its transforms."""
+    """Return the data set of `config`, without its transforms."""
     dataset: AnyDataset = _construct(config, seed)
     return dataset
 
 
 def build_transform(config: TransformBaseConfig, *, seed: int = 0) -> Transform:
-    """Return the transform that `config` is for."""
+    """Return the transform of `config`."""
     transform: Transform = _construct(config, seed)
     return transform
 

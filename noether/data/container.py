@@ -21,23 +21,22 @@ from noether.kernel.names import did_you_mean
 
 
 class DataContainer:
-    """Holds the data sets of a run, after their transforms, and builds loaders over them.
+    """The data sets of a run, after their transforms, and loaders over them.
 
     Args:
         datasets: Data sets by key; training uses `train`.
         num_workers: Processes that load batches; 0 loads them in the training process.
         prefetch_factor: Batches that each worker prepares ahead; None for 4.
-        pin_memory: Put batches in page-locked memory; None where the device is a CUDA device.
-        start_method: How worker processes are started: `fork`, `forkserver` or `spawn`; None for Python's default.
+        pin_memory: Put batches in page-locked memory; None for CUDA devices only.
+        start_method: Start method of worker processes: `fork`, `forkserver` or `spawn`; None for Python's default.
         timeout: Seconds after which a worker that delivers nothing is an error; None for 600.
-        collators: Makes batches out of samples, by key of the data set; a data set without one uses the
-            default.
+        collators: Functions that make batches of samples, by key of the data set; others use the default.
         seed: Seed of the run, from which the order and every sample's randomness derive.
         transforms: Transforms of every data set, with statistics of `train`.
         own_transforms: Transforms of one data set by its key, applied before the shared ones.
 
     Raises:
-        DataError: Processes cannot be started by `start_method` on this machine.
+        DataError: If this machine has no such start method.
     """
 
     def __init__(
@@ -55,7 +54,10 @@ class DataContainer:
         own_transforms: Mapping[str, Sequence[Transform]] | None = None,
     ) -> None:
         if start_method not in (None, *(known := get_all_start_methods())):
-            raise DataError(f"start_method = {start_method!r} is not known on this machine, only {', '.join(known)}")
+            raise DataError(
+                f"unknown start method on this machine: found start_method = {start_method!r}, "
+                f"expected one of {', '.join(known)}"
+            )
         self.num_workers = num_workers
         self.prefetch_factor = prefetch_factor
         self.pin_memory = pin_memory
@@ -89,7 +91,7 @@ class DataContainer:
             max_size: Keep at most this many samples, the first ones; None for all.
 
         Raises:
-            DataError: There is no such data set, or it lacks a property.
+            DataError: If there is no such data set, or it lacks a property.
         """
         return subset(self._prepared.get(self._known(key)), properties=properties, max_size=max_size)
 
@@ -147,21 +149,20 @@ class DataContainer:
         """Return the stream of training batches with the consumers' passes where their intervals fire.
 
         Args:
-            consumers: Who wants to see which data set when.
+            consumers: Passes over data sets, at their intervals.
             batch_size: Samples in one forward pass on one rank; also in an evaluation batch, unless a
                 consumer has its own.
             effective_batch_size: Samples in one update over all ranks; None for one batch on each rank.
-            rank: This process's place among `world_size`.
-            world_size: Number of processes.
-            start_update: Completed updates of the run to go on with.
+            rank: Rank of this process.
+            world_size: Number of ranks.
+            start_update: Completed updates after which the stream begins.
             end_update: Completed updates after which the stream ends; None for never.
             repeat_round: Begin with the passes of `start_update`.
-            evaluation: No training: each consumer's pass once, in order.
-            device: Where batches go to; decides about `pin_memory = None`.
+            evaluation: No training; each consumer's pass once, in order.
+            device: Device of the batches, for `pin_memory = None`.
 
         Raises:
-            DataError: The training set is missing or smaller than one effective batch, or batch sizes do not
-                divide.
+            DataError: If the training set is missing or smaller than one effective batch, or batch sizes do not divide.
         """
         order, sources = None, {}
         if not evaluation:
@@ -196,13 +197,13 @@ class DataContainer:
         return self._prepared.inverse(name, tensor)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what the transforms learnt from the training set."""
+        """Return the state of the transforms, fitted on the training set."""
         return self._prepared.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what the transforms of another run learnt, in place of this one's training set.
+        """Load the state of the transforms of another run, in place of fitting them.
 
         Raises:
-            DataError: The state does not fit the transforms.
+            DataError: If the state does not fit the transforms.
         """
         self._prepared.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""What a data set is: the base class of ours, and one that holds everything in memory."""
+"""Data sets: the base class, and one that holds everything in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Batch = dict[str, Tensor]
 """Properties by name, each with a leading batch dimension."""
 
 AnyDataset = torch.utils.data.Dataset[Any]
-"""A map-style data set of ours or of anybody else; a sample is a mapping from property name to tensor."""
+"""Any map-style data set; a sample is a mapping from property name to tensor."""
 
 
 class Dataset(torch.utils.data.Dataset[dict[str, Tensor]]):
@@ -27,11 +27,11 @@ class Dataset(torch.utils.data.Dataset[dict[str, Tensor]]):
     `seed` is given the seed of the run.
 
     Attributes:
-        deterministic: Whether a sample is always the same. Where it is not, each sample is loaded with the
-            global generators seeded from (seed, epoch, index).
+        deterministic: True if a sample is always the same; otherwise each sample is loaded with the global generators
+            seeded from (seed, epoch, index).
 
     Args:
-        dataset_config: Configuration of the data set; None for one that is made by hand.
+        dataset_config: Configuration of the data set; None for one that is built by hand.
     """
 
     deterministic: bool = False
@@ -41,7 +41,7 @@ class Dataset(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     @classmethod
     def known_properties(cls, config: Any) -> tuple[str, ...] | None:
-        """Return the properties of its samples, where they are known without loading anything; else None."""
+        """Return the properties of its samples if they are known without loading anything, else None."""
         return None
 
     def __len__(self) -> int:
@@ -58,10 +58,10 @@ class InMemoryDataset(Dataset):
 
     Args:
         properties: Property name to tensor of shape (samples, ...); all of the same length.
-        dataset_config: Configuration of the data set; None for one that is made by hand.
+        dataset_config: Configuration of the data set; None for one that is built by hand.
 
     Raises:
-        DataError: There is no property, or their lengths differ.
+        DataError: If there is no property, or their lengths differ.
     """
 
     deterministic = True
@@ -92,7 +92,7 @@ class InMemoryDataset(Dataset):
 
 
 class GatheringDataset(Protocol):
-    """A data set of ours that gathers whole batches."""
+    """A data set that gathers whole batches."""
 
     def __getitems__(self, indices: list[int] | Tensor) -> Batch:
         """Return the batch of the samples at `indices`."""
@@ -100,9 +100,9 @@ class GatheringDataset(Protocol):
 
 
 def gathering(dataset: AnyDataset) -> GatheringDataset | None:
-    """Return the data set where whole batches can be had of it at once, else None.
+    """Return the data set if it gathers whole batches, else None.
 
-    Only our own data sets are asked: by torch's convention others return a list of samples.
+    Only subclasses of `Dataset` do: by torch's convention, others return a list of samples.
     """
     if isinstance(dataset, Dataset) and hasattr(dataset, "__getitems__"):
         return cast(GatheringDataset, dataset)
@@ -113,7 +113,7 @@ def length_of(dataset: AnyDataset) -> int:
     """Return the number of samples of any map-style data set.
 
     Raises:
-        DataError: The data set does not know its length.
+        DataError: If the data set has no length.
     """
     try:
         return len(dataset)  # type: ignore[arg-type]  # torch's base class declares no __len__

@@ -13,7 +13,7 @@ from noether.data.randomness import EVALUATION_EPOCH, epoch_key, mix, preserved_
 from noether.errors import DataError
 
 Collator = Callable[[Sequence[Mapping[str, Any]]], Batch]
-"""Makes one batch out of the samples of a data set."""
+"""Makes one batch of samples."""
 
 
 def collate(samples: Sequence[Mapping[str, Any]]) -> Batch:
@@ -22,7 +22,7 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> Batch:
     Numbers and numpy arrays become tensors.
 
     Raises:
-        DataError: A sample is no mapping, lacks a property of the first one, or a property cannot be stacked.
+        DataError: If a sample is not a mapping, lacks a property of the first one, or a property cannot be stacked.
     """
     for sample in samples:
         if not isinstance(sample, Mapping):
@@ -67,7 +67,7 @@ class Fetch(Protocol):
 
 
 class FetchBatch:
-    """Asks a deterministic data set for the whole batch at once."""
+    """Fetch whole batches of a deterministic data set."""
 
     def __init__(self, dataset: GatheringDataset) -> None:
         self.dataset = dataset
@@ -82,7 +82,7 @@ class FetchBatch:
 
 
 class FetchSamples:
-    """Asks a deterministic data set for one sample after the other."""
+    """Fetch a deterministic data set sample by sample."""
 
     def __init__(self, dataset: AnyDataset, collator: Collator) -> None:
         self.dataset = dataset
@@ -94,7 +94,7 @@ class FetchSamples:
 
 
 class FetchSeededSamples:
-    """Asks for one sample after the other, each with randomness of its own."""
+    """Fetch sample by sample, each with its own random seed."""
 
     def __init__(self, dataset: AnyDataset, collator: Collator, seed: int) -> None:
         self.dataset = dataset
@@ -130,9 +130,9 @@ def fetch_of(dataset: AnyDataset, seed: int, collator: Collator | None = None) -
     """Return the fastest way to load batches of `dataset` that keeps its samples reproducible.
 
     Args:
-        dataset: Where samples come from.
+        dataset: The data set.
         seed: Seed of the run.
-        collator: Makes batches out of samples; None for the default, which a data set that gathers needs not.
+        collator: Makes batches of samples; None for the default, which is not needed if the data set gathers batches.
     """
     if not getattr(dataset, "deterministic", False):
         return FetchSeededSamples(dataset, collator or collate, seed)
@@ -142,7 +142,7 @@ def fetch_of(dataset: AnyDataset, seed: int, collator: Collator | None = None) -
 
 
 def whole_batches(dataset: AnyDataset, *, batch_size: int = 1024, seed: int = 0) -> Iterator[Batch]:
-    """Yield every sample once, in order, in batches; what a sample draws is the same at every call.
+    """Yield every sample once, in order, in batches; random samples are the same at every call.
 
     A data set that gathers no batches is read one sample at a time, so that the samples may differ in shape.
     """
@@ -154,10 +154,10 @@ def whole_batches(dataset: AnyDataset, *, batch_size: int = 1024, seed: int = 0)
 
 
 def first_sample(dataset: AnyDataset, *, seed: int = 0) -> dict[str, Tensor]:
-    """Return the first sample, to read names and shapes from; no generator of the process moves.
+    """Return the first sample, to read names and shapes from; does not draw from the generators of the process.
 
     Raises:
-        DataError: The data set is empty.
+        DataError: If the data set is empty.
     """
     for batch in whole_batches(dataset, batch_size=1, seed=seed):
         return {name: values[0] for name, values in batch.items()}

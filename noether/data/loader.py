@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from noether.data.dataset import Batch
 from noether.data.fetch import Fetch
@@ -23,10 +24,10 @@ Item = TypeVar("Item")
 
 
 class WorkerDeaths:
-    """Stands before torch's handler of SIGCHLD, and calls it only while a batch is waited for.
+    """Replaces torch's handler of SIGCHLD, and calls it only while the process waits for a batch.
 
     Attributes:
-        is_waiting: Whether one is.
+        is_waiting: True while the process waits for a batch.
     """
 
     def __init__(self) -> None:
@@ -35,7 +36,7 @@ class WorkerDeaths:
         self._raise_for_the_dead: Callable[[int, FrameType | None], Any] | None = None
 
     def watch(self) -> None:
-        """Take torch's handler over, which it installs with the first workers, in the main thread alone."""
+        """Replace torch's handler, which it installs with the first workers, in the main thread only."""
         if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
             return
         handler = signal.getsignal(signal.SIGCHLD)
@@ -55,10 +56,10 @@ class WorkerDeaths:
             self._raise_for_the_dead(signal.SIGCHLD, frame)
 
     def waiting_for(self, batches: Iterator[Item]) -> Iterator[Item]:
-        """Yield what workers deliver.
+        """Yield the batches of the workers.
 
         Raises:
-            RuntimeError: One of them has died.
+            RuntimeError: If a worker has died.
         """
         while True:
             self.is_waiting = True
@@ -74,15 +75,15 @@ class WorkerDeaths:
 
 
 WORKER_DEATHS = WorkerDeaths()
-"""Of this process, which has one handler of each signal."""
+"""One for each process, which has one handler for each signal."""
 
 _NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 STOP_SIGNALS = [signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__]
-"""What a terminal or a scheduler may send to all processes of a run, so that it ends."""
+"""Signals with which a terminal or a scheduler stops all processes of a run."""
 
 
 def ignore_stop_signals(worker: int) -> None:
-    """Let a worker work on whatever signal its process group is sent; called in the worker before its first batch."""
+    """Ignore stop signals to the process group; called in a worker before its first batch."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
@@ -91,7 +92,7 @@ def ignore_stop_signals(worker: int) -> None:
 
 @contextmanager
 def born_ignoring() -> Iterator[None]:
-    """Hold stop signals back while workers are started inside, who inherit that: none is hit before it ignores them."""
+    """Block stop signals while workers are started, so that none is stopped before it ignores them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -103,21 +104,21 @@ def born_ignoring() -> Iterator[None]:
 
 
 def end_by_killing(workers: Iterable[BaseProcess]) -> None:
-    """Let whoever terminates these processes, be it torch or Python at its exit, kill them: SIGTERM they ignore."""
+    """Make `terminate` kill these processes, because they ignore SIGTERM."""
     for worker in workers:
         process = worker._popen  # type: ignore[attr-defined]  # Python's exit asks it, and not the worker
         process.terminate = process.kill
 
 
 def kill(workers: Iterable[BaseProcess]) -> None:
-    """End processes that do not listen any more."""
+    """Kill processes that do not respond."""
     for worker in workers:
         if worker.is_alive():
             worker.kill()
 
 
 def training_batches(stream: Iterable[TaggedBatch]) -> Iterator[Batch]:
-    """Yield the training batches of `stream`, leaving out what a consumer did not read of its pass.
+    """Yield the training batches of `stream`, skipping the unread rest of passes.
 
     Between two batches consumers may read their passes from the same `stream`.
     """
@@ -134,17 +135,17 @@ def evaluation_pass(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
-    """Yield the batches of the consumer's next pass, leaving out what others did not read of theirs.
+    """Yield the batches of the consumer's next pass, skipping the unread rest of other passes.
 
     Args:
-        stream: What a `TrainingLoader` yields.
-        consumer: Whose pass.
-        batch_size: The one that the loader was built with.
-        rank: This process's place among `world_size`.
-        world_size: Number of processes.
+        stream: The iterator of a `TrainingLoader`.
+        consumer: The consumer.
+        batch_size: Batch size of the loader.
+        rank: Rank of this process.
+        world_size: Number of ranks.
 
     Raises:
-        TrainingError: The stream holds no pass for this consumer at this point.
+        TrainingError: If the stream has no pass for this consumer at this point.
     """
     for position in range(consumer.pass_length(batch_size, rank=rank, world_size=world_size)):
         yield _next_of(stream, consumer.tag, position)
@@ -168,17 +169,17 @@ WORKER_TIMEOUT = 600.0
 _LOST = re.compile(
     r"DataLoader timed out|DataLoader worker \((?:pid\(s\)|pid) (?P<pid>[\d, ]+)\) (?P<end>[^.]*)", re.DOTALL
 )
-"""What torch says of workers that do not deliver."""
+"""Torch's messages about workers that do not deliver."""
 
 PREFETCH_FACTOR = 4
 """Batches that each worker prepares ahead; with torch's 2 it runs dry where evaluation follows training."""
 
 
 class TaggedDataset(torch.utils.data.Dataset[TaggedBatch]):
-    """Hands each request to the data set that its tag stands for; this is what a worker holds.
+    """Load each requested batch from the data set of its tag; a worker holds one.
 
     Args:
-        sources: How to load batches, by tag.
+        sources: Functions that load batches, by tag.
     """
 
     def __init__(self, sources: Mapping[int, Fetch]) -> None:
@@ -190,18 +191,18 @@ class TaggedDataset(torch.utils.data.Dataset[TaggedBatch]):
 
 
 class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
-    """Loads what an `InterleavedSampler` asks for, in its order.
+    """Load the batches of an `InterleavedSampler`, in its order.
 
     Without workers, iterating is a plain generator; with workers, it is torch's own machinery on one pool
     that serves training and evaluation alike. Neither draws from the generators of the training process.
 
     Args:
-        dataset: Where batches come from.
-        sampler: Which batches.
+        dataset: The data sets by tag.
+        sampler: The order of batches.
         num_workers: Worker processes; 0 loads in the training process.
         prefetch_factor: Batches that each worker prepares ahead; None for `PREFETCH_FACTOR`.
         pin_memory: Put batches in page-locked memory, for the copy to an accelerator.
-        start_method: How worker processes are started: `fork`, `forkserver` or `spawn`; None for Python's default.
+        start_method: Start method of worker processes: `fork`, `forkserver` or `spawn`; None for Python's default.
         timeout: Seconds to wait for a batch of a worker; None for `WORKER_TIMEOUT`.
     """
 
@@ -239,7 +240,7 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
             end_by_killing(from_workers._workers)
             return self._from_workers(from_workers)
         batches = self._in_this_process()
-        return map(_pinned, batches) if self.pin_memory else batches
+        return map(_pinned, batches) if self.pin_memory and torch.accelerator.is_available() else batches
 
     def _in_this_process(self) -> Iterator[TaggedBatch]:
         """Do what `TaggedDataset` does, with fewer calls: this runs at every update."""
@@ -263,7 +264,7 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
             raise (self._explained(lost) if lost else error.with_traceback(None)) from None
 
     def _explained(self, found: re.Match[str]) -> TrainingError:
-        """Return what it means that a worker did not deliver."""
+        """Return the error for a worker that did not deliver."""
         if found["pid"] is None:
             return TrainingError(
                 f"no worker has delivered a batch for {self.timeout:g} s: one hangs, or a batch takes as long",
@@ -276,8 +277,8 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
 
 
 def _pinned(tagged: TaggedBatch) -> TaggedBatch:
-    tag, position, batch = tagged
-    return TaggedBatch(tag, position, {name: tensor.pin_memory() for name, tensor in batch.items()})
+    """Pin the tensors of a batch, which may hold other values or be of any type, as torch does for workers."""
+    return tagged._replace(batch=pin_memory(tagged.batch))  # type: ignore[no-untyped-call]
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -73,7 +73,7 @@ def split_indices(n: int, fractions: Mapping[str, float], seed: int) -> dict[str
         One ascending int64 tensor for each name.
 
     Raises:
-        DataError: A fraction lies outside 0 … 1, or the fractions do not add up to 1.
+        DataError: If a fraction lies outside 0 … 1, or the fractions do not add up to 1.
     """
     if any(not 0 <= share <= 1 for share in fractions.values()) or abs(sum(fractions.values()) - 1) > 1e-9:
         raise DataError(f"the fractions of a split lie between 0 and 1 and add up to 1, found {dict(fractions)}")
@@ -99,7 +99,7 @@ EVALUATION_EPOCH = -1
 
 
 def epoch_key(seed: int, epoch: int) -> int:
-    """Return what `sample_seed` needs of (seed, epoch), to be computed once a batch."""
+    """Return the key of (seed, epoch) for `sample_seed`, to be computed once for each batch."""
     return mix(mix(seed, _SAMPLES), epoch)
 
 

@@ -66,7 +66,7 @@ def subset(
     """Return the first `max_size` samples of `dataset` with `properties` only; None keeps everything.
 
     Raises:
-        DataError: The data set lacks a property.
+        DataError: If the data set lacks a property.
     """
     size = length_of(dataset) if max_size is None else min(max_size, length_of(dataset))
     names = None if properties is None else _known(dataset, properties)
@@ -94,8 +94,8 @@ class TransformedDataset(Dataset):
     """Applies transforms to each sample, one after the other.
 
     Args:
-        dataset: Where samples come from.
-        transforms: What is applied, in order.
+        dataset: The data set.
+        transforms: The transforms, in order.
     """
 
     def __init__(self, dataset: AnyDataset, transforms: Sequence[Transform]) -> None:
@@ -150,7 +150,7 @@ def transformed(dataset: AnyDataset, transforms: Sequence[Transform]) -> AnyData
 
 
 def _leading_batched(transforms: Sequence[Transform]) -> int:
-    """Return how many transforms from the first on may be applied to whole batches."""
+    """Return the number of leading transforms that may be applied to whole batches."""
     for place, transform in enumerate(transforms):
         if not (transform.batched and transform.deterministic):
             return place
@@ -158,7 +158,7 @@ def _leading_batched(transforms: Sequence[Transform]) -> int:
 
 
 class PreparedDatasets:
-    """The run's data sets after their transforms: a data set's own first, then those that all share.
+    """The data sets of a run after their transforms: each one's own, then the shared ones.
 
     A data set's own transforms make it look like the others (units, augmentation); the shared ones then bring
     all to what the model likes. What a transform learns, it learns from the training set alone, after the
@@ -182,7 +182,7 @@ class PreparedDatasets:
         self._prepared: dict[str, AnyDataset] = {}
 
     def get(self, key: str) -> AnyDataset:
-        """Return the data set `key` after its transforms, which are fitted where they are not yet."""
+        """Return the data set `key` after its transforms; fits them if needed."""
         if key not in self._prepared:
             self._fit(self.own.get("train", ()) + self.shared)
             self._fit(self.own.get(key, ()))
@@ -212,15 +212,15 @@ class PreparedDatasets:
         return tensor
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what the transforms have learnt, as one flat dict."""
+        """Return the state of all transforms, as one flat dict."""
         named = self._named().items()
         return {f"{prefix}/{name}": value for prefix, t in named for name, value in t.state_dict().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what the transforms of another run learnt; data sets are seen anew through them.
+        """Load the state of the transforms of another run; data sets are transformed anew.
 
         Raises:
-            DataError: The state does not fit the transforms.
+            DataError: If the state does not fit the transforms.
         """
         for prefix, transform in self._named().items():
             start = f"{prefix}/"

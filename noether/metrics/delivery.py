@@ -1,4 +1,4 @@
-"""Deliver a run to one tracker; knows no thread."""
+"""Delivery of a run to one tracker, without threads."""
 
 from __future__ import annotations
 
@@ -24,75 +24,28 @@ from noether.metrics.spool import (
 )
 from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus
 
+_RECORDS_A_BATCH = 500
 _GIT_TIMEOUT_S = 5
 
 
-def process_facts(spec_path: Path | None) -> dict[str, str]:
-    """Return user, host, pid, version and git commit of this process; what is not known is left out.
-
-    Asks git, so it belongs on a thread that may wait.
-
-    Args:
-        spec_path: The spec; its folder's repository is the one whose commit counts.
-    """
-    facts = {
-        "user": _user(),
-        "host": socket.gethostname(),
-        "pid": str(os.getpid()),
-        "version": _version(),
-        "git_commit": git_commit(spec_path.parent if spec_path else Path.cwd()),
-    }
-    return {name: value for name, value in facts.items() if value is not None}
-
-
-def git_commit(folder: Path) -> str | None:
-    """Return the commit that is checked out in the folder's repository; None where there is none, or no git.
-
-    `git rev-parse` runs nothing that a repository's own config names, unlike `git status`.
-    """
-    command = ["git", "-C", str(folder), "rev-parse", "--verify", "--quiet", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
-
-
-def _user() -> str | None:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container may run under a number without a name
-        return None
-
-
-def _version() -> str | None:
-    try:
-        return version("noether-train")
-    except PackageNotFoundError:
-        return None
-
-
-_RECORDS_A_BATCH = 500
-
-
 class Delivery:
-    """Opens a tracker, brings it what `metrics.jsonl` holds beyond the last delivery, and closes it.
+    """Open a tracker, deliver the new lines of `metrics.jsonl` to it, and close it.
 
-    Whatever is done is written down in the spool file: before it is begun, where a process that dies in the middle
-    would leave something over there that nobody knows of, and after it. So another process goes on from there and
-    neither leaves anything out nor sends it twice. Every method may be called again after it raised.
+    Every action is recorded in the spool file: after it, and also before it if a process that dies in the middle
+    would leave an unknown run at the tracker. So another process continues from there, and neither leaves anything
+    out nor sends it twice. Every method may be called again after it raised.
 
     Args:
-        tracker: Where to deliver.
+        tracker: The tracker.
         metrics_path: The run's `metrics.jsonl`.
-        run: What the tracker is told when it is opened.
+        run: Description of the run, for opening the tracker.
         spool_path: The spool file.
-        note: Told of what is odd but stops nothing.
+        note: Called with a warning about anything odd that stops nothing.
 
     Attributes:
-        is_open: Whether the tracker has been opened.
-        is_closed: Whether it has been told how the run ended.
-        files: Files to upload, each with the folder that it goes to.
+        is_open: True once the tracker is open.
+        is_closed: True once the tracker knows the end of the run.
+        files: Files to upload, each with its target folder.
     """
 
     def __init__(
@@ -117,11 +70,11 @@ class Delivery:
 
     @property
     def ended(self) -> str:
-        """The status that the tracker has acknowledged, in this process or before it; empty where it has none."""
+        """The status that the tracker has acknowledged, in this process or before it; empty if none."""
         return self._state.ended
 
     def open(self) -> None:
-        """Start the run on the other side, or continue it."""
+        """Start the run at the tracker, or continue it."""
         known = self._state.reference
         if not self._run.facts:
             self._run = replace(self._run, facts=process_facts(self._run.spec_path))
@@ -134,7 +87,7 @@ class Delivery:
         self._keep_description()
         self.tracker.open(replace(self._run, reference=known, token=self._state.token))
         reference = self.tracker.reference
-        if known and reference != known:  # another place: it has nothing of what the former one has
+        if known and reference != known:  # another run at the tracker: it has nothing yet
             self._tail = MetricsTail(self._metrics_path, Delivered())
             self._doubtful = Delivered()
             self._remember(sending=Delivered())
@@ -142,7 +95,7 @@ class Delivery:
         self.is_open = True
 
     def deliver_metrics(self, stopped: Callable[[], bool] = bool) -> int:
-        """Bring all lines that are new, and return how many; between two batches `stopped` is asked."""
+        """Deliver all new lines, and return their number; stops between two batches if `stopped()` is True."""
         lines = 0
         while not stopped() and (batch := self._tail.next_batch(_RECORDS_A_BATCH)):
             if batch.records:
@@ -155,7 +108,7 @@ class Delivery:
         return lines
 
     def deliver_files(self, stopped: Callable[[], bool] = bool) -> int:
-        """Upload the files that wait, and return how many."""
+        """Upload the files that wait, and return their number."""
         uploaded = 0
         while not stopped() and self.files:
             path, folder = self.files[0]
@@ -163,24 +116,24 @@ class Delivery:
                 self.tracker.log_artifact(path, folder)
                 uploaded += 1
             else:
-                self._note(f"{path} is not there any more and was not uploaded")
+                self._note(f"{path} was removed before it was uploaded")
             self.files.popleft()
             self.remember_files()
         return uploaded
 
     def remember_files(self) -> None:
-        """Write down which files wait, if that is news."""
+        """Record the files that wait, if they have changed."""
         if self._waiting() != self._state.files:
             self._remember()
 
     def close(self, status: RunStatus, error: str | None) -> None:
-        """Say how the run ended."""
+        """End the run at the tracker."""
         self.tracker.close(status, error)
         self.is_closed = True
         self._remember(durably=True, ended=status)
 
     def remaining(self) -> int:
-        """Count the lines that were not delivered."""
+        """Return the number of lines that were not delivered."""
         return self._tail.remaining()
 
     def _send(self, batch: Batch) -> None:
@@ -210,3 +163,48 @@ class Delivery:
             self._spool_refused = True
         else:
             self._spool_refused = False
+
+
+def process_facts(spec_path: Path | None) -> dict[str, str]:
+    """Return user, host, pid, version and git commit of this process; unknown ones are left out.
+
+    Runs git, so it belongs on a thread that may wait.
+
+    Args:
+        spec_path: The spec, in the repository of the commit; None for the working folder's repository.
+    """
+    facts = {
+        "user": _user(),
+        "host": socket.gethostname(),
+        "pid": str(os.getpid()),
+        "version": _version(),
+        "git_commit": git_commit(spec_path.parent if spec_path else Path.cwd()),
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def git_commit(folder: Path) -> str | None:
+    """Return the commit that is checked out in the folder's repository; None if there is none, or no git.
+
+    `git rev-parse` runs nothing that a repository's own config names, unlike `git status`.
+    """
+    command = ["git", "-C", str(folder), "rev-parse", "--verify", "--quiet", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _user() -> str | None:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container may run under a number without a name
+        return None
+
+
+def _version() -> str | None:
+    try:
+        return version("noether-train")
+    except PackageNotFoundError:
+        return None

@@ -1,4 +1,4 @@
-"""What is known about a metric from its key alone: whether it is better when it is higher or lower."""
+"""Directions of metrics: better higher or better lower, decided from the metric key alone."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["Direction", "MetricPropertyProvider", "UnknownDirectionError"]
 
 
 class UnknownDirectionError(UsageError, KeyError):
-    """Nothing says whether a metric is better when it is higher or lower."""
+    """The direction of a metric is needed and not known."""
 
 
 class MetricPropertyProvider:
-    """Tells the direction of a metric by patterns over its key.
+    """Directions of metrics, by patterns over their keys.
 
-    The prefixes of nested callbacks (`ema=0.999/`, `best=…/`) and the source of `…/at_best/<source>` say
-    nothing about the metric itself and are left out before matching. Patterns are those of a shell (`*`, `?`,
-    `[…]`) and ignore case. Added patterns come before built-in ones, later ones before earlier.
+    The prefixes of nested callbacks (`ema=0.999/`, `best=…/`) and the source of `…/at_best/<source>` are left out
+    before matching. Patterns are those of a shell (`*`, `?`, `[…]`) and ignore case. Added patterns come before
+    built-in ones, later ones before earlier ones.
 
     Args:
         patterns: Further patterns with their direction, as `add` takes them.
@@ -32,37 +32,35 @@ class MetricPropertyProvider:
             self.add(pattern, direction)
 
     def add(self, pattern: str, direction: Direction) -> None:
-        """Say in which direction the metrics that match `pattern` get better.
+        """Set the direction of the metrics that match `pattern`.
 
         Raises:
-            UsageError: If the direction is none.
+            UsageError: If `direction` is not `higher`, `lower` or `neutral`.
         """
         if direction not in get_args(Direction):
             known = ", ".join(get_args(Direction))
-            raise UsageError(f"the direction of {pattern!r} must be one of {known}, found {direction!r}")
+            raise UsageError(f"unknown direction of {pattern!r}: found {direction!r}, expected one of {known}")
         self._added.insert(0, (pattern.lower(), direction))
 
     def direction(self, key: str) -> Direction | None:
-        """Return the direction of a metric; None where no pattern matches, or patterns that disagree do."""
+        """Return the direction of a metric; None if no pattern matches, or if matching patterns disagree."""
         return metric_direction(key, self._added)
 
     def is_neutral(self, key: str) -> bool:
-        """Return whether the metric is known to be neither good nor bad."""
+        """Return True if neither higher nor lower values of the metric are better."""
         return self.direction(key) == "neutral"
 
     def higher_is_better(self, key: str) -> bool:
-        """Return whether a higher value of the metric is a better one.
+        """Return True if higher values of the metric are better, False if lower ones are.
 
         Raises:
-            UnknownDirectionError: If that is unknown, or the metric is neutral.
+            UnknownDirectionError: If the direction is unknown, or the metric is neutral.
         """
         direction = self.direction(key)
         if direction in ("higher", "lower"):
             return direction == "higher"
-        why = "has no known direction: it may be better higher or lower"
-        if direction == "neutral":
-            why = "is neither good nor bad"
+        why = "is neutral: it has no better direction" if direction else "has no known direction: no pattern matches it"
         raise UnknownDirectionError(
             f"the metric {key!r} {why}",
-            hint="set `higher_is_better = true` or `higher_is_better = false` where it is compared",
+            hint="set `higher_is_better = true` or `higher_is_better = false` in the callback that compares it",
         )

@@ -15,64 +15,6 @@ from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, Trac
 
 _LOGGER = logging.getLogger(__name__)
 
-
-class Outage:
-    """Follows whether a tracker answers, and tells only when that changes.
-
-    Args:
-        name: The tracker's name in messages.
-        metrics_path: Where all metrics are, whatever the tracker does.
-    """
-
-    def __init__(self, name: str, metrics_path: Path) -> None:
-        self._name = name
-        self._metrics_path = metrics_path
-        self._down = False
-
-    def begin(self, reason: Exception) -> None:
-        """Warn that the tracker does not answer, unless that was said."""
-        if self._down:
-            return
-        self._down = True
-        next_step = "is not tried again" if isinstance(reason, TrackerRefusedError) else "goes on being tried"
-        _LOGGER.warning(
-            "tracker %s: %s. Training is not affected; the tracker %s; all metrics are in %s",
-            self._name,
-            in_one_line(reason),
-            next_step,
-            self._metrics_path,
-        )
-
-    def end(self, url: str | None) -> None:
-        """Say that the tracker answers again, if it did not, and where to look."""
-        if self._down:
-            self._down = False
-            _LOGGER.info("tracker %s answers again%s", self._name, f": {url}" if url else "")
-
-    def lost(self, lines: int, files: int) -> None:
-        """Warn about what is left when the run is over, and say how to deliver it later."""
-        _LOGGER.warning(
-            "tracker %s: the run ended before everything was delivered: %d metric lines, %d files and how it "
-            "ended are missing there; all metrics are in %s. Deliver the rest later: noether tracker sync %s",
-            self._name,
-            lines,
-            files,
-            self._metrics_path,
-            shlex.quote(str(self._metrics_path.parent)),
-        )
-
-    def note(self, message: str) -> None:
-        """Warn about something that costs less than an outage."""
-        _LOGGER.warning("tracker %s: %s", self._name, message)
-
-
-def in_one_line(error: Exception) -> str:
-    """Return what happened, and what to do about it, without line breaks."""
-    text = str(error.message) if isinstance(error, TrackerError) else f"{type(error).__name__}: {error}"
-    hint = f" ({error.hint})" if isinstance(error, TrackerError) and error.hint else ""
-    return " ".join((text + hint).split())[:400]
-
-
 _LONGEST_PAUSE_S = 30.0
 _ATTEMPTS_AT_THE_END = 3
 _RANDOM = random.Random()
@@ -80,20 +22,19 @@ _RANDOM = random.Random()
 
 
 class TrackerFeed:
-    """Carries a run's `metrics.jsonl` to one tracker, on a daemon thread of its own.
+    """Deliver a run's `metrics.jsonl` to one tracker, on a daemon thread.
 
-    The file is the truth and the only buffer: the thread reads on from where its last delivery ended, so an
-    outage costs neither memory nor values. How far it got is kept in `spool/<name>.json` of the run's folder;
-    a later attempt at the run goes on from there and sends nothing twice. Whatever the tracker raises is
-    retried, told in one warning for each outage, and never reaches the caller, unless the tracker is `required`.
+    The file is the only buffer: the thread reads on from the end of its last delivery, so an outage costs neither
+    memory nor values. The position is kept in `spool/<name>.json` of the run folder; a later attempt at the run
+    continues from there and sends nothing twice. Errors of the tracker are tried again, logged once for each outage,
+    and never reach the caller, unless the tracker is `required`.
 
     Args:
-        tracker: What to feed; from now on only this thread opens, feeds and closes it.
-        metrics_path: The run's `metrics.jsonl`; it may not exist yet. A resume cuts it before the first
-            `notify`.
-        run: What the tracker is told when it is opened.
+        tracker: The tracker; from now on only this thread opens, feeds and closes it.
+        metrics_path: The run's `metrics.jsonl`; it may not exist yet. A resume cuts it before the first `notify`.
+        run: Description of the run, for opening the tracker.
         name: Name in messages and of the spool file; by default the tracker's kind.
-        interval_s: How long to gather news before delivering them.
+        interval_s: Seconds for which new lines are gathered into one delivery.
     """
 
     def __init__(
@@ -121,15 +62,15 @@ class TrackerFeed:
         self._end: tuple[RunStatus, str | None] = ("FINISHED", None)
 
     def start(self) -> None:
-        """Begin to open the tracker, in the background; a tracker that wants no metrics gets no thread."""
+        """Open the tracker in the background; a tracker that wants no metrics gets no thread."""
         if self.tracker.wants_metrics:
             self._thread = threading.Thread(target=self._serve, name=f"tracker-{self.name}", daemon=True)
             self._thread.start()
 
     def wait_open(self, timeout_s: float) -> bool:
-        """Give the tracker time to open, and return whether it is open.
+        """Wait for the tracker to open; return True if it is open.
 
-        One that is not goes on being tried in the background, with a warning.
+        Otherwise warn, and keep trying in the background.
 
         Raises:
             TrackerError: If it is `required` and could not be opened in time.
@@ -150,57 +91,57 @@ class TrackerFeed:
 
     @property
     def is_open(self) -> bool:
-        """Whether the tracker has answered to being opened."""
+        """True once the tracker is open."""
         return self._delivery.is_open
 
     @property
     def has_everything(self) -> bool:
-        """Whether the tracker has all that it wants, up to how the run ended."""
+        """True if everything was delivered, the end of the run included."""
         return self._thread is None or self._delivery.is_closed
 
     def notify(self) -> None:
-        """Say that the metrics file has grown. Sets an event and returns.
+        """Notify the thread that the metrics file has grown. Sets an event and returns.
 
         Raises:
-            TrackerError: If the tracker is `required` and has refused for good, so that nothing will reach it any more.
+            TrackerError: If the tracker is `required` and has refused for good.
         """
         self._has_lines = True
         self._wake.set()
         if self._is_required and isinstance(self._last_error, TrackerRefusedError):
             raise TrackerError(
-                f"the tracker {self.name!r} takes nothing any more: {in_one_line(self._last_error)}",
-                hint="resume the run when it does, or with `required = false` in its table",
+                f"the required tracker {self.name!r} has refused: {in_one_line(self._last_error)}",
+                hint="repair it and resume the run, or set `required = false` in its table",
             ) from self._last_error
 
-    def log_artifact(self, path: Path, folder: str = "") -> None:  # optional on purpose
-        """Hand the file `path` to the tracker, in the background; it has to stay until it was delivered."""
+    def log_artifact(self, path: Path, folder: str = "") -> None:
+        """Upload the file `path` in the background; it must not be removed before."""
         self._delivery.files.append((path, folder))
         self._wake.set()
 
     def end(self, status: RunStatus, error: str | None = None) -> None:
-        """Say how the run ended, and return; what is left goes on being delivered.
+        """Announce the end of the run, and return; delivery goes on in the background.
 
         Args:
-            status: How the run ended.
-            error: The text of what ended it, for a run that failed.
+            status: The end of the run.
+            error: Text of the error, for a run that failed.
         """
         self._end = (status, error)
         self._has_lines = True
-        self._wake.set()  # before `ending`: who sees the end also sees that there may be news
+        self._wake.set()  # before `ending`: a thread that sees the end must also see that there may be new lines
         self._ending.set()
 
     def wait_closed(self, timeout_s: float) -> int:
-        """Wait until everything is delivered after `end`; after `timeout_s` the rest is left undelivered.
+        """Wait, after `end`, until everything is delivered; after `timeout_s` give up with a warning.
 
         Returns:
-            The number of lines of the metrics file that were not delivered; a warning tells about them.
+            The number of lines of the metrics file that were not delivered.
         """
         if self._thread is None:
             return 0
         try:
             self._thread.join(timeout_s)
-        finally:  # an interrupt ends the waiting like the time does
-            self._abandoned = True  # a thread that still waits for an answer ends when it comes
+        finally:  # also after an interrupt
+            self._abandoned = True  # a thread that still waits for an answer ends after it
             self._wake.set()
         if self.has_everything:
             return 0
@@ -209,7 +150,7 @@ class TrackerFeed:
         return lines
 
     def close(self, status: RunStatus, error: str | None = None, deadline_s: float = 30.0) -> int:
-        """Deliver what is left and end the run on the tracker's side, within `deadline_s`; `end` and `wait_closed`."""
+        """Deliver the rest and end the run at the tracker, within `deadline_s`: `end`, then `wait_closed`."""
         self.end(status, error)
         return self.wait_closed(deadline_s)
 
@@ -240,7 +181,7 @@ class TrackerFeed:
                 self._wait_for_news()
 
     def _advance(self) -> None:
-        """Do everything that there is to do now."""
+        """Open the tracker if it is not open, deliver everything new, and close it if the run has ended."""
         delivery = self._delivery
         delivery.remember_files()
         if not delivery.is_open:
@@ -265,7 +206,7 @@ class TrackerFeed:
     def _wait_for_news(self) -> None:
         if not (self._delivery.is_closed or self._abandoned):
             self._wake.wait()
-            self._ending.wait(self._interval_s)  # gather what comes close together into one delivery
+            self._ending.wait(self._interval_s)  # lines that come close together make one delivery
 
     def _pause_after(self, failures: int) -> None:
         if self._ending.is_set():
@@ -275,10 +216,66 @@ class TrackerFeed:
 
 
 def pause_s(failures: int) -> float:
-    """Return how long to leave a tracker alone after so many failures: longer each time, and never twice the same."""
+    """Return the seconds to wait after this many failures in a row: longer each time, with jitter."""
     return _RANDOM.uniform(0.5, 1.0) * min(_LONGEST_PAUSE_S, 2.0 ** min(failures - 1, 10))
 
 
 def feed_name(tracker: BaseTracker, name: str | None = None) -> str:
-    """Return what a tracker is called in messages and in the names of its files."""
+    """Return the name of a tracker in messages and in the names of its files."""
     return re.sub(r"[^\w.-]", "-", name or tracker.tracker_config.kind or type(tracker).__name__)
+
+
+class Outage:
+    """The state of the connection to a tracker; logs only changes of it.
+
+    Args:
+        name: The tracker's name in messages.
+        metrics_path: The file that has all metrics.
+    """
+
+    def __init__(self, name: str, metrics_path: Path) -> None:
+        self._name = name
+        self._metrics_path = metrics_path
+        self._down = False
+
+    def begin(self, reason: Exception) -> None:
+        """Warn that the tracker does not answer, unless that was logged."""
+        if self._down:
+            return
+        self._down = True
+        _LOGGER.warning(
+            "tracker %s: %s. Training is not affected; the tracker %s; all metrics are in %s",
+            self._name,
+            in_one_line(reason),
+            "is not tried again" if isinstance(reason, TrackerRefusedError) else "will be tried again",
+            self._metrics_path,
+        )
+
+    def end(self, url: str | None) -> None:
+        """Log that the tracker answers again, with its address, if it did not answer before."""
+        if self._down:
+            self._down = False
+            _LOGGER.info("tracker %s answers again%s", self._name, f": {url}" if url else "")
+
+    def lost(self, lines: int, files: int) -> None:
+        """Warn about everything that was not delivered, and how to deliver it later."""
+        _LOGGER.warning(
+            "tracker %s: the run ended before everything was delivered: %d metric lines, %d files and the end of "
+            "the run are missing there; all metrics are in %s. Deliver the rest later: noether tracker sync %s",
+            self._name,
+            lines,
+            files,
+            self._metrics_path,
+            shlex.quote(str(self._metrics_path.parent)),
+        )
+
+    def note(self, message: str) -> None:
+        """Warn about a smaller problem than an outage."""
+        _LOGGER.warning("tracker %s: %s", self._name, message)
+
+
+def in_one_line(error: Exception) -> str:
+    """Return an error and its hint without line breaks."""
+    text = str(error.message) if isinstance(error, TrackerError) else f"{type(error).__name__}: {error}"
+    hint = f" ({error.hint})" if isinstance(error, TrackerError) and error.hint else ""
+    return " ".join((text + hint).split())[:400]

@@ -2,31 +2,247 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 
-from noether.checkpoint.errors import MissingMetricError
-from noether.errors import TrainingError
+from noether.errors import StorageError, TrainingError
+from noether.kernel.names import did_you_mean
 from noether.kernel.progress import UpdateCounter
 from noether.metrics.directions import MetricPropertyProvider
 from noether.metrics.metrics_file import AppendOnlyFile, MetricRecord, MetricsFile
 from noether.metrics.values import encode_nonscalar, own_nonscalar, own_scalar, read_scalars
 
 
-class Round:
-    """The metrics of the boundary to come; shared by a log writer and all views of it.
+class MissingMetricError(TrainingError, KeyError):
+    """A metric was read that was not logged in this round.
+
+    Args:
+        key: The key that was read.
+        present: The keys that were logged.
+    """
+
+    def __init__(self, key: str, present: Iterable[str]) -> None:
+        present = sorted(present)
+        listed = ", ".join(repr(name) for name in present) or "none"
+        super().__init__(
+            f"metric {key!r} was not logged in this round: found {listed}.{did_you_mean(key, present)}",
+            hint="the callback that logs it has to come earlier in the spec and fire in the same round",
+        )
+
+
+class LogWriter:
+    """Collect the metrics of a round and write them at its boundary; callbacks use it as `self.writer`.
+
+    Adding never waits for the device: a tensor on an accelerator stays there until it is read or the boundary
+    comes, and then all tensors are read in one copy. A key that is added twice in a round keeps its last value.
+
+    Reading (`current`, `keys`, `current_metrics`) sees the round so far. A view from `below` has a prefix: its keys
+    are relative to it, for reading and writing alike.
+
+    Args:
+        metrics_file: The file of the lines; None on ranks that do not write.
+        metric_property_provider: Decides which metrics have a best value; without it `best_metrics` stays empty.
 
     Attributes:
-        scalars: Metrics by whole key; tensors stay on their device until somebody reads them.
+        prefix: Text before every key of this view; empty for the run's own writer.
+        round: The metrics added since the last line.
+        on_written: Called after each line; a tracker feed is notified through it.
+    """
+
+    def __init__(
+        self,
+        metrics_file: MetricsFile | None,
+        metric_property_provider: MetricPropertyProvider | None = None,
+    ) -> None:
+        self.metrics_file = metrics_file
+        self.prefix = ""
+        self.round = Round()
+        self.on_written: list[Callable[[], object]] = []
+        self._summary = MetricSummary(metric_property_provider)
+        self._nonscalars_file = (
+            AppendOnlyFile(metrics_file.path.with_name("nonscalars.jsonl")) if metrics_file else None
+        )
+        self._written_at = 0.0
+
+    @property
+    def final_metrics(self) -> dict[str, float]:
+        """The last value of every key of the run."""
+        return dict(self._summary.final)
+
+    @property
+    def best_metrics(self) -> dict[str, float]:
+        """The best finite value of every key of the run whose direction is known."""
+        return dict(self._summary.best)
+
+    def add_scalar(
+        self, key: str, value: Any, logger: logging.Logger | None = None, format_str: str | None = None
+    ) -> None:
+        """Add a metric to this round.
+
+        Args:
+            key: Metric key; its parts are separated by slashes.
+            value: A number, or a tensor or array with one element.
+            logger: Also prints `key: value` through this logger at the boundary.
+            format_str: Format of the printed value, for example `".2f"`.
+
+        Raises:
+            TrainingError: If the key is not a string or the value not a scalar.
+        """
+        if not isinstance(key, str) or not key:
+            raise TrainingError(f"wrong metric key: found {key!r}, expected a non-empty string")
+        if self.prefix:
+            key = self.prefix + key
+        added = self.round
+        added.scalars[key] = value if type(value) is float else own_scalar(key, value)
+        added.has_values = True
+        if logger is not None:
+            added.printed[key] = (logger, format_str or ".6g")
+
+    def add_nonscalar(self, key: str, value: Any) -> None:
+        """Add an array, a histogram or a table to this round; it goes to `nonscalars.jsonl`.
+
+        Args:
+            key: Its key.
+            value: Numbers, strings, tensors and arrays, and lists and dicts of them.
+
+        Raises:
+            TrainingError: If the key is not a string, or the value holds anything else.
+        """
+        if not isinstance(key, str) or not key:
+            raise TrainingError(f"wrong key of a non-scalar: found {key!r}, expected a non-empty string")
+        self.round.nonscalars[self.prefix + key] = own_nonscalar(key, value)
+        self.round.has_values = True
+
+    def below(self, prefix: str) -> LogWriter:
+        """Return a view of this writer that puts `prefix` before every key that it adds or reads.
+
+        A nested callback is given one (`ema=0.999/`), so that it works the same as a callback of the run.
+        """
+        return _View(self, prefix)
+
+    def current(self, key: str) -> float:
+        """Return a metric of this round; waits for the device if it is a tensor there.
+
+        Raises:
+            MissingMetricError: If it was not logged in this round; lists the keys that were.
+        """
+        scalars = self.round.scalars
+        if self.prefix + key not in scalars:
+            raise MissingMetricError(key, self.keys())
+        read_scalars(scalars)
+        return float(scalars[self.prefix + key])
+
+    def keys(self) -> list[str]:
+        """Return the keys of this round below the prefix, in the order in which they were added."""
+        return [key.removeprefix(self.prefix) for key in self.round.scalars if key.startswith(self.prefix)]
+
+    def current_metrics(self) -> dict[str, float]:
+        """Return all metrics of this round below the prefix; waits for the device if one is a tensor there."""
+        return {key: self.current(key) for key in self.keys()}
+
+    def flush(self, update_counter: UpdateCounter) -> None:
+        """End the round: write its line and start an empty one. Writes nothing if nothing was added.
+
+        Raises:
+            StorageError: If the disk is full or refuses; the round is kept and can be flushed again.
+        """
+        if not self.round.has_values:
+            return
+        read_scalars(self.round.scalars)
+        metrics: dict[str, float] = self.round.scalars  # type: ignore[assignment]  # no tensors are left
+        self._write(update_counter, metrics)
+        for key, (logger, format_str) in self.round.printed.items():
+            logger.info("%s: %s", key, format(metrics[key], format_str))
+        self._summary.add(metrics)
+        self.discard()
+        for notify in self.on_written:
+            notify()
+
+    def discard(self) -> None:
+        """Forget this round, because it was interrupted and will be repeated."""
+        self.round.clear()
+
+    def state_dict(self) -> dict[str, int]:
+        """Wait until all lines are on the disk, and return the lengths of the files.
+
+        Raises:
+            StorageError: If the disk refuses.
+        """
+        if self.metrics_file is None or self._nonscalars_file is None:
+            return {}
+        self.metrics_file.sync()
+        self._nonscalars_file.sync()
+        return {"metrics": self.metrics_file.offset, "nonscalars": self._nonscalars_file.offset}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Cut the files back to a saved state, and read the final and best values from the lines that remain.
+
+        The state of a writer without files cuts nothing.
+
+        Raises:
+            StorageError: If a file is shorter than it was when the state was saved, or damaged.
+        """
+        self.discard()
+        self._summary.clear()
+        if self.metrics_file is None or self._nonscalars_file is None:
+            return
+        if state:
+            self.metrics_file.truncate(state["metrics"])
+            self._nonscalars_file.truncate(state["nonscalars"])
+        for record in self.metrics_file.read():
+            self._summary.add(record.metrics)
+
+    def close(self) -> None:
+        """Close the files; a round that was not flushed is lost."""
+        for file in (self.metrics_file, self._nonscalars_file):
+            if file is not None:
+                file.close()
+
+    def _write(self, at: UpdateCounter, metrics: dict[str, float]) -> None:
+        """Write the lines of this round to both files, or to none of them."""
+        # Trackers want times that never go back, and the machine's clock may be set back while a run trains.
+        now = self._written_at = max(self._written_at, time.time())
+        if self.metrics_file is None or self._nonscalars_file is None:
+            return
+        before = self._nonscalars_file.offset
+        if nonscalars := self.round.nonscalars:
+            self._nonscalars_file.write(
+                b"".join(encode_nonscalar(at, now, key, value) for key, value in nonscalars.items())
+            )
+        if not metrics:
+            return
+        try:
+            self.metrics_file.append(MetricRecord(at.update, at.epoch, at.sample, now, metrics))
+        except StorageError:
+            self._nonscalars_file.truncate(before)
+            raise
+
+
+class _View(LogWriter):
+    """A log writer below a prefix; everything but the prefix is that of its owner, also if it changes later."""
+
+    def __init__(self, owner: LogWriter, prefix: str) -> None:
+        self._owner = owner
+        self.prefix = owner.prefix + prefix
+        self.round = owner.round  # never replaced; held here because each metric that is added needs it
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._owner, name)
+
+
+class Round:
+    """The metrics of the boundary to come; shared by a log writer and all its views.
+
+    Attributes:
+        scalars: Metrics by whole key; tensors stay on their device until they are read.
         nonscalars: Arrays, histograms and tables by whole key.
-        printed: Which metrics are to be printed too: through which logger, in which format.
-        has_values: Whether anything was added; an attribute, because the loop asks at every update.
+        printed: Logger and format of each metric that is printed too.
+        has_values: True if anything was added; an attribute, because the loop reads it at every update.
     """
 
     __slots__ = ("has_values", "nonscalars", "printed", "scalars")
@@ -43,10 +259,10 @@ class Round:
 
 
 class MetricSummary:
-    """Follows the metrics of a run, line by line.
+    """Final and best values of the metrics of a run, updated line by line.
 
     Args:
-        provider: Knows in which direction a metric gets better; without it there are no best values.
+        provider: Decides in which direction a metric gets better; without it there are no best values.
     """
 
     def __init__(self, provider: MetricPropertyProvider | None) -> None:
@@ -56,7 +272,7 @@ class MetricSummary:
         self._signs: dict[str, int] = {}
 
     def add(self, metrics: Mapping[str, float]) -> None:
-        """Take the values of one line in."""
+        """Add the values of one line."""
         self.final.update(metrics)
         if self._provider is None:
             return
@@ -77,186 +293,3 @@ class MetricSummary:
             direction = self._provider.direction(key) if self._provider else None
             self._signs[key] = {"higher": 1, "lower": -1}.get(direction or "", 0)
         return self._signs[key]
-
-
-class LogWriter:
-    """Collects the metrics of a round and writes them at its boundary; callbacks know it as `self.writer`.
-
-    Adding never waits for the device: a tensor on an accelerator stays there until somebody reads it or the
-    boundary comes, and then all of them are read in one copy. A key that is added twice in a round keeps its
-    last value.
-
-    What is read back (`current`, `keys`, `current_metrics`) is the round so far. A view from `below` has a prefix: keys
-    are relative to it, for reading and writing alike.
-
-    Args:
-        metrics_file: Where the lines go; None on ranks that do not write.
-        metric_property_provider: Knows which metrics have a best value; without it `best_metrics` stays
-            empty.
-
-    Attributes:
-        prefix: What this view puts before every key; empty for the run's own writer.
-        round: What was added since the last line.
-        on_written: Called after a line was written; this is how a tracker feed hears of it.
-    """
-
-    def __init__(
-        self,
-        metrics_file: MetricsFile | None,
-        metric_property_provider: MetricPropertyProvider | None = None,
-    ) -> None:
-        self.metrics_file = metrics_file
-        self.prefix = ""
-        self.round = Round()
-        self.on_written: list[Callable[[], object]] = []
-        self._summary = MetricSummary(metric_property_provider)
-        self._nonscalars_file = _beside(metrics_file)
-        self._written_at = 0.0
-
-    @property
-    def final_metrics(self) -> dict[str, float]:
-        """The last value of every key of the run."""
-        return dict(self._summary.final)
-
-    @property
-    def best_metrics(self) -> dict[str, float]:
-        """The best finite value of every key of the run whose direction is known."""
-        return dict(self._summary.best)
-
-    def add_scalar(
-        self, key: str, value: Any, logger: logging.Logger | None = None, format_str: str | None = None
-    ) -> None:
-        """Add a metric to this round.
-
-        Args:
-            key: Name of the metric; parts are separated by slashes.
-            value: A number, or a tensor or array with one element.
-            logger: Also prints `key: value` through this logger at the boundary.
-            format_str: How to print the value, for example `".2f"`.
-
-        Raises:
-            TrainingError: If the key is no string or the value no scalar.
-        """
-        if not isinstance(key, str) or not key:
-            raise TrainingError(f"the key of a metric must be a non-empty string, found {key!r}")
-        if self.prefix:
-            key = self.prefix + key
-        added = self.round
-        added.scalars[key] = value if type(value) is float else own_scalar(key, value)
-        added.has_values = True
-        if logger is not None:
-            added.printed[key] = (logger, format_str or ".6g")
-
-    def add_nonscalar(self, key: str, value: Any) -> None:
-        """Add an array, a histogram or a table to this round; it goes to `nonscalars.jsonl`.
-
-        Args:
-            key: Its name.
-            value: Numbers, strings, tensors and arrays, and lists and dicts of them.
-
-        Raises:
-            TrainingError: If the key is no string, or the value holds something else.
-        """
-        if not isinstance(key, str) or not key:
-            raise TrainingError(f"the key of a non-scalar must be a non-empty string, found {key!r}")
-        self.round.nonscalars[self.prefix + key] = own_nonscalar(key, value)
-        self.round.has_values = True
-
-    def below(self, prefix: str) -> LogWriter:
-        """Return a view of this writer that puts `prefix` before every key it adds or reads.
-
-        A nested callback is given one, so that it need not know that it is nested: `ema=0.999/`.
-        """
-        view = copy.copy(self)
-        view.prefix = self.prefix + prefix
-        return view
-
-    def current(self, key: str) -> float:
-        """Return a metric of this round; waits for the device if it is a tensor there.
-
-        Raises:
-            MissingMetricError: A `KeyError` that lists the keys of this round.
-        """
-        scalars = self.round.scalars
-        if self.prefix + key not in scalars:
-            raise MissingMetricError(key, self.keys())
-        read_scalars(scalars)
-        return float(scalars[self.prefix + key])
-
-    def keys(self) -> list[str]:
-        """Return the keys of this round below the prefix, in the order in which they were added."""
-        return [key.removeprefix(self.prefix) for key in self.round.scalars if key.startswith(self.prefix)]
-
-    def current_metrics(self) -> dict[str, float]:
-        """Return all metrics of this round below the prefix; waits for the device where tensors are there."""
-        return {key: self.current(key) for key in self.keys()}
-
-    def flush(self, update_counter: UpdateCounter) -> None:
-        """End the round: write its line and start an empty one. Writes nothing where nothing was added.
-
-        Raises:
-            StorageError: If the disk is full or refuses; the round is kept.
-        """
-        if not self.round.has_values:
-            return
-        read_scalars(self.round.scalars)
-        metrics: dict[str, float] = self.round.scalars  # type: ignore[assignment]  # no tensors are left
-        self._write(update_counter, metrics)
-        for key, (logger, format_str) in self.round.printed.items():
-            logger.info("%s: %s", key, format(metrics[key], format_str))
-        self._summary.add(metrics)
-        self.discard()
-        for tell in self.on_written:
-            tell()
-
-    def discard(self) -> None:
-        """Forget this round, because it was interrupted and will be repeated."""
-        self.round.clear()
-
-    def state_dict(self) -> dict[str, int]:
-        """Make sure that all lines are on the disk, and return how long the files are at this state.
-
-        Raises:
-            StorageError: If the disk refuses.
-        """
-        if self.metrics_file is None or self._nonscalars_file is None:
-            return {}
-        self.metrics_file.sync()
-        self._nonscalars_file.sync()
-        return {"metrics": self.metrics_file.offset, "nonscalars": self._nonscalars_file.offset}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Cut the files back to a saved state, and read the final and best values from what is left.
-
-        Raises:
-            StorageError: If a file is shorter than it was when the state was saved, or damaged.
-        """
-        self.discard()
-        self._summary.clear()
-        if self.metrics_file is None or self._nonscalars_file is None:
-            return
-        self.metrics_file.truncate(state["metrics"])
-        self._nonscalars_file.truncate(state["nonscalars"])
-        for record in self.metrics_file.read():
-            self._summary.add(record.metrics)
-
-    def close(self) -> None:
-        """Close the files; a round that was not flushed is lost."""
-        if self.metrics_file is not None:
-            self.metrics_file.close()
-        if self._nonscalars_file is not None:
-            self._nonscalars_file.close()
-
-    def _write(self, at: UpdateCounter, metrics: dict[str, float]) -> None:
-        # Trackers want times that never go back, and the machine's clock may be set back while a run trains.
-        now = self._written_at = max(self._written_at, time.time())
-        if self._nonscalars_file is not None:
-            for key, value in self.round.nonscalars.items():
-                line = encode_nonscalar(at, now, key, value)
-                self._nonscalars_file.append(line)
-        if self.metrics_file is not None and metrics:
-            self.metrics_file.append(MetricRecord(at.update, at.epoch, at.sample, now, metrics))
-
-
-def _beside(metrics_file: MetricsFile | None) -> AppendOnlyFile | None:
-    return AppendOnlyFile(metrics_file.path.with_name("nonscalars.jsonl")) if metrics_file else None

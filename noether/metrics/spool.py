@@ -1,4 +1,4 @@
-"""The spool: undelivered metrics and the position of each tracker, kept between attempts."""
+"""The spool: the undelivered part of a metrics file, and each tracker's position in it, kept between attempts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from noether.metrics.tracker import RunDescription
 
 @dataclass(frozen=True, slots=True, order=True)
 class Delivered:
-    """How far a tracker has got: all lines before `update`, and the first `lines` lines of that update.
+    """Position of a tracker: it has all lines before `update`, and the first `lines` lines of that update.
 
     Counted in updates and not in bytes, because a resume cuts the file back and writes the same values again:
     those that the tracker has are not sent twice.
@@ -25,13 +25,13 @@ class Delivered:
     lines: int = 0
 
     def and_line(self, update: int) -> Delivered:
-        """Return where this is after one more line of that update."""
+        """Return the position after one more line of that update."""
         return Delivered(update, self.lines + 1 if update == self.update else 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Records to deliver together, and where the file has been read to with them."""
+    """Records to deliver together, and the position in the file after them."""
 
     records: tuple[MetricRecord, ...]
     offset: int
@@ -40,11 +40,11 @@ class Batch:
 
 
 class MetricsTail:
-    """Yields what a file of metrics holds beyond what was delivered, in batches of bounded size.
+    """The undelivered lines of a metrics file, in batches of bounded size.
 
     Args:
         path: The file; it may not exist yet.
-        delivered: Where an earlier delivery ended. Lines up to there are skipped.
+        delivered: End of an earlier delivery; lines up to there are skipped.
     """
 
     def __init__(self, path: Path, delivered: Delivered) -> None:
@@ -54,11 +54,11 @@ class MetricsTail:
         self.delivered = delivered
 
     def next_batch(self, limit: int, max_values: int = 10_000) -> Batch | None:
-        """Return records that were not committed yet, or None where there is nothing new.
+        """Return records that were not committed yet, or None if there are no new ones.
 
         Args:
-            limit: At most so many records.
-            max_values: Records with this many values together are enough, however many keys each of them has.
+            limit: Largest number of records.
+            max_values: Number of values, over all records, after which no more are added.
         """
         self._notice_a_cut()
         records: list[MetricRecord] = []
@@ -77,12 +77,12 @@ class MetricsTail:
         return Batch(tuple(records), offset, seen, damaged) if offset > self._offset else None
 
     def commit(self, batch: Batch) -> None:
-        """Remember that this batch was delivered; the next one starts behind it."""
+        """Mark this batch as delivered; the next one starts after it."""
         self._offset, self._seen = batch.offset, batch.seen
         self.delivered = max(self.delivered, batch.seen)
 
     def remaining(self) -> int:
-        """Count the lines that were not delivered."""
+        """Return the number of lines that were not delivered."""
         self._notice_a_cut()
         seen, count = self._seen, 0
         for line in self._lines():
@@ -115,14 +115,14 @@ _NOT_KEPT = ("reference", "token", "started", "ended")
 
 @dataclass(frozen=True, slots=True)
 class SpoolState:
-    """The content of `spool/<tracker>.json`.
+    """Content of `spool/<tracker>.json`.
 
     Attributes:
-        delivered: Where the last delivery ended.
-        sending: Where the last one that was begun would end; beyond `delivered`, nobody knows what arrived.
-        reference: What the tracker needs to continue its run.
-        token: What marks everything that is created for this run on the other side.
-        files: Files that wait to be uploaded, each with the folder that it goes to.
+        delivered: End of the last delivery.
+        sending: End of the last delivery that was begun; lines between `delivered` and it may or may not have arrived.
+        reference: `BaseTracker.reference`, to continue the run.
+        token: `RunDescription.token`.
+        files: Files that wait to be uploaded, each with its target folder.
         ended: The status that the tracker has acknowledged; empty while the run goes on.
     """
 
@@ -135,9 +135,9 @@ class SpoolState:
 
 
 def read_spool(path: Path) -> SpoolState:
-    """Read the state that an earlier attempt left; an empty one where there is none or it is unreadable.
+    """Read the state of an earlier attempt; an empty one if there is none or it is unreadable.
 
-    A lost state costs values that the tracker shows twice, so it is no reason to stop a run.
+    A lost state costs values that the tracker shows twice, which is not a reason to stop a run.
     """
     try:
         found = json.loads(path.read_bytes())
@@ -154,13 +154,13 @@ def read_spool(path: Path) -> SpoolState:
 
 
 def write_spool(path: Path, state: SpoolState, *, durably: bool = False) -> None:
-    """Replace the state in one step, so that a kill leaves the old one or the new one.
+    """Replace the state at once, so that a kill leaves the old one or the new one.
 
     Args:
         path: The file.
-        state: What to write.
-        durably: Wait until it is on the disk: what would otherwise be lost with the power is a run over there, and
-            not only how far it got.
+        state: The new state.
+        durably: Wait until it is on the disk; for states without which a power failure would lose the tracker's run,
+            not only a position.
 
     Raises:
         OSError: If the disk is full or refuses.
@@ -178,12 +178,12 @@ def write_spool(path: Path, state: SpoolState, *, durably: bool = False) -> None
 
 
 def description_path(spool_path: Path) -> Path:
-    """Return where the description of the run is kept that belongs to a spool file."""
+    """Return the path of the run description that belongs to a spool file."""
     return spool_path.with_suffix(".run.json")
 
 
 def write_description(path: Path, run: RunDescription) -> None:
-    """Keep what a tracker is told about the run, for whoever delivers later.
+    """Write the description of a run beside its spool, for a later delivery.
 
     Raises:
         OSError: If the disk is full or refuses.
@@ -197,7 +197,7 @@ def write_description(path: Path, run: RunDescription) -> None:
 
 
 def read_description(path: Path) -> RunDescription | None:
-    """Read a description back; None where there is none, or it is damaged."""
+    """Read a description back; None if there is none, or it is damaged."""
     try:
         found = json.loads(path.read_bytes())
         paths = {name: Path(found[name]) for name in _PATHS if found.get(name)}
@@ -210,7 +210,7 @@ def _replace(path: Path, body: Mapping[str, Any], *, durably: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")
     with new.open("w", encoding="utf-8") as file:
-        json.dump(body, file, default=dict)  # mappings that are no dicts
+        json.dump(body, file, default=dict)  # for mappings of other types
         if durably:
             file.flush()
             os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""From `[model.optimizer]` to a torch optimizer over a model's parameters."""
+"""Build the torch optimizer of `[model.optimizer]` over a model's parameters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from noether.optim.groups import GroupDefaults, parameter_groups
 from noether.optim.model_optimizer import ModelOptimizer, Scheduled
 from noether.optim.schedules import Schedule
 
-_FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})  # where torch has one kernel for all parameters
+_FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})  # devices with one kernel for all parameters
 
 
 def build_optimizer(
@@ -37,7 +37,7 @@ def build_optimizer(
         updates_per_epoch: Updates in one epoch, for the schedules.
 
     Raises:
-        SpecError: Nothing is trainable, a group does not fit, or torch refuses the options.
+        SpecError: If nothing is trainable, a group does not fit, or torch refuses the options.
     """
     optimizer_class = component_of(config).target
     options = _options(config)

@@ -1,4 +1,4 @@
-"""Parameter groups: which parameters each group names, their decay and their learning rates."""
+"""Parameter groups: the parameters of each group, their decay and their learning rates."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def matching(pattern: str, names: Collection[str], *, setting: str, of: str) -> 
     Args:
         pattern: As in a shell: `encoder.*`, `*.bias`.
         names: Parameter names.
-        setting: Where the spec has the pattern, for the message.
-        of: What the names are, for the message: "parameter of the model".
+        setting: Place of the pattern in the spec, for the message.
+        of: Kind of the names, for the message: "parameter of the model".
 
     Raises:
-        SpecError: None does.
+        SpecError: If none does.
     """
     matched = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
     if not matched:
@@ -36,12 +36,12 @@ def matching(pattern: str, names: Collection[str], *, setting: str, of: str) -> 
 
 @dataclass(frozen=True, slots=True)
 class GroupDefaults:
-    """What holds for parameters that no group of the spec says otherwise about.
+    """Options of parameters that no group of the spec changes.
 
     Attributes:
         weight_decay: The optimizer's weight decay; None for an optimizer that has none.
-        decay_bias_and_norm: Whether parameters with fewer than two dimensions decay too.
-        lr: The optimizer's learning rate; None where it cannot be scaled.
+        decay_bias_and_norm: True if parameters with fewer than two dimensions decay as well.
+        lr: The optimizer's learning rate; None if it cannot be scaled.
     """
 
     weight_decay: float | None
@@ -54,18 +54,18 @@ def parameter_groups(
     defaults: GroupDefaults,
     groups: Sequence[ParameterGroupConfig] = (),
 ) -> list[dict[str, Any]]:
-    """Split trainable parameters by the spec's groups, and each part into what decays and what does not.
+    """Split trainable parameters by the spec's groups, and each part into decaying and other parameters.
 
     Parameters with fewer than two dimensions (biases, scales of norms) are not decayed, unless asked for: shrinking
     them towards zero regularises nothing and hurts normalised layers. That holds for a group with a `weight_decay` of
     its own as well, so that `encoder.*` can name a whole encoder; `decay_bias_and_norm` in the group asks for it.
 
     Returns:
-        Groups in the form that torch optimizers take, each with its parameter names under `"names"`: first what no
-        group of the spec names, then the spec's groups in their order.
+        Groups in the form that torch optimizers take, each with its parameter names under `"names"`: first the
+        parameters that no group of the spec names, then the spec's groups in their order.
 
     Raises:
-        SpecError: A group would change nothing, or something that the optimizer does not have.
+        SpecError: If a group would change nothing, or an option that the optimizer lacks.
     """
     trainable = {name: parameter for name, parameter in named_parameters if parameter.requires_grad}
     owners = _owners(list(trainable), groups)
@@ -132,5 +132,5 @@ def _by_decay(
 
 
 def _decays(parameter: nn.Parameter, defaults: GroupDefaults) -> bool:
-    """Whether weight decay may act on it; without any, parameters need not be told apart."""
+    """Return True if weight decay applies to it; without any decay, all parameters are treated alike."""
     return defaults.decay_bias_and_norm or parameter.ndim >= 2 or not defaults.weight_decay

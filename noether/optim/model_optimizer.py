@@ -21,14 +21,14 @@ _SHOWN = 8  # names in a message
 
 
 def options_of(optimizer: Optimizer) -> list[Options]:
-    """Return the options of each group as they are now, to tell later which of them have changed."""
+    """Return a copy of the options of each group, to find later changes."""
     return [
         {key: _copied(value) for key, value in group.items() if key != "params"} for group in optimizer.param_groups
     ]
 
 
 def changed_options(options: Options, given: Options) -> list[str]:
-    """Return the options that are not as they were `given`."""
+    """Return the options that differ from `given`."""
     return sorted(key for key, value in options.items() if key not in given or not _equal(value, given[key]))
 
 
@@ -95,7 +95,7 @@ def restore_options(optimizer: Optimizer, names: Sequence[str], saved: Sequence[
         saved: The saved groups: `names`, `changed`, and the options.
 
     Raises:
-        CheckpointError: Parameters that form one group now had groups with different options.
+        CheckpointError: If parameters of one group had different options.
     """
     group_of = {name: group for group in saved for name in group["names"]}
     start = 0
@@ -121,7 +121,7 @@ def require_same_class(saved: str | None, optimizer: Optimizer) -> None:
         optimizer: The optimizer that is to go on with the state.
 
     Raises:
-        CheckpointError: It was made by another one.
+        CheckpointError: If another optimizer made it.
     """
     if saved is not None and saved != type(optimizer).__name__:
         raise CheckpointError(
@@ -134,7 +134,7 @@ def require_same_names(saved: Collection[str], names: Collection[str]) -> None:
     """Check that a state is for these parameters.
 
     Raises:
-        CheckpointError: It is for others; the message names them.
+        CheckpointError: If it is for others; names them.
     """
     missing, unknown = sorted(set(names) - set(saved)), sorted(set(saved) - set(names))
     parts = [
@@ -183,7 +183,7 @@ class Scheduled:
 
 
 class ModelOptimizer:
-    """What the loop does with an optimizer: schedule, unscale, clip, step, zero.
+    """A torch optimizer as the loop uses it: schedule, unscale, clip, apply, zero.
 
     Args:
         optimizer: The torch optimizer, its groups built.
@@ -191,7 +191,7 @@ class ModelOptimizer:
         scheduled: Values under a schedule.
         clip_grad_norm: Largest global gradient norm; None leaves gradients alone.
         clip_grad_value: Largest absolute gradient entry; None leaves gradients alone.
-        built_for: Total updates and updates of an epoch that the schedules assume; None where it was made by hand.
+        built_for: Total updates and updates of an epoch that the schedules assume; None if it was built by hand.
     """
 
     def __init__(
@@ -218,7 +218,7 @@ class ModelOptimizer:
 
     @property
     def has_gradients(self) -> bool:
-        """Whether the backward pass has reached any of its parameters."""
+        """True if the backward pass has reached any of its parameters."""
         return any(parameter.grad is not None for parameter in self.parameters)
 
     @property
@@ -257,7 +257,7 @@ class ModelOptimizer:
         return tensors
 
     def state_values(self) -> dict[str, Any]:
-        """Return what is no tensor: the class, options of each group, and plain entries of the state by parameter name.
+        """Return all that is not a tensor: class, options of each group, plain entries of the state by parameter name.
 
         A group's `changed` names the options that are not as they were when the optimizer was built, those aside that
         a schedule sets.
@@ -292,7 +292,7 @@ class ModelOptimizer:
         there, is state and comes back. What a schedule sets follows from the update alone.
 
         Raises:
-            CheckpointError: The state is for other parameters, or for another optimizer; the message names them.
+            CheckpointError: If the state is for other parameters, or for another optimizer; names them.
         """
         require_same_class(values.get("class"), self.torch_optimizer)
         saved = values["groups"]

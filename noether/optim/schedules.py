@@ -37,7 +37,7 @@ class Schedule(ABC):
         """Return a length in updates from whichever of `<name>_updates`, `<name>_epochs`, `<name>_percent` is set.
 
         Raises:
-            SpecError: Several of them are set, or none and there is no default.
+            SpecError: If several of them are set, or none and there is no default.
         """
         units = {
             f"{name}_updates": 1.0,
@@ -96,7 +96,7 @@ class LinearConfig(ScheduleBaseConfig):
 
 
 class Linear(Schedule):
-    """Moves from `start` to `end` by equal steps."""
+    """Moves linearly from `start` to `end`."""
 
     def __init__(self, schedule_config: LinearConfig, *, total_updates: int, updates_per_epoch: int) -> None:
         super().__init__(schedule_config, total_updates=total_updates, updates_per_epoch=updates_per_epoch)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noether.checkpoint.step_folder import read_step
+from noether.checkpoint.folder import read_checkpoint
 from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback, iterator_callbacks
 from noether.core.models.modes import evaluating
@@ -217,7 +217,7 @@ def _saved(run: Run) -> list[Problem]:
     if folder is None:
         return []  # a run that only evaluates saves nothing
     try:
-        read_step(folder)
+        read_checkpoint(folder)
     except NoetherError as error:
         return [_problem("save-failed", "the checkpoint cannot be read back", error)]
     return []

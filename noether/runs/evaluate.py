@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from noether.checkpoint.manifest import WEIGHTS, Manifest
+from noether.checkpoint.names import Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.state import callback_file
-from noether.checkpoint.step_names import Checkpoint, StepNames
 from noether.config.base import component_of
 from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.checkpoint.ema import EmaCallbackConfig
@@ -148,8 +148,8 @@ def evaluate(
     paths = find_run(run, output)
     loaded = load_saved_spec(paths, project=project, trusted=trusted)
     with preparation(loaded) as prepared:
-        weights = StepNames(paths.checkpoint_path).load(checkpoint, _SavedWeights.read)
-        spec = _with_averaged_variants(prepared.loaded.spec, weights.checkpoint.step.manifest)
+        weights = CheckpointNames(paths.checkpoint_path).load(checkpoint, _SavedWeights.read)
+        spec = _with_averaged_variants(prepared.loaded.spec, weights.checkpoint.saved.manifest)
         target = EvaluationPaths(paths, weights.name)
         _begin_anew(target.metrics_path)
         evaluated = prepared.assemble(target, spec=spec)
@@ -192,7 +192,7 @@ class _SavedWeights(InitializerBase):
     @property
     def name(self) -> str:
         """Position of the checkpoint, with the file if it is not the live weights."""
-        position, file = self.checkpoint.step.manifest.iteration, self.checkpoint.weights
+        position, file = self.checkpoint.saved.manifest.iteration, self.checkpoint.weights
         return position if file == WEIGHTS else f"{position}.{Path(file).parent.name}={Path(file).stem}"
 
     def initialize(self, trainer: RunningTrainer, model: ModelBase) -> None:
@@ -201,7 +201,7 @@ class _SavedWeights(InitializerBase):
         Raises:
             CheckpointError: if the weights are those of another model.
         """
-        step = self.checkpoint.step
+        step = self.checkpoint.saved
         match = match_weights(model, self.tensors)
         match.require_complete(
             str(step.folder / self.checkpoint.weights), hint="evaluate a checkpoint of whole weights"

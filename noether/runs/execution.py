@@ -9,8 +9,8 @@ import traceback
 from contextlib import ExitStack
 from functools import partial
 
+from noether.checkpoint.folder import sweep_leftovers
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.step_folder import sweep_leftovers
 from noether.config.secrets import mask, masked_traceback
 from noether.core.utils.shown_path import shown_path
 from noether.errors import CheckpointError, NoetherError, StorageError
@@ -249,7 +249,7 @@ class Execution:
                 _LOG.warning("%s", describe(error))
         run.trainer.log_writer.close()
         self._record_end(outcome.status, reason)
-        if outcome.status == "KILLED" and not run.trainer.checkpoint_writer.steps:
+        if outcome.status == "KILLED" and not run.trainer.checkpoint_writer.checkpoints:
             _LOG.info("no checkpoint was committed; save_on_sigint = true under [trainer] commits one on Ctrl-C")
         for key, value in outcome.metrics.items():
             if not key.startswith(_MACHINERY):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.step_names import StepNames
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import match_weights
 from noether.runs.folder.run_folder import find_run
@@ -62,11 +62,11 @@ class SavedRun:
         Raises:
             CheckpointError: if there is no such checkpoint, it is damaged, or it holds only a part of the weights.
         """
-        found, tensors = StepNames(self.paths.checkpoint_path).load(checkpoint, lambda one: (one, one.tensors()))
+        found, tensors = CheckpointNames(self.paths.checkpoint_path).load(checkpoint, lambda one: (one, one.tensors()))
         with preparation(self.loaded, device=self.device) as prepared:
             model = prepared.model()
         match = match_weights(model, tensors)
-        match.require_complete(str(found.step.folder / found.weights), hint="name a checkpoint of whole weights")
+        match.require_complete(str(found.saved.folder / found.weights), hint="name a checkpoint of whole weights")
         match.load_into(model)
         return model.eval()
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from noether.checkpoint.state import StepState
+from noether.checkpoint.state import CheckpointState
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.tree import family
 from noether.core.models.base import ModelBase
@@ -33,7 +33,7 @@ def trainer_state(trainer: TrainerParts) -> dict[str, Any]:
     }
 
 
-def capture_trainer(trainer: TrainerParts, model: ModelBase, state: Mapping[str, Any]) -> StepState:
+def capture_trainer(trainer: TrainerParts, model: ModelBase, state: Mapping[str, Any]) -> CheckpointState:
     """Return everything that a checkpoint of a trainer holds.
 
     Args:
@@ -53,7 +53,7 @@ def capture_step(
     trainer_state: Mapping[str, Any],
     data_state: Mapping[str, Tensor],
     callback_files: Mapping[str, Mapping[str, Mapping[str, Tensor]]],
-) -> StepState:
+) -> CheckpointState:
     """Return the whole state of a run at one moment.
 
     Args:
@@ -69,7 +69,7 @@ def capture_step(
         for name, optimizer in optimizers.items()
         for key, tensor in optimizer.state_tensors().items()
     }
-    return StepState(
+    return CheckpointState(
         epoch=counter.epoch,
         update=counter.update,
         sample=counter.sample,

@@ -13,12 +13,12 @@ from typing import Any
 from torch import Tensor
 
 from noether.checkpoint.durable import Content
+from noether.checkpoint.folder import read_file
 from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, FileRecord
 from noether.checkpoint.paths import PathProvider, ResumptionPaths
 from noether.checkpoint.save import SaveRequest
-from noether.checkpoint.saved_step import SavedStep
-from noether.checkpoint.state import TRAINER, StepState, encode_step
-from noether.checkpoint.step_folder import read_file
+from noether.checkpoint.saved import SavedCheckpoint
+from noether.checkpoint.state import TRAINER, CheckpointState, encode_checkpoint
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.tree import family
 from noether.core.models.base import ModelBase
@@ -69,7 +69,7 @@ _CURES = {
 _WEIGHTS_ALONE = 'or take the weights alone with initializer kind = "checkpoint", which counts from zero'
 
 
-def require_fitting(trainer: TrainerParts, step: SavedStep, state: StepState) -> None:
+def require_fitting(trainer: TrainerParts, step: SavedCheckpoint, state: CheckpointState) -> None:
     """Check that the counts of a saved state have the same meaning in this run as in its own.
 
     A run that only evaluates counts nothing, so any state fits.
@@ -95,7 +95,7 @@ def require_fitting(trainer: TrainerParts, step: SavedStep, state: StepState) ->
     _require_later_limit(trainer, step)
 
 
-def _require_later_limit(trainer: TrainerParts, step: SavedStep) -> None:
+def _require_later_limit(trainer: TrainerParts, step: SavedCheckpoint) -> None:
     if step.manifest.update <= trainer.state.counter.end_update:
         return
     limits = trainer.config.end_iteration
@@ -110,7 +110,7 @@ def _require_later_limit(trainer: TrainerParts, step: SavedStep) -> None:
 _OTHER_MODEL = 'take the weights alone with initializer kind = "checkpoint", which can leave out and rename'
 
 
-def restore_step(trainer: TrainerParts, model: ModelBase, step: SavedStep, state: StepState) -> None:
+def restore_step(trainer: TrainerParts, model: ModelBase, step: SavedCheckpoint, state: CheckpointState) -> None:
     """Let a trainer and its model go on from a checkpoint.
 
     Optimizers and callbacks must have been built, and no hook may have been called. The random generators come last,
@@ -133,7 +133,7 @@ def restore_step(trainer: TrainerParts, model: ModelBase, step: SavedStep, state
         _restore(trainer, model, step, state)
 
 
-def _restore(trainer: TrainerParts, model: ModelBase, step: SavedStep, state: StepState) -> None:
+def _restore(trainer: TrainerParts, model: ModelBase, step: SavedCheckpoint, state: CheckpointState) -> None:
     _restore_model(model, state.model, step)
     if model.optimizers():  # an evaluation has none
         restore_optimizers(model, state.optimizer_tensors, state.optimizer_values)
@@ -160,8 +160,8 @@ def restore_optimizers(model: ModelBase, tensors: Mapping[str, Tensor], values: 
 
     Args:
         model: With its optimizers.
-        tensors: As in `StepState.optimizer_tensors`.
-        values: As in `StepState.optimizer_values`.
+        tensors: As in `CheckpointState.optimizer_tensors`.
+        values: As in `CheckpointState.optimizer_values`.
 
     Raises:
         CheckpointError: if the state is for other parts or parameters.
@@ -178,13 +178,13 @@ def restore_optimizers(model: ModelBase, tensors: Mapping[str, Tensor], values: 
         optimizer.load_state(own, values[name])
 
 
-def resumption_paths(step: SavedStep) -> ResumptionPaths:
+def resumption_paths(step: SavedCheckpoint) -> ResumptionPaths:
     """Return the paths of the run that a checkpoint belongs to."""
     run = step.folder.resolve().parent.parent
     return ResumptionPaths(run.parent, run.name, step.folder)
 
 
-def _restore_model(model: ModelBase, tensors: Mapping[str, Tensor], step: SavedStep) -> None:
+def _restore_model(model: ModelBase, tensors: Mapping[str, Tensor], step: SavedCheckpoint) -> None:
     match = match_weights(model, tensors)
     match.require_complete(str(step.folder), hint=_OTHER_MODEL)
     match.load_into(model)
@@ -201,7 +201,7 @@ def _listed(names: Mapping[str, Any]) -> str:
 _MATHEMATICS = (WEIGHTS, OPTIMIZER, "rank-")
 
 
-def verify_restored(trainer: TrainerParts, model: ModelBase, step: SavedStep, *, same_spec: bool) -> None:
+def verify_restored(trainer: TrainerParts, model: ModelBase, step: SavedCheckpoint, *, same_spec: bool) -> None:
     """Compare the restored state with the checkpoint that it came from, byte by byte.
 
     Args:
@@ -213,7 +213,7 @@ def verify_restored(trainer: TrainerParts, model: ModelBase, step: SavedStep, *,
     Raises:
         CheckpointError: if a part does not come back as it was saved.
     """
-    files, _ = encode_step(trainer.capture_state(model), SaveRequest.whole())
+    files, _ = encode_checkpoint(trainer.capture_state(model), SaveRequest.whole())
     for name, record in step.manifest.files.items():
         if not same_spec and not name.startswith(_MATHEMATICS):
             continue
@@ -221,7 +221,7 @@ def verify_restored(trainer: TrainerParts, model: ModelBase, step: SavedStep, *,
             raise _not_as_saved(name, files.get(name), step)
 
 
-def _not_as_saved(name: str, content: Content | None, step: SavedStep) -> CheckpointError:
+def _not_as_saved(name: str, content: Content | None, step: SavedCheckpoint) -> CheckpointError:
     place = name
     if name == TRAINER and isinstance(content, bytes):
         place = f"{name}, at {_first_difference(_saved_tree(step, name), json.loads(content))}"
@@ -232,7 +232,7 @@ def _not_as_saved(name: str, content: Content | None, step: SavedStep) -> Checkp
     )
 
 
-def _saved_tree(step: SavedStep, name: str) -> Any:
+def _saved_tree(step: SavedCheckpoint, name: str) -> Any:
     return json.loads(read_file(step.folder, step.manifest, name))
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.writer import CheckpointWriter, StepState
+from noether.checkpoint.state import CheckpointState
+from noether.checkpoint.writer import CheckpointWriter
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.initializers.base import InitializerBase
@@ -198,7 +199,7 @@ class TrainerParts(Protocol):
     def call_after_training(self, callbacks: list[CallbackBase]) -> None:
         """Call `after_training` of these callbacks."""
 
-    def capture_state(self, model: ModelBase) -> StepState:
+    def capture_state(self, model: ModelBase) -> CheckpointState:
         """Return everything that a checkpoint holds."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

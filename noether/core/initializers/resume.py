@@ -8,9 +8,9 @@ from typing import ClassVar, Self
 from pydantic import Field, model_validator
 
 from noether.checkpoint.manifest import WEIGHTS
-from noether.checkpoint.saved_step import SavedStep
-from noether.checkpoint.state import StepState
-from noether.checkpoint.step_names import LATEST, Checkpoint
+from noether.checkpoint.names import LATEST, Checkpoint
+from noether.checkpoint.saved import SavedCheckpoint
+from noether.checkpoint.state import CheckpointState
 from noether.core.initializers.base import InitializerBase, InitializerConfig
 from noether.core.initializers.weights import is_step, run_below, steps_of
 from noether.core.models.base import ModelBase
@@ -79,7 +79,7 @@ class ResumeInitializer(InitializerBase):
         super().__init__(initializer_config)
         self.run_id, self.checkpoint = initializer_config.run_id, initializer_config.checkpoint
         self.path = Path(initializer_config.path) if initializer_config.path is not None else None
-        self._found: tuple[SavedStep, StepState] | None = None  # from `check` to `initialize`
+        self._found: tuple[SavedCheckpoint, CheckpointState] | None = None  # from `check` to `initialize`
 
     def check(self, trainer: RunningTrainer) -> None:
         """Read the whole checkpoint, and let the trainer check that it can continue from it.
@@ -102,14 +102,14 @@ class ResumeInitializer(InitializerBase):
         trainer.restore_state(model, saved, state)
         self.logger.info("continuing after %s from %s", saved.manifest.iteration, saved.folder)
 
-    def _read(self, trainer: RunningTrainer) -> tuple[SavedStep, StepState]:
+    def _read(self, trainer: RunningTrainer) -> tuple[SavedCheckpoint, CheckpointState]:
         if self.path is not None and is_step(self.path):
-            return _whole(Checkpoint(SavedStep.open(self.path)))
+            return _whole(Checkpoint(SavedCheckpoint.open(self.path)))
         run = self.path or run_below(trainer.path_provider.output_path, self.run_id or "")
         return steps_of(run).load(self.checkpoint, _whole)
 
 
-def _whole(found: Checkpoint) -> tuple[SavedStep, StepState]:
+def _whole(found: Checkpoint) -> tuple[SavedCheckpoint, CheckpointState]:
     """Return a checkpoint with its whole state.
 
     Raises:
@@ -117,8 +117,8 @@ def _whole(found: Checkpoint) -> tuple[SavedStep, StepState]:
     """
     if found.weights != WEIGHTS:
         raise CheckpointError(
-            f"cannot resume from averages: found {found.weights} in {found.step.folder}, expected a whole state",
+            f"cannot resume from averages: found {found.weights} in {found.saved.folder}, expected a whole state",
             hint='resume from "latest", or begin a new run with the weights: initializer kind = "checkpoint" with '
             "`path` and the same name",
         )
-    return found.step, found.step.state()
+    return found.saved, found.saved.state()

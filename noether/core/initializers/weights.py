@@ -12,9 +12,9 @@ from pydantic import Field
 from torch import Tensor
 
 from noether.checkpoint.manifest import NAME, WEIGHTS
+from noether.checkpoint.names import LATEST, Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.saved_step import SavedStep
-from noether.checkpoint.step_names import LATEST, Checkpoint, StepNames
+from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.tensor_file import decode_tensors
 from noether.checkpoint.untrusted import read_chosen
 from noether.core.initializers.base import InitializerBase, InitializerConfig
@@ -31,7 +31,7 @@ def is_step(path: Path) -> bool:
     return (path / NAME).is_file()
 
 
-def steps_of(run: Path) -> StepNames:
+def steps_of(run: Path) -> CheckpointNames:
     """Return the checkpoints of a run by name.
 
     Args:
@@ -47,7 +47,7 @@ def steps_of(run: Path) -> StepNames:
             f"{run} {found}, expected a run folder or a checkpoint",
             hint=f"a run folder holds {checkpoints.name}/step-…; `noether run` prints its path",
         )
-    return StepNames(checkpoints)
+    return CheckpointNames(checkpoints)
 
 
 def run_below(output: Path, run_id: str) -> Path:
@@ -109,7 +109,7 @@ def weights_of_run(run: Path, checkpoint: str) -> Weights:
 
     Args:
         run: The run folder.
-        checkpoint: Name of the checkpoint; see `StepNames`.
+        checkpoint: Name of the checkpoint; see `CheckpointNames`.
 
     Raises:
         CheckpointError: if the checkpoint does not exist or is damaged.
@@ -118,11 +118,11 @@ def weights_of_run(run: Path, checkpoint: str) -> Weights:
 
 
 def _of_checkpoint(found: Checkpoint) -> Weights:
-    return Weights(found.tensors(), found.step.folder / found.weights)
+    return Weights(found.tensors(), found.saved.folder / found.weights)
 
 
 def _of_step(folder: Path) -> Weights:
-    return _of_checkpoint(Checkpoint(SavedStep.open(folder), WEIGHTS))
+    return _of_checkpoint(Checkpoint(SavedCheckpoint.open(folder), WEIGHTS))
 
 
 def _of_file(path: Path) -> Weights:
@@ -130,7 +130,7 @@ def _of_file(path: Path) -> Weights:
     for folder in path.parents:
         if is_step(folder):
             name = path.relative_to(folder).as_posix()
-            return Weights(SavedStep.open(folder).tensors(name), path)
+            return Weights(SavedCheckpoint.open(folder).tensors(name), path)
     try:
         return Weights(decode_tensors(read_chosen(path), {}), path)
     except (OSError, ValueError) as error:

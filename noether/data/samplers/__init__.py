@@ -1,4 +1,4 @@
-"""Which samples come next, and for whom."""
+"""Samplers: the order of training samples and evaluation passes."""
 
 from noether.data.samplers.interleaved import InterleavedSampler
 from noether.data.samplers.tagged import SamplerIntervalConfig

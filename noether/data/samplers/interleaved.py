@@ -13,19 +13,19 @@ from noether.kernel.intervals import NEVER
 
 
 class InterleavedSampler(torch.utils.data.Sampler[TaggedIndices]):
-    """Yields the batches to load, in the order in which the training loop and its callbacks ask for them.
+    """Yield the batches to load, in the order in which the training loop and its callbacks read them.
 
     After each update at which intervals of consumers fire come their whole passes: update and sample
     intervals in the order of `consumers`, then, at an epoch's last update, epoch intervals in that order. The
-    intervals are the same pure functions that callbacks ask, so that both sides always agree.
+    intervals are the same pure functions that callbacks use, so that both sides always agree.
 
     Args:
         order: The order of training; None for evaluation only.
-        consumers: Who wants to see which data set when.
-        batch_size: Samples in an evaluation batch on each rank, where a consumer names none.
-        rank: This process's place among `world_size`.
-        world_size: Number of processes.
-        start_update: Completed updates of the run to go on with.
+        consumers: Passes over data sets, at their intervals.
+        batch_size: Samples in an evaluation batch on each rank, if the consumer has no batch size.
+        rank: Rank of this process.
+        world_size: Number of ranks.
+        start_update: Completed updates after which the sequence begins.
         end_update: Completed updates at which the sequence ends; None for never.
         repeat_round: Begin with the passes of `start_update`, whose round an earlier session did not finish.
     """
@@ -57,7 +57,7 @@ class InterleavedSampler(torch.utils.data.Sampler[TaggedIndices]):
         return (indices for consumer in self.consumers for indices in self._pass(consumer))
 
     def _training(self, order: TrainingOrder) -> Iterator[TaggedIndices]:
-        update, last_step = self.start_update, order.accumulation_steps - 1
+        update, last = self.start_update, order.accumulation_steps - 1
         if self.repeat_round and update > 0:
             yield from self._round(order, update)
         due = self._next_due(order, update)
@@ -66,7 +66,7 @@ class InterleavedSampler(torch.utils.data.Sampler[TaggedIndices]):
             step = 0
             for indices in order.batches(epoch, done):
                 yield TaggedIndices(TRAINING, epoch, step, indices)
-                if step < last_step:
+                if step < last:
                     step += 1
                     continue
                 step = 0

@@ -22,15 +22,15 @@ _tags = count(TRAINING + 1)
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class SamplerIntervalConfig(Intervals):
-    """Asks the data stream for passes over `dataset` at the given intervals.
+    """A request for passes of the data stream over `dataset` at the given intervals.
 
-    Whoever makes one reads its passes with `noether.data.loader.evaluation_pass`.
+    The consumer reads its passes with `noether.data.loader.evaluation_pass`.
 
     Attributes:
-        dataset: What a pass goes over, in order.
+        dataset: The data set of the passes.
         batch_size: Samples in a batch on each rank; None for the one that the loader was built with.
-        collator: Makes batches out of samples; None for the default.
-        tag: Marks this consumer's batches; no two consumers of a process share one.
+        collator: Makes batches of samples; None for the default.
+        tag: Mark of this consumer's batches, unique in the process.
     """
 
     dataset: AnyDataset
@@ -43,18 +43,18 @@ class SamplerIntervalConfig(Intervals):
         return range(rank, length_of(self.dataset), world_size)
 
     def pass_length(self, batch_size: int, *, rank: int = 0, world_size: int = 1) -> int:
-        """Return how many batches of at most `batch_size` (or its own size) a pass has on this rank."""
+        """Return the number of batches of `batch_size` (or its own size) in a pass on this rank."""
         return -(-len(self.samples_on(rank, world_size)) // (self.batch_size or batch_size))
 
 
 _MOST_BYTES = 256 * 1024
-"""Of a tensor that a worker sends through the pipe; shared memory takes 1 ms to open and is faster from 1 MiB on."""
+"""Largest tensor that a worker sends through the pipe; shared memory takes 1 ms to open, and is faster above 1 MiB."""
 
 _NUMPYS = frozenset(
     {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
     | {torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128}
 )
-"""Types of numbers that numpy knows as well."""
+"""Types that numpy has as well."""
 
 
 class TaggedIndices(NamedTuple):
@@ -62,7 +62,7 @@ class TaggedIndices(NamedTuple):
 
     Attributes:
         tag: `TRAINING`, or the tag of a consumer.
-        epoch: What seeds the samples, beside the seed of the run and their index.
+        epoch: Epoch that seeds the samples, with the seed of the run and their index.
         position: Accumulation step of a training batch; place in its pass of an evaluation batch. From 0.
         indices: int64, shape (batch,).
     """
@@ -94,12 +94,12 @@ class TaggedBatch(NamedTuple):
 
 
 def _packed(batch: Any) -> Any:
-    """Return what a batch travels as; a collator may have made something else of it than a dict."""
+    """Return a batch as it is sent; a collator may return another type than a dict."""
     return {name: _sent(held) for name, held in batch.items()} if type(batch) is dict else batch
 
 
 def _sent(held: Any) -> Any:
-    """Return what a property travels as: a small plain tensor as an array, everything else as it is."""
+    """Return a property as it is sent: a small plain tensor as an array, everything else unchanged."""
     if type(held) is not torch.Tensor or held.dtype not in _NUMPYS or held.layout is not torch.strided:
         return held
     stays = held.requires_grad or held.device.type != "cpu" or held.numel() * held.element_size() > _MOST_BYTES

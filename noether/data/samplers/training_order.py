@@ -1,4 +1,4 @@
-"""Which samples each update of training uses: integers in, integers out."""
+"""TrainingOrder: the samples of each update, from integers to integers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _CHUNK = 4096  # batches cut at once: cheaper than one by one, and no million vi
 
 
 def updates_per_epoch(samples: int, effective_batch_size: int) -> int:
-    """Return the updates in one pass over the training set; what fills no update is left out.
+    """Return the updates in one pass over the training set; samples that do not fill an update are left out.
 
     Raises:
-        DataError: The training set is smaller than one effective batch.
+        DataError: If the training set is smaller than one effective batch.
     """
     if samples < effective_batch_size:
         raise DataError(
@@ -39,8 +39,8 @@ class TrainingOrder:
         effective_batch_size: Samples in one update, over all ranks.
         batch_size: Samples in one forward pass on one rank; divides the rank's share of an update.
         seed: Seed of the run.
-        rank: This process's place among `world_size`.
-        world_size: Number of processes.
+        rank: Rank of this process.
+        world_size: Number of ranks.
     """
 
     samples: int

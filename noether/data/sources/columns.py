@@ -24,8 +24,8 @@ def read_columns(path: Path, names: Collection[str] | None) -> Columns:
     """Return the arrays `names` of a file, or all of them.
 
     Raises:
-        DataError: The file is missing, of an unknown format, damaged, lacks one of `names`, or holds what is
-            no number.
+        DataError: If the file is missing, of an unknown format, or damaged, lacks one of `names`, or holds values
+            that are not numbers.
     """
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
@@ -112,10 +112,10 @@ def _unreadable(path: Path, error: Exception) -> DataError:
 
 
 def facts_of(path: Path, columns: Columns) -> tuple[int, dict[str, Property]]:
-    """Return how many samples a file has, and the shape and type of each array's part of one.
+    """Return the number of samples of a file, and the shape and type of each array for one sample.
 
     Raises:
-        DataError: The arrays are not of one length, or hold numbers that are not finite.
+        DataError: If the arrays differ in length, or hold numbers that are not finite.
     """
     lengths = {name: len(values) if values.ndim else 0 for name, values in columns.items()}
     if len(set(lengths.values())) != 1:

@@ -18,7 +18,7 @@ from noether.errors import DataError
 
 
 class DigitsConfig(DatasetBaseConfig):
-    """Which part of the digits."""
+    """Settings of `digits`."""
 
     split: Literal["train", "test"] = Field("train", description="Which part of the random split.")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="Share of the digits that is held out.")
@@ -32,16 +32,16 @@ class DigitsDataset(InMemoryDataset):
     0 to 9.
 
     Args:
-        dataset_config: Which part.
+        dataset_config: The part of the digits.
         seed: Seed of the run; decides the split where the config names no seed.
 
     Raises:
-        DataError: scikit-learn is not installed.
+        DataError: If scikit-learn is not installed.
     """
 
     @classmethod
     def known_properties(cls, config: DigitsConfig) -> tuple[str, ...]:
-        """Return what every sample has."""
+        """Return the properties of every sample."""
         return ("image", "label_target")
 
     def __init__(self, dataset_config: DigitsConfig, *, seed: int = 0) -> None:

@@ -17,7 +17,7 @@ from noether.errors import DataError
 
 
 class FileConfig(DatasetBaseConfig):
-    """Which file, what of it, and which part of its samples."""
+    """Settings of `file`."""
 
     path_fields: ClassVar[tuple[str, ...]] = ("path",)
 
@@ -39,11 +39,11 @@ class FileDataset(InMemoryDataset):
     Floating-point numbers become float32 and integers int64, which is what models and losses take.
 
     Args:
-        dataset_config: Which file, what of it, and which part of its samples.
+        dataset_config: The file, its arrays, and the part of its samples.
         seed: Seed of the run; decides the split where the config names no seed.
 
     Raises:
-        DataError: The file is missing, damaged, lacks an array, or its arrays are no samples.
+        DataError: If the file is missing, damaged, lacks an array, or its arrays are no samples.
     """
 
     @classmethod

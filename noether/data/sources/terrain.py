@@ -20,7 +20,7 @@ _EARTH_RADIUS = 6_371_008.8  # metres, mean radius (IUGG)
 
 
 class TerrainConfig(DatasetBaseConfig):
-    """Which grid points."""
+    """Settings of `terrain`."""
 
     split: Literal["train", "test"] = Field("train", description="Which part of the random split.")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="Share of the grid points held out as `test`.")
@@ -41,15 +41,15 @@ class TerrainDataset(InMemoryDataset):
     equirectangularly at the middle latitude, which is off by less than 0.2 % over these 32 km.
 
     Args:
-        dataset_config: Which grid points.
+        dataset_config: The grid points.
 
     Raises:
-        DataError: matplotlib or its sample data is not installed.
+        DataError: If matplotlib or its sample data is not installed.
     """
 
     @classmethod
     def known_properties(cls, config: TerrainConfig) -> tuple[str, ...]:
-        """Return what every sample has."""
+        """Return the properties of every sample."""
         return ("coords", "elevation_target")
 
     def __init__(self, dataset_config: TerrainConfig) -> None:

@@ -1,4 +1,4 @@
-"""Maps from sample to sample, with an inverse where there is one."""
+"""Transforms: maps from sample to sample."""
 
 from noether.data.transforms.base import Transform
 

@@ -1,4 +1,4 @@
-"""Transform: a map from sample to sample, with what it has learnt and, where there is one, its inverse."""
+"""Transform: a map from sample to sample, with its fitted state and an optional inverse."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Transform:
     generators of Python, numpy and torch: they are seeded for each sample.
 
     Attributes:
-        deterministic: Whether equal samples always give equal results.
-        batched: Whether a whole batch, every property with a leading batch dimension, may be passed in place
+        deterministic: True if equal samples always give equal results.
+        batched: True if a whole batch, every property with a leading batch dimension, may be passed in place
             of a sample. Counts for deterministic transforms only: the samples of a batch share no randomness.
-        keeps_properties: Whether a sample always has the same properties before and after.
+        keeps_properties: True if a sample always has the same properties before and after.
 
     Args:
         transform_config: Configuration of the transform.
@@ -40,14 +40,14 @@ class Transform:
 
     @property
     def fitted(self) -> bool:
-        """Whether it has all that it needs; one that learns from the training set has not before `fit`."""
+        """True if it needs no `fit`, or after it."""
         return True
 
     def fit(self, dataset: AnyDataset) -> None:
         """Learn from the training set, as it is after the transforms before this one."""
 
     def inverts(self, name: str) -> bool:
-        """Return whether `inverse` changes the property `name`."""
+        """Return True if `inverse` changes the property `name`."""
         return False
 
     def inverse(self, name: str, tensor: Tensor) -> Tensor:
@@ -55,8 +55,8 @@ class Transform:
         return tensor
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what `fit` learnt."""
+        """Return the fitted state."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what another instance learnt, in place of `fit`."""
+        """Load the state of another instance, in place of `fit`."""

@@ -64,7 +64,7 @@ class RunningStatistics:
 
     @property
     def constant(self) -> Tensor:
-        """Which components never vary; exact where the deviation may come out as a rounding error above 0."""
+        """True for components that never vary; exact, while the deviation may be a rounding error above 0."""
         return self.minimum == self.maximum
 
 
@@ -74,7 +74,7 @@ _SMALLEST_SCALE = torch.finfo(torch.float32).tiny  # float32 cannot divide by le
 
 
 class NormalizeConfig(TransformBaseConfig):
-    """Which properties to normalise, and how."""
+    """Settings of `normalize`."""
 
     properties: list[str] = Field(
         min_length=1, examples=[["points", "pressure_target"]], description="Properties to normalise."
@@ -114,14 +114,14 @@ class Normalize(Transform):
 
     @property
     def fitted(self) -> bool:
-        """Whether shift and scale are known."""
+        """True if shift and scale are known."""
         return self._shift.keys() >= set(self.names)
 
     def fit(self, dataset: AnyDataset) -> None:
         """Compute shift and scale, in float64.
 
         Raises:
-            DataError: The data set is empty, lacks a property, or a property holds integers or non-finite
+            DataError: If the data set is empty, lacks a property, or a property holds integers or non-finite
                 numbers.
         """
         statistics = {name: RunningStatistics(_COMPONENT_DIM[self.per]) for name in self.names}
@@ -156,7 +156,7 @@ class Normalize(Transform):
         return result
 
     def inverts(self, name: str) -> bool:
-        """Return whether the property is one that this transform normalises."""
+        """Return True if this transform normalises the property."""
         return name in self.names
 
     def inverse(self, name: str, tensor: Tensor) -> Tensor:
@@ -182,7 +182,7 @@ class Normalize(Transform):
         """Take over shift and scale.
 
         Raises:
-            DataError: The state lacks a property that this transform normalises.
+            DataError: If the state lacks a property that this transform normalises.
         """
         lacking = [name for name in self.names if not {f"{name}/shift", f"{name}/scale"} <= state.keys()]
         if lacking:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from noether.checkpoint.durable import replace_file
+from noether.checkpoint.names import Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.state import CALLBACKS, callback_file
-from noether.checkpoint.step_names import Checkpoint, StepNames
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import match_weights
 from noether.data.container import DataContainer
@@ -56,7 +56,7 @@ def export(
     if form not in FORMATS:
         raise UsageError(f"there is no format {form!r}", hint=f"formats are {', '.join(FORMATS)}")
 
-    steps = StepNames(paths.checkpoint_path)
+    steps = CheckpointNames(paths.checkpoint_path)
     if averages is not None:
         found = with_averages(steps.find(checkpoint), averages)
         tensors = found.tensors()
@@ -86,14 +86,14 @@ def with_averages(found: Checkpoint, averages: str) -> Checkpoint:
     """
     owner, _, factor = averages.rpartition("/")
     file = callback_file(owner, factor) if owner else ""
-    if file not in found.step.manifest.files:
-        held = [name.removeprefix(f"{CALLBACKS}/") for name in found.step.manifest.files if name.count("/") > 1]
+    if file not in found.saved.manifest.files:
+        held = [name.removeprefix(f"{CALLBACKS}/") for name in found.saved.manifest.files if name.count("/") > 1]
         known = ", ".join(sorted(name.removesuffix(".safetensors") for name in held))
         raise CheckpointError(
-            f"{found.step.folder} holds no averages {averages!r}",
+            f"{found.saved.folder} holds no averages {averages!r}",
             hint=f"it holds {known}" if known else "it holds none; `noether checkpoint list` shows other checkpoints",
         )
-    return Checkpoint(found.step, file)
+    return Checkpoint(found.saved, file)
 
 
 def plain_safetensors(tensors: dict[str, Tensor]) -> bytes:
@@ -107,7 +107,7 @@ def plain_safetensors(tensors: dict[str, Tensor]) -> bytes:
 def _file_name(run_id: str, found: Checkpoint, suffix: str) -> str:
     file = Path(found.weights)
     variant = f".{file.parent.name}={file.stem}" if file.parent.name else ""
-    return f"{run_id}.{found.step.manifest.iteration}{variant}{suffix}"
+    return f"{run_id}.{found.saved.manifest.iteration}{variant}{suffix}"
 
 
 # The program
@@ -154,9 +154,9 @@ def exported_program(
     with preparation(loaded, device="cpu") as prepared:
         spec, data, model = prepared.parts()
         match = match_weights(model, tensors)
-        match.require_complete(str(found.step.folder / found.weights), hint="export a checkpoint of whole weights")
+        match.require_complete(str(found.saved.folder / found.weights), hint="export a checkpoint of whole weights")
         match.load_into(model)
-        data.load_state_dict(found.step.data())
+        data.load_state_dict(found.saved.data())
         inputs = _inputs(spec, data)
     called = _ByPosition(model, spec.trainer.forward_properties or []).eval()
     program = _export(called, tuple(values[:_TRACED] for values in inputs))

@@ -13,10 +13,10 @@ from pydantic import Field
 
 from noether.checkpoint import retention as pins
 from noether.checkpoint.durable import storage_error
+from noether.checkpoint.folder import checkpoint_folders, read_file, read_manifest, update_of
 from noether.checkpoint.manifest import NAME, Manifest
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.retention import Retention, remove_step
-from noether.checkpoint.step_folder import list_steps, read_file, read_manifest, update_of
+from noether.checkpoint.retention import Retention, remove_checkpoint
 from noether.errors import CheckpointError
 from noether.kernel.names import did_you_mean
 from noether.runs.folder.lock import RunLock
@@ -73,7 +73,7 @@ def list_checkpoints(checkpoints: Path) -> list[Listed]:
     Args:
         checkpoints: Folder of all checkpoints.
     """
-    read = [(folder, *_manifest(folder)) for folder in list_steps(checkpoints)]
+    read = [(folder, *_manifest(folder)) for folder in checkpoint_folders(checkpoints)]
     manifests = [manifest for _, manifest, _ in read if manifest is not None]
     names = _names(manifests)
     pinned = pins.pinned(checkpoints)
@@ -167,9 +167,9 @@ def _callbacks(step: Listed, manifest: Manifest) -> list[str]:
 
 
 def _files(step: Listed, manifest: Manifest) -> list[dict[str, Any]]:
-    from noether.checkpoint.saved_step import SavedStep
+    from noether.checkpoint.saved import SavedCheckpoint
 
-    saved = SavedStep(step.folder, manifest)
+    saved = SavedCheckpoint(step.folder, manifest)
     files = []
     for name, record in sorted(manifest.files.items()):
         described: dict[str, Any] = {"file": name, "size": record.size, "sha256": record.sha256}
@@ -208,7 +208,7 @@ def prune_run(paths: PathProvider, *, keep_last: int | None = None, dry_run: boo
         if not dry_run:
             for folder in folders:
                 try:
-                    remove_step(folder)
+                    remove_checkpoint(folder)
                 except OSError as error:
                     raise storage_error(error, folder) from error
     return [step for step in steps if step.folder in folders]

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from noether.checkpoint.folder import read_file
 from noether.checkpoint.manifest import NAME, Manifest
-from noether.checkpoint.step_folder import read_file
 from noether.errors import CheckpointError
 from noether.runs.checkpoints.listing import Listed, reason_of
 
@@ -82,10 +82,10 @@ def _tensor_damages(folder: Path, manifest: Manifest) -> Iterator[tuple[str, str
         folder: Folder of the checkpoint, whose bytes match its manifest.
         manifest: The manifest.
     """
-    from noether.checkpoint.saved_step import SavedStep
+    from noether.checkpoint.saved import SavedCheckpoint
     from noether.checkpoint.tensor_file import all_finite, encode_tensors
 
-    step = SavedStep(folder, manifest)
+    step = SavedCheckpoint(folder, manifest)
     for name in sorted(manifest.files):
         if name.endswith(".safetensors"):
             try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from noether.checkpoint.save import SaveRequest
-from noether.checkpoint.state import encode_step
+from noether.checkpoint.state import encode_checkpoint
 from noether.core.models.base import ModelBase
 from noether.data.dataset import length_of
 from noether.runs.plan.plan_callbacks import (
@@ -34,7 +34,7 @@ def checkpoint_files(run: Run) -> tuple[dict[str, int], bool]:
     complete = _has_state_after_an_update(run.model)
     request = SaveRequest()
     request.add_parts(weights=True, optimizer=True, model_names=None, frozen_weights=True)
-    files, _ = encode_step(run.trainer.capture_state(run.model), request)
+    files, _ = encode_checkpoint(run.trainer.capture_state(run.model), request)
     return {name: len(data) for name, data in sorted(files.items())}, complete
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from noether.checkpoint.saved_step import SavedStep
+from noether.checkpoint.saved import SavedCheckpoint
 from noether.errors import UsageError
 from noether.runs.folder.run_folder import RunFolder, environment_changes
 from noether.runs.saved_spec import has_saved_spec, read_saved_spec
@@ -151,7 +151,7 @@ class FormerRun:
         """True if changes of the spec are a reason to train on after the run has ended."""
         return not all(key.startswith(_NO_REASON_TO_CONTINUE) for key in self._changed)
 
-    def is_same_training(self, step: SavedStep) -> bool:
+    def is_same_training(self, step: SavedCheckpoint) -> bool:
         """Return True if a checkpoint was saved with the same spec, as far as the saved state depends on it.
 
         An attempt with another spec may have died before it saved anything: then the spec in the folder is not that of

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from noether.checkpoint.durable import make_folders, rename, storage_error, sync_folder
+from noether.checkpoint.folder import checkpoint_folders, update_of
+from noether.checkpoint.names import LATEST, Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.saved_step import SavedStep
-from noether.checkpoint.state import StepState
-from noether.checkpoint.step_folder import list_steps, update_of
-from noether.checkpoint.step_names import LATEST, Checkpoint, StepNames
+from noether.checkpoint.saved import SavedCheckpoint
+from noether.checkpoint.state import CheckpointState
 from noether.core.initializers.base import InitializerBase, InitializerConfig
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
@@ -36,13 +36,13 @@ class SavedState:
         state: Its content.
     """
 
-    step: SavedStep
-    state: StepState
+    step: SavedCheckpoint
+    state: CheckpointState
 
     @classmethod
     def read(cls, checkpoint: Checkpoint) -> SavedState:
         """Read and check everything that a run needs to continue."""
-        return cls(checkpoint.step, checkpoint.step.state())
+        return cls(checkpoint.saved, checkpoint.saved.state())
 
 
 def find_state(paths: PathProvider, resume: str) -> SavedState | None:
@@ -55,10 +55,10 @@ def find_state(paths: PathProvider, resume: str) -> SavedState | None:
     Raises:
         CheckpointError: if there is no such checkpoint, or none that is sound.
     """
-    steps = StepNames(paths.checkpoint_path)
+    steps = CheckpointNames(paths.checkpoint_path)
     if resume != AUTO:
         return steps.load(resume, SavedState.read)
-    if not any(_may_be_whole(folder) for folder in list_steps(paths.checkpoint_path)):
+    if not any(_may_be_whole(folder) for folder in checkpoint_folders(paths.checkpoint_path)):
         return None
     return steps.load(LATEST, SavedState.read)
 
@@ -66,7 +66,7 @@ def find_state(paths: PathProvider, resume: str) -> SavedState | None:
 def _may_be_whole(step: Path) -> bool:
     """Return False for a partial save, from which no run can continue; True for a damaged checkpoint."""
     try:
-        return SavedStep.open(step).manifest.resumable
+        return SavedCheckpoint.open(step).manifest.resumable
     except CheckpointError:
         return True
 
@@ -81,7 +81,7 @@ def move_newer_aside(paths: PathProvider, update: int) -> None:
     Raises:
         StorageError: if the disk refuses.
     """
-    newer = [folder for folder in list_steps(paths.checkpoint_path) if update_of(folder) > update]
+    newer = [folder for folder in checkpoint_folders(paths.checkpoint_path) if update_of(folder) > update]
     if not newer:
         return
     abandoned = paths.run_path / "abandoned"

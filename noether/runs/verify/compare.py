@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from noether.checkpoint.folder import checkpoint_name, read_file, read_manifest
 from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, Manifest
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.saved_step import SavedStep
+from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.state import CALLBACKS, TRAINER
-from noether.checkpoint.step_folder import read_file, read_manifest, step_name
 from noether.metrics.metrics_file import MetricRecord, MetricsFile, spell_number
 from noether.runs.verify.interruption import Interruption, Remembered
 
@@ -113,7 +113,7 @@ def differences(straight: Path, interrupted: Path, ignored: Collection[str] = ()
     Raises:
         CheckpointError: if one of them is damaged.
     """
-    left, right = SavedStep.open(straight), SavedStep.open(interrupted)
+    left, right = SavedCheckpoint.open(straight), SavedCheckpoint.open(interrupted)
     found = list(_of_manifests(left.manifest, right.manifest))
     names = left.manifest.files.keys() | right.manifest.files.keys()
     for name in sorted(names, key=lambda name: (name != WEIGHTS, name != OPTIMIZER, name)):
@@ -130,7 +130,8 @@ def differences(straight: Path, interrupted: Path, ignored: Collection[str] = ()
 def clock_places(straight: Path, interrupted: Path) -> frozenset[str]:
     """Return the places in the states of callbacks that differ between two runs before any interruption."""
     both = [
-        _leaves(json.loads(_bytes(SavedStep.open(step), TRAINER)).get("callbacks")) for step in (straight, interrupted)
+        _leaves(json.loads(_bytes(SavedCheckpoint.open(step), TRAINER)).get("callbacks"))
+        for step in (straight, interrupted)
     ]
     return frozenset(
         f"callbacks/{place}" for place in both[0].keys() & both[1].keys() if both[0][place] != both[1][place]
@@ -149,7 +150,7 @@ def _of_manifests(left: Manifest, right: Manifest) -> Iterator[Difference]:
             return
 
 
-def _of_tensors(name: str, left: SavedStep, right: SavedStep) -> list[Difference]:
+def _of_tensors(name: str, left: SavedCheckpoint, right: SavedCheckpoint) -> list[Difference]:
     if _bytes(left, name) == _bytes(right, name):
         return []
     one, other = left.tensors(name), right.tensors(name)
@@ -171,7 +172,7 @@ def _deviation(one: Tensor, other: Tensor) -> str | None:
     return f"{int((apart != 0).sum())} of {apart.numel()} values differ, by {float(apart.max()):.3g} at most"
 
 
-def _of_values(name: str, left: SavedStep, right: SavedStep, ignored: Collection[str]) -> list[Difference]:
+def _of_values(name: str, left: SavedCheckpoint, right: SavedCheckpoint, ignored: Collection[str]) -> list[Difference]:
     data = _bytes(left, name), _bytes(right, name)
     if data[0] == data[1]:
         return []
@@ -202,7 +203,7 @@ def _values(straight: object, interrupted: object) -> str:
     return f"{str(straight)[:_SHOWN]} straight, {str(interrupted)[:_SHOWN]} interrupted"
 
 
-def _bytes(step: SavedStep, name: str) -> bytes:
+def _bytes(step: SavedCheckpoint, name: str) -> bytes:
     return read_file(step.folder, step.manifest, name)
 
 
@@ -231,7 +232,7 @@ class Attempt:
 
     def kept(self, update: int) -> Path:
         """Return the copy of the checkpoint of an update."""
-        return self.recorder.kept / step_name(update)
+        return self.recorder.kept / checkpoint_name(update)
 
 
 @dataclass(frozen=True, slots=True)

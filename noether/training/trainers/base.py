@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.saved_step import SavedStep
-from noether.checkpoint.writer import CheckpointWriter, StepState
+from noether.checkpoint.saved import SavedCheckpoint
+from noether.checkpoint.state import CheckpointState
+from noether.checkpoint.writer import CheckpointWriter
 from noether.config.base import component_of
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
@@ -379,11 +380,11 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         """Take back what `state_dict` returned; the callbacks must have been built."""
         resume.restore_trainer(self, state_dict)
 
-    def capture_state(self, model: ModelBase) -> StepState:
+    def capture_state(self, model: ModelBase) -> CheckpointState:
         """Return everything that a checkpoint holds, as it is now."""
         return capture_trainer(self, model, self.state_dict())
 
-    def check_state(self, step: SavedStep, state: StepState) -> None:
+    def check_state(self, step: SavedCheckpoint, state: CheckpointState) -> None:
         """Check that this run can go on from a checkpoint and its `state()`, before anything is restored.
 
         Raises:
@@ -391,7 +392,7 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         """
         resume.require_fitting(self, step, state)
 
-    def restore_state(self, model: ModelBase, step: SavedStep, state: StepState) -> None:
+    def restore_state(self, model: ModelBase, step: SavedCheckpoint, state: CheckpointState) -> None:
         """Go on from a checkpoint and its `state()`; optimizers and callbacks must have been built.
 
         Raises:

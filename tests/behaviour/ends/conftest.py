@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from noether.checkpoint.step_folder import list_steps, read_step
+from noether.checkpoint.folder import checkpoint_folders, read_checkpoint
 from noether.runs.outcome import Outcome
 
 
@@ -27,7 +27,7 @@ def verified_updates() -> Callable[[Path], list[int]]:
     """Reads every checkpoint of a run, each byte checked, and returns their updates."""
 
     def read(run_dir: Path) -> list[int]:
-        return [read_step(step)[0].update for step in list_steps(run_dir / "checkpoints")]
+        return [read_checkpoint(step)[0].update for step in checkpoint_folders(run_dir / "checkpoints")]
 
     return read
 

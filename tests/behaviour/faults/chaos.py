@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from noether.checkpoint.step_folder import UNFINISHED, list_steps, read_step
+from noether.checkpoint.folder import UNFINISHED, checkpoint_folders, read_checkpoint
 
 DEADLINE_S = 60.0
 LOOK_EVERY_S = 0.001
@@ -135,12 +135,12 @@ class Chaos:
 
     def newest(self, run_id: str) -> int:
         """Return the update of the newest step that a run can go on from; 0 where there is none."""
-        manifests = [read_step(step)[0] for step in list_steps(self.checkpoints(run_id))]
+        manifests = [read_checkpoint(step)[0] for step in checkpoint_folders(self.checkpoints(run_id))]
         return max((manifest.update for manifest in manifests if manifest.resumable), default=0)
 
     def check_checkpoints(self, run_id: str) -> int:
         """Read every committed step, each byte compared with its hash; return how many there are."""
-        return len([read_step(step) for step in list_steps(self.checkpoints(run_id))])
+        return len([read_checkpoint(step) for step in checkpoint_folders(self.checkpoints(run_id))])
 
     def lost_updates(self, run_id: str) -> list[int]:
         """Return how many updates each continuation of a run had to compute again."""
@@ -154,8 +154,8 @@ class Chaos:
         the digits of clock times.
         """
         run = self.folder / "runs" / run_id
-        step = list_steps(run / "checkpoints")[-1]
-        manifest, files = read_step(step)
+        step = checkpoint_folders(run / "checkpoints")[-1]
+        manifest, files = read_checkpoint(step)
         found: dict[str, Any] = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
         trainer = json.loads(files["trainer.json"])
         trainer["trainer"]["log_writer"]["metrics"] -= (run / "metrics.jsonl").stat().st_size

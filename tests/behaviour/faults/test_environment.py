@@ -14,7 +14,7 @@ import pytest
 import tomli_w
 
 import noether
-from noether.checkpoint.step_folder import list_steps, read_step
+from noether.checkpoint.folder import checkpoint_folders, read_checkpoint
 from noether.runs.outcome import Outcome
 
 DAY = 86_400.0
@@ -67,8 +67,8 @@ def mover(tiny_spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterato
 def files_of(run_dir: Path) -> dict[str, bytes]:
     """Return every file of all steps but the position in the metrics file, and the metrics without their times."""
     found = {}
-    for step in list_steps(run_dir / "checkpoints"):
-        _, files = read_step(step)
+    for step in checkpoint_folders(run_dir / "checkpoints"):
+        _, files = read_checkpoint(step)
         state = json.loads(files["trainer.json"])
         state["trainer"].pop("log_writer", None)  # how long the seconds in it are written
         files["trainer.json"] = json.dumps(state).encode()

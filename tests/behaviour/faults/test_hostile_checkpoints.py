@@ -25,8 +25,8 @@ import torch
 from safetensors.torch import load, save
 
 import noether
-from noether.checkpoint.saved_step import SavedStep
-from noether.checkpoint.step_names import StepNames
+from noether.checkpoint.names import CheckpointNames
+from noether.checkpoint.saved import SavedCheckpoint
 from noether.core.initializers.weights import read_weights
 from noether.data.sources.columns import read_columns
 from noether.errors import CheckpointError, DataError
@@ -328,7 +328,7 @@ def told(read: Callable[[], Any], error: type[Exception] = CheckpointError) -> s
 
 def everything(step: Path) -> None:
     """Read a step as resuming does, then all that is left of it."""
-    saved = SavedStep.open(step)
+    saved = SavedCheckpoint.open(step)
     saved.state()
     for name in saved.manifest.files:
         if name.endswith(".safetensors"):
@@ -377,7 +377,9 @@ def test_json_of_a_stranger(step: Path, name: str, data: bytes):  # M3
 def test_a_manifest_of_a_stranger(step: Path, data: bytes):  # M3
     (step / "manifest.json").write_bytes(data)
     assert str(step) in told(lambda: everything(step))
-    assert str(step.parent) in told(lambda: StepNames(step.parent).load("latest", lambda found: found.step.state()))
+    assert str(step.parent) in told(
+        lambda: CheckpointNames(step.parent).load("latest", lambda found: found.saved.state())
+    )
 
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import noether
+from noether.checkpoint.names import Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.saved_step import SavedStep
+from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.state import callback_file
-from noether.checkpoint.step_names import Checkpoint, StepNames
 from noether.core.initializers.weights import run_below
 from noether.errors import NoetherError
 from noether.runs.folder.run_folder import checked_run_id, find_run
@@ -106,8 +106,8 @@ def test_a_key_of_a_data_set_becomes_no_path(elsewhere: None, tiny_spec: dict[st
     outcome = noether.run(tiny_spec, run_id="a", quiet=True)
     assert outcome.status in ("FINISHED", "FAILED")
     if outcome.status == "FINISHED":
-        found = StepNames(outcome.run_dir / "checkpoints").find(f"best_model.loss/{name}/total")
-        assert found.step.folder.parent == outcome.run_dir / "checkpoints"
+        found = CheckpointNames(outcome.run_dir / "checkpoints").find(f"best_model.loss/{name}/total")
+        assert found.saved.folder.parent == outcome.run_dir / "checkpoints"
     assert plain(outcome.run_dir)
 
 
@@ -156,7 +156,7 @@ def test_a_name_leads_nowhere_else(run_dir: Path, name: str):  # M1
         lambda: run_dir / callback_file("ema", name),
         lambda: PathProvider(run_dir.parent, checked_run_id(name)).checkpoint_path,
         lambda: run_below(run_dir.parent, name),
-        lambda: StepNames(run_dir / "checkpoints").find(name).step.folder,
+        lambda: CheckpointNames(run_dir / "checkpoints").find(name).saved.folder,
     ]
     for door in doors:
         try:
@@ -204,7 +204,7 @@ def test_a_name_in_a_manifest_leads_nowhere_else(tmp_path_factory: Any, name: st
         body["names"][key] = {"update": 6, "weights": name if place == "weights" else "model.safetensors"}
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps({**body, "sha256": digest}))
-    steps = StepNames(folder.parent)
+    steps = CheckpointNames(folder.parent)
     for wanted in (name, "last", "latest"):
         try:
             found = steps.find(wanted)
@@ -214,7 +214,7 @@ def test_a_name_in_a_manifest_leads_nowhere_else(tmp_path_factory: Any, name: st
 
 
 def _leads_into(found: Checkpoint, folder: Path) -> None:
-    assert found.step.folder == folder
-    for file in [found.weights, *SavedStep.open(folder).manifest.files]:
+    assert found.saved.folder == folder
+    for file in [found.weights, *SavedCheckpoint.open(folder).manifest.files]:
         assert (folder / file).resolve().is_relative_to(folder.resolve())
         assert (folder / file).resolve() != folder.resolve()

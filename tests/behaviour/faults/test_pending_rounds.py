@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from noether.checkpoint.step_folder import list_steps, read_step
+from noether.checkpoint.folder import checkpoint_folders, read_checkpoint
 
 PASS = {"kind": "lab.faults.Passes", "dataset_key": "test"}
 SPEC = {
@@ -51,7 +51,7 @@ def ends_as(metric_lines):
     """Reads all that a run leaves behind, but for what the clock decides."""
 
     def read(outcome):
-        manifest, files = read_step(list_steps(outcome.run_dir / "checkpoints")[-1])
+        manifest, files = read_checkpoint(checkpoint_folders(outcome.run_dir / "checkpoints")[-1])
         tree = json.loads(files.pop("trainer.json"))
         del tree["trainer"]["log_writer"]
         return (
@@ -84,7 +84,7 @@ def stop_at(batch, *numbers):
 
 
 def trainer_state(outcome):
-    _, files = read_step(list_steps(outcome.run_dir / "checkpoints")[-1])
+    _, files = read_checkpoint(checkpoint_folders(outcome.run_dir / "checkpoints")[-1])
     return json.loads(files["trainer.json"])
 
 

@@ -140,14 +140,14 @@ def test_a_run_that_lost_a_worker_goes_on_where_it_stopped(run, finish, bad, lab
 
 
 def test_memory_that_runs_out_in_a_save_leaves_the_earlier_checkpoints(run, verified_updates, monkeypatch):
-    encode = checkpoint_writer.encode_step
+    encode = checkpoint_writer.encode_checkpoint
 
     def encode_until_full(state, request):
         if state.update == 3:
             raise MemoryError
         return encode(state, request)
 
-    monkeypatch.setattr(checkpoint_writer, "encode_step", encode_until_full)
+    monkeypatch.setattr(checkpoint_writer, "encode_checkpoint", encode_until_full)
     outcome = run({"trainer.callbacks": EVERY_UPDATE})
     assert (outcome.status, outcome.exit_code) == ("FAILED", 1)
     assert isinstance(outcome.error, MemoryError)

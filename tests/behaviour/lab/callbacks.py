@@ -239,7 +239,7 @@ class Counts(PeriodicCallback):
 
     def resume_from_checkpoint(self, resumption_paths, model):
         with Path("calls.txt").open("a") as diary:
-            diary.write(f"{self.id} resumes after {self.count} from {resumption_paths.step_path.name}\n")
+            diary.write(f"{self.id} resumes after {self.count} from {resumption_paths.checkpoint_folder.name}\n")
 
     def before_training(self, *, update_counter):
         with Path("calls.txt").open("a") as diary:

@@ -65,7 +65,7 @@ class Counts(PeriodicCallback):
         return {"rounds": {"rounds": self.rounds}}
 
     def resume_from_checkpoint(self, resumption_paths, model):
-        file = resumption_paths.step_path / f"callbacks/{self.id}/rounds.safetensors"
+        file = resumption_paths.checkpoint_folder / f"callbacks/{self.id}/rounds.safetensors"
         self.rounds = load_file(file)["rounds"]
 
 

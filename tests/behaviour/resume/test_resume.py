@@ -8,8 +8,8 @@ import shutil
 import pytest
 
 import noether
-from noether.checkpoint.step_folder import list_steps
-from noether.checkpoint.step_names import StepNames
+from noether.checkpoint.folder import checkpoint_folders
+from noether.checkpoint.names import CheckpointNames
 from noether.errors import CheckpointError, UsageError
 from noether.runs.folder.lock import RunLock
 
@@ -36,7 +36,7 @@ def _with(spec, settings):
 
 
 def steps(outcome):
-    return [int(step.name.removeprefix("step-")) for step in list_steps(outcome.run_dir / "checkpoints")]
+    return [int(step.name.removeprefix("step-")) for step in checkpoint_folders(outcome.run_dir / "checkpoints")]
 
 
 # The same bytes
@@ -65,8 +65,8 @@ def test_it_may_go_on_from_an_older_checkpoint(failed, finish, settings, uninter
 def test_a_name_whose_step_is_gone_is_given_up_when_an_older_checkpoint_is_resumed(finish, settings, lab):
     (lab.parent / "failed-once").touch()
     outcome = finish(settings, run_id="mine")
-    names = StepNames(outcome.run_dir / "checkpoints")
-    best = next(name for name in names.find("E0_U3_S24").step.manifest.names if name.startswith("best_model"))
+    names = CheckpointNames(outcome.run_dir / "checkpoints")
+    best = next(name for name in names.find("E0_U3_S24").saved.manifest.names if name.startswith("best_model"))
     shutil.rmtree(outcome.run_dir / "checkpoints" / "step-000000000002")
     stops = {"kind": "fixed-early-stopper", "stop_at_update": 4}
     few = [each for each in settings["trainer.callbacks"] if each["kind"] == "checkpoint"]
@@ -114,11 +114,11 @@ def test_partial_saves_of_a_run_that_begins_at_its_beginning_are_kept_aside(fini
     limit = {"trainer.max_epochs": None, "trainer.max_updates": newest - 1}
     again = finish({**settings, "trainer.callbacks": callbacks, **limit}, run_id="mine", resume="auto")
     assert steps(again)[-1] == newest - 1
-    assert "last" in StepNames(again.run_dir / "checkpoints").known()
+    assert "last" in CheckpointNames(again.run_dir / "checkpoints").known()
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew_by_itself(failed, run, settings):  # C5
-    for step in list_steps(failed.run_dir / "checkpoints"):
+    for step in checkpoint_folders(failed.run_dir / "checkpoints"):
         (step / "manifest.json").write_bytes(b"{}")
     with pytest.raises(CheckpointError, match="no sound checkpoint is left"):
         run(settings, run_id="mine", resume="auto")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from noether.checkpoint.step_folder import list_steps
-from noether.checkpoint.step_names import StepNames
+from noether.checkpoint.folder import checkpoint_folders
+from noether.checkpoint.names import CheckpointNames
 from noether.errors import SpecError
 
 METRIC = "loss/test/total"
@@ -38,12 +38,12 @@ def curve(metric_lines):
 
 
 def named(outcome):
-    return StepNames(outcome.run_dir / "checkpoints")
+    return CheckpointNames(outcome.run_dir / "checkpoints")
 
 
 def weights(outcome, name):
     found = named(outcome).find(name)
-    return found.step.tensors(found.weights)
+    return found.saved.tensors(found.weights)
 
 
 def equal(one, other):
@@ -55,7 +55,7 @@ def test_the_best_checkpoint_is_the_step_of_the_best_value(finish, curve):
     values = curve(outcome)
     best = values.index(min(values)) + 1
     assert 1 < best < len(values)
-    assert named(outcome).find(BEST).step.manifest.update == best
+    assert named(outcome).find(BEST).saved.manifest.update == best
     assert outcome.metrics[f"{METRIC}/best"] == min(values)
 
 
@@ -64,7 +64,7 @@ def test_its_weights_are_those_of_that_moment_and_stay_when_older_steps_go(finis
     values = curve(everything)
     best = values.index(min(values)) + 1
     outcome = finish(changed(after=[EVERY_STEP], **{"checkpoints.keep_last": 1}))
-    assert [step.name for step in list_steps(outcome.run_dir / "checkpoints")] == [
+    assert [step.name for step in checkpoint_folders(outcome.run_dir / "checkpoints")] == [
         f"step-{best:012d}",
         f"step-{len(values):012d}",
     ]
@@ -84,14 +84,14 @@ def test_tolerances_name_what_early_stopping_would_have_kept_as_long_as_the_run_
                                                            ".tolerance=2": 6, ".tolerance=5": 10}  # fmt: skip
     kept = {n: outcome.metrics[f"loss/told/best/tolerance={n}"] for n in (0, 1, 2, 5)}
     assert kept == {0: 3.0, 1: 2.0, 2: 1.0, 5: 0.5}
-    steps = [int(step.name.removeprefix("step-")) for step in list_steps(outcome.run_dir / "checkpoints")]
+    steps = [int(step.name.removeprefix("step-")) for step in checkpoint_folders(outcome.run_dir / "checkpoints")]
     assert steps == [1, 3, 6, 10, 12]
 
 
 def updates_of(outcome, tag):
     """Return the update of each checkpoint whose name begins with `tag`, by the rest of its name."""
     names = [name for name in named(outcome).known() if name.startswith(tag)]
-    return {name.removeprefix(tag): named(outcome).find(name).step.manifest.update for name in names}
+    return {name.removeprefix(tag): named(outcome).find(name).saved.manifest.update for name in names}
 
 
 def test_the_weights_of_a_tolerance_are_those_that_the_early_stopper_leaves_as_the_best(finish, lab):
@@ -122,7 +122,7 @@ def test_a_part_that_a_composite_has_not_ends_the_run_before_its_first_update(ru
     outcome = run({"trainer.callbacks": [TOLD, {**TOLD_KEEPER, "model_names": ["head"]}]})
     assert isinstance(outcome.error, SpecError)
     assert "'keeper': unknown model_names: found ['head']" in outcome.error.message
-    assert list_steps(outcome.run_dir / "checkpoints") == []
+    assert checkpoint_folders(outcome.run_dir / "checkpoints") == []
 
 
 def test_two_that_would_take_each_other_s_checkpoints_away_are_told_before_the_first_update(run, lab):
@@ -130,7 +130,7 @@ def test_two_that_would_take_each_other_s_checkpoints_away_are_told_before_the_f
     outcome = run({"trainer.callbacks": [TOLD, TOLD_KEEPER, other]})
     assert isinstance(outcome.error, SpecError)
     assert "'keeper' and 'other' both name their checkpoints best_model.loss.told" in outcome.error.message
-    assert list_steps(outcome.run_dir / "checkpoints") == []
+    assert checkpoint_folders(outcome.run_dir / "checkpoints") == []
 
 
 def test_below_an_ema_the_best_checkpoint_is_one_of_the_averages(finish, workplace):
@@ -139,7 +139,7 @@ def test_below_an_ema_the_best_checkpoint_is_one_of_the_averages(finish, workpla
     for factor in (0.5, 0.9):
         found = named(outcome).find(f"best_model.ema={factor}.loss.test.total")
         assert found.weights == f"callbacks/ema/{factor}.safetensors"
-        loss = loss_by_hand(found.step.tensors(found.weights), workplace / "test.npz")
+        loss = loss_by_hand(found.saved.tensors(found.weights), workplace / "test.npz")
         assert outcome.metrics[f"ema={factor}/{METRIC}/best"] == pytest.approx(loss, rel=1e-5)
 
 
@@ -196,7 +196,7 @@ def test_children_are_told_of_beginning_best_and_end_but_of_no_round(finish, met
 def test_the_state_of_a_child_is_in_the_checkpoint_below_the_id_of_its_parent(finish, lab):
     keeper = {**TOLD_KEEPER, "eval_callbacks": [{"kind": "lab.metrics.Counts", "id": "counter"}]}
     outcome = finish({"trainer.callbacks": [TOLD, keeper]})
-    newest = list_steps(outcome.run_dir / "checkpoints")[-1]
+    newest = checkpoint_folders(outcome.run_dir / "checkpoints")[-1]
     states = json.loads((newest / "trainer.json").read_text())["callbacks"]
     assert states["keeper"]["best"] == 0.5
     assert states["keeper/counter"] == {"calls": 4}

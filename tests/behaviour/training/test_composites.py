@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load
 
 import noether
-from noether.checkpoint.step_folder import list_steps
+from noether.checkpoint.folder import checkpoint_folders
 from noether.errors import SpecError
 
 SGD = {"kind": "SGD", "lr": 0.1}
@@ -45,7 +45,7 @@ def test_each_part_trains_with_the_optimizer_of_its_own_table(finish, metric_lin
     lines = [line["metrics"] for line in metric_lines(outcome)[1:]]
     assert {line["optim/lr/encoder"] for line in lines} == {0.1}
     assert lines[6]["optim/lr/decoder"] == pytest.approx(0.02 * (1 - 6 / 12))
-    optimizer = load((list_steps(outcome.run_dir / "checkpoints")[-1] / "optimizer.safetensors").read_bytes())
+    optimizer = load((checkpoint_folders(outcome.run_dir / "checkpoints")[-1] / "optimizer.safetensors").read_bytes())
     assert {"decoder/layers.0.weight/exp_avg", "decoder/layers.2.bias/exp_avg_sq"} <= optimizer.keys()
 
 
@@ -83,7 +83,7 @@ def test_the_composite_s_optimizer_trains_the_parts_that_name_none(moved, finish
 def test_a_part_that_is_frozen_keeps_its_weights_and_has_no_optimizer(moved, finish, lab, freeze):
     model = freeze(AUTO_ENCODER)
     assert parts_of(moved(model)) == {"decoder"}
-    step = list_steps(finish({"model": model}).run_dir / "checkpoints")[-1]
+    step = checkpoint_folders(finish({"model": model}).run_dir / "checkpoints")[-1]
     assert parts_of(name.replace("/", ".") for name in load((step / "optimizer.safetensors").read_bytes())) == {
         "decoder"
     }
@@ -100,7 +100,7 @@ def test_a_part_may_be_frozen_in_part(moved, lab):
 def test_a_checkpoint_may_hold_some_of_the_parts(finish, lab):
     keep = {"kind": "checkpoint", "every_n_epochs": 1, "model_names": ["encoder"]}
     outcome = finish({"model": AUTO_ENCODER, "trainer.callbacks": [keep]})
-    first, last = list_steps(outcome.run_dir / "checkpoints")
+    first, last = checkpoint_folders(outcome.run_dir / "checkpoints")
     assert parts_of(load((first / "model.safetensors").read_bytes())) == {"encoder"}
     assert parts_of(load((last / "model.safetensors").read_bytes())) == {"encoder", "decoder"}
 

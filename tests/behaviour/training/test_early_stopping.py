@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from noether.checkpoint.step_folder import list_steps, read_step
+from noether.checkpoint.folder import checkpoint_folders, read_checkpoint
 from noether.errors import SpecError
 
 DIARY = {"kind": "lab.callbacks.Diary", "id": "diary", "every_n_updates": 1}
@@ -23,7 +23,7 @@ def calls(lab):
 
 def newest(outcome):
     """Return manifest and files of the newest checkpoint, each byte checked."""
-    return read_step(list_steps(outcome.run_dir / "checkpoints")[-1])
+    return read_checkpoint(checkpoint_folders(outcome.run_dir / "checkpoints")[-1])
 
 
 def end_of(outcome):

@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from noether.checkpoint.folder import checkpoint_folders
+from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.paths import ResumptionPaths
-from noether.checkpoint.step_folder import list_steps
-from noether.checkpoint.step_names import StepNames
 from noether.core.models.composite import CompositeModel
 from noether.data.container import DataContainer
 from noether.data.dataset import InMemoryDataset
@@ -73,7 +73,7 @@ def averages_by_hand(factor: float, updates: int, folder: Path) -> list[dict[str
 
 
 def saved_averages(folder: Path, factor: float = 0.9, step: int = -1) -> dict[str, Tensor]:
-    path = list_steps(folder / "test-run" / "checkpoints")[step] / "callbacks" / "ema" / f"{factor}.safetensors"
+    path = checkpoint_folders(folder / "test-run" / "checkpoints")[step] / "callbacks" / "ema" / f"{factor}.safetensors"
     found: dict[str, Tensor] = load_file(path)
     return found
 
@@ -122,16 +122,16 @@ def test_the_file_of_averages_loads_strictly_into_the_model(tmp_path: Path) -> N
 
 def test_saving_the_last_averages_alone_writes_them_to_the_last_step(tmp_path: Path) -> None:  # case 9
     trained(tmp_path, ema(save_weights=False, save_latest_weights=False, save_last_weights=True))
-    steps = StepNames(tmp_path / "test-run" / "checkpoints")
-    assert len(list_steps(steps.checkpoints)) == 1
-    assert "callbacks/ema/0.9.safetensors" in steps.find("last").step.manifest.files
+    steps = CheckpointNames(tmp_path / "test-run" / "checkpoints")
+    assert len(checkpoint_folders(steps.checkpoints)) == 1
+    assert "callbacks/ema/0.9.safetensors" in steps.find("last").saved.manifest.files
 
 
 @pytest.mark.parametrize("flag", ["save_weights", "save_latest_weights"])
 def test_averages_are_saved_whenever_the_interval_fires(flag: str, tmp_path: Path) -> None:
     flags = {"save_weights": False, "save_latest_weights": False, flag: True}
     trained(tmp_path, ema(**flags), max_epochs=2)
-    first, last = list_steps(tmp_path / "test-run" / "checkpoints")
+    first, last = checkpoint_folders(tmp_path / "test-run" / "checkpoints")
     assert {path.name for path in first.iterdir()} == {"callbacks", "manifest.json", "trainer.json", "rank-00000.json"}
     assert (last / "model.safetensors").exists()
 
@@ -154,9 +154,9 @@ def test_parts_of_a_composite_are_averaged_alone(tmp_path: Path) -> None:
 def test_a_best_checkpoint_of_averages_of_a_part_is_one_of_the_whole_model(tmp_path: Path) -> None:
     best = {"kind": "best-checkpoint", "every_n_updates": 3, "metric_key": "loss/test/total"}
     trained(tmp_path, ema(OFFLINE_LOSS, best, model_paths=["layers.0"]))
-    names = StepNames(tmp_path / "test-run" / "checkpoints")
-    partial = names.find(list_steps(names.checkpoints)[0].name)
-    assert not partial.step.manifest.resumable
+    names = CheckpointNames(tmp_path / "test-run" / "checkpoints")
+    partial = names.find(checkpoint_folders(names.checkpoints)[0].name)
+    assert not partial.saved.manifest.resumable
     assert set(partial.tensors()) == set(make_model().state_dict())
 
 
@@ -207,9 +207,9 @@ def test_best_metrics_and_checkpoints_below_an_ema_follow_the_averages(
     logged = metrics_of(tmp_path)[6]
     averaged = logged["ema=0.9/loss/test/total"]
     assert logged["ema=0.9/loss/test/total/at_best/loss/test/total"] == averaged
-    found = StepNames(tmp_path / "test-run" / "checkpoints").find("best_model.ema=0.9.loss.test.total")
+    found = CheckpointNames(tmp_path / "test-run" / "checkpoints").find("best_model.ema=0.9.loss.test.total")
     assert found.weights == "callbacks/ema/0.9.safetensors"
-    weights, expected = found.step.tensors(found.weights), averages_by_hand(0.9, 6, tmp_path / "again")[-1]
+    weights, expected = found.saved.tensors(found.weights), averages_by_hand(0.9, 6, tmp_path / "again")[-1]
     for name, tensor in expected.items():
         torch.testing.assert_close(weights[name].double(), tensor, rtol=1e-5, atol=1e-6)
 
@@ -262,7 +262,7 @@ def test_weights_are_exchanged_in_rounds_where_a_child_is_due_and_in_no_other(tm
 def test_averages_go_on_bit_by_bit_from_the_step(tmp_path: Path) -> None:
     trained(tmp_path, ema(), {"kind": "checkpoint", "every_n_updates": 5}, max_updates=10)
     whole = saved_averages(tmp_path)
-    first = list_steps(tmp_path / "test-run" / "checkpoints")[0]
+    first = checkpoint_folders(tmp_path / "test-run" / "checkpoints")[0]
     resume = {"kind": "resume", "path": str(first)}
     trained(tmp_path / "resumed", ema(), max_updates=10, initializer=resume)
     resumed = saved_averages(tmp_path / "resumed")
@@ -281,7 +281,7 @@ def test_a_step_without_averages_falls_back_to_the_newest_one_before_it_and_says
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     trained(tmp_path, ema(), {"kind": "checkpoint", "every_n_updates": 5}, max_updates=10)
-    older, newest = list_steps(tmp_path / "test-run" / "checkpoints")[-2:]
+    older, newest = checkpoint_folders(tmp_path / "test-run" / "checkpoints")[-2:]
     (newest / "callbacks" / "ema" / "0.9.safetensors").write_bytes(b"damaged")
     found = resumed_averages(tmp_path / "resumed", newest)
     assert all(torch.equal(tensor, saved_averages(tmp_path, step=-2)[name]) for name, tensor in found.items())
@@ -292,7 +292,7 @@ def test_without_any_averages_it_begins_with_the_weights_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     trained(tmp_path, max_updates=2)
-    found = resumed_averages(tmp_path / "resumed", list_steps(tmp_path / "test-run" / "checkpoints")[-1])
+    found = resumed_averages(tmp_path / "resumed", checkpoint_folders(tmp_path / "test-run" / "checkpoints")[-1])
     assert all(torch.equal(tensor, make_model(seed=1).state_dict()[name]) for name, tensor in found.items())
     assert "found no averages of factor 0.9" in caplog.text
 

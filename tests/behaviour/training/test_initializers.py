@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import noether
-from noether.checkpoint.step_folder import list_steps, read_step
+from noether.checkpoint.folder import checkpoint_folders, read_checkpoint
 from noether.core.initializers.weights import read_weights
 from noether.errors import CheckpointError, SpecError
 
@@ -60,7 +60,7 @@ def final_files():
     """Reads every file of a run's last step but the position in its own metrics file."""
 
     def read(outcome):
-        manifest, files = read_step(list_steps(outcome.run_dir / "checkpoints")[-1])
+        manifest, files = read_checkpoint(checkpoint_folders(outcome.run_dir / "checkpoints")[-1])
         tree = json.loads(files.pop("trainer.json"))
         del tree["trainer"]["log_writer"]
         return manifest.update, files, tree
@@ -96,10 +96,10 @@ def test_a_run_that_is_resumed_after_any_update_ends_with_the_same_bytes(
 ):
     changes = {**HARD, **RUNS[name]}
     straight = finish(changes, run_id="first")
-    steps = list_steps(straight.run_dir / "checkpoints")
+    steps = checkpoint_folders(straight.run_dir / "checkpoints")
     assert len(steps) == UPDATES
     for step in [steps[update - 1] for update in after]:
-        manifest = read_step(step)[0]
+        manifest = read_checkpoint(step)[0]
         resumed = finish({**changes, "initializer": resume(manifest.iteration)})
         assert final_files(resumed) == final_files(straight), step.name
         assert metrics_after(resumed, manifest.update) == metrics_after(straight, manifest.update), step.name
@@ -131,7 +131,7 @@ def test_a_run_is_resumed_from_its_folder_and_from_a_copied_step(finish, final_f
 
 def test_a_damaged_step_is_named_and_the_one_before_it_resumed(finish, final_files):
     straight = finish(HARD, run_id="first")
-    *_, before, last = list_steps(straight.run_dir / "checkpoints")
+    *_, before, last = checkpoint_folders(straight.run_dir / "checkpoints")
     (last / "optimizer.safetensors").write_bytes(b"damaged")
     resumed = finish({**HARD, "initializer": resume()})
     log = (resumed.run_dir / "log.txt").read_text()
@@ -175,7 +175,7 @@ def test_a_resumed_run_trains_as_its_own_spec_says(finish, final_weights):
     saved = Path("runs/first/checkpoints/step-000000000005/model.safetensors").read_bytes()
     assert final_weights(still) == saved
     longer = finish({**again, "trainer.max_epochs": 3})
-    assert len(list_steps(longer.run_dir / "checkpoints")) == 18 - 5
+    assert len(checkpoint_folders(longer.run_dir / "checkpoints")) == 18 - 5
 
 
 def test_an_evaluation_alone_can_begin_with_a_whole_state(finish):
@@ -224,7 +224,7 @@ def test_a_damaged_or_partial_checkpoint_is_told(finish, refused):
     weights = {"kind": "checkpoint", "every_n_epochs": 1, "save_optim": False, "save_latest_optim": False}
     first = finish({**HARD, "trainer.callbacks": [weights]}, run_id="first")
     assert "holds a part of the state only" in refused({**HARD, "initializer": resume("E1_U6_S48")})
-    (list_steps(first.run_dir / "checkpoints")[-1] / "optimizer.safetensors").write_bytes(b"damaged")
+    (checkpoint_folders(first.run_dir / "checkpoints")[-1] / "optimizer.safetensors").write_bytes(b"damaged")
     for name in ("last", "latest"):
         assert "is damaged: optimizer.safetensors" in refused({**HARD, "initializer": resume(name)})
 
@@ -335,7 +335,7 @@ def test_a_run_begins_with_the_weights_of_another(initializer, place, finish, fi
     assert final_weights(second) == final_weights(first)
     loaded = finish({**STILL, "trainer.callbacks": [copies]}).metrics["copied"]
     assert second.metrics["copied"] != loaded  # callbacks are built when the weights are there
-    assert len(list_steps(second.run_dir / "checkpoints")) == 1  # it counts from zero
+    assert len(checkpoint_folders(second.run_dir / "checkpoints")) == 1  # it counts from zero
     assert "4 of 4 tensors loaded from " in (second.run_dir / "log.txt").read_text()
 
 

@@ -2,14 +2,14 @@
 
 import pytest
 
-from noether.checkpoint.manifest import NamedStep
-from noether.checkpoint.step_folder import list_steps, read_step
+from noether.checkpoint.folder import checkpoint_folders, read_checkpoint
+from noether.checkpoint.manifest import NamedCheckpoint
 from noether.errors import DataError, SpecError
 
 
 def end_of(outcome):
     """Return epoch, update and sample of the newest checkpoint."""
-    manifest, _ = read_step(list_steps(outcome.run_dir / "checkpoints")[-1])
+    manifest, _ = read_checkpoint(checkpoint_folders(outcome.run_dir / "checkpoints")[-1])
     return manifest.epoch, manifest.update, manifest.sample
 
 
@@ -47,7 +47,7 @@ def test_a_limit_of_zero_evaluates_once_and_trains_nothing(finish, lab, metric_l
     outcome = finish({**limit, "trainer.callbacks": [diary, watch]})
     assert (lab.parent / "calls.txt").read_text().splitlines() == ["diary: eval E0_U0_S0", "close"]
     assert "loss/test/total" in metric_lines(outcome)[0]["metrics"]
-    assert list_steps(outcome.run_dir / "checkpoints") == []
+    assert checkpoint_folders(outcome.run_dir / "checkpoints") == []
 
 
 def test_a_limit_of_zero_needs_no_training_set(finish):
@@ -100,7 +100,7 @@ def test_no_limit_and_two_limits_are_refused(run, limits):
 
 def test_the_last_step_keeps_the_names_that_a_callback_gave_it(finish):
     outcome = finish({"trainer.callbacks": [{"kind": "checkpoint", "every_n_updates": 6}]})
-    earlier, last = (read_step(step)[0] for step in list_steps(outcome.run_dir / "checkpoints"))
+    earlier, last = (read_checkpoint(step)[0] for step in checkpoint_folders(outcome.run_dir / "checkpoints"))
     assert earlier.names == {}
-    assert last.names == {"last": NamedStep(last.update)}
+    assert last.names == {"last": NamedCheckpoint(last.update)}
     assert (earlier.parent, last.parent) == (None, "step-000000000006")

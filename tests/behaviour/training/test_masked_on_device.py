@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from noether.checkpoint.step_folder import list_steps
+from noether.checkpoint.folder import checkpoint_folders
 from noether.core.models.composite import CompositeModel
 from noether.errors import NonFiniteError
 from noether.testing import make_data, make_model, make_trainer
@@ -79,7 +79,7 @@ def ended(folder: Path, model, *, deferred: bool, **table: Any) -> dict[str, Any
         "counts": (trainer.skip_nan_loss_counter, trainer.finite_guard.skipped_updates),
         "scaler": scaler and scaler.state_dict(),
         "metrics": [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else [],
-        "steps": [step.name for step in list_steps(trainer.path_provider.checkpoint_path)],
+        "steps": [step.name for step in checkpoint_folders(trainer.path_provider.checkpoint_path)],
     }
 
 
@@ -185,7 +185,7 @@ def test_without_any_boundary_a_run_gives_up_at_its_end_and_calls_nothing_more(t
     with pytest.raises(NonFiniteError, match=r"not finite in update \d+;.*there is no checkpoint yet"):
         trainer.train(model)
     assert trainer.update_counter.update == UPDATES
-    assert list_steps(trainer.path_provider.checkpoint_path) == called == []
+    assert checkpoint_folders(trainer.path_provider.checkpoint_path) == called == []
     trainer.log_writer.close()
 
 
@@ -210,7 +210,7 @@ def test_what_a_hook_wants_written_between_boundaries_is_a_boundary_too(tmp_path
 def test_a_checkpoint_knows_how_many_updates_in_a_row_were_skipped(tmp_path):
     trainer = prepared(tmp_path, deferred=True, bad=range(24), skip_nan_loss=True, max_updates=5)
     trainer.train(make_model())
-    (step,) = list_steps(trainer.path_provider.checkpoint_path)
+    (step,) = checkpoint_folders(trainer.path_provider.checkpoint_path)
     assert json.loads((step / "trainer.json").read_text())["trainer"]["skipped_in_a_row"] == 5
     trainer.log_writer.close()
 

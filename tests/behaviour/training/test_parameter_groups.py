@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load
 
 import noether
-from noether.checkpoint.step_folder import list_steps
+from noether.checkpoint.folder import checkpoint_folders
 from noether.data.randomness import permutation
 from noether.errors import SpecError
 
@@ -74,7 +74,7 @@ def test_the_rate_that_is_logged_is_that_of_what_no_group_names(with_groups, met
 
 def test_the_optimizer_s_state_is_saved_by_parameter_name(with_groups):
     outcome = noether.run(with_groups(GROUPS), quiet=True)
-    tensors = load((list_steps(outcome.run_dir / "checkpoints")[-1] / "optimizer.safetensors").read_bytes())
+    tensors = load((checkpoint_folders(outcome.run_dir / "checkpoints")[-1] / "optimizer.safetensors").read_bytes())
     names = {name for layer in (0, 2) for name in (f"layers.{layer}.weight", f"layers.{layer}.bias")}
     assert tensors.keys() == {f"model/{name}/{entry}" for name in names for entry in ("exp_avg", "exp_avg_sq", "step")}
 

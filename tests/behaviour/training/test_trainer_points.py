@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from noether.checkpoint.step_folder import list_steps
+from noether.checkpoint.folder import checkpoint_folders
 from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import PeriodicCallback
@@ -144,7 +144,7 @@ def test_eval_calls_every_callback_once_and_leaves_the_model_as_it_is(trainer_of
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training
     assert model.optimizers() == {}
-    assert list_steps(trainer.path_provider.checkpoint_path) == []
+    assert checkpoint_folders(trainer.path_provider.checkpoint_path) == []
     lines = trainer.path_provider.metrics_path.read_text().splitlines()
     assert len(lines) == 1
     assert all(f"loss/{key}/total" in lines[0] for key in ("test", "train"))

@@ -39,7 +39,7 @@ def test_a_full_disk_leaves_the_old_file_or_the_new_one_and_nothing_else(
 ) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"old")
-    with full_disk(nth) as disk, pytest.raises(StorageError, match="No space left"):
+    with full_disk(nth) as disk, pytest.raises(StorageError):
         replace_file(path, b"new")
     assert disk.failed
     assert [found.name for found in tmp_path.iterdir()] == ["a"]

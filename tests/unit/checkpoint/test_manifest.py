@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.checkpoint.errors import NewerFormatError
-from noether.checkpoint.manifest import FORMAT, FileRecord, Manifest, NamedStep
+from noether.checkpoint.manifest import FORMAT, FileRecord, Manifest, NamedCheckpoint, NewerFormatError
 
 names = st.text(min_size=1, max_size=8)
 paths = st.from_regex(r"[a-z0-9_][A-Za-z0-9._=-]{0,8}(/[a-z0-9][a-z0-9.]{0,4})?", fullmatch=True)
@@ -26,12 +25,12 @@ manifests = st.builds(
     sample=counts,
     files=st.just({"model.safetensors": FileRecord.of(b"weights")}) | records,
     aliases=st.just({}),
-    names=st.dictionaries(names, st.builds(NamedStep, counts, paths), max_size=3),
+    names=st.dictionaries(names, st.builds(NamedCheckpoint, counts, paths), max_size=3),
     spec_sha256=names,
     parent=st.none() | st.just("step-000000000001"),
     resumable=st.booleans(),
 )
-EXAMPLE = Manifest(1, 6, 24, {"model.safetensors": FileRecord.of(b"weights")}, names={"last": NamedStep(6)})
+EXAMPLE = Manifest(1, 6, 24, {"model.safetensors": FileRecord.of(b"weights")}, names={"last": NamedCheckpoint(6)})
 
 
 @given(manifests, aliases)
@@ -65,8 +64,9 @@ def signed(body: dict[str, Any]) -> bytes:
 def test_a_later_format_is_refused_by_its_number() -> None:
     body = json.loads(EXAMPLE.encode())
     del body["sha256"]
-    with pytest.raises(NewerFormatError, match=f"format {FORMAT + 1}"):
+    with pytest.raises(NewerFormatError) as caught:
         Manifest.decode(signed({**body, "format": FORMAT + 1}))
+    assert str(FORMAT + 1) in str(caught.value)
 
 
 def test_a_step_is_named_by_its_counters() -> None:
@@ -74,5 +74,5 @@ def test_a_step_is_named_by_its_counters() -> None:
 
 
 def test_a_manifest_says_nothing_of_time_or_place() -> None:
-    again = Manifest(1, 6, 24, {"model.safetensors": FileRecord.of(b"weights")}, names={"last": NamedStep(6)})
+    again = Manifest(1, 6, 24, {"model.safetensors": FileRecord.of(b"weights")}, names={"last": NamedCheckpoint(6)})
     assert again.encode() == EXAMPLE.encode()

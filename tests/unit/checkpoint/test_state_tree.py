@@ -96,5 +96,8 @@ def test_saved_tensors_carry_no_graph() -> None:
 
 @pytest.mark.parametrize("foreign", [Path("x"), {1, 2}, b"bytes", 1j, object()], ids=lambda value: type(value).__name__)
 def test_what_a_checkpoint_cannot_keep_is_refused_with_owner_and_place(foreign: Any) -> None:
-    with pytest.raises(TrainingError, match=rf"callback 'ema' holds a {type(foreign).__name__} at 'best/1'"):
+    with pytest.raises(TrainingError) as caught:
         split_state({"best": [1.0, foreign]}, "callback 'ema'")
+    assert type(foreign).__name__ in str(caught.value)
+    assert "'ema'" in str(caught.value)
+    assert "'best/1'" in str(caught.value)

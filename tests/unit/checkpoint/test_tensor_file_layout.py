@@ -57,5 +57,6 @@ def test_what_lies_elsewhere_or_not_in_a_row_is_written_in_order() -> None:
     ids=["dtype", "sparse", "meta"],
 )
 def test_what_the_format_has_no_name_for_is_refused_by_its_name(tensor: torch.Tensor) -> None:
-    with pytest.raises(TrainingError, match="cannot keep the tensor 'w'"):
+    with pytest.raises(TrainingError) as caught:
         TensorFile.of({"w": tensor})
+    assert "'w'" in str(caught.value)

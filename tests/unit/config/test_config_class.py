@@ -17,7 +17,7 @@ def test_the_config_is_the_class_that_the_constructor_names(annotated: ModuleTyp
     [
         (
             "Hidden",
-            r"'callback_config' in Hidden.__init__ cannot be evaluated: 'HiddenConfig' \(name 'HiddenConfig'",
+            "'callback_config' in Hidden.__init__ cannot be evaluated: 'HiddenConfig' (name 'HiddenConfig'",
         ),
         (
             "OfAModel",
@@ -27,8 +27,9 @@ def test_the_config_is_the_class_that_the_constructor_names(annotated: ModuleTyp
     ],
 )
 def test_an_annotation_that_names_no_config_of_the_role_is_refused(annotated: ModuleType, name: str, message: str):
-    with pytest.raises(PluginError, match=message):
+    with pytest.raises(PluginError) as caught:
         config_class_of(getattr(annotated, name), "callback")
+    assert message in str(caught.value)
 
 
 def test_a_callback_without_a_config_has_the_common_options(annotated: ModuleType):
@@ -36,5 +37,6 @@ def test_a_callback_without_a_config_has_the_common_options(annotated: ModuleTyp
 
 
 def test_a_trainer_without_a_config_is_refused(annotated: ModuleType):
-    with pytest.raises(PluginError, match="its constructor takes no config parameter"):
+    with pytest.raises(PluginError) as caught:
         config_class_of(annotated.WithoutOne, "trainer")
+    assert "WithoutOne" in str(caught.value)

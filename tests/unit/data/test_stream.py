@@ -72,7 +72,7 @@ def test_asking_outside_of_the_interval_is_an_error(data: DataContainer) -> None
     request = data.sampler_config("test", every_n_updates=2)
     stream = stream_of(data, request)
     next(training_batches(stream))
-    with pytest.raises(TrainingError, match="outside of the intervals"):
+    with pytest.raises(TrainingError):
         next(evaluation_pass(stream, request, 2))
 
 

@@ -44,8 +44,10 @@ def test_nothing_asked_for_gives_the_data_set_itself(dataset: AnyDataset) -> Non
 
 @pytest.mark.parametrize("dataset", all_kinds())
 def test_an_unknown_property_is_named(dataset: AnyDataset) -> None:
-    with pytest.raises(DataError, match=r"no property 'X', only x, y\. Did you mean 'x'"):
+    with pytest.raises(DataError) as caught:
         subset(dataset, properties=["X"])
+    assert "'X'" in str(caught.value)
+    assert "'x'" in str(caught.value)
 
 
 def test_a_part_keeps_the_order_of_properties() -> None:
@@ -60,5 +62,6 @@ def test_first_look_does_not_move_the_generators() -> None:
 
 
 def test_an_empty_data_set_has_no_first_sample() -> None:
-    with pytest.raises(DataError, match="has no samples"):
+    with pytest.raises(DataError) as caught:
         first_sample(InMemoryDataset({"x": torch.empty(0)}))
+    assert "InMemoryDataset" in str(caught.value)

@@ -28,13 +28,15 @@ def test_the_source_of_an_at_best_metric_says_nothing_about_the_metric():
 def test_neutral_metrics_have_no_better(key):
     provider = MetricPropertyProvider()
     assert provider.is_neutral(key)
-    with pytest.raises(UnknownDirectionError, match="neither good nor bad"):
+    with pytest.raises(UnknownDirectionError) as caught:
         provider.higher_is_better(key)
+    assert key in str(caught.value)
 
 
 def test_an_unknown_key_says_what_to_set_and_is_a_key_error():
-    with pytest.raises(KeyError, match="higher_is_better = true") as caught:
+    with pytest.raises(KeyError) as caught:
         MetricPropertyProvider().higher_is_better("drag_count")
+    assert "higher_is_better = true" in str(caught.value)
     assert "drag_count" in str(caught.value)
 
 
@@ -50,5 +52,6 @@ def test_added_patterns_come_before_built_in_ones_and_later_before_earlier():
 
 
 def test_an_added_direction_has_to_be_one():
-    with pytest.raises(UsageError, match="'up'"):
+    with pytest.raises(UsageError) as caught:
         MetricPropertyProvider().add("*", "up")
+    assert "'up'" in str(caught.value)

@@ -131,7 +131,7 @@ def test_a_tracker_that_opens_late_gets_everything(feed, write, caplog):
 
 def test_a_required_tracker_that_does_not_open_is_an_error_before_training(feed):
     fed = feed(RecordingTracker(required=True, trouble=fail_times(100, "open")))
-    with pytest.raises(TrackerError, match="refused") as caught:
+    with pytest.raises(TrackerError) as caught:
         fed.wait_open(5)
     assert "required = false" in str(caught.value)
     fed.close("FAILED", deadline_s=5)
@@ -256,8 +256,9 @@ def test_a_required_tracker_that_refuses_later_is_an_error_at_the_next_line(feed
     write(1)
     fed.notify()
     until(lambda: not any(thread.name == "tracker-recording" for thread in threading.enumerate()))
-    with pytest.raises(TrackerError, match="takes nothing any more"):
+    with pytest.raises(TrackerError) as caught:
         fed.notify()
+    assert "403: not any more" in str(caught.value)
     assert fed.close("FAILED", deadline_s=1) == 1
 
 

@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from noether.checkpoint.errors import MissingMetricError
-from noether.errors import TrainingError
+from noether.errors import StorageError, TrainingError
 from noether.kernel.progress import TrainingIteration, UpdateCounter
 from noether.metrics.directions import MetricPropertyProvider
-from noether.metrics.log import LogWriter
+from noether.metrics.log import LogWriter, MissingMetricError
 from noether.metrics.metrics_file import MetricsFile
 
 
@@ -77,7 +76,7 @@ def test_whole_numbers_and_booleans_become_floats(writer, value):
 @pytest.mark.parametrize(
     ("value", "found"),
     [
-        (torch.ones(3), r"shape \(3,\)"),
+        (torch.ones(3), "(3,)"),
         (torch.tensor(1j), "complex"),
         (np.ones(2), "ndarray"),
         ([1.0], "list"),
@@ -86,16 +85,18 @@ def test_whole_numbers_and_booleans_become_floats(writer, value):
     ],
 )
 def test_a_value_that_is_no_scalar_is_an_error_that_names_the_metric(writer, value, found):
-    with pytest.raises(TrainingError, match=f"'my/metric'.*{found}"):
+    with pytest.raises(TrainingError) as caught:
         writer.add_scalar("my/metric", value)
+    assert "'my/metric'" in str(caught.value)
+    assert found in str(caught.value)
 
 
 @pytest.mark.parametrize("key", [7, None, "", ("a",)])
 def test_a_key_that_is_no_name_is_an_error(writer, key):
-    with pytest.raises(TrainingError, match="non-empty string"):
-        writer.add_scalar(key, 0.5)
-    with pytest.raises(TrainingError, match="non-empty string"):
-        writer.add_nonscalar(key, [0.5])
+    for add in (writer.add_scalar, writer.add_nonscalar):
+        with pytest.raises(TrainingError) as caught:
+            add(key, 0.5)
+        assert repr(key) in str(caught.value)
 
 
 def test_the_last_value_of_a_key_in_a_round_wins(writer):
@@ -188,8 +189,9 @@ def test_non_scalars_are_written_beside_the_metrics(writer):
 
 
 def test_a_non_scalar_that_json_cannot_say_is_refused_where_it_is_added(writer):
-    with pytest.raises(TrainingError, match="'model' holds a object"):
+    with pytest.raises(TrainingError) as caught:
         writer.add_nonscalar("model", {"it": object()})
+    assert "'model'" in str(caught.value)
 
 
 def test_final_and_best_values_follow_the_lines(writer):
@@ -237,3 +239,41 @@ def test_a_rank_without_a_file_keeps_the_round_and_the_final_values():
     assert writer.state_dict() == {}
     writer.load_state_dict({"metrics": 10, "nonscalars": 0})
     assert writer.final_metrics == {}
+
+
+def test_a_flush_that_is_tried_again_writes_each_line_once(writer, monkeypatch):
+    writer.add_nonscalar("histogram", [1, 2])
+    writer.add_nonscalar("table", {"a": 3})
+    writer.add_scalar("loss", 0.5)
+    refuse_once(monkeypatch, writer.metrics_file, "append")
+    with pytest.raises(StorageError):
+        writer.flush(counter_at(1))
+    writer.flush(counter_at(1))
+    assert [line["key"] for line in nonscalars(writer)] == ["histogram", "table"]
+    assert [line["metrics"] for line in lines(writer)] == [{"loss": 0.5}]
+
+
+def refuse_once(monkeypatch, owner, name):
+    def refuse(*arguments):
+        monkeypatch.undo()
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(owner, name, refuse)
+
+
+def test_a_view_sees_changes_that_are_made_after_it(writer, tmp_path):
+    view = writer.below("ema=0.9/")
+    other = MetricsFile(tmp_path / "other.jsonl")
+    writer.metrics_file = other
+    writer.on_written = [lambda: None]
+    assert view.metrics_file is other
+    assert view.on_written is writer.on_written
+    assert view.below("best=1/").prefix == "ema=0.9/best=1/"
+
+
+def test_a_state_without_files_cuts_nothing(writer):
+    """A rank that writes nothing saves an empty state; another one may read it."""
+    writer.add_scalar("loss", 0.5)
+    writer.flush(counter_at(1))
+    writer.load_state_dict({})
+    assert writer.final_metrics == {"loss": 0.5}

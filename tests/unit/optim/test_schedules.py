@@ -53,14 +53,18 @@ def test_a_length_means_the_same_in_each_unit(length: dict[str, float]) -> None:
 
 
 def test_two_lengths_for_one_thing_are_refused_with_both() -> None:
-    with pytest.raises(SpecError, match="'linear-warmup-cosine-decay'") as caught:
+    with pytest.raises(SpecError) as caught:
         schedule("linear-warmup-cosine-decay", warmup_updates=3, warmup_percent=5)
+    assert "'linear-warmup-cosine-decay'" in str(caught.value)
     assert "warmup_updates = 3 and warmup_percent = 5.0" in caught.value.message
 
 
 def test_a_length_without_a_default_has_to_be_given() -> None:
-    with pytest.raises(SpecError, match="every_updates, every_epochs or every_percent; found none"):
+    with pytest.raises(SpecError) as caught:
         schedule("step")
+    assert "every_updates" in str(caught.value)
+    assert "every_epochs" in str(caught.value)
+    assert "every_percent" in str(caught.value)
 
 
 def test_an_error_about_lengths_names_only_settings_that_exist() -> None:

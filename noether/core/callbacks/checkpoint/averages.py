@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from noether.checkpoint.folder import checkpoint_folders
+from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.paths import PathProvider, ResumptionPaths
-from noether.checkpoint.saved_step import SavedStep
+from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.state import callback_file
-from noether.checkpoint.step_folder import list_steps
-from noether.checkpoint.step_names import StepNames
 from noether.errors import CheckpointError, SpecError, TrainingError
 
 
@@ -258,7 +258,7 @@ def find_averages(paths: PathProvider, owner: str, name: str) -> tuple[dict[str,
     file = callback_file(owner, name)
     for index, folder in enumerate(_places(paths)):
         try:
-            step = SavedStep.open(folder)
+            step = SavedCheckpoint.open(folder)
             if file not in step.manifest.files:
                 continue
             tensors = step.tensors(file)
@@ -297,12 +297,12 @@ def load_averages(averages: Mapping[str, Tensor], saved: Mapping[str, Tensor], s
 
 def _places(paths: PathProvider) -> Iterator[Path]:
     """Yield the checkpoints to search: the resumed one, those before it from the newest on, then `last`."""
-    step = paths.step_path if isinstance(paths, ResumptionPaths) else None
+    step = paths.checkpoint_folder if isinstance(paths, ResumptionPaths) else None
     if step is not None:
         yield step
-    steps = list_steps(paths.checkpoint_path)
+    steps = checkpoint_folders(paths.checkpoint_path)
     yield from (folder for folder in reversed(steps) if step is None or folder.name < step.name)
     try:
-        yield StepNames(paths.checkpoint_path).find("last").step.folder
+        yield CheckpointNames(paths.checkpoint_path).find("last").saved.folder
     except CheckpointError:
         return

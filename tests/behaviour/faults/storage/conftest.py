@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from noether.checkpoint import durable
+from noether.checkpoint.folder import sweep_leftovers
+from noether.checkpoint.names import Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.state import StepState
-from noether.checkpoint.step_folder import sweep_leftovers
-from noether.checkpoint.step_names import Checkpoint, StepNames
+from noether.checkpoint.state import CheckpointState
 from noether.checkpoint.writer import CheckpointWriter
 
 
@@ -106,13 +106,13 @@ class Saves:
     def recover(self) -> int | None:
         """Do what the next start does; return the number of the save that it finds, None where there is none."""
         sweep_leftovers(self.checkpoints)
-        names = StepNames(self.checkpoints)
-        return names.load("latest", number_of) if self.writer.steps else None
+        names = CheckpointNames(self.checkpoints)
+        return names.load("latest", number_of) if self.writer.checkpoints else None
 
 
-def state(update: int, number: int) -> StepState:
+def state(update: int, number: int) -> CheckpointState:
     value = torch.full((3,), float(number))
-    return StepState(
+    return CheckpointState(
         epoch=update // 4,
         update=update,
         sample=8 * update,
@@ -129,13 +129,13 @@ def state(update: int, number: int) -> StepState:
 
 def number_of(found: Checkpoint) -> int:
     """Return which save a checkpoint is of, after reading all of it; every part has to say the same."""
-    state = found.step.state()
+    state = found.saved.state()
     numbers = {
         *(float(value) for tensor in state.model.values() for value in tensor),
         *(float(value) for tensor in state.optimizer_tensors.values() for value in tensor),
         *(float(value) for value in state.callbacks["ema"]["seen"]),
         *(float(value) for value in state.data["transforms/0/mean"]),
-        *(-float(value) for value in found.step.tensors("callbacks/ema/0.9.safetensors")["w"]),
+        *(-float(value) for value in found.saved.tensors("callbacks/ema/0.9.safetensors")["w"]),
         float(state.trainer["scale"]),
         state.callbacks["best"]["number"],
         state.optimizer_values["model"]["groups"][0]["number"],

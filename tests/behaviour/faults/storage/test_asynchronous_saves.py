@@ -10,7 +10,7 @@ import time
 import pytest
 
 from noether.checkpoint import durable
-from noether.checkpoint.step_folder import list_steps, read_step, update_of
+from noether.checkpoint.folder import checkpoint_folders, read_checkpoint, update_of
 from noether.errors import StorageError
 
 EVERY_UPDATE = {"kind": "checkpoint", "every_n_updates": 1}
@@ -73,17 +73,17 @@ def told(lab):
 
 
 def saved(outcome):
-    steps = list_steps(outcome.run_dir / "checkpoints")
+    steps = checkpoint_folders(outcome.run_dir / "checkpoints")
     for step in steps:
-        read_step(step)
+        read_checkpoint(step)
     return [update_of(step) for step in steps]
 
 
 def contents(outcome):
     """Return what the steps of a run hold, without how many bytes of metrics there were: those hold clock times."""
     found = {}
-    for step in list_steps(outcome.run_dir / "checkpoints"):
-        manifest, files = read_step(step)
+    for step in checkpoint_folders(outcome.run_dir / "checkpoints"):
+        manifest, files = read_checkpoint(step)
         tree = json.loads(files.pop("trainer.json"))
         del tree["trainer"]["log_writer"]["metrics"]
         found[step.name] = (files, tree, manifest.names, manifest.parent, manifest.resumable, manifest.finite)

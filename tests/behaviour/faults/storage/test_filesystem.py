@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
+from noether.checkpoint.folder import checkpoint_folders, read_checkpoint, update_of
+from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.retention import pin, pinned, unpin
-from noether.checkpoint.step_folder import list_steps, read_step, update_of
-from noether.checkpoint.step_names import StepNames
 from noether.errors import StorageError
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")  # forked on purpose
@@ -120,11 +120,11 @@ def check(scene: Scene, saves: Any, *, done: bool) -> None:
     """Recover as the next start does, and go on."""
     found = saves.recover()
     assert found in ((scene.saved,) if done else (scene.found, *scene.between, scene.saved)), f"found {found}"
-    steps = {update_of(step) for step in list_steps(saves.checkpoints)}
+    steps = {update_of(step) for step in checkpoint_folders(saves.checkpoints)}
     assert steps.issuperset(scene.stay)
     assert steps.issuperset(pinned(saves.checkpoints) & set(scene.before))
-    for step in list_steps(saves.checkpoints):
-        read_step(step)
+    for step in checkpoint_folders(saves.checkpoints):
+        read_checkpoint(step)
     hidden = [path.name for path in saves.checkpoints.iterdir() if path.name.startswith(".")]
     assert hidden == []
     saves.save(10)
@@ -347,4 +347,4 @@ def test_a_save_that_fails_leaves_names_where_they_were(begun: Any, disk_class: 
     with using(Full()), pytest.raises(StorageError):
         saves.save(6, 6, "best_model.loss")
     saves.save(7, 7)
-    assert StepNames(saves.checkpoints).find("best_model.loss").step.manifest.update == 5
+    assert CheckpointNames(saves.checkpoints).find("best_model.loss").saved.manifest.update == 5

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from noether.checkpoint import commit as checkpoint_folder
+from noether.checkpoint.commit import commit_checkpoint
 from noether.checkpoint.retention import pin
 from noether.errors import CheckpointError
 
@@ -215,7 +215,7 @@ def play(scene: Scene, folder: Path, saves_class: Any, disk_class: Any, using: A
             operations.append(operation)
 
     def committing(*arguments: Any) -> Path:
-        step: Path = commit(*arguments)
+        step: Path = commit_checkpoint(*arguments)
         operations.append(("acknowledged",))
         return step
 
@@ -228,9 +228,8 @@ def play(scene: Scene, folder: Path, saves_class: Any, disk_class: Any, using: A
                 saves.save(update)
             saves.writer.keep_last = scene.keep_last
     start = shutil.copytree(folder / "played", folder / "start")
-    commit = checkpoint_folder.commit_step
     with using(Recorder()), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint_folder, "commit_step", committing)
+        patch.setattr("noether.checkpoint.commit.commit_checkpoint", committing)
         if scene.pinned is not None:
             pin(saves.checkpoints, scene.pinned)
             operations.append(("pinned",))
@@ -304,7 +303,7 @@ class Explorer:
             return
         if found not in allowed:
             self.violations.append(f"{when}: found {found}, expected {allowed}")
-        if pinned is not None and not any(step.name.endswith(f"{pinned:012d}") for step in saves.writer.steps):
+        if pinned is not None and not any(step.name.endswith(f"{pinned:012d}") for step in saves.writer.checkpoints):
             self.violations.append(f"{when}: the pinned step is gone")
 
 

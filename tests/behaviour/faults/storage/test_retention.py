@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from noether.checkpoint.retention import Retention, pin, pinned, remove_step, unpin
-from noether.checkpoint.step_folder import list_steps, read_manifest, step_name, update_of
+from noether.checkpoint.folder import checkpoint_folders, checkpoint_name, read_manifest, update_of
+from noether.checkpoint.retention import Retention, pin, pinned, remove_checkpoint, unpin
 from noether.errors import CheckpointError
 
 
@@ -30,7 +30,7 @@ def run(tmp_path: Path, saves: Any) -> Any:
 
 
 def updates(run: Any) -> list[int]:
-    return [update_of(step) for step in list_steps(run.checkpoints)]
+    return [update_of(step) for step in checkpoint_folders(run.checkpoints)]
 
 
 def save_not_finite(run: Any, update: int, state: Any) -> None:
@@ -63,7 +63,7 @@ def test_pinned_steps_stay_until_they_are_let_go_and_are_not_written_to(run: Any
         run.save(update)
     assert updates(run) == [1, 3, 4]
     assert pinned(run.checkpoints) == {1}
-    assert Retention(1).prunable(run.checkpoints) == [run.checkpoints / step_name(3)]
+    assert Retention(1).prunable(run.checkpoints) == [run.checkpoints / checkpoint_name(3)]
     assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == before
     assert unpin(run.checkpoints, 1)
     assert not unpin(run.checkpoints, 1)
@@ -73,8 +73,9 @@ def test_pinned_steps_stay_until_they_are_let_go_and_are_not_written_to(run: Any
 
 def test_what_is_not_there_cannot_be_pinned(run: Any) -> None:
     run.save(1)
-    with pytest.raises(CheckpointError, match="holds no step-000000000002"):
+    with pytest.raises(CheckpointError) as caught:
         pin(run.checkpoints, 2)
+    assert "step-000000000002" in str(caught.value)
     assert pinned(run.checkpoints) == frozenset()
 
 
@@ -89,7 +90,7 @@ def test_a_step_that_is_pinned_while_it_is_being_removed_stays(run: Any, disk_cl
                 marker.touch()
 
     with using(Meanwhile()):
-        assert not remove_step(step)
+        assert not remove_checkpoint(step)
     assert run.recover() == 1
 
 
@@ -102,7 +103,7 @@ def test_the_newest_finite_step_is_never_pushed_out(run: Any) -> None:  # F4
     for update in (3, 4, 5):
         save_not_finite(run, update, state)
     assert updates(run) == [2, 4, 5]
-    assert [read_manifest(step).finite for step in list_steps(run.checkpoints)] == [True, False, False]
+    assert [read_manifest(step).finite for step in checkpoint_folders(run.checkpoints)] == [True, False, False]
     assert from_good is not None
     run.save(6)
     assert updates(run) == [5, 6]
@@ -126,7 +127,7 @@ def test_the_order_is_that_of_the_updates_and_not_of_time(run: Any) -> None:
     for update in (1, 2, 3):
         run.save(update)
     for age, update in enumerate((3, 1, 2)):
-        os.utime(run.checkpoints / step_name(update), (age, age))
+        os.utime(run.checkpoints / checkpoint_name(update), (age, age))
     assert [update_of(step) for step in Retention(2).prunable(run.checkpoints)] == [1]
 
 
@@ -171,7 +172,7 @@ def test_a_refusal_to_prune_is_a_warning_and_is_made_up_for_later(
 def test_a_damaged_step_pushes_out_none_that_a_run_can_go_on_from(run: Any) -> None:
     run.save(1)
     run.save(2)
-    (run.checkpoints / step_name(2) / "manifest.json").write_bytes(b"")
+    (run.checkpoints / checkpoint_name(2) / "manifest.json").write_bytes(b"")
     state = run_state(run, 3)
     run.writer.save(save_optim=False)
     run.writer.commit(state)

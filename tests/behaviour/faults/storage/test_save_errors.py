@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from noether.checkpoint import durable
-from noether.checkpoint.step_folder import list_steps, read_step, update_of
+from noether.checkpoint.folder import checkpoint_folders, read_checkpoint, update_of
 from noether.errors import StorageError
 
 EVERY_UPDATE = {"trainer.callbacks": [{"kind": "checkpoint", "every_n_updates": 1}], "checkpoints.keep_last": 99}
@@ -32,9 +32,9 @@ def refusing(disk_class, monkeypatch):
 
 
 def saved(outcome):
-    steps = list_steps(outcome.run_dir / "checkpoints")
+    steps = checkpoint_folders(outcome.run_dir / "checkpoints")
     for step in steps:
-        read_step(step)
+        read_checkpoint(step)
     return [update_of(step) for step in steps]
 
 
@@ -65,7 +65,10 @@ def test_raise_ends_the_run_at_the_first_one_and_says_how_much_room_is_needed(ru
     outcome = run(EVERY_UPDATE)
     assert outcome.exit_code == 1
     assert saved(outcome) == [1, 2]
-    needed = sum(record.size for record in read_step(list_steps(outcome.run_dir / "checkpoints")[0])[0].files.values())
+    needed = sum(
+        record.size
+        for record in read_checkpoint(checkpoint_folders(outcome.run_dir / "checkpoints")[0])[0].files.values()
+    )
     assert f"{durable.size_text(needed)[:2]}" in outcome.error.message
     assert "are needed" in outcome.error.message
     assert "are free on its disk" in outcome.error.message

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.state import StepState
+from noether.checkpoint.state import CheckpointState
 from noether.checkpoint.writer import CheckpointWriter
 from noether.core.initializers.weights import read_weights, run_below
 from noether.errors import CheckpointError
@@ -26,7 +26,7 @@ def run(tmp_path: Path) -> Path:
     for update in (2, 4):
         weight = torch.tensor([float(update)])
         writer.save("best_model.loss" if update == 2 else "last")
-        writer.commit(StepState(0, update, update, model={"a": weight, "b": weight}, rank={}, **nothing))
+        writer.commit(CheckpointState(0, update, update, model={"a": weight, "b": weight}, rank={}, **nothing))
     return paths.run_path
 
 

@@ -215,7 +215,7 @@ def test_a_run_that_is_made_longer_goes_on_with_its_tolerances(tmp_path: Path) -
 
 def test_where_nothing_was_finite_nothing_is_named_or_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     story = Story(tmp_path, tolerances=[0]).play(math.nan)
-    assert (story.end(), story.names, list(story.writer.steps)) == ({}, {}, [])
+    assert (story.end(), story.names, list(story.writer.checkpoints)) == ({}, {}, [])
     assert f"{METRIC} was never finite" in caplog.text
 
 

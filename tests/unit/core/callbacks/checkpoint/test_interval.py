@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from noether.checkpoint.writer import SaveRequest
+from noether.checkpoint.save import SaveRequest
 from noether.core.callbacks.checkpoint.interval import CheckpointCallbackConfig
 from noether.core.models.composite import CompositeModel
 from noether.errors import SpecError

@@ -1,4 +1,4 @@
-"""A committed step as it is read back: file by file, each byte hashed before it is used, nothing unpickled."""
+"""SavedCheckpoint: read a checkpoint file by file; each is hashed before it is used, nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from noether.checkpoint.folder import read_file, read_manifest
 from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, Manifest
-from noether.checkpoint.state import DATA, TRAINER, TRAINER_TENSORS, StepState, callback_file, join_state
-from noether.checkpoint.step_folder import read_file, read_manifest
+from noether.checkpoint.state import DATA, TRAINER, TRAINER_TENSORS, CheckpointState, callback_file, join_state
 from noether.checkpoint.tensor_file import decode_tensors
 from noether.checkpoint.untrusted import parse_json
 from noether.errors import CheckpointError
 from noether.kernel.names import are_path_parts
 
-_SHOWN = 200  # characters of what a message quotes
+_SHOWN = 200  # characters of a quotation in a message
 
 
 @dataclass(frozen=True, slots=True)
-class SavedStep:
-    """One step folder. Only what is asked for is read, so that weights alone cost no more than weights.
+class SavedCheckpoint:
+    """One checkpoint; its files are read when they are needed.
 
     Attributes:
-        folder: The step folder.
-        manifest: What is in it.
+        folder: Its folder.
+        manifest: Its manifest.
     """
 
     folder: Path
@@ -34,10 +34,10 @@ class SavedStep:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Read the manifest of a step.
+        """Read the manifest of a checkpoint.
 
         Raises:
-            CheckpointError: It is missing or damaged.
+            CheckpointError: If it is missing or damaged.
         """
         return cls(folder, read_manifest(folder))
 
@@ -45,7 +45,7 @@ class SavedStep:
         """Return the tensors of one file by name, tied ones as the same object.
 
         Raises:
-            CheckpointError: The step has no such file, or it is damaged.
+            CheckpointError: If the checkpoint has no such file, or it is damaged.
         """
         data = read_file(self.folder, self.manifest, name)
         try:
@@ -53,16 +53,16 @@ class SavedStep:
         except ValueError as error:
             raise self._unreadable(name, error) from error
 
-    def state(self, rank: int = 0) -> StepState:
-        """Return the whole state, the counterpart of `encode_step`; the callbacks' own files are checked only.
+    def state(self, rank: int = 0) -> CheckpointState:
+        """Return the whole state, the counterpart of `encode_checkpoint`; the callbacks' own files are verified only.
 
         They are large, and each callback reads its own from the folder.
 
         Args:
-            rank: The process whose random generators are wanted.
+            rank: The rank whose random generators are read.
 
         Raises:
-            CheckpointError: The step is damaged, or it is a partial save, which no run can go on from.
+            CheckpointError: If the checkpoint is damaged, or is a partial save, which cannot be resumed from.
         """
         self._require_resumable()
         tree = self._trainer_tree()
@@ -71,7 +71,7 @@ class SavedStep:
         for name in self.manifest.files:
             if name.startswith("callbacks/") and name not in files:
                 read_file(self.folder, self.manifest, name)
-        return StepState(
+        return CheckpointState(
             epoch=self.manifest.epoch,
             update=self.manifest.update,
             sample=self.manifest.sample,
@@ -88,43 +88,46 @@ class SavedStep:
         """Return the states of the callbacks by id; partial saves have them too.
 
         Raises:
-            CheckpointError: The step is damaged.
+            CheckpointError: If the checkpoint is damaged.
         """
         tree = self._trainer_tree()["callbacks"]
         return {owner: self._joined(state, callback_file(owner)) for owner, state in tree.items()}
 
     def data(self) -> dict[str, Tensor]:
-        """Return what the transforms learnt from the training set.
+        """Return the state of the transforms, fitted on the training set.
 
         Raises:
-            CheckpointError: The step is damaged.
+            CheckpointError: If the checkpoint is damaged.
         """
         return self._tensors_if_any(DATA)
 
     def _require_resumable(self) -> None:
         if not self.manifest.resumable:
+            found = ", ".join(sorted(self.manifest.files))
             raise CheckpointError(
-                f"no run can go on from {self.folder}: it holds a part of the state only, "
-                f"{', '.join(sorted(self.manifest.files))}",
+                f"cannot resume from {self.folder}: found a partial save with {found}, expected the whole state",
                 hint='choose another checkpoint, or take its weights alone with initializer kind = "checkpoint"',
             )
 
     def _tensors_if_any(self, name: str) -> dict[str, Tensor]:
-        """Return the tensors of a file that is written only where there are some."""
+        """Return the tensors of a file that is written only if there are any."""
         return self.tensors(name) if name in self.manifest.files else {}
 
     def _trainer_tree(self) -> dict[str, Any]:
-        """Return what `trainer.json` holds, its outermost shape checked."""
+        """Return the content of `trainer.json` after checking its tables and counters."""
         tree = self._json(TRAINER)
         for part in ("trainer", "optimizer", "callbacks"):
             if not isinstance(tree.get(part), dict):
                 raise self._unreadable(TRAINER, ValueError(f"it has no table `{part}`"))
         for owner in tree["callbacks"]:
             if not are_path_parts(owner):
-                raise self._unreadable(TRAINER, ValueError(f"no callback has the id {owner[:_SHOWN]!r}"))
+                raise self._unreadable(TRAINER, ValueError(f"{owner[:_SHOWN]!r} is not the id of a callback"))
         for unit in tree["trainer"].keys() & {"epoch", "update", "sample"}:
-            if tree["trainer"][unit] != getattr(self.manifest, unit):
-                raise self._unreadable(TRAINER, ValueError(f"it is of another {unit} than the manifest"))
+            found, expected = str(tree["trainer"][unit])[:_SHOWN], getattr(self.manifest, unit)
+            if tree["trainer"][unit] != expected:
+                raise self._unreadable(
+                    TRAINER, ValueError(f"the state is at {unit} {found}, the manifest says {expected}")
+                )
         return tree
 
     def _json(self, name: str) -> dict[str, Any]:
@@ -132,13 +135,13 @@ class SavedStep:
         try:
             tree = parse_json(data)
             if not isinstance(tree, dict):
-                raise ValueError(f"it is a {type(tree).__name__} and no table")
+                raise ValueError(f"found a {type(tree).__name__}, expected an object")
         except ValueError as error:
             raise self._unreadable(name, error) from error
         return tree
 
     def _joined(self, tree: Any, file: str) -> Any:
-        """Put the tensors of a file back into the tree that they were taken from."""
+        """Return a tree with the tensors of a file put back in their places."""
         tensors: Mapping[str, Tensor] = self._tensors_if_any(file)
         try:
             return join_state(tree, dict(tensors))

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from noether.checkpoint.manifest import FileRecord
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.saved_step import SavedStep
-from noether.checkpoint.state import StepState
+from noether.checkpoint.saved import SavedCheckpoint
+from noether.checkpoint.state import CheckpointState
 from noether.checkpoint.writer import CheckpointWriter
 from noether.errors import CheckpointError
 
@@ -36,10 +36,10 @@ STATE: dict[str, Any] = {
 }
 
 
-def saved(folder: Path, request: dict[str, Any] | None = None, **parts: Any) -> SavedStep:
+def saved(folder: Path, request: dict[str, Any] | None = None, **parts: Any) -> SavedCheckpoint:
     writer = CheckpointWriter(PathProvider(folder, "run"))
     writer.save(**(request or {}))
-    return SavedStep.open(writer.commit(StepState(**{**STATE, **parts})))
+    return SavedCheckpoint.open(writer.commit(CheckpointState(**{**STATE, **parts})))
 
 
 def equal(one: Any, other: Any) -> bool:
@@ -80,19 +80,23 @@ def test_a_whole_state_is_not_returned_where_any_file_is_damaged(damaged: str, t
     data = bytearray((step.folder / damaged).read_bytes())
     data[-1] ^= 1
     (step.folder / damaged).write_bytes(data)
-    with pytest.raises(CheckpointError, match=f"damaged: {damaged} is not what was saved"):
+    with pytest.raises(CheckpointError) as caught:
         step.state()
+    assert damaged in str(caught.value)
 
 
 def test_a_file_that_the_step_lacks_is_told_with_those_that_it_has(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"holds no weights\.pt, it has .*model\.safetensors"):
+    with pytest.raises(CheckpointError) as caught:
         saved(tmp_path).tensors("weights.pt")
+    assert "weights.pt" in str(caught.value)
+    assert "model.safetensors" in str(caught.value)
 
 
 @pytest.mark.parametrize("request_", [{"save_optim": False}, {"model_names": ["encoder"]}])
 def test_no_run_can_go_on_from_a_partial_save(request_: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no run can go on from"):
+    with pytest.raises(CheckpointError) as caught:
         saved(tmp_path, request_).state()
+    assert "initializer" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -102,5 +106,6 @@ def test_a_file_that_was_saved_wrong_is_an_error_and_no_crash(name: str, content
     step = saved(tmp_path)
     (step.folder / name).write_bytes(content)
     files = {**step.manifest.files, name: FileRecord.of(content)}
-    with pytest.raises(CheckpointError, match=name):
-        SavedStep(step.folder, replace(step.manifest, files=files)).state()
+    with pytest.raises(CheckpointError) as caught:
+        SavedCheckpoint(step.folder, replace(step.manifest, files=files)).state()
+    assert name in str(caught.value)
