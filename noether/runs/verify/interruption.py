@@ -107,21 +107,30 @@ class _AttributedWriter(LogWriter):
 
     Args:
         writer: The writer of a callback.
-        owner: Id of the callback.
+        callback: Id of the callback.
         logged_by: Ids by metric key.
     """
 
-    def __init__(self, writer: LogWriter, owner: str, logged_by: dict[str, str]) -> None:
-        vars(self).update(vars(writer))  # another view of the same round
-        self._owner = owner
+    def __init__(self, writer: LogWriter, callback: str, logged_by: dict[str, str]) -> None:
+        self._writer = writer
+        self.prefix = writer.prefix
+        self.round = writer.round
+        self._callback = callback
         self._logged_by = logged_by
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._writer, name)
 
     def add_scalar(
         self, key: str, value: Any, logger: logging.Logger | None = None, format_str: str | None = None
     ) -> None:
         """Add a metric as usual."""
         super().add_scalar(key, value, logger, format_str)
-        self._logged_by[self.prefix + key] = self._owner
+        self._logged_by[self.prefix + key] = self._callback
+
+    def below(self, prefix: str) -> LogWriter:
+        """Return a view that records as this one does."""
+        return _AttributedWriter(self._writer.below(prefix), self._callback, self._logged_by)
 
 
 def _text(value: Any) -> str | None:
