@@ -123,7 +123,7 @@ def test_a_run_folder_that_is_removed_while_it_trains_is_not_made_again(run, lab
     outcome = run(EVERY_UPDATE | {"trainer.callbacks": callbacks, "checkpoints.on_save_error": policy})
     assert outcome.exit_code == 1
     assert isinstance(outcome.error, StorageError)
-    assert "checkpoints is gone; it was removed or renamed while the run trained" in outcome.error.message
+    assert "checkpoints was removed or renamed while the run trained" in outcome.error.message
     assert not (outcome.run_dir / "checkpoints").exists()
 
 
