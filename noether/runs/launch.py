@@ -53,7 +53,7 @@ def run(
 
     Raises:
         UsageError: if the spec or a component is wrong, or the run is in use; nothing was trained.
-        CheckpointError: if there is no sound checkpoint to continue from.
+        CheckpointError: if there is no valid checkpoint to continue from.
     """
     if resume is not None and run_id is None:
         raise UsageError("resume needs the id of the run to continue", hint="add --run-id ID")
