@@ -136,7 +136,7 @@ def test_a_damaged_step_is_named_and_the_one_before_it_resumed(finish, final_fil
     resumed = finish({**HARD, "initializer": resume()})
     log = (resumed.run_dir / "log.txt").read_text()
     assert f"{last.name} is damaged: optimizer.safetensors is not what was saved: found 7 bytes" in log
-    assert "; looking for an older one" in log
+    assert "; trying an older one" in log
     assert f"continuing after E1_U11_S88 from {before}" in log
 
 
