@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -11,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
+
+from noether.errors import NoetherError
 
 Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="The TOML file of the run.", show_default=False)]
 RunArgument = Annotated[
@@ -98,6 +101,7 @@ def _spec_options(
 
 
 _ORDER = "noether.order"
+_SIGNAL_BASE = 128  # a shell reports an end by signal n as 128 + n
 _SPEC_OPTIONS = inspect.signature(_spec_options, eval_str=True).parameters
 
 
@@ -122,12 +126,12 @@ def _with_spec_options(function: Callable[..., None]) -> Callable[..., None]:
     own = inspect.signature(function, eval_str=True).parameters
     taking = next((name for name, parameter in own.items() if parameter.annotation is SpecOptions), None)
     if taking is None:
-        return function
+        return _kept_from_ending(function)
 
     @wraps(function)
     def with_options(**values: Any) -> None:
         shared = {name: values.pop(name) for name in _SPEC_OPTIONS}
-        function(**values, **{taking: _spec_options(**shared)})
+        _kept_from_ending(function)(**values, **{taking: _spec_options(**shared)})
 
     parameters = [
         shown.replace(kind=inspect.Parameter.KEYWORD_ONLY)
@@ -137,6 +141,25 @@ def _with_spec_options(function: Callable[..., None]) -> Callable[..., None]:
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return with_options
+
+
+def _kept_from_ending(function: Callable[..., None]) -> Callable[..., None]:
+    """Return the verb as a function that code named by a spec cannot end with `sys.exit`, even as a success."""
+
+    @wraps(function)
+    def kept(**values: Any) -> None:
+        try:
+            function(**values)
+        except SystemExit as error:
+            if isinstance(error.code, int) and error.code > _SIGNAL_BASE:  # a verb that a signal has stopped
+                raise
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            told = NoetherError(f"the command was ended by sys.exit({error.code!r}) ({frame.filename}:{frame.lineno})")
+            for note in getattr(error, "__notes__", []):
+                told.add_note(note)
+            raise told from error
+
+    return kept
 
 
 class _OrderedCommand(TyperCommand):

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,7 @@ from noether.runs.process_state import device_of, process_state
 from noether.spec.describe.fields import configs_in
 from noether.spec.errors.problem import InvalidSpecError, Problem
 from noether.spec.load import LoadedSpec, load_spec
+from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec
 from noether.spec.resolve import resolved_tables, resolved_toml
 from noether.training.parallel import parallel_of
@@ -238,18 +240,28 @@ def _configured(loaded: LoadedSpec, names: Iterable[str]) -> tuple[LoadedSpec, l
     spec = loaded.spec.model_copy(deep=True)
     spec.plugins.use = list(dict.fromkeys([*spec.plugins.use, *names]))
     participants = load_plugins(spec.plugins.use)
+    used = list(spec.plugins.use)
     order = _configure(spec, participants)
-    if order and (problems := _problems_of(spec, loaded)):
-        culprit = order[-1]
-        for count in range(1, len(order)):  # name the first plugin after which the spec is no longer valid
-            again = loaded.spec.model_copy(deep=True)
-            again.plugins.use = list(spec.plugins.use)
-            _configure(again, [one for one in participants if one.id in order[:count]])
-            if _problems_of(again, loaded):
-                culprit = order[count - 1]
-                break
+    if order and (problems := _problems_of(spec, loaded, used)):
+        culprit = _first_to_break(loaded, used, participants, order)
         raise InvalidSpecError(problems, origin=f"the spec after configure_spec of run plugin '{culprit}'")
     return replace(loaded, spec=spec), participants
+
+
+def _first_to_break(
+    loaded: LoadedSpec, used: Sequence[str], participants: Sequence[Participant], order: Sequence[str]
+) -> str:
+    """Return the id of the run plugin after which the spec is no longer valid; the last one if that cannot be found."""
+    for count in range(1, len(order)):
+        again = loaded.spec.model_copy(deep=True)
+        again.plugins.use = list(used)
+        try:
+            _configure(again, [one for one in participants if one.id in order[:count]])
+        except Exception:  # a plugin that cannot be called again; the problems that were found are reported
+            break
+        if _problems_of(again, loaded, used):
+            return order[count - 1]
+    return order[-1]
 
 
 def _configure(spec: RunSpec, participants: Sequence[Participant]) -> list[str]:
@@ -260,20 +272,36 @@ def _configure(spec: RunSpec, participants: Sequence[Participant]) -> list[str]:
     return list(dict.fromkeys(dispatch.order("configure_spec")))
 
 
-def _problems_of(spec: RunSpec, loaded: LoadedSpec) -> list[Problem]:
-    """Return the problems that a file with this spec would have."""
+def _problems_of(spec: RunSpec, loaded: LoadedSpec, used: Sequence[str]) -> list[Problem]:
+    """Return the problems that a file with this spec would have, and values that no file could hold."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydantic warns of values of a wrong type, which are reported below
-            tables = resolved_tables(spec)
-        again = load_spec(tables, registry=loaded.registry, plugins=spec.plugins.use, project=loaded.project_folder)
+            tables, whole = resolved_tables(spec), spec.model_dump(mode="json")
+        again = load_spec(tables, registry=loaded.registry, plugins=used, project=loaded.project_folder)
     except InvalidSpecError as error:
         return [replace(problem, places=()) for problem in error.problems]
     except (SpecError, ValueError, TypeError, AttributeError) as error:
         return [Problem("wrong-value", (), str(error))]
     built = {path for path, _ in configs_in(spec)}
     tables_only = [path for path, _ in configs_in(again.spec) if path not in built]
-    return [Problem("wrong-type", path, "found a plain table, expected a config object") for path in tables_only]
+    unset = _paths_unset(whole, again.spec.model_dump(mode="json"))
+    return [
+        *(Problem("wrong-type", path, "found a plain table, expected a config object") for path in tables_only),
+        *(Problem("wrong-type", path, "found None, which a spec does not have, expected a value") for path in unset),
+    ]
+
+
+def _paths_unset(found: Any, expected: Any, path: TomlPath = ()) -> Iterator[TomlPath]:
+    """Yield the places that hold None although the same spec, loaded from a file, has a value there."""
+    if found is None and expected is not None:
+        yield path
+    elif isinstance(found, dict) and isinstance(expected, dict):
+        for key in found.keys() & expected.keys():
+            yield from _paths_unset(found[key], expected[key], (*path, key))
+    elif isinstance(found, list) and isinstance(expected, list):
+        for index, (one, other) in enumerate(zip(found, expected, strict=False)):
+            yield from _paths_unset(one, other, (*path, index))
 
 
 # Parts

@@ -71,6 +71,10 @@ class FiniteGuard:
         self._losses.append(loss)
         self.was_skipped = not loss.isfinite()  # so that nobody averages it; the verdict on the update comes later
 
+    def forget(self) -> None:
+        """Forget the losses of an update that was not finished."""
+        self._losses = []
+
     def admits(self, loss: Tensor, gradients: list[Tensor], scaler: torch.amp.GradScaler | None = None) -> bool:
         """Return True if the update may be applied; count it otherwise.
 

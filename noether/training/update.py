@@ -107,6 +107,12 @@ class Precision:
         """Return True if the forward pass needs a context."""
         return self.dtype is not None
 
+    def forget(self) -> None:
+        """Forget which optimizers of an unfinished update have unscaled gradients; the scale stays."""
+        if self.scaler is not None:
+            state, self.scaler = self.scaler.state_dict(), torch.amp.GradScaler(self.device_type)
+            self.scaler.load_state_dict(state)
+
     def autocast(self) -> AbstractContextManager[None]:
         """Return a context in which the forward pass runs in this format."""
         return nullcontext() if self.dtype is None else torch.autocast(self.device_type, dtype=self.dtype)
@@ -218,6 +224,9 @@ class Update:
             after_step: Called after each finite accumulation step, so that no batch is kept longer than that.
         """
         self._adopt(model)
+        model.optimizer_zero_grad()  # an update that an error has ended may have left some of its gradients
+        self.guard.forget()
+        self.precision.forget()
         self._dist_model = dist_model
         self._before_optimizer_step, self._after_step = before_optimizer_step, after_step
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 from noether.config.components import InitializerConfig
 from noether.core.models.base import ModelBase
@@ -46,3 +47,21 @@ class InitializerBase(ABC):
     @abstractmethod
     def initialize(self, trainer: RunningTrainer, model: ModelBase) -> None:
         """Load the state; called once, before training begins."""
+
+
+class CalledOnce:
+    """Initializers that a trainer has called: each once for a model, or the next training would undo the first."""
+
+    def __init__(self) -> None:
+        self._called: WeakKeyDictionary[ModelBase, set[InitializerBase]] = WeakKeyDictionary()
+
+    def left_for(self, model: ModelBase, *initializers: InitializerBase | None) -> list[InitializerBase]:
+        """Return the initializers that were not called for a model yet; None stands for no initializer."""
+        called = self._called.get(model, set())
+        return [found for found in dict.fromkeys(initializers) if found is not None and found not in called]
+
+    def call(self, initializer: InitializerBase, trainer: RunningTrainer, model: ModelBase) -> None:
+        """Call an initializer, unless it was called for this model before."""
+        for found in self.left_for(model, initializer):
+            found.initialize(trainer, model)
+            self._called.setdefault(model, set()).add(found)

@@ -19,7 +19,7 @@ from noether.config.base import component_of
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.callbacks.tree import compile_hooks, participants_of
-from noether.core.initializers.base import InitializerBase
+from noether.core.initializers.base import CalledOnce, InitializerBase
 from noether.core.models.base import ModelBase
 from noether.data.container import DataContainer
 from noether.data.dataset import length_of
@@ -112,6 +112,7 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         self.parallel: Parallel = parallel_of()
         self._plugins: Sequence[Participant] = ()
         self._prepared: tuple[ModelBase, nn.Module] | None = None
+        self._initializers = CalledOnce()
         self._set_up_progress(config)
         self._set_up_update(config)
         self.log_writer = LogWriter(MetricsFile(path_provider.metrics_path), self.metric_property_provider)
@@ -173,8 +174,7 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
             "device": self.device,
             **(self.main_sampler_kwargs or {}),
         }
-        consumers = [callback.sampler_config for callback in iterator_callbacks]
-        return self.data_container.build_loader(consumers, **arguments)
+        return self.data_container.build_loader([callback.sampler_config for callback in iterator_callbacks], **arguments)
 
     # The update
 
@@ -295,10 +295,10 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         if parts.initializer is not None and parts.initializer.continues_a_run:
             self.initializer = parts.initializer
         dist_model = self.wrap_model(model.to(self.device))
-        for initializer in filter(None, dict.fromkeys((parts.initializer, self.initializer))):
+        for initializer in self._initializers.left_for(model, parts.initializer, self.initializer):
             initializer.check(self)
             if not initializer.continues_a_run:
-                initializer.initialize(self, model)  # first of all: callbacks may copy the weights
+                self._initializers.call(initializer, self, model)  # first of all: callbacks may copy the weights
         if give_optimizer:
             give_optimizers(model, self.state.counter)
         with preserved_rng():
@@ -318,8 +318,7 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         if self._prepared is None or self._prepared[0] is not model:
             self.prepare(model)
         assert self._prepared is not None, "prepared above"
-        _, dist_model = self._prepared
-        self._prepared = None  # the following happens once
+        (_, dist_model), self._prepared = self._prepared, None  # the following happens once
         stop.begin_anew(self.state)
         with loop.closing(self.callbacks):
             self.apply_resume_initializer(model)
@@ -337,7 +336,7 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
     def apply_resume_initializer(self, model: ModelBase) -> None:
         """Let an initializer that continues a run restore its state; one of weights alone was called before."""
         if self.initializer is not None and self.initializer.continues_a_run:
-            self.initializer.initialize(self, model)
+            self._initializers.call(self.initializer, self, model)
 
     def call_before_training(self, callbacks: list[CallbackBase]) -> None:
         """Call `before_training` of these callbacks; of run plugins too if they are the run's callbacks."""

@@ -64,6 +64,9 @@ def test_a_plugin_may_change_the_spec_and_not_the_one_that_was_loaded(
         (lambda spec: spec.trainer.forward_properties.append(3), ("trainer", "forward_properties", 1)),
         (lambda spec: setattr(spec, "trackers", [{"kind": "noop"}]), ("trackers", 0)),
         (lambda spec: setattr(spec, "trackers", [{"kind": "nope"}]), ("trackers", 0, "kind")),
+        (lambda spec: setattr(spec, "seed", None), ("seed",)),
+        (lambda spec: setattr(spec.trainer, "precision", None), ("trainer", "precision")),
+        (lambda spec: setattr(spec, "plugins", None), ("plugins",)),
     ],
 )
 def test_a_plugin_that_breaks_the_spec_is_named_with_the_place(
@@ -89,6 +92,21 @@ def test_of_several_plugins_the_first_that_breaks_the_spec_is_named(
     with pytest.raises(InvalidSpecError) as raised:
         configured_by(tiny_spec, monkeypatch, set_epochs(2), lambda spec: setattr(spec, "seed", -1), lambda spec: None)
     assert "run plugin 'two'" in raised.value.origin
+
+
+def test_a_plugin_that_cannot_be_called_again_does_not_hide_the_problems(
+    tiny_spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def once(spec: Any) -> None:
+        calls.append(spec)
+        if len(calls) > 1:
+            raise RuntimeError("called again")
+
+    with pytest.raises(InvalidSpecError) as raised:
+        configured_by(tiny_spec, monkeypatch, once, set_epochs(-1))
+    assert [problem.path for problem in raised.value.problems] == [("trainer", "max_epochs")]
 
 
 # Lazy modules
