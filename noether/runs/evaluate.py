@@ -201,16 +201,16 @@ class _SavedWeights(InitializerBase):
         Raises:
             CheckpointError: if the weights are those of another model.
         """
-        step = self.checkpoint.saved
+        saved = self.checkpoint.saved
         match = match_weights(model, self.tensors)
         match.require_complete(
-            str(step.folder / self.checkpoint.weights), hint="evaluate a checkpoint of whole weights"
+            str(saved.folder / self.checkpoint.weights), hint="evaluate a checkpoint of whole weights"
         )
         match.load_into(model)
-        trainer.stand_at(step.manifest.epoch, step.manifest.update, step.manifest.sample)
-        trainer.data_container.load_state_dict(step.data())
-        states = step.callbacks()
-        paths = resumption_paths(step)
+        trainer.stand_at(saved.manifest.epoch, saved.manifest.update, saved.manifest.sample)
+        trainer.data_container.load_state_dict(saved.data())
+        states = saved.callbacks()
+        paths = resumption_paths(saved)
         for callback in family(trainer.callbacks):
             if callback.id in states:
                 callback.load_state_dict(states[callback.id])

@@ -93,7 +93,7 @@ class Execution:
                 if former is not None and saved is not None:
                     if self._has_ended(run, former, saved):
                         return self._nothing_to_do(saved)
-                    state = Continuation(saved, same_spec=former.is_same_training(saved.step))
+                    state = Continuation(saved, same_spec=former.is_same_training(saved.checkpoint))
                 self.prepared.ready(run, state=state)
                 if continues and saved is None:
                     self._clear_for_new_beginning(run)
@@ -159,7 +159,7 @@ class Execution:
 
     def _nothing_to_do(self, saved: SavedState) -> Outcome:
         if not self.quiet:
-            run, end = shown_path(self.paths.run_path), saved.step.manifest.iteration
+            run, end = shown_path(self.paths.run_path), saved.checkpoint.manifest.iteration
             print(f"{run} has finished at {end}; nothing is left to do")
         return Outcome("FINISHED", self.paths.run_path, final_metrics(self.paths))
 
@@ -167,7 +167,7 @@ class Execution:
 
     def _begin(self, run: Run, saved: SavedState | None) -> None:
         """Record the attempt, the spec and the facts of the run."""
-        self.folder.begin_attempt(resumed_from=saved.step.folder.name if saved else None)
+        self.folder.begin_attempt(resumed_from=saved.checkpoint.folder.name if saved else None)
         write_saved_spec(self.paths, self.loaded.source_text, run.resolved, former=self.folder.former_spec_path)
         self.folder.write_run(
             {"spec_sha256": run.trainer.checkpoint_writer.spec_sha256, PROJECT: str(self.loaded.project_folder)}
@@ -189,7 +189,7 @@ class Execution:
         return self._finish(run, outcome, tracking)
 
     def _log_position(self, saved: SavedState) -> None:
-        position, lost = saved.step.manifest.iteration, lost_updates(self.paths, saved.state.update)
+        position, lost = saved.checkpoint.manifest.iteration, lost_updates(self.paths, saved.state.update)
         again = f"; {lost} updates after it are computed again" if lost else ""
         _LOG.info("attempt %d continues after %s%s", self.folder.attempt, position, again)
 

@@ -102,11 +102,6 @@ class Precision:
             )
         self.scaler = torch.amp.GradScaler(device.type) if self.dtype is torch.float16 else None
 
-    @property
-    def is_mixed(self) -> bool:
-        """Return True if the forward pass needs a context."""
-        return self.dtype is not None
-
     def autocast(self) -> AbstractContextManager[None]:
         """Return a context in which the forward pass runs in this format."""
         return nullcontext() if self.dtype is None else torch.autocast(self.device_type, dtype=self.dtype)

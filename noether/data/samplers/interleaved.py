@@ -63,13 +63,13 @@ class InterleavedSampler(torch.utils.data.Sampler[TaggedIndices]):
         due = self._next_due(order, update)
         while update < self.end_update:
             epoch, done = divmod(update, order.updates_per_epoch)
-            step = 0
+            position = 0
             for indices in order.batches(epoch, done):
-                yield TaggedIndices(TRAINING, epoch, step, indices)
-                if step < last:
-                    step += 1
+                yield TaggedIndices(TRAINING, epoch, position, indices)
+                if position < last:
+                    position += 1
                     continue
-                step = 0
+                position = 0
                 update += 1
                 if update == due:
                     yield from self._round(order, update)

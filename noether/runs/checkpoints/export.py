@@ -56,12 +56,12 @@ def export(
     if form not in FORMATS:
         raise UsageError(f"there is no format {form!r}", hint=f"formats are {', '.join(FORMATS)}")
 
-    steps = CheckpointNames(paths.checkpoint_path)
+    names = CheckpointNames(paths.checkpoint_path)
     if averages is not None:
-        found = with_averages(steps.find(checkpoint), averages)
+        found = with_averages(names.find(checkpoint), averages)
         tensors = found.tensors()
     else:
-        found, tensors = steps.load(checkpoint, lambda found: (found, found.tensors()))
+        found, tensors = names.load(checkpoint, lambda found: (found, found.tensors()))
     out = out or Path(_file_name(paths.run_id, found, FORMATS[form]))
     if out.exists():
         raise UsageError(f"{out} exists already", hint="choose another --out, or remove it first")

@@ -384,18 +384,18 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         """Return everything that a checkpoint holds, as it is now."""
         return capture_trainer(self, model, self.state_dict())
 
-    def check_state(self, step: SavedCheckpoint, state: CheckpointState) -> None:
+    def check_state(self, checkpoint: SavedCheckpoint, state: CheckpointState) -> None:
         """Check that this run can go on from a checkpoint and its `state()`, before anything is restored.
 
         Raises:
             CheckpointError: if an update or an epoch has another size here, or the run's limit lies before it.
         """
-        resume.require_fitting(self, step, state)
+        resume.require_fitting(self, checkpoint, state)
 
-    def restore_state(self, model: ModelBase, step: SavedCheckpoint, state: CheckpointState) -> None:
+    def restore_state(self, model: ModelBase, checkpoint: SavedCheckpoint, state: CheckpointState) -> None:
         """Go on from a checkpoint and its `state()`; optimizers and callbacks must have been built.
 
         Raises:
             CheckpointError: if the state is for another model.
         """
-        resume.restore_step(self, model, step, state)
+        resume.restore_checkpoint(self, model, checkpoint, state)
