@@ -10,9 +10,8 @@ from contextlib import ExitStack
 from functools import partial
 
 from noether.checkpoint.folder import sweep_leftovers
-from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.paths import PathProvider, shown_path
 from noether.config.secrets import mask, masked_traceback
-from noether.core.utils.shown_path import shown_path
 from noether.errors import CheckpointError, NoetherError, StorageError
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.entries import BUILT_IN, Component
@@ -40,11 +39,10 @@ from noether.runs.saved_spec import PROJECT, write_saved_spec
 from noether.runs.tracking.tracking import Tracking, flattened, until_stopped
 from noether.spec.describe.fields import components_in
 from noether.spec.resolve import resolved_tables
-from noether.training.signals import StoppedBySignal
+from noether.training.signals import EXIT_CODE, StoppedBySignal
 
 _LOG = logging.getLogger("noether.run")
 _MACHINERY = ("profiling/", "data/", "model/", "optim/", "stability/")  # left out of the summary
-_SIGNAL_BASE = 128  # a shell reports an end by signal n as 128 + n
 
 
 class Execution:
@@ -230,7 +228,7 @@ class Execution:
         stopped_by, received = run.trainer.stopped_by, run.trainer.signals.received
         metrics = dict(run.trainer.log_writer.final_metrics)
         if isinstance(error, KeyboardInterrupt | StoppedBySignal) or (error is None and stopped_by is not None):
-            return Outcome("KILLED", run.run_dir, metrics, error, _SIGNAL_BASE + (received or signal.SIGINT))
+            return Outcome("KILLED", run.run_dir, metrics, error, EXIT_CODE + (received or signal.SIGINT))
         if error is None:
             return Outcome("FINISHED", run.run_dir, metrics)
         code = error.exit_code if isinstance(error, NoetherError) else 1

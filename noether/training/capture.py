@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -71,8 +72,6 @@ def _frozen(model: ModelBase) -> frozenset[str]:
 
 def capture_rng() -> dict[str, Any]:
     """Return the global generators of this process, in a form that JSON holds; `restore_rng` takes it back."""
-    import numpy as np
-
     version, numbers, gauss = random.getstate()
     legacy: Any = np.random.get_state(legacy=True)
     kind, keys, position, has_gauss, cached = legacy
@@ -88,8 +87,6 @@ def capture_rng() -> dict[str, Any]:
 
 def restore_rng(state: Mapping[str, Any]) -> None:
     """Restore the global generators of this process, and those of the devices that it has, from `capture_rng`."""
-    import numpy as np
-
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]

@@ -22,7 +22,7 @@ from noether.checkpoint.state import TRAINER, CheckpointState, encode_checkpoint
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.tree import family
 from noether.core.models.base import ModelBase
-from noether.core.models.weights import match_weights
+from noether.core.models.weights import load_weights
 from noether.errors import CheckpointError, DataError, NoetherError
 from noether.kernel.names import did_you_mean
 from noether.training.capture import named, restore_rng
@@ -138,7 +138,7 @@ def restore_checkpoint(
 
 
 def _restore(trainer: TrainerParts, model: ModelBase, checkpoint: SavedCheckpoint, state: CheckpointState) -> None:
-    _restore_model(model, state.model, checkpoint)
+    load_weights(model, state.model, checkpoint.folder, hint=_OTHER_MODEL)
     if model.optimizers():  # an evaluation has none
         restore_optimizers(model, state.optimizer_tensors, state.optimizer_values)
     trainer_state = {**state.trainer, "callbacks": state.callbacks}
@@ -186,12 +186,6 @@ def resumption_paths(checkpoint: SavedCheckpoint) -> ResumptionPaths:
     """Return the paths of the run that a checkpoint belongs to."""
     run = checkpoint.folder.resolve().parent.parent
     return ResumptionPaths(run.parent, run.name, checkpoint.folder)
-
-
-def _restore_model(model: ModelBase, tensors: Mapping[str, Tensor], checkpoint: SavedCheckpoint) -> None:
-    match = match_weights(model, tensors)
-    match.require_complete(str(checkpoint.folder), hint=_OTHER_MODEL)
-    match.load_into(model)
 
 
 def _is_own(paths: ResumptionPaths, own: PathProvider) -> bool:

@@ -23,7 +23,7 @@ from noether.core.models.weights import match_weights
 from noether.core.protocols import RunningTrainer
 from noether.errors import CheckpointError
 from noether.kernel.names import did_you_mean
-from noether.optim.groups import matching
+from noether.optim.build import matching
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -118,7 +118,7 @@ def weights_of_run(run: Path, checkpoint: str) -> Weights:
 
 
 def _of_checkpoint(found: Checkpoint) -> Weights:
-    return Weights(found.tensors(), found.saved.folder / found.weights)
+    return Weights(found.tensors(), found.path)
 
 
 def _of_folder(folder: Path) -> Weights:

@@ -15,7 +15,7 @@ from noether.checkpoint.names import Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.state import CALLBACKS, callback_file
 from noether.core.models.base import ModelBase
-from noether.core.models.weights import match_weights
+from noether.core.models.weights import load_weights
 from noether.data.container import DataContainer
 from noether.data.fetch import fetch_of
 from noether.data.randomness import EVALUATION_EPOCH
@@ -153,9 +153,7 @@ def exported_program(
     loaded = load_saved_spec(paths, trusted=trusted)
     with preparation(loaded, device="cpu") as prepared:
         spec, data, model = prepared.parts()
-        match = match_weights(model, tensors)
-        match.require_complete(str(found.saved.folder / found.weights), hint="export a checkpoint of whole weights")
-        match.load_into(model)
+        load_weights(model, tensors, found.path, hint="export a checkpoint of whole weights")
         data.load_state_dict(found.saved.data())
         inputs = _inputs(spec, data)
     called = _ByPosition(model, spec.trainer.forward_properties or []).eval()

@@ -11,12 +11,11 @@ from typing import Any
 
 from pydantic import Field
 
-from noether.checkpoint import retention as pins
 from noether.checkpoint.durable import storage_error
 from noether.checkpoint.folder import checkpoint_folders, read_file, read_manifest, update_of
 from noether.checkpoint.manifest import NAME, Manifest
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.retention import Retention, remove_checkpoint
+from noether.checkpoint.retention import Retention, pinned, remove_checkpoint
 from noether.errors import CheckpointError
 from noether.kernel.names import did_you_mean
 from noether.runs.folder.lock import RunLock
@@ -76,9 +75,9 @@ def list_checkpoints(checkpoints: Path) -> list[Listed]:
     read = [(folder, *_manifest(folder)) for folder in checkpoint_folders(checkpoints)]
     manifests = [manifest for _, manifest, _ in read if manifest is not None]
     names = _names(manifests)
-    pinned = pins.pinned(checkpoints)
+    by_pin = pinned(checkpoints)
     return [
-        Listed(folder, manifest, problem, names.get(update_of(folder), ()), update_of(folder) in pinned)
+        Listed(folder, manifest, problem, names.get(update_of(folder), ()), update_of(folder) in by_pin)
         for folder, manifest, problem in read
     ]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from noether.checkpoint.folder import read_file
 from noether.checkpoint.manifest import NAME, Manifest
 from noether.errors import CheckpointError
+from noether.kernel.names import listed
 from noether.runs.checkpoints.listing import Listed, reason_of
 
 _SHOWN = 3  # names in a message
@@ -96,15 +97,10 @@ def _tensor_damages(folder: Path, manifest: Manifest) -> Iterator[tuple[str, str
                 yield name, reason_of(error, folder)
                 continue
             if bad := [key for key, tensor in tensors.items() if not all_finite([tensor])]:
-                yield name, f"{_listed(bad)} {'is' if len(bad) == 1 else 'are'} not finite"
+                yield name, f"{listed(bad, _SHOWN)} {'is' if len(bad) == 1 else 'are'} not finite"
             if encode_tensors(tensors)[0] != read_file(folder, manifest, name):
                 yield name, "written anew, its tensors give other bytes"
     try:
         saved.state() if manifest.resumable else saved.callbacks()
     except CheckpointError as error:
         yield "the state", reason_of(error, folder)
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
