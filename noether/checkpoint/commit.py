@@ -50,7 +50,7 @@ class CheckpointFolder:
         """Create the folder if it is missing, remove leftovers, and check that files can be written.
 
         Raises:
-            StorageError: If they cannot.
+            StorageError: if they cannot.
         """
         try:
             durable.make_folders(self.path)
@@ -65,8 +65,8 @@ class CheckpointFolder:
         """Store one checkpoint; see `commit_checkpoint`.
 
         Raises:
-            StorageError: If the disk refuses.
-            FolderGoneError: If the folder was removed while the run trained. It is not created again, because it may
+            StorageError: if the disk refuses.
+            FolderGoneError: if the folder was removed while the run trained. It is not created again, because it may
                 have been removed on purpose.
         """
         if not self._is_prepared:
@@ -128,7 +128,7 @@ def commit_checkpoint(checkpoints: Path, files: Mapping[str, Content], manifest:
         manifest: Its manifest; sizes and hashes of the files are filled in here.
 
     Raises:
-        StorageError: If the disk refuses; older checkpoints are untouched, this one is complete or does not exist.
+        StorageError: if the disk refuses; older checkpoints are untouched, this one is complete or does not exist.
     """
     target = checkpoints / checkpoint_name(manifest.update)
     temporary = checkpoints / f"{UNFINISHED}{target.name}-{os.getpid()}-{secrets.token_hex(4)}"

@@ -45,7 +45,7 @@ def write_new_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     """Create `path` with the bytes of all chunks and wait until they are stored; the file must not exist.
 
     Raises:
-        OSError: If the disk refuses. The file has to be thrown away then: after a refused fsync, another one may report
+        OSError: if the disk refuses. The file has to be thrown away then: after a refused fsync, another one may report
             success for bytes that are lost.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
@@ -63,7 +63,7 @@ def make_folder(path: Path) -> None:
     """Create a folder in an existing one; its name is stored once the parent is synced.
 
     Raises:
-        OSError: If the disk refuses, or the name is taken.
+        OSError: if the disk refuses, or the name is taken.
     """
     os.mkdir(path)  # noqa: PTH102
 
@@ -72,7 +72,7 @@ def make_folders(path: Path) -> None:
     """Create a folder and its missing parents, and wait until their names are stored.
 
     Raises:
-        OSError: If the disk refuses, or a file has that name.
+        OSError: if the disk refuses, or a file has that name.
     """
     if not path.is_dir():
         make_folders(path.parent)
@@ -84,7 +84,7 @@ def sync_folder(path: Path) -> None:
     """Wait until the names in a folder are stored; warn once if the file system cannot do that.
 
     Raises:
-        OSError: If the disk refuses.
+        OSError: if the disk refuses.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -116,7 +116,7 @@ def remove_tree(path: Path) -> None:
     """Remove a file, or a folder with everything in it; links are removed and not followed.
 
     Raises:
-        OSError: If the disk refuses; the rest is still there.
+        OSError: if the disk refuses; the rest is still there.
     """
     if not stat.S_ISDIR(path.lstat().st_mode):
         remove(path)
@@ -130,7 +130,7 @@ def replace_file(path: Path, data: bytes) -> None:
     """Replace `path` at once: readers see the old file or the new one.
 
     Raises:
-        StorageError: If the disk refuses; the old file stays.
+        StorageError: if the disk refuses; the old file stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -149,7 +149,7 @@ def probe(folder: Path) -> None:
     """Check that files can be created in a folder, before anything depends on it.
 
     Raises:
-        StorageError: If they cannot.
+        StorageError: if they cannot.
     """
     path = folder / f".tmp-probe-{os.getpid()}"
     try:

@@ -40,7 +40,7 @@ def read_checkpoint(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
     """Return the manifest of a checkpoint and all its files by name, verified by their hashes.
 
     Raises:
-        CheckpointError: If a file is missing, changed, or outside of the folder.
+        CheckpointError: if a file is missing, changed, or outside of the folder.
     """
     manifest = read_manifest(folder)
     return manifest, {name: read_file(folder, manifest, name) for name in manifest.files}
@@ -50,8 +50,8 @@ def read_manifest(folder: Path) -> Manifest:
     """Return the manifest of a checkpoint, verified by its own hash; no other file is read.
 
     Raises:
-        CheckpointError: If it is missing or damaged.
-        NewerFormatError: If a newer version of Noether wrote it.
+        CheckpointError: if it is missing or damaged.
+        NewerFormatError: if a newer version of Noether wrote it.
     """
     try:
         manifest = Manifest.decode(read_untrusted(folder, NAME, limit=MAX_BYTES))
@@ -68,7 +68,7 @@ def read_file(folder: Path, manifest: Manifest, name: str) -> bytes:
     """Return one file of a checkpoint, verified by its hash.
 
     Raises:
-        CheckpointError: If the manifest does not list the file, or it is missing, changed, or outside of the folder.
+        CheckpointError: if the manifest does not list the file, or it is missing, changed, or outside of the folder.
     """
     if name not in manifest.files:
         found = ", ".join(sorted(manifest.files))

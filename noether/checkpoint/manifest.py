@@ -70,8 +70,8 @@ class Manifest:
         """Read a manifest back.
 
         Raises:
-            ValueError: If the bytes are not a manifest, or have changed since they were written.
-            NewerFormatError: If it is valid, and a newer version of Noether wrote it.
+            ValueError: if the bytes are not a manifest, or have changed since they were written.
+            NewerFormatError: if it is valid, and a newer version of Noether wrote it.
         """
         body: Any = parse_json(data)
         if not isinstance(body, dict):
@@ -151,7 +151,7 @@ def require_manifest_shape(body: Mapping[str, Any]) -> None:
     """Check the types, the ranges and the paths of a decoded manifest.
 
     Raises:
-        ValueError: If a value is wrong or missing, or a key is unknown.
+        ValueError: if a value is wrong or missing, or a key is unknown.
     """
     if body.keys() != _FIELDS.keys():
         wrong = ", ".join(sorted(body.keys() ^ _FIELDS.keys()))

@@ -44,7 +44,7 @@ class CheckpointNames:
         """Return the checkpoint called `name`; only its manifest is read.
 
         Raises:
-            CheckpointError: If there is no such checkpoint (lists the names), or it is damaged.
+            CheckpointError: if there is no such checkpoint (lists the names), or it is damaged.
         """
         return self.load(name, lambda found: found)
 
@@ -58,7 +58,7 @@ class CheckpointNames:
             read: Reads the files that it needs; other files are neither read nor verified.
 
         Raises:
-            CheckpointError: If there is no such checkpoint, or it is damaged.
+            CheckpointError: if there is no such checkpoint, or it is damaged.
         """
         if name == LATEST:
             return self._load_latest(read)
@@ -140,11 +140,16 @@ class Checkpoint:
     saved: SavedCheckpoint
     weights: str = WEIGHTS
 
+    @property
+    def path(self) -> Path:
+        """The file with the named weights."""
+        return self.saved.folder / self.weights
+
     def tensors(self) -> dict[str, Tensor]:
         """Return the weights; averages of a part of the model are completed with the live weights.
 
         Raises:
-            CheckpointError: If they are damaged, or the checkpoint has none.
+            CheckpointError: if they are damaged, or the checkpoint has none.
         """
         files = self.saved.manifest.files
         if self.weights not in files:

@@ -1,4 +1,4 @@
-"""PathProvider: the files and folders of a run; ResumptionPaths: those of the run that it is resumed from."""
+"""Paths of a run, and of the run that it is resumed from; paths in messages."""
 
 from __future__ import annotations
 
@@ -72,3 +72,11 @@ class ResumptionPaths(PathProvider):
     def __init__(self, output_path: str | Path, run_id: str, checkpoint_folder: Path) -> None:
         super().__init__(output_path, run_id)
         self.checkpoint_folder = checkpoint_folder
+
+
+def shown_path(path: Path) -> Path:
+    """Return a path as the user would type it: from the working folder where it is below, else absolute."""
+    try:
+        return path.relative_to(Path.cwd())
+    except (ValueError, OSError):  # elsewhere, or the working folder is gone
+        return path

@@ -93,7 +93,7 @@ def remove_checkpoint(checkpoint: Path) -> bool:
     """Remove a checkpoint unless it is being pinned; return True if it was removed.
 
     Raises:
-        OSError: If the disk refuses; the checkpoint is complete, or has no name any more.
+        OSError: if the disk refuses; the checkpoint is complete, or has no name any more.
     """
     trash = checkpoint.with_name(f"{TRASH}{checkpoint.name}-{secrets.token_hex(4)}")
     durable.rename(checkpoint, trash)
@@ -115,8 +115,8 @@ def pin(checkpoints: Path, update: int) -> None:
         update: The checkpoint's update.
 
     Raises:
-        CheckpointError: If there is no such checkpoint.
-        StorageError: If the disk refuses.
+        CheckpointError: if there is no such checkpoint.
+        StorageError: if the disk refuses.
     """
     folder, checkpoint = checkpoints / FOLDER, checkpoints / checkpoint_name(update)
     if not checkpoint.is_dir():
@@ -139,7 +139,7 @@ def unpin(checkpoints: Path, update: int) -> bool:
     """Remove the pin of the checkpoint after `update` updates; return True if there was one.
 
     Raises:
-        StorageError: If the disk refuses.
+        StorageError: if the disk refuses.
     """
     marker = checkpoints / FOLDER / checkpoint_name(update)
     try:

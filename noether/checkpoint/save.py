@@ -84,10 +84,6 @@ class SaveRequest:
         else:
             self.model_names |= set(model_names)
 
-    def add_files(self, owner: str) -> None:
-        """Ask for the files of a callback."""
-        self.owners.add(owner)
-
     def add_name(self, name: str, weights: str = WEIGHTS) -> None:
         """Give the checkpoint a name for the weights in one of its files."""
         self.names[name] = weights
@@ -155,7 +151,7 @@ class SavePolicy:
             request: The request that was not saved.
 
         Raises:
-            StorageError: If the run must end; it is `error`.
+            StorageError: if the run must end; it is `error`.
         """
         self.in_a_row += 1
         if self.on_save_error == "raise" or request.is_last or isinstance(error, FolderGoneError):
@@ -196,7 +192,7 @@ class PreparedSave:
         """Commit the checkpoint, then prune old ones; return the new one.
 
         Raises:
-            StorageError: If the disk refuses; older checkpoints are untouched.
+            StorageError: if the disk refuses; older checkpoints are untouched.
         """
         manifest = replace(self.manifest, finite=self.manifest.finite and all_finite(self.weights))
         checkpoint = folder.commit(self.files, manifest)

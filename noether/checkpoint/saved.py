@@ -37,7 +37,7 @@ class SavedCheckpoint:
         """Read the manifest of a checkpoint.
 
         Raises:
-            CheckpointError: If it is missing or damaged.
+            CheckpointError: if it is missing or damaged.
         """
         return cls(folder, read_manifest(folder))
 
@@ -45,7 +45,7 @@ class SavedCheckpoint:
         """Return the tensors of one file by name, tied ones as the same object.
 
         Raises:
-            CheckpointError: If the checkpoint has no such file, or it is damaged.
+            CheckpointError: if the checkpoint has no such file, or it is damaged.
         """
         data = read_file(self.folder, self.manifest, name)
         try:
@@ -62,7 +62,7 @@ class SavedCheckpoint:
             rank: The rank whose random generators are read.
 
         Raises:
-            CheckpointError: If the checkpoint is damaged, or is a partial save, which cannot be resumed from.
+            CheckpointError: if the checkpoint is damaged, or is a partial save, which cannot be resumed from.
         """
         self._require_resumable()
         tree = self._trainer_tree()
@@ -88,7 +88,7 @@ class SavedCheckpoint:
         """Return the states of the callbacks by id; partial saves have them too.
 
         Raises:
-            CheckpointError: If the checkpoint is damaged.
+            CheckpointError: if the checkpoint is damaged.
         """
         tree = self._trainer_tree()["callbacks"]
         return {owner: self._joined(state, callback_file(owner)) for owner, state in tree.items()}
@@ -97,7 +97,7 @@ class SavedCheckpoint:
         """Return the state of the transforms, fitted on the training set.
 
         Raises:
-            CheckpointError: If the checkpoint is damaged.
+            CheckpointError: if the checkpoint is damaged.
         """
         return self._tensors_if_any(DATA)
 

@@ -61,7 +61,7 @@ def callback_file(owner: str, name: str | None = None) -> str:
     """Return the file for the tensors of a callback's `state_dict`, or for one of its `state_files`.
 
     Raises:
-        TrainingError: If the names cannot be used in a path.
+        TrainingError: if the names cannot be used in a path.
     """
     path = "/".join(part for part in (owner, name) if part)
     if not are_path_parts(path):
@@ -80,7 +80,7 @@ def encode_checkpoint(
     The tensors are not copied: the files get the values at the time of writing.
 
     Raises:
-        TrainingError: If something in the state has a type that a checkpoint cannot hold.
+        TrainingError: if something in the state has a type that a checkpoint cannot hold.
     """
     tree, tensors = _without_tensors(state)
     tensors |= _asked_for(state, request)
@@ -145,7 +145,7 @@ def split_state(state: Any, owner: str) -> tuple[Any, dict[str, Tensor]]:
         owner: Owner of the state, for error messages.
 
     Raises:
-        TrainingError: If something in `state` has another type.
+        TrainingError: if something in `state` has another type.
     """
     tensors: dict[str, Tensor] = {}
     try:
@@ -188,7 +188,7 @@ def join_state(tree: Any, tensors: dict[str, Tensor]) -> Any:
     """Return the state from which `split_state` made `tree` and `tensors`.
 
     Raises:
-        ValueError: If `split_state` did not make the tree: it names a tensor that does not exist, or a mark is
+        ValueError: if `split_state` did not make the tree: it names a tensor that does not exist, or a mark is
             malformed.
     """
     if isinstance(tree, list):

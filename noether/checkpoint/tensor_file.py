@@ -75,7 +75,7 @@ class TensorFile:
         """Lay out a file for tensors that share no memory.
 
         Raises:
-            TrainingError: If the format does not support the type of a tensor.
+            TrainingError: if the format does not support the type of a tensor.
         """
         assert sys.byteorder == "little", "the format is little-endian, and values are written as they lie in memory"
         for name, tensor in tensors.items():
@@ -146,7 +146,7 @@ def lay_out_tensors(tensors: Mapping[str, Tensor]) -> tuple[TensorFile, dict[str
     """Return the file of tensors, and aliases: the names of tied weights, which are written once.
 
     Raises:
-        TrainingError: If the format does not support the type of a tensor.
+        TrainingError: if the format does not support the type of a tensor.
     """
     first_names: dict[tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype, torch.device], str] = {}
     distinct: dict[str, Tensor] = {}
@@ -173,7 +173,7 @@ def decode_tensors(data: bytes, aliases: Mapping[str, str]) -> dict[str, Tensor]
     """Return the tensors of a file by name, tied ones as the same object.
 
     Raises:
-        ValueError: If the bytes are not a tensor file, or an alias has no target or the name of a tensor.
+        ValueError: if the bytes are not a tensor file, or an alias has no target or the name of a tensor.
     """
     length = header_length(data, len(data))
     require_plausible(data[LENGTH : LENGTH + length])
@@ -191,7 +191,7 @@ def header_length(start: bytes, size: int) -> int:
     """Return the length of a header from the first bytes of a file of `size` bytes.
 
     Raises:
-        ValueError: If the file cannot have such a header, or it is too long.
+        ValueError: if the file cannot have such a header, or it is too long.
     """
     length = int.from_bytes(start[:LENGTH], "little")
     if size < LENGTH or length > size - LENGTH:
@@ -205,7 +205,7 @@ def require_plausible(header: bytes) -> None:
     """Check the names, types and shapes in a header.
 
     Raises:
-        ValueError: If it is not a header, or no tensor can have such a type or shape.
+        ValueError: if it is not a header, or no tensor can have such a type or shape.
     """
     table = parse_json(header)
     if not isinstance(table, dict):

@@ -27,8 +27,8 @@ def read_untrusted(folder: Path, name: str, *, size: int | None = None, limit: i
         limit: Largest size in bytes.
 
     Raises:
-        OSError: If it cannot be opened or read.
-        ValueError: If it is outside of the folder, is not a regular file, or has another size; it was not read.
+        OSError: if it cannot be opened or read.
+        ValueError: if it is outside of the folder, is not a regular file, or has another size; it was not read.
     """
     parts = PurePosixPath(name).parts
     if not parts or parts[0] == "/" or ".." in parts:
@@ -46,8 +46,8 @@ def read_chosen(path: Path, *, limit: int = MEMORY) -> bytes:
     """Return the bytes of a regular file that the user has named; the path may contain links.
 
     Raises:
-        OSError: If it cannot be opened or read.
-        ValueError: If it is not a regular file, or too large; it was not read.
+        OSError: if it cannot be opened or read.
+        ValueError: if it is not a regular file, or too large; it was not read.
     """
     real = path.resolve(strict=True)
     return read_untrusted(real.parent, real.name, limit=limit)
@@ -91,7 +91,7 @@ def parse_json(data: bytes) -> Any:
     """Parse strict JSON within the limits.
 
     Raises:
-        ValueError: If it is not JSON, is too large or too deep, has a key twice, or has numbers that JSON lacks.
+        ValueError: if it is not JSON, is too large or too deep, has a key twice, or has numbers that JSON lacks.
     """
     if (excess := json_excess(data)) is not None:
         raise ValueError(excess)

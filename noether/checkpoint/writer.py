@@ -95,7 +95,7 @@ class CheckpointWriter:
             save_frozen_weights: Save parameters that do not train as well.
 
         Raises:
-            TrainingError: If the model's weights are exchanged for others at this moment.
+            TrainingError: if the model's weights are exchanged for others at this moment.
         """
         if self.queue.refusal is not None:
             raise TrainingError(
@@ -118,7 +118,7 @@ class CheckpointWriter:
             weights: The file with the named weights.
         """
         request = self.queue.request()
-        request.add_files(owner)
+        request.owners.add(owner)
         if tag is not None:
             request.add_name(tag, weights)
 
@@ -153,7 +153,7 @@ class CheckpointWriter:
             owner: The callback's id.
 
         Raises:
-            SpecError: If another callback has reserved it.
+            SpecError: if another callback has reserved it.
         """
         other = self._reserved.setdefault(tag, owner)
         if other != owner:
@@ -186,7 +186,7 @@ class CheckpointWriter:
             The checkpoint; None if it is being written, or if the disk refused and the policy lets the run go on.
 
         Raises:
-            StorageError: If the disk refuses; older checkpoints are untouched.
+            StorageError: if the disk refuses; older checkpoints are untouched.
         """
         assert self.queue.pending is not None, "commit needs a request"
         assert self.queue.in_flight is None, "one save after the other"
@@ -205,7 +205,7 @@ class CheckpointWriter:
             The checkpoint; None if nothing was in flight, or if the disk refused and the policy lets the run go on.
 
         Raises:
-            StorageError: If the disk refuses; older checkpoints are untouched.
+            StorageError: if the disk refuses; older checkpoints are untouched.
         """
         in_flight, self.queue.in_flight = self.queue.in_flight, None
         return None if in_flight is None else self._record(in_flight.prepared, in_flight.checkpoint)
@@ -272,7 +272,7 @@ class CheckpointWriter:
         """Check before training that saves can work, and remove leftovers of interrupted ones.
 
         Raises:
-            StorageError: If nothing can be written to the folder of the checkpoints.
+            StorageError: if nothing can be written to the folder of the checkpoints.
         """
         self.folder.prepare()
 
@@ -282,7 +282,7 @@ class CheckpointWriter:
         Warns if the disk has no room for the checkpoints to keep.
 
         Raises:
-            TrainingError: If something in the state has a type that a checkpoint cannot hold.
+            TrainingError: if something in the state has a type that a checkpoint cannot hold.
         """
         files, _ = encode_checkpoint(state, SaveRequest.whole())
         self.folder.warn_if_short_of_room(sum(map(len, files.values())), self.retention)
@@ -309,7 +309,7 @@ class _View(CheckpointWriter):
         """Save the callback's weights under a name; `parts` are ignored.
 
         Raises:
-            TrainingError: If there is no name, or it is `last`, which is that of the run.
+            TrainingError: if there is no name, or it is `last`, which is that of the run.
         """
         owner = self._owner.id
         if tag is None or tag == LAST:

@@ -223,16 +223,20 @@ def _checkpoint_json(checkpoint: Listed) -> dict[str, Any]:
 
 def _verdict_json(verdict: Verdict) -> dict[str, Any]:
     damages = [{"file": damage.file, "reason": damage.reason} for damage in verdict.damages]
-    checkpoint = verdict.step
+    checkpoint = verdict.checkpoint
     return {"name": checkpoint.name, "folder": str(checkpoint.folder), "valid": verdict.is_valid, "damages": damages}
 
 
 def _print_verdicts(verdicts: Sequence[Verdict]) -> None:
     """Print the verdict on each checkpoint, with its damaged files below it."""
     for verdict in verdicts:
-        found = verdict.step.manifest
-        content = f"{len(found.files)} files, {size_in_words(verdict.step.size)}" if found else verdict.step.folder.name
-        print(f"{verdict.step.name}: {'valid' if verdict.is_valid else 'damaged'} ({content})")
+        found = verdict.checkpoint.manifest
+        content = (
+            f"{len(found.files)} files, {size_in_words(verdict.checkpoint.size)}"
+            if found
+            else verdict.checkpoint.folder.name
+        )
+        print(f"{verdict.checkpoint.name}: {'valid' if verdict.is_valid else 'damaged'} ({content})")
         for damage in verdict.damages:
             print(f"  {damage.file}: {damage.reason}")
 

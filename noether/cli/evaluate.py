@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from noether.checkpoint.paths import shown_path
 from noether.cli.options import RUNS, AsJson, Checkpoint, Output, Project, RunArgument, Trusted
 from noether.cli.output import print_json, print_table
-from noether.core.utils.shown_path import shown_path
 
 EXAMPLE = "noether eval runs/airfoil-20260102-030405-ab12 --checkpoint best_model.loss/test/total"
 

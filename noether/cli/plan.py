@@ -43,12 +43,11 @@ def plan(
     Updates, batches, callbacks in their order, evaluation, checkpoints and sizes. Data and model are built for it;
     nothing is trained, tracked or left behind. Exit codes: 0 done, 2 wrong spec.
     """
-    from noether.cli.plan import print_plan
     from noether.runs.plan.plan import make_plan
     from noether.spec.load import load_spec
 
     loaded = load_spec(spec, options.overrides, trusted=options.trusted, plugins=options.plugins)
-    made = make_plan(loaded, options.plugins, step_time=update_time)
+    made = make_plan(loaded, options.plugins, update_time=update_time)
     if as_json:
         print_json(_plan_json(made))
     else:

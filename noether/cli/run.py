@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from noether.checkpoint.paths import shown_path
 from noether.cli.options import AllowSpecChange, Quiet, ShowTraceback, Spec, SpecOptions
 from noether.cli.output import print_error, print_problem
 from noether.config.secrets import masked_traceback
-from noether.core.utils.shown_path import shown_path
 from noether.errors import NoetherError
 
 if TYPE_CHECKING:

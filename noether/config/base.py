@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from pydantic_core import PydanticCustomError
@@ -46,7 +46,7 @@ def component_of(config: _RegistryBase) -> Component:
     """Return the component of `config`: the one that its spec resolved, else that of its `kind` or `name`.
 
     Raises:
-        PluginError: If the config has neither a `kind` nor a `name`, or it names nothing that is installed.
+        PluginError: if the config has neither a `kind` nor a `name`, or it names nothing that is installed.
     """
     if config._component is not None:
         return config._component
@@ -83,7 +83,7 @@ def construction_of(config: _RegistryBase) -> Iterator[None]:
     """Name the component in errors raised by its constructor.
 
     Raises:
-        SpecError: If the constructor raised an error that is not one of Noether's.
+        SpecError: if the constructor raised an error that is not one of Noether's.
     """
     try:
         yield
@@ -97,3 +97,13 @@ def construction_of(config: _RegistryBase) -> Iterator[None]:
             f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})",
             hint="check its options with: noether plugins info " + component.kind,
         ) from error
+
+
+def construct(config: _RegistryBase, **arguments: Any) -> Any:
+    """Construct the component of `config` from it and further arguments.
+
+    Raises:
+        SpecError: if the constructor raised an error that is not one of Noether's; it names the component.
+    """
+    with construction_of(config):
+        return component_of(config).target(config, **arguments)

@@ -25,6 +25,7 @@ CONFIG_BASES = {
     "initializer": "noether.config.components:InitializerConfig",
 }
 """The base config of each role that can do without a config class of its own."""
+_TRAINER = "noether.training.trainers.config:BaseTrainerConfig"
 
 _BUILT_BY_THE_RUN = {"callback", "trainer", "tracker", "initializer"}
 """Roles whose constructors take parts of the run: what a spec may set cannot be read off their signatures."""
@@ -39,7 +40,7 @@ def config_class_of(target: Callable[..., Any], role: str) -> type[_RegistryBase
     gets a config derived from its signature.
 
     Raises:
-        PluginError: If the annotation cannot be evaluated, is not a config of this role, or the signature does not fit.
+        PluginError: if the annotation cannot be evaluated, is not a config of this role, or the signature does not fit.
     """
     for constructor in constructors(target):
         parameter = _config_parameter(constructor)
@@ -50,12 +51,13 @@ def config_class_of(target: Callable[..., Any], role: str) -> type[_RegistryBase
             f"{label(target)} has no config: its constructor takes no config parameter",
             hint=f"annotate one with a config class: def __init__(self, {role}_config: MyConfig, **kwargs)",
         )
-    base = _base_config(role)
+    base = base_config(role)
     return base if role in _BUILT_BY_THE_RUN else config_from_signature(target, base)
 
 
-def _base_config(role: str) -> type[_RegistryBase]:
-    module, _, name = CONFIG_BASES[role].partition(":")
+def base_config(role: str) -> type[_RegistryBase]:
+    """Return the config class with the fields that every kind of a role has."""
+    module, _, name = CONFIG_BASES.get(role, _TRAINER).partition(":")
     base: type[_RegistryBase] = getattr(import_module(module), name)
     return base
 
@@ -81,7 +83,7 @@ def _annotated_class(
                 f"{where} is {candidate.__name__}, the config of a {candidate.role or 'component'}; "
                 f"{label(target)} is used as a {role}"
             )
-    hint = CONFIG_BASES.get(role, "noether.training.trainers:BaseTrainerConfig").replace(":", ".")
+    hint = CONFIG_BASES.get(role, _TRAINER).replace(":", ".")
     raise PluginError(f"{where} is no config class", hint=f"derive the config from {hint}")
 
 

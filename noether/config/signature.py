@@ -76,7 +76,7 @@ def representable(annotation: Any) -> Any:
     `Union[float, Tensor]` becomes `float`, `tuple[Union[float, Tensor], int]` becomes `tuple[float, int]`.
 
     Raises:
-        NotRepresentable: If nothing is left.
+        NotRepresentable: if nothing is left.
     """
     if annotation is Any or annotation is inspect.Parameter.empty:
         return Any
@@ -177,7 +177,7 @@ def config_from_signature(target: Callable[..., Any], base: type[_RegistryBase])
     or a number (`lr: float | Tensor`) takes a number.
 
     Raises:
-        PluginError: If an option has the name of one of Noether's own fields.
+        PluginError: if an option has the name of one of Noether's own fields.
     """
     fields: dict[str, Any] = {}
     left_to_the_class = set()

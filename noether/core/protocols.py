@@ -60,8 +60,8 @@ class RunningTrainer(Protocol):
     def stand_at(self, epoch: int, update: int, sample: int) -> None:
         """Set the counts of the run, for an evaluation of a checkpoint."""
 
-    def check_state(self, step: Any, state: Any) -> None:
+    def check_state(self, checkpoint: Any, state: Any) -> None:
         """Refuse the state of a checkpoint that the run cannot go on from."""
 
-    def restore_state(self, model: Any, step: Any, state: Any) -> None:
+    def restore_state(self, model: Any, checkpoint: Any, state: Any) -> None:
         """Go on from the state of a checkpoint, which was read whole."""

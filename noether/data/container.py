@@ -1,13 +1,18 @@
-"""DataContainer: the run's data sets by key, and the loader over all of them."""
+"""DataContainer: the run's data sets by key, built from a spec, and the loader over all of them."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Mapping, Sequence
 from multiprocessing import get_all_start_methods
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from noether.config.base import component_of, construction_of
+from noether.config.components import DatasetBaseConfig, TransformBaseConfig
+from noether.config.signature import SignatureConfig
 from noether.data.dataset import AnyDataset, length_of
 from noether.data.fetch import Collator, fetch_of
 from noether.data.loader import TaggedDataset, TrainingLoader
@@ -18,6 +23,7 @@ from noether.data.transforms.base import Transform
 from noether.data.views import PreparedDatasets, subset
 from noether.errors import DataError
 from noether.kernel.names import did_you_mean
+from noether.spec.model import LoaderTable
 
 
 class DataContainer:
@@ -36,7 +42,7 @@ class DataContainer:
         own_transforms: Transforms of one data set by its key, applied before the shared ones.
 
     Raises:
-        DataError: If this machine has no such start method.
+        DataError: if this machine has no such start method.
     """
 
     def __init__(
@@ -91,7 +97,7 @@ class DataContainer:
             max_size: Keep at most this many samples, the first ones; None for all.
 
         Raises:
-            DataError: If there is no such data set, or it lacks a property.
+            DataError: if there is no such data set, or it lacks a property.
         """
         return subset(self._prepared.get(self._known(key)), properties=properties, max_size=max_size)
 
@@ -162,15 +168,12 @@ class DataContainer:
             device: Device of the batches, for `pin_memory = None`.
 
         Raises:
-            DataError: If the training set is missing or smaller than one effective batch, or batch sizes do not divide.
+            DataError: if the training set is missing or smaller than one effective batch, or batch sizes do not divide.
         """
-        order, sources = None, {}
+        order = None
         if not evaluation:
             total = effective_batch_size or batch_size * world_size
             order = TrainingOrder(length_of(self.train), total, batch_size, self.seed, rank, world_size)
-            sources[TRAINING] = fetch_of(self.train, self.seed, self.collators.get("train"))
-        for consumer in consumers:
-            sources[consumer.tag] = fetch_of(consumer.dataset, self.seed, consumer.collator)
         sampler = InterleavedSampler(
             order,
             consumers,
@@ -181,7 +184,15 @@ class DataContainer:
             end_update=end_update,
             repeat_round=repeat_round,
         )
-        on_cuda = device is not None and device.type == "cuda"
+        return self._loader(sampler, on_cuda=device is not None and device.type == "cuda")
+
+    def _loader(self, sampler: InterleavedSampler, *, on_cuda: bool) -> TrainingLoader:
+        """Return the loader of all batches that a sampler asks for."""
+        sources = {
+            consumer.tag: fetch_of(consumer.dataset, self.seed, consumer.collator) for consumer in sampler.consumers
+        }
+        if sampler.order is not None:
+            sources[TRAINING] = fetch_of(self.train, self.seed, self.collators.get("train"))
         return TrainingLoader(
             TaggedDataset(sources),
             sampler,
@@ -204,6 +215,56 @@ class DataContainer:
         """Load the state of the transforms of another run, in place of fitting them.
 
         Raises:
-            DataError: If the state does not fit the transforms.
+            DataError: if the state does not fit the transforms.
         """
         self._prepared.load_state_dict(state)
+
+
+def build_data(
+    datasets: Mapping[str, DatasetBaseConfig],
+    transforms: Sequence[TransformBaseConfig] = (),
+    loader: LoaderTable | None = None,
+    *,
+    seed: int = 0,
+) -> DataContainer:
+    """Return the data of a run.
+
+    Args:
+        datasets: Configs by key.
+        transforms: Configs of the transforms of every data set.
+        loader: Options of the loader; None for the defaults, which load in the training process.
+        seed: Seed of the run; data sets and transforms whose constructors take a keyword `seed` are given it.
+
+    Raises:
+        DataError: if a data set cannot be built.
+    """
+    return DataContainer(
+        {key: build_dataset(config, seed=seed) for key, config in datasets.items()},
+        seed=seed,
+        transforms=[build_transform(config, seed=seed) for config in transforms],
+        own_transforms={
+            key: [build_transform(own, seed=seed) for own in config.transforms] for key, config in datasets.items()
+        },
+        **(loader or LoaderTable()).model_dump(),
+    )
+
+
+def build_dataset(config: DatasetBaseConfig, *, seed: int = 0) -> AnyDataset:
+    """Return the data set of `config`, without its transforms."""
+    dataset: AnyDataset = _construct(config, seed)
+    return dataset
+
+
+def build_transform(config: TransformBaseConfig, *, seed: int = 0) -> Transform:
+    """Return the transform of `config`."""
+    transform: Transform = _construct(config, seed)
+    return transform
+
+
+def _construct(config: DatasetBaseConfig | TransformBaseConfig, seed: int) -> Any:
+    target = component_of(config).target
+    with construction_of(config):
+        if isinstance(config, SignatureConfig):
+            return target(**config.arguments())
+        parameter = inspect.signature(target).parameters.get("seed")
+        return target(config) if parameter is None else target(config, seed=seed)

@@ -61,7 +61,7 @@ class InMemoryDataset(Dataset):
         dataset_config: Configuration of the data set; None for one that is built by hand.
 
     Raises:
-        DataError: If there is no property, or their lengths differ.
+        DataError: if there is no property, or their lengths differ.
     """
 
     deterministic = True
@@ -113,7 +113,7 @@ def length_of(dataset: AnyDataset) -> int:
     """Return the number of samples of any map-style data set.
 
     Raises:
-        DataError: If the data set has no length.
+        DataError: if the data set has no length.
     """
     try:
         return len(dataset)  # type: ignore[arg-type]  # torch's base class declares no __len__

@@ -22,7 +22,7 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> Batch:
     Numbers and numpy arrays become tensors.
 
     Raises:
-        DataError: If a sample is not a mapping, lacks a property of the first one, or a property cannot be stacked.
+        DataError: if a sample is not a mapping, lacks a property of the first one, or a property cannot be stacked.
     """
     for sample in samples:
         if not isinstance(sample, Mapping):
@@ -157,7 +157,7 @@ def first_sample(dataset: AnyDataset, *, seed: int = 0) -> dict[str, Tensor]:
     """Return the first sample, to read names and shapes from; does not draw from the generators of the process.
 
     Raises:
-        DataError: If the data set is empty.
+        DataError: if the data set is empty.
     """
     for batch in whole_batches(dataset, batch_size=1, seed=seed):
         return {name: values[0] for name, values in batch.items()}

@@ -59,7 +59,7 @@ class WorkerDeaths:
         """Yield the batches of the workers.
 
         Raises:
-            RuntimeError: If a worker has died.
+            RuntimeError: if a worker has died.
         """
         while True:
             self.is_waiting = True
@@ -145,7 +145,7 @@ def evaluation_pass(
         world_size: Number of ranks.
 
     Raises:
-        TrainingError: If the stream has no pass for this consumer at this point.
+        TrainingError: if the stream has no pass for this consumer at this point.
     """
     for position in range(consumer.pass_length(batch_size, rank=rank, world_size=world_size)):
         yield _next_of(stream, consumer.tag, position)

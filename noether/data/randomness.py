@@ -31,8 +31,6 @@ def mix(word: int, counter: int) -> int:
 
 def mix_range(word: int, n: int) -> NDArray[np.uint64]:
     """Return `mix(word, i)` for i = 0 … n-1 as an array; all entries differ."""
-    import numpy as np
-
     z = np.arange(1, n + 1, dtype=np.uint64)
     z *= np.uint64(_GOLDEN)
     z += np.uint64(word & _MASK)
@@ -73,7 +71,7 @@ def split_indices(n: int, fractions: Mapping[str, float], seed: int) -> dict[str
         One ascending int64 tensor for each name.
 
     Raises:
-        DataError: If a fraction lies outside 0 … 1, or the fractions do not add up to 1.
+        DataError: if a fraction lies outside 0 … 1, or the fractions do not add up to 1.
     """
     if any(not 0 <= share <= 1 for share in fractions.values()) or abs(sum(fractions.values()) - 1) > 1e-9:
         raise DataError(f"the fractions of a split lie between 0 and 1 and add up to 1, found {dict(fractions)}")
@@ -99,13 +97,8 @@ EVALUATION_EPOCH = -1
 
 
 def epoch_key(seed: int, epoch: int) -> int:
-    """Return the key of (seed, epoch) for `sample_seed`, to be computed once for each batch."""
+    """Return the key of an epoch, computed once for each batch; `mix(key, index)` is the seed of a sample."""
     return mix(mix(seed, _SAMPLES), epoch)
-
-
-def sample_seed(seed: int, epoch: int, index: int) -> int:
-    """Return the 64-bit seed of sample `index` in epoch `epoch` of a run with seed `seed`."""
-    return mix(epoch_key(seed, epoch), index)
 
 
 def seed_sample(seed: int) -> None:

@@ -66,7 +66,7 @@ def subset(
     """Return the first `max_size` samples of `dataset` with `properties` only; None keeps everything.
 
     Raises:
-        DataError: If the data set lacks a property.
+        DataError: if the data set lacks a property.
     """
     size = length_of(dataset) if max_size is None else min(max_size, length_of(dataset))
     names = None if properties is None else _known(dataset, properties)
@@ -220,7 +220,7 @@ class PreparedDatasets:
         """Load the state of the transforms of another run; data sets are transformed anew.
 
         Raises:
-            DataError: If the state does not fit the transforms.
+            DataError: if the state does not fit the transforms.
         """
         for prefix, transform in self._named().items():
             start = f"{prefix}/"

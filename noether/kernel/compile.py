@@ -54,7 +54,7 @@ def compile_hook(
         hook: Name of the hook.
         implementations: The implementations in the order of their calls; no wrappers.
         on_stop: Takes the first `EarlyStopIteration` when all are called; without it, the stop is raised then.
-        watch: What to measure.
+        watch: Measurements to take.
     """
     counter = _counter_of(hook)
     scope: dict[str, Any] = {
@@ -136,7 +136,7 @@ class Registration(pluggy.PluginManager):
     Args:
         ordered: The implementations, first called first.
         on_stop: As in `compile_hook`.
-        watch: What to measure.
+        watch: Measurements to take.
     """
 
     def __init__(

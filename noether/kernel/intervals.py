@@ -12,6 +12,7 @@ from typing import Literal
 from noether.kernel.progress import UpdateCounter
 
 FiredInterval = Literal["epoch", "update", "sample"]
+EVERY = ("every_n_epochs", "every_n_updates", "every_n_samples")
 NEVER = 2**63 - 1  # an update that no run reaches, so that "due?" stays one comparison of integers
 
 
@@ -104,8 +105,7 @@ class Intervals:
     @property
     def verbose(self) -> str:
         """The intervals as in a spec: `every_n_epochs=1`, several joined by commas."""
-        units = ("every_n_epochs", "every_n_updates", "every_n_samples")
-        return ",".join(f"{unit}={getattr(self, unit)}" for unit in units if getattr(self, unit) is not None)
+        return ",".join(f"{unit}={getattr(self, unit)}" for unit in EVERY if getattr(self, unit) is not None)
 
     @property
     def short(self) -> str:

@@ -1,10 +1,10 @@
-"""Names: did-you-mean, free names, and names that may become part of a path."""
+"""Names: did-you-mean, free names, lists of names, and names that may become part of a path."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from itertools import islice
 
 
@@ -61,3 +61,9 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"` to append to a message, or an empty string."""
     match = nearest(name, candidates)
     return f" Did you mean '{match}'?" if match else ""
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Return the first names, and the number of the others: `a, b and 3 more`."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -159,17 +159,5 @@ class UpdateCounter:
         """Completed epochs, with the fraction of the current one."""
         return self.update / self.updates_per_epoch
 
-    def next_update(self) -> None:
-        """Count one completed update."""
-        self.update += 1
-
-    def next_epoch(self) -> None:
-        """Count one completed epoch."""
-        self.epoch += 1
-
-    def add_samples(self, num_samples: int) -> None:
-        """Count samples that an update has used."""
-        self.sample += num_samples
-
     def __repr__(self) -> str:
         return f"UpdateCounter({self.cur_iteration} of {self._end_update} updates)"

@@ -30,7 +30,7 @@ from noether.kernel.entries import (
 )
 from noether.kernel.importing import check_role, described, import_entry, resolve_dotted, role_problem
 from noether.kernel.markers import has_implementations
-from noether.kernel.names import did_you_mean, nearest
+from noether.kernel.names import did_you_mean, listed, nearest
 from noether.kernel.trust import Trust
 
 _SHOWN = 8  # kinds in a message
@@ -78,8 +78,7 @@ def _listed(kind: str, known: Sequence[str]) -> str:
     """Return a few known kinds to append to a message that suggests none."""
     if not known or nearest(kind, known):
         return ""
-    more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
-    return f" Known: {', '.join(known[:_SHOWN])}{more}."
+    return f" Known: {listed(known, _SHOWN)}."
 
 
 def _elsewhere(role: Role, kind: str, entries: Iterable[Entry]) -> str | None:

@@ -35,7 +35,7 @@ class MetricPropertyProvider:
         """Set the direction of the metrics that match `pattern`.
 
         Raises:
-            UsageError: If `direction` is not `higher`, `lower` or `neutral`.
+            UsageError: if `direction` is not `higher`, `lower` or `neutral`.
         """
         if direction not in get_args(Direction):
             known = ", ".join(get_args(Direction))
@@ -46,15 +46,11 @@ class MetricPropertyProvider:
         """Return the direction of a metric; None if no pattern matches, or if matching patterns disagree."""
         return metric_direction(key, self._added)
 
-    def is_neutral(self, key: str) -> bool:
-        """Return True if neither higher nor lower values of the metric are better."""
-        return self.direction(key) == "neutral"
-
     def higher_is_better(self, key: str) -> bool:
         """Return True if higher values of the metric are better, False if lower ones are.
 
         Raises:
-            UnknownDirectionError: If the direction is unknown, or the metric is neutral.
+            UnknownDirectionError: if the direction is unknown, or the metric is neutral.
         """
         direction = self.direction(key)
         if direction in ("higher", "lower"):

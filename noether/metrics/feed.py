@@ -73,7 +73,7 @@ class TrackerFeed:
         Otherwise warn, and keep trying in the background.
 
         Raises:
-            TrackerError: If it is `required` and could not be opened in time.
+            TrackerError: if it is `required` and could not be opened in time.
         """
         if self._thread is None:
             return True
@@ -103,7 +103,7 @@ class TrackerFeed:
         """Notify the thread that the metrics file has grown. Sets an event and returns.
 
         Raises:
-            TrackerError: If the tracker is `required` and has refused for good.
+            TrackerError: if the tracker is `required` and has refused for good.
         """
         self._has_lines = True
         self._wake.set()

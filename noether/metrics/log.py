@@ -91,7 +91,7 @@ class LogWriter:
             format_str: Format of the printed value, for example `".2f"`.
 
         Raises:
-            TrainingError: If the key is not a string or the value not a scalar.
+            TrainingError: if the key is not a string or the value not a scalar.
         """
         if not isinstance(key, str) or not key:
             raise TrainingError(f"wrong metric key: found {key!r}, expected a non-empty string")
@@ -111,7 +111,7 @@ class LogWriter:
             value: Numbers, strings, tensors and arrays, and lists and dicts of them.
 
         Raises:
-            TrainingError: If the key is not a string, or the value holds anything else.
+            TrainingError: if the key is not a string, or the value holds anything else.
         """
         if not isinstance(key, str) or not key:
             raise TrainingError(f"wrong key of a non-scalar: found {key!r}, expected a non-empty string")
@@ -129,7 +129,7 @@ class LogWriter:
         """Return a metric of this round; waits for the device if it is a tensor there.
 
         Raises:
-            MissingMetricError: If it was not logged in this round; lists the keys that were.
+            MissingMetricError: if it was not logged in this round; lists the keys that were.
         """
         scalars = self.round.scalars
         if self.prefix + key not in scalars:
@@ -149,7 +149,7 @@ class LogWriter:
         """End the round: write its line and start an empty one. Writes nothing if nothing was added.
 
         Raises:
-            StorageError: If the disk is full or refuses; the round is kept and can be flushed again.
+            StorageError: if the disk is full or refuses; the round is kept and can be flushed again.
         """
         if not self.round.has_values:
             return
@@ -171,7 +171,7 @@ class LogWriter:
         """Wait until all lines are on the disk, and return the lengths of the files.
 
         Raises:
-            StorageError: If the disk refuses.
+            StorageError: if the disk refuses.
         """
         if self.metrics_file is None or self._nonscalars_file is None:
             return {}
@@ -185,7 +185,7 @@ class LogWriter:
         The state of a writer without files cuts nothing.
 
         Raises:
-            StorageError: If a file is shorter than it was when the state was saved, or damaged.
+            StorageError: if a file is shorter than it was when the state was saved, or damaged.
         """
         self.discard()
         self._summary.clear()

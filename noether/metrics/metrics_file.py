@@ -51,7 +51,7 @@ class MetricRecord:
         """Read a line back.
 
         Raises:
-            ValueError: If `encode` did not write it.
+            ValueError: if `encode` did not write it.
         """
         try:
             fields = json.loads(line)
@@ -66,7 +66,7 @@ def update_of(line: bytes) -> int:
     """Return the update of a line without parsing all of it, to skip delivered lines cheaply.
 
     Raises:
-        ValueError: If it is not a line of a metrics file.
+        ValueError: if it is not a line of a metrics file.
     """
     match = _UPDATE.match(line)
     return int(match[1]) if match else MetricRecord.decode(line).update
@@ -107,7 +107,7 @@ class AppendOnlyFile:
         """Write one or more lines, newlines included: all of them, or none if that fails.
 
         Raises:
-            StorageError: If the disk is full or refuses; the lines before stay as they were.
+            StorageError: if the disk is full or refuses; the lines before stay as they were.
         """
         try:
             file = self._open()
@@ -123,7 +123,7 @@ class AppendOnlyFile:
         """Cut off everything after the first `offset` bytes.
 
         Raises:
-            StorageError: If the file is shorter, so that the offset is that of another file; or if the disk refuses.
+            StorageError: if the file is shorter, so that the offset is that of another file; or if the disk refuses.
         """
         if offset > self.offset:
             raise StorageError(
@@ -141,7 +141,7 @@ class AppendOnlyFile:
         """Wait until everything written is on the disk.
 
         Raises:
-            StorageError: If the disk refuses; lines written since the last `sync` may be lost, and another `sync`
+            StorageError: if the disk refuses; lines written since the last `sync` may be lost, and another `sync`
                 would not report it.
         """
         if self._file is not None:
@@ -204,7 +204,7 @@ class MetricsFile(AppendOnlyFile):
         """Write the metrics of one boundary.
 
         Raises:
-            StorageError: If the disk is full or refuses; the lines before stay valid.
+            StorageError: if the disk is full or refuses; the lines before stay valid.
         """
         self.write(record.encode())
 
@@ -212,7 +212,7 @@ class MetricsFile(AppendOnlyFile):
         """Yield the records of the file, without a torn last line.
 
         Raises:
-            StorageError: If another line is damaged; names it.
+            StorageError: if another line is damaged; names it.
         """
         for number, line in enumerate(self.lines(), start=1):
             try:

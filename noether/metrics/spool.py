@@ -163,7 +163,7 @@ def write_spool(path: Path, state: SpoolState, *, durably: bool = False) -> None
             not only a position.
 
     Raises:
-        OSError: If the disk is full or refuses.
+        OSError: if the disk is full or refuses.
     """
     body = {
         "update": state.delivered.update,
@@ -186,7 +186,7 @@ def write_description(path: Path, run: RunDescription) -> None:
     """Write the description of a run beside its spool, for a later delivery.
 
     Raises:
-        OSError: If the disk is full or refuses.
+        OSError: if the disk is full or refuses.
     """
     body: dict[str, Any] = {}
     for each in fields(run):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from noether.config.components import TrackerBaseConfig
 from noether.errors import NoetherError
@@ -42,7 +42,7 @@ class BaseTracker(ABC):
         Called again after it failed, so a half-done opening must not leave a second run behind.
 
         Raises:
-            TrackerRefusedError: If trying again is useless.
+            TrackerRefusedError: if trying again is useless.
         """
 
     @abstractmethod
@@ -132,22 +132,3 @@ class TrackerError(NoetherError):
 
 class TrackerRefusedError(TrackerError):
     """The tracker refused for good (wrong credentials, a deleted experiment); do not try again."""
-
-
-def flatten_params(spec: Mapping[str, Any]) -> dict[str, str]:
-    """Return every value of a spec under its dotted path: `{"trainer.callbacks.0.kind": "ema"}`.
-
-    Lists of plain values stay one parameter (`[256, 256]`), lists of tables are counted from 0; None is left out.
-    """
-    return dict(_walk("", spec))
-
-
-def _walk(path: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping) and value:
-        for name, item in value.items():
-            yield from _walk(f"{path}.{name}" if path else str(name), item)
-    elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
-        for index, item in enumerate(value):
-            yield from _walk(f"{path}.{index}", item)
-    elif value is not None and path:
-        yield path, str(value)

@@ -25,7 +25,7 @@ def own_scalar(key: str, value: Any) -> float | Tensor:
         value: A number, or a tensor or array with one element.
 
     Raises:
-        TrainingError: If it is not a real scalar.
+        TrainingError: if it is not a real scalar.
     """
     if isinstance(value, Tensor):
         if value.numel() != 1 or value.is_complex():
@@ -65,7 +65,7 @@ def own_nonscalar(key: str, value: Any) -> Any:
         value: Numbers, strings, tensors and arrays, and lists and dicts of them.
 
     Raises:
-        TrainingError: If it holds something that JSON cannot express.
+        TrainingError: if it holds something that JSON cannot express.
     """
     if isinstance(value, Tensor):
         return value.detach().clone()

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from noether.errors import CheckpointError
+from noether.kernel.names import listed
 from noether.optim.schedules import Schedule
 
 Options = dict[str, Any]
@@ -60,7 +61,7 @@ def restore_entries(
 def _require_shapes(optimizer: Optimizer, names: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
     """Check the tensors of optimizers that keep nothing but numbers and tensors of their parameter's shape.
 
-    Others may fit a step by accident, and be broadcast.
+    Others may fit an optimizer step by accident, and be broadcast.
     """
     if type(optimizer).__name__ not in _ELEMENTWISE:
         return
@@ -95,7 +96,7 @@ def restore_options(optimizer: Optimizer, names: Sequence[str], saved: Sequence[
         saved: The saved groups: `names`, `changed`, and the options.
 
     Raises:
-        CheckpointError: If parameters of one group had different options.
+        CheckpointError: if parameters of one group had different options.
     """
     group_of = {name: group for group in saved for name in group["names"]}
     start = 0
@@ -105,8 +106,8 @@ def restore_options(optimizer: Optimizer, names: Sequence[str], saved: Sequence[
         found = [{key: group_of[name][key] for key in group_of[name]["changed"]} for name in members]
         if not all(_equal(options, found[0]) for options in found[1:]):
             raise CheckpointError(
-                f"the optimizer has one group for {_listed(members)}, but the checkpoint has several for them, whose "
-                f"options had changed: {', '.join(sorted({key for options in found for key in options}))}",
+                f"the optimizer has one group for {listed(members, _SHOWN)}, but the checkpoint has several for them, "
+                f"whose options had changed: {', '.join(sorted({key for options in found for key in options}))}",
                 hint="continue with the parameter groups that the run was started with",
             )
         for key, value in found[0].items():
@@ -121,7 +122,7 @@ def require_same_class(saved: str | None, optimizer: Optimizer) -> None:
         optimizer: The optimizer that is to go on with the state.
 
     Raises:
-        CheckpointError: If another optimizer made it.
+        CheckpointError: if another optimizer made it.
     """
     if saved is not None and saved != type(optimizer).__name__:
         raise CheckpointError(
@@ -134,12 +135,12 @@ def require_same_names(saved: Collection[str], names: Collection[str]) -> None:
     """Check that a state is for these parameters.
 
     Raises:
-        CheckpointError: If it is for others; names them.
+        CheckpointError: if it is for others; names them.
     """
     missing, unknown = sorted(set(names) - set(saved)), sorted(set(saved) - set(names))
     parts = [
-        *([f"it has nothing for {_listed(missing)}"] if missing else []),
-        *([f"it has a state for {_listed(unknown)}, which does not train here"] if unknown else []),
+        *([f"it has nothing for {listed(missing, _SHOWN)}"] if missing else []),
+        *([f"it has a state for {listed(unknown, _SHOWN)}, which does not train here"] if unknown else []),
     ]
     if parts:
         raise CheckpointError(
@@ -147,11 +148,6 @@ def require_same_names(saved: Collection[str], names: Collection[str]) -> None:
             hint="continue with the model and the `frozen` patterns that the run was started with, or take the weights "
             'alone with initializer kind = "checkpoint"',
         )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _copied(value: Any) -> Any:
@@ -292,7 +288,7 @@ class ModelOptimizer:
         there, is state and comes back. What a schedule sets follows from the update alone.
 
         Raises:
-            CheckpointError: If the state is for other parameters, or for another optimizer; names them.
+            CheckpointError: if the state is for other parameters, or for another optimizer; names them.
         """
         require_same_class(values.get("class"), self.torch_optimizer)
         saved = values["groups"]

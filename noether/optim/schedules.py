@@ -37,7 +37,7 @@ class Schedule(ABC):
         """Return a length in updates from whichever of `<name>_updates`, `<name>_epochs`, `<name>_percent` is set.
 
         Raises:
-            SpecError: If several of them are set, or none and there is no default.
+            SpecError: if several of them are set, or none and there is no default.
         """
         units = {
             f"{name}_updates": 1.0,

@@ -14,7 +14,7 @@ from torch import Tensor
 from noether.checkpoint.folder import read_checkpoint
 from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback, iterator_callbacks
-from noether.core.models.modes import evaluating
+from noether.core.models.base import evaluating
 from noether.data.dataset import length_of
 from noether.errors import NoetherError
 from noether.kernel.markers import hookimpl
@@ -23,12 +23,14 @@ from noether.kernel.progress import UpdateCounter
 from noether.runs.outcome import describe
 from noether.runs.prepare import Run, rehearsal
 from noether.spec.checks.meaning import interval_findings
-from noether.spec.describe.fields import Path, configs_in
+from noether.spec.describe.fields import configs_in
 from noether.spec.errors.problem import InvalidSpecError, Problem
 from noether.spec.errors.words import quoted
 from noether.spec.load import LoadedSpec
+from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec
 from noether.spec.read.layering import located
+from noether.training.signals import EXIT_CODE
 
 _UPDATES = 2
 
@@ -90,7 +92,7 @@ def forward_problems(run: Run) -> list[Problem]:
         parts.append(f"the batch has {_shapes(batch)}")
         parts += [f"the model returned {_shapes(output)}" for output in outputs]
         has_loss = outputs and hasattr(run.spec.trainer, "loss_fn")
-        path: Path = ("trainer", "loss_fn") if has_loss else ("trainer",) if outputs else ("model",)
+        path: TomlPath = ("trainer", "loss_fn") if has_loss else ("trainer",) if outputs else ("model",)
         return [Problem("forward-failed", path, "; ".join(parts), getattr(error, "hint", None))]
     finally:
         seen.remove()
@@ -123,14 +125,14 @@ def _first_batch(run: Run, callback: PeriodicDataIteratorCallback) -> Any:
         return next(iter(loader)).batch
 
 
-def callback_paths(spec: RunSpec) -> dict[str, Path]:
+def callback_paths(spec: RunSpec) -> dict[str, TomlPath]:
     """Return the place in the spec of each callback, by id."""
     return {
         config.id: path for path, config in configs_in(spec) if isinstance(config, CallBackBaseConfig) and config.id
     }
 
 
-def _field(paths: Mapping[str, Path], callback: PeriodicDataIteratorCallback, field: str) -> Path:
+def _field(paths: Mapping[str, TomlPath], callback: PeriodicDataIteratorCallback, field: str) -> TomlPath:
     path = paths.get(callback.id, ())
     return (*path, field) if path and getattr(callback.callback_config, field) is not None else path
 
@@ -160,9 +162,6 @@ def _shapes(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_shapes(item)}" for name, item in value.items())
     return f"a {type(value).__name__}"
-
-
-_SIGNAL_BASE = 128
 
 
 def deep_check(loaded: LoadedSpec, plugins: Iterable[str] = ()) -> list[Problem]:
@@ -208,7 +207,7 @@ def _trained(run: Run, short: TwoUpdates) -> list[Problem]:
     else:
         problems = [*short.problems, *_saved(run)]
     if run.trainer.signals.received is not None:
-        raise SystemExit(_SIGNAL_BASE + run.trainer.signals.received)
+        raise SystemExit(EXIT_CODE + run.trainer.signals.received)
     return problems
 
 

@@ -22,14 +22,16 @@ from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.callbacks.tree import family
 from noether.core.initializers.base import InitializerBase, InitializerConfig
 from noether.core.models.base import ModelBase
-from noether.core.models.weights import match_weights
+from noether.core.models.weights import load_weights
 from noether.core.protocols import RunningTrainer
+from noether.kernel.intervals import EVERY
 from noether.runs.folder.run_folder import find_run
 from noether.runs.prepare import preparation
 from noether.runs.saved_spec import load_saved_spec
 from noether.spec.ids import item_ids
 from noether.spec.model import RunSpec
 from noether.training.resume import resumption_paths
+from noether.training.signals import EXIT_CODE
 from noether.training.state import RunParts
 
 
@@ -75,12 +77,11 @@ def _goes_through_data(config: CallBackBaseConfig) -> bool:
 
 def _settings_of(config: CallBackBaseConfig) -> dict[str, Any]:
     """Return the settings of a callback without its id and interval."""
-    return config.model_dump(exclude={"id", "every_n_epochs", "every_n_updates", "every_n_samples"})
+    return config.model_dump(exclude={"id", *EVERY})
 
 
 FOLDER = "evaluations"
 _LOG = logging.getLogger("noether.run")
-_SIGNAL_BASE = 128  # a shell reports an end by signal n as 128 + n
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,7 @@ def evaluate(
             trainer.eval(evaluated.model, RunParts(evaluated, prepared.plugins, weights))
         if trainer.stopped_by is not None:
             _LOG.warning("the evaluation was stopped by %s; its metrics are incomplete", trainer.stop_reason)
-            raise SystemExit(_SIGNAL_BASE + trainer.stopped_by)
+            raise SystemExit(EXIT_CODE + trainer.stopped_by)
     return Evaluation(paths.run_path, weights.name, target.metrics_path, trainer.log_writer.final_metrics)
 
 
@@ -201,16 +202,12 @@ class _SavedWeights(InitializerBase):
         Raises:
             CheckpointError: if the weights are those of another model.
         """
-        step = self.checkpoint.saved
-        match = match_weights(model, self.tensors)
-        match.require_complete(
-            str(step.folder / self.checkpoint.weights), hint="evaluate a checkpoint of whole weights"
-        )
-        match.load_into(model)
-        trainer.stand_at(step.manifest.epoch, step.manifest.update, step.manifest.sample)
-        trainer.data_container.load_state_dict(step.data())
-        states = step.callbacks()
-        paths = resumption_paths(step)
+        saved = self.checkpoint.saved
+        load_weights(model, self.tensors, self.checkpoint.path, hint="evaluate a checkpoint of whole weights")
+        trainer.stand_at(saved.manifest.epoch, saved.manifest.update, saved.manifest.sample)
+        trainer.data_container.load_state_dict(saved.data())
+        states = saved.callbacks()
+        paths = resumption_paths(saved)
         for callback in family(trainer.callbacks):
             if callback.id in states:
                 callback.load_state_dict(states[callback.id])

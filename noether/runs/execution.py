@@ -10,9 +10,8 @@ from contextlib import ExitStack
 from functools import partial
 
 from noether.checkpoint.folder import sweep_leftovers
-from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.paths import PathProvider, shown_path
 from noether.config.secrets import mask, masked_traceback
-from noether.core.utils.shown_path import shown_path
 from noether.errors import CheckpointError, NoetherError, StorageError
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.entries import BUILT_IN, Component
@@ -40,11 +39,10 @@ from noether.runs.saved_spec import PROJECT, write_saved_spec
 from noether.runs.tracking.tracking import Tracking, flattened, until_stopped
 from noether.spec.describe.fields import components_in
 from noether.spec.resolve import resolved_tables
-from noether.training.signals import StoppedBySignal
+from noether.training.signals import EXIT_CODE, StoppedBySignal
 
 _LOG = logging.getLogger("noether.run")
 _MACHINERY = ("profiling/", "data/", "model/", "optim/", "stability/")  # left out of the summary
-_SIGNAL_BASE = 128  # a shell reports an end by signal n as 128 + n
 
 
 class Execution:
@@ -93,7 +91,7 @@ class Execution:
                 if former is not None and saved is not None:
                     if self._has_ended(run, former, saved):
                         return self._nothing_to_do(saved)
-                    state = Continuation(saved, same_spec=former.is_same_training(saved.step))
+                    state = Continuation(saved, same_spec=former.is_same_training(saved.checkpoint))
                 self.prepared.ready(run, state=state)
                 if continues and saved is None:
                     self._clear_for_new_beginning(run)
@@ -159,7 +157,7 @@ class Execution:
 
     def _nothing_to_do(self, saved: SavedState) -> Outcome:
         if not self.quiet:
-            run, end = shown_path(self.paths.run_path), saved.step.manifest.iteration
+            run, end = shown_path(self.paths.run_path), saved.checkpoint.manifest.iteration
             print(f"{run} has finished at {end}; nothing is left to do")
         return Outcome("FINISHED", self.paths.run_path, final_metrics(self.paths))
 
@@ -167,7 +165,7 @@ class Execution:
 
     def _begin(self, run: Run, saved: SavedState | None) -> None:
         """Record the attempt, the spec and the facts of the run."""
-        self.folder.begin_attempt(resumed_from=saved.step.folder.name if saved else None)
+        self.folder.begin_attempt(resumed_from=saved.checkpoint.folder.name if saved else None)
         write_saved_spec(self.paths, self.loaded.source_text, run.resolved, former=self.folder.former_spec_path)
         self.folder.write_run(
             {"spec_sha256": run.trainer.checkpoint_writer.spec_sha256, PROJECT: str(self.loaded.project_folder)}
@@ -189,7 +187,7 @@ class Execution:
         return self._finish(run, outcome, tracking)
 
     def _log_position(self, saved: SavedState) -> None:
-        position, lost = saved.step.manifest.iteration, lost_updates(self.paths, saved.state.update)
+        position, lost = saved.checkpoint.manifest.iteration, lost_updates(self.paths, saved.state.update)
         again = f"; {lost} updates after it are computed again" if lost else ""
         _LOG.info("attempt %d continues after %s%s", self.folder.attempt, position, again)
 
@@ -230,7 +228,7 @@ class Execution:
         stopped_by, received = run.trainer.stopped_by, run.trainer.signals.received
         metrics = dict(run.trainer.log_writer.final_metrics)
         if isinstance(error, KeyboardInterrupt | StoppedBySignal) or (error is None and stopped_by is not None):
-            return Outcome("KILLED", run.run_dir, metrics, error, _SIGNAL_BASE + (received or signal.SIGINT))
+            return Outcome("KILLED", run.run_dir, metrics, error, EXIT_CODE + (received or signal.SIGINT))
         if error is None:
             return Outcome("FINISHED", run.run_dir, metrics)
         code = error.exit_code if isinstance(error, NoetherError) else 1

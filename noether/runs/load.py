@@ -10,7 +10,7 @@ from pathlib import Path
 from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.paths import PathProvider
 from noether.core.models.base import ModelBase
-from noether.core.models.weights import match_weights
+from noether.core.models.weights import load_weights
 from noether.runs.folder.run_folder import find_run
 from noether.runs.prepare import preparation
 from noether.runs.resume.continuation import final_metrics
@@ -65,9 +65,7 @@ class SavedRun:
         found, tensors = CheckpointNames(self.paths.checkpoint_path).load(checkpoint, lambda one: (one, one.tensors()))
         with preparation(self.loaded, device=self.device) as prepared:
             model = prepared.model()
-        match = match_weights(model, tensors)
-        match.require_complete(str(found.saved.folder / found.weights), hint="name a checkpoint of whole weights")
-        match.load_into(model)
+        load_weights(model, tensors, found.path, hint="name a checkpoint of whole weights")
         return model.eval()
 
 

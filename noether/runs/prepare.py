@@ -21,14 +21,12 @@ from torch import Tensor, nn
 
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.save import SavePolicy
-from noether.config.base import component_of, construction_of
+from noether.config.base import construct
 from noether.core.initializers.base import InitializerBase
-from noether.core.models.base import ModelBase
+from noether.core.models.base import ModelBase, evaluating
 from noether.core.models.build import build_model, infer_sizes
-from noether.core.models.modes import evaluating
 from noether.core.trackers.noop import NoopTracker
-from noether.data.build import build_data
-from noether.data.container import DataContainer
+from noether.data.container import DataContainer, build_data
 from noether.data.fetch import first_sample
 from noether.errors import SpecError
 from noether.kernel.dispatch import compile_dispatch
@@ -89,11 +87,7 @@ class Preparation:
 
     def trackers(self) -> list[BaseTracker]:
         """Construct the trackers of the spec; none is opened yet."""
-        trackers = []
-        for config in self.loaded.spec.trackers or []:
-            with construction_of(config):
-                trackers.append(component_of(config).target(config))
-        return trackers
+        return [construct(config) for config in self.loaded.spec.trackers or []]
 
     def parts(self, spec: RunSpec | None = None) -> tuple[RunSpec, DataContainer, ModelBase]:
         """Build data and model; return the spec with their sizes, and both.
@@ -131,14 +125,13 @@ class Preparation:
         spec, data, model = self.parts(spec)
         resolved = resolved_toml(spec)
         model.check_inputs(spec.trainer.forward_properties or [])
-        with construction_of(spec.trainer):
-            trainer: BaseTrainer = component_of(spec.trainer).target(
-                spec.trainer,
-                data_container=data,
-                device=self.device,
-                tracker=trackers[0] if trackers else NoopTracker(),
-                path_provider=paths,
-            )
+        trainer: BaseTrainer = construct(
+            spec.trainer,
+            data_container=data,
+            device=self.device,
+            tracker=trackers[0] if trackers else NoopTracker(),
+            path_provider=paths,
+        )
         trainer.checkpoint_writer.configure(
             keep_last=spec.checkpoints.keep_last,
             keep_every=spec.checkpoints.keep_every,
@@ -329,8 +322,7 @@ def _initializer(spec: RunSpec, trainer: BaseTrainer) -> InitializerBase | None:
     """Construct the initializer that `[initializer]` names; the trainer calls it."""
     if spec.initializer is None:
         return None
-    with construction_of(spec.initializer):
-        initializer: InitializerBase = component_of(spec.initializer).target(spec.initializer)
+    initializer: InitializerBase = construct(spec.initializer)
     if initializer.continues_a_run and trainer.initializer is not None:
         raise SpecError(
             f"[initializer] continues a run ('{spec.initializer.kind}'), and trainer.initializer "

@@ -160,7 +160,7 @@ def load_spec(
             project of the spec.
 
     Raises:
-        SpecError: If the file cannot be read; as `InvalidSpecError` with all problems if the spec or an override
+        SpecError: if the file cannot be read; as `InvalidSpecError` with all problems if the spec or an override
             is invalid.
     """
     root, text, path = layered(source)

@@ -20,7 +20,7 @@ def resolved_toml(spec: RunSpec) -> str:
     """Return the TOML text of a loaded spec: all defaults, canonical kinds and ids, and their origins.
 
     Raises:
-        SpecError: If a config holds a value that TOML cannot express.
+        SpecError: if a config holds a value that TOML cannot express.
     """
     return tomli_w.dumps({**resolved_tables(spec), "resolved": _origins(spec)})
 
@@ -29,7 +29,7 @@ def resolved_tables(spec: RunSpec) -> dict[str, Any]:
     """Return the tables of a loaded spec with every default, as plain values, with references to the environment.
 
     Raises:
-        SpecError: If a config holds a value that TOML cannot express.
+        SpecError: if a config holds a value that TOML cannot express.
     """
     tables = plain(spec.model_dump(mode="json", exclude_none=True, exclude={"resolved"}))
     for path, kept in spec._references.items():

@@ -209,12 +209,30 @@ def content_of_file(
         targets: Arrays to predict; by default those whose names end in `_target`.
 
     Raises:
-        UsageError: If the file has no array of a name, no target or no input.
+        UsageError: if the file has no array of a name, no target or no input.
     """
     if samples < _LEAST_SAMPLES:
         raise UsageError(
             f"too few samples to train and to test: found {samples} in {file}, expected at least {_LEAST_SAMPLES}"
         )
+    inputs, targets = _chosen(file, properties, inputs, targets)
+    fields = {name: name.removesuffix(TARGET) or name for name in targets}
+    classes = _classes(properties, fields)
+    return Content(
+        dataset=_dataset(path, properties, inputs, fields),
+        train_samples=samples - round(_TEST_FRACTION * samples),
+        inputs=inputs,
+        fields=list(fields.values()),
+        classes=classes,
+        normalized=_normalized(properties, inputs, {} if classes else fields),
+        notes=[f"{file} holds {samples} samples of", *_described(properties, inputs, targets)],
+    )
+
+
+def _chosen(
+    file: str, properties: Mapping[str, Property], inputs: Sequence[str], targets: Sequence[str]
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the arrays to predict from and those to predict: the named ones, else those that fit."""
     _check_names(file, properties, (*inputs, *targets))
     targets = targets or [name for name in properties if name.endswith(TARGET)]
     if not targets:
@@ -227,17 +245,7 @@ def content_of_file(
     for name in inputs:
         if properties[name].type is not float:
             raise UsageError(f"wrong type of the input {name}: found {properties[name]}, expected real numbers")
-    fields = {name: name.removesuffix(TARGET) or name for name in targets}
-    classes = _classes(properties, fields)
-    return Content(
-        dataset=_dataset(path, properties, inputs, fields),
-        train_samples=samples - round(_TEST_FRACTION * samples),
-        inputs=inputs,
-        fields=list(fields.values()),
-        classes=classes,
-        normalized=_normalized(properties, inputs, {} if classes else fields),
-        notes=[f"{file} holds {samples} samples of", *_described(properties, inputs, targets)],
-    )
+    return inputs, targets
 
 
 def _check_names(file: str, properties: Mapping[str, Property], names: Iterable[str]) -> None:

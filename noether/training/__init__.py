@@ -1,1 +1,1 @@
-"""Trainers, the training loop, and the callbacks that need a trainer's step."""
+"""Trainers, the training loop, and the callbacks that need a trainer's train step."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +15,6 @@ from noether.checkpoint.state import CheckpointState
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.tree import family
 from noether.core.models.base import ModelBase
-from noether.kernel.progress import UpdateCounter
 from noether.training.state import TrainerParts
 
 _MT19937 = 624  # numbers in the state of this generator
@@ -41,34 +41,13 @@ def capture_trainer(trainer: TrainerParts, model: ModelBase, state: Mapping[str,
         model: The unwrapped model, with its optimizers.
         state: The trainer's `state_dict`, which a subclass may have extended.
     """
-    files = files_of(family(trainer.callbacks))
-    if trainer.state.pending_round is not None:
-        files |= trainer.state.pending_round.files
-    return capture_step(model, trainer.state.counter, state, trainer.data_container.state_dict(), files)
-
-
-def capture_step(
-    model: ModelBase,
-    counter: UpdateCounter,
-    trainer_state: Mapping[str, Any],
-    data_state: Mapping[str, Tensor],
-    callback_files: Mapping[str, Mapping[str, Mapping[str, Tensor]]],
-) -> CheckpointState:
-    """Return the whole state of a run at one moment.
-
-    Args:
-        model: The unwrapped model, with its optimizers.
-        counter: Completed epochs, updates and samples.
-        trainer_state: The trainer's `state_dict`, the states of its callbacks under `callbacks`.
-        data_state: State that the transforms learnt from the training set.
-        callback_files: Files of tensors of callbacks, by id.
-    """
-    optimizers = model.optimizers()
+    counter, pending, optimizers = trainer.state.counter, trainer.state.pending_round, model.optimizers()
     tensors = {
         f"{name}/{key}": tensor
         for name, optimizer in optimizers.items()
         for key, tensor in optimizer.state_tensors().items()
     }
+    files = files_of(family(trainer.callbacks))
     return CheckpointState(
         epoch=counter.epoch,
         update=counter.update,
@@ -76,12 +55,12 @@ def capture_step(
         model=model.state_dict(),
         optimizer_tensors=tensors,
         optimizer_values={name: optimizer.state_values() for name, optimizer in optimizers.items()},
-        trainer={key: value for key, value in trainer_state.items() if key != "callbacks"},
-        callbacks=trainer_state["callbacks"],
-        data=data_state,
+        trainer={key: value for key, value in state.items() if key != "callbacks"},
+        callbacks=state["callbacks"],
+        data=trainer.data_container.state_dict(),
         rank=capture_rng(),
         frozen=_frozen(model),
-        callback_files=callback_files,
+        callback_files=files if pending is None else {**files, **pending.files},
     )
 
 
@@ -93,8 +72,6 @@ def _frozen(model: ModelBase) -> frozenset[str]:
 
 def capture_rng() -> dict[str, Any]:
     """Return the global generators of this process, in a form that JSON holds; `restore_rng` takes it back."""
-    import numpy as np
-
     version, numbers, gauss = random.getstate()
     legacy: Any = np.random.get_state(legacy=True)
     kind, keys, position, has_gauss, cached = legacy
@@ -110,8 +87,6 @@ def capture_rng() -> dict[str, Any]:
 
 def restore_rng(state: Mapping[str, Any]) -> None:
     """Restore the global generators of this process, and those of the devices that it has, from `capture_rng`."""
-    import numpy as np
-
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]

@@ -149,7 +149,7 @@ def _dense(tensor: Tensor) -> Tensor:
 
 
 def takes_found_inf(optimizer: Optimizer) -> bool:
-    """Return True if an optimizer reads `found_inf` in the kernel of its step."""
+    """Return True if an optimizer reads `found_inf` in the kernel of its optimizer step."""
     if not getattr(optimizer, "_step_supports_amp_scaling", False):
         return False
     if "grad_scaler" in inspect.signature(optimizer.step).parameters:  # an older agreement, without `found_inf`
@@ -179,7 +179,7 @@ def step_masked(model: ModelBase, optimizers: Sequence[Optimizer], mask: Tensor)
 class MomentumStart:
     """Detects when fused SGD begins a momentum, which it must not do in a masked optimizer step.
 
-    Such a step makes the buffer and leaves it uninitialised, and the next one goes on with what is in it.
+    Such an optimizer step makes the buffer and leaves it uninitialised, and the next one goes on with what is in it.
 
     Args:
         optimizers: All optimizers; those without a momentum are never a reason.

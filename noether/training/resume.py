@@ -22,7 +22,7 @@ from noether.checkpoint.state import TRAINER, CheckpointState, encode_checkpoint
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.tree import family
 from noether.core.models.base import ModelBase
-from noether.core.models.weights import match_weights
+from noether.core.models.weights import load_weights
 from noether.errors import CheckpointError, DataError, NoetherError
 from noether.kernel.names import did_you_mean
 from noether.training.capture import named, restore_rng
@@ -32,7 +32,7 @@ _LOG = logging.getLogger("noether.resume")
 
 
 @contextmanager
-def blamed_on(step: Path) -> Iterator[None]:
+def blamed_on(checkpoint: Path) -> Iterator[None]:
     """Name the checkpoint in errors raised while its state is restored.
 
     A state that other code has saved, or a stranger has written, passes every hash and may still have the wrong shape.
@@ -43,15 +43,17 @@ def blamed_on(step: Path) -> Iterator[None]:
     try:
         yield
     except (CheckpointError, DataError) as error:
-        if step.name in error.message:
+        if checkpoint.name in error.message:
             raise
-        raise CheckpointError(f"the state in {step} cannot be restored: {error.message}", hint=error.hint) from error
+        raise CheckpointError(
+            f"the state in {checkpoint} cannot be restored: {error.message}", hint=error.hint
+        ) from error
     except NoetherError:
         raise
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         told = CheckpointError(
-            f"the state in {step} cannot be restored: {type(error).__name__}: {str(error)[:_SHOWN]} "
+            f"the state in {checkpoint} cannot be restored: {type(error).__name__}: {str(error)[:_SHOWN]} "
             f"({frame.filename}:{frame.lineno})",
             hint="is it of this run, and of the code that is installed now? --traceback shows where it failed",
         )
@@ -69,15 +71,15 @@ _CURES = {
 _WEIGHTS_ALONE = 'or take the weights alone with initializer kind = "checkpoint", which counts from zero'
 
 
-def require_fitting(trainer: TrainerParts, step: SavedCheckpoint, state: CheckpointState) -> None:
+def require_fitting(trainer: TrainerParts, checkpoint: SavedCheckpoint, state: CheckpointState) -> None:
     """Check that the counts of a saved state have the same meaning in this run as in its own.
 
     A run that only evaluates counts nothing, so any state fits.
 
     Args:
         trainer: A trainer before anything is restored.
-        step: The checkpoint, for messages.
-        state: Return value of `step.state()`.
+        checkpoint: The checkpoint, for messages.
+        state: Return value of `checkpoint.state()`.
 
     Raises:
         CheckpointError: if an update or an epoch has another size, or the run's limit lies before the checkpoint.
@@ -88,21 +90,21 @@ def require_fitting(trainer: TrainerParts, step: SavedCheckpoint, state: Checkpo
         saved, own = state.trainer.get(size), getattr(trainer.state.counter, size)
         if saved is not None and saved != own:
             raise CheckpointError(
-                f"no run with {size} = {own} can go on from {step.folder}: that run had {size} = {saved}, so its "
+                f"no run with {size} = {own} can go on from {checkpoint.folder}: that run had {size} = {saved}, so its "
                 "epochs, updates and samples count something else",
                 hint=f"{_CURES[size]}, {_WEIGHTS_ALONE}",
             )
-    _require_later_limit(trainer, step)
+    _require_later_limit(trainer, checkpoint)
 
 
-def _require_later_limit(trainer: TrainerParts, step: SavedCheckpoint) -> None:
-    if step.manifest.update <= trainer.state.counter.end_update:
+def _require_later_limit(trainer: TrainerParts, checkpoint: SavedCheckpoint) -> None:
+    if checkpoint.manifest.update <= trainer.state.counter.end_update:
         return
     limits = trainer.config.end_iteration
     units = {"max_epochs": limits.epoch, "max_updates": limits.update, "max_samples": limits.sample}
     name, limit = next((name, value) for name, value in units.items() if value is not None)
     raise CheckpointError(
-        f"{name} = {limit} lies before {step.manifest.iteration}, which the run is to go on from",
+        f"{name} = {limit} lies before {checkpoint.manifest.iteration}, which the run is to go on from",
         hint=f"raise {name}, or choose an earlier checkpoint",
     )
 
@@ -110,7 +112,9 @@ def _require_later_limit(trainer: TrainerParts, step: SavedCheckpoint) -> None:
 _OTHER_MODEL = 'take the weights alone with initializer kind = "checkpoint", which can leave out and rename'
 
 
-def restore_step(trainer: TrainerParts, model: ModelBase, step: SavedCheckpoint, state: CheckpointState) -> None:
+def restore_checkpoint(
+    trainer: TrainerParts, model: ModelBase, checkpoint: SavedCheckpoint, state: CheckpointState
+) -> None:
     """Let a trainer and its model go on from a checkpoint.
 
     Optimizers and callbacks must have been built, and no hook may have been called. The random generators come last,
@@ -122,23 +126,23 @@ def restore_step(trainer: TrainerParts, model: ModelBase, step: SavedCheckpoint,
     Args:
         trainer: Its counters, scaler, callbacks and data are restored.
         model: The unwrapped model, with its optimizers.
-        step: The checkpoint.
-        state: Return value of `step.state()`.
+        checkpoint: The checkpoint.
+        state: Return value of `checkpoint.state()`.
 
     Raises:
         CheckpointError: if the state is for another model or for a run of other sizes, or if it is malformed.
     """
-    require_fitting(trainer, step, state)
-    with blamed_on(step.folder):
-        _restore(trainer, model, step, state)
+    require_fitting(trainer, checkpoint, state)
+    with blamed_on(checkpoint.folder):
+        _restore(trainer, model, checkpoint, state)
 
 
-def _restore(trainer: TrainerParts, model: ModelBase, step: SavedCheckpoint, state: CheckpointState) -> None:
-    _restore_model(model, state.model, step)
+def _restore(trainer: TrainerParts, model: ModelBase, checkpoint: SavedCheckpoint, state: CheckpointState) -> None:
+    load_weights(model, state.model, checkpoint.folder, hint=_OTHER_MODEL)
     if model.optimizers():  # an evaluation has none
         restore_optimizers(model, state.optimizer_tensors, state.optimizer_values)
     trainer_state = {**state.trainer, "callbacks": state.callbacks}
-    paths = resumption_paths(step)
+    paths = resumption_paths(checkpoint)
     progress = trainer.state
     progress.is_resumed = _is_own(paths, trainer.path_provider)
     metrics_until = trainer_state.pop("log_writer", None)
@@ -151,7 +155,7 @@ def _restore(trainer: TrainerParts, model: ModelBase, step: SavedCheckpoint, sta
     trainer.data_container.load_state_dict(state.data)
     restore_rng(state.rank)
     if progress.is_resumed:  # now that nothing can fail any more: what is cut off cannot be put back
-        trainer.checkpoint_writer.continue_from(step.folder, step.manifest)
+        trainer.checkpoint_writer.continue_from(checkpoint.folder, checkpoint.manifest)
         trainer.log_writer.load_state_dict(metrics_until)
 
 
@@ -178,16 +182,10 @@ def restore_optimizers(model: ModelBase, tensors: Mapping[str, Tensor], values: 
         optimizer.load_state(own, values[name])
 
 
-def resumption_paths(step: SavedCheckpoint) -> ResumptionPaths:
+def resumption_paths(checkpoint: SavedCheckpoint) -> ResumptionPaths:
     """Return the paths of the run that a checkpoint belongs to."""
-    run = step.folder.resolve().parent.parent
-    return ResumptionPaths(run.parent, run.name, step.folder)
-
-
-def _restore_model(model: ModelBase, tensors: Mapping[str, Tensor], step: SavedCheckpoint) -> None:
-    match = match_weights(model, tensors)
-    match.require_complete(str(step.folder), hint=_OTHER_MODEL)
-    match.load_into(model)
+    run = checkpoint.folder.resolve().parent.parent
+    return ResumptionPaths(run.parent, run.name, checkpoint.folder)
 
 
 def _is_own(paths: ResumptionPaths, own: PathProvider) -> bool:
@@ -201,39 +199,39 @@ def _listed(names: Mapping[str, Any]) -> str:
 _MATHEMATICS = (WEIGHTS, OPTIMIZER, "rank-")
 
 
-def verify_restored(trainer: TrainerParts, model: ModelBase, step: SavedCheckpoint, *, same_spec: bool) -> None:
+def verify_restored(trainer: TrainerParts, model: ModelBase, checkpoint: SavedCheckpoint, *, same_spec: bool) -> None:
     """Compare the restored state with the checkpoint that it came from, byte by byte.
 
     Args:
         trainer: The restored trainer, before any hook is called.
         model: Its model.
-        step: The checkpoint.
+        checkpoint: The checkpoint.
         same_spec: True if the spec is the one that it was saved with; otherwise options and callbacks may differ.
 
     Raises:
         CheckpointError: if a part does not come back as it was saved.
     """
     files, _ = encode_checkpoint(trainer.capture_state(model), SaveRequest.whole())
-    for name, record in step.manifest.files.items():
+    for name, record in checkpoint.manifest.files.items():
         if not same_spec and not name.startswith(_MATHEMATICS):
             continue
         if name not in files or FileRecord.of(files[name]) != record:
-            raise _not_as_saved(name, files.get(name), step)
+            raise _not_as_saved(name, files.get(name), checkpoint)
 
 
-def _not_as_saved(name: str, content: Content | None, step: SavedCheckpoint) -> CheckpointError:
+def _not_as_saved(name: str, content: Content | None, checkpoint: SavedCheckpoint) -> CheckpointError:
     place = name
     if name == TRAINER and isinstance(content, bytes):
-        place = f"{name}, at {_first_difference(_saved_tree(step, name), json.loads(content))}"
+        place = f"{name}, at {_first_difference(_saved_tree(checkpoint, name), json.loads(content))}"
     return CheckpointError(
-        f"what was restored from {step.folder} is not what was saved: it differs in {place}",
+        f"what was restored from {checkpoint.folder} is not what was saved: it differs in {place}",
         hint="a callback's load_state_dict has to take back all that its state_dict returns; without that callback the "
         "run can be continued",
     )
 
 
-def _saved_tree(step: SavedCheckpoint, name: str) -> Any:
-    return json.loads(read_file(step.folder, step.manifest, name))
+def _saved_tree(checkpoint: SavedCheckpoint, name: str) -> Any:
+    return json.loads(read_file(checkpoint.folder, checkpoint.manifest, name))
 
 
 def _first_difference(saved: Any, restored: Any, path: str = "") -> str:

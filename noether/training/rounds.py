@@ -14,8 +14,7 @@ import torch
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
 from noether.core.callbacks.tree import compile_hooks, family
-from noether.core.models.base import ModelBase
-from noether.core.models.modes import evaluating
+from noether.core.models.base import ModelBase, evaluating
 from noether.data.randomness import preserved_rng
 from noether.data.samplers.tagged import TaggedBatch
 from noether.kernel.compile import HookCall
@@ -62,7 +61,7 @@ class Rounds:
         self.arguments = {"trainer_model": dist_model, "data_iter": data_iter, "batch_size": trainer.batch_size}
         self.due = self.dispatch.next_due_update(self.counter)
         self._going_through_data = [callback for callback in trainer.callbacks if _goes_through_data(callback)]
-        self._calling: dict[str, list[Any]] = {}
+        self._calling: dict[str, list[tuple[Any, _Unit | None]]] = {}
 
     # Around training
 
@@ -133,27 +132,22 @@ class Rounds:
 
     def _modes(self, *hooks: str) -> AbstractContextManager[None]:
         """Return a context with the model in evaluation mode, or an empty one if no hook in it may call the model."""
-        if any(self._may_call_model(instance, hook) for hook in hooks for instance in self._callers(hook)):
-            return evaluating(self.dist_model, self.model)
+        for hook in hooks:
+            if any(unit is None or instance.is_due(self.counter, unit) for instance, unit in self._callers(hook)):
+                return evaluating(self.dist_model, self.model)
         return nullcontext()
 
-    def _callers(self, hook: str) -> list[Any]:
-        """Return the objects that implement a hook and may call the model in it."""
+    def _callers(self, hook: str) -> list[tuple[Any, _Unit | None]]:
+        """Return the objects that may call the model in a hook, and the unit of the interval at which they do."""
         if hook not in self._calling:
             implementing = set(self.dispatch.order(hook))
+            instances = [one.instance for one in self.trainer.participants if one.id in implementing]
             self._calling[hook] = [
-                participant.instance
-                for participant in self.trainer.participants
-                if participant.id in implementing and not _leaves_model_alone(participant.instance)
+                (instance, _UNITS.get(hook) if _acts_when_due(instance, hook) else None)
+                for instance in instances
+                if not _leaves_model_alone(instance)
             ]
         return self._calling[hook]
-
-    def _may_call_model(self, instance: Any, hook: str) -> bool:
-        """Return True if an object that may call the model acts in this round."""
-        unit = _UNITS.get(hook)
-        if unit is None or not isinstance(instance, PeriodicCallback) or not is_when_due(getattr(instance, hook)):
-            return True
-        return instance.is_due(self.counter, unit)
 
     def read_flags(self) -> None:
         """Count updates that were masked, if only the device knows; before anything is measured, logged or saved.
@@ -247,6 +241,10 @@ def call_hook(hook: Callable[..., Any] | None, *args: Any, **kwargs: Any) -> Non
 
 def _goes_through_data(callback: CallbackBase) -> bool:
     return any(isinstance(member, PeriodicDataIteratorCallback) for member in family([callback]))
+
+
+def _acts_when_due(instance: Any, hook: str) -> bool:
+    return isinstance(instance, PeriodicCallback) and is_when_due(getattr(instance, hook))
 
 
 def _leaves_model_alone(instance: Any) -> bool:

@@ -102,11 +102,6 @@ class Precision:
             )
         self.scaler = torch.amp.GradScaler(device.type) if self.dtype is torch.float16 else None
 
-    @property
-    def is_mixed(self) -> bool:
-        """Return True if the forward pass needs a context."""
-        return self.dtype is not None
-
     def forget(self) -> None:
         """Forget which optimizers of an unfinished update have unscaled gradients; the scale stays."""
         if self.scaler is not None:
@@ -149,7 +144,8 @@ class Update:
       and no counter. A captured update copies them to the tensors that its graph reads.
     - Losses and outputs belong to the caller: a captured update copies them out of the buffers of its graph.
     - `applied` is a bool if the host knows, otherwise a 0-dim tensor on the device, 1.0 or 0.0. Nothing waits for it.
-    - `last_loss` and `applied` are set before `after_step` is called, which is left out for a non-finite step.
+    - `last_loss` and `applied` are set before `after_step` is called, which is left out if the accumulation step is not
+      finite.
     - `times` may lack parts: the clock is read between parts here because they are separate calls.
     - Batches are taken one at a time. An optimizer that takes a closure (LBFGS) evaluates the loss several times, so
       its update takes all batches first, and calls `after_step` in the first evaluation only.

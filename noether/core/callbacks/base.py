@@ -69,7 +69,7 @@ class CallbackBase:
             100 µs an update. After all other hooks they are put back anyway.
         calls_model: False if none of its hooks calls the model, so that a round does not switch it to evaluation mode
             for this callback. It counts for the class that declares it only.
-        saves_checkpoints: Whether it asks for a checkpoint whenever its interval fires; `noether plan` counts them.
+        saves_checkpoints: True if it asks for a checkpoint whenever its interval fires; `noether plan` counts them.
         changes_files_in_rounds: True if `after_update`, `after_epoch` or `periodic_callback` changes the tensors of its
             `state_files`: a round that a stop may interrupt then begins with a copy of them.
         passes_on: Hooks that it calls on the callbacks it owns; the run calls the other hooks on them.

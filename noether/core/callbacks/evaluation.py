@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from noether.core.models.base import evaluating
 from noether.data.container import DataContainer
 from noether.data.loader import TrainingLoader, evaluation_pass
 from noether.data.samplers.tagged import SamplerIntervalConfig, TaggedBatch
@@ -140,16 +142,11 @@ class DatasetPass:
     def collect(self, data_iter: Iterator[TaggedBatch], model: torch.nn.Module, process: Callable[..., Any]) -> Any:
         """Run `process(batch, trainer_model=model)` on every batch and put the results together.
 
-        The model is in evaluation mode meanwhile, and in its former mode afterwards, also after an error.
+        The model is in evaluation mode meanwhile; afterwards each module has its own mode back, also after an error.
         """
-        was_training = model.training
-        model.eval()
         bar = PassBar(self.name, self.sampler_config.pass_length(self.batch_size))
-        try:
+        with evaluating(model), closing(bar):
             return put_together([process(batch, trainer_model=model) for batch in self._batches(data_iter, bar)])
-        finally:
-            bar.close()
-            model.train(was_training)
 
     def _batches(self, data_iter: Iterator[TaggedBatch], bar: PassBar) -> Iterator[Any]:
         batches = evaluation_pass(data_iter, self.sampler_config, self.batch_size)

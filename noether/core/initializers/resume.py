@@ -12,7 +12,7 @@ from noether.checkpoint.names import LATEST, Checkpoint
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.state import CheckpointState
 from noether.core.initializers.base import InitializerBase, InitializerConfig
-from noether.core.initializers.weights import is_step, run_below, steps_of
+from noether.core.initializers.weights import checkpoints_of, is_checkpoint, run_below
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
 from noether.errors import CheckpointError
@@ -103,10 +103,10 @@ class ResumeInitializer(InitializerBase):
         self.logger.info("continuing after %s from %s", saved.manifest.iteration, saved.folder)
 
     def _read(self, trainer: RunningTrainer) -> tuple[SavedCheckpoint, CheckpointState]:
-        if self.path is not None and is_step(self.path):
+        if self.path is not None and is_checkpoint(self.path):
             return _whole(Checkpoint(SavedCheckpoint.open(self.path)))
         run = self.path or run_below(trainer.path_provider.output_path, self.run_id or "")
-        return steps_of(run).load(self.checkpoint, _whole)
+        return checkpoints_of(run).load(self.checkpoint, _whole)
 
 
 def _whole(found: Checkpoint) -> tuple[SavedCheckpoint, CheckpointState]:

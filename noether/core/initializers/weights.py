@@ -23,15 +23,15 @@ from noether.core.models.weights import match_weights
 from noether.core.protocols import RunningTrainer
 from noether.errors import CheckpointError
 from noether.kernel.names import did_you_mean
-from noether.optim.groups import matching
+from noether.optim.build import matching
 
 
-def is_step(path: Path) -> bool:
+def is_checkpoint(path: Path) -> bool:
     """Return True if `path` is the folder of a checkpoint."""
     return (path / NAME).is_file()
 
 
-def steps_of(run: Path) -> CheckpointNames:
+def checkpoints_of(run: Path) -> CheckpointNames:
     """Return the checkpoints of a run by name.
 
     Args:
@@ -92,7 +92,7 @@ def read_weights(path: Path, checkpoint: str) -> Weights:
         CheckpointError: if there are no weights, or they are damaged.
     """
     if path.is_dir():
-        return _of_step(path) if is_step(path) else weights_of_run(path, checkpoint)
+        return _of_folder(path) if is_checkpoint(path) else weights_of_run(path, checkpoint)
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist, expected a {_SUFFIX} file, a checkpoint or a run folder")
     if path.suffix != _SUFFIX:
@@ -114,21 +114,21 @@ def weights_of_run(run: Path, checkpoint: str) -> Weights:
     Raises:
         CheckpointError: if the checkpoint does not exist or is damaged.
     """
-    return steps_of(run).load(checkpoint, _of_checkpoint)
+    return checkpoints_of(run).load(checkpoint, _of_checkpoint)
 
 
 def _of_checkpoint(found: Checkpoint) -> Weights:
-    return Weights(found.tensors(), found.saved.folder / found.weights)
+    return Weights(found.tensors(), found.path)
 
 
-def _of_step(folder: Path) -> Weights:
+def _of_folder(folder: Path) -> Weights:
     return _of_checkpoint(Checkpoint(SavedCheckpoint.open(folder), WEIGHTS))
 
 
 def _of_file(path: Path) -> Weights:
     """Read a file; a file of a checkpoint is verified against the manifest."""
     for folder in path.parents:
-        if is_step(folder):
+        if is_checkpoint(folder):
             name = path.relative_to(folder).as_posix()
             return Weights(SavedCheckpoint.open(folder).tensors(name), path)
     try:

@@ -1,9 +1,10 @@
-"""ModelBase: a module that owns its optimizer."""
+"""ModelBase: a module that owns its optimizer; checks of its calls, and evaluation mode."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -11,8 +12,7 @@ from torch import Tensor, nn
 
 from noether.config.components import ModelBaseConfig, OptimizerBaseConfig
 from noether.errors import SpecError
-from noether.optim.build import build_optimizer
-from noether.optim.groups import matching
+from noether.optim.build import build_optimizer, matching
 from noether.optim.model_optimizer import ModelOptimizer
 
 
@@ -150,3 +150,30 @@ def check_call(forward: Callable[..., Any], names: Sequence[str], *, by_name: bo
             f"({takes}): {error}",
             hint="list the arguments of forward, each once",
         ) from error
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Put models in evaluation mode; afterwards give each module the mode that it had before, also after an error.
+
+    One flag for a whole model is not enough: a frozen backbone that its constructor has put in evaluation mode stays
+    in it. Nothing is called on a model whose modules are all in evaluation mode already.
+
+    Args:
+        *models: The models; parts that they share are switched once.
+    """
+    modes = {module: module.training for model in models for module in model.modules()}
+    if not any(modes.values()):
+        yield
+        return
+    former = [(model, model.training) for model in models]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for model, mode in former:
+            model.train(mode)  # modules may override it, to merge adapters for example
+        for module, mode in modes.items():
+            if module.training is not mode:
+                module.training = mode

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from noether.errors import CheckpointError
+from noether.kernel.names import listed
 
 _SHOWN = 12  # most names in a message
 
@@ -41,7 +42,7 @@ class WeightsMatch:
         found = self.wanted - len(self.missing) - len(self.other_shape)
         shapes = [f"{name} {difference}" for name, difference in self.other_shape.items()]
         lists = {"not in the checkpoint": self.missing, "not in the model": self.unused, "other shape": shapes}
-        parts = [f"{title}: {_listed(names)}" for title, names in lists.items() if names]
+        parts = [f"{title}: {listed(names, _SHOWN)}" for title, names in lists.items() if names]
         return "; ".join([f"{found} of {self.wanted} tensors loaded from {source}", *parts])
 
     def require_complete(self, source: str, *, hint: str) -> None:
@@ -87,11 +88,23 @@ def match_weights(
     )
 
 
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: object, *, hint: str) -> None:
+    """Load all weights of a model.
+
+    Args:
+        model: The model.
+        tensors: Its weights by name.
+        source: Their file or checkpoint, for the error.
+        hint: Remedy in the error.
+
+    Raises:
+        CheckpointError: if model and source do not have the same tensors in the same shapes.
+    """
+    match = match_weights(model, tensors)
+    match.require_complete(str(source), hint=hint)
+    match.load_into(model)
+
+
 def _place(tensor: Tensor) -> object:
     """Return a key that is equal for two names of the same tensor, such as tied weights."""
     return (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else object()
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

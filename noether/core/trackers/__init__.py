@@ -9,7 +9,6 @@ from noether.metrics.tracker import (
     RunStatus,
     TrackerError,
     TrackerRefusedError,
-    flatten_params,
 )
 
 __all__ = [
@@ -22,5 +21,4 @@ __all__ = [
     "TrackerError",
     "TrackerFeed",
     "TrackerRefusedError",
-    "flatten_params",
 ]

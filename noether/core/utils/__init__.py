@@ -1,1 +1,1 @@
-"""Ground: small facts that every layer may use."""
+"""Documented import paths of counters and clocks."""

@@ -57,35 +57,36 @@ class InterleavedSampler(torch.utils.data.Sampler[TaggedIndices]):
         return (indices for consumer in self.consumers for indices in self._pass(consumer))
 
     def _training(self, order: TrainingOrder) -> Iterator[TaggedIndices]:
+        sizes = per_epoch, _ = order.updates_per_epoch, order.effective_batch_size
         update, last = self.start_update, order.accumulation_steps - 1
         if self.repeat_round and update > 0:
-            yield from self._round(order, update)
-        due = self._next_due(order, update)
+            yield from self._round(update, *sizes)
+        due = self._next_due(update, *sizes)
         while update < self.end_update:
-            epoch, done = divmod(update, order.updates_per_epoch)
-            step = 0
+            epoch, done = divmod(update, per_epoch)
+            position = 0
             for indices in order.batches(epoch, done):
-                yield TaggedIndices(TRAINING, epoch, step, indices)
-                if step < last:
-                    step += 1
+                yield TaggedIndices(TRAINING, epoch, position, indices)
+                if position < last:
+                    position += 1
                     continue
-                step = 0
+                position = 0
                 update += 1
                 if update == due:
-                    yield from self._round(order, update)
-                    due = self._next_due(order, update)
+                    yield from self._round(update, *sizes)
+                    due = self._next_due(update, *sizes)
                 if update == self.end_update:
                     return
 
-    def _next_due(self, order: TrainingOrder, update: int) -> int:
-        sizes = order.updates_per_epoch, order.effective_batch_size
-        return min((consumer.next_due_update(update, *sizes) for consumer in self.consumers), default=NEVER)
+    def _next_due(self, update: int, updates_per_epoch: int, effective_batch_size: int) -> int:
+        dues = (one.next_due_update(update, updates_per_epoch, effective_batch_size) for one in self.consumers)
+        return min(dues, default=NEVER)
 
-    def _round(self, order: TrainingOrder, update: int) -> Iterator[TaggedIndices]:
+    def _round(self, update: int, updates_per_epoch: int, effective_batch_size: int) -> Iterator[TaggedIndices]:
         for consumer in self.consumers:
-            if consumer.fires_after_update(update, order.effective_batch_size):
+            if consumer.fires_after_update(update, effective_batch_size):
                 yield from self._pass(consumer)
-        epoch, rest = divmod(update, order.updates_per_epoch)
+        epoch, rest = divmod(update, updates_per_epoch)
         for consumer in self.consumers:
             if rest == 0 and consumer.fires_after_epoch(epoch):
                 yield from self._pass(consumer)

@@ -18,7 +18,7 @@ def updates_per_epoch(samples: int, effective_batch_size: int) -> int:
     """Return the updates in one pass over the training set; samples that do not fill an update are left out.
 
     Raises:
-        DataError: If the training set is smaller than one effective batch.
+        DataError: if the training set is smaller than one effective batch.
     """
     if samples < effective_batch_size:
         raise DataError(

@@ -24,7 +24,7 @@ def read_columns(path: Path, names: Collection[str] | None) -> Columns:
     """Return the arrays `names` of a file, or all of them.
 
     Raises:
-        DataError: If the file is missing, of an unknown format, or damaged, lacks one of `names`, or holds values
+        DataError: if the file is missing, of an unknown format, or damaged, lacks one of `names`, or holds values
             that are not numbers.
     """
     reader = _READERS.get(path.suffix.lower())
@@ -115,7 +115,7 @@ def facts_of(path: Path, columns: Columns) -> tuple[int, dict[str, Property]]:
     """Return the number of samples of a file, and the shape and type of each array for one sample.
 
     Raises:
-        DataError: If the arrays differ in length, or hold numbers that are not finite.
+        DataError: if the arrays differ in length, or hold numbers that are not finite.
     """
     lengths = {name: len(values) if values.ndim else 0 for name, values in columns.items()}
     if len(set(lengths.values())) != 1:

@@ -36,7 +36,7 @@ class DigitsDataset(InMemoryDataset):
         seed: Seed of the run; decides the split where the config names no seed.
 
     Raises:
-        DataError: If scikit-learn is not installed.
+        DataError: if scikit-learn is not installed.
     """
 
     @classmethod

@@ -44,7 +44,7 @@ class TerrainDataset(InMemoryDataset):
         dataset_config: The grid points.
 
     Raises:
-        DataError: If matplotlib or its sample data is not installed.
+        DataError: if matplotlib or its sample data is not installed.
     """
 
     @classmethod

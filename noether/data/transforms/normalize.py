@@ -121,7 +121,7 @@ class Normalize(Transform):
         """Compute shift and scale, in float64.
 
         Raises:
-            DataError: If the data set is empty, lacks a property, or a property holds integers or non-finite
+            DataError: if the data set is empty, lacks a property, or a property holds integers or non-finite
                 numbers.
         """
         statistics = {name: RunningStatistics(_COMPONENT_DIM[self.per]) for name in self.names}
@@ -182,7 +182,7 @@ class Normalize(Transform):
         """Take over shift and scale.
 
         Raises:
-            DataError: If the state lacks a property that this transform normalises.
+            DataError: if the state lacks a property that this transform normalises.
         """
         lacking = [name for name in self.names if not {f"{name}/shift", f"{name}/scale"} <= state.keys()]
         if lacking:

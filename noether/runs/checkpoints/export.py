@@ -15,7 +15,7 @@ from noether.checkpoint.names import Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.state import CALLBACKS, callback_file
 from noether.core.models.base import ModelBase
-from noether.core.models.weights import match_weights
+from noether.core.models.weights import load_weights
 from noether.data.container import DataContainer
 from noether.data.fetch import fetch_of
 from noether.data.randomness import EVALUATION_EPOCH
@@ -56,12 +56,12 @@ def export(
     if form not in FORMATS:
         raise UsageError(f"there is no format {form!r}", hint=f"formats are {', '.join(FORMATS)}")
 
-    steps = CheckpointNames(paths.checkpoint_path)
+    names = CheckpointNames(paths.checkpoint_path)
     if averages is not None:
-        found = with_averages(steps.find(checkpoint), averages)
+        found = with_averages(names.find(checkpoint), averages)
         tensors = found.tensors()
     else:
-        found, tensors = steps.load(checkpoint, lambda found: (found, found.tensors()))
+        found, tensors = names.load(checkpoint, lambda found: (found, found.tensors()))
     out = out or Path(_file_name(paths.run_id, found, FORMATS[form]))
     if out.exists():
         raise UsageError(f"{out} exists already", hint="choose another --out, or remove it first")
@@ -153,9 +153,7 @@ def exported_program(
     loaded = load_saved_spec(paths, trusted=trusted)
     with preparation(loaded, device="cpu") as prepared:
         spec, data, model = prepared.parts()
-        match = match_weights(model, tensors)
-        match.require_complete(str(found.saved.folder / found.weights), hint="export a checkpoint of whole weights")
-        match.load_into(model)
+        load_weights(model, tensors, found.path, hint="export a checkpoint of whole weights")
         data.load_state_dict(found.saved.data())
         inputs = _inputs(spec, data)
     called = _ByPosition(model, spec.trainer.forward_properties or []).eval()

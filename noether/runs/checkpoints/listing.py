@@ -11,12 +11,11 @@ from typing import Any
 
 from pydantic import Field
 
-from noether.checkpoint import retention as pins
 from noether.checkpoint.durable import storage_error
 from noether.checkpoint.folder import checkpoint_folders, read_file, read_manifest, update_of
 from noether.checkpoint.manifest import NAME, Manifest
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.retention import Retention, remove_checkpoint
+from noether.checkpoint.retention import Retention, pinned, remove_checkpoint
 from noether.errors import CheckpointError
 from noether.kernel.names import did_you_mean
 from noether.runs.folder.lock import RunLock
@@ -76,30 +75,30 @@ def list_checkpoints(checkpoints: Path) -> list[Listed]:
     read = [(folder, *_manifest(folder)) for folder in checkpoint_folders(checkpoints)]
     manifests = [manifest for _, manifest, _ in read if manifest is not None]
     names = _names(manifests)
-    pinned = pins.pinned(checkpoints)
+    by_pin = pinned(checkpoints)
     return [
-        Listed(folder, manifest, problem, names.get(update_of(folder), ()), update_of(folder) in pinned)
+        Listed(folder, manifest, problem, names.get(update_of(folder), ()), update_of(folder) in by_pin)
         for folder, manifest, problem in read
     ]
 
 
-def find_checkpoint(steps: Sequence[Listed], name: str) -> Listed:
+def find_checkpoint(checkpoints: Sequence[Listed], name: str) -> Listed:
     """Return the checkpoint of a name: one given when it was saved, its position, its folder, or `latest`.
 
     Args:
-        steps: The checkpoints of the run.
+        checkpoints: The checkpoints of the run.
         name: The name; slashes of a metric key may be written as dots.
 
     Raises:
         CheckpointError: if there is none; the message lists those that exist.
     """
-    if not steps:
+    if not checkpoints:
         raise CheckpointError(f"the run has no checkpoints, so none is called {name!r}")
     spelt = {name, name.replace("/", ".")}
-    for step in reversed(steps):
-        if spelt & {*step.names, step.name, step.folder.name}:
-            return step
-    known = [known for step in steps for known in (*step.names, step.name)]
+    for checkpoint in reversed(checkpoints):
+        if spelt & {*checkpoint.names, checkpoint.name, checkpoint.folder.name}:
+            return checkpoint
+    known = [known for checkpoint in checkpoints for known in (*checkpoint.names, checkpoint.name)]
     raise CheckpointError(
         f"the run has no checkpoint {name!r}.{did_you_mean(name.replace('/', '.'), known)}",
         hint="it has " + ", ".join(known),
@@ -128,48 +127,48 @@ def _names(manifests: Sequence[Manifest]) -> dict[int, tuple[str, ...]]:
     return names
 
 
-def contents_of(step: Listed) -> dict[str, Any]:
+def contents_of(checkpoint: Listed) -> dict[str, Any]:
     """Return counters, origin, files with their tensors, and the callbacks with a state, as the JSON output has them.
 
     Raises:
         CheckpointError: if the checkpoint is damaged.
     """
-    manifest = step.manifest
+    manifest = checkpoint.manifest
     if manifest is None:
         raise CheckpointError(
-            f"the checkpoint {step.folder} is damaged: {step.problem}",
+            f"the checkpoint {checkpoint.folder} is damaged: {checkpoint.problem}",
             hint="`noether checkpoint list` shows the others",
         )
     return {
-        "name": step.name,
-        "names": list(step.names),
-        "folder": str(step.folder),
+        "name": checkpoint.name,
+        "names": list(checkpoint.names),
+        "folder": str(checkpoint.folder),
         "epoch": manifest.epoch,
         "update": manifest.update,
         "samples": manifest.sample,
         "resumable": manifest.resumable,
-        "pinned": step.pinned,
+        "pinned": checkpoint.pinned,
         "parent": manifest.parent,
         "spec_sha256": manifest.spec_sha256,
         "world_size": manifest.world_size,
-        "callbacks": _callbacks(step, manifest),
-        "files": _files(step, manifest),
+        "callbacks": _callbacks(checkpoint, manifest),
+        "files": _files(checkpoint, manifest),
     }
 
 
-def _callbacks(step: Listed, manifest: Manifest) -> list[str]:
+def _callbacks(checkpoint: Listed, manifest: Manifest) -> list[str]:
     """Return the ids of the callbacks with a state in the checkpoint."""
     from noether.checkpoint.state import TRAINER
 
     if TRAINER not in manifest.files:
         return []
-    return sorted(json.loads(read_file(step.folder, manifest, TRAINER))["callbacks"])
+    return sorted(json.loads(read_file(checkpoint.folder, manifest, TRAINER))["callbacks"])
 
 
-def _files(step: Listed, manifest: Manifest) -> list[dict[str, Any]]:
+def _files(checkpoint: Listed, manifest: Manifest) -> list[dict[str, Any]]:
     from noether.checkpoint.saved import SavedCheckpoint
 
-    saved = SavedCheckpoint(step.folder, manifest)
+    saved = SavedCheckpoint(checkpoint.folder, manifest)
     files = []
     for name, record in sorted(manifest.files.items()):
         described: dict[str, Any] = {"file": name, "size": record.size, "sha256": record.sha256}
@@ -202,8 +201,8 @@ def prune_run(paths: PathProvider, *, keep_last: int | None = None, dry_run: boo
     kept = read_part(paths, _CheckpointsPart).checkpoints
     retention = Retention(keep_last or kept.keep_last, kept.keep_every)
     with nullcontext() if dry_run else RunLock(paths.run_path):
-        steps = list_checkpoints(paths.checkpoint_path)
-        protected = {step.update for step in steps if set(step.names) - {LATEST}}
+        checkpoints = list_checkpoints(paths.checkpoint_path)
+        protected = {checkpoint.update for checkpoint in checkpoints if set(checkpoint.names) - {LATEST}}
         folders = retention.prunable(paths.checkpoint_path, protected)
         if not dry_run:
             for folder in folders:
@@ -211,4 +210,4 @@ def prune_run(paths: PathProvider, *, keep_last: int | None = None, dry_run: boo
                     remove_checkpoint(folder)
                 except OSError as error:
                     raise storage_error(error, folder) from error
-    return [step for step in steps if step.folder in folders]
+    return [checkpoint for checkpoint in checkpoints if checkpoint.folder in folders]

@@ -9,6 +9,7 @@ from pathlib import Path
 from noether.checkpoint.folder import read_file
 from noether.checkpoint.manifest import NAME, Manifest
 from noether.errors import CheckpointError
+from noether.kernel.names import listed
 from noether.runs.checkpoints.listing import Listed, reason_of
 
 _SHOWN = 3  # names in a message
@@ -27,11 +28,11 @@ class Verdict:
     """Result of verifying a checkpoint.
 
     Attributes:
-        step: The checkpoint.
+        checkpoint: The checkpoint.
         damages: Its damaged files; empty if it is valid.
     """
 
-    step: Listed
+    checkpoint: Listed
     damages: tuple[Damage, ...]
 
     @property
@@ -40,19 +41,21 @@ class Verdict:
         return not self.damages
 
 
-def verify_checkpoint(step: Listed, *, deep: bool = False) -> Verdict:
+def verify_checkpoint(checkpoint: Listed, *, deep: bool = False) -> Verdict:
     """Hash every file of a checkpoint and compare it with the manifest.
 
     Args:
-        step: The checkpoint.
+        checkpoint: The checkpoint.
         deep: Also load the tensors, check that they are finite, and write them anew to compare the bytes.
     """
-    if step.manifest is None:
-        return Verdict(step, (Damage(NAME, (step.problem or "").removeprefix(f"{NAME}: ")),))
-    damages = tuple(_damages(step.folder, step.manifest))
+    if checkpoint.manifest is None:
+        return Verdict(checkpoint, (Damage(NAME, (checkpoint.problem or "").removeprefix(f"{NAME}: ")),))
+    damages = tuple(_damages(checkpoint.folder, checkpoint.manifest))
     if deep and not damages:
-        damages = tuple(Damage(file, reason) for file, reason in _tensor_damages(step.folder, step.manifest))
-    return Verdict(step, damages)
+        damages = tuple(
+            Damage(file, reason) for file, reason in _tensor_damages(checkpoint.folder, checkpoint.manifest)
+        )
+    return Verdict(checkpoint, damages)
 
 
 def _damages(folder: Path, manifest: Manifest) -> Iterator[Damage]:
@@ -85,24 +88,19 @@ def _tensor_damages(folder: Path, manifest: Manifest) -> Iterator[tuple[str, str
     from noether.checkpoint.saved import SavedCheckpoint
     from noether.checkpoint.tensor_file import all_finite, encode_tensors
 
-    step = SavedCheckpoint(folder, manifest)
+    saved = SavedCheckpoint(folder, manifest)
     for name in sorted(manifest.files):
         if name.endswith(".safetensors"):
             try:
-                tensors = step.tensors(name)
+                tensors = saved.tensors(name)
             except CheckpointError as error:
                 yield name, reason_of(error, folder)
                 continue
             if bad := [key for key, tensor in tensors.items() if not all_finite([tensor])]:
-                yield name, f"{_listed(bad)} {'is' if len(bad) == 1 else 'are'} not finite"
+                yield name, f"{listed(bad, _SHOWN)} {'is' if len(bad) == 1 else 'are'} not finite"
             if encode_tensors(tensors)[0] != read_file(folder, manifest, name):
                 yield name, "written anew, its tensors give other bytes"
     try:
-        step.state() if manifest.resumable else step.callbacks()
+        saved.state() if manifest.resumable else saved.callbacks()
     except CheckpointError as error:
         yield "the state", reason_of(error, folder)
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

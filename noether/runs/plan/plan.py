@@ -125,22 +125,22 @@ class Plan:
     seconds: float | None = None
 
 
-def make_plan(loaded: LoadedSpec, plugins: Iterable[str] = (), *, step_time: float | None = None) -> Plan:
+def make_plan(loaded: LoadedSpec, plugins: Iterable[str] = (), *, update_time: float | None = None) -> Plan:
     """Build a run and return its plan.
 
     Args:
         loaded: A valid spec.
         plugins: Run plugins beside those that the spec uses.
-        step_time: Seconds of one update, for the duration of training.
+        update_time: Seconds of one update, for the duration of training.
 
     Raises:
         UsageError: if something in the spec cannot be built.
     """
     with rehearsal(loaded, plugins) as run:
-        return _plan_of(run, step_time)
+        return _plan_of(run, update_time)
 
 
-def _plan_of(run: Run, step_time: float | None) -> Plan:
+def _plan_of(run: Run, update_time: float | None) -> Plan:
     trainer, counter = run.trainer, run.trainer.update_counter
     trains = trainer.total_training_updates > 0
     datasets = {key: length_of(run.data.get_dataset(key)) for key in run.data.keys()}  # noqa: SIM118  # no mapping
@@ -168,7 +168,7 @@ def _plan_of(run: Run, step_time: float | None) -> Plan:
         hooks=other_hooks(run),
         passes=planned_passes(run),
         checkpoints=_checkpoints(run),
-        seconds=None if step_time is None else step_time * max(updates - counter.update, 0),
+        seconds=None if update_time is None else update_time * max(updates - counter.update, 0),
     )
 
 

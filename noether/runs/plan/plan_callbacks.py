@@ -97,7 +97,7 @@ def planned_passes(run: Run) -> list[PlannedPass]:
     for participant, _, hook, intervals in _schedule(run):
         times[participant.id] = times.get(participant.id, 0) + _times(intervals, hook, counter)
     found = []
-    for participant in _participants(run):
+    for participant in run.trainer.participants:
         callback = participant.instance
         if not isinstance(callback, PeriodicDataIteratorCallback):
             continue
@@ -126,15 +126,11 @@ def other_hooks(run: Run) -> dict[str, list[str]]:
     return {hook: order for hook, order in orders.items() if order}
 
 
-def _participants(run: Run) -> list[Participant]:
-    return list(run.trainer.participants)
-
-
 def _schedule(run: Run) -> Iterator[tuple[Participant, str, Hook, Intervals]]:
     """Yield participant, hook and interval of each call in a round, in the order of the calls."""
     dispatch = run.trainer.dispatch
     assert dispatch is not None, "a rehearsal is prepared"
-    participants = {participant.id: participant for participant in _participants(run)}
+    participants = {participant.id: participant for participant in run.trainer.participants}
     for name, hook in _ROUNDS:
         for participant in _called(dispatch, name, participants):
             for intervals in _intervals(participant, name, hook):

@@ -151,12 +151,12 @@ class FormerRun:
         """True if changes of the spec are a reason to train on after the run has ended."""
         return not all(key.startswith(_NO_REASON_TO_CONTINUE) for key in self._changed)
 
-    def is_same_training(self, step: SavedCheckpoint) -> bool:
+    def is_same_training(self, checkpoint: SavedCheckpoint) -> bool:
         """Return True if a checkpoint was saved with the same spec, as far as the saved state depends on it.
 
         An attempt with another spec may have died before it saved anything: then the spec in the folder is not that of
         the checkpoint.
         """
-        if self.saved is None or self.saved.sha256 != step.manifest.spec_sha256:
+        if self.saved is None or self.saved.sha256 != checkpoint.manifest.spec_sha256:
             return False
         return not any(key.startswith(_DECIDES_STATE) for key in self._changed)

@@ -32,11 +32,11 @@ class SavedState:
     """A checkpoint that was read completely.
 
     Attributes:
-        step: The checkpoint.
+        checkpoint: The checkpoint.
         state: Its content.
     """
 
-    step: SavedCheckpoint
+    checkpoint: SavedCheckpoint
     state: CheckpointState
 
     @classmethod
@@ -55,18 +55,18 @@ def find_state(paths: PathProvider, resume: str) -> SavedState | None:
     Raises:
         CheckpointError: if there is no such checkpoint, or none that is sound.
     """
-    steps = CheckpointNames(paths.checkpoint_path)
+    names = CheckpointNames(paths.checkpoint_path)
     if resume != AUTO:
-        return steps.load(resume, SavedState.read)
+        return names.load(resume, SavedState.read)
     if not any(_may_be_whole(folder) for folder in checkpoint_folders(paths.checkpoint_path)):
         return None
-    return steps.load(LATEST, SavedState.read)
+    return names.load(LATEST, SavedState.read)
 
 
-def _may_be_whole(step: Path) -> bool:
+def _may_be_whole(checkpoint: Path) -> bool:
     """Return False for a partial save, from which no run can continue; True for a damaged checkpoint."""
     try:
-        return SavedCheckpoint.open(step).manifest.resumable
+        return SavedCheckpoint.open(checkpoint).manifest.resumable
     except CheckpointError:
         return True
 
@@ -136,7 +136,7 @@ class Continuation(InitializerBase):
             CheckpointError: if the state counts in other sizes, or lies beyond the limit of the run.
         """
         assert isinstance(trainer, BaseTrainer), "runs are assembled with one"
-        require_fitting(trainer, self.saved.step, self.saved.state)
+        require_fitting(trainer, self.saved.checkpoint, self.saved.state)
 
     def initialize(self, trainer: RunningTrainer, model: ModelBase) -> None:
         """Restore everything, check it against the saved state, and move later checkpoints aside.
@@ -144,9 +144,9 @@ class Continuation(InitializerBase):
         Raises:
             CheckpointError: if the state is that of another model, or a part of it is not restored as it was saved.
         """
-        trainer.restore_state(model, self.saved.step, self.saved.state)
+        trainer.restore_state(model, self.saved.checkpoint, self.saved.state)
         assert isinstance(trainer, BaseTrainer), "runs are assembled with one"
-        verify_restored(trainer, model, self.saved.step, same_spec=self.same_spec)
+        verify_restored(trainer, model, self.saved.checkpoint, same_spec=self.same_spec)
         move_newer_aside(trainer.path_provider, self.saved.state.update)
 
 

@@ -111,6 +111,9 @@ def _position(paths: PathProvider, checkpoint: str) -> list[str]:
     if saved is None:
         return ["begins      anew: it has no checkpoint yet"]
     if saved.state.trainer.get("ended"):
-        return [f"continues   after {saved.step.manifest.iteration}, where it had ended"]
+        return [f"continues   after {saved.checkpoint.manifest.iteration}, where it had ended"]
     lost = lost_updates(paths, saved.state.update)
-    return [f"continues   after {saved.step.manifest.iteration}", f"again       {lost} updates are computed again"]
+    return [
+        f"continues   after {saved.checkpoint.manifest.iteration}",
+        f"again       {lost} updates are computed again",
+    ]

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from noether.checkpoint.paths import PathProvider
-from noether.config.base import component_of, construction_of
+from noether.config.base import construct
 from noether.config.discriminated import Discriminated
 from noether.errors import UsageError
 from noether.kernel.registry import use_registry
@@ -95,19 +95,10 @@ def sync_trackers(run: str | Path, *, output: str | Path = "runs", trusted: Iter
         )
     with RunLock(paths.run_path), use_registry(saved_spec_registry(paths, trusted=trusted)):
         end = _end_of(paths)
-        trackers = _trackers_of(paths)
+        trackers: list[BaseTracker] = [construct(config) for config in read_part(paths, _TrackersPart).trackers]
         for tracker, name in zip(trackers, tracker_names(trackers), strict=True):
             if tracker.wants_metrics:
                 yield _sync(tracker, name, paths, end)
-
-
-def _trackers_of(paths: PathProvider) -> list[BaseTracker]:
-    """Construct the trackers of a saved spec, with what the environment holds now."""
-    trackers = []
-    for config in read_part(paths, _TrackersPart).trackers:
-        with construction_of(config):
-            trackers.append(component_of(config).target(config))
-    return trackers
 
 
 def _sync(tracker: BaseTracker, name: str, paths: PathProvider, end: _End) -> Synced:

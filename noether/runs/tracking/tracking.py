@@ -66,7 +66,7 @@ _FLUSH_AFTER_A_SIGNAL_S = 5.0
 
 
 class Tracking:
-    """Feeds all trackers of a run from its metrics file.
+    """Feeds the trackers of a run from its metrics file; one that wants no metrics is left alone.
 
     Args:
         trackers: The trackers of the spec.
@@ -79,6 +79,7 @@ class Tracking:
         self.feeds = [
             TrackerFeed(tracker, paths.metrics_path, run, name=name)
             for tracker, name in zip(trackers, tracker_names(trackers), strict=True)
+            if tracker.wants_metrics
         ]
 
     def start(self) -> None:
@@ -98,7 +99,7 @@ class Tracking:
         for feed in self.feeds:
             is_required = feed.tracker.tracker_config.required
             patience = _REQUIRED_PATIENCE_S if is_required else feed.tracker.patience_s
-            if feed.wait_open(max(0.0, began + patience - time.monotonic())) and feed.tracker.wants_metrics:
+            if feed.wait_open(max(0.0, began + patience - time.monotonic())):
                 _LOG.info("%s: %s", feed.name, feed.tracker.description)
             log_writer.on_written.append(feed.notify)
 
@@ -119,7 +120,7 @@ class Tracking:
             except KeyboardInterrupt:
                 _LOG.warning("interrupted while waiting for the tracker %s", feed.name)
                 began = float("-inf")
-            if feed.has_everything and feed.tracker.wants_metrics:
+            if feed.has_everything:
                 _LOG.info("%s: %s", feed.name, feed.tracker.description)
         lacking = [feed.name for feed in self.feeds if feed.tracker.tracker_config.required and not feed.has_everything]
         if lacking and status == "FINISHED":

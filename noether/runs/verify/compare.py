@@ -130,8 +130,8 @@ def differences(straight: Path, interrupted: Path, ignored: Collection[str] = ()
 def clock_places(straight: Path, interrupted: Path) -> frozenset[str]:
     """Return the places in the states of callbacks that differ between two runs before any interruption."""
     both = [
-        _leaves(json.loads(_bytes(SavedCheckpoint.open(step), TRAINER)).get("callbacks"))
-        for step in (straight, interrupted)
+        _leaves(json.loads(_bytes(SavedCheckpoint.open(checkpoint), TRAINER)).get("callbacks"))
+        for checkpoint in (straight, interrupted)
     ]
     return frozenset(
         f"callbacks/{place}" for place in both[0].keys() & both[1].keys() if both[0][place] != both[1][place]
@@ -203,8 +203,8 @@ def _values(straight: object, interrupted: object) -> str:
     return f"{str(straight)[:_SHOWN]} straight, {str(interrupted)[:_SHOWN]} interrupted"
 
 
-def _bytes(step: SavedCheckpoint, name: str) -> bytes:
-    return read_file(step.folder, step.manifest, name)
+def _bytes(checkpoint: SavedCheckpoint, name: str) -> bytes:
+    return read_file(checkpoint.folder, checkpoint.manifest, name)
 
 
 _CONTENT = "weights, optimizer, averages, callbacks, RNG, counters"
@@ -286,8 +286,8 @@ class Comparison:
         Raises:
             CheckpointError: if a checkpoint is damaged.
         """
-        steps = [self._checkpoint(attempt) for attempt in self.attempts]
-        return (*steps, self._metrics(), *self._files())
+        points = [self._checkpoint(attempt) for attempt in self.attempts]
+        return (*points, self._metrics(), *self._files())
 
     def forgotten(self) -> tuple[str, ...]:
         """Return the values that callbacks had lost when the run continued.
@@ -310,12 +310,12 @@ class Comparison:
         where = f"{'interrupted' if attempt.was_interrupted else 'end'} after update {attempt.end}"
         if not self.straight.kept(attempt.end).exists():
             return Compared(where, "length", f"the straight run ended after update {self.straight.end}")
-        step = attempt.kept(attempt.end)
-        found = differences(self.straight.kept(attempt.end), step, self._clock_places)
+        kept = attempt.kept(attempt.end)
+        found = differences(self.straight.kept(attempt.end), kept, self._clock_places)
         self._involved.update(owner for difference in found for owner in self._owners(difference))
         return Compared(
             where,
-            what=f"{len(read_manifest(step).files)} files: {_CONTENT}",
+            what=f"{len(read_manifest(kept).files)} files: {_CONTENT}",
             difference=str(found[0]) if found else None,
             more=max(len(found) - 1, 0),
             before_any=attempt is self.attempts[0],

@@ -13,9 +13,9 @@ from noether.kernel.intervals import Intervals
 from noether.kernel.names import did_you_mean
 from noether.kernel.progress import TrainingIteration, UpdateCounter
 from noether.spec.checks.metrics import metric_findings, metric_flow
-from noether.spec.describe.fields import Path
 from noether.spec.errors.problem import MAX_PROBLEMS, Finding, Problem
 from noether.spec.errors.words import quoted
+from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec
 
 
@@ -41,7 +41,7 @@ def interval_findings(spec: RunSpec, counter: UpdateCounter | None, *, all_units
     Args:
         spec: A valid spec.
         counter: The run's counter; None if the number of updates is unknown.
-        all_units: Whether the counter knows the updates of an epoch.
+        all_units: True if the counter knows the updates of an epoch.
     """
     trainer = spec.trainer
     if 0 in (trainer.max_epochs, trainer.max_updates, trainer.max_samples):
@@ -58,7 +58,7 @@ def interval_findings(spec: RunSpec, counter: UpdateCounter | None, *, all_units
         yield Finding(Problem("never-fires", (*path, _unit(intervals)), message, hint), not acts)
 
 
-def _scheduled(owner: Any, path: Path) -> Iterator[tuple[Path, CallBackBaseConfig]]:
+def _scheduled(owner: Any, path: TomlPath) -> Iterator[tuple[TomlPath, CallBackBaseConfig]]:
     """Yield the callbacks that run on their own intervals, nested ones too."""
     for field in type(owner).model_fields:
         value = getattr(owner, field)
@@ -106,7 +106,7 @@ def property_findings(spec: RunSpec) -> Iterator[Finding]:
     """Yield properties that a data set does not have, for data sets that declare their properties."""
     known = {key: _known_properties(spec, key) for key in spec.datasets}
     first = "train" if "train" in spec.datasets else next(iter(spec.datasets), None)
-    wanted: list[tuple[Path, str | None, Sequence[str]]] = [
+    wanted: list[tuple[TomlPath, str | None, Sequence[str]]] = [
         (("trainer", field), first, getattr(spec.trainer, field))
         for field in ("forward_properties", "target_properties")
     ]
@@ -122,7 +122,7 @@ def property_findings(spec: RunSpec) -> Iterator[Finding]:
 
 
 def _missing(
-    path: Path, key: str | None, names: Sequence[str], known: Mapping[str, tuple[str, ...] | None]
+    path: TomlPath, key: str | None, names: Sequence[str], known: Mapping[str, tuple[str, ...] | None]
 ) -> Iterator[Finding]:
     present = known.get(key or "")
     if present is None:

@@ -12,11 +12,11 @@ from pydantic import ValidationError
 from noether.config.base import component_of
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts, intervals_of, key_matches, metric_direction
-from noether.kernel.intervals import Intervals
-from noether.kernel.names import did_you_mean
-from noether.spec.describe.fields import Path
+from noether.kernel.intervals import EVERY, Intervals
+from noether.kernel.names import did_you_mean, listed
 from noether.spec.errors.problem import Finding, Problem
 from noether.spec.errors.words import quoted
+from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec
 
 
@@ -31,14 +31,14 @@ class Actor:
         target: Its class.
         position: Its position in the order of the spec.
         intervals: Its intervals; a child that its parent calls has the parent's.
-        one_shot: Whether it is called before training only.
+        one_shot: True if it is called only before training.
         prefixes: Prefixes that its parents add to its metric keys, one for each set of children.
         produced: The metric keys that it logs, with prefixes; `*` stands for anything.
-        complete: Whether `produced` has all of them.
+        complete: True if `produced` has all of them.
     """
 
     name: str
-    path: Path | None
+    path: TomlPath | None
     config: CallBackBaseConfig
     target: Any
     position: int
@@ -118,7 +118,7 @@ def metric_flow(spec: RunSpec, *, end_update: int | None = None, plugins: Sequen
 
 def _family(
     config: CallBackBaseConfig,
-    path: Path | None,
+    path: TomlPath | None,
     position: int,
     facts: MetricFacts,
     prefixes: tuple[str, ...] | None,
@@ -149,7 +149,9 @@ def _family(
     return [*family, parent]
 
 
-def _children(config: CallBackBaseConfig, path: Path | None) -> Iterator[tuple[Path | None, CallBackBaseConfig]]:
+def _children(
+    config: CallBackBaseConfig, path: TomlPath | None
+) -> Iterator[tuple[TomlPath | None, CallBackBaseConfig]]:
     for field in type(config).model_fields:
         value = getattr(config, field)
         for index, child in enumerate(value if isinstance(value, list) else ()):
@@ -209,7 +211,7 @@ def _read(actor: Actor, prefix: str, wanted: str, flow: MetricFlow) -> Finding |
     return Finding(problem, not flow.silent)
 
 
-def _prefixed(path: Path, wanted: str, owner: Actor) -> Problem:
+def _prefixed(path: TomlPath, wanted: str, owner: Actor) -> Problem:
     kind = owner.config.kind
     message = f"reads the metric {quoted(wanted)} with the prefix of the {kind} that this callback is nested in"
     hint = f"remove the prefix: inside of this {kind}, keys are those of its own metrics"
@@ -217,7 +219,7 @@ def _prefixed(path: Path, wanted: str, owner: Actor) -> Problem:
 
 
 def _nobody(
-    path: Path, reads: str, key: str, flow: MetricFlow, *, inside: str = "", besides: Actor | None = None
+    path: TomlPath, reads: str, key: str, flow: MetricFlow, *, inside: str = "", besides: Actor | None = None
 ) -> Finding:
     """Return the finding that nothing logs a metric, with the metrics that are logged.
 
@@ -236,13 +238,12 @@ def _nobody(
         may = f"{_listed(flow.silent)} may log it, without declaring it"
         problem = Problem("unlogged-metric", path, f"{message} {may}", on_key=_is_key(path))
         return Finding(problem, certain=False)
-    more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
     there = " there" if inside else ""
-    hint = f"logged{there} are {', '.join(known[:_SHOWN])}{more}" if known else f"add a callback that logs it{there}"
+    hint = f"logged{there} are {listed(known, _SHOWN)}" if known else f"add a callback that logs it{there}"
     return Finding(Problem("unlogged-metric", path, message, hint, on_key=_is_key(path)))
 
 
-def _is_key(path: Path) -> bool:
+def _is_key(path: TomlPath) -> bool:
     """Return True if the key at a path names the metric, as in `[expect]`."""
     return path[:1] == ("expect",)
 
@@ -252,7 +253,7 @@ def _covers(producer: Actor, consumer: Actor) -> bool:
     if producer.one_shot:
         return False
     made, read = producer.intervals, consumer.intervals
-    for unit in ("every_n_epochs", "every_n_updates", "every_n_samples"):
+    for unit in EVERY:
         n, m = getattr(made, unit), getattr(read, unit)
         if n is not None and m is not None:
             return bool(m % n == 0)
@@ -302,7 +303,7 @@ def _expectation(key: str, flow: MetricFlow) -> Iterator[Finding]:
         yield Finding(Problem("unknown-direction", ("expect", key), message, hint))
 
 
-def _place(actor: Actor, value: str) -> Path:
+def _place(actor: Actor, value: str) -> TomlPath:
     """Return the path at which a callback names a metric."""
     for field in type(actor.config).model_fields:
         held = getattr(actor.config, field)

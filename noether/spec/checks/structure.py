@@ -14,11 +14,13 @@ from pydantic import BaseModel
 
 from noether.config.components import CallBackBaseConfig
 from noether.config.discriminated import Discriminated
+from noether.kernel.intervals import EVERY
 from noether.kernel.names import nearest
 from noether.spec.describe.fields import class_of, lists_of_role
 from noether.spec.errors.problem import Problem
 from noether.spec.errors.words import described, listed, quoted, suggestion, toml_path
 from noether.spec.ids import ID, LONGEST_ID, default_id, item_ids
+from noether.spec.locate import TomlPath
 
 _TRAINER = Annotated[Any, Discriminated("trainer")]
 _CALLBACK = Annotated[Any, Discriminated("callback")]
@@ -33,10 +35,10 @@ class CallbackList:
         path: The path of the list.
         items: The callbacks: tables, or bare kinds.
         classes: The config class of each, or None if its kind is wrong.
-        triggered: Whether the parent decides when they run, regardless of their intervals.
+        triggered: True if the parent decides when they run, regardless of their intervals.
     """
 
-    path: tuple[str | int, ...]
+    path: TomlPath
     items: list[Any]
     classes: list[type[BaseModel] | None]
     triggered: bool = False
@@ -52,7 +54,7 @@ def callback_lists(document: dict[str, Any]) -> Iterator[CallbackList]:
 def _lists_in(
     owner: dict[str, Any],
     owner_class: type[BaseModel] | None,
-    path: tuple[str | int, ...],
+    path: TomlPath,
     *,
     triggered: bool,
 ) -> Iterator[CallbackList]:
@@ -98,7 +100,6 @@ def id_notes(document: dict[str, Any]) -> Iterator[str]:
                 yield f"{here}: its id is {quoted(name)}, because {there} has the id {quoted(usual)}"
 
 
-_INTERVALS = ("every_n_epochs", "every_n_updates", "every_n_samples")
 _LIMITS = ("max_epochs", "max_updates", "max_samples")
 
 
@@ -137,19 +138,19 @@ def _one_initializer(document: dict[str, Any]) -> Iterator[Problem]:
         yield Problem("conflicting-keys", ("initializer",), message, "remove one of them", at=places)
 
 
-def _interval(item: Any, config_class: type[BaseModel] | None, path: tuple[str | int, ...]) -> Iterator[Problem]:
+def _interval(item: Any, config_class: type[BaseModel] | None, path: TomlPath) -> Iterator[Problem]:
     """Yield the problem of a callback without exactly one interval; some classes need none."""
     if config_class is None or not issubclass(config_class, CallBackBaseConfig):
         return
     table = item if isinstance(item, dict) else {}
     fields = config_class.model_fields
-    given = [name for name in _INTERVALS if table.get(name, fields[name].default) is not None]
+    given = [name for name in EVERY if table.get(name, fields[name].default) is not None]
     if len(given) > 1:
         at = tuple((*path, name) for name in given)
         message = f"found {' and '.join(given)}, expected one interval"
         yield Problem("conflicting-keys", path, message, at=at, on_key=True)
     elif not given and config_class.needs_interval:
-        message = "no interval, expected one of " + ", ".join(_INTERVALS)
+        message = "no interval, expected one of " + ", ".join(EVERY)
         yield Problem("missing-interval", path, message, "add every_n_epochs = 1")
 
 
@@ -175,7 +176,7 @@ def _repeated_ids(callbacks: CallbackList) -> Iterator[Problem]:
         first.setdefault(name, index)
 
 
-def _dataset_key(item: dict[str, Any], path: tuple[str | int, ...], datasets: dict[str, Any]) -> Iterator[Problem]:
+def _dataset_key(item: dict[str, Any], path: TomlPath, datasets: dict[str, Any]) -> Iterator[Problem]:
     key = item.get("dataset_key")
     if isinstance(key, str) and key not in datasets:
         known = f"the spec has {listed(datasets)}" if datasets else "the spec has no [datasets]"

@@ -20,13 +20,13 @@ from noether.spec.describe.lookup import Meaning, kinds_of, meanings
 from noether.spec.errors.words import BOUNDS, TYPES, listed, quoted, toml_literal, toml_path
 from noether.spec.ids import item_ids, role_of_items
 from noether.spec.load import LoadedSpec
+from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec
 from noether.spec.read.overrides import ItemId, Part, parse_path
 from noether.spec.resolve import resolved_tables
 
 UNSET = None
 _UNKNOWN = "unknown-path"
-Path = tuple[str | int, ...]
 _TYPES = {**TYPES, Any: "any", NoneType: "nothing"}
 _UNITS = {
     "epochs": "epochs",
@@ -187,7 +187,7 @@ def documented(key: str) -> list[Meaning]:
     """Return every field that a key may mean in any spec.
 
     Raises:
-        SpecError: If no installed config has the key.
+        SpecError: if no installed config has the key.
     """
     return meanings(parse_path(key))
 
@@ -196,7 +196,7 @@ def explained(key: str, loaded: LoadedSpec) -> Explanation:
     """Explain a key of a spec.
 
     Raises:
-        SpecError: If the spec cannot have the key.
+        SpecError: if the spec cannot have the key.
     """
     tables = resolved_tables(loaded.spec)
     with use_registry(loaded.registry):
@@ -207,18 +207,18 @@ def explained(key: str, loaded: LoadedSpec) -> Explanation:
         return Explanation(key, _value_at(tables, path), said, meaning, holder)
 
 
-def _said(loaded: LoadedSpec, path: Path) -> Iterator[Said]:
+def _said(loaded: LoadedSpec, path: TomlPath) -> Iterator[Said]:
     for source in loaded.origins.of(path):
         place = source.place
         where = f"{place.origin}:{place.line}:{place.column}" if place and place.is_file else source.origin
         yield Said(source.value, where)
 
 
-def _concrete(parts: Sequence[Part], tables: Any) -> Path:
+def _concrete(parts: Sequence[Part], tables: Any) -> TomlPath:
     """Return the path with indices in place of ids.
 
     Raises:
-        SpecError: If the spec cannot have a part of the path.
+        SpecError: if the spec cannot have a part of the path.
     """
     path: list[str | int] = []
     for part in parts:
@@ -258,7 +258,7 @@ def _unknown(part: str, path: Sequence[str | int], keys: list[str]) -> SpecError
     return SpecError(f"{where} {quoted(part)}.{did_you_mean(part, keys)}", hint=hint, code=_UNKNOWN)
 
 
-def _meaning(path: Path, tables: Any) -> tuple[Meaning, int]:
+def _meaning(path: TomlPath, tables: Any) -> tuple[Meaning, int]:
     """Return the field at a path, or the field that holds this entry of a table or list, and its depth."""
     for end in range(len(path), 0, -1):
         owner, name = class_at(RunSpec, tables, path[: end - 1]), str(path[end - 1])
@@ -267,12 +267,12 @@ def _meaning(path: Path, tables: Any) -> tuple[Meaning, int]:
     raise AssertionError(f"{path} begins with a key of RunSpec")
 
 
-def _owner(path: Path, tables: Any) -> str:
+def _owner(path: TomlPath, tables: Any) -> str:
     value = _value_at(tables, path)
     return str(value["kind"]) if isinstance(value, dict) and "kind" in value else ""
 
 
-def _value_at(tables: Any, path: Path) -> Any:
+def _value_at(tables: Any, path: TomlPath) -> Any:
     value = tables
     for part in path:
         if isinstance(value, dict):

@@ -14,11 +14,10 @@ from noether.config.base import _RegistryBase, component_of, names_component
 from noether.config.discriminated import Discriminated
 from noether.errors import PluginError
 from noether.kernel.entries import Component
+from noether.spec.locate import TomlPath
 
-Path = tuple[str | int, ...]
 
-
-def configs_in(value: Any, path: Path = ()) -> Iterator[tuple[Path, _RegistryBase]]:
+def configs_in(value: Any, path: TomlPath = ()) -> Iterator[tuple[TomlPath, _RegistryBase]]:
     """Yield every config below `value` with its path, parents before children."""
     if isinstance(value, _RegistryBase):
         yield path, value
@@ -33,7 +32,7 @@ def configs_in(value: Any, path: Path = ()) -> Iterator[tuple[Path, _RegistryBas
             yield from configs_in(item, (*path, index))
 
 
-def components_in(value: Any) -> Iterator[tuple[Path, Component]]:
+def components_in(value: Any) -> Iterator[tuple[TomlPath, Component]]:
     """Yield every component below `value` that has a kind, with its path."""
     for path, config in configs_in(value):
         if names_component(config):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from noether.config.config_class import CONFIG_BASES
+from noether.config.config_class import base_config
 from noether.config.discriminated import Discriminated
 from noether.errors import NoetherError, SpecError
 from noether.kernel.names import did_you_mean
@@ -21,7 +20,6 @@ from noether.spec.model import RunSpec
 from noether.spec.read.overrides import ItemId, Part
 
 _UNKNOWN = "unknown-path"
-_TRAINER = "noether.training.trainers.config:BaseTrainerConfig"
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ def meanings(parts: Sequence[Part]) -> list[Meaning]:
     """Return every field of the installed configs that a key may mean; torch is imported only if a kind decides.
 
     Raises:
-        SpecError: If no installed config has the key.
+        SpecError: if no installed config has the key.
     """
     found = [Meaning("", "", RunSpec)]
     walked = ""
@@ -88,13 +86,6 @@ def _fields_of(option: Any, owner: str, wanted: str) -> Iterator[Meaning]:
             for kind in kinds_of(option.role):
                 if config := _class_of_kind(option, kind):
                     yield from _fields_of(config, kind, wanted)
-
-
-def base_config(role: str) -> type[BaseModel]:
-    """Return the config class with the fields that every kind of a role has."""
-    module, _, name = CONFIG_BASES.get(role, _TRAINER).partition(":")
-    found: type[BaseModel] = getattr(import_module(module), name)
-    return found
 
 
 def kinds_of(role: str) -> list[str]:

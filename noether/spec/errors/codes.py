@@ -9,7 +9,7 @@ class Code(NamedTuple):
     """The documentation of a code.
 
     Attributes:
-        meaning: What is wrong, in one line.
+        meaning: The mistake, in one line.
         example: A part of a spec, or a command, that has the problem.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from noether.config.secrets import mask
 from noether.errors import NoetherError
@@ -12,8 +12,6 @@ from noether.spec.errors.codes import CODES
 from noether.spec.errors.place import Place
 from noether.spec.errors.problem import InvalidSpecError, Problem
 from noether.spec.errors.words import toml_path, visible
-
-Format: TypeAlias = Literal["text", "json", "github"]
 
 
 def problems_in(error: NoetherError) -> tuple[Problem, ...]:

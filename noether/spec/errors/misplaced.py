@@ -7,11 +7,10 @@ from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel
 
-from noether.config.config_class import CONFIG_BASES
+from noether.config.config_class import CONFIG_BASES, base_config
 from noether.config.discriminated import Discriminated
 from noether.kernel.entries import PLUGIN, ROLES
 from noether.spec.describe.fields import alternatives, class_of, item_at
-from noether.spec.describe.lookup import base_config
 from noether.spec.errors.words import toml_path
 from noether.spec.locate import TomlPath
 
@@ -37,7 +36,7 @@ class _Table(NamedTuple):
     Attributes:
         path: Its path; the items of an array share the path of the array.
         fields: The class that validates it.
-        is_item: Whether it is an item of an array of tables.
+        is_item: True if it is an item of an array of tables.
     """
 
     path: TomlPath

@@ -18,7 +18,7 @@ class Place:
         end_line: Last line.
         end_column: The character behind the last one.
         text: The whole first line.
-        is_file: Whether `origin` is a file.
+        is_file: True if `origin` is a file.
         via: The file and line that extend this file, `specs/a.toml:5`; None for the spec itself.
         label: Note on this place, if a problem has several.
     """
@@ -40,7 +40,7 @@ class SourceText:
     Args:
         origin: The file, or the argument.
         text: The text; lines end with `\\n` or `\\r\\n`.
-        is_file: Whether `origin` is a file.
+        is_file: True if `origin` is a file.
         via: The file and line that extend this file.
     """
 

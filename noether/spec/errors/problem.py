@@ -12,6 +12,7 @@ from noether.spec.errors.codes import CODES
 from noether.spec.errors.place import Place
 from noether.spec.errors.render import render
 from noether.spec.errors.words import visible
+from noether.spec.locate import TomlPath
 
 MAX_PROBLEMS = 100
 """Problems that are shown; further ones are only counted."""
@@ -25,23 +26,23 @@ class Problem:
     Attributes:
         code: Its stable name, a key of `noether.spec.errors.codes.CODES`.
         path: Keys and indices from the root of the document.
-        message: What was wrong: found and expected.
-        hint: What to type or change.
-        places: Where the mistake is written, the main place first; `noether.spec.read.layering.located` finds them.
+        message: The mistake: found and expected.
+        hint: The remedy: text to type or change.
+        places: Places of the mistake, the main one first; `noether.spec.read.layering.located` finds them.
         at: Paths to point at instead of `path`, the main one first; for a problem between several values.
-        on_key: Whether to point at keys rather than values.
-        labels: What to write at the first and at the other paths of `at`; by default that they do not fit together.
+        on_key: True to point at keys rather than values.
+        labels: Notes at the first and at the other paths of `at`; by default that they do not fit together.
 
     Raises:
-        ValueError: If the code is not registered.
+        ValueError: if the code is not registered.
     """
 
     code: str
-    path: tuple[str | int, ...]
+    path: TomlPath
     message: str
     hint: str | None = None
     places: tuple[Place, ...] = ()
-    at: tuple[tuple[str | int, ...], ...] = ()
+    at: tuple[TomlPath, ...] = ()
     on_key: bool = False
     labels: tuple[str, str] | None = None
 
@@ -55,7 +56,7 @@ class Finding(NamedTuple):
 
     Attributes:
         problem: The problem.
-        certain: Whether it is wrong for certain; False if a component does not declare what it logs.
+        certain: True if it is certainly wrong; False if a component does not declare what it logs.
     """
 
     problem: Problem
@@ -91,7 +92,7 @@ class InvalidSpecError(SpecError):
         return "\n\n".join([*blocks, count])
 
 
-def problem_at(place: Place | None, code: str, path: tuple[str | int, ...], message: str, hint: str | None) -> Problem:
+def problem_at(place: Place | None, code: str, path: TomlPath, message: str, hint: str | None) -> Problem:
     """Return a problem at one known place, or at none."""
     return Problem(code, path, message, hint, (place,) if place else ())
 

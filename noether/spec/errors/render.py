@@ -8,6 +8,7 @@ from typing import Protocol
 from noether.config.secrets import mask
 from noether.spec.errors.place import Place
 from noether.spec.errors.words import toml_path, visible
+from noether.spec.locate import TomlPath
 
 _CONTEXT = 40  # characters shown before and behind the marked part of a long line
 _MARKED = 60  # characters shown of the marked part
@@ -24,7 +25,7 @@ class Shown(Protocol):
         """Its stable name."""
 
     @property
-    def path(self) -> tuple[str | int, ...]:
+    def path(self) -> TomlPath:
         """Keys and indices from the root of the document."""
 
     @property

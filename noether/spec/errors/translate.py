@@ -15,8 +15,8 @@ from noether.spec.errors.codes import CODES
 from noether.spec.errors.misplaced import home_of
 from noether.spec.errors.problem import MAX_PROBLEMS, Problem
 from noether.spec.errors.words import BOUNDS, TYPES, described, quoted, toml_path
+from noether.spec.locate import TomlPath
 
-_Path = tuple[str | int, ...]
 _INTEGER, _NUMBER, _LIST, _TABLE = f"an {TYPES[int]}", f"a {TYPES[float]}", f"a {TYPES[list]}", f"a {TYPES[dict]}"
 _TYPES: dict[str, str] = {
     "bool_type": TYPES[bool],
@@ -66,7 +66,7 @@ def problems_of(error: ValidationError, document: dict[str, Any], root: type[Bas
 
     If a value fits no member of a union, pydantic reports each member; here they are one problem.
     """
-    by_path: dict[_Path, list[ErrorDetails]] = {}
+    by_path: dict[TomlPath, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
         by_path.setdefault(_document_path(details, document), []).append(details)
     holding = {path[:length] for path in by_path for length in range(len(path))}
@@ -79,7 +79,7 @@ def problems_of(error: ValidationError, document: dict[str, Any], root: type[Bas
     return problems, max(0, len(groups) - MAX_PROBLEMS)
 
 
-def _problem(path: _Path, group: list[ErrorDetails], document: Any, root: type[BaseModel]) -> Problem:
+def _problem(path: TomlPath, group: list[ErrorDetails], document: Any, root: type[BaseModel]) -> Problem:
     first = group[0]
     match first["type"]:
         case "extra_forbidden":
@@ -111,7 +111,7 @@ def _code(group: list[ErrorDetails]) -> str:
     return "wrong-value" if types & _CHOICES.keys() and isinstance(group[0]["input"], str) else "wrong-type"
 
 
-def _brackets_hint(path: _Path, found: Any, expected: Iterable[str]) -> str | None:
+def _brackets_hint(path: TomlPath, found: Any, expected: Iterable[str]) -> str | None:
     """Return the header to write if a table has the brackets of a list of tables, or the reverse."""
     name = toml_path(path)
     if isinstance(found, dict) and set(expected) == {_LIST}:
@@ -139,7 +139,7 @@ def _message(details: ErrorDetails) -> str:
     return f"found {described(details['input'])}: {details['msg']}"
 
 
-def _mentioned(path: _Path, message: str, table: Any) -> tuple[_Path, ...]:
+def _mentioned(path: TomlPath, message: str, table: Any) -> tuple[TomlPath, ...]:
     """Return the keys of a table that the message of its validator names."""
     if not isinstance(table, dict):
         return ()
@@ -147,7 +147,7 @@ def _mentioned(path: _Path, message: str, table: Any) -> tuple[_Path, ...]:
     return tuple((*path, word) for word in words if word in table)
 
 
-def _unknown_key(path: _Path, document: Any, root: type[BaseModel]) -> Problem:
+def _unknown_key(path: TomlPath, document: Any, root: type[BaseModel]) -> Problem:
     """Return the problem of an unknown key: the key or table that was meant, else the allowed keys."""
     key = str(path[-1])
     owner = class_at(root, document, path[:-1])
@@ -161,7 +161,7 @@ def _unknown_key(path: _Path, document: Any, root: type[BaseModel]) -> Problem:
     return Problem("unknown-key", path, message, "\n".join(hints) or None, on_key=True)
 
 
-def _missing_hint(path: _Path, owner: Any) -> str | None:
+def _missing_hint(path: TomlPath, owner: Any) -> str | None:
     if path[-1] != "kind":
         return None
     misspelt = nearest("kind", owner) if isinstance(owner, dict) else None
@@ -173,7 +173,7 @@ def _one_of(expected: str) -> str:
     return expected.replace("'", '"')
 
 
-def _document_path(details: ErrorDetails, document: Any) -> _Path:
+def _document_path(details: ErrorDetails, document: Any) -> TomlPath:
     """Return the path of an error without the parts that pydantic adds: names of union members and validators."""
     path: list[str | int] = []
     value = document

@@ -124,7 +124,7 @@ def plain(document: dict[str, Any], layer: Layer | None = None) -> dict[str, Any
         layer: Its layer, for places in messages.
 
     Raises:
-        SpecError: If a value has no counterpart in TOML, or the nesting is too deep or endless.
+        SpecError: if a value has no counterpart in TOML, or the nesting is too deep or endless.
     """
     if depth_of(document) > MAX_DEPTH:
         raise SpecError(_TOO_DEEP, code="too-large")
@@ -201,7 +201,7 @@ def read_document(path: Path, *, via: str | None = None) -> Document:
         via: The file and line that extend it, for messages.
 
     Raises:
-        SpecError: If the file is missing, not a regular file, unreadable, larger than 1 MiB or not UTF-8; as
+        SpecError: if the file is missing, not a regular file, unreadable, larger than 1 MiB or not UTF-8; as
             `InvalidSpecError` with its place if it is not TOML or nested too deeply.
     """
     source = SourceText(str(path), _decode(_read(path), path), via=via)
@@ -212,7 +212,7 @@ def parse_toml(source: SourceText) -> dict[str, Any]:
     """Parse TOML text.
 
     Raises:
-        InvalidSpecError: If the text is not TOML, or exceeds a limit.
+        InvalidSpecError: if the text is not TOML, or exceeds a limit.
     """
     found = excess(source.text)
     if found is not None:

@@ -70,7 +70,7 @@ def file_layers(path: Path) -> list[FileLayer]:
     A file that several others extend is read once, at its first place.
 
     Raises:
-        SpecError: If a file cannot be read or parsed, or extends itself, or the files exceed a limit.
+        SpecError: if a file cannot be read or parsed, or extends itself, or the files exceed a limit.
     """
     chain = _Reader()
     chain.add(read_document(path), [path])
@@ -182,7 +182,7 @@ def layered(source: str | Path | Mapping[str, Any]) -> Layered:
     """Return a file, or a dict, merged over all files that it extends.
 
     Raises:
-        SpecError: If a file cannot be read, or the files do not fit together.
+        SpecError: if a file cannot be read, or the files do not fit together.
     """
     if isinstance(source, Mapping):
         layer = Layer(THE_SPEC, Path.cwd())
@@ -243,7 +243,7 @@ def _check_version(table: Mapping[str, Any], layer: Layer) -> None:
     """Refuse a layer in a later format before its keys are compared with those of this one.
 
     Raises:
-        InvalidSpecError: If the table is in a later format.
+        InvalidSpecError: if the table is in a later format.
     """
     found = table.get("spec", VERSION)
     if not isinstance(found, int) or isinstance(found, bool) or found <= VERSION:  # validation refuses what is left

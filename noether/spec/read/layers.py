@@ -7,7 +7,6 @@ an item with a new id or none is appended, and `remove = true` removes an item.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -192,10 +191,6 @@ class Origins:
             path = path[:-1]
         return path, node.sources
 
-    def paths(self) -> Iterator[TomlPath]:
-        """Yield the path of every value of the layers, tables before their contents, without `()`."""
-        yield from _paths(self._root, ())
-
     def _node(self, path: TomlPath) -> Node | None:
         node = self._root
         for part in path:
@@ -231,17 +226,6 @@ def value_of(node: Node) -> Any:
 
 def _is_index(part: str | int, items: list[Node]) -> bool:
     return isinstance(part, int) and part < len(items)
-
-
-def _paths(node: Node, path: TomlPath) -> Iterator[TomlPath]:
-    if path:
-        yield path
-    if isinstance(node.content, dict):
-        for key, item in node.content.items():
-            yield from _paths(item, (*path, key))
-    elif isinstance(node.content, list):
-        for index, item in enumerate(node.content):
-            yield from _paths(item, (*path, index))
 
 
 def merged(old: Node | None, new: Node, problems: list[Problem] | None = None) -> Node:

@@ -129,7 +129,7 @@ def parse_override(text: str, number: int = 1) -> Override:
         number: Its number from 1, for messages.
 
     Raises:
-        InvalidSpecError: If there is no `=`, the path is malformed, or the value begins like TOML and is not TOML.
+        InvalidSpecError: if there is no `=`, the path is malformed, or the value begins like TOML and is not TOML.
     """
     source = SourceText(f"command line, argument {number}", text, is_file=False)
     if isinstance(text, Unset):
@@ -148,7 +148,7 @@ def python_override(path: str, value: Any, folder: Path) -> Override:
     """Return an override with a value from Python; None removes the key, if it is there.
 
     Raises:
-        SpecError: If the path is malformed, or TOML has no counterpart for the value.
+        SpecError: if the path is malformed, or TOML has no counterpart for the value.
     """
     layer = Layer("set", folder)
     given = plain({"value": value}, layer).get("value")
@@ -162,7 +162,7 @@ def parse_path(path: str) -> tuple[Part, ...]:
         path: The path.
 
     Raises:
-        InvalidSpecError: If the path is malformed.
+        InvalidSpecError: if the path is malformed.
     """
     return _parts(SourceText(path, path, is_file=False), 0, len(path))[0]
 
@@ -277,7 +277,7 @@ def apply_override(root: Node, override: Override) -> None:
     A table merges as described in `noether.spec.read.layers`; an array, of tables too, is replaced.
 
     Raises:
-        InvalidSpecError: If the path leads through a value that is not a table, names an item that does not exist,
+        InvalidSpecError: if the path leads through a value that is not a table, names an item that does not exist,
             or there is nothing to remove.
     """
     holder = root

@@ -23,7 +23,7 @@ class OfflineLossCallbackConfig(PeriodicDataIteratorCallbackConfig):
 
 
 class OfflineLossCallback(PeriodicDataIteratorCallback):
-    """Runs the trainer's step on a data set without gradients and logs `loss/{dataset_key}/{name}`.
+    """Runs the trainer's `train_step` on a data set without gradients and logs `loss/{dataset_key}/{name}`.
 
     Means are weighted by samples, so that a smaller last batch does not count more than its samples.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.state import CheckpointState
 from noether.checkpoint.writer import CheckpointWriter
-from noether.config.base import component_of
+from noether.config.base import construct
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.callbacks.tree import compile_hooks, participants_of
@@ -102,9 +102,7 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         self.forward_properties = list(config.forward_properties or [])
         self.target_properties = list(config.target_properties or [])
         self.batch_keys = [*self.forward_properties, *self.target_properties]
-        self.initializer: InitializerBase | None = (
-            component_of(config.initializer).target(config.initializer) if config.initializer else None
-        )
+        self.initializer: InitializerBase | None = construct(config.initializer) if config.initializer else None
         self.callbacks: list[CallbackBase] = []
         self.participants: Sequence[Participant] = ()
         self.dispatch: Dispatch | None = None
@@ -145,14 +143,10 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
             to_device=None if self.device.type == "cpu" else self.to_device,
         )
 
-    # Facts that are known before anything is built
-
     @classmethod
     def loss_names(cls, config: Any) -> tuple[str, ...] | None:
         """Return the names of the losses of this class's `train_step`, beside `total`; None if they are not known."""
         return None
-
-    # The data
 
     def get_data_loader(
         self,
@@ -174,7 +168,9 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
             "device": self.device,
             **(self.main_sampler_kwargs or {}),
         }
-        return self.data_container.build_loader([callback.sampler_config for callback in iterator_callbacks], **arguments)
+        return self.data_container.build_loader(
+            [callback.sampler_config for callback in iterator_callbacks], **arguments
+        )
 
     # The update
 
@@ -261,7 +257,7 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         """Return the tensors of a batch, without the values that identify its samples."""
         return {name: value for name, value in data.items() if isinstance(value, Tensor)}
 
-    # Wrapping
+    # The life of a run
 
     def wrap_model(self, model: ModelBase) -> nn.Module:
         """Return the model as training calls it: prepared for ranks, then compiled if `use_torch_compile` is set."""
@@ -275,8 +271,6 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         """Compile the model if `use_torch_compile` is set; its parameters stay those of the model."""
         return cast("nn.Module", torch.compile(ddp_model)) if self.config.use_torch_compile else ddp_model
 
-    # The life of a run
-
     def prepare(self, model: ModelBase, parts: RunParts | None = None) -> None:
         """Build optimizer, callbacks and hooks, so that mistakes in them are found before the run leaves a trace.
 
@@ -288,8 +282,8 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         """
         self._build(model, parts, give_optimizer=True)
 
-    def _build(self, model: ModelBase, parts: RunParts | None, *, give_optimizer: bool) -> nn.Module:
-        """Build everything of a run in order: ranks, weights, optimizer, callbacks, hooks; return the wrapped model."""
+    def _build(self, model: ModelBase, parts: RunParts | None, *, give_optimizer: bool) -> None:
+        """Build everything of a run in order: ranks, weights, optimizer, callbacks, hooks."""
         parts = parts or RunParts(self.run, self._plugins)
         self.run, self._plugins = parts.run, parts.plugins
         if parts.initializer is not None and parts.initializer.continues_a_run:
@@ -306,7 +300,6 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         self.participants = [*participants_of(self.callbacks), *self._plugins]
         self.dispatch = compile_run_hooks(self.callbacks, self._plugins, self.request_stop)
         self._prepared = model, dist_model
-        return dist_model
 
     def train(self, model: ModelBase) -> None:
         """Train the model until the limit or a stop; a limit of zero evaluates once.
@@ -317,21 +310,22 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         """
         if self._prepared is None or self._prepared[0] is not model:
             self.prepare(model)
-        assert self._prepared is not None, "prepared above"
-        (_, dist_model), self._prepared = self._prepared, None  # the following happens once
-        stop.begin_anew(self.state)
-        with loop.closing(self.callbacks):
-            self.apply_resume_initializer(model)
-            (loop.train if self.total_training_updates else loop.evaluate)(self, model, dist_model)
+        self._go(loop.train if self.total_training_updates else loop.evaluate)
 
     def eval(self, model: ModelBase, parts: RunParts | None = None) -> None:
         """Call every callback's `at_eval` once, without training; `parts` are those that a run adds."""
-        dist_model = self._build(model, parts, give_optimizer=False)
+        self._build(model, parts, give_optimizer=False)
+        self._go(loop.evaluate)
+
+    def _go(self, work: Callable[[BaseTrainer, ModelBase, nn.Module], None]) -> None:
+        """Train or evaluate what is prepared, once, and close the callbacks."""
+        assert self._prepared is not None, "prepared before"
+        model, dist_model = self._prepared
         self._prepared = None
         stop.begin_anew(self.state)
         with loop.closing(self.callbacks):
             self.apply_resume_initializer(model)
-            loop.evaluate(self, model, dist_model)
+            work(self, model, dist_model)
 
     def apply_resume_initializer(self, model: ModelBase) -> None:
         """Let an initializer that continues a run restore its state; one of weights alone was called before."""
@@ -383,18 +377,18 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         """Return everything that a checkpoint holds, as it is now."""
         return capture_trainer(self, model, self.state_dict())
 
-    def check_state(self, step: SavedCheckpoint, state: CheckpointState) -> None:
+    def check_state(self, checkpoint: SavedCheckpoint, state: CheckpointState) -> None:
         """Check that this run can go on from a checkpoint and its `state()`, before anything is restored.
 
         Raises:
             CheckpointError: if an update or an epoch has another size here, or the run's limit lies before it.
         """
-        resume.require_fitting(self, step, state)
+        resume.require_fitting(self, checkpoint, state)
 
-    def restore_state(self, model: ModelBase, step: SavedCheckpoint, state: CheckpointState) -> None:
+    def restore_state(self, model: ModelBase, checkpoint: SavedCheckpoint, state: CheckpointState) -> None:
         """Go on from a checkpoint and its `state()`; optimizers and callbacks must have been built.
 
         Raises:
             CheckpointError: if the state is for another model.
         """
-        resume.restore_step(self, model, step, state)
+        resume.restore_checkpoint(self, model, checkpoint, state)

@@ -135,8 +135,8 @@ def test_a_run_plugin_is_planned_at_its_interval(tiny_spec):
     ]
 
 
-def test_the_duration_of_training_follows_from_a_step_time(plan):
-    assert plan(step_time=0.5).seconds == 6.0
+def test_the_duration_of_training_follows_from_the_time_of_an_update(plan):
+    assert plan(update_time=0.5).seconds == 6.0
     assert plan().seconds is None
 
 

@@ -84,7 +84,7 @@ def test_nothing_is_lost_at_the_end_of_a_run_that_is_quicker_than_its_server(slo
     writer.on_written.append(feed.notify)
     counter = UpdateCounter(TrainingIteration(0, 0, 0), TrainingIteration(update=700), 100, 4)
     for update in range(1, 701):  # more than one delivery holds
-        counter.next_update()
+        counter.update += 1
         writer.add_scalar("loss", 1.0 / update)
         writer.flush(counter)
     writer.close()

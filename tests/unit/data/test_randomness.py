@@ -8,7 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.data.randomness import preserved_rng, sample_seed, seed_sample
+from noether.data.randomness import epoch_key, mix, preserved_rng, seed_sample
+
+
+def sample_seed(seed: int, epoch: int, index: int) -> int:
+    return mix(epoch_key(seed, epoch), index)
 
 
 def draws() -> tuple[float, float, float]:

@@ -38,8 +38,8 @@ def test_intervals_fire_where_counting_samples_says(
 ) -> None:
     counter = UpdateCounter(TrainingIteration(0, 0, 0), TrainingIteration(update=updates), updates_per_epoch, batch)
     for expected in simulated(found, updates, updates_per_epoch, batch):
-        counter.next_update()
-        counter.add_samples(batch)
+        counter.update += 1
+        counter.sample += batch
         counter.epoch += counter.is_full_epoch
         after_update, after_epoch = fires(found, counter, "update"), fires(found, counter, "epoch")
         # One call an update, even where both units fire; the epoch's is a call of its own.

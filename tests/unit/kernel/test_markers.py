@@ -40,8 +40,8 @@ def train(dispatch: Any, updates: int, *, ask_always: bool) -> None:
     progress = counter()
     due = dispatch.next_due_update(progress)
     for _ in range(updates):
-        progress.next_update()
-        progress.add_samples(BATCH)
+        progress.update += 1
+        progress.sample += BATCH
         full = progress.is_full_epoch
         progress.epoch += full
         if not ask_always and progress.update < due:

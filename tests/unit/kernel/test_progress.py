@@ -21,10 +21,10 @@ START = TrainingIteration(0, 0, 0)
 
 def count_to_the_end(counter: UpdateCounter) -> None:
     while not counter.is_finished:
-        counter.next_update()
-        counter.add_samples(counter.effective_batch_size)
+        counter.update += 1
+        counter.sample += counter.effective_batch_size
         if counter.is_full_epoch:
-            counter.next_epoch()
+            counter.epoch += 1
 
 
 def is_reached(limit: TrainingIteration, counter: UpdateCounter) -> bool:
@@ -43,8 +43,8 @@ def test_run_ends_with_the_first_update_that_reaches_the_limit(
     counter = UpdateCounter(START, limit, updates_per_epoch, batch)
     while not is_reached(limit, counter):
         assert not counter.is_finished
-        counter.next_update()
-        counter.add_samples(batch)
+        counter.update += 1
+        counter.sample += batch
     assert counter.is_finished
     assert counter.update == counter.end_update
 
@@ -67,7 +67,7 @@ def test_counting_goes_on_from_where_it_starts() -> None:
 def test_current_point_does_not_move() -> None:
     counter = UpdateCounter(START, TrainingIteration(update=3), 5, 4)
     before = counter.cur_iteration
-    counter.next_update()
+    counter.update += 1
     assert before == START
 
 

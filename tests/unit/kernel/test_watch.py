@@ -126,7 +126,7 @@ def test_the_periodic_callback_of_a_run_plugin_is_traced_when_it_fires() -> None
     assert after_update is not None
     counter = UpdateCounter(TrainingIteration(), TrainingIteration(update=4), 4, 1)
     for _ in range(3):
-        counter.next_update()
+        counter.update += 1
         after_update(counter, None, None, 1)
     hooks = [hook for hook, _, _ in calls]
     assert hooks == ["after_update", "periodic_callback", "after_update", "after_update"]

@@ -27,7 +27,7 @@ def test_the_source_of_an_at_best_metric_says_nothing_about_the_metric():
 @pytest.mark.parametrize("key", ["optim/lr", "profiling/train_time", "profiling/error_count"])
 def test_neutral_metrics_have_no_better(key):
     provider = MetricPropertyProvider()
-    assert provider.is_neutral(key)
+    assert provider.direction(key) == "neutral"
     with pytest.raises(UnknownDirectionError) as caught:
         provider.higher_is_better(key)
     assert key in str(caught.value)

@@ -11,7 +11,7 @@ from torch import nn
 
 from noether.config.components import ParameterGroupConfig
 from noether.errors import SpecError
-from noether.optim.groups import GroupDefaults, parameter_groups
+from noether.optim.build import GroupDefaults, parameter_groups
 
 DECAYS = GroupDefaults(weight_decay=0.1, lr=0.5)
 NAMES = ["0.weight", "0.bias", "1.weight", "1.bias", "2.weight", "2.bias"]

@@ -19,7 +19,7 @@ def product(precision: Precision) -> torch.Tensor:
 @pytest.mark.parametrize("name", ["fp32", "float32"])
 def test_float32_is_no_context_at_all(name: str) -> None:
     precision = Precision(name, CPU)
-    assert not precision.is_mixed
+    assert precision.dtype is None
     assert precision.scaler is None
     assert product(precision).dtype is torch.float32
 
@@ -30,7 +30,7 @@ def test_float32_is_no_context_at_all(name: str) -> None:
 def test_mixed_precision_runs_matrix_products_in_its_format(names: tuple[str, str], dtype: torch.dtype) -> None:
     for name in names:
         precision = Precision(name, CPU)
-        assert precision.is_mixed
+        assert precision.dtype is not None
         assert product(precision).dtype is dtype
         assert product(precision).dtype is dtype  # the context can be entered again
 

@@ -258,10 +258,10 @@ def find_averages(paths: PathProvider, owner: str, name: str) -> tuple[dict[str,
     file = callback_file(owner, name)
     for index, folder in enumerate(_places(paths)):
         try:
-            step = SavedCheckpoint.open(folder)
-            if file not in step.manifest.files:
+            saved = SavedCheckpoint.open(folder)
+            if file not in saved.manifest.files:
                 continue
-            tensors = step.tensors(file)
+            tensors = saved.tensors(file)
         except CheckpointError as error:
             _LOG.warning("%s", error)
             continue
@@ -297,11 +297,11 @@ def load_averages(averages: Mapping[str, Tensor], saved: Mapping[str, Tensor], s
 
 def _places(paths: PathProvider) -> Iterator[Path]:
     """Yield the checkpoints to search: the resumed one, those before it from the newest on, then `last`."""
-    step = paths.checkpoint_folder if isinstance(paths, ResumptionPaths) else None
-    if step is not None:
-        yield step
-    steps = checkpoint_folders(paths.checkpoint_path)
-    yield from (folder for folder in reversed(steps) if step is None or folder.name < step.name)
+    resumed = paths.checkpoint_folder if isinstance(paths, ResumptionPaths) else None
+    if resumed is not None:
+        yield resumed
+    folders = checkpoint_folders(paths.checkpoint_path)
+    yield from (folder for folder in reversed(folders) if resumed is None or folder.name < resumed.name)
     try:
         yield CheckpointNames(paths.checkpoint_path).find("last").saved.folder
     except CheckpointError:

@@ -1,1 +1,1 @@
-"""Measures that know nothing of training."""
+"""Documented import path of the stopwatch."""

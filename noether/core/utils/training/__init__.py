@@ -1,4 +1,4 @@
-"""Where a run stands and when something is due, in whole numbers."""
+"""Documented import path of the update counter."""
 
 from noether.kernel.progress import TrainingIteration, UpdateCounter
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from noether.core.models.modes import evaluating
+from noether.core.models.base import evaluating
 
 
 class Merging(nn.Linear):

@@ -47,9 +47,7 @@ def test_an_initializer_does_not_take_back_what_was_trained(
 def test_an_initializer_is_called_for_each_model(tmp_path: Path) -> None:
     make_trainer(tmp_path / "source", max_epochs=1).train(source := make_model(seed=5))
     trainer = make_trainer(tmp_path, max_updates=0)
-    trainer.initializer = CheckpointInitializer(
-        CheckpointInitializerConfig(path=str(tmp_path / "source" / "test-run"))
-    )
+    trainer.initializer = CheckpointInitializer(CheckpointInitializerConfig(path=str(tmp_path / "source" / "test-run")))
     for model in (make_model(), make_model(seed=2)):
         trainer.eval(model)
         assert same(weights(source), weights(model))

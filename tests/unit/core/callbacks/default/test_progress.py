@@ -52,7 +52,7 @@ def test_plain_lines_are_about_as_many_as_asked_and_the_last_update_has_one(
         counter = make_counter(update=min(start, end - 1), end_update=end)
         display, pace = PlainLines(callback, counter), Pace(counter)
         while not counter.is_finished:
-            counter.next_update()
+            counter.update += 1
             display.show(counter, "online 0.5", pace)
         display.close()
     finally:
