@@ -99,6 +99,8 @@ class PeriodicPlugin:
         return None if fired is None else self._act(fired, update_counter, arguments)
 
     def _act(self, interval_type: str, update_counter: UpdateCounter, arguments: dict[str, Any]) -> Any:
+        if self._watch is None:
+            return self._call(interval_type, update_counter, **arguments)
         with measured(PERIODIC, self._id, update_counter, self._watch):
             return self._call(interval_type, update_counter, **arguments)
 

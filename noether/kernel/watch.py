@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from time import perf_counter
@@ -68,21 +68,14 @@ def active_watch() -> HookWatch | None:
     return _active.get()
 
 
-def measured(hook: str, participant: str, update_counter: Any, watch: HookWatch | None) -> AbstractContextManager[None]:
-    """Return a context that measures one call of a hook that its owner calls itself, such as `periodic_callback`."""
-    return _NOTHING if watch is None else _measured(watch.recorder(hook, participant), update_counter)
-
-
 @contextmanager
-def _measured(record: Record, update_counter: Any) -> Iterator[None]:
-    start = perf_counter()
+def measured(hook: str, participant: str, update_counter: Any, watch: HookWatch) -> Iterator[None]:
+    """Measure one call of a hook that its owner calls itself, such as `periodic_callback`."""
+    record, start = watch.recorder(hook, participant), perf_counter()
     try:
         yield
     finally:
         record(update_counter, perf_counter() - start)
-
-
-_NOTHING = nullcontext()
 
 
 def print_call(hook: str, participant: str, update_counter: Any, seconds: float) -> None:

@@ -158,8 +158,12 @@ class PeriodicCallback(CallbackBase):
         binding = self._binding
         positional = [arguments[name] for name in binding.positional]
         named = {name: arguments[name] for name in binding.keywords if name in arguments}
-        with measured("periodic_callback", self.id, arguments["update_counter"], active_watch()):
+        watch = active_watch()
+        if watch is None:
             self.periodic_callback(*positional, **named)
+        else:
+            with measured("periodic_callback", self.id, arguments["update_counter"], watch):
+                self.periodic_callback(*positional, **named)
 
     def is_due(self, update_counter: UpdateCounter, hook: Literal["update", "epoch"]) -> bool:
         """Return True if this callback acts in the current round of `after_update` or `after_epoch`."""

@@ -17,15 +17,15 @@ class AppliedSteps(Generic[T]):
 
     An update is complete with its last accumulation step. If that step never comes, the update was not applied, and its
     values are dropped. With masked updates only the device knows; `read` asks it for many at once.
+
+    Attributes:
+        held: Number of the accumulation steps held of complete updates.
     """
 
     def __init__(self) -> None:
+        self.held = 0
         self._under_way: list[T] = []
         self._complete: list[tuple[T, Tensor | None]] = []
-
-    def __len__(self) -> int:
-        """Return the number of accumulation steps of complete updates."""
-        return len(self._complete)
 
     def add(self, values: T, *, accumulation_steps: int, accumulation_step: int, applied: Tensor | None) -> None:
         """Hold the values of one accumulation step.
@@ -37,18 +37,20 @@ class AppliedSteps(Generic[T]):
             applied: 1.0 or 0.0 on the device if the update was applied or not; None if it is known to be applied.
         """
         if accumulation_steps == 1:
-            self._complete.append((values, applied))
+            self._complete += ((values, applied),)  # calls nothing: this runs at every update
+            self.held += 1
             return
         if accumulation_step == 0:
             self._under_way = []
         self._under_way.append(values)
         if accumulation_step + 1 == accumulation_steps:
-            self._complete += [(held, applied) for held in self._under_way]
+            self._complete += [(step, applied) for step in self._under_way]
             self._under_way = []
+            self.held = len(self._complete)
 
     def take(self) -> list[tuple[T, Tensor | None]]:
         """Return the accumulation steps of complete updates with their `applied`, and hold them no longer."""
-        complete, self._complete = self._complete, []
+        complete, self._complete, self.held = self._complete, [], 0
         return complete
 
     def read(self) -> list[T]:

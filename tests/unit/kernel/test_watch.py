@@ -12,7 +12,7 @@ from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.markers import every
 from noether.kernel.participant import Participant
 from noether.kernel.progress import EarlyStopIteration, TrainingIteration, UpdateCounter
-from noether.kernel.watch import HookWatch, Timers, measured, print_call, watch_hooks
+from noether.kernel.watch import HookWatch, Timers, print_call, watch_hooks
 
 
 class Counter:
@@ -135,7 +135,6 @@ def test_the_periodic_callback_of_a_run_plugin_is_traced_when_it_fires() -> None
 def test_without_a_watch_no_clock_is_read() -> None:
     call: Any = before_training(Quiet())
     assert not any("clock" in name for name in call.__code__.co_names)
-    assert measured("periodic_callback", "a", None, None) is measured("periodic_callback", "b", None, None)
 
 
 def test_a_call_is_printed_with_callback_update_and_milliseconds(capsys: pytest.CaptureFixture[str]) -> None:

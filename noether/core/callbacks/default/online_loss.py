@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from itertools import chain
 from typing import Any
 
 import torch
@@ -58,13 +57,13 @@ class OnlineLossCallback(PeriodicCallback):
             accumulation_step=accumulation_step,
             applied=self.trainer.applied,
         )
-        if len(self._steps) >= HOLD:
+        if self._steps.held >= HOLD:
             self._fold()
 
     def _fold(self) -> None:
         """Add up the held losses by name, without waiting for the device; not every accumulation step has each loss."""
         steps = self._steps.take()
-        for name in dict.fromkeys(chain.from_iterable(losses for losses, _ in steps)):
+        for name in dict.fromkeys([name for losses, _ in steps for name in losses]):
             known = [losses[name] for losses, applied in steps if applied is None and name in losses]
             masked = [(losses[name], applied) for losses, applied in steps if applied is not None and name in losses]
             if known:

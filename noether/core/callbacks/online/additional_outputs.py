@@ -161,7 +161,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         self._steps.add(
             selected, accumulation_steps=accumulation_steps, accumulation_step=accumulation_step, applied=applied
         )
-        if applied is None or len(self._steps) >= HOLD:
+        if applied is None or self._steps.held >= HOLD:
             self._keep(self._steps.read())
 
     def _missing(self, key: str, outputs: Mapping[str, Tensor]) -> TrainingError:
