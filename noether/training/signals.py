@@ -21,7 +21,6 @@ class StoppedBySignal(BaseException):
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal.Signals(signal_number).name)
-        self.signal_number = signal_number
 
 
 class StopSignals:
