@@ -26,12 +26,12 @@ from noether.core.models.weights import load_weights
 from noether.core.protocols import RunningTrainer
 from noether.kernel.intervals import EVERY
 from noether.runs.folder.run_folder import find_run
+from noether.runs.outcome import EXIT_CODE
 from noether.runs.prepare import preparation
 from noether.runs.saved_spec import load_saved_spec
 from noether.spec.ids import item_ids
 from noether.spec.model import RunSpec
 from noether.training.resume import resumption_paths
-from noether.training.signals import EXIT_CODE
 from noether.training.state import RunParts
 
 

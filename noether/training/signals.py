@@ -9,9 +9,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-EXIT_CODE = 128
-"""A shell reports an end by signal n as 128 + n."""
-
 
 class StoppedBySignal(BaseException):
     """Raised by a second signal: nothing more is saved.
