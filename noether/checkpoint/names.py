@@ -64,6 +64,14 @@ class CheckpointNames:
             return self._load_latest(read)
         return read(self._named(name))
 
+    def load_weights(self, name: str) -> tuple[Checkpoint, dict[str, Tensor]]:
+        """Return the checkpoint called `name`, and its weights; as `load` does.
+
+        Raises:
+            CheckpointError: if there is no such checkpoint, it is damaged, or it has no weights.
+        """
+        return self.load(name, lambda found: (found, found.tensors()))
+
     def known(self) -> list[str]:
         """Return all names that can be resolved, positions last."""
         valid = self._valid()

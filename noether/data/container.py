@@ -82,6 +82,11 @@ class DataContainer:
         """The training set, after its transforms."""
         return self.get_dataset("train")
 
+    @property
+    def main(self) -> AnyDataset:
+        """The training set; the first data set if there is none."""
+        return self.get_dataset("train" if "train" in self.keys() else None)  # it is no mapping
+
     def get_dataset(
         self,
         key: str | None = None,

@@ -103,7 +103,6 @@ class UpdateCounter:
         "end_iteration",
         "epoch",
         "sample",
-        "start_iteration",
         "update",
         "updates_per_epoch",
     )
@@ -115,7 +114,6 @@ class UpdateCounter:
         updates_per_epoch: int,
         effective_batch_size: int,
     ) -> None:
-        self.start_iteration = start_iteration
         self.end_iteration = end_iteration
         self.updates_per_epoch = updates_per_epoch
         self.effective_batch_size = effective_batch_size

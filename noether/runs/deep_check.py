@@ -20,7 +20,7 @@ from noether.errors import NoetherError
 from noether.kernel.markers import hookimpl
 from noether.kernel.participant import Participant
 from noether.kernel.progress import UpdateCounter
-from noether.runs.outcome import describe
+from noether.runs.outcome import EXIT_CODE, describe
 from noether.runs.prepare import Run, rehearsal
 from noether.spec.checks.meaning import interval_findings
 from noether.spec.describe.fields import configs_in
@@ -30,7 +30,6 @@ from noether.spec.load import LoadedSpec
 from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec
 from noether.spec.read.layering import located
-from noether.training.signals import EXIT_CODE
 
 _UPDATES = 2
 

@@ -26,12 +26,12 @@ from noether.core.models.weights import load_weights
 from noether.core.protocols import RunningTrainer
 from noether.kernel.intervals import EVERY
 from noether.runs.folder.run_folder import find_run
+from noether.runs.outcome import EXIT_CODE
 from noether.runs.prepare import preparation
 from noether.runs.saved_spec import load_saved_spec
 from noether.spec.ids import item_ids
 from noether.spec.model import RunSpec
 from noether.training.resume import resumption_paths
-from noether.training.signals import EXIT_CODE
 from noether.training.state import RunParts
 
 
@@ -149,7 +149,7 @@ def evaluate(
     paths = find_run(run, output)
     loaded = load_saved_spec(paths, project=project, trusted=trusted)
     with preparation(loaded) as prepared:
-        weights = CheckpointNames(paths.checkpoint_path).load(checkpoint, _SavedWeights.read)
+        weights = _SavedWeights(*CheckpointNames(paths.checkpoint_path).load_weights(checkpoint))
         spec = _with_averaged_variants(prepared.loaded.spec, weights.checkpoint.saved.manifest)
         target = EvaluationPaths(paths, weights.name)
         _begin_anew(target.metrics_path)
@@ -184,11 +184,6 @@ class _SavedWeights(InitializerBase):
         super().__init__(InitializerConfig())
         self.checkpoint = checkpoint
         self.tensors = tensors
-
-    @classmethod
-    def read(cls, checkpoint: Checkpoint) -> _SavedWeights:
-        """Read the weights of a checkpoint."""
-        return cls(checkpoint, checkpoint.tensors())
 
     @property
     def name(self) -> str:

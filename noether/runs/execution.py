@@ -21,7 +21,7 @@ from noether.runs.console import console, kept_for_console
 from noether.runs.expect import check_expectations
 from noether.runs.folder.lock import RunLock
 from noether.runs.folder.run_folder import RunFolder
-from noether.runs.outcome import Outcome, describe
+from noether.runs.outcome import EXIT_CODE, Outcome, describe
 from noether.runs.prepare import Preparation, Run
 from noether.runs.resume.changes import FormerRun
 from noether.runs.resume.continuation import (
@@ -39,7 +39,7 @@ from noether.runs.saved_spec import PROJECT, write_saved_spec
 from noether.runs.tracking.tracking import Tracking, flattened, until_stopped
 from noether.spec.describe.fields import components_in
 from noether.spec.resolve import resolved_tables
-from noether.training.signals import EXIT_CODE, StoppedBySignal
+from noether.training.signals import StoppedBySignal
 
 _LOG = logging.getLogger("noether.run")
 _MACHINERY = ("profiling/", "data/", "model/", "optim/", "stability/")  # left out of the summary

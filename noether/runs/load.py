@@ -62,7 +62,7 @@ class SavedRun:
         Raises:
             CheckpointError: if there is no such checkpoint, it is damaged, or it holds only a part of the weights.
         """
-        found, tensors = CheckpointNames(self.paths.checkpoint_path).load(checkpoint, lambda one: (one, one.tensors()))
+        found, tensors = CheckpointNames(self.paths.checkpoint_path).load_weights(checkpoint)
         with preparation(self.loaded, device=self.device) as prepared:
             model = prepared.model()
         load_weights(model, tensors, found.path, hint="name a checkpoint of whole weights")

@@ -19,6 +19,8 @@ def describe(error: BaseException) -> str:
 
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+EXIT_CODE = 128
+"""Exit code of a run that a signal ended, before the number of the signal is added: a shell reports it as 128 + n."""
 
 
 @dataclass(frozen=True, slots=True)

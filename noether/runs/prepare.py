@@ -100,7 +100,7 @@ class Preparation:
         """
         spec = spec or self.loaded.spec
         data = build_data(spec.datasets, spec.transforms, spec.loader, seed=spec.seed)
-        sample = first_sample(data.get_dataset("train" if "train" in data.keys() else None), seed=data.seed)  # noqa: SIM118
+        sample = first_sample(data.main, seed=data.seed)
         spec = _made_explicit(spec, sample, self.device)
         return spec, data, _built_model(spec, sample, self.device)
 

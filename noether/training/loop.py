@@ -184,7 +184,7 @@ def _running(trainer: TrainerParts) -> Iterator[None]:
     """Listen to signals and report that the run has started; in the end write the metrics, also after an error."""
     with trainer.signals, trainer.signals.interrupting(), ExitStack() as stack:
         stack.callback(trainer.log_writer.flush, trainer.state.counter)
-        if trainer.dispatch is not None and trainer.dispatch.run_started is not None:
+        if trainer.dispatch is not None:
             call_hook(trainer.dispatch.run_started, run=trainer.run)
         yield
 

@@ -222,16 +222,13 @@ def verify_restored(trainer: TrainerParts, model: ModelBase, checkpoint: SavedCh
 def _not_as_saved(name: str, content: Content | None, checkpoint: SavedCheckpoint) -> CheckpointError:
     place = name
     if name == TRAINER and isinstance(content, bytes):
-        place = f"{name}, at {_first_difference(_saved_tree(checkpoint, name), json.loads(content))}"
+        saved = json.loads(read_file(checkpoint.folder, checkpoint.manifest, name))
+        place = f"{name}, at {_first_difference(saved, json.loads(content))}"
     return CheckpointError(
         f"what was restored from {checkpoint.folder} is not what was saved: it differs in {place}",
         hint="a callback's load_state_dict has to take back all that its state_dict returns; without that callback the "
         "run can be continued",
     )
-
-
-def _saved_tree(checkpoint: SavedCheckpoint, name: str) -> Any:
-    return json.loads(read_file(checkpoint.folder, checkpoint.manifest, name))
 
 
 def _first_difference(saved: Any, restored: Any, path: str = "") -> str:

@@ -9,9 +9,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-EXIT_CODE = 128
-"""A shell reports an end by signal n as 128 + n."""
-
 
 class StoppedBySignal(BaseException):
     """Raised by a second signal: nothing more is saved.
@@ -21,7 +18,6 @@ class StoppedBySignal(BaseException):
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal.Signals(signal_number).name)
-        self.signal_number = signal_number
 
 
 class StopSignals:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from noether.checkpoint.manifest import NAME, WEIGHTS
+from noether.checkpoint.manifest import NAME
 from noether.checkpoint.names import LATEST, Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.saved import SavedCheckpoint
@@ -92,7 +92,9 @@ def read_weights(path: Path, checkpoint: str) -> Weights:
         CheckpointError: if there are no weights, or they are damaged.
     """
     if path.is_dir():
-        return _of_folder(path) if is_checkpoint(path) else weights_of_run(path, checkpoint)
+        if is_checkpoint(path):
+            return _of_checkpoint(Checkpoint(SavedCheckpoint.open(path)))
+        return weights_of_run(path, checkpoint)
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist, expected a {_SUFFIX} file, a checkpoint or a run folder")
     if path.suffix != _SUFFIX:
@@ -119,10 +121,6 @@ def weights_of_run(run: Path, checkpoint: str) -> Weights:
 
 def _of_checkpoint(found: Checkpoint) -> Weights:
     return Weights(found.tensors(), found.path)
-
-
-def _of_folder(folder: Path) -> Weights:
-    return _of_checkpoint(Checkpoint(SavedCheckpoint.open(folder), WEIGHTS))
 
 
 def _of_file(path: Path) -> Weights:

@@ -61,7 +61,7 @@ def export(
         found = with_averages(names.find(checkpoint), averages)
         tensors = found.tensors()
     else:
-        found, tensors = names.load(checkpoint, lambda found: (found, found.tensors()))
+        found, tensors = names.load_weights(checkpoint)
     out = out or Path(_file_name(paths.run_id, found, FORMATS[form]))
     if out.exists():
         raise UsageError(f"{out} exists already", hint="choose another --out, or remove it first")
@@ -166,8 +166,7 @@ def exported_program(
 
 def _inputs(spec: RunSpec, data: DataContainer) -> tuple[Tensor, ...]:
     """Return the forward properties of the first samples, shape `(batch, ...)`, transformed as in training."""
-    dataset = data.get_dataset("train" if "train" in data.keys() else None)  # noqa: SIM118  # it is no mapping
-    batch = fetch_of(dataset, spec.seed)(torch.arange(_CHECKED), EVALUATION_EPOCH)
+    batch = fetch_of(data.main, spec.seed)(torch.arange(_CHECKED), EVALUATION_EPOCH)
     return tuple(batch[name] for name in spec.trainer.forward_properties or [])
 
 

@@ -85,19 +85,16 @@ def verify_resume(
         points = _points(counter, end, at)
         changes = _changes(loaded.spec, Path(folder), end if end < counter.end_update else None)
         short = load_spec(spec, overrides, changes, trusted=trusted, plugins=plugins)
-        pair = _Pair(short, plugins, Path(folder))
-        straight = pair.straight(points)
-        reached = [point for point in points if point < straight.end]
-        if not reached:
-            raise UsageError(
-                f"the run ends after update {straight.end}, before it could be interrupted",
-                hint="--at takes the updates, --updates makes the run longer",
-            )
-        comparison = Comparison(straight, pair.interrupted(reached))
+        comparison = _Pair(short, plugins, Path(folder)).comparison(points)
         compared = comparison.compared()
         forgotten = () if all(point.difference is None for point in compared) else comparison.forgotten()
     return Report(
-        loaded.spec.name, straight.end, counter.updates_per_epoch, compared, comparison.not_compared, forgotten
+        loaded.spec.name,
+        updates=comparison.straight.end,
+        updates_per_epoch=counter.updates_per_epoch,
+        points=compared,
+        not_compared=comparison.not_compared,
+        forgotten=forgotten,
     )
 
 
@@ -114,6 +111,21 @@ class _Pair:
         self.loaded = loaded
         self.plugins = plugins
         self.output = output
+
+    def comparison(self, points: Sequence[int]) -> Comparison:
+        """Run both, interrupted after these updates.
+
+        Raises:
+            UsageError: if the run ends before the first of them.
+        """
+        straight = self.straight(points)
+        reached = [point for point in points if point < straight.end]
+        if not reached:
+            raise UsageError(
+                f"the run ends after update {straight.end}, before it could be interrupted",
+                hint="--at takes the updates, --updates makes the run longer",
+            )
+        return Comparison(straight, self.interrupted(reached))
 
     def straight(self, points: Sequence[int]) -> Attempt:
         """Run without an interruption; save at the updates at which the other run is interrupted."""

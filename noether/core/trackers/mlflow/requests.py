@@ -39,11 +39,6 @@ def mlflow_name(key: str) -> str:
     return f"_{name[1:]}" if name.startswith("..") else name
 
 
-def metric_key(name: str) -> str | None:
-    """Return the metric key of a name; None for a name with a digest, whose key is in `metrics.jsonl` only."""
-    return None if _MARK.search(name) else name.replace(":", "=")
-
-
 def _is_normal(key: str) -> bool:
     """Return True if the key is a path in the normal form that MLflow requires."""
     return posixpath.normpath(key) == key and key != "." and not key.startswith(("..", "/"))
