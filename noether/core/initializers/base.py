@@ -55,13 +55,17 @@ class CalledOnce:
     def __init__(self) -> None:
         self._called: WeakKeyDictionary[ModelBase, set[InitializerBase]] = WeakKeyDictionary()
 
-    def left_for(self, model: ModelBase, *initializers: InitializerBase | None) -> list[InitializerBase]:
-        """Return the initializers that were not called for a model yet; None stands for no initializer."""
-        called = self._called.get(model, set())
-        return [found for found in dict.fromkeys(initializers) if found is not None and found not in called]
+    def check_and_load(self, trainer: RunningTrainer, model: ModelBase, *initializers: InitializerBase | None) -> None:
+        """Check initializers, and call those that load weights alone; None stands for no initializer."""
+        for initializer in dict.fromkeys(initializers):
+            if initializer is not None and initializer not in self._called.get(model, ()):
+                initializer.check(trainer)
+                if not initializer.continues_a_run:
+                    self.call(trainer, model, initializer)
 
-    def call(self, initializer: InitializerBase, trainer: RunningTrainer, model: ModelBase) -> None:
+    def call(self, trainer: RunningTrainer, model: ModelBase, initializer: InitializerBase) -> None:
         """Call an initializer, unless it was called for this model before."""
-        for found in self.left_for(model, initializer):
-            found.initialize(trainer, model)
-            self._called.setdefault(model, set()).add(found)
+        called = self._called.setdefault(model, set())
+        if initializer not in called:
+            initializer.initialize(trainer, model)
+            called.add(initializer)

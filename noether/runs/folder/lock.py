@@ -17,6 +17,7 @@ from typing import Any
 from noether.checkpoint.durable import storage_error
 from noether.errors import UsageError
 
+_WRITTEN = ("LOCK", "log.txt", "metrics.jsonl", "nonscalars.jsonl")
 _HELD: set[Path] = set()  # record locks do not keep a process from itself
 
 
@@ -36,6 +37,7 @@ class RunLock:
     def __enter__(self) -> RunLock:
         if self.path in _HELD:
             raise UsageError(f"{self.path.parent} is in use by this process", hint="let the other run end first")
+        _require_own_files(self.path.parent)
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
@@ -76,7 +78,7 @@ def is_locked(run: Path) -> bool:
     path = run.resolve() / "LOCK"
     if path in _HELD:
         return True
-    if not path.exists():
+    if not path.is_file():  # nobody can have locked anything else
         return False
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # also if the run is not ours to write to
     try:
@@ -86,6 +88,20 @@ def is_locked(run: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _require_own_files(run: Path) -> None:
+    """Check that the files in which Noether goes on writing are files of this folder: it may come from a stranger.
+
+    Raises:
+        UsageError: if one of them is a link that leads elsewhere, or no file at all.
+    """
+    for path in (run / name for name in _WRITTEN):
+        place = Path(os.path.realpath(path))  # unlike resolve, it takes a loop of links
+        if not place.is_relative_to(run):
+            raise UsageError(f"{path} leads out of the run folder, to {place}", hint="copy the file into the run")
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path} is not a regular file", hint="remove it from the run folder")
 
 
 def _holder(descriptor: int) -> str:

@@ -135,7 +135,7 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         guard = finite_guard(self.device, skip=config.skip_nan_loss, max_in_a_row=config.skip_nan_loss_max_count)
         self.signals = StopSignals(save_on_sigint=config.save_on_sigint, names=config.stop_signals)
         self.one_update = Update(
-            self.train_step,
+            lambda batch, model: self.train_step(batch, model),  # as it is then: an instance may have one of its own
             self.precision,
             guard,
             accumulation_steps=self.accumulation_steps,
@@ -168,9 +168,8 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
             "device": self.device,
             **(self.main_sampler_kwargs or {}),
         }
-        return self.data_container.build_loader(
-            [callback.sampler_config for callback in iterator_callbacks], **arguments
-        )
+        consumers = [callback.sampler_config for callback in iterator_callbacks]
+        return self.data_container.build_loader(consumers, **arguments)
 
     # The update
 
@@ -289,10 +288,8 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         if parts.initializer is not None and parts.initializer.continues_a_run:
             self.initializer = parts.initializer
         dist_model = self.wrap_model(model.to(self.device))
-        for initializer in self._initializers.left_for(model, parts.initializer, self.initializer):
-            initializer.check(self)
-            if not initializer.continues_a_run:
-                self._initializers.call(initializer, self, model)  # first of all: callbacks may copy the weights
+        # First of all: callbacks may copy the weights.
+        self._initializers.check_and_load(self, model, parts.initializer, self.initializer)
         if give_optimizer:
             give_optimizers(model, self.state.counter)
         with preserved_rng():
@@ -330,7 +327,7 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
     def apply_resume_initializer(self, model: ModelBase) -> None:
         """Let an initializer that continues a run restore its state; one of weights alone was called before."""
         if self.initializer is not None and self.initializer.continues_a_run:
-            self._initializers.call(self.initializer, self, model)
+            self._initializers.call(self, model, self.initializer)
 
     def call_before_training(self, callbacks: list[CallbackBase]) -> None:
         """Call `before_training` of these callbacks; of run plugins too if they are the run's callbacks."""

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pytest
 from noether.errors import StorageError, UsageError
 from noether.runs.folder.lock import RunLock, is_locked
 
+WRITTEN = ["LOCK", "log.txt", "metrics.jsonl", "nonscalars.jsonl"]
 HOLDER = """
 import os, sys
 from pathlib import Path
@@ -105,3 +106,29 @@ def test_a_lock_that_cannot_be_written_is_not_held(
     assert len(list(Path("/dev/fd").iterdir())) == open_before
     with RunLock(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("target", ["precious", "not-there-yet"])
+def test_a_file_that_leads_out_of_the_run_folder_is_not_written(name: str, target: str, tmp_path: Path) -> None:
+    run, precious = tmp_path / "run", tmp_path / "precious"
+    run.mkdir()
+    precious.write_text("precious")
+    (run / name).symlink_to(tmp_path / target)
+    with pytest.raises(UsageError) as raised, RunLock(run):
+        pass
+    assert str(run / name) in raised.value.message
+    assert precious.read_text() == "precious"
+    assert not (tmp_path / "not-there-yet").exists()
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_what_is_no_file_is_refused_and_nobody_waits_for_it(
+    name: str, make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    make(tmp_path / name)
+    assert not is_locked(tmp_path)
+    with pytest.raises(UsageError) as raised, RunLock(tmp_path):
+        pass
+    assert str(tmp_path / name) in raised.value.message

@@ -11,6 +11,7 @@ from noether.core.initializers.resume import ResumeInitializer, ResumeInitialize
 from noether.core.initializers.weights import CheckpointInitializer, CheckpointInitializerConfig
 from noether.core.models.base import ModelBase
 from noether.testing.builders import make_model, make_trainer
+from noether.training.trainers.types import TrainerResult
 
 
 def weights(model: ModelBase) -> dict[str, torch.Tensor]:
@@ -87,3 +88,16 @@ def test_an_update_that_failed_leaves_nothing_to_the_next_one(place: str, precis
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         assert same(trained(tmp_path / "whole", []), trained(tmp_path / "again", [place]))
+
+
+def test_a_train_step_of_the_instance_is_the_one_that_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, model = make_trainer(tmp_path, max_updates=2), make_model()
+    usual, batches = trainer.train_step, []
+
+    def train_step(batch: dict[str, torch.Tensor], model: torch.nn.Module) -> TrainerResult:
+        batches.append(batch)
+        return usual(batch, model)
+
+    monkeypatch.setattr(trainer, "train_step", train_step)
+    trainer.train(model)
+    assert len(batches) == 2
