@@ -118,7 +118,8 @@ def _print_plugin(component: Component) -> None:
 
     hooks = [name for name in HOOKS if implementation_options(getattr(component.target, name, None)) is not None]
     summary = (inspect.getdoc(component.target) or "").strip().partition("\n")[0]
-    print(f"run plugin '{component.kind}' from {component.origin}\n  {summary}\n")
+    print(f"run plugin '{component.kind}' from {component.origin}")
+    print(f"  {summary}\n" if summary else "")
     print(f"implements {', '.join(hooks) or 'no hook'}\n")
     print(f'[plugins]\nuse = ["{component.kind}"]')
 

@@ -27,11 +27,11 @@ def sync(
     trusted: Trusted = [],
     as_json: AsJson = False,
 ) -> None:
-    """Deliver what the trackers of RUN missed: metrics, files, and the status in which the run ended.
+    """Deliver what the trackers of RUN missed.
 
-    For a run that finished, failed or was killed while a tracker was down. Everything is read from the run folder, and
-    nothing is sent twice. Exit codes: 0 the trackers have everything, 1 a tracker still cannot be reached, 2 wrong
-    usage, or the run has not ended.
+    Metrics, files and the status of a run that finished, failed or was killed while a tracker was down. Everything is
+    read from the run folder, and nothing is sent twice. Exit codes: 0 the trackers have everything, 1 a tracker still
+    cannot be reached, 2 wrong usage, or the run has not ended.
     """
     from noether.runs.tracking.sync import sync_trackers
 

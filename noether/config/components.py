@@ -149,12 +149,10 @@ class CallBackBaseConfig(_RegistryBase):
     name: str | None = Field(
         None, examples=["CheckpointCallback"], description="Name of the callback's class; `kind` says the same."
     )
-    every_n_epochs: int | None = Field(None, ge=1, examples=[1], description="Run every so many epochs.")
-    every_n_updates: int | None = Field(
-        None, ge=1, examples=[100], description="Run every so many updates (optimizer steps)."
-    )
+    every_n_epochs: int | None = Field(None, ge=1, examples=[1], description="Epochs from one call to the next.")
+    every_n_updates: int | None = Field(None, ge=1, examples=[100], description="Updates from one call to the next.")
     every_n_samples: int | None = Field(
-        None, ge=1, examples=[10_000], description="Run every so many training samples."
+        None, ge=1, examples=[10_000], description="Training samples from one call to the next."
     )
     batch_size: int | None = Field(
         None, ge=1, examples=[256], description="Batch size of the callback's own passes over data."
@@ -164,16 +162,18 @@ class CallBackBaseConfig(_RegistryBase):
 class PeriodicDataIteratorCallbackConfig(CallBackBaseConfig):
     """Settings of every callback that goes through a data set."""
 
-    dataset_key: str | None = Field(None, examples=["test"], description="Which of the spec's data sets to go through.")
+    dataset_key: str | None = Field(
+        None, examples=["test"], description="Key of the data set to go through; unset: the first one."
+    )
     max_size: int | None = Field(
         None,
         ge=1,
         examples=[1000],
         json_schema_extra={"unit": "samples"},
-        description="Go through at most so many samples; all if left out.",
+        description="Largest number of samples to go through; unset: all.",
     )
     properties: list[str] | None = Field(
         None,
         examples=[["points", "pressure_target"]],
-        description="Properties of a sample to load; all if left out.",
+        description="Properties of a sample to load; unset: all.",
     )

@@ -6,6 +6,7 @@ import getpass
 import os
 import socket
 import subprocess
+import threading
 import uuid
 from collections import deque
 from collections.abc import Callable
@@ -66,6 +67,7 @@ class Delivery:
         self._doubtful = self._state.sending
         self._tail = MetricsTail(metrics_path, self._state.delivered)
         self._spool_refused = False
+        self._remembering = threading.Lock()  # at the end of a run, the run records files while `open` may hang
         self.files = deque((Path(path), folder) for path, folder in self._state.files)
 
     @property
@@ -148,8 +150,9 @@ class Delivery:
         return tuple((str(path), folder) for path, folder in tuple(self.files))
 
     def _remember(self, *, durably: bool = False, **changes: object) -> None:
-        self._state = replace(self._state, delivered=self._tail.delivered, files=self._waiting(), **changes)  # type: ignore[arg-type]  # names of fields with their values
-        self._write(lambda: write_spool(self._spool_path, self._state, durably=durably))
+        with self._remembering:
+            self._state = replace(self._state, delivered=self._tail.delivered, files=self._waiting(), **changes)  # type: ignore[arg-type]  # names of fields with their values
+            self._write(lambda: write_spool(self._spool_path, self._state, durably=durably))
 
     def _keep_description(self) -> None:
         self._write(lambda: write_description(description_path(self._spool_path), self._run))

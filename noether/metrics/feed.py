@@ -145,6 +145,7 @@ class TrackerFeed:
             self._wake.set()
         if self.has_everything:
             return 0
+        self._delivery.remember_files()
         lines = self._delivery.remaining()
         self._outage.lost(lines, len(self._delivery.files))
         return lines

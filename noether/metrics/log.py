@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -52,6 +53,7 @@ class LogWriter:
         prefix: Text before every key of this view; empty for the run's own writer.
         round: The metrics added since the last line.
         on_written: Called after each line; a tracker feed is notified through it.
+        on_file: Called with each file that callbacks add, and its folder.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class LogWriter:
         self.prefix = ""
         self.round = Round()
         self.on_written: list[Callable[[], object]] = []
+        self.on_file: list[Callable[[Path, str], object]] = []
         self._summary = MetricSummary(metric_property_provider)
         self._nonscalars_file = (
             AppendOnlyFile(metrics_file.path.with_name("nonscalars.jsonl")) if metrics_file else None
@@ -117,6 +120,16 @@ class LogWriter:
             raise TrainingError(f"wrong key of a non-scalar: found {key!r}, expected a non-empty string")
         self.round.nonscalars[self.prefix + key] = own_nonscalar(key, value)
         self.round.has_values = True
+
+    def add_file(self, path: str | Path, folder: str = "") -> None:
+        """Give a file to the trackers, such as a figure; they upload it in the background.
+
+        Args:
+            path: The file; it has to stay where it is.
+            folder: Folder for it at the tracker.
+        """
+        for upload in self.on_file:
+            upload(Path(path).absolute(), folder)
 
     def below(self, prefix: str) -> LogWriter:
         """Return a view of this writer that puts `prefix` before every key that it adds or reads.

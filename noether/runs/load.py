@@ -33,6 +33,9 @@ class SavedRun:
     loaded: LoadedSpec
     device: str = "cpu"
 
+    def __repr__(self) -> str:
+        return f"SavedRun({str(self.run_dir)!r}, device={self.device!r})"
+
     @property
     def run_dir(self) -> Path:
         """The run folder."""

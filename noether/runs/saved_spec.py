@@ -35,7 +35,7 @@ PROJECT = "project"
 """Key in `run.json` of the project folder from which the run was started."""
 
 _Part = TypeVar("_Part", bound=SpecTable)
-_ORIGIN = re.compile(r".* from (?P<name>[A-Za-z0-9][A-Za-z0-9._-]*) (?P<version>[A-Za-z0-9][A-Za-z0-9.+!]*)")
+_ORIGIN = re.compile(r".* from (?P<name>[A-Za-z0-9][A-Za-z0-9._-]*) (?P<version>[0-9][A-Za-z0-9.+!]*)")
 
 
 @dataclass(frozen=True, slots=True)

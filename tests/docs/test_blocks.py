@@ -106,6 +106,13 @@ def test_the_project_with_its_own_model_data_and_loss_learns(page, project: Path
     assert from_file.metrics["rmse/test/height"] < 0.5
     own = {"datasets.train": {"kind": "surrogate.data.Waves", "samples": 64}, "trainer.max_epochs": 5}
     assert noether.run("waves.toml", set={**quick, **own}, quiet=True).status == "FINISHED"
+    (damped,) = [tomllib.loads(block.text) for block in how_to.blocks("toml") if "DampedTrainer" in block.text]
+    damped["trainer"]["max_epochs"] = 1
+    outcome = noether.run("waves.toml", set={**quick, **damped}, quiet=True)
+    assert outcome.error is None
+    assert {key.split("/")[2] for key in outcome.metrics if key.startswith("loss/online/")} == {
+        "error", "penalty", "total"
+    }  # fmt: skip
 
 
 def test_the_callback_that_logs_a_metric_logs_it(page, repository: Path, project: Path):

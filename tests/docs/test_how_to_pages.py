@@ -68,6 +68,8 @@ def test_the_confidence_is_a_probability_that_grows(page, project: Path, finish)
     outcome = finish(tomllib.loads(how_to.blocks("toml")[0].text))
     first, last = curve(outcome, "confidence/test")
     assert 0.1 < first < last < 1
+    assert len(curve(outcome, "confidence/test/lowest")) == 2
+    assert [path.name for path in sorted((outcome.run_dir / "outputs/histogram").iterdir())] == ["22.png", "44.png"]
 
 
 def test_nested_callbacks_see_rounded_weights_and_leave_no_trace(page, project: Path, finish):

@@ -1,5 +1,6 @@
 """Callbacks: the base classes and the callbacks that use a trainer through its protocol only."""
 
+from noether.config.components import PeriodicDataIteratorCallbackConfig
 from noether.core.callbacks.base import CallbackBase, CallBackBaseConfig
 from noether.core.callbacks.checkpoint.best import BestCheckpointCallback, BestCheckpointCallbackConfig
 from noether.core.callbacks.checkpoint.ema import EmaCallback, EmaCallbackConfig
@@ -37,6 +38,7 @@ __all__ = [
     "MetricEarlyStopperCallbackConfig",
     "PeriodicCallback",
     "PeriodicDataIteratorCallback",
+    "PeriodicDataIteratorCallbackConfig",
     "TrackAdditionalOutputsCallback",
     "TrackAdditionalOutputsCallbackConfig",
 ]

@@ -35,6 +35,7 @@ class Listed:
         problem: Reason why the manifest cannot be read.
         names: Names beside its position: `latest`, `last`, `best_model.<metric>`.
         pinned: True if retention leaves it alone.
+        size: Bytes of all files when it was listed.
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class Listed:
     problem: str | None
     names: tuple[str, ...]
     pinned: bool
+    size: int
 
     @property
     def name(self) -> str:
@@ -52,13 +54,6 @@ class Listed:
     def update(self) -> int:
         """Completed updates."""
         return update_of(self.folder)
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        files = self.manifest.files.values() if self.manifest else ()
-        manifest = self.folder / NAME
-        return sum(file.size for file in files) + (manifest.stat().st_size if manifest.is_file() else 0)
 
     @property
     def resumable(self) -> bool:
@@ -76,10 +71,19 @@ def list_checkpoints(checkpoints: Path) -> list[Listed]:
     manifests = [manifest for _, manifest, _ in read if manifest is not None]
     names = _names(manifests)
     by_pin = pinned(checkpoints)
-    return [
-        Listed(folder, manifest, problem, names.get(update_of(folder), ()), update_of(folder) in by_pin)
-        for folder, manifest, problem in read
-    ]
+    listed = []
+    for folder, manifest, problem in read:
+        update = update_of(folder)
+        size = _size(folder, manifest)
+        listed.append(Listed(folder, manifest, problem, names.get(update, ()), update in by_pin, size))
+    return listed
+
+
+def _size(folder: Path, manifest: Manifest | None) -> int:
+    """Return the bytes of all files of a checkpoint."""
+    files = manifest.files.values() if manifest else ()
+    path = folder / NAME
+    return sum(file.size for file in files) + (path.stat().st_size if path.is_file() else 0)
 
 
 def find_checkpoint(checkpoints: Sequence[Listed], name: str) -> Listed:

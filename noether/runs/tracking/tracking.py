@@ -88,7 +88,7 @@ class Tracking:
             feed.start()
 
     def follow(self, log_writer: LogWriter) -> None:
-        """Follow every line of metrics, and log the addresses of trackers once they are open.
+        """Follow metrics and files of callbacks, and log the addresses of trackers once they are open.
 
         Training waits a few seconds for all trackers together.
 
@@ -102,6 +102,8 @@ class Tracking:
             if feed.wait_open(max(0.0, began + patience - time.monotonic())):
                 _LOG.info("%s: %s", feed.name, feed.tracker.description)
             log_writer.on_written.append(feed.notify)
+            if feed.tracker.wants_metrics:
+                log_writer.on_file.append(feed.log_artifact)
 
     def close(self, status: RunStatus, error: str | None) -> None:
         """Deliver the remaining metrics, end the run on the trackers, and log their addresses again.

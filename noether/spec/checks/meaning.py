@@ -52,7 +52,7 @@ def interval_findings(spec: RunSpec, counter: UpdateCounter | None, *, all_units
             continue
         acts = component_of(config).target.acts_at_the_end()
         message = f"{intervals.verbose.replace('=', ' = ')} never fires: the run ends after {end}"
-        hint = "shorten the interval, or remove the callback; --unset removes it for one run"
+        hint = f"shorten the interval, or leave the callback out of one run: --unset {'.'.join(map(str, path))}"
         if acts:
             message += "; the callback still runs at the end of training"
         yield Finding(Problem("never-fires", (*path, _unit(intervals)), message, hint), not acts)

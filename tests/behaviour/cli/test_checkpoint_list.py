@@ -165,6 +165,7 @@ def test_a_dry_run_says_what_pruning_would_remove_and_removes_nothing(trained, c
         ["would", "remove", name] for name in ("E0_U1_S8", "E0_U2_S16")
     ]
     assert len(updates()) == 12
+    assert checkpoint("prune", "trained", "--keep-last", "10") == out.replace("would remove", "removed")
 
 
 def test_how_many_stay_is_what_the_run_has_said(trained, checkpoint, updates):

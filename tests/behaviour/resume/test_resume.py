@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -255,6 +256,14 @@ def test_a_plugin_that_is_not_installed_any_more_is_named_with_the_command_that_
     ended = noether_command("resume", "mine")
     assert (ended.code, "unknown model kind 'gone'" in ended.err) == (2, True)
     assert "the run used lab-gone 0.1.0, which is not installed: pip install 'lab-gone==0.1.0'" in ended.err
+
+
+def test_code_of_the_project_is_not_taken_for_a_plugin_that_is_missing(failed, noether_command):
+    kept = failed.run_dir / "spec.resolved.toml"
+    kept.write_text(re.sub(r"mlp from noether-train [^\"]*", "mlp from project code", kept.read_text()))
+    ended = noether_command("resume", "mine", "-s", "seed=3")
+    assert (ended.code, "resume refused" in ended.err) == (2, True)
+    assert "is not installed" not in ended.err
 
 
 def test_a_dry_run_says_what_would_happen_and_changes_nothing(failed, noether_command):

@@ -24,6 +24,17 @@ class Tracker(BaseTracker):
         if where in self.moments: raise KeyError("oops in " + where)
 """
 
+DRAWS = """
+from noether.core.callbacks import PeriodicCallback
+
+class Drawing(PeriodicCallback):
+    def periodic_callback(self, *, update_counter, **_):
+        path = self.trainer.path_provider.outputs_path / self.id / f"{update_counter.update}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("a figure")
+        self.writer.add_file(path, "figures")
+"""
+
 
 @pytest.fixture
 def tracked(tiny_spec, fake_server):
@@ -94,6 +105,17 @@ def test_a_server_that_is_down_from_start_to_end_changes_nothing_and_is_synced_l
     again = noether_command("tracker", "sync", "down")
     assert (again.code, again.out) == (0, "mlflow: has everything, FINISHED\n")
     assert len(fake_server.requests) == asked
+
+
+def test_files_of_a_callback_wait_for_a_server_that_is_down(tracked, fake_server, noether_command, project_module):
+    project_module("draws", DRAWS)
+    spec = tracked(flush_timeout_s=1.0)
+    spec["trainer"]["callbacks"] = [{"kind": "draws.Drawing", "every_n_epochs": 1}]
+    fake_server.down()
+    outcome = noether.run(spec, run_id="down", quiet=True)
+    assert (outcome.status, outcome.exit_code) == ("FINISHED", 0)
+    fake_server.up()
+    assert "and 2 files, FINISHED" in noether_command("tracker", "sync", "down").out
 
 
 def test_a_resumed_run_goes_on_in_the_same_mlflow_run(tracked, fake_server, project_module):  # H-8

@@ -231,6 +231,27 @@ def test_files_that_wait_for_a_tracker_are_kept_for_whoever_delivers_later(feed,
     assert later.artifacts == [("plot.png", "figures")]
 
 
+def test_files_that_were_added_while_the_tracker_hung_are_kept_too(feed, tmp_path):
+    plot = tmp_path / "plot.png"
+    plot.write_bytes(b"png")
+    opening, released = threading.Event(), threading.Event()
+
+    def hang(what):
+        opening.set()
+        released.wait(5)
+
+    hanging = feed(RecordingTracker(trouble=hang))
+    assert opening.wait(5)
+    hanging.log_artifact(plot, "figures")
+    hanging.close("FINISHED", deadline_s=0.1)
+    later = RecordingTracker()
+    try:
+        feed(later).close("FINISHED")
+        assert later.artifacts == [("plot.png", "figures")]
+    finally:
+        released.set()
+
+
 def test_before_the_first_line_of_an_attempt_the_file_is_not_read(feed, write, tmp_path):
     """A resume has not cut it yet."""
     write(1, 2, 3)

@@ -29,6 +29,11 @@ def test_a_run_is_loaded_by_its_id_with_spec_metrics_and_model(finish: Callable[
     assert torch.equal(torch.get_rng_state(), generators)
 
 
+def test_a_loaded_run_prints_its_folder_and_not_its_whole_spec(finish: Callable[..., Any]) -> None:
+    run_dir = finish(run_id="mine").run_dir
+    assert repr(noether.load_run("mine")) == f"SavedRun({str(run_dir)!r}, device='cpu')"
+
+
 def test_the_model_needs_no_data(finish: Callable[..., Any]) -> None:
     run_dir = finish().run_dir
     for path in Path().glob("*.npz"):
