@@ -114,9 +114,7 @@ def test_a_command_that_cannot_be_used_is_refused_with_its_origin_and_a_way_out(
     assert hint == "write noether greetings/hi or noether others/hi"
     assert "a command is a function" in found["number"][0]
     assert "has no attribute 'missing'" in found["missing"][0]
-    assert found["broken"][1] == (
-        "it needs the module 'nowhere_to_be_found', which is not installed: pip install nowhere_to_be_found"
-    )
+    assert "pip install nowhere_to_be_found" in found["broken"][1]
 
 
 @pytest.mark.slow
@@ -139,7 +137,7 @@ def test_info_refuses_a_dotted_path_that_fits_no_role(site: Path, workplace: Pat
         "mine:Mine": "kind 'mine:Mine' names the class Mine, which fits no role",
         "mine:Nothing": "kind 'mine:Nothing': mine has no 'Nothing'",
         "os:system": "kind 'os:system' is not imported",
-        "mine:": "kind 'mine:' is not a dotted path",
+        "mine:": "malformed kind: found 'mine:'",
         "nowhere": "unknown kind 'nowhere': no role has it",
     }.items():
         refused = python(site, "-m", "noether", "plugins", "info", kind)

@@ -181,7 +181,7 @@ def test_the_device_is_asked_now_and_then_so_that_few_steps_are_held(
     asked: list[int] = []
     read = callback._steps.read
     monkeypatch.setattr(callback._steps, "read", lambda: asked.append(len(callback._steps)) or read())
-    made.applied = torch.tensor(1.0)
+    made.one_update.applied = torch.tensor(1.0)
     follow(callback, [{"x": 1.0}] * 1000)
     assert len(callback._steps) < 300
     assert len(asked) < 10
