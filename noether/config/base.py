@@ -53,7 +53,7 @@ def component_of(config: _RegistryBase) -> Component:
     kind = _kind_of(config)
     if not kind:
         raise PluginError(
-            f"{type(config).__name__} does not say which {config.role} it is for",
+            f"missing kind of {type(config).__name__}: found none, expected the kind of a {config.role}",
             hint=f'give it a kind: {type(config).__name__}(kind="…")',
         )
     return active_registry().load(config.role, kind)
@@ -95,7 +95,7 @@ def construction_of(config: _RegistryBase) -> Iterator[None]:
         raise SpecError(
             f"the {component.role} '{component.kind}' ({component.origin}) cannot be built: "
             f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})",
-            hint="check its options with: noether plugins info " + component.kind,
+            hint=f"list its options with: noether plugins info {component.kind}",
         ) from error
 
 

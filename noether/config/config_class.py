@@ -48,7 +48,7 @@ def config_class_of(target: Callable[..., Any], role: str) -> type[_RegistryBase
             return _annotated_class(constructor, parameter, target, role)
     if role not in CONFIG_BASES:
         raise PluginError(
-            f"{label(target)} has no config: its constructor takes no config parameter",
+            f"missing config of {label(target)}: found a constructor without a config parameter",
             hint=f"annotate one with a config class: def __init__(self, {role}_config: MyConfig, **kwargs)",
         )
     base = base_config(role)
@@ -80,11 +80,11 @@ def _annotated_class(
             if candidate.role == role:
                 return candidate
             raise PluginError(
-                f"{where} is {candidate.__name__}, the config of a {candidate.role or 'component'}; "
-                f"{label(target)} is used as a {role}"
+                f"{where} has the wrong role: found {candidate.__name__}, the config of a "
+                f"{candidate.role or 'component'}, expected that of a {role}, as which {label(target)} is used"
             )
     hint = CONFIG_BASES.get(role, _TRAINER).replace(":", ".")
-    raise PluginError(f"{where} is no config class", hint=f"derive the config from {hint}")
+    raise PluginError(f"{where} is not a config class", hint=f"derive the config from {hint}")
 
 
 def _evaluated(constructor: Callable[..., Any], annotation: Any, where: str) -> Any:

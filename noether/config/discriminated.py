@@ -50,7 +50,7 @@ class Discriminated:
         """Return the class that validates a table of this `kind`.
 
         Raises:
-            PluginError: The kind names nothing of this role, or its config does not fit this field.
+            PluginError: If the kind names nothing of this role, or its config does not fit this field.
         """
         return self._resolve(kind)[1]
 
@@ -58,7 +58,11 @@ class Discriminated:
         component = active_registry().load(self.role, kind)
         config_class = config_class_of(component.target, self.role)
         if not issubclass(config_class, self.base):
-            raise PluginError(f"'{kind}' does not fit here: its config is no {self.base.__name__}", code="wrong-role")
+            raise PluginError(
+                f"'{kind}' does not fit here: found the config {config_class.__name__}, expected a subclass of "
+                f"{self.base.__name__}",
+                code="wrong-role",
+            )
         return component, config_class
 
     def _validate(self, value: Any, info: ValidationInfo) -> _RegistryBase:
@@ -86,7 +90,7 @@ class Discriminated:
             return config
         raise PydanticCustomError(
             "component_type",
-            "expected the config of {role}, found {found}",
+            "wrong config: found {found}, expected the config of {role}",
             {"role": ROLES[self.role].noun, "found": type(config).__name__},
         )
 

@@ -67,7 +67,7 @@ class MetricFacts:
         return ("total", *self.losses) if self.losses is not None else ("*",)
 
     def dataset_key(self, key: str | None) -> str:
-        """Return the data set that a callback means: the first one where it names none."""
+        """Return the data set that a callback uses: the first one if it names none."""
         return key or next(iter(self.dataset_keys), "*")
 
 

@@ -11,10 +11,10 @@ from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 MASK = "***"
 SHORTEST = 4
-"""A shorter text is no secret, and masking it would make every message unreadable."""
+"""A shorter text is not a secret, and masking it would make every message unreadable."""
 
 SHORTEST_ENCODED = 8
-"""Fewer letters of base64 may stand anywhere."""
+"""Fewer letters of base64 occur by chance."""
 
 _secrets: set[str] = set()
 
@@ -26,10 +26,10 @@ def remember_secret(value: str) -> None:
 
 
 def remember_password_in(address: str) -> bool:
-    """Mask the password of an address, `https://user:password@host`, from now on; return whether it has one."""
+    """Mask the password of an address, `https://user:password@host`, from now on; return True if it has one."""
     try:
         password = urlsplit(address).password
-    except ValueError:  # no address at all
+    except ValueError:  # not an address
         return False
     for spelling in {password, unquote(password)} if password else ():
         remember_secret(spelling)

@@ -196,7 +196,7 @@ def config_from_signature(target: Callable[..., Any], base: type[_RegistryBase])
             left_to_the_class.add(parameter.name)
     name = f"{getattr(target, '__name__', type(target).__name__)}Config"
     derived = _new_class(name, (SignatureConfig, base), fields)
-    derived.__doc__ = f"What a spec can tell {label(target)}, read off its signature."
+    derived.__doc__ = f"Options of {label(target)}, derived from its signature."
     derived.derived_from = (target, base)
     derived.left_to_the_class = frozenset(left_to_the_class)
     return derived
@@ -261,7 +261,7 @@ def _default(parameter: inspect.Parameter, annotation: Any) -> Any:
 
 def _clash(target: Callable[..., Any], base: type[_RegistryBase], name: str) -> PluginError:
     return PluginError(
-        f"the parameter '{name}' of {label(target)} has the name of a field of {base.__name__}",
+        f"name clash: the parameter '{name}' of {label(target)} has the name of a field of {base.__name__}",
         hint="rename it, or give the class a config of its own: "
         f"class MyConfig({base.__name__}) in the annotation of a parameter named config",
     )

@@ -111,10 +111,11 @@ class DataContainer:
         if key is None and keys:
             return keys[0]
         if key not in keys:
-            wanted = "a data set" if key is None else f"the data set {key!r}"
             guess = did_you_mean(key or "", keys)
             raise DataError(
-                f"{wanted} is asked for; the run has {', '.join(keys) or 'none'}.{guess}",
+                f"unknown data set: found {key!r}, expected one of {', '.join(keys)}.{guess}"
+                if keys
+                else "the run has no data sets, expected at least one",
                 hint=f"add [datasets.{key or 'train'}] to the spec",
             )
         return key

@@ -71,7 +71,7 @@ class InMemoryDataset(Dataset):
         lengths = {name: len(tensor) if tensor.ndim else None for name, tensor in properties.items()}
         if len(set(lengths.values())) != 1 or None in lengths.values():
             raise DataError(
-                f"the properties of a data set have one entry for each sample, found these lengths: {lengths}"
+                f"wrong lengths of properties: found {lengths}, expected the same for each: one entry a sample"
             )
         self.properties = {name: tensor.contiguous() for name, tensor in properties.items()}
         self._length = len(next(iter(self.properties.values())))
@@ -119,5 +119,6 @@ def length_of(dataset: AnyDataset) -> int:
         return len(dataset)  # type: ignore[arg-type]  # torch's base class declares no __len__
     except (TypeError, NotImplementedError) as error:
         raise DataError(
-            f"{type(dataset).__name__} has no length; a data set is map-style: __len__ and __getitem__(index)"
+            f"the data set {type(dataset).__name__} has no length, expected a map-style data set",
+            hint="define __len__ and __getitem__(index)",
         ) from error

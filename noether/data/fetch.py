@@ -13,7 +13,7 @@ from noether.data.randomness import EVALUATION_EPOCH, epoch_key, mix, preserved_
 from noether.errors import DataError
 
 Collator = Callable[[Sequence[Mapping[str, Any]]], Batch]
-"""Makes one batch of samples."""
+"""Function that makes one batch of samples."""
 
 
 def collate(samples: Sequence[Mapping[str, Any]]) -> Batch:
@@ -27,7 +27,7 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> Batch:
     for sample in samples:
         if not isinstance(sample, Mapping):
             raise DataError(
-                f"a sample is a dict from property name to tensor, found {type(sample).__name__}",
+                f"wrong type of a sample: found {type(sample).__name__}, expected a dict from property name to tensor",
                 hint="return {'x': ..., 'y': ...} from the data set's __getitem__",
             )
     return {name: _stack(name, samples) for name in samples[0]}
@@ -38,24 +38,29 @@ def _stack(name: str, samples: Sequence[Mapping[str, Any]]) -> Tensor:
         return torch.stack([_tensor(sample[name]) for sample in samples])
     except KeyError:
         lacking = next(sample for sample in samples if name not in sample)
-        raise DataError(f"one sample of the batch has no property {name!r}; it has {', '.join(lacking)}") from None
+        raise DataError(
+            f"missing property in a sample: found {', '.join(lacking)}, expected {name!r} as in the others of its batch"
+        ) from None
     except (RuntimeError, TypeError, ValueError) as error:
-        raise DataError(_not_stackable(name, [sample[name] for sample in samples], error)) from error
+        raise _not_stackable(name, [sample[name] for sample in samples], error) from error
 
 
 def _tensor(value: Any) -> Tensor:
     return value if isinstance(value, Tensor) else torch.as_tensor(value)
 
 
-def _not_stackable(name: str, values: list[Any], error: Exception) -> str:
+def _not_stackable(name: str, values: list[Any], error: Exception) -> DataError:
     shapes = {tuple(value.shape) for value in values if hasattr(value, "shape")}
     if len(shapes) > 1:
         found = ", ".join(str(shape) for shape in sorted(shapes))
-        return (
-            f"samples of one batch need equal shapes, but property {name!r} comes as {found}; pad it in a "
-            "transform, or give the data set a collator"
+        return DataError(
+            f"different shapes of property {name!r} in one batch: found {found}, expected one shape",
+            hint="pad it in a transform, or give the data set a collator",
         )
-    return f"property {name!r} cannot be made a tensor from {type(values[0]).__name__}: {error}"
+    return DataError(
+        f"property {name!r} cannot be converted: found {type(values[0]).__name__}, expected a tensor, an array or a "
+        f"number: {error}"
+    )
 
 
 class Fetch(Protocol):
@@ -161,4 +166,4 @@ def first_sample(dataset: AnyDataset, *, seed: int = 0) -> dict[str, Tensor]:
     """
     for batch in whole_batches(dataset, batch_size=1, seed=seed):
         return {name: values[0] for name, values in batch.items()}
-    raise DataError(f"{type(dataset).__name__} has no samples")
+    raise DataError(f"the data set {type(dataset).__name__} is empty: found 0 samples, expected at least 1")

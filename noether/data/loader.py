@@ -46,11 +46,11 @@ class WorkerDeaths:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.is_waiting:
-            self._tell(frame)
+            self._report(frame)
         else:
             self._is_noted = True
 
-    def _tell(self, frame: FrameType | None = None) -> None:
+    def _report(self, frame: FrameType | None = None) -> None:
         self._is_noted = False
         if self._raise_for_the_dead is not None:
             self._raise_for_the_dead(signal.SIGCHLD, frame)
@@ -65,7 +65,7 @@ class WorkerDeaths:
             self.is_waiting = True
             try:
                 if self._is_noted:
-                    self._tell()
+                    self._report()
                 batch = next(batches)
             except StopIteration:
                 return
@@ -158,8 +158,8 @@ def _next_of(stream: Iterator[TaggedBatch], tag: int, position: int) -> Batch:
         if found.tag == TRAINING or position > 0:
             break
     raise TrainingError(
-        "a callback asked for evaluation batches where the data stream has none for it: it ran outside of "
-        "the intervals that it registered, or read its pass twice"
+        "no evaluation batches for a callback: found the end of its pass, or an update outside of its intervals",
+        hint="read the batches in a round in which its interval fires, once",
     )
 
 
@@ -222,7 +222,7 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
             batch_size=None,  # the sampler asks for whole batches
             sampler=sampler,
             num_workers=num_workers,
-            collate_fn=_as_it_is,
+            collate_fn=_unchanged,
             pin_memory=pin_memory,
             timeout=(timeout or WORKER_TIMEOUT) if num_workers else 0,
             worker_init_fn=ignore_stop_signals if num_workers else None,
@@ -243,8 +243,8 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
         return map(_pinned, batches) if self.pin_memory and torch.accelerator.is_available() else batches
 
     def _in_this_process(self) -> Iterator[TaggedBatch]:
-        """Do what `TaggedDataset` does, with fewer calls: this runs at every update."""
-        assert isinstance(self.dataset, TaggedDataset), "torch knows it only as some data set"
+        """Load batches as `TaggedDataset` does, with fewer calls, because this runs at every update."""
+        assert isinstance(self.dataset, TaggedDataset), "torch declares it as any data set"
         make, sources = tuple.__new__, self.dataset.sources
         for tag, epoch, position, indices in self.sampler:
             yield make(TaggedBatch, (tag, position, sources[tag](indices, epoch)))
@@ -252,8 +252,8 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
     def _from_workers(self, batches: Any) -> Iterator[TaggedBatch]:
         """Yield all batches; an error forgets the frames of torch's iterator, its message has those of the worker.
 
-        They hold the iterator in a reference cycle, whose collection closes the queues before the workers are told to
-        stop, and then waits five seconds for them.
+        They hold the iterator in a reference cycle, whose collection closes the queues before it stops the workers, and
+        then waits five seconds for them.
         """
         try:
             yield from WORKER_DEATHS.waiting_for(batches)
@@ -267,12 +267,12 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
         """Return the error for a worker that did not deliver."""
         if found["pid"] is None:
             return TrainingError(
-                f"no worker has delivered a batch for {self.timeout:g} s: one hangs, or a batch takes as long",
-                hint="raise `timeout` under [loader], or see with num_workers = 0 where loading stays",
+                f"loading is too slow: found no batch of a worker within {self.timeout:g} s, expected one",
+                hint="raise `timeout` under [loader], or find the cause with num_workers = 0",
             )
         return TrainingError(
-            f"a worker that loads data is gone: process {found['pid']} {found['end']}",
-            hint="killed ones have often run out of memory: lower num_workers or prefetch_factor under [loader]",
+            f"a worker process of the loader has ended: process {found['pid']} {found['end']}",
+            hint="if it was killed for memory, lower num_workers or prefetch_factor under [loader]",
         )
 
 
@@ -281,5 +281,5 @@ def _pinned(tagged: TaggedBatch) -> TaggedBatch:
     return tagged._replace(batch=pin_memory(tagged.batch))  # type: ignore[no-untyped-call]
 
 
-def _as_it_is(batch: Any) -> Any:
+def _unchanged(batch: Any) -> Any:
     return batch

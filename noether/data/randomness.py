@@ -45,7 +45,7 @@ def mix_range(word: int, n: int) -> NDArray[np.uint64]:
 def permutation(n: int, seed: int, epoch: int) -> torch.Tensor:
     """Return the order in which epoch `epoch` visits `n` samples.
 
-    Sorting by a counter-based key needs no random generator, so that the order can be had again from three
+    Sorting by a counter-based key needs no random generator, so that the order can be computed again from three
     integers after any interruption, on any platform and with any version of torch and numpy. The keys are
     pairwise different, so the result does not depend on the sorting algorithm either.
 
@@ -74,7 +74,7 @@ def split_indices(n: int, fractions: Mapping[str, float], seed: int) -> dict[str
         DataError: if a fraction lies outside 0 … 1, or the fractions do not add up to 1.
     """
     if any(not 0 <= share <= 1 for share in fractions.values()) or abs(sum(fractions.values()) - 1) > 1e-9:
-        raise DataError(f"the fractions of a split lie between 0 and 1 and add up to 1, found {dict(fractions)}")
+        raise DataError(f"wrong fractions of a split: found {dict(fractions)}, expected numbers from 0 to 1 with sum 1")
     order = permutation(n, mix(seed, _SPLIT), 0)
     parts, start, covered = {}, 0, 0.0
     for place, (name, share) in enumerate(fractions.items(), start=1):
@@ -114,9 +114,9 @@ def seed_sample(seed: int) -> None:
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
-    """Give the generators of Python, numpy and torch back as they were found, also after an error.
+    """Restore the generators of Python, numpy and torch at the end of the block, also after an error.
 
-    Those of CUDA devices are included where CUDA is in use already; other accelerators' are not.
+    Those of CUDA devices are included if CUDA is in use already; other accelerators' are not.
     """
     python_state = random.getstate()
     numpy_state = np.random.get_state()

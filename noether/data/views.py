@@ -45,7 +45,16 @@ class Subset(Dataset):
         return self._kept(self.dataset[index])
 
     def _kept(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
-        return sample if self.names is None else {name: sample[name] for name in self.names}
+        if self.names is None:
+            return sample
+        try:
+            return {name: sample[name] for name in self.names}
+        except KeyError:
+            lacking = next(name for name in self.names if name not in sample)
+            raise DataError(
+                f"missing property in a sample of the data set {_called(self.dataset)}: found "
+                f"{', '.join(sample) or 'none'}, expected {lacking!r}"
+            ) from None
 
 
 class BatchSubset(Subset):
@@ -85,9 +94,19 @@ def _known(dataset: AnyDataset, properties: Collection[str]) -> tuple[str, ...]:
     present = dataset.properties if isinstance(dataset, InMemoryDataset) else first_sample(dataset)
     for name in properties:
         if name not in present:
-            guess = did_you_mean(name, present)
-            raise DataError(f"the data set has no property {name!r}, only {', '.join(present)}.{guess}")
+            raise DataError(
+                f"unknown property of the data set {_called(dataset)}: found {name!r}, expected one of "
+                f"{', '.join(present)}.{did_you_mean(name, present)}"
+            )
     return tuple(name for name in present if name in properties)
+
+
+def _called(dataset: AnyDataset) -> str:
+    """Return the name of a data set in messages: its kind, or its class without a config."""
+    while isinstance(dataset, TransformedDataset):
+        dataset = dataset.dataset
+    config = getattr(dataset, "config", None)
+    return repr(getattr(config, "kind", "") or type(dataset).__name__)
 
 
 class TransformedDataset(Dataset):
@@ -160,9 +179,8 @@ def _leading_batched(transforms: Sequence[Transform]) -> int:
 class PreparedDatasets:
     """The data sets of a run after their transforms: each one's own, then the shared ones.
 
-    A data set's own transforms make it look like the others (units, augmentation); the shared ones then bring
-    all to what the model likes. What a transform learns, it learns from the training set alone, after the
-    transforms before it.
+    A data set's own transforms make it look like the others (units, augmentation); the shared ones then prepare all
+    of them for the model. Transforms are fitted on the training set alone, after the transforms before them.
 
     Args:
         datasets: The data sets as they are, by key.
@@ -196,8 +214,8 @@ class PreparedDatasets:
             if "train" not in self.datasets:
                 kind = transform.config.kind if transform.config else ""
                 raise DataError(
-                    f"the transform {kind or type(transform).__name__!r} learns from the training set, and "
-                    f"there is none; the data sets are {', '.join(self.datasets)}",
+                    f"the transform {kind or type(transform).__name__!r} cannot be fitted: found data sets "
+                    f"{', '.join(self.datasets)}, expected train",
                     hint="add [datasets.train], or load the state of a run that had one",
                 )
             transform.fit(transformed(self.datasets["train"], transforms[:place]))

@@ -125,7 +125,7 @@ def periodic_implementations(
 
 _WRONG_FORM = {
     True: "is marked as a wrapper, but has no `yield`",
-    False: "is a generator or a coroutine, which a call does not run; a wrapper is marked wrapper=True",
+    False: "is a generator or a coroutine, which a call does not run; mark wrappers with wrapper=True",
 }
 
 
@@ -152,7 +152,7 @@ class Discovery:
             self.problems += [f"{participant}: {miss}" for miss in near_misses(type(participant.instance))]
 
     def _take(self, name: str, static: Any) -> None:
-        """Add the implementation that an attribute is, or the problem that keeps it from being one."""
+        """Add an attribute as an implementation, or the problem with it."""
         options = implementation_options(static) or {}
         hook = options.get("specname") or name
         if hook not in HOOKS:

@@ -123,7 +123,7 @@ def _shared_ids(participants: Sequence[Participant]) -> list[str]:
     names: dict[str, list[str]] = {}
     for participant in participants:
         names.setdefault(participant.id, []).append(str(participant))
-    return [f"{' and '.join(same)} share one id; set `id`" for same in names.values() if len(same) > 1]
+    return [f"{' and '.join(same)} share one id; set `id` in one of them" for same in names.values() if len(same) > 1]
 
 
 def _schedules(order: dict[str, list[Implementation]]) -> tuple[NextDue, ...]:

@@ -81,14 +81,14 @@ def import_entry(entry: Entry) -> Any:
     return explained(f"{entry.role} '{entry.name}' of {entry.origin}", lambda: import_target(entry.target))
 
 
-def explained(what: str, importer: Callable[[], _Imported]) -> _Imported:
-    """Call `importer`; turn what it raises into a `PluginError` with the place and a hint."""
+def explained(subject: str, importer: Callable[[], _Imported]) -> _Imported:
+    """Call `importer`; turn its errors into a `PluginError` with the place and a hint."""
     try:
         return importer()
     except PluginError:
         raise
     except (Exception, SystemExit) as error:  # a module that calls sys.exit() must not end the command
-        message = f"cannot import {what}: {type(error).__name__}: {error}{_place(error)}"
+        message = f"cannot import {subject}: {type(error).__name__}: {error}{_place(error)}"
         raise PluginError(message, hint=_hint(error)) from error
 
 
@@ -105,7 +105,7 @@ def _place(error: BaseException) -> str:
 def _hint(error: BaseException) -> str | None:
     top = (getattr(error, "name", None) or "").partition(".")[0]
     if isinstance(error, ModuleNotFoundError) and top and find_spec(top) is None:
-        return f"it needs the module '{top}', which is not installed: pip install {top}"
+        return f"install the missing module: pip install {top}"
     return None
 
 
@@ -191,7 +191,7 @@ def resolve_dotted(kind: str, trust: Trust) -> Any:
     parts = kind.replace(":", ".").split(".")
     if not all(part.isidentifier() and not part.startswith("__") for part in parts) or kind.count(":") > 1:
         raise PluginError(
-            f"kind {kind!r} is not a dotted path of Python names",
+            f"malformed kind: found {kind!r}, expected a dotted path of Python names",
             hint="write package.module.Class",
             code="unknown-kind",
         )
@@ -227,7 +227,8 @@ def _attribute(holder: Any, attribute: str, kind: str, trust: Trust) -> Any:
     """Return an attribute of a module or class that is trusted."""
     if not inspect.ismodule(holder) and not inspect.isclass(holder):
         raise PluginError(
-            f"kind {kind!r}: '{attribute}' follows something that is neither a module nor a class", code="unknown-kind"
+            f"kind {kind!r}: wrong owner of '{attribute}': found {described(holder)}, expected a module or a class",
+            code="unknown-kind",
         )
     if not trust.covers(_top(holder)):
         raise _outside(kind, holder)

@@ -65,12 +65,14 @@ class Intervals:
         if self.every_n_updates is not None:
             return self.every_n_updates
         if self.every_n_samples is None:
-            raise ValueError("no interval is set: every_n_epochs, every_n_updates or every_n_samples")
+            raise ValueError(
+                "missing interval: found none, expected every_n_epochs, every_n_updates or every_n_samples"
+            )
         updates, rest = divmod(self.every_n_samples, effective_batch_size)
         if rest:
             raise ValueError(
-                f"every_n_samples = {self.every_n_samples} is not a multiple of the effective batch size "
-                f"{effective_batch_size}, so the updates between two calls differ"
+                f"wrong every_n_samples: found {self.every_n_samples}, expected a multiple of the effective batch size "
+                f"{effective_batch_size}"
             )
         return updates
 

@@ -31,11 +31,14 @@ def every(
     given = [(unit, n) for unit, n in (("epochs", epochs), ("updates", updates), ("samples", samples)) if n is not None]
     if len(given) != 1:
         raise PluginError(
-            f"@noether.every: found {len(given)} intervals, expected exactly one", hint="@noether.every(epochs=1)"
+            f"wrong number of intervals in @noether.every: found {len(given)}, expected exactly one",
+            hint="@noether.every(epochs=1)",
         )
     unit, n = given[0]
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise PluginError(f"@noether.every: found {unit}={n!r}, expected a whole number of at least 1")
+        raise PluginError(
+            f"wrong interval in @noether.every: found {unit}={n!r}, expected a whole number of at least 1"
+        )
 
     def mark(function: _Function) -> _Function:
         setattr(function, _MARK, Intervals(epochs, updates, samples))

@@ -41,14 +41,15 @@ def load_plugins(names: Iterable[str], registry: Registry | None = None) -> list
 def _check(component: Component) -> None:
     if inspect.isclass(component.target):
         raise PluginError(
-            f"plugin '{component.kind}' names the class {component.target.__qualname__}",
+            f"plugin '{component.kind}' has the wrong type: found the class {component.target.__qualname__}, expected "
+            "a module or an object",
             hint="name a module, or an object of that class",
         )
     if not has_implementations(component.target):
         meant = [name for name in dir(component.target) if not name.startswith("_") and nearest(name, HOOKS)]
-        found = f"; is {meant[0]} meant to be one?" if meant else ""
+        found = f"functions without @noether.hookimpl such as {meant[0]}" if meant else "no hook functions"
         raise PluginError(
-            f"plugin '{component.kind}' of {component.origin} implements no hook{found}",
+            f"plugin '{component.kind}' of {component.origin} implements no hook: found {found}",
             hint="mark its functions with @noether.hookimpl",
         )
 

@@ -29,7 +29,7 @@ class TrainingIteration:
         """
         match = _TEXT.fullmatch(text)
         if match is None:
-            raise ValueError(f"expected a training iteration such as E1_U50_S3200, found {text!r}")
+            raise ValueError(f"malformed training iteration: found {text!r}, expected a text such as E1_U50_S3200")
         epoch, update, sample = (int(number) for number in match.groups())
         return cls(epoch, update, sample)
 
@@ -130,7 +130,7 @@ class UpdateCounter:
             return limit.epoch * self.updates_per_epoch
         if limit.sample is not None:
             return -(-limit.sample // self.effective_batch_size)  # the update that reaches the limit is the last
-        raise ValueError("an UpdateCounter needs an end: epoch, update or sample")
+        raise ValueError("missing end of an UpdateCounter: found none, expected an epoch, update or sample")
 
     @property
     def cur_iteration(self) -> TrainingIteration:

@@ -73,8 +73,8 @@ class Trust:
             for folder in self._data_folders:
                 if place.is_relative_to(folder):
                     raise PluginError(
-                        f"kind {kind!r} is not imported: {place} is in {folder}, which holds data, not code",
-                        hint="the code of a run has to be in your project, or installed",
+                        f"kind {kind!r} is not imported: {place} is in the data folder {folder}",
+                        hint="move the code into your project, or install it",
                         code="not-trusted",
                     )
 

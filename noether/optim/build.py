@@ -173,7 +173,9 @@ def build_optimizer(
     )
     groups = parameter_groups(named_parameters, defaults, config.groups)
     if not groups:
-        raise SpecError("the model has no trainable parameters", hint="loosen `frozen` under [model]")
+        raise SpecError(
+            "the model has no trainable parameters, expected at least one", hint="loosen `frozen` under [model]"
+        )
     names = [name for group in groups for name in group.pop("names")]
     options = _fused_where_possible(optimizer_class, options, groups)
     optimizer = _construct(optimizer_class, groups, options, config.kind)
@@ -200,7 +202,10 @@ def _scheduled(config: OptimizerBaseConfig, optimizer: Optimizer, **span: int) -
     found = {key: schedule for key, schedule in schedules.items() if schedule is not None}
     for key in found:
         if key not in optimizer.defaults:
-            raise SpecError(f"optimizer '{config.kind}' has no {key} that a schedule could change")
+            raise SpecError(
+                f"unusable schedule: optimizer '{config.kind}' has no {key}",
+                hint=f"remove the schedule of {key}, or choose another optimizer",
+            )
     return [Scheduled(key, build_schedule(schedule, **span), optimizer) for key, schedule in found.items()]
 
 
@@ -234,10 +239,10 @@ def _construct(
 ) -> Optimizer:
     if optimizer_class is torch.optim.LBFGS:
         raise SpecError(
-            "optimizer 'LBFGS' evaluates the loss several times an update, which the training loop does not do",
+            "unsupported optimizer: found 'LBFGS', which evaluates the loss several times an update",
             hint='choose a first-order optimizer, for example kind = "AdamW"',
         )
     try:
         return optimizer_class(groups, **options)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise SpecError(f"torch refuses the options of optimizer '{kind}': {error}") from error
+        raise SpecError(f"wrong options of optimizer '{kind}': {error}") from error

@@ -71,8 +71,8 @@ def _require_shapes(optimizer: Optimizer, names: Sequence[str], tensors: Mapping
         shape = shapes.get(key.rpartition("/")[0])
         if shape is not None and tensor.ndim and tensor.shape != shape:
             raise CheckpointError(
-                f"{key} in the optimizer's state of the checkpoint has the shape {tuple(tensor.shape)}, "
-                f"its parameter {tuple(shape)}"
+                f"wrong shape of {key} in the optimizer's state: found {tuple(tensor.shape)}, expected "
+                f"{tuple(shape)} as of its parameter"
             )
 
 
@@ -106,8 +106,8 @@ def restore_options(optimizer: Optimizer, names: Sequence[str], saved: Sequence[
         found = [{key: group_of[name][key] for key in group_of[name]["changed"]} for name in members]
         if not all(_equal(options, found[0]) for options in found[1:]):
             raise CheckpointError(
-                f"the optimizer has one group for {listed(members, _SHOWN)}, but the checkpoint has several for them, "
-                f"whose options had changed: {', '.join(sorted({key for options in found for key in options}))}",
+                f"wrong optimizer groups: found one group for {listed(members, _SHOWN)}, expected several as in the "
+                f"checkpoint, which differ in {', '.join(sorted({key for options in found for key in options}))}",
                 hint="continue with the parameter groups that the run was started with",
             )
         for key, value in found[0].items():
@@ -118,15 +118,15 @@ def require_same_class(saved: str | None, optimizer: Optimizer) -> None:
     """Check that a state was made by such an optimizer: another one has entries of other names and meanings.
 
     Args:
-        saved: Name of the class; None where the checkpoint does not say.
-        optimizer: The optimizer that is to go on with the state.
+        saved: Name of the class; None if the checkpoint does not have it.
+        optimizer: The optimizer that will take the state.
 
     Raises:
         CheckpointError: if another optimizer made it.
     """
     if saved is not None and saved != type(optimizer).__name__:
         raise CheckpointError(
-            f"the optimizer is {type(optimizer).__name__}, but the checkpoint has the state of {saved}",
+            f"wrong optimizer: found {type(optimizer).__name__}, expected {saved} as in the checkpoint",
             hint=f'continue with kind = "{saved}", or take the weights alone with initializer kind = "checkpoint"',
         )
 
@@ -139,8 +139,8 @@ def require_same_names(saved: Collection[str], names: Collection[str]) -> None:
     """
     missing, unknown = sorted(set(names) - set(saved)), sorted(set(saved) - set(names))
     parts = [
-        *([f"it has nothing for {listed(missing, _SHOWN)}"] if missing else []),
-        *([f"it has a state for {listed(unknown, _SHOWN)}, which does not train here"] if unknown else []),
+        *([f"missing {listed(missing, _SHOWN)}"] if missing else []),
+        *([f"not expected {listed(unknown, _SHOWN)}"] if unknown else []),
     ]
     if parts:
         raise CheckpointError(

@@ -34,7 +34,7 @@ class Schedule(ABC):
         """Return the factor in force for the update after `update` completed ones."""
 
     def length(self, name: str, *, default: int | None = None) -> int:
-        """Return a length in updates from whichever of `<name>_updates`, `<name>_epochs`, `<name>_percent` is set.
+        """Return the length in updates that `<name>_updates`, `<name>_epochs` or `<name>_percent` sets.
 
         Raises:
             SpecError: if several of them are set, or none and there is no default.
@@ -51,8 +51,9 @@ class Schedule(ABC):
             wanted = f"{', '.join(fields[:-1])} or {fields[-1]}"
             found = " and ".join(f"{field} = {value}" for field, value in given.items()) or "none"
             raise SpecError(
-                f"the schedule '{self.schedule_config.kind}' needs one of {wanted}; found {found}",
-                hint=f"keep one of {wanted} in its table",
+                f"wrong length of the schedule '{self.schedule_config.kind}': found {found}, expected exactly one of "
+                f"{wanted}",
+                hint=f"set one of {wanted} in its table",
             )
         if not given:
             assert default is not None
@@ -142,7 +143,7 @@ class CosineRestartsConfig(ScheduleBaseConfig):
     first_percent: float | None = Field(
         None, gt=0, le=100, examples=[10], description="The same in percent of the run."
     )
-    growth: int = Field(1, ge=1, description="How many times longer each wave is than the one before.")
+    growth: int = Field(1, ge=1, description="Length of each wave as a multiple of the one before.")
 
 
 class CosineRestarts(Schedule):
@@ -173,7 +174,8 @@ class CyclicConfig(ScheduleBaseConfig):
     up_epochs: float | None = Field(None, gt=0, examples=[2], description="The same in epochs.")
     up_percent: float | None = Field(None, gt=0, le=100, examples=[5], description="The same in percent of the run.")
     mode: Literal["triangular", "triangular2"] = Field(
-        "triangular", description="Whether the height stays, or halves with each wave."
+        "triangular",
+        description="triangular: all waves have the same height. triangular2: the height halves with each wave.",
     )
 
 
@@ -197,7 +199,7 @@ class ExponentialConfig(ScheduleBaseConfig):
     """Settings of the `exponential` schedule."""
 
     gamma: float = Field(gt=0, examples=[0.999], description="Factor for one `unit`.")
-    unit: Literal["update", "epoch"] = Field("update", description="What `gamma` is the factor of.")
+    unit: Literal["update", "epoch"] = Field("update", description="Unit of time for which `gamma` is the factor.")
 
 
 class Exponential(Schedule):
@@ -332,8 +334,8 @@ class Polynomial(Schedule):
 class StepConfig(ScheduleBaseConfig):
     """Settings of the `step` schedule."""
 
-    gamma: float = Field(0.1, gt=0, description="Factor that each step multiplies by.")
-    every_updates: int | None = Field(None, ge=1, examples=[1000], description="Updates from step to step.")
+    gamma: float = Field(0.1, gt=0, description="Factor at each drop.")
+    every_updates: int | None = Field(None, ge=1, examples=[1000], description="Updates between drops.")
     every_epochs: float | None = Field(None, gt=0, examples=[10], description="The same in epochs.")
     every_percent: float | None = Field(
         None, gt=0, le=100, examples=[30], description="The same in percent of the run."
@@ -341,7 +343,7 @@ class StepConfig(ScheduleBaseConfig):
 
 
 class Step(Schedule):
-    """Falls in equal steps on a logarithmic scale."""
+    """Drops by `gamma` at equal intervals."""
 
     def __init__(self, schedule_config: StepConfig, *, total_updates: int, updates_per_epoch: int) -> None:
         super().__init__(schedule_config, total_updates=total_updates, updates_per_epoch=updates_per_epoch)
@@ -349,5 +351,5 @@ class Step(Schedule):
         self.every = max(self.length("every"), 1)
 
     def factor(self, update: int) -> float:
-        """Return `gamma ** (completed steps)`."""
+        """Return `gamma` to the power of the completed drops."""
         return float(self.gamma ** (update // self.every))

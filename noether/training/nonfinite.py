@@ -136,10 +136,8 @@ class FiniteGuard:
         kept = f"the last checkpoint is {last_checkpoint}" if last_checkpoint else "there is no checkpoint yet"
         hint = "lower the learning rate, set clip_grad_norm under [model.optimizer], or look for NaN in the data"
         if not self.skip:
-            hint += "; skip_nan_loss = true under [trainer] goes on without such updates"
-        raise NonFiniteError(
-            f"the loss or a gradient is not finite in {many}; these were not applied, and {kept}", hint=hint
-        )
+            hint += "; skip_nan_loss = true under [trainer] skips such updates"
+        raise NonFiniteError(f"the loss or a gradient is not finite in {many}; {kept}", hint=hint)
 
 
 def _dense(tensor: Tensor) -> Tensor:

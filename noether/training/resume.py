@@ -1,4 +1,4 @@
-"""Resume: check that a saved state fits a run, restore it, and verify that everything came back as it was saved."""
+"""Resume: check that a saved state fits a run, restore it, and compare the result with the saved state."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _LOG = logging.getLogger("noether.resume")
 def blamed_on(checkpoint: Path) -> Iterator[None]:
     """Name the checkpoint in errors raised while its state is restored.
 
-    A state that other code has saved, or a stranger has written, passes every hash and may still have the wrong shape.
+    A state that other code saved passes every hash and may still have the wrong shape.
 
     Raises:
         CheckpointError: if an error is raised; the message has its type, text and place, and its notes are kept.
@@ -55,7 +55,7 @@ def blamed_on(checkpoint: Path) -> Iterator[None]:
         told = CheckpointError(
             f"the state in {checkpoint} cannot be restored: {type(error).__name__}: {str(error)[:_SHOWN]} "
             f"({frame.filename}:{frame.lineno})",
-            hint="is it of this run, and of the code that is installed now? --traceback shows where it failed",
+            hint="use a checkpoint of this run and the code that it was saved with; --traceback shows the whole error",
         )
         for note in getattr(error, "__notes__", []):
             told.add_note(note)
@@ -65,16 +65,16 @@ def blamed_on(checkpoint: Path) -> Iterator[None]:
 _SHOWN = 400  # characters of the original error in a message
 
 _CURES = {
-    "effective_batch_size": "continue with the effective_batch_size of that run",
-    "updates_per_epoch": "continue with the training set of that run",
+    "effective_batch_size": "resume with the effective_batch_size of that run",
+    "updates_per_epoch": "resume with the training set of that run",
 }
-_WEIGHTS_ALONE = 'or take the weights alone with initializer kind = "checkpoint", which counts from zero'
+_WEIGHTS_ALONE = 'or load the weights alone with initializer kind = "checkpoint", which counts from zero'
 
 
 def require_fitting(trainer: TrainerParts, checkpoint: SavedCheckpoint, state: CheckpointState) -> None:
-    """Check that the counts of a saved state have the same meaning in this run as in its own.
+    """Check that an update and an epoch of this run have the sizes of the run that saved the state.
 
-    A run that only evaluates counts nothing, so any state fits.
+    A run that only evaluates has no sizes, so any state fits.
 
     Args:
         trainer: A trainer before anything is restored.
@@ -90,8 +90,7 @@ def require_fitting(trainer: TrainerParts, checkpoint: SavedCheckpoint, state: C
         saved, own = state.trainer.get(size), getattr(trainer.state.counter, size)
         if saved is not None and saved != own:
             raise CheckpointError(
-                f"no run with {size} = {own} can go on from {checkpoint.folder}: that run had {size} = {saved}, so its "
-                "epochs, updates and samples count something else",
+                f"cannot resume from {checkpoint.folder}: found {size} = {own}, expected {saved} as in its run",
                 hint=f"{_CURES[size]}, {_WEIGHTS_ALONE}",
             )
     _require_later_limit(trainer, checkpoint)
@@ -104,24 +103,24 @@ def _require_later_limit(trainer: TrainerParts, checkpoint: SavedCheckpoint) -> 
     units = {"max_epochs": limits.epoch, "max_updates": limits.update, "max_samples": limits.sample}
     name, limit = next((name, value) for name, value in units.items() if value is not None)
     raise CheckpointError(
-        f"{name} = {limit} lies before {checkpoint.manifest.iteration}, which the run is to go on from",
+        f"cannot resume from {checkpoint.manifest.iteration}: found {name} = {limit}, expected a later end",
         hint=f"raise {name}, or choose an earlier checkpoint",
     )
 
 
-_OTHER_MODEL = 'take the weights alone with initializer kind = "checkpoint", which can leave out and rename'
+_OTHER_MODEL = 'load the weights alone with initializer kind = "checkpoint"; it can skip and rename tensors'
 
 
 def restore_checkpoint(
     trainer: TrainerParts, model: ModelBase, checkpoint: SavedCheckpoint, state: CheckpointState
 ) -> None:
-    """Let a trainer and its model go on from a checkpoint.
+    """Restore a trainer and its model from a checkpoint.
 
     Optimizers and callbacks must have been built, and no hook may have been called. The random generators come last,
-    so that nothing before can move them on.
+    so that nothing before can advance them.
 
-    If the checkpoint is of the trainer's own run, its metrics are cut back to it and its names stay. A run that takes
-    over the state of another one has metrics and checkpoints of its own, which begin here.
+    If the checkpoint is of the trainer's own run, its metrics are cut back to it and its names stay. A run that starts
+    from the state of another one has metrics and checkpoints of its own, which begin here.
 
     Args:
         trainer: Its counters, scaler, callbacks and data are restored.
@@ -160,7 +159,7 @@ def _restore(trainer: TrainerParts, model: ModelBase, checkpoint: SavedCheckpoin
 
 
 def restore_optimizers(model: ModelBase, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-    """Give each optimizer of a model, one or those of a composite's parts, its saved state.
+    """Restore the optimizers of a model: one, or those of a composite's parts.
 
     Args:
         model: With its optimizers.
@@ -173,7 +172,8 @@ def restore_optimizers(model: ModelBase, tensors: Mapping[str, Tensor], values: 
     optimizers = model.optimizers()
     if optimizers.keys() != values.keys():
         raise CheckpointError(
-            f"the checkpoint has optimizers for {_listed(values)}, but the model has them for {_listed(optimizers)}",
+            f"wrong optimizers in the checkpoint: found those of {_listed(values)}, expected those of "
+            f"{_listed(optimizers)}",
             hint=_OTHER_MODEL,
         )
     for name, optimizer in optimizers.items():
@@ -209,7 +209,7 @@ def verify_restored(trainer: TrainerParts, model: ModelBase, checkpoint: SavedCh
         same_spec: True if the spec is the one that it was saved with; otherwise options and callbacks may differ.
 
     Raises:
-        CheckpointError: if a part does not come back as it was saved.
+        CheckpointError: if a restored part differs from the saved one.
     """
     files, _ = encode_checkpoint(trainer.capture_state(model), SaveRequest.whole())
     for name, record in checkpoint.manifest.files.items():
@@ -223,11 +223,10 @@ def _not_as_saved(name: str, content: Content | None, checkpoint: SavedCheckpoin
     place = name
     if name == TRAINER and isinstance(content, bytes):
         saved = json.loads(read_file(checkpoint.folder, checkpoint.manifest, name))
-        place = f"{name}, at {_first_difference(saved, json.loads(content))}"
+        place = f"{name} at {_first_difference(saved, json.loads(content))}"
     return CheckpointError(
-        f"what was restored from {checkpoint.folder} is not what was saved: it differs in {place}",
-        hint="a callback's load_state_dict has to take back all that its state_dict returns; without that callback the "
-        "run can be continued",
+        f"the state restored from {checkpoint.folder} differs from the saved one in {place}",
+        hint="restore in load_state_dict of a callback all that its state_dict returns, or resume without the callback",
     )
 
 
@@ -237,13 +236,13 @@ def _first_difference(saved: Any, restored: Any, path: str = "") -> str:
         for key in sorted(saved.keys() | restored.keys()):
             if saved.get(key) != restored.get(key):
                 return _first_difference(saved.get(key), restored.get(key), f"{path}.{key}".removeprefix("."))
-    return f"{path} ({saved!r:.60} was saved, {restored!r:.60} is there)"
+    return f"{path}: found {restored!r:.60}, expected {saved!r:.60}"
 
 
 def restore_trainer(trainer: TrainerParts, state: Mapping[str, Any]) -> None:
-    """Take back what `capture.trainer_state` returned; the callbacks must have been built.
+    """Restore the state that `capture.trainer_state` returned; the callbacks must have been built.
 
-    Without `log_writer`, as if another run's state is taken over, the metrics stay as they are.
+    Without `log_writer`, as in the state of another run, the metrics stay unchanged.
     """
     scaler = trainer.precision.scaler
     trainer.state.load_state_dict(state)
@@ -260,7 +259,7 @@ def restore_callbacks(callbacks: Sequence[CallbackBase], states: Mapping[str, An
     by_id = {callback.id: callback for callback in family(callbacks)}
     for identifier in sorted(states.keys() - by_id.keys()):
         _LOG.warning(
-            "the checkpoint has a state of callback '%s', which this run does not have; it is ignored.%s",
+            "state of callback '%s' in the checkpoint ignored: this run has no such callback.%s",
             identifier,
             did_you_mean(identifier, by_id.keys() - states.keys()),
         )
@@ -268,7 +267,7 @@ def restore_callbacks(callbacks: Sequence[CallbackBase], states: Mapping[str, An
         if identifier in states:
             _restore_callback(callback, states[identifier])
         elif callback.state_dict() is not None:
-            _LOG.warning("the checkpoint has no state of callback '%s'; it begins anew", identifier)
+            _LOG.warning("callback '%s' starts without a state: the checkpoint has none", identifier)
 
 
 def _restore_callback(callback: CallbackBase, state: dict[str, Any]) -> None:

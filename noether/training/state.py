@@ -160,8 +160,8 @@ def starting_counter(config: BaseTrainerConfig[Any], samples: int) -> UpdateCoun
     counter = UpdateCounter(start, config.end_iteration, per_epoch, size)
     if counter.update > counter.end_update:
         raise SpecError(
-            f"start_at_epoch = {epoch} begins at update {counter.update}, after the run's last one, "
-            f"{counter.end_update}",
+            f"wrong start_at_epoch: found {epoch}, which begins at update {counter.update}, expected a start before "
+            f"the end at update {counter.end_update}",
             hint="lower start_at_epoch or raise the limit",
         )
     return counter

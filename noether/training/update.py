@@ -56,15 +56,15 @@ def cut_update(
     per_rank, rest = divmod(effective_batch_size, world_size)
     if rest:
         raise SpecError(
-            f"effective_batch_size = {effective_batch_size} does not divide by the {world_size} ranks",
+            f"wrong effective_batch_size: found {effective_batch_size}, expected a multiple of the {world_size} ranks",
             hint=f"use {max(per_rank, 1) * world_size}, or another multiple of {world_size}",
         )
     bound = min(max_batch_size or per_rank, per_rank)
     batch_size = next(size for size in range(bound, 0, -1) if per_rank % size == 0)
     if batch_size < per_rank and not accumulate:
         raise SpecError(
-            f"max_batch_size = {max_batch_size} is below the {per_rank} samples of an update on each rank, "
-            "and disable_gradient_accumulation is true",
+            f"wrong max_batch_size: found {max_batch_size}, expected at least {per_rank}, the samples of an update on "
+            "each rank, because disable_gradient_accumulation is true",
             hint="raise max_batch_size, lower effective_batch_size, or allow accumulation",
         )
     return Batching(effective_batch_size, batch_size, per_rank // batch_size)
@@ -97,8 +97,8 @@ class Precision:
         self.dtype = _DTYPES[name]
         if self.dtype is not None and not _supported(self.dtype, device):
             raise SpecError(
-                f"precision = {name!r} is not supported on {device}",
-                hint='use precision = "fp32", or another device',
+                f"unsupported precision: found {name!r}, expected one that {device} supports",
+                hint='set precision = "fp32", or use another device',
             )
         self.scaler = torch.amp.GradScaler(device.type) if self.dtype is torch.float16 else None
 
@@ -352,4 +352,6 @@ def give_optimizers(model: ModelBase, counter: UpdateCounter) -> None:
         return
     model.initialize_optimizer(total_updates=span[0], updates_per_epoch=span[1])
     if not model.optimizers():
-        raise SpecError("the model has no trainable parameters", hint="loosen `frozen` under [model]")
+        raise SpecError(
+            "the model has no trainable parameters, expected at least one", hint="loosen `frozen` under [model]"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -98,6 +98,21 @@ class MLP(ModelBase):
         in_features = model_config.in_features or {name: value.numel() for name, value in inputs.items()}
         out_features = infer_out_features(model_config.out_features, targets)
         return model_config.model_copy(update={"in_features": in_features, "out_features": out_features})
+
+    def check_inputs(self, names: Sequence[str]) -> None:
+        """Check before training that the forward properties include those of `in_features`.
+
+        Without any, the trainer chooses the inputs itself.
+
+        Raises:
+            SpecError: if one is missing.
+        """
+        missing = [name for name in self.inputs if name not in names]
+        if names and missing:
+            raise SpecError(
+                f"wrong trainer.forward_properties: found {list(names)}, expected {missing} as in in_features",
+                hint="list the properties of in_features in forward_properties, or remove in_features",
+            )
 
     def forward(self, *inputs: Tensor, **properties: Tensor) -> dict[str, Tensor]:
         """Map properties `(batch, ...)`, by name or in the order of `in_features`, to fields `(batch, *shape)`."""

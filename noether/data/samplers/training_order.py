@@ -22,7 +22,8 @@ def updates_per_epoch(samples: int, effective_batch_size: int) -> int:
     """
     if samples < effective_batch_size:
         raise DataError(
-            f"the training set has {samples} samples, fewer than one effective batch of {effective_batch_size}",
+            f"the training set is too small: found {samples} samples, expected at least one effective batch of "
+            f"{effective_batch_size}",
             hint=f"set effective_batch_size to at most {samples}",
         )
     return samples // effective_batch_size
@@ -54,8 +55,8 @@ class TrainingOrder:
         share, rest = divmod(self.effective_batch_size, self.world_size)
         if rest or share % self.batch_size:
             raise DataError(
-                f"effective_batch_size = {self.effective_batch_size} does not divide into whole batches of "
-                f"{self.batch_size} on {self.world_size} ranks"
+                f"wrong effective_batch_size: found {self.effective_batch_size}, expected a multiple of "
+                f"{self.batch_size * self.world_size}, for batches of {self.batch_size} on {self.world_size} ranks"
             )
         updates_per_epoch(self.samples, self.effective_batch_size)
 

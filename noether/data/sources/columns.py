@@ -29,11 +29,13 @@ def read_columns(path: Path, names: Collection[str] | None) -> Columns:
     """
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise DataError(f"{path}: unknown format; a data file ends in {', '.join(_READERS)}")
+        raise DataError(
+            f"{path}: unknown format: found {path.suffix or 'no suffix'!r}, expected one of {', '.join(_READERS)}"
+        )
     if not path.is_file():
-        found = "is no file" if path.exists() else "does not exist"
+        found = "is a folder, expected a file" if path.is_dir() else "does not exist"
         near = sorted(other.name for other in path.parent.glob(f"*{path.suffix}")) if path.parent.is_dir() else []
-        beside = f"; beside it are {', '.join(near[:10])}" if near else ""
+        beside = f"; its folder has {', '.join(near[:10])}" if near else ""
         raise DataError(f"{path} {found}{beside}", hint="paths in a spec are relative to the spec's own folder")
     return reader(path, names)
 
@@ -43,7 +45,7 @@ def _read_npz(path: Path, names: Collection[str] | None) -> Columns:
         with path.open("rb") as stream:
             archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} holds a single array without a name, not an .npz archive")
+                raise DataError(f"{path}: wrong content: found a single array without a name, expected an .npz archive")
             return {name: _from_numpy(path, name, archive[name]) for name in _checked(path, names, archive.files)}
     except (OSError, ValueError, EOFError, MemoryError, RecursionError, zipfile.BadZipFile) as error:
         raise _unreadable(path, error) from error
@@ -76,7 +78,9 @@ def _read_parquet(path: Path, names: Collection[str] | None) -> Columns:
         raise _unreadable(path, error) from error
     for name in present:
         if table[name].null_count:
-            raise DataError(f"{path}: column {name!r} lacks {table[name].null_count} of its {len(table)} values")
+            raise DataError(
+                f"{path}: missing values in {name!r}: found {table[name].null_count} nulls in {len(table)} rows"
+            )
     return {name: _from_numpy(path, name, table[name].to_numpy()) for name in present}
 
 
@@ -91,24 +95,24 @@ def _checked(path: Path, names: Collection[str] | None, present: list[str]) -> l
     """Return the names to read."""
     for name in names or ():
         if name not in present:
-            found = f"it holds {', '.join(present)}"
-            raise DataError(f"{path} has no {name!r}; {found}.{did_you_mean(name, present)}")
+            guess = did_you_mean(name, present)
+            raise DataError(f"{path}: unknown array: found {name!r}, expected one of {', '.join(present)}.{guess}")
     return list(present if names is None else names)
 
 
 def _from_numpy(path: Path, name: str, array: np.ndarray[Any, Any] | bytes) -> Tensor:
     if isinstance(array, bytes):
-        raise DataError(f"{path}: {name!r} is no array")
+        raise DataError(f"{path}: wrong content of {name!r}: found bytes, expected an array")
     if array.dtype.kind == "u":
         array = array.astype(np.int64)  # torch knows no arithmetic for most unsigned types
     if array.dtype.kind not in "bif" or array.dtype.itemsize > 8:
-        raise DataError(f"{path}: {name!r} holds {array.dtype}, not numbers that torch knows")
+        raise DataError(f"{path}: wrong type of {name!r}: found {array.dtype}, expected booleans, integers or floats")
     native = np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
     return torch.from_numpy(native if native.flags.writeable else native.copy())
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path} cannot be read as {path.suffix.lower()}: {error}", hint="is the file complete?")
+    return DataError(f"{path} cannot be read as {path.suffix.lower()}: {error}", hint="check that the file is complete")
 
 
 def facts_of(path: Path, columns: Columns) -> tuple[int, dict[str, Property]]:
@@ -120,11 +124,11 @@ def facts_of(path: Path, columns: Columns) -> tuple[int, dict[str, Property]]:
     lengths = {name: len(values) if values.ndim else 0 for name, values in columns.items()}
     if len(set(lengths.values())) != 1:
         found = ", ".join(f"{name}: {length}" for name, length in lengths.items())
-        raise DataError(f"{path}: every array needs one entry for each sample, found {found or 'no array'}")
+        raise DataError(f"{path}: wrong lengths of arrays: found {found or 'no array'}, expected one entry a sample")
     for name, values in columns.items():
         if values.is_floating_point() and not bool(torch.isfinite(values).all()):
             count = int((~torch.isfinite(values)).sum())
-            raise DataError(f"{path}: {name!r} holds values that are not finite ({count} of {values.numel()})")
+            raise DataError(f"{path}: non-finite values in {name!r}: found {count} of {values.numel()}, expected none")
     return next(iter(lengths.values())), {name: _property(values) for name, values in columns.items()}
 
 

@@ -54,7 +54,9 @@ class DigitsDataset(InMemoryDataset):
 def _read() -> tuple[torch.Tensor, torch.Tensor]:
     package = find_spec("sklearn")
     if package is None or package.origin is None:
-        raise DataError("the digits come with scikit-learn, which is not installed", hint="pip install scikit-learn")
+        raise DataError(
+            "missing package for kind 'digits': scikit-learn is not installed", hint="pip install scikit-learn"
+        )
     table = torch.from_numpy(_table(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"))
     images = (table[:, :64] / 16).to(torch.float32).view(-1, 1, 8, 8)  # 16 is the brightest
     return images, table[:, 64].to(torch.int64)

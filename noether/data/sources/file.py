@@ -77,12 +77,16 @@ def _assembled(path: Path, properties: dict[str, str | list[str]], columns: Colu
         if isinstance(parts, str):
             result[name] = columns[parts]
             continue
+        if not parts:
+            raise DataError(
+                f"{path}: no arrays for property {name!r}: found [], expected at least one name",
+                hint=f"list names of arrays, such as {name} = {list(columns)[:2]}",
+            )
         for part in parts:
             if columns[part].ndim != 1:
                 shape = tuple(columns[part].shape)
                 raise DataError(
-                    f"{path}: property {name!r} puts arrays of one number a sample side by side, but "
-                    f"{part!r} has the shape {shape}",
+                    f"{path}: wrong shape of {part!r} in property {name!r}: found {shape}, expected (samples,)",
                     hint=f'to use it as it is: {name} = "{part}"',
                 )
         result[name] = torch.stack([columns[part] for part in parts], dim=1)
@@ -93,7 +97,7 @@ def _common_length(path: Path, tensors: dict[str, Tensor]) -> int:
     lengths = {name: len(tensor) if tensor.ndim else None for name, tensor in tensors.items()}
     if len(set(lengths.values())) != 1 or None in lengths.values():
         found = ", ".join(f"{name}: {'no dimension' if n is None else n}" for name, n in lengths.items())
-        raise DataError(f"{path}: every array needs one entry for each sample, found {found or 'no array'}")
+        raise DataError(f"{path}: wrong lengths of arrays: found {found or 'no array'}, expected one entry a sample")
     length = next(iter(lengths.values()))
     assert length is not None
     return length

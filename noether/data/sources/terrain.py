@@ -80,8 +80,12 @@ def _read() -> tuple[torch.Tensor, torch.Tensor]:
 def _path() -> Path:
     package = find_spec("matplotlib")  # found, not imported: the file needs none of its code
     if package is None or package.origin is None:
-        raise DataError("the terrain comes with matplotlib, which is not installed", hint="pip install matplotlib")
+        raise DataError(
+            "missing package for kind 'terrain': matplotlib is not installed", hint="pip install matplotlib"
+        )
     path = Path(package.origin).parent / "mpl-data" / "sample_data" / "jacksboro_fault_dem.npz"
     if not path.is_file():
-        raise DataError(f"this matplotlib has no sample data: {path} does not exist", hint="pip install matplotlib")
+        raise DataError(
+            f"the installed matplotlib has no sample data: {path} does not exist", hint="pip install matplotlib"
+        )
     return path

@@ -85,9 +85,9 @@ class NormalizeConfig(TransformBaseConfig):
     )
     per: Literal["component", "channel", "property"] = Field(
         "component",
-        description="What has statistics of its own: each entry of a sample's last dimension (components of "
-        "a vector, or of a field on points), each entry of its first one (channels of an image), or only "
-        "the property as a whole. A sample that is a single number is one component.",
+        description="Part of a property that has its own statistics. component: each entry of a sample's last "
+        "dimension (of a vector, or of a field on points). channel: each entry of its first one (of an image). "
+        "property: the property as a whole. A sample that is a single number is one component.",
     )
 
 
@@ -133,8 +133,8 @@ class Normalize(Transform):
 
     def _shift_and_scale(self, name: str, values: RunningStatistics) -> tuple[Tensor, Tensor]:
         if not (values.count and values.mean.isfinite().all()):
-            found = "holds NaN or infinity in the training set" if values.count else "has no training samples"
-            raise DataError(f"cannot normalise {name!r}: it {found}")
+            found = "NaN or infinity in the training set" if values.count else "no training samples"
+            raise DataError(f"cannot normalise {name!r}: found {found}, expected finite numbers")
         if self.method == "mean-std":
             shift, scale = values.mean, values.deviation
         else:
@@ -169,7 +169,9 @@ class Normalize(Transform):
     def _operands(self, name: str, tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return tensor, shift and scale, in float32 at least: half precision cannot hold a shift."""
         if not self.fitted:
-            raise DataError(f"the statistics of {name!r} are not known yet: fit the transform, or load its state")
+            raise DataError(
+                f"no statistics of {name!r}: the transform is not fitted", hint="call fit or load_state_dict first"
+            )
         value = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
         return value, self._shift[name].to(value), self._scale[name].to(value)
 
@@ -186,7 +188,7 @@ class Normalize(Transform):
         """
         lacking = [name for name in self.names if not {f"{name}/shift", f"{name}/scale"} <= state.keys()]
         if lacking:
-            raise DataError(f"the saved statistics lack {', '.join(lacking)}; they hold {', '.join(state)}")
+            raise DataError(f"incomplete statistics: found {', '.join(state) or 'none'}, expected {', '.join(lacking)}")
         self._shift = {name: state[f"{name}/shift"].clone() for name in self.names}
         self._scale = {name: state[f"{name}/scale"].clone() for name in self.names}
 
@@ -195,10 +197,10 @@ def _floats(name: str, batch: Mapping[str, Tensor]) -> Tensor:
     if name not in batch:
         raise _lacking(name, batch)
     if not batch[name].is_floating_point():
-        raise DataError(f"cannot normalise {name!r}: it holds {batch[name].dtype}, not floating-point numbers")
+        raise DataError(f"cannot normalise {name!r}: found {batch[name].dtype}, expected floating-point numbers")
     return batch[name]
 
 
 def _lacking(name: str, sample: Mapping[str, Any]) -> DataError:
     guess = did_you_mean(name, sample)
-    return DataError(f"normalize: the data set has no property {name!r}, only {', '.join(sample)}.{guess}")
+    return DataError(f"cannot normalise {name!r}: unknown property, expected one of {', '.join(sample)}.{guess}")

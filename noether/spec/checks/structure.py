@@ -126,7 +126,7 @@ def _one_limit(trainer: Any) -> Iterator[Problem]:
         return
     given = [name for name in _LIMITS if trainer.get(name) is not None]
     if len(given) > 1:  # if there is none, one may be misspelt, which is reported already
-        message = f"exactly one of {', '.join(_LIMITS)} must be set; found {' and '.join(given)}"
+        message = f"wrong number of limits: found {' and '.join(given)}, expected exactly one of {', '.join(_LIMITS)}"
         yield Problem("conflicting-keys", ("trainer",), message, at=tuple(("trainer", name) for name in given))
 
 

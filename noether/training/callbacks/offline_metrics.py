@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -34,18 +35,22 @@ def _count(values: Tensor) -> Tensor:
     return torch.tensor(values.numel(), dtype=torch.float64)
 
 
+def _names(values: Any) -> list[str] | str:
+    return sorted(values) if isinstance(values, Mapping) else f"of type {type(values).__name__}"
+
+
 def _error(prediction: Tensor, target: Tensor) -> Tensor:
     _refuse_broadcasting(prediction, target)
     return precise(prediction) - precise(target)
 
 
 def _refuse_broadcasting(prediction: Tensor, target: Tensor) -> None:
-    """Shapes such as (batch, 1) and (batch,) would compare every sample with every other."""
+    """Refuse different shapes: (batch, 1) and (batch,) would compare every sample with every other."""
     if prediction.shape != target.shape:
         raise TrainingError(
-            f"a metric compares predictions of shape {tuple(prediction.shape)} with targets of shape "
-            f"{tuple(target.shape)}",
-            hint="let the model return the shape of the target, for example through `out_features`",
+            f"wrong shape of a prediction: found {tuple(prediction.shape)}, expected {tuple(target.shape)} as of its "
+            "target",
+            hint="return the shape of the target from the model, for example through `out_features`",
         )
 
 
@@ -186,11 +191,11 @@ class OfflineMetricsCallback(PeriodicDataIteratorCallback):
         target_name = f"{field}_target"
         if isinstance(outputs, Tensor) and len(self.metrics) == 1:
             outputs = {field: outputs}
-        if field not in outputs or target_name not in batch:
+        if not isinstance(outputs, Mapping) or field not in outputs or target_name not in batch:
             raise TrainingError(
-                f"'{self.id}' compares the output '{field}' with '{target_name}': the model returned "
-                f"{sorted(outputs)}, a batch has {sorted(batch)}",
-                hint="name fields that the model returns under `metrics`",
+                f"callback '{self.id}': missing output or target: found outputs {_names(outputs)} and properties "
+                f"{_names(batch)}, expected output '{field}' and property '{target_name}'",
+                hint="list fields that the model returns under `metrics`",
             )
         prediction = self.data_container.inverse(target_name, outputs[field].float())
         target = self.data_container.inverse(target_name, batch[target_name])

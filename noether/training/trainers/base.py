@@ -198,8 +198,8 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
                 targets[name] = batch[name]
         except KeyError as error:
             raise TrainingError(
-                f"a batch has no property {error}, it has {', '.join(map(repr, batch))}",
-                hint="forward_properties and target_properties name properties of the data set",
+                f"missing property in a batch: found {', '.join(batch)}, expected {error}",
+                hint="list properties of the data set in forward_properties and target_properties",
             ) from error
         return TrainerResult.of(self.loss_compute(model(**forward), targets))
 
@@ -211,7 +211,10 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         """
         missing = [name for name in self.forward_properties if name not in batch]
         if missing:
-            raise TrainingError(f"a batch has no {missing}, which forward_properties names; it has {sorted(batch)}")
+            raise TrainingError(
+                f"missing properties in a batch: found {', '.join(batch)}, expected {', '.join(map(repr, missing))}",
+                hint="list properties of the data set in forward_properties",
+            )
         return model(**{name: batch[name] for name in self.forward_properties})
 
     def update(

@@ -35,9 +35,9 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
         None, ge=0, examples=[10], description="Epoch to begin at; schedules and the order of the data begin there too."
     )
     add_default_callbacks: bool | None = Field(
-        True, description="Log losses, learning rate, progress, sizes, times and memory without being asked."
+        True, description="Add callbacks that log losses, learning rate, progress, sizes, times and memory."
     )
-    add_trainer_callbacks: bool | None = Field(True, description="Add the callbacks that the trainer itself brings.")
+    add_trainer_callbacks: bool | None = Field(True, description="Add the callbacks of the trainer's kind.")
     effective_batch_size: int = Field(
         ge=1, examples=[64], description="Samples in one update, over all ranks and accumulation steps."
     )
@@ -50,7 +50,7 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
     initializer: Annotated[Any, Discriminated("initializer")] | None = Field(
         None,
         examples=[{"kind": "my_project.weights.Pretrained"}],
-        description="Where the state comes from that training begins with; [initializer] means the same.",
+        description="Source of the initial state of training; [initializer] means the same.",
     )
     log_every_n_epochs: int | None = Field(None, ge=1, examples=[1], description="Epochs between lines of progress.")
     log_every_n_updates: int | None = Field(None, ge=1, examples=[50], description="Updates between lines of progress.")
@@ -69,20 +69,24 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
     max_batch_size: int | None = Field(
         None, ge=1, examples=[16], description="Largest batch of one forward pass on one rank; more is accumulated."
     )
-    skip_nan_loss: bool = Field(False, description="Go on after an update whose loss or gradient is not finite.")
+    skip_nan_loss: bool = Field(
+        False, description="Skip an update if its loss or a gradient is not finite, and continue."
+    )
     skip_nan_loss_max_count: int = Field(
         100,
         ge=1,
         json_schema_extra={"unit": "updates"},
-        description="Updates in a row that may be skipped for that before the run gives up.",
+        description="Skipped updates in a row at which the run fails.",
     )
-    disable_gradient_accumulation: bool = Field(False, description="Refuse to run where accumulation would be needed.")
-    save_on_sigint: bool = Field(False, description="Commit a checkpoint on Ctrl-C too, as SIGTERM always does.")
+    disable_gradient_accumulation: bool = Field(
+        False, description="Refuse to run if gradients would have to be accumulated."
+    )
+    save_on_sigint: bool = Field(False, description="Commit a checkpoint on Ctrl-C too, as on SIGTERM.")
     stop_signals: list[StopSignal] = Field(
         default_factory=list,
         examples=[["SIGUSR1"]],
-        description="Signals that, as SIGTERM does, let the update finish, commit a checkpoint and end the run: those "
-        "that a scheduler sends before its time limit.",
+        description="Signals that end the run as SIGTERM does: after the current update, with a checkpoint. Schedulers "
+        "send one before their time limit.",
     )
     use_torch_compile: bool = Field(False, description="Compile the model with torch.compile.")
     find_unused_params: bool = Field(False, description="DistributedDataParallel's find_unused_parameters.")
@@ -104,7 +108,7 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
         ge=1,
         examples=[100],
         json_schema_extra={"unit": "updates"},
-        description="Updates between these; unset: the interval of the other default metrics.",
+        description="Updates between logs of training stability; unset: the interval of the other default metrics.",
     )
 
     @property
@@ -119,7 +123,7 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
             given = [f"{verb}_every_n_{unit}" for unit in ("epochs", "updates", "samples")]
             given = [name for name in given if getattr(self, name) is not None]
             if len(given) > 1:
-                raise ValueError(f"found {' and '.join(given)}; keep one of them")
+                raise ValueError(f"more than one interval: found {' and '.join(given)}, expected one of them")
         return self
 
     @model_validator(mode="after")
@@ -128,5 +132,5 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
         given = [name for name in LIMITS if getattr(self, name) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none"
-            raise ValueError(f"exactly one of {', '.join(LIMITS)} must be set; found {found}")
+            raise ValueError(f"wrong number of limits: found {found}, expected exactly one of {', '.join(LIMITS)}")
         return self

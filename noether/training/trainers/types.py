@@ -47,7 +47,7 @@ class TrainerResult:
             _check_total(total)
         if "total" in losses and len(losses) > 1:
             raise TrainingError(
-                "loss_compute returned a loss named 'total', which is the name of their sum",
+                "wrong name of a loss: found 'total', which is the name of their sum",
                 hint="give it another name",
             )
         return cls(total, losses, outputs)
@@ -68,7 +68,7 @@ def _named(losses: Any) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
 
 def _no_loss(losses: Any) -> TrainingError:
     return TrainingError(
-        f"loss_compute returned {losses!r}",
+        f"wrong result of loss_compute: found {losses!r}, expected at least one loss",
         hint="return a tensor, or a list or dict of tensors with at least one in it",
     )
 
@@ -77,10 +77,11 @@ def _check_total(total: Any) -> None:
     """Refuse a total that cannot be differentiated; a subclass of Tensor can."""
     if not isinstance(total, Tensor):
         raise TrainingError(
-            f"the loss is a {type(total).__name__}, expected a tensor", hint="leave out .item() and float() in the loss"
+            f"wrong type of the loss: found {type(total).__name__}, expected a tensor",
+            hint="remove .item() and float() from the loss",
         )
     if total.ndim:
         raise TrainingError(
-            f"the loss has the shape {tuple(total.shape)}, expected one number for the batch",
+            f"wrong shape of the loss: found {tuple(total.shape)}, expected one number for the batch",
             hint='reduce it, for example with .mean(), or reduction = "mean"',
         )

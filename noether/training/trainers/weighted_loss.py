@@ -41,7 +41,7 @@ class WeightedLossTrainerConfig(BaseTrainerConfig[CallBackBaseConfig]):
     @classmethod
     def _has_fields(cls, weights: dict[str, float]) -> dict[str, float]:
         if not weights:
-            raise ValueError("field_weights needs at least one field")
+            raise ValueError("wrong field_weights: found none, expected at least one field")
         return weights
 
 
@@ -59,8 +59,9 @@ class WeightedLossTrainer(BaseTrainer):
         without = [field for field, _ in self.loss_items if f"{field}_target" not in self.target_properties]
         if self.target_properties and without:
             raise SpecError(
-                f"field_weights names {without}, but target_properties is {self.target_properties}",
-                hint=f"name '{without[0]}_target' in target_properties, or correct the field's name",
+                f"unknown fields in field_weights: found {without}, expected fields of target_properties = "
+                f"{self.target_properties}",
+                hint=f"add '{without[0]}_target' to target_properties, or correct the field's name",
             )
         self._comparisons = [(f"{field}_loss", field, f"{field}_target", weight) for field, weight in self.loss_items]
         self._seen: set[str] = set()
@@ -101,9 +102,9 @@ class WeightedLossTrainer(BaseTrainer):
             if field in forward_output and target in targets:
                 raise  # the loss function raised it
             raise TrainingError(
-                f"field_weights names '{field}', but {error} is missing: the model returned "
-                f"{sorted(forward_output) or 'one tensor'}, the targets are {sorted(targets)}",
-                hint=f"let the model return '{field}', and name '{target}' in target_properties",
+                f"missing output or target of '{field}' in field_weights: found outputs "
+                f"{sorted(forward_output) or 'one tensor'} and targets {sorted(targets)}, expected {error}",
+                hint=f"return '{field}' from the model, and add '{target}' to target_properties",
             ) from error
         if self.track_outputs:
             return losses, {f"{field}_output": forward_output[field] for field, _ in self.loss_items}
@@ -116,7 +117,7 @@ class WeightedLossTrainer(BaseTrainer):
         if isinstance(output, Mapping):
             return dict(output)
         raise TrainingError(
-            f"the model returned a {type(output).__name__}, expected a dict by field or one tensor",
+            f"wrong output of the model: found {type(output).__name__}, expected a dict by field or one tensor",
             hint="return {" + ", ".join(f"'{field}': …" for field, _ in self.loss_items) + "} from its forward",
         )
 
@@ -125,8 +126,8 @@ class WeightedLossTrainer(BaseTrainer):
         self._seen.add(field)
         if output.shape != target.shape and output.numel() == target.numel():
             raise TrainingError(
-                f"output '{field}' and its target have different shapes: found {tuple(output.shape)} and "
-                f"{tuple(target.shape)}, which broadcasting would compare each with each",
-                hint=f"let the model return {tuple(target.shape)}, or give the target a last dimension of 1 "
+                f"wrong shape of output '{field}': found {tuple(output.shape)}, expected {tuple(target.shape)} as of "
+                "its target; broadcasting would compare every sample with every other",
+                hint=f"return {tuple(target.shape)} from the model, or give the target a last dimension of 1 "
                 f"(a 'file' data set does it with {field}_target = [\"…\"])",
             )

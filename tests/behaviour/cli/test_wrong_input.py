@@ -143,7 +143,9 @@ def test_two_limits(refusal, spec_file):
 
 def test_no_limit(refusal, spec_file, tiny_spec):
     del tiny_spec["trainer"]["max_epochs"]
-    assert "exactly one of max_epochs, max_updates, max_samples must be set; found none" in refusal("run", spec_file())
+    message = refusal("run", spec_file())
+    assert message.startswith("error[wrong-value]: ")
+    assert "found none, expected exactly one of max_epochs, max_updates, max_samples" in message
 
 
 def test_all_problems_are_shown_at_once(refusal, spec_file):
@@ -185,7 +187,7 @@ def test_installed_code_that_no_plugin_brings_is_refused_without_importing_it(re
 def test_a_missing_data_file(refusal, spec_file):
     message = refusal("run", spec_file(), "-s", "datasets.train.path=trian.npz")
     assert "trian.npz does not exist" in message
-    assert "beside it are test.npz, train.npz" in message
+    assert "test.npz, train.npz" in message
 
 
 @pytest.mark.parametrize("damage", [lambda data: b"no archive", lambda data: data[:100], lambda data: b""])
@@ -198,7 +200,7 @@ def test_a_damaged_data_file(refusal, spec_file, damage):
 
 def test_a_data_file_that_lacks_a_column(refusal, spec_file):
     message = refusal("run", spec_file(), "-s", 'datasets.train.properties={x="x", y_target="y_tarjet"}')
-    assert "train.npz has no 'y_tarjet'; it holds x, y_target. Did you mean 'y_target'?" in message
+    assert "found 'y_tarjet', expected one of x, y_target. Did you mean 'y_target'?" in message
 
 
 def test_a_property_that_no_sample_has(refusal, spec_file):
@@ -209,12 +211,12 @@ def test_a_property_that_no_sample_has(refusal, spec_file):
 def test_arrays_of_different_lengths(refusal, spec_file):
     path = spec_file()
     np.savez("train.npz", x=np.zeros((5, 3), "f4"), y_target=np.zeros((4, 2), "f4"))
-    assert "every array needs one entry for each sample, found x: 5, y_target: 4" in refusal("run", path)
+    assert "found x: 5, y_target: 4" in refusal("run", path)
 
 
 def test_a_batch_larger_than_the_data_set(refusal, spec_file):
     message = refusal("run", spec_file(), "-s", "trainer.effective_batch_size=49")
-    assert "the training set has 48 samples, fewer than one effective batch of 49" in message
+    assert "found 48 samples" in message
     assert "set effective_batch_size to at most 48" in message
 
 
@@ -228,7 +230,7 @@ def test_a_model_without_an_optimizer(refusal, spec_file):
 
 def test_a_frozen_pattern_that_matches_nothing(refusal, spec_file):
     message = refusal("run", spec_file(), "-s", 'model.frozen=["encoder.*"]')
-    assert "`frozen` pattern 'encoder.*' matches no parameter" in message
+    assert "found 'encoder.*'" in message
 
 
 def test_a_hook_that_does_not_exist_and_one_with_a_wrong_argument(refusal, spec_file, tiny_spec, lab):

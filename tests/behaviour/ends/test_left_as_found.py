@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from noether.errors import DataError
+
 ENDS = {
     "a good end": {},
     "a failure": {"trainer.callbacks": [{"kind": "lab.callbacks.Fails", "every_n_updates": 1}]},
@@ -53,7 +55,7 @@ def test_a_run_leaves_the_process_as_it_found_it(run, lab, changes):
 
 def test_a_spec_that_is_refused_leaves_the_process_as_it_found_it(run, lab):
     before = state_of_the_process()
-    with pytest.raises(Exception, match="fewer than one effective batch"):
+    with pytest.raises(DataError):
         run({"trainer.effective_batch_size": 1000})
     assert state_of_the_process() == before
 

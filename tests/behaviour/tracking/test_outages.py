@@ -8,6 +8,7 @@ from noether.core.trackers import TrackerFeed
 from noether.metrics.delivery import Delivery
 from noether.metrics.feed import pause_s
 from noether.metrics.metrics_file import MetricRecord
+from noether.metrics.tracker import TrackerError
 
 
 @pytest.fixture
@@ -176,7 +177,7 @@ def test_the_run_that_was_created_by_a_process_that_died_is_found_again(fake_ser
     fake_server.mode = lambda call: "lost reply" if call == "runs/create" else "ok"
     path = run.run_dir / "spool/mlflow.json"
     first = Delivery(make_tracker(tracking_uri=fake_server.address), run.run_dir / "metrics.jsonl", run, path, print)
-    with pytest.raises(Exception, match="Connection"):
+    with pytest.raises(TrackerError):
         first.open()
     fake_server.mode = "ok"
     second = Delivery(make_tracker(tracking_uri=fake_server.address), run.run_dir / "metrics.jsonl", run, path, print)

@@ -177,18 +177,19 @@ def test_a_metric_stopper_s_checkpoint_holds_what_it_has_seen(finish, lab):
 
 
 @pytest.mark.parametrize(
-    ("stopper", "message"),
+    ("stopper", "names"),
     [
-        ({"kind": "fixed-early-stopper"}, "found none"),
-        ({"kind": "fixed-early-stopper", "stop_at_epoch": 1, "stop_at_update": 1}, "stop_at_epoch and stop_at_update"),
+        ({"kind": "fixed-early-stopper"}, "stop_after_seconds"),
+        ({"kind": "fixed-early-stopper", "stop_at_epoch": 1, "stop_at_update": 1}, "stop_at_update"),
         ({"kind": "fixed-early-stopper", "stop_at_epoch": 1, "every_n_epochs": 1}, "every_n_epochs"),
-        ({"kind": "metric-early-stopper", "metric_key": "loss/test/total", "patience": 1}, "no interval"),
+        ({"kind": "metric-early-stopper", "metric_key": "loss/test/total", "patience": 1}, "every_n_epochs"),
         ({"kind": "metric-early-stopper", "every_n_epochs": 1, "metric_key": "a", "patience": 0}, "patience"),
         ({"kind": "metric-early-stopper", "every_n_epochs": 1, "patience": 1}, "metric_key"),
     ],
     ids=str,
 )
-def test_settings_that_cannot_work_are_refused_before_training(run, workplace, stopper, message):
-    with pytest.raises(SpecError, match=message):
+def test_settings_that_cannot_work_are_refused_before_training(run, workplace, stopper, names):
+    with pytest.raises(SpecError) as caught:
         run({"trainer.callbacks": [stopper]})
+    assert names in str(caught.value)
     assert not list(workplace.glob("runs/*"))

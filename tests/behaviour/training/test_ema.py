@@ -147,8 +147,9 @@ def test_parts_of_a_composite_are_averaged_alone(tmp_path: Path) -> None:
     callback = make_callback(ema(model_paths=["encoder"]), make_trainer(tmp_path), model)
     (state,) = callback.state_files().values()
     assert set(state) == {f"encoder.{name}" for name in make_model().state_dict()}
-    with pytest.raises(SpecError, match="found 'head'"):
+    with pytest.raises(SpecError) as caught:
         _ = make_callback(ema(model_paths=["head"]), make_trainer(tmp_path / "b"), model).averages
+    assert "'head'" in str(caught.value)
 
 
 def test_a_best_checkpoint_of_averages_of_a_part_is_one_of_the_whole_model(tmp_path: Path) -> None:
@@ -186,7 +187,7 @@ def test_the_live_weights_are_back_after_a_child_failed(tmp_path: Path) -> None:
     no_loss_compares = {"x": torch.zeros(10, 3), "y_target": torch.zeros(10, 5)}
     data = DataContainer({"train": make_data().train, "test": InMemoryDataset(no_loss_compares)})
     trainer, model = make_trainer(tmp_path, data=data, callbacks=[ema(OFFLINE_LOSS)]), make_model()
-    with pytest.raises(Exception, match=r"shape|size") as caught:
+    with pytest.raises((RuntimeError, UserWarning)) as caught:
         train(trainer, model)
     assert "callback 'ema/0.9/offline-loss'" in "".join(caught.value.__notes__)
     expected = trained(tmp_path / "plain", max_updates=3)[1].state_dict()
@@ -301,17 +302,19 @@ def test_without_any_averages_it_begins_with_the_weights_and_says_so(
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("factors", "place", "kind"),
     [
-        ({"target_factors": []}, "at least 1 item"),
-        ({"target_factors": [1.0]}, "less than 1"),
-        ({"target_factors": [0.9, 0.9]}, "found \\[0.9, 0.9\\]"),
+        ([], ("target_factors",), "too_short"),
+        ([1.0], ("target_factors", 0), "less_than"),
+        ([0.9, 0.9], ("target_factors",), "value_error"),
     ],
     ids=str,
 )
-def test_wrong_factors_are_told(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=message):
-        make_callback(ema(**settings), make_trainer(tmp_path))
+def test_wrong_factors_are_refused(factors: list[float], place: tuple[Any, ...], kind: str, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError) as caught:
+        make_callback(ema(target_factors=factors), make_trainer(tmp_path))
+    (error,) = caught.value.errors()
+    assert (error["loc"], error["type"]) == (place, kind)
 
 
 def test_a_call_by_hand_needs_no_more_than_the_documented_arguments(tmp_path: Path) -> None:

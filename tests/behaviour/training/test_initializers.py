@@ -135,8 +135,8 @@ def test_a_damaged_step_is_named_and_the_one_before_it_resumed(finish, final_fil
     (last / "optimizer.safetensors").write_bytes(b"damaged")
     resumed = finish({**HARD, "initializer": resume()})
     log = (resumed.run_dir / "log.txt").read_text()
-    assert f"{last.name} is damaged: optimizer.safetensors is not what was saved: found 7 bytes" in log
-    assert "; trying an older one" in log
+    assert f"{last.name} is damaged: optimizer.safetensors" in log
+    assert "found 7 bytes" in log
     assert f"continuing after E1_U11_S88 from {before}" in log
 
 
@@ -159,13 +159,13 @@ def test_callbacks_get_their_state_before_they_hear_that_training_begins(finish)
     ]
 
 
-def test_callbacks_that_came_or_went_are_told(finish):
+def test_added_and_removed_callbacks_are_logged(finish):
     counts = [{"kind": "lab.callbacks.Counts", "id": name, "every_n_updates": 1} for name in ("before", "after")]
     finish({**HARD, "trainer.callbacks": [EVERY_UPDATE, counts[0]]}, run_id="first")
     resumed = finish({**HARD, "trainer.callbacks": [counts[1]], "initializer": resume("E0_U5_S40")})
     log = (resumed.run_dir / "log.txt").read_text()
-    assert "a state of callback 'before', which this run does not have" in log
-    assert "no state of callback 'after'; it begins anew" in log
+    assert "state of callback 'before' in the checkpoint ignored" in log
+    assert "callback 'after' starts without a state" in log
 
 
 def test_a_resumed_run_trains_as_its_own_spec_says(finish, final_weights):
@@ -242,8 +242,7 @@ def test_a_rehearsal_finds_what_cannot_be_resumed(verb, finish, noether_command)
 def test_another_effective_batch_size_is_refused(finish, refused):
     finish(HARD, run_id="first")
     why = refused({**HARD, "trainer.effective_batch_size": 16, "initializer": resume("E0_U5_S40")})
-    assert "no run with effective_batch_size = 16 can go on from" in why
-    assert "that run had effective_batch_size = 8" in why
+    assert "found effective_batch_size = 16, expected 8" in why
 
 
 def test_another_number_of_updates_in_an_epoch_is_refused(finish, refused):
@@ -251,8 +250,7 @@ def test_another_number_of_updates_in_an_epoch_is_refused(finish, refused):
     with np.load("train.npz") as arrays:
         np.savez("train.npz", x=arrays["x"][:40], y_target=arrays["y_target"][:40])
     why = refused({**HARD, "initializer": resume("E0_U5_S40")})
-    assert "no run with updates_per_epoch = 5 can go on from" in why
-    assert "that run had updates_per_epoch = 6" in why
+    assert "found updates_per_epoch = 5, expected 6" in why
 
 
 @pytest.mark.parametrize(
@@ -262,7 +260,7 @@ def test_a_limit_before_the_checkpoint_is_told_and_one_at_it_is_right(limit, bef
     finish(HARD, run_id="first")
     again = {**HARD, "trainer.max_epochs": None, "initializer": resume()}
     why = refused({**again, f"trainer.{limit}": before})
-    assert f"{limit} = {before} lies before E2_U12_S96" in why
+    assert f"E2_U12_S96: found {limit} = {before}" in why
     assert f"raise {limit}" in why
     finish({**again, f"trainer.{limit}": equal})
 
@@ -285,14 +283,14 @@ def test_another_optimizer_is_not_resumed(finish, run):
     for kind in ("SGD", "Adam"):
         outcome = run({**HARD, "model.optimizer": {"kind": kind, "lr": 0.01}, "initializer": resume("E0_U5_S40")})
         assert isinstance(outcome.error, CheckpointError)
-        assert f"the optimizer is {kind}, but the checkpoint has the state of AdamW" in str(outcome.error)
+        assert f"found {kind}, expected AdamW" in str(outcome.error)
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
         ({"model.hidden": [9]}, "other shape: layers.0.weight (8, 3) instead of (9, 3)"),
-        ({"model.frozen": ["*bias"]}, "it has a state for "),
+        ({"model.frozen": ["*bias"]}, "not expected "),
     ],
 )
 def test_another_model_is_not_resumed(change, told, run):
@@ -362,8 +360,9 @@ def test_a_part_of_a_composite_is_filled_from_a_model_of_another_shape(finish):
 
 def test_weights_that_do_not_fit_are_told_before_the_run_has_a_folder(finish, run):
     finish(run_id="first")
-    with pytest.raises(CheckpointError, match="the weights do not fit the model: "):
+    with pytest.raises(CheckpointError) as caught:
         run({"model.hidden": [9], "initializer": {"kind": "previous-run", "run_id": "first"}}, run_id="second")
+    assert "layers.0.weight" in str(caught.value)
     assert not Path("runs/second").exists()
 
 

@@ -76,10 +76,9 @@ def test_start_at_epoch_begins_there_with_order_schedule_and_counters(finish, la
 
 
 def test_a_data_set_smaller_than_a_batch_is_refused(run, workplace):
-    with pytest.raises(
-        DataError, match="the training set has 48 samples, fewer than one effective batch of 49"
-    ) as found:
+    with pytest.raises(DataError) as found:
         run({"trainer.effective_batch_size": 49})
+    assert "48 samples" in found.value.message
     assert "at most 48" in found.value.hint
     assert not (workplace / "runs").exists()
 
@@ -94,8 +93,9 @@ def test_samples_that_fill_no_update_are_left_out_of_the_epoch(finish):
 
 @pytest.mark.parametrize("limits", [{"max_epochs": None}, {"max_updates": 4}])
 def test_no_limit_and_two_limits_are_refused(run, limits):
-    with pytest.raises(SpecError, match="exactly one of max_epochs, max_updates, max_samples must be set"):
+    with pytest.raises(SpecError) as caught:
         run({f"trainer.{name}": value for name, value in limits.items()})
+    assert "max_epochs" in str(caught.value)
 
 
 def test_the_last_step_keeps_the_names_that_a_callback_gave_it(finish):

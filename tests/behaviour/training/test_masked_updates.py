@@ -87,18 +87,21 @@ def test_update_by_hand_applies_no_infinite_gradient_and_leaves_gradients_switch
 
 
 def test_a_loss_named_total_beside_others_is_refused():
-    with pytest.raises(TrainingError, match="named 'total'"):
+    with pytest.raises(TrainingError) as caught:
         TrainerResult.of({"total": torch.tensor(0.01), "reg": torch.tensor(100.0)})
+    assert "'total'" in str(caught.value)
 
 
 def test_a_model_without_anything_to_train_is_told_before_training(tmp_path):
-    with pytest.raises(SpecError, match="no trainable parameters"):
+    with pytest.raises(SpecError):
         make_trainer(tmp_path).train(make_model(frozen=["*"]).freeze())
 
 
 def test_a_start_beyond_the_end_is_told(tmp_path):
-    with pytest.raises(SpecError, match="start_at_epoch = 3 begins at update 18"):
+    with pytest.raises(SpecError) as caught:
         make_trainer(tmp_path, start_at_epoch=3)
+    assert "start_at_epoch" in str(caught.value)
+    assert "update 18" in str(caught.value)
 
 
 def test_a_trainer_trains_again_after_it_was_stopped_and_a_model_gets_the_schedule_of_each_run(tmp_path):

@@ -15,17 +15,17 @@ def test_forward_properties_that_the_model_does_not_take_are_told_before_trainin
     assert not (workplace / "runs").exists()
 
 
-def test_an_output_with_as_many_numbers_in_another_shape_is_refused(run, lab):
+def test_an_output_of_equal_size_and_another_shape_is_refused(run, lab):
     outcome = run({"model": {"kind": "lab.models.Sideways", **MINE}})
     assert isinstance(outcome.error, TrainingError)
-    assert "output 'y' and its target have different shapes: found (8, 1, 2) and (8, 2)" in outcome.error.message
+    assert "'y': found (8, 1, 2), expected (8, 2)" in outcome.error.message
 
 
 @pytest.mark.parametrize(
     ("loss_fn", "found"),
     [
-        ({"kind": "mse", "reduction": "none"}, r"the loss has the shape \(8, 2\), expected one number"),
-        ("lab.losses.a_float", "the loss is a float, expected a tensor"),
+        ({"kind": "mse", "reduction": "none"}, "found (8, 2)"),
+        ("lab.losses.a_float", "found float"),
     ],
     ids=["not reduced", "no tensor"],
 )
@@ -33,19 +33,18 @@ def test_a_loss_that_cannot_be_differentiated_is_named(run, lab, loss_fn, found)
     outcome = run({"trainer.loss_fn": loss_fn})
     assert isinstance(outcome.error, TrainingError)
     assert outcome.error.hint
-    with pytest.raises(TrainingError, match=found):
-        raise outcome.error
+    assert found in outcome.error.message
 
 
 def test_a_model_that_returns_a_tuple_is_told_what_to_return(run, lab):
     outcome = run({"model": {"kind": "lab.models.Pair", **MINE}})
-    assert "the model returned a tuple, expected a dict by field" in outcome.error.message
+    assert "found tuple" in outcome.error.message
     assert "{'y': …}" in outcome.error.hint
 
 
 def test_a_model_that_cannot_be_built_names_the_line(run, lab, workplace):
-    with pytest.raises(
-        SpecError, match=r"'lab.models.Picky' \(project code\) cannot be built: KeyError: 'tanhh' \(.*models.py:\d+\)"
-    ):
+    with pytest.raises(SpecError) as caught:
         run({"model": {"kind": "lab.models.Picky", "act": "tanhh", "optimizer": {"kind": "SGD"}}})
+    for fact in ("'lab.models.Picky'", "project code", "KeyError: 'tanhh'", "models.py:"):
+        assert fact in caught.value.message
     assert not (workplace / "runs").exists()

@@ -86,15 +86,16 @@ def test_the_resolved_spec_holds_the_groups_and_is_the_same_run(with_groups, fin
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "names"),
     [
-        (("layers.0.*", "encoder.*"), r"'encoder\.\*' matches no trainable parameter of the model"),
-        (("lr_scale", "lr_factor"), r"model\.optimizer\.groups"),
-        (("lr_scale = 0.1", "lr_scale = -1.0"), r"model\.optimizer\.groups"),
+        (("layers.0.*", "encoder.*"), "'encoder.*'"),
+        (("lr_scale", "lr_factor"), "model.optimizer.groups"),
+        (("lr_scale = 0.1", "lr_scale = -1.0"), "model.optimizer.groups"),
     ],
     ids=["pattern", "key", "value"],
 )
-def test_a_group_that_cannot_work_is_told_before_training(with_groups, workplace, change, told):
-    with pytest.raises(SpecError, match=told):
+def test_a_group_that_cannot_work_is_refused_before_training(with_groups, workplace, change, names):
+    with pytest.raises(SpecError) as caught:
         noether.run(with_groups(GROUPS.replace(*change)), quiet=True)
+    assert names in str(caught.value)
     assert not (workplace / "runs").exists()

@@ -264,5 +264,6 @@ def test_arguments_for_the_main_sampler_reach_the_loader(trainer_of):
 
 
 def test_a_batch_that_lacks_a_property_is_an_error_that_names_it(trainer_of):
-    with pytest.raises(TrainingError, match=r"a batch has no property 'y_target', it has 'x'"):
+    with pytest.raises(TrainingError) as caught:
         trainer_of().train_step({"x": torch.ones(2, 3)}, make_model())
+    assert "found x, expected 'y_target'" in str(caught.value)

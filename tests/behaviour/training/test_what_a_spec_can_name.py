@@ -69,8 +69,9 @@ def test_a_function_of_the_project_is_a_loss(finish, lab):
 
 
 def test_a_function_that_is_no_loss_is_refused(run, lab):
-    with pytest.raises(SpecError, match="cannot be called as loss"):
+    with pytest.raises(SpecError) as caught:
         run({"trainer.loss_fn": "lab.losses.not_a_loss"})
+    assert "lab.losses.not_a_loss" in str(caught.value)
 
 
 def test_a_loss_takes_its_options_from_the_spec(finish):
@@ -103,17 +104,19 @@ def test_a_trainer_of_the_project_may_return_its_loss_in_any_documented_form(fin
     assert ("spread/test" in metrics) == (form == "tuple")
 
 
-def test_a_trainer_that_returns_no_loss_is_told_so(run, tiny_spec, lab):
+def test_a_trainer_that_returns_no_loss_is_an_error(run, tiny_spec, lab):
     trainer = {key: value for key, value in tiny_spec["trainer"].items() if key != "field_weights"}
     tiny_spec["trainer"] = {**trainer, "kind": "lab.trainers.Plain", "form": "empty"}
     error = run().error
     assert isinstance(error, TrainingError)
-    assert "loss_compute returned {}" in error.message
+    assert "found {}" in error.message
 
 
-def test_a_field_without_a_target_is_told_before_training(run, workplace):
-    with pytest.raises(SpecError, match=r"field_weights names \['z'\], but target_properties is \['y_target'\]"):
+def test_a_field_without_a_target_is_refused_before_training(run, workplace):
+    with pytest.raises(SpecError) as caught:
         run({"trainer.field_weights": {"z": 1.0}})
+    assert "['z']" in str(caught.value)
+    assert "['y_target']" in str(caught.value)
     assert not (workplace / "runs").exists()
 
 
@@ -121,7 +124,7 @@ def test_a_field_without_an_output_is_an_error_that_names_both(run, lab):
     model = {"kind": "lab.models.Renamed", "in_features": 3, "out_features": 2, "optimizer": {"kind": "SGD"}}
     error = run({"model": model}).error
     assert isinstance(error, TrainingError)
-    assert "'y' is missing" in error.message
+    assert "expected 'y'" in error.message
     assert "['z']" in error.message
 
 
@@ -146,21 +149,24 @@ def test_muon_trains_what_has_matrices_only(finish, lab):
 
 
 def test_an_optimizer_that_needs_a_closure_is_refused_with_a_way_out(run, workplace):
-    with pytest.raises(SpecError, match="LBFGS") as found:
+    with pytest.raises(SpecError) as found:
         run({"model.optimizer": {"kind": "LBFGS"}})
+    assert "LBFGS" in str(found.value)
     assert "first-order" in found.value.hint
     assert not (workplace / "runs").exists()
 
 
 def test_options_that_torch_refuses_are_an_error_before_training(run, workplace):
-    with pytest.raises(SpecError, match="Invalid learning rate"):
+    with pytest.raises(SpecError) as caught:
         run({"model.optimizer.lr": -1.0})
+    assert "-1.0" in str(caught.value)
     assert not (workplace / "runs").exists()
 
 
 def test_a_schedule_that_lacks_its_length_is_an_error_before_training(run, workplace):
-    with pytest.raises(SpecError, match="every_updates, every_epochs or every_percent"):
+    with pytest.raises(SpecError) as caught:
         run({"model.optimizer.schedule": {"kind": "step"}})
+    assert "every_updates" in str(caught.value)
     assert not (workplace / "runs").exists()
 
 

@@ -21,9 +21,9 @@ def test_the_config_is_the_class_that_the_constructor_names(annotated: ModuleTyp
         ),
         (
             "OfAModel",
-            r"is ModelBaseConfig, the config of a model; annotated_classes.OfAModel is used as a callback",
+            "found ModelBaseConfig, the config of a model, expected that of a callback",
         ),
-        ("NoConfig", r"'callback_config' in NoConfig.__init__ is no config class"),
+        ("NoConfig", "'callback_config' in NoConfig.__init__ is not a config class"),
     ],
 )
 def test_an_annotation_that_names_no_config_of_the_role_is_refused(annotated: ModuleType, name: str, message: str):

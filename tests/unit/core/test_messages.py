@@ -105,6 +105,9 @@ def of_the_others(tmp_path: Path) -> dict[str, Callable[[], object]]:
         "no optimizer": lambda: make_model(optimizer=None).initialize_optimizer(**LENGTH),
         "a parameter of no part": lambda: loose.initialize_optimizer(**LENGTH),
         "wrong forward properties": lambda: CNN.check_inputs(NoProperties(), ["x"]),
+        "properties that an mlp lacks": lambda: MLP(
+            MLPConfig(kind="mlp", in_features={"a": 1}, out_features={"y": 1})
+        ).check_inputs(["x"]),
         "an mlp without sizes": lambda: MLP(MLPConfig(kind="mlp")),
         "a cnn without sizes": lambda: CNN(CNNConfig(kind="cnn")),
         "no image": lambda: CNN.infer_sizes(CNNConfig(kind="cnn"), {"x": torch.zeros(3)}, {}),

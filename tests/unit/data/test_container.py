@@ -60,10 +60,10 @@ def test_missing_training_set_is_an_error_where_training_is_asked_for(
     data = DataContainer(held)
     with pytest.raises(DataError) as caught:
         data.build_loader(batch_size=1)
-    assert "'train'" in str(caught.value)
+    assert "[datasets.train]" in str(caught.value.hint)
     with pytest.raises(DataError) as caught:
         _ = data.train
-    assert "'train'" in str(caught.value)
+    assert "[datasets.train]" in str(caught.value.hint)
 
 
 def test_evaluation_needs_no_training_set() -> None:

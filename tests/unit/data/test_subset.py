@@ -50,6 +50,32 @@ def test_an_unknown_property_is_named(dataset: AnyDataset) -> None:
     assert "'x'" in str(caught.value)
 
 
+class Changing(Streamed):
+    """A data set whose later samples lack a property of the first one."""
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        sample = super().__getitem__(index)
+        return sample if index == 0 else {"x": sample["x"]}
+
+
+def test_a_property_that_a_later_sample_lacks_is_named_with_those_that_exist() -> None:
+    part = subset(Changing(), properties=["y"])
+    with pytest.raises(DataError) as caught:
+        fetch_of(part, 0)(torch.arange(2), 0)
+    for name in ("'y'", "'Changing'", "x"):
+        assert name in caught.value.message
+
+
+def test_a_property_that_a_gathered_batch_lacks_is_named() -> None:
+    class Partial(Gathered):
+        def __getitems__(self, indices: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"x": indices} if len(indices) > 1 else super().__getitems__(indices)
+
+    with pytest.raises(DataError) as caught:
+        fetch_of(subset(Partial(), properties=["y"]), 0)(torch.arange(2), 0)
+    assert "'y'" in caught.value.message
+
+
 def test_a_part_keeps_the_order_of_properties() -> None:
     dataset = InMemoryDataset({name: torch.ones(2) for name in "dbca"})
     assert list(subset(dataset, properties={"a", "b", "c"})[0]) == ["b", "c", "a"]

@@ -267,10 +267,10 @@ def test_helper_method_keeps_its_name(name: str):
 
 
 def test_decorated_function_that_is_no_hook_is_refused_unless_optional():
-    with pytest.raises(
-        PluginError, match=r"plugin 'x': 'after_trainning' is not a hook. Did you mean 'after_training'"
-    ):
+    with pytest.raises(PluginError) as caught:
         compile_dispatch([plugin("x", after_trainning=answering("no"))])
+    for name in ("plugin 'x'", "'after_trainning'", "'after_training'"):
+        assert name in caught.value.message
     compile_dispatch([plugin("x", of_a_later_version=answering("no", optionalhook=True))])
 
 
@@ -284,13 +284,15 @@ def test_property_with_the_name_of_a_hook_is_refused():
 
 
 def test_wrapper_without_yield_is_refused():
-    with pytest.raises(PluginError, match="marked as a wrapper, but has no `yield`"):
+    with pytest.raises(PluginError) as caught:
         compile_dispatch([plugin("x", before_training=answering("no", wrapper=True))])
+    assert "plugin 'x': before_training" in str(caught.value)
 
 
 def test_two_participants_cannot_share_an_id():
-    with pytest.raises(PluginError, match="callback 'a' and plugin 'a' share one id"):
+    with pytest.raises(PluginError) as caught:
         compile_dispatch([component("a", Named("a")), plugin("a", before_training=answering("a"))])
+    assert "callback 'a' and plugin 'a'" in str(caught.value)
 
 
 def test_digest_depends_on_order_kinds_and_versions_only():

@@ -73,13 +73,15 @@ def test_updates_per_interval_is_the_distance_between_two_firings(n: int, update
 
 @given(numbers, st.integers(2, 9))
 def test_uneven_sample_interval_has_no_number_of_updates(n: int, batch: int) -> None:
-    with pytest.raises(ValueError, match=f"every_n_samples = {n * batch + 1}"):
+    with pytest.raises(ValueError) as caught:
         Intervals(every_n_samples=n * batch + 1).updates_per_interval(5, batch)
+    assert f"every_n_samples: found {n * batch + 1}" in str(caught.value)
 
 
 def test_without_an_interval_there_is_no_distance() -> None:
-    with pytest.raises(ValueError, match="no interval is set"):
+    with pytest.raises(ValueError) as caught:
         Intervals().updates_per_interval(5, 4)
+    assert "every_n_epochs" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -103,8 +103,9 @@ def test_plugin_without_an_interval_is_refused():
     @noether.hookimpl
     def periodic_callback(): ...
 
-    with pytest.raises(PluginError, match=r"has no interval; add @noether.every\(epochs=1\)"):
+    with pytest.raises(PluginError) as caught:
         compile_dispatch([plugin(periodic_callback)])
+    assert "@noether.every" in str(caught.value)
 
 
 def test_interval_of_a_component_belongs_into_the_spec():
@@ -112,13 +113,15 @@ def test_interval_of_a_component_belongs_into_the_spec():
         @noether.every(epochs=1)
         def periodic_callback(self): ...
 
-    with pytest.raises(PluginError, match="a callback has its interval in the spec"):
+    with pytest.raises(PluginError) as caught:
         compile_dispatch([Participant("c", "c", Callback())])
+    assert "callback 'c'" in str(caught.value)
 
 
 @pytest.mark.parametrize(
     "interval", [{}, {"epochs": 1, "updates": 2}, {"epochs": 0}, {"updates": 1.5}, {"samples": True}]
 )
 def test_every_takes_exactly_one_positive_whole_number(interval: dict[str, Any]):
-    with pytest.raises(PluginError, match=r"^@noether\.every: found"):
+    with pytest.raises(PluginError) as caught:
         noether.every(**interval)
+    assert "@noether.every" in str(caught.value)

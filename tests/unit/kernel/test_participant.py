@@ -70,15 +70,20 @@ def test_plugin_that_is_not_named_is_not_imported(registry: Registry):
 
 
 def test_unknown_plugin_names_the_nearest(registry: Registry):
-    with pytest.raises(PluginError, match=r"unknown run plugin 'helo'\. Did you mean 'hello'"):
+    with pytest.raises(PluginError) as caught:
         load_plugins(["helo"], registry)
+    assert caught.value.code == "unknown-kind"
+    assert "Did you mean 'hello'" in str(caught.value)
 
 
 def test_class_is_no_plugin(registry: Registry):
-    with pytest.raises(PluginError, match="plugin 'class' names the class Plugin"):
+    with pytest.raises(PluginError) as caught:
         load_plugins(["class"], registry)
+    assert "plugin 'class'" in str(caught.value)
+    assert "the class Plugin" in str(caught.value)
 
 
 def test_plugin_without_a_hook_says_what_was_meant(registry: Registry):
-    with pytest.raises(PluginError, match="implements no hook; is run_finish meant to be one"):
+    with pytest.raises(PluginError) as caught:
         load_plugins(["empty"], registry)
+    assert "run_finish" in str(caught.value)

@@ -80,8 +80,9 @@ def test_text_names_the_point_and_the_end() -> None:
 
 
 def test_counter_without_an_end_is_refused() -> None:
-    with pytest.raises(ValueError, match="needs an end"):
+    with pytest.raises(ValueError) as caught:
         UpdateCounter(START, TrainingIteration(), 5, 4)
+    assert "UpdateCounter" in str(caught.value)
 
 
 counts = st.integers(0, 10**12)
@@ -96,8 +97,9 @@ def test_text_form_reads_back_to_the_same_point(epoch: int, update: int, sample:
 
 @pytest.mark.parametrize("text", ["", "E1_U2", "E1_U2_S3 ", "latest", "E1_U-2_S3", "ENone_U3_SNone", "e1_u2_s3"])
 def test_other_text_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(ValueError, match="E1_U50_S3200"):
+    with pytest.raises(ValueError) as caught:
         TrainingIteration.parse(text)
+    assert "E1_U50_S3200" in str(caught.value)
 
 
 def test_stopwatch_measures_no_more_than_the_time_around_it() -> None:

@@ -148,8 +148,9 @@ def test_a_wrapper_without_a_yield_on_its_way_is_still_an_error() -> None:
             if self.name == "other":
                 yield
 
-    with pytest.raises(RuntimeError, match="did not yield"):
+    with pytest.raises(RuntimeError) as caught:
         hook(Skips())(Counter())
+    assert "yield" in str(caught.value)
 
 
 def test_a_wrapper_with_two_yields_is_still_an_error() -> None:
@@ -161,8 +162,9 @@ def test_a_wrapper_with_two_yields_is_still_an_error() -> None:
             yield
             yield
 
-    with pytest.raises(RuntimeError, match="second yield"):
+    with pytest.raises(RuntimeError) as caught:
         hook(Twice())(Counter())
+    assert "second" in str(caught.value)
 
 
 def test_a_stop_of_a_child_comes_out_of_its_parent_after_the_other_children() -> None:

@@ -118,8 +118,10 @@ def test_a_pattern_that_an_earlier_group_leaves_nothing_is_refused(network: nn.S
     assert "narrower patterns first" in str(caught.value)
 
 
-@pytest.mark.parametrize(("setting", "what"), [({"lr_scale": 2.0}, "no lr"), ({"weight_decay": 0.1}, "has none")])
-def test_what_the_optimizer_has_not_cannot_be_said_of_a_group(
+@pytest.mark.parametrize(
+    ("setting", "what"), [({"lr_scale": 2.0}, "no lr"), ({"weight_decay": 0.1}, "no weight_decay")]
+)
+def test_a_group_cannot_set_an_option_that_the_optimizer_lacks(
     network: nn.Sequential, setting: dict[str, float], what: str
 ) -> None:
     with pytest.raises(SpecError) as caught:

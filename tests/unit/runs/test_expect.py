@@ -65,5 +65,6 @@ def test_a_metric_whose_own_name_begins_with_best_is_meant_by_it():
 
 def test_all_broken_expectations_are_told_at_once():
     expected = {"loss/test/total": Expectation(max=0.0), "accuracy/test/label": Expectation(min=1.0)}
-    with pytest.raises(ExpectationError, match=r"loss/test/total = .*; accuracy/test/label = "):
+    with pytest.raises(ExpectationError) as caught:
         check_expectations(expected, FINAL, BEST)
+    assert all(key in str(caught.value) for key in expected)

@@ -29,12 +29,14 @@ def test_one_process_is_a_run_of_one_rank(environment: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("world", ["2", "0", "many"])
 def test_any_other_number_of_ranks_is_refused(world: str) -> None:
-    with pytest.raises(UsageError, match=world) as error:
+    with pytest.raises(UsageError) as error:
         parallel_of({WORLD_SIZE: world})
+    assert world in str(error.value)
     assert error.value.hint is not None
 
 
 def test_a_trainer_that_is_built_by_hand_refuses_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(WORLD_SIZE, "2")
-    with pytest.raises(UsageError, match=WORLD_SIZE):
+    with pytest.raises(UsageError) as caught:
         make_trainer(tmp_path)
+    assert WORLD_SIZE in str(caught.value)

@@ -48,9 +48,8 @@ def test_an_unknown_state_and_a_callback_without_one_are_told(caplog: pytest.Log
         restore_callbacks([callback], {"best": {"value": 3}})
     assert callback.value == 0
     assert caplog.messages == [
-        "the checkpoint has a state of callback 'best', which this run does not have; it is ignored. "
-        "Did you mean 'best-2'?",
-        "the checkpoint has no state of callback 'best-2'; it begins anew",
+        "state of callback 'best' in the checkpoint ignored: this run has no such callback. Did you mean 'best-2'?",
+        "callback 'best-2' starts without a state: the checkpoint has none",
     ]
 
 

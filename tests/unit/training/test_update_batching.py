@@ -26,8 +26,9 @@ def test_a_batch_that_does_not_divide_by_the_ranks_is_refused_with_one_that_does
     if size % ranks == 0:
         assert cut_update(size, world_size=ranks).batch_size == size // ranks
         return
-    with pytest.raises(SpecError, match=f"= {size} does not divide by the {ranks} ranks") as caught:
+    with pytest.raises(SpecError) as caught:
         cut_update(size, world_size=ranks)
+    assert f"found {size}, expected a multiple of the {ranks} ranks" in str(caught.value)
     assert caught.value.hint is not None
     proposed = int(caught.value.hint.split()[1].rstrip(","))
     assert cut_update(proposed, world_size=ranks).accumulation_steps == 1
@@ -38,5 +39,6 @@ def test_accumulation_that_is_not_allowed_is_refused(per_rank: int, bound: int, 
     if bound >= per_rank:
         assert cut_update(per_rank * ranks, max_batch_size=bound, world_size=ranks, accumulate=False)
         return
-    with pytest.raises(SpecError, match=f"max_batch_size = {bound} is below the {per_rank} samples"):
+    with pytest.raises(SpecError) as caught:
         cut_update(per_rank * ranks, max_batch_size=bound, world_size=ranks, accumulate=False)
+    assert f"found {bound}, expected at least {per_rank}" in str(caught.value)

@@ -145,8 +145,9 @@ def damaged_everywhere(damage: Damage, run: Any, saved_number: Any, caplog: Any,
             tried += 1
             damage(newest / file, step(run, 4) / file, random.Random(f"{file} {seed}"))
             caplog.clear()
-            with pytest.raises(CheckpointError, match=newest.name):
+            with pytest.raises(CheckpointError) as caught:
                 read_checkpoint(newest)
+            assert newest.name in str(caught.value)
             assert names.load("latest", saved_number) == 4, file
             assert newest.name in caplog.text
             for name in (newest.name, "E1_U6_S48"):  # an explicit name is no "or an older one"

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from noether.core.models.mlp import MLP, MLPConfig
+from noether.errors import SpecError
 
 shapes = st.lists(st.integers(1, 3), max_size=3).map(tuple)
 properties = st.dictionaries(st.sampled_from(["angle", "image", "points"]), shapes, min_size=1)
@@ -67,6 +68,14 @@ def test_octaves_feed_sines_and_cosines_of_doubling_frequencies() -> None:
     x = torch.tensor([[0.3]])
     features = torch.tensor([[0.3, *(torch.tensor([0.3, 0.6]).sin()), *(torch.tensor([0.3, 0.6]).cos())]])
     assert torch.allclose(model(x=x)["y"], model.layers[0](features))
+
+
+def test_an_input_that_is_not_a_forward_property_is_refused_before_training() -> None:
+    model = mlp(in_features={"a": 2, "b": 3}, out_features={"y": 1})
+    model.check_inputs(["b", "a"])
+    with pytest.raises(SpecError) as caught:
+        model.check_inputs(["a"])
+    assert "['b']" in caught.value.message
 
 
 @pytest.mark.parametrize("settings", [{"dropout": 1.0}, {"activation": "sigmoid"}, {"octaves": -1}])

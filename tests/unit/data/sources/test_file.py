@@ -67,6 +67,12 @@ def test_an_array_that_the_file_lacks_is_named(path: Path) -> None:
     assert "'label'" in str(caught.value)
 
 
+def test_a_property_without_arrays_is_an_error(path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        read(path, properties={"x": "u", "z": []})
+    assert "'z'" in caught.value.message
+
+
 def test_a_damaged_file_is_an_error(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(DataError) as caught:

@@ -139,10 +139,10 @@ def test_state_that_lacks_a_property_is_refused() -> None:
 @pytest.mark.parametrize(
     ("properties", "message"),
     [
-        ({"X": torch.rand(3)}, "no property 'x', only X. Did you mean 'X'"),
-        ({"x": torch.arange(3)}, "'x': it holds torch.int64"),
-        ({"x": torch.tensor([1.0, torch.nan])}, "'x': it holds NaN or infinity"),
-        ({"x": torch.empty(0, 2)}, "'x': it has no training samples"),
+        ({"X": torch.rand(3)}, "'x': unknown property, expected one of X. Did you mean 'X'"),
+        ({"x": torch.arange(3)}, "'x': found torch.int64"),
+        ({"x": torch.tensor([1.0, torch.nan])}, "'x': found NaN or infinity"),
+        ({"x": torch.empty(0, 2)}, "'x': found no training samples"),
     ],
 )
 def test_data_that_cannot_be_normalised_is_refused(properties: dict[str, torch.Tensor], message: str) -> None:

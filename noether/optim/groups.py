@@ -1,0 +1,144 @@
+"""Parameter groups: the parameters of each group, their decay and their learning rates."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from noether.config.components import ParameterGroupConfig
+from noether.errors import SpecError
+
+_SHOWN = 4  # names in a hint
+
+
+def matching(pattern: str, names: Collection[str], *, setting: str, of: str) -> list[str]:
+    """Return the names that match `pattern`, in their order.
+
+    Args:
+        pattern: As in a shell: `encoder.*`, `*.bias`.
+        names: Parameter names.
+        setting: Place of the pattern in the spec, for the message.
+        of: Kind of the names, for the message: "parameter of the model".
+
+    Raises:
+        SpecError: If no name matches.
+    """
+    matched = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+    if not matched:
+        shown = ", ".join(list(names)[:_SHOWN])
+        raise SpecError(
+            f"{setting} matches nothing: found {pattern!r}, expected a pattern of a {of}",
+            hint=f"parameters have names such as {shown}",
+        )
+    return matched
+
+
+@dataclass(frozen=True, slots=True)
+class GroupDefaults:
+    """Options of parameters that no group of the spec changes.
+
+    Attributes:
+        weight_decay: The optimizer's weight decay; None for an optimizer that has none.
+        decay_bias_and_norm: True if parameters with fewer than two dimensions decay as well.
+        lr: The optimizer's learning rate; None if it cannot be scaled.
+    """
+
+    weight_decay: float | None
+    decay_bias_and_norm: bool = False
+    lr: float | None = None
+
+
+def parameter_groups(
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    defaults: GroupDefaults,
+    groups: Sequence[ParameterGroupConfig] = (),
+) -> list[dict[str, Any]]:
+    """Split trainable parameters by the spec's groups, and each part into decaying and other parameters.
+
+    Parameters with fewer than two dimensions (biases, scales of norms) are not decayed by default: shrinking
+    them towards zero regularises nothing and hurts normalised layers. That holds for a group with a `weight_decay` of
+    its own as well, so that `encoder.*` can name a whole encoder; set `decay_bias_and_norm` in the group to decay them.
+
+    Returns:
+        Groups in the form that torch optimizers take, each with its parameter names under `"names"`: first the
+        parameters that no group of the spec names, then the spec's groups in their order.
+
+    Raises:
+        SpecError: If a group has no effect, or sets an option that the optimizer lacks.
+    """
+    trainable = {name: parameter for name, parameter in named_parameters if parameter.requires_grad}
+    owners = _owners(list(trainable), groups)
+    result = []
+    for index in range(-1, len(groups)):
+        members = {name: parameter for name, parameter in trainable.items() if owners.get(name, -1) == index}
+        result += _split(members, defaults, groups[index]) if index >= 0 else _by_decay(members, defaults, {})
+    return result
+
+
+def _owners(names: Sequence[str], groups: Sequence[ParameterGroupConfig]) -> dict[str, int]:
+    """Return the group of each parameter that a group names: the first that matches it."""
+    owners: dict[str, int] = {}
+    for index, group in enumerate(groups if names else ()):
+        for pattern in group.match:
+            setting = f"`match` pattern of optimizer group {index + 1}"
+            matched = matching(pattern, names, setting=setting, of="trainable parameter of the model")
+            if all(owner < index for owner in [owners.setdefault(name, index) for name in matched]):
+                raise SpecError(
+                    f"{setting} has no effect: {pattern!r} matches only parameters of earlier groups",
+                    hint="put narrower patterns first: a parameter belongs to the first group that matches",
+                )
+    return owners
+
+
+def _split(
+    members: Mapping[str, nn.Parameter], defaults: GroupDefaults, group: ParameterGroupConfig
+) -> list[dict[str, Any]]:
+    """Return the torch groups of one group of the spec."""
+    options: dict[str, Any] = {}
+    if group.lr_scale != 1.0:
+        if defaults.lr is None:
+            raise SpecError(
+                "lr_scale of an optimizer group has no effect: the optimizer has no lr", hint="remove lr_scale"
+            )
+        options["lr"] = defaults.lr * group.lr_scale
+    if group.weight_decay is not None:
+        if defaults.weight_decay is None:
+            raise SpecError(
+                "weight_decay of an optimizer group has no effect: the optimizer has no weight_decay",
+                hint="remove weight_decay from the group",
+            )
+        options["weight_decay"] = group.weight_decay
+    asked = group.decay_bias_and_norm
+    own = GroupDefaults(
+        weight_decay=defaults.weight_decay if group.weight_decay is None else group.weight_decay,
+        decay_bias_and_norm=defaults.decay_bias_and_norm if asked is None else asked,
+    )
+    if group.weight_decay and not any(_decays(parameter, own) for parameter in members.values()):
+        raise SpecError(
+            f"weight_decay of optimizer group {group.match} has no effect: it names only biases and norms, which "
+            "do not decay",
+            hint="add decay_bias_and_norm = true to the group, or remove its weight_decay",
+        )
+    return _by_decay(members, own, options)
+
+
+def _by_decay(
+    members: Mapping[str, nn.Parameter], defaults: GroupDefaults, options: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return up to two torch groups: the parameters that decay, and those that do not."""
+    groups = []
+    for decayed in (True, False):
+        chosen = {name: p for name, p in members.items() if _decays(p, defaults) is decayed}
+        if chosen:
+            group = {**options, "params": list(chosen.values()), "names": list(chosen)}
+            groups.append(group if decayed else {**group, "weight_decay": 0.0})
+    return groups
+
+
+def _decays(parameter: nn.Parameter, defaults: GroupDefaults) -> bool:
+    """Return True if weight decay applies to it; without any decay, all parameters are treated alike."""
+    return defaults.decay_bias_and_norm or parameter.ndim >= 2 or not defaults.weight_decay

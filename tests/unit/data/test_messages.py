@@ -1,0 +1,116 @@
+"""The wording of the errors of data, in one place; other tests look at types and facts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from noether.data.container import DataContainer
+from noether.data.dataset import Dataset, InMemoryDataset, length_of
+from noether.data.fetch import collate, first_sample
+from noether.data.loader import evaluation_pass
+from noether.data.randomness import split_indices
+from noether.data.samplers.training_order import TrainingOrder, updates_per_epoch
+from noether.data.sources.columns import facts_of, read_columns
+from noether.data.sources.file import FileConfig, FileDataset
+from noether.data.transforms.normalize import Normalize, NormalizeConfig
+from noether.data.views import PreparedDatasets, subset
+
+ROWS = InMemoryDataset({"x": torch.ones(4, 2), "y": torch.arange(4)})
+
+
+class Uneven(Dataset):
+    """A data set whose second sample lacks a property."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"x": torch.ones(())} if index else {"x": torch.ones(()), "y": torch.ones(())}
+
+
+def normalize(name: str) -> Normalize:
+    return Normalize(NormalizeConfig(kind="normalize", properties=[name]))
+
+
+def test_messages(golden: Any, tmp_path: Path) -> None:
+    golden({**of_data_sets(), **of_files(tmp_path), **of_transforms()})
+
+
+def of_data_sets() -> dict[str, Any]:
+    data = DataContainer({"train": ROWS})
+    consumer = data.sampler_config("train", every_n_epochs=1)
+    loader = data.build_loader([consumer], batch_size=2, end_update=0)
+    loader.timeout = 600.0
+    slow, gone = re.fullmatch("(?P<pid>x)?(?P<end>)", ""), re.fullmatch("(?P<pid>[0-9]+) (?P<end>.*)", "7 was killed")
+    return {
+        "an unknown data set": lambda: data.get_dataset("tran"),
+        "no data sets": lambda: DataContainer({}).get_dataset(),
+        "lengths that differ": lambda: InMemoryDataset({"x": torch.ones(2), "y": torch.ones(3)}),
+        "no length": lambda: length_of(torch.utils.data.Dataset()),
+        "an empty data set": lambda: first_sample(InMemoryDataset({"x": torch.empty(0)})),
+        "an unknown property": lambda: subset(ROWS, properties=["X"]),
+        "a property that a sample lacks": lambda: subset(Uneven(), properties=["y"])[1],
+        "a sample of a wrong type": lambda: collate([(1, 2)]),  # type: ignore[list-item]  # wrong on purpose
+        "a property that a sample of a batch lacks": lambda: collate([Uneven()[0], Uneven()[1]]),
+        "shapes that differ": lambda: collate([{"x": torch.ones(2)}, {"x": torch.ones(3)}]),
+        "a pass that is over": lambda: list(evaluation_pass(iter([]), consumer, 2)),
+        "a worker that hangs": lambda: raised(loader._explained(slow)),  # type: ignore[arg-type]  # it matches
+        "a worker that was killed": lambda: raised(loader._explained(gone)),  # type: ignore[arg-type]  # it matches
+        "fractions": lambda: split_indices(4, {"a": 0.5, "b": 0.6}, 0),
+        "too few samples": lambda: updates_per_epoch(4, 5),
+        "batches that do not divide": lambda: TrainingOrder(8, 6, 4),
+    }
+
+
+def raised(error: Exception) -> None:
+    raise error
+
+
+def of_files(folder: Path) -> dict[str, Any]:
+    np.savez(folder / "train.npz", x=np.zeros((3, 2)), y=np.zeros(3), z=np.zeros(2), name=np.array(["a", "b", "c"]))
+    np.save(folder / "one.npy", np.zeros(3))
+    (folder / "one.npy").rename(folder / "one.npz")
+    (folder / "broken.safetensors").write_bytes(b"no")
+
+    def file(**properties: Any) -> Any:
+        path = str(folder / "train.npz")
+        return FileDataset(FileConfig(kind="file", path=path, properties=properties))
+
+    return {
+        "an unknown format": lambda: read_columns(folder / "train.csv", None),
+        "a missing file": lambda: read_columns(folder / "trian.npz", None),
+        "a folder": lambda: read_columns(made(folder / "data.npz"), None),
+        "a single array": lambda: read_columns(folder / "one.npz", None),
+        "a damaged file": lambda: read_columns(folder / "broken.safetensors", None),
+        "an unknown array": lambda: read_columns(folder / "train.npz", ["X"]),
+        "text": lambda: read_columns(folder / "train.npz", ["name"]),
+        "arrays of different lengths": lambda: file(y="y", z="z"),
+        "a property without arrays": lambda: file(x="x", y=[]),
+        "an array that cannot be a component": lambda: file(y=["y", "x"]),
+        "arrays of a new spec that differ in length": lambda: facts_of(
+            Path("a.npz"), {"x": torch.ones(2), "y": torch.ones(3)}
+        ),
+        "numbers that are not finite": lambda: facts_of(Path("a.npz"), {"x": torch.tensor([1.0, torch.nan])}),
+    }
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def of_transforms() -> dict[str, Any]:
+    return {
+        "a transform without a training set": lambda: PreparedDatasets({"test": ROWS}, [normalize("x")]).get("test"),
+        "integers": lambda: normalize("y").fit(ROWS),
+        "an unknown property to normalise": lambda: normalize("X").fit(ROWS),
+        "no samples": lambda: normalize("x").fit(InMemoryDataset({"x": torch.empty(0)})),
+        "NaN": lambda: normalize("x").fit(InMemoryDataset({"x": torch.tensor([torch.nan])})),
+        "a transform that is not fitted": lambda: normalize("x")({"x": torch.ones(2)}),
+        "statistics of another property": lambda: normalize("x").load_state_dict({"y/shift": torch.ones(())}),
+    }

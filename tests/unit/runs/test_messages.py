@@ -1,0 +1,47 @@
+"""The wording of the errors of runs, in one place; other tests look at types and facts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from noether.checkpoint.paths import PathProvider
+from noether.runs.checkpoints.listing import find_checkpoint
+from noether.runs.expect import check_expectations
+from noether.runs.folder.lock import RunLock
+from noether.runs.folder.run_folder import RunFolder, checked_run_id, find_run
+from noether.runs.launch import run
+from noether.runs.resume.changes import require_same_mathematics
+from noether.runs.saved_spec import read_saved_spec
+from noether.spec.model import Expectation
+
+BEFORE = {"trainer": {"effective_batch_size": 8}, "seed": 0}
+NOW = {"trainer": {"effective_batch_size": 16}, "seed": 1}
+
+
+def locked_twice(folder: Path) -> None:
+    with RunLock(folder), RunLock(folder):
+        pass
+
+
+def test_messages(golden: Any, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    (tmp_path / "runs" / "first" / "run.json").write_text("{}")
+    (tmp_path / "file").write_text("")
+    paths = PathProvider(tmp_path / "runs", "first")
+    bounds = {"loss/test/total": Expectation(max=0.0), "rmse/test/y": Expectation(min=1.0)}
+    golden(
+        {
+            "a resume without a run": lambda: run({}, resume="auto"),
+            "a run id": lambda: checked_run_id("../a"),
+            "an unknown run": lambda: find_run("frist", tmp_path / "runs"),
+            "a folder that is not a run": lambda: find_run(tmp_path),
+            "a run that exists": lambda: RunFolder(paths).create(),
+            "a file as folder of runs": lambda: RunFolder(PathProvider(tmp_path / "file", "a")).create(),
+            "a run in use": lambda: locked_twice(tmp_path),
+            "a run without a spec": lambda: read_saved_spec(paths),
+            "a run without checkpoints": lambda: find_checkpoint([], "latest"),
+            "a change that alters training": lambda: require_same_mathematics(BEFORE, NOW),
+            "broken expectations": lambda: check_expectations(bounds, {"loss/test/total": 0.5}),
+        }
+    )
