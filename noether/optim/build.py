@@ -32,12 +32,15 @@ def matching(pattern: str, names: Collection[str], *, setting: str, of: str) -> 
         of: Kind of the names, for the message: "parameter of the model".
 
     Raises:
-        SpecError: if none does.
+        SpecError: If no name matches.
     """
     matched = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
     if not matched:
         shown = ", ".join(list(names)[:_SHOWN])
-        raise SpecError(f"{setting} {pattern!r} matches no {of}", hint=f"parameters are named like {shown}")
+        raise SpecError(
+            f"{setting} matches nothing: found {pattern!r}, expected a pattern of a {of}",
+            hint=f"parameters have names such as {shown}",
+        )
     return matched
 
 
@@ -63,16 +66,16 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Split trainable parameters by the spec's groups, and each part into decaying and other parameters.
 
-    Parameters with fewer than two dimensions (biases, scales of norms) are not decayed, unless asked for: shrinking
+    Parameters with fewer than two dimensions (biases, scales of norms) are not decayed by default: shrinking
     them towards zero regularises nothing and hurts normalised layers. That holds for a group with a `weight_decay` of
-    its own as well, so that `encoder.*` can name a whole encoder; `decay_bias_and_norm` in the group asks for it.
+    its own as well, so that `encoder.*` can name a whole encoder; set `decay_bias_and_norm` in the group to decay them.
 
     Returns:
         Groups in the form that torch optimizers take, each with its parameter names under `"names"`: first the
         parameters that no group of the spec names, then the spec's groups in their order.
 
     Raises:
-        SpecError: if a group would change nothing, or an option that the optimizer lacks.
+        SpecError: If a group has no effect, or sets an option that the optimizer lacks.
     """
     trainable = {name: parameter for name, parameter in named_parameters if parameter.requires_grad}
     owners = _owners(list(trainable), groups)
@@ -88,12 +91,12 @@ def _owners(names: Sequence[str], groups: Sequence[ParameterGroupConfig]) -> dic
     owners: dict[str, int] = {}
     for index, group in enumerate(groups if names else ()):
         for pattern in group.match:
-            setting = f"`match` pattern of optimizer group {index + 1},"
+            setting = f"`match` pattern of optimizer group {index + 1}"
             matched = matching(pattern, names, setting=setting, of="trainable parameter of the model")
             if all(owner < index for owner in [owners.setdefault(name, index) for name in matched]):
                 raise SpecError(
-                    f"{setting} {pattern!r} matches only parameters that an earlier group has",
-                    hint="the first group that matches counts: put the narrower patterns first",
+                    f"{setting} has no effect: {pattern!r} matches only parameters of earlier groups",
+                    hint="put narrower patterns first: a parameter belongs to the first group that matches",
                 )
     return owners
 
@@ -105,11 +108,16 @@ def _split(
     options: dict[str, Any] = {}
     if group.lr_scale != 1.0:
         if defaults.lr is None:
-            raise SpecError("an optimizer group has an lr_scale, but the optimizer has no lr that it could scale")
+            raise SpecError(
+                "lr_scale of an optimizer group has no effect: the optimizer has no lr", hint="remove lr_scale"
+            )
         options["lr"] = defaults.lr * group.lr_scale
     if group.weight_decay is not None:
         if defaults.weight_decay is None:
-            raise SpecError("an optimizer group has a weight_decay, but the optimizer has none")
+            raise SpecError(
+                "weight_decay of an optimizer group has no effect: the optimizer has no weight_decay",
+                hint="remove weight_decay from the group",
+            )
         options["weight_decay"] = group.weight_decay
     asked = group.decay_bias_and_norm
     own = GroupDefaults(
@@ -118,9 +126,9 @@ def _split(
     )
     if group.weight_decay and not any(_decays(parameter, own) for parameter in members.values()):
         raise SpecError(
-            f"optimizer group {group.match} has a weight_decay, but all that it names are biases and norms, which "
+            f"weight_decay of optimizer group {group.match} has no effect: it names only biases and norms, which "
             "do not decay",
-            hint="add decay_bias_and_norm = true to the group, or leave its weight_decay out",
+            hint="add decay_bias_and_norm = true to the group, or remove its weight_decay",
         )
     return _by_decay(members, own, options)
 

@@ -63,7 +63,7 @@ def test_nested_callbacks_refer_to_their_role(definitions):
 
 def test_an_option_has_its_description_and_default(definitions):
     option = definitions["callback.note"]["properties"]["every_n_epochs"]
-    assert option["description"] == "Run every so many epochs."
+    assert option["description"] == "Epochs from one call to the next."
     assert definitions["model.net"]["properties"]["hidden"]["default"] == 8
 
 
