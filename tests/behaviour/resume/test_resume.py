@@ -121,7 +121,7 @@ def test_partial_saves_of_a_run_that_begins_at_its_beginning_are_kept_aside(fini
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew_by_itself(failed, run, settings):  # C5
     for step in checkpoint_folders(failed.run_dir / "checkpoints"):
         (step / "manifest.json").write_bytes(b"{}")
-    with pytest.raises(CheckpointError, match="no sound checkpoint is left"):
+    with pytest.raises(CheckpointError, match="no valid checkpoint is left"):
         run(settings, run_id="mine", resume="auto")
 
 
