@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
-from noether.config.base import component_of
+from noether.config.base import component_of, refused
 from noether.config.components import CallBackBaseConfig
 from noether.config.discriminated import Discriminated
 from noether.config.signature import SignatureConfig
-from noether.errors import SpecError, TrainingError
+from noether.errors import TrainingError
 from noether.training.trainers.base import BaseTrainer
 from noether.training.trainers.config import BaseTrainerConfig
 
@@ -39,9 +39,17 @@ class WeightedLossTrainerConfig(BaseTrainerConfig[CallBackBaseConfig]):
 
     @field_validator("field_weights")
     @classmethod
-    def _has_fields(cls, weights: dict[str, float]) -> dict[str, float]:
+    def _has_fields(cls, weights: dict[str, float], info: ValidationInfo) -> dict[str, float]:
         if not weights:
             raise ValueError("wrong field_weights: found none, expected at least one field")
+        targets = info.data.get("target_properties")
+        without = [field for field in weights if f"{field}_target" not in (targets or ())]
+        if targets and without:
+            raise refused(
+                f"unknown fields in field_weights: found {without}, expected fields of target_properties = {targets}",
+                hint=f"add '{without[0]}_target' to target_properties, or correct the field's name",
+                below=(without[0],),
+            )
         return weights
 
 
@@ -56,13 +64,6 @@ class WeightedLossTrainer(BaseTrainer):
     def __init__(self, trainer_config: WeightedLossTrainerConfig, **kwargs: Any) -> None:
         super().__init__(trainer_config, **kwargs)
         self.loss_items: list[tuple[str, float]] = list(trainer_config.field_weights.items())
-        without = [field for field, _ in self.loss_items if f"{field}_target" not in self.target_properties]
-        if self.target_properties and without:
-            raise SpecError(
-                f"unknown fields in field_weights: found {without}, expected fields of target_properties = "
-                f"{self.target_properties}",
-                hint=f"add '{without[0]}_target' to target_properties, or correct the field's name",
-            )
         self._comparisons = [(f"{field}_loss", field, f"{field}_target", weight) for field, weight in self.loss_items]
         self._seen: set[str] = set()
         self.track_outputs = trainer_config.track_outputs
