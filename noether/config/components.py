@@ -149,12 +149,10 @@ class CallBackBaseConfig(_RegistryBase):
     name: str | None = Field(
         None, examples=["CheckpointCallback"], description="Name of the callback's class; `kind` says the same."
     )
-    every_n_epochs: int | None = Field(None, ge=1, examples=[1], description="Run every so many epochs.")
-    every_n_updates: int | None = Field(
-        None, ge=1, examples=[100], description="Run every so many updates (optimizer steps)."
-    )
+    every_n_epochs: int | None = Field(None, ge=1, examples=[1], description="Epochs between two calls.")
+    every_n_updates: int | None = Field(None, ge=1, examples=[100], description="Updates between two calls.")
     every_n_samples: int | None = Field(
-        None, ge=1, examples=[10_000], description="Run every so many training samples."
+        None, ge=1, examples=[10_000], description="Training samples between two calls."
     )
     batch_size: int | None = Field(
         None, ge=1, examples=[256], description="Batch size of the callback's own passes over data."
@@ -170,7 +168,7 @@ class PeriodicDataIteratorCallbackConfig(CallBackBaseConfig):
         ge=1,
         examples=[1000],
         json_schema_extra={"unit": "samples"},
-        description="Go through at most so many samples; all if left out.",
+        description="Largest number of samples of a pass; unset: all.",
     )
     properties: list[str] | None = Field(
         None,

@@ -61,7 +61,7 @@ class RunningTrainer(Protocol):
         """Set the counts of the run, for an evaluation of a checkpoint."""
 
     def check_state(self, step: Any, state: Any) -> None:
-        """Refuse the state of a checkpoint that the run cannot go on from."""
+        """Refuse the state of a checkpoint from which the run cannot resume."""
 
     def restore_state(self, model: Any, step: Any, state: Any) -> None:
         """Go on from the state of a checkpoint, which was read whole."""

@@ -22,7 +22,7 @@ class FiniteGuard:
     This one looks at every update, which waits for an accelerator; see `DeviceGuard` for one that does not.
 
     Args:
-        skip: True if the run goes on after a skipped update.
+        skip: True if the run continues after a skipped update.
         max_in_a_row: Skipped updates in a row after which the run gives up nevertheless.
 
     Attributes:
@@ -61,7 +61,7 @@ class FiniteGuard:
         self._losses: list[Tensor] = []
         self._one: Tensor | None = None
         self._found: Tensor | None = None
-        self._defers = False  # nobody looks at what is found in this update
+        self._defers = False  # True if the host does not read the verdict of this update
 
     def adopt(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """Remember the optimizers that apply the updates."""
@@ -69,7 +69,7 @@ class FiniteGuard:
     def keep(self, loss: Tensor) -> None:
         """Remember the loss of an accumulation step that is not the last of its update."""
         self._losses.append(loss)
-        self.was_skipped = not loss.isfinite()  # so that nobody averages it; the verdict on the update comes later
+        self.was_skipped = not loss.isfinite()  # so that no callback averages it; the verdict on the update comes later
 
     def admits(self, loss: Tensor, gradients: list[Tensor], scaler: torch.amp.GradScaler | None = None) -> bool:
         """Return True if the update may be applied; count it otherwise.
@@ -173,7 +173,7 @@ def step_masked(model: ModelBase, optimizers: Sequence[Optimizer], mask: Tensor)
 class MomentumStart:
     """Detects when fused SGD begins a momentum, which it must not do in a masked optimizer step.
 
-    Such a step makes the buffer and leaves it uninitialised, and the next one goes on with what is in it.
+    Such a step makes the buffer and leaves it uninitialised, and the next one uses its random content.
 
     Args:
         optimizers: All optimizers; those without a momentum are never a reason.
@@ -246,7 +246,7 @@ class DeviceGuard(FiniteGuard):
             return
         self._losses.append(loss)
         self.was_skipped = False
-        self.applied = loss.isfinite().float()  # so that nobody averages it; the verdict on the update comes later
+        self.applied = loss.isfinite().float()  # so that no callback averages it; the verdict on the update comes later
 
     def admits(self, loss: Tensor, gradients: list[Tensor], scaler: torch.amp.GradScaler | None = None) -> bool:
         """Return True if the update may be applied; with a `mask`, the optimizers decide in their kernels."""

@@ -63,7 +63,7 @@ class Listed:
 
     @property
     def resumable(self) -> bool:
-        """True if a run can continue from it, as far as its manifest says."""
+        """True if its manifest says that a run can resume from it."""
         return self.manifest is not None and self.manifest.resumable
 
 
@@ -101,7 +101,8 @@ def find_checkpoint(steps: Sequence[Listed], name: str) -> Listed:
             return step
     known = [known for step in steps for known in (*step.names, step.name)]
     raise CheckpointError(
-        f"the run has no checkpoint {name!r}.{did_you_mean(name.replace('/', '.'), known)}",
+        f"unknown checkpoint of the run: found {name!r}, expected an existing one."
+        f"{did_you_mean(name.replace('/', '.'), known)}",
         hint="it has " + ", ".join(known),
     )
 
