@@ -1,4 +1,4 @@
-"""Write the reference pages that are read off the code, or with `--check` report those that are stale.
+"""Write the reference pages from the code, or with `--check` report those that are stale.
 
 python docs/generate.py            write docs/reference/*.md, and the house in docs/explanation/architecture.md
 python docs/generate.py --check    change nothing; exit 1 if a page is stale

@@ -46,7 +46,7 @@ class Report:
         return sorted(value for found in self._of(name) for value in found.get(key, []))
 
     def passed(self, file: str) -> int:
-        """Count the cases that ran of files whose name holds this."""
+        """Return the number of executed cases of files whose name contains this."""
         cases = sum(file in case.attrib["classname"] and case.find("skipped") is None for case in self.cases)
         if not cases:
             raise NotMeasuredError(file)

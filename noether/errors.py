@@ -60,7 +60,7 @@ class DataError(UsageError):
 
 
 class TrainingError(NoetherError):
-    """The training loop cannot go on: a callback, a model or a loss failed."""
+    """The training loop cannot continue: a callback, a model or a loss failed."""
 
 
 class StorageError(NoetherError):

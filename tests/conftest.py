@@ -106,7 +106,7 @@ def final_weights() -> Callable[[Outcome], bytes]:
 
 @pytest.fixture
 def figures(record_property: Callable[[str, object], None]) -> Callable[..., None]:
-    """Publishes what a test has counted: `figures("kills", survived=40, attempted=40, seconds=[0.1, 0.2])`.
+    """Publish figures of a test: `figures("kills", survived=40, attempted=40, seconds=[0.1, 0.2])`.
 
     It becomes a property of the test in pytest's report, where `docs/reliability_figures.py` adds up the numbers of
     equal names and joins the lists for the table in docs/explanation/reliability.md.

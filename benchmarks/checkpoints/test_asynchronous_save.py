@@ -1,4 +1,4 @@
-"""What a save costs that is written while training goes on, beside one copy of the same memory.
+"""Cost of an asynchronous save, compared with one copy of the same memory.
 
 Two costs are measured. The stall: for how long `commit` keeps the training thread. The extra time: how much longer a
 stretch of training takes with a save in it than without. Training is matrix products on all cores but one.

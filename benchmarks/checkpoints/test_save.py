@@ -136,6 +136,6 @@ def test_a_save_of_large_tensors_costs_little_more_than_its_bytes(tmp_path: Path
 def test_a_save_of_many_small_tensors_costs_less_than_the_obvious_one(
     tmp_path: Path, benchmark: BenchmarkFixture
 ) -> None:
-    """Its bytes are few, so the ratio above them says how long Python takes for each tensor; no goal is set for it."""
+    """Measure the time for each tensor, as the bytes are few; no goal is set for it."""
     _, against_obvious = compare(state(**MANY_SMALL), tmp_path, benchmark)
     assert against_obvious < 1

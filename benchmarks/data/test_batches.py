@@ -1,4 +1,4 @@
-"""The cost of a batch: our loader beside torch's own with its default collation, and beside the bare gathers.
+"""The cost of a batch: our loader compared with torch's own and its default collation, and with the bare gathers.
 
 Both sides are checked to give equal batches before they are timed. The ratio goes into `extra_info`.
 """

@@ -1,4 +1,4 @@
-"""Evaluation between epochs: one interleaved stream beside the two obvious ways, on two workers.
+"""Evaluation between epochs: one interleaved stream compared with the two obvious ways, on two workers.
 
 The obvious ways are a new iterator for every pass, as most frameworks have it, and two loaders with persistent workers.
 A sample takes 0.2 ms at least; it is slept, so that a busy machine changes little, and every sample tells how long it
@@ -91,7 +91,7 @@ def samples(epochs: Iterator[Epoch]) -> list[list[int]]:
 
 
 def test_evaluation_between_epochs_beside_the_obvious_ways(benchmark: BenchmarkFixture, sets: Sets) -> None:
-    """Every sample comes to whom it is for in the same order, within 1.2 times what the samples cost."""
+    """Each consumer gets its samples in the same order, within 1.2 times the cost of the samples."""
     ways = (ours, new_iterators, persistent_workers)
     expected, *others = (samples(way(sets)) for way in ways)
     assert others == [expected, expected]

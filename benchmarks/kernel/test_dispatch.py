@@ -1,4 +1,4 @@
-"""The cost of calling a hook: the compiled hook beside a loop over bound methods, and beside pluggy's own call.
+"""The cost of calling a hook: the compiled hook compared with a loop over bound methods, and with pluggy's own call.
 
 One unit of work is one call of `track_after_update_step` with n implementations that each take both of its arguments.
 All three are checked to call the same implementations in the same order before they are timed.

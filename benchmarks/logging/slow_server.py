@@ -1,4 +1,4 @@
-"""A tracking server that speaks just enough of MLflow's REST interface, and takes its time; a process of its own.
+"""A slow tracking server with the needed part of MLflow's REST interface, in a separate process.
 
 `python slow_server.py SECONDS FOLDER` prints its port, answers every request after so many seconds, and appends the
 values of every `log-batch` to `FOLDER/received.jsonl`.

@@ -1,4 +1,4 @@
-"""What logging costs the training thread, beside the least that it could: a value put into a dict."""
+"""Cost of logging in the training thread, compared with its minimum: a value put into a dict."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What a tracking server that hardly answers costs an update: the same updates with a tracker feed and without one.
+"""Cost of a slow tracking server for an update: the same updates with a tracker feed and without.
 
 One unit of work is an update of a small MLP; every 50 updates five metrics are written. Lines that the feed
 is told of alternate with lines that nobody is told of, and the quickest of each count. The feed's thread computes in

@@ -1,4 +1,4 @@
-"""The cost of `noether check` above what importing the components of the spec costs by itself.
+"""The cost of `noether check` beyond the import of the components of the spec.
 
 One unit of work is one whole process; the quickest of some counts, in processor time, so that others on the machine
 are not measured. Both sides start Python and import the same modules.
@@ -30,7 +30,7 @@ def processor_seconds(*arguments: str) -> float:
 
 
 def quickest_of_both() -> tuple[float, float]:
-    """Return the quickest of each side, in turns; counted on, up to three times as long, where noise hides the goal."""
+    """Return the fastest time of each side, in turns; measure up to three times as long if noise hides the goal."""
     imports, check = [], []
     for count in range(1, 3 * PROCESSES + 1):
         imports.append(processor_seconds("-c", NAMED))

@@ -1,4 +1,4 @@
-"""An exponential moving average: one update and one exchange, beside the plain loop and what the machine can do.
+"""An exponential moving average: one update and one exchange, compared with the plain loop and the machine.
 
 All sides are checked to agree before they are timed, in rounds that alternate; medians are compared, and the ratios go
 into `extra_info`. The machine's limit is one add that reads two streams and writes one, as an average does.
@@ -51,7 +51,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 @torch.no_grad()
 def medians(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Return the median seconds of each call, in rounds of all of them; what comes before leaves its caches behind."""
+    """Return the median seconds of each call, in rounds of all of them, because each call changes the caches."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(ROUNDS + 2):
         for name in random.sample(list(calls), k=len(calls)):
@@ -60,7 +60,7 @@ def medians(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
 
 
 def ratios(calls: dict[str, Callable[[], object]], goals: dict[tuple[str, str], float]) -> dict[str, float]:
-    """Return the ratios that have goals; measured again, up to three times, where one is missed by noise."""
+    """Return the ratios that have goals; measure up to three times if noise hides one."""
     found: dict[str, float] = {}
     for _ in range(3):
         took = medians(calls)

@@ -1,4 +1,4 @@
-"""The cost of one update: `noether run` with its default callbacks beside the loop that its user would have written.
+"""The cost of one update: `noether run` with its default callbacks compared with a hand-written loop.
 
 One unit of work is one update of an MLP 8 -> 32 -> 1 on a batch of 32 samples of float32, AdamW with its fused kernel.
 The bare loop calls the same model with the same optimizer on batches that lie ready in memory; our side also samples,
@@ -109,7 +109,7 @@ class Alternating(PeriodicCallback):
 
 
 def test_update_beside_the_bare_loop(benchmark: BenchmarkFixture, held: dict[str, Tensor]) -> None:
-    """An update takes at most 1.36 times what it takes in the bare loop."""
+    """An update takes at most 1.36 times as long as in the bare loop."""
     Alternating.bare, Alternating.ours_seconds, Alternating.bare_seconds = bare_loop(held), [], []
     bare_model = next(Alternating.bare)
     with_bare_loop = spec(SLICE * SLICES)

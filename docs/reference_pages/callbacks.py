@@ -59,7 +59,7 @@ def page() -> str:
         _INTERVAL.strip(),
         fields_table(_beside(_RegistryBase, CallBackBaseConfig)),
         "## Options of evaluation passes",
-        "For callbacks that go through a data set when their interval fires.",
+        "For callbacks that run over a data set when their interval fires.",
         fields_table(_beside(CallBackBaseConfig, PeriodicDataIteratorCallbackConfig)),
     ]
     for package, entries in _by_package().items():
@@ -68,7 +68,7 @@ def page() -> str:
 
 
 def excerpt_of(target: Any) -> str:
-    """Return the piece of a spec in a class's docstring, empty where there is none."""
+    """Return the excerpt of a spec in a class's docstring, empty if there is none."""
     found = _EXCERPT.search(inspect.getdoc(target) or "")
     return found[1] if found else ""
 

@@ -1,4 +1,4 @@
-"""The page of the hooks, read off `noether.kernel.hookspecs`."""
+"""The page of the hooks, generated from `noether.kernel.hookspecs`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The house: the floors of `noether`, read off the layers in pyproject.toml and the docstrings of the packages."""
+"""The house: the floors of `noether`, from the layers in pyproject.toml and the docstrings of the packages."""
 
 from __future__ import annotations
 

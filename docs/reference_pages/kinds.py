@@ -41,7 +41,7 @@ def _section(role: Role) -> str:
 
 
 def _summary(entry: Entry) -> str:
-    """Return the summary of a kind of ours; the path of a kind of torch, whose docstrings differ between versions."""
+    """Return the summary of our kinds, and the path of torch's, whose docstrings differ between versions."""
     if entry.target.startswith("torch."):
         return f"`{entry.target.replace(':', '.')}`"
     return summary(Registry.installed().load(entry.role, entry.name).target)

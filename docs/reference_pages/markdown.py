@@ -35,7 +35,7 @@ def summary(documented: Any) -> str:
 
 
 def fields_table(fields: dict[str, FieldInfo]) -> str:
-    """Return a table of the fields of a config: name, type, default, example, meaning, and unit where one has any."""
+    """Return a table of the fields of a config: name, type, default, example, meaning, and unit if any has one."""
     units = {name: unit_of(name, field) for name, field in fields.items()}
     columns = {
         "field": [_code(name) for name in fields],

@@ -149,10 +149,10 @@ class CallBackBaseConfig(_RegistryBase):
     name: str | None = Field(
         None, examples=["CheckpointCallback"], description="Name of the callback's class; `kind` says the same."
     )
-    every_n_epochs: int | None = Field(None, ge=1, examples=[1], description="Epochs from one call to the next.")
-    every_n_updates: int | None = Field(None, ge=1, examples=[100], description="Updates from one call to the next.")
+    every_n_epochs: int | None = Field(None, ge=1, examples=[1], description="Epochs between two calls.")
+    every_n_updates: int | None = Field(None, ge=1, examples=[100], description="Updates between two calls.")
     every_n_samples: int | None = Field(
-        None, ge=1, examples=[10_000], description="Training samples from one call to the next."
+        None, ge=1, examples=[10_000], description="Training samples between two calls."
     )
     batch_size: int | None = Field(
         None, ge=1, examples=[256], description="Batch size of the callback's own passes over data."
@@ -170,7 +170,7 @@ class PeriodicDataIteratorCallbackConfig(CallBackBaseConfig):
         ge=1,
         examples=[1000],
         json_schema_extra={"unit": "samples"},
-        description="Largest number of samples to go through; unset: all.",
+        description="Largest number of samples of a pass; unset: all.",
     )
     properties: list[str] | None = Field(
         None,

@@ -98,7 +98,7 @@ def _evaluated(constructor: Callable[..., Any], annotation: Any, where: str) -> 
 
 
 def _alternatives(annotation: Any) -> Iterator[Any]:
-    """Yield what an annotation allows: the members of a union, a type variable's bound."""
+    """Yield the types that an annotation allows: the members of a union, a type variable's bound."""
     if isinstance(annotation, TypeVar):
         yield from _alternatives(annotation.__bound__)
     elif get_origin(annotation) is Union or get_origin(annotation) is UnionType:

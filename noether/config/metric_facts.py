@@ -33,7 +33,7 @@ _PREFIX = re.compile(r"^((?:ema|best)=[^/]*/)+")
 
 
 def metric_direction(key: str, added: Iterable[tuple[str, Direction]] = ()) -> Direction | None:
-    """Return the direction of a metric; None where no pattern matches, or patterns that disagree do.
+    """Return the direction of a metric; None if no pattern matches, or matching patterns disagree.
 
     Args:
         key: Key of the metric. What a parent put before it, and the source of `…/at_best/<source>`, do not count.

@@ -31,7 +31,7 @@ def constructors(target: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
 
 
 def parameters(constructor: Callable[..., Any]) -> list[inspect.Parameter]:
-    """Return the parameters of `constructor`, none where it hides them (a builtin).
+    """Return the parameters of `constructor`, none if it hides them (a builtin).
 
     An `*args, **kwargs` with overloads (`torch.nn.LSTM`) has those of the most detailed overload.
     """
@@ -156,7 +156,7 @@ class SignatureConfig(_RegistryBase):
 
     derived_from: ClassVar[tuple[Callable[..., Any], type[_RegistryBase]]]
     left_to_the_class: ClassVar[frozenset[str]] = frozenset()
-    """Arguments whose default TOML cannot express: passed on only where the spec gives them."""
+    """Arguments whose default TOML cannot express: passed on only if the spec gives them."""
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments to construct the foreign class with."""
@@ -250,7 +250,7 @@ def _field(target: Callable[..., Any], parameter: inspect.Parameter, annotation:
 
 
 def _default(parameter: inspect.Parameter, annotation: Any) -> Any:
-    """Return the default as its field holds it (a tuple as a list), or None where TOML cannot express it."""
+    """Return the default as its field holds it (a tuple as a list), or None if TOML cannot express it."""
     if not is_plain_value(parameter.default):
         return None
     try:

@@ -158,7 +158,7 @@ class DataContainer:
         evaluation: bool = False,
         device: torch.device | None = None,
     ) -> TrainingLoader:
-        """Return the stream of training batches with the consumers' passes where their intervals fire.
+        """Return the stream of training batches with the consumers' passes when their intervals fire.
 
         Args:
             consumers: Passes over data sets, at their intervals.

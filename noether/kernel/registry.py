@@ -98,7 +98,7 @@ _ROLES: dict[str, Role] = {role.name: role for role in GROUPS.values()}
 
 
 class Registry:
-    """Finds components by kind; only `load` imports, and only what is asked for.
+    """Finds components by kind; only `load` imports, and only the requested component.
 
     Args:
         entries: Everything that is registered.

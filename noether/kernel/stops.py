@@ -43,7 +43,7 @@ def first_stop(
 
 
 def raise_stop(stop: EarlyStopIteration) -> None:
-    """Raise a stop: the end of a hook that reports to nobody."""
+    """Raise a stop: the end of a hook without a receiver of stops."""
     raise stop
 
 

@@ -84,7 +84,7 @@ class TrackerFeed:
         if self._is_required:
             raise TrackerError(
                 f"the tracker {self.name!r} could not be opened: {in_one_line(reason)}",
-                hint="start it, or let the run go on without it: set `required = false` in its table",
+                hint="start it, or continue without it: set `required = false` in its table",
             ) from self._last_error
         self._outage.begin(reason)
         return False

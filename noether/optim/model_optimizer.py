@@ -36,7 +36,7 @@ def changed_options(options: Options, given: Options) -> list[str]:
 def restore_entries(
     optimizer: Optimizer, names: Sequence[str], tensors: Mapping[str, Tensor], plain: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Put the state of each parameter in place, on the device where the optimizer wants it.
+    """Load the state of each parameter, on the device that the optimizer needs.
 
     Args:
         optimizer: Its own options stay.
@@ -219,7 +219,7 @@ class ModelOptimizer:
 
     @property
     def lr(self) -> float:
-        """The learning rate of what no group of the spec names; of the first group where they name everything."""
+        """The learning rate of parameters outside of all groups of the spec; of the first group if there are none."""
         return float(self.torch_optimizer.param_groups[0]["lr"])
 
     def schedule_step(self, update: int) -> None:

@@ -33,7 +33,7 @@ def device_of(name: str) -> torch.device:
 
 @contextmanager
 def process_state(spec: RunSpec, device: torch.device) -> Iterator[None]:
-    """Seed all generators and apply the process-wide settings of a spec; put back exactly what was there.
+    """Seed all generators and apply the process-wide settings of a spec; restore all of it at the end.
 
     Args:
         spec: Seed, threads, determinism and precision.

@@ -1,6 +1,6 @@
 """The resolved spec in a run folder: the only module that reads, loads or writes it.
 
-A run folder is data, whoever made it: its spec is read within the limits of any spec, it extends no other file, it is
+A run folder is untrusted data: its spec is read within the limits of any spec, it extends no other file, it is
 never followed out of the folder, and it names no code that lies there.
 """
 
@@ -104,7 +104,7 @@ def load_saved_spec(paths: PathProvider, *, project: Path | None = None, **optio
 
 
 def read_part(paths: PathProvider, part: type[_Part]) -> _Part:
-    """Validate some tables of a saved spec, with what the environment holds now, and import nothing for the others.
+    """Validate some tables of a saved spec with the current environment, and import nothing for the others.
 
     Args:
         paths: Paths of the run.

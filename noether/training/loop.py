@@ -155,7 +155,7 @@ def evaluate(trainer: TrainerParts, model: ModelBase, dist_model: torch.nn.Modul
 
 
 def _begin_updates(trainer: TrainerParts, model: ModelBase, dist_model: torch.nn.Module, dispatch: Dispatch) -> None:
-    """Give the update the hooks to call within it; a hook that nobody implements is None and costs nothing."""
+    """Give the update the hooks to call within it; a hook without implementations is None and costs nothing."""
     before = dispatch.before_optimizer_step
     track = dispatch.track_after_accumulation_step
     trainer.one_update.begin(
@@ -167,7 +167,7 @@ def _begin_updates(trainer: TrainerParts, model: ModelBase, dist_model: torch.nn
 
 
 def _repeat_round(trainer: TrainerParts, rounds: Rounds, before_round: Mapping[str, Any]) -> None:
-    """Finish the update that the run goes on with: an earlier session could not finish its round."""
+    """Finish the round of the resumed update, which an earlier session did not finish."""
     state, signals = trainer.state, trainer.signals
     state.round_to_repeat = None
     rounds.repeat(before_round)

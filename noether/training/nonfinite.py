@@ -22,7 +22,7 @@ class FiniteGuard:
     This one looks at every update, which waits for an accelerator; see `DeviceGuard` for one that does not.
 
     Args:
-        skip: True if the run goes on after a skipped update.
+        skip: True if the run continues after a skipped update.
         max_in_a_row: Skipped updates in a row after which the run gives up nevertheless.
 
     Attributes:
@@ -61,7 +61,7 @@ class FiniteGuard:
         self._losses: list[Tensor] = []
         self._one: Tensor | None = None
         self._found: Tensor | None = None
-        self._defers = False  # nobody looks at what is found in this update
+        self._defers = False  # True if the host does not read the verdict of this update
 
     def adopt(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """Remember the optimizers that apply the updates."""
@@ -69,7 +69,7 @@ class FiniteGuard:
     def keep(self, loss: Tensor) -> None:
         """Remember the loss of an accumulation step that is not the last of its update."""
         self._losses.append(loss)
-        self.was_skipped = not loss.isfinite()  # so that nobody averages it; the verdict on the update comes later
+        self.was_skipped = not loss.isfinite()  # so that no callback averages it; the verdict on the update comes later
 
     def forget(self) -> None:
         """Forget the losses of an update that was not finished."""
@@ -250,7 +250,7 @@ class DeviceGuard(FiniteGuard):
             return
         self._losses.append(loss)
         self.was_skipped = False
-        self.applied = loss.isfinite().float()  # so that nobody averages it; the verdict on the update comes later
+        self.applied = loss.isfinite().float()  # so that no callback averages it; the verdict on the update comes later
 
     def admits(self, loss: Tensor, gradients: list[Tensor], scaler: torch.amp.GradScaler | None = None) -> bool:
         """Return True if the update may be applied; with a `mask`, the optimizers decide in their kernels."""

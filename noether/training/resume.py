@@ -52,14 +52,14 @@ def blamed_on(checkpoint: Path) -> Iterator[None]:
         raise
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        told = CheckpointError(
+        explained = CheckpointError(
             f"the state in {checkpoint} cannot be restored: {type(error).__name__}: {str(error)[:_SHOWN]} "
             f"({frame.filename}:{frame.lineno})",
             hint="use a checkpoint of this run and the code that it was saved with; --traceback shows the whole error",
         )
         for note in getattr(error, "__notes__", []):
-            told.add_note(note)
-        raise told from error
+            explained.add_note(note)
+        raise explained from error
 
 
 _SHOWN = 400  # characters of the original error in a message

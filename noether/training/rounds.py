@@ -215,7 +215,7 @@ class Rounds:
 def compile_run_hooks(
     callbacks: Sequence[CallbackBase], plugins: Sequence[Participant], on_stop: Callable[[str], None]
 ) -> Dispatch:
-    """Compile the hooks of a run; those of every update that draw from the generators put back what they drew.
+    """Compile the hooks of a run; hooks of every update that use the generators restore them.
 
     Args:
         callbacks: The callbacks in the order of the spec.

@@ -52,13 +52,13 @@ class RunState:
 
     Attributes:
         counter: Completed epochs, updates and samples.
-        stop_reason: Reason to end training before its limit; None while it goes on.
+        stop_reason: Reason to end training before its limit; None while training continues.
         stopped_by: Number of the signal that ended the run before its end; None without one.
         is_interruptible: True while a stop may interrupt the round under way between two batches.
         pending_round: Beginning of the round that a stop has interrupted, which a resumed run has to repeat.
         round_to_repeat: The same as a checkpoint holds it, until the round is repeated.
         seconds: Seconds that the parts of all updates have taken so far, by part.
-        is_resumed: True if the run goes on with a state of its own.
+        is_resumed: True if the run continues with its own state.
         has_ended: True if training has come to its end, by its limit or by an early stop.
     """
 
@@ -110,7 +110,7 @@ class ReadsState:
         "hooks for applied updates only.",
     )
     seconds: dict[str, float] = _reads("state.seconds", "Seconds that the parts of all updates have taken so far.")
-    is_resumed: bool = _reads("state.is_resumed", "True if the run goes on with a state of its own.")
+    is_resumed: bool = _reads("state.is_resumed", "True if the run continues with its own state.")
     has_ended: bool = _reads("state.has_ended", "True if training has come to its end, by limit or early stop.")
     stop_reason: str | None = _reads("state.stop_reason", "Reason to end before the limit; None without one.")
     stopped_by: int | None = _reads("state.stopped_by", "Number of the signal that ended the run early, or None.")

@@ -1,4 +1,4 @@
-"""What the distribution registers: everything resolves, fits its role, says what it can be told, and is complete."""
+"""Entry points of the distribution: each resolves, fits its role, and documents its options."""
 
 from __future__ import annotations
 

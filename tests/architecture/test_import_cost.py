@@ -1,4 +1,4 @@
-"""What must stay light does: each case in a process of its own, because this one has imported everything."""
+"""Modules that have to import fast, each in a fresh process because this one has imported everything."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def imported(tree: ast.AST) -> set[str]:
     return found
 
 
-def test_nobody_assigns_through_a_trainer() -> None:
+def test_attributes_of_a_trainer_cannot_be_assigned() -> None:
     found = {
         name: [target for target in assigned(tree) if "trainer" in chain(target.value)]
         for name, tree in MODULES.items()

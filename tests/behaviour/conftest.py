@@ -27,7 +27,7 @@ def lab(workplace: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended, and what it printed."""
+    """Exit code and output of a command."""
 
     code: int
     out: str

@@ -90,5 +90,5 @@ def project(workplace: Path) -> Iterator[Path]:
 
 
 def _places(module: ModuleType) -> list[str]:
-    """Where a module comes from; a package without `__init__.py` has folders, but no file."""
+    """Return the places of a module; a package without `__init__.py` has folders, but no file."""
     return [module.__file__] if getattr(module, "__file__", None) else list(getattr(module, "__path__", []))

@@ -58,7 +58,7 @@ def is_piece_of_a_spec(block) -> bool:
 
 
 def is_excerpt(block) -> bool:
-    """Whether it shows one callback alone, without the one that logs what it reads."""
+    """Return True if it shows one callback alone, without the one that logs its source metric."""
     return block.place.startswith("docs/reference/callbacks.md")
 
 

@@ -16,7 +16,7 @@ _IN_PROSE = re.compile(r"`(noether [^`]*)`")
 
 
 def commands_in(page) -> list[str]:
-    """What a page tells its reader to type: lines of console blocks, and `noether …` in a sentence."""
+    """Return the commands of a page: lines of console blocks, and `noether …` in a sentence."""
     blocks = [block for language in ("console", "sh", "bash") for block in page.blocks(language)]
     lines = [_PROMPT.sub("", part) for block in blocks for part in re.split(r"\n|&&", block.text)]
     return [line for line in lines if line.startswith("noether ")] + _IN_PROSE.findall(page.prose)

@@ -1,4 +1,4 @@
-"""What the how-to pages show does what they say, in a short run of the shipped digits."""
+"""The commands and specs of the how-to pages, in a short run of the shipped digits."""
 
 import json
 import tomllib

@@ -1,4 +1,4 @@
-"""The pictures name what is there: every hook, and the floors of the house."""
+"""The pictures name existing things: every hook, and the floors of the house."""
 
 import re
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""A page that says which test holds a promise names one that exists."""
+"""Tests that the pages name exist."""
 
 import re
 from pathlib import Path

@@ -59,7 +59,7 @@ def test_every_built_in_callback_shows_how_it_stands_in_a_spec(page, name: str):
     assert any(table["kind"] == name for tables in shown for table in tables), "its docstring has no ```toml block"
 
 
-def test_what_a_callback_logs_reads_and_is_nested_below_is_said(page):
+def test_metrics_and_parents_of_a_callback_are_shown(page):
     assert "Logs `loss/test/total`, `loss/test/{field}_loss`." in section_of(page, "offline-loss").text
     assert "Logs no metric of its own." in section_of(page, "checkpoint").text
     best = section_of(page, "best-metric").text

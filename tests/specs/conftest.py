@@ -16,7 +16,7 @@ MADE_UP = [
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
-    """What is built in, whatever else is installed, and two plugins, one of which has code to import."""
+    """The built-in components alone, and two plugins, one with code to import."""
     monkeypatch.syspath_prepend(Path(__file__).parent)
     built_in = [entry for entry in installed_entries() if entry.is_built_in]
     with use_registry(Registry([*built_in, *MADE_UP])) as registry:

@@ -1,4 +1,4 @@
-"""Whatever a slip of the hand makes of a good spec, it loads or is told, and what is told points into the file.
+"""Random typing errors in a good spec: it loads, or its problems point into the file.
 
 The long tier tries thousands: `pytest -m long tests/specs/test_fuzzed_specs.py`.
 """
@@ -162,13 +162,13 @@ def _lies_inside(place: Place, lines: list[str]) -> None:
 
 @settings(**NORMAL, **FIXTURES_STAY)
 @given(text=mistyped())
-def test_a_mistyped_spec_loads_or_is_told(check: Callable[[str], None], text: str):
+def test_a_mistyped_spec_loads_or_is_reported(check: Callable[[str], None], text: str):
     check(text)
 
 
 @settings(**NORMAL, **FIXTURES_STAY)
 @given(text=miswritten())
-def test_a_miswritten_spec_loads_or_is_told(check: Callable[[str], None], text: str):
+def test_a_miswritten_spec_loads_or_is_reported(check: Callable[[str], None], text: str):
     check(text)
 
 
@@ -177,7 +177,7 @@ def test_a_miswritten_spec_loads_or_is_told(check: Callable[[str], None], text: 
 @pytest.mark.timeout(1200)
 @settings(**LONG, **FIXTURES_STAY)
 @given(text=mistyped())
-def test_thousands_of_mistyped_specs_load_or_are_told(check: Callable[[str], None], text: str):
+def test_thousands_of_mistyped_specs_load_or_are_reported(check: Callable[[str], None], text: str):
     check(text)
 
 
@@ -186,7 +186,7 @@ def test_thousands_of_mistyped_specs_load_or_are_told(check: Callable[[str], Non
 @pytest.mark.timeout(1200)
 @settings(**LONG, **FIXTURES_STAY)
 @given(text=miswritten())
-def test_thousands_of_miswritten_specs_load_or_are_told(check: Callable[[str], None], text: str):
+def test_thousands_of_miswritten_specs_load_or_are_reported(check: Callable[[str], None], text: str):
     check(text)
 
 

@@ -1,4 +1,4 @@
-"""Specs that are written to hang, to crash or to run code are told at once and in few words, and execute nothing."""
+"""Specs written to hang, crash or run code are refused fast and briefly, and execute nothing."""
 
 import sys
 import time
@@ -322,7 +322,7 @@ def to_extend(project: Path) -> None:
 
 @pytest.fixture
 def told(registry: Registry, project: Path) -> Iterator[Callable[..., str]]:
-    """Returns what is told of a spec, whose telling has to be quick and has to execute nothing."""
+    """Return the message about a spec; check that it is quick and executes nothing."""
     global _watching
     Path("good.toml").write_text(GOOD)
     load_spec(Path("good.toml"), registry=registry)  # what is imported once is not the hostile file's doing
@@ -353,12 +353,12 @@ def told(registry: Registry, project: Path) -> Iterator[Callable[..., str]]:
 
 
 def _is_harmless(message: str) -> bool:
-    """Whether a message is short, and shows nothing that a terminal obeys."""
+    """Return True if a message is short and has no control characters."""
     return 0 < len(message) < 100_000 and all(part.isprintable() for part in message.split("\n"))
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_a_hostile_spec_is_told_at_once_and_executes_nothing(told: Callable[..., str], to_extend: None, text: str):
+def test_a_hostile_spec_is_reported_at_once_and_executes_nothing(told: Callable[..., str], to_extend: None, text: str):
     Path("a.toml").write_text(text, encoding="utf-8", newline="")
     message = told(Path("a.toml"))
     assert _is_harmless(message)
@@ -367,18 +367,18 @@ def test_a_hostile_spec_is_told_at_once_and_executes_nothing(told: Callable[...,
 
 
 @pytest.mark.parametrize("override", OVERRIDES.values(), ids=OVERRIDES)
-def test_a_hostile_override_is_told_at_once_and_executes_nothing(told: Callable[..., str], override: str):
+def test_a_hostile_override_is_reported_at_once_and_executes_nothing(told: Callable[..., str], override: str):
     assert _is_harmless(told(Path("good.toml"), [override]))
 
 
-def test_many_overrides_are_told_at_once(told: Callable[..., str]):
+def test_many_overrides_are_reported_at_once(told: Callable[..., str]):
     assert _is_harmless(told(Path("good.toml"), [f"model.k{number}=1" for number in range(200)]))
 
 
 @pytest.mark.parametrize(
     "data", [b"\xff\xfe" * 1000, b"seed = 1\n\xed\xa0\x80", bytes(range(256)) * 4000, b"\xef\xbb\xbf" * 3]
 )
-def test_bytes_that_are_no_text_are_told(told: Callable[..., str], data: bytes):
+def test_bytes_that_are_not_text_are_reported(told: Callable[..., str], data: bytes):
     Path("a.toml").write_bytes(data)
     assert _is_harmless(told(Path("a.toml")))
 
@@ -389,7 +389,7 @@ def test_the_name_of_a_file_does_not_reach_the_terminal_as_it_is(told: Callable[
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "/dev/stdin", "/", "/proc/self/mem", "a\0b", "x" * 5000, ""])
-def test_a_hostile_path_is_told(told: Callable[..., str], path: str):
+def test_a_hostile_path_is_reported(told: Callable[..., str], path: str):
     assert _is_harmless(told(Path(path)))
 
 

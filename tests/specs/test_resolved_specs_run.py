@@ -1,4 +1,4 @@
-"""A resolved spec is the same run as the spec that it was resolved from, bit for bit."""
+"""A resolved spec trains the same run as its source, bit for bit."""
 
 import hashlib
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Every spec that we ship is valid with what is installed, and its resolved form is the same run."""
+"""Every shipped spec is valid, and its resolved form is the same run."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The specs that we ship do what they promise."""
+"""The shipped specs reach the metrics that they promise."""
 
 import math
 import tomllib

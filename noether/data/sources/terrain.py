@@ -34,7 +34,7 @@ class TerrainConfig(DatasetBaseConfig):
 
 
 class TerrainDataset(InMemoryDataset):
-    """Elevation around Jacksboro, Tennessee, from where it is: a real field regression of 138,632 points.
+    """Elevation around Jacksboro, Tennessee, by coordinates: a real field regression of 138,632 points.
 
     A sample has `coords`, float32 of shape (2,): metres east and north of the grid's south-west corner; and
     `elevation_target`, float32 of shape (1,), in metres. The file's latitude and longitude are projected

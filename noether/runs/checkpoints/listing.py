@@ -57,7 +57,7 @@ class Listed:
 
     @property
     def resumable(self) -> bool:
-        """True if a run can continue from it, as far as its manifest says."""
+        """True if its manifest says that a run can resume from it."""
         return self.manifest is not None and self.manifest.resumable
 
 
@@ -104,7 +104,8 @@ def find_checkpoint(checkpoints: Sequence[Listed], name: str) -> Listed:
             return checkpoint
     known = [known for checkpoint in checkpoints for known in (*checkpoint.names, checkpoint.name)]
     raise CheckpointError(
-        f"the run has no checkpoint {name!r}.{did_you_mean(name.replace('/', '.'), known)}",
+        f"unknown checkpoint of the run: found {name!r}, expected an existing one."
+        f"{did_you_mean(name.replace('/', '.'), known)}",
         hint="it has " + ", ".join(known),
     )
 

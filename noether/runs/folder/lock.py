@@ -105,7 +105,7 @@ def _require_own_files(run: Path) -> None:
 
 
 def _holder(descriptor: int) -> str:
-    """Return the end of a sentence that names the holder of a lock, as the file says."""
+    """Return the end of a sentence that names the holder of a lock, from the file."""
     try:
         holder: Any = json.loads(os.pread(descriptor, 1024, 0))
         started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(holder["started"])))

@@ -69,7 +69,7 @@ def preview(
     trusted: Iterable[str] = (),
     project: Path | None = None,
 ) -> list[str]:
-    """Return lines that describe what continuing a run would do; change nothing.
+    """Return lines that describe the continuation of a run; change nothing.
 
     Args:
         run: As in `resume`, as for all that follow.

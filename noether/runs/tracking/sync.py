@@ -77,7 +77,7 @@ class _End:
 
 
 def sync_trackers(run: str | Path, *, output: str | Path = "runs", trusted: Iterable[str] = ()) -> Iterator[Synced]:
-    """Deliver what the trackers of a run lack, one tracker after another, and the status of the run.
+    """Deliver missing metrics and files to the trackers of a run, one after another, and the status of the run.
 
     Args:
         run: Folder of the run, or its id below `output`.

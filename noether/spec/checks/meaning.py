@@ -151,7 +151,7 @@ def _keeps_properties(transform: Any) -> bool:
 
 
 def meaning_problems(spec: RunSpec, *, plugins: Sequence[str] = ()) -> list[Problem]:
-    """Return the findings that are certain, as many as are shown.
+    """Return the findings that are certain, up to the number shown.
 
     Args:
         spec: A valid spec whose callbacks have their ids.

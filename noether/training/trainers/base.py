@@ -378,7 +378,7 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         return capture_trainer(self, model, self.state_dict())
 
     def check_state(self, checkpoint: SavedCheckpoint, state: CheckpointState) -> None:
-        """Check that this run can go on from a checkpoint and its `state()`, before anything is restored.
+        """Check that this run can resume from a checkpoint and its `state()`, before anything is restored.
 
         Raises:
             CheckpointError: if an update or an epoch has another size here, or the run's limit lies before it.

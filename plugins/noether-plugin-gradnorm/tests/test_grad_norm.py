@@ -1,4 +1,4 @@
-"""The callback measures the gradients that it is shown, and registers under its name."""
+"""The norm of the gradients, and the registration of the callback."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from noether.kernel.registry import Registry
 
 
 class Written(dict[str, Any]):
-    """Takes metrics as a log writer does."""
+    """Stores metrics in place of a log writer."""
 
     def add_scalar(self, key: str, value: Any, logger: Any = None, format_str: str | None = None) -> None:
         self[key] = value

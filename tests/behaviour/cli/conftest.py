@@ -11,7 +11,7 @@ from noether.kernel import entries, registry
 
 @pytest.fixture
 def refusal(noether_command) -> Callable[..., str]:
-    """Runs the command, which has to refuse with 2 and leave no run behind; returns what it says."""
+    """Run the command, check that it exits with 2 and leaves no run, and return its message."""
 
     def refused(*arguments: str | Path) -> str:
         ended = noether_command(*arguments)
@@ -27,7 +27,7 @@ def refusal(noether_command) -> Callable[..., str]:
 
 @pytest.fixture
 def spec_file(tiny_spec: dict[str, Any]) -> Callable[..., Path]:
-    """Writes the tiny spec, tables changed as told, to `tiny.toml`."""
+    """Write the tiny spec, with changed tables, to `tiny.toml`."""
 
     def write(**tables: Any) -> Path:
         path = Path("tiny.toml")
@@ -59,7 +59,7 @@ def install(workplace: Path, monkeypatch) -> Iterator[Callable[..., None]]:
         forget()
 
     def forget() -> None:
-        """The scan of what is installed is kept for the life of a process."""
+        """Forget the scan of installed components, which is cached for each process."""
         entries.installed_entries.cache_clear()
         registry._installed.cache_clear()
 

@@ -1,4 +1,4 @@
-"""`noether checkpoint export`: files that need no Noether to read."""
+"""`noether checkpoint export`: files that can be read without Noether."""
 
 from pathlib import Path
 
@@ -83,7 +83,7 @@ def test_a_torch_export_program_computes_what_the_model_does_for_any_batch(train
         ("Pretending", "the exported program and the model differ"),
     ],
 )
-def test_a_model_that_no_program_can_stand_for_is_told(lab, finish, noether_command, model, told):
+def test_a_model_that_torch_export_cannot_represent_is_reported(lab, finish, noether_command, model, told):
     table = {"kind": f"lab.untraceable.{model}", "optimizer": {"kind": "AdamW", "lr": 0.01}}
     finish({"model": table, "trainer.callbacks": [CHECKPOINT]}, run_id="trained")
     ended = noether_command("checkpoint", "export", "trained", "--format", "torch-export")
@@ -103,7 +103,7 @@ def test_a_model_that_no_program_can_stand_for_is_told(lab, finish, noether_comm
         (["--out", "train.npz"], 2, "train.npz exists already"),
     ],
 )
-def test_what_cannot_be_exported_is_told(trained, noether_command, options, code, told):
+def test_a_model_that_cannot_be_exported_is_reported(trained, noether_command, options, code, told):
     ended = noether_command("checkpoint", "export", "trained", *options)
     assert ended.code == code
     assert told in ended.err

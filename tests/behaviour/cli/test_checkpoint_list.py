@@ -1,4 +1,4 @@
-"""`noether checkpoint list|show|pin|unpin|prune`: what there is, and what stays."""
+"""`noether checkpoint list|show|pin|unpin|prune` on real runs."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ def trained(finish):
 
 @pytest.fixture
 def checkpoint(noether_command):
-    """Calls a verb of `noether checkpoint` that has to work; returns what it printed."""
+    """Call a verb of `noether checkpoint`, check that it succeeds, and return its output."""
 
     def call(*arguments):
         ended = noether_command("checkpoint", *arguments)
@@ -77,7 +77,7 @@ def test_a_run_without_checkpoints_has_an_empty_list(trained, checkpoint):
     assert json.loads(checkpoint("list", "trained", "--json")) == []
 
 
-def test_a_run_that_is_not_there_is_told(trained, noether_command):
+def test_a_missing_run_is_reported(trained, noether_command):
     ended = noether_command("checkpoint", "list", "trianed")
     assert ended.code == 2
     assert "Did you mean 'trained'?" in ended.err

@@ -1,4 +1,4 @@
-"""`noether checkpoint verify`: every damage is found and named, and nothing that is sound is called damaged."""
+"""`noether checkpoint verify`: every damage is reported with its file; sound checkpoints pass."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""`noether eval`: what a checkpoint is worth."""
+"""`noether eval`: metrics of a checkpoint."""
 
 import json
 import sys
@@ -124,20 +124,20 @@ def test_the_table_names_checkpoint_metrics_and_file(trained, noether_command):
 # What can be wrong
 
 
-def test_an_unknown_run_is_told_with_those_that_there_are(trained, noether_command):
+def test_an_unknown_run_is_reported_with_those_of_the_folder(trained, noether_command):
     ended = noether_command("eval", "trainde")
     assert ended.code == 2
     assert "there is no run 'trainde', neither as a folder nor in runs. Did you mean 'trained'?" in ended.err
     assert "help: it has trained" in ended.err
 
 
-def test_a_folder_that_is_no_run_is_told(workplace, noether_command):
+def test_a_folder_that_is_not_a_run_is_reported(workplace, noether_command):
     (workplace / "mine").mkdir()
     ended = noether_command("eval", "mine")
     assert (ended.code, "it has no run.json" in ended.err) == (2, True)
 
 
-def test_an_unknown_checkpoint_is_told_with_those_that_there_are(trained, noether_command):
+def test_an_unknown_name_is_reported_with_the_existing_checkpoints(trained, noether_command):
     ended = noether_command("eval", "trained", "--checkpoint", "best_model.loss.tset.total")
     assert ended.code == 3
     assert "Did you mean 'best_model.loss.test.total'?" in ended.err

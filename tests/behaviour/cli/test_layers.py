@@ -1,4 +1,4 @@
-"""Layers, the environment and formats, as the command line has them."""
+"""Layers of a spec, the environment and formats on the command line."""
 
 import json
 import tomllib

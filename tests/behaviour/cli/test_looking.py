@@ -1,4 +1,4 @@
-"""`noether check` and `noether plugins`: looking at specs and at what is installed."""
+"""`noether check` and `noether plugins`: specs and installed components."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""`noether run`: what a user sees of a run that goes well, fails, or is interrupted."""
+"""`noether run`: output and exit code of a run that succeeds, fails, or is interrupted."""
 
 import json
 import subprocess
@@ -74,7 +74,7 @@ def test_a_broken_expectation_ends_with_1(noether_command, spec_file):
 
 
 @pytest.mark.parametrize(("numbers", "code"), [([15], 143), ([2], 130)])
-def test_a_signal_is_no_error(noether_command, spec_file, tiny_spec, lab, numbers, code):
+def test_a_signal_is_not_an_error(noether_command, spec_file, tiny_spec, lab, numbers, code):
     tiny_spec["trainer"]["callbacks"] = [{"kind": "lab.callbacks.Signals", "every_n_updates": 1, "numbers": numbers}]
     ended = noether_command("run", spec_file())
     assert ended.code == code

@@ -1,4 +1,4 @@
-"""`noether verify-resume`: what a resume does not restore is found, and named."""
+"""`noether verify-resume`: state that a resume does not restore is found and named."""
 
 import json
 import signal
@@ -52,7 +52,7 @@ def test_nothing_is_left_behind(verify, workplace):
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
-def test_a_callback_that_forgets_its_state_is_named_with_what_it_forgot(verify):
+def test_a_callback_that_forgets_its_state_is_named_with_the_missing_state(verify):
     ended = verify(lab_callback("Forgetful"), options=["--at", "5"])
     assert ended.code == 1
     assert "metrics.jsonl: own/seen of callback 'forgetful': 6.0 straight, 1.0 interrupted, at update 6" in ended.out
@@ -61,7 +61,7 @@ def test_a_callback_that_forgets_its_state_is_named_with_what_it_forgot(verify):
     assert ended.out.splitlines()[-1] == "the runs differ"
 
 
-def test_weights_that_differ_are_told_with_the_file_the_tensor_and_the_deviation(verify):
+def test_weights_that_differ_are_reported_with_the_file_the_tensor_and_the_deviation(verify):
     ended = verify(lab_callback("Overdoes", every=3), options=["--at", "4,8"])
     assert ended.code == 1
     rows = {line.split("  ")[0]: line.split()[-1] for line in ended.out.splitlines()[2:5]}
@@ -75,14 +75,14 @@ def test_weights_that_differ_are_told_with_the_file_the_tensor_and_the_deviation
     assert "callback 'overdoes': strength was 0.25 after update 4, and 0.0 when the run continued" in ended.out
 
 
-def test_a_run_that_ends_elsewhere_is_told(verify):
+def test_a_run_that_ends_elsewhere_is_reported(verify):
     ended = verify(lab_callback("Impatient"), options=["--at", "2"])
     assert ended.code == 1
     assert "the straight run ended after update 4" in ended.out
     assert "callback 'impatient': seen was 2 after update 2, and 0 when the run continued" in ended.out
 
 
-def test_a_run_that_is_another_one_each_time_is_told_so(verify):
+def test_a_run_that_is_not_reproducible_is_reported(verify):
     ended = verify(lab_callback("Moody"), options=["--at", "3"])
     assert ended.code == 1
     assert "this differs before the first interruption: the run itself is not repeatable" in ended.out
@@ -94,13 +94,13 @@ def test_a_run_that_ends_before_the_first_interruption_is_refused(verify):
     assert "the run ends after update 4, before it could be interrupted" in ended.err
 
 
-def test_what_the_clock_decides_is_no_difference_and_is_told(verify):
+def test_times_are_not_a_difference_and_are_reported(verify):
     ended = verify(lab_callback("Clock"))
     assert ended.code == 0
     assert "not compared, because it differs in every run: clock" in ended.out
 
 
-def test_a_state_that_cannot_be_restored_is_told_with_the_callback(verify):
+def test_a_state_that_cannot_be_restored_is_reported_with_the_callback(verify):
     ended = verify(lab_callback("FailsToReturn"))
     assert ended.code == 1
     assert "error: resumed after update 1, the run fails: " in ended.err

@@ -1,4 +1,4 @@
-"""Whatever is wrong before training: one clear message, exit code 2, and no trace of a run."""
+"""Errors before training: one clear message, exit code 2, and no trace of a run."""
 
 import os
 import sys
@@ -51,7 +51,7 @@ def test_a_spec_that_is_not_utf_8(refusal, workplace):
     assert "byte 0xf6 at offset 10" in message
 
 
-def test_a_spec_that_is_no_toml(refusal, workplace):
+def test_a_spec_that_is_not_toml(refusal, workplace):
     Path("broken.toml").write_text("spec = 1\nname = digits\n")
     message = refusal("run", "broken.toml")
     assert message.startswith("error[invalid-toml]: ")
@@ -108,7 +108,7 @@ def test_an_unknown_kind_names_the_nearest(refusal, spec_file, override, expecte
         ("model.hidden=[8", "invalid-override"),
     ],
 )
-def test_a_wrong_override_is_told_as_it_was_typed(refusal, spec_file, override, code):
+def test_a_wrong_override_is_reported_as_it_was_typed(refusal, spec_file, override, code):
     message = refusal("run", spec_file(), "-s", override)
     assert message.startswith(f"error[{code}]: ")
     assert f" | {override}\n" in message
@@ -265,7 +265,7 @@ def test_a_callback_of_a_plugin_that_fails_to_import(refusal, spec_file, tiny_sp
     assert "cannot import callback 'fever' of noether-plugin-sick 1.2: ZeroDivisionError" in message
 
 
-def test_a_sick_plugin_that_nobody_names_harms_nobody(noether_command, spec_file, install):
+def test_a_broken_plugin_that_is_not_named_has_no_effect(noether_command, spec_file, install):
     install(
         "noether-plugin-sick",
         {

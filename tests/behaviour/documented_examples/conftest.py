@@ -1,4 +1,4 @@
-"""Runs in which the documentation's own code takes part."""
+"""Runs that use the code of the documentation."""
 
 from collections.abc import Callable
 from pathlib import Path

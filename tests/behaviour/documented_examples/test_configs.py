@@ -1,4 +1,4 @@
-"""The configs that the documentation prints: exactly these kinds and fields, in runs with the data sets they name."""
+"""The configs in the documentation: the same kinds and fields, run with the data sets that they name."""
 
 import json
 
@@ -67,7 +67,7 @@ def curve(lines, key):
 
 
 def best_epoch(losses):
-    """Return the epoch of the lowest loss, where it is neither the first nor the last one."""
+    """Return the epoch of the lowest loss, which must be neither the first nor the last one."""
     epoch = min(losses, key=losses.get)
     assert min(losses) < epoch < max(losses), "the run is to get better and worse again"
     return epoch

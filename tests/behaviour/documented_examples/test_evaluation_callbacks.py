@@ -1,4 +1,4 @@
-"""The examples of callbacks that go through a data set, on a test set whose last batch is a smaller one."""
+"""The examples of callbacks over a data set, with a test set whose last batch is smaller."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def test_the_accuracy_is_that_of_the_whole_test_set(finish, classes, final_weigh
     assert f"test/accuracy: {accuracy:.4f}\n" in (outcome.run_dir / "log.txt").read_text()
 
 
-def test_the_accuracy_goes_through_the_test_set_without_being_told(finish, classes, final_weights):
+def test_the_accuracy_uses_the_test_set_by_default(finish, classes, final_weights):
     """The example's own default wins over the run's first data set, which is `train`."""
     outcome = finish({"trainer.callbacks": [{**ACCURACY, "dataset_key": None}], "trainer.max_epochs": 5})
     assert outcome.metrics["test/accuracy"] == pytest.approx(expected(final_weights(outcome))[0])

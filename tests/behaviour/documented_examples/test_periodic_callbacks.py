@@ -1,4 +1,4 @@
-"""The examples of periodic callbacks: code as printed, in runs whose metrics are computed once more by other means."""
+"""The examples of periodic callbacks, in runs whose metrics are also computed in another way."""
 
 import pytest
 from safetensors.torch import load
@@ -11,7 +11,7 @@ def values_of(lines, key):
     return {line["update"]: line["metrics"][key] for line in lines if key in line["metrics"]}
 
 
-def test_the_custom_metric_is_logged_and_printed_every_so_many_epochs(finish_with, metric_lines, final_weights):
+def test_the_custom_metric_is_logged_and_printed_at_its_interval(finish_with, metric_lines, final_weights):
     outcome = finish_with(
         {"kind": f"{CALLBACKS}.CustomMetricCallback", "every_n_epochs": 10}, **{"trainer.max_epochs": 20}
     )

@@ -35,7 +35,7 @@ def online(lines, name="total"):
 
 @pytest.fixture
 def plain(tiny_spec):
-    """The tiny spec without weight decay, and with what a trainer of one's own takes."""
+    """The tiny spec without weight decay, for a custom trainer."""
     tiny_spec["model"]["optimizer"]["weight_decay"] = 0.0
     del tiny_spec["trainer"]["field_weights"]
     return tiny_spec

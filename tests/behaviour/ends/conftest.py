@@ -12,7 +12,7 @@ from noether.runs.outcome import Outcome
 
 @pytest.fixture
 def attempt() -> Callable[[Outcome | Path], dict[str, Any]]:
-    """Reads what a run has recorded about its first attempt."""
+    """Read the record of the first attempt at a run."""
 
     def read(run: Outcome | Path) -> dict[str, Any]:
         folder = run.run_dir if isinstance(run, Outcome) else run

@@ -1,4 +1,4 @@
-"""Callbacks that end the process, and signals that arrive where nothing is trained."""
+"""Callbacks that end the process, and signals that arrive outside of training."""
 
 import signal
 

@@ -1,4 +1,4 @@
-"""Whenever the disk refuses, the run ends with a clear message and what was committed before stays valid."""
+"""A write that fails ends the run with a clear message; committed checkpoints stay valid."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""`noether.run` can be called again and again: it leaves the process as it found it."""
+"""`noether.run` restores the state of the process, so that it can be called repeatedly."""
 
 import logging
 import multiprocessing
@@ -60,7 +60,7 @@ def test_a_spec_that_is_refused_leaves_the_process_as_it_found_it(run, lab):
     assert state_of_the_process() == before
 
 
-def test_what_ran_before_has_no_influence(finish, final_weights):
+def test_earlier_runs_have_no_influence(finish, final_weights):
     first = final_weights(finish({"model.dropout": 0.2}))
     torch.rand(100)
     finish({"seed": 5})

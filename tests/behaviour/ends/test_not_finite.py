@@ -1,4 +1,4 @@
-"""A loss or gradient that is not finite is never applied, and ends the run where it has to."""
+"""A non-finite loss or gradient is never applied, and ends the run unless skipping is on."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ EVERY_UPDATE = [{"kind": "checkpoint", "every_n_updates": 1}]
 
 @pytest.fixture(params=["the host looks", "masked on the device"], autouse=True)
 def device(request, monkeypatch):
-    """Treats the CPU as what it is, and as a device that the host would have to wait for."""
+    """Treat the CPU as a CPU, and as a device for which the host has to wait."""
     if request.param == "masked on the device":
         monkeypatch.setattr(nonfinite, "MASKING_DEVICES", frozenset({"cpu"}))
 
@@ -69,7 +69,7 @@ def test_one_bad_accumulation_step_discards_the_whole_update(finish, final_weigh
     assert final_weights(before) == final_weights(after)
 
 
-def test_skipping_gives_up_after_so_many_bad_updates_in_a_row(run, metric_lines, bad_sample):
+def test_skipping_ends_the_run_after_too_many_bad_updates_in_a_row(run, metric_lines, bad_sample):
     outcome = run(
         {
             "trainer.effective_batch_size": 48,  # so that every update holds the bad sample

@@ -1,4 +1,4 @@
-"""A callback that raises ends the run, by name; nothing else is lost."""
+"""A callback that raises ends the run and is named; nothing else is lost."""
 
 import pytest
 
@@ -38,7 +38,7 @@ def test_metrics_of_the_interrupted_round_are_on_the_disk(failed, metric_lines):
     assert last["metrics"]["loss/online/total/U1"] > 0
 
 
-def test_the_other_callbacks_are_closed_and_not_told_of_a_good_end(failed, lab):
+def test_the_other_callbacks_are_closed_without_after_training(failed, lab):
     calls = (lab.parent / "calls.txt").read_text().splitlines()
     assert calls[-1] == "close"
     assert not [call for call in calls if call.startswith("after_training")]
@@ -72,7 +72,7 @@ def test_an_expectation_that_is_broken_fails_the_run_with_value_and_bound(run, a
     assert outcome.metrics["optim/lr"] == 0.01
 
 
-def test_an_expectation_of_a_metric_that_nobody_logged_names_the_nearest(run, lab):
+def test_an_expectation_of_an_unlogged_metric_names_the_nearest(run, lab):
     silent = {"kind": "lab.callbacks.Moments", "every_n_updates": 1}  # so that nobody can know it before the run
     outcome = run({"expect": {"optim/lrr": {"max": 1.0}}, "trainer.callbacks": [silent]})
     assert "optim/lrr was never logged, expected at most 1. Did you mean 'optim/lr'?" in outcome.error.message

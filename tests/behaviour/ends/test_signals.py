@@ -1,4 +1,4 @@
-"""SIGTERM always commits, SIGINT where it is asked to, and a second signal waits for nothing."""
+"""SIGTERM always commits a checkpoint, SIGINT only if configured, and a second signal ends at once."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Kills runs: attempts at one run, each a process that a test ends when it likes, until the run has finished."""
+"""Attempts at one run, each a process that a test kills, until the run has finished."""
 
 import contextlib
 import hashlib
@@ -38,7 +38,7 @@ class Attempt:
         """The exit code, or minus the signal, once it is known to have ended."""
 
     def has_ended(self, within: float = 0.0) -> bool:
-        """Whether it has ended, or does so within some seconds."""
+        """Return True if it has ended, or ends within some seconds."""
         if self.status is None and select.select([self._answers], [], [], within)[0]:
             self.status = _number(self._answers)
         return self.status is not None
@@ -65,7 +65,7 @@ class Attempt:
         return self.status
 
     def kill(self) -> int:
-        """Kill it, whatever it does; return how it ended, perhaps a moment before."""
+        """Kill it at any point; return its exit status, which may be of a moment before."""
         self.send(signal.SIGKILL)
         assert self.has_ended(DEADLINE_S), "a killed process ends"
         assert self.status is not None
@@ -130,11 +130,11 @@ class Chaos:
             return []
 
     def is_saving(self, run_id: str) -> bool:
-        """Whether a save is going on, or died."""
+        """Return True if a save is in progress, or was interrupted."""
         return any(entry.name.startswith(UNFINISHED) for entry in self.entries(run_id))
 
     def newest(self, run_id: str) -> int:
-        """Return the update of the newest step that a run can go on from; 0 where there is none."""
+        """Return the update of the newest resumable checkpoint; 0 if there is none."""
         manifests = [read_checkpoint(step)[0] for step in checkpoint_folders(self.checkpoints(run_id))]
         return max((manifest.update for manifest in manifests if manifest.resumable), default=0)
 
@@ -148,7 +148,7 @@ class Chaos:
         return [int(found[1]) for found in _LOST.finditer(log.read_text())]
 
     def remains(self, run_id: str) -> dict[str, Any]:
-        """Return what equal runs have in common: every byte of the last step, and the metrics without clock times.
+        """Return the comparable results of a run: each byte of the last checkpoint, and the metrics without times.
 
         Where a checkpoint says how long the metrics are, it has to mean all of them; how many bytes that is depends on
         the digits of clock times.
@@ -169,7 +169,7 @@ class Chaos:
 
     @property
     def said(self) -> str:
-        """What all attempts have printed."""
+        """The output of all attempts."""
         return (self.folder / "attempts.txt").read_text()
 
     def close(self) -> None:

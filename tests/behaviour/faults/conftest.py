@@ -1,4 +1,4 @@
-"""What tests of faults read of a run, as those of its ends do."""
+"""Fixtures that read the files of a run, shared with the tests of its ends."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from noether.runs.outcome import Outcome
 
 @pytest.fixture
 def attempt() -> Callable[..., dict[str, Any]]:
-    """Reads what a run has recorded about one of its attempts, by default the first."""
+    """Read the record of an attempt at a run, by default the first."""
 
     def read(run: Outcome | Path, number: int = 1) -> dict[str, Any]:
         folder = run.run_dir if isinstance(run, Outcome) else run

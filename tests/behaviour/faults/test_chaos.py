@@ -1,4 +1,4 @@
-"""Runs that are killed, and stopped, at any moment end with the bytes of one that nobody disturbed.
+"""Runs that are killed or stopped at any moment end with the same bytes as an undisturbed run.
 
 Everything that has state takes part: dropout, accumulation, noise in the data, updates skipped because they are not
 finite, averages of the weights with callbacks of their own, the best checkpoint with tolerances, an early stopper.
@@ -87,7 +87,7 @@ def chaos(tmp_path_factory):
 
 @pytest.fixture
 def finish(chaos):
-    """Lets a run go on until its end, and compares it with the one that nobody disturbed."""
+    """Continue a run to its end, and compare it with the undisturbed one."""
 
     def finished(run_id, changes=None, expected=None):
         assert chaos.start(run_id, changes).end() == 0, chaos.said

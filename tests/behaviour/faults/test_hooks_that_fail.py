@@ -1,4 +1,4 @@
-"""A callback that fails in any of its methods, at any time, ends the run by name and damages nothing: G1, G3, J5."""
+"""A callback that fails in any hook ends the run, is named, and damages nothing: G1, G3, J5."""
 
 import json
 from pathlib import Path
@@ -118,7 +118,7 @@ def test_an_error_in_a_resume_names_the_callback_and_leaves_the_checkpoints(run,
     ],
 )
 @pytest.mark.parametrize("hook", ["track_after_update_step", "process_data", "after_training", "state_dict"])
-def test_whatever_a_callback_raises_the_records_are_true(
+def test_the_records_are_correct_for_any_error_of_a_callback(
     run, attempt, verified_updates, hook, action, status, code
 ):  # G3
     outcome = failing(run, hook, LAST if hook == "after_training" else 3, action)

@@ -1,4 +1,4 @@
-"""A checkpoint may come from a stranger: reading one executes nothing, follows nothing, and says at once what is wrong.
+"""Untrusted checkpoints: reading one executes nothing, follows no links, and reports the problem at once.
 
 Whoever writes a checkpoint can hash it too, so every forged step here has a manifest whose own hash is right.
 """
@@ -217,7 +217,7 @@ TREES: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose last step has everything; made once, copied for each case."""
+    """A run whose last checkpoint has every part; made once, copied for each case."""
     place = tmp_path_factory.mktemp("template")
     rng = np.random.default_rng(0)
     for key in ("train", "test"):
@@ -280,7 +280,7 @@ def nothing_is_executed(workplace: Path) -> Iterator[None]:
 
 
 def forge(step: Path, written: dict[str, bytes] | None = None, **body: Any) -> None:
-    """Write files into a step, and a manifest that vouches for them and says `body`."""
+    """Write files into a checkpoint, and a valid manifest for them with `body`."""
     for name, data in (written or {}).items():
         (step / name).parent.mkdir(exist_ok=True)
         (step / name).write_bytes(data)
@@ -309,7 +309,7 @@ def stated(step: Path) -> dict[str, Any]:
 
 
 def told(read: Callable[[], Any], error: type[Exception] = CheckpointError) -> str:
-    """Return what is told of a checkpoint, which has to be quick and to take little memory."""
+    """Return the message about a checkpoint; check that it takes little time and memory."""
     seconds = []
     highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(3):
@@ -473,9 +473,7 @@ KINDS = (fifo, link, circle, folder, listener, device, terabyte, gigabyte, Path.
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("make", KINDS, ids=[kind.__name__ for kind in KINDS])
-def test_what_is_no_plain_file_is_neither_followed_nor_waited_for(
-    step: Path, name: str, make: Callable[[Path], None]
-):  # M3
+def test_special_files_are_neither_followed_nor_waited_for(step: Path, name: str, make: Callable[[Path], None]):  # M3
     make(step / name)
     message = told(lambda: everything(step))
     assert name in message
@@ -592,7 +590,7 @@ def npz(**arrays: Any) -> bytes:
 
 
 def npz_with_header(header: str, data: bytes = b"") -> bytes:
-    """Return an archive with an array whose header says what it likes."""
+    """Return an archive with an array of the given header."""
     packed = io.BytesIO()
     text = header.encode()
     with zipfile.ZipFile(packed, "w") as archive:

@@ -1,4 +1,4 @@
-"""What a spec names is imported only from places that the user trusts, and a run's folder is none of them."""
+"""Specs import only from places that the user trusts, which a run's folder is not."""
 
 import ast
 import shutil
@@ -61,7 +61,7 @@ KINDS = [
 
 @pytest.fixture
 def download(tiny_spec: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A run in a folder that a stranger has put together; whatever of it is imported leaves a mark."""
+    """A run folder with hostile code, which leaves a mark if it is imported."""
     modules, path = set(sys.modules), list(sys.path)
     tiny_spec["trainer"]["callbacks"] = [{"kind": "checkpoint", "every_n_epochs": 1}]
     noether.run(tiny_spec, set={"trainer.max_epochs": 1}, run_id="a", quiet=True)

@@ -1,4 +1,4 @@
-"""Whatever something is called, by a spec, the command line or a checkpoint: nothing is written outside of its run."""
+"""Names in a spec, on the command line or in a checkpoint never lead to writes outside of the run."""
 
 import hashlib
 import json
@@ -73,7 +73,7 @@ def elsewhere(tiny_spec: dict[str, Any]) -> Iterator[None]:
 
 
 def plain(run: Path) -> bool:
-    """Whether everything in a run's folder has a plain name."""
+    """Return True if all files of a run folder have plain names."""
     return all(part.isascii() and part.isprintable() for path in run.rglob("*") for part in path.parts[-3:])
 
 

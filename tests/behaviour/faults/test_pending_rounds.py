@@ -48,7 +48,7 @@ def at_the_lab(lab):
 
 @pytest.fixture
 def ends_as(metric_lines):
-    """Reads all that a run leaves behind, but for what the clock decides."""
+    """Read all results of a run except times."""
 
     def read(outcome):
         manifest, files = read_checkpoint(checkpoint_folders(outcome.run_dir / "checkpoints")[-1])

@@ -1,4 +1,4 @@
-"""What cannot be saved is known in the first second, and not when the first checkpoint is due."""
+"""State that cannot be saved is reported before training, not at the first checkpoint."""
 
 
 def test_a_state_that_no_checkpoint_can_hold_ends_the_run_before_its_first_update(run, lab):  # G4

@@ -1,4 +1,4 @@
-"""Secrets that come in by every door are found nowhere afterwards: in no file of a run, on no output, at no tracker.
+"""Secrets from every source appear in no file of a run, on no output, and at no tracker.
 
 H9: canaries are planted in the environment, in the spec, in overrides, in addresses, in what callbacks raise and log,
 and in what a server answers; then all that the runs have left is searched for each of them, as it is and encoded.
@@ -110,7 +110,7 @@ def leaks_below(folder: Path, *, but: tuple[str, ...] = ()) -> dict[str, set[str
 
 
 class Echo(http.server.BaseHTTPRequestHandler):
-    """A server that keeps what it is sent, and says in its errors what it was sent to sign in."""
+    """A server that stores its requests, and repeats the credentials in its errors."""
 
     received: list[bytes]
 

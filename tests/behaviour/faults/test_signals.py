@@ -1,4 +1,4 @@
-"""Signals at points of a run that are known, in this process and in others: A7 to A13."""
+"""Signals at known points of a run, in this process and in others: A7 to A13."""
 
 import os
 import signal
@@ -73,7 +73,7 @@ def test_signals_of_a_scheduler_stop_a_run_as_sigterm_does(run, lab, attempt, ve
     assert attempt(outcome)["reason"] == name
 
 
-def test_a_signal_that_nobody_can_handle_is_refused_before_training(run):
+def test_a_signal_that_cannot_be_handled_is_refused_before_training(run):
     with pytest.raises(SpecError) as caught:
         run({"trainer.stop_signals": ["SIGKILL"]})
     assert "SIGKILL" in str(caught.value)

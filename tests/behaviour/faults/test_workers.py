@@ -1,4 +1,4 @@
-"""Workers that die, hang, raise, or lose their trainer: J1 to J4, and what memory runs out of: J5."""
+"""Workers that die, hang, raise, or lose their trainer: J1 to J4; and memory that runs out: J5."""
 
 import signal
 import subprocess
@@ -31,7 +31,7 @@ def bad(lab):
 
 
 def is_alive(process):
-    """Return whether a process runs; one that nobody has asked for its end does not."""
+    """Return True if a process runs; a zombie does not."""
     try:
         return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
     except FileNotFoundError:
@@ -67,7 +67,7 @@ def test_a_worker_that_hangs_ends_the_run_after_the_timeout_and_is_killed(run, b
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_a_sample_raises_is_told_with_its_index_and_traceback(run, bad, workers):  # J4
+def test_an_error_of_a_sample_has_its_index_and_traceback(run, bad, workers):  # J4
     outcome = run(bad("raise", workers, bad=31))
     assert (outcome.status, outcome.exit_code) == ("FAILED", 1)
     assert isinstance(outcome.error, ArithmeticError)
@@ -78,7 +78,7 @@ def test_what_a_sample_raises_is_told_with_its_index_and_traceback(run, bad, wor
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_a_batch_raises_is_told_with_its_indices(run, bad, workers):  # J4
+def test_an_error_of_a_batch_has_its_indices(run, bad, workers):  # J4
     outcome = run(bad("raise", workers, bad=31, at_once=True))
     log = (outcome.run_dir / "log.txt").read_text()
     assert "sample 31 cannot be computed" in log
@@ -86,7 +86,7 @@ def test_what_a_batch_raises_is_told_with_its_indices(run, bad, workers):  # J4
     assert "31" in note
 
 
-def test_workers_and_the_trainer_that_was_killed_leave_nobody_behind(tiny_spec):  # J3
+def test_a_killed_trainer_leaves_no_workers_behind(tiny_spec):  # J3
     tiny_spec["trainer"] |= {"max_epochs": 10_000_000, "track_every_n_updates": 10}
     Path("long.toml").write_text(tomli_w.dumps(tiny_spec | {"loader": {"num_workers": 2}}))
     with Path("out.txt").open("w") as out:
@@ -104,7 +104,7 @@ def test_workers_and_the_trainer_that_was_killed_leave_nobody_behind(tiny_spec):
     assert gone_within(10, children)
 
 
-def test_a_busy_worker_does_not_hold_up_a_process_that_was_told_twice(tiny_spec, lab):
+def test_a_busy_worker_does_not_delay_a_process_after_a_second_signal(tiny_spec, lab):
     tiny_spec["datasets"]["train"] = {"kind": "lab.faults.BadSamples", "action": "hang"}
     Path("long.toml").write_text(tomli_w.dumps(tiny_spec | {"loader": {"num_workers": 1}}))
     with Path("out.txt").open("w") as out:

@@ -1,4 +1,4 @@
-"""A process that has imported everything that a run needs, and forks one child for each attempt at a run.
+"""A process with all imports of a run, which forks one child for each attempt.
 
 `python zygote.py` reads a line of JSON for each attempt, the arguments of `noether.run`. The first line is run in the
 zygote itself, so that its children find every module imported. For each line that follows it prints the child's process

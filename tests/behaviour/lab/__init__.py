@@ -1,1 +1,1 @@
-"""What a project brings to its runs: the code that the behaviour tests name by dotted paths."""
+"""Code of a project, which the behaviour tests name by dotted paths."""

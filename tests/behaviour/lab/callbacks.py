@@ -1,4 +1,4 @@
-"""Callbacks that make a run's inside visible, or misbehave."""
+"""Callbacks that expose the inside of a run, or misbehave."""
 
 import multiprocessing
 import os
@@ -158,7 +158,7 @@ class LastWords(PeriodicCallback):
 
 
 class Batches(PeriodicCallback):
-    """Notes what each batch holds."""
+    """Records the content of each batch."""
 
     def track_after_accumulation_step(self, *, batch):
         with Path("batches.txt").open("a") as notes:

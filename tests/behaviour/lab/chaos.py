@@ -1,4 +1,4 @@
-"""Callbacks that hold a run, or interrupt it, where a test wants that."""
+"""Callbacks that pause or interrupt a run at a chosen point."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Faults at a point that a test names: in a hook of a callback, at a batch of an evaluation pass, at a sample."""
+"""Faults at a chosen point: in a hook of a callback, at a batch of an evaluation pass, at a sample."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ SIGNAL_AT = Path("signal-at.txt")
 
 
 class Passes(PeriodicDataIteratorCallback):
-    """Logs the mean of what the model returns; sends signals at a batch, counted over all such callbacks."""
+    """Logs the mean output of the model; sends signals at a batch, counted over all such callbacks."""
 
     def process_data(self, batch, *, trainer_model):
         if SIGNAL_AT.exists():
@@ -78,11 +78,11 @@ class FaultConfig(CallBackBaseConfig):
 
 
 class UnheardOf(BaseException):
-    """What `except Exception` does not catch, as a distributed checkpoint raises it."""
+    """An error that `except Exception` does not catch, as distributed checkpoints raise it."""
 
 
 class Fault(PeriodicDataIteratorCallback):
-    """Does what no callback should, in a method of choice."""
+    """Misbehaves in a chosen method."""
 
     def __init__(self, callback_config: FaultConfig, **kwargs):
         data = PeriodicDataIteratorCallbackConfig(
@@ -197,7 +197,7 @@ class BadSamplesConfig(DatasetBaseConfig):
 
 
 class BadSamples(Dataset):
-    """Samples, one of which a worker does not survive; notes the process that loads."""
+    """Samples, one of which kills its worker; records the loading process."""
 
     def __init__(self, dataset_config: BadSamplesConfig):
         super().__init__(dataset_config)

@@ -1,4 +1,4 @@
-"""Callbacks that do not survive an interruption as they should."""
+"""Callbacks that do not restore their state."""
 
 import os
 import time
@@ -48,7 +48,7 @@ class Impatient(PeriodicCallback):
 
 
 class Moody(PeriodicCallback):
-    """Changes the weights by what nothing can repeat."""
+    """Changes the weights by numbers that cannot be repeated."""
 
     def periodic_callback(self):
         with torch.no_grad():
@@ -56,7 +56,7 @@ class Moody(PeriodicCallback):
 
 
 class Clock(PeriodicCallback):
-    """Logs what is another number in every run."""
+    """Logs a number that differs in each run."""
 
     def periodic_callback(self):
         self.writer.add_scalar("clock", time.monotonic())

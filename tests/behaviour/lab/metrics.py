@@ -1,4 +1,4 @@
-"""Callbacks that log what they are told to, or remember, or see, so that tests can tell."""
+"""Callbacks that log chosen values, remembered values, or values that they observe."""
 
 import multiprocessing
 

@@ -1,4 +1,4 @@
-"""Models of the project: one that knows nothing of Noether, and composites."""
+"""Models of the project: one without any Noether code, and composites."""
 
 from typing import Annotated, Any
 
@@ -73,7 +73,7 @@ class FixedPartsConfig(ModelBaseConfig):
 
 
 class FixedParts(CompositeModel):
-    """Parts whose classes are decided, with a table of its own for each."""
+    """Parts of fixed classes, with a table for each."""
 
     def __init__(self, model_config: FixedPartsConfig):
         encoder, decoder = model_config.encoder, model_config.decoder

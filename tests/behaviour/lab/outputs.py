@@ -1,4 +1,4 @@
-"""A trainer that returns outputs beside its loss, and a callback that notes them."""
+"""A trainer that returns outputs beside its loss, and a callback that records them."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A run plugin that fails when it cannot change anything any more."""
+"""A run plugin that fails after the run has ended."""
 
 import noether
 

@@ -1,4 +1,4 @@
-"""A run plugin that sends the run SIGTERM, two times if need be, when it has ended and is about to say so."""
+"""A run plugin that sends SIGTERM to the run, once or twice, after it has ended."""
 
 import os
 import signal

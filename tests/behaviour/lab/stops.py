@@ -1,4 +1,4 @@
-"""Callbacks and a run plugin that ask for the end of training."""
+"""Callbacks and a run plugin that end training."""
 
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -77,7 +77,7 @@ class ParentConfig(CallBackBaseConfig):
 
 
 class Parent(CallbackBase):
-    """Calls its children after an update, and puts back what it changed for them."""
+    """Calls its children after an update, and restores the weights that it changed for them."""
 
     passes_on = frozenset({"after_update", "after_epoch"})
 

@@ -1,4 +1,4 @@
-"""A data set that notes what is loaded, and callbacks that note what arrives: for tests of the data stream."""
+"""A data set that records what is loaded, and callbacks that record what arrives: for tests of the data stream."""
 
 import os
 import random
@@ -18,7 +18,7 @@ TRAIN, TEST = 24, 10
 
 
 def note(file: Path, line: str) -> None:
-    """Append a line as a whole, also where several processes do."""
+    """Append a line as a whole, also from several processes."""
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(descriptor, f"{line}\n".encode())
     os.close(descriptor)
@@ -31,7 +31,7 @@ def loaded() -> list[tuple[str, int, int]]:
 
 
 def waited_for(condition) -> bool:
-    """Whether the condition became true within ten seconds."""
+    """Return True if the condition becomes true within ten seconds."""
     end = time.monotonic() + 10
     while not condition():
         if time.monotonic() > end:
@@ -94,7 +94,7 @@ class ParentConfig(CallBackBaseConfig):
 
 
 class Parent(PeriodicCallback):
-    """Owns callbacks that go through data sets, and calls them where its interval fires."""
+    """Owns callbacks over data sets, and calls them when its interval fires."""
 
     def __init__(self, callback_config: ParentConfig, **kwargs):
         super().__init__(callback_config, **kwargs)

@@ -1,4 +1,4 @@
-"""Trainers of the project: every form that `loss_compute` may return, and every point that a trainer may override."""
+"""Trainers of the project: every form of result of `loss_compute`, and every point that may be overridden."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class Seen(PeriodicCallback):
 
 
 class Own(WeightedLossTrainer):
-    """Brings a callback, chooses the defaults and their intervals, and notes where a run begins and ends."""
+    """Adds a callback, chooses the defaults and their intervals, and records where a run begins and ends."""
 
     def __init__(self, trainer_config: WeightedLossTrainerConfig, **kwargs):
         super().__init__(trainer_config, **kwargs)

@@ -1,4 +1,4 @@
-"""Models that no program can stand for."""
+"""Models that torch.export cannot represent."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""A callback that keeps the weights that it sees."""
+"""A callback that stores the weights that it sees."""
 
 from noether.core.callbacks.periodic import PeriodicCallback
 

@@ -1,4 +1,4 @@
-"""What a typing error makes of a callback."""
+"""Callbacks with typing errors in their hooks."""
 
 from noether.core.callbacks.periodic import PeriodicCallback
 

@@ -1,4 +1,4 @@
-"""`check --deep`: what only building and trying tells."""
+"""`check --deep`: problems that only building and one forward pass can find."""
 
 import logging
 import tempfile
@@ -60,7 +60,7 @@ def test_sizes_that_do_not_fit_name_the_shapes(deep):
     assert "the model returned y (8, 3) float32" in problem.message
 
 
-def test_a_model_that_cannot_take_a_batch_is_told(deep):
+def test_a_model_that_cannot_take_a_batch_is_reported(deep):
     linear = {"kind": "torch.nn.Linear", "in_features": 5, "out_features": 2, "optimizer": {"kind": "SGD", "lr": 0.1}}
     (problem,) = deep({"model": linear})
     assert (problem.code, problem.path) == ("forward-failed", ("model",))
@@ -73,7 +73,7 @@ def test_an_empty_data_set_names_the_callback_that_goes_through_it(deep):
     assert (problem.code, problem.path) == ("empty-dataset", ("trainer", "callbacks", 0, "dataset_key"))
 
 
-def test_an_interval_that_never_fires_in_this_data_is_told(deep):
+def test_an_interval_that_never_fires_in_this_data_is_reported(deep):
     (problem,) = deep({"trainer.callbacks": [loss(every_n_epochs=None, every_n_updates=13)]})
     assert (problem.code, problem.path) == ("never-fires", ("trainer", "callbacks", 0, "every_n_updates"))
     assert "12 updates" in problem.message
@@ -86,7 +86,7 @@ def test_an_evaluation_callback_is_shown_a_batch_though_its_interval_is_far(deep
     assert "the batch has x (8, 3) float32, y_target (8, 2) float32" in problem.message
 
 
-def test_what_cannot_be_built_is_told(deep):
+def test_a_component_that_cannot_be_built_is_reported(deep):
     (problem,) = deep({"trainer.effective_batch_size": 49})
     assert problem.code == "build-failed"
     assert "48 samples" in problem.message
@@ -106,7 +106,7 @@ def test_no_more_than_two_updates_are_made(deep, lab):
     assert deep({"trainer.callbacks": [fails]}) == []
 
 
-def test_a_state_that_cannot_be_saved_is_told(deep, lab):
+def test_a_state_that_cannot_be_saved_is_reported(deep, lab):
     fails = {"kind": "lab.callbacks.FailsIn", "every_n_epochs": 1, "hook": "state_dict"}
     (problem,) = deep({"trainer.callbacks": [fails]})
     assert "the lab is on fire" in problem.message

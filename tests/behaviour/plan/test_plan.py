@@ -1,4 +1,4 @@
-"""`noether plan` says what `noether run` then does."""
+"""`noether plan` predicts the behaviour of `noether run`."""
 
 import json
 from pathlib import Path
@@ -81,7 +81,7 @@ def test_callbacks_fire_when_and_in_the_order_that_the_plan_says(plan, run, lab)
     }
 
 
-def test_the_best_checkpoints_are_told_beside_those_that_are_kept(plan, capsys):
+def test_the_best_checkpoints_are_shown_beside_those_that_are_kept(plan, capsys):
     best = {"kind": "best-checkpoint", "every_n_epochs": 1, "metric_key": "loss/test/total"}
     print_plan(plan({"trainer.callbacks": [loss(), best]}))
     lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]

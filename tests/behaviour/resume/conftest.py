@@ -1,4 +1,4 @@
-"""A run that fails once, and what two runs have in common."""
+"""A run that fails once, and helpers to compare two runs."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def uninterrupted(finish: Callable[..., Outcome], settings: dict[str, Any]) -> O
 
 @pytest.fixture
 def remains() -> Callable[[Outcome], dict[str, Any]]:
-    """Returns what equal runs have in common: the bytes of the last step, and the metrics without clock times."""
+    """Return the comparable results of a run: the bytes of the last checkpoint, and the metrics without times."""
 
     def of(outcome: Outcome) -> dict[str, Any]:
         step = max((outcome.run_dir / "checkpoints").iterdir())

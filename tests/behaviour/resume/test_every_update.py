@@ -1,4 +1,4 @@
-"""Wherever a run is interrupted, between two updates or inside of one, it ends as if it had not been."""
+"""A run that is interrupted at any update, or inside of one, ends with the same result."""
 
 import itertools
 import json
@@ -42,7 +42,7 @@ def settings(lab):
 
 @pytest.fixture
 def everything(remains):
-    """Returns all that has to be equal of two equal runs, what the trainer remembers included."""
+    """Return all comparable results of a run, including the state of the trainer."""
 
     def of(outcome):
         step = max((outcome.run_dir / "checkpoints").glob("step-*"))
@@ -93,7 +93,7 @@ def test_a_run_in_half_precision_goes_on_with_its_scale(finish, settings, unequa
 
 @pytest.fixture
 def interrupted(run, finish, settings, everything, figures):
-    """Interrupts a run, lets it go on, and says whether it ended as one that was not interrupted."""
+    """Interrupt a run, continue it, and return True if it ends as an uninterrupted one."""
 
     def is_equal(**how):
         interrupts = {"kind": "lab.chaos.Interrupts", "every_n_updates": 2, **how}

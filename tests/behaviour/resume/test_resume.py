@@ -1,4 +1,4 @@
-"""A run that stopped goes on where it was, by the command that started it or by `noether resume`."""
+"""A stopped run continues at its last checkpoint, by the same command or by `noether resume`."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_a_run_that_exists_is_an_error_that_says_how_to_go_on(failed, run, setti
     assert "--resume auto" in str(caught.value.hint)
 
 
-def test_resuming_needs_to_be_told_which_run(run, settings):
+def test_resuming_needs_a_run_id(run, settings):
     with pytest.raises(UsageError) as caught:
         run(settings, resume="auto")
     assert "--run-id" in str(caught.value.hint)
@@ -228,7 +228,7 @@ def test_it_may_be_continued_nevertheless_and_the_former_spec_is_kept(failed, fi
     assert (failed.run_dir / "attempts" / "0001.resolved.toml").read_bytes() == former
 
 
-def test_another_machine_is_told(failed, finish, settings):  # D6
+def test_another_machine_is_reported(failed, finish, settings):  # D6
     record = json.loads((failed.run_dir / "run.json").read_bytes())
     record["environment"]["torch"] = "2.0.0"
     (failed.run_dir / "run.json").write_text(json.dumps(record))

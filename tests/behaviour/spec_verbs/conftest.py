@@ -13,7 +13,7 @@ TOMBI = shutil.which("tombi", path=str(Path(sys.executable).parent)) or shutil.w
 
 @pytest.fixture(scope="session")
 def schema_file(tmp_path_factory) -> Path:
-    """The schema of what is installed, as the command writes it."""
+    """The schema of the installed components, as the command writes it."""
     path = tmp_path_factory.mktemp("schema") / "spec.schema.json"
     subprocess.run([sys.executable, "-m", "noether", "spec", "schema", "-o", path], check=True, cwd=path.parent)
     return path
@@ -21,7 +21,7 @@ def schema_file(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def lint(schema_file: Path, tmp_path: Path) -> Callable[[str], str]:
-    """Lints a spec with tombi and the schema, offline; returns what tombi says, nothing where it has no objection."""
+    """Lint a spec with tombi and the schema, offline; return tombi's messages."""
     if TOMBI is None:
         pytest.skip("tombi, the TOML linter, is not installed: pip install tombi")
 

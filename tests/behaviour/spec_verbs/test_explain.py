@@ -37,7 +37,7 @@ def test_a_key_without_a_spec_shows_its_documentation(noether_command):
     assert "\nmodel.hidden of mlp\n  meaning  Widths of the hidden layers.\n" in ended.out
 
 
-def test_kinds_that_mean_the_same_are_told_together(noether_command):
+def test_kinds_that_mean_the_same_are_reported_together(noether_command):
     out = noether_command("spec", "explain", "model.optimizer.lr").out
     assert "model.optimizer.lr of Adam, AdamW, " in out
 
@@ -74,7 +74,7 @@ def test_overrides_need_a_spec(noether_command):
     assert "--unset goes with a spec" in noether_command("spec", "explain", "seed", "--unset", "seed").err
 
 
-def test_what_is_unset_is_explained_by_its_default(noether_command, experiment):
+def test_an_unset_key_is_explained_by_its_default(noether_command, experiment):
     ended = noether_command("spec", "explain", "seed", experiment, "-s", "seed=3", "--unset", "seed")
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith("seed = 0\n")

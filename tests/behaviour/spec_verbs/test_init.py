@@ -1,4 +1,4 @@
-"""`noether spec init`: what it writes runs as it is."""
+"""`noether spec init` writes a spec that runs unchanged."""
 
 import tomllib
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_it_overwrites_nothing(noether_command, workplace):
         (["--targets", "x"], "name arrays of a data file"),
     ],
 )
-def test_what_cannot_become_a_spec_is_told_and_nothing_is_written(noether_command, wing, arguments, message):
+def test_data_without_a_spec_is_refused_and_nothing_is_written(noether_command, wing, arguments, message):
     np.savez("broken.npz", x=np.array([1, 2, np.nan, 3, 4, 5]), y_target=np.arange(6.0))
     np.savez("uneven.npz", x=np.arange(6.0), y_target=np.arange(5.0))
     ended = noether_command("spec", "init", "a.toml", *arguments)

@@ -88,14 +88,14 @@ def test_a_run_also_holds_what_it_found_out(noether_command, spec_file):
     assert {"key": "model.in_features", "right": {"points": 3, "angle": 1}} in rows
 
 
-def test_a_run_that_does_not_exist_is_told_with_the_nearest_one(noether_command, spec_file):
+def test_a_run_that_does_not_exist_is_reported_with_the_nearest_one(noether_command, spec_file):
     Path("runs/first").mkdir(parents=True)
     ended = noether_command("spec", "diff", "frist", spec_file)
     assert ended.code == 2
     assert "there is no spec or run 'frist'. Did you mean 'first'?" in ended.err
 
 
-def test_a_folder_that_is_no_run_is_told(noether_command, spec_file):
+def test_a_folder_that_is_not_a_run_is_reported(noether_command, spec_file):
     Path("data").mkdir()
     ended = noether_command("spec", "diff", "data", spec_file)
     assert (ended.code, ended.err) == (2, "error: data is not a run folder: it has no resolved spec\n")

@@ -1,4 +1,4 @@
-"""`noether spec schema`, as an editor uses it: tombi lints specs with it."""
+"""`noether spec schema` in an editor: tombi lints specs with it."""
 
 import json
 from pathlib import Path
@@ -62,14 +62,14 @@ def test_what_a_spec_may_say_passes(lint, change):
         ("spec = 1", "spec = 2", "2"),
     ],
 )
-def test_what_is_wrong_is_marked_in_its_line(lint, old, new, message):
+def test_the_problem_is_marked_in_its_line(lint, old, new, message):
     text = replaced(old, new)
     said = lint(text)
     assert message in said
     assert f"linted.toml:{line_of(text, new)}:" in said
 
 
-def test_a_missing_option_is_told(lint):
+def test_a_missing_option_is_reported(lint):
     assert '"effective_batch_size" is required' in lint(replaced("effective_batch_size = 64\n", ""))
 
 

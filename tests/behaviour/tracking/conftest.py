@@ -81,7 +81,7 @@ def fake_server_class():
 
 @pytest.fixture
 def fake_server(fake_server_class, tmp_path):
-    """A server on the loopback that misbehaves when told to."""
+    """A server on the loopback that misbehaves on demand."""
     import mlflow  # noqa: F401  # its import is not what is measured
 
     fake = fake_server_class(tmp_path / "artifacts")

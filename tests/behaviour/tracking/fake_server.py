@@ -1,4 +1,4 @@
-"""An MLflow server on the loopback that keeps what it is sent, and misbehaves when told to."""
+"""An MLflow server on the loopback that stores its requests and misbehaves on demand."""
 
 import json
 import re
@@ -60,7 +60,7 @@ class FakeServer:
         return run
 
     def act(self, call, sent):
-        """Do what a request asks, and return the status and the answer."""
+        """Handle a request; return the status and the answer."""
         run = self.runs.get(sent.get("run_id"))
         if call.startswith("experiments/"):
             place = {"experiment_id": "1", "lifecycle_stage": "active"}

@@ -1,4 +1,4 @@
-"""An MLflow server that is down, hangs, refuses or breaks off: the run does not notice."""
+"""An MLflow server that is down, hangs, refuses or breaks off does not disturb the run."""
 
 import socket
 import threading
@@ -113,7 +113,7 @@ def test_a_server_that_wants_a_password_is_asked_once(bad_server, make_tracker, 
     assert bad_server.requests == 1
 
 
-def test_nobody_listening_is_told_at_once(make_tracker, make_run, caplog):
+def test_a_server_that_does_not_listen_is_reported_at_once(make_tracker, make_run, caplog):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
     run = make_run()

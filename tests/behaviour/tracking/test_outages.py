@@ -1,4 +1,4 @@
-"""What a server can do to a run that feeds it: begin late, go away, answer nonsense, refuse, dislike a value."""
+"""Outages of a server during delivery: late start, absence, nonsense, refusals, rejected values."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Outages at random, processes that die at random and go on from a checkpoint: every value arrives, once."""
+"""Random outages, and processes that die and continue from a checkpoint: every value arrives once."""
 
 import random
 
@@ -64,7 +64,7 @@ def mortal(method, dice):
 
 
 def dying(tracker, dice):
-    """Let the process die around some calls of the tracker: before, or when the tracker has done what it was asked."""
+    """End the process at some calls of the tracker, before or after the call."""
     for name in ("open", "log_metrics", "close"):
         setattr(tracker, name, mortal(getattr(tracker, name), dice))
     return tracker

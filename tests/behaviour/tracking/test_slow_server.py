@@ -1,4 +1,4 @@
-"""An MLflow server that takes its time: everything that was logged is there in the end."""
+"""A slow MLflow server has every logged value in the end."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""Whole runs whose tracker fails, and what `noether tracker sync` and a resume make of them."""
+"""Whole runs whose tracker fails, followed by `noether tracker sync` or a resume."""
 
 import json
 import os
@@ -281,7 +281,7 @@ def spec_file(workplace):
     return write
 
 
-def test_an_output_that_nobody_reads_any_more_ends_no_run(tracked, spec_file, workplace):  # H-10
+def test_a_closed_output_does_not_end_the_run(tracked, spec_file, workplace):  # H-10
     path = spec_file(tracked() | {"trackers": [{"kind": "noop"}]})
     command = [sys.executable, "-m", "noether", "run", str(path), "--run-id", "deaf"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""Cutting an update into several forward passes changes its memory, not its mathematics."""
+"""Accumulation changes the memory of an update, not its mathematics."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a trainer returns beside its loss arrives in the metrics and in files of the run's folder."""
+"""Additional outputs of a trainer in the metrics and in files of the run folder."""
 
 import json
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_tracking_outputs_leaves_training_as_it_is(talk, final_weights):
     assert final_weights(watched) == final_weights(talk([])[0])
 
 
-def test_a_trainer_without_outputs_is_told_how_to_return_them(run):
+def test_a_trainer_without_outputs_gets_a_hint(run):
     error = run({"trainer.callbacks": [{**TRACK, "keys": ["first_loss"]}]}).error
     assert isinstance(error, TrainingError)
     assert "callback 'outputs': missing output 'first_loss'" in error.message

@@ -1,4 +1,4 @@
-"""A run is the loop that everybody would write by hand, to the last bit."""
+"""A run equals a hand-written training loop, bit by bit."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""The best checkpoints of whole runs: which step they are, that they stay, and what is evaluated on them."""
+"""The best checkpoints of whole runs: their updates, their retention, and evaluation on them."""
 
 import itertools
 import json
@@ -118,14 +118,14 @@ def test_a_best_checkpoint_may_hold_some_of_the_parts_of_a_composite(finish, lab
     assert {name.split(".")[0] for name in everything} == {"encoder", "decoder"}
 
 
-def test_a_part_that_a_composite_has_not_ends_the_run_before_its_first_update(run, lab):
+def test_an_unknown_part_of_a_composite_ends_the_run_before_its_first_update(run, lab):
     outcome = run({"trainer.callbacks": [TOLD, {**TOLD_KEEPER, "model_names": ["head"]}]})
     assert isinstance(outcome.error, SpecError)
     assert "'keeper': unknown model_names: found ['head']" in outcome.error.message
     assert checkpoint_folders(outcome.run_dir / "checkpoints") == []
 
 
-def test_two_that_would_take_each_other_s_checkpoints_away_are_told_before_the_first_update(run, lab):
+def test_two_callbacks_with_the_same_names_of_checkpoints_are_refused(run, lab):
     other = {**TOLD_KEEPER, "id": "other", "higher_is_better": True}
     outcome = run({"trainer.callbacks": [TOLD, TOLD_KEEPER, other]})
     assert isinstance(outcome.error, SpecError)
@@ -179,7 +179,7 @@ def test_training_is_the_same_with_and_without_it(finish, final_weights, lab, wo
     assert final_weights(kept) == final_weights(without)
 
 
-def test_children_are_told_of_beginning_best_and_end_but_of_no_round(finish, metric_lines, lab):
+def test_children_are_called_at_the_beginning_at_a_best_and_at_the_end_but_in_no_round(finish, metric_lines, lab):
     diary = {"kind": "lab.callbacks.Diary", "id": "diary", "every_n_updates": 1}
     outcome = finish(changed({"eval_callbacks": [diary]}))
     calls = (lab.parent / "calls.txt").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Metrics as they were at the best of another one, through whole runs."""
+"""Metrics at the best value of another metric, through whole runs."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def test_the_targets_follow_the_best_source_and_stay_flat_in_between(finish, met
     assert 1 < len({metrics[SOURCE] for metrics in best}) < len(rounds)
 
 
-def test_a_consumer_before_its_producer_is_told_before_training(run, workplace):
+def test_a_consumer_before_its_producer_is_refused_before_training(run, workplace):
     with pytest.raises(SpecError) as caught:
         run({"trainer.callbacks": [AT_BEST, *HELD_OUT]})
     assert caught.value.code == "late-metric"
@@ -32,7 +32,7 @@ def test_a_source_of_unknown_direction_is_told_before_training(run, workplace):
     assert "unknown-direction" in {problem.code for problem in caught.value.problems}
 
 
-def test_an_optional_target_may_be_logged_by_nobody(finish):
+def test_an_optional_target_need_not_be_logged(finish):
     optional = {"target_metric_keys": None, "optional_target_metric_keys": [TARGET, "accuracy/test/y"]}
     outcome = finish({"trainer.callbacks": [*HELD_OUT, {**AT_BEST, **optional}]})
     assert f"{TARGET}/at_best/{SOURCE}" in outcome.metrics

@@ -1,4 +1,4 @@
-"""A composite out of a spec: parts with tables, optimizers and frozen weights of their own."""
+"""A composite model from a spec: parts with their own tables, optimizers and frozen weights."""
 
 import tomllib
 
@@ -25,7 +25,7 @@ FIXED = {"kind": "lab.models.FixedParts", "encoder": {"width": 5}, "optimizer": 
 
 @pytest.fixture
 def moved(finish, final_weights):
-    """Trains a model and returns the names of the parameters that are no longer what they began with."""
+    """Train a model and return the names of the parameters that changed."""
 
     def train(model, **settings):
         changes = {"model": model, **{f"trainer.{name}": value for name, value in settings.items()}}
@@ -105,7 +105,7 @@ def test_a_checkpoint_may_hold_some_of_the_parts(finish, lab):
     assert parts_of(load((last / "model.safetensors").read_bytes())) == {"encoder", "decoder"}
 
 
-def test_a_part_without_any_optimizer_is_told_before_training(run, lab, workplace):
+def test_a_part_without_any_optimizer_is_refused_before_training(run, lab, workplace):
     model = {**AUTO_ENCODER, "decoder": {**DECODER, "optimizer": None}}
     with pytest.raises(SpecError) as error:
         run({"model": model})
@@ -113,7 +113,7 @@ def test_a_part_without_any_optimizer_is_told_before_training(run, lab, workplac
     assert not (workplace / "runs").exists()
 
 
-def test_a_weight_that_no_part_holds_is_told_before_training(run, lab, workplace):
+def test_a_weight_that_no_part_holds_is_refused_before_training(run, lab, workplace):
     with pytest.raises(SpecError) as error:
         run({"model": {**FIXED, "kind": "lab.models.Loose"}})
     assert "'scale'" in error.value.message

@@ -1,4 +1,4 @@
-"""A callback ends training before its limit: the round is finished, a checkpoint made, and the run is a success."""
+"""Early stopping: the round is finished, a checkpoint is written, and the run succeeds."""
 
 import json
 
@@ -169,7 +169,7 @@ def test_patience_counts_intervals_and_not_updates(finish, lab):
     assert reason_of(outcome) == f"{reason} (callback 'metric-early-stopper')"
 
 
-def test_a_metric_stopper_s_checkpoint_holds_what_it_has_seen(finish, lab):
+def test_a_metric_stopper_s_checkpoint_holds_its_best_value(finish, lab):
     (lab.parent / "values.txt").write_text("3 1 2 nan")
     files = newest(finish({"trainer.max_epochs": 5, "trainer.callbacks": metric_stopper(patience=1)}))[1]
     state = json.loads(files["trainer.json"])["callbacks"]["metric-early-stopper"]

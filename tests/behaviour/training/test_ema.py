@@ -1,4 +1,4 @@
-"""Averaged weights: followed, evaluated, saved and resumed."""
+"""Averaged weights: computed, evaluated, saved and resumed."""
 
 from __future__ import annotations
 
@@ -271,7 +271,7 @@ def test_averages_go_on_bit_by_bit_from_the_step(tmp_path: Path) -> None:
 
 
 def resumed_averages(folder: Path, step: Path) -> dict[str, Tensor]:
-    """Return what an EMA takes over from a step."""
+    """Return the averages that an EMA restores from a checkpoint."""
     callback = make_callback(ema(), make_trainer(folder), make_model(seed=1))
     callback.resume_from_checkpoint(ResumptionPaths(step.parents[2], step.parents[1].name, step), callback.model)
     found: dict[str, Tensor] = callback.state_files()["0.9"]

@@ -1,4 +1,4 @@
-"""Held-out losses and metrics are those of the whole data set, in the units of the data."""
+"""Held-out losses and metrics equal those of the whole data set, in the units of the data."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Beginning with the weights of another run, and going on where one stopped."""
+"""Runs that start with the weights or the state of another run."""
 
 import json
 from pathlib import Path
@@ -70,7 +70,7 @@ def final_files():
 
 @pytest.fixture
 def metrics_after(metric_lines):
-    """Reads the metrics of a run after an update, without what the clock decides."""
+    """Read the metrics of a run after an update, without times."""
 
     def read(outcome, update):
         return [
@@ -206,21 +206,21 @@ def refused(run):
     return why
 
 
-def test_a_run_id_that_is_not_there_is_told(finish, refused):
+def test_an_unknown_run_id_is_reported(finish, refused):
     finish(HARD, run_id="first")
     why = refused({**HARD, "initializer": resume(run_id="frist")})
     assert "found 'frist'" in why
     assert "Did you mean 'first'?" in why
 
 
-def test_a_checkpoint_that_is_not_there_is_told_with_those_that_are(finish, refused):
+def test_an_unknown_checkpoint_is_reported_with_the_existing_ones(finish, refused):
     finish({"trainer.callbacks": []}, run_id="first")
     why = refused({"trainer.callbacks": [], "initializer": resume("lats")})
     assert "holds no checkpoint 'lats'. Did you mean 'latest'?" in why
     assert "it has latest, last, E2_U12_S96" in why
 
 
-def test_a_damaged_or_partial_checkpoint_is_told(finish, refused):
+def test_a_damaged_or_partial_checkpoint_is_reported(finish, refused):
     weights = {"kind": "checkpoint", "every_n_epochs": 1, "save_optim": False, "save_latest_optim": False}
     first = finish({**HARD, "trainer.callbacks": [weights]}, run_id="first")
     assert "found a partial save" in refused({**HARD, "initializer": resume("E1_U6_S48")})
@@ -256,7 +256,7 @@ def test_another_number_of_updates_in_an_epoch_is_refused(finish, refused):
 @pytest.mark.parametrize(
     ("limit", "before", "equal"), [("max_epochs", 1, 2), ("max_updates", 11, 12), ("max_samples", 80, 96)]
 )
-def test_a_limit_before_the_checkpoint_is_told_and_one_at_it_is_right(limit, before, equal, finish, refused):
+def test_a_limit_before_the_checkpoint_is_refused_and_one_at_it_is_accepted(limit, before, equal, finish, refused):
     finish(HARD, run_id="first")
     again = {**HARD, "trainer.max_epochs": None, "initializer": resume()}
     why = refused({**again, f"trainer.{limit}": before})
@@ -358,7 +358,7 @@ def test_a_part_of_a_composite_is_filled_from_a_model_of_another_shape(finish):
     assert composite["encoder.linear.bias"].equal(line["linear.bias"])
 
 
-def test_weights_that_do_not_fit_are_told_before_the_run_has_a_folder(finish, run):
+def test_weights_that_do_not_fit_are_reported_before_the_run_has_a_folder(finish, run):
     finish(run_id="first")
     with pytest.raises(CheckpointError) as caught:
         run({"model.hidden": [9], "initializer": {"kind": "previous-run", "run_id": "first"}}, run_id="second")

@@ -1,4 +1,4 @@
-"""One pool of workers for training and evaluation: what it loads, when, and for whom."""
+"""One pool of workers for training and evaluation: loaded batches, their order, and their consumers."""
 
 import pytest
 
@@ -29,7 +29,7 @@ SCHEDULE = [
 
 @pytest.fixture
 def trace(finish, lab):
-    """Runs with callbacks; returns what arrived, and the split, index and process of what was loaded."""
+    """Run with callbacks; return the batches that arrived, and the split, index and process of each loaded sample."""
 
     def traced(callbacks, **changes):
         files = [lab.parent / name for name in ("arrived.txt", "loaded.txt")]
@@ -88,7 +88,7 @@ def test_evaluation_is_loaded_before_its_interval_fires_and_training_while_it_ru
 
 
 @pytest.mark.parametrize(("factor", "ahead"), [(None, 4), (1, 1), (3, 3)])
-def test_a_worker_loads_as_many_batches_ahead_as_it_was_told(finish, lab, factor, ahead):
+def test_a_worker_loads_prefetch_factor_batches_ahead(finish, lab, factor, ahead):
     watch = {"kind": "lab.tracing.CountsAhead", "every_n_updates": 7}
     changes = {"trainer.max_batch_size": None, "trainer.max_epochs": None, "trainer.max_updates": 12}
     prefetch = {"trainer.dataloader_prefetch_factor": factor, "loader.num_workers": 1}

@@ -20,7 +20,7 @@ Call = tuple[str, int, int, int]
 
 
 class Recorder(PeriodicCallback):
-    """Notes its calls, and at each what it says about the next one."""
+    """Records its calls, and at each its prediction of the next one."""
 
     def __init__(self, callback_config: CallBackBaseConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
@@ -57,7 +57,7 @@ class Schedule:
         return done[unit] >= limit
 
     def calls_after(self, update: int) -> list[Call]:
-        """What has to be called after an update: one call for its samples, one for its epoch."""
+        """Expected calls after an update: one for its samples, one for its epoch."""
         batch = self.effective_batch_size
         epoch, rest = divmod(update, self.updates_per_epoch)
         fired = [unit for unit, n in self.intervals.items() if unit == "every_n_updates" and update % n == 0]

@@ -1,4 +1,4 @@
-"""How long a run lasts: whole epochs, parts of one, a few updates, none at all."""
+"""Length of a run: whole epochs, parts of one, a few updates, none at all."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Runs whose host does not look at every update: they end like those whose host does, and do not wait in between.
+"""Runs that check for non-finite updates on the device end like those that check on the host.
 
 The CPU takes the place of an accelerator: its fused optimizers take the same flag.
 """
@@ -127,7 +127,7 @@ def test_any_updates_that_are_not_finite_leave_the_same_weights_and_the_same_sca
 
 
 def by_hand(folder, finite, optimizer, precision, *, deferred):
-    """Do updates of some accumulation steps each, finite or not; return weights and state, and what was counted."""
+    """Do updates of some accumulation steps each, finite or not; return weights, state and counts."""
     trainer = prepared(folder, deferred=deferred, skip_nan_loss=True, precision=precision)
     model = make_model(optimizer=optimizer)
     model.initialize_optimizer(total_updates=10, updates_per_epoch=5)
@@ -215,7 +215,7 @@ def test_a_checkpoint_knows_how_many_updates_in_a_row_were_skipped(tmp_path):
     trainer.log_writer.close()
 
 
-def test_hooks_are_told_on_the_device_what_was_applied(tmp_path):
+def test_hooks_get_the_verdict_on_the_device(tmp_path):
     trainer, model = prepared(tmp_path, deferred=True, bad=[20], skip_nan_loss=True, max_updates=6), make_model()
     trainer.prepare(model)
     told = []

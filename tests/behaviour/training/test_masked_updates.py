@@ -92,12 +92,12 @@ def test_a_loss_named_total_beside_others_is_refused():
     assert "'total'" in str(caught.value)
 
 
-def test_a_model_without_anything_to_train_is_told_before_training(tmp_path):
+def test_a_model_without_trainable_parameters_is_refused(tmp_path):
     with pytest.raises(SpecError):
         make_trainer(tmp_path).train(make_model(frozen=["*"]).freeze())
 
 
-def test_a_start_beyond_the_end_is_told(tmp_path):
+def test_a_start_beyond_the_end_is_reported(tmp_path):
     with pytest.raises(SpecError) as caught:
         make_trainer(tmp_path, start_at_epoch=3)
     assert "start_at_epoch" in str(caught.value)

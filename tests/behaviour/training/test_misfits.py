@@ -1,4 +1,4 @@
-"""What does not fit together is told in the spec's words, and before it trains the wrong thing."""
+"""Parts that do not fit together are refused in the words of the spec, before training."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from noether.errors import SpecError, TrainingError
 MINE = {"in_features": 3, "out_features": 2, "optimizer": {"kind": "SGD"}}
 
 
-def test_forward_properties_that_the_model_does_not_take_are_told_before_training(run, workplace):
+def test_forward_properties_that_the_model_does_not_take_are_refused(run, workplace):
     with pytest.raises(SpecError) as error:
         run({"model": {"kind": "torch.nn.Linear", **MINE}, "trainer.forward_properties": ["x", "y_target"]})
     assert "found ['x', 'y_target']" in error.value.message
@@ -36,7 +36,7 @@ def test_a_loss_that_cannot_be_differentiated_is_named(run, lab, loss_fn, found)
     assert found in outcome.error.message
 
 
-def test_a_model_that_returns_a_tuple_is_told_what_to_return(run, lab):
+def test_a_model_that_returns_a_tuple_is_refused_with_the_expected_form(run, lab):
     outcome = run({"model": {"kind": "lab.models.Pair", **MINE}})
     assert "found tuple" in outcome.error.message
     assert "{'y': …}" in outcome.error.hint

@@ -1,4 +1,4 @@
-"""fp16 and bf16: gradients are unscaled before anybody looks at them, in every part of a model, evaluation included."""
+"""fp16 and bf16: gradients are unscaled before they are read, in every part of a model, evaluation included."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def chain(**encoder):
 
 
 class Updates:
-    """An update step with a scaler of a scale of our choice, and what it shows to `before_optimizer_step`."""
+    """Return an update with a scaler of a chosen scale, and the gradients that `before_optimizer_step` sees."""
 
     def __init__(self, precision: str, scale: float = SCALE):
         self.precision = Precision(precision, torch.device("cpu"))
@@ -136,7 +136,7 @@ def test_evaluation_runs_in_the_precision_of_training(finish, final_weights, pre
     assert half != full
 
 
-def test_a_format_that_the_device_has_not_is_an_error_before_training(tmp_path):
+def test_a_format_that_the_device_lacks_is_an_error_before_training(tmp_path):
     known = make_trainer(tmp_path)
     with pytest.raises(SpecError) as found:
         WeightedLossTrainer(

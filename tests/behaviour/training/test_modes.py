@@ -1,4 +1,4 @@
-"""Rounds run in evaluation mode, and each module gets back its own mode: a frozen part never trains by accident."""
+"""Rounds run in evaluation mode and restore each module's mode: a frozen part never trains by accident."""
 
 import pytest
 import torch
@@ -137,7 +137,7 @@ def test_a_round_of_callbacks_that_do_not_call_the_model_switches_nothing(tmp_pa
             modes.append(self.model.training)
 
     class Inherits(Reports):
-        """May call the model in what it overrides, so it has to declare it again."""
+        """May call the model in its overrides, so it has to declare it again."""
 
     modes = []
     trainer = with_callback(

@@ -1,4 +1,4 @@
-"""A callback that only looks leaves the weights as they are, to the last bit."""
+"""A callback that only observes leaves the weights unchanged, bit by bit."""
 
 import pytest
 

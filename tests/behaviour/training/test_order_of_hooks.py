@@ -1,4 +1,4 @@
-"""When each hook is called, and what belongs to one line of metrics."""
+"""The order of hooks, and the metrics of one line."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Groups of parameters with a learning rate or weight decay of their own, out of a spec."""
+"""Parameter groups of a spec with their own learning rate or weight decay."""
 
 import tomllib
 

@@ -1,4 +1,4 @@
-"""What decides a run is in its resolved spec; how its data is loaded is not."""
+"""The resolved spec determines a run; the way its data is loaded does not matter."""
 
 import multiprocessing
 

@@ -1,4 +1,4 @@
-"""What a spec can tell a trainer: each field of `[trainer]` changes what its description says."""
+"""Each field of `[trainer]` has the effect that its description promises."""
 
 import shutil
 
@@ -50,7 +50,7 @@ def test_progress_comes_at_the_log_interval(finish, tiny_spec, capsys, interval,
     assert sum("updates/s" in line or "update/s" in line for line in (printed.out + printed.err).splitlines()) == lines
 
 
-def test_without_default_callbacks_a_run_logs_nothing_that_nobody_asked_for(finish):
+def test_without_default_callbacks_a_run_logs_only_the_metrics_of_the_spec(finish):
     assert finish({"trainer.add_default_callbacks": False}).metrics == {}
 
 

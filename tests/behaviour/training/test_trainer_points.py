@@ -1,4 +1,4 @@
-"""What a trainer documents for its subclasses and for those who hold one: each point does what its page says."""
+"""The documented attributes and methods of a trainer, for subclasses and for callers."""
 
 import pytest
 import torch

@@ -68,7 +68,7 @@ def test_a_function_of_the_project_is_a_loss(finish, lab):
     assert outcome.metrics["loss/online/y_loss/U1"] > 0
 
 
-def test_a_function_that_is_no_loss_is_refused(run, lab):
+def test_a_function_that_is_not_a_loss_is_refused(run, lab):
     with pytest.raises(SpecError) as caught:
         run({"trainer.loss_fn": "lab.losses.not_a_loss"})
     assert "lab.losses.not_a_loss" in str(caught.value)
@@ -79,7 +79,7 @@ def test_a_loss_takes_its_options_from_the_spec(finish):
     assert small.metrics["loss/online/total/U1"] < large.metrics["loss/online/total/U1"]
 
 
-def test_an_error_inside_a_loss_is_told_as_it_is(run, lab):
+def test_an_error_inside_a_loss_is_unchanged(run, lab):
     error = run({"trainer.loss_fn": "lab.losses.broken"}).error
     assert isinstance(error, KeyError)
     assert "no such key" in str(error)

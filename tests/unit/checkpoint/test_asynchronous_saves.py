@@ -1,4 +1,4 @@
-"""A save that is written while training goes on ends with the bytes of one that training waits for."""
+"""An asynchronous save has the same bytes as a synchronous one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from noether.errors import StorageError, TrainingError
 
 
 class SlowFolder(CheckpointFolder):
-    """A folder that begins to write a step when it is told to, and refuses some."""
+    """A folder that writes a checkpoint on demand, and refuses some."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -82,7 +82,7 @@ def asynchronous(folder: Path, keep_last: int = 3) -> CheckpointWriter:
 
 @dataclass
 class Slow:
-    """A writer, and the folder that it writes to when it is told to."""
+    """A writer, and its folder that writes on demand."""
 
     writer: CheckpointWriter
     folder: SlowFolder
@@ -157,7 +157,7 @@ def test_another_name_for_a_save_in_flight_waits_until_it_is_there(slow: Slow) -
     assert slow.writer.names["best.of-before"] == slow.writer.names["best"]
 
 
-def test_a_refusing_disk_is_told_where_the_save_is_taken_up_and_the_names_stay(slow: Slow) -> None:
+def test_a_refused_save_is_reported_at_the_next_boundary_and_the_names_stay(slow: Slow) -> None:
     slow.folder.may_write.set()
     slow.folder.refused = {2}
     slow.save("best")
@@ -184,7 +184,7 @@ def test_warn_goes_on_after_a_refused_save(slow: Slow, caplog: pytest.LogCapture
     assert read_checkpoint(step or Path())[0].parent is None, "a step that is not there is nobody's parent"
 
 
-def test_what_cannot_be_saved_is_told_at_once(slow: Slow) -> None:
+def test_a_state_that_cannot_be_saved_is_reported_at_once(slow: Slow) -> None:
     slow.training.history.append(object())  # type: ignore[arg-type]  # the mistake that is told
     with pytest.raises(TrainingError):
         slow.save()

@@ -1,4 +1,4 @@
-"""What callbacks ask for becomes one step at the boundary."""
+"""The requests of callbacks become one checkpoint at the boundary."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_a_name_that_is_only_asked_for_so_far_can_be_named_further(writer: Check
     assert set(save(writer, state(2)).names) == {"best_model.loss", "best_model.loss.tolerance=5"}
 
 
-def test_naming_a_step_that_only_another_run_has_is_told_and_names_nothing(
+def test_naming_a_checkpoint_of_another_run_is_refused(
     writer: CheckpointWriter, caplog: pytest.LogCaptureFixture
 ) -> None:
     writer.name("best_model.loss.tolerance=5", of="best_model.loss")

@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all."""
+"""Files that exist completely or not at all."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_there_are_no_more_calls_than_those_that_were_refused(tmp_path: Path, fu
     assert disk.calls == 5  # open, write, fsync, replace, fsync of the folder
 
 
-def test_a_refusal_says_what_to_do_and_what_is_safe() -> None:
+def test_a_refusal_names_the_remedy_and_the_safe_state() -> None:
     error = storage_error(OSError(28, "No space left on device"), Path("/run/a"))
     assert error.message == "cannot write /run/a: No space left on device"
     assert "still valid" in str(error)

@@ -1,4 +1,4 @@
-"""A save exists completely or not at all, whatever dies in between."""
+"""A checkpoint exists completely or not at all, at any failure in between."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def commit(folder: Path, update: int, text: str = "") -> Path:
 
 
 def weights(step: Path) -> str:
-    """Return what a step holds, all of it verified."""
+    """Return the content of a checkpoint, all of it verified."""
     manifest, files = read_checkpoint(step)
     assert step.name == checkpoint_name(manifest.update)
     return files["model.safetensors"].decode()
@@ -216,7 +216,7 @@ def test_pruning_keeps_the_newest(tmp_path_factory: pytest.TempPathFactory, upda
     assert [path.name for path in sorted(folder.iterdir())] == [checkpoint_name(update) for update in kept]
 
 
-def test_a_disk_that_refuses_to_prune_is_told_and_nothing_else_happens(
+def test_a_disk_that_refuses_to_prune_is_reported_and_nothing_else_happens(
     folder: Path, full_disk: Failing, caplog: pytest.LogCaptureFixture
 ) -> None:
     with full_disk(1):

@@ -1,4 +1,4 @@
-"""The manifest vouches for itself."""
+"""The manifest detects changes of itself."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_any_flipped_bit_and_any_cut_is_noticed(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("text", ["null", "5", '"text"', "[]", "{}", ""])
-def test_what_is_no_manifest_is_refused(text: str) -> None:
+def test_a_file_that_is_not_a_manifest_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         Manifest.decode(text.encode())
 

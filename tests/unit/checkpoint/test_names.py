@@ -1,4 +1,4 @@
-"""From names to steps: given ones, derived ones, damaged and misspelt ones."""
+"""Names of checkpoints: given, derived, damaged and misspelt ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def names(writer: CheckpointWriter) -> CheckpointNames:
 
 
 def save(writer: CheckpointWriter, update: int, *tags: str, more: tuple[str, ...] = (), **request: Any) -> None:
-    """Save a step whose weights are its update, those in `more` too, with an average of the first."""
+    """Save a checkpoint whose weights, and those in `more`, are its update, with an average of the first."""
     for tag in tags or (None,):
         writer.save(tag, **request)
     parts = ("optimizer_tensors", "optimizer_values", "trainer", "callbacks", "data")
@@ -140,9 +140,7 @@ def test_a_step_that_was_asked_for_by_name_is_not_replaced_by_another(
     assert "step-000000000004" in str(caught.value)
 
 
-def test_a_damaged_manifest_is_told_where_its_folder_is_asked_for(
-    writer: CheckpointWriter, names: CheckpointNames
-) -> None:
+def test_a_damaged_manifest_is_reported_for_its_folder(writer: CheckpointWriter, names: CheckpointNames) -> None:
     save(writer, 4)
     damage(writer.checkpoints[-1], "manifest.json")
     with pytest.raises(CheckpointError) as caught:
@@ -150,7 +148,7 @@ def test_a_damaged_manifest_is_told_where_its_folder_is_asked_for(
     assert "step-000000000004" in str(caught.value)
 
 
-def test_an_unknown_name_is_told_with_those_that_exist(writer: CheckpointWriter, names: CheckpointNames) -> None:
+def test_an_unknown_name_is_reported_with_the_existing_ones(writer: CheckpointWriter, names: CheckpointNames) -> None:
     save(writer, 4, BEST, "last")
     with pytest.raises(CheckpointError) as error:
         names.find("best_modl.loss/test/total")
@@ -158,7 +156,7 @@ def test_an_unknown_name_is_told_with_those_that_exist(writer: CheckpointWriter,
     assert error.value.hint == f"it has latest, {BEST}, last, E1_U4_S32"
 
 
-def test_a_named_step_that_is_gone_is_told(writer: CheckpointWriter, names: CheckpointNames) -> None:
+def test_a_named_step_that_is_gone_is_reported(writer: CheckpointWriter, names: CheckpointNames) -> None:
     save(writer, 2, BEST)
     save(writer, 4)
     writer.checkpoints[0].rename(writer.checkpoints[0].with_name("elsewhere"))
@@ -184,7 +182,7 @@ def test_a_run_without_checkpoints_has_no_names(name: str, names: CheckpointName
         ("step-00000000004", None),
     ],
 )
-def test_the_beginning_of_a_name_is_enough_to_be_told_the_rest(
+def test_a_prefix_of_a_name_is_completed(
     asked: str, meant: str | None, writer: CheckpointWriter, names: CheckpointNames
 ) -> None:
     save(writer, 2)
@@ -196,7 +194,7 @@ def test_the_beginning_of_a_name_is_enough_to_be_told_the_rest(
     assert error.value.message.endswith(told)
 
 
-def test_many_names_are_told_one_on_each_line(writer: CheckpointWriter, names: CheckpointNames) -> None:
+def test_many_names_are_listed_one_a_line(writer: CheckpointWriter, names: CheckpointNames) -> None:
     for update in (2, 4, 6):
         save(writer, update)
     save(writer, 8, "last")

@@ -1,4 +1,4 @@
-"""What was saved comes back, each byte checked, and only what is asked for is read."""
+"""A saved state is read back with each byte checked, and only the requested files are read."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_whole_state_is_not_returned_where_any_file_is_damaged(damaged: str, t
     assert damaged in str(caught.value)
 
 
-def test_a_file_that_the_step_lacks_is_told_with_those_that_it_has(tmp_path: Path) -> None:
+def test_a_file_that_the_checkpoint_lacks_is_reported_with_its_files(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         saved(tmp_path).tensors("weights.pt")
     assert "weights.pt" in str(caught.value)

@@ -1,4 +1,4 @@
-"""A snapshot has the bytes of the moment it was taken, in memory that is used again."""
+"""A snapshot keeps the bytes of its moment, in memory that is reused."""
 
 from __future__ import annotations
 

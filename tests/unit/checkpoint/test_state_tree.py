@@ -1,4 +1,4 @@
-"""States without pickle: what comes out is what went in."""
+"""States without pickle: a round trip changes nothing."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def same(found: Any, expected: Any) -> bool:
 
 
 def through_files(state: Any) -> Any:
-    """Return what a checkpoint gives back: the tree as JSON, the tensors as a safetensors file."""
+    """Return a state after a round trip: the tree as JSON, the tensors as a safetensors file."""
     tree, held = split_state(state, "a test")
     text = json.dumps(tree, sort_keys=True, allow_nan=False)
     return join_state(json.loads(text), decode_tensors(*encode_tensors(held)))
@@ -95,7 +95,7 @@ def test_saved_tensors_carry_no_graph() -> None:
 
 
 @pytest.mark.parametrize("foreign", [Path("x"), {1, 2}, b"bytes", 1j, object()], ids=lambda value: type(value).__name__)
-def test_what_a_checkpoint_cannot_keep_is_refused_with_owner_and_place(foreign: Any) -> None:
+def test_a_state_of_another_type_is_refused_with_owner_and_place(foreign: Any) -> None:
     with pytest.raises(TrainingError) as caught:
         split_state({"best": [1.0, foreign]}, "callback 'ema'")
     assert type(foreign).__name__ in str(caught.value)

@@ -56,7 +56,7 @@ def test_what_lies_elsewhere_or_not_in_a_row_is_written_in_order() -> None:
     [torch.zeros(2, dtype=torch.complex128), torch.zeros(2).to_sparse(), torch.zeros(2, device="meta")],
     ids=["dtype", "sparse", "meta"],
 )
-def test_what_the_format_has_no_name_for_is_refused_by_its_name(tensor: torch.Tensor) -> None:
+def test_a_type_that_the_format_lacks_is_refused_by_its_name(tensor: torch.Tensor) -> None:
     with pytest.raises(TrainingError) as caught:
         TensorFile.of({"w": tensor})
     assert "'w'" in str(caught.value)

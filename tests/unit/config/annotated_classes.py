@@ -1,4 +1,4 @@
-"""Components whose constructors name their config in all the ways that they may."""
+"""Components that name their config in all supported ways."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classes and functions that know nothing of Noether, with signatures of all sorts."""
+"""Classes and functions without any Noether code, with signatures of all sorts."""
 
 from __future__ import annotations
 

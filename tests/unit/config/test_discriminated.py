@@ -50,7 +50,7 @@ def test_a_config_stays_the_object_that_it_is():
 
 
 @pytest.mark.parametrize("config", [CallBackBaseConfig(), ModelBaseConfig(), 5, [1]])
-def test_what_is_no_config_of_the_role_is_refused(config: object):
+def test_a_config_of_another_role_is_refused(config: object):
     with pytest.raises(ValidationError) as caught:
         Holder(one=config)
     assert "expected" in str(caught.value)

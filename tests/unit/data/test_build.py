@@ -1,4 +1,4 @@
-"""From configs to the data of a run."""
+"""The data of a run, built from configs."""
 
 import torch
 

@@ -36,13 +36,13 @@ def test_a_sample_without_a_property_of_the_others_is_named() -> None:
     assert "'y'" in str(caught.value)
 
 
-def test_text_is_no_property() -> None:
+def test_text_is_refused_as_property() -> None:
     with pytest.raises(DataError) as caught:
         collate([{"name": "a"}, {"name": "b"}])
     assert "'name'" in str(caught.value)
 
 
-def test_a_tuple_is_no_sample() -> None:
+def test_a_tuple_is_not_a_sample() -> None:
     with pytest.raises(DataError) as caught:
         collate([(torch.ones(1), 3)])  # type: ignore[list-item]  # the mistake under test
     assert "tuple" in str(caught.value)

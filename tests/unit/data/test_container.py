@@ -142,12 +142,12 @@ def test_order_depends_on_the_seed_and_on_nothing_before() -> None:
     ("asked", "device", "pinned"),
     [(None, "cpu", False), (None, "cuda", True), (False, "cuda", False), (True, "cpu", True)],
 )
-def test_memory_is_pinned_for_cuda_unless_told_otherwise(asked: bool | None, device: str, pinned: bool) -> None:
+def test_memory_is_pinned_for_cuda_by_default(asked: bool | None, device: str, pinned: bool) -> None:
     data = DataContainer(datasets(), pin_memory=asked)
     assert data.build_loader(batch_size=1, device=torch.device(device)).pin_memory is pinned
 
 
-def test_an_unknown_way_to_start_workers_is_told_with_those_there_are() -> None:
+def test_an_unknown_start_method_is_reported_with_the_available_ones() -> None:
     with pytest.raises(DataError) as caught:
         DataContainer(datasets(), num_workers=1, start_method="thread")
     assert "start_method" in str(caught.value)

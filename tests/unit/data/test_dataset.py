@@ -1,4 +1,4 @@
-"""Data sets in memory, and what a data set must define."""
+"""Data sets in memory, and the methods that a data set must define."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""How a batch is loaded: the fast way where it gives the same, else sample by sample."""
+"""Loading a batch at once if the result is the same, else sample by sample."""
 
 import random
 

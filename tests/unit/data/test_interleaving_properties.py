@@ -114,7 +114,7 @@ def runs(draw: st.DrawFn) -> Run:
 
 
 def read(batches: Iterator[Batch], reader: Reader) -> list[Batch]:
-    """Read as far as the reader does; where it raises, it does so with a batch in its hands."""
+    """Read as far as the reader does; if it raises, it does so while it holds a batch."""
     found: list[Batch] = []
     try:
         while reader.reads is None or len(found) < reader.reads:
@@ -127,7 +127,7 @@ def read(batches: Iterator[Batch], reader: Reader) -> list[Batch]:
 
 
 def trained(run: Run, num_workers: int = 0) -> tuple[list[Batch], list[list[Batch]]]:
-    """Return the training batches and what each reading saw, as a training loop comes to see them."""
+    """Return the training batches and the results of each reading, in the order of a training loop."""
     data = run.data(num_workers)
     requests = {id(reader): reader.request(data) for reader in run.readers}
     stream = run.stream(data, list(requests.values()))
@@ -141,7 +141,7 @@ def trained(run: Run, num_workers: int = 0) -> tuple[list[Batch], list[list[Batc
 
 
 def alone(run: Run, reader: Reader) -> list[Batch]:
-    """Return what a loader of its own gives the reader."""
+    """Return the batches of a separate loader for the reader."""
     data = run.data()
     loader = data.build_loader([reader.request(data)], batch_size=run.batch_size, evaluation=True)
     return [found.batch for found in loader][: reader.reads]

@@ -17,7 +17,7 @@ from noether.errors import DataError
 
 
 class Augmented(Dataset):
-    """Draws from all three generators for each sample; sample 13 is damaged where asked for."""
+    """Draws from all three generators for each sample; sample 13 is damaged on demand."""
 
     def __init__(self, damaged: bool = False) -> None:
         super().__init__()

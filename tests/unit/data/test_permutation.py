@@ -1,4 +1,4 @@
-"""The order of an epoch: complete, different each time, and the same for ever."""
+"""The order of an epoch: complete, different in each epoch, and reproducible."""
 
 import torch
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Readers of the one stream get their own batches, whatever the others did."""
+"""Readers of one stream get their own batches, independent of other readers."""
 
 import itertools
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def test_training_and_evaluation_take_turns(data: DataContainer) -> None:
     assert max(seen) < 8
 
 
-def test_training_skips_a_pass_that_nobody_finished(data: DataContainer) -> None:
+def test_training_skips_the_rest_of_an_unfinished_pass(data: DataContainer) -> None:
     request = every_update(data)
     stream = stream_of(data, request)
     training = training_batches(stream)

@@ -1,4 +1,4 @@
-"""An implementation gets exactly what it names."""
+"""An implementation receives exactly the arguments that it names."""
 
 from __future__ import annotations
 

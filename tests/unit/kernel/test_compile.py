@@ -1,4 +1,4 @@
-"""A compiled hook does what pluggy would, with notes."""
+"""A compiled hook behaves as in pluggy, and adds notes to errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is called, in which order, and what an unfit implementation is told."""
+"""Participants of each hook, their order, and errors about unfit implementations."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_dispatch_has_one_attribute_for_each_hook_but_the_periodic_one():
     assert hooks == set(HOOKS) - {"periodic_callback"}
 
 
-def test_hook_that_nobody_implements_is_none():
+def test_hook_without_implementations_is_none():
     dispatch = compile_dispatch([component("base", Base())])
     assert dispatch.before_training is None
     assert dispatch.order("before_training") == []
@@ -186,7 +186,7 @@ def test_attributes_that_are_no_functions_are_not_even_looked_at():
     assert compile_dispatch([component("a", callback)]).order("before_training") == ["a"]
 
 
-def test_undecorated_function_of_a_plugin_is_no_hook():
+def test_undecorated_function_of_a_plugin_is_not_a_hook():
     participant = plugin("x", before_training=lambda: "no", after_training=answering("yes"))
     dispatch = compile_dispatch([participant])
     assert dispatch.before_training is None
@@ -266,7 +266,7 @@ def test_helper_method_keeps_its_name(name: str):
     assert compile_dispatch([component("mine", mine)]).order("before_training") == ["mine"]
 
 
-def test_decorated_function_that_is_no_hook_is_refused_unless_optional():
+def test_decorated_function_that_is_not_a_hook_is_refused_unless_optional():
     with pytest.raises(PluginError) as caught:
         compile_dispatch([plugin("x", after_trainning=answering("no"))])
     for name in ("plugin 'x'", "'after_trainning'", "'after_training'"):

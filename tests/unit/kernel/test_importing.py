@@ -1,4 +1,4 @@
-"""Which dotted paths a spec may name; the project's code comes from folders that tests write."""
+"""Dotted paths that a spec may name; the project's code is in folders that tests write."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_refused_package_is_not_imported(project: Path):
 
 
 @pytest.mark.parametrize(("kind", "meant"), [("aeroo.nets.Net", "aero"), ("torhc.nn.functional.l1_loss", "torch")])
-def test_misspelt_package_is_told_the_one_that_was_meant(project: Path, kind: str, meant: str):
+def test_misspelt_package_is_reported_with_the_nearest_one(project: Path, kind: str, meant: str):
     write(project, "aero")
     text = refused(Registry((), project_folders=[project]), kind)
     top = kind.partition(".")[0]
@@ -93,7 +93,7 @@ def test_misspelt_package_is_told_the_one_that_was_meant(project: Path, kind: st
     )
 
 
-def test_installed_package_is_no_misspelling(project: Path):
+def test_installed_package_is_not_taken_for_a_misspelling(project: Path):
     write(project, "scikit")
     write(project, "numpyy")
     assert "Did you mean" not in refused(Registry((), project_folders=[project]), "numpy.mean")
@@ -128,7 +128,7 @@ def test_project_may_reexport_what_a_spec_may_name(project: Path):
 
 
 @pytest.mark.parametrize("path", ["from_elsewhere", "os.system", "Inner.os.system", "run_anything"])
-def test_project_is_no_bridge_to_other_packages(project: Path, path: str):
+def test_project_does_not_open_other_packages(project: Path, path: str):
     write(project, "project_bridge")
     assert "which specs may not import" in refused(Registry((), project_folders=[project]), f"project_bridge.{path}")
 
@@ -151,7 +151,7 @@ def test_link_out_of_the_project_is_not_followed(project: Path):
     assert "'linked' is not trusted" in refused(Registry((), project_folders=[project / "inside"]), "linked.my_loss")
 
 
-def test_installed_packages_are_nobodys_project():
+def test_installed_packages_are_not_project_code():
     registry = Registry((), project_folders=[Path(sysconfig.get_path("purelib"))])
     assert "'sklearn' is not trusted" in refused(registry, "sklearn.metrics.mean_squared_error")
 

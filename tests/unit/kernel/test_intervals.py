@@ -15,7 +15,7 @@ intervals = st.builds(Intervals, every_n_epochs=maybe, every_n_updates=maybe, ev
 
 
 def simulated(found: Intervals, updates: int, updates_per_epoch: int, batch: int) -> list[set[str]]:
-    """Return what fires after each update, by seeing one sample after the other."""
+    """Return the intervals that fire after each update, by counting single samples."""
     fired, seen = [], 0
     for update in range(1, updates + 1):
         samples = range(seen + 1, seen + batch + 1)

@@ -1,4 +1,4 @@
-"""Did-you-mean."""
+"""Suggestions of similar names."""
 
 from __future__ import annotations
 

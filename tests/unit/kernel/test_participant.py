@@ -1,4 +1,4 @@
-"""Run plugins are loaded by name, and only those that are named."""
+"""Run plugins are loaded by name only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run_finished(outcome):
 
 
 class Plugin:
-    """An object with a hook; its class is no plugin."""
+    """An object with a hook; its class is not a plugin."""
 
     run_finished = staticmethod(run_finished)
 
@@ -76,7 +76,7 @@ def test_unknown_plugin_names_the_nearest(registry: Registry):
     assert "Did you mean 'hello'" in str(caught.value)
 
 
-def test_class_is_no_plugin(registry: Registry):
+def test_class_is_refused_as_plugin(registry: Registry):
     with pytest.raises(PluginError) as caught:
         load_plugins(["class"], registry)
     assert "plugin 'class'" in str(caught.value)

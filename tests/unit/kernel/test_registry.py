@@ -1,4 +1,4 @@
-"""From the kind in a spec to the class that it names."""
+"""Resolution of a kind in a spec to its class."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_unknown_kind_far_from_all_lists_a_few(registry: Registry):
     assert "Known: AdamW, broken, fast" in refused(registry, "optimizer", "quantum")
 
 
-def test_kind_of_another_role_is_told_where_it_belongs(registry: Registry):
+def test_kind_of_another_role_is_reported_with_its_place(registry: Registry):
     assert "'AdamW' is an optimizer; it belongs in [model.optimizer]" in refused(registry, "callback", "adamw")
 
 
@@ -121,7 +121,7 @@ MODULES = {
 
 
 @pytest.mark.parametrize("kind", MODULES)
-def test_module_as_a_loss_is_told_the_function(kind: str):
+def test_module_as_a_loss_is_refused_with_the_function(kind: str):
     registry = Registry([Entry("loss", "mse", "torch.nn.functional:mse_loss", "noether-train", "0.1.0")])
     with pytest.raises(PluginError) as caught:
         registry.load("loss", kind)
@@ -140,7 +140,7 @@ def test_module_as_a_loss_is_told_the_function(kind: str):
         ),
     ],
 )
-def test_what_does_not_take_input_and_target_is_no_loss(registry: Registry, kind: str, reason: str):
+def test_a_function_without_input_and_target_is_not_a_loss(registry: Registry, kind: str, reason: str):
     assert reason in refused(registry, "loss", kind)
 
 

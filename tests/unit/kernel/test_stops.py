@@ -1,4 +1,4 @@
-"""Somebody in a hook asks for the end of training: the others are called first, and it is told once."""
+"""A request to end training in a hook: the other implementations are called first, and it is reported once."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_the_others_are_called_before_a_stop_is_raised(wrapper: Any) -> None:
 
 
 @around
-def test_who_is_told_gets_the_first_reason_once_and_with_its_source(wrapper: Any) -> None:
+def test_the_first_reason_is_reported_once_with_its_source(wrapper: Any) -> None:
     log: list[str] = []
     told: list[str] = []
     both = Calls("a", log, stop("first")), Calls("b", log), Calls("c", log, stop("second"))
@@ -120,7 +120,7 @@ def test_an_error_after_a_stop_counts_for_more(wrapper: Any) -> None:
 
 @pytest.mark.parametrize("kind", [Wraps, OldWraps])
 @pytest.mark.parametrize("way", ["in", "out"])
-def test_a_wrapper_that_stops_keeps_nobody_from_being_called(kind: Any, way: str) -> None:
+def test_a_wrapper_that_stops_does_not_prevent_other_calls(kind: Any, way: str) -> None:
     log: list[str] = []
     told: list[str] = []
     wrappers = Wraps("outer", log), kind("inner", log, stops=way), OldWraps("last", log)
@@ -249,7 +249,7 @@ def test_the_others_are_timed_although_one_stops(wrapper: Any) -> None:
 
 
 @given(st.lists(st.sampled_from(["quiet", "stops", "wraps", "stops in", "stops out"]), min_size=1, max_size=7))
-def test_everybody_is_called_whoever_stops(kinds: list[str]) -> None:
+def test_every_participant_is_called_although_one_stops(kinds: list[str]) -> None:
     log: list[str] = []
     told: list[str] = []
     instances: list[Any] = []
@@ -281,8 +281,8 @@ def test_every_hook_goes_on_after_a_stop() -> None:
         assert told == ["enough (callback 'a')"], name
 
 
-def test_pluggy_is_told_of_no_stop() -> None:
-    """What a hookwrapper sees of its outcome is free of exceptions."""
+def test_stops_do_not_reach_pluggy() -> None:
+    """A hookwrapper sees an outcome without exceptions."""
     seen: list[pluggy.Result[Any]] = []
 
     class Looks:

@@ -18,7 +18,7 @@ from noether.metrics.metrics_file import MetricRecord
 
 
 class RecordingTracker(BaseTracker):
-    """Keeps what it gets; `trouble` is called before everything it does and may raise or block."""
+    """Stores its records; `trouble` is called before each action and may raise or block."""
 
     def __init__(self, required=False, trouble=lambda what: None):
         super().__init__(TrackerBaseConfig(kind="recording", required=required))
@@ -84,7 +84,7 @@ def fail_times(count, step):
     return trouble
 
 
-def test_what_is_written_arrives_while_the_run_goes_on_and_the_end_is_told(feed, write):
+def test_what_is_written_arrives_while_the_run_goes_on_and_the_end_is_reported(feed, write):
     tracker = RecordingTracker()
     fed = feed(tracker)
     assert fed.wait_open(5)
@@ -103,7 +103,7 @@ def test_the_error_of_a_failed_run_is_passed_on(feed):
     assert tracker.ended == ("FAILED", "boom")
 
 
-def test_an_outage_is_told_once_and_nothing_is_lost(feed, write, caplog):
+def test_an_outage_is_reported_once_and_nothing_is_lost(feed, write, caplog):
     caplog.set_level(logging.INFO)
     tracker = RecordingTracker(trouble=fail_times(1, "log"))
     fed = feed(tracker)
@@ -184,7 +184,7 @@ def test_a_later_attempt_continues_the_same_run_and_sends_nothing_twice(feed, wr
     assert json.loads((tmp_path / "spool" / "recording.json").read_text())["update"] == 3
 
 
-def test_an_unreadable_spool_file_is_no_reason_to_fail(feed, write, tmp_path):
+def test_an_unreadable_spool_file_is_not_a_reason_to_fail(feed, write, tmp_path):
     (tmp_path / "spool").mkdir()
     (tmp_path / "spool" / "recording.json").write_text("[]")
     write(1)
@@ -220,7 +220,7 @@ def test_no_thread_is_left_behind(feed, write):
     assert threading.active_count() == before
 
 
-def test_files_that_wait_for_a_tracker_are_kept_for_whoever_delivers_later(feed, tmp_path):
+def test_files_that_wait_for_a_tracker_are_kept_for_a_later_delivery(feed, tmp_path):
     plot = tmp_path / "plot.png"
     plot.write_bytes(b"png")
     down = feed(RecordingTracker(trouble=fail_times(100, "open")))

@@ -84,7 +84,7 @@ def test_whole_numbers_and_booleans_become_floats(writer, value):
         (None, "None"),
     ],
 )
-def test_a_value_that_is_no_scalar_is_an_error_that_names_the_metric(writer, value, found):
+def test_a_value_that_is_not_a_scalar_is_an_error_that_names_the_metric(writer, value, found):
     with pytest.raises(TrainingError) as caught:
         writer.add_scalar("my/metric", value)
     assert "'my/metric'" in str(caught.value)
@@ -92,7 +92,7 @@ def test_a_value_that_is_no_scalar_is_an_error_that_names_the_metric(writer, val
 
 
 @pytest.mark.parametrize("key", [7, None, "", ("a",)])
-def test_a_key_that_is_no_name_is_an_error(writer, key):
+def test_a_key_that_is_not_a_name_is_an_error(writer, key):
     for add in (writer.add_scalar, writer.add_nonscalar):
         with pytest.raises(TrainingError) as caught:
             add(key, 0.5)

@@ -1,4 +1,4 @@
-"""From a spec's optimizer table to an optimizer that does a step."""
+"""Optimizers built from a spec's optimizer table."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_schedules_set_rate_and_weight_decay_of_every_group(network: nn.Sequenti
     assert (decayed["weight_decay"], spared["weight_decay"]) == (pytest.approx(0.1), 0.0)
 
 
-def test_a_schedule_for_what_the_optimizer_has_not_is_refused(network: nn.Sequential) -> None:
+def test_a_schedule_of_an_option_that_the_optimizer_lacks_is_refused(network: nn.Sequential) -> None:
     with pytest.raises(SpecError) as caught:
         build(network, "Rprop", weight_decay_schedule="cosine")
     assert "'Rprop'" in str(caught.value)

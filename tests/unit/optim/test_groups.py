@@ -1,4 +1,4 @@
-"""Which parameters decay, and which train at a rate of their own."""
+"""Parameters that decay, and parameters with their own learning rate."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_group_has_its_own_rate_and_decay_and_comes_after_the_rest(network: nn
     assert (own_spared["names"], own_spared["lr"], own_spared["weight_decay"]) == (["0.bias"], 0.05, 0.0)
 
 
-def test_what_a_group_leaves_out_is_the_optimizer_s(network: nn.Sequential) -> None:
+def test_options_that_a_group_leaves_out_are_the_optimizer_s(network: nn.Sequential) -> None:
     *_, own, own_spared = parameter_groups(network.named_parameters(), DECAYS, [group("0.*", lr_scale=2.0)])
     assert "weight_decay" not in own
     assert own_spared["weight_decay"] == 0.0

@@ -1,4 +1,4 @@
-"""An optimizer goes on from a saved state exactly, whatever the order of its parameters."""
+"""An optimizer continues exactly from a saved state, for any order of its parameters."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_options_stay_those_of_this_run() -> None:
     assert [group["lr"] for group in now.torch_optimizer.param_groups] == [0.3, 0.3]
 
 
-def test_what_a_schedule_had_set_does_not_outlive_it() -> None:
+def test_values_of_a_schedule_do_not_outlive_it() -> None:
     module = network()
     torch_optimizer = torch.optim.AdamW(module.parameters(), lr=1.0)
     names = [name for name, _ in module.named_parameters()]

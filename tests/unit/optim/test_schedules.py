@@ -1,4 +1,4 @@
-"""What schedules promise beyond torch's numbers: lengths in any unit, and values in runs of any length."""
+"""Properties of schedules beyond torch's numbers: lengths in any unit, and values in runs of any length."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def test_a_metric_whose_own_name_begins_with_best_is_meant_by_it():
     assert broken_expectations({"best/x": Expectation(max=1.0)}, {"best/x": 0.5, "x": 2.0}, {"x": 2.0}) == []
 
 
-def test_all_broken_expectations_are_told_at_once():
+def test_all_broken_expectations_are_reported_at_once():
     expected = {"loss/test/total": Expectation(max=0.0), "accuracy/test/label": Expectation(min=1.0)}
     with pytest.raises(ExpectationError) as caught:
         check_expectations(expected, FINAL, BEST)

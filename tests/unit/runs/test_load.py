@@ -1,4 +1,4 @@
-"""`noether.load_run`: spec, metrics and model of a run that exists."""
+"""`noether.load_run`: spec, metrics and model of an existing run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The prologue of a run: plugins leave a valid spec, lazy modules get their sizes."""
+"""Preparation of a run: plugins must return a valid spec, lazy modules get their sizes."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_plugin_that_breaks_the_spec_is_named_with_the_place(
     assert "run plugin 'one'" in raised.value.origin
 
 
-def test_a_value_that_no_spec_can_hold_is_told_as_well(
+def test_a_value_that_a_spec_cannot_hold_is_reported(
     tiny_spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InvalidSpecError) as raised:

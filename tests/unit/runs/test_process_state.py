@@ -1,4 +1,4 @@
-"""A run sets the state of the process and puts back exactly what was there."""
+"""A run sets the state of the process and restores it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_run_on_the_cpu_leaves_cuda_alone(tiny_spec: dict[str, Any], monkeypat
         assert torch.equal(torch.rand(3), first)
 
 
-def test_a_device_that_is_missing_is_told_with_those_that_exist() -> None:
+def test_a_missing_device_is_reported_with_the_available_ones() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
     with pytest.raises(SpecError) as caught:

@@ -81,7 +81,7 @@ def test_every_reader_refuses_what_no_run_has_written(run: PathProvider, hole: C
     assert sorted(run.checkpoint_path.rglob("*")) == before
 
 
-def test_settings_and_origins_are_told_apart(run: PathProvider) -> None:
+def test_settings_and_origins_are_distinguished(run: PathProvider) -> None:
     saved = read_saved_spec(run)
     assert saved.tables["name"] == "tiny"
     assert "resolved" not in saved.tables
@@ -112,9 +112,7 @@ def test_prune_trusts_no_number_that_a_spec_could_not_hold(run: PathProvider, va
         prune_run(run)
 
 
-def test_code_in_a_run_folder_is_no_tracker_though_one_stands_there(
-    run: PathProvider, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tracker_in_a_run_folder_is_not_imported(run: PathProvider, monkeypatch: pytest.MonkeyPatch) -> None:
     mark = Path("executed").absolute()
     (run.run_path / "evil_tracker.py").write_text(f"import pathlib\npathlib.Path({str(mark)!r}).touch()\n")
     text = run.resolved_spec_path.read_text()

@@ -1,4 +1,4 @@
-"""Small real components of each role, registered by `conftest.py` as if a package had brought them."""
+"""Small components of each role, registered by `conftest.py` as if a package provided them."""
 
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal

@@ -33,7 +33,7 @@ def test_equal_specs_differ_in_nothing(other):
     assert found(other) == []
 
 
-def test_each_key_that_differs_is_told_in_the_order_of_the_spec(other):
+def test_each_key_that_differs_is_reported_in_the_order_of_the_spec(other):
     other["trainer"]["max_epochs"] = 4
     other["name"] = "b"
     assert found(other) == [("name", "a", "b"), ("trainer.max_epochs", 3, 4)]
@@ -64,7 +64,7 @@ def test_another_order_of_callbacks_is_a_difference(other):
     assert found(other) == [("trainer.callbacks (order)", ["val", "ckpt"], ["ckpt", "val"])]
 
 
-def test_how_a_spec_came_to_be_is_no_difference(other):
+def test_the_origins_of_a_spec_are_not_a_difference(other):
     other |= {"extends": ["base.toml"], "resolved": {"noether": "0.1.0"}}
     assert found(other) == []
 

@@ -1,4 +1,4 @@
-"""Ids name files and folders of a checkpoint."""
+"""Ids that name files and folders of a checkpoint."""
 
 from __future__ import annotations
 

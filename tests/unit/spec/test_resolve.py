@@ -11,7 +11,7 @@ from noether.spec.resolve import resolved_toml
 
 @pytest.fixture
 def rich(tables: dict) -> dict:
-    """A spec that uses most of what a spec can hold."""
+    """A spec that uses most features of a spec."""
     every = {"every_n_epochs": 1}
     tables["datasets"]["train"]["root"] = "data"
     tables["model"] |= {"hidden": [4, 4], "normalization": {"momentum": 0.5}, "limits": [0, float("inf")]}

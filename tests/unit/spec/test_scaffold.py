@@ -1,4 +1,4 @@
-"""A first spec says what its author chose, in TOML, with comments; data decides the rest."""
+"""A first spec holds the author's choices in TOML, with comments; data decides the rest."""
 
 import tomllib
 
@@ -97,7 +97,7 @@ def test_a_file_without_targets_says_what_it_holds():
     assert "--targets" in message
 
 
-def test_a_misspelt_name_is_told_with_the_one_meant():
+def test_a_misspelt_name_is_reported_with_the_nearest_one():
     assert "Did you mean 'pressure_target'?" in refusal(WING, targets=["presure_target"])
 
 

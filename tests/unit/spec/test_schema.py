@@ -1,4 +1,4 @@
-"""The schema of a small set of components; what a linter makes of it is shown in tests/behaviour/spec_verbs."""
+"""The schema of a small set of components; tests/behaviour/spec_verbs lints with it."""
 
 import json
 
@@ -63,7 +63,7 @@ def test_nested_callbacks_refer_to_their_role(definitions):
 
 def test_an_option_has_its_description_and_default(definitions):
     option = definitions["callback.note"]["properties"]["every_n_epochs"]
-    assert option["description"] == "Epochs from one call to the next."
+    assert option["description"] == "Epochs between two calls."
     assert definitions["model.net"]["properties"]["hidden"]["default"] == 8
 
 
@@ -92,7 +92,7 @@ def test_no_option_is_null_as_toml_has_none(schema):
     assert '"null"' not in json.dumps(schema)
 
 
-def test_a_kind_that_cannot_be_imported_takes_any_option_and_is_told(registry):
+def test_a_kind_that_cannot_be_imported_takes_any_option_and_is_reported(registry):
     broken = Entry("callback", "broken", "no_such_module:Thing", "noether-plugin-x", "2.1")
     found, unreadable = schema_of(Registry([*registry.entries(), broken]))
     assert {(kind.role, kind.kind) for kind in unreadable} == {("callback", "broken"), ("callback", "x/broken")}

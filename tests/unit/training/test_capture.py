@@ -1,4 +1,4 @@
-"""What a checkpoint is told, and the generators of the process, out and in again."""
+"""State captured for a checkpoint, and the generators of the process, saved and restored."""
 
 from __future__ import annotations
 

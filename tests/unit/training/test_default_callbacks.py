@@ -1,4 +1,4 @@
-"""What a run logs without being asked."""
+"""Callbacks that a run adds by default."""
 
 from __future__ import annotations
 

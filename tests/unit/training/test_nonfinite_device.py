@@ -1,4 +1,4 @@
-"""Verdicts that stay on the device until a boundary reads them, and count as if the host had looked each time."""
+"""Verdicts on the device until a boundary reads them, counted as on the host."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def looked_at_each(pattern: list[bool], **options: object) -> tuple[FiniteGuard,
 
 
 @given(patterns, st.booleans(), st.integers(1, 4))
-def test_a_late_reader_learns_what_a_host_that_looks_each_time_does(
+def test_a_late_reader_counts_as_a_host_that_reads_each_time(
     pattern: list[bool], skip: bool, max_in_a_row: int
 ) -> None:
     found = guard(skip=skip, max_in_a_row=max_in_a_row)
@@ -75,7 +75,7 @@ def test_it_does_not_matter_how_often_the_flags_are_read(first: list[bool], seco
     assert (often.in_a_row, often.skipped_updates) == (once.in_a_row, once.skipped_updates)
 
 
-def test_the_failure_names_its_update_even_if_somebody_has_read_the_flags_before_the_boundary() -> None:
+def test_the_failure_names_its_update_although_the_flags_were_read_before_the_boundary() -> None:
     found = guard(skip=False)
     found.admits(loss(True), [])
     found.admits(loss(False), [])
@@ -119,7 +119,7 @@ def test_many_unread_flags_are_few_tensors() -> None:
 
 
 class Reads(TorchFunctionMode):
-    """Counts what copies numbers to Python."""
+    """Counts copies of numbers to Python."""
 
     count = 0
 
@@ -166,13 +166,13 @@ def test_overflows_count_in_a_row_only_where_the_scale_cannot_get_lower() -> Non
     assert (found.skipped_updates, found.in_a_row) == (5, 3)
 
 
-def test_the_device_decides_who_looks() -> None:
+def test_the_device_decides_whether_the_host_reads_the_verdict() -> None:
     settings = {"skip": True, "max_in_a_row": 3}
     assert type(finite_guard(torch.device("cpu"), **settings)) is FiniteGuard  # type: ignore[arg-type]
     assert type(finite_guard(torch.device("cuda"), **settings)) is DeviceGuard  # type: ignore[arg-type]
 
 
-def test_updates_that_nobody_has_read_count_before_one_that_the_host_looks_at() -> None:
+def test_unread_updates_count_before_one_that_the_host_reads() -> None:
     found = guard(max_in_a_row=9)
     found.admits(loss(False), [])
     found.adopt([optimizer(fused=False)])

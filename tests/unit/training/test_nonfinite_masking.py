@@ -1,4 +1,4 @@
-"""Optimizer steps that a flag on the device leaves out."""
+"""Optimizer steps that a flag on the device skips."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranks: one of them works, several are refused before anything is built."""
+"""Ranks: one works; several are refused before anything is built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callbacks get their states back by id, and what has no counterpart is told."""
+"""Callbacks get their states by id; states without a counterpart are reported."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_states_are_found_by_id_at_every_depth(caplog: pytest.LogCaptureFixture)
     assert caplog.messages == []
 
 
-def test_an_unknown_state_and_a_callback_without_one_are_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_states_without_a_callback_and_callbacks_without_a_state_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     callback = Remembers("best-2")
     with caplog.at_level(logging.WARNING, logger="noether"):
         restore_callbacks([callback], {"best": {"value": 3}})

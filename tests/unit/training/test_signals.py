@@ -1,4 +1,4 @@
-"""Signals become a stop after this update."""
+"""Signals stop training after the current update."""
 
 from __future__ import annotations
 

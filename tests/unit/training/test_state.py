@@ -1,4 +1,4 @@
-"""The progress of a run goes through its state dict, and a trainer's attributes only read it."""
+"""The progress of a run in its state dict, and a trainer's read-only attributes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One update as one object: everything between two learning rates, without a trainer."""
+"""One update as an object, without a trainer."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_learning_rates_are_those_of_the_groups_when_it_is_called() -> None:
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
-def test_batches_of_an_evaluation_that_nobody_read_are_passed_over() -> None:
+def test_unread_batches_of_an_evaluation_are_skipped() -> None:
     model, seen = model_with_optimizer(), []
     update = update_of(to_device=lambda batch: seen.append(batch) or batch)
     update.begin(model, model)

@@ -17,7 +17,7 @@ def product(precision: Precision) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", ["fp32", "float32"])
-def test_float32_is_no_context_at_all(name: str) -> None:
+def test_float32_needs_no_context(name: str) -> None:
     precision = Precision(name, CPU)
     assert precision.dtype is None
     assert precision.scaler is None

@@ -1,1 +1,1 @@
-"""A Noether plugin that watches the norm of the gradients."""
+"""A Noether plugin that logs the norm of the gradients."""

@@ -1,4 +1,4 @@
-"""The callback `grad-norm`: how large the gradients are before they are clipped."""
+"""The callback `grad-norm`: norm of the gradients before clipping."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from noether.kernel.progress import UpdateCounter
 
 
 class GradNormConfig(CallBackBaseConfig):
-    """What `grad-norm` can be told beside its interval."""
+    """Settings of the `grad-norm` callback."""
 
     norm_type: float = Field(2.0, gt=0, description="Order of the norm over all gradients.")
 
@@ -31,6 +31,6 @@ class GradNormCallback(PeriodicCallback):
         self.norm = torch.nn.utils.get_total_norm(gradients, self.norm_type)
 
     def periodic_callback(self, *, interval_type: str, update_counter: UpdateCounter, **kwargs: Any) -> None:
-        """Log what the last update measured; without training there is nothing to log."""
+        """Log the norm of the last update; nothing without training."""
         if self.norm is not None:
             self.writer.add_scalar("optim/grad_norm", self.norm, logger=self.logger, format_str=".3f")

@@ -1,4 +1,4 @@
-"""The run plugin `hello`: says how a run ended."""
+"""The run plugin `hello`: logs a line at the end of a run."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ _logger = logging.getLogger(__name__)
 
 @noether.hookimpl
 def run_finished(run: Any, outcome: Any) -> None:
-    """Log one line at the very end of a run, whatever became of it."""
+    """Log one line at the end of a run, also after a failure."""
     _logger.info("hello from noether-plugin-gradnorm: the run ended as %s", outcome.status)

@@ -1,4 +1,4 @@
-"""A disk that counts, records, refuses or kills, and checkpoints whose parts all say which save they are of."""
+"""A disk that counts, records, refuses or kills, and checkpoints whose parts name their save."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def using() -> Callable[[Disk], AbstractContextManager[Disk]]:
 
 
 class Saves:
-    """The checkpoints of one run, of which every part holds the number of its save."""
+    """The checkpoints of one run; each part holds the number of its save."""
 
     def __init__(self, folder: Path, keep_last: int = 3) -> None:
         self.writer = CheckpointWriter(PathProvider(folder, "run"), keep_last=keep_last)
@@ -104,7 +104,7 @@ class Saves:
         return self.writer.commit(state(update, update if number is None else number))
 
     def recover(self) -> int | None:
-        """Do what the next start does; return the number of the save that it finds, None where there is none."""
+        """Start again; return the number of the save that is found, None if there is none."""
         sweep_leftovers(self.checkpoints)
         names = CheckpointNames(self.checkpoints)
         return names.load("latest", number_of) if self.writer.checkpoints else None

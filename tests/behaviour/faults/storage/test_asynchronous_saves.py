@@ -1,4 +1,4 @@
-"""Runs that go on while checkpoints are written: the same steps, each told and committed in the end."""
+"""Runs that train while checkpoints are written: the same checkpoints, each reported and committed."""
 
 import errno
 import json
@@ -54,7 +54,7 @@ def slow_disk(disk_class, monkeypatch):
 
 @pytest.fixture
 def told(lab):
-    """A callback that notes the steps that it is told of; returns it and what reads its notes."""
+    """Return a callback that records reported checkpoints, and a function that reads its records."""
     (lab / "listening.py").write_text(
         "import threading\n"
         "from pathlib import Path\n"
@@ -80,7 +80,7 @@ def saved(outcome):
 
 
 def contents(outcome):
-    """Return what the steps of a run hold, without how many bytes of metrics there were: those hold clock times."""
+    """Return the contents of the checkpoints of a run, without the length of the metrics, which depends on times."""
     found = {}
     for step in checkpoint_folders(outcome.run_dir / "checkpoints"):
         manifest, files = read_checkpoint(step)
@@ -164,7 +164,9 @@ def test_a_run_that_fails_says_so_where_the_save_in_flight_fails_too(run, lab, s
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.03])
-def test_every_step_is_told_once_when_it_is_there_on_the_thread_that_trains(finish, slow_disk, told, seconds):
+def test_every_checkpoint_is_reported_once_after_it_is_committed_on_the_training_thread(
+    finish, slow_disk, told, seconds
+):
     slow_disk(seconds)
     listening, notes = told
     finish(ASYNCHRONOUS | {"trainer.callbacks": [EVERY_UPDATE, listening]})

@@ -1,4 +1,4 @@
-"""Whatever happens to a file of a committed checkpoint is noticed, and sound checkpoints are never called damaged."""
+"""Every damage of a committed checkpoint is detected; sound checkpoints are never reported as damaged."""
 
 from __future__ import annotations
 

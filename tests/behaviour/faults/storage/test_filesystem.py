@@ -1,4 +1,4 @@
-"""The disk refuses, or the process dies, at every single operation of a save: the older save or the new one is there.
+"""The disk refuses, or the process dies, at each operation of a save: the older or the new save is there.
 
 Every operation is tried in turn until a save has none left to fail at.
 """
@@ -28,7 +28,7 @@ KILLED, FAILED = 137, 3
 
 @dataclass(frozen=True)
 class Scene:
-    """What is there, what happens then, and which saves may be found after it.
+    """The state before, the operation, and the saves that may be found after it.
 
     Attributes:
         before: Updates that are saved already, each as the save of its own number.
@@ -84,7 +84,7 @@ ERRORS = ("ENOSPC", "EIO", "EROFS", "EDQUOT")
 
 @pytest.fixture(autouse=True)
 def waits_for_no_disk(disk_class: Any, using: Any) -> Iterator[None]:
-    """What a process leaves behind does not depend on fsync, so nothing here waits for it."""
+    """Skip fsync: the files that a process leaves do not depend on it."""
     with using(disk_class()):
         yield
 
@@ -96,7 +96,7 @@ def templates() -> dict[str, Path]:
 
 @pytest.fixture
 def begun(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, templates: dict[str, Path], saves: Any) -> Any:
-    """Returns a fresh copy of what a scene begins with."""
+    """Return a fresh copy of the state before a scene."""
     numbers = itertools.count()
 
     def begin(name: str) -> Any:
@@ -150,7 +150,7 @@ def in_child(act: Callable[[], object]) -> int:
 
 
 class Dead(BaseException):
-    """Stands for SIGKILL: whatever runs after it finds a disk that does nothing any more."""
+    """Stands for SIGKILL: code that runs after it finds a disk that does nothing."""
 
 
 def die() -> None:
@@ -310,7 +310,7 @@ def test_a_file_that_could_not_be_synced_is_thrown_away_and_never_synced_again( 
 
 
 def test_every_change_to_the_disk_is_counted(begun: Any, disk_class: Any, using: Any, tmp_path: Path) -> None:
-    """Python itself reports what it opens, makes, renames and removes; H4 without a tracer."""
+    """Record the files that Python opens, makes, renames and removes; H4 without a tracer."""
     reported = {"os.mkdir": "mkdir", "os.rename": "rename", "os.remove": "unlink", "os.rmdir": "rmdir"}
     seen: list[str] = []
 

@@ -1,4 +1,4 @@
-"""The power fails at any moment of a save: whatever a disk may have kept, the older save or the new one is found.
+"""The power fails at any moment of a save: the older or the new save is found.
 
 The operations of real saves are recorded. A model of a disk says what may be left of them at each moment: a file that
 was not synced may be empty, full of zeros, cut, or whole; of the names in a folder that was not synced any subset of
@@ -57,7 +57,7 @@ class Folder:
 
 
 class ModelledDisk:
-    """What may be on the disk after some operations.
+    """Possible contents of the disk after some operations.
 
     Args:
         start: A folder whose content is all on the disk.
@@ -101,7 +101,7 @@ class ModelledDisk:
         return ((path.name, None),)
 
     def states(self, samples: int, rng: random.Random) -> Iterator[dict[str, bytes | None]]:
-        """Yield what may be left, as the content of each path; None is a folder.
+        """Yield possible contents by path; None is a folder.
 
         First the extremes, where one thing alone is missing, or everything that is not certain; then random ones.
         """
@@ -151,7 +151,7 @@ def _tree(
 
 @dataclass(frozen=True)
 class Scene:
-    """What is there, what is recorded, and which saves may be found at which moment.
+    """The state before, the recorded operations, and the saves that may be found at each moment.
 
     Attributes:
         before: Updates that are saved already.
@@ -338,7 +338,7 @@ def test_after_any_power_failure_the_older_save_or_the_new_one_is_found(
 
 
 def mutants(recording: Recording) -> Iterator[tuple[str, list[Operation], int]]:
-    """Yield what was changed, the changed operations, and from where on it can matter: the next acknowledgement."""
+    """Yield the change, the changed operations, and the next acknowledgement, from which on it can matter."""
     operations = recording.operations
     for index, operation in enumerate(operations):
         if operation[0] in ("fsync", "fsyncdir"):

@@ -1,4 +1,4 @@
-"""Which checkpoints stay, and that nothing which somebody needs is ever removed."""
+"""Retention: the checkpoints that stay, and the protection of those that are needed."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_pinned_steps_stay_until_they_are_let_go_and_are_not_written_to(run: Any
     assert updates(run) == [4, 5]
 
 
-def test_what_is_not_there_cannot_be_pinned(run: Any) -> None:
+def test_a_missing_checkpoint_cannot_be_pinned(run: Any) -> None:
     run.save(1)
     with pytest.raises(CheckpointError) as caught:
         pin(run.checkpoints, 2)

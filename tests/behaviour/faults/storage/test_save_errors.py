@@ -1,4 +1,4 @@
-"""What a run does when the disk refuses a save, or looks as if it was going to."""
+"""A save that the disk refuses, or warns about in advance."""
 
 import errno
 import os
@@ -82,7 +82,7 @@ def test_the_last_save_of_a_run_always_has_to_succeed(run, refusing, policy):  #
     assert isinstance(outcome.error, StorageError)
 
 
-def test_too_little_room_is_told_before_it_runs_out(run, monkeypatch):  # B2
+def test_too_little_room_is_reported_before_it_runs_out(run, monkeypatch):  # B2
     monkeypatch.setattr(durable, "free_bytes", lambda folder: 20_000)
     outcome = run({"trainer.max_epochs": 1, "checkpoints.keep_last": 5})
     assert said(outcome).count("at once need") == 1
@@ -128,7 +128,7 @@ def test_a_run_folder_that_is_removed_while_it_trains_is_not_made_again(run, lab
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
-def test_a_file_system_that_cannot_sync_folders_is_told_once(run, disk_class, monkeypatch, caplog, code):  # B7
+def test_a_file_system_that_cannot_sync_folders_is_reported_once(run, disk_class, monkeypatch, caplog, code):  # B7
     class WithoutFolderSync(disk_class):
         def before(self, operation, path, *more):
             if operation == "fsyncdir":

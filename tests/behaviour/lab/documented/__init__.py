@@ -1,1 +1,1 @@
-"""The examples that the documentation of the API prints, as printed: only imports and what they leave open is added."""
+"""The examples of the API's documentation, as printed; only imports and omissions are added."""

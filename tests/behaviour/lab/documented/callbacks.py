@@ -141,7 +141,7 @@ class WholeTrainingCallback(CallbackBase):
 
 
 class StepLosses(PeriodicCallback):
-    """Logs the loss of each accumulation step, to compare with what `trainer.last_loss` says."""
+    """Logs the loss of each accumulation step, to compare it with `trainer.last_loss`."""
 
     def track_after_accumulation_step(self, *, losses, accumulation_step, **_):
         self.writer.add_scalar(f"step_{accumulation_step}", losses["total"])

@@ -1,4 +1,4 @@
-"""The one rule by which values of a metric are compared."""
+"""Comparison of the values of a metric."""
 
 from __future__ import annotations
 

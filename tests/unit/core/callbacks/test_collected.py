@@ -1,4 +1,4 @@
-"""Putting the results of batches together."""
+"""Results of batches, joined."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_batches_that_return_different_things_are_refused(results: list[Any], fo
     assert f"found {found}" in error.value.message
 
 
-def test_what_cannot_be_put_together_is_refused_by_its_type() -> None:
+def test_results_of_a_wrong_type_are_refused() -> None:
     with pytest.raises(TrainingError) as error:
         put_together(["a", "b"])
     assert "returned a str" in error.value.message

@@ -1,4 +1,4 @@
-"""Data for callbacks at moments that no interval tells."""
+"""Data for callbacks outside of their intervals."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def test_a_pass_that_was_left_half_read_does_not_disturb_the_next(passes: Any) -
     assert torch.equal(next(stream.passes(4)).batch["x"], first.batch["x"])
 
 
-def test_without_anybody_who_goes_through_data_there_is_none(passes: Any) -> None:
+def test_without_callbacks_over_data_there_is_none(passes: Any) -> None:
     callbacks, _ = passes
     assert list(EvaluationStream(callbacks[0].data_container, list, device=CPU).passes(4)) == []
 
 
-def test_closing_stops_the_workers_even_while_somebody_holds_the_batches(passes: Any) -> None:
+def test_closing_stops_the_workers_even_while_batches_are_held(passes: Any) -> None:
     callbacks, stream = passes
     callbacks[0].data_container.num_workers = 1
     batches = stream.passes(4)

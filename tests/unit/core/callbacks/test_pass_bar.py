@@ -1,4 +1,4 @@
-"""A long pass over a data set shows itself on a terminal, and nowhere else."""
+"""Progress bar of a long pass over a data set, on a terminal only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Terminal(io.StringIO):
 
 
 def shown(stdout: io.StringIO, monkeypatch: pytest.MonkeyPatch, *, show_after: float) -> str:
-    """Return what a pass of three batches writes."""
+    """Return the output of a pass of three batches."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stdout", stdout)
     monkeypatch.setattr(rich, "_console", None)  # that of other tests may have bars of its own

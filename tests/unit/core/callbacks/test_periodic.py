@@ -1,4 +1,4 @@
-"""When periodic callbacks act, and how they go through a data set."""
+"""Intervals of periodic callbacks, and their passes over a data set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps of updates that were not applied do not count, whoever knows of it."""
+"""Accumulation steps of updates that were not applied do not count."""
 
 from __future__ import annotations
 

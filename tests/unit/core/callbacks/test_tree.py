@@ -1,4 +1,4 @@
-"""From configs to callbacks, and from callbacks to participants."""
+"""Callbacks built from configs, and participants built from callbacks."""
 
 from __future__ import annotations
 

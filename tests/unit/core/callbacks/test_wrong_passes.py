@@ -1,4 +1,4 @@
-"""A callback that asks for a pass that cannot be is told before the first update, with its id."""
+"""A pass that is impossible is refused before the first update, with the callback's id."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Counts(PeriodicDataIteratorCallback):
 
 
 class ChangesItsMind(Counts):
-    """Acts more often than it has told the stream."""
+    """Acts more often than at its interval."""
 
     def track_after_update_step(self, **_: Any) -> None:
         self.every_n_updates = 1
 
 
 class NeverSays(PeriodicDataIteratorCallback):
-    """Goes through data, but does not say what to do with the results."""
+    """Goes through data, but has no process_results."""
 
     def process_data(self, batch: dict[str, Tensor], *, trainer_model: torch.nn.Module) -> int:
         return 1
@@ -97,7 +97,7 @@ def test_a_callback_with_any_intervals_gets_all_its_passes(settings: dict[str, i
     assert callback.seen == seen
 
 
-def test_acting_outside_of_what_the_stream_was_told_names_the_callback(tmp_path: Path) -> None:
+def test_reading_outside_of_its_intervals_names_the_callback(tmp_path: Path) -> None:
     trainer = trainer_with(tmp_path, ChangesItsMind, every_n_updates=6)
     with pytest.raises(TrainingError) as caught:
         trainer.train(make_model())

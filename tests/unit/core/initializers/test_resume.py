@@ -1,4 +1,4 @@
-"""What the settings of a resume may say."""
+"""Settings of the `resume` initializer."""
 
 from __future__ import annotations
 

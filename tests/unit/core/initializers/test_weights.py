@@ -1,4 +1,4 @@
-"""Renaming, selecting, and what is said of a file that does not fit."""
+"""Renaming and selecting weights, and errors about files that do not fit."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_two_tensors_of_one_name_are_refused() -> None:
     assert "'a.x'" in error.value.message
 
 
-def test_a_key_that_stands_for_nothing_is_told_with_what_there_is() -> None:
+def test_a_key_without_a_metric_is_reported_with_the_existing_ones() -> None:
     with pytest.raises(CheckpointError) as error:
         renamed(tensors("backbone.weight"), {"bakbone": "encoder"})
     assert "'bakbone'" in error.value.message
@@ -133,7 +133,7 @@ def test_strict_loading_of_a_selection_leaves_the_rest_alone(
 
 
 @pytest.mark.parametrize("setting", ["include", "exclude"])
-def test_a_pattern_that_matches_nothing_is_told(setting: str, pretrained: Path) -> None:
+def test_a_pattern_that_matches_nothing_is_reported(setting: str, pretrained: Path) -> None:
     with pytest.raises(SpecError) as error:
         load(pretrained, strict=False, **{setting: ["decoder.*"]})
     assert f"initializer.{setting}" in error.value.message

@@ -1,4 +1,4 @@
-"""Where weights are taken from: a file, a step, a run."""
+"""Sources of weights: a file, a checkpoint, a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from noether.errors import CheckpointError
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run with two steps, whose weights are tied."""
+    """A run with two checkpoints, whose weights are tied."""
     paths = PathProvider(tmp_path / "runs", "tiny-1")
     writer = CheckpointWriter(paths)
     parts = ("optimizer_tensors", "optimizer_values", "trainer", "callbacks", "data")
@@ -62,7 +62,7 @@ def test_a_damaged_file_of_a_step_is_not_loaded(place: str, run: Path) -> None:
     assert "model.safetensors" in error.value.message
 
 
-def test_a_file_that_is_no_safetensors_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_safetensors_is_reported(tmp_path: Path) -> None:
     (tmp_path / "weights.safetensors").write_bytes(b"no")
     with pytest.raises(CheckpointError) as error:
         read_weights(tmp_path / "weights.safetensors", "latest")
@@ -78,14 +78,14 @@ def test_a_pickle_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("place", "found"), [("nowhere", "does not exist"), ("", "has no checkpoints")])
-def test_a_place_without_weights_is_told(place: str, found: str, tmp_path: Path) -> None:
+def test_a_place_without_weights_is_reported(place: str, found: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as error:
         read_weights(tmp_path / place, "latest")
     assert f"{tmp_path / place} {found}" in error.value.message
 
 
 @pytest.mark.parametrize("run_id", ["tiny-2", "../runs/tiny-1", "", "."])
-def test_an_unknown_run_is_told_with_those_that_exist(run_id: str, run: Path) -> None:
+def test_an_unknown_run_is_reported_with_the_existing_ones(run_id: str, run: Path) -> None:
     assert run_below(run.parent, "tiny-1") == run
     with pytest.raises(CheckpointError) as error:
         run_below(run.parent, run_id)

@@ -1,4 +1,4 @@
-"""Networks that know nothing of Noether, found by dotted path."""
+"""Networks without any Noether code, found by dotted path."""
 
 from torch import Tensor, nn
 

@@ -1,4 +1,4 @@
-"""From a spec's model table to a model."""
+"""Models built from a spec's model table."""
 
 from __future__ import annotations
 

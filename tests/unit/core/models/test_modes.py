@@ -1,4 +1,4 @@
-"""Each module gets back the mode that it had."""
+"""Each module's mode is restored."""
 
 from __future__ import annotations
 

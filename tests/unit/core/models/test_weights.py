@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint fit a model, and what is said of the others."""
+"""Tensors of a checkpoint that fit a model, and the report about the others."""
 
 from __future__ import annotations
 

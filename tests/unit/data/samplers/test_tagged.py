@@ -1,4 +1,4 @@
-"""What travels between the training process and its workers arrives as it was sent."""
+"""Indices and batches arrive unchanged at the workers and the training process."""
 
 import io
 import pickle
@@ -43,7 +43,7 @@ def test_tensors_arrive_bit_for_bit_and_can_be_written_to(held: torch.Tensor) ->
     batch["x"].zero_()
 
 
-def test_what_is_no_tensor_arrives_as_well() -> None:
+def test_values_that_are_not_tensors_arrive() -> None:
     batch = {
         "names": ["a", "b"],
         "label": 3,

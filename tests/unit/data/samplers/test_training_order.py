@@ -36,7 +36,7 @@ def test_ranks_and_steps_together_see_the_same_update_as_one_process(
         assert torch.equal(seen, whole[update * effective : (update + 1) * effective])
 
 
-def test_what_fills_no_update_is_left_out() -> None:
+def test_samples_that_do_not_fill_an_update_are_left_out() -> None:
     order = TrainingOrder(samples=11, effective_batch_size=4, batch_size=2)
     assert (order.updates_per_epoch, order.accumulation_steps) == (2, 2)
     assert len(torch.cat(list(order.batches(0))).unique()) == 8

@@ -1,4 +1,4 @@
-"""Samples from files of three formats, and what is said about files that hold none."""
+"""Samples from files of three formats, and errors about unusable files."""
 
 from pathlib import Path
 
@@ -125,7 +125,7 @@ def test_pickled_objects_are_not_loaded(tmp_path: Path) -> None:
     assert "allow_pickle" in str(caught.value)
 
 
-def test_text_is_no_property(tmp_path: Path) -> None:
+def test_text_is_refused_as_property(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", a=np.array(["one", "two"]))
     with pytest.raises(DataError) as caught:
         read(tmp_path / "data.npz")

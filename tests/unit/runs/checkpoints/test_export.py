@@ -1,4 +1,4 @@
-"""What an exported file holds that a checkpoint keeps only once."""
+"""Tensors that a checkpoint stores once and an exported file repeats."""
 
 import torch
 from safetensors.torch import load

@@ -1,4 +1,4 @@
-"""Two processes never work on one run."""
+"""Two processes never use one run at the same time."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def holding(run: Path, *, forks: bool = False) -> Iterator[subprocess.Popen[str]
         process.stdin.close()
 
 
-def test_a_second_process_is_refused_and_told_who_holds_the_run(tmp_path: Path) -> None:  # I1
+def test_a_second_process_is_refused_with_the_holder_of_the_run(tmp_path: Path) -> None:  # I1
     with holding(tmp_path) as process:
         assert is_locked(tmp_path)
         with pytest.raises(UsageError) as caught, RunLock(tmp_path):
@@ -68,13 +68,13 @@ def test_one_process_does_not_work_twice_on_a_run(tmp_path: Path) -> None:
         pass
 
 
-def test_the_file_says_who_holds_the_lock(tmp_path: Path) -> None:
+def test_the_file_names_the_holder_of_the_lock(tmp_path: Path) -> None:
     with RunLock(tmp_path):
         who = json.loads((tmp_path / "LOCK").read_bytes())
     assert who["pid"] == os.getpid()
 
 
-def test_whatever_stands_in_the_file_only_the_lock_counts(tmp_path: Path) -> None:
+def test_the_content_of_the_lock_file_does_not_matter(tmp_path: Path) -> None:
     (tmp_path / "LOCK").write_text("garbage of a holder that was killed")
     with RunLock(tmp_path):
         pass

@@ -1,4 +1,4 @@
-"""Which changes of a spec a run can be continued with."""
+"""Changes of a spec that allow a resume."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def changed(**tables: dict[str, Any]) -> dict[str, Any]:
     return {**BEFORE, **{name: {**BEFORE[name], **table} for name, table in tables.items()}}
 
 
-def test_a_refused_change_is_told_with_both_values_and_the_way_out() -> None:
+def test_a_refused_change_is_reported_with_both_values_and_the_way_out() -> None:
     now = changed(trainer={"effective_batch_size": 16})
     with pytest.raises(UsageError) as caught:
         require_same_mathematics(BEFORE, now)
@@ -80,7 +80,7 @@ def test_a_refused_change_is_told_with_both_values_and_the_way_out() -> None:
     assert "--allow-spec-change" in str(caught.value.hint)
 
 
-def test_all_refused_changes_are_told_at_once() -> None:
+def test_all_refused_changes_are_reported_at_once() -> None:
     now = {**changed(trainer={"effective_batch_size": 16}), "seed": 1}
     assert [change.key for change in refused_changes(BEFORE, now)] == ["trainer.effective_batch_size", "seed"]
 
@@ -93,7 +93,7 @@ def test_a_run_may_be_made_longer_where_no_schedule_stretches_over_it(scheduled:
     assert [change.key for change in refused_changes(before, now)] == (["trainer.max_epochs"] if scheduled else [])
 
 
-def test_what_only_changes_the_last_bits_is_told_and_not_refused() -> None:  # D6
+def test_changes_of_the_last_bits_are_reported_and_not_refused() -> None:  # D6
     now = {**BEFORE, "threads": 2}
     require_same_mathematics(BEFORE, now)
     assert inexact_changes(BEFORE, now) == ["threads: 1 → 2"]

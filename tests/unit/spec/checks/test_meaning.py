@@ -1,4 +1,4 @@
-"""Specs that are valid and cannot mean what they say."""
+"""Valid specs whose settings contradict each other."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +37,7 @@ class Watch(PeriodicCallback):
 
 
 class Quiet(PeriodicCallback):
-    """Does not say what it logs."""
+    """Does not declare its metrics."""
 
 
 class ParentConfig(CallBackBaseConfig):
@@ -45,7 +45,7 @@ class ParentConfig(CallBackBaseConfig):
 
 
 class Parent(PeriodicCallback):
-    """Has children, and puts a prefix before what they log."""
+    """Has children, and puts a prefix before their metrics."""
 
     def __init__(self, callback_config: ParentConfig, **kwargs: Any):
         super().__init__(callback_config, **kwargs)
@@ -60,7 +60,7 @@ class Parent(PeriodicCallback):
 
 
 class Stepparent(Parent):
-    """Inherits what another class says about itself, which is not taken to be all of it."""
+    """Inherits the declared metrics of another class, which are not taken as complete."""
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_a_consumer_after_its_producer_is_right(load):
     assert meaning_notes(load({"trainer.callbacks": [loss(), watch("loss/test/label_loss")]}).spec) == []
 
 
-def test_a_consumer_before_its_producer_is_told_to_move(refused):
+def test_a_consumer_before_its_producer_is_reported_to_move(refused):
     found = refused({"trainer.callbacks": [watch("loss/test/total"), loss()]})
     assert found.codes == ["late-metric trainer.callbacks.0.metric_key"]
     assert "place it after 'offline-loss'" in found.text
@@ -134,7 +134,7 @@ def test_intervals_in_epochs_fire_after_the_others_wherever_they_stand(load, ref
     assert "intervals in epochs fire after the others" in found.text
 
 
-def test_a_producer_that_skips_rounds_of_its_consumer_is_told(load, refused):
+def test_a_producer_that_skips_rounds_of_its_consumer_is_reported(load, refused):
     load({"trainer.callbacks": [loss(every_n_epochs=1), watch("loss/test/total", every_n_epochs=2)]})
     found = refused({"trainer.callbacks": [loss(every_n_epochs=2), watch("loss/test/total", every_n_epochs=1)]})
     assert found.codes == ["late-metric trainer.callbacks.1.metric_key"]
@@ -147,27 +147,27 @@ def test_what_is_logged_once_before_training_is_in_no_later_round(refused):
     assert "'param-count'" in found.text
 
 
-def test_a_metric_that_nobody_logs_names_the_nearest(refused):
+def test_an_unlogged_metric_is_reported_with_the_nearest_one(refused):
     found = refused({"trainer.callbacks": [loss(), watch("loss/tset/total")]})
     assert found.codes == ["unlogged-metric trainer.callbacks.1.metric_key"]
     assert "Did you mean 'loss/test/total'?" in found.text
 
 
-def test_nobody_is_told_to_read_what_it_logs_itself(refused):
+def test_no_hint_suggests_a_metric_of_the_callback_itself(refused):
     follows = {"kind": "best-checkpoint", "every_n_epochs": 1, "metric_key": "loss/val/total"}
     found = refused({"trainer.callbacks": [follows]})
     assert found.codes == ["unlogged-metric trainer.callbacks.0.metric_key"]
     assert "loss/val/total/best" not in found.text
 
 
-def test_a_metric_of_a_field_without_a_weight_is_logged_by_nobody(refused):
+def test_a_metric_of_a_field_without_a_weight_is_never_logged(refused):
     assert (
         "Did you mean 'loss/test/label_loss'?"
         in refused({"trainer.callbacks": [loss(), watch("loss/test/lbl_loss")]}).text
     )
 
 
-def test_somebody_who_does_not_say_what_it_logs_makes_it_a_note(load):
+def test_a_component_without_declared_metrics_makes_it_a_note(load):
     spec = load({"trainer.callbacks": [QUIET, watch("my_error")]}).spec
     (note,) = meaning_notes(spec)
     assert (note.code, note.path) == ("unlogged-metric", ("trainer", "callbacks", 1, "metric_key"))
@@ -199,7 +199,7 @@ def test_children_do_not_read_what_others_log(refused):
     assert '"ema=0.9/loss/test/total"' in found.text
 
 
-def test_a_mistake_of_a_child_is_told_once_and_in_the_names_of_its_siblings(refused):
+def test_a_mistake_of_a_child_is_reported_once_and_in_the_names_of_its_siblings(refused):
     found = refused({"trainer.callbacks": [parent(loss(), watch("loss/tset/total"))]})
     assert found.codes == ["unlogged-metric trainer.callbacks.0.eval_callbacks.1.metric_key"]
     assert "Did you mean 'loss/test/total'?" in found.text
@@ -247,7 +247,7 @@ def test_a_direction_that_is_given_is_enough(load):
 # Expectations
 
 
-def test_an_expectation_of_a_metric_that_nobody_logs_names_the_nearest(refused):
+def test_an_expectation_of_an_unlogged_metric_is_refused_with_the_nearest(refused):
     found = refused({"expect": {"loss/test/totl": {"max": 1.0}}, "trainer.callbacks": [loss()]})
     assert found.codes == ['unlogged-metric expect."loss/test/totl"']
     assert "Did you mean 'loss/test/total'?" in found.text
@@ -284,7 +284,7 @@ def test_without_default_callbacks_their_metrics_are_gone(refused):
         ({"max_epochs": 4, "start_at_epoch": 3}, {"every_n_epochs": 3}, "4 epochs"),
     ],
 )
-def test_an_interval_that_never_fires_is_told(refused, limit, interval, length):
+def test_an_interval_that_never_fires_is_reported(refused, limit, interval, length):
     limits = {"trainer.max_epochs": None} | {f"trainer.{name}": value for name, value in limit.items()}
     found = refused(limits | {"trainer.callbacks": [loss(every_n_epochs=None) | interval]})
     assert found.codes == [f"never-fires trainer.callbacks.0.{next(iter(interval))}"]
@@ -322,7 +322,7 @@ def test_a_callback_that_acts_at_the_end_makes_it_a_note(load):
         {"transforms": [{"kind": "normalize", "properties": ["imag"]}]},
     ],
 )
-def test_a_property_that_the_data_set_has_not_names_the_nearest(refused, changes):
+def test_an_unknown_property_is_reported_with_the_nearest_one(refused, changes):
     found = refused(changes)
     assert [code.partition(" ")[0] for code in found.codes] == ["unknown-property"]
     assert "Did you mean 'image'?" in found.text

@@ -1,4 +1,4 @@
-"""What a key of a spec is, and who said so."""
+"""Explanation of a key: its meaning, value and origin."""
 
 import pytest
 
@@ -43,12 +43,12 @@ def test_the_chain_goes_from_the_override_to_the_base(explain, tmp_path):
     assert explanation.meaning.owner == "goal"
 
 
-def test_a_default_is_said_by_nobody(explain):
+def test_a_default_has_no_origin(explain):
     explanation = explain("model.dropout")
     assert (explanation.value, explanation.said) == (0.0, ())
 
 
-def test_what_nobody_set_is_unset(explain):
+def test_keys_without_a_value_are_unset(explain):
     assert explain("trainer.max_updates").value is UNSET
 
 
@@ -73,7 +73,7 @@ def test_an_entry_of_a_list_is_explained_by_the_list(explain):
         ("model[x]", "model is not a list"),
     ],
 )
-def test_an_unknown_key_is_told_with_the_nearest_one(explain, key, message):
+def test_an_unknown_key_is_reported_with_the_nearest_one(explain, key, message):
     with pytest.raises(SpecError) as caught:
         explain(key)
     assert message in caught.value.message

@@ -46,7 +46,7 @@ def test_types_are_in_the_words_of_toml(name, words):
     assert type_of(FIELDS[name]) == words
 
 
-def test_bounds_are_told():
+def test_bounds_are_reported():
     assert bounds_of(FIELDS["max_epochs"]) == "at least 0"
     assert bounds_of(FIELDS["share"]) == "greater than 0 and below 1"
     assert bounds_of(FIELDS["flag"]) == ""

@@ -1,4 +1,4 @@
-"""What a key means without any spec."""
+"""Meaning of a key without a spec."""
 
 import pytest
 
@@ -49,7 +49,7 @@ def test_an_option_that_several_kinds_have_means_each_of_them():
         ("seed[x]", "seed is not a list of components"),
     ],
 )
-def test_an_unknown_key_is_told_with_the_nearest_one(key, message):
+def test_an_unknown_key_is_reported_with_the_nearest_one(key, message):
     with pytest.raises(SpecError) as caught:
         owners_and_names(key)
     assert message in caught.value.message

@@ -1,4 +1,4 @@
-"""Where a key or table belongs that stands in the wrong place."""
+"""Suggestions for a key or table in the wrong place."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +26,7 @@ HOMES: dict[str, tuple[str, Any, str]] = {
 
 
 @pytest.mark.parametrize(("path", "value", "home"), HOMES.values(), ids=HOMES)
-def test_a_misplaced_key_is_told_where_it_belongs(refused: Callable, tables: dict, path: str, value: Any, home: str):
+def test_a_misplaced_key_is_reported_with_its_place(refused: Callable, tables: dict, path: str, value: Any, home: str):
     *above, key = path.split(".")
     table = tables
     for part in above:
@@ -61,12 +61,12 @@ def test_few_allowed_keys_are_listed_beside_the_place(refused: Callable, tables:
     )
 
 
-def test_a_key_that_is_known_nowhere_is_told_all_that_are_allowed(refused: Callable, tables: dict):
+def test_an_unknown_key_is_reported_with_all_allowed_ones(refused: Callable, tables: dict):
     tables["zzzz"] = 1
     assert refused(tables).problems[0].hint.startswith("allowed here: spec, extends, name, seed, device")
 
 
-def test_a_misplaced_key_is_told_its_place_where_a_kind_is_wrong_too(refused: Callable, tables: dict):
+def test_a_misplaced_key_is_reported_with_its_place_although_a_kind_is_wrong(refused: Callable, tables: dict):
     tables["trainer"]["kind"] = "no-such"
     tables["callbacks"] = [{"kind": "note"}]
     tables["loss"] = "gap"

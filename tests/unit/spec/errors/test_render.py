@@ -1,4 +1,4 @@
-"""Whole messages, as a user meets them."""
+"""Whole messages as a user sees them."""
 
 import json
 import re
@@ -37,7 +37,7 @@ every_n_epochs = 1
 
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Writes `GOOD`, changed as told, to `a.toml` of the working folder."""
+    """Write `GOOD`, with changes, to `a.toml` in the working folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("NOT_SET", raising=False)
 

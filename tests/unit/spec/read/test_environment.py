@@ -1,4 +1,4 @@
-"""`{ env = "NAME" }`: read for the run, written as it was."""
+"""`{ env = "NAME" }`: resolved for the run, saved unresolved."""
 
 import logging
 import tomllib

@@ -1,4 +1,4 @@
-"""`extends`: what lies on top of what, and where each value is from."""
+"""`extends`: order of layers, and the origin of each value."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -178,7 +178,7 @@ def test_items_know_their_layers_wherever_they_end_up(load: Callable, files: Cal
     assert origins.of(("trainer", "callbacks", 1, "id"))
 
 
-def test_a_circle_is_told_with_its_files(shown: Callable, files: Callable):
+def test_a_circle_is_reported_with_its_files(shown: Callable, files: Callable):
     path = files('extends = ["x.toml"]', x='seed = 1\nextends = [\n  "a.toml"]')
     assert shown(path) == (
         "error[invalid-extends]: the files extend one another in a circle: a.toml → x.toml → a.toml\n"
@@ -191,7 +191,7 @@ def test_a_circle_is_told_with_its_files(shown: Callable, files: Callable):
     )
 
 
-def test_a_missing_base_is_told_where_it_is_asked_for(shown: Callable, files: Callable, tmp_path: Path):
+def test_a_missing_base_is_reported_at_its_extends(shown: Callable, files: Callable, tmp_path: Path):
     path = files('extends = ["sub/x.toml"]', sub_x='extends = ["y.toml"]')
     assert shown(path) == (
         "error[unreadable-file]: spec file not found: sub/y.toml; extended by a.toml → sub/x.toml → sub/y.toml\n"

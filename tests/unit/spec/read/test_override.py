@@ -68,7 +68,7 @@ CURES = {
 
 
 @pytest.mark.parametrize(("argument", "cure"), CURES.items(), ids=[*map(str, range(len(CURES)))])
-def test_what_to_type_is_shown_in_the_users_own_words(argument: str, cure: str | None):
+def test_the_hint_shows_the_command_as_the_user_typed_it(argument: str, cure: str | None):
     assert _problems(argument)[0].hint == cure
 
 

@@ -104,7 +104,7 @@ def test_a_table_of_the_same_kind_or_none_merges_into_what_is_there(document: di
         ("model.hidden.x=1", ("model", "hidden"), '"x"'),
     ],
 )
-def test_a_path_that_does_not_exist_is_refused_with_what_does(document: dict, text: str, path: tuple, named: str):
+def test_a_path_that_does_not_exist_is_refused_with_existing_ones(document: dict, text: str, path: tuple, named: str):
     problem = _problem(document, text)
     assert problem.path == path
     assert named in f"{problem.message} {problem.hint}"

@@ -1,4 +1,4 @@
-"""Metrics over batches, against what they mean over the whole data set."""
+"""Metrics over batches equal those over the whole data set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a trainer can be told, and what contradicts itself."""
+"""Settings of a trainer, and contradictions among them."""
 
 from __future__ import annotations
 

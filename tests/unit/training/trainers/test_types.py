@@ -1,4 +1,4 @@
-"""What a loss may return."""
+"""Forms of a loss."""
 
 from __future__ import annotations
 

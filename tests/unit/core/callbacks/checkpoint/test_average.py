@@ -114,7 +114,7 @@ def test_a_part_is_averaged_under_the_names_of_the_whole_model() -> None:
     assert set(state) == {f"norm.{name}" for name in nn.BatchNorm1d(3).state_dict()}
 
 
-def test_a_path_that_no_weight_has_is_told_with_those_that_there_are() -> None:
+def test_an_unknown_path_of_weights_is_reported_with_the_existing_ones() -> None:
     with pytest.raises(SpecError) as caught:
         LiveWeights(net(), "enc")
     assert "'enc'" in caught.value.message

@@ -1,4 +1,4 @@
-"""Keeping the weights of the best value of a metric, round by round."""
+"""Best checkpoints, round by round."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ AT_BEST = {"kind": "best-metric", "source_metric_key": METRIC, "target_metric_ke
 
 
 class Story:
-    """Plays rounds for one callback: the metric is logged, the interval fires, what was asked for is committed."""
+    """Simulates rounds for one callback: logs the metric, fires the interval, commits the requested checkpoint."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.trainer = make_trainer(folder)
@@ -87,7 +87,7 @@ class Story:
         self.callback.load_state_dict(state)
 
     def end(self) -> dict[str, float]:
-        """End training; return what is logged then."""
+        """End training; return the metrics logged then."""
         self.callback.after_training(update_counter=make_counter(update=self.update))
         logged = self.trainer.log_writer.current_metrics()
         self.commit()

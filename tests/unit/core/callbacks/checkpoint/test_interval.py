@@ -1,4 +1,4 @@
-"""Asking for checkpoints every so often."""
+"""Checkpoints at an interval."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from noether.testing import make_callback, make_counter, make_model, make_traine
 
 
 def requested(folder: Path, model: Any = None, *, interval_type: str = "epoch", **settings: Any) -> SaveRequest | None:
-    """Return what the callback asks for when its interval fires."""
+    """Return the callback's request when its interval fires."""
     table = {"kind": "checkpoint", "every_n_epochs": 1, **settings}
     callback = make_callback(table, make_trainer(folder), model)
     callback.before_training(update_counter=make_counter())

@@ -1,4 +1,4 @@
-"""What early stopping with several patiences would have kept, found in one run."""
+"""Checkpoints for several tolerances of early stopping, found in one run."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def follow(values: Sequence[float], tolerances: Sequence[int] = (), *, higher_is
 
 
 def best_of(values: Sequence[float], higher_is_better: bool) -> int | None:
-    """Return where the best value is: the first of equal ones, none that is not finite."""
+    """Return the place of the best finite value, the first of equal ones."""
     finite = [index for index, value in enumerate(values) if math.isfinite(value)]
     sign = -1 if higher_is_better else 1
     return min(finite, key=lambda index: sign * values[index], default=None)
 
 
 def stopped_with(values: Sequence[float], patience: int, higher_is_better: bool) -> int | None:
-    """Return after how many values a run with this patience would have stopped; None where it would not."""
+    """Return the number of values after which a run with this patience stops; None if it does not."""
     for seen in range(1, len(values) + 1):
         best = best_of(values[:seen], higher_is_better)
         without = seen if best is None else seen - 1 - best
@@ -63,7 +63,7 @@ def test_each_tolerance_keeps_what_a_run_that_stops_there_would_have_kept_also_a
         assert followed.best_within(n) == (None if best is None else values[best])
 
 
-def test_as_many_intervals_as_are_tolerated_exceed_nothing() -> None:
+def test_intervals_within_the_tolerance_do_not_stop() -> None:
     followed = follow([1.0, 2.0, 2.0], [2])
     assert followed.kept == {}
     assert followed.offer(2.0) == Offered(is_best=False, exceeded=(2,))

@@ -15,7 +15,7 @@ LENGTH = {"total_updates": 10, "updates_per_epoch": 5}
 
 
 def metrics(callback: Any, update: int = 6) -> dict[str, float]:
-    """Return what the callback logs when its interval fires."""
+    """Return the metrics that the callback logs when its interval fires."""
     callback.periodic_callback(interval_type="update", update_counter=make_counter(update=update))
     found: dict[str, float] = callback.writer.current_metrics()
     callback.writer.discard()

@@ -124,7 +124,7 @@ def test_the_key_names_the_interval(tmp_path: Path) -> None:
 def follow_on_device(
     callback: OnlineLossCallback, trainer: BaseTrainer, updates: list[tuple[list[float], bool]]
 ) -> None:
-    """Follow updates of which only the device knows whether they were applied."""
+    """Follow updates whose verdicts are on the device."""
     for losses, applied in updates:
         trainer.one_update.applied = torch.tensor(float(applied))
         follow(callback, [losses])

@@ -41,7 +41,7 @@ def test_before_the_first_update_there_is_no_rate() -> None:
     assert pace.remaining_seconds(make_counter(update=10)) is None
 
 
-def test_what_was_trained_before_a_resume_does_not_count() -> None:
+def test_updates_before_a_resume_do_not_count() -> None:
     pace = Pace(make_counter(update=1000, end_update=2000))
     sleep(0.01)
     now = make_counter(update=1001, end_update=2000)

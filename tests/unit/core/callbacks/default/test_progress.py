@@ -1,4 +1,4 @@
-"""Lines for files and pipes, a bar for people."""
+"""Progress: lines in files and pipes, a bar on a terminal."""
 
 from __future__ import annotations
 

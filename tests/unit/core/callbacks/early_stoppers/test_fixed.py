@@ -1,4 +1,4 @@
-"""Ending training at a point, or after a duration."""
+"""End of training at a point, or after a duration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ending training when a metric has stopped getting better."""
+"""End of training when a metric no longer improves."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_evaluation_ends_nothing_and_counts_for_nothing(trainer: BaseTrainer) ->
     ],
     ids=str,
 )
-def test_the_direction_is_the_metric_s_unless_it_is_told(
+def test_the_direction_is_the_metric_s_unless_it_is_set(
     trainer: BaseTrainer, settings: dict[str, Any], rising_is_better: bool
 ) -> None:
     assert (stopped_at(stopper(trainer, **settings), [1.0, 2.0, 3.0, 4.0]) is None) == rising_is_better
@@ -127,7 +127,7 @@ def test_a_metric_of_unknown_direction_is_refused_when_it_is_built(trainer: Base
     assert "higher_is_better = true" in (caught.value.hint or "")
 
 
-def test_a_metric_that_nobody_logged_is_an_error_that_lists_those_of_the_round(trainer: BaseTrainer) -> None:
+def test_a_metric_that_was_not_logged_is_an_error_that_lists_those_of_the_round(trainer: BaseTrainer) -> None:
     callback = stopper(trainer)
     callback.writer.add_scalar("loss/train/total", 1.0)
     with pytest.raises(MissingMetricError) as caught:

@@ -106,7 +106,7 @@ def test_outputs_are_tracked_once_by_exact_keys_and_by_patterns_in_their_names(
     assert logged(callback).keys() == tracked
 
 
-def test_a_key_that_the_step_did_not_return_is_told_with_what_it_did(trainer: BaseTrainer) -> None:
+def test_a_missing_output_is_reported_with_the_returned_ones(trainer: BaseTrainer) -> None:
     callback = tracker_of(trainer, keys=["surface_los"])
     with pytest.raises(TrainingError) as error:
         follow(callback, [{"surface_loss": 1.0, "other": 2.0}])
@@ -114,7 +114,7 @@ def test_a_key_that_the_step_did_not_return_is_told_with_what_it_did(trainer: Ba
 
 
 @pytest.mark.parametrize("outputs", [None, {}])
-def test_a_trainer_that_returns_no_outputs_is_told_how_to(trainer: BaseTrainer, outputs: Any) -> None:
+def test_a_trainer_that_returns_no_outputs_gets_a_hint(trainer: BaseTrainer, outputs: Any) -> None:
     with pytest.raises(TrainingError) as error:
         follow(tracker_of(trainer, keys=["surface"]), [outputs])
     assert 'return losses, {"surface": …}' in str(error.value.hint)
@@ -126,7 +126,7 @@ def test_patterns_may_match_in_some_steps_only(trainer: BaseTrainer) -> None:
     assert logged(callback) == {"loss_a/U50": 3.0}
 
 
-def test_patterns_that_match_nothing_are_told_once(trainer: BaseTrainer, caplog: pytest.LogCaptureFixture) -> None:
+def test_patterns_that_match_nothing_are_reported_once(trainer: BaseTrainer, caplog: pytest.LogCaptureFixture) -> None:
     callback = tracker_of(trainer, patterns=["los_"])
     callback.periodic_callback(interval_type="eval", update_counter=make_counter())
     assert not caplog.records
@@ -253,7 +253,7 @@ def test_without_save_output_no_folder_is_made(tmp_path: Path) -> None:
     assert not (tmp_path / "test-run/outputs").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     callback = tracker_of(make_trainer(tmp_path), keys=["x"], save_output=True)
     (tmp_path / "test-run/outputs").write_text("in the way")
     follow(callback, [{"x": 1.0}])

@@ -1,4 +1,4 @@
-"""What other metrics were when one was at its best."""
+"""Metrics at the best value of another metric."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def best_metric(trainer: BaseTrainer, **settings: Any) -> BestMetricCallback:
 
 
 def logged(callback: BestMetricCallback, metrics: Mapping[str, float | None], *, interval_type: Any = "epoch") -> Any:
-    """Return what the callback adds to a round that holds these metrics."""
+    """Return the metrics that the callback adds to a round with these metrics."""
     for key, value in metrics.items():
         if value is not None:
             callback.writer.add_scalar(key, value)
@@ -112,7 +112,7 @@ def test_a_missing_metric_is_a_key_error_that_lists_what_is_there(trainer: BaseT
     assert "'other'" in str(error.value)
 
 
-def test_a_round_that_lacks_a_target_is_no_new_best(trainer: BaseTrainer) -> None:
+def test_a_round_that_lacks_a_target_is_not_a_new_best(trainer: BaseTrainer) -> None:
     callback = best_metric(trainer)
     with pytest.raises(KeyError):
         logged(callback, {SOURCE: 1.0})

@@ -25,7 +25,7 @@ def test_the_keys_of_the_framework_stay_readable_and_can_be_turned_back(key, nam
     assert name.replace(":", "=") == key
 
 
-def test_refused_characters_are_replaced_and_told_apart_by_a_digest():
+def test_refused_characters_are_replaced_and_distinguished_by_a_digest():
     one, other = mlflow_name("acc@1"), mlflow_name("acc(1")
     assert one.startswith("acc_1.x")
     assert one != other
