@@ -3,9 +3,12 @@
 import json
 import sys
 import tomllib
+import types
 from pathlib import Path
 
 import pytest
+
+from noether.cli import plugins
 
 SPECS = sorted((Path(__file__).parents[3] / "specs").rglob("*.toml"))
 
@@ -109,6 +112,12 @@ def test_plugins_info_of_a_class_in_a_module_without_a_package(noether_command, 
     ended = noether_command("plugins", "info", "lonely:Net")
     assert (ended.code, ended.err) == (0, "")
     assert any(line.startswith("width ") for line in ended.out.splitlines())
+
+
+def test_a_run_plugin_without_a_docstring_has_no_empty_summary(capsys):
+    plugin = types.ModuleType("hello")
+    plugins._print_plugin(types.SimpleNamespace(kind="hello", origin="x 1.0", target=plugin))
+    assert capsys.readouterr().out.startswith("run plugin 'hello' from x 1.0\n\nimplements no hook\n")
 
 
 def test_plugins_info_of_an_unknown_kind(refusal):
