@@ -111,7 +111,7 @@ class Execution:
             return False
         if not self.folder.exists:
             raise CheckpointError(
-                f"there is no run {self.paths.run_path} to continue from {self.resume!r}",
+                f"unknown run to continue from {self.resume!r}: found nothing at {self.paths.run_path}",
                 hint="--resume auto begins a run that does not exist yet",
             )
         if self.resume == NONE:

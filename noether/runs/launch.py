@@ -56,7 +56,9 @@ def run(
         CheckpointError: if there is no valid checkpoint to continue from.
     """
     if resume is not None and run_id is None:
-        raise UsageError("resume needs the id of the run to continue", hint="add --run-id ID")
+        raise UsageError(
+            "missing run id: found a resume without one, expected the id of the run to continue", hint="add --run-id ID"
+        )
     plugins = list(plugins)
     loaded = load_spec(spec, overrides, set, unset=unset, trusted=trusted, plugins=plugins, project=project)
     watch = HookWatch(trace=print_call) if trace_hooks else active_watch()

@@ -346,7 +346,8 @@ def _select(sample: dict[str, Tensor], names: list[str], where: str) -> dict[str
     missing = [name for name in names if name not in sample]
     if missing:
         raise SpecError(
-            f"trainer.{where} names {missing}, but a sample has {sorted(sample)}",
-            hint="name properties that the data set has",
+            f"unknown properties in trainer.{where}: found {missing}, expected properties of a sample: "
+            f"{sorted(sample)}",
+            hint="list properties of the data set",
         )
     return {name: sample[name] for name in names}

@@ -54,7 +54,7 @@ def export(
         CheckpointError: if there is no such checkpoint, it is damaged, or it holds only a part of the weights.
     """
     if form not in FORMATS:
-        raise UsageError(f"there is no format {form!r}", hint=f"formats are {', '.join(FORMATS)}")
+        raise UsageError(f"unknown format: found {form!r}, expected one of {', '.join(FORMATS)}")
 
     names = CheckpointNames(paths.checkpoint_path)
     if averages is not None:
@@ -90,7 +90,7 @@ def with_averages(found: Checkpoint, averages: str) -> Checkpoint:
         held = [name.removeprefix(f"{CALLBACKS}/") for name in found.saved.manifest.files if name.count("/") > 1]
         known = ", ".join(sorted(name.removesuffix(".safetensors") for name in held))
         raise CheckpointError(
-            f"{found.saved.folder} holds no averages {averages!r}",
+            f"{found.saved.folder}: unknown averages: found {averages!r}, expected averages of the checkpoint",
             hint=f"it holds {known}" if known else "it holds none; `noether checkpoint list` shows other checkpoints",
         )
     return Checkpoint(found.saved, file)

@@ -36,7 +36,7 @@ class RunLock:
 
     def __enter__(self) -> RunLock:
         if self.path in _HELD:
-            raise UsageError(f"{self.path.parent} is in use by this process", hint="let the other run end first")
+            raise UsageError(f"{self.path.parent} is in use by this process", hint="wait for the end of the other run")
         _require_own_files(self.path.parent)
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

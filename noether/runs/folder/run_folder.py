@@ -41,7 +41,7 @@ def checked_run_id(run_id: str) -> str:
     """
     if not _RUN_ID.fullmatch(run_id):
         raise UsageError(
-            f"run id {run_id!r} cannot be the name of a folder",
+            f"wrong run id: found {run_id!r}, expected the name of a folder",
             hint="use letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 128 of them",
         )
     return run_id
@@ -62,11 +62,14 @@ def find_run(run: str | Path, output: str | Path = "runs") -> PathProvider:
             folder = folder.resolve()
             return PathProvider(folder.parent, folder.name)
     if os.path.isdir(run):  # noqa: PTH112  # does not raise, whatever the name
-        raise UsageError(f"{run} is not a run folder: it has no {RUN}", hint="name a folder that `noether run` made")
+        raise UsageError(
+            f"wrong run folder: found {run}, expected a folder with {RUN}", hint="name a folder that `noether run` made"
+        )
     known = sorted(path.parent.name for path in Path(output).glob(f"*/{RUN}"))
     listed = f"it has {', '.join(known[-5:])}" if known else "it has none"
     raise UsageError(
-        f"there is no run {str(run)!r}, neither as a folder nor in {output}.{did_you_mean(str(run), known)}",
+        f"unknown run: found {str(run)!r}, expected a run folder or the id of a run in "
+        f"{output}.{did_you_mean(str(run), known)}",
         hint=f"{listed}; --output names another folder of runs",
     )
 

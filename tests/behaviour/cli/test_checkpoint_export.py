@@ -97,7 +97,7 @@ def test_a_model_that_torch_export_cannot_represent_is_reported(lab, finish, noe
     ("options", "code", "told"),
     [
         (["--averages", "ema/0.9"], 3, "help: it holds ema/0.5"),
-        (["--averages", "ema"], 3, "holds no averages 'ema'"),
+        (["--averages", "ema"], 3, "found 'ema'"),
         (["--checkpoint", "first"], 3, "holds no checkpoint 'first'"),
         (["--format", "onnx"], 2, "help: formats are safetensors, torch-export"),
         (["--out", "train.npz"], 2, "train.npz exists already"),
