@@ -30,6 +30,7 @@ from noether.spec.load import LoadedSpec
 from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec
 from noether.spec.read.layering import located
+from noether.training.signals import StoppedBySignal
 
 _UPDATES = 2
 
@@ -201,6 +202,8 @@ def _sizes(run: Run) -> list[Problem]:
 def _trained(run: Run, short: TwoUpdates) -> list[Problem]:
     try:
         run.trainer.train(run.model)
+    except StoppedBySignal as stop:  # by a second signal, at once
+        raise SystemExit(EXIT_CODE + stop.signal_number) from None
     except Exception as error:
         problems = [*short.problems, _problem("update-failed", "the first two updates fail", error)]
     else:

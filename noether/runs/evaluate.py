@@ -32,6 +32,7 @@ from noether.runs.saved_spec import load_saved_spec
 from noether.spec.ids import item_ids
 from noether.spec.model import RunSpec
 from noether.training.resume import resumption_paths
+from noether.training.signals import StoppedBySignal
 from noether.training.state import RunParts
 
 
@@ -157,7 +158,10 @@ def evaluate(
         trainer = evaluated.trainer
         with closing(trainer.log_writer):
             # Not the initializers of the spec: the weights that the run began with may be gone.
-            trainer.eval(evaluated.model, RunParts(evaluated, prepared.plugins, weights))
+            try:
+                trainer.eval(evaluated.model, RunParts(evaluated, prepared.plugins, weights))
+            except StoppedBySignal as stop:  # by a second signal, at once
+                raise SystemExit(EXIT_CODE + stop.signal_number) from None
         if trainer.stopped_by is not None:
             _LOG.warning("the evaluation was stopped by %s; its metrics are incomplete", trainer.stop_reason)
             raise SystemExit(EXIT_CODE + trainer.stopped_by)

@@ -247,7 +247,8 @@ class Execution:
                 _LOG.warning("%s", describe(error))
         run.trainer.log_writer.close()
         self._record_end(outcome.status, reason)
-        if outcome.status == "KILLED" and not run.trainer.checkpoint_writer.checkpoints:
+        trains = run.trainer.total_training_updates > 0
+        if outcome.status == "KILLED" and trains and not run.trainer.checkpoint_writer.checkpoints:
             _LOG.info("no checkpoint was committed; save_on_sigint = true under [trainer] commits one on Ctrl-C")
         for key, value in outcome.metrics.items():
             if not key.startswith(_MACHINERY):

@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import NoneType
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from noether.checkpoint.paths import PathProvider
@@ -34,7 +36,7 @@ from noether.kernel.participant import Participant, load_plugins
 from noether.kernel.registry import use_registry
 from noether.metrics.tracker import BaseTracker
 from noether.runs.process_state import device_of, process_state
-from noether.spec.describe.fields import configs_in
+from noether.spec.describe.fields import alternatives, configs_in
 from noether.spec.errors.problem import InvalidSpecError, Problem
 from noether.spec.load import LoadedSpec, load_spec
 from noether.spec.locate import TomlPath
@@ -270,7 +272,7 @@ def _problems_of(spec: RunSpec, loaded: LoadedSpec, used: Sequence[str]) -> list
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydantic warns of values of a wrong type, which are reported below
-            tables, whole = resolved_tables(spec), spec.model_dump(mode="json")
+            tables = resolved_tables(spec)
         again = load_spec(tables, registry=loaded.registry, plugins=used, project=loaded.project_folder)
     except InvalidSpecError as error:
         return [replace(problem, places=()) for problem in error.problems]
@@ -278,23 +280,26 @@ def _problems_of(spec: RunSpec, loaded: LoadedSpec, used: Sequence[str]) -> list
         return [Problem("wrong-value", (), str(error))]
     built = {path for path, _ in configs_in(spec)}
     tables_only = [path for path, _ in configs_in(again.spec) if path not in built]
-    unset = _paths_unset(whole, again.spec.model_dump(mode="json"))
     return [
         *(Problem("wrong-type", path, "found a plain table, expected a config object") for path in tables_only),
-        *(Problem("wrong-type", path, "found None, which a spec does not have, expected a value") for path in unset),
+        *(
+            Problem("wrong-type", path, "found None, which a spec does not have, expected a value")
+            for path in _paths_unset(spec)
+        ),
     ]
 
 
-def _paths_unset(found: Any, expected: Any, path: TomlPath = ()) -> Iterator[TomlPath]:
-    """Yield the places that hold None although the same spec, loaded from a file, has a value there."""
-    if found is None and expected is not None:
-        yield path
-    elif isinstance(found, dict) and isinstance(expected, dict):
-        for key in found.keys() & expected.keys():
-            yield from _paths_unset(found[key], expected[key], (*path, key))
-    elif isinstance(found, list) and isinstance(expected, list):
-        for index, (one, other) in enumerate(zip(found, expected, strict=False)):
-            yield from _paths_unset(one, other, (*path, index))
+def _paths_unset(value: Any, path: TomlPath = ()) -> Iterator[TomlPath]:
+    """Yield the fields below `value` that hold None and need a value; a file would have their default there."""
+    if isinstance(value, BaseModel):
+        for name, field in type(value).model_fields.items():
+            item = getattr(value, name, None)
+            if item is None and not {NoneType, Any}.intersection(alternatives(field)):
+                yield *path, name
+            yield from _paths_unset(item, (*path, name))
+    elif isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _paths_unset(item, (*path, key))
 
 
 # Parts

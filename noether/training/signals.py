@@ -14,10 +14,14 @@ class StoppedBySignal(BaseException):
     """Raised by a second signal: nothing more is saved.
 
     Derives from `BaseException`, so that no callback's `except Exception` keeps a run alive.
+
+    Attributes:
+        signal_number: Number of the signal.
     """
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal.Signals(signal_number).name)
+        self.signal_number = signal_number
 
 
 class StopSignals:

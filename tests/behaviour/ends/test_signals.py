@@ -92,6 +92,7 @@ def test_sigterm_stops_a_run_that_only_evaluates_between_two_batches(run, attemp
     assert "loss/test/total" not in outcome.metrics
     assert attempt(outcome)["status"] == "KILLED"
     assert attempt(outcome)["reason"] == "SIGTERM"
+    assert "save_on_sigint" not in (outcome.run_dir / "log.txt").read_text()  # there is nothing to save
 
 
 def test_sigterm_before_an_evaluation_without_training_stops_it_at_its_first_batch(run, lab, attempt):
@@ -126,6 +127,25 @@ def test_ctrl_c_in_before_training_ends_at_once_and_saves_nothing(run, verified_
     outcome = run({"trainer.callbacks": [WATCH]})
     assert (outcome.status, outcome.exit_code) == ("KILLED", 130)
     assert verified_updates(outcome.run_dir) == []
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("verb", ["eval", "check"])
+def test_a_second_signal_ends_a_verb_that_does_not_train_at_once(
+    verb, second, finish, tiny_spec, noether_command, monkeypatch
+):
+    run_dir = finish({"trainer.callbacks": [WATCH]}).run_dir
+    Path("tiny.toml").write_text(tomli_w.dumps(tiny_spec))
+
+    def twice(*_, **__):
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(second)
+
+    monkeypatch.setattr("noether.training.loop.Rounds.at_eval", twice)
+    monkeypatch.setattr("noether.training.loop.Rounds.before_training", twice)
+    ended = noether_command(*(("eval", run_dir) if verb == "eval" else ("check", "--deep", "tiny.toml")))
+    assert ended.code == 143
+    assert "Traceback" not in ended.err
 
 
 def test_the_handlers_are_those_from_before_also_after_a_signal(run, lab):

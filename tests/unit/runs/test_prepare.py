@@ -78,6 +78,19 @@ def test_a_plugin_that_breaks_the_spec_is_named_with_the_place(
     assert "run plugin 'one'" in raised.value.origin
 
 
+def test_a_plugin_may_add_a_callback_and_leave_out_what_has_a_default(
+    tiny_spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = {"kind": "checkpoint", "every_n_epochs": 1}
+
+    def add(spec: Any) -> None:
+        spec.trainer = type(spec.trainer).model_validate({**tiny_spec["trainer"], "callbacks": [table, table]})
+        spec.threads = None
+
+    spec = configured_by(tiny_spec, monkeypatch, add)
+    assert [(callback.kind, callback.id) for callback in spec.trainer.callbacks] == [("checkpoint", None)] * 2
+
+
 def test_a_value_that_a_spec_cannot_hold_is_reported(
     tiny_spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
