@@ -123,6 +123,12 @@ class _AttributedWriter(LogWriter):
         super().add_scalar(key, value, logger, format_str)
         self._logged_by[self.prefix + key] = self._owner
 
+    def below(self, prefix: str) -> LogWriter:
+        """Return a view below a prefix that records as well."""
+        view = _AttributedWriter(self, self._owner, self._logged_by)
+        view.prefix = self.prefix + prefix
+        return view
+
 
 def _text(value: Any) -> str | None:
     """Return plain data as text; None for other objects, which a state would not hold as they are."""
