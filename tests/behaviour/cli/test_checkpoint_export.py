@@ -99,7 +99,7 @@ def test_a_model_that_torch_export_cannot_represent_is_reported(lab, finish, noe
         (["--averages", "ema/0.9"], 3, "help: it holds ema/0.5"),
         (["--averages", "ema"], 3, "found 'ema'"),
         (["--checkpoint", "first"], 3, "holds no checkpoint 'first'"),
-        (["--format", "onnx"], 2, "help: formats are safetensors, torch-export"),
+        (["--format", "onnx"], 2, "expected one of safetensors, torch-export"),
         (["--out", "train.npz"], 2, "train.npz exists already"),
     ],
 )
