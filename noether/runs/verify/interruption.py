@@ -132,12 +132,6 @@ class _AttributedWriter(LogWriter):
         """Return a view that records as this one does."""
         return _AttributedWriter(self._writer.below(prefix), self._callback, self._logged_by)
 
-    def below(self, prefix: str) -> LogWriter:
-        """Return a view below a prefix that records as well."""
-        view = _AttributedWriter(self, self._owner, self._logged_by)
-        view.prefix = self.prefix + prefix
-        return view
-
 
 def _text(value: Any) -> str | None:
     """Return plain data as text; None for other objects, which a state would not hold as they are."""
