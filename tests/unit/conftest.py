@@ -19,8 +19,8 @@ _PLACE = re.compile(r"\([^()\s]+\.py:\d+\)")
 def golden(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Mapping[str, Callable[[], object]]], None]:
     """Compare the errors that calls raise with `messages.txt` beside the test.
 
-    NOETHER_REWRITE_MESSAGES=1 rewrites the file instead. The folder of the test is written as `<tmp>`, a line of code as
-    `<place>`.
+    NOETHER_REWRITE_MESSAGES=1 rewrites the file instead. The folder of the test is written as `<tmp>`, and a line of
+    code as `<place>`.
     """
 
     def compare(calls: Mapping[str, Callable[[], object]]) -> None:

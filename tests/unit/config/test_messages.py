@@ -44,9 +44,3 @@ def test_messages(golden: Any, annotated: ModuleType) -> None:
             "an unknown kind": lambda: Discriminated(OptimizerBaseConfig).config_class("AdmW"),
         }
     )
-
-
-class Frame:
-    """The place of every error, so that the file of messages names no line."""
-
-    filename, lineno = "models.py", 7
