@@ -61,8 +61,8 @@ def test_it_overwrites_nothing(noether_command, workplace):
     [
         (["--data", "nowhere.npz"], "nowhere.npz does not exist"),
         (["--data", "wing.npz", "--targets", "presure"], "Did you mean 'pressure_target'?"),
-        (["--data", "broken.npz"], "'x' holds values that are not finite (1 of 6)"),
-        (["--data", "uneven.npz"], "every array needs one entry for each sample, found x: 6, y_target: 5"),
+        (["--data", "broken.npz"], "non-finite values in 'x': found 1 of 6"),
+        (["--data", "uneven.npz"], "found x: 6, y_target: 5"),
         (["--model", "mpl"], "Did you mean 'mlp'?"),
         (["--targets", "x"], "name arrays of a data file"),
     ],

@@ -1,3 +1,4 @@
+import math
 import os
 import time
 from pathlib import Path
@@ -103,8 +104,8 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_file_is_refused_at_once(spec: Path, name: str):
     spec.write_text(HOSTILE[name])
-    seconds = []
-    for _ in range(3):  # other work on the machine is not the file's doing
+    seconds = [math.inf]
+    while min(seconds) >= 0.5 and len(seconds) < 10:  # other work on the machine is not the file's doing
         start = time.process_time()
         _refusal(spec, "invalid-toml" if name in UNTERMINATED else "too-large")
         seconds.append(time.process_time() - start)
