@@ -135,7 +135,7 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         guard = finite_guard(self.device, skip=config.skip_nan_loss, max_in_a_row=config.skip_nan_loss_max_count)
         self.signals = StopSignals(save_on_sigint=config.save_on_sigint, names=config.stop_signals)
         self.one_update = Update(
-            lambda batch, model: self.train_step(batch, model),  # as it is then: an instance may have one of its own
+            self.train_step,
             self.precision,
             guard,
             accumulation_steps=self.accumulation_steps,
@@ -239,6 +239,7 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         Returns:
             The losses by name with their `total`, the additional outputs, and a stopwatch of each part.
         """
+        self.one_update.train_step = self.train_step  # an instance may have been given one of its own
         return self.one_update.accumulate(
             batch, dist_model, model, accumulation_steps_total, accumulation_step, retain_graph
         )
@@ -323,6 +324,7 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         model, dist_model = self._prepared
         self._prepared = None
         stop.begin_anew(self.state)
+        self.one_update.train_step = self.train_step  # an instance may have been given one of its own
         with loop.closing(self.callbacks):
             self.apply_resume_initializer(model)
             work(self, model, dist_model)
