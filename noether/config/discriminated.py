@@ -50,7 +50,7 @@ class Discriminated:
         """Return the class that validates a table of this `kind`.
 
         Raises:
-            PluginError: If the kind names nothing of this role, or its config does not fit this field.
+            PluginError: if the kind names nothing of this role, or its config does not fit this field.
         """
         return self._resolve(kind)[1]
 

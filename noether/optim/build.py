@@ -32,7 +32,7 @@ def matching(pattern: str, names: Collection[str], *, setting: str, of: str) -> 
         of: Kind of the names, for the message: "parameter of the model".
 
     Raises:
-        SpecError: If no name matches.
+        SpecError: if no name matches.
     """
     matched = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
     if not matched:
@@ -75,7 +75,7 @@ def parameter_groups(
         parameters that no group of the spec names, then the spec's groups in their order.
 
     Raises:
-        SpecError: If a group has no effect, or sets an option that the optimizer lacks.
+        SpecError: if a group has no effect, or sets an option that the optimizer lacks.
     """
     trainable = {name: parameter for name, parameter in named_parameters if parameter.requires_grad}
     owners = _owners(list(trainable), groups)

@@ -95,7 +95,7 @@ def parallel_of(environment: Mapping[str, str] = os.environ) -> Parallel:
     world = environment.get(WORLD_SIZE, "").strip() or "1"
     if world != "1":
         raise UsageError(
-            f"{WORLD_SIZE} asks for several ranks: found {world}, expected 1",
+            f"wrong {WORLD_SIZE}: found {world}, expected 1, the only number of ranks that this version trains on",
             hint=f"start one process without torchrun, or unset {WORLD_SIZE}",
         )
     return Single()
