@@ -12,10 +12,12 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from noether.config.base import component_of
+from noether.config.base import component_of, construct, construction_of
 from noether.config.components import OptimizerBaseConfig, ParameterGroupConfig, ScheduleBaseConfig
-from noether.config.signature import SignatureConfig
+from noether.config.signature import SignatureConfig, call_with_options
 from noether.errors import SpecError
+from noether.kernel.entries import ROLES
+from noether.kernel.importing import result_problem
 from noether.optim.model_optimizer import ModelOptimizer, Scheduled
 from noether.optim.schedules import Schedule
 
@@ -199,9 +201,16 @@ def build_optimizer(
 
 def build_schedule(config: ScheduleBaseConfig, *, total_updates: int, updates_per_epoch: int) -> Schedule:
     """Build the schedule that `config` names for a run of this length."""
-    schedule: Schedule = component_of(config).target(
-        config, total_updates=total_updates, updates_per_epoch=updates_per_epoch
-    )
+    length = {"total_updates": total_updates, "updates_per_epoch": updates_per_epoch}
+    if not isinstance(config, SignatureConfig):
+        built: Schedule = construct(config, **length)
+        return built
+    target = component_of(config).target
+    taken = inspect.signature(target).parameters
+    with construction_of(config):
+        schedule: Schedule = call_with_options(
+            target, config.arguments() | {name: value for name, value in length.items() if name in taken}
+        )
     return schedule
 
 
@@ -251,6 +260,9 @@ def _construct(
             hint='choose a first-order optimizer, for example kind = "AdamW"',
         )
     try:
-        return optimizer_class(groups, **options)
-    except (TypeError, ValueError, RuntimeError) as error:
+        made: Optimizer = call_with_options(optimizer_class, options, groups)
+    except Exception as error:  # a class or function of the user may raise any
         raise SpecError(f"wrong options of optimizer '{kind}': {error}") from error
+    if (problem := result_problem(ROLES["optimizer"], made)) is not None:
+        raise SpecError(f"the optimizer '{kind}' {problem}")
+    return made
