@@ -15,6 +15,7 @@ from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from functools import partial, partialmethod
+from numbers import Integral, Number, Real
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, NewType, NotRequired, Required, TypeVar, Union, get_args, get_origin
 from uuid import UUID
@@ -128,6 +129,8 @@ def _plain(annotation: type) -> Any:
         return _sorted(_CONTAINERS[annotation])
     if issubclass(annotation, Enum):
         return _checked(annotation, all(isinstance(member.value, _SCALARS) for member in annotation))
+    if annotation not in _SCALARS and (annotation is Number or issubclass(annotation, Real)):  # those of numpy as well
+        return int if issubclass(annotation, Integral) else float
     has_fields = dataclasses.is_dataclass(annotation) or (
         issubclass(annotation, tuple) and hasattr(annotation, "_fields")
     )

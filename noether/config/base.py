@@ -38,7 +38,9 @@ class _RegistryBase(BaseModel):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, _RegistryBase):
             return NotImplemented
-        return type(self) is type(other) and self.__dict__ == other.__dict__
+        if type(self) is not type(other) or self.__dict__ != other.__dict__:
+            return False
+        return self.model_extra == other.model_extra
 
 
 def names_component(config: _RegistryBase) -> bool:

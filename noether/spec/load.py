@@ -102,13 +102,18 @@ class _Paths:
         if isinstance(value, Path) or (self._text_too and isinstance(value, str) and "://" not in value):
             self.moved.append(path)
             return type(value)(self._start_of(path) / _without_tilde(Path(value)))
+        before = len(self.moved)
+        changed = self._below(value, path)
+        return changed if len(self.moved) > before else value
+
+    def _below(self, value: Any, path: TomlPath) -> Any:
         if isinstance(value, (list, tuple)):
             items = [self.absolute(item, (*path, index)) for index, item in enumerate(value)]
             return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
         if isinstance(value, (set, frozenset, deque)):
             return type(value)(self.absolute(item, path) for item in value)
         if isinstance(value, dict):
-            return type(value)((key, self.absolute(item, (*path, key))) for key, item in value.items())
+            return copy(value) | {key: self.absolute(item, (*path, key)) for key, item in value.items()}
         if isinstance(value, BaseModel) and not isinstance(value, _RegistryBase):
             return value.model_copy(update=self._fields(value, type(value).model_fields, path))
         if is_dataclass(value) and not isinstance(value, type):

@@ -117,6 +117,13 @@ def test_classes_and_functions_stand_for_kinds_in_a_spec_from_python(finish):
     assert 'kind = "SGD"' in text
 
 
+def test_a_partial_or_lambda_may_build_a_model(finish):
+    for build in (partial(Net, 7), lambda width=7: Net(width)):
+        CALLED.clear()
+        finish({"model": {"kind": build, "optimizer": "SGD"}, "trainer.max_epochs": None, "trainer.max_updates": 1})
+        assert CALLED == [7]
+
+
 def test_a_run_of_such_objects_is_continued_by_the_same_code(finish):
     changes = {
         "model": {"kind": Net, "optimizer": "SGD"},
