@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from time import monotonic
 from typing import Any, Protocol
 
@@ -11,6 +10,7 @@ from pydantic import Field
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.default.eta import Pace, clock
+from noether.core.callbacks.evaluation import on_terminal
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.kernel.progress import UpdateCounter
 
@@ -64,7 +64,7 @@ class ProgressCallback(PeriodicCallback):
     def before_training(self, *, update_counter: UpdateCounter) -> None:
         """Open the display."""
         self._pace = Pace(update_counter)
-        self._display = LiveBar(update_counter) if sys.stdout.isatty() else PlainLines(self, update_counter)
+        self._display = LiveBar(update_counter) if on_terminal() else PlainLines(self, update_counter)
 
     def periodic_callback(self, *, update_counter: UpdateCounter, **_: Any) -> None:
         """Update the display."""
