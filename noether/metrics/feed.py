@@ -102,8 +102,11 @@ class TrackerFeed:
         """True if everything was delivered, the end of the run included."""
         return self._thread is None or self._delivery.is_closed
 
-    def notify(self) -> None:
+    def notify(self, metrics: object = None) -> None:
         """Notify the thread that the metrics file has grown. Sets an event and returns.
+
+        Args:
+            metrics: The metrics of the new line, which the thread reads from the file.
 
         Raises:
             TrackerError: if the tracker is `required` and has refused for good.

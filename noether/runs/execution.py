@@ -45,7 +45,16 @@ from noether.spec.resolve import resolved_tables
 from noether.training.signals import StoppedBySignal
 
 _LOG = logging.getLogger("noether.run")
-_MACHINERY = ("profiling/", "data/", "model/", "optim/", "stability/")  # left out of the summary
+_MACHINERY = ("optim/", "stability/", "data/", "model/", "profiling/")
+
+
+def _place(key: str) -> int:
+    """Return the place of a metric in the summary: best values, evaluations, training losses, sizes and timings."""
+    if key.startswith(_MACHINERY):
+        return 3
+    if key.startswith("best=") or "/best" in key or "/at_best/" in key:
+        return 0
+    return 2 if key.startswith("loss/online/") else 1
 
 
 class Execution:
@@ -255,11 +264,10 @@ class Execution:
                 _LOG.warning("%s", describe(error))
         run.trainer.log_writer.close()
         self._record_end(outcome.status, reason)
-        if outcome.status != "FINISHED" and run.trainer.total_training_updates > 0:
+        if outcome.status != "FINISHED" and not run.trainer.update_counter.is_finished:
             self._say_how_to_continue(run, outcome)
-        for key, value in outcome.metrics.items():
-            if not key.startswith(_MACHINERY):
-                _LOG.info("  %s = %.6g", key, value)
+        for key in sorted(outcome.metrics, key=_place):  # stable: in the order of logging within a group
+            _LOG.info("  %s = %.6g", key, outcome.metrics[key])
         closing = partial(tracking.close, outcome.status, reason if outcome.status == "FAILED" else None)
         try:
             if not until_stopped(closing, run.trainer.signals):

@@ -46,7 +46,7 @@ _lock = threading.Lock()
 
 @contextmanager
 def _left_as_found() -> Iterator[None]:
-    """Restore the state of the process; of several runs in threads, the last one to end restores what the first found."""
+    """Restore the state of the process; of several runs in threads, the last to end restores that of the first."""
     with _lock:
         run = _UnderWay()
         _runs.append(run)
