@@ -249,7 +249,7 @@ def kind_of(target: Any) -> str:
 
 
 @cache
-def _in_folder(folder: Path) -> Registry:
+def _installed(folder: Path) -> Registry:
     return Registry.installed(project_folders=(folder,))
 
 
@@ -261,7 +261,7 @@ def active_registry() -> Registry:
 
     The latter serves Python code outside of a run; it finds the code of the working folder as well.
     """
-    return _active.get() or _in_folder(Path.cwd())
+    return _active.get() or _installed(Path.cwd())
 
 
 @contextmanager

@@ -27,8 +27,7 @@ def test_the_command_of_a_failed_constructor_lists_its_options(own, tiny_spec, n
 
 def test_the_command_for_a_trusted_package_trusts_it(tiny_spec, noether_command, tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("site")
-    text = "from torch import nn\n\nclass Net(nn.Module):\n    def __init__(self, width: int = 1):\n        raise ValueError\n"
-    (folder / "zoo_of_faults.py").write_text(text)
+    (folder / "zoo_of_faults.py").write_text("from torch import nn\n\n" + BROKEN.replace("Line", "nn.Module"))
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setattr("noether.kernel.entries._distribution_of", lambda package: "pytest")
     with pytest.raises(SpecError) as caught:
