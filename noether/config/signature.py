@@ -203,20 +203,26 @@ def _options(target: Callable[..., Any], role: str) -> Iterator[_Option]:
     texts: set[str] = set()
     given: set[str] = set()
     child: Callable[..., Any] | None = None
+    rest: list[_Option] = []
     for constructor in constructors(target):
         if child is not None:
             given |= given_to_parent(child, constructor)
             texts |= constants(child)
         for parameter in _own_parameters(constructor, target, role):
-            by_position = parameter.kind is parameter.VAR_POSITIONAL and not takes_any_keyword(constructor)
-            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) and not by_position:
+            is_unnamed = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            if _places_a_layer(parameter) or (child and (parameter.name in given or is_unnamed)):
                 continue
-            if _places_a_layer(parameter) or (child and (parameter.name in given or by_position)):
-                continue
-            has_default = parameter.default is not inspect.Parameter.empty or by_position
+            has_default = parameter.default is not inspect.Parameter.empty or is_unnamed
             may_be_given = child is not None and parameter.name in texts
-            yield _Option(parameter, constructor, child is not None, not has_default and not may_be_given)
+            option = _Option(parameter, constructor, child is not None, not has_default and not may_be_given)
+            if is_unnamed:
+                rest.append(option)
+                continue
+            rest = [] if child else rest  # `*args, **kwargs` are those of the parent
+            yield option
         child = constructor
+    if inspect.isclass(target) or not takes_any_keyword(target):
+        yield from rest
 
 
 def _places_a_layer(parameter: inspect.Parameter) -> bool:
@@ -233,6 +239,8 @@ def _annotation(option: _Option) -> Any:
     parameter = option.parameter
     if parameter.name.startswith("_"):
         raise NotRepresentable("an option does not begin with '_'")
+    if parameter.kind is parameter.VAR_KEYWORD:
+        raise NotRepresentable("a spec gives a class only the keywords that its constructors name")
     if parameter.kind is parameter.VAR_POSITIONAL:
         raise NotRepresentable("it stands for any number of arguments without names")
     if parameter.annotation is inspect.Parameter.empty:

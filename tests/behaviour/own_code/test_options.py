@@ -416,3 +416,23 @@ def test_a_parameter_of_a_callback_without_a_config_is_a_note(own, tiny_spec):
     own(OTHERS)
     loaded = noether.load_spec(tiny_spec, set={"trainer.callbacks": [{"kind": "own.Modest", "every_n_epochs": 1}]})
     assert any("'threshold' of own.Modest keeps its default" in note for note in loaded.notes)
+
+
+def test_keywords_that_nobody_names_are_a_note_for_a_class_and_options_of_a_function(own, tiny_spec):
+    own(
+        """
+        class Net(Line):
+            def __init__(self, width: int = 1, **others):
+                super().__init__(width)
+
+        def make(width: int = 1, **others):
+            return Net(width)
+        """
+    )
+    notes = noether.load_spec(tiny_spec, set={"model": {"kind": "own.Net", "optimizer": "SGD"}}).notes
+    assert any("'others' of own.Net keeps its default" in note for note in notes)
+    made = {"kind": "own.make", "optimizer": "SGD", "anything": 1}
+    notes = noether.load_spec(tiny_spec, set={"model": made}).notes
+    assert any(note.startswith("model.anything: not checked") for note in notes)
+    with pytest.raises(InvalidSpecError):
+        noether.load_spec(tiny_spec, set={"model": made | {"kind": "own.Net"}})
