@@ -11,9 +11,8 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic.errors import PydanticUndefinedAnnotation
 
-from noether.config.annotations import evaluated
 from noether.config.base import _RegistryBase
-from noether.config.constructors import constructors, label, parameters
+from noether.config.parameters import constructors, evaluated, label, parameters
 from noether.config.signature import config_from_signature
 from noether.errors import PluginError
 from noether.kernel.entries import ROLES

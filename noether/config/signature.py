@@ -10,15 +10,18 @@ from typing import Any, ClassVar, NamedTuple, Union
 
 from pydantic import ConfigDict, Field, TypeAdapter, create_model
 
-from noether.config.annotations import NotRepresentable, option_type, representable, survives
 from noether.config.base import _RegistryBase, component_of, construction_of, seed_for, seed_of_run
-from noether.config.constructors import (
+from noether.config.parameters import (
+    NotRepresentable,
     constants,
     constructors,
     given_to_parent,
     label,
+    option_type,
     parameters,
     positional,
+    representable,
+    survives,
     takes_any_keyword,
     without_partials,
 )

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from noether.config.base import _RegistryBase, component_of, names_component
 from noether.config.components import CallBackBaseConfig
 from noether.config.config_class import beside_config
-from noether.config.constructors import label
+from noether.config.parameters import label
 from noether.config.signature import SignatureConfig
 from noether.kernel.names import free_name
 from noether.kernel.registry import Registry, kind_of, use_registry

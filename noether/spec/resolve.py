@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import tomli_w
 from pydantic import BaseModel
 
-from noether.config.annotations import survives
 from noether.config.discriminated import Discriminated
+from noether.config.parameters import survives
 from noether.config.secrets import mask
 from noether.spec.describe.fields import components_in, configs_in, item_at
 from noether.spec.errors.words import toml_path

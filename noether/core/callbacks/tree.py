@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from noether.checkpoint.writer import CheckpointWriter
 from noether.config.base import component_of, construction_of, seed_for
-from noether.config.constructors import constructors, parameters
+from noether.config.parameters import constructors, parameters
 from noether.core.callbacks.base import CallbackBase, CallBackBaseConfig
 from noether.errors import SpecError
 from noether.kernel.dispatch import Dispatch, compile_dispatch

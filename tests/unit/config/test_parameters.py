@@ -16,7 +16,7 @@ from annotated_types import Gt
 from pydantic import Field, TypeAdapter
 from torch import Tensor
 
-from noether.config.annotations import NotRepresentable, option_type, representable, survives
+from noether.config.parameters import NotRepresentable, option_type, representable, survives
 
 Bounded = TypeVar("Bounded", bound=int)
 Chosen = TypeVar("Chosen", int, str)
