@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -168,9 +169,11 @@ def _onnx(program: torch.export.ExportedProgram, inputs: Mapping[str, Tensor], w
     from onnx.reference import ReferenceEvaluator
 
     try:
-        converted = torch.onnx.export(
-            program, input_names=list(inputs), output_names=list(wanted), dynamo=True, verbose=False
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter uses functions of torch that are deprecated
+            converted = torch.onnx.export(
+                program, input_names=list(inputs), output_names=list(wanted), dynamo=True, verbose=False
+            )
     except Exception as error:  # the exporter raises errors of many types
         raise TrainingError(
             f"ONNX cannot hold this model: {str(error).splitlines()[0]}", hint="--format torch-export may"
