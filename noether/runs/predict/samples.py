@@ -120,12 +120,7 @@ class PreparedSamples(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         known = {name: tensor[index] for name, tensor in self.tensors.items()}
-        return self._transformed(known | {name: value.clone() for name, value in self.placeholders.items()})
-
-    def _transformed(self, sample: Batch) -> Batch:
-        for transform in self.transforms:
-            sample = transform(sample)
-        return sample
+        return through(self.transforms, known | {name: value.clone() for name, value in self.placeholders.items()})
 
 
 class PreparedBatches(PreparedSamples):
@@ -135,7 +130,14 @@ class PreparedBatches(PreparedSamples):
         """Return the batch of the samples at `indices`."""
         known = {name: tensor[indices] for name, tensor in self.tensors.items()}
         others = {name: value.expand(len(indices), *value.shape) for name, value in self.placeholders.items()}
-        return self._transformed(known | {name: value.clone() for name, value in others.items()})
+        return through(self.transforms, known | {name: value.clone() for name, value in others.items()})
+
+
+def through(transforms: Sequence[Callable[[Batch], Batch]], sample: Batch) -> Batch:
+    """Return a sample, or a batch, after all transforms."""
+    for transform in transforms:
+        sample = transform(sample)
+    return sample
 
 
 def as_batch(given: Mapping[str, Any], properties: RawProperties) -> tuple[dict[str, Tensor], bool]:
