@@ -22,7 +22,7 @@ from noether.data.sources.columns import column_names
 from noether.data.sources.file import FileConfig, FileDataset
 from noether.errors import DataError, UsageError
 from noether.runs.load import SavedRun
-from noether.runs.predict.samples import RawProperties
+from noether.runs.predict.samples import RawProperties, RawProperty
 
 Columns = Mapping[str, str | list[str]]
 _TABLES = (".csv", ".parquet")
@@ -44,7 +44,7 @@ class FileSamples:
 def columns_of(
     path: Path, config: DatasetBaseConfig, present: Collection[str], properties: RawProperties
 ) -> dict[str, Any]:
-    """Return the arrays of each property: those that the spec names, else one of its name.
+    """Return the arrays of each property: those that the spec names, else one of its name, or of its field.
 
     In a table, a property of several numbers is in the columns `name[0]`, `name[1]`, … unless the spec names them.
 
@@ -57,13 +57,19 @@ def columns_of(
     named: Columns = (config.properties if isinstance(config, FileConfig) else None) or {}
     columns: dict[str, Any] = {}
     for name, raw in properties.items():
-        given = named.get(name, name)
-        if name in present and not set(_listed(given)).intersection(present):
-            given = name
+        field = name.removesuffix("_target")
+        names = [named.get(name, name), name, *([field] if field not in properties else [])]
+        given = next((arrays for arrays in names if _is_in(arrays, raw, present)), names[0])
         if isinstance(given, str) and len(raw.shape) == 1 and path.suffix.lower() in _TABLES:
             given = [entry for entry, _ in entries(given, raw.shape)]
         columns[name] = given
     return columns
+
+
+def _is_in(arrays: str | list[str], raw: RawProperty, present: Collection[str]) -> bool:
+    """Return True if a file has the first of these arrays, or its columns."""
+    first = _listed(arrays)[0]
+    return first in present or next(iter(entries(first, raw.shape)), (first, 0))[0] in present
 
 
 def _listed(arrays: str | list[str]) -> list[str]:

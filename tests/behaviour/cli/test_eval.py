@@ -218,7 +218,8 @@ def test_the_metrics_of_a_file_are_those_of_its_predictions_in_the_units_of_the_
     rng = np.random.default_rng(5)
     x, y = rng.normal(size=(20, 3)).astype("float32"), rng.normal(2, 9, size=(20, 2)).astype("float32")
     error = noether.load_run("normalized").predict({"x": x})["y"] - y
-    found = evaluate("normalized", "--data", labelled("new.npz", x, y))["metrics"]
+    np.savez("new.npz", x=x, y=y)  # the name of the field, as in a file of predictions
+    found = evaluate("normalized", "--data", "new.npz")["metrics"]
     assert found["rmse/test/y"] == pytest.approx(np.sqrt(np.square(error, dtype=float).mean()), rel=1e-6)
     assert found["mae/test/y"] == pytest.approx(np.abs(error).mean(dtype=float), rel=1e-6)
 
