@@ -25,6 +25,8 @@ NameArgument = Annotated[
     ),
 ]
 
+NoTransforms = Annotated[bool, typer.Option("--no-transforms", help="Leave the run's transforms out of a program.")]
+
 
 @verb(app, "list", example="noether checkpoint list airfoil-20260102-030405-ab12")
 def list_all(run: RunArgument, output: Output = RUNS, as_json: AsJson = False) -> None:
@@ -157,9 +159,7 @@ def export(
     form: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="safetensors; or a program: torch-export (.pt2), onnx.")
     ] = "safetensors",
-    no_transforms: Annotated[
-        bool, typer.Option("--no-transforms", help="Leave the transforms of the run out of a program.")
-    ] = False,
+    no_transforms: NoTransforms = False,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The file to write.", show_default="<run>.<checkpoint>.<format>"),

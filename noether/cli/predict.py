@@ -15,36 +15,37 @@ from noether.cli.output import counted, picked, print_json
 if TYPE_CHECKING:
     from noether.runs.predict.files import Predicted
 
+DataFile = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE", help="Inputs: .npz, .safetensors, .parquet or .csv; labels left out.", show_default=False
+    ),
+]
+OutFile = Annotated[
+    Path,
+    typer.Option(metavar="FILE", help="The file to write: .npz, .safetensors, .parquet or .csv.", show_default=False),
+]
+Ema = Annotated[
+    str | None,
+    typer.Option(metavar="FACTOR", help="Averaged weights of the checkpoint: 0.999.", show_default="live weights"),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Samples in one forward pass.", show_default="that of training"),
+]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")]
 EXAMPLE = "noether predict runs/airfoil-20260102-030405-ab12 --data new.csv --out predictions.csv"
 
 
 def predict(
     run: RunArgument,
-    data: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE", help="Inputs: .npz, .safetensors, .parquet or .csv; labels left out.", show_default=False
-        ),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE", help="The file to write: .npz, .safetensors, .parquet or .csv.", show_default=False
-        ),
-    ],
+    data: DataFile,
+    out: OutFile,
     checkpoint: Checkpoint = "latest",
-    ema: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FACTOR", help="Averaged weights of the checkpoint: 0.999.", show_default="the live weights"
-        ),
-    ] = None,
+    ema: Ema = None,
     like: Like = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Samples in one forward pass.", show_default="that of training"),
-    ] = None,
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    batch_size: BatchSize = None,
+    device: Device = "auto",
     output: Output = RUNS,
     trusted: Trusted = [],
     project: Project = None,
@@ -62,16 +63,16 @@ def predict(
     from noether.runs.predict.files import predict_file
 
     loaded = load_run(run, output=output, device=device, trusted=trusted, project=project)
-    found = predict_file(loaded, data, out, checkpoint=checkpoint, ema=ema, like=like, batch_size=batch_size)
+    found = predict_file(loaded.predictor(checkpoint, ema, like), data, out, batch_size=batch_size)
     if as_json:
         print_json(picked(found, "checkpoint samples shapes columns inputs ignored not_finite") | {"file": str(out)})
     else:
+        print(f"{found.checkpoint} of {shown_path(loaded.run_dir)}")
         _print(found, out)
 
 
 def _print(found: Predicted, out: Path) -> None:
     fields = ", ".join((found.columns and [name for names in found.columns.values() for name in names]) or found.shapes)
-    print(f"{found.checkpoint} of {shown_path(found.run_dir)}")
     print(f"wrote {fields} for {counted(found.samples, 'sample')} to {out}")
     if found.ignored:
         print(f"ignored: {', '.join(found.ignored)}")

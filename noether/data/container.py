@@ -210,13 +210,21 @@ class DataContainer:
             timeout=self.timeout,
         )
 
-    def raw(self, key: str | None = None) -> AnyDataset:
-        """Return a data set before its transforms.
+    def raw_properties(self) -> dict[str, dict[str, Any]]:
+        """Return shape and type of each property that is a tensor, in the first sample of `main` before its transforms.
 
-        Raises:
-            DataError: if there is no such data set.
+        Empty if that sample cannot be made a batch, such as one whose properties only transforms make tensors.
         """
-        return self._prepared.datasets[self._known(key)]
+        key = "train" if "train" in self.keys() else self.keys()[0]  # it is no mapping
+        try:
+            sample = first_sample(self._prepared.datasets[key], seed=self.seed)
+        except DataError:
+            return {}
+        tensors = {name: value for name, value in sample.items() if isinstance(value, Tensor)}
+        return {
+            name: {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+            for name, value in tensors.items()
+        }
 
     def over(self, key: str, samples: AnyDataset) -> DataContainer:
         """Return a container of one data set: other samples in place of `key`, and the transforms as they are fitted.

@@ -33,7 +33,7 @@ from noether.runs.outcome import EXIT_CODE
 from noether.runs.predict.files import read_samples
 from noether.runs.predict.inputs import Inputs
 from noether.runs.predict.samples import as_batch
-from noether.runs.prepare import preparation
+from noether.runs.prepare import Preparation, Run, preparation
 from noether.runs.saved_spec import load_saved_spec
 from noether.spec.ids import item_ids
 from noether.spec.model import RunSpec
@@ -200,6 +200,8 @@ def evaluate(
         CheckpointError: if there is no such checkpoint, or it is damaged.
         SystemExit: if a signal stops it, with 128 plus the signal's number; its metrics are incomplete then.
     """
+    if like is not None and data is None:
+        raise UsageError("--like without --data", hint="name the file with --data")
     paths = find_run(run, output)
     loaded = load_saved_spec(paths, project=project, trusted=trusted)
     with preparation(loaded) as prepared:
@@ -210,28 +212,26 @@ def evaluate(
             inputs = Inputs.of(prepared, paths, saved, like)
             spec, samples = _of_data_set(spec, inputs.key), _labelled(data, inputs, spec)
             name = f"{name}.data={data.stem}"
-        elif like is not None:
-            raise UsageError("--like without --data", hint="name the file with --data")
         target = EvaluationPaths(paths, name)
         _begin_anew(target.metrics_path)
-        evaluated = prepared.assemble(target, spec=spec, data=samples)
-        trainer = evaluated.trainer
-        with closing(trainer.log_writer):
-            # Not the initializers of the spec: the weights that the run began with may be gone.
-            try:
-                trainer.eval(evaluated.model, RunParts(evaluated, prepared.plugins, weights))
-            except StoppedBySignal as stop:  # by a second signal, at once
-                raise SystemExit(EXIT_CODE + stop.signal_number) from None
-        if trainer.stopped_by is not None:
-            _LOG.warning("the evaluation was stopped by %s; its metrics are incomplete", trainer.stop_reason)
-            raise SystemExit(EXIT_CODE + trainer.stopped_by)
-    return Evaluation(
-        run_dir=paths.run_path,
-        checkpoint=weights.checkpoint.position,
-        file=target.metrics_path,
-        metrics=trainer.log_writer.final_metrics,
-        data_key=None if samples is None else samples.keys()[0],
-    )
+        metrics = _metrics(prepared, prepared.assemble(target, spec=spec, data=samples), weights)
+    key = None if samples is None else samples.keys()[0]
+    return Evaluation(paths.run_path, weights.checkpoint.position, target.metrics_path, metrics, key)
+
+
+def _metrics(prepared: Preparation, evaluated: Run, weights: _SavedWeights) -> Mapping[str, float]:
+    """Evaluate, and return the metrics."""
+    trainer = evaluated.trainer
+    with closing(trainer.log_writer):
+        # Not the initializers of the spec: the weights that the run began with may be gone.
+        try:
+            trainer.eval(evaluated.model, RunParts(evaluated, prepared.plugins, weights))
+        except StoppedBySignal as stop:  # by a second signal, at once
+            raise SystemExit(EXIT_CODE + stop.signal_number) from None
+    if trainer.stopped_by is not None:
+        _LOG.warning("the evaluation was stopped by %s; its metrics are incomplete", trainer.stop_reason)
+        raise SystemExit(EXIT_CODE + trainer.stopped_by)
+    return trainer.log_writer.final_metrics
 
 
 def _begin_anew(metrics: Path) -> None:

@@ -20,9 +20,8 @@ from noether.metrics.tracker import BaseTracker, RunDescription, TrackerError
 from noether.runs.console import console, kept_for_console
 from noether.runs.expect import check_expectations
 from noether.runs.folder.lock import RunLock
-from noether.runs.folder.run_folder import RunFolder
+from noether.runs.folder.run_folder import SAMPLES, RunFolder
 from noether.runs.outcome import EXIT_CODE, Outcome, describe
-from noether.runs.predict.samples import SAMPLES, record_of
 from noether.runs.prepare import Preparation, Run
 from noether.runs.resume.changes import FormerRun
 from noether.runs.resume.continuation import (
@@ -172,7 +171,7 @@ class Execution:
             {
                 "spec_sha256": run.trainer.checkpoint_writer.spec_sha256,
                 PROJECT: str(self.loaded.project_folder),
-                SAMPLES: record_of(run.data),
+                SAMPLES: run.data.raw_properties(),
             }
         )
 

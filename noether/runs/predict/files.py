@@ -21,7 +21,7 @@ from noether.core.callbacks.evaluation import PassBar
 from noether.data.sources.columns import column_names
 from noether.data.sources.file import FileConfig, FileDataset
 from noether.errors import DataError, UsageError
-from noether.runs.load import SavedRun
+from noether.runs.predict.predictor import Predictor
 from noether.runs.predict.samples import RawProperties, RawProperty
 
 Columns = Mapping[str, str | list[str]]
@@ -241,7 +241,6 @@ class Predicted:
     """Predictions that were written to a file.
 
     Attributes:
-        run_dir: The run folder.
         checkpoint: Position of the checkpoint, `E1_U50_S3200`, with `.ema=0.999` for averaged weights.
         samples: Number of samples.
         shapes: Shape of each field, for one sample.
@@ -251,7 +250,6 @@ class Predicted:
         not_finite: Number of samples whose prediction is not finite, for fields that have some.
     """
 
-    run_dir: Path
     checkpoint: str
     samples: int
     shapes: Mapping[str, tuple[int, ...]]
@@ -261,35 +259,21 @@ class Predicted:
     not_finite: Mapping[str, int]
 
 
-def predict_file(
-    run: SavedRun,
-    data: Path,
-    out: Path,
-    *,
-    checkpoint: str = "latest",
-    ema: str | None = None,
-    like: str | None = None,
-    batch_size: int | None = None,
-) -> Predicted:
+def predict_file(predictor: Predictor, data: Path, out: Path, *, batch_size: int | None = None) -> Predicted:
     """Predict the fields for all samples of a file, and write them to another one, in the same order.
 
     Args:
-        run: The run.
+        predictor: The trained model.
         data: The file with the inputs, in the units of the training data.
         out: The file to write.
-        checkpoint: Name of the checkpoint.
-        ema: Take its averaged weights instead: the factor.
-        like: Key of the data set that the file is like; by default the first one beside `train`.
         batch_size: Samples in one forward pass; None for that of training.
 
     Raises:
         UsageError: if `out` exists, or has an unknown suffix.
         DataError: if the data file cannot be read, or lacks columns.
-        CheckpointError: if there is no such checkpoint, or it is damaged.
         StorageError: if the disk refuses.
     """
     require_writable(out)
-    predictor = run.predictor(checkpoint, ema, like)
     inputs = predictor.inputs
     samples = read_samples(data, inputs.config, inputs.properties, predictor.needed)
     size = len(next(iter(samples.tensors.values())))
@@ -299,7 +283,6 @@ def predict_file(
     columns = target_columns(inputs.config, predictor.targets, fields)
     write_predictions(out, fields, columns)
     return Predicted(
-        run_dir=run.run_dir,
         checkpoint=predictor.position,
         samples=size,
         shapes={field: tuple(values.shape[1:]) for field, values in fields.items()},

@@ -11,7 +11,7 @@ from torch import Tensor
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.config.components import DatasetBaseConfig
-from noether.data.container import DataContainer, build_dataset
+from noether.data.container import DataContainer, build_data
 from noether.data.dataset import Batch
 from noether.data.fetch import Fetch, fetch_of
 from noether.data.randomness import EVALUATION_EPOCH, preserved_rng, seed_sample
@@ -22,7 +22,7 @@ from noether.runs.predict.samples import (
     PreparedBatches,
     PreparedSamples,
     RawProperties,
-    properties_of,
+    read_properties,
     recorded_properties,
 )
 from noether.runs.prepare import Preparation
@@ -71,10 +71,9 @@ class Inputs:
         """
         spec = prepared.loaded.spec
         data = prepared.fitted_transforms(saved.data())
-        properties: RawProperties = recorded_properties(paths)
+        properties = recorded_properties(paths)
         if not properties:
-            key = _TRAIN if _TRAIN in spec.datasets else next(iter(spec.datasets))
-            properties = properties_of(build_dataset(spec.datasets[key], seed=spec.seed), spec.seed)
+            properties = read_properties(build_data(spec.datasets, seed=spec.seed).raw_properties())
         return cls(data, spec.datasets, properties, like)
 
     def fetch(self, tensors: Batch, size: int, placeholders: Batch | None = None) -> Fetch:

@@ -13,14 +13,10 @@ from torch import Tensor
 
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.untrusted import parse_json
-from noether.data.container import DataContainer
-from noether.data.dataset import AnyDataset, Batch, Dataset
-from noether.data.fetch import first_sample
+from noether.data.dataset import Batch, Dataset
 from noether.errors import DataError
-from noether.runs.folder.run_folder import RUN
+from noether.runs.folder.run_folder import RUN, SAMPLES
 
-SAMPLES = "samples"
-"""Key in `run.json` of the properties of the first training sample before its transforms."""
 _LARGEST = 1 << 28  # entries of a property; a record that says more is not believed
 
 
@@ -60,34 +56,17 @@ def _is_small(tensor: Tensor) -> bool:
 RawProperties = Mapping[str, RawProperty]
 
 
-def properties_of(dataset: AnyDataset, seed: int) -> dict[str, RawProperty]:
-    """Return the properties of the first sample of a data set that are tensors."""
-    sample = first_sample(dataset, seed=seed)
-    return {
-        name: RawProperty(tuple(value.shape), value.dtype)
-        for name, value in sample.items()
-        if isinstance(value, Tensor)
-    }
-
-
-def record_of(data: DataContainer) -> dict[str, Any]:
-    """Return the properties of the first training sample for `run.json`; none if they are more than tensors."""
-    try:
-        found = properties_of(data.raw("train" if "train" in data.keys() else None), data.seed)  # noqa: SIM118
-    except DataError:
-        return {}
-    return {
-        name: {"shape": list(raw.shape), "dtype": str(raw.dtype).removeprefix("torch.")} for name, raw in found.items()
-    }
-
-
 def recorded_properties(paths: PathProvider) -> dict[str, RawProperty]:
     """Return the properties that `run.json` records; none if there are none, or they cannot be read."""
     try:
-        record = parse_json((paths.run_path / RUN).read_bytes())[SAMPLES]
-        found = {name: RawProperty(tuple(raw["shape"]), getattr(torch, raw["dtype"])) for name, raw in record.items()}
+        return read_properties(parse_json((paths.run_path / RUN).read_bytes())[SAMPLES])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def read_properties(record: Any) -> dict[str, RawProperty]:
+    """Return the properties of a record that `DataContainer.raw_properties` made; none if they are not plausible."""
+    found = {name: RawProperty(tuple(raw["shape"]), getattr(torch, raw["dtype"])) for name, raw in record.items()}
     return found if all(map(_is_plausible, found.values())) else {}
 
 

@@ -12,7 +12,8 @@ from noether.checkpoint.paths import PathProvider
 from noether.data.container import DataContainer
 from noether.data.dataset import InMemoryDataset
 from noether.errors import DataError
-from noether.runs.predict.samples import SAMPLES, RawProperty, as_batch, record_of, recorded_properties
+from noether.runs.folder.run_folder import SAMPLES
+from noether.runs.predict.samples import RawProperty, as_batch, recorded_properties
 
 PROPERTIES = {"x": RawProperty((3,), torch.float32), "n": RawProperty((), torch.int64)}
 
@@ -30,7 +31,7 @@ def recorded(paths: PathProvider, record: Any) -> dict[str, RawProperty]:
 
 def test_a_run_records_the_properties_of_its_samples(paths: PathProvider) -> None:
     samples = InMemoryDataset({"x": torch.ones(4, 3), "n": torch.arange(4)})
-    assert recorded(paths, record_of(DataContainer({"test": samples}))) == PROPERTIES
+    assert recorded(paths, DataContainer({"test": samples}).raw_properties()) == PROPERTIES
 
 
 @pytest.mark.parametrize(
