@@ -294,5 +294,6 @@ def predict_file(predictor: Predictor, data: Path, out: Path, *, batch_size: int
 
 
 def _not_finite(fields: Mapping[str, Tensor]) -> dict[str, int]:
-    counts = {field: int((~torch.isfinite(values)).flatten(1).any(1).sum()) for field, values in fields.items()}
+    wrong = {field: ~torch.isfinite(values).reshape(len(values), -1) for field, values in fields.items()}
+    counts = {field: int(places.any(1).sum()) for field, places in wrong.items()}
     return {field: count for field, count in counts.items() if count}

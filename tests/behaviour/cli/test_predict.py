@@ -31,7 +31,7 @@ def table_run(finish, tiny_spec, workplace):
     load, span = rng.integers(1, 90, 60), rng.normal(5, 1, 60)
     columns = {"id": [f"p{n}" for n in range(60)], "load": load, "span": span, "stress": 1e6 + 1e4 * load * span}
     csv.write_csv(pa.table(columns), "beams.csv")
-    properties = {"x": ["load", "span"], "stress_target": ["stress"]}
+    properties = {"x": ["load", "span"], "stress_target": "stress"}
     data = {key: {"kind": "file", "path": "beams.csv", "split": key, "properties": properties} for key in PARTS}
     normalize = [{"kind": "normalize", "properties": ["x", "stress_target"]}]
     targets = {"trainer.target_properties": ["stress_target"], "trainer.field_weights": {"stress": 1.0}}
@@ -117,7 +117,7 @@ def test_the_field_is_the_key_where_a_file_has_no_columns(table_run, predict):
     np.savez("new.npz", x=np.ones((3, 2)))
     predict("beams", "--data", "new.npz", "--out", "predicted.npz")
     with np.load("predicted.npz") as file:
-        assert (file.files, file["stress"].shape) == (["stress"], (3, 1))
+        assert (file.files, file["stress"].shape) == (["stress"], (3,))
 
 
 def test_every_missing_column_is_named_and_nothing_is_written(table_run, noether_command, workplace):
