@@ -169,8 +169,8 @@ def require_no_new_buffers(model: nn.Module, known: frozenset[tuple[int, str]]) 
         TrainingError: if one has: the constructor does not make it, so a checkpoint of the run would not fit.
     """
     for path, module in model.named_modules():
-        for key in module._buffers.keys() - module._non_persistent_buffers_set:
-            if (id(module), key) not in known:
+        for key in module._buffers:
+            if key not in module._non_persistent_buffers_set and (id(module), key) not in known:
                 raise TrainingError(
                     f"the forward pass has registered a buffer: found {key!r} of {path or 'the model'} "
                     f"({type(module).__name__}), which a new model lacks, so no checkpoint of this run would fit it",
