@@ -132,18 +132,23 @@ def test_the_chosen_implementation_does_what_the_loop_does(
     options |= {"weight_decay": weight_decay} if "weight_decay" in known else {}
     loop = {key: False for key in ("fused", "foreach") if key in known}
     sparse = [f"p{index}" for index, layout in enumerate(layouts) if layout == "sparse"]
-    chosen, plain = (Odd(layouts, dtype, frozen) for _ in range(2))
+    # torch's SGD cannot add sparse gradients of half types to its momentum, nor decay them: its loop has dense ones.
+    dense = ["embedded" if kind == "SGD" and layout == "sparse" else layout for layout in layouts]
+    chosen, plain = Odd(layouts, dtype, frozen), Odd(dense, dtype, frozen)
     before = [parameter.detach().clone() for parameter in plain.parameters()]
     try:
-        trained_by_torch(plain, build(plain, kind, sparse, **options, **loop).torch_optimizer)
+        trained_by_torch(
+            plain, build(plain, kind, sparse if dense == layouts else [], **options, **loop).torch_optimizer
+        )
     except (NoetherError, RuntimeError, ZeroDivisionError):  # Adafactor divides by the size of an empty parameter
-        if not (kind == "SGD" and sparse and weight_decay):  # torch refuses to decay sparse gradients
-            with pytest.raises((NoetherError, RuntimeError, ZeroDivisionError)):
-                trained(chosen, build(chosen, kind, sparse if is_known else [], **options))
+        with pytest.raises((NoetherError, RuntimeError, ZeroDivisionError)):
+            trained(chosen, build(chosen, kind, sparse if is_known else [], **options))
         return
     trained(chosen, build(chosen, kind, sparse if is_known else [], **options))
-    torch.testing.assert_close(list(chosen.parameters()), list(plain.parameters()), equal_nan=True)
-    torch.testing.assert_close(chosen.storage, plain.storage, equal_nan=True)
+    few_bits = 4 * torch.finfo(dtype).eps  # sparse gradients of half types are added up in another order
+    close = {"rtol": few_bits, "atol": few_bits} if dtype in (torch.float16, torch.bfloat16) else {}
+    torch.testing.assert_close(list(chosen.parameters()), list(plain.parameters()), equal_nan=True, **close)
+    torch.testing.assert_close(chosen.storage, plain.storage, equal_nan=True, **close)
     for index, (parameter, value) in enumerate(zip(chosen.parameters(), before, strict=True)):
         if has_frozen_alone(index, layouts, frozen):
             assert torch.equal(parameter, value)
