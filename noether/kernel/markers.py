@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from types import MethodType
 from typing import Any, TypeVar
 
 import pluggy
@@ -59,6 +60,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 _NO_OP = "noether_inherited_no_op"
 _WHEN_DUE = "noether_when_due"
+_GUARDED = "noether_guarded"
 
 
 def inherited_no_op(function: _Function) -> _Function:
@@ -79,6 +81,20 @@ def when_due(function: _Function) -> _Function:
 def is_inherited_no_op(function: object) -> bool:
     """Return True if `function` was marked with `inherited_no_op`."""
     return getattr(function, _NO_OP, False) is True
+
+
+def guarded(guard: _Function, hook: Callable[..., Any]) -> _Function:
+    """Mark `guard` as a hook with a context around it, which calls by hand need and the loop provides itself."""
+    setattr(guard, _GUARDED, (guard, hook))  # the guard too: `functools.wraps` copies the mark to other functions
+    return guard
+
+
+def unguarded(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a bound hook without its guard."""
+    guard, hook = getattr(method, _GUARDED, (None, None))
+    if hook is None or getattr(method, "__func__", None) is not guard:
+        return method
+    return MethodType(hook, method.__self__)  # type: ignore[attr-defined]  # a bound method has it
 
 
 def is_when_due(function: object) -> bool:

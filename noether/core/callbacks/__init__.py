@@ -5,6 +5,17 @@ from noether.core.callbacks.base import CallbackBase, CallBackBaseConfig
 from noether.core.callbacks.checkpoint.best import BestCheckpointCallback, BestCheckpointCallbackConfig
 from noether.core.callbacks.checkpoint.ema import EmaCallback, EmaCallbackConfig
 from noether.core.callbacks.checkpoint.interval import CheckpointCallback, CheckpointCallbackConfig
+from noether.core.callbacks.default import (
+    DatasetStatsCallback,
+    EtaCallback,
+    LearningRateCallback,
+    OnlineLossCallback,
+    ParameterCountCallback,
+    PeakMemoryCallback,
+    ProgressCallback,
+    TrainingStabilityCallback,
+    TrainTimeCallback,
+)
 from noether.core.callbacks.early_stoppers import (
     FixedEarlyStopperCallback,
     FixedEarlyStopperCallbackConfig,
@@ -41,4 +52,13 @@ __all__ = [
     "PeriodicDataIteratorCallbackConfig",
     "TrackAdditionalOutputsCallback",
     "TrackAdditionalOutputsCallbackConfig",
+    "DatasetStatsCallback",
+    "EtaCallback",
+    "LearningRateCallback",
+    "OnlineLossCallback",
+    "ParameterCountCallback",
+    "PeakMemoryCallback",
+    "ProgressCallback",
+    "TrainTimeCallback",
+    "TrainingStabilityCallback",
 ]

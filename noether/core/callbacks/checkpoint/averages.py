@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,13 +17,16 @@ from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.state import callback_file
 from noether.errors import CheckpointError, SpecError, TrainingError
 
+WHOLE = "composite_model"
+"""First part of a path in `model_paths`, for the model itself, unless it has a part of that name."""
+
 
 class LiveWeights:
     """Parameters and persistent buffers of a model or one of its parts, under the names of its `state_dict`.
 
     Args:
         model: The model.
-        path: Prefix of the names, such as `encoder`; None for the whole model.
+        path: Prefix of the names, such as `encoder` or `composite_model.encoder`; None for the whole model.
 
     Attributes:
         parameters: Parameters by name; a tied one under its first name only.
@@ -40,7 +43,7 @@ class LiveWeights:
             for name, value in model.state_dict(keep_vars=True).items()
             if isinstance(value, nn.Parameter) or id(value) in owners
         }
-        chosen = [name for name in state if path is None or name == path or name.startswith(f"{path}.")]
+        chosen = _below(path, state) or _below(_within_the_model(path), state)
         if not chosen:
             parts = dict.fromkeys(name.split(".", 1)[0] for name in state)
             raise SpecError(
@@ -68,6 +71,15 @@ class LiveWeights:
         """Replace the buffer tensors."""
         for name, (module, key) in self._buffers.items():
             module._buffers[key] = buffers[name]
+
+
+def _below(path: str | None, names: Iterable[str]) -> list[str]:
+    return [name for name in names if path is None or name == path or name.startswith(f"{path}.")]
+
+
+def _within_the_model(path: str | None) -> str | None:
+    """Return a path without `composite_model`, which may stand for the model itself; None for the whole model."""
+    return None if path is None or path == WHOLE else path.removeprefix(f"{WHOLE}.")
 
 
 def _buffer_owners(model: nn.Module) -> dict[int, tuple[nn.Module, str]]:
