@@ -54,11 +54,7 @@ class AppliedSteps(Generic[T]):
         Each has its `applied` if only the device knows it, else None.
         """
         complete, self._complete, self.held = self._complete, [], 0
-        return [
-            (values, applied if isinstance(applied, Tensor) else None)
-            for values, applied in complete
-            if applied is not False
-        ]
+        return [(values, None if applied is True else applied) for values, applied in complete if applied is not False]
 
     def read(self) -> list[T]:
         """Return the values of applied updates, in order, with one copy to the host if only the device knows."""
