@@ -60,7 +60,8 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 _NO_OP = "noether_inherited_no_op"
 _WHEN_DUE = "noether_when_due"
-_GUARDED = "noether_guarded"
+GUARDED = "noether_guarded"
+"""Mark of a hook with a context around it, which calls by hand need and the loop provides: the guard and the hook."""
 
 
 def inherited_no_op(function: _Function) -> _Function:
@@ -83,15 +84,9 @@ def is_inherited_no_op(function: object) -> bool:
     return getattr(function, _NO_OP, False) is True
 
 
-def guarded(guard: _Function, hook: Callable[..., Any]) -> _Function:
-    """Mark `guard` as a hook with a context around it, which calls by hand need and the loop provides itself."""
-    setattr(guard, _GUARDED, (guard, hook))  # the guard too: `functools.wraps` copies the mark to other functions
-    return guard
-
-
 def unguarded(method: Callable[..., Any]) -> Callable[..., Any]:
     """Return a bound hook without its guard."""
-    guard, hook = getattr(method, _GUARDED, (None, None))
+    guard, hook = getattr(method, GUARDED, (None, None))
     if hook is None or getattr(method, "__func__", None) is not guard:
         return method
     return MethodType(hook, method.__self__)  # type: ignore[attr-defined]  # a bound method has it

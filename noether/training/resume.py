@@ -25,7 +25,7 @@ from noether.core.models.base import ModelBase
 from noether.core.models.weights import load_weights
 from noether.errors import CheckpointError, DataError, NoetherError
 from noether.kernel.names import did_you_mean
-from noether.training.capture import capture_trainer, named, restore_rng, trainer_state
+from noether.training.capture import named, restore_rng
 from noether.training.state import SIZES, RunState, TrainerParts
 
 _LOG = logging.getLogger("noether.resume")
@@ -274,8 +274,8 @@ def _restore_callback(callback: CallbackBase, state: dict[str, Any]) -> None:
         callback.load_state_dict(state)
 
 
-class KeepsState:
-    """The methods of a trainer that save and restore its progress."""
+class TakesState:
+    """The methods of a trainer that restore its progress."""
 
     state: RunState
     callbacks: list[CallbackBase]
@@ -286,10 +286,6 @@ class KeepsState:
         """Set the counts of the run, for an evaluation of a checkpoint."""
         self.state.stand_at(epoch, update, sample)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return progress, scaler, position in the metrics, and the callbacks' states by id."""
-        return trainer_state(self._parts)
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take back what `state_dict` returned; callbacks that are not built yet get their states when they are."""
         restore_trainer(self._parts, state_dict)
@@ -299,13 +295,8 @@ class KeepsState:
 
     def _restore_callbacks(self) -> None:
         """Give callbacks that were just built the states that were loaded before."""
-        if self._callback_states is not None:
-            restore_callbacks(self.callbacks, self._callback_states)
-            self._callback_states = None
-
-    def capture_state(self, model: ModelBase) -> CheckpointState:
-        """Return everything that a checkpoint holds, as it is now."""
-        return capture_trainer(self._parts, model, self.state_dict())
+        states, self._callback_states = self._callback_states, None
+        restore_callbacks(self.callbacks, states or {})
 
     def check_state(self, checkpoint: SavedCheckpoint, state: CheckpointState) -> None:
         """Check that this run can resume from a checkpoint and its `state()`, before anything is restored.

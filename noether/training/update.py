@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -367,3 +368,20 @@ def give_optimizers(model: ModelBase, counter: UpdateCounter) -> None:
         raise SpecError(
             "the model has no trainable parameters, expected at least one", hint="loosen `frozen` under [model]"
         )
+
+
+def step_of(model: torch.nn.Module) -> Callable[[Any], TrainerResult] | None:
+    """Return the `train_step(batch)` of a model; None if it has none that a batch alone is enough for."""
+    own = getattr(model, "train_step", None)
+    if not callable(own):
+        return None
+    try:
+        inspect.signature(own).bind(None)
+    except (TypeError, ValueError):
+        return None
+
+    def step(batch: Any) -> TrainerResult:
+        result = own(batch)
+        return result if isinstance(result, TrainerResult) else TrainerResult.of(result)
+
+    return step

@@ -21,7 +21,7 @@ from noether.data.container import DataContainer
 from noether.kernel.dispatch import Dispatch
 from noether.kernel.entries import Component
 from noether.kernel.hookspecs import HOOKS
-from noether.kernel.markers import guarded, inherited_no_op
+from noether.kernel.markers import GUARDED, inherited_no_op
 from noether.kernel.progress import UpdateCounter
 from noether.metrics.directions import MetricPropertyProvider
 from noether.metrics.log import LogWriter
@@ -43,7 +43,8 @@ def without_gradients(hook: Callable[P, T]) -> Callable[P, T]:
         with torch.no_grad():
             return hook(*args, **kwargs)
 
-    return guarded(call, hook)
+    setattr(call, GUARDED, (call, hook))  # the guard too: `functools.wraps` copies the mark to other functions
+    return call
 
 
 def _only_begins(hook: Callable[..., Any]) -> bool:

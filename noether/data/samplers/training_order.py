@@ -39,19 +39,19 @@ OPTIONS = ("shuffle", "drop_last", "seed")
 """The options of `TrainingOrder` that do not follow from a run: a trainer's `main_sampler_kwargs`."""
 
 
-def order_options(given: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def order_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of the order of training that a trainer was given.
 
     Raises:
         SpecError: if there is no such option.
     """
-    for name in given or ():
+    for name in given:
         if name not in OPTIONS:
             raise SpecError(
                 f"unknown option in main_sampler_kwargs: found {name!r}, expected {', '.join(OPTIONS)}."
                 f"{did_you_mean(name, OPTIONS)}"
             )
-    return None if given is None else dict(given)
+    return dict(given)
 
 
 @dataclass(frozen=True, slots=True)

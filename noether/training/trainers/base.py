@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.state import CheckpointState
 from noether.checkpoint.writer import CheckpointWriter
 from noether.config.base import construct
 from noether.core.callbacks.base import CallbackBase
@@ -33,6 +34,7 @@ from noether.metrics.log import LogWriter
 from noether.metrics.metrics_file import MetricsFile
 from noether.metrics.tracker import BaseTracker
 from noether.training import loop, resume, stop
+from noether.training.capture import capture_trainer, trainer_state
 from noether.training.default_callbacks import ChoosesCallbacks
 from noether.training.nonfinite import finite_guard
 from noether.training.parallel import Parallel, parallel_of
@@ -40,11 +42,11 @@ from noether.training.rounds import compile_run_hooks
 from noether.training.signals import StopSignals
 from noether.training.state import ReadsState, RunParts, RunState, starting_counter
 from noether.training.trainers.config import BaseTrainerConfig
-from noether.training.trainers.types import LossResult, TrainerResult, step_of
-from noether.training.update import Precision, Update, cut_update, give_optimizers
+from noether.training.trainers.types import LossResult, TrainerResult
+from noether.training.update import Precision, Update, cut_update, give_optimizers, step_of
 
 
-class BaseTrainer(ReadsState, resume.KeepsState, ChoosesCallbacks, ABC):
+class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, ABC):
     """Base class of trainers; a subclass defines the loss.
 
     ```python
@@ -96,7 +98,7 @@ class BaseTrainer(ReadsState, resume.KeepsState, ChoosesCallbacks, ABC):
         self.device = torch.device(device)
         self.tracker = tracker
         self.path_provider = path_provider
-        self.main_sampler_kwargs = order_options(main_sampler_kwargs)
+        self.main_sampler_kwargs = None if main_sampler_kwargs is None else order_options(main_sampler_kwargs)
         self.metric_property_provider = metric_property_provider or MetricPropertyProvider()
         self.forward_properties = list(config.forward_properties or [])
         self.target_properties = list(config.target_properties or [])
@@ -307,7 +309,8 @@ class BaseTrainer(ReadsState, resume.KeepsState, ChoosesCallbacks, ABC):
             self.callbacks = self.get_all_callbacks(model)
         vars(self)["participants"] = [*participants_of(self.callbacks), *self._plugins]
         vars(self)["dispatch"] = compile_run_hooks(self.callbacks, self._plugins, self.request_stop)
-        self._restore_callbacks()
+        if self._callback_states is not None:
+            self._restore_callbacks()
         self._prepared = model, dist_model
 
     def train(self, model: ModelBase) -> None:
@@ -357,3 +360,13 @@ class BaseTrainer(ReadsState, resume.KeepsState, ChoosesCallbacks, ABC):
             RoundInterrupted: if a signal has arrived; the round will be repeated.
         """
         stop.raise_if_stopped(self.state, self.signals)
+
+    # State
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return progress, scaler, position in the metrics, and the callbacks' states by id."""
+        return trainer_state(self)
+
+    def capture_state(self, model: ModelBase) -> CheckpointState:
+        """Return everything that a checkpoint holds, as it is now."""
+        return capture_trainer(self, model, self.state_dict())

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from noether.errors import TrainingError
 
@@ -87,20 +85,3 @@ def _check_total(total: Any) -> None:
             f"wrong shape of the loss: found {tuple(total.shape)}, expected one number for the batch",
             hint='reduce it, for example with .mean(), or reduction = "mean"',
         )
-
-
-def step_of(model: nn.Module) -> Callable[[Any], TrainerResult] | None:
-    """Return the `train_step(batch)` of a model; None if it has none that a batch alone is enough for."""
-    own = getattr(model, "train_step", None)
-    if not callable(own):
-        return None
-    try:
-        inspect.signature(own).bind(None)
-    except (TypeError, ValueError):
-        return None
-
-    def step(batch: Any) -> TrainerResult:
-        result = own(batch)
-        return result if isinstance(result, TrainerResult) else TrainerResult.of(result)
-
-    return step

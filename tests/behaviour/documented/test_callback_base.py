@@ -4,6 +4,7 @@ import logging
 
 import torch
 
+from noether.checkpoint.names import CheckpointNames
 from noether.core.callbacks import CallbackBase, PeriodicCallback
 from noether.core.models.build import AdaptedModule
 from noether.testing import make_counter, make_model
@@ -185,3 +186,21 @@ def test_an_evaluation_by_hand_in_a_hook_of_a_round_changes_no_statistics(worksh
 def test_a_callback_that_is_not_periodic_needs_no_interval_in_a_spec(tiny_spec, lab, finish):
     tiny_spec["trainer"]["callbacks"] = [{"kind": "lab.documented.callbacks.Farewell"}]
     assert finish().metrics["farewell"] == 12.0
+
+
+class UsesItsParts(CallbackBase):
+    """Uses the parts of its run as the documentation says."""
+
+    def after_training(self, *, update_counter):
+        self.checkpoint_writer.save("mine")
+        self.writer.add_scalar("data_sets", len(self.data_container.keys()))
+        self.writer.add_scalar("weights", sum(parameter.numel() for parameter in self.model.parameters()))
+        self.writer.add_scalar("update", self.trainer.update_counter.update)
+        self.writer.add_scalar("better_if_higher", self.metric_property_provider.higher_is_better("accuracy/test"))
+
+
+def test_a_callback_saves_checkpoints_and_reads_data_model_progress_and_metric_properties(workshop):
+    trainer = workshop.train(UsesItsParts)
+    expected = {"data_sets": 2, "weights": 26, "update": 12, "better_if_higher": 1}
+    assert workshop.metrics(trainer)[12] == expected
+    assert CheckpointNames(trainer.path_provider.checkpoint_path).find("mine").saved.manifest.update == 12
