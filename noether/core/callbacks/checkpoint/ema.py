@@ -18,12 +18,12 @@ from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.checkpoint.averages import (
     Average,
-    FlatParameters,
-    LiveWeights,
     find_averages,
+    flattened,
     load_averages,
 )
 from noether.core.callbacks.checkpoint.interval import CheckpointCallbackConfig
+from noether.core.callbacks.checkpoint.live_weights import LiveWeights
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
 from noether.core.callbacks.tree import NestedCallbacks
 from noether.core.models.base import ModelBase
@@ -131,6 +131,7 @@ class EmaCallback(PeriodicCallback):
         self._averages: dict[tuple[str | None, float], Average] = {}
         self._is_flat = callback_config.flat_parameters
         self._is_resumed = False
+        self._shares_memory = False
 
     def _children(self, factor: float, arguments: dict[str, Any]) -> NestedCallbacks:
         return NestedCallbacks(
@@ -174,7 +175,8 @@ class EmaCallback(PeriodicCallback):
         self._averages = {}
         for path in self.model_paths:
             live = LiveWeights(self.model, path)
-            flat = FlatParameters(list(live.parameters.values())) if self._is_flat else None
+            self._shares_memory = live.share_memory()
+            flat = flattened(live) if self._is_flat else None
             self._averages |= {(path, factor): Average(live, factor, flat) for factor in self.target_factors}
 
     def _of(self, factor: float) -> list[Average]:
@@ -238,7 +240,7 @@ class EmaCallback(PeriodicCallback):
                     "callback '%s' found no averages of factor %s; they start from the current weights", self.id, factor
                 )
             else:
-                load_averages(self._state(factor), *found)
+                load_averages(self._of(factor), *found)
 
     # Hooks
 
@@ -291,8 +293,8 @@ class EmaCallback(PeriodicCallback):
                     group.call(f"after_{hook}", arguments)
 
     def _may_exchange(self, arguments: Mapping[str, Any]) -> bool:
-        """Return True if storages may be exchanged: a wrapped or compiled model may hold on to its own."""
-        return arguments.get("trainer_model") is self.model
+        """Return True if storages may be exchanged: other tensors or a wrapped model may hold on to them."""
+        return arguments.get("trainer_model") is self.model and not self._shares_memory
 
     # Due rounds
 
