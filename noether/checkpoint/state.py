@@ -91,6 +91,14 @@ def encode_checkpoint(
     return files, {name: aliases for name, (_, aliases) in laid_out.items() if aliases}
 
 
+def passing_files(state: CheckpointState, request: SaveRequest, files: Collection[str]) -> frozenset[str]:
+    """Return those of a checkpoint's files that are for the newest one only; all of them if nothing else is to stay."""
+    lasting = request.lasting
+    if not (lasting.weights or lasting.optimizer or lasting.owners):
+        return frozenset(files)
+    return frozenset(_asked_for(state, request).keys() - _asked_for(state, lasting).keys())
+
+
 def _asked_for(state: CheckpointState, request: SaveRequest) -> dict[str, Mapping[str, Tensor]]:
     """Return the groups of tensors that a request may leave out."""
     tensors: dict[str, Mapping[str, Tensor]] = {}

@@ -23,7 +23,7 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
     role: ClassVar[str] = "trainer"
 
     max_epochs: int | None = Field(
-        None, ge=0, examples=[100], description="Epochs to train for; 0 evaluates once and trains nothing."
+        None, ge=0, examples=[100], description="Epochs to train for; 0 trains nothing and calls every callback once."
     )
     max_updates: int | None = Field(
         None, ge=0, examples=[20_000], description="Updates to train for, instead of max_epochs."

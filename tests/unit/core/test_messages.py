@@ -54,6 +54,7 @@ def of_callbacks(tmp_path: Path) -> dict[str, Callable[[], object]]:
     moved = FlatParameters(list(model.parameters()))
     list(model.parameters())[-1].data = torch.ones(2)
     ones = {"a": torch.ones(1)}
+    parts = CompositeModel(parts={"encoder": make_model(), "decoder": make_model()})
     halves = torch.ones(4)
     sharing = nn.ParameterDict({"a": halves[:3], "b": halves[2:]})
 
@@ -79,7 +80,7 @@ def of_callbacks(tmp_path: Path) -> dict[str, Callable[[], object]]:
             every_n_epochs=1,
             **dict.fromkeys(("save_weights", "save_optim", "save_latest_weights", "save_latest_optim"), False),
         ),
-        "unknown parts": lambda: check_parts(["head"], model, callback_id="checkpoint"),
+        "unknown parts": lambda: check_parts(["head"], parts, callback(**CHECKPOINT)),
         "repeated factors": lambda: callback("ema", every_n_epochs=1, target_factors=[0.9, 0.9]),
         "a nested checkpoint callback": lambda: callback(
             "ema", every_n_epochs=1, target_factors=[0.9], eval_callbacks=[CHECKPOINT]

@@ -24,9 +24,10 @@ from noether.core.callbacks.checkpoint.averages import (
 )
 from noether.core.callbacks.checkpoint.interval import CheckpointCallbackConfig
 from noether.core.callbacks.checkpoint.live_weights import LiveWeights
-from noether.core.callbacks.periodic import IntervalType, PeriodicCallback, without_gradients
+from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
 from noether.core.callbacks.tree import NestedCallbacks
 from noether.core.models.base import ModelBase
+from noether.errors import TrainingError
 from noether.kernel.markers import when_due
 from noether.kernel.progress import UpdateCounter
 
@@ -41,12 +42,13 @@ class EmaCallbackConfig(CallBackBaseConfig):
     model_paths: list[str | None] | None = Field(
         None,
         examples=[["encoder"]],
-        description="Parts of the model to average, as prefixes of weight names; unset: all.",
+        description="Parts of the model to average, as prefixes of weight names; `composite_model.encoder` is the same "
+        "as `encoder`. Unset: all.",
     )
     save_weights: bool = Field(True, description="True to save the averages when the interval fires.")
     save_last_weights: bool = Field(True, description="True to save the averages at the end of training.")
     save_latest_weights: bool = Field(
-        False, description="The same as save_weights: the newest checkpoint with averages is the latest one."
+        False, description="True to save the averages when the interval fires, in place of those before."
     )
     flat_parameters: bool = Field(
         False,
@@ -187,12 +189,17 @@ class EmaCallback(PeriodicCallback):
             cur_model: The model of the run; the average holds its weights already.
             model_path: One of `model_paths`.
             target_factor: One of `target_factors`.
+
+        Raises:
+            TrainingError: if it is another model.
         """
-        self.averages[model_path, target_factor].update(self.trainer.applied)
+        if next(cur_model.parameters()) is not next(self.model.parameters()):
+            raise TrainingError(f"wrong model in apply_ema: found another one than that of the run of '{self.id}'")
+        self.averages[model_path, target_factor].update(_on_device(self.trainer.verdict))
 
     def track_after_update_step(self, **_: Any) -> None:
         """Follow the update with every average."""
-        applied = self.trainer.applied
+        applied = _on_device(self.trainer.verdict)
         for average in self.averages.values():
             average.update(applied)
 
@@ -244,20 +251,17 @@ class EmaCallback(PeriodicCallback):
         self._pass_on("before_training", kwargs)
 
     @when_due
-    @without_gradients
     def after_epoch(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
         """Save if the epoch interval fires; call the children that are due, on averaged weights."""
         super().after_epoch(update_counter, **kwargs)
         self._evaluate("epoch", {"update_counter": update_counter, **kwargs})
 
     @when_due
-    @without_gradients
     def after_update(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
         """Save if the update or the sample interval fires; call the children that are due, on averaged weights."""
         super().after_update(update_counter, **kwargs)
         self._evaluate("update", {"update_counter": update_counter, **kwargs})
 
-    @without_gradients
     def at_eval(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
         """Call all children, on averaged weights."""
         super().at_eval(update_counter, **kwargs)
@@ -270,7 +274,7 @@ class EmaCallback(PeriodicCallback):
     def periodic_callback(self, *, interval_type: IntervalType, update_counter: UpdateCounter, **_: Any) -> None:
         """Request a save of the averages."""
         if interval_type != "eval" and (self.save_weights or self.save_latest_weights):
-            self.checkpoint_writer.save_files(self.id)
+            self.checkpoint_writer.save_files(self.id, stays=self.save_weights)
 
     def after_training(self, **kwargs: Any) -> None:
         """Request a last save of the averages; children see the live weights."""
@@ -304,3 +308,8 @@ class EmaCallback(PeriodicCallback):
         """Return the next update at which this callback or one of its children acts."""
         own = super().next_due_update(update_counter)
         return min([own, *(group.next_due_update(update_counter) for group in self._groups.values())])
+
+
+def _on_device(verdict: bool | Tensor | None) -> Tensor | None:
+    """Return the flag of an update if only the device knows it; an update known to be skipped is not followed."""
+    return verdict if isinstance(verdict, Tensor) else None

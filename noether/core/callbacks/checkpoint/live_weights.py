@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
@@ -9,13 +10,25 @@ from torch import Tensor, nn
 from noether.errors import SpecError
 from noether.optim.kernels import is_expanded, sharing
 
+WHOLE = "composite_model"
+"""First part of a path in `model_paths`, for the model itself, unless it has a part of that name."""
+
+
+def _below(path: str | None, names: Iterable[str]) -> list[str]:
+    return [name for name in names if path is None or name == path or name.startswith(f"{path}.")]
+
+
+def _within_the_model(path: str | None) -> str | None:
+    """Return a path without `composite_model`, which may stand for the model itself; None for the whole model."""
+    return None if path is None or path == WHOLE else path.removeprefix(f"{WHOLE}.")
+
 
 class LiveWeights:
     """Parameters and persistent buffers of a model or one of its parts, under the names of its `state_dict`.
 
     Args:
         model: The model.
-        path: Prefix of the names, such as `encoder`; None for the whole model.
+        path: Prefix of the names, such as `encoder` or `composite_model.encoder`; None for the whole model.
 
     Attributes:
         parameters: Parameters that can be averaged, by name; a tied one under its first name only.
@@ -43,7 +56,7 @@ class LiveWeights:
             if isinstance(value, nn.Parameter) or id(value) in slots
         }
         path = self._path
-        chosen = [name for name in state if path is None or name == path or name.startswith(f"{path}.")]
+        chosen = _below(path, state) or _below(_within_the_model(path), state)
         if not chosen:
             parts = dict.fromkeys(name.split(".", 1)[0] for name in state)
             raise SpecError(
