@@ -6,9 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-
-from torch import Tensor
+from typing import Any, TypeVar
 
 from noether.checkpoint.folder import checkpoint_folders, checkpoint_name
 from noether.checkpoint.manifest import WEIGHTS, NamedCheckpoint, NewerFormatError
@@ -64,7 +62,7 @@ class CheckpointNames:
             return self._load_latest(read)
         return read(self._named(name))
 
-    def load_weights(self, name: str) -> tuple[Checkpoint, dict[str, Tensor]]:
+    def load_weights(self, name: str) -> tuple[Checkpoint, dict[str, Any]]:
         """Return the checkpoint called `name`, and its weights; as `load` does.
 
         Raises:
@@ -153,8 +151,8 @@ class Checkpoint:
         """The file with the named weights."""
         return self.saved.folder / self.weights
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the weights; averages of a part of the model are completed with the live weights.
+    def tensors(self) -> dict[str, Any]:
+        """Return the weights and the other values of the state; averages of a part are completed with live weights.
 
         Raises:
             CheckpointError: if they are damaged, or the checkpoint has none.

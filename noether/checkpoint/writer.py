@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from noether.checkpoint.commit import CheckpointFolder
 from noether.checkpoint.folder import checkpoint_name
 from noether.checkpoint.manifest import WEIGHTS, Manifest, NamedCheckpoint
@@ -226,7 +228,8 @@ class CheckpointWriter:
             resumable=request.is_whole,
             written_by=_version(),
         )
-        return PreparedSave(request, files, manifest, list(state.model.values()) if request.weights else ())
+        weights = [value for value in state.model.values() if isinstance(value, Tensor)] if request.weights else ()
+        return PreparedSave(request, files, manifest, weights)
 
     def _record(self, prepared: PreparedSave, outcome: Callable[[], Path]) -> Path | None:
         try:

@@ -80,7 +80,7 @@ class ModelBase(nn.Module):
         Raises:
             SpecError: if a pattern matches no parameter.
         """
-        names = dict(self.named_parameters())
+        names = dict(self.named_parameters(remove_duplicate=False))  # a tied parameter has several
         for pattern in self.model_config.frozen if self.model_config else []:
             for name in matching(pattern, names, setting="`frozen` pattern", of="parameter of the model"):
                 names[name].requires_grad_(False)

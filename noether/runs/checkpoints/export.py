@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from noether.checkpoint.durable import replace_file
 from noether.checkpoint.names import Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.state import CALLBACKS, callback_file
+from noether.checkpoint.state import CALLBACKS, callback_file, encode_state
+from noether.checkpoint.tensor_file import IN_PAIRS
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import load_weights
 from noether.data.container import DataContainer
@@ -96,12 +97,17 @@ def with_averages(found: Checkpoint, averages: str) -> Checkpoint:
     return Checkpoint(found.saved, file)
 
 
-def plain_safetensors(tensors: dict[str, Tensor]) -> bytes:
-    """Return tensors as a safetensors file with every name; tied weights are written once for each of their names."""
+def plain_safetensors(tensors: Mapping[str, Any]) -> bytes:
+    """Return a state as a safetensors file with every name; tied weights are written once for each of their names.
+
+    The extra state of modules, and complex numbers of 64 bits, are kept in a form that only Noether reads.
+    """
     from safetensors.torch import save
 
-    separate: dict[str, Any] = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    return save(separate, metadata={"format": "pt"})
+    separate = {name: value.clone() if isinstance(value, Tensor) else value for name, value in tensors.items()}
+    if all(isinstance(value, Tensor) and value.dtype not in IN_PAIRS for value in separate.values()):
+        return save({name: value.contiguous() for name, value in separate.items()}, metadata={"format": "pt"})
+    return encode_state(separate)[0]
 
 
 def _file_name(run_id: str, found: Checkpoint, suffix: str) -> str:
@@ -134,7 +140,7 @@ class _ByPosition(nn.Module):
 
 
 def exported_program(
-    paths: PathProvider, found: Checkpoint, tensors: Mapping[str, Tensor], *, trusted: Iterable[str] = ()
+    paths: PathProvider, found: Checkpoint, tensors: Mapping[str, Any], *, trusted: Iterable[str] = ()
 ) -> bytes:
     """Return a `.pt2` file: the model in evaluation mode, its inputs the forward properties in the spec's order.
 

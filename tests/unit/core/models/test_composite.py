@@ -118,3 +118,9 @@ def test_a_parameter_that_two_parts_share_is_refused() -> None:
     with pytest.raises(SpecError) as error:
         model.initialize_optimizer(**LENGTH)
     assert all(fact in error.value.message for fact in ("'encoder.layers.0.weight'", "found 2 parts"))
+
+
+def test_a_part_cannot_have_the_name_of_an_attribute() -> None:
+    with pytest.raises(SpecError) as caught:
+        Chain(parts={"optimizer": make_model()})
+    assert "'optimizer'" in caught.value.message
