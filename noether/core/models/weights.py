@@ -68,12 +68,12 @@ class WeightsMatch:
         Raises:
             CheckpointError: if the model refuses or leaves a tensor.
         """
-        state: OrderedDict[str, Any] = OrderedDict(self.fitting)
+        loaded: OrderedDict[str, Any] = OrderedDict(self.fitting)
         if versions is not None:
-            state._metadata = versions  # type: ignore[attr-defined]  # torch's own convention
+            loaded._metadata = versions  # type: ignore[attr-defined]  # torch's own convention
         try:
             with torch.no_grad():
-                result = _load(model, state)
+                result = _load(model, loaded)
         except Exception as error:  # of a hook, of set_extra_state, or of a method that the model overrides
             raise CheckpointError(f"the model cannot load its state: {type(error).__name__}: {error}") from error
         strange = {*getattr(result, "missing_keys", ()), *getattr(result, "unexpected_keys", ())}
@@ -83,7 +83,7 @@ class WeightsMatch:
 
 def _load(model: nn.Module, state: OrderedDict[str, Any]) -> Any:
     try:
-        return model.load_state_dict(OrderedDict(state), strict=False)
+        return model.load_state_dict(state.copy(), strict=False)
     except TypeError:  # a method of the model's own may take nothing but the state
         return model.load_state_dict(state)
 
