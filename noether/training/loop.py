@@ -13,8 +13,7 @@ import torch
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import iterator_callbacks
 from noether.core.callbacks.tree import family
-from noether.core.models.base import ModelBase
-from noether.core.models.weights import check_state
+from noether.core.models.base import ModelBase, check_state
 from noether.data.randomness import preserved_rng
 from noether.data.samplers.tagged import TaggedBatch
 from noether.kernel.dispatch import Dispatch

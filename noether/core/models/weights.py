@@ -1,4 +1,4 @@
-"""The state of a model: check that it is complete, match a checkpoint's with it, load what fits."""
+"""Match the state in a checkpoint with a model: load what fits, report the rest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from noether.checkpoint.state import CodeName, encode_state
-from noether.errors import CheckpointError, SpecError
+from noether.errors import CheckpointError
 from noether.kernel.names import listed
 
 _SHOWN = 12  # most names in a message
@@ -68,12 +68,9 @@ class WeightsMatch:
         Raises:
             CheckpointError: if the model refuses or leaves a tensor.
         """
-        loaded: OrderedDict[str, Any] = OrderedDict(self.fitting)
-        if versions is not None:
-            loaded._metadata = versions  # type: ignore[attr-defined]  # torch's own convention
         try:
             with torch.no_grad():
-                result = _load(model, loaded)
+                result = _load(model, self.fitting, versions)
         except Exception as error:  # of a hook, of set_extra_state, or of a method that the model overrides
             raise CheckpointError(f"the model cannot load its state: {type(error).__name__}: {error}") from error
         strange = {*getattr(result, "missing_keys", ()), *getattr(result, "unexpected_keys", ())}
@@ -81,11 +78,17 @@ class WeightsMatch:
             raise _not_taken(left)
 
 
-def _load(model: nn.Module, state: OrderedDict[str, Any]) -> Any:
+def _load(model: nn.Module, values: Mapping[str, Any], versions: Any) -> Any:
+    def given() -> OrderedDict[str, Any]:
+        copied: OrderedDict[str, Any] = OrderedDict(values)  # a method of the model's own may change it
+        if versions is not None:
+            copied._metadata = versions  # type: ignore[attr-defined]  # torch's own convention
+        return copied
+
     try:
-        return model.load_state_dict(state.copy(), strict=False)
+        return model.load_state_dict(given(), strict=False)
     except TypeError:  # a method of the model's own may take nothing but the state
-        return model.load_state_dict(state)
+        return model.load_state_dict(given())
 
 
 def _not_taken(names: Sequence[str]) -> CheckpointError:
@@ -195,44 +198,6 @@ def _is_same(found: Any, loaded: Any) -> bool:
 
 def _bytes_of(tensor: Tensor) -> Tensor:
     return tensor.cpu().resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)
-
-
-def check_state(model: nn.Module) -> None:
-    """Check before training that the state of a model can be saved and given back, with everything that trains.
-
-    Raises:
-        SpecError: if it cannot; names the module or the parameters.
-    """
-    for name, module in model.named_modules():
-        kind = type(module)
-        saves = kind.get_extra_state is not nn.Module.get_extra_state
-        if saves and kind.set_extra_state is nn.Module.set_extra_state:
-            raise SpecError(
-                f"the extra state of module '{name}' ({kind.__name__}) cannot be given back: found get_extra_state "
-                "alone, expected set_extra_state beside it",
-                hint=f"define {kind.__name__}.set_extra_state(self, state)",
-            )
-    try:
-        state = model.state_dict(keep_vars=True)
-    except TypeError as error:
-        raise SpecError(
-            f"state_dict of the model cannot be called with keep_vars=True: {error}",
-            hint="let it take *args and **kwargs, and pass them to super().state_dict",
-        ) from error
-    _require_trained(model, state)
-
-
-def _require_trained(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Check that a state has all parameters that train; an override may return copies of them by name."""
-    saved = {_place(value) for value in state.values() if isinstance(value, Tensor)} | {*map(id, state.values())}
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    lost = [n for n, p in trained.items() if id(p) not in saved and _place(p) not in saved and n not in state]
-    if lost:
-        raise SpecError(
-            f"the state_dict of the model lacks parameters that train: found {len(trained) - len(lost)} of "
-            f"{len(trained)}, expected {listed(lost, _SHOWN)} too",
-            hint="let state_dict return them, or freeze them with `frozen` under [model]",
-        )
 
 
 def _place(tensor: Any) -> object:

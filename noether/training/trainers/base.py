@@ -214,7 +214,8 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
             inputs = {name: batch[name] for name in self.forward_properties}
         except KeyError as error:
             raise missing_property(batch, error, "forward_properties") from error
-        return by_field(model(**inputs), self.outputs)
+        output = model(**inputs)
+        return output if type(output) is dict and not self.outputs else by_field(output, self.outputs)
 
     def update(
         self,
