@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import BuiltinFunctionType, FunctionType
@@ -127,14 +128,17 @@ def _without_tensors(state: CheckpointState) -> tuple[dict[str, Any], dict[str, 
     return {**tree, "callbacks": callbacks}, tensors
 
 
-def _json(tree: Any) -> bytes:
+def _json(tree: Any, owner: str = "the trainer and its callbacks") -> bytes:
     """Return the JSON of a tree; refuses a tree that the reader would refuse."""
-    deep = TOO_DEEP if is_too_deep(tree) else None
-    data = b"" if deep else json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    if (excess := deep or json_excess(data)) is not None:
+    excess = TOO_DEEP if is_too_deep(tree) else None
+    try:
+        data = b"" if excess else json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    except ValueError as error:  # an integer of thousands of digits
+        excess = str(error)
+    if excess or (excess := json_excess(data)):
         raise TrainingError(
-            f"the state of the trainer and its callbacks is too large for a checkpoint: {excess}",
-            hint="return tensors from state_dict(), not lists of many numbers",
+            f"the state of {owner} is too large for a checkpoint: {excess}",
+            hint="return tensors from state_dict() and get_extra_state(), not lists of many numbers",
         )
     return data
 
@@ -148,11 +152,14 @@ def lay_out_state(state: Mapping[str, Any]) -> tuple[TensorFile, dict[str, str]]
     Raises:
         TrainingError: if something in the state has a type that a checkpoint cannot hold.
     """
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor) and isinstance(name, str)}
     if len(tensors) == len(state):
         return lay_out_tensors(tensors)
-    others = {name: _without_code(value) for name, value in state.items() if name not in tensors}
+    if wrong := [name for name in state if not isinstance(name, str)]:
+        raise TrainingError(f"wrong names in the state of the model: found {wrong[:_SHOWN]}, expected text")
+    others = {name: value for name, value in state.items() if name not in tensors}
     tree, tensors = split_state(others, "the model", tensors)
+    _json(tree, "the model")
     return lay_out_tensors(tensors, tree)
 
 
@@ -209,11 +216,21 @@ class CodeName:
 
 
 def _without_code(value: Any) -> Any:
-    if isinstance(value, dict):
+    """Replace code by its name; containers of other classes, which would come back as plain ones, become `_Foreign`."""
+    if type(value) in (dict, OrderedDict):
         return {key: _without_code(item) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(map(_without_code, value))
+    if type(value) in (list, tuple, torch.Size):
+        return (list if type(value) is list else tuple)(map(_without_code, value))
+    if isinstance(value, dict | list | tuple):
+        return _Foreign(type(value).__name__)
     return CodeName.of(value) or value
+
+
+@dataclass(frozen=True, slots=True)
+class _Foreign:
+    """A value that no checkpoint can hold, by the name of its class."""
+
+    name: str
 
 
 def split_state(state: Any, owner: str, beside: Mapping[str, Tensor] | None = None) -> tuple[Any, dict[str, Tensor]]:
@@ -222,14 +239,15 @@ def split_state(state: Any, owner: str, beside: Mapping[str, Tensor] | None = No
     Args:
         state: Nested dicts, lists and tuples of tensors, numbers, strings, bytes, booleans and None.
         owner: Owner of the state, for error messages.
-        beside: Tensors of other names in the same file, which are returned too.
+        beside: Tensors of other names in the same file, which are returned too; for the state of a model, in which code
+            may stand.
 
     Raises:
         TrainingError: if something in `state` has another type.
     """
     tensors: dict[str, Tensor] = dict(beside or {})
     try:
-        return _split(state, owner, "", tensors), tensors
+        return _split(_without_code(state) if beside is not None else state, owner, "", tensors), tensors
     except RecursionError:
         raise TrainingError(f"the state of {owner} is nested too deeply, or contains itself") from None
 
@@ -256,8 +274,9 @@ def _split(value: Any, owner: str, path: str, tensors: dict[str, Tensor]) -> Any
     if isinstance(value, list | tuple):
         items = [_split(item, owner, f"{path}/{index}".lstrip("/"), tensors) for index, item in enumerate(value)]
         return {"$tuple": items} if isinstance(value, tuple) else items
+    name = value.name if isinstance(value, _Foreign) else type(value).__name__
     raise TrainingError(
-        f"a checkpoint cannot hold the state of {owner}: found a {type(value).__name__} at '{path}', expected tensors, "
+        f"a checkpoint cannot hold the state of {owner}: found a {name} at '{path}', expected tensors, "
         "numbers, strings, bytes, booleans, None, and dicts, lists and tuples of these",
         hint="convert it in state_dict() or get_extra_state()",
     )

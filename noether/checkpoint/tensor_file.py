@@ -231,6 +231,8 @@ def _own_text(header: bytes) -> dict[str, Any]:
     Raises:
         ValueError: if it is malformed.
     """
+    if f'"{_OURS}"'.encode() not in header:  # most files: a header may be long
+        return {}
     metadata = parse_json(header).get(_METADATA)
     text = metadata.get(_OURS) if isinstance(metadata, dict) else None
     found = parse_json(text.encode()) if isinstance(text, str) else {}

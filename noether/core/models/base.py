@@ -182,7 +182,8 @@ def check_state(model: nn.Module) -> None:
 
 def _require_trained(model: nn.Module, state: Mapping[str, Any]) -> None:
     """Check that a state has all parameters that train; an override may return copies of them by name."""
-    places = {value.data_ptr() for value in state.values() if isinstance(value, Tensor)}
+    tensors = [value for value in state.values() if isinstance(value, Tensor) and value.layout is torch.strided]
+    places = {tensor.data_ptr() for tensor in tensors}
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     lost = [name for name, p in trained.items() if name not in state and p.data_ptr() not in places]
     if lost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict, namedtuple
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from noether.checkpoint.state import decode_state, encode_state
 from noether.core.models.build import AdaptedModule
 from noether.core.models.weights import load_weights, match_weights
-from noether.errors import CheckpointError
+from noether.errors import CheckpointError, TrainingError
 
 
 class Tied(nn.Module):
@@ -186,3 +187,18 @@ def test_nan_and_half_precision_come_back_as_they_are() -> None:
         model.register_buffer("scalar", torch.ones(()).to(dtype))
         model.register_buffer("empty", torch.ones(0, 3).to(dtype))
         load_weights(model, through_a_file(model), "file", hint="")
+
+
+CALLED = namedtuple("CALLED", "n")
+NESTED: list[Any] = []
+NESTED.append(NESTED)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [object(), {1}, CALLED(1), defaultdict(int), NESTED, 10**5000, torch.ones(1).to_sparse(), {"x": nn.ReLU()}],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_would_not_come_back_as_it_is_is_refused_when_it_is_saved(extra: Any) -> None:
+    with pytest.raises(TrainingError):
+        encode_state(WithExtra(extra=extra).state_dict())
