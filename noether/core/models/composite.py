@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self
 
 import torch
@@ -53,14 +53,21 @@ class CompositeModel(ModelBase):
         self._part_names = tuple(parts)
         for part_name, given in parts.items():
             part = construct_model(given) if isinstance(given, ModelBaseConfig) else given
-            if part_name in dir(self):
-                raise SpecError(
-                    f"wrong name of a part of composite '{name}': found '{part_name}', which is an attribute of every "
-                    "composite, expected another name",
-                    hint=f"rename it, for example to '{part_name}_model'",
-                )
+            self._check_part_name(part_name, parts)
             part.name = part_name
             self.add_module(part_name, part)
+
+    def _check_part_name(self, part: str, parts: Iterable[str]) -> None:
+        if part in dir(self):
+            found, wanted = f"found '{part}', an attribute of every composite", "another name"
+        elif other := next((other for other in parts if part.startswith(f"{other}/")), None):
+            found, wanted = f"found '{part}' beside '{other}'", "names that are not paths below each other"
+        else:
+            return
+        raise SpecError(
+            f"wrong name of a part of composite '{self.name}': {found}, expected {wanted}",
+            hint=f"rename it, for example to '{part.replace('/', '_')}_model'",
+        )
 
     @property
     def submodels(self) -> dict[str, ModelBase]:
