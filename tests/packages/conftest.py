@@ -51,14 +51,16 @@ def project(workplace: Path) -> Iterator[Path]:
 def trained(command: Callable[..., str], project: Path) -> Callable[..., SavedCheckpoint]:
     """Train a model straight and interrupted, evaluate it, and return its checkpoint.
 
-    Both runs have to end with the same bytes, and the evaluation with the loss of the run.
+    The data are arrays by property, or the table of a data set. Both runs have to end with the same bytes, and the
+    evaluation with the loss of the run.
     """
 
     def train(
-        model: dict[str, Any], arrays: dict[str, np.ndarray], trainer: dict[str, Any], *options: str
+        model: dict[str, Any], data: dict[str, Any], trainer: dict[str, Any], *options: str, workers: int = 0
     ) -> SavedCheckpoint:
-        np.savez(project / "data.npz", **arrays)
-        data = {"kind": "file", "path": "data.npz"}
+        if "kind" not in data:
+            np.savez(project / "data.npz", **data)
+            data = {"kind": "file", "path": "data.npz"}
         settings = {
             "kind": "weighted-loss",
             "max_updates": UPDATES,
@@ -67,6 +69,7 @@ def trained(command: Callable[..., str], project: Path) -> Callable[..., SavedCh
         }
         spec = {"spec": 1, "name": "packages", "device": "cpu", "threads": 1, "trackers": [{"kind": "noop"}]}
         spec |= {"datasets": {"train": data, "test": data}, "model": {"optimizer": AdamW, **model}}
+        spec["loader"] = {"num_workers": workers}
         (project / "spec.toml").write_text(tomli_w.dumps({**spec, "trainer": settings | trainer}))
         command("check", "spec.toml", "--deep", *options)
         command("run", "spec.toml", "--run-id", "straight", *options)
