@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from noether.cli import check, checkpoint, evaluate, plan, plugins, resume, run, spec, tracker, verify_resume
+from noether.cli import check, checkpoint, evaluate, plan, plugins, predict, resume, run, spec, tracker, verify_resume
 from noether.cli.options import verb
 from noether.cli.output import print_error
 from noether.config.secrets import masked_traceback
@@ -83,6 +85,7 @@ app = typer.Typer(
 verb(app, "run", example=run.EXAMPLE)(run.run)
 verb(app, "resume", example=resume.EXAMPLE)(resume.resume)
 verb(app, "eval", example=evaluate.EXAMPLE)(evaluate.evaluate)
+verb(app, "predict", example=predict.EXAMPLE)(predict.predict)
 verb(app, "check", example=check.EXAMPLE)(check.check)
 verb(app, "plan", example=plan.EXAMPLE)(plan.plan)
 verb(app, "verify-resume", example=verify_resume.EXAMPLE)(verify_resume.verify_resume)
@@ -118,8 +121,24 @@ def _options(
     """Options before the verb."""
 
 
+def _open_missing_streams() -> None:
+    """Open the null device for each standard stream that is closed, as `>&-` and daemons leave them.
+
+    A file that a run opens would get the stream's number otherwise, and everything that libraries print.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # until the process ends
+
+
 def main() -> None:
     """Run the command line, and end the process with its exit code."""
+    _open_missing_streams()
     try:
         app()
     except NoetherError as error:

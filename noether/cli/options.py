@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import signal
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,14 @@ ShowTraceback = Annotated[
     bool, typer.Option("--traceback", help="Print the whole traceback of an error in a callback or model.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Like = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY",
+        help="The data set whose columns and own transforms the file has.",
+        show_default="the first one beside train",
+    ),
+]
 RUNS = Path("runs")
 
 
@@ -144,12 +153,17 @@ def _with_spec_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _kept_from_ending(function: Callable[..., None]) -> Callable[..., None]:
-    """Return the verb as a function that code named by a spec cannot end with `sys.exit`, even as a success."""
+    """Return the verb as a function that code named by a spec cannot end with `sys.exit`, even as a success.
+
+    Ctrl-C ends it with the exit code of shells, 130.
+    """
 
     @wraps(function)
     def kept(**values: Any) -> None:
         try:
             function(**values)
+        except KeyboardInterrupt:
+            raise SystemExit(_SIGNAL_BASE + signal.SIGINT) from None
         except SystemExit as error:
             if isinstance(error.code, int) and error.code > _SIGNAL_BASE:  # a verb that a signal has stopped
                 raise

@@ -102,11 +102,15 @@ class ModelBase(nn.Module):
                 f"the model '{self.name}' has no optimizer, expected one for its trainable parameters",
                 hint='add `optimizer = { kind = "AdamW", lr = 1e-3 }` to [model]',
             )
+        embeddings = [module for module in self.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
+        sparse = {id(module.weight) for module in embeddings if module.sparse}
+        named = list(self.named_parameters())
         self.optimizer = build_optimizer(
             self.optimizer_config,
-            list(self.named_parameters()),
+            named,
             total_updates=total_updates,
             updates_per_epoch=updates_per_epoch,
+            sparse=[name for name, parameter in named if id(parameter) in sparse],
         )
 
     def optimizers(self) -> dict[str, ModelOptimizer]:

@@ -1,7 +1,8 @@
-"""Match the state in a checkpoint with a model: load what fits, report the rest."""
+"""Match the state in a checkpoint with a model: load what fits, report the rest; buffers that change shape."""
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from noether.checkpoint.state import CodeName, encode_state
-from noether.errors import CheckpointError
+from noether.errors import CheckpointError, TrainingError
 from noether.kernel.names import listed
 
 _SHOWN = 12  # most names in a message
@@ -170,7 +172,7 @@ def _with_own_code(given: Any, own: Any) -> Any:
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Any], source: object, *, hint: str) -> None:
-    """Load the whole state of a model, and check that the model has it then.
+    """Load the whole state of a model, and check that the model has it then; a resized buffer takes its saved shape.
 
     Args:
         model: The model.
@@ -181,6 +183,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Any], source: object, *
     Raises:
         CheckpointError: if model and source do not have the same tensors in the same shapes.
     """
+    reshape_buffers(model, tensors)
     match = match_weights(model, tensors)
     match.require_complete(str(source), hint=hint)
     match.load_into(model, getattr(model.state_dict(), "_metadata", None))
@@ -205,3 +208,68 @@ def _place(tensor: Any) -> object:
     if not isinstance(tensor, Tensor) or not tensor.numel() or tensor.layout is not torch.strided:
         return object()
     return (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.is_conj(), tensor.is_neg())
+
+
+_LOG = logging.getLogger("noether.models")
+
+
+def reshape_buffers(model: nn.Module, tensors: Mapping[str, Any]) -> None:
+    """Give persistent buffers the shapes and types of saved ones: modules may resize them while they train.
+
+    Args:
+        model: The model; its buffers may begin as None.
+        tensors: Saved tensors by their names in the model.
+    """
+    slots = [(module, key) for module in model.modules() for key in module._buffers]
+    absent = [(module, key) for module, key in slots if module._buffers[key] is None]
+    for module, key in absent:
+        module._buffers[key] = torch.empty(0)  # state_dict leaves None out, and so its name
+    named = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
+    reshaped: dict[str, Tensor] = {}
+    for module, key in slots:
+        buffer, is_absent = module._buffers[key], (module, key) in absent
+        assert buffer is not None, "all of them are tensors now"
+        name = named.get(id(buffer), "")
+        saved = tensors.get(name)
+        if not isinstance(saved, Tensor) or is_lazy(buffer):
+            module._buffers[key] = None if is_absent else buffer
+        elif is_absent or (buffer.shape, buffer.dtype) != (saved.shape, saved.dtype):
+            if buffer.numel():
+                _LOG.warning(
+                    "buffer %s has %s in the checkpoint and %s in a new model", name, _kind(saved), _kind(buffer)
+                )
+            device = _device_of(model) if is_absent else buffer.device
+            module._buffers[key] = reshaped.setdefault(name, torch.empty_like(saved, device=device))
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+
+
+def buffer_slots(model: nn.Module) -> frozenset[tuple[int, str]]:
+    """Return the registered buffers, those that are None as well, by the id of their module and their key."""
+    return frozenset((id(module), key) for module in model.modules() for key in module._buffers)
+
+
+def require_no_new_buffers(model: nn.Module, known: frozenset[tuple[int, str]]) -> None:
+    """Check that no forward pass has registered a persistent buffer.
+
+    Args:
+        model: The model.
+        known: Return value of `buffer_slots` before the forward pass.
+
+    Raises:
+        TrainingError: if one has: the constructor does not make it, so a checkpoint of the run would not fit.
+    """
+    for path, module in model.named_modules():
+        for key in module._buffers:
+            if key not in module._non_persistent_buffers_set and (id(module), key) not in known:
+                raise TrainingError(
+                    f"the forward pass has registered a buffer: found {key!r} of {path or 'the model'} "
+                    f"({type(module).__name__}), which a new model lacks, so no checkpoint of this run would fit it",
+                    hint=f"register it in __init__: self.register_buffer({key!r}, None)",
+                )

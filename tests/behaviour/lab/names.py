@@ -139,6 +139,19 @@ class RenamesOneWay(Renames):
     load_state_dict = nn.Module.load_state_dict
 
 
+class Copies(Base):
+    """Saves copies, as a model does that moves its state to the CPU."""
+
+    def __init__(self, copies: bool = True):
+        super().__init__()
+        self.lin = nn.Linear(3, 2)
+        self.copies = copies
+
+    def state_dict(self, **options):
+        state = super().state_dict(**options)
+        return {name: value.detach().clone() for name, value in state.items()} if self.copies else state
+
+
 class Forgets(Base):
     """Leaves a parameter that trains out of its state."""
 

@@ -12,7 +12,7 @@ from noether.errors import SpecError, TrainingError
 
 OFFLINE_LOSS = {"kind": "offline-loss", "every_n_epochs": 1, "dataset_key": "test"}
 EMA = {"kind": "ema", "every_n_epochs": 1, "target_factors": [0.5], "eval_callbacks": [OFFLINE_LOSS]}
-WHOLE = ["ModuleChild", "Meeting", "Strange", "Extra", "Complex", "Annotated", "Renames"]
+WHOLE = ["ModuleChild", "Meeting", "Strange", "Extra", "Complex", "Annotated", "Renames", "Copies"]
 
 
 def model(name, **options):
@@ -68,6 +68,12 @@ def test_averages_alone_keep_the_extra_state(finish, lab, noether_command):
     held = newest(outcome).tensors("callbacks/ema/0.5.safetensors")
     assert held["_extra_state"]["calls"] == 12
     assert noether_command("eval", "mine").code == 0
+
+
+def test_averages_follow_the_parameters_of_which_a_state_has_copies(finish, lab):
+    runs = [finish({"model": model("Copies", copies=copies), "trainer.callbacks": [EMA]}) for copies in (True, False)]
+    one, other = (newest(run).folder / "callbacks/ema/0.5.safetensors" for run in runs)
+    assert one.read_bytes() == other.read_bytes()
 
 
 def test_an_initializer_brings_the_extra_state_and_a_plain_file_leaves_it(finish, lab, noether_command):
