@@ -32,7 +32,8 @@ def with_implementation(
     """Return the options with torch's fused kernel if it computes what a loop over the parameters does.
 
     Otherwise the implementation is torch's default, or the loop if parameters share memory, which kernels over all of
-    them at once write to in any order. An implementation that the spec names stays.
+    them at once write to in any order. Options of an optimizer from elsewhere stay, and an implementation that the spec
+    names.
 
     Args:
         optimizer_class: Class of the optimizer.
@@ -53,9 +54,9 @@ def with_implementation(
             )
     chosen = any(options.get(key) is not None for key in ("fused", "foreach"))
     chosen = chosen or any(options.get(key) for key in ("differentiable", "capturable"))
-    known = inspect.signature(optimizer_class).parameters
-    if chosen:
+    if chosen or not optimizer_class.__module__.startswith("torch.optim"):
         return options
+    known = inspect.signature(optimizer_class).parameters
     if "fused" in known and _misfit(parameters, sparse, shared) is None:
         return {**options, "fused": True}
     return {**options, "foreach": False} if shared and "foreach" in known else options

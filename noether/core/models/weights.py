@@ -213,12 +213,13 @@ def _place(tensor: Any) -> object:
 _LOG = logging.getLogger("noether.models")
 
 
-def reshape_buffers(model: nn.Module, tensors: Mapping[str, Any]) -> None:
+def reshape_buffers(model: nn.Module, tensors: Mapping[str, Any], *, filled: bool = True) -> None:
     """Give persistent buffers the shapes and types of saved ones: modules may resize them while they train.
 
     Args:
         model: The model; its buffers may begin as None.
         tensors: Saved tensors by their names in the model.
+        filled: False to leave buffers that begin with values, and so with a shape that the model depends on.
     """
     slots = [(module, key) for module in model.modules() for key in module._buffers]
     absent = [(module, key) for module, key in slots if module._buffers[key] is None]
@@ -231,7 +232,7 @@ def reshape_buffers(model: nn.Module, tensors: Mapping[str, Any]) -> None:
         assert buffer is not None, "all of them are tensors now"
         name = named.get(id(buffer), "")
         saved = tensors.get(name)
-        if not isinstance(saved, Tensor) or is_lazy(buffer):
+        if not isinstance(saved, Tensor) or is_lazy(buffer) or (buffer.numel() and not filled):
             module._buffers[key] = None if is_absent else buffer
         elif is_absent or (buffer.shape, buffer.dtype) != (saved.shape, saved.dtype):
             if buffer.numel():
@@ -267,7 +268,7 @@ def require_no_new_buffers(model: nn.Module, known: frozenset[tuple[int, str]]) 
     """
     for path, module in model.named_modules():
         for key in module._buffers:
-            if key not in module._non_persistent_buffers_set and (id(module), key) not in known:
+            if (id(module), key) not in known and key not in module._non_persistent_buffers_set:
                 raise TrainingError(
                     f"the forward pass has registered a buffer: found {key!r} of {path or 'the model'} "
                     f"({type(module).__name__}), which a new model lacks, so no checkpoint of this run would fit it",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from noether.core.models.build import AdaptedModule
-from noether.core.models.weights import buffer_slots, load_weights, require_no_new_buffers
+from noether.core.models.weights import buffer_slots, load_weights, require_no_new_buffers, reshape_buffers
 from noether.errors import CheckpointError, TrainingError
 
 
@@ -60,6 +60,12 @@ def test_a_buffer_that_stayed_none_stays_none() -> None:
     load_weights(model, Remembering().state_dict(), "there", hint="none")
     assert model.first is None
     assert "passing" in model._buffers and model.passing is None
+
+
+def test_weights_from_elsewhere_do_not_reshape_buffers_that_begin_with_values() -> None:
+    model = Remembering()
+    reshape_buffers(model, used(Remembering()).state_dict(), filled=False)
+    assert (model.seen.shape, model.rows.shape) == ((2, 3), (1, 3))
 
 
 def test_parameters_of_another_shape_are_refused_still() -> None:
