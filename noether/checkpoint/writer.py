@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from noether.checkpoint.commit import CheckpointFolder
 from noether.checkpoint.folder import checkpoint_name
 from noether.checkpoint.manifest import WEIGHTS, Manifest, NamedCheckpoint
@@ -237,7 +239,7 @@ class CheckpointWriter:
             resumable=request.is_whole,
             written_by=_version(),
         )
-        weights = list(state.model.values()) if request.weights else ()
+        weights = [value for value in state.model.values() if isinstance(value, Tensor)] if request.weights else ()
         passing = passing_files(state, request, files) if request.newest_of else frozenset()
         return PreparedSave(request, files, manifest, weights, passing, self._outdated(state.update, request))
 

@@ -13,7 +13,7 @@ import torch
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import iterator_callbacks
 from noether.core.callbacks.tree import family
-from noether.core.models.base import ModelBase, evaluating
+from noether.core.models.base import ModelBase, check_state, evaluating
 from noether.data.randomness import preserved_rng
 from noether.data.samplers.tagged import TaggedBatch
 from noether.kernel.dispatch import Dispatch
@@ -36,6 +36,7 @@ def train(trainer: TrainerParts, model: ModelBase, dist_model: torch.nn.Module) 
     """
     state = trainer.state
     with _running(trainer, model):
+        check_state(model)
         trainer.checkpoint_writer.prepare()
         with preserved_rng():  # those of a resumed run stand at their places already
             if not model.training:

@@ -25,7 +25,6 @@ from noether.data.dataset import length_of
 from noether.data.loader import TrainingLoader
 from noether.data.randomness import preserved_rng
 from noether.data.samplers.training_order import order_options
-from noether.errors import TrainingError
 from noether.kernel.dispatch import Dispatch
 from noether.kernel.participant import Participant
 from noether.kernel.progress import Stopwatch
@@ -42,6 +41,7 @@ from noether.training.rounds import compile_run_hooks
 from noether.training.signals import StopSignals
 from noether.training.state import ReadsState, RunParts, RunState, starting_counter
 from noether.training.trainers.config import BaseTrainerConfig
+from noether.training.trainers.outputs import by_field, missing_property
 from noether.training.trainers.types import LossResult, TrainerResult
 from noether.training.update import Precision, Update, cut_update, give_optimizers, step_of
 
@@ -102,6 +102,7 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, ABC):
         self.metric_property_provider = metric_property_provider or MetricPropertyProvider()
         self.forward_properties = list(config.forward_properties or [])
         self.target_properties = list(config.target_properties or [])
+        self.outputs = config.outputs
         self.batch_keys = [*self.forward_properties, *self.target_properties]
         self.initializer: InitializerBase | None = construct(config.initializer) if config.initializer else None
         self.callbacks: list[CallbackBase] = []
@@ -205,25 +206,24 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, ABC):
             for name in self.target_properties:
                 targets[name] = batch[name]
         except KeyError as error:
-            raise TrainingError(
-                f"missing property in a batch: found {', '.join(batch)}, expected {error}",
-                hint="list properties of the data set in forward_properties and target_properties",
-            ) from error
-        return TrainerResult.of(self.loss_compute(model(**forward), targets))
+            raise missing_property(batch, error, "forward_properties and target_properties") from error
+        output = model(**forward)
+        if self.outputs:
+            output = by_field(output, self.outputs)
+        return TrainerResult.of(self.loss_compute(output, targets))
 
     def forward(self, batch: dict[str, Tensor], model: nn.Module) -> Any:
-        """Return the output of the model for a batch on the device, without a loss: for evaluation.
+        """Return the output of the model, by field if its parts have names, for a batch on the device: for evaluation.
 
         Raises:
             TrainingError: if the batch lacks a forward property.
         """
-        missing = [name for name in self.forward_properties if name not in batch]
-        if missing:
-            raise TrainingError(
-                f"missing properties in a batch: found {', '.join(batch)}, expected {', '.join(map(repr, missing))}",
-                hint="list properties of the data set in forward_properties",
-            )
-        return model(**{name: batch[name] for name in self.forward_properties})
+        try:
+            inputs = {name: batch[name] for name in self.forward_properties}
+        except KeyError as error:
+            raise missing_property(batch, error, "forward_properties") from error
+        output = model(**inputs)
+        return output if type(output) is dict and not self.outputs else by_field(output, self.outputs)
 
     def update(
         self,

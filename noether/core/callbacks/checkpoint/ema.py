@@ -220,8 +220,14 @@ class EmaCallback(PeriodicCallback):
     # State
 
     def state_files(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """Return the averages, one file for each factor."""
-        return {str(factor): self._state(factor) for factor in self.target_factors}
+        """Return the averages, one file for each factor; those of the whole model with all else in its state."""
+        others = self._others() if None in self.model_paths else {}
+        return {str(factor): {**others, **self._state(factor)} for factor in self.target_factors}
+
+    def _others(self) -> dict[str, Any]:
+        """Return what the model's state holds beside parameters and buffers: the extra state of modules."""
+        averaged = self._state(self.target_factors[0])
+        return {name: value for name, value in self.model.state_dict().items() if name not in averaged}
 
     def _state(self, factor: float) -> dict[str, Tensor]:
         return {name: tensor for average in self._of(factor) for name, tensor in average.state().items()}
@@ -240,7 +246,9 @@ class EmaCallback(PeriodicCallback):
                     "callback '%s' found no averages of factor %s; they start from the current weights", self.id, factor
                 )
             else:
-                load_averages(self._of(factor), *found)
+                saved, source = found  # the model has restored all else that is in its state
+                others = self._others() if None in self.model_paths else {}
+                load_averages(self._of(factor), {name: saved[name] for name in saved if name not in others}, source)
 
     # Hooks
 

@@ -49,10 +49,12 @@ class LiveWeights:
 
     def _find(self) -> dict[str, Tensor]:
         """Return the tensors by their first names; those to copy get their slots, the other names become aliases."""
-        slots = _slots(self._model)
+        slots, named = _slots(self._model), dict(self._model.named_parameters(remove_duplicate=False))
+        saved = self._model.state_dict(keep_vars=True)  # a model that overrides it may return copies
+        saved = {name: value if id(value) in slots else named.get(name, value) for name, value in saved.items()}
         state = {
             name: value  # a module's extra state is neither averaged nor exchanged
-            for name, value in self._model.state_dict(keep_vars=True).items()
+            for name, value in saved.items()
             if isinstance(value, nn.Parameter) or id(value) in slots
         }
         path = self._path
