@@ -54,6 +54,9 @@ class RunningTrainer(Protocol):
     def request_stop(self, reason: str) -> None:
         """End training at the next boundary, with a checkpoint."""
 
+    def unfreeze(self, pattern: str, *, lr: float | None = None, weight_decay: float | None = None) -> list[str]:
+        """Let frozen parameters train from the next update on."""
+
     def raise_if_stopped(self) -> None:
         """Interrupt an evaluation pass between two batches if a signal has arrived."""
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from noether.checkpoint.folder import read_checkpoint
 from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback, iterator_callbacks
+from noether.core.models.agreement import require_agreement
 from noether.core.models.base import evaluating
 from noether.data.dataset import length_of
-from noether.errors import NoetherError
+from noether.errors import NoetherError, TrainingError
 from noether.kernel.markers import hookimpl
 from noether.kernel.participant import Participant
 from noether.kernel.progress import UpdateCounter
@@ -96,6 +97,10 @@ def forward_problems(run: Run) -> list[Problem]:
         return [Problem("forward-failed", path, "; ".join(parts), getattr(error, "hint", None))]
     finally:
         seen.remove()
+    try:
+        require_agreement(run.model)  # the forward pass may have made parameters
+    except TrainingError as error:
+        return [Problem("forward-failed", ("model",), error.message, error.hint)]
     return []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from noether.core.models.base import ModelBase
 from noether.data.samplers.tagged import TRAINING, TaggedBatch
 from noether.errors import SpecError
-from noether.kernel.progress import Stopwatch, UpdateCounter
+from noether.kernel.progress import Stopwatch
 from noether.optim.model_optimizer import ModelOptimizer
 from noether.training.nonfinite import FiniteGuard, step_masked
 from noether.training.trainers.types import TrainerResult
@@ -147,8 +148,8 @@ class Update:
     - `last_loss` and `applied` are set before `after_step` is called, which is left out if the accumulation step is not
       finite.
     - `times` may lack parts: the clock is read between parts here because they are separate calls.
-    - Batches are taken one at a time. An optimizer that takes a closure (LBFGS) evaluates the loss several times, so
-      its update takes all batches first, and calls `after_step` in the first evaluation only.
+    - Batches are taken one at a time. `noether.training.closure` is the update of an optimizer that evaluates the loss
+      itself (LBFGS).
 
     This runs at every update, so it keeps to plain calls: no context is entered in float32, no string is built, and
     losses stay tensors.
@@ -167,6 +168,8 @@ class Update:
         applied: 1.0 if the last update was applied, else 0.0, on the device; None if the host knows. Before the last
             accumulation step it says if this step's loss is finite.
         times: Seconds of the parts of the last update, `data_time` among them.
+        is_scheduled: True if a learning rate or another value is set before each update.
+        is_custom: True if a trainer's own `update` takes the place of `accumulate`.
     """
 
     def __init__(
@@ -186,8 +189,10 @@ class Update:
         self.last_loss: Tensor | None = None
         self.applied: Tensor | None = None
         self.times: dict[str, float] = {}
+        self.is_scheduled = False
+        self.is_custom = accumulate is not None
+        self.to_device = to_device
         self._accumulate = accumulate or self.accumulate
-        self._to_device = to_device
         self._before_optimizer_step: BeforeOptimizer | None = None
         self._after_step: AfterStep | None = None
         self._model: ModelBase | None = None
@@ -219,7 +224,7 @@ class Update:
             before_optimizer_step: Called on the unscaled gradients, before they are clipped.
             after_step: Called after each finite accumulation step, so that no batch is kept longer than that.
         """
-        self._adopt(model)
+        self.adopt(model)
         model.optimizer_zero_grad()  # an update that an error has ended may have left some of its gradients
         self.guard.forget()
         self.precision.forget()
@@ -243,8 +248,8 @@ class Update:
             tag, _, batch = next(batches)
             while tag != TRAINING:
                 tag, _, batch = next(batches)
-            if self._to_device is not None:
-                batch = self._to_device(batch)
+            if self.to_device is not None:
+                batch = self.to_device(batch)
             losses, outputs, watches = self._accumulate(batch, dist_model, model, total, index)
             self.last_loss, self.applied = losses["total"], guard.applied
             if after_step is not None and not guard.was_skipped:
@@ -309,18 +314,26 @@ class Update:
         """Set the loss of an update that an earlier session has done, for the round that repeats its hooks."""
         self.last_loss = last_loss
 
-    def _adopt(self, model: ModelBase) -> None:
+    @property
+    def is_unfinished(self) -> bool:
+        """True between two accumulation steps of an update."""
+        return self.guard.keeps_losses
+
+    def adopt(self, model: ModelBase) -> None:
         """Remember the optimizers and parameters of a model, so that no update has to collect them."""
         self._model = model
         self._optimizers = list(model.optimizers().values())
         self._parameters = [parameter for optimizer in self._optimizers for parameter in optimizer.parameters]
         self._torch_optimizers = [optimizer.torch_optimizer for optimizer in self._optimizers]
+        self.is_scheduled = any(optimizer.scheduled for optimizer in self._optimizers)
+        for optimizer in self._optimizers:
+            optimizer.on_change = partial(self.adopt, model)
         self.guard.adopt(self._torch_optimizers)
 
     def _apply(self, model: ModelBase, loss: Tensor) -> None:
         """Clip and apply the gradients if they are finite, and release them in any case."""
         if model is not self._model:
-            self._adopt(model)
+            self.adopt(model)
         scaler = self.precision.scaler
         if scaler is not None:
             for optimizer in self._optimizers:
@@ -338,20 +351,3 @@ class Update:
         if scaler is not None and gradients:
             scaler.update()
         model.optimizer_zero_grad()
-
-
-def give_optimizers(model: ModelBase, counter: UpdateCounter) -> None:
-    """Build the model's optimizers for a run of this length, unless it has some that were made by hand.
-
-    Raises:
-        SpecError: if nothing in the model is trainable.
-    """
-    span = (counter.end_update, counter.updates_per_epoch)
-    known = model.optimizers().values()
-    if not counter.end_update or (known and all(optimizer.built_for in (None, span) for optimizer in known)):
-        return
-    model.initialize_optimizer(total_updates=span[0], updates_per_epoch=span[1])
-    if not model.optimizers():
-        raise SpecError(
-            "the model has no trainable parameters, expected at least one", hint="loosen `frozen` under [model]"
-        )

@@ -83,7 +83,7 @@ class ModelBase(nn.Module):
         names = dict(self.named_parameters())
         for pattern in self.model_config.frozen if self.model_config else []:
             for name in matching(pattern, names, setting="`frozen` pattern", of="parameter of the model"):
-                names[name].requires_grad_(False)
+                names[name].requires_grad = False  # a lazy parameter has no requires_grad_
         return self
 
     def initialize_optimizer(self, *, total_updates: int, updates_per_epoch: int) -> None:
@@ -94,17 +94,30 @@ class ModelBase(nn.Module):
         """
         if self.is_frozen:
             return
+        self.optimizer = build_optimizer(
+            self.required_optimizer_config(),
+            list(self.named_parameters()),
+            total_updates=total_updates,
+            updates_per_epoch=updates_per_epoch,
+            find=self.named_parameters,
+        )
+
+    def required_optimizer_config(self) -> OptimizerBaseConfig:
+        """Return the config of the optimizer.
+
+        Raises:
+            SpecError: if there is none.
+        """
         if self.optimizer_config is None:
             raise SpecError(
                 f"the model '{self.name}' has no optimizer, expected one for its trainable parameters",
                 hint='add `optimizer = { kind = "AdamW", lr = 1e-3 }` to [model]',
             )
-        self.optimizer = build_optimizer(
-            self.optimizer_config,
-            list(self.named_parameters()),
-            total_updates=total_updates,
-            updates_per_epoch=updates_per_epoch,
-        )
+        return self.optimizer_config
+
+    def optimizer_owners(self) -> dict[str, ModelBase]:
+        """Return the models that own an optimizer, or may get one, under the names of `optimizers`."""
+        return {self.name: self}
 
     def optimizers(self) -> dict[str, ModelOptimizer]:
         """Return the optimizers of this model by submodel name."""

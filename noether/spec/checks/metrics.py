@@ -14,6 +14,7 @@ from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts, intervals_of, key_matches, metric_direction
 from noether.kernel.intervals import EVERY, Intervals
 from noether.kernel.names import did_you_mean, listed
+from noether.spec.describe.fields import configs_in
 from noether.spec.errors.problem import Finding, Problem
 from noether.spec.errors.words import quoted
 from noether.spec.locate import TomlPath
@@ -209,6 +210,49 @@ def _read(actor: Actor, prefix: str, wanted: str, flow: MetricFlow) -> Finding |
     text = f"reads the metric {quoted(key)}, {message}"
     problem = Problem("late-metric", path, text, hint, at=both, labels=_LABELS)
     return Finding(problem, not flow.silent)
+
+
+def schedule_findings(spec: RunSpec, flow: MetricFlow) -> Iterator[Finding]:
+    """Yield the problems of metrics that schedules of optimizers follow."""
+    for path, config in configs_in(spec.model, ("model",)):
+        if config.role != "schedule":
+            continue
+        consumed = getattr(component_of(config).target, "consumed_metrics", None)
+        for key in consumed(config) if consumed is not None else ():
+            place = (*path, "metric_key") if getattr(config, "metric_key", None) == key else path
+            producers = flow.producers(key)
+            if not producers:
+                yield _nobody(place, f"follows the metric {quoted(key)}", key, flow)
+            else:
+                yield from _too_rare(spec, config, place, key, producers)
+            if getattr(config, "higher_is_better", False) is None and (why := _no_direction(key)) is not None:
+                hint = "set higher_is_better = true or higher_is_better = false"
+                yield Finding(Problem("unknown-direction", place, f"the metric {quoted(key)} {why}", hint))
+
+
+def _too_rare(spec: RunSpec, config: Any, path: TomlPath, key: str, producers: Sequence[Actor]) -> Iterator[Finding]:
+    """Yield that a metric is logged before training only, or less often than the patience of a schedule needs."""
+    names = _listed([f"'{one.name}'" for one in producers])
+    if all(one.one_shot for one in producers):
+        message = f"follows the metric {quoted(key)}, which {names} logs once, before training"
+        yield Finding(Problem("late-metric", path, message, "follow a metric that is logged in every round"))
+        return
+    values = [_firings(one.intervals, spec.trainer) for one in producers if not one.one_shot]
+    needed = getattr(config, "patience", -2) + 2  # one to compare with, and one more than are tolerated
+    if None not in values and (most := sum(value or 0 for value in values)) < needed:
+        message = f"follows the metric {quoted(key)}, which {names} logs {most} times in this run: too rarely, with "
+        message += f"patience = {needed - 2} nothing changes before value {needed}"
+        problem = Problem("late-metric", path, message, "lower patience, or log the metric more often")
+        yield Finding(problem, certain=False)
+
+
+def _firings(intervals: Intervals, trainer: Any) -> int | None:
+    """Return how often an interval fires in the run; None if that depends on the size of the data."""
+    for unit in EVERY:
+        limit, n = getattr(trainer, unit.replace("every_n", "max")), getattr(intervals, unit)
+        if n is not None and limit is not None:
+            return int(limit // n)
+    return None
 
 
 def _prefixed(path: TomlPath, wanted: str, owner: Actor) -> Problem:

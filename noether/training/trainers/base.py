@@ -20,6 +20,7 @@ from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.callbacks.tree import compile_hooks, participants_of
 from noether.core.initializers.base import CalledOnce, InitializerBase
+from noether.core.models.agreement import require_agreement, require_sizes
 from noether.core.models.base import ModelBase
 from noether.data.container import DataContainer
 from noether.data.dataset import length_of
@@ -37,16 +38,17 @@ from noether.training import loop, resume, stop
 from noether.training.capture import capture_trainer, trainer_state
 from noether.training.default_callbacks import ChoosesCallbacks
 from noether.training.nonfinite import finite_guard
+from noether.training.optimizers import TrainsParameters
 from noether.training.parallel import Parallel, parallel_of
 from noether.training.rounds import compile_run_hooks
 from noether.training.signals import StopSignals
 from noether.training.state import ReadsState, RunParts, RunState, starting_counter
 from noether.training.trainers.config import BaseTrainerConfig
 from noether.training.trainers.types import LossResult, TrainerResult
-from noether.training.update import Precision, Update, cut_update, give_optimizers
+from noether.training.update import Precision, Update, cut_update
 
 
-class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
+class BaseTrainer(ReadsState, ChoosesCallbacks, TrainsParameters, ABC):
     """Base class of trainers; a subclass defines the loss.
 
     ```python
@@ -291,15 +293,17 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         self.run, self._plugins = parts.run, parts.plugins
         if parts.initializer is not None and parts.initializer.continues_a_run:
             self.initializer = parts.initializer
+        require_sizes(model)
         dist_model = self.wrap_model(model.to(self.device))
         # First of all: callbacks may copy the weights.
         self._initializers.check_and_load(self, model, parts.initializer, self.initializer)
         if give_optimizer:
-            give_optimizers(model, self.state.counter)
+            self.give_optimizers(model)
         with preserved_rng():
             self.callbacks = self.get_all_callbacks(model)
         self.participants = [*participants_of(self.callbacks), *self._plugins]
         self.dispatch = compile_run_hooks(self.callbacks, self._plugins, self.request_stop)
+        require_agreement(model)
         self._prepared = model, dist_model
 
     def train(self, model: ModelBase) -> None:

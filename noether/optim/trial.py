@@ -1,0 +1,75 @@
+"""Trial of an optimizer on copies of a few parameters: finds if it takes a closure, and the shape of its state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from noether.optim.model_optimizer import ModelOptimizer, Traits, requires_closure
+
+Groups = list[dict[str, Any]]
+
+
+def traits_of(
+    optimizer: Optimizer,
+    build: Callable[[Groups], Optimizer],
+    *,
+    fits_fused: Callable[[Sequence[nn.Parameter]], bool],
+) -> Traits:
+    """Return the needs of an optimizer; one that is not of torch makes an optimizer step on copies.
+
+    Some optimizers (SAM for example) have a closure with a default of None, and cannot do without it: they are found
+    by an optimizer step that fails without a closure and succeeds with one.
+
+    Args:
+        optimizer: The optimizer.
+        build: Build another one over other groups.
+        fits_fused: Return True if the optimizer's fused kernel is right for some parameters.
+    """
+    takes_closure = requires_closure(optimizer)
+    if type(optimizer).__module__.partition(".")[0] == "torch":
+        return Traits(takes_closure, fits_fused=fits_fused)
+    trial = None
+    for with_closure in (True,) if takes_closure else (False, True):
+        if (trial := _trial(optimizer, build, with_closure=with_closure)) is not None:
+            takes_closure = with_closure
+            break
+    return Traits(takes_closure, trial, fits_fused)
+
+
+def _trial(
+    optimizer: Optimizer, build: Callable[[Groups], Optimizer], *, with_closure: bool
+) -> Mapping[str, Any] | None:
+    """Return the plain state after one optimizer step with gradients of ones; None if it fails.
+
+    Each group is represented by one parameter of each number of dimensions, and the random generator is put back.
+    """
+    groups = [_sampled(group) for group in optimizer.param_groups]
+    parameters = [parameter for group in groups for parameter in group["params"]]
+
+    def closure() -> Any:
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        return torch.ones((), device=parameters[0].device)
+
+    with torch.random.fork_rng(devices=[]):
+        try:
+            copy = ModelOptimizer(build(groups), names=[str(place) for place in range(len(parameters))])
+            copy.begin_training()
+            with torch.no_grad():
+                closure()
+            copy.torch_optimizer.step(closure) if with_closure else copy.torch_optimizer.step()
+        except Exception:  # it may refuse such gradients; the first update tells more
+            return None
+    return copy.state_values()
+
+
+def _sampled(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a group with copies of its first parameter of each number of dimensions."""
+    by_ndim = {parameter.ndim: parameter for parameter in reversed(group["params"])}
+    copies = [nn.Parameter(parameter.detach().clone()) for parameter in by_ndim.values()]
+    return {**group, "params": copies}
