@@ -16,7 +16,8 @@ from noether.config.base import component_of
 from noether.config.components import OptimizerBaseConfig, ParameterGroupConfig, ScheduleBaseConfig
 from noether.config.signature import SignatureConfig
 from noether.errors import SpecError
-from noether.optim.model_optimizer import ModelOptimizer, Scheduled, Traits
+from noether.optim.model_optimizer import ModelOptimizer, Scheduled
+from noether.optim.optimizer_state import Traits
 from noether.optim.schedules import Schedule
 from noether.optim.trial import traits_of
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,12 +14,15 @@ from noether.errors import CheckpointError, TrainingError
 from noether.optim.optimizer_state import (
     OptimizerState,
     Options,
+    Traits,
     changed_options,
     is_flat,
     options_of,
     plain_part,
     require_same_class,
     require_same_names,
+    requires_closure,
+    restore_attributes,
     restore_entries,
     restore_options,
 )
@@ -52,27 +53,6 @@ class Scheduled:
         self._factor = factor = self.schedule.factor(update)
         for group, base in self._targets:
             group[self.key] = base * factor
-
-
-@dataclass(frozen=True, slots=True)
-class Traits:
-    """Needs of an optimizer, beside gradients.
-
-    Attributes:
-        takes_closure: True if its optimizer step evaluates the loss itself.
-        trial: State after one optimizer step on copies of a few parameters; None for an optimizer of torch.
-        fits_fused: Return True if the optimizer's fused kernel is right for these parameters.
-    """
-
-    takes_closure: bool = False
-    trial: Mapping[str, Any] | None = None
-    fits_fused: Callable[[Sequence[nn.Parameter]], bool] = lambda _: True
-
-
-def requires_closure(optimizer: Optimizer) -> bool:
-    """Return True if the optimizer step has a required argument: a function that evaluates the loss."""
-    parameters = inspect.signature(optimizer.step).parameters.values()
-    return any(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
 
 
 class ModelOptimizer:
@@ -304,6 +284,7 @@ class ModelOptimizer:
             "own": state.own,
             "added": self._given[self._first_added :],
             "frozen": [n for n, parameter in zip(names, self.parameters, strict=True) if not parameter.requires_grad],
+            "attributes": {name: getattr(self.torch_optimizer, name) for name in self.traits.attributes},
             "schedules": {s.key: s.schedule.state_dict() for s in self._metric_schedules()},
         }
         return {
@@ -339,6 +320,9 @@ class ModelOptimizer:
                 parameter.requires_grad_(name not in frozen)
                 if name in weights:
                     parameter.copy_(weights[name])
+        saved_attributes = values.get("attributes", {})
+        attributes = {name: saved_attributes[name] for name in self.traits.attributes if name in saved_attributes}
+        restore_attributes(self.torch_optimizer, attributes)
         for scheduled in self._metric_schedules():
             if scheduled.key in values.get("schedules", {}):
                 scheduled.schedule.load_state_dict(values["schedules"][scheduled.key])

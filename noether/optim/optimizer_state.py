@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from noether.errors import CheckpointError, SpecError
@@ -20,6 +21,29 @@ _ELEMENTWISE = frozenset(
     {"Adam", "AdamW", "NAdam", "RAdam", "Adamax", "SGD", "RMSprop", "Adagrad", "Adadelta", "Rprop"}
 )
 _SHOWN = 8  # names in a message
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """Needs of an optimizer, beside gradients.
+
+    Attributes:
+        takes_closure: True if its optimizer step evaluates the loss itself.
+        trial: State after one optimizer step on copies of a few parameters; None for an optimizer of torch.
+        attributes: Attributes that an optimizer step changes and no `state_dict` returns; a checkpoint holds them.
+        fits_fused: Return True if the optimizer's fused kernel is right for these parameters.
+    """
+
+    takes_closure: bool = False
+    trial: Mapping[str, Any] | None = None
+    attributes: tuple[str, ...] = ()
+    fits_fused: Callable[[Sequence[nn.Parameter]], bool] = lambda _: True
+
+
+def requires_closure(optimizer: Optimizer) -> bool:
+    """Return True if the optimizer step has a required argument: a function that evaluates the loss."""
+    parameters = inspect.signature(optimizer.step).parameters.values()
+    return any(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +175,16 @@ def _undo_casts(optimizer: Optimizer, saved: Mapping[int, Any]) -> None:
             loaded = state.get(entry)
             if entry != "step" and isinstance(value, Tensor) and isinstance(loaded, Tensor):
                 state[entry] = loaded if loaded.dtype is value.dtype else value.to(loaded.device)
+
+
+def restore_attributes(optimizer: Optimizer, attributes: Mapping[str, Any]) -> None:
+    """Set attributes of an optimizer; a tensor is filled in place, because it may share its memory with another."""
+    for name, value in attributes.items():
+        current = getattr(optimizer, name, None)
+        if isinstance(current, Tensor) and isinstance(value, Tensor) and current.shape == value.shape:
+            current.copy_(value)
+        else:
+            setattr(optimizer, name, value)
 
 
 def restore_options(optimizer: Optimizer, names: Sequence[str], saved: Sequence[Mapping[str, Any]]) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import NoneType
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from noether.optim.model_optimizer import ModelOptimizer, Traits, requires_closure
+from noether.optim.model_optimizer import ModelOptimizer
+from noether.optim.optimizer_state import Traits, changed_options, copied, requires_closure
 
 Groups = list[dict[str, Any]]
+_PLAIN = (bool, int, float, str, NoneType)
 
 
 def traits_of(
@@ -33,18 +36,17 @@ def traits_of(
     takes_closure = requires_closure(optimizer)
     if type(optimizer).__module__.partition(".")[0] == "torch":
         return Traits(takes_closure, fits_fused=fits_fused)
-    trial = None
     for with_closure in (True,) if takes_closure else (False, True):
-        if (trial := _trial(optimizer, build, with_closure=with_closure)) is not None:
-            takes_closure = with_closure
-            break
-    return Traits(takes_closure, trial, fits_fused)
+        if (tried := _trial(optimizer, build, with_closure=with_closure)) is not None:
+            state, attributes = tried
+            return Traits(with_closure, state, attributes, fits_fused)
+    return Traits(takes_closure, fits_fused=fits_fused)
 
 
 def _trial(
     optimizer: Optimizer, build: Callable[[Groups], Optimizer], *, with_closure: bool
-) -> Mapping[str, Any] | None:
-    """Return the plain state after one optimizer step with gradients of ones; None if it fails.
+) -> tuple[Mapping[str, Any], tuple[str, ...]] | None:
+    """Return the plain state after one optimizer step with gradients of ones, and changed attributes; None if it fails.
 
     Each group is represented by one parameter of each number of dimensions, and the random generator is put back.
     """
@@ -60,12 +62,32 @@ def _trial(
         try:
             copy = ModelOptimizer(build(groups), names=[str(place) for place in range(len(parameters))])
             copy.begin_training()
+            before = _attributes(copy.torch_optimizer)
             with torch.no_grad():
                 closure()
             copy.torch_optimizer.step(closure) if with_closure else copy.torch_optimizer.step()
         except Exception:  # it may refuse such gradients; the first update tells more
             return None
-    return copy.state_values()
+    after = _attributes(copy.torch_optimizer)
+    changed = () if _has_own_state_dict(optimizer) else tuple(changed_options(after, before))
+    return {**copy.state_values(), "attributes": {name: after[name] for name in changed}}, changed
+
+
+def _attributes(optimizer: Optimizer) -> dict[str, Any]:
+    """Return copies of the attributes that a subclass has, but for those of torch and other objects."""
+    own = {name: value for name, value in vars(optimizer).items() if not name.startswith("_")}
+    kept = {name: value for name, value in own.items() if name not in ("defaults", "state", "param_groups")}
+    return {name: copied(value) for name, value in kept.items() if _is_plain(value) or type(value) is torch.Tensor}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    return all(map(_is_plain, value)) if isinstance(value, list | tuple) else isinstance(value, _PLAIN)
+
+
+def _has_own_state_dict(optimizer: Optimizer) -> bool:
+    return type(optimizer).state_dict is not Optimizer.state_dict
 
 
 def _sampled(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -43,9 +44,11 @@ def _has_state_after_an_update(model: ModelBase) -> bool:
     for optimizer in model.optimizers().values():
         for parameter in optimizer.parameters:
             parameter.grad = torch.zeros_like(parameter)
+        optimizer.begin_training()
+        closure: list[Any] = [lambda: torch.zeros(())] if optimizer.traits.takes_closure else []
         try:
-            optimizer.torch_optimizer.step()
-        except (RuntimeError, ValueError, TypeError):  # such as one that takes sparse gradients only
+            optimizer.torch_optimizer.step(*closure)
+        except Exception:  # such as one that takes sparse gradients only
             return False
         finally:
             optimizer.zero_grad()
