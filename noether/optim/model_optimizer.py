@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from noether.errors import CheckpointError, TrainingError
+from noether.optim.kernels import clip_norm, clip_value, fit_to_gradients, wrong_gradients
 from noether.optim.optimizer_state import (
     OptimizerState,
     Options,
@@ -102,6 +103,7 @@ class ModelOptimizer:
         self.last_grad_norm: torch.Tensor | None = None
         self.zero_grad = optimizer.zero_grad  # releases the gradients; torch sets them to None by default
         self.clips = clip_grad_norm is not None or clip_grad_value is not None
+        self._clips_any = any(parameter.dtype.itemsize < torch.float32.itemsize for parameter in self.parameters)
         self._find = find or (lambda: ())
         self._names = {id(p): name for p, name in zip(self.parameters, names, strict=True)}
         self._given = options_of(optimizer.param_groups)
@@ -133,21 +135,45 @@ class ModelOptimizer:
         for scheduled in self.scheduled:
             scheduled.apply(update)
 
+    def fit_to_gradients(self) -> None:
+        """Leave a kernel that does not suit the first gradients; called before the first optimizer step."""
+        fit_to_gradients(self.torch_optimizer, [p.grad for p in self.parameters if p.grad is not None])
+
     def clip(self) -> None:
         """Clip the gradients; the norm before clipping stays on the device as `last_grad_norm`."""
+        if not self._clips_any:
+            try:
+                if self.clip_grad_value is not None:
+                    torch.nn.utils.clip_grad_value_(self.parameters, self.clip_grad_value)
+                if self.clip_grad_norm is not None:
+                    self.last_grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_grad_norm)
+                return
+            except NotImplementedError:  # for sparse gradients; nothing was scaled yet
+                self._clips_any = True
         if self.clip_grad_value is not None:
-            torch.nn.utils.clip_grad_value_(self.parameters, self.clip_grad_value)
+            clip_value(self.parameters, self.clip_grad_value)
         if self.clip_grad_norm is not None:
-            self.last_grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_grad_norm)
+            self.last_grad_norm = clip_norm(self.parameters, self.clip_grad_norm)
 
     def step(self, grad_scaler: torch.amp.GradScaler | None = None) -> None:
-        """Clip and apply the gradients, which a scaler has unscaled before."""
+        """Clip and apply the gradients, which a scaler has unscaled before.
+
+        Raises:
+            TrainingError: if the optimizer takes no sparse gradients, or only such.
+        """
         if self.clips:
             self.clip()
-        if grad_scaler is None:
-            self.torch_optimizer.step()
-        elif self.has_gradients:  # a scaler refuses an optimizer that it has seen no gradients of
-            grad_scaler.step(self.torch_optimizer)
+        try:
+            if grad_scaler is None:
+                self.torch_optimizer.step()
+            elif self.has_gradients:  # a scaler refuses an optimizer that it has seen no gradients of
+                grad_scaler.step(self.torch_optimizer)
+        except RuntimeError as error:
+            if "sparse" not in str(error).lower():
+                raise
+            raise wrong_gradients(
+                self.torch_optimizer, dict(zip(self.names, self.parameters, strict=True)), error
+            ) from error
 
     # Groups that are added while it trains
 
@@ -172,8 +198,10 @@ class ModelOptimizer:
         self._name(tensors, place)
         if isinstance(self.torch_optimizer, torch.optim.LBFGS):
             raise TrainingError(f"{place} is not possible: LBFGS has one group for all parameters")
-        if self.torch_optimizer.defaults.get("fused") and not self.traits.fits_fused(tensors):
-            group.setdefault("fused", False)
+        if self.torch_optimizer.defaults.get("fused"):
+            named = {self._names[id(parameter)]: parameter for parameter in [*self.parameters, *tensors]}
+            options = self.traits.implementation(named)
+            group = {**{kernel: options.get(kernel) for kernel in ("fused", "foreach")}, **group}
         try:
             self._add(group)
         except (TypeError, ValueError) as error:

@@ -31,13 +31,13 @@ class Traits:
         takes_closure: True if its optimizer step evaluates the loss itself.
         trial: State after one optimizer step on copies of a few parameters; None for an optimizer of torch.
         attributes: Attributes that an optimizer step changes and no `state_dict` returns; a checkpoint holds them.
-        fits_fused: Return True if the optimizer's fused kernel is right for these parameters.
+        implementation: Return the options that choose torch's kernels for some parameters.
     """
 
     takes_closure: bool = False
     trial: Mapping[str, Any] | None = None
     attributes: tuple[str, ...] = ()
-    fits_fused: Callable[[Sequence[nn.Parameter]], bool] = lambda _: True
+    implementation: Callable[[Mapping[str, nn.Parameter]], Options] = lambda _: {}
 
 
 def requires_closure(optimizer: Optimizer) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import NoneType
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from noether.optim.model_optimizer import ModelOptimizer
-from noether.optim.optimizer_state import Traits, changed_options, copied, requires_closure
+from noether.optim.optimizer_state import Options, Traits, changed_options, copied, requires_closure
 
 Groups = list[dict[str, Any]]
 _PLAIN = (bool, int, float, str, NoneType)
@@ -20,8 +20,7 @@ _PLAIN = (bool, int, float, str, NoneType)
 def traits_of(
     optimizer: Optimizer,
     build: Callable[[Groups], Optimizer],
-    *,
-    fits_fused: Callable[[Sequence[nn.Parameter]], bool],
+    implementation: Callable[[Mapping[str, nn.Parameter]], Options],
 ) -> Traits:
     """Return the needs of an optimizer; one that is not of torch makes an optimizer step on copies.
 
@@ -31,16 +30,16 @@ def traits_of(
     Args:
         optimizer: The optimizer.
         build: Build another one over other groups.
-        fits_fused: Return True if the optimizer's fused kernel is right for some parameters.
+        implementation: Return the options that choose torch's kernels for some parameters.
     """
     takes_closure = requires_closure(optimizer)
     if type(optimizer).__module__.partition(".")[0] == "torch":
-        return Traits(takes_closure, fits_fused=fits_fused)
+        return Traits(takes_closure, implementation=implementation)
     for with_closure in (True,) if takes_closure else (False, True):
         if (tried := _trial(optimizer, build, with_closure=with_closure)) is not None:
             state, attributes = tried
-            return Traits(with_closure, state, attributes, fits_fused)
-    return Traits(takes_closure, fits_fused=fits_fused)
+            return Traits(with_closure, state, attributes, implementation)
+    return Traits(takes_closure, implementation=implementation)
 
 
 def _trial(

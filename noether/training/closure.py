@@ -51,8 +51,8 @@ class ClosureUpdate(Update):
 
     def _apply(self, model: ModelBase, loss: Tensor) -> None:
         """Let the optimizer evaluate and step if the first evaluation is finite; release the gradients."""
-        if model is not self._model:
-            self.adopt(model)
+        if model is not self._fitted:
+            self._fit(model)
         if self._before_optimizer_step is not None:
             self._before_optimizer_step(model)
         if self.guard.admits(loss, [p.grad for p in self._parameters if p.grad is not None]):

@@ -13,7 +13,6 @@ import torch
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import iterator_callbacks
 from noether.core.callbacks.tree import family
-from noether.core.models.agreement import require_agreement
 from noether.core.models.base import ModelBase
 from noether.data.randomness import preserved_rng
 from noether.data.samplers.tagged import TaggedBatch
@@ -73,7 +72,6 @@ def _updates(
     samples, updates_per_epoch, end_update = counter.effective_batch_size, counter.updates_per_epoch, counter.end_update
     track_update = dispatch.track_after_update_step
     calls_always = dispatch.after_update_always is not None or dispatch.after_epoch_always is not None
-    agree = False
     state.seconds = seconds = defaultdict(float, state.seconds)
     _begin_updates(trainer, model, dist_model, dispatch)
     if state.round_to_repeat is not None:
@@ -89,9 +87,6 @@ def _updates(
         except BaseException:
             trainer.log_writer.discard()  # metrics of an update that was not completed
             raise
-        if not agree:  # once: the first forward pass may have made parameters
-            require_agreement(model)
-            agree = True
         counter.sample += samples
         counter.update += 1
         if counter.update % updates_per_epoch == 0:

@@ -11,6 +11,7 @@ from torch.optim import SGD, Optimizer
 
 from noether.core.models.base import ModelBase
 from noether.errors import NonFiniteError
+from noether.optim.kernels import strided
 
 TOLERATED_ABOVE = 1.0
 """Scale of a gradient scaler above which an overflow is its normal way to find a lower one."""
@@ -147,8 +148,8 @@ class FiniteGuard:
 
 def _dense(tensor: Tensor) -> Tensor:
     """Return the numbers of a sparse or complex tensor, for a kernel that takes neither."""
-    values = tensor._values() if tensor.is_sparse else tensor
-    return torch.view_as_real(values) if values.is_complex() else values
+    values = strided(tensor)
+    return torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
 
 
 def takes_found_inf(optimizer: Optimizer) -> bool:

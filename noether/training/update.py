@@ -12,10 +12,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from noether.core.models.agreement import require_agreement
 from noether.core.models.base import ModelBase
+from noether.core.models.weights import buffer_slots, require_no_new_buffers
 from noether.data.samplers.tagged import TRAINING, TaggedBatch
 from noether.errors import SpecError
 from noether.kernel.progress import Stopwatch
+from noether.optim.kernels import require_scalable
 from noether.optim.model_optimizer import ModelOptimizer
 from noether.training.nonfinite import FiniteGuard, step_masked
 from noether.training.trainers.types import TrainerResult
@@ -196,9 +199,11 @@ class Update:
         self._before_optimizer_step: BeforeOptimizer | None = None
         self._after_step: AfterStep | None = None
         self._model: ModelBase | None = None
+        self._fitted: ModelBase | None = None  # the model whose optimizers have seen gradients
         self._dist_model: torch.nn.Module | None = None
         self._optimizers: list[ModelOptimizer] = []
         self._torch_optimizers: list[torch.optim.Optimizer] = []
+        self._slots: frozenset[tuple[int, str]] = frozenset()
         self._parameters: list[torch.nn.Parameter] = []
         # Used again at every accumulation step: they are read before the next one, and building them would cost more.
         self._forward_time, self._backward_time, self._update_time = Stopwatch(), Stopwatch(), Stopwatch()
@@ -225,6 +230,7 @@ class Update:
             after_step: Called after each finite accumulation step, so that no batch is kept longer than that.
         """
         self.adopt(model)
+        self._slots = buffer_slots(model)
         model.optimizer_zero_grad()  # an update that an error has ended may have left some of its gradients
         self.guard.forget()
         self.precision.forget()
@@ -325,15 +331,32 @@ class Update:
         self._optimizers = list(model.optimizers().values())
         self._parameters = [parameter for optimizer in self._optimizers for parameter in optimizer.parameters]
         self._torch_optimizers = [optimizer.torch_optimizer for optimizer in self._optimizers]
+        self._fitted = None
         self.is_scheduled = any(optimizer.scheduled for optimizer in self._optimizers)
         for optimizer in self._optimizers:
             optimizer.on_change = partial(self.adopt, model)
+            if self.precision.scaler is not None:
+                require_scalable(dict(zip(optimizer.names, optimizer.parameters, strict=True)), self.precision.name)
         self.guard.adopt(self._torch_optimizers)
+
+    def _fit(self, model: ModelBase) -> None:
+        """Let the optimizers of a model see its first gradients, before the guard asks which mask they take.
+
+        Raises:
+            TrainingError: if the forward pass has registered a buffer, which no new model would have to load it into,
+                or a parameter, which no optimizer has.
+        """
+        require_no_new_buffers(model, self._slots)
+        require_agreement(model)
+        for optimizer in model.optimizers().values():
+            optimizer.fit_to_gradients()
+        self.adopt(model)
+        self._fitted = model
 
     def _apply(self, model: ModelBase, loss: Tensor) -> None:
         """Clip and apply the gradients if they are finite, and release them in any case."""
-        if model is not self._model:
-            self.adopt(model)
+        if model is not self._fitted:
+            self._fit(model)
         scaler = self.precision.scaler
         if scaler is not None:
             for optimizer in self._optimizers:

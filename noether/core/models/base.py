@@ -100,7 +100,14 @@ class ModelBase(nn.Module):
             total_updates=total_updates,
             updates_per_epoch=updates_per_epoch,
             find=self.named_parameters,
+            sparse=self.sparse_parameters(),
         )
+
+    def sparse_parameters(self) -> list[str]:
+        """Return the names of parameters whose gradients are sparse: those of sparse embeddings."""
+        embeddings = [module for module in self.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
+        sparse = {id(module.weight) for module in embeddings if module.sparse}
+        return [name for name, parameter in self.named_parameters() if id(parameter) in sparse]
 
     def required_optimizer_config(self) -> OptimizerBaseConfig:
         """Return the config of the optimizer.

@@ -1,14 +1,16 @@
-"""Match tensors of a checkpoint with a model: load those that fit, report the others."""
+"""Match tensors of a checkpoint with a model: load those that fit, report the others; buffers that change shape."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from noether.errors import CheckpointError
+from noether.errors import CheckpointError, TrainingError
 from noether.kernel.names import listed
 
 _SHOWN = 12  # most names in a message
@@ -89,7 +91,7 @@ def match_weights(
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: object, *, hint: str) -> None:
-    """Load all weights of a model.
+    """Load all weights of a model; a buffer that the run has resized takes its saved shape.
 
     Args:
         model: The model.
@@ -100,6 +102,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: object
     Raises:
         CheckpointError: if model and source do not have the same tensors in the same shapes.
     """
+    reshape_buffers(model, tensors)
     match = match_weights(model, tensors)
     match.require_complete(str(source), hint=hint)
     match.load_into(model)
@@ -108,3 +111,68 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: object
 def _place(tensor: Tensor) -> object:
     """Return a key that is equal for two names of the same tensor, such as tied weights."""
     return (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else object()
+
+
+_LOG = logging.getLogger("noether.models")
+
+
+def reshape_buffers(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give persistent buffers the shapes and types of saved ones: modules may resize them while they train.
+
+    Args:
+        model: The model; its buffers may begin as None.
+        tensors: Saved tensors by their names in the model.
+    """
+    slots = [(module, key) for module in model.modules() for key in module._buffers]
+    absent = [(module, key) for module, key in slots if module._buffers[key] is None]
+    for module, key in absent:
+        module._buffers[key] = torch.empty(0)  # state_dict leaves None out, and so its name
+    named = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
+    reshaped: dict[str, Tensor] = {}
+    for module, key in slots:
+        buffer, is_absent = module._buffers[key], (module, key) in absent
+        assert buffer is not None, "all of them are tensors now"
+        name = named.get(id(buffer), "")
+        saved = tensors.get(name)
+        if saved is None or is_lazy(buffer):
+            module._buffers[key] = None if is_absent else buffer
+        elif is_absent or (buffer.shape, buffer.dtype) != (saved.shape, saved.dtype):
+            if buffer.numel():
+                _LOG.warning(
+                    "buffer %s has %s in the checkpoint and %s in a new model", name, _kind(saved), _kind(buffer)
+                )
+            device = _device_of(model) if is_absent else buffer.device
+            module._buffers[key] = reshaped.setdefault(name, torch.empty_like(saved, device=device))
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+
+
+def buffer_slots(model: nn.Module) -> frozenset[tuple[int, str]]:
+    """Return the registered buffers, those that are None as well, by the id of their module and their key."""
+    return frozenset((id(module), key) for module in model.modules() for key in module._buffers)
+
+
+def require_no_new_buffers(model: nn.Module, known: frozenset[tuple[int, str]]) -> None:
+    """Check that no forward pass has registered a persistent buffer.
+
+    Args:
+        model: The model.
+        known: Return value of `buffer_slots` before the forward pass.
+
+    Raises:
+        TrainingError: if one has: the constructor does not make it, so a checkpoint of the run would not fit.
+    """
+    for path, module in model.named_modules():
+        for key in module._buffers.keys() - module._non_persistent_buffers_set:
+            if (id(module), key) not in known:
+                raise TrainingError(
+                    f"the forward pass has registered a buffer: found {key!r} of {path or 'the model'} "
+                    f"({type(module).__name__}), which a new model lacks, so no checkpoint of this run would fit it",
+                    hint=f"register it in __init__: self.register_buffer({key!r}, None)",
+                )

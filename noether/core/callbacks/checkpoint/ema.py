@@ -18,12 +18,12 @@ from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.checkpoint.averages import (
     Average,
-    FlatParameters,
-    LiveWeights,
     find_averages,
+    flattened,
     load_averages,
 )
 from noether.core.callbacks.checkpoint.interval import CheckpointCallbackConfig
+from noether.core.callbacks.checkpoint.live_weights import LiveWeights
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback, without_gradients
 from noether.core.callbacks.tree import NestedCallbacks
 from noether.core.models.base import ModelBase
@@ -172,7 +172,7 @@ class EmaCallback(PeriodicCallback):
         self._averages = {}
         for path in self.model_paths:
             live = LiveWeights(self.model, path)
-            flat = FlatParameters(list(live.parameters.values())) if self._is_flat else None
+            flat = flattened(live) if self._is_flat else None
             self._averages |= {(path, factor): Average(live, factor, flat) for factor in self.target_factors}
 
     def _of(self, factor: float) -> list[Average]:
@@ -231,7 +231,7 @@ class EmaCallback(PeriodicCallback):
                     "callback '%s' found no averages of factor %s; they start from the current weights", self.id, factor
                 )
             else:
-                load_averages(self._state(factor), *found)
+                load_averages(self._of(factor), *found)
 
     # Hooks
 
