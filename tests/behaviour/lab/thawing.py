@@ -85,6 +85,14 @@ class Unfreeze(PeriodicCallback):
             self.act()
 
 
+class Hasty(Unfreeze):
+    """Acts within an update."""
+
+    def track_after_accumulation_step(self, *, update_counter, accumulation_step, **_):
+        if update_counter.update == self.config.at and accumulation_step == 0:
+            self.act()
+
+
 class AddGroup(Unfreeze):
     """The same by hand, as plain PyTorch does it."""
 

@@ -170,6 +170,19 @@ def noether_state(outcome):
     return json.loads((checkpoint_folders(outcome.run_dir / "checkpoints")[-1] / "trainer.json").read_text())
 
 
+def test_averages_follow_what_is_unfrozen_and_resume_exactly(is_resumed_exactly):
+    ema = {"kind": "ema", "every_n_updates": 4, "target_factors": [0.5]}
+    callbacks = [ema, {"kind": "checkpoint", "every_n_updates": 1}, callback("Unfreeze")]
+    assert is_resumed_exactly({"model": FROZEN, "trainer": {"callbacks": callbacks}}, [7])
+
+
+def test_unfreezing_within_an_update_is_refused(run, lab):
+    changes = {"model": FROZEN, "trainer.max_batch_size": 4, "trainer.callbacks": [callback("Hasty")]}
+    outcome = run(changes)
+    assert isinstance(outcome.error, TrainingError)
+    assert "accumulation steps" in outcome.error.message
+
+
 def test_a_parameter_that_the_model_lacks_is_refused_when_it_is_added(refused):
     error = refused(FROZEN, callback("Stray"))
     assert isinstance(error, TrainingError)
