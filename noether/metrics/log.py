@@ -53,7 +53,7 @@ class LogWriter:
         prefix: Text before every key of this view; empty for the run's own writer.
         round: The metrics added since the last line.
         on_metrics: Called with the completed updates and the metrics of each line; schedules follow them.
-        on_written: Called after each line; a tracker feed is notified through it.
+        on_written: Called with the metrics of each line; a tracker feed is notified through it.
         on_file: Called with each file that callbacks add, and its folder.
     """
 
@@ -66,7 +66,7 @@ class LogWriter:
         self.prefix = ""
         self.round = Round()
         self.on_metrics: list[Callable[[int, Mapping[str, float]], object]] = []
-        self.on_written: list[Callable[[], object]] = []
+        self.on_written: list[Callable[[Mapping[str, float]], object]] = []
         self.on_file: list[Callable[[Path, str], object]] = []
         self._summary = MetricSummary(metric_property_provider)
         self._nonscalars_file = (
@@ -178,7 +178,7 @@ class LogWriter:
             read(update_counter.update, metrics)
         self.discard()
         for notify in self.on_written:
-            notify()
+            notify(metrics)
 
     def discard(self) -> None:
         """Forget this round, because it was interrupted and will be repeated."""
