@@ -49,7 +49,7 @@ def refusal(tiny_spec, lab):
 # State
 
 
-@pytest.mark.parametrize("kind", ["Look", "Own", "Counting"])
+@pytest.mark.parametrize("kind", ["Look", "Own", pytest.param("Counting", marks=pytest.mark.long)])
 def test_state_of_the_whole_optimizer_is_resumed_exactly(is_resumed_exactly, kind):
     assert is_resumed_exactly({"kind": f"lab.optimizers.{kind}"}, [7])
 

@@ -116,8 +116,15 @@ def test_unfreezing_is_what_torch_does_by_hand(trained):
     assert not changed(trained(FROZEN, callback("Unfreeze")), trained(FROZEN, callback("AddGroup", pattern="encoder")))
 
 
-@pytest.mark.parametrize("kind", ["Unfreeze", "AddGroup"])
-@pytest.mark.parametrize("at", [0, 5], ids=["before training", "after an update"])
+@pytest.mark.parametrize(
+    ("kind", "at"),
+    [
+        ("AddGroup", 0),
+        ("Unfreeze", 5),
+        pytest.param("Unfreeze", 0, marks=pytest.mark.long),
+        pytest.param("AddGroup", 5, marks=pytest.mark.long),
+    ],
+)
 def test_a_run_with_a_group_that_was_added_resumes_exactly(is_resumed_exactly, kind, at):
     pattern = "encoder.2" + ("*" if kind == "Unfreeze" else "")
     changes = {
@@ -170,6 +177,7 @@ def noether_state(outcome):
     return json.loads((checkpoint_folders(outcome.run_dir / "checkpoints")[-1] / "trainer.json").read_text())
 
 
+@pytest.mark.long
 def test_averages_follow_what_is_unfrozen_and_resume_exactly(is_resumed_exactly):
     ema = {"kind": "ema", "every_n_updates": 4, "target_factors": [0.5]}
     callbacks = [ema, {"kind": "checkpoint", "every_n_updates": 1}, callback("Unfreeze")]

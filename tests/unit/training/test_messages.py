@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from noether.config.components import CallBackBaseConfig
+from noether.core.models.build import AdaptedModule
 from noether.testing import make_callback, make_model, make_trainer
 from noether.training.callbacks.offline_metrics import METRICS
 from noether.training.nonfinite import FiniteGuard
@@ -46,6 +47,22 @@ def of_settings(folder: Path) -> dict[str, Any]:
         "an unsupported precision": lambda: Precision("bf16", torch.device("meta")),
         "several ranks": lambda: parallel_of({"WORLD_SIZE": "2"}),
         "nothing to train": lambda: make_trainer(folder / "b").train(frozen),
+        "layers without sizes": lambda: make_trainer(folder / "c").train(AdaptedModule(nn.LazyLinear(2), None)),
+        "unfreezing without a run": lambda: make_trainer(folder / "d").unfreeze("*"),
+        **of_closures(folder),
+    }
+
+
+def of_closures(folder: Path) -> dict[str, Any]:
+    """Settings that do not fit LBFGS."""
+
+    def train(**settings: Any) -> Any:
+        model = make_model(optimizer={"kind": "LBFGS"})
+        return lambda: make_trainer(folder / "closures", **settings).train(model)
+
+    return {
+        "skipping and a closure": train(skip_nan_loss=True),
+        "accumulation and a closure": train(max_batch_size=1),
     }
 
 
