@@ -49,6 +49,10 @@ class Scheduled:
             self._targets.append((group, group[self.key]))
             group[self.key] = group[self.key] * self._factor
 
+    def follow(self, groups: Sequence[Options]) -> None:
+        """Set the values of these groups from now on: torch makes new ones when it loads a state."""
+        self._targets = [(group, base) for group, (_, base) in zip(groups, self._targets, strict=True)]
+
     def apply(self, update: int) -> None:
         """Set the value that is in force after `update` completed updates."""
         self._factor = factor = self.schedule.factor(update)
@@ -313,7 +317,7 @@ class ModelOptimizer:
             "added": self._given[self._first_added :],
             "frozen": [n for n, parameter in zip(names, self.parameters, strict=True) if not parameter.requires_grad],
             "attributes": {name: getattr(self.torch_optimizer, name) for name in self.traits.attributes},
-            "schedules": {s.key: s.schedule.state_dict() for s in self._metric_schedules()},
+            "schedules": {key: schedule.state_dict() for key, schedule in self.metric_schedules().items()},
         }
         return {
             "class": type(self.torch_optimizer).__name__,
@@ -340,6 +344,8 @@ class ModelOptimizer:
         weights = {key.rpartition("/")[0]: tensor for key, tensor in tensors.items() if key.endswith(f"/{_WEIGHT}")}
         others = {key: tensor for key, tensor in tensors.items() if not key.endswith(f"/{_WEIGHT}")}
         restore_entries(self.torch_optimizer, self.names, others, values)
+        for scheduled in self.scheduled:
+            scheduled.follow(self.torch_optimizer.param_groups)
         restore_options(self.torch_optimizer, self.names, saved)
         self.is_training = self._switches and bool(weights)
         frozen = values.get("frozen", ())
@@ -351,9 +357,10 @@ class ModelOptimizer:
         saved_attributes = values.get("attributes", {})
         attributes = {name: saved_attributes[name] for name in self.traits.attributes if name in saved_attributes}
         restore_attributes(self.torch_optimizer, attributes)
-        for scheduled in self._metric_schedules():
-            if scheduled.key in values.get("schedules", {}):
-                scheduled.schedule.load_state_dict(values["schedules"][scheduled.key])
+        schedules = self.metric_schedules()
+        for key, state in values.get("schedules", {}).items():
+            if key in schedules:
+                schedules[key].load_state_dict(state)
 
     def _add_saved(self, saved: Sequence[Mapping[str, Any]], added: Sequence[Options]) -> None:
         """Add the groups that the saved run had added, unless their parameters are trained already."""
@@ -371,24 +378,9 @@ class ModelOptimizer:
             self.add_group({**given, "params": parameters})
             self._claimable.append({id(parameter) for parameter in parameters})
 
-    # Schedules that follow a metric
-
-    def _metric_schedules(self) -> list[Any]:
-        return [scheduled for scheduled in self.scheduled if isinstance(scheduled.schedule, MetricSchedule)]
-
-    def unread_metrics(self) -> list[str]:
-        """Return the keys of metrics that its schedules follow and have not seen."""
-        return [key for scheduled in self._metric_schedules() for key in scheduled.schedule.unread()]
-
-    @property
-    def reads_metrics(self) -> bool:
-        """True if a schedule follows a metric."""
-        return bool(self._metric_schedules())
-
-    def read_metrics(self, update: int, metrics: Mapping[str, float]) -> None:
-        """Show the metrics of a boundary, after `update` completed updates, to the schedules that follow one."""
-        for scheduled in self._metric_schedules():
-            scheduled.schedule.read(update, metrics)
+    def metric_schedules(self) -> dict[str, MetricSchedule]:
+        """Return the schedules that follow a metric, by the value that they set."""
+        return {one.key: one.schedule for one in self.scheduled if isinstance(one.schedule, MetricSchedule)}
 
 
 def _members(optimizer: Optimizer) -> list[list[int]]:

@@ -126,15 +126,11 @@ def restore_entries(
         entries.setdefault(name, {})[entry] = tensor
     _require_shapes(optimizer, names, tensors)
     by_place = {place: entries[name] for place, name in enumerate(names) if name in entries}
-    groups = optimizer.param_groups
     current = optimizer.state_dict()
-    state = {**by_place, **_on_device_of(groups, values.get("whole", {}))}
+    state = {**by_place, **_on_device_of(optimizer.param_groups, values.get("whole", {}))}
     optimizer.load_state_dict(
         {**current, **values.get("own", {}), **({"state": state} if state or "state" in current else {})}
     )
-    for group, replaced in zip(groups, optimizer.param_groups, strict=True):
-        group.update(replaced)
-    optimizer.param_groups = groups  # torch makes new ones, but the schedules set the values of these
     _undo_casts(optimizer, by_place)
 
 

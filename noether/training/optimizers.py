@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -13,6 +12,7 @@ from noether.core.models.base import ModelBase
 from noether.errors import SpecError, TrainingError
 from noether.kernel.progress import UpdateCounter
 from noether.metrics.log import LogWriter
+from noether.optim.plateau import MetricSchedule
 from noether.training.closure import ClosureUpdate
 from noether.training.state import RunState
 from noether.training.update import Update
@@ -67,16 +67,19 @@ def takes_closure(model: ModelBase) -> bool:
     return bool(found)
 
 
-def read_metrics(model: ModelBase, update: int, metrics: Mapping[str, float]) -> None:
-    """Show the metrics of a boundary to the schedules that follow one."""
-    for optimizer in model.optimizers().values():
-        optimizer.read_metrics(update, metrics)
+def _metric_schedules(model: ModelBase) -> list[MetricSchedule]:
+    optimizers = model.optimizers().values()
+    return [schedule for optimizer in optimizers for schedule in optimizer.metric_schedules().values()]
+
+
+def follow_metrics(log_writer: LogWriter, model: ModelBase) -> None:
+    """Let a log writer show the metrics of each boundary to the model's schedules that follow one."""
+    log_writer.on_metrics = [schedule.read for schedule in _metric_schedules(model)]
 
 
 def warn_of_unread_metrics(model: ModelBase) -> None:
     """Warn of schedules that have not seen their metric in the whole run."""
-    keys = [key for optimizer in model.optimizers().values() for key in optimizer.unread_metrics()]
-    for key in dict.fromkeys(keys):
+    for key in dict.fromkeys(key for schedule in _metric_schedules(model) for key in schedule.unread()):
         _LOG.warning("the metric '%s', which a schedule of the optimizer follows, was never logged", key)
 
 
@@ -134,12 +137,6 @@ class TrainsParameters:
             self.one_update.adopt(model)
             follow_metrics(self.log_writer, model)
         return names
-
-
-def follow_metrics(log_writer: LogWriter, model: ModelBase) -> None:
-    """Let a log writer show the metrics of each boundary to the model's schedules, if one follows a metric."""
-    reads = any(optimizer.reads_metrics for optimizer in model.optimizers().values())
-    log_writer.on_metrics = [lambda update, metrics: read_metrics(model, update, metrics)] if reads else []
 
 
 def begin_training(model: ModelBase, stack: ExitStack) -> None:
