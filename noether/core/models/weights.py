@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from noether.errors import CheckpointError, TrainingError
 from noether.kernel.names import listed
+from noether.optim.kernels import is_expanded
 
 _SHOWN = 12  # most names in a message
 
@@ -57,8 +58,14 @@ class WeightsMatch:
             raise CheckpointError("the weights do not fit the model: " + self.report(source), hint=hint)
 
     def load_into(self, model: nn.Module) -> None:
-        """Copy the fitting tensors into the model's own tensors, in place; the others keep their values."""
+        """Copy the fitting tensors into the model's own tensors, in place; the others keep their values.
+
+        An expanded tensor, whose elements are one in memory, gets memory for all of them first.
+        """
         with torch.no_grad():
+            for tensor in model.state_dict(keep_vars=True).values():
+                if isinstance(tensor, Tensor) and is_expanded(tensor):
+                    tensor.data = tensor.data.contiguous()
             model.load_state_dict(dict(self.fitting), strict=False)
 
 
