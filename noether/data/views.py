@@ -195,15 +195,24 @@ def _require_agreement(prepared: AnyDataset, dataset: AnyDataset, transforms: Se
         single = FetchSamples(TransformedDataset(dataset, transforms), collate)(indices, 0)
     except (DataError, NotImplementedError):
         return  # samples that only a batch of its own can hold, or that are there in batches alone
+    for name in dict.fromkeys([*gathered, *single]):
+        if name not in gathered or name not in single or _differ(gathered[name], single[name]):
+            raise DataError(
+                f"batches of the data set {_called(prepared)} differ from its samples: found other values of {name!r} "
+                "in the batch of the last and the first sample than in these samples alone",
+                hint="correct __getitems__, or set batched = False in a transform that computes over samples or "
+                "changes its argument in place",
+            )
+
+
+def _differ(one: Any, other: Any) -> bool:
     try:
-        torch.testing.assert_close(gathered, single, check_dtype=False, equal_nan=True)
-    except AssertionError as error:
-        raise DataError(
-            f"batches of the data set {_called(prepared)} differ from its samples, found in the first and the last "
-            f"sample: {error}",
-            hint="correct __getitems__, or set batched = False in a transform that computes over samples or changes "
-            "its argument in place",
-        ) from None
+        torch.testing.assert_close(one, other, check_dtype=False, equal_nan=True)
+    except AssertionError:
+        return True
+    except TypeError:  # for values that are no numbers
+        return bool(one != other)
+    return False
 
 
 class PreparedDatasets:

@@ -34,7 +34,8 @@ def with_implementation(
     """Return the options with torch's fused kernel if it computes what a loop over the parameters does.
 
     Otherwise the implementation is torch's default, or the loop if parameters share memory, which kernels over all of
-    them at once write to in any order. An implementation that the spec names stays.
+    them at once write to in any order. Options of an optimizer from elsewhere stay, and an implementation that the spec
+    names.
 
     Args:
         optimizer_class: Class of the optimizer.
@@ -46,6 +47,7 @@ def with_implementation(
         SpecError: if a parameter cannot be trained at all, or not by the implementation that the spec names.
     """
     _require_own_memory(parameters)
+    _require_support(optimizer_class, options, parameters)
     shared = sharing(parameters)
     for option, misfit in (("fused", _misfit(parameters, sparse, shared)), ("foreach", shared and _sharing(*shared))):
         if options.get(option) and misfit:
@@ -55,9 +57,9 @@ def with_implementation(
             )
     chosen = any(options.get(key) is not None for key in ("fused", "foreach"))
     chosen = chosen or any(options.get(key) for key in ("differentiable", "capturable"))
-    known = inspect.signature(optimizer_class).parameters
-    if chosen:
+    if chosen or not optimizer_class.__module__.startswith("torch.optim"):
         return options
+    known = inspect.signature(optimizer_class).parameters
     if "fused" in known and _misfit(parameters, sparse, shared) is None:
         return {**options, "fused": True}
     return {**options, "foreach": False} if shared and "foreach" in known else options
@@ -98,6 +100,32 @@ def _require_own_memory(parameters: Mapping[str, nn.Parameter]) -> None:
                 "expected one value for each element",
                 hint="call .clone() before nn.Parameter, and expand it in forward; or freeze it",
             )
+
+
+def _require_support(
+    optimizer_class: type[Optimizer], options: dict[str, Any], parameters: Mapping[str, nn.Parameter]
+) -> None:
+    """Try torch's optimizer on a copy of each complex or empty parameter's kind, before the model is trained by it.
+
+    Raises:
+        SpecError: if it cannot update one.
+    """
+    if not optimizer_class.__module__.startswith("torch.optim"):
+        return
+    for name, parameter in parameters.items():
+        if parameter.is_complex() or not parameter.numel():
+            tried = nn.Parameter(parameter.new_zeros((2, 2) if parameter.numel() else parameter.shape))
+            tried.grad = torch.zeros_like(tried)
+            try:
+                optimizer_class([tried], **options).step()
+            except (RuntimeError, ZeroDivisionError) as error:
+                found = parameter.dtype if parameter.numel() else "no elements"
+                raise SpecError(
+                    f"{optimizer_class.__name__} cannot update parameter '{name}': found {found}: {error}",
+                    hint="choose another optimizer, for example AdamW, or freeze the parameter",
+                ) from error
+            except (TypeError, ValueError):  # of wrong options, or of an optimizer that takes a closure
+                return
 
 
 def is_contiguous(tensor: Tensor) -> bool:

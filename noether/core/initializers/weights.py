@@ -19,7 +19,7 @@ from noether.checkpoint.tensor_file import decode_tensors
 from noether.checkpoint.untrusted import read_chosen
 from noether.core.initializers.base import InitializerBase, InitializerConfig
 from noether.core.models.base import ModelBase
-from noether.core.models.weights import match_weights
+from noether.core.models.weights import match_weights, reshape_buffers
 from noether.core.protocols import RunningTrainer
 from noether.errors import CheckpointError
 from noether.kernel.names import did_you_mean
@@ -188,6 +188,9 @@ class WeightsInitializer(InitializerBase):
         weights = self.read(trainer)
         tensors = renamed(weights.tensors, config.rename)
         selected = _selected([*model.state_dict(), *tensors], config)
+        if config.strict:
+            wanted = {name: tensor for name, tensor in tensors.items() if name in selected}
+            reshape_buffers(model, wanted, filled=False)
         match = match_weights(model, tensors, selected.__contains__)
         if config.strict:
             match.require_complete(

@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from noether.errors import CheckpointError, TrainingError
 from noether.kernel.names import listed
+from noether.optim.kernels import is_expanded
 
 _SHOWN = 12  # most names in a message
 
@@ -57,8 +58,14 @@ class WeightsMatch:
             raise CheckpointError("the weights do not fit the model: " + self.report(source), hint=hint)
 
     def load_into(self, model: nn.Module) -> None:
-        """Copy the fitting tensors into the model's own tensors, in place; the others keep their values."""
+        """Copy the fitting tensors into the model's own tensors, in place; the others keep their values.
+
+        An expanded tensor, whose elements are one in memory, gets memory for all of them first.
+        """
         with torch.no_grad():
+            for tensor in model.state_dict(keep_vars=True).values():
+                if isinstance(tensor, Tensor) and is_expanded(tensor):
+                    tensor.data = tensor.data.contiguous()
             model.load_state_dict(dict(self.fitting), strict=False)
 
 
@@ -116,12 +123,13 @@ def _place(tensor: Tensor) -> object:
 _LOG = logging.getLogger("noether.models")
 
 
-def reshape_buffers(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def reshape_buffers(model: nn.Module, tensors: Mapping[str, Tensor], *, filled: bool = True) -> None:
     """Give persistent buffers the shapes and types of saved ones: modules may resize them while they train.
 
     Args:
         model: The model; its buffers may begin as None.
         tensors: Saved tensors by their names in the model.
+        filled: False to leave buffers that begin with values, and so with a shape that the model depends on.
     """
     slots = [(module, key) for module in model.modules() for key in module._buffers]
     absent = [(module, key) for module, key in slots if module._buffers[key] is None]
@@ -134,7 +142,7 @@ def reshape_buffers(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         assert buffer is not None, "all of them are tensors now"
         name = named.get(id(buffer), "")
         saved = tensors.get(name)
-        if saved is None or is_lazy(buffer):
+        if saved is None or is_lazy(buffer) or (buffer.numel() and not filled):
             module._buffers[key] = None if is_absent else buffer
         elif is_absent or (buffer.shape, buffer.dtype) != (saved.shape, saved.dtype):
             if buffer.numel():
@@ -169,8 +177,8 @@ def require_no_new_buffers(model: nn.Module, known: frozenset[tuple[int, str]]) 
         TrainingError: if one has: the constructor does not make it, so a checkpoint of the run would not fit.
     """
     for path, module in model.named_modules():
-        for key in module._buffers.keys() - module._non_persistent_buffers_set:
-            if (id(module), key) not in known:
+        for key in module._buffers:
+            if (id(module), key) not in known and key not in module._non_persistent_buffers_set:
                 raise TrainingError(
                     f"the forward pass has registered a buffer: found {key!r} of {path or 'the model'} "
                     f"({type(module).__name__}), which a new model lacks, so no checkpoint of this run would fit it",

@@ -124,6 +124,12 @@ def test_buffers_that_grow_and_that_begin_as_none_are_averaged_and_resumed(finis
     assert torch.equal(averages["first"], saved(resumed)["first"])
 
 
+def test_another_run_begins_with_buffers_that_grew(finish, lab):
+    finish(until(5), run_id="first")
+    again = finish(until(2, initializer={"kind": "previous-run", "run_id": "first"}))
+    assert saved(again)["seen"].shape == (7, 3)
+
+
 @pytest.mark.parametrize("checkpoint", ["latest", "best_model.loss.test.total", "best_model.ema=0.5.loss.test.total"])
 def test_a_checkpoint_with_buffers_that_grew_is_evaluated(finish, lab, noether_command, checkpoint):
     best = {"kind": "best-checkpoint", "every_n_epochs": 1, "metric_key": "loss/test/total"}

@@ -129,6 +129,7 @@ class EmaCallback(PeriodicCallback):
         self._averages: dict[tuple[str | None, float], Average] = {}
         self._is_flat = callback_config.flat_parameters
         self._is_resumed = False
+        self._shares_memory = False
 
     def _children(self, factor: float, arguments: dict[str, Any]) -> NestedCallbacks:
         return NestedCallbacks(
@@ -172,6 +173,7 @@ class EmaCallback(PeriodicCallback):
         self._averages = {}
         for path in self.model_paths:
             live = LiveWeights(self.model, path)
+            self._shares_memory = live.share_memory()
             flat = flattened(live) if self._is_flat else None
             self._averages |= {(path, factor): Average(live, factor, flat) for factor in self.target_factors}
 
@@ -287,8 +289,8 @@ class EmaCallback(PeriodicCallback):
                     group.call(f"after_{hook}", arguments)
 
     def _may_exchange(self, arguments: Mapping[str, Any]) -> bool:
-        """Return True if storages may be exchanged: a wrapped or compiled model may hold on to its own."""
-        return arguments.get("trainer_model") is self.model
+        """Return True if storages may be exchanged: other tensors or a wrapped model may hold on to them."""
+        return arguments.get("trainer_model") is self.model and not self._shares_memory
 
     # Due rounds
 

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from noether.errors import SpecError
-from noether.optim.kernels import is_expanded
+from noether.optim.kernels import is_expanded, sharing
 
 
 class LiveWeights:
@@ -69,6 +69,10 @@ class LiveWeights:
     def find_late(self) -> None:
         """Find the buffers that were None so far."""
         self._find()
+
+    def share_memory(self) -> bool:
+        """Return True if tensors of the model lie over each other, so that new storage would part them."""
+        return sharing({**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}) is not None
 
     def put_copied(self, tensors: dict[str, Tensor]) -> None:
         """Replace the tensors that `copied` returns."""

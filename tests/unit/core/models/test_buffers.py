@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from noether.core.models.build import AdaptedModule
-from noether.core.models.weights import buffer_slots, load_weights, require_no_new_buffers
+from noether.core.models.weights import buffer_slots, load_weights, require_no_new_buffers, reshape_buffers
 from noether.errors import CheckpointError, TrainingError
 
 
@@ -62,6 +62,12 @@ def test_a_buffer_that_stayed_none_stays_none() -> None:
     assert "passing" in model._buffers and model.passing is None
 
 
+def test_weights_from_elsewhere_do_not_reshape_buffers_that_begin_with_values() -> None:
+    model = Remembering()
+    reshape_buffers(model, used(Remembering()).state_dict(), filled=False)
+    assert (model.seen.shape, model.rows.shape) == ((2, 3), (1, 3))
+
+
 def test_parameters_of_another_shape_are_refused_still() -> None:
     with pytest.raises(CheckpointError) as caught:
         load_weights(Remembering(), {**Remembering().state_dict(), "lin.bias": torch.ones(2)}, "there", hint="none")
@@ -79,3 +85,10 @@ def test_a_buffer_that_a_forward_pass_registers_is_named() -> None:
     with pytest.raises(TrainingError) as caught:
         require_no_new_buffers(model, known)
     assert "'extra' of 0 (Remembering)" in caught.value.message
+
+
+def test_an_expanded_parameter_is_loaded() -> None:
+    model, saved = nn.Linear(2, 2), nn.Linear(2, 2)
+    model.bias = nn.Parameter(torch.ones(1).expand(2), requires_grad=False)
+    load_weights(model, saved.state_dict(), "there", hint="none")
+    assert torch.equal(model.bias, saved.bias)

@@ -142,3 +142,10 @@ def test_saved_copies_of_another_size_are_loaded() -> None:
     saved = {**average.state(), "grows": torch.ones(5, 2)}
     load_averages([average], saved, "the file")
     assert torch.equal(average.state()["grows"], torch.ones(5, 2))
+
+
+def test_a_buffer_that_is_a_view_of_a_weight_forbids_an_exchange_of_storages() -> None:
+    model = nn.Linear(2, 2)
+    assert not LiveWeights(model).share_memory()
+    model.register_buffer("turned", model.weight.detach().T, persistent=False)
+    assert LiveWeights(model).share_memory()
