@@ -16,8 +16,10 @@ from noether.data.samplers.tagged import TRAINING, TaggedBatch
 from noether.errors import SpecError
 from noether.kernel.progress import Stopwatch, UpdateCounter
 from noether.optim.model_optimizer import ModelOptimizer
+from noether.training.accumulation import Accumulation, Weights, shown, weights_of
+from noether.training.buffers import KeptBuffers
 from noether.training.nonfinite import FiniteGuard, step_masked
-from noether.training.trainers.types import TrainerResult
+from noether.training.trainers.types import TrainerResult, as_loss, check_graph, detached
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,7 @@ class Update:
         applied: 1.0 if the last update was applied, else 0.0, on the device; None if the host knows. Before the last
             accumulation step it says if this step's loss is finite.
         times: Seconds of the parts of the last update, `data_time` among them.
+        loss_weights: Weights of the last losses in a mean over several accumulation steps; None if all are equal.
     """
 
     def __init__(
@@ -186,6 +189,7 @@ class Update:
         self.last_loss: Tensor | None = None
         self.applied: Tensor | None = None
         self.times: dict[str, float] = {}
+        self.loss_weights: Weights | None = None
         self._accumulate = accumulate or self.accumulate
         self._to_device = to_device
         self._before_optimizer_step: BeforeOptimizer | None = None
@@ -195,6 +199,9 @@ class Update:
         self._optimizers: list[ModelOptimizer] = []
         self._torch_optimizers: list[torch.optim.Optimizer] = []
         self._parameters: list[torch.nn.Parameter] = []
+        self._accumulation: Accumulation | None = None
+        self._is_weighing = False  # True if an accumulation step of the update under way had a count
+        self._buffers: KeptBuffers | None = None
         # Used again at every accumulation step: they are read before the next one, and building them would cost more.
         self._forward_time, self._backward_time, self._update_time = Stopwatch(), Stopwatch(), Stopwatch()
         self._watches = {
@@ -219,7 +226,7 @@ class Update:
             before_optimizer_step: Called on the unscaled gradients, before they are clipped.
             after_step: Called after each finite accumulation step, so that no batch is kept longer than that.
         """
-        self._adopt(model)
+        self._adopt(model, dist_model)
         model.optimizer_zero_grad()  # an update that an error has ended may have left some of its gradients
         self.guard.forget()
         self.precision.forget()
@@ -270,6 +277,10 @@ class Update:
     ) -> StepOutcome:
         """Do one accumulation step, and the optimizer step after the last one; see `BaseTrainer.update`."""
         started = perf_counter()
+        if model is not self._model:
+            self._adopt(model, dist_model)
+        if accumulation_step == 0 and self._buffers is not None and not self._buffers.keep():
+            self._buffers = None
         were_enabled = torch.is_grad_enabled()
         _set_grad_enabled(True)  # the loop, hooks included, runs without gradients; only this does not
         try:
@@ -278,27 +289,52 @@ class Update:
             else:
                 with self.precision.autocast():
                     result = self.train_step(batch, dist_model)
-            loss = result.total_loss if accumulation_steps_total == 1 else result.total_loss / accumulation_steps_total
+            if type(result) is not TrainerResult:
+                result = TrainerResult.of(result)
+            total, count = result.total_loss, result.count
             forwarded = perf_counter()
             scaler = self.precision.scaler
-            scaled = loss if scaler is None else scaler.scale(loss)
-            scaled.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            if accumulation_steps_total == 1 or (count is None and not self._is_weighing):
+                loss = total if accumulation_steps_total == 1 else total / accumulation_steps_total
+                scaled = loss if scaler is None else scaler.scale(loss)
+                scaled.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                share = total.detach()
+            else:
+                if self._accumulation is None:
+                    self._accumulation = Accumulation(self._parameters)
+                self._is_weighing = accumulation_step < accumulation_steps_total - 1
+                share = self._accumulation.backward(
+                    result,
+                    accumulation_steps_total,
+                    accumulation_step,
+                    (lambda loss: loss) if scaler is None else scaler.scale,
+                    retain_graph=retain_graph,
+                )
+        except (AttributeError, RuntimeError):
+            if "result" in locals():
+                check_graph(result)
+            raise
         finally:
             _set_grad_enabled(were_enabled)
         propagated = perf_counter()
-        total = result.total_loss.detach()
         if accumulation_step == accumulation_steps_total - 1:
-            self._apply(model, total)
+            self._apply(model, share)
         else:
-            self.guard.keep(total)
-        losses = {"total": total}
+            self.guard.keep(share)
+        losses = {"total": share if count is None else total.detach()}
         if result.losses_to_log:
             for name in result.losses_to_log:
                 part = result.losses_to_log[name]
-                losses[name] = total if part is result.total_loss else part.detach()
+                if type(part) is not Tensor:
+                    part = as_loss(name, part, total.device)
+                losses[name] = losses["total"] if part is total else part.detach()
+        self.loss_weights = None
+        if count is not None:
+            losses = shown(losses, result, accumulation_steps_total)
+            self.loss_weights = weights_of(result, 1.0)
         outputs = result.additional_outputs
         if outputs:
-            outputs = {name: output.detach() for name, output in outputs.items()}
+            outputs = detached(outputs)
         self._forward_time.started_at = started
         self._forward_time.elapsed_seconds = forwarded - started
         self._backward_time.elapsed_seconds = propagated - forwarded
@@ -309,18 +345,18 @@ class Update:
         """Set the loss of an update that an earlier session has done, for the round that repeats its hooks."""
         self.last_loss = last_loss
 
-    def _adopt(self, model: ModelBase) -> None:
-        """Remember the optimizers and parameters of a model, so that no update has to collect them."""
+    def _adopt(self, model: ModelBase, dist_model: torch.nn.Module) -> None:
+        """Remember the optimizers, parameters and buffers of a model, so that no update has to collect them."""
         self._model = model
         self._optimizers = list(model.optimizers().values())
         self._parameters = [parameter for optimizer in self._optimizers for parameter in optimizer.parameters]
+        self._accumulation, self._is_weighing = None, False
+        self._buffers = KeptBuffers(dist_model, model)
         self._torch_optimizers = [optimizer.torch_optimizer for optimizer in self._optimizers]
         self.guard.adopt(self._torch_optimizers)
 
     def _apply(self, model: ModelBase, loss: Tensor) -> None:
-        """Clip and apply the gradients if they are finite, and release them in any case."""
-        if model is not self._model:
-            self._adopt(model)
+        """Clip and apply the gradients if they are finite, else undo the forward passes; release them in any case."""
         scaler = self.precision.scaler
         if scaler is not None:
             for optimizer in self._optimizers:
@@ -335,6 +371,13 @@ class Update:
                 model.optimizer_step(scaler)
             else:
                 step_masked(model, self._torch_optimizers, guard.mask)
+                if self._buffers is not None:
+                    self._buffers.put_back(guard.mask)
+        else:
+            for optimizer in self._optimizers:
+                optimizer.measure()
+            if self._buffers is not None:
+                self._buffers.put_back()
         if scaler is not None and gradients:
             scaler.update()
         model.optimizer_zero_grad()

@@ -294,3 +294,13 @@ def test_it_declares_the_keys_that_it_logs() -> None:
     produced = TrackAdditionalOutputsCallback.produced_metrics
     assert produced(TrackAdditionalOutputsCallbackConfig(**table), facts) == ("a_loss/E2", "*b*/E2")
     assert produced(TrackAdditionalOutputsCallbackConfig(**table, log_output=False), facts) == ()
+
+
+def test_an_output_that_is_a_number_is_tracked_and_one_that_is_neither_is_named(trainer: BaseTrainer) -> None:
+    callback = tracker_of(trainer, keys=["lambda"], patterns=["stats"])
+    step = {"update_counter": make_counter(), "batch": {}, "losses": {}}
+    callback.track_after_accumulation_step(update_outputs={"lambda": 0.5}, **step)
+    assert logged(callback) == {"lambda/U50": 0.5}
+    with pytest.raises(TrainingError) as caught:
+        callback.track_after_accumulation_step(update_outputs={"lambda": 0.5, "stats": {"mean": 1.0}}, **step)
+    assert "'stats': found dict" in caught.value.message
