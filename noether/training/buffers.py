@@ -28,9 +28,9 @@ class _Kept:
 class KeptBuffers:
     """Copies of a model's buffers as they are before an update, to put back those that it changed.
 
-    A buffer is copied again only if it has changed since: it has another version counter, it is another tensor, or the
-    first update has changed its values (`buffer.data.mul_(0.9)` changes no counter). So running statistics are copied
-    at every update, and tables that never change once.
+    The buffers that the first update changes, such as running statistics, are copied at every update, those of one type
+    at once. Another one is copied again only if it has changed since: it is another tensor, or has another version
+    counter. (`buffer.data.mul_(0.9)` changes no counter.) So tables that never change are copied once.
 
     Args:
         *models: The model, and the module that wraps it.
@@ -40,10 +40,12 @@ class KeptBuffers:
         self._models = models
         self._owners: dict[int, dict[str, Tensor | None]] = {}
         self._kept: dict[tuple[int, str], _Kept] = {}
-        self._changing: set[tuple[int, str]] = set()
+        self._groups: list[_Group] = []
+        self._grouped: set[tuple[int, str]] = set()
         self._updates = 0
         self._is_settled = False
 
+    @torch.no_grad()
     def keep(self) -> bool:
         """Copy what has changed since the last call, before the first forward pass of an update.
 
@@ -55,25 +57,27 @@ class KeptBuffers:
             self._owners = {id(module._buffers): module._buffers for module in modules if module._buffers}
             self._settle()
         self._updates += 1
-        sources, copies = [], []
         for owner, buffers in self._owners.items():
             for name, buffer in buffers.items():
                 key = (owner, name)
                 kept = self._kept.get(key)
                 if kept is None or kept.buffer is not buffer or not _fits(kept.copy, buffer):
                     self._kept[key] = _kept(buffer)
+                    self._ungroup(key)
                 elif (
-                    buffer is not None
+                    key not in self._grouped
+                    and buffer is not None
                     and kept.copy is not None
-                    and (key in self._changing or (kept.version is not None and kept.version != buffer._version))
+                    and kept.version is not None
+                    and kept.version != buffer._version
                 ):
                     kept.version = buffer._version
-                    sources.append(buffer.detach())
-                    copies.append(kept.copy)
-        if copies:
-            torch._foreach_copy_(copies, sources)
+                    kept.copy.copy_(buffer)
+        for group in self._groups:
+            group.keep()
         return bool(self._owners) or self._updates < 2
 
+    @torch.no_grad()
     def put_back(self, mask: Tensor | None = None) -> None:
         """Give the buffers the values back that they had before the update.
 
@@ -82,44 +86,104 @@ class KeptBuffers:
                 another shape now.
         """
         self._settle()
-        changed = self._changed()
-        if mask is not None and any(not _fits(kept.copy, now) for _, _, kept, now in changed):
+        others = self._changed()
+        if mask is not None and any(not _fits(kept.copy, buffers[name]) for buffers, name, kept in others):
             if not bool(mask):
                 return
             mask = None
-        if mask is None:
-            for buffers, name, kept, _ in changed:
+        for group in self._groups:
+            group.put_back(mask)
+        for buffers, name, kept in others:
+            now = buffers[name]
+            if mask is None or now is None or kept.copy is None:
                 _restore(buffers, name, kept)
-            return
-        groups: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
-        for _, _, kept, now in changed:
-            assert kept.copy is not None and now is not None, "it fits"
-            groups.setdefault(now.dtype, []).append((now.detach(), kept.copy))
-        for pairs in groups.values():
-            _choose(mask, pairs)
+            else:
+                now.copy_(torch.where(mask > 0.0, kept.copy, now))
 
-    def _changed(self) -> list[tuple[dict[str, Tensor | None], str, _Kept, Tensor | None]]:
+    def _changed(self) -> list[tuple[dict[str, Tensor | None], str, _Kept]]:
+        """Return the changed buffers that are in no group."""
         found = []
         for owner, buffers in self._owners.items():
             for name, now in buffers.items():
                 kept = self._kept.get((owner, name)) or _Kept(None, None, None)
-                is_same = kept.buffer is now and (now is None or kept.version is None or kept.version == now._version)
-                if not is_same or (owner, name) in self._changing:
-                    found.append((buffers, name, kept, now))
+                is_same = kept.buffer is now and _fits(kept.copy, now)
+                if is_same and (owner, name) in self._grouped:
+                    continue
+                if not is_same or (now is not None and kept.version is not None and kept.version != now._version):
+                    found.append((buffers, name, kept))
+                    self._ungroup((owner, name))
         return found
 
+    def _ungroup(self, key: tuple[int, str]) -> None:
+        """Keep a buffer by itself, because another tensor or shape has taken its place."""
+        if key in self._grouped:
+            self._grouped.discard(key)
+            for group in self._groups:
+                group.leave(key)
+
     def _settle(self) -> None:
-        """Find the buffers that the first update has changed; waits for the device once."""
+        """Find the buffers that the first update has changed, and group them; waits for the device once."""
         if self._is_settled or not self._updates:
             return
         self._is_settled = True
+        members: dict[tuple[torch.dtype, torch.device], dict[tuple[int, str], _Kept]] = {}
         for owner, buffers in self._owners.items():
             for name, now in buffers.items():
                 kept = self._kept.get((owner, name))
                 if kept is None or kept.buffer is not now or kept.copy is None or now is None:
                     continue
-                if not _fits(kept.copy, now) or not torch.equal(kept.copy, now):
-                    self._changing.add((owner, name))
+                if _fits(kept.copy, now) and not torch.equal(kept.copy, now):
+                    members.setdefault((now.dtype, now.device), {})[owner, name] = kept
+        self._groups = [_Group(group) for group in members.values()]
+        self._grouped = {key for group in members.values() for key in group}
+
+
+class _Group:
+    """Changing buffers of one type on one device, copied with few kernels.
+
+    Args:
+        members: The buffers, which have a copy each; it becomes a part of one tensor.
+    """
+
+    def __init__(self, members: dict[tuple[int, str], _Kept]) -> None:
+        self._members = members
+        self._arrange()
+
+    def _arrange(self) -> None:
+        kept = list(self._members.values())
+        self._buffers = [one.buffer for one in kept if one.buffer is not None]
+        if not kept:
+            return
+        self._before = torch.cat([one.copy.reshape(-1) for one in kept if one.copy is not None])
+        self._now = torch.empty_like(self._before)
+        self._copies, self._chosen = self._views(self._before), self._views(self._now)
+        for one, copy in zip(kept, self._copies, strict=True):
+            one.copy = copy
+
+    def _views(self, flat: Tensor) -> list[Tensor]:
+        parts = torch.split(flat, [buffer.numel() for buffer in self._buffers])
+        return [part.view(buffer.shape) for part, buffer in zip(parts, self._buffers, strict=True)]
+
+    def leave(self, key: tuple[int, str]) -> None:
+        """Let a buffer out."""
+        if self._members.pop(key, None) is not None:
+            self._arrange()
+
+    def keep(self) -> None:
+        """Copy the buffers."""
+        if self._buffers:
+            torch._foreach_copy_(self._copies, self._buffers)
+
+    def put_back(self, mask: Tensor | None) -> None:
+        """Copy the buffers back, where `mask` is 1.0 and without a look at it."""
+        if not self._buffers:
+            return
+        if mask is None:
+            torch._foreach_copy_(self._buffers, self._copies)
+            return
+        torch.cat([buffer.reshape(-1) for buffer in self._buffers], out=self._now)
+        torch.where(mask > 0.0, self._before, self._now, out=self._now)
+        torch._foreach_copy_(self._buffers, self._chosen)
 
 
 def _kept(buffer: Tensor | None) -> _Kept:
@@ -144,12 +208,3 @@ def _restore(buffers: dict[str, Any], name: str, kept: _Kept) -> None:
         buffer.detach().copy_(kept.copy)  # type: ignore[union-attr]  # it fits
     else:
         buffers[name] = kept.copy.clone()
-
-
-def _choose(mask: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> None:
-    """Copy the second of each pair into the first where `mask` is 1.0, in few kernels and without a look at it."""
-    now = torch.cat([buffer.reshape(-1) for buffer, _ in pairs])
-    before = torch.cat([copy.reshape(-1) for _, copy in pairs])
-    buffers = [buffer for buffer, _ in pairs]
-    chosen = torch.split(torch.where(mask > 0.0, before, now), [buffer.numel() for buffer in buffers])
-    torch._foreach_copy_(buffers, [part.view_as(buffer) for part, buffer in zip(chosen, buffers, strict=True)])

@@ -128,6 +128,9 @@ class WeightedLossTrainer(BaseTrainer):
                 else:
                     loss = self.loss_fn(input=output, target=wanted)
                 losses[name] = loss if weight == 1.0 else loss * weight
+        except (AttributeError, TypeError):
+            _check_types(field, output, wanted)
+            raise
         except KeyError as error:
             if field in forward_output and target in targets:
                 raise  # the loss function raised it
@@ -192,12 +195,7 @@ class WeightedLossTrainer(BaseTrainer):
     def _look_at_shapes(self, field: str, output: Any, target: Any) -> None:
         """Refuse a field whose shapes would broadcast: every sample would be compared with every other."""
         self._seen.add(field)
-        for name, value in ((f"output '{field}'", output), (f"target '{field}_target'", target)):
-            if not isinstance(value, Tensor):
-                raise TrainingError(
-                    f"wrong type of {name}: found {type(value).__name__}, expected a tensor",
-                    hint=f"return a tensor as '{field}' from the model, and from the data set as '{field}_target'",
-                )
+        _check_types(field, output, target)
         if output.shape == target.shape or getattr(self._own_loss, "different_shapes", False):
             return
         if output.numel() != target.numel() and self._compares_shapes(output, target):
@@ -222,3 +220,13 @@ class WeightedLossTrainer(BaseTrainer):
         except RuntimeError:
             return True
         return False
+
+
+def _check_types(field: str, output: Any, target: Any) -> None:
+    """Refuse an output or a target of a field that is not a tensor."""
+    for name, value in ((f"output '{field}'", output), (f"target '{field}_target'", target)):
+        if not isinstance(value, Tensor):
+            raise TrainingError(
+                f"wrong type of {name}: found {type(value).__name__}, expected a tensor",
+                hint=f"return a tensor as '{field}' from the model, and from the data set as '{field}_target'",
+            )
