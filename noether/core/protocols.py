@@ -11,20 +11,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class StepResult(Protocol):
-    """Return value of a train step, for readers of its losses."""
-
-    total_loss: Tensor
-    losses_to_log: dict[str, Tensor] | None
-    additional_outputs: dict[str, Tensor] | None
-
-
 class RunningTrainer(Protocol):
     """The members of a trainer that a callback may use.
 
     `applied` is 1.0 if the update that a `track_…` hook follows was applied, else 0.0: a 0-dim tensor, if only the
     device knows it. It is None if the host knows; then these hooks are called for applied updates only. Before the last
     accumulation step of an update it is 1.0 if that accumulation step's loss is finite.
+
+    `loss_weights` has the weights of the losses of the last accumulation step in a mean over several steps, by name:
+    the number of values that each is a mean of. It is None if all steps weigh the same. Without an entry `total`, the
+    mean of the total is the sum of the others.
     """
 
     config: Any
@@ -32,6 +28,8 @@ class RunningTrainer(Protocol):
     update_counter: Any
     last_loss: Tensor | None
     applied: Tensor | None
+    has_masks: bool
+    loss_weights: dict[str, float | Tensor | None] | None
     precision: Any
     seconds: dict[str, float]
     batch_size: int
@@ -39,7 +37,11 @@ class RunningTrainer(Protocol):
     data_container: Any
     callbacks: Any
 
-    def train_step(self, batch: dict[str, Tensor], model: torch.nn.Module) -> StepResult:
+    @property
+    def ignore_index(self) -> int | None:
+        """Return the target class that the loss leaves out."""
+
+    def train_step(self, batch: dict[str, Tensor], model: torch.nn.Module) -> Any:
         """Run the forward pass and the loss on one batch."""
 
     def forward(self, batch: dict[str, Tensor], model: torch.nn.Module) -> Any:

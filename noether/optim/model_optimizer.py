@@ -159,6 +159,12 @@ class ModelOptimizer:
         if self.clip_grad_norm is not None:
             self.last_grad_norm = clip_norm(self.parameters, self.clip_grad_norm)
 
+    def measure(self) -> None:
+        """Take the norm of gradients that are not applied as `last_grad_norm`, as `clip` would."""
+        if self.clip_grad_norm is not None:
+            gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+            self.last_grad_norm = torch.nn.utils.get_total_norm(gradients)
+
     def step(self, grad_scaler: torch.amp.GradScaler | None = None) -> None:
         """Clip and apply the gradients, which a scaler has unscaled before.
 

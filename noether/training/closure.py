@@ -9,6 +9,7 @@ from torch import Tensor
 
 from noether.core.models.base import ModelBase
 from noether.errors import SpecError
+from noether.training.trainers.types import TrainerResult
 from noether.training.update import StepOutcome, Update
 
 
@@ -71,7 +72,7 @@ class ClosureUpdate(Update):
                 return loss
             model.optimizer_zero_grad()
             with torch.enable_grad(), self.precision.autocast():
-                total = self.train_step(self._batch, self._dist_model or model).total_loss
+                total = TrainerResult.of(self.train_step(self._batch, self._dist_model or model)).total_loss
                 total.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             return total.detach()
 

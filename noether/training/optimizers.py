@@ -134,7 +134,7 @@ class TrainsParameters:
         span = (counter.end_update, counter.updates_per_epoch)
         names = unfreeze(model, pattern, span=span, lr=lr, weight_decay=weight_decay)
         if names:
-            self.one_update.adopt(model)
+            self.one_update.take_optimizers(model)
             follow_metrics(self.log_writer, model)
         return names
 

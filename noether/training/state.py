@@ -26,10 +26,12 @@ from noether.kernel.dispatch import Dispatch
 from noether.kernel.participant import Participant
 from noether.kernel.progress import TrainingIteration, UpdateCounter
 from noether.metrics.log import LogWriter
+from noether.training.accumulation import Weights
 from noether.training.nonfinite import FiniteGuard
+from noether.training.precision import Precision
 from noether.training.signals import StopSignals
 from noether.training.trainers.config import BaseTrainerConfig
-from noether.training.update import Precision, Update
+from noether.training.update import Update
 
 SIZES = ("effective_batch_size", "updates_per_epoch")
 """Sizes that give the counts of a run their meaning; a state holds both beside the counts."""
@@ -108,6 +110,10 @@ class ReadsState:
         "one_update.applied",
         "1.0 on the device if the last update was applied, else 0.0; None if the host knows, which then calls tracking "
         "hooks for applied updates only.",
+    )
+    loss_weights: Weights | None = _reads(
+        "one_update.loss_weights",
+        "Weights of the losses of the last accumulation step in a mean over several, by name; None if all are equal.",
     )
     seconds: dict[str, float] = _reads("state.seconds", "Seconds that the parts of all updates have taken so far.")
     is_resumed: bool = _reads("state.is_resumed", "True if the run continues with its own state.")

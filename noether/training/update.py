@@ -1,9 +1,8 @@
-"""Update: all accumulation steps of one update and its optimizer step; batching and precision that it works with."""
+"""Update: all accumulation steps of one update and its optimizer step; and its batching."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -20,8 +19,11 @@ from noether.errors import SpecError
 from noether.kernel.progress import Stopwatch
 from noether.optim.kernels import require_scalable
 from noether.optim.model_optimizer import ModelOptimizer
+from noether.training.accumulation import Accumulation, Weights, shown, weights_of
+from noether.training.buffers import KeptBuffers
 from noether.training.nonfinite import FiniteGuard, step_masked
-from noether.training.trainers.types import TrainerResult
+from noether.training.precision import Precision
+from noether.training.trainers.types import TrainerResult, as_loss, check_graph, detached
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,55 +76,6 @@ def cut_update(
     return Batching(effective_batch_size, batch_size, per_rank // batch_size)
 
 
-_DTYPES = {
-    "float32": None,
-    "fp32": None,
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-    "float16": torch.float16,
-    "fp16": torch.float16,
-}
-
-
-class Precision:
-    """Autocast and gradient scaler for a device and a number format; float32 needs neither.
-
-    Args:
-        name: As in the spec: `fp32`, `bf16`, `fp16` or their long forms.
-        device: Device of the forward pass.
-
-    Raises:
-        SpecError: if the device does not support the format.
-    """
-
-    def __init__(self, name: str, device: torch.device) -> None:
-        self.name = name
-        self.device_type = device.type
-        self.dtype = _DTYPES[name]
-        if self.dtype is not None and not _supported(self.dtype, device):
-            raise SpecError(
-                f"unsupported precision: found {name!r}, expected one that {device} supports",
-                hint='set precision = "fp32", or use another device',
-            )
-        self.scaler = torch.amp.GradScaler(device.type) if self.dtype is torch.float16 else None
-
-    def forget(self) -> None:
-        """Forget which optimizers of an unfinished update have unscaled gradients; the scale stays."""
-        if self.scaler is not None:
-            state, self.scaler = self.scaler.state_dict(), torch.amp.GradScaler(self.device_type)
-            self.scaler.load_state_dict(state)
-
-    def autocast(self) -> AbstractContextManager[None]:
-        """Return a context in which the forward pass runs in this format."""
-        return nullcontext() if self.dtype is None else torch.autocast(self.device_type, dtype=self.dtype)
-
-
-def _supported(dtype: torch.dtype, device: torch.device) -> bool:
-    if not torch.amp.is_autocast_available(device.type):
-        return False
-    return not (device.type == "cuda" and dtype is torch.bfloat16 and not torch.cuda.is_bf16_supported())
-
-
 # torch.set_grad_enabled is a context manager that also works as a call, at four times the price of what it calls.
 _set_grad_enabled = torch._C._set_grad_enabled
 
@@ -173,6 +126,7 @@ class Update:
         times: Seconds of the parts of the last update, `data_time` among them.
         is_scheduled: True if a learning rate or another value is set before each update.
         is_custom: True if a trainer's own `update` takes the place of `accumulate`.
+        loss_weights: Weights of the last losses in a mean over several accumulation steps; None if all are equal.
     """
 
     def __init__(
@@ -192,6 +146,7 @@ class Update:
         self.last_loss: Tensor | None = None
         self.applied: Tensor | None = None
         self.times: dict[str, float] = {}
+        self.loss_weights: Weights | None = None
         self.is_scheduled = False
         self.is_custom = accumulate is not None
         self.to_device = to_device
@@ -205,6 +160,9 @@ class Update:
         self._torch_optimizers: list[torch.optim.Optimizer] = []
         self._slots: frozenset[tuple[int, str]] = frozenset()
         self._parameters: list[torch.nn.Parameter] = []
+        self._accumulation: Accumulation | None = None
+        self._is_weighing = False  # True if an accumulation step of the update under way had a count
+        self._buffers: KeptBuffers | None = None
         # Used again at every accumulation step: they are read before the next one, and building them would cost more.
         self._forward_time, self._backward_time, self._update_time = Stopwatch(), Stopwatch(), Stopwatch()
         self._watches = {
@@ -229,7 +187,7 @@ class Update:
             before_optimizer_step: Called on the unscaled gradients, before they are clipped.
             after_step: Called after each finite accumulation step, so that no batch is kept longer than that.
         """
-        self.adopt(model)
+        self.adopt(model, dist_model)
         self._slots = buffer_slots(model)
         model.optimizer_zero_grad()  # an update that an error has ended may have left some of its gradients
         self.guard.forget()
@@ -281,6 +239,10 @@ class Update:
     ) -> StepOutcome:
         """Do one accumulation step, and the optimizer step after the last one; see `BaseTrainer.update`."""
         started = perf_counter()
+        if model is not self._model:
+            self.adopt(model, dist_model)
+        if accumulation_step == 0 and self._buffers is not None and not self._buffers.keep():
+            self._buffers = None
         were_enabled = torch.is_grad_enabled()
         _set_grad_enabled(True)  # the loop, hooks included, runs without gradients; only this does not
         try:
@@ -289,27 +251,52 @@ class Update:
             else:
                 with self.precision.autocast():
                     result = self.train_step(batch, dist_model)
-            loss = result.total_loss if accumulation_steps_total == 1 else result.total_loss / accumulation_steps_total
+            if type(result) is not TrainerResult:
+                result = TrainerResult.of(result)
+            total, count = result.total_loss, result.count
             forwarded = perf_counter()
             scaler = self.precision.scaler
-            scaled = loss if scaler is None else scaler.scale(loss)
-            scaled.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            if accumulation_steps_total == 1 or (count is None and not self._is_weighing):
+                loss = total if accumulation_steps_total == 1 else total / accumulation_steps_total
+                scaled = loss if scaler is None else scaler.scale(loss)
+                scaled.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                share = total.detach()
+            else:
+                if self._accumulation is None:
+                    self._accumulation = Accumulation(self._parameters)
+                self._is_weighing = accumulation_step < accumulation_steps_total - 1
+                share = self._accumulation.backward(
+                    result,
+                    accumulation_steps_total,
+                    accumulation_step,
+                    (lambda loss: loss) if scaler is None else scaler.scale,
+                    retain_graph=retain_graph,
+                )
+        except (AttributeError, RuntimeError):
+            if "result" in locals():
+                check_graph(result)
+            raise
         finally:
             _set_grad_enabled(were_enabled)
         propagated = perf_counter()
-        total = result.total_loss.detach()
         if accumulation_step == accumulation_steps_total - 1:
-            self._apply(model, total)
+            self._apply(model, share)
         else:
-            self.guard.keep(total)
-        losses = {"total": total}
+            self.guard.keep(share)
+        losses = {"total": share if count is None else total.detach()}
         if result.losses_to_log:
             for name in result.losses_to_log:
                 part = result.losses_to_log[name]
-                losses[name] = total if part is result.total_loss else part.detach()
+                if type(part) is not Tensor:
+                    part = as_loss(name, part, total.device)
+                losses[name] = losses["total"] if part is total else part.detach()
+        self.loss_weights = None
+        if count is not None:
+            losses = shown(losses, result, accumulation_steps_total)
+            self.loss_weights = weights_of(result, 1.0)
         outputs = result.additional_outputs
         if outputs:
-            outputs = {name: output.detach() for name, output in outputs.items()}
+            outputs = detached(outputs)
         self._forward_time.started_at = started
         self._forward_time.elapsed_seconds = forwarded - started
         self._backward_time.elapsed_seconds = propagated - forwarded
@@ -325,16 +312,22 @@ class Update:
         """True between two accumulation steps of an update."""
         return self.guard.keeps_losses
 
-    def adopt(self, model: ModelBase) -> None:
-        """Remember the optimizers and parameters of a model, so that no update has to collect them."""
+    def adopt(self, model: ModelBase, dist_model: torch.nn.Module) -> None:
+        """Remember a model, its optimizers and its buffers, so that no update has to collect them."""
+        self._buffers = KeptBuffers(dist_model, model)
+        self.take_optimizers(model)
+
+    def take_optimizers(self, model: ModelBase) -> None:
+        """Remember the optimizers of a model and their parameters, of which there may be more than before."""
         self._model = model
         self._optimizers = list(model.optimizers().values())
         self._parameters = [parameter for optimizer in self._optimizers for parameter in optimizer.parameters]
+        self._accumulation, self._is_weighing = None, False
         self._torch_optimizers = [optimizer.torch_optimizer for optimizer in self._optimizers]
         self._fitted = None
         self.is_scheduled = any(optimizer.scheduled for optimizer in self._optimizers)
         for optimizer in self._optimizers:
-            optimizer.on_change = partial(self.adopt, model)
+            optimizer.on_change = partial(self.take_optimizers, model)
             if self.precision.scaler is not None:
                 require_scalable(dict(zip(optimizer.names, optimizer.parameters, strict=True)), self.precision.name)
         self.guard.adopt(self._torch_optimizers)
@@ -350,11 +343,11 @@ class Update:
         require_agreement(model)
         for optimizer in model.optimizers().values():
             optimizer.fit_to_gradients()
-        self.adopt(model)
+        self.take_optimizers(model)
         self._fitted = model
 
     def _apply(self, model: ModelBase, loss: Tensor) -> None:
-        """Clip and apply the gradients if they are finite, and release them in any case."""
+        """Clip and apply the gradients if they are finite, else undo the forward passes; release them in any case."""
         if model is not self._fitted:
             self._fit(model)
         scaler = self.precision.scaler
@@ -371,6 +364,13 @@ class Update:
                 model.optimizer_step(scaler)
             else:
                 step_masked(model, self._torch_optimizers, guard.mask)
+                if self._buffers is not None:
+                    self._buffers.put_back(guard.mask)
+        else:
+            for optimizer in self._optimizers:
+                optimizer.measure()
+            if self._buffers is not None:
+                self._buffers.put_back()
         if scaler is not None and gradients:
             scaler.update()
         model.optimizer_zero_grad()

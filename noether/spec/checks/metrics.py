@@ -167,6 +167,7 @@ def _declares(target: Any, declaration: str) -> bool:
 
 BEST = "best/"
 """Prefix of a metric key in `[expect]`: the best value of the run in place of the final one."""
+_TWICE = ("logged here", "and here")
 _LABELS = ("read here", "logged here")
 _SHOWN = 8  # metric keys in a hint
 
@@ -178,11 +179,32 @@ def metric_findings(flow: MetricFlow, expected: Iterable[str]) -> Iterator[Findi
         flow: The metrics of the callbacks.
         expected: The keys of `[expect]`.
     """
+    yield from _logged_twice(flow)
     for actor in flow.actors:
         yield from _reads(actor, flow)
         yield from _directions(actor)
     for key in expected:
         yield from _expectation(key, flow)
+
+
+def _logged_twice(flow: MetricFlow) -> Iterator[Finding]:
+    """Yield callbacks that log a metric of another callback: its readers would read the one that comes last."""
+    first: dict[str, Actor] = {}
+    reported = set()
+    for actor in flow.actors:
+        for key in actor.produced:
+            one = first.setdefault(key, actor)
+            if one is actor or (one.position, actor.position) in reported:
+                continue
+            reported.add((one.position, actor.position))
+            places = tuple(each.path for each in (actor, one) if each.path is not None)
+            message = f"'{actor.name}' logs the metric {quoted(key)}, which '{one.name}' logs too"
+            hint = "remove one of them, or let it measure something else, such as another data set"
+            if None in (one.path, actor.path):
+                hint = f"remove it, or the default one: {quoted('add_default_callbacks')} = false under [trainer]"
+            if not places:
+                continue
+            yield Finding(Problem("duplicate-metric", places[0], message, hint, at=places, labels=_TWICE), certain=True)
 
 
 def _reads(actor: Actor, flow: MetricFlow) -> Iterator[Finding]:

@@ -40,15 +40,16 @@ from noether.training.default_callbacks import ChoosesCallbacks
 from noether.training.nonfinite import finite_guard
 from noether.training.optimizers import TrainsParameters
 from noether.training.parallel import Parallel, parallel_of
+from noether.training.precision import Precision
 from noether.training.rounds import compile_run_hooks
 from noether.training.signals import StopSignals
 from noether.training.state import ReadsState, RunParts, RunState, starting_counter
 from noether.training.trainers.config import BaseTrainerConfig
-from noether.training.trainers.types import LossResult, TrainerResult
-from noether.training.update import Precision, Update, cut_update
+from noether.training.trainers.types import MASK, LossFacts, LossResult, TrainerResult
+from noether.training.update import Update, cut_update
 
 
-class BaseTrainer(ReadsState, ChoosesCallbacks, TrainsParameters, ABC):
+class BaseTrainer(ReadsState, ChoosesCallbacks, TrainsParameters, LossFacts, ABC):
     """Base class of trainers; a subclass defines the loss.
 
     ```python
@@ -104,6 +105,7 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, TrainsParameters, ABC):
         self.forward_properties = list(config.forward_properties or [])
         self.target_properties = list(config.target_properties or [])
         self.batch_keys = [*self.forward_properties, *self.target_properties]
+        self.has_masks = bool(data_container.collators) or MASK in self.target_properties
         self.initializer: InitializerBase | None = construct(config.initializer) if config.initializer else None
         self.callbacks: list[CallbackBase] = []
         self.participants: Sequence[Participant] = ()
@@ -145,11 +147,6 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, TrainsParameters, ABC):
             to_device=None if self.device.type == "cpu" else self.to_device,
         )
 
-    @classmethod
-    def loss_names(cls, config: Any) -> tuple[str, ...] | None:
-        """Return the names of the losses of this class's `train_step`, beside `total`; None if they are not known."""
-        return None
-
     def get_data_loader(
         self,
         iterator_callbacks: Sequence[PeriodicDataIteratorCallback],
@@ -179,11 +176,13 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, TrainsParameters, ABC):
     def loss_compute(
         self, forward_output: dict[str, Tensor], targets: dict[str, Tensor]
     ) -> LossResult | tuple[LossResult, dict[str, Tensor]]:
-        """Return the loss of one batch: a tensor, a list, a dict by name, or a tuple of that and further outputs.
+        """Return the loss of one batch, a list or a dict of them, or a tuple of these and a dict of outputs.
+
+        Each is a mean over the samples of the batch, or `Counted(loss, n)`, a mean over n other values.
 
         Args:
             forward_output: The output of the model.
-            targets: The target properties of the batch.
+            targets: The target properties of the batch, and the `mask` of a padded one.
         """
 
     def train_step(self, batch: dict[str, Tensor], model: nn.Module) -> TrainerResult:
@@ -198,6 +197,8 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, TrainsParameters, ABC):
                 forward[name] = batch[name]
             for name in self.target_properties:
                 targets[name] = batch[name]
+            if self.has_masks and MASK in batch:
+                targets[MASK] = batch[MASK]
         except KeyError as error:
             raise TrainingError(
                 f"missing property in a batch: found {', '.join(batch)}, expected {error}",
@@ -241,10 +242,9 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, TrainsParameters, ABC):
         Returns:
             The losses by name with their `total`, the additional outputs, and a stopwatch of each part.
         """
-        self.one_update.train_step = self.train_step  # an instance may have been given one of its own
-        return self.one_update.accumulate(
-            batch, dist_model, model, accumulation_steps_total, accumulation_step, retain_graph
-        )
+        update = self.one_update
+        update.train_step = self.train_step  # an instance may have been given one of its own
+        return update.accumulate(batch, dist_model, model, accumulation_steps_total, accumulation_step, retain_graph)
 
     def autocast(self) -> AbstractContextManager[None]:
         """Return a context with the precision of training."""
