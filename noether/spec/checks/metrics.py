@@ -188,10 +188,13 @@ def metric_findings(flow: MetricFlow, expected: Iterable[str]) -> Iterator[Findi
 
 
 def _logged_twice(flow: MetricFlow) -> Iterator[Finding]:
-    """Yield callbacks that log a metric of another callback: its readers would read the one that comes last."""
+    """Yield callbacks that log a metric of another callback: its readers would read the one that comes last.
+
+    A default callback logs the same values as one of its kind in the spec.
+    """
     first: dict[str, Actor] = {}
     reported = set()
-    for actor in flow.actors:
+    for actor in (actor for actor in flow.actors if actor.path is not None):
         for key in actor.produced:
             one = first.setdefault(key, actor)
             if one is actor or (one.position, actor.position) in reported:
@@ -200,10 +203,6 @@ def _logged_twice(flow: MetricFlow) -> Iterator[Finding]:
             places = tuple(each.path for each in (actor, one) if each.path is not None)
             message = f"'{actor.name}' logs the metric {quoted(key)}, which '{one.name}' logs too"
             hint = "remove one of them, or let it measure something else, such as another data set"
-            if None in (one.path, actor.path):
-                hint = f"remove it, or the default one: {quoted('add_default_callbacks')} = false under [trainer]"
-            if not places:
-                continue
             yield Finding(Problem("duplicate-metric", places[0], message, hint, at=places, labels=_TWICE), certain=True)
 
 
