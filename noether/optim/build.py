@@ -18,7 +18,7 @@ from noether.config.signature import SignatureConfig
 from noether.errors import SpecError
 from noether.optim.kernels import with_implementation
 from noether.optim.model_optimizer import ModelOptimizer, Scheduled
-from noether.optim.optimizer_state import Traits
+from noether.optim.optimizer_state import Traits, requires_closure
 from noether.optim.schedules import Schedule
 from noether.optim.trial import traits_of
 
@@ -207,7 +207,10 @@ def build_optimizer(
     implementation = partial(with_implementation, optimizer_class, options, sparse=sparse)
     build = partial(_construct, optimizer_class, options=implementation(trainable), kind=config.kind)
     optimizer = build(groups)
-    traits = traits_of(optimizer, build, implementation)
+    if optimizer_class.__module__.partition(".")[0] == "torch":
+        traits = Traits(requires_closure(optimizer), implementation=implementation)
+    else:
+        traits = traits_of(optimizer, build, implementation)
     _require_closable(config, traits)
     return ModelOptimizer(
         optimizer,

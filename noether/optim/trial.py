@@ -22,7 +22,7 @@ def traits_of(
     build: Callable[[Groups], Optimizer],
     implementation: Callable[[Mapping[str, nn.Parameter]], Options],
 ) -> Traits:
-    """Return the needs of an optimizer; one that is not of torch makes an optimizer step on copies.
+    """Return the needs of an optimizer that is not of torch: it makes an optimizer step on copies.
 
     Some optimizers (SAM for example) have a closure with a default of None, and cannot do without it: they are found
     by an optimizer step that fails without a closure and succeeds with one.
@@ -33,8 +33,6 @@ def traits_of(
         implementation: Return the options that choose torch's kernels for some parameters.
     """
     takes_closure = requires_closure(optimizer)
-    if type(optimizer).__module__.partition(".")[0] == "torch":
-        return Traits(takes_closure, implementation=implementation)
     for with_closure in (True,) if takes_closure else (False, True):
         if (tried := _trial(optimizer, build, with_closure=with_closure)) is not None:
             state, attributes = tried

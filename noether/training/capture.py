@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from noether.checkpoint.state import CheckpointState
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.tree import family
+from noether.core.models.agreement import evaluation_weights
 from noether.core.models.base import ModelBase
-from noether.training.optimizers import evaluation_weights
 from noether.training.state import TrainerParts
 
 _MT19937 = 624  # numbers in the state of this generator

@@ -13,12 +13,13 @@ import torch
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import iterator_callbacks
 from noether.core.callbacks.tree import family
+from noether.core.models.agreement import begin_training
 from noether.core.models.base import ModelBase
 from noether.data.randomness import preserved_rng
 from noether.data.samplers.tagged import TaggedBatch
 from noether.kernel.dispatch import Dispatch
 from noether.training.capture import named
-from noether.training.optimizers import begin_training, follow_metrics, warn_of_unread_metrics
+from noether.training.optimizers import follow_metrics, warn_of_unread_metrics
 from noether.training.rounds import Rounds, call_hook
 from noether.training.state import TrainerParts
 from noether.training.stop import interruptible_evaluation, stop_for_signal

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
 from typing import Any
 
 from noether.checkpoint.state import split_state
@@ -137,23 +136,3 @@ class TrainsParameters:
             self.one_update.take_optimizers(model)
             follow_metrics(self.log_writer, model)
         return names
-
-
-def begin_training(model: ModelBase, stack: ExitStack) -> None:
-    """Give the parameters the weights that are trained, and at the end of the stack those that are evaluated."""
-    for optimizer in model.optimizers().values():
-        optimizer.begin_training()
-    stack.callback(_end_training, model)
-
-
-def _end_training(model: ModelBase) -> None:
-    for optimizer in model.optimizers().values():
-        optimizer.end_training()
-
-
-def evaluation_weights(model: ModelBase) -> Any:
-    """Return a context in which the parameters have the weights that are evaluated."""
-    stack = ExitStack()
-    for optimizer in model.optimizers().values():
-        stack.enter_context(optimizer.evaluation_weights())
-    return stack

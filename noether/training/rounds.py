@@ -14,7 +14,7 @@ import torch
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
 from noether.core.callbacks.tree import compile_hooks, family
-from noether.core.models.agreement import require_agreement
+from noether.core.models.agreement import evaluation_weights, require_agreement
 from noether.core.models.base import ModelBase, evaluating
 from noether.data.randomness import preserved_rng
 from noether.data.samplers.tagged import TaggedBatch
@@ -22,7 +22,6 @@ from noether.kernel.compile import HookCall
 from noether.kernel.dispatch import Dispatch
 from noether.kernel.markers import is_when_due
 from noether.kernel.participant import Participant
-from noether.training.optimizers import evaluation_weights
 from noether.training.state import TrainerParts
 from noether.training.stop import interruptible, take_up
 

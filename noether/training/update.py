@@ -1,9 +1,9 @@
-"""Update: all accumulation steps of one update and its optimizer step; and its batching."""
+"""Update: all accumulation steps of one update and its optimizer step; and the precision that it works with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from time import perf_counter
 from typing import Any, TypeAlias
@@ -22,58 +22,55 @@ from noether.optim.model_optimizer import ModelOptimizer
 from noether.training.accumulation import Accumulation, Weights, shown, weights_of
 from noether.training.buffers import KeptBuffers
 from noether.training.nonfinite import FiniteGuard, step_masked
-from noether.training.precision import Precision
 from noether.training.trainers.types import TrainerResult, as_loss, check_graph, detached
 
-
-@dataclass(frozen=True, slots=True)
-class Batching:
-    """Sizes of the forward passes of one update on one rank.
-
-    Attributes:
-        effective_batch_size: Samples of an update over all ranks.
-        batch_size: Samples of one forward pass.
-        accumulation_steps: Forward passes of an update.
-    """
-
-    effective_batch_size: int
-    batch_size: int
-    accumulation_steps: int
+_DTYPES = {
+    "float32": None,
+    "fp32": None,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+}
 
 
-def cut_update(
-    effective_batch_size: int,
-    *,
-    max_batch_size: int | None = None,
-    world_size: int = 1,
-    accumulate: bool = True,
-) -> Batching:
-    """Cut an update into the fewest equal forward passes that fit.
+class Precision:
+    """Autocast and gradient scaler for a device and a number format; float32 needs neither.
 
     Args:
-        effective_batch_size: Samples of an update over all ranks.
-        max_batch_size: Most samples of one forward pass on one rank; None for no bound.
-        world_size: Number of ranks.
-        accumulate: True if an update may have more than one forward pass.
+        name: As in the spec: `fp32`, `bf16`, `fp16` or their long forms.
+        device: Device of the forward pass.
 
     Raises:
-        SpecError: if the sizes do not divide, or if accumulation is needed and not allowed.
+        SpecError: if the device does not support the format.
     """
-    per_rank, rest = divmod(effective_batch_size, world_size)
-    if rest:
-        raise SpecError(
-            f"wrong effective_batch_size: found {effective_batch_size}, expected a multiple of the {world_size} ranks",
-            hint=f"use {max(per_rank, 1) * world_size}, or another multiple of {world_size}",
-        )
-    bound = min(max_batch_size or per_rank, per_rank)
-    batch_size = next(size for size in range(bound, 0, -1) if per_rank % size == 0)
-    if batch_size < per_rank and not accumulate:
-        raise SpecError(
-            f"wrong max_batch_size: found {max_batch_size}, expected at least {per_rank}, the samples of an update on "
-            "each rank, because disable_gradient_accumulation is true",
-            hint="raise max_batch_size, lower effective_batch_size, or allow accumulation",
-        )
-    return Batching(effective_batch_size, batch_size, per_rank // batch_size)
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        self.name = name
+        self.device_type = device.type
+        self.dtype = _DTYPES[name]
+        if self.dtype is not None and not _supported(self.dtype, device):
+            raise SpecError(
+                f"unsupported precision: found {name!r}, expected one that {device} supports",
+                hint='set precision = "fp32", or use another device',
+            )
+        self.scaler = torch.amp.GradScaler(device.type) if self.dtype is torch.float16 else None
+
+    def forget(self) -> None:
+        """Forget which optimizers of an unfinished update have unscaled gradients; the scale stays."""
+        if self.scaler is not None:
+            state, self.scaler = self.scaler.state_dict(), torch.amp.GradScaler(self.device_type)
+            self.scaler.load_state_dict(state)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Return a context in which the forward pass runs in this format."""
+        return nullcontext() if self.dtype is None else torch.autocast(self.device_type, dtype=self.dtype)
+
+
+def _supported(dtype: torch.dtype, device: torch.device) -> bool:
+    if not torch.amp.is_autocast_available(device.type):
+        return False
+    return not (device.type == "cuda" and dtype is torch.bfloat16 and not torch.cuda.is_bf16_supported())
 
 
 # torch.set_grad_enabled is a context manager that also works as a call, at four times the price of what it calls.

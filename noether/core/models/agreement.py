@@ -1,8 +1,9 @@
-"""Agreement of parameters and optimizers: each trainable parameter has one, and parameters can begin to train later."""
+"""Agreement of a model and its optimizers: parameters, sizes, and the weights that are trained or evaluated."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from torch import nn
@@ -158,3 +159,23 @@ def give_saved_optimizers(model: ModelBase, saved: Mapping[str, Mapping[str, Any
             ],
             span,
         )
+
+
+def begin_training(model: ModelBase, stack: ExitStack) -> None:
+    """Give the parameters the weights that are trained, and at the end of the stack those that are evaluated."""
+    for optimizer in model.optimizers().values():
+        optimizer.begin_training()
+    stack.callback(_end_training, model)
+
+
+def _end_training(model: ModelBase) -> None:
+    for optimizer in model.optimizers().values():
+        optimizer.end_training()
+
+
+def evaluation_weights(model: ModelBase) -> Any:
+    """Return a context in which the parameters have the weights that are evaluated."""
+    stack = ExitStack()
+    for optimizer in model.optimizers().values():
+        stack.enter_context(optimizer.evaluation_weights())
+    return stack

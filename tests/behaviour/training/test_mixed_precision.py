@@ -10,9 +10,8 @@ from noether.core.models.composite import CompositeModel
 from noether.errors import SpecError
 from noether.testing import make_model, make_trainer
 from noether.training.nonfinite import FiniteGuard
-from noether.training.precision import Precision
 from noether.training.trainers import TrainerResult, WeightedLossTrainer
-from noether.training.update import Update
+from noether.training.update import Precision, Update
 
 SCALE = 1024.0
 SGD = {"kind": "SGD", "lr": 0.1}

@@ -14,9 +14,8 @@ from noether.core.models.base import ModelBase
 from noether.data.samplers.tagged import TRAINING, TaggedBatch
 from noether.training.buffers import KeptBuffers
 from noether.training.nonfinite import DeviceGuard, FiniteGuard
-from noether.training.precision import Precision
 from noether.training.trainers.types import TrainerResult
-from noether.training.update import Update
+from noether.training.update import Precision, Update
 
 
 class InPlace(nn.Module):

@@ -18,11 +18,10 @@ from noether.core.models.base import ModelBase
 from noether.data.samplers.tagged import TRAINING, TaggedBatch
 from noether.testing import make_callback, make_data, make_trainer
 from noether.training.nonfinite import FiniteGuard
-from noether.training.precision import Precision
 from noether.training.trainers.base import BaseTrainer
 from noether.training.trainers.torch_losses import TorchLoss
 from noether.training.trainers.types import Counted, TrainerResult
-from noether.training.update import Update
+from noether.training.update import Precision, Update
 
 SAMPLES, POINTS, CLASSES = 12, 4, 3
 CLASS_WEIGHTS = torch.tensor([0.2, 1.0, 3.0])

@@ -15,12 +15,11 @@ from noether.testing import make_callback, make_model, make_trainer
 from noether.training.callbacks.offline_metrics import METRICS
 from noether.training.nonfinite import FiniteGuard
 from noether.training.parallel import parallel_of
-from noether.training.precision import Precision
 from noether.training.resume import blamed_on, restore_optimizers
-from noether.training.trainers.config import BaseTrainerConfig
+from noether.training.trainers.config import BaseTrainerConfig, cut_update
 from noether.training.trainers.torch_losses import is_per_point
 from noether.training.trainers.types import TrainerResult, check_graph
-from noether.training.update import cut_update
+from noether.training.update import Precision
 
 BATCH = {"x": torch.zeros(2, 3), "y_target": torch.zeros(2, 2)}
 

@@ -15,9 +15,8 @@ from noether.data.samplers.tagged import TRAINING, TaggedBatch
 from noether.errors import TrainingError
 from noether.testing import make_model
 from noether.training.nonfinite import FiniteGuard
-from noether.training.precision import Precision
 from noether.training.trainers.types import TrainerResult
-from noether.training.update import Update
+from noether.training.update import Precision, Update
 
 
 def squared(batch: dict[str, Tensor], model: nn.Module) -> TrainerResult:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from noether.errors import SpecError
-from noether.training.precision import Precision
+from noether.training.update import Precision
 
 CPU = torch.device("cpu")
 
