@@ -34,7 +34,7 @@ def check(
     from noether.spec.load import load_spec
 
     try:
-        loaded = load_spec(spec, options.overrides, trusted=options.trusted, plugins=options.plugins)
+        loaded = load_spec(spec, options.overrides, trust=options.trusted, plugins=options.plugins)
         notes = _notes(loaded, options)
         if deep:
             from noether.runs.deep_check import check_deeply

@@ -46,7 +46,7 @@ def plan(
     from noether.runs.plan.plan import make_plan
     from noether.spec.load import load_spec
 
-    loaded = load_spec(spec, options.overrides, trusted=options.trusted, plugins=options.plugins)
+    loaded = load_spec(spec, options.overrides, trust=options.trusted, plugins=options.plugins)
     made = make_plan(loaded, options.plugins, update_time=update_time)
     if as_json:
         print_json(_plan_json(made))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import json
+from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
@@ -109,6 +109,8 @@ def _print_kind(component: Component) -> None:
         if (table_class := table_class_of(field)) is not None:
             print(f"\neach table of {name}\n")
             print_table([_row(*option) for option in table_class.model_fields.items()])
+    for name, reason in getattr(config_class, "left_out", {}).items():
+        print(f"\n{name} is not an option: {reason}")
     print(f"\n{_example(component, config_class)}")
 
 
@@ -137,7 +139,7 @@ def _row(name: str, field: FieldInfo) -> dict[str, str]:
 def _type(annotation: Any) -> str:
     """Return a type in the words of a spec: `float | None`, and `table` if a `kind` chooses its options."""
     if isinstance(annotation, type) and not get_args(annotation):
-        return "table" if hasattr(annotation, "model_fields") else annotation.__name__
+        return _type_of_class(annotation)
     if get_origin(annotation) in (Union, UnionType):
         return " | ".join("None" if member is NoneType else _type(member) for member in get_args(annotation))
     if get_origin(annotation) is Annotated or annotation is Any:
@@ -147,11 +149,23 @@ def _type(annotation: Any) -> str:
     return str(annotation).replace("typing.", "")
 
 
+def _type_of_class(annotation: type) -> str:
+    from noether.spec.describe.fields import is_table
+
+    if issubclass(annotation, Enum):
+        return " | ".join(repr(member.value) for member in annotation)
+    if is_table(annotation):
+        return "table"
+    return "list" if hasattr(annotation, "_fields") else annotation.__name__
+
+
 def _shown(value: Any) -> str:
+    from noether.spec.errors.words import toml_literal
+
     if value is None:
         return "unset"
     kind = getattr(value, "kind", None)
-    return json.dumps(kind if kind is not None else value, default=str)
+    return toml_literal(value if kind is None else kind)
 
 
 def _example(component: Component, config_class: type[BaseModel]) -> str:

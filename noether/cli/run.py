@@ -60,7 +60,7 @@ def run(
             resume=resume,
             allow_spec_change=allow_spec_change,
             plugins=options.plugins,
-            trusted=options.trusted,
+            trust=options.trusted,
             quiet=quiet,
             trace_hooks=trace_hooks,
         )

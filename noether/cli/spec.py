@@ -39,7 +39,7 @@ def resolve(spec: Spec, options: SpecOptions, output: OutputFile = None) -> None
     from noether.spec.load import load_spec
     from noether.spec.resolve import resolved_toml
 
-    loaded = load_spec(spec, options.overrides, trusted=options.trusted, plugins=options.plugins)
+    loaded = load_spec(spec, options.overrides, trust=options.trusted, plugins=options.plugins)
     with use_registry(loaded.registry):
         _write(resolved_toml(loaded.spec), output)
 
@@ -137,7 +137,7 @@ def _tables_of(side: str, runs: Path, trusted: Iterable[str]) -> dict[str, Any]:
         paths = PathProvider(folder.parent, folder.name)
         if has_saved_spec(paths):
             return read_saved_spec(paths).tables
-    loaded = load_spec(_spec_file(side, runs), trusted=trusted)
+    loaded = load_spec(_spec_file(side, runs), trust=trusted)
     with use_registry(loaded.registry):
         return resolved_tables(loaded.spec)
 

@@ -39,7 +39,7 @@ def explain(
     from noether.spec.load import load_spec
 
     if spec is not None:
-        loaded = load_spec(spec, options.overrides, trusted=options.trusted, plugins=options.plugins)
+        loaded = load_spec(spec, options.overrides, trust=options.trusted, plugins=options.plugins)
         with use_registry(loaded.registry):
             _print_explanation(explained(key, loaded), as_json=as_json)
         return

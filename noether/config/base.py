@@ -5,6 +5,9 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from inspect import Parameter, signature
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
@@ -13,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from noether.errors import NoetherError, PluginError, SpecError
 from noether.kernel.entries import Component
 from noether.kernel.registry import active_registry
+from noether.kernel.trust import ALWAYS_TRUSTED, SCRIPT, calling_package, folder_of
 
 
 class _RegistryBase(BaseModel):
@@ -34,7 +38,9 @@ class _RegistryBase(BaseModel):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, _RegistryBase):
             return NotImplemented
-        return type(self) is type(other) and self.__dict__ == other.__dict__
+        if type(self) is not type(other) or self.__dict__ != other.__dict__:
+            return False
+        return self.model_extra == other.model_extra
 
 
 def names_component(config: _RegistryBase) -> bool:
@@ -56,7 +62,7 @@ def component_of(config: _RegistryBase) -> Component:
             f"missing kind of {type(config).__name__}: found none, expected the kind of a {config.role}",
             hint=f'give it a kind: {type(config).__name__}(kind="…")',
         )
-    return active_registry().load(config.role, kind)
+    return active_registry().load(config.role, kind, author=calling_package())
 
 
 def _kind_of(config: _RegistryBase) -> str | None:
@@ -95,8 +101,50 @@ def construction_of(config: _RegistryBase) -> Iterator[None]:
         raise SpecError(
             f"the {component.role} '{component.kind}' ({component.origin}) cannot be built: "
             f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})",
-            hint=f"list its options with: noether plugins info {component.kind}",
+            hint=_info_command(component),
         ) from error
+
+
+def _info_command(component: Component) -> str | None:
+    """Return a hint with the command that lists the options of a component, or None if no command finds it."""
+    top = component.kind.partition(".")[0]
+    if top == SCRIPT or "<" in component.kind:
+        return None
+    needs_trust = component.entry is None and component.distribution and top not in ALWAYS_TRUSTED
+    command = f"noether plugins info {component.kind}{f' --trust {top}' if needs_trust else ''}"
+    folder = None if component.distribution else folder_of(top)
+    return f"list its options with: {command}{f' (in {folder})' if folder not in (None, Path.cwd()) else ''}"
+
+
+_seed_of_run: ContextVar[int | None] = ContextVar("noether_seed", default=None)
+
+
+@contextmanager
+def building_with_seed(seed: int) -> Iterator[None]:
+    """Give the keyword `seed` of components that are built in the `with` block the seed of the run."""
+    token = _seed_of_run.set(seed)
+    try:
+        yield
+    finally:
+        _seed_of_run.reset(token)
+
+
+def seed_of_run() -> int | None:
+    """Return the seed of the run that is being built, or None outside of `building_with_seed`."""
+    return _seed_of_run.get()
+
+
+def seed_for(target: Any, seed: int | None = None) -> dict[str, int]:
+    """Return the argument `seed` if a class or function takes it as a keyword; unset: that of the run, if known."""
+    seed = seed_of_run() if seed is None else seed
+    if seed is None:
+        return {}
+    try:
+        parameter = signature(target).parameters.get("seed")
+    except ValueError:  # written in C
+        return {}
+    takes_it = parameter is not None and parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    return {"seed": seed} if takes_it else {}
 
 
 def construct(config: _RegistryBase, **arguments: Any) -> Any:
@@ -105,5 +153,6 @@ def construct(config: _RegistryBase, **arguments: Any) -> Any:
     Raises:
         SpecError: if the constructor raised an error that is not one of Noether's; it names the component.
     """
+    target = component_of(config).target
     with construction_of(config):
-        return component_of(config).target(config, **arguments)
+        return target(config, **(seed_for(target) | arguments))

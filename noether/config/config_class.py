@@ -9,9 +9,14 @@ from importlib import import_module
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
+from pydantic.errors import PydanticUndefinedAnnotation
+
 from noether.config.base import _RegistryBase
-from noether.config.signature import config_from_signature, constructors, evaluated, label, parameters
+from noether.config.parameters import constructors, evaluated, label, parameters
+from noether.config.signature import config_from_signature
 from noether.errors import PluginError
+from noether.kernel.entries import ROLES
+from noether.kernel.importing import import_target
 
 CONFIG_BASES = {
     "callback": "noether.config.components:CallBackBaseConfig",
@@ -42,17 +47,52 @@ def config_class_of(target: Callable[..., Any], role: str) -> type[_RegistryBase
     Raises:
         PluginError: if the annotation cannot be evaluated, is not a config of this role, or the signature does not fit.
     """
-    for constructor in constructors(target):
-        parameter = _config_parameter(constructor)
-        if parameter is not None:
-            return _annotated_class(constructor, parameter, target, role)
-    if role not in CONFIG_BASES:
+    found = _annotated_config(target, role)
+    if found is None and role not in CONFIG_BASES:
         raise PluginError(
             f"missing config of {label(target)}: found a constructor without a config parameter",
             hint=f"annotate one with a config class: def __init__(self, {role}_config: MyConfig, **kwargs)",
         )
-    base = base_config(role)
-    return base if role in _BUILT_BY_THE_RUN else config_from_signature(target, base)
+    if found is None and role not in _BUILT_BY_THE_RUN:
+        return config_from_signature(target, base_config(role))
+    others = beside_config(target, role)
+    is_passed = found is not None or role == "callback" or any(map(_may_take_config, _own_parameters(target)))
+    needed = [name for name, parameter in others.items() if not is_passed or parameter.default is parameter.empty]
+    if needed:
+        raise PluginError(
+            f"{label(target)} cannot be built: found the parameters {', '.join(needed)}, expected them in its config",
+            hint=f"annotate a config class with fields for them: def __init__(self, {role}_config: MyConfig, **kwargs)",
+        )
+    return found or base_config(role)
+
+
+def _annotated_config(target: Callable[..., Any], role: str) -> type[_RegistryBase] | None:
+    for constructor in constructors(target):
+        for parameter in _config_parameters(constructor):
+            found = _annotated_class(constructor, parameter, target, role)
+            if found is not None:
+                return _complete(found)
+    return None
+
+
+def beside_config(target: Callable[..., Any], role: str) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a constructor that neither the config nor the run gives, by name."""
+    if role in ("loss", "optimizer", "trainer"):  # called with options, or with parts of the run that it may rename
+        return {}
+    given = {"seed", "total_updates", "updates_per_epoch"}
+    if role in _BUILT_BY_THE_RUN:
+        base: Any = import_target(ROLES[role].base or "")
+        given |= {parameter.name for parameter in parameters(base.__init__)}
+    found = [p for p in _own_parameters(target) if p.name not in given and not _may_take_config(p)]
+    return {p.name: p for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+
+def _own_parameters(target: Callable[..., Any]) -> list[inspect.Parameter]:
+    return parameters(next(constructors(target), target))[inspect.isclass(target) :]
+
+
+def _may_take_config(parameter: inspect.Parameter) -> bool:
+    return parameter.name == "config" or parameter.name.endswith("_config")
 
 
 def base_config(role: str) -> type[_RegistryBase]:
@@ -62,18 +102,33 @@ def base_config(role: str) -> type[_RegistryBase]:
     return base
 
 
-def _config_parameter(constructor: Callable[..., Any]) -> inspect.Parameter | None:
-    """Return the annotated parameter that takes the config; without an annotation the parent's decides."""
+def _complete(found: type[_RegistryBase]) -> type[_RegistryBase]:
+    """Return a config class whose annotations are all evaluated.
+
+    Raises:
+        PluginError: if one names what does not exist at run time.
+    """
+    try:
+        found.model_rebuild()
+    except PydanticUndefinedAnnotation as error:
+        raise PluginError(
+            f"an annotation of the config {label(found)} cannot be evaluated: {error.message.partition(chr(10))[0]}",
+            hint=f"import {error.name} at the top of the module, not under TYPE_CHECKING",
+        ) from error
+    return found
+
+
+def _config_parameters(constructor: Callable[..., Any]) -> Iterator[inspect.Parameter]:
+    """Yield the annotated parameters that may take the config; without an annotation the parent's decides."""
     for parameter in parameters(constructor):
-        named_config = parameter.name == "config" or parameter.name.endswith("_config")
-        if named_config and parameter.annotation is not inspect.Parameter.empty:
-            return parameter
-    return None
+        if _may_take_config(parameter) and parameter.annotation is not inspect.Parameter.empty:
+            yield parameter
 
 
 def _annotated_class(
     constructor: Callable[..., Any], parameter: inspect.Parameter, target: Any, role: str
-) -> type[_RegistryBase]:
+) -> type[_RegistryBase] | None:
+    """Return the config class in an annotation; None if it is an option like any other, `vision_config: dict`."""
     where = f"the annotation of '{parameter.name}' in {constructor.__qualname__}"
     for candidate in _alternatives(_evaluated(constructor, parameter.annotation, where)):
         if isinstance(candidate, type) and issubclass(candidate, _RegistryBase):
@@ -83,6 +138,8 @@ def _annotated_class(
                 f"{where} has the wrong role: found {candidate.__name__}, the config of a "
                 f"{candidate.role or 'component'}, expected that of a {role}, as which {label(target)} is used"
             )
+    if role in CONFIG_BASES and role not in _BUILT_BY_THE_RUN:
+        return None
     hint = CONFIG_BASES.get(role, _TRAINER).replace(":", ".")
     raise PluginError(f"{where} is not a config class", hint=f"derive the config from {hint}")
 

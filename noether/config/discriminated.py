@@ -13,13 +13,16 @@ from typing import Any
 
 from pydantic import GetJsonSchemaHandler, ValidationError, ValidationInfo
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
-from noether.config.base import _RegistryBase
-from noether.config.config_class import config_class_of
+from noether.config.base import REFUSED, _RegistryBase
+from noether.config.config_class import base_config, config_class_of
 from noether.errors import PluginError
 from noether.kernel.entries import ROLES, Component
 from noether.kernel.registry import active_registry
+from noether.kernel.trust import calling_package
+
+_OWN_ERRORS = {REFUSED, "unknown_kind", "component_type"}
 
 
 class Discriminated:
@@ -27,7 +30,7 @@ class Discriminated:
 
     The field accepts a config, a table with a `kind`, or the bare kind (`loss_fn = "l1"`). A table is
     validated as its surroundings are: strictly out of JSON (where specs come from), as pydantic usually does
-    in Python.
+    in Python. Python code may also pass a class or function in place of a kind, and name its own package.
 
     Args:
         base: The role's name, or a config class of the role that the configs have to derive from.
@@ -54,8 +57,10 @@ class Discriminated:
         """
         return self._resolve(kind)[1]
 
-    def _resolve(self, kind: str) -> tuple[Component, type[_RegistryBase]]:
-        component = active_registry().load(self.role, kind)
+    def _resolve(self, kind: Any, author: str | None = None) -> tuple[Component, type[_RegistryBase]]:
+        registry = active_registry()
+        is_name = isinstance(kind, str)
+        component = registry.load(self.role, kind, author=author) if is_name else registry.component(self.role, kind)
         config_class = config_class_of(component.target, self.role)
         if not issubclass(config_class, self.base):
             raise PluginError(
@@ -68,22 +73,36 @@ class Discriminated:
     def _validate(self, value: Any, info: ValidationInfo) -> _RegistryBase:
         if isinstance(value, _RegistryBase):
             return self._accept(value)
-        table = {"kind": value} if isinstance(value, str) else value
+        in_python = info.mode == "python"
+        is_kind = isinstance(value, str) or (in_python and callable(value))
+        table = {"kind": value} if is_kind else value
         if not isinstance(table, dict):
             raise PydanticCustomError("component_type", "expected a table with a kind, or the kind alone")
         kind = table.get("kind")
-        where = () if isinstance(value, str) else ("kind",)
+        where = () if is_kind else ("kind",)
         if kind is None:
             raise _error_at(where, "missing", value)
-        if not isinstance(kind, str):
+        if not isinstance(kind, str) and not (in_python and callable(kind)):
             raise _error_at(where, "string_type", kind)
         try:
-            component, config_class = self._resolve(kind)
+            component, config_class = self._resolve(kind, calling_package() if in_python else None)
         except PluginError as error:
-            raise _error_at(where, _unknown_kind(error), kind) from error
+            details = [InitErrorDetails(type=_unknown_kind(error), loc=where, input=kind)]
+            details += self._problems_of_any_kind(table, info)
+            raise ValidationError.from_exception_data("component", details) from error
         config = _parse(config_class, {**table, "kind": component.kind}, info)
         config._component = component
         return config
+
+    def _problems_of_any_kind(self, table: dict[str, Any], info: ValidationInfo) -> list[InitErrorDetails]:
+        """Return the errors in the fields that every kind has, so that a wrong kind does not hide them."""
+        base = base_config(self.role)
+        known = {name: item for name, item in table.items() if name in base.model_fields and name != "kind"}
+        try:
+            _parse(base, known, info)
+        except ValidationError as error:
+            return [_as_input(details) for details in error.errors(include_url=False)]
+        return []
 
     def _accept(self, config: _RegistryBase) -> _RegistryBase:
         if config.role == self.role and isinstance(config, self.base):
@@ -100,6 +119,16 @@ def _parse(config_class: type[_RegistryBase], table: dict[str, Any], info: Valid
     if info.mode == "json":
         return config_class.model_validate_json(json.dumps(table), strict=True, context=info.context)
     return config_class.model_validate(table, context=info.context)
+
+
+def _as_input(details: ErrorDetails) -> InitErrorDetails:
+    """Return an error that was raised, to raise it again together with others."""
+    kind, context = details["type"], details.get("ctx", {})
+    if kind not in _OWN_ERRORS:
+        return InitErrorDetails(type=kind, loc=details["loc"], input=details["input"], ctx=context)
+    template = "{message}" if "message" in context else details["msg"]
+    error = PydanticCustomError(kind, template, context)
+    return InitErrorDetails(type=error, loc=details["loc"], input=details["input"])
 
 
 def _unknown_kind(error: PluginError) -> PydanticCustomError:

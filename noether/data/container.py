@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Mapping, Sequence
 from multiprocessing import get_all_start_methods
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from noether.config.base import component_of, construction_of
 from noether.config.components import DatasetBaseConfig, TransformBaseConfig
-from noether.config.signature import SignatureConfig
+from noether.config.signature import build_component
 from noether.data.dataset import AnyDataset, length_of
 from noether.data.fetch import Collator, fetch_of
 from noether.data.loader import TaggedDataset, TrainingLoader
@@ -257,20 +254,11 @@ def build_data(
 
 def build_dataset(config: DatasetBaseConfig, *, seed: int = 0) -> AnyDataset:
     """Return the data set of `config`, without its transforms."""
-    dataset: AnyDataset = _construct(config, seed)
+    dataset: AnyDataset = build_component(config, seed=seed)
     return dataset
 
 
 def build_transform(config: TransformBaseConfig, *, seed: int = 0) -> Transform:
     """Return the transform of `config`."""
-    transform: Transform = _construct(config, seed)
+    transform: Transform = build_component(config, seed=seed)
     return transform
-
-
-def _construct(config: DatasetBaseConfig | TransformBaseConfig, seed: int) -> Any:
-    target = component_of(config).target
-    with construction_of(config):
-        if isinstance(config, SignatureConfig):
-            return target(**config.arguments())
-        parameter = inspect.signature(target).parameters.get("seed")
-        return target(config) if parameter is None else target(config, seed=seed)

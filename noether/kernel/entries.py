@@ -6,10 +6,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib.metadata import Distribution, PackageNotFoundError, entry_points, version
+from importlib.metadata import Distribution, PackageNotFoundError, entry_points, packages_distributions, version
 from typing import Any
 
-from noether.kernel.trust import ALWAYS_TRUSTED, Trust
+from noether.kernel.trust import ALWAYS_TRUSTED, Trust, lies_in_libraries
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,8 +266,19 @@ def origin_of(top: str, entries: Iterable[Entry], trust: Trust) -> tuple[str, st
             return entry.distribution, entry.version
     if trust.is_project(top):
         return "", ""
-    distribution = BUILT_IN if top == "noether" else top
+    distribution = BUILT_IN if top == "noether" else _distribution_of(top)
     try:
         return distribution, version(distribution)
     except PackageNotFoundError:
         return "", ""
+
+
+@cache
+def _distribution_of(package: str) -> str:
+    """Return the distribution that holds a package, which may have another name: `neuralop` is of neuraloperator."""
+    try:
+        version(package)
+    except PackageNotFoundError:
+        is_installed = lies_in_libraries(package)  # other packages may hold a top-level `tests` too
+        return next(iter(packages_distributions().get(package, ())), package) if is_installed else package
+    return package

@@ -8,7 +8,7 @@ import pkgutil
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from noether.errors import PluginError
 from noether.kernel.entries import COMMAND, ROLES, Entry, Role
 from noether.kernel.names import did_you_mean
-from noether.kernel.trust import Trust, trust_hint
+from noether.kernel.trust import ALWAYS_TRUSTED, SCRIPT, Trust, trust_hint
 
 _FUNCTIONS = "torch.nn.functional"
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=Loss$)")
@@ -105,7 +105,7 @@ def _place(error: BaseException) -> str:
 def _hint(error: BaseException) -> str | None:
     top = (getattr(error, "name", None) or "").partition(".")[0]
     if isinstance(error, ModuleNotFoundError) and top and find_spec(top) is None:
-        return f"install the missing module: pip install {top}"
+        return f"install the package that has the module '{top}', or put the module into your project"
     return None
 
 
@@ -136,11 +136,67 @@ def role_problem(role: Role, found: Any) -> str | None:
 
 
 def _class_problem(role: Role, base: str, found: Any) -> str | None:
+    wanted = _base_class(role, base)
     if not inspect.isclass(found):
-        return f"names {described(found)}, but {role.noun} is a class"
-    if issubclass(found, explained(f"the base of {role.name}s", lambda: import_target(base))):
+        if role.name not in BUILT_BY_FUNCTIONS:
+            return f"names {described(found)}, but {role.noun} is a class"
+        return _function_problem(role, wanted, found)
+    if issubclass(found, wanted):
         return None
     return f"names {described(found)}, which is not a subclass of {base.replace(':', '.')}"
+
+
+def _base_class(role: Role, base: str) -> type:
+    found: type = explained(f"the base of {role.name}s", lambda: import_target(base))
+    return found
+
+
+BUILT_BY_FUNCTIONS = frozenset({"model", "dataset", "transform", "optimizer"})
+"""Roles that a function can build as well: a kind may name one that returns, say, a model."""
+
+
+def _function_problem(role: Role, wanted: type, found: Any) -> str | None:
+    """Return the reason why a function cannot build a component; torch's own are not called: `torch.hub.load`."""
+    if not inspect.isroutine(found) and not isinstance(found, partial):
+        return f"names {described(found)}, but {role.noun} is a class, or a function that returns one"
+    if _top(found) in ALWAYS_TRUSTED:
+        return (
+            f"names {described(found)} of {_top(found)}, whose functions a spec does not call; {role.noun} is a class"
+        )
+    returned = _returned(found)
+    if returned is not None and not _class_fits(role, wanted, returned) and not issubclass(wanted, returned):
+        return f"names {described(found)}, which returns {described(returned)}, but {role.noun} is expected"
+    return None
+
+
+def _returned(function: Any) -> type | None:
+    """Return the class in the annotation of what a function returns, or None if that is not known."""
+    try:
+        found = inspect.signature(function, eval_str=True).return_annotation
+    except Exception:  # an annotation may name what only a type checker imports
+        return None
+    return found if inspect.isclass(found) and found not in (inspect.Signature.empty, Any) else None
+
+
+def _class_fits(role: Role, wanted: type, found: type) -> bool:
+    """Return True if objects of a class fit a role; a data set may be any map-style class, or a list."""
+    is_map_style = hasattr(found, "__getitem__") and hasattr(found, "__len__")
+    is_dataset = role.name == "dataset" and is_map_style and not issubclass(found, (Mapping, str, bytes))
+    return issubclass(found, wanted) or is_dataset
+
+
+def result_problem(role: Role, made: Any) -> str | None:
+    """Return the reason why an object that a function built does not fit a role; None if it does."""
+    if role.base is None or _class_fits(role, _base_class(role, role.base), type(made)):
+        return None
+    found = "None" if made is None else f"an object of {type(made).__qualname__}"
+    return f"returned {found}, expected an object of {role.base.replace(':', '.')}"
+
+
+def roles_that_fit(found: Any) -> list[str]:
+    """Return the roles that an object can play; a function of two tensors is a loss unless it says what it returns."""
+    roles = [role.name for role in ROLES.values() if role_problem(role, found) is None]
+    return ["loss"] if "loss" in roles and _returned(found) is None else roles
 
 
 def _loss_problem(found: Any) -> str | None:
@@ -188,8 +244,15 @@ def resolve_dotted(kind: str, trust: Trust) -> Any:
     Raises:
         PluginError: if the path is malformed, not trusted, does not exist, or fails to import.
     """
+    if "<" in kind:
+        raise PluginError(
+            f"kind {kind!r} stands for an object that Python code passed, which no spec can name",
+            hint="pass it again from that code, or give it a name in a module",
+            code="unknown-kind",
+        )
     parts = kind.replace(":", ".").split(".")
-    if not all(part.isidentifier() and not part.startswith("__") for part in parts) or kind.count(":") > 1:
+    named = parts[1:] if parts[0] == SCRIPT else parts
+    if not all(part.isidentifier() and not part.startswith("__") for part in named) or kind.count(":") > 1:
         raise PluginError(
             f"malformed kind: found {kind!r}, expected a dotted path of Python names",
             hint="write package.module.Class",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from noether.errors import PluginError
@@ -28,7 +29,7 @@ from noether.kernel.entries import (
     normal,
     origin_of,
 )
-from noether.kernel.importing import check_role, described, import_entry, resolve_dotted, role_problem
+from noether.kernel.importing import check_role, described, import_entry, resolve_dotted, roles_that_fit
 from noether.kernel.markers import has_implementations
 from noether.kernel.names import did_you_mean, listed, nearest
 from noether.kernel.trust import Trust
@@ -64,7 +65,7 @@ def _unknown_qualified(role: Role, kind: str, entries: Sequence[Entry]) -> Plugi
         name = f"{PLUGIN_PREFIX}{package.removeprefix(PLUGIN_PREFIX)}"
         return PluginError(
             f"unknown {role.named(kind)}: no plugin {name} is installed",
-            hint=f"pip install {name}",
+            hint="install the package that registers it; noether plugins list shows the installed ones",
             code="unknown-kind",
         )
     known = sorted(entry.qualified for entry in owned if entry.role == role.name)
@@ -105,6 +106,8 @@ class Registry:
         trusted: Top-level packages that dotted paths may import besides our own, torch's and the plugins'.
         project_folders: Folders whose own code dotted paths may import.
         data_folders: Folders in which nothing is code.
+        written_in_python: Dotted kinds that Python code wrote, trusted as they are, and objects that it passed, by the
+            kind that stands for them.
     """
 
     def __init__(
@@ -114,18 +117,18 @@ class Registry:
         trusted: Iterable[str] = (),
         project_folders: Iterable[Path] = (),
         data_folders: Iterable[Path] = (),
+        written_in_python: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self._entries = tuple(entries)
         plugins = {entry.top_package for entry in self._entries if not entry.is_built_in}
         self._trust = Trust([*trusted, *plugins], project_folders, data_folders)
-        self._loaded: dict[tuple[str, str], Component] = {}
+        self._written_in_python = dict(written_in_python)
+        self._loaded: dict[tuple[str, str, str | None], Component] = {}
 
     @classmethod
-    def installed(
-        cls, trusted: Iterable[str] = (), project_folders: Iterable[Path] = (), data_folders: Iterable[Path] = ()
-    ) -> Registry:
+    def installed(cls, **options: Any) -> Registry:
         """Return the registry of all installed distributions, whose metadata is read once per process."""
-        return cls(installed_entries(), trusted=trusted, project_folders=project_folders, data_folders=data_folders)
+        return cls(installed_entries(), **options)
 
     def entries(self, role: str | None = None) -> tuple[Entry, ...]:
         """Return the registrations of one role, or of all ("plugin" and "command" included)."""
@@ -146,18 +149,33 @@ class Registry:
             raise conflict(_ROLES[role], kind, matches)
         return matches[0]
 
-    def load(self, role: str, kind: str) -> Component:
+    def load(self, role: str, kind: str, *, author: str | None = None) -> Component:
         """Import the object that a kind names and check that it can play the role.
+
+        Args:
+            role: The role.
+            kind: The kind.
+            author: Package of the Python code that wrote the kind, which may name its own code; None for a spec.
 
         Raises:
             PluginError: if the kind is unknown, contested or not trusted, fails to import, or has another role.
         """
-        key = (role, kind)
+        key = (role, kind, author)  # what Python may name, the text of a spec may not
         if key not in self._loaded:
-            component = self._load_dotted(role, kind) if is_dotted(kind) else self._load_entry(role, kind)
+            component = self._load_dotted(role, kind, author) if is_dotted(kind) else self._load_entry(role, kind)
             check_role(_ROLES[role], kind, component.target, self.entries(role))
             self._loaded[key] = component
         return self._loaded[key]
+
+    def component(self, role: str, target: Any) -> Component:
+        """Return the component of a class or function that Python code passes in place of its kind.
+
+        Raises:
+            PluginError: if it does not fit the role.
+        """
+        component = self._component(role, kind_of(target), target)
+        check_role(_ROLES[role], component.kind, target, self.entries(role))
+        return component
 
     def commands(self) -> tuple[Entry, ...]:
         """Return the subcommands that plugins register, by name; imports nothing."""
@@ -183,7 +201,7 @@ class Registry:
         """
         if is_dotted(kind):
             found = resolve_dotted(kind, self._trust)
-            roles = [role.name for role in ROLES.values() if role_problem(role, found) is None]
+            roles = roles_that_fit(found)
             if not roles and not inspect.isclass(found) and has_implementations(found):
                 roles = [PLUGIN.name]
             if not roles:
@@ -203,9 +221,16 @@ class Registry:
         name = canonical(self.entries(role), entry, qualified="/" in kind)
         return Component.registered(name, import_entry(entry), entry)
 
-    def _load_dotted(self, role: str, kind: str) -> Component:
+    def _load_dotted(self, role: str, kind: str, author: str | None) -> Component:
         """Resolve a dotted path; one that is another spelling of a registration becomes that."""
-        target = resolve_dotted(kind, self._trust)
+        written = self._written_in_python.get(kind)
+        if written is None:
+            top = kind.replace(":", ".").partition(".")[0]
+            is_own = kind in self._written_in_python or (author is not None and author == top)
+            written = resolve_dotted(kind, self._trust.also(top) if is_own else self._trust)
+        return self._component(role, kind, written)
+
+    def _component(self, role: str, kind: str, target: Any) -> Component:
         entries = self.entries(role)
         for entry in by_object(entries, target):
             return Component.registered(canonical(entries, entry), target, entry)
@@ -213,17 +238,30 @@ class Registry:
         return Component(role, kind, target, None, *origin_of(top, self._entries, self._trust))
 
 
+def kind_of(target: Any) -> str:
+    """Return the dotted kind that names a class or function: its module and its name there.
+
+    That of a lambda, a partial or a local function holds a `<`, so that no spec can find another object by it.
+    """
+    if isinstance(target, partial):
+        return f"{kind_of(target.func)}.<partial>"
+    return f"{target.__module__}.{getattr(target, '__qualname__', type(target).__qualname__)}"
+
+
 @cache
-def _installed() -> Registry:
-    return Registry.installed()
+def _installed(folder: Path) -> Registry:
+    return Registry.installed(project_folders=(folder,))
 
 
 _active: ContextVar[Registry | None] = ContextVar("noether_registry", default=None)
 
 
 def active_registry() -> Registry:
-    """Return the registry that specs are resolved with: that of `use_registry`, else the installed one."""
-    return _active.get() or _installed()
+    """Return the registry that kinds are resolved with: that of `use_registry`, else the installed one.
+
+    The latter serves Python code outside of a run; it finds the code of the working folder as well.
+    """
+    return _active.get() or _installed(Path.cwd())
 
 
 @contextmanager

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 import sysconfig
 from collections.abc import Iterable
+from copy import copy
 from importlib import invalidate_caches
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import iter_modules
+from types import FrameType
 
 from noether.errors import PluginError
 from noether.kernel.names import nearest
@@ -19,6 +21,21 @@ _MISSPELT = 0.75  # least similarity to a trusted name
 _LIBRARIES = ("stdlib", "platstdlib", "purelib", "platlib")
 _INSTALLED = [Path(sysconfig.get_path(name)).resolve() for name in _LIBRARIES]
 _STANDARD = sys.stdlib_module_names | set(sys.builtin_module_names)
+SCRIPT = "__main__"
+"""Module of the running script or notebook; trusted only if it is named."""
+_BETWEEN = frozenset({"noether", "pydantic", "pydantic_core", "__mp_main__"})
+"""Packages whose frames are not those of the author of a value in Python."""
+
+
+def calling_package() -> str | None:
+    """Return the top-level package of the Python code that called Noether, `__main__` for a script or a notebook."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        top = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if top == SCRIPT or (top not in _BETWEEN and not _is_standard(top)):
+            return top
+        frame = frame.f_back
+    return None
 
 
 class Trust:
@@ -37,10 +54,16 @@ class Trust:
         self._data_folders = [Path(folder).resolve() for folder in data_folders]
         self._folders = [place for folder in project_folders for place in _roots(Path(folder).resolve())]
 
+    def also(self, top: str) -> Trust:
+        """Return the same trust with one more package."""
+        wider = copy(self)
+        wider._packages = self._packages | {top}
+        return wider
+
     def covers(self, top: str) -> bool:
         """Return True if the top-level package `top` is trusted."""
         if _is_standard(top):
-            return False
+            return top == SCRIPT and top in self._packages
         return top in self._packages or self._project_root(top) is not None
 
     def require(self, top: str, kind: str) -> None:
@@ -68,7 +91,7 @@ class Trust:
         Raises:
             PluginError: if it is; it was not imported.
         """
-        spec = find_spec(module) if self._data_folders else None
+        spec = find_spec(module) if self._data_folders and module != SCRIPT else None
         for place in _places(spec) if spec is not None else ():
             for folder in self._data_folders:
                 if place.is_relative_to(folder):
@@ -109,10 +132,14 @@ class Trust:
 
 def trust_hint(top: str) -> str | None:
     """Return the option that trusts a package, or None for Python's own modules, which specs may not import."""
-    return None if _is_standard(top) else f"if you trust it: --trust {top}"
+    if top == SCRIPT:
+        return f'move the code into a module of your project; in Python: trust=["{SCRIPT}"]'
+    return None if _is_standard(top) else f'if you trust it: --trust {top}; in Python: trust=["{top}"]'
 
 
 def _standing(top: str) -> str:
+    if top == SCRIPT:
+        return "the script that runs"
     return "a part of Python itself" if _is_standard(top) else "not trusted"
 
 
@@ -129,6 +156,19 @@ def _places(spec: ModuleSpec) -> set[Path]:
     if spec.origin is not None and spec.has_location:
         return {Path(spec.origin).resolve()}
     return {Path(place).resolve() for place in spec.submodule_search_locations or ()}
+
+
+def folder_of(package: str) -> Path | None:
+    """Return the folder that holds a package or module that is imported."""
+    module = sys.modules.get(package)
+    place = next(iter(getattr(module, "__path__", ())), None) or getattr(module, "__file__", None)
+    return Path(place).resolve().parent if place else None
+
+
+def lies_in_libraries(package: str) -> bool:
+    """Return True if a package that is imported was installed, rather than found in a folder of code."""
+    places = [getattr(sys.modules.get(package), "__file__", None), *getattr(sys.modules.get(package), "__path__", ())]
+    return any(Path(place).resolve().is_relative_to(parent) for place in places if place for parent in _INSTALLED)
 
 
 def _lies_in(spec: ModuleSpec, folder: Path) -> bool:

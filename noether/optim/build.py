@@ -12,10 +12,12 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from noether.config.base import component_of
+from noether.config.base import component_of, construct, construction_of
 from noether.config.components import OptimizerBaseConfig, ParameterGroupConfig, ScheduleBaseConfig
-from noether.config.signature import SignatureConfig
+from noether.config.signature import SignatureConfig, call_with_options
 from noether.errors import SpecError
+from noether.kernel.entries import ROLES
+from noether.kernel.importing import result_problem
 from noether.optim.kernels import with_implementation
 from noether.optim.model_optimizer import ModelOptimizer, Scheduled
 from noether.optim.optimizer_state import Traits, requires_closure
@@ -207,7 +209,10 @@ def build_optimizer(
     implementation = partial(with_implementation, optimizer_class, options, sparse=sparse)
     build = partial(_construct, optimizer_class, options=implementation(trainable), kind=config.kind)
     optimizer = build(groups)
-    if optimizer_class.__module__.partition(".")[0] == "torch":
+    name_of = {id(parameter): name for name, parameter in trainable.items()}  # a function may have regrouped them
+    everything = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    names = [name_of.get(id(parameter), "one of its own") for parameter in everything]
+    if type(optimizer).__module__.partition(".")[0] == "torch":
         traits = Traits(requires_closure(optimizer), implementation=implementation)
     else:
         traits = traits_of(optimizer, build, implementation)
@@ -304,9 +309,16 @@ def _require_real(parameters: Mapping[str, nn.Parameter]) -> None:
 
 def build_schedule(config: ScheduleBaseConfig, *, total_updates: int, updates_per_epoch: int) -> Schedule:
     """Build the schedule that `config` names for a run of this length."""
-    schedule: Schedule = component_of(config).target(
-        config, total_updates=total_updates, updates_per_epoch=updates_per_epoch
-    )
+    length = {"total_updates": total_updates, "updates_per_epoch": updates_per_epoch}
+    if not isinstance(config, SignatureConfig):
+        built: Schedule = construct(config, **length)
+        return built
+    target = component_of(config).target
+    taken = inspect.signature(target).parameters
+    with construction_of(config):
+        schedule: Schedule = call_with_options(
+            target, config.arguments() | {name: value for name, value in length.items() if name in taken}
+        )
     return schedule
 
 
@@ -338,6 +350,9 @@ def _construct(
     optimizer_class: type[Optimizer], groups: list[dict[str, Any]], *, options: dict[str, Any], kind: str
 ) -> Optimizer:
     try:
-        return optimizer_class(groups, **options)
-    except (TypeError, ValueError, RuntimeError) as error:
+        made: Optimizer = call_with_options(optimizer_class, options, groups)
+    except Exception as error:  # a class or function of the user may raise any
         raise SpecError(f"wrong options of optimizer '{kind}': {error}") from error
+    if (problem := result_problem(ROLES["optimizer"], made)) is not None:
+        raise SpecError(f"the optimizer '{kind}' {problem}")
+    return made

@@ -26,7 +26,7 @@ def run(
     overrides: Sequence[str] = (),
     unset: Sequence[str] = (),
     plugins: Iterable[str] = (),
-    trusted: Iterable[str] = (),
+    trust: Iterable[str] = (),
     allow_spec_change: bool = False,
     project: Path | None = None,
     quiet: bool = False,
@@ -43,7 +43,8 @@ def run(
         overrides: Overrides as on the command line, `path=value` or `path+=value`.
         unset: Paths to remove from the spec before those.
         plugins: Run plugins beside those that the spec uses.
-        trusted: Packages that dotted kinds may import beside the usual ones.
+        trust: Packages that dotted kinds may import beside the usual ones. A dict, and `set`, may also name code of the
+            package that calls this (`__main__` for a script), and hold classes and functions in place of kinds.
         allow_spec_change: Continue although changes of the spec alter training.
         project: Project folder with the code that the spec names; by default that of the spec.
         quiet: Print warnings and errors only.
@@ -62,7 +63,7 @@ def run(
             "missing run id: found a resume without one, expected the id of the run to continue", hint="add --run-id ID"
         )
     plugins = list(plugins)
-    loaded = load_spec(spec, overrides, set, unset=unset, trusted=trusted, plugins=plugins, project=project)
+    loaded = load_spec(spec, overrides, set, unset=unset, trust=trust, plugins=plugins, project=project)
     watch = HookWatch(trace=print_call) if trace_hooks else active_watch()
     with watch_hooks(watch):
         return start(loaded, run_id, plugins, resume=resume, allow_spec_change=allow_spec_change, quiet=quiet)

@@ -77,7 +77,7 @@ def load_run(
     *,
     output: str | Path = "runs",
     device: str = "cpu",
-    trusted: Iterable[str] = (),
+    trust: Iterable[str] = (),
     project: Path | None = None,
 ) -> SavedRun:
     """Load a run that exists.
@@ -86,11 +86,11 @@ def load_run(
         run: Folder of the run, or its id below `output`.
         output: Folder that holds the runs.
         device: Device of the model.
-        trusted: Further packages that dotted kinds may import.
+        trust: Further packages that dotted kinds may import.
         project: Project folder with the code that the spec names; by default the project of the working folder.
 
     Raises:
         UsageError: if there is no such run, or its spec cannot be loaded.
     """
     paths = find_run(run, output)
-    return SavedRun(paths, load_saved_spec(paths, project=project, trusted=trusted), device)
+    return SavedRun(paths, load_saved_spec(paths, project=project, trusted=trust), device)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.save import SavePolicy
-from noether.config.base import construct
+from noether.config.base import building_with_seed, construct
 from noether.core.initializers.base import InitializerBase
 from noether.core.models.agreement import lazy_layers, require_sizes
 from noether.core.models.base import ModelBase, evaluating
@@ -183,7 +183,7 @@ def preparation(
     with use_registry(loaded.registry):
         loaded, participants = _configured(loaded, plugins)
         place = device_of(device or loaded.spec.device)
-        with process_state(loaded.spec, place):
+        with process_state(loaded.spec, place), building_with_seed(loaded.spec.seed):
             yield Preparation(loaded, [*participants, *extras], place)
 
 

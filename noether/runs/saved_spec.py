@@ -86,12 +86,15 @@ def read_saved_spec(paths: PathProvider) -> SavedSpec:
     return SavedSpec(tables, origins, hashlib.sha256(document.text.encode()).hexdigest())
 
 
-def load_saved_spec(paths: PathProvider, *, project: Path | None = None, **options: Any) -> LoadedSpec:
+def load_saved_spec(
+    paths: PathProvider, *, project: Path | None = None, trusted: Iterable[str] = (), **options: Any
+) -> LoadedSpec:
     """Load and validate the resolved spec of a run.
 
     Args:
         paths: Paths of the run.
         project: Project folder with the code that the spec names; by default the project of the working folder.
+        trusted: Packages that dotted kinds may import beside the usual ones.
         **options: Further arguments of `noether.load_spec`.
 
     Raises:
@@ -100,7 +103,7 @@ def load_saved_spec(paths: PathProvider, *, project: Path | None = None, **optio
     """
     with noting_missing_code(paths, project):
         read_saved_spec(paths)
-        return load_spec(paths.resolved_spec_path, project=project, **options)
+        return load_spec(paths.resolved_spec_path, project=project, trust=trusted, **options)
 
 
 def read_part(paths: PathProvider, part: type[_Part]) -> _Part:

@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, fields, is_dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from noether.config.base import _RegistryBase, component_of, names_component
 from noether.config.components import CallBackBaseConfig
-from noether.kernel.registry import Registry, use_registry
+from noether.config.config_class import beside_config
+from noether.config.parameters import label
+from noether.config.signature import SignatureConfig
+from noether.kernel.names import free_name
+from noether.kernel.registry import Registry, kind_of, use_registry
+from noether.kernel.trust import calling_package
 from noether.spec.checks.meaning import meaning_problems
 from noether.spec.checks.structure import check, id_notes
-from noether.spec.describe.fields import configs_in, item_at
+from noether.spec.describe.fields import components_in, configs_in, item_at
 from noether.spec.errors.problem import MAX_PROBLEMS, InvalidSpecError, Problem
 from noether.spec.errors.translate import problems_of
+from noether.spec.errors.words import toml_path
 from noether.spec.ids import item_ids
 from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec
-from noether.spec.read.document import not_numbers_in, plain
+from noether.spec.read.document import MAX_DEPTH, not_numbers_in
 from noether.spec.read.environment import Readings, passwords_in, read_environment
 from noether.spec.read.layering import THE_SPEC, layered, located, override
 from noether.spec.read.layers import Node, Origins
 from noether.spec.read.overrides import Unset
 from noether.spec.read.reference import KeptReference, Reference
+from noether.spec.resolve import dumped
 
 
 def complete(
@@ -44,20 +54,26 @@ def complete(
     references = references or {}
 
     def start_of(path: TomlPath) -> Path:
-        if path in references and references[path].text() is not None:
+        if any(path[:end] in references and references[path[:end]].text() is not None for end in range(len(path) + 1)):
             return Path.cwd()
         sources = origins.of(path)
         return sources[0].layer.folder if sources else folder
 
     siblings: dict[TomlPath, list[CallBackBaseConfig]] = {}
-    kept = dict(references)
+    moved: list[TomlPath] = []
     for path, config in configs_in(spec):
         if isinstance(config, CallBackBaseConfig):
             siblings.setdefault(path[:-1], []).append(config)
-        for field in config.path_fields:
-            place = (*path, field)
-            setattr(config, field, _absolute(getattr(config, field), place, start_of))
-            kept |= {path: _settled(path, kept[path], origins) for path in kept if path[: len(place)] == place}
+        for field in type(config).model_fields:
+            paths = _Paths(start_of, text_too=field in config.path_fields)
+            value = paths.absolute(getattr(config, field), (*path, field))
+            if paths.moved:
+                setattr(config, field, value)
+                moved += paths.moved
+    kept = {
+        path: _settled(path, reference, origins) if any(at[: len(path)] == path for at in moved) else reference
+        for path, reference in references.items()
+    }
     for callbacks in siblings.values():
         tables = [{"id": config.id, "kind": config.kind} for config in callbacks]
         for config, name in zip(callbacks, item_ids(tables, "callback"), strict=True):
@@ -65,17 +81,57 @@ def complete(
     _keep(spec, kept)
 
 
-def _absolute(value: Any, path: TomlPath, start_of: Callable[[TomlPath], Path]) -> Any:
-    """Return a path, or a list or table of paths, absolute and of the same type; a URL stays."""
-    if isinstance(value, list):
-        return [_absolute(item, (*path, index), start_of) for index, item in enumerate(value)]
-    if isinstance(value, dict):
-        return {key: _absolute(item, (*path, key), start_of) for key, item in value.items()}
-    if isinstance(value, Path):
-        return start_of(path) / value.expanduser()
-    if isinstance(value, str) and "://" not in value:
-        return str(start_of(path) / Path(value).expanduser())
-    return value
+class _Paths:
+    """Makes the paths in a value absolute.
+
+    Args:
+        start_of: Returns the folder that the path at a place of the spec is relative to.
+        text_too: True if text is a path as well, unless it is a URL.
+
+    Attributes:
+        moved: The places of the paths.
+    """
+
+    def __init__(self, start_of: Callable[[TomlPath], Path], *, text_too: bool) -> None:
+        self._start_of = start_of
+        self._text_too = text_too
+        self.moved: list[TomlPath] = []
+
+    def absolute(self, value: Any, path: TomlPath) -> Any:
+        """Return a value of the same type with absolute paths; configs in it are left alone."""
+        if isinstance(value, Path) or (self._text_too and isinstance(value, str) and "://" not in value):
+            self.moved.append(path)
+            return type(value)(self._start_of(path) / _without_tilde(Path(value)))
+        before = len(self.moved)
+        changed = self._below(value, path)
+        return changed if len(self.moved) > before else value
+
+    def _below(self, value: Any, path: TomlPath) -> Any:
+        if isinstance(value, (list, tuple)):
+            items = [self.absolute(item, (*path, index)) for index, item in enumerate(value)]
+            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        if isinstance(value, (set, frozenset, deque)):
+            return type(value)(self.absolute(item, path) for item in value)
+        if isinstance(value, dict):
+            return copy(value) | {key: self.absolute(item, (*path, key)) for key, item in value.items()}
+        if isinstance(value, BaseModel) and not isinstance(value, _RegistryBase):
+            return value.model_copy(update=self._fields(value, type(value).model_fields, path))
+        if is_dataclass(value) and not isinstance(value, type):
+            changed = copy(value)
+            for name, item in self._fields(value, [field.name for field in fields(value)], path).items():
+                object.__setattr__(changed, name, item)  # it may be frozen
+            return changed
+        return value
+
+    def _fields(self, value: Any, names: Iterable[str], path: TomlPath) -> dict[str, Any]:
+        return {name: self.absolute(getattr(value, name), (*path, name)) for name in names if hasattr(value, name)}
+
+
+def _without_tilde(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:  # nobody has that name
+        return path
 
 
 def _settled(path: TomlPath, reference: Reference, origins: Origins) -> Reference:
@@ -83,17 +139,17 @@ def _settled(path: TomlPath, reference: Reference, origins: Origins) -> Referenc
     if "default" not in reference.table:
         return reference
     folder = origins.of(path)[0].layer.folder
-    default = plain({"default": _absolute(reference.table["default"], path, lambda _: folder)})
-    return Reference(reference.table | default)
+    default = _Paths(lambda _: folder, text_too=True).absolute(reference.table["default"], path)
+    return Reference(reference.table | {"default": default})
 
 
 def _keep(spec: RunSpec, references: Mapping[TomlPath, Reference]) -> None:
     """Make dumps of the spec write references in place of their values."""
     if not references:
         return
-    dumped = spec.model_dump(mode="json", exclude_none=True)
+    tables = dumped(spec)
     for path, reference in references.items():
-        value: Any = dumped
+        value: Any = tables
         for part in path:
             value = item_at(value, part)
         spec._references[path] = KeptReference(reference, value)
@@ -141,7 +197,7 @@ def load_spec(
     set: Mapping[str, Any] | None = None,
     *,
     unset: Sequence[str] = (),
-    trusted: Iterable[str] = (),
+    trust: Iterable[str] = (),
     registry: Registry | None = None,
     plugins: Sequence[str] = (),
     project: Path | None = None,
@@ -153,7 +209,8 @@ def load_spec(
         overrides: Arguments of `-s`, `path=value` or `path+=value`, and `Unset` paths; a later one wins.
         set: Overrides with Python values by dotted path, applied after those; None removes a key.
         unset: Paths to remove before any override.
-        trusted: Top-level packages that dotted kinds may import, in addition to the project's.
+        trust: Top-level packages that dotted kinds may import, in addition to the project's. What Python code writes
+            into `source` or `set` may also name its own package, `__main__` too, and be a class or function.
         registry: Registry that resolves kinds; by default everything installed.
         plugins: Run plugins in addition to those of the spec; they may log metrics that callbacks read.
         project: Folder of code that dotted kinds may import, in addition to the working folder; by default the
@@ -163,23 +220,85 @@ def load_spec(
         SpecError: if the file cannot be read; as `InvalidSpecError` with all problems if the spec or an override
             is invalid.
     """
+    author = calling_package()
+    objects: dict[str, Any] = {}
+    source = source if isinstance(source, (str, Path)) else named_objects(source, objects, author)
+    set = named_objects(set or {}, objects, author)
     root, text, path = layered(source)
     origin = str(path) if path else THE_SPEC
     folder = (path.parent if path else Path()).absolute()
     is_of_run = (folder / _RUN_MARK).exists()
     project = project or (_project_of_user(folder) if is_of_run else _project_folder(folder))
     registry = registry or Registry.installed(
-        trusted=trusted, project_folders=(project, Path.cwd()), data_folders=(folder,) if is_of_run else ()
+        trusted=trust,
+        project_folders=(project, Path.cwd()),
+        data_folders=(folder,) if is_of_run else (),
+        written_in_python=objects,
     )
     with use_registry(registry):
-        problems = override(root, [*map(Unset, unset), *overrides], set or {}, path)
+        problems = override(root, [*map(Unset, unset), *overrides], set, path)
         origins = Origins(root)
         spec, readings = _validated(root, origins, problems, origin)
         complete(spec, origins, folder, readings.references)
         if wrong := meaning_problems(spec, plugins=plugins):
             raise InvalidSpecError(located(wrong, origins), origin=origin)
-        notes = tuple(id_notes(readings.table))
+        notes = (*id_notes(readings.table), *option_notes(spec))
     return LoadedSpec(spec, text, path, project, registry, origins, readings.table, notes)
+
+
+_COMPONENTS = {"kind", "model", "trainer", "loss_fn", "optimizer", "schedule", "weight_decay_schedule", "initializer"}
+_TABLES_OF_COMPONENTS = {"datasets", "transforms", "callbacks", "eval_callbacks", "trackers"}
+
+
+def named_objects(value: Any, objects: dict[str, Any], author: str | None, key: str = "", depth: int = 0) -> Any:
+    """Return a value from Python with the kind of each class and function in its place.
+
+    Args:
+        value: The value.
+        objects: Dict to which the objects are added by kind, and with None each kind that names code of the author.
+        author: Top-level package of the code that wrote the value.
+        key: Key of the value; an object stands for a kind only where a component belongs.
+        depth: Number of tables and lists around the value.
+    """
+    if depth > MAX_DEPTH:  # refused later
+        return value
+    last = key.rpartition(".")[2]
+    if isinstance(value, Mapping):
+        keys = dict.fromkeys(value, key) if last in _TABLES_OF_COMPONENTS and "kind" not in value else {}
+        return {
+            name: named_objects(item, objects, author, keys.get(name, str(name)), depth + 1)
+            for name, item in value.items()
+        }
+    if type(value) in (list, tuple):
+        return [named_objects(item, objects, author, key, depth + 1) for item in value]
+    if isinstance(value, BaseModel):
+        found = (component for _, component in components_in(value) if component.entry is None)
+        objects |= {component.kind: component.target for component in found}
+    elif isinstance(value, str) and author is not None and value.startswith((f"{author}.", f"{author}:")):
+        objects.setdefault(value, None)
+    elif callable(value) and (last in _COMPONENTS or last in _TABLES_OF_COMPONENTS):
+        same = (kind for kind, known in objects.items() if known is value)
+        kind = next(same, None) or free_name(kind_of(value), [kind for kind, known in objects.items() if known])
+        objects[kind] = value
+        return kind
+    return value
+
+
+def option_notes(spec: RunSpec) -> Iterator[str]:
+    """Yield a note for each parameter of code of the user that a spec cannot give, and for each unchecked option."""
+    for path, config in configs_in(spec):
+        if not names_component(config) or component_of(config).entry is not None:
+            continue
+        target = component_of(config).target
+        of = label(target)
+        if not isinstance(config, SignatureConfig):
+            for name in beside_config(target, config.role):
+                yield f"{toml_path(path)}: the parameter '{name}' of {of} keeps its default: it is not in the config"
+            continue
+        for name, reason in config.left_out.items():
+            yield f"{toml_path(path)}: the parameter '{name}' of {of} keeps its default: {reason}"
+        for name in config.model_extra or ():
+            yield f"{toml_path((*path, name))}: not checked, passed on in the **keywords of {of}"
 
 
 def _validated(root: Node, origins: Origins, problems: list[Problem], origin: str) -> tuple[RunSpec, Readings]:

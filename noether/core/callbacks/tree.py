@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from noether.checkpoint.writer import CheckpointWriter
-from noether.config.base import component_of, construction_of
-from noether.config.signature import constructors, parameters
+from noether.config.base import component_of, construction_of, seed_for
+from noether.config.parameters import constructors, parameters
 from noether.core.callbacks.base import CallbackBase, CallBackBaseConfig
 from noether.errors import SpecError
 from noether.kernel.dispatch import Dispatch, compile_dispatch
@@ -35,7 +35,8 @@ def build_callback(config: CallBackBaseConfig, default_kwargs: Mapping[str, Any]
         missing = ", ".join(sorted(target.__abstractmethods__))
         raise SpecError(f"the callback '{config.kind}' is abstract: {target.__name__} does not define {missing}")
     with construction_of(config):
-        callback: CallbackBase = target(config, **default_kwargs) if _takes_config(target) else target(**default_kwargs)
+        arguments = {**seed_for(target), **default_kwargs}
+        callback: CallbackBase = target(config, **arguments) if _takes_config(target) else target(**arguments)
     callback.component = component
     callback.id = config.id or ""
     return callback

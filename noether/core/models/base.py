@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,11 @@ class ModelBase(nn.Module):
         self.model_config = model_config
         self.optimizer_config: OptimizerBaseConfig | None = model_config.optimizer if model_config else None
         self.optimizer: ModelOptimizer | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "forward" in vars(cls) and (names := positional_only(cls.forward)):
+            cls.forward = _by_keyword(cls.forward, names)
 
     @classmethod
     def infer_sizes(cls, model_config: Any, inputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Any:
@@ -161,18 +167,40 @@ class ModelBase(nn.Module):
 def check_call(forward: Callable[..., Any], names: Sequence[str], *, by_name: bool) -> None:
     """Check that a model's `forward` accepts the forward properties, by name or in their order."""
     signature = inspect.signature(forward)
+    takes = ", ".join(signature.parameters)
+    positional = [name for name in positional_only(forward) if name in names] if by_name else names
     try:
-        if by_name:
-            signature.bind(**dict.fromkeys(names))
-        else:
-            signature.bind(*names)
+        bound = signature.bind(*positional, **{name: name for name in names if name not in positional})
     except TypeError as error:
-        takes = ", ".join(signature.parameters)
         raise SpecError(
             f"wrong trainer.forward_properties: found {list(names)}, expected the arguments of the model's forward "
             f"({takes}): {error}",
             hint="list the arguments of forward, each once",
         ) from error
+    for argument, name in bound.arguments.items():
+        if isinstance(name, str) and name in signature.parameters and name != argument:
+            raise SpecError(
+                f"wrong order of trainer.forward_properties: found {list(names)}, expected the order of the "
+                f"arguments of the model's forward ({takes}): '{name}' would be passed as '{argument}'",
+                hint="list the arguments of forward in their order",
+            )
+
+
+def positional_only(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the names of the arguments that a function takes by position only, without `self`."""
+    found = inspect.signature(function).parameters.values()
+    return tuple(p.name for p in found if p.kind is p.POSITIONAL_ONLY and p.name != "self")
+
+
+def _by_keyword(forward: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
+    """Return a `forward` that takes its positional-only arguments by name as well."""
+
+    @functools.wraps(forward)
+    def called(self: nn.Module, *inputs: Any, **properties: Any) -> Any:
+        given = inputs or tuple(properties.pop(name) for name in names if name in properties)
+        return forward(self, *given, **properties)
+
+    return called
 
 
 @contextmanager

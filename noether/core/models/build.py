@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from noether.config.base import component_of, construction_of
+from noether.config.base import component_of
 from noether.config.components import ModelBaseConfig
-from noether.config.signature import SignatureConfig
-from noether.core.models.base import ModelBase, check_call
+from noether.config.signature import build_component
+from noether.core.models.base import ModelBase, check_call, positional_only
 
 
 class AdaptedModule(ModelBase):
     """Adapter for any torch module; names in checkpoints are the module's own.
 
-    The forward properties are passed by name if the module's `forward` has arguments of these names, otherwise in the
-    order of `forward_properties`.
+    The forward properties are passed by name if the module's `forward` has arguments of these names, positional-only
+    ones by position; otherwise in the order of `forward_properties`.
 
     Args:
         module: The adapted module.
@@ -32,9 +32,10 @@ class AdaptedModule(ModelBase):
         self.module = module
         self.register_state_dict_post_hook(_without_wrapper)  # type: ignore[no-untyped-call]  # torch's own
         self.register_load_state_dict_pre_hook(_with_wrapper)  # type: ignore[no-untyped-call]
-        parameters = inspect.signature(module.forward).parameters
-        self._names = frozenset(parameters)
-        self._takes_any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        parameters = inspect.signature(module.forward).parameters.values()
+        self._by_position = positional_only(module.forward)
+        self._names = frozenset(p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
+        self._takes_any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
 
     def __getattr__(self, name: str) -> Any:
         """Look up missing attributes in the module, so that `trainer_model.embed(x)` works in a callback."""
@@ -49,6 +50,8 @@ class AdaptedModule(ModelBase):
     def forward(self, *inputs: Tensor, **properties: Tensor) -> Any:
         """Call the module with the forward properties, by name or in their order."""
         if inputs or self._takes_any_name or self._names.issuperset(properties):
+            if self._by_position and not inputs:
+                inputs = tuple(properties.pop(name) for name in self._by_position if name in properties)
             return self.module(*inputs, **properties)
         return self.module(*properties.values())
 
@@ -100,12 +103,9 @@ def construct_model(config: ModelBaseConfig) -> ModelBase:
     Raises:
         SpecError: if the class refuses its arguments.
     """
-    target = component_of(config).target
-    with construction_of(config):
-        if issubclass(target, ModelBase):
-            model: ModelBase = target(config)
-            return model
-        assert isinstance(config, SignatureConfig), (
-            "a class from outside of Noether has a config derived from its signature"
-        )
-        return AdaptedModule(target(**config.arguments()), config)
+    made: nn.Module = build_component(config)
+    if not isinstance(made, ModelBase):
+        return AdaptedModule(made, config)
+    if made.model_config is None:  # a function built it without the config of the spec
+        made.model_config, made.optimizer_config = config, config.optimizer
+    return made

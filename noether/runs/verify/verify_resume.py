@@ -77,14 +77,14 @@ def verify_resume(
         TrainingError: if one of the runs failed.
     """
     plugins = list(plugins)
-    loaded = load_spec(spec, overrides, trusted=trusted, plugins=plugins)
+    loaded = load_spec(spec, overrides, trust=trusted, plugins=plugins)
     with TemporaryDirectory(prefix="noether-") as folder, redirect_stdout(StringIO()):
         with rehearsal(loaded, plugins) as run:
             counter = run.trainer.update_counter
         end = _length(counter, updates)
         points = _points(counter, end, at)
         changes = _changes(loaded.spec, Path(folder), end if end < counter.end_update else None)
-        short = load_spec(spec, overrides, changes, trusted=trusted, plugins=plugins)
+        short = load_spec(spec, overrides, changes, trust=trusted, plugins=plugins)
         comparison = _Pair(short, plugins, Path(folder)).comparison(points)
         compared = comparison.compared()
         forgotten = () if all(point.difference is None for point in compared) else comparison.forgotten()

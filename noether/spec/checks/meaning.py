@@ -138,7 +138,7 @@ def _known_properties(spec: RunSpec, key: str) -> tuple[str, ...] | None:
     """Return the properties of a data set after its transforms, or None if they are unknown."""
     config = spec.datasets[key]
     target = component_of(config).target
-    if "known_properties" not in vars(target) or not all(
+    if "known_properties" not in getattr(target, "__dict__", ()) or not all(
         map(_keeps_properties, (*config.transforms, *spec.transforms))
     ):
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -15,7 +16,7 @@ from noether.errors import SpecError
 from noether.kernel.entries import ROLES
 from noether.kernel.names import did_you_mean
 from noether.kernel.registry import use_registry
-from noether.spec.describe.fields import alternatives, class_at
+from noether.spec.describe.fields import alternatives, class_at, is_table
 from noether.spec.describe.lookup import Meaning, kinds_of, meanings
 from noether.spec.errors.words import BOUNDS, TYPES, listed, quoted, toml_literal, toml_path
 from noether.spec.ids import item_ids, role_of_items
@@ -67,7 +68,7 @@ def type_of(
             return " or ".join(words(option) for option in arguments if option is not NoneType)
         if origin is Literal:
             return " or ".join(literal(toml_literal(value)) for value in arguments)
-        if origin is list:
+        if origin in (list, set, frozenset) or arguments[1:] == (Ellipsis,):
             return f"{TYPES[list]} of {words(arguments[0])}"
         if origin is tuple:
             return f"{TYPES[list]} of {len(arguments)} {words(arguments[0])}"
@@ -81,7 +82,9 @@ def type_of(
 def _plain(annotation: Any, words: Callable[[Any], str]) -> str:
     if isinstance(annotation, TypeVar):
         return words(annotation.__bound__)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return " or ".join(toml_literal(member.value) for member in annotation)
+    if is_table(annotation):
         return TYPES[dict]
     return _TYPES.get(annotation, getattr(annotation, "__name__", str(annotation)))
 

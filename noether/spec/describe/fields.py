@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import is_dataclass
 from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -100,6 +101,11 @@ def item_at(value: Any, part: str | int) -> Any:
     if isinstance(value, list) and isinstance(part, int) and part < len(value):
         return value[part]
     return None
+
+
+def is_table(annotation: Any) -> bool:
+    """Return True if a class is written as a table: a model, a dataclass or a TypedDict."""
+    return is_dataclass(annotation) or hasattr(annotation, "model_fields") or hasattr(annotation, "__total__")
 
 
 def table_class_of(annotation: Any) -> type[BaseModel] | None:

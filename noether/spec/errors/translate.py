@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from noether.config.signature import SignatureConfig
 from noether.kernel.names import nearest
 from noether.spec.describe.fields import class_at, item_at
 from noether.spec.errors.codes import CODES
@@ -37,6 +38,10 @@ _TYPES: dict[str, str] = {
     "model_attributes_type": _TABLE,
     "component_type": "a table with a kind, or the kind alone",
     "none_required": "nothing",
+    **dict.fromkeys(("date_type", "date_parsing", "date_from_datetime_parsing"), "a date, 2026-01-31"),
+    **dict.fromkeys(("datetime_type", "datetime_parsing"), "a date with a time, 2026-01-31T12:00:00"),
+    **dict.fromkeys(("time_type", "time_parsing"), "a time, 12:00:00"),
+    **dict.fromkeys(("time_delta_type", "time_delta_parsing"), 'a duration, "1:30:00" or "P2D"'),
 }
 """Expected types, by pydantic's type of the error."""
 _CHOICES: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -82,9 +87,9 @@ def problems_of(error: ValidationError, document: dict[str, Any], root: type[Bas
 def _problem(path: TomlPath, group: list[ErrorDetails], document: Any, root: type[BaseModel]) -> Problem:
     first = group[0]
     match first["type"]:
-        case "extra_forbidden":
+        case "extra_forbidden" | "unexpected_keyword_argument":
             return _unknown_key(path, document, root)
-        case "missing":
+        case "missing" | "missing_argument" | "missing_keyword_only_argument":
             what = f"item {path[-1]}" if isinstance(path[-1], int) else quoted(path[-1])
             message = f"{what} is missing, and it has no default"
             return Problem("missing-key", path, message, _missing_hint(path, first["input"]))
@@ -151,6 +156,10 @@ def _unknown_key(path: TomlPath, document: Any, root: type[BaseModel]) -> Proble
     """Return the problem of an unknown key: the key or table that was meant, else the allowed keys."""
     key = str(path[-1])
     owner = class_at(root, document, path[:-1])
+    if owner is not None and issubclass(owner, SignatureConfig) and key in owner.left_out:
+        message = f"{quoted(key)} cannot be set in a spec: {owner.left_out[key]}"
+        hint = f"remove it, or use a function of your own that sets it\nallowed here: {', '.join(owner.model_fields)}"
+        return Problem("unknown-key", path, message, hint, on_key=True)
     allowed = list(owner.model_fields) if owner else []
     home = home_of(path, document, root)
     meant = nearest(key, allowed, similarity=_CLOSE if home else _SOMEHOW_CLOSE)
@@ -180,7 +189,7 @@ def _document_path(details: ErrorDetails, document: Any) -> TomlPath:
     last = len(details["loc"]) - 1
     for position, part in enumerate(details["loc"]):
         exists = part in value if isinstance(value, dict) else item_at(value, part) is not None
-        if exists or (position == last and details["type"] == "missing"):
+        if exists or (position == last and details["type"].startswith("missing")):
             path.append(part)
             value = item_at(value, part)
     return tuple(path)

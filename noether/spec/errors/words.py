@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from noether.config.secrets import mask
 from noether.kernel.names import did_you_mean
 
@@ -35,11 +37,17 @@ def toml_literal(value: Any) -> str:
     if isinstance(value, float):
         return _number(value)
     if isinstance(value, Mapping):
-        items = ", ".join(f"{toml_key(key)} = {toml_literal(item)}" for key, item in value.items())
+        given = {str(to_jsonable_python(key)): item for key, item in value.items() if item is not None}
+        items = ", ".join(f"{toml_key(key)} = {toml_literal(item)}" for key, item in given.items())
         return f"{{ {items} }}" if items else "{}"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(toml_literal, value))}]"
-    return str(value)
+    if isinstance(value, (set, frozenset)):
+        return f"[{', '.join(sorted(map(toml_literal, value)))}]"
+    if isinstance(value, int):
+        return str(value)
+    plain = to_jsonable_python(value, fallback=str)  # a date, a path, an enum, a dataclass
+    return "unset" if plain is None else toml_literal(plain)
 
 
 def toml_string(text: str) -> str:

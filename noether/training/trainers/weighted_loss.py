@@ -15,7 +15,8 @@ from torch import Tensor
 from noether.config.base import component_of, refused
 from noether.config.components import CallBackBaseConfig
 from noether.config.discriminated import Discriminated
-from noether.config.signature import SignatureConfig, label
+from noether.config.parameters import label
+from noether.config.signature import SignatureConfig
 from noether.data.dataset import gathering, length_of
 from noether.errors import DataError, TrainingError
 from noether.training.trainers.base import BaseTrainer

@@ -251,7 +251,7 @@ def test_a_plugin_that_fails_to_import(refusal, spec_file, install):
     assert "cannot import plugin 'sick' of noether-plugin-sick 1.2" in message
     assert "No module named 'no_such_module_anywhere'" in message
     assert "noether_plugin_sick.py:1" in message
-    assert "pip install no_such_module_anywhere" in message
+    assert "the package that has the module 'no_such_module_anywhere'" in message
 
 
 def test_a_callback_of_a_plugin_that_fails_to_import(refusal, spec_file, tiny_spec, install):

@@ -114,7 +114,7 @@ def test_a_command_that_cannot_be_used_is_refused_with_its_origin_and_a_way_out(
     assert hint == "write noether greetings/hi or noether others/hi"
     assert "a command is a function" in found["number"][0]
     assert "has no attribute 'missing'" in found["missing"][0]
-    assert "pip install nowhere_to_be_found" in found["broken"][1]
+    assert "the package that has the module 'nowhere_to_be_found'" in found["broken"][1]
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ TNoteConfig = TypeVar("TNoteConfig", bound=NoteConfig)
 
 
 class Direct:
-    def __init__(self, callback_config: NoteConfig, other: Other, **kwargs: Any): ...
+    def __init__(self, callback_config: NoteConfig, other: Other = None, **kwargs: Any): ...
 
 
 class Inherited(Direct):

@@ -49,6 +49,8 @@ def test_what_toml_can_express_is_an_option_and_nothing_else(foreign: ModuleType
         "table": None,
         "loose": None,
         "activation": None,
+        "by_index": None,
+        "device": None,
     }
 
 
@@ -83,6 +85,7 @@ def test_parameters_without_types_are_guessed_from_their_defaults(foreign: Modul
         "name": "x",
         "flag": False,
         "extra": None,
+        "marker": None,
     }
     config_class = config_class_of(foreign.Untyped, "model")
     assert config_class.model_validate_json('{"width": 1, "depth": 0.5, "extra": [1]}', strict=True).depth == 0.5

@@ -86,7 +86,7 @@ def digits(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 @pytest.fixture
 def load(digits: dict[str, Any]) -> Callable[..., LoadedSpec]:
     def load_with(changes: dict[str, Any] | None = None, **options: Any) -> LoadedSpec:
-        return load_spec(digits, set=changes, trusted=[HERE], **options)
+        return load_spec(digits, set=changes, trust=[HERE], **options)
 
     return load_with
 
