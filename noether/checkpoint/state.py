@@ -131,8 +131,9 @@ def _without_tensors(state: CheckpointState) -> tuple[dict[str, Any], dict[str, 
     callbacks = {}
     for owner, callback_state in state.callbacks.items():
         callbacks[owner], tensors[callback_file(owner)] = split_state(callback_state, f"callback '{owner}'")
-    values = {"trainer": state.trainer, "optimizer": state.optimizer_values}
-    tree, tensors[TRAINER_TENSORS] = split_state(values, "the trainer")
+    tree, tensors[TRAINER_TENSORS] = split_state({"trainer": state.trainer}, "the trainer")
+    optimizers, further = split_state({"optimizer": state.optimizer_values}, "the optimizer")
+    tree, tensors[TRAINER_TENSORS] = {**tree, **optimizers}, {**tensors[TRAINER_TENSORS], **further}
     return {**tree, "callbacks": callbacks}, tensors
 
 

@@ -11,14 +11,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class StepResult(Protocol):
-    """Return value of a train step, for readers of its losses."""
-
-    total_loss: Tensor
-    losses_to_log: dict[str, Tensor] | None
-    additional_outputs: dict[str, Tensor] | None
-
-
 class RunningTrainer(Protocol):
     """The members of a trainer that a callback may use.
 
@@ -26,6 +18,10 @@ class RunningTrainer(Protocol):
     be multiplied with, or read. Before the last accumulation step of an update it is 1.0 if that accumulation step's
     loss is finite; before the first update it is None. `verdict` is the same as a bool if the host knows it, otherwise
     it is `applied`. `track_after_update_step` is not called for an update that the host knows was not applied.
+
+    `loss_weights` has the weights of the losses of the last accumulation step in a mean over several steps, by name:
+    the number of values that each is a mean of. It is None if all steps weigh the same. Without an entry `total`, the
+    mean of the total is the sum of the others.
     """
 
     config: Any
@@ -34,6 +30,8 @@ class RunningTrainer(Protocol):
     last_loss: Tensor | None
     applied: Tensor | None
     verdict: bool | Tensor | None
+    has_masks: bool
+    loss_weights: dict[str, float | Tensor | None] | None
     precision: Any
     seconds: dict[str, float]
     batch_size: int
@@ -41,7 +39,11 @@ class RunningTrainer(Protocol):
     data_container: Any
     callbacks: Any
 
-    def train_step(self, batch: dict[str, Tensor], model: torch.nn.Module) -> StepResult:
+    @property
+    def ignore_index(self) -> int | None:
+        """Return the target class that the loss leaves out."""
+
+    def train_step(self, batch: dict[str, Tensor], model: torch.nn.Module) -> Any:
         """Run the forward pass and the loss on one batch."""
 
     def forward(self, batch: dict[str, Tensor], model: torch.nn.Module) -> Any:
@@ -55,6 +57,9 @@ class RunningTrainer(Protocol):
 
     def request_stop(self, reason: str) -> None:
         """End training at the next boundary, with a checkpoint."""
+
+    def unfreeze(self, pattern: str, *, lr: float | None = None, weight_decay: float | None = None) -> list[str]:
+        """Let frozen parameters train from the next update on."""
 
     def raise_if_stopped(self) -> None:
         """Interrupt an evaluation pass between two batches if a signal has arrived."""

@@ -52,6 +52,7 @@ class LogWriter:
     Attributes:
         prefix: Text before every key of this view; empty for the run's own writer.
         round: The metrics added since the last line.
+        on_metrics: Called with the completed updates and the metrics of each line; schedules follow them.
         on_written: Called with the metrics of each line; a tracker feed is notified through it.
         on_file: Called with each file that callbacks add, and its folder.
     """
@@ -64,6 +65,7 @@ class LogWriter:
         self.metrics_file = metrics_file
         self.prefix = ""
         self.round = Round()
+        self.on_metrics: list[Callable[[int, Mapping[str, float]], object]] = []
         self.on_written: list[Callable[[Mapping[str, float]], object]] = []
         self.on_file: list[Callable[[Path, str], object]] = []
         self._summary = MetricSummary(metric_property_provider)
@@ -172,6 +174,8 @@ class LogWriter:
         for key, (logger, format_str) in self.round.printed.items():
             logger.info("%s: %s", key, format(metrics[key], format_str))
         self._summary.add(metrics)
+        for read in self.on_metrics:
+            read(update_counter.update, metrics)
         self.discard()
         for notify in self.on_written:
             notify(metrics)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -20,7 +20,9 @@ from noether.kernel.entries import ROLES
 from noether.kernel.importing import result_problem
 from noether.optim.kernels import with_implementation
 from noether.optim.model_optimizer import ModelOptimizer, Scheduled
+from noether.optim.optimizer_state import Traits, requires_closure
 from noether.optim.schedules import Schedule
+from noether.optim.trial import traits_of
 
 _SHOWN = 4  # names in a hint
 
@@ -66,12 +68,20 @@ def parameter_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]],
     defaults: GroupDefaults,
     groups: Sequence[ParameterGroupConfig] = (),
+    *,
+    checked: bool = True,
 ) -> list[dict[str, Any]]:
     """Split trainable parameters by the spec's groups, and each part into decaying and other parameters.
 
     Parameters with fewer than two dimensions (biases, scales of norms) are not decayed by default: shrinking
     them towards zero regularises nothing and hurts normalised layers. That holds for a group with a `weight_decay` of
     its own as well, so that `encoder.*` can name a whole encoder; set `decay_bias_and_norm` in the group to decay them.
+
+    Args:
+        named_parameters: Parameters by name; those that are frozen are left out.
+        defaults: Options of parameters that no group changes.
+        groups: The spec's groups.
+        checked: False if the parameters are only some of those that the spec's groups are about.
 
     Returns:
         Groups in the form that torch optimizers take, each with its parameter names under `"names"`: first the
@@ -81,19 +91,26 @@ def parameter_groups(
         SpecError: if a group has no effect, or sets an option that the optimizer lacks.
     """
     trainable = {name: parameter for name, parameter in named_parameters if parameter.requires_grad}
-    owners = _owners(list(trainable), groups)
+    owners = _owners(list(trainable), groups, checked=checked)
     result = []
     for index in range(-1, len(groups)):
         members = {name: parameter for name, parameter in trainable.items() if owners.get(name, -1) == index}
-        result += _split(members, defaults, groups[index]) if index >= 0 else _by_decay(members, defaults, {})
+        if index >= 0:
+            result += _split(members, defaults, groups[index], checked=checked)
+        else:
+            result += _by_decay(members, defaults, {})
     return result
 
 
-def _owners(names: Sequence[str], groups: Sequence[ParameterGroupConfig]) -> dict[str, int]:
+def _owners(names: Sequence[str], groups: Sequence[ParameterGroupConfig], *, checked: bool) -> dict[str, int]:
     """Return the group of each parameter that a group names: the first that matches it."""
     owners: dict[str, int] = {}
     for index, group in enumerate(groups if names else ()):
         for pattern in group.match:
+            if not checked:
+                for name in fnmatch.filter(names, pattern):
+                    owners.setdefault(name, index)
+                continue
             setting = f"`match` pattern of optimizer group {index + 1}"
             matched = matching(pattern, names, setting=setting, of="trainable parameter of the model")
             if all(owner < index for owner in [owners.setdefault(name, index) for name in matched]):
@@ -105,7 +122,7 @@ def _owners(names: Sequence[str], groups: Sequence[ParameterGroupConfig]) -> dic
 
 
 def _split(
-    members: Mapping[str, nn.Parameter], defaults: GroupDefaults, group: ParameterGroupConfig
+    members: Mapping[str, nn.Parameter], defaults: GroupDefaults, group: ParameterGroupConfig, *, checked: bool
 ) -> list[dict[str, Any]]:
     """Return the torch groups of one group of the spec."""
     options: dict[str, Any] = {}
@@ -127,7 +144,7 @@ def _split(
         weight_decay=defaults.weight_decay if group.weight_decay is None else group.weight_decay,
         decay_bias_and_norm=defaults.decay_bias_and_norm if asked is None else asked,
     )
-    if group.weight_decay and not any(_decays(parameter, own) for parameter in members.values()):
+    if checked and group.weight_decay and not any(_decays(parameter, own) for parameter in members.values()):
         raise SpecError(
             f"weight_decay of optimizer group {group.match} has no effect: it names only biases and norms, which "
             "do not decay",
@@ -160,6 +177,8 @@ def build_optimizer(
     *,
     total_updates: int,
     updates_per_epoch: int,
+    find: Callable[[], Iterable[tuple[str, nn.Parameter]]] | None = None,
+    given: Sequence[dict[str, Any]] = (),
     sparse: Collection[str] = (),
 ) -> ModelOptimizer:
     """Build the optimizer that `config` names, with its groups, clipping and schedules.
@@ -169,6 +188,8 @@ def build_optimizer(
         named_parameters: The model's parameters with their names; frozen ones are left out.
         total_updates: Updates of the whole run, for the schedules.
         updates_per_epoch: Updates in one epoch, for the schedules.
+        find: Return the model's parameters by name, for groups that are added later; unset, these parameters.
+        given: Groups with their `names`, instead of those of the spec; they count as added during the run.
         sparse: Names of parameters with sparse gradients.
 
     Raises:
@@ -176,12 +197,7 @@ def build_optimizer(
     """
     optimizer_class = component_of(config).target
     options = _options(config)
-    defaults = GroupDefaults(
-        weight_decay=options.get("weight_decay", _default(optimizer_class, "weight_decay")),
-        decay_bias_and_norm=config.decay_bias_and_norm,
-        lr=options.get("lr", _default(optimizer_class, "lr")),
-    )
-    groups = parameter_groups(named_parameters, defaults, config.groups)
+    groups = list(given) or parameter_groups(named_parameters, _defaults(config), config.groups)
     if not groups:
         raise SpecError(
             "the model has no trainable parameters, expected at least one", hint="loosen `frozen` under [model]"
@@ -190,8 +206,17 @@ def build_optimizer(
     trainable = dict(zip(names, (parameter for group in groups for parameter in group["params"]), strict=True))
     if config.clip_grad_value is not None:
         _require_real(trainable)
-    options = with_implementation(optimizer_class, options, trainable, sparse)
-    optimizer = _construct(optimizer_class, groups, options, config.kind)
+    implementation = partial(with_implementation, optimizer_class, options, sparse=sparse)
+    build = partial(_construct, optimizer_class, options=implementation(trainable), kind=config.kind)
+    optimizer = build(groups)
+    name_of = {id(parameter): name for name, parameter in trainable.items()}  # a function may have regrouped them
+    everything = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    names = [name_of.get(id(parameter), "one of its own") for parameter in everything]
+    if type(optimizer).__module__.partition(".")[0] == "torch":
+        traits = Traits(requires_closure(optimizer), implementation=implementation)
+    else:
+        traits = traits_of(optimizer, build, implementation)
+    _require_closable(config, traits)
     return ModelOptimizer(
         optimizer,
         names=names,
@@ -199,7 +224,77 @@ def build_optimizer(
         clip_grad_norm=config.clip_grad_norm,
         clip_grad_value=config.clip_grad_value,
         built_for=(total_updates, updates_per_epoch),
+        find=find or (lambda: named_parameters),
+        traits=traits,
+        added=len(given),
     )
+
+
+def unfrozen_groups(
+    config: OptimizerBaseConfig | None,
+    optimizer: Optimizer | None,
+    members: Mapping[str, nn.Parameter],
+    lr: float | None,
+    weight_decay: float | None,
+) -> list[dict[str, Any]]:
+    """Return groups for parameters that begin to train during a run, by the rules of the spec's groups.
+
+    Args:
+        config: Config of their optimizer; None if it was made by hand.
+        optimizer: Their optimizer, if there is one.
+        members: The parameters by name.
+        lr: Learning rate instead of the optimizer's.
+        weight_decay: Weight decay instead of the optimizer's.
+
+    Raises:
+        SpecError: if the optimizer lacks one of the options.
+    """
+    if config is not None:
+        own = _defaults(config)
+    else:
+        options = optimizer.defaults if optimizer is not None else {}
+        own = GroupDefaults(options.get("weight_decay"), lr=options.get("lr"))
+    given = {"lr": lr, "weight_decay": weight_decay}
+    for option, value in given.items():
+        if value is not None and getattr(own, option) is None:
+            raise SpecError(f"unfreeze cannot set {option}: the optimizer has no {option}", hint=f"leave out {option}")
+    defaults = GroupDefaults(
+        own.weight_decay if weight_decay is None else weight_decay,
+        own.decay_bias_and_norm,
+        own.lr if lr is None else lr,
+    )
+    ruled = [group for group in (config.groups if config else []) if _matches_any(group, members)]
+    groups = parameter_groups(members.items(), defaults, ruled, checked=False)
+    for group in groups:
+        for option, value in given.items():
+            if value is not None:
+                group.setdefault(option, value)
+    return groups
+
+
+def _matches_any(group: ParameterGroupConfig, names: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in group.match for name in names)
+
+
+def _defaults(config: OptimizerBaseConfig) -> GroupDefaults:
+    """Return the options of parameters that no group of the spec changes."""
+    optimizer_class, options = component_of(config).target, _options(config)
+    return GroupDefaults(
+        weight_decay=options.get("weight_decay", _default(optimizer_class, "weight_decay")),
+        decay_bias_and_norm=config.decay_bias_and_norm,
+        lr=options.get("lr", _default(optimizer_class, "lr")),
+    )
+
+
+def _require_closable(config: OptimizerBaseConfig, traits: Traits) -> None:
+    """Refuse options that act between the backward pass and an optimizer step that calls the backward pass itself."""
+    clipping = [name for name in ("clip_grad_norm", "clip_grad_value") if getattr(config, name) is not None]
+    if traits.takes_closure and clipping:
+        raise SpecError(
+            f"{clipping[0]} does not fit optimizer '{config.kind}', which evaluates the loss several times an update "
+            "and needs its exact gradients",
+            hint=f"remove {clipping[0]}",
+        )
 
 
 def _require_real(parameters: Mapping[str, nn.Parameter]) -> None:
@@ -252,13 +347,8 @@ def _default(optimizer_class: type[Optimizer], option: str) -> Any:
 
 
 def _construct(
-    optimizer_class: type[Optimizer], groups: list[dict[str, Any]], options: dict[str, Any], kind: str
+    optimizer_class: type[Optimizer], groups: list[dict[str, Any]], *, options: dict[str, Any], kind: str
 ) -> Optimizer:
-    if optimizer_class is torch.optim.LBFGS:
-        raise SpecError(
-            "unsupported optimizer: found 'LBFGS', which evaluates the loss several times an update",
-            hint='choose a first-order optimizer, for example kind = "AdamW"',
-        )
     try:
         made: Optimizer = call_with_options(optimizer_class, options, groups)
     except Exception as error:  # a class or function of the user may raise any

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from noether.errors import SpecError
+from noether.errors import SpecError, TrainingError
+from noether.kernel.names import listed
 
+_SHOWN = 8  # names in a message
 _SINGLE, _DOUBLE = torch.float32, torch.float64
 _FUSED: dict[str, tuple[torch.dtype, ...]] = {
     "cpu": (_SINGLE, _DOUBLE),
@@ -45,6 +47,7 @@ def with_implementation(
         SpecError: if a parameter cannot be trained at all, or not by the implementation that the spec names.
     """
     _require_own_memory(parameters)
+    _require_support(optimizer_class, options, parameters)
     shared = sharing(parameters)
     for option, misfit in (("fused", _misfit(parameters, sparse, shared)), ("foreach", shared and _sharing(*shared))):
         if options.get(option) and misfit:
@@ -97,6 +100,32 @@ def _require_own_memory(parameters: Mapping[str, nn.Parameter]) -> None:
                 "expected one value for each element",
                 hint="call .clone() before nn.Parameter, and expand it in forward; or freeze it",
             )
+
+
+def _require_support(
+    optimizer_class: type[Optimizer], options: dict[str, Any], parameters: Mapping[str, nn.Parameter]
+) -> None:
+    """Try torch's optimizer on a copy of each complex or empty parameter's kind, before the model is trained by it.
+
+    Raises:
+        SpecError: if it cannot update one.
+    """
+    if not optimizer_class.__module__.startswith("torch.optim"):
+        return
+    for name, parameter in parameters.items():
+        if parameter.is_complex() or not parameter.numel():
+            tried = nn.Parameter(parameter.new_zeros((2, 2) if parameter.numel() else parameter.shape))
+            tried.grad = torch.zeros_like(tried)
+            try:
+                optimizer_class([tried], **options).step()
+            except (RuntimeError, ZeroDivisionError) as error:
+                found = parameter.dtype if parameter.numel() else "no elements"
+                raise SpecError(
+                    f"{optimizer_class.__name__} cannot update parameter '{name}': found {found}: {error}",
+                    hint="choose another optimizer, for example AdamW, or freeze the parameter",
+                ) from error
+            except (TypeError, ValueError):  # of wrong options, or of an optimizer that takes a closure
+                return
 
 
 def is_contiguous(tensor: Tensor) -> bool:
@@ -194,6 +223,18 @@ def _summed(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
         if parameter.grad is not None and parameter.grad.is_sparse:
             parameter.grad = parameter.grad.coalesce()
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+def wrong_gradients(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], error: RuntimeError) -> TrainingError:
+    """Return the error that an optimizer takes no sparse gradients, or only such."""
+    named = [(name, p.grad) for name, p in parameters.items() if p.grad is not None]
+    sparse = listed([name for name, gradient in named if gradient.is_sparse], _SHOWN)
+    dense = listed([name for name, gradient in named if not gradient.is_sparse], _SHOWN)
+    return TrainingError(
+        f"the optimizer {type(optimizer).__name__} cannot use these gradients: found sparse ones of "
+        f"{sparse or 'no parameter'} and dense ones of {dense or 'no parameter'}: {error}",
+        hint="set sparse = False for the embedding; or choose SGD or Adagrad, which take both kinds",
+    )
 
 
 def fit_to_gradients(optimizer: Optimizer, gradients: Sequence[Tensor]) -> None:

@@ -1,167 +1,36 @@
-"""ModelOptimizer: a torch optimizer with clipping, schedules, and state restored by parameter name."""
+"""ModelOptimizer: a torch optimizer with clipping, schedules, groups that may grow, and state by parameter name."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from noether.errors import CheckpointError, TrainingError
-from noether.kernel.names import listed
-from noether.optim.kernels import clip_norm, clip_value, fit_to_gradients
+from noether.optim.kernels import clip_norm, clip_value, fit_to_gradients, wrong_gradients
+from noether.optim.optimizer_state import (
+    OptimizerState,
+    Options,
+    Traits,
+    changed_options,
+    is_flat,
+    options_of,
+    plain_part,
+    require_same_class,
+    require_same_names,
+    requires_closure,
+    restore_attributes,
+    restore_entries,
+    restore_options,
+)
+from noether.optim.plateau import MetricSchedule
 from noether.optim.schedules import Schedule
 
-Options = dict[str, Any]
-
-_ELEMENTWISE = frozenset(
-    {"Adam", "AdamW", "NAdam", "RAdam", "Adamax", "SGD", "RMSprop", "Adagrad", "Adadelta", "Rprop"}
-)
-_SHOWN = 8  # names in a message
-
-
-def options_of(optimizer: Optimizer) -> list[Options]:
-    """Return a copy of the options of each group, to find later changes."""
-    return [
-        {key: _copied(value) for key, value in group.items() if key != "params"} for group in optimizer.param_groups
-    ]
-
-
-def changed_options(options: Options, given: Options) -> list[str]:
-    """Return the options that differ from `given`."""
-    return sorted(key for key, value in options.items() if key not in given or not _equal(value, given[key]))
-
-
-def restore_entries(
-    optimizer: Optimizer, names: Sequence[str], tensors: Mapping[str, Tensor], plain: Mapping[str, Mapping[str, Any]]
-) -> None:
-    """Load the state of each parameter, on the device that the optimizer needs.
-
-    Args:
-        optimizer: Its own options stay.
-        names: Names of its parameters, in the order of its groups.
-        tensors: Tensors by `<parameter>/<entry>`.
-        plain: Other entries by parameter.
-    """
-    entries: dict[str, dict[str, Any]] = {name: dict(found) for name, found in plain.items()}
-    for key, tensor in tensors.items():
-        name, _, entry = key.rpartition("/")
-        entries.setdefault(name, {})[entry] = tensor
-    _require_shapes(optimizer, names, tensors)
-    by_place = {place: entries[name] for place, name in enumerate(names) if name in entries}
-    groups = optimizer.param_groups
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": by_place})
-    for group, replaced in zip(groups, optimizer.param_groups, strict=True):
-        group.update(replaced)
-    optimizer.param_groups = groups  # torch makes new ones, but the schedules set the values of these
-    _undo_casts(optimizer, by_place)
-
-
-def _require_shapes(optimizer: Optimizer, names: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
-    """Check the tensors of optimizers that keep nothing but numbers and tensors of their parameter's shape.
-
-    Others may fit an optimizer step by accident, and be broadcast.
-    """
-    if type(optimizer).__name__ not in _ELEMENTWISE:
-        return
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    shapes = {name: parameter.shape for name, parameter in zip(names, parameters, strict=True)}
-    for key, tensor in tensors.items():
-        shape = shapes.get(key.rpartition("/")[0])
-        if shape is not None and tensor.ndim and tensor.shape != shape:
-            raise CheckpointError(
-                f"wrong shape of {key} in the optimizer's state: found {tuple(tensor.shape)}, expected "
-                f"{tuple(shape)} as of its parameter"
-            )
-
-
-def _undo_casts(optimizer: Optimizer, saved: Mapping[int, Mapping[str, Any]]) -> None:
-    """Give tensors the type back that they were saved in: torch casts them to that of their parameter."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for place, entries in saved.items():
-        state = optimizer.state[parameters[place]]
-        for entry, value in entries.items():
-            loaded = state.get(entry)
-            if entry != "step" and isinstance(value, Tensor) and isinstance(loaded, Tensor):
-                state[entry] = loaded if loaded.dtype is value.dtype else value.to(loaded.device)
-
-
-def restore_options(optimizer: Optimizer, names: Sequence[str], saved: Sequence[Mapping[str, Any]]) -> None:
-    """Put the options back that the saved run had changed since its optimizer was built.
-
-    Args:
-        optimizer: Its groups may be others than those that were saved.
-        names: Names of its parameters, in the order of its groups.
-        saved: The saved groups: `names`, `changed`, and the options.
-
-    Raises:
-        CheckpointError: if parameters of one group had different options.
-    """
-    group_of = {name: group for group in saved for name in group["names"]}
-    start = 0
-    for group in optimizer.param_groups:
-        members = names[start : start + len(group["params"])]
-        start += len(members)
-        found = [{key: group_of[name][key] for key in group_of[name]["changed"]} for name in members]
-        if not all(_equal(options, found[0]) for options in found[1:]):
-            raise CheckpointError(
-                f"wrong optimizer groups: found one group for {listed(members, _SHOWN)}, expected several as in the "
-                f"checkpoint, which differ in {', '.join(sorted({key for options in found for key in options}))}",
-                hint="continue with the parameter groups that the run was started with",
-            )
-        for key, value in found[0].items():
-            group[key] = value.to(group[key].device) if isinstance(group.get(key), Tensor) else value
-
-
-def require_same_class(saved: str | None, optimizer: Optimizer) -> None:
-    """Check that a state was made by such an optimizer: another one has entries of other names and meanings.
-
-    Args:
-        saved: Name of the class; None if the checkpoint does not have it.
-        optimizer: The optimizer that will take the state.
-
-    Raises:
-        CheckpointError: if another optimizer made it.
-    """
-    if saved is not None and saved != type(optimizer).__name__:
-        raise CheckpointError(
-            f"wrong optimizer: found {type(optimizer).__name__}, expected {saved} as in the checkpoint",
-            hint=f'continue with kind = "{saved}", or take the weights alone with initializer kind = "checkpoint"',
-        )
-
-
-def require_same_names(saved: Collection[str], names: Collection[str]) -> None:
-    """Check that a state is for these parameters.
-
-    Raises:
-        CheckpointError: if it is for others; names them.
-    """
-    missing, unknown = sorted(set(names) - set(saved)), sorted(set(saved) - set(names))
-    parts = [
-        *([f"missing {listed(missing, _SHOWN)}"] if missing else []),
-        *([f"not expected {listed(unknown, _SHOWN)}"] if unknown else []),
-    ]
-    if parts:
-        raise CheckpointError(
-            f"the optimizer's state in the checkpoint is for other parameters: {'; '.join(parts)}",
-            hint="continue with the model and the `frozen` patterns that the run was started with, or take the weights "
-            'alone with initializer kind = "checkpoint"',
-        )
-
-
-def _copied(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
-
-
-def _equal(one: Any, other: Any) -> bool:
-    """Compare options, which may be tensors, or tuples and dicts of them."""
-    if isinstance(one, Tensor) or isinstance(other, Tensor):
-        return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one.cpu(), other.cpu())
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
-    return bool(one == other)
+_WEIGHT = "training_weight"  # entry of optimizers that train other weights than they evaluate
 
 
 class Scheduled:
@@ -170,17 +39,32 @@ class Scheduled:
     def __init__(self, key: str, schedule: Schedule, optimizer: Optimizer) -> None:
         self.key = key
         self.schedule = schedule
-        self._targets = [(group, group[key]) for group in optimizer.param_groups]
+        self._factor = 1.0
+        self._targets: list[tuple[Options, Any]] = []
+        self.include(optimizer.param_groups)
+
+    def include(self, groups: Iterable[Options]) -> None:
+        """Take groups under the schedule; the value that each has now is the one that the factor is for."""
+        for group in groups:
+            self._targets.append((group, group[self.key]))
+            group[self.key] = group[self.key] * self._factor
+
+    def follow(self, groups: Sequence[Options]) -> None:
+        """Set the values of these groups from now on: torch makes new ones when it loads a state."""
+        self._targets = [(group, base) for group, (_, base) in zip(groups, self._targets, strict=True)]
 
     def apply(self, update: int) -> None:
         """Set the value that is in force after `update` completed updates."""
-        factor = self.schedule.factor(update)
+        self._factor = factor = self.schedule.factor(update)
         for group, base in self._targets:
             group[self.key] = base * factor
 
 
 class ModelOptimizer:
     """A torch optimizer as the loop uses it: schedule, unscale, clip, apply, zero.
+
+    Parameter groups may be added while it trains, through `torch_optimizer.add_param_group` as well: names, parameters
+    and schedules follow, and a checkpoint holds what is needed to add the group again.
 
     Args:
         optimizer: The torch optimizer, its groups built.
@@ -189,6 +73,14 @@ class ModelOptimizer:
         clip_grad_norm: Largest global gradient norm; None leaves gradients alone.
         clip_grad_value: Largest absolute gradient entry; None leaves gradients alone.
         built_for: Total updates and updates of an epoch that the schedules assume; None if it was built by hand.
+        find: Return the parameters of the model by name, for groups that are added.
+        traits: Needs of the optimizer beside gradients.
+        added: The number of groups, from the last one back, that the run and not the spec has made.
+
+    Attributes:
+        parameters: Parameters in the order of the groups.
+        on_change: Called when groups were added.
+        is_training: True if the parameters hold weights that are trained, and others are evaluated.
     """
 
     def __init__(
@@ -200,19 +92,37 @@ class ModelOptimizer:
         clip_grad_norm: float | None = None,
         clip_grad_value: float | None = None,
         built_for: tuple[int, int] | None = None,
+        find: Callable[[], Iterable[tuple[str, nn.Parameter]]] | None = None,
+        traits: Traits | None = None,
+        added: int = 0,
     ) -> None:
         self.torch_optimizer = optimizer
-        self.names = list(names)
         self.scheduled = list(scheduled)
         self.built_for = built_for
         self.clip_grad_norm = clip_grad_norm
         self.clip_grad_value = clip_grad_value
+        self.traits = traits or Traits(takes_closure=requires_closure(optimizer))
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.on_change: Callable[[], object] = lambda: None
         self.last_grad_norm: torch.Tensor | None = None
         self.zero_grad = optimizer.zero_grad  # releases the gradients; torch sets them to None by default
         self.clips = clip_grad_norm is not None or clip_grad_value is not None
         self._clips_any = any(parameter.dtype.itemsize < torch.float32.itemsize for parameter in self.parameters)
-        self._given = options_of(optimizer)
+        self._find = find or (lambda: ())
+        self._names = {id(p): name for p, name in zip(self.parameters, names, strict=True)}
+        self._given = options_of(optimizer.param_groups)
+        self._members = _members(optimizer)
+        self._first_added = len(self._given) - added
+        self._claimable: list[set[int]] = []
+        self._add = optimizer.add_param_group
+        optimizer.add_param_group = self.add_group  # type: ignore[method-assign, assignment]  # groups that a callback adds
+        self._switches = all(callable(getattr(optimizer, mode, None)) for mode in ("train", "eval"))
+        self.is_training = False
+
+    @property
+    def names(self) -> list[str]:
+        """Parameter names in the order of the groups."""
+        return [self._names[id(parameter)] for parameter in self.parameters]
 
     @property
     def has_gradients(self) -> bool:
@@ -249,6 +159,12 @@ class ModelOptimizer:
         if self.clip_grad_norm is not None:
             self.last_grad_norm = clip_norm(self.parameters, self.clip_grad_norm)
 
+    def measure(self) -> None:
+        """Take the norm of gradients that are not applied as `last_grad_norm`, as `clip` would."""
+        if self.clip_grad_norm is not None:
+            gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+            self.last_grad_norm = torch.nn.utils.get_total_norm(gradients)
+
     def step(self, grad_scaler: torch.amp.GradScaler | None = None) -> None:
         """Clip and apply the gradients, which a scaler has unscaled before.
 
@@ -265,53 +181,155 @@ class ModelOptimizer:
         except RuntimeError as error:
             if "sparse" not in str(error).lower():
                 raise
-            raise self._wrong_gradients(error) from error
+            raise wrong_gradients(
+                self.torch_optimizer, dict(zip(self.names, self.parameters, strict=True)), error
+            ) from error
 
-    def _wrong_gradients(self, error: RuntimeError) -> TrainingError:
-        named = [(name, p.grad) for name, p in zip(self.names, self.parameters, strict=True) if p.grad is not None]
-        sparse = listed([name for name, gradient in named if gradient.is_sparse], _SHOWN)
-        dense = listed([name for name, gradient in named if not gradient.is_sparse], _SHOWN)
-        return TrainingError(
-            f"the optimizer {type(self.torch_optimizer).__name__} cannot use these gradients: found sparse ones of "
-            f"{sparse or 'no parameter'} and dense ones of {dense or 'no parameter'}: {error}",
-            hint="set sparse = False for the embedding; or choose SGD or Adagrad, which take both kinds",
-        )
+    # Groups that are added while it trains
+
+    def add_group(self, group: Options) -> None:
+        """Add a parameter group, as `add_param_group` does; the schedules apply to it.
+
+        A group that a resumed run has put back already, and that a callback adds again, is left as it is.
+
+        Raises:
+            TrainingError: if a parameter is not one of the model's, or torch refuses the group.
+        """
+        group = dict(group)
+        members = group["params"]
+        members = [members] if isinstance(members, Tensor) else list(members)
+        group["params"] = members
+        tensors = [member[1] if isinstance(member, tuple) else member for member in members]
+        ids = {id(tensor) for tensor in tensors}
+        if ids in self._claimable:
+            self._claimable.remove(ids)
+            return
+        place = f"parameter group {len(self._given) + 1}"
+        self._name(tensors, place)
+        if isinstance(self.torch_optimizer, torch.optim.LBFGS):
+            raise TrainingError(f"{place} is not possible: LBFGS has one group for all parameters")
+        if self.torch_optimizer.defaults.get("fused"):
+            named = {self._names[id(parameter)]: parameter for parameter in [*self.parameters, *tensors]}
+            options = self.traits.implementation(named)
+            group = {**{kernel: options.get(kernel) for kernel in ("fused", "foreach")}, **group}
+        try:
+            self._add(group)
+        except (TypeError, ValueError) as error:
+            raise TrainingError(f"{place} cannot be added to {type(self.torch_optimizer).__name__}: {error}") from error
+        self.take_up_groups()
+
+    def _name(self, tensors: Sequence[Any], place: str) -> None:
+        """Find the names of parameters that are new to the optimizer."""
+        known = {id(parameter): name for name, parameter in self._find()}
+        for number, tensor in enumerate(tensors, start=1):
+            if id(tensor) not in self._names and id(tensor) not in known:
+                raise TrainingError(
+                    f"{place} cannot be saved: its parameter number {number} was not found in the model",
+                    hint="make it a parameter of the model before you add the group",
+                )
+            self._names.setdefault(id(tensor), known.get(id(tensor), ""))
+
+    def take_up_groups(self) -> None:
+        """Read the groups of the torch optimizer again, after some may have been added.
+
+        Raises:
+            TrainingError: if groups that were there before have other parameters.
+        """
+        members, known = _members(self.torch_optimizer), len(self._members)
+        if members == self._members:
+            return
+        if members[:known] != self._members:
+            raise TrainingError(
+                f"the parameter groups of {type(self.torch_optimizer).__name__} were changed by hand: found groups of "
+                f"{[len(group) for group in members]} parameters, expected {[len(group) for group in self._members]}",
+                hint="add a group with add_param_group of the optimizer, or with trainer.unfreeze",
+            )
+        groups = self.torch_optimizer.param_groups
+        new = groups[known:]
+        self._name([parameter for group in new for parameter in group["params"]], f"parameter group {len(groups)}")
+        self._given += options_of(new)
+        self._members = members
+        self.parameters = [parameter for group in groups for parameter in group["params"]]
+        for scheduled in self.scheduled:
+            scheduled.include(new)
+        self.on_change()
+
+    # Optimizers that train other weights than they evaluate, and switch between them by `train` and `eval`
+
+    def begin_training(self) -> None:
+        """Give the parameters the weights that are trained."""
+        if self._switches and not self.is_training:
+            self.torch_optimizer.train()  # type: ignore[attr-defined]
+            self.is_training = True
+
+    def end_training(self) -> None:
+        """Give the parameters the weights that are evaluated."""
+        if self.is_training:
+            self.torch_optimizer.eval()  # type: ignore[attr-defined]
+            self.is_training = False
+
+    @contextmanager
+    def evaluation_weights(self) -> Iterator[None]:
+        """Give the parameters the weights that are evaluated; afterwards exactly those that are trained.
+
+        Going there and back by `eval` and `train` rounds, so that an evaluation would change training.
+        """
+        if not self.is_training:
+            yield
+            return
+        trained = [parameter.detach().clone() for parameter in self.parameters]
+        self.end_training()
+        try:
+            yield
+        finally:
+            self.begin_training()
+            with torch.no_grad():
+                for parameter, weight in zip(self.parameters, trained, strict=True):
+                    parameter.copy_(weight)
+
+    # State
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
         """Return the state as flat tensors named `<parameter name>/<entry>`, for a checkpoint."""
-        tensors = {}
-        for name, parameter in zip(self.names, self.parameters, strict=True):
-            for entry, value in self.torch_optimizer.state.get(parameter, {}).items():
-                if isinstance(value, torch.Tensor):
-                    tensors[f"{name}/{entry}"] = value
+        names, tensors = self.names, {}
+        for place, state in OptimizerState.of(self.torch_optimizer).entries.items():
+            for entry, value in state.items() if isinstance(state, dict) else ():
+                if is_flat(entry, value):
+                    tensors[f"{names[place]}/{entry}"] = value
+        if self.is_training:
+            tensors |= {f"{name}/{_WEIGHT}": p.detach() for name, p in zip(names, self.parameters, strict=True)}
         return tensors
 
     def state_values(self) -> dict[str, Any]:
         """Return all that is not a tensor: class, options of each group, plain entries of the state by parameter name.
 
         A group's `changed` names the options that are not as they were when the optimizer was built, those aside that
-        a schedule sets.
+        a schedule sets. Further parts are there only if they hold something.
         """
+        self.take_up_groups()
         under_schedule = {scheduled.key for scheduled in self.scheduled}
-        groups, start = [], 0
+        names, groups, start = self.names, [], 0
         for group, given in zip(self.torch_optimizer.param_groups, self._given, strict=True):
             end = start + len(group["params"])
             options = {key: value for key, value in group.items() if key != "params"}
             changed = [key for key in changed_options(options, given) if key not in under_schedule]
-            groups.append({"names": self.names[start:end], "changed": changed, **options})
+            groups.append({"names": names[start:end], "changed": changed, **options})
             start = end
-        plain = {
-            name: {
-                entry: value
-                for entry, value in self.torch_optimizer.state.get(parameter, {}).items()
-                if not isinstance(value, torch.Tensor)
-            }
-            for name, parameter in zip(self.names, self.parameters, strict=True)
+        state = OptimizerState.of(self.torch_optimizer)
+        plain = {names[place]: plain_part(entries) for place, entries in state.entries.items()}
+        further = {
+            "whole": state.whole,
+            "own": state.own,
+            "added": self._given[self._first_added :],
+            "frozen": [n for n, parameter in zip(names, self.parameters, strict=True) if not parameter.requires_grad],
+            "attributes": {name: getattr(self.torch_optimizer, name) for name in self.traits.attributes},
+            "schedules": {key: schedule.state_dict() for key, schedule in self.metric_schedules().items()},
         }
         return {
             "class": type(self.torch_optimizer).__name__,
             "groups": groups,
-            "state": {name: entries for name, entries in plain.items() if entries},
+            "state": {name: entries for name, entries in plain.items() if not isinstance(entries, dict) or entries},
+            **{key: value for key, value in further.items() if value},
         }
 
     def load_state(self, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
@@ -319,13 +337,58 @@ class ModelOptimizer:
 
         Options of the groups (`lr`, `betas`, …) stay those that this optimizer was built with, so that a changed spec
         counts; but one that the saved run had changed itself, by a callback or because the optimizer keeps its progress
-        there, is state and comes back. What a schedule sets follows from the update alone.
+        there, is state and comes back. So do groups that the run had added. What a schedule sets follows from the
+        update alone.
 
         Raises:
             CheckpointError: if the state is for other parameters, or for another optimizer; names them.
         """
         require_same_class(values.get("class"), self.torch_optimizer)
         saved = values["groups"]
+        self._add_saved(saved, values.get("added", ()))
         require_same_names([name for group in saved for name in group["names"]], self.names)
-        restore_entries(self.torch_optimizer, self.names, tensors, values["state"])
+        weights = {key.rpartition("/")[0]: tensor for key, tensor in tensors.items() if key.endswith(f"/{_WEIGHT}")}
+        others = {key: tensor for key, tensor in tensors.items() if not key.endswith(f"/{_WEIGHT}")}
+        restore_entries(self.torch_optimizer, self.names, others, values)
+        for scheduled in self.scheduled:
+            scheduled.follow(self.torch_optimizer.param_groups)
         restore_options(self.torch_optimizer, self.names, saved)
+        self.is_training = self._switches and bool(weights)
+        frozen = values.get("frozen", ())
+        with torch.no_grad():
+            for name, parameter in zip(self.names, self.parameters, strict=True):
+                parameter.requires_grad_(name not in frozen)
+                if name in weights:
+                    parameter.copy_(weights[name])
+        saved_attributes = values.get("attributes", {})
+        attributes = {name: saved_attributes[name] for name in self.traits.attributes if name in saved_attributes}
+        restore_attributes(self.torch_optimizer, attributes)
+        schedules = self.metric_schedules()
+        for key, state in values.get("schedules", {}).items():
+            if key in schedules:
+                schedules[key].load_state_dict(state)
+
+    def _add_saved(self, saved: Sequence[Mapping[str, Any]], added: Sequence[Options]) -> None:
+        """Add the groups that the saved run had added, unless their parameters are trained already."""
+        known = set(self.names)
+        found = dict(self._find())
+        for group, given in zip(saved[len(saved) - len(added) :], added, strict=True):
+            if known.issuperset(group["names"]):
+                continue
+            if missing := [name for name in group["names"] if name not in found]:
+                raise CheckpointError(
+                    f"the model lacks parameters of a group that the saved run had added: {', '.join(missing)}",
+                    hint="make them in the model's constructor, so that a resumed run has them",
+                )
+            parameters = [found[name].requires_grad_(True) for name in group["names"]]
+            self.add_group({**given, "params": parameters})
+            self._claimable.append({id(parameter) for parameter in parameters})
+
+    def metric_schedules(self) -> dict[str, MetricSchedule]:
+        """Return the schedules that follow a metric, by the value that they set."""
+        return {one.key: one.schedule for one in self.scheduled if isinstance(one.schedule, MetricSchedule)}
+
+
+def _members(optimizer: Optimizer) -> list[list[int]]:
+    """Return the parameters of each group as numbers that can be compared."""
+    return [[id(parameter) for parameter in group["params"]] for group in optimizer.param_groups]

@@ -13,13 +13,16 @@ from torch import Tensor
 
 from noether.checkpoint.folder import read_checkpoint
 from noether.config.components import CallBackBaseConfig
-from noether.core.callbacks.periodic import PeriodicDataIteratorCallback, iterator_callbacks
+from noether.core.callbacks.base import CallbackBase
+from noether.core.callbacks.evaluation import put_together
+from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback, iterator_callbacks
+from noether.core.models.agreement import require_agreement
 from noether.core.models.base import evaluating
 from noether.data.dataset import length_of
-from noether.errors import NoetherError
+from noether.errors import NoetherError, TrainingError
 from noether.kernel.markers import hookimpl
 from noether.kernel.participant import Participant
-from noether.kernel.progress import UpdateCounter
+from noether.kernel.progress import EarlyStopIteration, UpdateCounter
 from noether.runs.outcome import EXIT_CODE, describe
 from noether.runs.prepare import Run, rehearsal
 from noether.spec.checks.meaning import interval_findings
@@ -37,10 +40,10 @@ _UPDATES = 2
 
 
 class TwoUpdates:
-    """A run plugin that gives each evaluation callback one batch and ends training after two updates.
+    """A run plugin that lets each callback act once, on one batch, and ends training after two updates.
 
     Attributes:
-        problems: Problems of the evaluation callbacks.
+        problems: Problems of the callbacks.
     """
 
     def __init__(self) -> None:
@@ -56,11 +59,11 @@ class TwoUpdates:
 
     @hookimpl
     def after_update(self, update_counter: UpdateCounter, trainer_model: torch.nn.Module) -> None:
-        """Try the evaluation callbacks once training has prepared them, and stop."""
+        """Try the callbacks once training has prepared them, and stop."""
         if self._run is None or update_counter.update < min(self._last, update_counter.end_update):
             return
         self._run.trainer.request_stop("two updates are enough for a check")
-        self.problems += _unprocessed(self._run, trainer_model)
+        self.problems += _failing(self._run, trainer_model, update_counter)
 
 
 def evaluation_problems(run: Run) -> list[Problem]:
@@ -97,22 +100,57 @@ def forward_problems(run: Run) -> list[Problem]:
         return [Problem("forward-failed", path, "; ".join(parts), getattr(error, "hint", None))]
     finally:
         seen.remove()
+    try:
+        require_agreement(run.model)  # the forward pass may have made parameters
+    except TrainingError as error:
+        return [Problem("forward-failed", ("model",), error.message, error.hint)]
     return []
 
 
-def _unprocessed(run: Run, model: torch.nn.Module) -> Iterator[Problem]:
+def _failing(run: Run, model: torch.nn.Module, counter: UpdateCounter) -> Iterator[Problem]:
+    """Yield the callbacks that fail when their interval fires, which it may not do in two updates.
+
+    Those that go through data get one batch, and its result as that of the whole pass.
+    """
     paths = callback_paths(run.spec)
     with evaluating(model):
-        for callback in iterator_callbacks(run.trainer.callbacks):
+        for callback in _in_order_of_rounds(run):
             batch: Any = {}
+            doing = "fails when its interval fires"
             try:
-                batch = _first_batch(run, callback)
-                with _strict_about_shapes():
-                    callback.process_data(batch, trainer_model=model)
+                if isinstance(callback, PeriodicDataIteratorCallback):
+                    doing = "cannot use a batch of its data set"
+                    batch = _first_batch(run, callback)
+                    with _strict_about_shapes(), run.trainer.autocast():
+                        result = callback.process_data(run.trainer.to_device(batch), trainer_model=model)
+                    doing, results = "cannot use the results of its data set", put_together([result])
+                    callback.process_results(results, interval_type="eval", update_counter=counter)
+                else:
+                    callback.at_eval(
+                        counter, trainer_model=model, data_iter=iter(()), batch_size=run.trainer.batch_size
+                    )
+            except EarlyStopIteration:
+                continue
             except Exception as error:
-                message = f"'{callback.id}' cannot use a batch of its data set: {describe(error)}"
+                message = f"'{callback.id}' {doing}: {describe(error)}"
                 message += f"; the batch has {_shapes(batch)}" if batch else ""
                 yield Problem("evaluation-failed", paths.get(callback.id, ()), message, getattr(error, "hint", None))
+
+
+def _in_order_of_rounds(run: Run) -> list[PeriodicCallback]:
+    """Return the callbacks that go through data, and those of users: intervals in epochs fire after the others."""
+    passes = iterator_callbacks(run.trainer.callbacks)
+    own = [
+        callback
+        for callback in run.trainer.callbacks
+        if isinstance(callback, PeriodicCallback) and not iterator_callbacks([callback]) and not _is_built_in(callback)
+    ]
+    return [*passes, *sorted(own, key=lambda callback: callback.every_n_epochs is not None)]
+
+
+def _is_built_in(callback: CallbackBase) -> bool:
+    entry = callback.component.entry if callback.component is not None else None
+    return entry is not None and entry.is_built_in
 
 
 def _first_batch(run: Run, callback: PeriodicDataIteratorCallback) -> Any:

@@ -20,12 +20,13 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.save import SavePolicy
 from noether.config.base import building_with_seed, construct
 from noether.core.initializers.base import InitializerBase
+from noether.core.models.agreement import lazy_layers, require_sizes
 from noether.core.models.base import ModelBase, evaluating
 from noether.core.models.build import build_model, infer_sizes
 from noether.core.trackers.noop import NoopTracker
@@ -120,7 +121,7 @@ class Preparation:
     def model(self) -> ModelBase:
         """Build the model alone, without data if the spec holds all of its sizes."""
         model = build_model(self.loaded.spec.model, self.device)
-        return self.parts()[2] if _has_lazy_modules(model) else model
+        return self.parts()[2] if lazy_layers(model) else model
 
     def assemble(
         self,
@@ -325,19 +326,21 @@ def _paths_unset(value: Any, path: TomlPath = ()) -> Iterator[TomlPath]:
 def _built_model(spec: RunSpec, sample: Mapping[str, Tensor], device: torch.device) -> ModelBase:
     """Build the model; give lazy modules their sizes by a forward pass of one sample."""
     model = build_model(spec.model, device)
-    if not _has_lazy_modules(model):
+    if not (layers := lazy_layers(model)):
         return model
-    inputs = {name: sample[name].unsqueeze(0).to(device) for name in spec.trainer.forward_properties or []}
+    sampled = {name: sample[name] for name in spec.trainer.forward_properties or []}
+    inputs = {name: x.unsqueeze(0).to(device) if isinstance(x, Tensor) else [x] for name, x in sampled.items()}
     try:
         with torch.no_grad(), evaluating(model):
             model(**inputs)
     except Exception as error:
-        raise SpecError(f"the lazy modules of the model cannot take their sizes from a sample: {error}") from error
+        raise SpecError(
+            f"layers of the model have no sizes yet, and a forward pass of one sample, which would give them, failed: "
+            f"found {', '.join(layers)}: {type(error).__name__}: {error}",
+            hint="give the sizes to their constructors, or let forward accept a batch of one sample",
+        ) from error
+    require_sizes(model)
     return model
-
-
-def _has_lazy_modules(model: ModelBase) -> bool:
-    return any(map(nn.parameter.is_lazy, (*model.parameters(), *model.buffers())))
 
 
 def _initializer(spec: RunSpec, trainer: BaseTrainer) -> InitializerBase | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from noether.checkpoint.state import CheckpointState
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.tree import family
+from noether.core.models.agreement import evaluation_weights
 from noether.core.models.base import ModelBase
 from noether.training.state import TrainerParts
 
@@ -52,7 +54,7 @@ def capture_trainer(trainer: TrainerParts, model: ModelBase, state: Mapping[str,
         epoch=counter.epoch,
         update=counter.update,
         sample=counter.sample,
-        model=model.state_dict(),
+        model=_weights(model),
         optimizer_tensors=tensors,
         optimizer_values={name: optimizer.state_values() for name, optimizer in optimizers.items()},
         trainer={key: value for key, value in state.items() if key != "callbacks"},
@@ -62,6 +64,14 @@ def capture_trainer(trainer: TrainerParts, model: ModelBase, state: Mapping[str,
         frozen=_frozen(model),
         callback_files=files if pending is None else {**files, **pending.files},
     )
+
+
+def _weights(model: ModelBase) -> Mapping[str, Tensor]:
+    """Return the weights to evaluate: copies, if the parameters hold others while they are trained."""
+    if not any(optimizer.is_training for optimizer in model.optimizers().values()):
+        return model.state_dict()
+    with evaluation_weights(model):
+        return deepcopy(model.state_dict())  # tied tensors stay tied
 
 
 def _frozen(model: ModelBase) -> frozenset[str]:

@@ -13,11 +13,13 @@ import torch
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import iterator_callbacks
 from noether.core.callbacks.tree import family
+from noether.core.models.agreement import begin_training
 from noether.core.models.base import ModelBase, check_state, evaluating
 from noether.data.randomness import preserved_rng
 from noether.data.samplers.tagged import TaggedBatch
 from noether.kernel.dispatch import Dispatch
 from noether.training.capture import named
+from noether.training.optimizers import follow_metrics, warn_of_unread_metrics
 from noether.training.rounds import Rounds, call_hook
 from noether.training.state import TrainerParts
 from noether.training.stop import interruptible_evaluation, stop_for_signal
@@ -35,8 +37,10 @@ def train(trainer: TrainerParts, model: ModelBase, dist_model: torch.nn.Module) 
         dist_model: The same model as the forward pass calls it: wrapped for ranks, compiled.
     """
     state = trainer.state
-    with _running(trainer, model):
+    with _running(trainer, model) as stack:
         check_state(model)
+        begin_training(model, stack)
+        follow_metrics(trainer.log_writer, model)
         trainer.checkpoint_writer.prepare()
         with preserved_rng():  # those of a resumed run stand at their places already
             if not model.training:
@@ -70,7 +74,6 @@ def _updates(
     samples, updates_per_epoch, end_update = counter.effective_batch_size, counter.updates_per_epoch, counter.end_update
     track_update = dispatch.track_after_update_step
     calls_always = dispatch.after_update_always is not None or dispatch.after_epoch_always is not None
-    is_scheduled = any(optimizer.scheduled for optimizer in model.optimizers().values())
     state.seconds = seconds = defaultdict(float, state.seconds)
     _begin_updates(trainer, model, dist_model, dispatch)
     if state.round_to_repeat is not None:
@@ -79,7 +82,7 @@ def _updates(
         stop_for_signal(state, signals, is_over=state.stop_reason is not None or counter.is_finished)
     ends = counter.is_finished or state.stop_reason is not None
     while not ends:
-        if is_scheduled:
+        if update.is_scheduled:
             model.optimizer_schedule_step(counter.update)
         try:
             _, _, applied = update(stream)
@@ -139,6 +142,7 @@ def _end(trainer: TrainerParts, rounds: Rounds) -> None:
             rounds.commit()  # the last update is complete, and its checkpoint may have been asked for
             raise
         state.has_ended = True
+        warn_of_unread_metrics(rounds.model)
     trainer.checkpoint_writer.save("last")
     rounds.commit()
 
@@ -202,14 +206,14 @@ def _repeat_round(trainer: TrainerParts, rounds: Rounds, before_round: Mapping[s
 
 
 @contextmanager
-def _running(trainer: TrainerParts, model: ModelBase) -> Iterator[None]:
+def _running(trainer: TrainerParts, model: ModelBase) -> Iterator[ExitStack]:
     """Listen to signals and report that the run has started; in the end write the metrics, also after an error."""
     with trainer.signals, trainer.signals.interrupting(), ExitStack() as stack:
         stack.callback(trainer.log_writer.flush, trainer.state.counter)
         if trainer.dispatch is not None and trainer.dispatch.run_started is not None:
             with evaluating(model):
                 call_hook(trainer.dispatch.run_started, run=trainer.run)
-        yield
+        yield stack
 
 
 @contextmanager

@@ -74,6 +74,11 @@ class FiniteGuard:
         self.was_skipped = not loss.isfinite()  # so that no callback averages it; the verdict on the update comes later
         self.applied = torch.zeros_like(loss) if self.was_skipped else torch.ones_like(loss)
 
+    @property
+    def keeps_losses(self) -> bool:
+        """True between the first accumulation step of an update and its optimizer step."""
+        return bool(self._losses)
+
     def forget(self) -> None:
         """Forget the losses of an update that was not finished."""
         self._losses = []

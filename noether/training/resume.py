@@ -21,6 +21,7 @@ from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.state import TRAINER, CheckpointState, encode_checkpoint
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.tree import family
+from noether.core.models.agreement import give_saved_optimizers
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import load_weights
 from noether.errors import CheckpointError, DataError, NoetherError
@@ -139,6 +140,8 @@ def restore_checkpoint(
 def _restore(trainer: TrainerParts, model: ModelBase, checkpoint: SavedCheckpoint, state: CheckpointState) -> None:
     load_weights(model, state.model, checkpoint.folder, hint=_OTHER_MODEL)
     if model.optimizers():  # an evaluation has none
+        counter = trainer.state.counter
+        give_saved_optimizers(model, state.optimizer_values, (counter.end_update, counter.updates_per_epoch))
         restore_optimizers(model, state.optimizer_tensors, state.optimizer_values)
     trainer_state = {**state.trainer, "callbacks": state.callbacks}
     paths = resumption_paths(checkpoint)

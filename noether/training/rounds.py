@@ -14,6 +14,7 @@ import torch
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
 from noether.core.callbacks.tree import compile_hooks, family
+from noether.core.models.agreement import evaluation_weights, require_agreement
 from noether.core.models.base import ModelBase, evaluating
 from noether.data.randomness import preserved_rng
 from noether.data.samplers.tagged import TaggedBatch
@@ -90,7 +91,7 @@ class Rounds:
         """
         counter, dispatch = self.counter, self.dispatch
         if counter.update < self.due:
-            self._call(dispatch.after_update_always, dispatch.after_epoch_always)
+            self._call(dispatch.after_update_always, dispatch.after_epoch_always, checked=False)
             return
         self.read_flags()
         with interruptible(self.trainer, self.model) if self._is_pass_due() else nullcontext():
@@ -107,7 +108,7 @@ class Rounds:
         self.due = self.counter.update
         self.after_update()
 
-    def _call(self, update_hooks: HookCall | None, epoch_hooks: HookCall | None) -> None:
+    def _call(self, update_hooks: HookCall | None, epoch_hooks: HookCall | None, *, checked: bool = True) -> None:
         counter = self.counter
         if epoch_hooks is not None and not counter.is_full_epoch:
             epoch_hooks = None
@@ -115,7 +116,7 @@ class Rounds:
             return
         hooks = ["after_update"] if update_hooks is not None else []
         hooks += ["after_epoch"] if epoch_hooks is not None else []
-        with preserved_rng(), self._modes(*hooks):
+        with preserved_rng(), self._modes(*hooks, checked=checked):
             if update_hooks is not None:
                 update_hooks(counter, **self.arguments)
             if epoch_hooks is not None:
@@ -130,12 +131,20 @@ class Rounds:
             for callback in self._going_through_data
         )
 
-    def _modes(self, *hooks: str) -> AbstractContextManager[None]:
+    def _modes(self, *hooks: str, checked: bool = True) -> AbstractContextManager[None]:
         """Return a context with the model in evaluation mode, or an empty one if no hook in it may call the model."""
         for hook in hooks:
             if any(unit is None or instance.is_due(self.counter, unit) for instance, unit in self._callers(hook)):
-                return evaluating(self.dist_model, self.model)
+                return self._evaluating(checked=checked)
         return nullcontext()
+
+    @contextmanager
+    def _evaluating(self, *, checked: bool) -> Iterator[None]:
+        """Put the model in evaluation mode; afterwards check that the optimizers still fit it, unless not `checked`."""
+        with evaluating(self.dist_model, self.model), evaluation_weights(self.model):
+            yield
+        if checked:
+            require_agreement(self.model)
 
     def _callers(self, hook: str) -> list[tuple[Any, _Unit | None]]:
         """Return the objects that may call the model in a hook, and the unit of the interval at which they do."""
@@ -175,6 +184,7 @@ class Rounds:
         self.log_writer.flush(self.counter)
         if self.checkpoint_writer.pending is not None:
             self.settle()
+            require_agreement(self.model)
             with self.trainer.signals.uninterrupted():
                 folder = self.checkpoint_writer.commit(self.trainer.capture_state(self.model))
             self._report(folder)

@@ -26,6 +26,7 @@ from noether.kernel.dispatch import Dispatch
 from noether.kernel.participant import Participant
 from noether.kernel.progress import TrainingIteration, UpdateCounter
 from noether.metrics.log import LogWriter
+from noether.training.accumulation import Weights
 from noether.training.nonfinite import FiniteGuard
 from noether.training.signals import StopSignals
 from noether.training.trainers.config import BaseTrainerConfig
@@ -118,6 +119,10 @@ class ReadsState:
     )
     verdict: bool | Tensor | None = _reads(
         "one_update.verdict", "The same as a bool if the host knows, else `applied`."
+    )
+    loss_weights: Weights | None = _reads(
+        "one_update.loss_weights",
+        "Weights of the losses of the last accumulation step in a mean over several, by name; None if all are equal.",
     )
     seconds: dict[str, float] = _reads("state.seconds", "Seconds that the parts of all updates have taken so far.")
     is_resumed: bool = _reads("state.is_resumed", "True if the run continues with its own state.")

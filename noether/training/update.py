@@ -1,77 +1,29 @@
-"""Update: all accumulation steps of one update and its optimizer step; batching and precision that it works with."""
+"""Update: all accumulation steps of one update and its optimizer step; and the precision that it works with."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from noether.core.models.agreement import require_agreement
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import buffer_slots, require_no_new_buffers
 from noether.data.samplers.tagged import TRAINING, TaggedBatch
 from noether.errors import SpecError
-from noether.kernel.progress import Stopwatch, UpdateCounter
+from noether.kernel.progress import Stopwatch
 from noether.optim.kernels import require_scalable
 from noether.optim.model_optimizer import ModelOptimizer
+from noether.training.accumulation import Accumulation, Weights, shown, weights_of
+from noether.training.buffers import KeptBuffers
 from noether.training.nonfinite import FiniteGuard, step_masked
-from noether.training.trainers.types import TrainerResult
-
-
-@dataclass(frozen=True, slots=True)
-class Batching:
-    """Sizes of the forward passes of one update on one rank.
-
-    Attributes:
-        effective_batch_size: Samples of an update over all ranks.
-        batch_size: Samples of one forward pass.
-        accumulation_steps: Forward passes of an update.
-    """
-
-    effective_batch_size: int
-    batch_size: int
-    accumulation_steps: int
-
-
-def cut_update(
-    effective_batch_size: int,
-    *,
-    max_batch_size: int | None = None,
-    world_size: int = 1,
-    accumulate: bool = True,
-) -> Batching:
-    """Cut an update into the fewest equal forward passes that fit.
-
-    Args:
-        effective_batch_size: Samples of an update over all ranks.
-        max_batch_size: Most samples of one forward pass on one rank; None for no bound.
-        world_size: Number of ranks.
-        accumulate: True if an update may have more than one forward pass.
-
-    Raises:
-        SpecError: if the sizes do not divide, or if accumulation is needed and not allowed.
-    """
-    per_rank, rest = divmod(effective_batch_size, world_size)
-    if rest:
-        raise SpecError(
-            f"wrong effective_batch_size: found {effective_batch_size}, expected a multiple of the {world_size} ranks",
-            hint=f"use {max(per_rank, 1) * world_size}, or another multiple of {world_size}",
-        )
-    bound = min(max_batch_size or per_rank, per_rank)
-    batch_size = next(size for size in range(bound, 0, -1) if per_rank % size == 0)
-    if batch_size < per_rank and not accumulate:
-        raise SpecError(
-            f"wrong max_batch_size: found {max_batch_size}, expected at least {per_rank}, the samples of an update on "
-            "each rank, because disable_gradient_accumulation is true",
-            hint="raise max_batch_size, lower effective_batch_size, or allow accumulation",
-        )
-    return Batching(effective_batch_size, batch_size, per_rank // batch_size)
-
+from noether.training.trainers.types import TrainerResult, as_loss, check_graph, detached
 
 _DTYPES = {
     "float32": None,
@@ -149,8 +101,8 @@ class Update:
     - The verdict is a bool if the host knows, otherwise `applied`. Nothing waits for it.
     - `last_loss`, `applied` and `verdict` are set before `after_step` is called, which is called for every batch.
     - `times` may lack parts: the clock is read between parts here because they are separate calls.
-    - Batches are taken one at a time. An optimizer that takes a closure (LBFGS) evaluates the loss several times, so
-      its update takes all batches first, and calls `after_step` in the first evaluation only.
+    - Batches are taken one at a time. `noether.training.closure` is the update of an optimizer that evaluates the loss
+      itself (LBFGS).
 
     This runs at every update, so it keeps to plain calls: no context is entered in float32, no string is built, and
     losses stay tensors.
@@ -168,6 +120,9 @@ class Update:
             last accumulation step of an update it is 1.0 if that accumulation step's loss is finite.
         verdict: The same as a bool if the host knows it, otherwise `applied`.
         times: Seconds of the parts of the last update, `data_time` among them.
+        is_scheduled: True if a learning rate or another value is set before each update.
+        is_custom: True if a trainer's own `update` takes the place of `accumulate`.
+        loss_weights: Weights of the last losses in a mean over several accumulation steps; None if all are equal.
     """
 
     def __init__(
@@ -187,8 +142,11 @@ class Update:
         self.applied: Tensor | None = None
         self.verdict: bool | Tensor | None = None
         self.times: dict[str, float] = {}
+        self.loss_weights: Weights | None = None
+        self.is_scheduled = False
+        self.is_custom = False
+        self.to_device = to_device
         self._accumulate: Callable[..., StepOutcome] = self.accumulate
-        self._to_device = to_device
         self._before_optimizer_step: BeforeOptimizer | None = None
         self._after_step: AfterStep | None = None
         self._model: ModelBase | None = None
@@ -198,6 +156,9 @@ class Update:
         self._torch_optimizers: list[torch.optim.Optimizer] = []
         self._slots: frozenset[tuple[int, str]] = frozenset()
         self._parameters: list[torch.nn.Parameter] = []
+        self._accumulation: Accumulation | None = None
+        self._is_weighing = False  # True if an accumulation step of the update under way had a count
+        self._buffers: KeptBuffers | None = None
         # Used again at every accumulation step: they are read before the next one, and building them would cost more.
         self._forward_time, self._backward_time, self._update_time = Stopwatch(), Stopwatch(), Stopwatch()
         self._watches = {
@@ -218,6 +179,7 @@ class Update:
             accumulate: The `update` of a trainer that has one of its own, with the signature of `accumulate`.
         """
         self.train_step, self._accumulate = train_step, accumulate or self.accumulate
+        self.is_custom = accumulate is not None
 
     def begin(
         self,
@@ -235,8 +197,7 @@ class Update:
             before_optimizer_step: Called on the unscaled gradients, before they are clipped.
             after_step: Called after each accumulation step, so that no batch is kept longer than that.
         """
-        self._adopt(model)
-        self._fitted = None
+        self.adopt(model, dist_model)
         self._slots = buffer_slots(model)
         model.optimizer_zero_grad()  # an update that an error has ended may have left some of its gradients
         self.guard.forget()
@@ -261,8 +222,8 @@ class Update:
             tag, _, batch = next(batches)
             while tag != TRAINING:
                 tag, _, batch = next(batches)
-            if self._to_device is not None:
-                batch = self._to_device(batch)
+            if self.to_device is not None:
+                batch = self.to_device(batch)
             losses, outputs, watches = self._accumulate(batch, dist_model, model, total, index)
             self.last_loss, self.applied = losses["total"], guard.applied
             self.verdict = not guard.was_skipped if guard.mask is None else self.applied
@@ -289,6 +250,10 @@ class Update:
     ) -> StepOutcome:
         """Do one accumulation step, and the optimizer step after the last one; see `BaseTrainer.update`."""
         started = perf_counter()
+        if model is not self._model:
+            self.adopt(model, dist_model)
+        if accumulation_step == 0 and self._buffers is not None and not self._buffers.keep():
+            self._buffers = None
         were_enabled = torch.is_grad_enabled()
         _set_grad_enabled(True)  # the loop, hooks included, runs without gradients; only this does not
         try:
@@ -297,27 +262,52 @@ class Update:
             else:
                 with self.precision.autocast():
                     result = self.train_step(batch, dist_model)
-            loss = result.total_loss if accumulation_steps_total == 1 else result.total_loss / accumulation_steps_total
+            if type(result) is not TrainerResult:
+                result = TrainerResult.of(result)
+            total, count = result.total_loss, result.count
             forwarded = perf_counter()
             scaler = self.precision.scaler
-            scaled = loss if scaler is None else scaler.scale(loss)
-            scaled.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            if accumulation_steps_total == 1 or (count is None and not self._is_weighing):
+                loss = total if accumulation_steps_total == 1 else total / accumulation_steps_total
+                scaled = loss if scaler is None else scaler.scale(loss)
+                scaled.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                share = total.detach()
+            else:
+                if self._accumulation is None:
+                    self._accumulation = Accumulation(self._parameters)
+                self._is_weighing = accumulation_step < accumulation_steps_total - 1
+                share = self._accumulation.backward(
+                    result,
+                    accumulation_steps_total,
+                    accumulation_step,
+                    (lambda loss: loss) if scaler is None else scaler.scale,
+                    retain_graph=retain_graph,
+                )
+        except (AttributeError, RuntimeError):
+            if "result" in locals():
+                check_graph(result)
+            raise
         finally:
             _set_grad_enabled(were_enabled)
         propagated = perf_counter()
-        total = result.total_loss.detach()
         if accumulation_step == accumulation_steps_total - 1:
-            self._apply(model, total)
+            self._apply(model, share)
         else:
-            self.guard.keep(total)
-        losses = {"total": total}
+            self.guard.keep(share)
+        losses = {"total": share if count is None else total.detach()}
         if result.losses_to_log:
             for name in result.losses_to_log:
                 part = result.losses_to_log[name]
-                losses[name] = total if part is result.total_loss else part.detach()
+                if type(part) is not Tensor:
+                    part = as_loss(name, part, total.device)
+                losses[name] = losses["total"] if part is total else part.detach()
+        self.loss_weights = None
+        if count is not None:
+            losses = shown(losses, result, accumulation_steps_total)
+            self.loss_weights = weights_of(result, 1.0)
         outputs = result.additional_outputs
         if outputs:
-            outputs = {name: output.detach() for name, output in outputs.items()}
+            outputs = detached(outputs)
         self._forward_time.started_at = started
         self._forward_time.elapsed_seconds = forwarded - started
         self._backward_time.elapsed_seconds = propagated - forwarded
@@ -328,14 +318,28 @@ class Update:
         """Set the loss of an update that an earlier session has done, for the round that repeats its hooks."""
         self.last_loss = last_loss
 
-    def _adopt(self, model: ModelBase) -> None:
-        """Remember the optimizers and parameters of a model, so that no update has to collect them."""
+    @property
+    def is_unfinished(self) -> bool:
+        """True between two accumulation steps of an update."""
+        return self.guard.keeps_losses
+
+    def adopt(self, model: ModelBase, dist_model: torch.nn.Module) -> None:
+        """Remember a model, its optimizers and its buffers, so that no update has to collect them."""
+        self._buffers = KeptBuffers(dist_model, model)
+        self.take_optimizers(model)
+
+    def take_optimizers(self, model: ModelBase) -> None:
+        """Remember the optimizers of a model and their parameters, of which there may be more than before."""
         self._model = model
         self._optimizers = list(model.optimizers().values())
         self._parameters = [parameter for optimizer in self._optimizers for parameter in optimizer.parameters]
+        self._accumulation, self._is_weighing = None, False
         self._torch_optimizers = [optimizer.torch_optimizer for optimizer in self._optimizers]
-        if self.precision.scaler is not None:
-            for optimizer in self._optimizers:
+        self._fitted = None
+        self.is_scheduled = any(optimizer.scheduled for optimizer in self._optimizers)
+        for optimizer in self._optimizers:
+            optimizer.on_change = partial(self.take_optimizers, model)
+            if self.precision.scaler is not None:
                 require_scalable(dict(zip(optimizer.names, optimizer.parameters, strict=True)), self.precision.name)
         self.guard.adopt(self._torch_optimizers)
 
@@ -343,16 +347,18 @@ class Update:
         """Let the optimizers of a model see its first gradients, before the guard asks which mask they take.
 
         Raises:
-            TrainingError: if the forward pass has registered a buffer, which no new model would have to load it into.
+            TrainingError: if the forward pass has registered a buffer, which no new model would have to load it into,
+                or a parameter, which no optimizer has.
         """
         require_no_new_buffers(model, self._slots)
+        require_agreement(model)
         for optimizer in model.optimizers().values():
             optimizer.fit_to_gradients()
-        self._adopt(model)
+        self.take_optimizers(model)
         self._fitted = model
 
     def _apply(self, model: ModelBase, loss: Tensor) -> None:
-        """Clip and apply the gradients if they are finite, and release them in any case."""
+        """Clip and apply the gradients if they are finite, else undo the forward passes; release them in any case."""
         if model is not self._fitted:
             self._fit(model)
         scaler = self.precision.scaler
@@ -369,26 +375,16 @@ class Update:
                 model.optimizer_step(scaler)
             else:
                 step_masked(model, self._torch_optimizers, guard.mask)
+                if self._buffers is not None:
+                    self._buffers.put_back(guard.mask)
+        else:
+            for optimizer in self._optimizers:
+                optimizer.measure()
+            if self._buffers is not None:
+                self._buffers.put_back()
         if scaler is not None and gradients:
             scaler.update()
         model.optimizer_zero_grad()
-
-
-def give_optimizers(model: ModelBase, counter: UpdateCounter) -> None:
-    """Build the model's optimizers for a run of this length, unless it has some that were made by hand.
-
-    Raises:
-        SpecError: if nothing in the model is trainable.
-    """
-    span = (counter.end_update, counter.updates_per_epoch)
-    known = model.optimizers().values()
-    if not counter.end_update or (known and all(optimizer.built_for in (None, span) for optimizer in known)):
-        return
-    model.initialize_optimizer(total_updates=span[0], updates_per_epoch=span[1])
-    if not model.optimizers():
-        raise SpecError(
-            "the model has no trainable parameters, expected at least one", hint="loosen `frozen` under [model]"
-        )
 
 
 def step_of(model: torch.nn.Module) -> Callable[[Any], TrainerResult] | None:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from noether.config.config_class import config_class_of
 from noether.kernel.entries import GROUPS, Entry
 from noether.kernel.registry import Registry
-from noether.optim import schedules
+from noether.optim import plateau, schedules
 
 REGISTRY = Registry.installed()
 BUILT_IN = sorted((entry for entry in REGISTRY.entries() if entry.is_built_in), key=lambda e: (e.role, e.name))
@@ -98,8 +98,9 @@ def test_optimizers_are_all_classes_of_torch_under_their_own_names() -> None:
 
 def test_every_schedule_of_ours_is_registered() -> None:
     kinds = {
-        f"{schedules.__name__}:{name}"
-        for name, found in vars(schedules).items()
-        if isinstance(found, type) and issubclass(found, schedules.Schedule) and found is not schedules.Schedule
+        f"{found.__module__}:{name}"
+        for module in (schedules, plateau)
+        for name, found in vars(module).items()
+        if isinstance(found, type) and issubclass(found, schedules.Schedule) and not inspect.isabstract(found)
     }
     assert targets("schedule") == kinds

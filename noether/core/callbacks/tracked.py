@@ -67,3 +67,10 @@ class AppliedSteps(Generic[T]):
 def precise(tensor: Tensor) -> Tensor:
     """Return the tensor in double precision: where it is, or on the CPU if its device (mps) has none."""
     return tensor.cpu().double() if tensor.device.type == "mps" else tensor.double()
+
+
+def weighted(value: Tensor, weight: float | Tensor) -> Tensor:
+    """Return values times their weights, in double precision; 0 for a mean over nothing, which is NaN."""
+    value = precise(value)
+    times = torch.as_tensor(weight, dtype=value.dtype, device=value.device)
+    return torch.where(times > 0, value * times, 0.0)

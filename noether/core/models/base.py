@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from threading import Lock
 from typing import Any, Self
 
 import torch
@@ -92,7 +95,7 @@ class ModelBase(nn.Module):
         names = dict(self.named_parameters(remove_duplicate=False))  # a tied parameter has several
         for pattern in self.model_config.frozen if self.model_config else []:
             for name in matching(pattern, names, setting="`frozen` pattern", of="parameter of the model"):
-                names[name].requires_grad_(False)
+                names[name].requires_grad = False  # a lazy parameter has no requires_grad_
         return self
 
     def initialize_optimizer(self, *, total_updates: int, updates_per_epoch: int) -> None:
@@ -103,21 +106,37 @@ class ModelBase(nn.Module):
         """
         if self.is_frozen:
             return
+        self.optimizer = build_optimizer(
+            self.required_optimizer_config(),
+            list(self.named_parameters()),
+            total_updates=total_updates,
+            updates_per_epoch=updates_per_epoch,
+            find=self.named_parameters,
+            sparse=self.sparse_parameters(),
+        )
+
+    def sparse_parameters(self) -> list[str]:
+        """Return the names of parameters whose gradients are sparse: those of sparse embeddings."""
+        embeddings = [module for module in self.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
+        sparse = {id(module.weight) for module in embeddings if module.sparse}
+        return [name for name, parameter in self.named_parameters() if id(parameter) in sparse]
+
+    def required_optimizer_config(self) -> OptimizerBaseConfig:
+        """Return the config of the optimizer.
+
+        Raises:
+            SpecError: if there is none.
+        """
         if self.optimizer_config is None:
             raise SpecError(
                 f"the model '{self.name}' has no optimizer, expected one for its trainable parameters",
                 hint='add `optimizer = { kind = "AdamW", lr = 1e-3 }` to [model]',
             )
-        embeddings = [module for module in self.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
-        sparse = {id(module.weight) for module in embeddings if module.sparse}
-        named = list(self.named_parameters())
-        self.optimizer = build_optimizer(
-            self.optimizer_config,
-            named,
-            total_updates=total_updates,
-            updates_per_epoch=updates_per_epoch,
-            sparse=[name for name, parameter in named if id(parameter) in sparse],
-        )
+        return self.optimizer_config
+
+    def optimizer_owners(self) -> dict[str, ModelBase]:
+        """Return the models that own an optimizer, or may get one, under the names of `optimizers`."""
+        return {self.name: self}
 
     def optimizers(self) -> dict[str, ModelOptimizer]:
         """Return the optimizers of this model by submodel name."""
@@ -231,7 +250,9 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
     """Put models in evaluation mode; afterwards give each module the mode that it had before, also after an error.
 
     One flag for a whole model is not enough: a frozen backbone that its constructor has put in evaluation mode stays
-    in it. Nothing is called on a model whose modules are all in evaluation mode already.
+    in it. A part that is switched inside, as a callback freezes a batch norm, keeps the mode that it was given there;
+    switching a whole model, as an evaluation by hand does, changes nothing for later. Nothing is called on a model
+    whose modules are all in evaluation mode already.
 
     Args:
         *models: The models; parts that they share are switched once.
@@ -243,11 +264,60 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
     former = [(model, model.training) for model in models]
     for model in models:
         model.eval()
+    switched: list[tuple[nn.Module, bool]] = []
     try:
-        yield
+        with _recorded(switched):
+            yield
     finally:
+        for part, mode in switched:
+            if not _is_whole(part, modes):
+                modes |= dict.fromkeys((module for module in part.modules() if module in modes), mode)
         for model, mode in former:
             model.train(mode)  # modules may override it, to merge adapters for example
         for module, mode in modes.items():
             if module.training is not mode:
                 module.training = mode
+
+
+def _is_whole(part: nn.Module, modules: Iterable[nn.Module]) -> bool:
+    """Return True if a module is a model with all of its parts, but for those that wrap it."""
+    parts = set(part.modules())
+    return all(module in parts or part in set(module.modules()) for module in modules)
+
+
+_switches: ContextVar[list[tuple[nn.Module, bool]] | None] = ContextVar("switches", default=None)
+_recorders = 0
+_lock = Lock()
+_train = nn.Module.train
+_set_train = partial(setattr, nn.Module, "train")
+
+
+def _recording_train(self: nn.Module, mode: bool = True) -> nn.Module:
+    """Switch a module as torch does; its parts are switched along with it and not recorded."""
+    switches = _switches.get()
+    if switches is None:
+        return _train(self, mode)
+    switches.append((self, mode))
+    token = _switches.set(None)
+    try:
+        return _train(self, mode)
+    finally:
+        _switches.reset(token)
+
+
+@contextmanager
+def _recorded(switches: list[tuple[nn.Module, bool]]) -> Iterator[None]:
+    """Record the modules whose `train` or `eval` is called in this thread, in order."""
+    global _recorders
+    token = _switches.set(switches)
+    with _lock:
+        _recorders += 1
+        _set_train(_recording_train)  # on the class: an attribute of an instance would be copied along with it
+    try:
+        yield
+    finally:
+        _switches.reset(token)
+        with _lock:
+            _recorders -= 1
+            if not _recorders:
+                _set_train(_train)

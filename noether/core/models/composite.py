@@ -127,6 +127,14 @@ class CompositeModel(ModelBase):
                     hint=f"move it into one of the parts {', '.join(self._part_names)}, or freeze it",
                 )
 
+    def optimizer_owners(self) -> dict[str, ModelBase]:
+        """Return the parts that are no composites by name; those of a nested composite as `part.inner`."""
+        return {
+            f"{name}.{inner}" if isinstance(part, CompositeModel) else name: owner
+            for name, part in self.submodels.items()
+            for inner, owner in part.optimizer_owners().items()
+        }
+
     def optimizers(self) -> dict[str, ModelOptimizer]:
         """Return the parts' optimizers by part name; those of a nested composite as `part.inner`."""
         return {

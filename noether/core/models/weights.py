@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from noether.checkpoint.state import CodeName, encode_state
 from noether.errors import CheckpointError, TrainingError
 from noether.kernel.names import listed
+from noether.optim.kernels import is_expanded
 
 _SHOWN = 12  # most names in a message
 
@@ -63,6 +64,8 @@ class WeightsMatch:
     def load_into(self, model: nn.Module, versions: Any = None) -> None:
         """Copy the fitting values into the model, tensors in place; the others keep their values.
 
+        An expanded tensor, whose elements are one in memory, gets memory for all of them first.
+
         Args:
             model: The model.
             versions: The `_metadata` of a `state_dict`: versions of modules, which may convert an older state.
@@ -72,6 +75,9 @@ class WeightsMatch:
         """
         try:
             with torch.no_grad():
+                for tensor in model.state_dict(keep_vars=True).values():
+                    if isinstance(tensor, Tensor) and is_expanded(tensor):
+                        tensor.data = tensor.data.contiguous()
                 result = _load(model, self.fitting, versions)
         except Exception as error:  # of a hook, of set_extra_state, or of a method that the model overrides
             raise CheckpointError(f"the model cannot load its state: {type(error).__name__}: {error}") from error

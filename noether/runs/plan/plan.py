@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -43,9 +44,11 @@ def _has_state_after_an_update(model: ModelBase) -> bool:
     for optimizer in model.optimizers().values():
         for parameter in optimizer.parameters:
             parameter.grad = torch.zeros_like(parameter)
+        optimizer.begin_training()
+        closure: list[Any] = [lambda: torch.zeros(())] if optimizer.traits.takes_closure else []
         try:
-            optimizer.torch_optimizer.step()
-        except (RuntimeError, ValueError, TypeError):  # such as one that takes sparse gradients only
+            optimizer.torch_optimizer.step(*closure)
+        except Exception:  # such as one that takes sparse gradients only
             return False
         finally:
             optimizer.zero_grad()
@@ -86,6 +89,7 @@ class Plan:
         datasets: Samples of each data set.
         parameters: Parameters of the model.
         trainable: Parameters that are trained.
+        loss: Values that the loss is a mean of, in words.
         updates_per_epoch: Updates in one epoch.
         samples_left_out: Samples of an epoch that do not fill an update.
         effective_batch_size: Samples of an update over all ranks.
@@ -108,6 +112,7 @@ class Plan:
     datasets: dict[str, int]
     parameters: int
     trainable: int
+    loss: str
     updates_per_epoch: int
     samples_left_out: int
     effective_batch_size: int
@@ -154,6 +159,7 @@ def _plan_of(run: Run, update_time: float | None) -> Plan:
         datasets=datasets,
         parameters=sum(parameter.numel() for parameter in parameters),
         trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        loss=trainer.average,
         updates_per_epoch=counter.updates_per_epoch if trains else 0,
         samples_left_out=datasets["train"] - counter.updates_per_epoch * size if trains else 0,
         effective_batch_size=size,

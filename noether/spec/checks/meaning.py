@@ -12,7 +12,7 @@ from noether.config.metric_facts import intervals_of
 from noether.kernel.intervals import Intervals
 from noether.kernel.names import did_you_mean
 from noether.kernel.progress import TrainingIteration, UpdateCounter
-from noether.spec.checks.metrics import metric_findings, metric_flow
+from noether.spec.checks.metrics import metric_findings, metric_flow, schedule_findings
 from noether.spec.errors.problem import MAX_PROBLEMS, Finding, Problem
 from noether.spec.errors.words import quoted
 from noether.spec.locate import TomlPath
@@ -170,5 +170,6 @@ def _findings(spec: RunSpec, plugins: Sequence[str]) -> Iterator[Finding]:
     counter = counter_of(spec)
     flow = metric_flow(spec, end_update=counter.end_update if counter else None, plugins=plugins)
     yield from metric_findings(flow, spec.expect)
+    yield from schedule_findings(spec, flow)
     yield from interval_findings(spec, counter)
     yield from property_findings(spec)

@@ -14,6 +14,7 @@ from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts, intervals_of, key_matches, metric_direction
 from noether.kernel.intervals import EVERY, Intervals
 from noether.kernel.names import did_you_mean, listed
+from noether.spec.describe.fields import configs_in
 from noether.spec.errors.problem import Finding, Problem
 from noether.spec.errors.words import quoted
 from noether.spec.locate import TomlPath
@@ -166,6 +167,7 @@ def _declares(target: Any, declaration: str) -> bool:
 
 BEST = "best/"
 """Prefix of a metric key in `[expect]`: the best value of the run in place of the final one."""
+_TWICE = ("logged here", "and here")
 _LABELS = ("read here", "logged here")
 _SHOWN = 8  # metric keys in a hint
 
@@ -177,11 +179,31 @@ def metric_findings(flow: MetricFlow, expected: Iterable[str]) -> Iterator[Findi
         flow: The metrics of the callbacks.
         expected: The keys of `[expect]`.
     """
+    yield from _logged_twice(flow)
     for actor in flow.actors:
         yield from _reads(actor, flow)
         yield from _directions(actor)
     for key in expected:
         yield from _expectation(key, flow)
+
+
+def _logged_twice(flow: MetricFlow) -> Iterator[Finding]:
+    """Yield callbacks that log a metric of another callback: its readers would read the one that comes last.
+
+    A default callback logs the same values as one of its kind in the spec.
+    """
+    first: dict[str, Actor] = {}
+    reported = set()
+    for actor in (actor for actor in flow.actors if actor.path is not None):
+        for key in actor.produced:
+            one = first.setdefault(key, actor)
+            if one is actor or (one.position, actor.position) in reported:
+                continue
+            reported.add((one.position, actor.position))
+            places = tuple(each.path for each in (actor, one) if each.path is not None)
+            message = f"'{actor.name}' logs the metric {quoted(key)}, which '{one.name}' logs too"
+            hint = "remove one of them, or let it measure something else, such as another data set"
+            yield Finding(Problem("duplicate-metric", places[0], message, hint, at=places, labels=_TWICE), certain=True)
 
 
 def _reads(actor: Actor, flow: MetricFlow) -> Iterator[Finding]:
@@ -209,6 +231,49 @@ def _read(actor: Actor, prefix: str, wanted: str, flow: MetricFlow) -> Finding |
     text = f"reads the metric {quoted(key)}, {message}"
     problem = Problem("late-metric", path, text, hint, at=both, labels=_LABELS)
     return Finding(problem, not flow.silent)
+
+
+def schedule_findings(spec: RunSpec, flow: MetricFlow) -> Iterator[Finding]:
+    """Yield the problems of metrics that schedules of optimizers follow."""
+    for path, config in configs_in(spec.model, ("model",)):
+        if config.role != "schedule":
+            continue
+        consumed = getattr(component_of(config).target, "consumed_metrics", None)
+        for key in consumed(config) if consumed is not None else ():
+            place = (*path, "metric_key") if getattr(config, "metric_key", None) == key else path
+            producers = flow.producers(key)
+            if not producers:
+                yield _nobody(place, f"follows the metric {quoted(key)}", key, flow)
+            else:
+                yield from _too_rare(spec, config, place, key, producers)
+            if getattr(config, "higher_is_better", False) is None and (why := _no_direction(key)) is not None:
+                hint = "set higher_is_better = true or higher_is_better = false"
+                yield Finding(Problem("unknown-direction", place, f"the metric {quoted(key)} {why}", hint))
+
+
+def _too_rare(spec: RunSpec, config: Any, path: TomlPath, key: str, producers: Sequence[Actor]) -> Iterator[Finding]:
+    """Yield that a metric is logged before training only, or less often than the patience of a schedule needs."""
+    names = _listed([f"'{one.name}'" for one in producers])
+    if all(one.one_shot for one in producers):
+        message = f"follows the metric {quoted(key)}, which {names} logs once, before training"
+        yield Finding(Problem("late-metric", path, message, "follow a metric that is logged in every round"))
+        return
+    values = [_firings(one.intervals, spec.trainer) for one in producers if not one.one_shot]
+    needed = getattr(config, "patience", -2) + 2  # one to compare with, and one more than are tolerated
+    if None not in values and (most := sum(value or 0 for value in values)) < needed:
+        message = f"follows the metric {quoted(key)}, which {names} logs {most} times in this run: too rarely, with "
+        message += f"patience = {needed - 2} nothing changes before value {needed}"
+        problem = Problem("late-metric", path, message, "lower patience, or log the metric more often")
+        yield Finding(problem, certain=False)
+
+
+def _firings(intervals: Intervals, trainer: Any) -> int | None:
+    """Return how often an interval fires in the run; None if that depends on the size of the data."""
+    for unit in EVERY:
+        limit, n = getattr(trainer, unit.replace("every_n", "max")), getattr(intervals, unit)
+        if n is not None and limit is not None:
+            return int(limit // n)
+    return None
 
 
 def _prefixed(path: TomlPath, wanted: str, owner: Actor) -> Problem:

@@ -68,6 +68,10 @@ CODES: dict[str, Code] = {
     "unlogged-metric": Code(
         "A metric is read or expected, and nothing logs it.", '[expect]\n"loss/tset/total" = { max = 1 }'
     ),
+    "duplicate-metric": Code(
+        "Two callbacks log one metric, so that its readers get the value of the last one.",
+        '[[trainer.callbacks]]  # "offline-loss" of one data set, twice',
+    ),
     "late-metric": Code(
         "A metric is logged after a callback reads it, or at other updates.",
         '[[trainer.callbacks]]  # "best-metric" before "offline-loss"',
@@ -79,7 +83,10 @@ CODES: dict[str, Code] = {
     "build-failed": Code("The run cannot be built.", "noether check --deep SPEC"),
     "empty-dataset": Code("A data set of a callback has no samples.", "noether check --deep SPEC"),
     "forward-failed": Code("One batch does not pass the model or the loss.", "noether check --deep SPEC"),
-    "evaluation-failed": Code("A callback cannot process a batch of its data set.", "noether check --deep SPEC"),
+    "evaluation-failed": Code(
+        "A callback fails on a batch of its data set, on its results, or when its interval fires.",
+        "noether check --deep SPEC",
+    ),
     "update-failed": Code("The first two updates fail.", "noether check --deep SPEC"),
     "save-failed": Code("The checkpoint of the trial run is not valid.", "noether check --deep SPEC"),
     # Everything else

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor
 from noether.config.components import PeriodicDataIteratorCallbackConfig
 from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
-from noether.core.callbacks.tracked import precise
+from noether.core.callbacks.tracked import precise, weighted
+from noether.training.accumulation import Weights, weights_of
+from noether.training.trainers.types import TrainerResult, as_loss
 
 
 class OfflineLossCallbackConfig(PeriodicDataIteratorCallbackConfig):
@@ -25,7 +28,8 @@ class OfflineLossCallbackConfig(PeriodicDataIteratorCallbackConfig):
 class OfflineLossCallback(PeriodicDataIteratorCallback):
     """Runs the trainer's `train_step` on a data set without gradients and logs `loss/{dataset_key}/{name}`.
 
-    Means are weighted by samples, so that a smaller last batch does not count more than its samples.
+    Batches are put together as if they were one: means are weighted by samples, or by what the losses say that they
+    average, and sums are added up. So the size of a batch changes nothing.
 
     ```toml
     [[trainer.callbacks]]
@@ -51,19 +55,50 @@ class OfflineLossCallback(PeriodicDataIteratorCallback):
         return losses + tuple(f"*{pattern}*/{key}" for pattern in config.output_patterns)
 
     def process_data(self, batch: dict[str, Tensor], *, trainer_model: torch.nn.Module) -> dict[str, Any]:
-        """Return each loss of a batch times its samples, and the number of samples."""
-        samples = len(next(iter(batch.values())))
-        result = self.trainer.train_step(batch, trainer_model)
-        key = self.data_name
-        values = {f"loss/{key}/{name}": loss for name, loss in (result.losses_to_log or {}).items()}
-        values[f"loss/{key}/total"] = result.total_loss
-        for name, output in (result.additional_outputs or {}).items():
-            if any(pattern in name for pattern in self.output_patterns):
-                values[f"{name}/{key}"] = output.float().mean()
-        return {"samples": samples, "sums": {name: precise(value.detach()) * samples for name, value in values.items()}}
+        """Return the losses and outputs of a batch times their weights, and the weights; a sum has none."""
+        samples = float(samples_of(batch))
+        result = TrainerResult.of(self.trainer.train_step(batch, trainer_model))
+        losses = {"total": result.total_loss, **(result.losses_to_log or {})}
+        outputs = {
+            name: torch.as_tensor(output).float().mean()
+            for name, output in (result.additional_outputs or {}).items()
+            if any(pattern in name for pattern in self.output_patterns)
+        }
+        return {
+            "losses": _sums(losses, weights_of(result, samples)),
+            "outputs": _sums(outputs, dict.fromkeys(outputs, samples)),
+        }
 
     def process_results(self, results: dict[str, Any], **_: Any) -> None:
-        """Log the means over the data set."""
-        samples = int(results["samples"].sum())
-        for name, sums in results["sums"].items():
-            self.writer.add_scalar(name, sums.sum() / samples)
+        """Log the means and sums over the data set."""
+        key = self.data_name
+        losses = {name: _put_together(**parts) for name, parts in results["losses"].items()}
+        if "total" not in losses:  # its parts have counts of their own
+            losses["total"] = torch.stack(list(losses.values())).sum()
+        for name, value in losses.items():
+            self.writer.add_scalar(f"loss/{key}/{name}", value)
+        for name, parts in results["outputs"].items():
+            self.writer.add_scalar(f"{name}/{key}", _put_together(**parts))
+
+
+def samples_of(batch: Mapping[str, Any]) -> int:
+    """Return the number of samples in a batch; one of samples that are joined says where each belongs."""
+    if "batch_index" in batch:
+        return int(batch["batch_index"].max()) + 1
+    return len(next(iter(batch.values())))
+
+
+def _sums(values: Mapping[str, Any], weights: Weights) -> dict[str, dict[str, Tensor]]:
+    sums = {}
+    for name, weight in weights.items():
+        value = as_loss(name, values[name]).detach()
+        sums[name] = (
+            {"total": precise(value)}
+            if weight is None
+            else {"total": weighted(value, weight), "weight": torch.as_tensor(weight, dtype=torch.float64)}
+        )
+    return sums
+
+
+def _put_together(total: Tensor, weight: Tensor | None = None) -> Tensor:
+    return total.sum() if weight is None else total.sum() / weight.sum().to(total.device)

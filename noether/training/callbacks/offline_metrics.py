@@ -15,20 +15,28 @@ from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.callbacks.tracked import precise
 from noether.errors import TrainingError
+from noether.training.trainers.torch_losses import is_per_point
+from noether.training.trainers.types import MASK
 
 
 class SummedMetric(ABC):
-    """A metric of a whole data set as a function of sums over its samples."""
+    """A metric of a whole data set as a function of sums over its batches."""
 
     @staticmethod
     @abstractmethod
-    def sums(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return the sums over one batch."""
+    def sums(prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the sums over one batch.
+
+        Args:
+            prediction: Predictions, the batch first.
+            target: Targets of their shape; class indices for accuracy.
+            valid: True for the points that count, of the leading dimensions of the target; None for all.
+        """
 
     @staticmethod
     @abstractmethod
     def value(sums: dict[str, Tensor]) -> Tensor:
-        """Return the metric of all batches, whose sums are added up."""
+        """Return the metric of all batches; each sum has one entry a batch."""
 
 
 def _count(values: Tensor) -> Tensor:
@@ -42,6 +50,10 @@ def _names(values: Any) -> list[str] | str:
 def _error(prediction: Tensor, target: Tensor) -> Tensor:
     _refuse_broadcasting(prediction, target)
     return precise(prediction) - precise(target)
+
+
+def _counted(values: Tensor, valid: Tensor | None) -> Tensor:
+    return values if valid is None else values[valid]
 
 
 def _refuse_broadcasting(prediction: Tensor, target: Tensor) -> None:
@@ -58,75 +70,78 @@ class Accuracy(SummedMetric):
     """Share of samples whose largest logit, along dimension 1, is the target class."""
 
     @staticmethod
-    def sums(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def sums(prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
         predicted = prediction.argmax(dim=1)
         _refuse_broadcasting(predicted, target)
-        hits = predicted == target
+        hits = _counted(predicted == target, valid)
         return {"hits": precise(hits.sum()), "count": _count(hits)}
 
     @staticmethod
     def value(sums: dict[str, Tensor]) -> Tensor:
-        return sums["hits"] / sums["count"]
+        return sums["hits"].sum() / sums["count"].sum()
 
 
 class MeanAbsoluteError(SummedMetric):
     """Mean of `|prediction - target|` over all entries."""
 
     @staticmethod
-    def sums(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-        error = _error(prediction, target).abs()
+    def sums(prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
+        error = _counted(_error(prediction, target), valid).abs()
         return {"absolute": error.sum(), "count": _count(error)}
 
     @staticmethod
     def value(sums: dict[str, Tensor]) -> Tensor:
-        return sums["absolute"] / sums["count"]
+        return sums["absolute"].sum() / sums["count"].sum()
 
 
 class RootMeanSquareError(SummedMetric):
     """Root of the mean squared difference over all entries."""
 
     @staticmethod
-    def sums(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-        error = _error(prediction, target).square()
+    def sums(prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
+        error = _counted(_error(prediction, target), valid).square()
         return {"squared": error.sum(), "count": _count(error)}
 
     @staticmethod
     def value(sums: dict[str, Tensor]) -> Tensor:
-        return (sums["squared"] / sums["count"]).sqrt()
+        return (sums["squared"].sum() / sums["count"].sum()).sqrt()
 
 
 class R2(SummedMetric):
     """Coefficient of determination: 1 - squared error / squared deviation of the targets from their mean."""
 
     @staticmethod
-    def sums(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-        target = precise(target)
-        return {
-            "squared": _error(prediction, target).square().sum(),
-            "target": target.sum(),
-            "target_squared": target.square().sum(),
-            "count": _count(target),
-        }
+    def sums(prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
+        squared = _counted(_error(prediction, target), valid).square().sum()
+        target = precise(_counted(target, valid))
+        mean = target.sum() / max(target.numel(), 1)
+        # Each batch around its own mean: squares of targets far from zero would leave nothing of their deviation.
+        return {"squared": squared, "mean": mean, "deviation": (target - mean).square().sum(), "count": _count(target)}
 
     @staticmethod
     def value(sums: dict[str, Tensor]) -> Tensor:
-        deviation = sums["target_squared"] - sums["target"].square() / sums["count"]
-        deviation = deviation.clamp(min=0)  # rounding must not make a perfect score of constant targets
-        return 1 - sums["squared"] / deviation
+        count, mean = sums["count"].to(sums["mean"].device), sums["mean"]
+        around = mean - mean[0]
+        around = around - (count * around).sum() / count.sum()
+        deviation = sums["deviation"].sum() + (count * around.square()).sum()
+        return 1 - sums["squared"].sum() / deviation
 
 
 class RelativeL2(SummedMetric):
     """Mean over samples of the Euclidean norm of the error divided by that of the target."""
 
     @staticmethod
-    def sums(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-        error = _error(prediction, target).reshape(len(target), -1).norm(dim=1)
-        ratios = error / precise(target).reshape(len(target), -1).norm(dim=1)
+    def sums(prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
+        error, target = _error(prediction, target), precise(target)
+        if valid is not None:
+            valid = valid.reshape(valid.shape + (1,) * (target.ndim - valid.ndim))
+            error, target = error.where(valid, 0.0), target.where(valid, 0.0)
+        ratios = error.reshape(len(target), -1).norm(dim=1) / target.reshape(len(target), -1).norm(dim=1)
         return {"ratios": ratios.sum(), "count": _count(ratios)}
 
     @staticmethod
     def value(sums: dict[str, Tensor]) -> Tensor:
-        return sums["ratios"] / sums["count"]
+        return sums["ratios"].sum() / sums["count"].sum()
 
 
 METRICS: dict[str, type[SummedMetric]] = {
@@ -199,12 +214,22 @@ class OfflineMetricsCallback(PeriodicDataIteratorCallback):
             )
         prediction = self.in_units(target_name, outputs[field].float())
         target = self.in_units(target_name, batch[target_name])
-        return {name: METRICS[name].sums(prediction, target) for name in names}
+        valid = self._valid(target, batch)
+        kept = valid
+        if "accuracy" in names and self.trainer.ignore_index is not None:
+            kept = (
+                target != self.trainer.ignore_index if valid is None else (target != self.trainer.ignore_index) & valid
+            )
+        return {name: METRICS[name].sums(prediction, target, kept if name == "accuracy" else valid) for name in names}
+
+    def _valid(self, target: Tensor, batch: dict[str, Tensor]) -> Tensor | None:
+        """Return the valid points of a padded batch; None if all of a field's values count."""
+        mask = batch.get(MASK) if self.trainer.has_masks else None
+        return mask if mask is not None and is_per_point(target, mask) else None
 
     def process_results(self, results: dict[str, dict[str, dict[str, Tensor]]], **_: Any) -> None:
         """Log each metric of each field."""
         key = self.data_name
         for field, metrics in results.items():
             for name, batches in metrics.items():
-                sums = {part: values.sum() for part, values in batches.items()}
-                self.writer.add_scalar(f"{name}/{key}/{field}", METRICS[name].value(sums))
+                self.writer.add_scalar(f"{name}/{key}/{field}", METRICS[name].value(batches))

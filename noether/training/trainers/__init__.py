@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from noether.training.trainers.base import BaseTrainer as BaseTrainer
     from noether.training.trainers.config import BaseTrainerConfig as BaseTrainerConfig
+    from noether.training.trainers.types import Counted as Counted
     from noether.training.trainers.types import LossResult as LossResult
     from noether.training.trainers.types import TrainerResult as TrainerResult
     from noether.training.trainers.weighted_loss import WeightedLossTrainer as WeightedLossTrainer
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "BaseTrainer": "base",
     "BaseTrainerConfig": "config",
+    "Counted": "types",
     "LossResult": "types",
     "TrainerResult": "types",
     "WeightedLossTrainer": "weighted_loss",
@@ -27,6 +29,7 @@ _HOMES = {
 __all__ = [
     "BaseTrainer",
     "BaseTrainerConfig",
+    "Counted",
     "LossResult",
     "TrainerResult",
     "WeightedLossTrainer",

@@ -19,6 +19,7 @@ from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.callbacks.tree import participants_of
 from noether.core.initializers.base import CalledOnce, InitializerBase
+from noether.core.models.agreement import require_agreement, require_sizes
 from noether.core.models.base import ModelBase
 from noether.data.container import DataContainer
 from noether.data.dataset import length_of
@@ -36,17 +37,18 @@ from noether.training import loop, resume, stop
 from noether.training.capture import capture_trainer, trainer_state
 from noether.training.default_callbacks import ChoosesCallbacks
 from noether.training.nonfinite import finite_guard
+from noether.training.optimizers import TrainsParameters
 from noether.training.parallel import Parallel, parallel_of
 from noether.training.rounds import compile_run_hooks
 from noether.training.signals import StopSignals
 from noether.training.state import ReadsState, RunParts, RunState, starting_counter
-from noether.training.trainers.config import BaseTrainerConfig
+from noether.training.trainers.config import BaseTrainerConfig, cut_update
 from noether.training.trainers.outputs import by_field, missing_property
-from noether.training.trainers.types import LossResult, TrainerResult
-from noether.training.update import Precision, Update, cut_update, give_optimizers, step_of
+from noether.training.trainers.types import MASK, LossFacts, LossResult, TrainerResult
+from noether.training.update import Precision, Update, step_of
 
 
-class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, ABC):
+class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParameters, LossFacts, ABC):
     """Base class of trainers; a subclass defines the loss.
 
     ```python
@@ -104,6 +106,7 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, ABC):
         self.target_properties = list(config.target_properties or [])
         self.outputs = config.outputs
         self.batch_keys = [*self.forward_properties, *self.target_properties]
+        self.has_masks = bool(data_container.collators) or MASK in self.target_properties
         self.initializer: InitializerBase | None = construct(config.initializer) if config.initializer else None
         self.callbacks: list[CallbackBase] = []
         self.participants: Sequence[Participant] = ()
@@ -146,11 +149,6 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, ABC):
             to_device=None if self.device.type == "cpu" else self.to_device,
         )
 
-    @classmethod
-    def loss_names(cls, config: Any) -> tuple[str, ...] | None:
-        """Return the names of the losses of this class's `train_step`, beside `total`; None if they are not known."""
-        return None
-
     def get_data_loader(
         self,
         iterator_callbacks: Sequence[PeriodicDataIteratorCallback],
@@ -180,11 +178,13 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, ABC):
     def loss_compute(
         self, forward_output: dict[str, Tensor], targets: dict[str, Tensor]
     ) -> LossResult | tuple[LossResult, dict[str, Tensor]]:
-        """Return the loss of one batch: a tensor, a list, a dict by name, or a tuple of that and further outputs.
+        """Return the loss of one batch, a list or a dict of them, or a tuple of these and a dict of outputs.
+
+        Each is a mean over the samples of the batch, or `Counted(loss, n)`, a mean over n other values.
 
         Args:
             forward_output: The output of the model.
-            targets: The target properties of the batch.
+            targets: The target properties of the batch, and the `mask` of a padded one.
         """
 
     def train_step(self, batch: dict[str, Tensor], model: nn.Module) -> TrainerResult:
@@ -205,6 +205,8 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, ABC):
                 forward[name] = batch[name]
             for name in self.target_properties:
                 targets[name] = batch[name]
+            if self.has_masks and MASK in batch:
+                targets[MASK] = batch[MASK]
         except KeyError as error:
             raise missing_property(batch, error, "forward_properties and target_properties") from error
         output = model(**forward)
@@ -247,10 +249,9 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, ABC):
         Returns:
             The losses by name with their `total`, the additional outputs, and a stopwatch of each part.
         """
-        self.one_update.train_step = self.train_step  # an instance may have been given one of its own
-        return self.one_update.accumulate(
-            batch, dist_model, model, accumulation_steps_total, accumulation_step, retain_graph
-        )
+        update = self.one_update
+        update.train_step = self.train_step  # an instance may have been given one of its own
+        return update.accumulate(batch, dist_model, model, accumulation_steps_total, accumulation_step, retain_graph)
 
     def autocast(self) -> AbstractContextManager[None]:
         """Return a context with the precision of training."""
@@ -299,18 +300,20 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, ABC):
         vars(self)["run"], self._plugins = parts.run, parts.plugins
         if parts.initializer is not None and parts.initializer.continues_a_run:
             self.initializer = parts.initializer
+        require_sizes(model)
         dist_model = self.wrap_model(model.to(self.device))
         self._own_step = step_of(model)
         # First of all: callbacks may copy the weights.
         self._initializers.check_and_load(self, model, parts.initializer, self.initializer)
         if give_optimizer:
-            give_optimizers(model, self.state.counter)
+            self.give_optimizers(model)
         with preserved_rng():
             self.callbacks = self.get_all_callbacks(model)
         vars(self)["participants"] = [*participants_of(self.callbacks), *self._plugins]
         vars(self)["dispatch"] = compile_run_hooks(self.callbacks, self._plugins, self.request_stop)
         if self._callback_states is not None:
             self._restore_callbacks()
+        require_agreement(model)
         self._prepared = model, dist_model
 
     def train(self, model: ModelBase) -> None:

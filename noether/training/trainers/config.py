@@ -1,7 +1,8 @@
-"""BaseTrainerConfig: settings of every trainer."""
+"""BaseTrainerConfig: settings of every trainer; and the batching that follows from them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import Field, model_validator
@@ -9,6 +10,7 @@ from pydantic import Field, model_validator
 from noether.config.base import _RegistryBase
 from noether.config.components import CallBackBaseConfig
 from noether.config.discriminated import Discriminated
+from noether.errors import SpecError
 from noether.kernel.progress import TrainingIteration
 
 TCallbackConfig = TypeVar("TCallbackConfig", bound=CallBackBaseConfig)
@@ -140,3 +142,53 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
             found = " and ".join(given) or "none"
             raise ValueError(f"wrong number of limits: found {found}, expected exactly one of {', '.join(LIMITS)}")
         return self
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """Sizes of the forward passes of one update on one rank.
+
+    Attributes:
+        effective_batch_size: Samples of an update over all ranks.
+        batch_size: Samples of one forward pass.
+        accumulation_steps: Forward passes of an update.
+    """
+
+    effective_batch_size: int
+    batch_size: int
+    accumulation_steps: int
+
+
+def cut_update(
+    effective_batch_size: int,
+    *,
+    max_batch_size: int | None = None,
+    world_size: int = 1,
+    accumulate: bool = True,
+) -> Batching:
+    """Cut an update into the fewest equal forward passes that fit.
+
+    Args:
+        effective_batch_size: Samples of an update over all ranks.
+        max_batch_size: Most samples of one forward pass on one rank; None for no bound.
+        world_size: Number of ranks.
+        accumulate: True if an update may have more than one forward pass.
+
+    Raises:
+        SpecError: if the sizes do not divide, or if accumulation is needed and not allowed.
+    """
+    per_rank, rest = divmod(effective_batch_size, world_size)
+    if rest:
+        raise SpecError(
+            f"wrong effective_batch_size: found {effective_batch_size}, expected a multiple of the {world_size} ranks",
+            hint=f"use {max(per_rank, 1) * world_size}, or another multiple of {world_size}",
+        )
+    bound = min(max_batch_size or per_rank, per_rank)
+    batch_size = next(size for size in range(bound, 0, -1) if per_rank % size == 0)
+    if batch_size < per_rank and not accumulate:
+        raise SpecError(
+            f"wrong max_batch_size: found {max_batch_size}, expected at least {per_rank}, the samples of an update on "
+            "each rank, because disable_gradient_accumulation is true",
+            hint="raise max_batch_size, lower effective_batch_size, or allow accumulation",
+        )
+    return Batching(effective_batch_size, batch_size, per_rank // batch_size)

@@ -119,3 +119,32 @@ def test_what_callbacks_log_in_two_updates_is_not_heard(deep, capfd, monkeypatch
     assert capfd.readouterr() == ("", "")
     logging.getLogger("noether.callbacks.Any").warning("heard again")
     assert capfd.readouterr().err == "heard again\n"
+
+
+def test_what_a_callback_does_when_its_interval_fires_is_tried(deep, lab):
+    (lab / "late.py").write_text(LATE)
+    passes = {"kind": "lab.late.Results", "id": "figures", "every_n_epochs": 1, "dataset_key": "test"}
+    rounds = {"kind": "lab.late.Round", "id": "round", "every_n_epochs": 2}
+    found = deep({"trainer.callbacks": [passes, rounds]})
+    assert [problem.code for problem in found] == ["evaluation-failed"] * 2
+    assert [problem.path for problem in found] == [("trainer", "callbacks", 0), ("trainer", "callbacks", 1)]
+    assert "'figures' cannot use the results of its data set: KeyError: 'rmse'" in found[0].message
+    assert "'round' fails when its interval fires: ZeroDivisionError" in found[1].message
+
+
+LATE = """
+from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
+
+
+class Results(PeriodicDataIteratorCallback):
+    def process_data(self, batch, *, trainer_model):
+        return {"mean": batch["x"].mean()}
+
+    def process_results(self, results, **_):
+        results["rmse"]
+
+
+class Round(PeriodicCallback):
+    def periodic_callback(self, **_):
+        1 / 0
+"""

@@ -58,7 +58,7 @@ def test_max_size_takes_the_first_samples(finish, final_weights):
 
 def test_several_evaluations_of_one_round_do_not_mix(finish):
     watch = {"kind": "offline-loss", "every_n_updates": 3}
-    callbacks = [{**watch, "dataset_key": key, "batch_size": 5} for key in ("test", "train", "test")]
+    callbacks = [{**watch, "dataset_key": key, "batch_size": 5} for key in ("test", "train")]
     together = finish({"trainer.callbacks": callbacks})
     apart = [finish({"trainer.callbacks": [callback]}) for callback in callbacks[:2]]
     for key, single in zip(("test", "train"), apart, strict=True):
@@ -66,8 +66,8 @@ def test_several_evaluations_of_one_round_do_not_mix(finish):
 
 
 def test_dropout_is_off_while_a_data_set_is_evaluated(finish):
-    watch = [{"kind": "offline-loss", "every_n_epochs": 1, "dataset_key": key} for key in ("test", "test")]
-    outcome = finish({"model.dropout": 0.5, "trainer.callbacks": watch[:1]})
+    watch = [{"kind": "offline-loss", "every_n_epochs": 1, "dataset_key": key} for key in ("train", "test")]
+    outcome = finish({"model.dropout": 0.5, "trainer.callbacks": watch[1:]})
     again = finish({"model.dropout": 0.5, "trainer.callbacks": watch})
     assert outcome.metrics["loss/test/total"] == again.metrics["loss/test/total"]
 

@@ -24,7 +24,7 @@ def test_an_output_of_equal_size_and_another_shape_is_refused(run, lab):
 @pytest.mark.parametrize(
     ("loss_fn", "found"),
     [
-        ({"kind": "mse", "reduction": "none"}, "found (8, 2)"),
+        ({"kind": "mse", "reduction": "none"}, "of (8, 2)"),
         ("lab.losses.a_float", "found float"),
     ],
     ids=["not reduced", "no tensor"],

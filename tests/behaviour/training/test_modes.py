@@ -151,3 +151,24 @@ def test_a_round_of_callbacks_that_do_not_call_the_model_switches_nothing(tmp_pa
 def test_only_callbacks_that_leave_the_model_alone_say_so():
     assert CallbackBase.calls_model
     assert not CheckpointCallback.calls_model
+
+
+def test_a_part_that_a_hook_switches_keeps_its_mode_and_a_whole_model_does_not(tmp_path):
+    class Switches(PeriodicCallback):
+        def before_training(self, **_):
+            self.model.trained.eval()
+
+        def periodic_callback(self, update_counter, **_):
+            self.model.eval()
+            self.model(x=torch.zeros(1, 3))
+            self.model.train()  # ends an evaluation by hand, and knows nothing of the frozen part
+            if update_counter.update == 6:
+                self.model.trained.train()
+
+    model = Frozen()
+    trainer = with_callback(tmp_path, Switches, callbacks=[WATCH])
+    trainer.train(model)
+    trainer.log_writer.close()
+    modes_of_updates = [modes for modes in model.seen if modes[0]]
+    assert modes_of_updates == [(True, False, False)] * 6 + [(True, False, True)] * 6
+    assert nn.Module.train.__module__ == "torch.nn.modules.module"

@@ -148,14 +148,6 @@ def test_muon_trains_what_has_matrices_only(finish, lab):
     assert math.isfinite(finish({"model": line}).metrics["loss/online/total"])
 
 
-def test_an_optimizer_that_needs_a_closure_is_refused_with_a_way_out(run, workplace):
-    with pytest.raises(SpecError) as found:
-        run({"model.optimizer": {"kind": "LBFGS"}})
-    assert "LBFGS" in str(found.value)
-    assert "first-order" in found.value.hint
-    assert not (workplace / "runs").exists()
-
-
 def test_options_that_torch_refuses_are_an_error_before_training(run, workplace):
     with pytest.raises(SpecError) as caught:
         run({"model.optimizer.lr": -1.0})

@@ -97,10 +97,9 @@ def test_sparse_adam_trains_sparse_gradients() -> None:
     assert moved(network, before)
 
 
-def test_lbfgs_is_refused_because_the_loop_evaluates_the_loss_once(network: nn.Sequential) -> None:
-    with pytest.raises(SpecError) as caught:
-        build(network, "LBFGS", **OPTIONS["LBFGS"])
-    assert "LBFGS" in str(caught.value)
+def test_optimizers_that_evaluate_the_loss_themselves_are_known(network: nn.Sequential) -> None:
+    assert build(network, "LBFGS").traits.takes_closure
+    assert not build(network, "SGD").traits.takes_closure
 
 
 def test_options_that_torch_refuses_are_a_spec_error(network: nn.Sequential) -> None:

@@ -203,6 +203,15 @@ def test_an_expanded_parameter_is_refused_by_its_name() -> None:
     assert "'p1'" in caught.value.message
 
 
+@pytest.mark.parametrize(("dtype", "layout"), [(torch.complex64, "plain"), (torch.float32, "empty")])
+def test_an_optimizer_that_cannot_update_a_parameter_is_refused_before_training(
+    dtype: torch.dtype, layout: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        build(Odd([layout], dtype, set()), "Adafactor", [])
+    assert "'p0'" in caught.value.message
+
+
 # Sparse gradients
 
 

@@ -35,6 +35,24 @@ def restore(kind: str, **changes: Any) -> None:
     found.load_state(saved.state_tensors(), saved.state_values())
 
 
+def add_group(*parameters: nn.Parameter, kind: str = "SGD") -> None:
+    """Add a group, by default of parameters that have one, as a callback may do."""
+    optimizer = build(kind)
+    optimizer.torch_optimizer.add_param_group({"params": parameters or optimizer.parameters})
+
+
+def change_group() -> None:
+    optimizer = build("SGD")
+    optimizer.torch_optimizer.param_groups[0]["params"].pop()
+    optimizer.state_values()
+
+
+def number_as_key() -> None:
+    optimizer = build("SGD")
+    optimizer.torch_optimizer.state[0] = 1
+    optimizer.state_values()
+
+
 def test_messages(golden: Any) -> None:
     golden(
         {
@@ -42,7 +60,13 @@ def test_messages(golden: Any) -> None:
             "a schedule of an option that is missing": lambda: build(
                 "Rprop", weight_decay_schedule={"kind": "constant"}
             ),
-            "an optimizer that needs a closure": lambda: build("LBFGS"),
+            "clipping with an optimizer that needs a closure": lambda: build("LBFGS", clip_grad_norm=1.0),
+            "groups of an optimizer that has one": lambda: build("LBFGS", {"match": ["bias"], "lr_scale": 0.5}),
+            "a group that is added with a stray parameter": lambda: add_group(nn.Parameter(torch.ones(1))),
+            "a group that is added twice": lambda: add_group(),
+            "a group of LBFGS": lambda: add_group(kind="LBFGS"),
+            "a group that was changed by hand": change_group,
+            "a number as key of the state": number_as_key,
             "a wrong option": lambda: build("AdamW", lr=-1.0),
             "a schedule without a length": lambda: build("SGD", schedule={"kind": "step"}),
             "a schedule with two lengths": lambda: build(

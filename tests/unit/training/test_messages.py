@@ -10,14 +10,16 @@ from pydantic import ValidationError
 from torch import nn
 
 from noether.config.components import CallBackBaseConfig
+from noether.core.models.build import AdaptedModule
 from noether.testing import make_callback, make_model, make_trainer
 from noether.training.callbacks.offline_metrics import METRICS
 from noether.training.nonfinite import FiniteGuard
 from noether.training.parallel import parallel_of
 from noether.training.resume import blamed_on, restore_optimizers
-from noether.training.trainers.config import BaseTrainerConfig
-from noether.training.trainers.types import TrainerResult
-from noether.training.update import Precision, cut_update
+from noether.training.trainers.config import BaseTrainerConfig, cut_update
+from noether.training.trainers.torch_losses import is_per_point
+from noether.training.trainers.types import TrainerResult, check_graph
+from noether.training.update import Precision
 
 BATCH = {"x": torch.zeros(2, 3), "y_target": torch.zeros(2, 2)}
 
@@ -46,6 +48,22 @@ def of_settings(folder: Path) -> dict[str, Any]:
         "an unsupported precision": lambda: Precision("bf16", torch.device("meta")),
         "several ranks": lambda: parallel_of({"WORLD_SIZE": "2"}),
         "nothing to train": lambda: make_trainer(folder / "b").train(frozen),
+        "layers without sizes": lambda: make_trainer(folder / "c").train(AdaptedModule(nn.LazyLinear(2), None)),
+        "unfreezing without a run": lambda: make_trainer(folder / "d").unfreeze("*"),
+        **of_closures(folder),
+    }
+
+
+def of_closures(folder: Path) -> dict[str, Any]:
+    """Settings that do not fit LBFGS."""
+
+    def train(**settings: Any) -> Any:
+        model = make_model(optimizer={"kind": "LBFGS"})
+        return lambda: make_trainer(folder / "closures", **settings).train(model)
+
+    return {
+        "skipping and a closure": train(skip_nan_loss=True),
+        "accumulation and a closure": train(max_batch_size=1),
     }
 
 
@@ -71,6 +89,11 @@ def of_batches(folder: Path) -> dict[str, Any]:
         "no losses": losses({}),
         "a number as loss": losses({"a": 1.0}),
         "a loss for each sample": losses({"a": torch.zeros(2)}),
+        "a loss of another type": losses({"a": torch.zeros(()), "b": {"c": torch.zeros(())}}),
+        "a tuple of losses": losses((torch.zeros(()), torch.zeros(()))),
+        "a loss without a graph": lambda: check_graph(TrainerResult.of({"a": torch.zeros(())})),
+        "an output that is None": step({"y": None}),
+        "a mask that is none": lambda: is_per_point(BATCH["x"], BATCH["x"]),
         "a loss named total": losses({"total": torch.zeros(()), "a": torch.zeros(())}),
         "a prediction of another shape": lambda: METRICS["mae"].sums(torch.zeros(4, 1), torch.zeros(4)),
         "a metric without an output": lambda: callback.process_data(BATCH, trainer_model=make_model()),

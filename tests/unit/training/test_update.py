@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from noether.core.models.base import ModelBase
 from noether.data.samplers.tagged import TRAINING, TaggedBatch
+from noether.errors import TrainingError
 from noether.testing import make_model
 from noether.training.nonfinite import FiniteGuard
 from noether.training.trainers.types import TrainerResult
@@ -127,3 +128,62 @@ def test_it_measures_its_parts(part: str) -> None:
     update.begin(model, model)
     update(batches(*X.chunk(2)))
     assert update.times[part] >= 0
+
+
+def without_graph(batch: dict[str, Tensor], model: nn.Module) -> TrainerResult:
+    return TrainerResult.of({"frozen": squared(batch, model).total_loss.detach()})
+
+
+def not_reduced(batch: dict[str, Tensor], model: nn.Module) -> TrainerResult:
+    return TrainerResult(model(x=batch["x"])["y"], {"raw": model(x=batch["x"])["y"]})
+
+
+@pytest.mark.parametrize(("step", "name"), [(without_graph, "'frozen'"), (not_reduced, "'raw' of (4, 2)")])
+def test_a_loss_that_no_backward_pass_can_begin_on_is_named(step: Any, name: str) -> None:
+    model, update = model_with_optimizer(), update_of()
+    update.train_step = step
+    update.begin(model, model)
+    with pytest.raises(TrainingError) as caught:
+        update(batches(X))
+    assert name in caught.value.message
+
+
+def test_an_error_of_the_model_stays_what_it_is() -> None:
+    model, update = model_with_optimizer(), update_of()
+    update.train_step = lambda batch, model: model(x=batch["x"] @ batch["x"])
+    update.begin(model, model)
+    with pytest.raises(RuntimeError) as caught:
+        update(batches(X))
+    assert not isinstance(caught.value, TrainingError)
+
+
+def test_a_train_step_may_return_what_a_loss_may_be_and_numbers_beside_it() -> None:
+    model, update, seen = model_with_optimizer(), update_of(2), []
+    update.train_step = lambda batch, model: (
+        {"y": squared(batch, model).total_loss, "off": 0.0},
+        {"factor": 0.5, "none": None},
+    )
+    update.begin(model, model, after_step=lambda batch, losses, outputs, *_: seen.append((losses, outputs)))
+    update(batches(*X.chunk(2)))
+    losses, outputs = seen[-1]
+    assert losses["total"] == losses["y"]
+    assert losses["off"] == 0.0
+    assert outputs == {"factor": 0.5}
+
+
+def test_a_mean_over_samples_beside_steps_with_a_count_has_its_share() -> None:
+    """The first accumulation step has no count, the second has one: each has the share that it would have alone."""
+    models = [model_with_optimizer(), model_with_optimizer()]
+    for model, counts in zip(models, [(None, None), (None, "sum")], strict=True):
+        given = iter(counts)
+
+        def counted(batch: Any, model: nn.Module, given: Any = given) -> TrainerResult:
+            count = next(given)
+            total = squared(batch, model).total_loss
+            return TrainerResult(total / 2 if count else total, count=count)
+
+        update = update_of(2)
+        update.train_step = counted
+        update.begin(model, model)
+        update(batches(*X.chunk(2)))
+    torch.testing.assert_close(models[0].state_dict(), models[1].state_dict())

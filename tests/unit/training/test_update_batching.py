@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noether.errors import SpecError
-from noether.training.update import cut_update
+from noether.training.trainers.config import cut_update
 
 sizes = st.integers(1, 60)
 

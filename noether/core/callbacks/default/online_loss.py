@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,8 +12,11 @@ from torch import Tensor
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.periodic import PeriodicCallback
-from noether.core.callbacks.tracked import HOLD, AppliedSteps, precise
+from noether.core.callbacks.tracked import HOLD, AppliedSteps, precise, weighted
 from noether.metrics.values import read_scalars
+
+_Losses: TypeAlias = tuple[dict[str, Tensor], Mapping[str, float | Tensor | None] | None]
+"""Losses of an accumulation step, with their weights if steps weigh differently."""
 
 ONLINE = "loss/online/"
 
@@ -29,7 +33,7 @@ class OnlineLossCallback(PeriodicCallback):
     `loss/online/{name}/{id}`.
 
     Losses are added up on their device, so nothing waits for the device until they are logged. Updates that were not
-    applied do not count.
+    applied do not count. Accumulation steps weigh the same, unless their losses say how many values they average.
 
     ```toml
     [[trainer.callbacks]]
@@ -47,9 +51,9 @@ class OnlineLossCallback(PeriodicCallback):
     def __init__(self, callback_config: CallBackBaseConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
         self._suffix = _suffix(callback_config)
-        self._steps: AppliedSteps[dict[str, Tensor]] = AppliedSteps()
+        self._steps: AppliedSteps[_Losses] = AppliedSteps()
         self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = defaultdict(int)
+        self._counts: dict[str, float] = defaultdict(int)
         self._unread: dict[str, float | Tensor] = {}  # counts that are still on the device
 
     @classmethod
@@ -62,7 +66,7 @@ class OnlineLossCallback(PeriodicCallback):
     ) -> None:
         """Hold the losses of one accumulation step."""
         self._steps.add(
-            losses,
+            (losses, self.trainer.loss_weights),
             accumulation_steps=accumulation_steps,
             accumulation_step=accumulation_step,
             applied=self.trainer.verdict,
@@ -73,18 +77,31 @@ class OnlineLossCallback(PeriodicCallback):
     def _fold(self) -> None:
         """Add up the held losses by name, without waiting for the device; not every accumulation step has each loss."""
         steps = self._steps.take()
-        for name in dict.fromkeys([name for losses, _ in steps for name in losses]):
-            known = [losses[name] for losses, applied in steps if applied is None and name in losses]
-            masked = [(losses[name], applied) for losses, applied in steps if applied is not None and name in losses]
+        for name in dict.fromkeys([name for (losses, _), _ in steps for name in losses]):
+            known = [
+                losses[name]
+                for (losses, weights), applied in steps
+                if name in losses and weights is None and applied is None
+            ]
+            others = [
+                (losses[name], _weight(name, weights), applied)
+                for (losses, weights), applied in steps
+                if name in losses and (applied is not None if weights is None else name in weights)
+            ]
             if known:
                 self._add(
                     name, precise(torch.stack(known)).sum()
                 )  # double: a mean must not depend on the moments of adding up
                 self._counts[name] += len(known)
-            if masked:
-                values, applied = (precise(torch.stack(column)) for column in zip(*masked, strict=True))
-                self._add(name, torch.where(applied > 0.0, values, 0.0).sum())
-                self._unread[name] = self._unread.get(name, 0.0) + applied.sum()
+            if others:
+                self._add_weighted(name, others)
+
+    def _add_weighted(self, name: str, steps: list[tuple[Tensor, float | Tensor, Tensor | None]]) -> None:
+        values = precise(torch.stack([value for value, _, _ in steps]))
+        weights = torch.stack([torch.as_tensor(weight).to(values) for _, weight, _ in steps])
+        applied = torch.stack([torch.ones(()).to(values) if flag is None else flag.to(values) for _, _, flag in steps])
+        self._add(name, weighted(values, weights * applied).sum())
+        self._unread[name] = self._unread.get(name, 0.0) + (weights * applied).sum()
 
     def _add(self, name: str, total: Tensor) -> None:
         self._sums[name] = self._sums[name] + total if name in self._sums else total
@@ -93,7 +110,7 @@ class OnlineLossCallback(PeriodicCallback):
         """Read the counts of masked updates with one copy to the host; forget losses that no applied update had."""
         read_scalars(self._unread)
         for name, count in self._unread.items():
-            self._counts[name] += int(count)
+            self._counts[name] += float(count)
             if not self._counts[name]:
                 del self._counts[name], self._sums[name]
         self._unread.clear()
@@ -103,8 +120,11 @@ class OnlineLossCallback(PeriodicCallback):
         self._fold()
         if self._unread:
             self._read_counts()
-        for name, total in self._sums.items():
-            self.writer.add_scalar(f"{ONLINE}{name}{self._suffix}", total / self._counts[name])
+        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        if means and "total" not in means:  # its parts have counts of their own
+            means = {"total": torch.stack(list(means.values())).sum(), **means}
+        for name, mean in means.items():
+            self.writer.add_scalar(f"{ONLINE}{name}{self._suffix}", mean)
         self._sums.clear()
         self._counts.clear()
 
@@ -121,3 +141,9 @@ class OnlineLossCallback(PeriodicCallback):
         """Restore the sums of the current interval."""
         self._sums = dict(state_dict["sums"])
         self._counts = defaultdict(int, state_dict["counts"])
+
+
+def _weight(name: str, weights: Mapping[str, float | Tensor | None] | None) -> float | Tensor:
+    """Return the weight of a loss; all accumulation steps of a sum weigh the same."""
+    weight = None if weights is None else weights[name]
+    return 1.0 if weight is None else weight

@@ -157,7 +157,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             if key not in outputs:
                 raise self._missing(key, outputs)
         selected = {
-            name: self._own(torch.as_tensor(output).detach())
+            name: self._own(self._tensor(name, output))
             for name, output in outputs.items()
             if name in self.keys or any(pattern in name for pattern in self.patterns)
         }
@@ -167,6 +167,16 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         )
         if not isinstance(applied, Tensor) or self._steps.held >= HOLD:
             self._keep(self._steps.read())
+
+    def _tensor(self, name: str, output: Any) -> Tensor:
+        try:
+            return torch.as_tensor(output).detach()
+        except (RuntimeError, TypeError, ValueError):
+            raise TrainingError(
+                f"callback '{self.id}': wrong type of the output {name!r}: found {type(output).__name__}, expected a "
+                "tensor or a number",
+                hint="return its parts under names of their own",
+            ) from None
 
     def _missing(self, key: str, outputs: Mapping[str, Tensor]) -> TrainingError:
         place = f"callback '{self.id}': missing output {key!r}: the train step returned"

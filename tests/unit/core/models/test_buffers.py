@@ -85,3 +85,10 @@ def test_a_buffer_that_a_forward_pass_registers_is_named() -> None:
     with pytest.raises(TrainingError) as caught:
         require_no_new_buffers(model, known)
     assert "'extra' of 0 (Remembering)" in caught.value.message
+
+
+def test_an_expanded_parameter_is_loaded() -> None:
+    model, saved = nn.Linear(2, 2), nn.Linear(2, 2)
+    model.bias = nn.Parameter(torch.ones(1).expand(2), requires_grad=False)
+    load_weights(model, saved.state_dict(), "there", hint="none")
+    assert torch.equal(model.bias, saved.bias)

@@ -331,3 +331,25 @@ def test_an_unknown_property_is_reported_with_the_nearest_one(refused, changes):
 
 def test_a_data_set_that_has_to_be_read_for_it_is_not_asked(load):
     load({"datasets.train": {"kind": "file", "path": "nowhere.npz"}, "trainer.forward_properties": ["anything"]})
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "place", "key"),
+    [
+        ([loss(), loss(max_size=4)], "1", "loss/test/total"),
+        ([loss(), loss(every_n_epochs=None, every_n_updates=2)], "1", "loss/test/total"),
+        ([parent(loss(), loss(max_size=4))], "0.eval_callbacks.1", "ema=0.9/loss/test/total"),
+        ([parent(loss()), parent(loss(max_size=4))], "1.eval_callbacks.0", "ema=0.9/loss/test/total"),
+    ],
+    ids=["twice", "at other updates", "of one parent", "of two parents"],
+)
+def test_a_metric_of_two_callbacks_is_reported_at_both(refused, callbacks, place, key):
+    found = refused({"trainer.callbacks": callbacks})
+    assert found.codes == [f"duplicate-metric trainer.callbacks.{place}"]
+    assert f'"{key}"' in found.text
+
+
+def test_callbacks_of_different_metrics_are_right(load):
+    best = {"kind": "best-checkpoint", "every_n_epochs": 1, "metric_key": "loss/test/total", "eval_callbacks": [loss()]}
+    load({"trainer.callbacks": [loss(), loss(dataset_key="train"), parent(loss()), best]})
+    load({"trainer.callbacks": [{"kind": "lr", "every_n_updates": 2}]})  # a default callback logs the same

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -30,9 +31,9 @@ shapes = st.lists(st.integers(1, 3), max_size=2)
 
 
 def batched(name: str, prediction: Tensor, target: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Return the metric as the callback has it: sums of each batch, added up."""
+    """Return the metric as the callback has it, of the sums of each batch."""
     parts = [METRICS[name].sums(p, t) for p, t in zip(prediction.split(sizes), target.split(sizes), strict=True)]
-    return METRICS[name].value({key: torch.stack([part[key] for part in parts]).sum() for key in parts[0]})
+    return METRICS[name].value({key: torch.stack([part[key] for part in parts]) for key in parts[0]})
 
 
 @pytest.mark.parametrize("name", REGRESSION)
@@ -106,3 +107,40 @@ def test_outputs_without_names_are_refused_for_several_fields(outputs: object, t
     with pytest.raises(TrainingError) as caught:
         callback._sums("y", ["rmse"], outputs, {"y_target": torch.zeros(2, 2)})
     assert type(outputs).__name__ in caught.value.message
+
+
+@given(
+    offset=st.sampled_from([0.0, 1e3, 1e7, -1e7]),
+    sizes=st.lists(st.integers(1, 40), min_size=2, max_size=6),
+    spread=st.sampled_from([1e-3, 1.0, 50.0]),
+    seed=st.integers(0, 99),
+)
+def test_r2_of_targets_far_from_zero_is_that_of_a_reference_in_float64(
+    offset: float, sizes: list[int], spread: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    deviation = spread * torch.randn(sum(sizes), 2, generator=generator, dtype=torch.float64)
+    error = 0.1 * spread * torch.randn(sum(sizes), 2, generator=generator, dtype=torch.float64)
+    target = offset + deviation
+    found = batched("r2", target + error, target, sizes)
+    exact = np.asarray(target.tolist(), dtype=np.longdouble)
+    squares = ((exact - exact.mean()) ** 2).sum()
+    expected = 1 - ((np.asarray((target + error).tolist(), dtype=np.longdouble) - exact) ** 2).sum() / squares
+    assert float(found) == pytest.approx(float(expected), rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", [*REGRESSION, "accuracy"])
+def test_points_that_are_not_valid_do_not_count(name: str) -> None:
+    generator = torch.Generator().manual_seed(3)
+    valid = torch.tensor([[True, True, False], [True, False, False]])
+    prediction, target = torch.randn(2, 3, 2, generator=generator), torch.randn(2, 3, 2, generator=generator)
+    if name == "accuracy":
+        prediction, target = prediction.movedim(-1, 1), torch.tensor([[0, 1, 0], [1, 1, 0]])
+    found = METRICS[name].sums(prediction, target, valid)
+    spoilt = METRICS[name].sums(
+        prediction, torch.where(valid.reshape(2, 3, *[1] * (target.ndim - 2)), target, 7), valid
+    )
+    assert found == spoilt
+    if name == "mae":
+        whole = (prediction - target).abs()[valid].double().mean()
+        assert METRICS[name].value({key: value[None] for key, value in found.items()}) == pytest.approx(float(whole))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noether.errors import TrainingError
-from noether.training.trainers.types import TrainerResult
+from noether.training.trainers.types import Counted, TrainerResult, detached
 
 ONE, TWO = torch.tensor(1.0), torch.tensor(2.0)
 
@@ -58,3 +58,53 @@ def test_adding_up_leaves_the_parts_as_they_are() -> None:
     losses = {"a": torch.tensor(1.0), "b": torch.tensor(2.0)}
     assert TrainerResult.of(losses).total_loss is not losses["a"]
     assert losses["a"] == 1.0
+
+
+def test_a_part_may_be_a_number() -> None:
+    result = TrainerResult.of({"mse": TWO, "off": 0.0, "one": 1})
+    assert result.total_loss == 3.0
+    assert {name: type(part) for name, part in result.losses_to_log.items()} == dict.fromkeys(
+        ["mse", "off", "one"], torch.Tensor
+    )
+    assert result.count is None
+
+
+def test_a_part_may_say_what_it_is_a_mean_of() -> None:
+    result = TrainerResult.of(({"a": Counted(TWO, 7), "b": ONE, "c": 0.5 * Counted(TWO, "sum")}, None))
+    assert result.total_loss == 4.0
+    assert result.losses_to_log == {"a": 2.0, "b": 1.0, "c": 1.0}
+    assert result.count == {"a": 7, "c": "sum"}
+    assert TrainerResult.of(Counted(TWO, 7)).count == {"loss": 7}
+
+
+def test_a_whole_result_is_taken_as_it_is() -> None:
+    result = TrainerResult(ONE, count=3)
+    assert TrainerResult.of(result) is result
+
+
+@pytest.mark.parametrize("part", [None, "text", {"inner": ONE}, [ONE], True], ids=repr)
+def test_a_part_of_another_type_is_refused_by_its_name(part: Any) -> None:
+    with pytest.raises(TrainingError) as caught:
+        TrainerResult.of({"fine": ONE, "strange": part})
+    assert "'strange'" in caught.value.message
+
+
+def test_the_part_that_is_not_reduced_is_named() -> None:
+    with pytest.raises(TrainingError) as caught:
+        TrainerResult.of({"fine": ONE, "raw": torch.zeros(4)})
+    assert "'raw' of (4,)" in caught.value.message
+    assert "fine" not in caught.value.message
+
+
+@pytest.mark.parametrize("losses", [(ONE, {}, {}), (ONE,), (ONE, ONE)], ids=["three", "one", "two losses"])
+def test_a_tuple_of_other_things_is_refused(losses: Any) -> None:
+    with pytest.raises(TrainingError):
+        TrainerResult.of(losses)
+
+
+def test_outputs_lose_their_graphs_and_those_that_are_none_are_left_out() -> None:
+    value = torch.tensor(1.0, requires_grad=True) * 2
+    found = detached({"a": value, "none": None, "number": 0.5, "nested": {"b": [value, None]}, "text": "t"})
+    assert found == {"a": value, "number": 0.5, "nested": {"b": [value, None]}, "text": "t"}
+    assert not found["a"].requires_grad
+    assert not found["nested"]["b"][0].requires_grad

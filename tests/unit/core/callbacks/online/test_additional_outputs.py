@@ -296,6 +296,16 @@ def test_it_declares_the_keys_that_it_logs() -> None:
     assert produced(TrackAdditionalOutputsCallbackConfig(**table, log_output=False), facts) == ()
 
 
+def test_an_output_that_is_a_number_is_tracked_and_one_that_is_neither_is_named(trainer: BaseTrainer) -> None:
+    callback = tracker_of(trainer, keys=["lambda"], patterns=["stats"])
+    step = {"update_counter": make_counter(), "batch": {}, "losses": {}}
+    callback.track_after_accumulation_step(update_outputs={"lambda": 0.5}, **step)
+    assert logged(callback) == {"lambda": 0.5}
+    with pytest.raises(TrainingError) as caught:
+        callback.track_after_accumulation_step(update_outputs={"lambda": 0.5, "stats": {"mean": 1.0}}, **step)
+    assert "'stats': found dict" in caught.value.message
+
+
 def test_a_second_callback_of_the_kind_adds_its_id_to_its_keys() -> None:
     facts = MetricFacts(None, ())
     kind = "track-additional-outputs"
