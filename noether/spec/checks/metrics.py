@@ -190,20 +190,27 @@ def metric_findings(flow: MetricFlow, expected: Iterable[str]) -> Iterator[Findi
 def _logged_twice(flow: MetricFlow) -> Iterator[Finding]:
     """Yield callbacks that log a metric of another callback: its readers would read the one that comes last.
 
-    A default callback logs the same values as one of its kind in the spec.
+    A default callback logs the same values as one of its kind in the spec, and so does the same measurement at other
+    intervals.
     """
     first: dict[str, Actor] = {}
     reported = set()
     for actor in (actor for actor in flow.actors if actor.path is not None):
         for key in actor.produced:
             one = first.setdefault(key, actor)
-            if one is actor or (one.position, actor.position) in reported:
+            if one is actor or (one.position, actor.position) in reported or _is_same_at_other_times(one, actor):
                 continue
             reported.add((one.position, actor.position))
             places = tuple(each.path for each in (actor, one) if each.path is not None)
             message = f"'{actor.name}' logs the metric {quoted(key)}, which '{one.name}' logs too"
             hint = "remove one of them, or let it measure something else, such as another data set"
             yield Finding(Problem("duplicate-metric", places[0], message, hint, at=places, labels=_TWICE), certain=True)
+
+
+def _is_same_at_other_times(one: Actor, other: Actor) -> bool:
+    of_schedule = {"id", *EVERY}
+    settings = [actor.config.model_dump(exclude=of_schedule) for actor in (one, other)]
+    return one.target is other.target and settings[0] == settings[1] and one.intervals != other.intervals
 
 
 def _reads(actor: Actor, flow: MetricFlow) -> Iterator[Finding]:

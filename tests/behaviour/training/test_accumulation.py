@@ -5,6 +5,8 @@ import torch
 from safetensors.torch import load
 
 from noether.errors import SpecError
+from noether.runs.plan.plan import make_plan
+from noether.spec.load import load_spec
 
 GRADIENT_DESCENT = {"kind": "SGD", "lr": 0.05}  # Adam would not notice gradients that are too large
 LIMITS = {"max_epochs": 2, "max_updates": 7, "max_samples": 56}
@@ -78,3 +80,29 @@ def test_accumulation_that_is_switched_off_is_refused_where_it_would_be_needed(r
     with pytest.raises(SpecError) as caught:
         run({"trainer.max_batch_size": 4, "trainer.disable_gradient_accumulation": True})
     assert "found 4, expected at least 8" in str(caught.value)
+
+
+def test_a_sum_is_that_of_the_whole_update_and_of_the_whole_data_set(finish, final_weights, metric_lines):
+    watch = {"kind": "offline-loss", "every_n_epochs": 1, "dataset_key": "test"}
+    changes = {
+        "model.optimizer": {"kind": "SGD", "lr": 0.001},
+        "trainer.loss_fn": {"kind": "mse", "reduction": "sum"},
+        "trainer.track_every_n_updates": 6,
+    }
+    whole = finish({**changes, "trainer.callbacks": [{**watch, "batch_size": 13}]})
+    parts = finish({**changes, "trainer.max_batch_size": 2, "trainer.callbacks": [{**watch, "batch_size": 5}]})
+    torch.testing.assert_close(load(final_weights(parts)), load(final_weights(whole)), rtol=1e-4, atol=1e-6)
+    for key in ("loss/test/total", "loss/test/y_loss", "loss/online/total", "loss/online/y_loss"):
+        assert values_of(metric_lines(parts), key) == pytest.approx(values_of(metric_lines(whole), key), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "words"),
+    [
+        ("mse", "a mean over samples"),
+        ({"kind": "l1", "reduction": "sum"}, "a sum over samples"),
+        ("lab.losses.fourth_power", "taken as a mean over samples; return Counted(loss, n) for others"),
+    ],
+)
+def test_plan_says_what_the_loss_is_a_mean_of(tiny_spec, lab, loss_fn, words):
+    assert make_plan(load_spec(tiny_spec, set={"trainer.loss_fn": loss_fn})).loss == words

@@ -337,11 +337,12 @@ def test_a_data_set_that_has_to_be_read_for_it_is_not_asked(load):
     ("callbacks", "place", "key"),
     [
         ([loss(), loss(max_size=4)], "1", "loss/test/total"),
-        ([loss(), loss(every_n_epochs=None, every_n_updates=2)], "1", "loss/test/total"),
+        ([loss(), loss(every_n_epochs=None, every_n_updates=2, max_size=4)], "1", "loss/test/total"),
+        ([loss(), loss()], "1", "loss/test/total"),
         ([parent(loss(), loss(max_size=4))], "0.eval_callbacks.1", "ema=0.9/loss/test/total"),
         ([parent(loss()), parent(loss(max_size=4))], "1.eval_callbacks.0", "ema=0.9/loss/test/total"),
     ],
-    ids=["twice", "at other updates", "of one parent", "of two parents"],
+    ids=["of other samples", "of other samples at other updates", "twice", "of one parent", "of two parents"],
 )
 def test_a_metric_of_two_callbacks_is_reported_at_both(refused, callbacks, place, key):
     found = refused({"trainer.callbacks": callbacks})
@@ -352,4 +353,5 @@ def test_a_metric_of_two_callbacks_is_reported_at_both(refused, callbacks, place
 def test_callbacks_of_different_metrics_are_right(load):
     best = {"kind": "best-checkpoint", "every_n_epochs": 1, "metric_key": "loss/test/total", "eval_callbacks": [loss()]}
     load({"trainer.callbacks": [loss(), loss(dataset_key="train"), parent(loss()), best]})
+    load({"trainer.callbacks": [loss(), loss(every_n_epochs=None, every_n_updates=2)]})  # the same at other updates
     load({"trainer.callbacks": [{"kind": "lr", "every_n_updates": 2}]})  # a default callback logs the same
