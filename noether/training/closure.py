@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,6 +32,20 @@ class ClosureUpdate(Update):
         _require_plain(update, skips=skips)
         super().__init__(update.train_step, update.precision, update.guard, to_device=update.to_device)
         self._batch: Any = None
+
+    def follow(
+        self,
+        train_step: Callable[[Any, torch.nn.Module], TrainerResult],
+        accumulate: Callable[..., StepOutcome] | None = None,
+    ) -> None:
+        """Set the train step.
+
+        Raises:
+            SpecError: if the trainer has an `update` of its own, which would not evaluate the loss again.
+        """
+        if accumulate is not None:
+            raise _misfit("a trainer with an `update` of its own", "choose another optimizer or trainer")
+        super().follow(train_step)
 
     def accumulate(
         self,
@@ -85,10 +100,11 @@ def _require_plain(update: Update, *, skips: bool) -> None:
         'precision = "float16"': (update.precision.scaler is not None, 'set precision = "fp32" or "bf16"'),
         "gradient accumulation": (update.accumulation_steps > 1, "raise max_batch_size, or lower effective_batch_size"),
         "skip_nan_loss": (skips, "set skip_nan_loss = false"),
-        "a trainer with an `update` of its own": (update.is_custom, "choose another optimizer or trainer"),
     }
     for setting, (found, hint) in settings.items():
         if found:
-            raise SpecError(
-                f"{setting} does not fit an optimizer that evaluates the loss several times an update", hint=hint
-            )
+            raise _misfit(setting, hint)
+
+
+def _misfit(setting: str, hint: str) -> SpecError:
+    return SpecError(f"{setting} does not fit an optimizer that evaluates the loss several times an update", hint=hint)

@@ -121,7 +121,6 @@ class Update:
         verdict: The same as a bool if the host knows it, otherwise `applied`.
         times: Seconds of the parts of the last update, `data_time` among them.
         is_scheduled: True if a learning rate or another value is set before each update.
-        is_custom: True if a trainer's own `update` takes the place of `accumulate`.
         loss_weights: Weights of the last losses in a mean over several accumulation steps; None if all are equal.
     """
 
@@ -144,7 +143,6 @@ class Update:
         self.times: dict[str, float] = {}
         self.loss_weights: Weights | None = None
         self.is_scheduled = False
-        self.is_custom = False
         self.to_device = to_device
         self._accumulate: Callable[..., StepOutcome] = self.accumulate
         self._before_optimizer_step: BeforeOptimizer | None = None
@@ -179,7 +177,6 @@ class Update:
             accumulate: The `update` of a trainer that has one of its own, with the signature of `accumulate`.
         """
         self.train_step, self._accumulate = train_step, accumulate or self.accumulate
-        self.is_custom = accumulate is not None
 
     def begin(
         self,
