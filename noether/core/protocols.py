@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 class RunningTrainer(Protocol):
     """The members of a trainer that a callback may use.
 
-    `applied` is 1.0 if the update that a `track_…` hook follows was applied, else 0.0: a 0-dim tensor, if only the
-    device knows it. It is None if the host knows; then these hooks are called for applied updates only. Before the last
-    accumulation step of an update it is 1.0 if that accumulation step's loss is finite.
+    `applied` is 1.0 if the update that a `track_…` hook follows was applied, else 0.0: a 0-dim tensor on the device, to
+    be multiplied with, or read. Before the last accumulation step of an update it is 1.0 if that accumulation step's
+    loss is finite; before the first update it is None. `verdict` is the same as a bool if the host knows it, otherwise
+    it is `applied`. `track_after_update_step` is not called for an update that the host knows was not applied.
 
     `loss_weights` has the weights of the losses of the last accumulation step in a mean over several steps, by name:
     the number of values that each is a mean of. It is None if all steps weigh the same. Without an entry `total`, the
@@ -30,6 +31,7 @@ class RunningTrainer(Protocol):
     applied: Tensor | None
     has_masks: bool
     loss_weights: dict[str, float | Tensor | None] | None
+    verdict: bool | Tensor | None
     precision: Any
     seconds: dict[str, float]
     batch_size: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from multiprocessing import get_all_start_methods
 from typing import Any
 
@@ -14,7 +15,7 @@ from noether.config.base import component_of, construction_of
 from noether.config.components import DatasetBaseConfig, TransformBaseConfig
 from noether.config.signature import SignatureConfig
 from noether.data.dataset import AnyDataset, length_of
-from noether.data.fetch import Collator, fetch_of
+from noether.data.fetch import Collator, fetch_of, first_sample
 from noether.data.loader import TaggedDataset, TrainingLoader
 from noether.data.samplers.interleaved import InterleavedSampler
 from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig
@@ -157,6 +158,9 @@ class DataContainer:
         repeat_round: bool = False,
         evaluation: bool = False,
         device: torch.device | None = None,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        seed: int | None = None,
     ) -> TrainingLoader:
         """Return the stream of training batches with the consumers' passes when their intervals fire.
 
@@ -172,6 +176,9 @@ class DataContainer:
             repeat_round: Begin with the passes of `start_update`.
             evaluation: No training; each consumer's pass once, in order.
             device: Device of the batches, for `pin_memory = None`.
+            shuffle: See `TrainingOrder`.
+            drop_last: See `TrainingOrder`.
+            seed: Seed of the order; None for that of the run.
 
         Raises:
             DataError: if the training set is missing or smaller than one effective batch, or batch sizes do not divide.
@@ -179,7 +186,16 @@ class DataContainer:
         order = None
         if not evaluation:
             total = effective_batch_size or batch_size * world_size
-            order = TrainingOrder(length_of(self.train), total, batch_size, self.seed, rank, world_size)
+            order = TrainingOrder(
+                length_of(self.train),
+                total,
+                batch_size,
+                self.seed if seed is None else seed,
+                rank,
+                world_size,
+                shuffle=shuffle,
+                drop_last=drop_last,
+            )
         sampler = InterleavedSampler(
             order,
             consumers,
@@ -209,9 +225,60 @@ class DataContainer:
             timeout=self.timeout,
         )
 
-    def inverse(self, name: str, tensor: Tensor) -> Tensor:
-        """Return a property, or a prediction of it, in the units of the training data; shape (batch, ...)."""
-        return self._prepared.inverse(name, tensor)
+    def raw_properties(self) -> dict[str, dict[str, Any]]:
+        """Return shape and type of each property that is a tensor, in the first sample of `main` before its transforms.
+
+        Empty if that sample cannot be made a batch, such as one whose properties only transforms make tensors.
+        """
+        key = "train" if "train" in self.keys() else self.keys()[0]  # it is no mapping
+        try:
+            sample = first_sample(self._prepared.datasets[key], seed=self.seed)
+        except DataError:
+            return {}
+        tensors = {name: value for name, value in sample.items() if isinstance(value, Tensor)}
+        return {
+            name: {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+            for name, value in tensors.items()
+        }
+
+    def over(self, key: str, samples: AnyDataset) -> DataContainer:
+        """Return a container of one data set: other samples in place of `key`, and the transforms as they are fitted.
+
+        Args:
+            key: Key of a data set of the run, whose own transforms the samples need.
+            samples: The samples, before their transforms.
+        """
+        other = copy(self)
+        other._prepared = PreparedDatasets({key: samples}, self._prepared.shared, self._prepared.own)
+        return other
+
+    def transforms(self, key: str) -> tuple[Transform, ...]:
+        """Return the transforms of a data set: its own ones, then those of all data sets."""
+        return self._prepared.transforms(key)
+
+    def inverse(self, name: str, tensor: Tensor, key: str = "train") -> Tensor:
+        """Return a property, or a prediction of it, in the units of a data set before its transforms.
+
+        Args:
+            name: The property, `pressure_target`; one that no transform changes is returned as it is.
+            tensor: Its values, of shape (batch, ...).
+            key: The data set.
+        """
+        return self._prepared.inverse(name, tensor, key)
+
+    def in_units(self, name: str, tensor: Tensor, present: Collection[str] = ()) -> Tensor:
+        """Return predictions or targets of a field, or a property, in the units of the training data.
+
+        Args:
+            name: The field, `pressure`, of which `pressure_target` is the property; or a property.
+            tensor: Its values, of shape (batch, ...).
+            present: The properties of a sample; unset: those of the training set.
+
+        Raises:
+            DataError: if there is no such property, or `name` is a field and another property as well.
+        """
+        present = present or first_sample(self.main, seed=self.seed)
+        return self.inverse(self._prepared.property_of(name, present), tensor)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the state of the transforms, fitted on the training set."""
@@ -232,6 +299,7 @@ def build_data(
     loader: LoaderTable | None = None,
     *,
     seed: int = 0,
+    samples: Mapping[str, AnyDataset] | None = None,
 ) -> DataContainer:
     """Return the data of a run.
 
@@ -240,12 +308,13 @@ def build_data(
         transforms: Configs of the transforms of every data set.
         loader: Options of the loader; None for the defaults, which load in the training process.
         seed: Seed of the run; data sets and transforms whose constructors take a keyword `seed` are given it.
+        samples: Data sets instead of those of the configs, which give the transforms alone then.
 
     Raises:
         DataError: if a data set cannot be built.
     """
     return DataContainer(
-        {key: build_dataset(config, seed=seed) for key, config in datasets.items()},
+        {key: build_dataset(config, seed=seed) for key, config in datasets.items()} if samples is None else samples,
         seed=seed,
         transforms=[build_transform(config, seed=seed) for config in transforms],
         own_transforms={

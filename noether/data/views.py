@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from noether.data.dataset import (
@@ -14,9 +15,10 @@ from noether.data.dataset import (
     GatheringDataset,
     InMemoryDataset,
     gathering,
+    in_memory,
     length_of,
 )
-from noether.data.fetch import first_sample
+from noether.data.fetch import FetchBatch, FetchSamples, collate, first_sample
 from noether.data.transforms.base import Transform
 from noether.errors import DataError
 from noether.kernel.names import did_you_mean
@@ -81,9 +83,9 @@ def subset(
     names = None if properties is None else _known(dataset, properties)
     if names is None and size == length_of(dataset):
         return dataset
-    if isinstance(dataset, InMemoryDataset):
-        kept = {name: dataset.properties[name][:size] for name in names or dataset.properties}
-        return InMemoryDataset(kept, dataset.config)
+    if (memory := in_memory(dataset)) is not None:
+        kept = {name: memory.properties[name][:size] for name in names or memory.properties}
+        return InMemoryDataset(kept, memory.config)
     if (whole := gathering(dataset)) is not None:
         return BatchSubset(dataset, whole, size, names)
     return Subset(dataset, size, names)
@@ -91,7 +93,8 @@ def subset(
 
 def _known(dataset: AnyDataset, properties: Collection[str]) -> tuple[str, ...]:
     """Return the properties in the order of the data set, so that a set of names gives one order."""
-    present = dataset.properties if isinstance(dataset, InMemoryDataset) else first_sample(dataset)
+    memory = in_memory(dataset)
+    present = first_sample(dataset) if memory is None else memory.properties
     for name in properties:
         if name not in present:
             raise DataError(
@@ -157,8 +160,8 @@ def transformed(dataset: AnyDataset, transforms: Sequence[Transform]) -> AnyData
     Deterministic batched transforms of a data set in memory are applied once, here; the rest on the way to
     the batch.
     """
-    if isinstance(dataset, InMemoryDataset) and (once := _leading_batched(transforms)):
-        dataset = InMemoryDataset(apply(transforms[:once], dict(dataset.properties)), dataset.config)
+    if (memory := in_memory(dataset)) is not None and (once := _leading_batched(transforms)):
+        dataset = InMemoryDataset(apply(transforms[:once], dict(memory.properties)), memory.config)
         transforms = transforms[once:]
     if not transforms:
         return dataset
@@ -174,6 +177,42 @@ def _leading_batched(transforms: Sequence[Transform]) -> int:
         if not (transform.batched and transform.deterministic):
             return place
     return len(transforms)
+
+
+def _require_agreement(prepared: AnyDataset, dataset: AnyDataset, transforms: Sequence[Transform]) -> None:
+    """Check on two samples that batches that are gathered hold the samples that are loaded one by one.
+
+    Raises:
+        DataError: if they do not: `__getitems__` returns others, or a transform does not treat each sample for itself.
+    """
+    whole = gathering(prepared)
+    is_deterministic = getattr(prepared, "deterministic", False)  # others are loaded sample by sample
+    if whole is None or not is_deterministic or prepared is in_memory(dataset) or not length_of(dataset):
+        return
+    indices = torch.tensor([length_of(dataset) - 1, 0])
+    gathered = FetchBatch(whole)(indices, 0)
+    try:
+        single = FetchSamples(TransformedDataset(dataset, transforms), collate)(indices, 0)
+    except (DataError, NotImplementedError):
+        return  # samples that only a batch of its own can hold, or that are there in batches alone
+    for name in dict.fromkeys([*gathered, *single]):
+        if name not in gathered or name not in single or _differ(gathered[name], single[name]):
+            raise DataError(
+                f"batches of the data set {_called(prepared)} differ from its samples: found other values of {name!r} "
+                "in the batch of the last and the first sample than in these samples alone",
+                hint="correct __getitems__, or set batched = False in a transform that computes over samples or "
+                "changes its argument in place",
+            )
+
+
+def _differ(one: Any, other: Any) -> bool:
+    try:
+        torch.testing.assert_close(one, other, check_dtype=False, equal_nan=True)
+    except AssertionError:
+        return True
+    except TypeError:  # for values that are no numbers
+        return bool(one != other)
+    return False
 
 
 class PreparedDatasets:
@@ -204,7 +243,9 @@ class PreparedDatasets:
         if key not in self._prepared:
             self._fit(self.own.get("train", ()) + self.shared)
             self._fit(self.own.get(key, ()))
-            self._prepared[key] = transformed(self.datasets[key], self.own.get(key, ()) + self.shared)
+            transforms = self.own.get(key, ()) + self.shared
+            self._prepared[key] = transformed(self.datasets[key], transforms)
+            _require_agreement(self._prepared[key], self.datasets[key], transforms)
         return self._prepared[key]
 
     def _fit(self, transforms: tuple[Transform, ...]) -> None:
@@ -220,14 +261,43 @@ class PreparedDatasets:
                 )
             transform.fit(transformed(self.datasets["train"], transforms[:place]))
 
-    def inverse(self, name: str, tensor: Tensor) -> Tensor:
-        """Return a batch of the property `name` in the units of the training data."""
-        transforms = self.own.get("train", ()) + self.shared
+    def transforms(self, key: str) -> tuple[Transform, ...]:
+        """Return the transforms of the data set `key`, in their order."""
+        return self.own.get(key, ()) + self.shared
+
+    def inverse(self, name: str, tensor: Tensor, key: str) -> Tensor:
+        """Return a batch of the property `name` in the units of the data set `key`."""
+        transforms = self.transforms(key)
         if any(transform.inverts(name) for transform in transforms):
             self._fit(transforms)
         for transform in reversed(transforms):
             tensor = transform.inverse(name, tensor)
         return tensor
+
+    def property_of(self, name: str, present: Collection[str]) -> str:
+        """Return the property of the field `name`, or the property of this name.
+
+        Args:
+            name: The field, `pressure`, or a property.
+            present: The properties of a sample.
+
+        Raises:
+            DataError: if there is none, or both are there and a transform changes one of them.
+        """
+        target = f"{name}_target"
+        if target not in present:
+            if name not in present:
+                raise DataError(
+                    f"unknown field or property: found {name!r}, expected one of "
+                    f"{', '.join(present)}.{did_you_mean(name, present)}"
+                )
+            return name
+        if name in present and any(t.inverts(name) or t.inverts(target) for t in self.transforms("train")):
+            raise DataError(
+                f"ambiguous name: found {name!r}, expected {target!r}, since {name!r} is a property of its own",
+                hint=f'write "{target}" for predictions and targets; data_container.inverse("{name}", …) is for inputs',
+            )
+        return target
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the state of all transforms, as one flat dict."""

@@ -117,6 +117,20 @@ def test_the_project_with_its_own_model_data_and_loss_learns(page, project: Path
     }  # fmt: skip
 
 
+def test_the_trained_beams_predict_the_stress_in_pascals(page, project: Path):
+    how_to = page["predict.md"]
+    how_to.write_files(project)
+    make_data, use = [block.text for block in how_to.blocks("python") if block.mark.startswith("run: ")]
+    exec(make_data, {})
+    spec = tomllib.loads((project / "beams.toml").read_text())
+    assert noether.run({**spec, "trackers": [{"kind": "noop"}]}, run_id="beams", quiet=True).error is None
+    found: dict[str, Any] = {}
+    exec(use, found)
+    assert found["stress"][:, 0] == pytest.approx([3_000 * 2500 * 3.5, 3_000 * 7000 * 5], rel=0.1)
+    assert found["one"] == pytest.approx(found["stress"][0])
+    assert len(found["errors"]) == 4
+
+
 def test_the_callback_that_logs_a_metric_logs_it(page, repository: Path, project: Path):
     how_to = page["log-a-metric.md"]
     how_to.write_files(project)

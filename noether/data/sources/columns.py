@@ -17,7 +17,9 @@ from noether.kernel.names import did_you_mean
 from noether.spec.scaffold import Property
 
 Columns = dict[str, Tensor]
-Reader = Callable[[Path, Collection[str] | None], Columns]
+Choose = Callable[[list[str]], list[str]]
+"""Function from the names that a file has to those to read."""
+Reader = Callable[[Path, Choose], Columns]
 
 
 def read_columns(path: Path, names: Collection[str] | None) -> Columns:
@@ -27,6 +29,27 @@ def read_columns(path: Path, names: Collection[str] | None) -> Columns:
         DataError: if the file is missing, of an unknown format, or damaged, lacks one of `names`, or holds values
             that are not numbers.
     """
+    return _reader(path)(path, lambda present: _checked(path, names, present))
+
+
+def column_names(path: Path) -> list[str]:
+    """Return the names of all arrays of a file, without reading their values.
+
+    Raises:
+        DataError: if the file is missing, of an unknown format, or damaged.
+    """
+    found: list[str] = []
+
+    def none_of(present: list[str]) -> list[str]:
+        found.extend(present)
+        return []
+
+    _reader(path)(path, none_of)
+    return found
+
+
+def _reader(path: Path) -> Reader:
+    """Return the reader of a file that exists."""
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(
@@ -37,21 +60,21 @@ def read_columns(path: Path, names: Collection[str] | None) -> Columns:
         near = sorted(other.name for other in path.parent.glob(f"*{path.suffix}")) if path.parent.is_dir() else []
         beside = f"; its folder has {', '.join(near[:10])}" if near else ""
         raise DataError(f"{path} {found}{beside}", hint="paths in a spec are relative to the spec's own folder")
-    return reader(path, names)
+    return reader
 
 
-def _read_npz(path: Path, names: Collection[str] | None) -> Columns:
+def _read_npz(path: Path, choose: Choose) -> Columns:
     try:
         with path.open("rb") as stream:
             archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path}: wrong content: found a single array without a name, expected an .npz archive")
-            return {name: _from_numpy(path, name, archive[name]) for name in _checked(path, names, archive.files)}
+            return {name: _from_numpy(path, name, archive[name]) for name in choose(archive.files)}
     except (OSError, ValueError, EOFError, MemoryError, RecursionError, zipfile.BadZipFile) as error:
         raise _unreadable(path, error) from error
 
 
-def _read_safetensors(path: Path, names: Collection[str] | None) -> Columns:
+def _read_safetensors(path: Path, choose: Choose) -> Columns:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -59,12 +82,12 @@ def _read_safetensors(path: Path, names: Collection[str] | None) -> Columns:
             length = header_length(stream.read(LENGTH), path.stat().st_size)
             require_plausible(stream.read(length))
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in _checked(path, names, list(file.keys()))}
+            return {name: file.get_tensor(name) for name in choose(list(file.keys()))}
     except (OSError, ValueError, SafetensorError) as error:
         raise _unreadable(path, error) from error
 
 
-def _read_parquet(path: Path, names: Collection[str] | None) -> Columns:
+def _read_parquet(path: Path, choose: Choose) -> Columns:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -72,22 +95,44 @@ def _read_parquet(path: Path, names: Collection[str] | None) -> Columns:
         raise DataError(f"{path}: reading parquet needs pyarrow", hint="pip install pyarrow") from error
     try:
         with parquet.ParquetFile(path) as file:
-            present = _checked(path, names, file.schema_arrow.names)
-            table = file.read(columns=present)
+            table = file.read(columns=choose(file.schema_arrow.names))
     except (OSError, pyarrow.ArrowException) as error:
         raise _unreadable(path, error) from error
-    for name in present:
+    return _of_table(path, table)
+
+
+def _read_csv(path: Path, choose: Choose) -> Columns:
+    try:
+        import pyarrow
+        from pyarrow import csv
+    except ImportError as error:
+        raise DataError(f"{path}: reading csv needs pyarrow", hint="pip install pyarrow") from error
+    try:
+        with csv.open_csv(path) as file:
+            present = choose(file.schema.names)
+        if not present:
+            return {}
+        table = csv.read_csv(path, convert_options=csv.ConvertOptions(include_columns=present))
+    except (OSError, pyarrow.ArrowException) as error:
+        raise _unreadable(path, error) from error
+    return _of_table(path, table)
+
+
+def _of_table(path: Path, table: Any) -> Columns:
+    """Return the columns of an Arrow table."""
+    for name in table.column_names:
         if table[name].null_count:
             raise DataError(
                 f"{path}: missing values in {name!r}: found {table[name].null_count} nulls in {len(table)} rows"
             )
-    return {name: _from_numpy(path, name, table[name].to_numpy()) for name in present}
+    return {name: _from_numpy(path, name, table[name].to_numpy()) for name in table.column_names}
 
 
 _READERS: dict[str, Reader] = {
     ".npz": _read_npz,
     ".safetensors": _read_safetensors,
     ".parquet": _read_parquet,
+    ".csv": _read_csv,
 }
 
 

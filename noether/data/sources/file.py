@@ -1,4 +1,4 @@
-"""file: samples from an .npz, .safetensors or .parquet file."""
+"""file: samples from an .npz, .safetensors, .parquet or .csv file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class FileConfig(DatasetBaseConfig):
 
     path_fields: ClassVar[tuple[str, ...]] = ("path",)
 
-    path: str = Field(examples=["data/wing.npz"], description="The file: .npz, .safetensors or .parquet.")
+    path: str = Field(examples=["data/wing.npz"], description="The file: .npz, .safetensors, .parquet or .csv.")
     properties: dict[str, str | list[str]] | None = Field(
         None,
         examples=[{"points": ["x", "y", "z"], "pressure_target": "p"}],

@@ -212,8 +212,8 @@ class OfflineMetricsCallback(PeriodicDataIteratorCallback):
                 f"{_names(batch)}, expected output '{field}' and property '{target_name}'",
                 hint="list fields that the model returns under `metrics`",
             )
-        prediction = self.data_container.inverse(target_name, outputs[field].float())
-        target = self.data_container.inverse(target_name, batch[target_name])
+        prediction = self.in_units(target_name, outputs[field].float())
+        target = self.in_units(target_name, batch[target_name])
         valid = self._valid(target, batch)
         kept = valid
         if "accuracy" in names and self.trainer.ignore_index is not None:

@@ -82,7 +82,7 @@ def of_files(folder: Path) -> dict[str, Any]:
         return FileDataset(FileConfig(kind="file", path=path, properties=properties))
 
     return {
-        "an unknown format": lambda: read_columns(folder / "train.csv", None),
+        "an unknown format": lambda: read_columns(folder / "train.txt", None),
         "a missing file": lambda: read_columns(folder / "trian.npz", None),
         "a folder": lambda: read_columns(made(folder / "data.npz"), None),
         "a single array": lambda: read_columns(folder / "one.npz", None),

@@ -69,7 +69,7 @@ class OnlineLossCallback(PeriodicCallback):
             (losses, self.trainer.loss_weights),
             accumulation_steps=accumulation_steps,
             accumulation_step=accumulation_step,
-            applied=self.trainer.applied,
+            applied=self.trainer.verdict,
         )
         if self._steps.held >= HOLD:
             self._fold()

@@ -1,4 +1,4 @@
-"""Samples from files of three formats, and errors about unusable files."""
+"""Samples from files of four formats, and errors about unusable files."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from pyarrow import parquet
+from pyarrow import csv, parquet
 from safetensors.torch import save_file
 
 from noether.data.sources.file import FileConfig, FileDataset
@@ -17,7 +17,7 @@ V = np.linspace(5, 6, 10).astype(np.float32)
 LABEL = np.arange(10, dtype=np.int32)
 
 
-@pytest.fixture(params=["npz", "safetensors", "parquet"])
+@pytest.fixture(params=["npz", "safetensors", "parquet", "csv"])
 def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     columns = {"u": U, "v": V, "label": LABEL}
     file = tmp_path / f"data.{request.param}"
@@ -25,8 +25,10 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         np.savez(file, **columns)
     elif request.param == "safetensors":
         save_file({name: torch.from_numpy(column) for name, column in columns.items()}, file)
-    else:
+    elif request.param == "parquet":
         parquet.write_table(pa.table(columns), file)
+    else:
+        csv.write_csv(pa.table(columns), file)
     return file
 
 
@@ -96,8 +98,8 @@ def test_a_missing_file_is_an_error_that_shows_what_is_there(path: Path) -> None
 
 def test_an_unknown_format_is_an_error_that_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        read(tmp_path / "data.csv")
-    assert ".npz, .safetensors, .parquet" in str(caught.value)
+        read(tmp_path / "data.txt")
+    assert ".npz, .safetensors, .parquet, .csv" in str(caught.value)
 
 
 def test_arrays_of_different_length_are_listed(tmp_path: Path) -> None:
