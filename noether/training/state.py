@@ -28,9 +28,10 @@ from noether.kernel.progress import TrainingIteration, UpdateCounter
 from noether.metrics.log import LogWriter
 from noether.training.accumulation import Weights
 from noether.training.nonfinite import FiniteGuard
+from noether.training.precision import Precision
 from noether.training.signals import StopSignals
 from noether.training.trainers.config import BaseTrainerConfig
-from noether.training.update import Precision, Update
+from noether.training.update import Update
 
 SIZES = ("effective_batch_size", "updates_per_epoch")
 """Sizes that give the counts of a run their meaning; a state holds both beside the counts."""

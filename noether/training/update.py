@@ -1,10 +1,9 @@
-"""Update: all accumulation steps of one update and its optimizer step; and the precision that it works with."""
+"""Update: all accumulation steps of one update and its optimizer step."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from time import perf_counter
 from typing import Any, TypeAlias
@@ -16,63 +15,14 @@ from noether.core.models.agreement import require_agreement
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import buffer_slots, require_no_new_buffers
 from noether.data.samplers.tagged import TRAINING, TaggedBatch
-from noether.errors import SpecError
 from noether.kernel.progress import Stopwatch
 from noether.optim.kernels import require_scalable
 from noether.optim.model_optimizer import ModelOptimizer
 from noether.training.accumulation import Accumulation, Weights, shown, weights_of
 from noether.training.buffers import KeptBuffers
 from noether.training.nonfinite import FiniteGuard, step_masked
+from noether.training.precision import Precision
 from noether.training.trainers.types import TrainerResult, as_loss, check_graph, detached
-
-_DTYPES = {
-    "float32": None,
-    "fp32": None,
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-    "float16": torch.float16,
-    "fp16": torch.float16,
-}
-
-
-class Precision:
-    """Autocast and gradient scaler for a device and a number format; float32 needs neither.
-
-    Args:
-        name: As in the spec: `fp32`, `bf16`, `fp16` or their long forms.
-        device: Device of the forward pass.
-
-    Raises:
-        SpecError: if the device does not support the format.
-    """
-
-    def __init__(self, name: str, device: torch.device) -> None:
-        self.name = name
-        self.device_type = device.type
-        self.dtype = _DTYPES[name]
-        if self.dtype is not None and not _supported(self.dtype, device):
-            raise SpecError(
-                f"unsupported precision: found {name!r}, expected one that {device} supports",
-                hint='set precision = "fp32", or use another device',
-            )
-        self.scaler = torch.amp.GradScaler(device.type) if self.dtype is torch.float16 else None
-
-    def forget(self) -> None:
-        """Forget which optimizers of an unfinished update have unscaled gradients; the scale stays."""
-        if self.scaler is not None:
-            state, self.scaler = self.scaler.state_dict(), torch.amp.GradScaler(self.device_type)
-            self.scaler.load_state_dict(state)
-
-    def autocast(self) -> AbstractContextManager[None]:
-        """Return a context in which the forward pass runs in this format."""
-        return nullcontext() if self.dtype is None else torch.autocast(self.device_type, dtype=self.dtype)
-
-
-def _supported(dtype: torch.dtype, device: torch.device) -> bool:
-    if not torch.amp.is_autocast_available(device.type):
-        return False
-    return not (device.type == "cuda" and dtype is torch.bfloat16 and not torch.cuda.is_bf16_supported())
-
 
 # torch.set_grad_enabled is a context manager that also works as a call, at four times the price of what it calls.
 _set_grad_enabled = torch._C._set_grad_enabled
@@ -270,15 +220,12 @@ class Update:
                 scaled.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 share = total.detach()
             else:
-                if self._accumulation is None:
+                if not self._is_weighing or self._accumulation is None:
                     self._accumulation = Accumulation(self._parameters)
                 self._is_weighing = accumulation_step < accumulation_steps_total - 1
+                scale = (lambda loss: loss) if scaler is None else scaler.scale
                 share = self._accumulation.backward(
-                    result,
-                    accumulation_steps_total,
-                    accumulation_step,
-                    (lambda loss: loss) if scaler is None else scaler.scale,
-                    retain_graph=retain_graph,
+                    result, accumulation_steps_total, accumulation_step, scale, retain_graph=retain_graph
                 )
         except (AttributeError, RuntimeError):
             if "result" in locals():
@@ -298,10 +245,9 @@ class Update:
                 if type(part) is not Tensor:
                     part = as_loss(name, part, total.device)
                 losses[name] = losses["total"] if part is total else part.detach()
-        self.loss_weights = None
+        self.loss_weights = None if count is None else weights_of(result, 1.0)
         if count is not None:
             losses = shown(losses, result, accumulation_steps_total)
-            self.loss_weights = weights_of(result, 1.0)
         outputs = result.additional_outputs
         if outputs:
             outputs = detached(outputs)

@@ -39,13 +39,14 @@ from noether.training.default_callbacks import ChoosesCallbacks
 from noether.training.nonfinite import finite_guard
 from noether.training.optimizers import TrainsParameters
 from noether.training.parallel import Parallel, parallel_of
+from noether.training.precision import Precision
 from noether.training.rounds import compile_run_hooks
 from noether.training.signals import StopSignals
 from noether.training.state import ReadsState, RunParts, RunState, starting_counter
 from noether.training.trainers.config import BaseTrainerConfig, cut_update
 from noether.training.trainers.outputs import by_field, missing_property
 from noether.training.trainers.types import MASK, LossFacts, LossResult, TrainerResult
-from noether.training.update import Precision, Update, step_of
+from noether.training.update import Update, step_of
 
 
 class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParameters, LossFacts, ABC):
