@@ -151,6 +151,10 @@ _GIVEN_BY_THE_RUN = {"self", "params", "device", "dtype", "input", "target"}
 """Parameters that the run fills in: parameters to optimise, a model's device, a loss's operands."""
 
 
+_OPERANDS = {"collator": 1}
+"""Leading parameters that the run passes, by role, whatever their names are."""
+
+
 class SignatureConfig(_RegistryBase):
     """Base of the derived configs; separates the arguments of the foreign constructor from other fields."""
 
@@ -181,7 +185,7 @@ def config_from_signature(target: Callable[..., Any], base: type[_RegistryBase])
     """
     fields: dict[str, Any] = {}
     left_to_the_class = set()
-    for parameter, scope in _parameters(target):
+    for parameter, scope in _parameters(target, _OPERANDS.get(base.role, 0)):
         if parameter.name in fields or parameter.name in _GIVEN_BY_THE_RUN or parameter.name.startswith("_"):
             continue
         try:
@@ -208,10 +212,10 @@ def _new_class(name: str, bases: Any, fields: dict[str, Any]) -> type[SignatureC
     return created
 
 
-def _parameters(target: Callable[..., Any]) -> Iterator[tuple[inspect.Parameter, Callable[..., Any]]]:
-    """Yield the parameters that a keyword reaches, each with the function that it belongs to."""
+def _parameters(target: Callable[..., Any], operands: int) -> Iterator[tuple[inspect.Parameter, Callable[..., Any]]]:
+    """Yield the parameters that a keyword reaches, without the operands, each with the function that it belongs to."""
     for constructor in constructors(target):
-        for parameter in parameters(constructor):
+        for parameter in parameters(constructor)[operands:]:
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 yield parameter, constructor
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from functools import partial
+from itertools import islice
+from types import CellType, FunctionType, MethodType, ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -101,15 +105,79 @@ def epoch_key(seed: int, epoch: int) -> int:
     return mix(mix(seed, _SAMPLES), epoch)
 
 
-def seed_sample(seed: int) -> None:
+def seed_sample(seed: int, private: Sequence[Any] = ()) -> None:
     """Put the generators of Python, numpy and torch (on the CPU) at the start of a sample's stream.
 
     `torch.manual_seed` would also reseed the accelerators, which draw for training, and takes 100 times as
     long.
+
+    Args:
+        seed: Seed of the sample.
+        private: Generators of the data set's own, as `private_generators` finds them; each gets a stream of its own.
     """
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
     torch.default_generator.manual_seed(seed)
+    for place, generator in enumerate(private):
+        own = mix(seed, place)
+        if isinstance(generator, np.random.Generator):
+            bits = generator.bit_generator
+            bits.state = type(bits)(own).state
+        elif isinstance(generator, torch.Generator):
+            generator.manual_seed(own)
+        else:
+            generator.seed(own if isinstance(generator, random.Random) else own & 0xFFFFFFFF)
+
+
+_PRIVATE = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
+_NOT_SEARCHED = (type, ModuleType, torch.Tensor, np.ndarray, str, bytes, int, float)
+_MOST_OBJECTS = 10_000  # bounds the search in a data set that holds its samples as Python objects
+
+
+def private_generators(holder: object) -> list[Any]:
+    """Return the random generators that an object holds: in attributes, containers and closures, or in its module.
+
+    Copies of a generator in several workers would draw the same numbers for different samples.
+    """
+    found: list[Any] = []
+    seen: set[int] = set()
+    waiting = [holder]
+    while waiting and len(seen) < _MOST_OBJECTS:
+        value = waiting.pop()
+        if id(value) in seen or isinstance(value, _NOT_SEARCHED):
+            continue
+        seen.add(id(value))
+        if isinstance(value, _PRIVATE):
+            found.append(value)
+        else:
+            waiting += _parts(value)
+    return found
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return list(islice(value.values(), _MOST_OBJECTS))
+    if isinstance(value, list | tuple):
+        return list(value[:_MOST_OBJECTS])
+    if isinstance(value, partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, MethodType):
+        return [value.__self__, value.__func__]
+    if isinstance(value, FunctionType):
+        return [*map(_content, value.__closure__ or ()), *_of_module(value.__globals__)]
+    parts = list(getattr(value, "__dict__", {}).values())
+    return parts + _of_module(vars(sys.modules.get(type(value).__module__, object)))
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it is empty
+        return None
+
+
+def _of_module(names: Mapping[str, Any]) -> list[Any]:
+    return [value for value in names.values() if isinstance(value, _PRIVATE)]
 
 
 @contextmanager

@@ -10,19 +10,21 @@ from torch import Tensor
 from noether.data.dataset import (
     AnyDataset,
     Batch,
-    Dataset,
     GatheringDataset,
     InMemoryDataset,
+    View,
+    called,
     gathering,
     length_of,
 )
 from noether.data.fetch import first_sample
+from noether.data.rounding import exact_ones, require_kept, single
 from noether.data.transforms.base import Transform
 from noether.errors import DataError
 from noether.kernel.names import did_you_mean
 
 
-class Subset(Dataset):
+class Subset(View):
     """The first samples of a data set, with some of its properties.
 
     Args:
@@ -32,8 +34,7 @@ class Subset(Dataset):
     """
 
     def __init__(self, dataset: AnyDataset, size: int, names: tuple[str, ...] | None) -> None:
-        super().__init__(getattr(dataset, "config", None))
-        self.dataset = dataset
+        super().__init__(dataset)
         self.size = size
         self.names = names
         self.deterministic = bool(getattr(dataset, "deterministic", False))
@@ -52,7 +53,7 @@ class Subset(Dataset):
         except KeyError:
             lacking = next(name for name in self.names if name not in sample)
             raise DataError(
-                f"missing property in a sample of the data set {_called(self.dataset)}: found "
+                f"missing property in a sample of the data set {called(self.dataset)!r}: found "
                 f"{', '.join(sample) or 'none'}, expected {lacking!r}"
             ) from None
 
@@ -95,21 +96,13 @@ def _known(dataset: AnyDataset, properties: Collection[str]) -> tuple[str, ...]:
     for name in properties:
         if name not in present:
             raise DataError(
-                f"unknown property of the data set {_called(dataset)}: found {name!r}, expected one of "
+                f"unknown property of the data set {called(dataset)!r}: found {name!r}, expected one of "
                 f"{', '.join(present)}.{did_you_mean(name, present)}"
             )
     return tuple(name for name in present if name in properties)
 
 
-def _called(dataset: AnyDataset) -> str:
-    """Return the name of a data set in messages: its kind, or its class without a config."""
-    while isinstance(dataset, TransformedDataset):
-        dataset = dataset.dataset
-    config = getattr(dataset, "config", None)
-    return repr(getattr(config, "kind", "") or type(dataset).__name__)
-
-
-class TransformedDataset(Dataset):
+class TransformedDataset(View):
     """Applies transforms to each sample, one after the other.
 
     Args:
@@ -118,8 +111,7 @@ class TransformedDataset(Dataset):
     """
 
     def __init__(self, dataset: AnyDataset, transforms: Sequence[Transform]) -> None:
-        super().__init__(getattr(dataset, "config", None))
-        self.dataset = dataset
+        super().__init__(dataset)
         self.transforms = tuple(transforms)
         self.deterministic = bool(getattr(dataset, "deterministic", False)) and all(
             transform.deterministic for transform in transforms
@@ -157,15 +149,28 @@ def transformed(dataset: AnyDataset, transforms: Sequence[Transform]) -> AnyData
     Deterministic batched transforms of a data set in memory are applied once, here; the rest on the way to
     the batch.
     """
-    if isinstance(dataset, InMemoryDataset) and (once := _leading_batched(transforms)):
-        dataset = InMemoryDataset(apply(transforms[:once], dict(dataset.properties)), dataset.config)
-        transforms = transforms[once:]
+    if isinstance(dataset, InMemoryDataset):
+        for transform in transforms[: _leading_batched(transforms)]:
+            dataset = _transformed_once(dataset, transform)
+        transforms = transforms[_leading_batched(transforms) :]
     if not transforms:
         return dataset
+    dataset = require_kept(dataset) if isinstance(dataset, InMemoryDataset) else dataset
     whole = gathering(dataset)
     if whole is not None and _leading_batched(transforms) == len(transforms):
         return BatchTransformedDataset(dataset, whole, transforms)
     return TransformedDataset(dataset, transforms)
+
+
+def _transformed_once(dataset: InMemoryDataset, transform: Transform) -> InMemoryDataset:
+    """Apply a transform to all samples, to the exact numbers of a file if it takes them."""
+    if not (dataset.exact and transform.takes_exact):
+        return InMemoryDataset(transform(dict(require_kept(dataset).properties)), dataset.config)
+    result = transform(dataset.properties | dataset.exact)
+    exact = {name: result[name] for name in dataset.exact if name in result}
+    made = InMemoryDataset(result | {name: single(values) for name, values in exact.items()}, dataset.config)
+    made.exact = exact_ones(exact, made.properties)
+    return made
 
 
 def _leading_batched(transforms: Sequence[Transform]) -> int:
@@ -204,7 +209,8 @@ class PreparedDatasets:
         if key not in self._prepared:
             self._fit(self.own.get("train", ()) + self.shared)
             self._fit(self.own.get(key, ()))
-            self._prepared[key] = transformed(self.datasets[key], self.own.get(key, ()) + self.shared)
+            whole = transformed(self.datasets[key], self.own.get(key, ()) + self.shared)
+            self._prepared[key] = require_kept(whole) if isinstance(whole, InMemoryDataset) else whole
         return self._prepared[key]
 
     def _fit(self, transforms: tuple[Transform, ...]) -> None:
@@ -218,7 +224,10 @@ class PreparedDatasets:
                     f"{', '.join(self.datasets)}, expected train",
                     hint="add [datasets.train], or load the state of a run that had one",
                 )
-            transform.fit(transformed(self.datasets["train"], transforms[:place]))
+            samples = transformed(self.datasets["train"], transforms[:place])
+            transform.fit(
+                samples.in_full() if transform.takes_exact and isinstance(samples, InMemoryDataset) else samples
+            )
 
     def inverse(self, name: str, tensor: Tensor) -> Tensor:
         """Return a batch of the property `name` in the units of the training data."""

@@ -16,6 +16,7 @@ from noether.core.callbacks.base import CallbackBase, CallBackBaseConfig
 from noether.core.callbacks.evaluation import DatasetPass
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
+from noether.data.batches import properties_of
 from noether.data.container import DataContainer
 from noether.data.dataset import length_of
 from noether.data.samplers.tagged import SamplerIntervalConfig
@@ -230,6 +231,7 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
         self.max_size = callback_config.max_size
         self.total_data_time = 0.0
         self._sampler_config: SamplerIntervalConfig | None = None
+        self._pass: DatasetPass | None = None
 
     @classmethod
     def acts_at_the_end(cls) -> bool:
@@ -279,6 +281,16 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
         """Key of the data set in metric keys."""
         return self.dataset_key or self.data_container.keys()[0]
 
+    def samples_of(self, batch: Any) -> int:
+        """Return the number of samples of a batch: in a pass what the stream loaded, whatever a collator made of it.
+
+        Args:
+            batch: The batch, for a call outside of a pass; its first property has an entry a sample.
+        """
+        if self._pass is not None:
+            return self._pass.samples
+        return next((len(value) for value in properties_of(batch).values() if hasattr(value, "__len__")), 1)
+
     @abstractmethod
     def process_data(self, batch: dict[str, Tensor], *, trainer_model: torch.nn.Module) -> Any:
         """Return the result for one batch, which is on the device of the run."""
@@ -300,14 +312,17 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
         **_: Any,
     ) -> None:
         """Iterate over the data set and pass the results to `process_results`."""
-        dataset_pass = DatasetPass(
+        dataset_pass = self._pass = DatasetPass(
             self.sampler_config,
             batch_size=batch_size,
             before_batch=self.trainer.raise_if_stopped,
             name=self.id,
         )
-        with self.trainer.autocast():
-            results = dataset_pass.collect(data_iter, trainer_model, self._process_on_device)
+        try:
+            with self.trainer.autocast():
+                results = dataset_pass.collect(data_iter, trainer_model, self._process_on_device)
+        finally:
+            self._pass = None
         self.total_data_time += dataset_pass.data_time
         self.process_results(results, interval_type=interval_type, update_counter=update_counter)
 

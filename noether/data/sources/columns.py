@@ -17,7 +17,9 @@ from noether.kernel.names import did_you_mean
 from noether.spec.scaffold import Property
 
 Columns = dict[str, Tensor]
-Reader = Callable[[Path, Collection[str] | None], Columns]
+Choose = Callable[[list[str]], list[str]]
+"""Function from the names that a file has to those to read."""
+Reader = Callable[[Path, Choose], Columns]
 
 
 def read_columns(path: Path, names: Collection[str] | None) -> Columns:
@@ -27,6 +29,27 @@ def read_columns(path: Path, names: Collection[str] | None) -> Columns:
         DataError: if the file is missing, of an unknown format, or damaged, lacks one of `names`, or holds values
             that are not numbers.
     """
+    return _reader(path)(path, lambda present: _checked(path, names, present))
+
+
+def column_names(path: Path) -> list[str]:
+    """Return the names of all arrays of a file, without reading their values.
+
+    Raises:
+        DataError: if the file is missing, of an unknown format, or damaged.
+    """
+    found: list[str] = []
+
+    def none_of(present: list[str]) -> list[str]:
+        found.extend(present)
+        return []
+
+    _reader(path)(path, none_of)
+    return found
+
+
+def _reader(path: Path) -> Reader:
+    """Return the reader of a file that exists."""
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(
@@ -37,21 +60,32 @@ def read_columns(path: Path, names: Collection[str] | None) -> Columns:
         near = sorted(other.name for other in path.parent.glob(f"*{path.suffix}")) if path.parent.is_dir() else []
         beside = f"; its folder has {', '.join(near[:10])}" if near else ""
         raise DataError(f"{path} {found}{beside}", hint="paths in a spec are relative to the spec's own folder")
-    return reader(path, names)
+    return reader
 
 
-def _read_npz(path: Path, names: Collection[str] | None) -> Columns:
+def _read_npz(path: Path, choose: Choose) -> Columns:
     try:
         with path.open("rb") as stream:
             archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path}: wrong content: found a single array without a name, expected an .npz archive")
-            return {name: _from_numpy(path, name, archive[name]) for name in _checked(path, names, archive.files)}
+            return {name: _from_numpy(path, name, _member(path, name, archive)) for name in choose(archive.files)}
+    except DataError:
+        raise
     except (OSError, ValueError, EOFError, MemoryError, RecursionError, zipfile.BadZipFile) as error:
         raise _unreadable(path, error) from error
 
 
-def _read_safetensors(path: Path, names: Collection[str] | None) -> Columns:
+def _member(path: Path, name: str, archive: Any) -> Any:
+    try:
+        return archive[name]
+    except ValueError as error:
+        if "Object arrays" in str(error):
+            raise _wrong_type(path, name, "Python objects") from error
+        raise
+
+
+def _read_safetensors(path: Path, choose: Choose) -> Columns:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -59,12 +93,12 @@ def _read_safetensors(path: Path, names: Collection[str] | None) -> Columns:
             length = header_length(stream.read(LENGTH), path.stat().st_size)
             require_plausible(stream.read(length))
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in _checked(path, names, list(file.keys()))}
+            return {name: _from_torch(path, name, file.get_tensor(name)) for name in choose(list(file.keys()))}
     except (OSError, ValueError, SafetensorError) as error:
         raise _unreadable(path, error) from error
 
 
-def _read_parquet(path: Path, names: Collection[str] | None) -> Columns:
+def _read_parquet(path: Path, choose: Choose) -> Columns:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -72,22 +106,46 @@ def _read_parquet(path: Path, names: Collection[str] | None) -> Columns:
         raise DataError(f"{path}: reading parquet needs pyarrow", hint="pip install pyarrow") from error
     try:
         with parquet.ParquetFile(path) as file:
-            present = _checked(path, names, file.schema_arrow.names)
-            table = file.read(columns=present)
+            table = file.read(columns=choose(file.schema_arrow.names))
     except (OSError, pyarrow.ArrowException) as error:
         raise _unreadable(path, error) from error
-    for name in present:
-        if table[name].null_count:
-            raise DataError(
-                f"{path}: missing values in {name!r}: found {table[name].null_count} nulls in {len(table)} rows"
-            )
-    return {name: _from_numpy(path, name, table[name].to_numpy()) for name in present}
+    return _of_table(path, table)
+
+
+def _read_csv(path: Path, choose: Choose) -> Columns:
+    try:
+        import pyarrow
+        from pyarrow import csv
+    except ImportError as error:
+        raise DataError(f"{path}: reading csv needs pyarrow", hint="pip install pyarrow") from error
+    try:
+        with csv.open_csv(path) as file:
+            present = choose(file.schema.names)
+        if not present:
+            return {}
+        table = csv.read_csv(path, convert_options=csv.ConvertOptions(include_columns=present))
+    except (OSError, pyarrow.ArrowException) as error:
+        raise _unreadable(path, error) from error
+    return _of_table(path, table)
+
+
+def _of_table(path: Path, table: Any) -> Columns:
+    """Return the columns of an Arrow table."""
+    from pyarrow import types
+
+    for field in table.schema:
+        if nulls := table[field.name].null_count:
+            raise DataError(f"{path}: missing values in {field.name!r}: found {nulls} nulls in {len(table)} rows")
+        if not (types.is_integer(field.type) or types.is_floating(field.type) or types.is_boolean(field.type)):
+            raise _wrong_type(path, field.name, str(field.type))
+    return {name: _from_numpy(path, name, table[name].to_numpy()) for name in table.column_names}
 
 
 _READERS: dict[str, Reader] = {
     ".npz": _read_npz,
     ".safetensors": _read_safetensors,
     ".parquet": _read_parquet,
+    ".csv": _read_csv,
 }
 
 
@@ -97,18 +155,52 @@ def _checked(path: Path, names: Collection[str] | None, present: list[str]) -> l
         if name not in present:
             guess = did_you_mean(name, present)
             raise DataError(f"{path}: unknown array: found {name!r}, expected one of {', '.join(present)}.{guess}")
-    return list(present if names is None else names)
+    chosen = list(present if names is None else names)
+    for name in chosen:
+        if (times := present.count(name)) > 1:
+            raise DataError(f"{path}: doubled column: found {name!r} {times} times, expected different names")
+        if not name or not name.isprintable():
+            raise DataError(f"{path}: wrong name of a column: found {name!r}, expected printable text")
+    return chosen
 
 
 def _from_numpy(path: Path, name: str, array: np.ndarray[Any, Any] | bytes) -> Tensor:
     if isinstance(array, bytes):
         raise DataError(f"{path}: wrong content of {name!r}: found bytes, expected an array")
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise _wrong_type(path, name, str(array.dtype))
     if array.dtype.kind == "u":
+        if array.size and int(array.max()) > _LARGEST:
+            raise _too_large(path, name, str(array.dtype), int(array.max()))
         array = array.astype(np.int64)  # torch knows no arithmetic for most unsigned types
-    if array.dtype.kind not in "bif" or array.dtype.itemsize > 8:
-        raise DataError(f"{path}: wrong type of {name!r}: found {array.dtype}, expected booleans, integers or floats")
     native = np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
     return torch.from_numpy(native if native.flags.writeable else native.copy())
+
+
+def _from_torch(path: Path, name: str, tensor: Tensor) -> Tensor:
+    if tensor.dtype in _UNSIGNED:
+        return _from_numpy(path, name, tensor.numpy())
+    if tensor.is_complex():
+        raise _wrong_type(path, name, str(tensor.dtype).removeprefix("torch."))
+    return tensor
+
+
+_LARGEST = 2**63 - 1
+_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
+
+
+def _wrong_type(path: Path, name: str, found: str) -> DataError:
+    return DataError(
+        f"{path}: wrong type of {name!r}: found {found}, expected booleans, integers or floats of at most 64 bits",
+        hint="choose other arrays with `properties`, or write this one as an array of numbers of one shape a sample",
+    )
+
+
+def _too_large(path: Path, name: str, found: str, largest: int) -> DataError:
+    return DataError(
+        f"{path}: integers of {name!r} are too large: found {found} up to {largest}, expected at most {_LARGEST}",
+        hint="write them as float64, or subtract an offset",
+    )
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:

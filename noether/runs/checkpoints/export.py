@@ -16,9 +16,8 @@ from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.state import CALLBACKS, callback_file
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import load_weights
+from noether.data.batches import selected
 from noether.data.container import DataContainer
-from noether.data.fetch import fetch_of
-from noether.data.randomness import EVALUATION_EPOCH
 from noether.errors import CheckpointError, TrainingError, UsageError
 from noether.runs.prepare import preparation
 from noether.runs.saved_spec import load_saved_spec
@@ -166,8 +165,7 @@ def exported_program(
 
 def _inputs(spec: RunSpec, data: DataContainer) -> tuple[Tensor, ...]:
     """Return the forward properties of the first samples, shape `(batch, ...)`, transformed as in training."""
-    batch = fetch_of(data.main, spec.seed)(torch.arange(_CHECKED), EVALUATION_EPOCH)
-    return tuple(batch[name] for name in spec.trainer.forward_properties or [])
+    return tuple(selected(data.first_batch(_CHECKED), spec.trainer.forward_properties or []).values())
 
 
 def _export(called: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:

@@ -52,7 +52,7 @@ class OfflineLossCallback(PeriodicDataIteratorCallback):
 
     def process_data(self, batch: dict[str, Tensor], *, trainer_model: torch.nn.Module) -> dict[str, Any]:
         """Return each loss of a batch times its samples, and the number of samples."""
-        samples = len(next(iter(batch.values())))
+        samples = self.samples_of(batch)
         result = self.trainer.train_step(batch, trainer_model)
         key = self.data_name
         values = {f"loss/{key}/{name}": loss for name, loss in (result.losses_to_log or {}).items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, cast
 
@@ -21,11 +21,11 @@ from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.callbacks.tree import compile_hooks, participants_of
 from noether.core.initializers.base import CalledOnce, InitializerBase
 from noether.core.models.base import ModelBase
+from noether.data.batches import moved, properties_of, selected
 from noether.data.container import DataContainer
 from noether.data.dataset import length_of
 from noether.data.loader import TrainingLoader
 from noether.data.randomness import preserved_rng
-from noether.errors import TrainingError
 from noether.kernel.dispatch import Dispatch
 from noether.kernel.participant import Participant
 from noether.kernel.progress import Stopwatch
@@ -190,17 +190,16 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         Raises:
             TrainingError: if the batch lacks a property.
         """
+        forward, targets = {}, {}
         try:
-            forward, targets = {}, {}
             for name in self.forward_properties:
                 forward[name] = batch[name]
             for name in self.target_properties:
                 targets[name] = batch[name]
-        except KeyError as error:
-            raise TrainingError(
-                f"missing property in a batch: found {', '.join(batch)}, expected {error}",
-                hint="list properties of the data set in forward_properties and target_properties",
-            ) from error
+        except (KeyError, TypeError):  # a batch that lacks one, or is an object with attributes
+            found = selected(batch, self.batch_keys)
+            forward = {name: found[name] for name in self.forward_properties}
+            targets = {name: found[name] for name in self.target_properties}
         return TrainerResult.of(self.loss_compute(model(**forward), targets))
 
     def forward(self, batch: dict[str, Tensor], model: nn.Module) -> Any:
@@ -209,13 +208,7 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         Raises:
             TrainingError: if the batch lacks a forward property.
         """
-        missing = [name for name in self.forward_properties if name not in batch]
-        if missing:
-            raise TrainingError(
-                f"missing properties in a batch: found {', '.join(batch)}, expected {', '.join(map(repr, missing))}",
-                hint="list properties of the data set in forward_properties",
-            )
-        return model(**{name: batch[name] for name in self.forward_properties})
+        return model(**selected(batch, self.forward_properties))
 
     def update(
         self,
@@ -248,17 +241,14 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         """Return a context with the precision of training."""
         return self.precision.autocast()
 
-    def to_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Move the tensors of a batch to the device of the run."""
-        return {
-            name: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
-            for name, value in batch.items()
-        }
+    def to_device(self, batch: Any) -> Any:
+        """Return a batch with its tensors on the device of the run; a batch may be an object with a method `to`."""
+        return moved(batch, self.device)
 
     @staticmethod
-    def drop_metadata(data: Mapping[str, Any]) -> dict[str, Tensor]:
+    def drop_metadata(data: Any) -> dict[str, Tensor]:
         """Return the tensors of a batch, without the values that identify its samples."""
-        return {name: value for name, value in data.items() if isinstance(value, Tensor)}
+        return {name: value for name, value in properties_of(data).items() if isinstance(value, Tensor)}
 
     # The life of a run
 

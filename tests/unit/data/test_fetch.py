@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from noether.data.collators import stack
 from noether.data.dataset import Dataset, InMemoryDataset
-from noether.data.fetch import collate, fetch_of
+from noether.data.fetch import fetch_of
 
 
 class Noisy(Dataset):
@@ -58,7 +59,7 @@ def test_loading_leaves_the_generators_of_the_process_alone() -> None:
 
 def test_a_custom_collator_gets_the_samples() -> None:
     dataset = InMemoryDataset({"x": torch.arange(4.0)})
-    fetch = fetch_of(dataset, 0, lambda samples: {"sum": sum(collate(samples)["x"]).view(1)})
+    fetch = fetch_of(dataset, 0, lambda samples: {"sum": sum(stack(samples)["x"]).view(1)})
     assert fetch(torch.tensor([1, 2]), 0)["sum"].tolist() == [3]
 
 
