@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import re
 import threading
@@ -16,6 +17,7 @@ from noether.data.fetch import Fetch
 from noether.data.samplers.interleaved import InterleavedSampler
 from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig, TaggedBatch, TaggedIndices
 from noether.data.workers import (
+    CHECK_EVERY,
     GUARD,
     UNGUARDED,
     WORKER_DEATHS,
@@ -75,6 +77,7 @@ def _next_of(stream: Iterator[TaggedBatch], tag: int, position: int) -> Batch:
     )
 
 
+_LOG = logging.getLogger("noether.data")
 WORKER_TIMEOUT = 600.0
 """Seconds after which a worker that delivers nothing is an error; torch's default is to wait forever."""
 
@@ -156,6 +159,7 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
                 from_workers: Any = super().__iter__()
             WORKER_DEATHS.watch()
             end_by_killing(from_workers._workers)
+            from_workers._timeout = min(self.timeout, CHECK_EVERY)
             return self._from_workers(from_workers)
         batches = self._in_this_process()
         return map(_pinned, batches) if self.pin_memory else batches
@@ -174,26 +178,30 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
         then waits five seconds for them.
         """
         try:
-            for tagged in WORKER_DEATHS.waiting_for(batches):
+            for tagged in WORKER_DEATHS.waiting_for(batches, self.timeout):
                 if type(tagged.batch) is Failure:
-                    tagged.batch.raise_again()
+                    raise tagged.batch.taken()
                 yield tagged
         except Exception as error:
             if lost := _LOST.match(str(error)) if isinstance(error, RuntimeError) else None:
                 kill(batches._workers)  # one that hangs would be waited for
                 batches._workers_done_event = threading.Event()  # of torch's own, a killed one may hold the lock
             codes = {worker.exitcode for worker in batches._workers} if lost else set()
-            known = self._explained(lost, codes) if lost else error.with_traceback(None)
-            raise not_by_a_hook(known) from error.__cause__
+            # No name for it: the frame would hold the error, and the error the frame.
+            raise not_by_a_hook(
+                self._explained(lost, codes) if lost else error.with_traceback(None)
+            ) from error.__cause__
 
     def _explained(self, found: re.Match[str], exit_codes: Collection[int | None] = ()) -> TrainingError:
         """Return the error for a worker that did not deliver."""
         if UNGUARDED in exit_codes:
-            return TrainingError(
+            unguarded = TrainingError(
                 "the script begins a run again when a worker process imports it: found a call of Noether at its top "
                 'level, expected it inside of `if __name__ == "__main__":`',
                 hint=GUARD,
             )
+            _LOG.error("%s", unguarded)  # a script may look at nothing but the status of its run
+            return unguarded
         if found["pid"] is None:
             return TrainingError(
                 f"loading is too slow: found no batch of a worker within {self.timeout:g} s, expected one",

@@ -12,12 +12,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
+from warnings import catch_warnings, filterwarnings
 
 from noether.errors import DataError, TrainingError, UsageError
 from noether.kernel.stops import not_by_a_hook
 
 Item = TypeVar("Item")
+
+CHECK_EVERY = 5.0
+"""Seconds without a batch after which dead workers are looked for."""
 
 
 class WorkerDeaths:
@@ -52,23 +56,39 @@ class WorkerDeaths:
         if self._raise_for_the_dead is not None:
             self._raise_for_the_dead(signal.SIGCHLD, frame)
 
-    def waiting_for(self, batches: Iterator[Item]) -> Iterator[Item]:
+    def waiting_for(self, batches: Iterator[Item], timeout: float) -> Iterator[Item]:
         """Yield the batches of the workers.
 
+        Args:
+            batches: Torch's iterator, which looks for dead workers after `CHECK_EVERY` seconds without a batch.
+            timeout: Seconds to wait for a batch.
+
         Raises:
-            RuntimeError: if a worker has died.
+            RuntimeError: if a worker has died, or no batch came in time.
         """
+        checks = max(1, round(timeout / CHECK_EVERY))
         while True:
             self.is_waiting = True
             try:
                 if self._is_noted:
                     self._report()
-                batch = next(batches)
+                batch = _next_of(batches, checks)
             except StopIteration:
                 return
             finally:
                 self.is_waiting = False
             yield batch
+
+
+def _next_of(batches: Iterator[Item], checks: int) -> Item:
+    """Return the next batch; the workers of a fork server are no children, whose deaths a signal would report."""
+    while True:
+        try:
+            return next(batches)
+        except RuntimeError as error:
+            checks -= 1
+            if checks <= 0 or not str(error).startswith("DataLoader timed out"):
+                raise
 
 
 WORKER_DEATHS = WorkerDeaths()
@@ -100,7 +120,7 @@ def born_ignoring() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_STARTED_BY_US = "_NOETHER_STARTS_WORKERS"
+STARTED_BY_US = "_NOETHER_STARTS_WORKERS"
 UNGUARDED = 86  # exit code of a worker in which the script begins a run of its own
 GUARD = 'call Noether inside of `if __name__ == "__main__":` in the script, or set start_method = "fork" under [loader]'
 
@@ -115,7 +135,7 @@ def refuse_import_by_worker() -> None:
     """
     if not getattr(multiprocessing.current_process(), "_inheriting", False):
         return
-    if _STARTED_BY_US in os.environ:
+    if STARTED_BY_US in os.environ:
         os._exit(UNGUARDED)
     raise UsageError("a run begins while a new process imports the script, expected it in the first one", hint=GUARD)
 
@@ -128,9 +148,10 @@ def starting(start_method: str) -> Iterator[None]:
         TrainingError: if a worker cannot be started.
         DataError: if the data cannot be sent to it.
     """
-    os.environ[_STARTED_BY_US] = "1"
+    os.environ[STARTED_BY_US] = "1"
     try:
-        with born_ignoring():
+        with born_ignoring(), catch_warnings():
+            filterwarnings("ignore", message="Got pickle error")  # torch's, beside the error
             yield
     except (EOFError, ConnectionError) as error:
         raise TrainingError(f"no worker can be started by {start_method}: it ended at once", hint=GUARD) from error
@@ -140,7 +161,7 @@ def starting(start_method: str) -> Iterator[None]:
             hint="define classes and functions at the top of a module, or set num_workers = 0 under [loader]",
         ) from error
     finally:
-        os.environ.pop(_STARTED_BY_US, None)
+        os.environ.pop(STARTED_BY_US, None)
 
 
 def end_by_killing(workers: Iterable[BaseProcess]) -> None:
@@ -176,14 +197,12 @@ class Failure:
             for note in getattr(error, "__notes__", ()):
                 not_by_a_hook(self.error).add_note(note)
 
-    def raise_again(self) -> NoReturn:
-        """Raise the error; its cause has the traceback of the worker.
-
-        Raises:
-            Exception: always.
-        """
-        self.error.raised_at = self.place  # type: ignore[attr-defined]  # read where the error is shown
-        raise self.error from WorkerTraceback(f"\n{self.text}")
+    def taken(self) -> Exception:
+        """Return the error, caused by the traceback of the worker, and forget it: a frame holds this object."""
+        error: Exception = self.__dict__.pop("error")
+        error.raised_at = self.place  # type: ignore[attr-defined]  # read where the error is shown
+        error.__cause__ = WorkerTraceback(f"\n{self.text}")
+        return error
 
 
 class WorkerTraceback(Exception):  # noqa: N818 -- the cause of an error
