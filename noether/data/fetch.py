@@ -69,7 +69,7 @@ class FetchSamples:
         key = epoch_key(self.seed, epoch)
         if self._generators is None:  # found in each worker for itself, which has copies of them
             self._generators = private_generators(self.dataset)
-        with preserved_rng():
+        with preserved_rng(self._generators):
             samples = []
             for index in indices.tolist():
                 seed_sample(mix(key, index), self._generators)

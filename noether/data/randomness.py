@@ -180,12 +180,31 @@ def _of_module(names: Mapping[str, Any]) -> list[Any]:
     return [value for value in names.values() if isinstance(value, _PRIVATE)]
 
 
+def _state(generator: Any) -> Any:
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state()
+
+
+def _restore(generator: Any, state: Any) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.set_state(state)
+
+
 @contextmanager
-def preserved_rng() -> Iterator[None]:
+def preserved_rng(private: Sequence[Any] = ()) -> Iterator[None]:
     """Restore the generators of Python, numpy and torch at the end of the block, also after an error.
 
     Those of CUDA devices are included if CUDA is in use already; other accelerators' are not.
+
+    Args:
+        private: Further generators to restore, which other code may share with a data set.
     """
+    private_states = [_state(generator) for generator in private]
     python_state = random.getstate()
     numpy_state = np.random.get_state()
     torch_state = torch.default_generator.get_state()
@@ -199,3 +218,5 @@ def preserved_rng() -> Iterator[None]:
         torch.default_generator.set_state(torch_state)
         if cuda_states is not None:
             torch.cuda.set_rng_state_all(cuda_states)
+        for generator, state in zip(private, private_states, strict=True):
+            _restore(generator, state)

@@ -127,6 +127,13 @@ def test_an_object_that_holds_itself_is_searched_once() -> None:
     assert private_generators(holder) == [OF_THE_MODULE]
 
 
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_loading_in_this_process_leaves_them_where_they_were(kind: str) -> None:
+    generator = GENERATORS[kind]()
+    noise(Noisy(generator, drawing))
+    assert drawing(generator) == drawing(GENERATORS[kind]())
+
+
 def test_a_deterministic_data_set_keeps_its_generators() -> None:
     dataset = Noisy(np.random.default_rng(0), drawing)
     dataset.deterministic = True
