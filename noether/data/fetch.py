@@ -12,7 +12,8 @@ from torch import Tensor
 from noether.data.batches import first_of
 from noether.data.collators import Collator, stack
 from noether.data.dataset import AnyDataset, Batch, GatheringDataset, called, gathering, length_of
-from noether.data.randomness import EVALUATION_EPOCH, epoch_key, mix, preserved_rng, private_generators, seed_sample
+from noether.data.generators import preserved, private_generators, seed_generators
+from noether.data.randomness import EVALUATION_EPOCH, epoch_key, mix, preserved_rng, seed_sample
 from noether.errors import DataError, TrainingError
 from noether.kernel.progress import EarlyStopIteration
 from noether.kernel.stops import not_by_a_hook
@@ -69,10 +70,11 @@ class FetchSamples:
         key = epoch_key(self.seed, epoch)
         if self._generators is None:  # found in each worker for itself, which has copies of them
             self._generators = private_generators(self.dataset)
-        with preserved_rng(self._generators):
+        with preserved_rng(), preserved(self._generators):
             samples = []
             for index in indices.tolist():
-                seed_sample(mix(key, index), self._generators)
+                seed_sample(mix(key, index))
+                seed_generators(self._generators, mix(key, index))
                 samples.append(self._sample(index))
             return self._collated(samples, indices)
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import random
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
-from itertools import islice
-from types import CellType, FunctionType, MethodType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -105,118 +101,43 @@ def epoch_key(seed: int, epoch: int) -> int:
     return mix(mix(seed, _SAMPLES), epoch)
 
 
-def seed_sample(seed: int, private: Sequence[Any] = ()) -> None:
+def seed_sample(seed: int) -> None:
     """Put the generators of Python, numpy and torch (on the CPU) at the start of a sample's stream.
 
     `torch.manual_seed` would also reseed the accelerators, which draw for training, and takes 100 times as
     long.
-
-    Args:
-        seed: Seed of the sample.
-        private: Generators of the data set's own, as `private_generators` finds them; each gets a stream of its own.
     """
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
     torch.default_generator.manual_seed(seed)
-    for place, generator in enumerate(private):
-        own = mix(seed, place)
-        if isinstance(generator, np.random.Generator):
-            bits = generator.bit_generator
-            bits.state = type(bits)(own).state
-        elif isinstance(generator, torch.Generator):
-            generator.manual_seed(own)
-        else:
-            generator.seed(own if isinstance(generator, random.Random) else own & 0xFFFFFFFF)
 
 
-_PRIVATE = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
-_NOT_SEARCHED = (type, ModuleType, torch.Tensor, np.ndarray, str, bytes, int, float)
-_MOST_OBJECTS = 10_000  # bounds the search in a data set that holds its samples as Python objects
-
-
-def private_generators(holder: object) -> list[Any]:
-    """Return the random generators that an object holds: in attributes, containers and closures, or in its module.
-
-    Copies of a generator in several workers would draw the same numbers for different samples.
-    """
-    found: list[Any] = []
-    seen: set[int] = set()
-    waiting = [holder]
-    while waiting and len(seen) < _MOST_OBJECTS:
-        value = waiting.pop()
-        if id(value) in seen or isinstance(value, _NOT_SEARCHED):
-            continue
-        seen.add(id(value))
-        if isinstance(value, _PRIVATE):
-            found.append(value)
-        else:
-            waiting += _parts(value)
-    return found
-
-
-def _parts(value: Any) -> list[Any]:
-    if isinstance(value, Mapping):
-        return list(islice(value.values(), _MOST_OBJECTS))
-    if isinstance(value, list | tuple):
-        return list(value[:_MOST_OBJECTS])
-    if isinstance(value, partial):
-        return [value.func, *value.args, *value.keywords.values()]
-    if isinstance(value, MethodType):
-        return [value.__self__, value.__func__]
-    if isinstance(value, FunctionType):
-        return [*map(_content, value.__closure__ or ()), *_of_module(value.__globals__)]
-    parts = list(getattr(value, "__dict__", {}).values())
-    return parts + _of_module(vars(sys.modules.get(type(value).__module__, object)))
-
-
-def _content(cell: CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # it is empty
-        return None
-
-
-def _of_module(names: Mapping[str, Any]) -> list[Any]:
-    return [value for value in names.values() if isinstance(value, _PRIVATE)]
-
-
-def _state(generator: Any) -> Any:
-    if isinstance(generator, np.random.Generator):
-        return generator.bit_generator.state
-    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state()
-
-
-def _restore(generator: Any, state: Any) -> None:
-    if isinstance(generator, np.random.Generator):
-        generator.bit_generator.state = state
-    elif isinstance(generator, random.Random):
-        generator.setstate(state)
-    else:
-        generator.set_state(state)
-
-
-@contextmanager
-def preserved_rng(private: Sequence[Any] = ()) -> Iterator[None]:
-    """Restore the generators of Python, numpy and torch at the end of the block, also after an error.
+def rng_snapshot() -> Callable[[], None]:
+    """Return a function that puts the generators of Python, numpy and torch back to their present state.
 
     Those of CUDA devices are included if CUDA is in use already; other accelerators' are not.
-
-    Args:
-        private: Further generators to restore, which other code may share with a data set.
     """
-    private_states = [_state(generator) for generator in private]
     python_state = random.getstate()
     numpy_state = np.random.get_state()
     torch_state = torch.default_generator.get_state()
     uses_cuda: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     cuda_states = torch.cuda.get_rng_state_all() if uses_cuda else None
-    try:
-        yield
-    finally:
+
+    def put_back() -> None:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
         torch.default_generator.set_state(torch_state)
         if cuda_states is not None:
             torch.cuda.set_rng_state_all(cuda_states)
-        for generator, state in zip(private, private_states, strict=True):
-            _restore(generator, state)
+
+    return put_back
+
+
+@contextmanager
+def preserved_rng() -> Iterator[None]:
+    """Restore the generators of `rng_snapshot` at the end of the block, also after an error."""
+    put_back = rng_snapshot()
+    try:
+        yield
+    finally:
+        put_back()
