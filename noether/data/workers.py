@@ -188,7 +188,9 @@ class Failure:
     def __init__(self, error: Exception) -> None:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         self.place = f"{frame.filename}:{frame.lineno}"
-        self.text = "".join(traceback.format_exception(error))
+        shown = traceback.TracebackException.from_exception(error)
+        shown.__notes__ = None  # the error brings them along
+        self.text = "".join(shown.format())
         self.error = error.with_traceback(None)
         try:
             pickle.loads(pickle.dumps(error))

@@ -108,8 +108,7 @@ def names(error):
     return {"next": "StopIteration", "sys.exit": "SystemExit"}.get(error, error)
 
 
-@pytest.mark.parametrize("error", ERRORS)
-@pytest.mark.parametrize("key", ["train", "test"])
+@pytest.mark.parametrize(("error", "key"), [*((error, "train") for error in ERRORS), ("next", "test")])
 def test_a_sample_is_named_with_its_data_set_and_line(run, data, error, key):
     text = shown(run(spec(**{key: {"error": error}})))
     assert names(error) in text
@@ -118,8 +117,10 @@ def test_a_sample_is_named_with_its_data_set_and_line(run, data, error, key):
     assert "raised by" not in text
 
 
-@pytest.mark.parametrize("error", ["next", "sys.exit", "KeyboardInterrupt", "GeneratorExit"])
-@pytest.mark.parametrize("key", ["train", "test"])
+@pytest.mark.parametrize(
+    ("error", "key"),
+    [("next", "test"), ("sys.exit", "train"), ("KeyboardInterrupt", "train"), ("GeneratorExit", "train")],
+)
 def test_a_sample_in_a_worker_is_named_as_well(run, data, error, key):
     text = shown(run(spec(**{key: {"error": error}}, workers=1)))
     assert names(error) in text
@@ -129,8 +130,7 @@ def test_a_sample_in_a_worker_is_named_as_well(run, data, error, key):
     assert "Traceback" not in text
 
 
-@pytest.mark.parametrize("error", ["next", "sys.exit"])
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("error", "workers"), [("next", 0), ("sys.exit", 1)])
 @pytest.mark.parametrize("place", ["transform", "collator", "batch"])
 def test_transforms_collators_and_whole_batches_are_named_too(run, data, error, place, workers):
     tables = {
@@ -145,9 +145,10 @@ def test_transforms_collators_and_whole_batches_are_named_too(run, data, error, 
     assert "ends.py:" in text
 
 
-@pytest.mark.parametrize("error", ["next", "sys.exit", "ValueError"])
+@pytest.mark.parametrize(
+    ("error", "verb"), [("next", ["run"]), ("sys.exit", ["check", "--deep"]), ("ValueError", ["plan"])], ids=str
+)
 @pytest.mark.parametrize("options", [{"bad": 0}, {"place": "constructor"}, {"place": "length"}], ids=str)
-@pytest.mark.parametrize("verb", [["run"], ["check", "--deep"], ["plan"]], ids=" ".join)
 def test_an_error_before_training_is_told_without_a_traceback(noether_command, data, tiny_spec, error, options, verb):
     tiny_spec["datasets"]["train"] = {"kind": "lab.ends.Samples", "error": error, **options}
     Path("ends.toml").write_text(tomli_w.dumps({"spec": 1, **tiny_spec}))
