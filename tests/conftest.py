@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import noether
-from noether.runs.outcome import Outcome
+from noether.runs.outcome import Outcome, RunInterrupted
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("no deadline")
@@ -64,7 +64,10 @@ def run(tiny_spec: dict[str, Any]) -> Callable[..., Outcome]:
     """Runs the tiny spec with some values changed: `run({"trainer.max_updates": 3, "trainer.max_epochs": None})`."""
 
     def run_with(changes: dict[str, Any] | None = None, **options: Any) -> Outcome:
-        return noether.run(tiny_spec, set=changes, quiet=True, **options)
+        try:
+            return noether.run(tiny_spec, set=changes, quiet=True, **options)
+        except RunInterrupted as stop:
+            return stop.outcome
 
     return run_with
 

@@ -10,7 +10,7 @@ from noether.kernel.progress import TrainingIteration, UpdateCounter
 from noether.metrics.log import LogWriter
 from noether.metrics.metrics_file import MetricsFile
 
-KEYS = [f"loss/online/{name}/U50" for name in ("total", "pressure", "velocity", "drag", "lift")]
+KEYS = [f"loss/online/{name}" for name in ("total", "pressure", "velocity", "drag", "lift")]
 ROUNDS = {"rounds": 200, "iterations": 500, "warmup_rounds": 5}
 
 

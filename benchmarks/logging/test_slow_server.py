@@ -25,7 +25,7 @@ from noether.metrics.log import LogWriter
 from noether.metrics.metrics_file import MetricsFile
 
 UPDATES_A_LINE, SECONDS = 50, 8.0
-KEYS = [f"loss/online/{name}/U50" for name in ("total", "pressure", "velocity", "drag", "lift")]
+KEYS = [f"loss/online/{name}" for name in ("total", "pressure", "velocity", "drag", "lift")]
 NEVER_S = 3600.0
 SLACK = 0.03
 """The quickest lines of two equal sides differ by so much on a machine whose cores are shared."""

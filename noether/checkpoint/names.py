@@ -11,7 +11,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from noether.checkpoint.folder import checkpoint_folders, checkpoint_name
-from noether.checkpoint.manifest import WEIGHTS, NamedCheckpoint, NewerFormatError
+from noether.checkpoint.manifest import WEIGHTS, Manifest, NamedCheckpoint, NewerFormatError
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.state import CALLBACKS
 from noether.errors import CheckpointError
@@ -79,6 +79,10 @@ class CheckpointNames:
         latest = [LATEST] if any(checkpoint.manifest.resumable for checkpoint in valid) else []
         given = valid[-1].manifest.names if valid else {}
         return [*latest, *given, *(checkpoint.manifest.iteration for checkpoint in valid)]
+
+    def newest_resumable(self) -> Manifest | None:
+        """Return the manifest of the newest checkpoint from which a run can continue; its files are not read."""
+        return next((found.manifest for found in reversed(self._valid()) if found.manifest.resumable), None)
 
     def _load_latest(self, read: Callable[[Checkpoint], _T]) -> _T:
         damages: list[str] = []

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -214,7 +215,7 @@ class BackgroundSave:
     def __init__(self, prepared: PreparedSave, write: Callable[[], Path]) -> None:
         self.prepared = prepared
         self._outcome: Future[Path] = Future()
-        threading.Thread(target=self._run, args=(write,), name="checkpoint").start()
+        threading.Thread(target=copy_context().run, args=(self._run, write), name="checkpoint").start()
 
     @property
     def has_ended(self) -> bool:

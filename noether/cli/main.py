@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -119,8 +121,24 @@ def _options(
     """Options before the verb."""
 
 
+def _open_missing_streams() -> None:
+    """Open the null device for each standard stream that is closed, as `>&-` and daemons leave them.
+
+    A file that a run opens would get the stream's number otherwise, and everything that libraries print.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # until the process ends
+
+
 def main() -> None:
     """Run the command line, and end the process with its exit code."""
+    _open_missing_streams()
     try:
         app()
     except NoetherError as error:

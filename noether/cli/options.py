@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import signal
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -152,12 +153,17 @@ def _with_spec_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _kept_from_ending(function: Callable[..., None]) -> Callable[..., None]:
-    """Return the verb as a function that code named by a spec cannot end with `sys.exit`, even as a success."""
+    """Return the verb as a function that code named by a spec cannot end with `sys.exit`, even as a success.
+
+    Ctrl-C ends it with the exit code of shells, 130.
+    """
 
     @wraps(function)
     def kept(**values: Any) -> None:
         try:
             function(**values)
+        except KeyboardInterrupt:
+            raise SystemExit(_SIGNAL_BASE + signal.SIGINT) from None
         except SystemExit as error:
             if isinstance(error.code, int) and error.code > _SIGNAL_BASE:  # a verb that a signal has stopped
                 raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -112,9 +112,8 @@ def seed_sample(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
 
 
-@contextmanager
-def preserved_rng() -> Iterator[None]:
-    """Restore the generators of Python, numpy and torch at the end of the block, also after an error.
+def rng_snapshot() -> Callable[[], None]:
+    """Return a function that puts the generators of Python, numpy and torch back to their present state.
 
     Those of CUDA devices are included if CUDA is in use already; other accelerators' are not.
     """
@@ -123,11 +122,22 @@ def preserved_rng() -> Iterator[None]:
     torch_state = torch.default_generator.get_state()
     uses_cuda: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     cuda_states = torch.cuda.get_rng_state_all() if uses_cuda else None
-    try:
-        yield
-    finally:
+
+    def put_back() -> None:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
         torch.default_generator.set_state(torch_state)
         if cuda_states is not None:
             torch.cuda.set_rng_state_all(cuda_states)
+
+    return put_back
+
+
+@contextmanager
+def preserved_rng() -> Iterator[None]:
+    """Restore the generators of `rng_snapshot` at the end of the block, also after an error."""
+    put_back = rng_snapshot()
+    try:
+        yield
+    finally:
+        put_back()

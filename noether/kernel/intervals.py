@@ -109,12 +109,6 @@ class Intervals:
         """The intervals as in a spec: `every_n_epochs=1`, several joined by commas."""
         return ",".join(f"{unit}={getattr(self, unit)}" for unit in EVERY if getattr(self, unit) is not None)
 
-    @property
-    def short(self) -> str:
-        """The intervals as in metric keys: `E1`, `U50`, `S1000`, several joined by underscores."""
-        units = (("E", self.every_n_epochs), ("U", self.every_n_updates), ("S", self.every_n_samples))
-        return "_".join(f"{letter}{n}" for letter, n in units if n is not None)
-
 
 def fires(intervals: Intervals, counter: UpdateCounter, hook: Literal["update", "epoch"]) -> FiredInterval | None:
     """Return which interval fires at `counter` in the `after_update` or the `after_epoch` hook, or None."""

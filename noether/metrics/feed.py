@@ -8,6 +8,7 @@ import re
 import shlex
 import threading
 import time
+from contextvars import copy_context
 from pathlib import Path
 
 from noether.metrics.delivery import Delivery
@@ -64,7 +65,9 @@ class TrackerFeed:
     def start(self) -> None:
         """Open the tracker in the background; a tracker that wants no metrics gets no thread."""
         if self.tracker.wants_metrics:
-            self._thread = threading.Thread(target=self._serve, name=f"tracker-{self.name}", daemon=True)
+            self._thread = threading.Thread(
+                target=copy_context().run, args=(self._serve,), name=f"tracker-{self.name}", daemon=True
+            )
             self._thread.start()
 
     def wait_open(self, timeout_s: float) -> bool:
@@ -99,8 +102,11 @@ class TrackerFeed:
         """True if everything was delivered, the end of the run included."""
         return self._thread is None or self._delivery.is_closed
 
-    def notify(self) -> None:
+    def notify(self, metrics: object = None) -> None:
         """Notify the thread that the metrics file has grown. Sets an event and returns.
+
+        Args:
+            metrics: The metrics of the new line, which the thread reads from the file.
 
         Raises:
             TrackerError: if the tracker is `required` and has refused for good.

@@ -52,7 +52,7 @@ class LogWriter:
     Attributes:
         prefix: Text before every key of this view; empty for the run's own writer.
         round: The metrics added since the last line.
-        on_written: Called after each line; a tracker feed is notified through it.
+        on_written: Called with the metrics of each line; a tracker feed is notified through it.
         on_file: Called with each file that callbacks add, and its folder.
     """
 
@@ -64,7 +64,7 @@ class LogWriter:
         self.metrics_file = metrics_file
         self.prefix = ""
         self.round = Round()
-        self.on_written: list[Callable[[], object]] = []
+        self.on_written: list[Callable[[Mapping[str, float]], object]] = []
         self.on_file: list[Callable[[Path, str], object]] = []
         self._summary = MetricSummary(metric_property_provider)
         self._nonscalars_file = (
@@ -174,7 +174,7 @@ class LogWriter:
         self._summary.add(metrics)
         self.discard()
         for notify in self.on_written:
-            notify()
+            notify(metrics)
 
     def discard(self) -> None:
         """Forget this round, because it was interrupted and will be repeated."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from noether.config.secrets import MaskSecrets
@@ -15,21 +17,43 @@ _STDOUT = 1
 LOGGER = logging.getLogger("noether")
 
 
+_run: ContextVar[object | None] = ContextVar("noether_logging_run", default=None)
+_lock = threading.Lock()
+_found: list[tuple[int, bool]] = []  # level and propagation for each run under way, as it found them
+
+
+class _OwnRecords(logging.Filter):
+    """Pass the records of one run: those of its thread, and of the threads that it has started.
+
+    A thread of user code belongs to no run; its records are passed if only one run is under way.
+    """
+
+    def __init__(self, run: object) -> None:
+        super().__init__()
+        self._own = run
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return True if the record was made by this run."""
+        run = _run.get()
+        return run is self._own or (run is None and len(_found) == 1)
+
+
 class _ToStdout(logging.StreamHandler):  # type: ignore[type-arg]  # only generic in the stubs
-    """Write to the current stdout: a progress bar replaces it while it is drawn."""
+    """Write to the current stdout, if there is one: a progress bar replaces it while it is drawn."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.setStream(sys.stdout)
-        super().emit(record)
+        if sys.stdout is not None and not getattr(sys.stdout, "closed", False):
+            self.setStream(sys.stdout)
+            super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name that logging calls
         """Continue without a reader: `noether run … | head` ends the output and not the run."""
-        if not isinstance(sys.exception(), BrokenPipeError):
+        if not isinstance(sys.exception(), OSError):
             super().handleError(record)
-            return
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, _STDOUT)  # buffered text would fail again at the exit
-        os.close(nowhere)
+        elif sys.stdout is sys.__stdout__:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, _STDOUT)  # buffered text would fail again at the exit
+            os.close(nowhere)
 
 
 class _Collector(logging.Handler):
@@ -44,54 +68,67 @@ class _Collector(logging.Handler):
 
 
 @contextmanager
+def _taken_over(*handlers: logging.Handler) -> Iterator[None]:
+    """Send the messages of this run to the handlers only; the last run to end leaves logging as the first found it."""
+    run = object()
+    token = _run.set(run)
+    with _lock:
+        _found.append((LOGGER.level, LOGGER.propagate))
+        LOGGER.setLevel(logging.INFO)
+        LOGGER.propagate = False
+        for handler in handlers:
+            handler.addFilter(_OwnRecords(run))
+            LOGGER.addHandler(handler)
+    try:
+        yield
+    finally:
+        _run.reset(token)
+        with _lock:
+            for handler in handlers:
+                LOGGER.removeHandler(handler)
+            level, propagate = _found.pop()
+            if not _found:
+                LOGGER.setLevel(level)
+                LOGGER.propagate = propagate
+
+
+@contextmanager
 def kept_for_console() -> Iterator[list[logging.LogRecord]]:
     """Collect records while a run is built, for the log of its folder, which does not exist yet.
 
     If the run cannot be built, the records go where logging sends them without a run.
     """
-    level, propagate = LOGGER.level, LOGGER.propagate
     keeps = _Collector()
-    LOGGER.addHandler(keeps)
-    LOGGER.setLevel(logging.INFO)
-    LOGGER.propagate = False
-    built = False
     try:
-        yield keeps.records
-        built = True
-    finally:
-        LOGGER.removeHandler(keeps)
-        LOGGER.setLevel(level)
-        LOGGER.propagate = propagate
-        for record in keeps.records if not built else ():
+        with _taken_over(keeps):
+            yield keeps.records
+    except BaseException:
+        for record in keeps.records:
             if LOGGER.isEnabledFor(record.levelno):
                 LOGGER.handle(record)
+        raise
 
 
 @contextmanager
 def console(log_path: Path, *, quiet: bool) -> Iterator[None]:
     """Send the messages of a run to stdout and to a file; leave logging as it was found.
 
+    Messages of other runs in this process, in other threads, go elsewhere.
+
     Args:
         log_path: `log.txt` of the run.
         quiet: Send only warnings and errors to stdout; the file gets everything.
     """
-    level, propagate = LOGGER.level, LOGGER.propagate
     stdout = _ToStdout(sys.stdout)
     stdout.setLevel(logging.WARNING if quiet else logging.INFO)
     stdout.setFormatter(logging.Formatter("%(message)s"))
     file = logging.FileHandler(log_path, encoding="utf-8", delay=True)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    handlers = (stdout, file)
-    for handler in handlers:
+    for handler in (stdout, file):
         handler.addFilter(MaskSecrets())
-        LOGGER.addHandler(handler)
-    LOGGER.setLevel(logging.INFO)
-    LOGGER.propagate = False
     try:
-        yield
+        with _taken_over(stdout, file):
+            yield
     finally:
-        LOGGER.setLevel(level)
-        LOGGER.propagate = propagate
-        for handler in handlers:
-            LOGGER.removeHandler(handler)
-            handler.close()
+        stdout.close()
+        file.close()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import signal
 import traceback
 from contextlib import ExitStack
 from functools import partial
 
 from noether.checkpoint.folder import sweep_leftovers
+from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.paths import PathProvider, shown_path
 from noether.config.secrets import mask, masked_traceback
 from noether.errors import CheckpointError, NoetherError, StorageError
@@ -23,6 +25,7 @@ from noether.runs.folder.lock import RunLock
 from noether.runs.folder.run_folder import SAMPLES, RunFolder
 from noether.runs.outcome import EXIT_CODE, Outcome, describe
 from noether.runs.prepare import Preparation, Run
+from noether.runs.process_state import shares_generators
 from noether.runs.resume.changes import FormerRun
 from noether.runs.resume.continuation import (
     AUTO,
@@ -42,7 +45,16 @@ from noether.spec.resolve import resolved_tables
 from noether.training.signals import StoppedBySignal
 
 _LOG = logging.getLogger("noether.run")
-_MACHINERY = ("profiling/", "data/", "model/", "optim/", "stability/")  # left out of the summary
+_MACHINERY = ("optim/", "stability/", "data/", "model/", "profiling/")
+
+
+def _place(key: str) -> int:
+    """Return the place of a metric in the summary: best values, evaluations, training losses, sizes and timings."""
+    if key.startswith(_MACHINERY):
+        return 3
+    if key.startswith("best=") or "/best" in key or "/at_best/" in key:
+        return 0
+    return 2 if key.startswith("loss/online/") else 1
 
 
 class Execution:
@@ -181,6 +193,11 @@ class Execution:
         _LOG.info("run %s in %s", run.run_id, shown_path(run.run_dir))
         for note in self.loaded.notes:
             _LOG.info("note: %s", note)
+        if shares_generators():
+            _LOG.warning(
+                "another run is under way in this process, and both draw from its random generators: their results "
+                "cannot be repeated; start them in processes of their own if that matters"
+            )
         for record in said:
             logging.getLogger(record.name).handle(record)
         if saved is not None:
@@ -244,19 +261,17 @@ class Execution:
         if outcome.error is not None:
             self._keep_in_log(outcome.error)
         dispatch = run.trainer.dispatch or compile_dispatch(self.prepared.plugins)
-        if dispatch.run_finished is not None and not run.trainer.signals.insists:
+        if dispatch.run_finished is not None and run.trainer.signals.count <= 1:
             try:
                 dispatch.run_finished(run=run, outcome=outcome)
             except BaseException as error:  # the outcome of training stays true
                 _LOG.warning("%s", describe(error))
         run.trainer.log_writer.close()
         self._record_end(outcome.status, reason)
-        trains = run.trainer.total_training_updates > 0
-        if outcome.status == "KILLED" and trains and not run.trainer.checkpoint_writer.checkpoints:
-            _LOG.info("no checkpoint was committed; save_on_sigint = true under [trainer] commits one on Ctrl-C")
-        for key, value in outcome.metrics.items():
-            if not key.startswith(_MACHINERY):
-                _LOG.info("  %s = %.6g", key, value)
+        if outcome.status != "FINISHED" and not run.trainer.update_counter.is_finished:
+            self._say_how_to_continue(run, outcome)
+        for key in sorted(outcome.metrics, key=_place):  # stable: in the order of logging within a group
+            _LOG.info("  %s = %.6g", key, outcome.metrics[key])
         closing = partial(tracking.close, outcome.status, reason if outcome.status == "FAILED" else None)
         try:
             if not until_stopped(closing, run.trainer.signals):
@@ -268,6 +283,19 @@ class Execution:
         end, place = run.trainer.update_counter.cur_iteration, shown_path(run.run_dir)
         _LOG.info("%s after %s: %s", outcome.status.lower(), end, place)
         return outcome
+
+    def _say_how_to_continue(self, run: Run, outcome: Outcome) -> None:
+        """Log the command that continues the run, the checkpoint that is kept, and the updates that are lost."""
+        saved = CheckpointNames(self.paths.checkpoint_path).newest_resumable()
+        lost = run.trainer.update_counter.update - (saved.update if saved is not None else 0)
+        lost_text = f"{lost} update{'s are' if lost > 1 else ' is'} lost" if lost > 0 else "no update is lost"
+        command = f"noether resume {shlex.quote(str(shown_path(run.run_dir)))}"
+        if saved is not None:
+            _LOG.info("kept: %s; %s; continue with: %s", saved.iteration, lost_text, command)
+            return
+        on_ctrl_c = "; save_on_sigint = true under [trainer] commits one on Ctrl-C"
+        way_out = on_ctrl_c if outcome.exit_code == EXIT_CODE + signal.SIGINT else ""
+        _LOG.info("no checkpoint was committed%s; %s; begin again with: %s", way_out, lost_text, command)
 
     def _record_end(self, status: str, reason: str | None) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from noether.errors import UsageError
 from noether.kernel.watch import HookWatch, active_watch, print_call, watch_hooks
 from noether.runs.execution import Execution
 from noether.runs.folder.run_folder import checked_run_id, new_run_id
-from noether.runs.outcome import Outcome
+from noether.runs.outcome import EXIT_CODE, Outcome, RunInterrupted
 from noether.runs.prepare import preparation
 from noether.spec.load import LoadedSpec, load_spec
 
@@ -54,6 +55,7 @@ def run(
     Raises:
         UsageError: if the spec or a component is wrong, or the run is in use; nothing was trained.
         CheckpointError: if there is no valid checkpoint to continue from.
+        RunInterrupted: a `KeyboardInterrupt`, if Ctrl-C ended the run; it is closed, and its outcome is recorded.
     """
     if resume is not None and run_id is None:
         raise UsageError(
@@ -74,8 +76,14 @@ def start(loaded: LoadedSpec, run_id: str | None, plugins: Iterable[str] = (), *
         run_id: Name of the run folder; None for a new one.
         plugins: Run plugins beside those that the spec uses.
         **options: Further arguments of `Execution`.
+
+    Raises:
+        RunInterrupted: if Ctrl-C ended the run.
     """
     with preparation(loaded, plugins) as prepared:
         spec = prepared.loaded.spec
         run_id = new_run_id(spec.name) if run_id is None else checked_run_id(run_id)
-        return Execution(prepared, PathProvider(spec.output, run_id), **options).run()
+        outcome = Execution(prepared, PathProvider(spec.output, run_id), **options).run()
+    if outcome.exit_code == EXIT_CODE + signal.SIGINT:
+        raise RunInterrupted(outcome) from outcome.error
+    return outcome

@@ -40,3 +40,15 @@ class Outcome:
     metrics: Mapping[str, float] = field(default_factory=dict)
     error: BaseException | None = None
     exit_code: int = 0
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """Ctrl-C ended a run, which is closed; raised, so that a loop over runs ends as well.
+
+    Attributes:
+        outcome: The end of the run.
+    """
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(f"Ctrl-C ended {outcome.run_dir}")
+        self.outcome = outcome

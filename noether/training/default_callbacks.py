@@ -16,6 +16,7 @@ from noether.data.container import DataContainer
 from noether.metrics.directions import MetricPropertyProvider
 from noether.metrics.log import LogWriter
 from noether.metrics.tracker import BaseTracker
+from noether.spec.ids import item_ids
 from noether.training.trainers.config import BaseTrainerConfig
 
 PRODUCERS = ("online-loss", "lr")
@@ -109,7 +110,10 @@ class ChoosesCallbacks:
             evaluation: Leave out callbacks without `at_eval`.
         """
         default_kwargs = self.callback_default_kwargs(model)
-        callbacks = [build_callback(config, default_kwargs) for config in self.config.callbacks or []]
+        configs = self.config.callbacks or []
+        ids = item_ids([{"id": config.id, "kind": config.kind} for config in configs], "callback")
+        named = [config.model_copy(update={"id": name}) for config, name in zip(configs, ids, strict=True)]
+        callbacks = [build_callback(config, default_kwargs) for config in named]
         return [callback for callback in callbacks if not evaluation or hasattr(callback, "at_eval")]
 
     def get_all_callbacks(self, model: ModelBase) -> list[CallbackBase]:

@@ -64,6 +64,14 @@ SHOW_AFTER_S = 0.5  # shorter passes show no bar
 _REDRAW_S = 0.1  # the eye sees no more
 
 
+def on_terminal() -> bool:
+    """Return True if stdout is a terminal; a closed or missing one, or one without `isatty`, is none."""
+    try:
+        return bool(sys.stdout.isatty())
+    except (AttributeError, ValueError):
+        return False
+
+
 class PassBar:
     """Progress bar of an evaluation pass, on a terminal only, shown below the bar of training.
 
@@ -77,7 +85,7 @@ class PassBar:
         self._name = name
         self._batches = batches
         self._done = 0
-        self._redraw_at = monotonic() + show_after if sys.stdout.isatty() else float("inf")
+        self._redraw_at = monotonic() + show_after if on_terminal() else float("inf")
         self._bar: Progress | None = None
 
     def advance(self) -> None:

@@ -52,7 +52,7 @@ def until_stopped(work: Callable[[], object], signals: StopSignals) -> bool:
         thread.join(_LOOK_EVERY_S)
         if signals.received is not None and stopped_at is None:
             stopped_at = time.monotonic()
-        if signals.insists or (stopped_at is not None and time.monotonic() - stopped_at > _AFTER_A_SIGNAL_S):
+        if signals.count > 1 or (stopped_at is not None and time.monotonic() - stopped_at > _AFTER_A_SIGNAL_S):
             break
     if raised:
         raise raised[0]

@@ -17,8 +17,20 @@ def test_a_good_run_ends_with_0_and_says_where_it_is(noether_command, spec_file)
     lines = ended.out.splitlines()
     assert lines[0] == "run first in runs/first"
     assert lines[-1] == "finished after E2_U12_S96: runs/first"
-    assert "  loss/online/total/U1 = " in ended.out
+    assert "  loss/online/total = " in ended.out
     assert any("update 12/12" in line for line in lines)
+
+
+def test_the_summary_begins_with_the_best_and_ends_with_sizes_and_timings(noether_command, spec_file, tiny_spec):
+    evaluation = {"kind": "offline-loss", "every_n_epochs": 1, "dataset_key": "test"}
+    best = {"kind": "best-checkpoint", "every_n_epochs": 1, "metric_key": "loss/test/total"}
+    tiny_spec["trainer"]["callbacks"] = [evaluation, best]
+    ended = noether_command("run", spec_file())
+    keys = [line.split(" = ")[0].strip() for line in ended.out.splitlines() if line.startswith("  ") and " = " in line]
+    expected = ("loss/test/total/best", "loss/test/total", "loss/online/total", "optim/lr")
+    places = [keys.index(key) for key in expected]
+    assert places[0] == 0
+    assert places == sorted(places)
 
 
 def test_quiet_says_nothing_of_a_good_run(noether_command, spec_file):

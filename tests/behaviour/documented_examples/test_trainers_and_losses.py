@@ -29,7 +29,7 @@ def losses_by_hand(loss_fn, updates=12, batch_size=8, seed=0):
 
 
 def online(lines, name="total"):
-    key = f"loss/online/{name}/U1"
+    key = f"loss/online/{name}"
     return [line["metrics"][key] for line in lines if key in line["metrics"]]
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from noether.errors import DataError
+from noether.training.trainers import BaseTrainer
 
 ENDS = {
     "a good end": {},
@@ -78,3 +79,33 @@ def test_a_run_outside_of_the_main_thread_works(finish):
     thread.start()
     thread.join()
     assert outcomes[0].status == "FINISHED"
+
+
+def test_runs_in_threads_write_to_their_own_log_and_leave_the_process_as_found(run):
+    before = state_of_the_process()
+    both_train, outcomes = threading.Barrier(2, timeout=60), {}
+
+    def train(name, epochs):
+        outcomes[name] = run({"trainer.max_epochs": epochs}, run_id=name)
+
+    runs = [threading.Thread(target=train, args=each) for each in (("one", 2), ("two", 4))]
+    with pytest.MonkeyPatch.context() as patch:
+        training = BaseTrainer.train
+        patch.setattr(BaseTrainer, "train", lambda self, model: (both_train.wait(), training(self, model)))
+        for each in runs:
+            each.start()
+        for each in runs:
+            each.join()
+    assert {name: outcome.status for name, outcome in outcomes.items()} == {"one": "FINISHED", "two": "FINISHED"}
+    logs = {name: (outcome.run_dir / "log.txt").read_text() for name, outcome in outcomes.items()}
+    assert "runs/one" in logs["one"]
+    assert "runs/two" not in logs["one"]
+    assert "runs/two" in logs["two"]
+    assert "runs/one" not in logs["two"]
+    assert "cannot be repeated" in logs["one"] + logs["two"]  # the second one says it
+    assert state_of_the_process() == before
+
+
+def test_a_thread_of_user_code_logs_to_the_only_run(run, lab):
+    outcome = run({"trainer.callbacks": [{"kind": "lab.callbacks.LogsFromThread", "every_n_epochs": 1}]})
+    assert "from a thread" in (outcome.run_dir / "log.txt").read_text()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+import noether
 from noether.runs.tracking.tracking import Tracking
 from noether.training.callbacks import OfflineLossCallback
 
@@ -39,6 +40,27 @@ def test_sigint_ends_at_once_with_130_and_saves_nothing(run, lab, attempt, verif
     assert (outcome.status, outcome.exit_code) == ("KILLED", 130)
     assert verified_updates(outcome.run_dir) == []
     assert attempt(outcome)["status"] == "KILLED"
+
+
+def test_ctrl_c_reaches_the_loop_around_a_run_after_the_run_is_closed(tiny_spec, lab, attempt):
+    changes = {"trainer.callbacks": sends(signal.SIGINT)}
+    with pytest.raises(KeyboardInterrupt) as stop:
+        noether.run(tiny_spec, set=changes, quiet=True)
+    assert stop.value.outcome.status == "KILLED"
+    assert attempt(stop.value.outcome)["status"] == "KILLED"
+
+
+def test_after_ctrl_c_the_log_names_the_kept_checkpoint_the_loss_and_the_command(run, lab):
+    saving = {"kind": "checkpoint", "every_n_updates": 2}
+    outcome = run({"trainer.callbacks": [saving, *sends(signal.SIGINT)]}, run_id="stops")
+    log = (outcome.run_dir / "log.txt").read_text()
+    assert "kept: E0_U2_S16; 1 update is lost; continue with: noether resume runs/stops" in log
+    assert run({"trainer.callbacks": []}, run_id="stops", resume="auto", allow_spec_change=True).error is None
+
+
+def test_after_ctrl_c_the_trackers_have_the_run_as_killed(run, lab):
+    outcome = run({"trainer.callbacks": sends(signal.SIGINT), "trackers": [{"kind": "lab.trackers.KeepsTheEnd"}]})
+    assert (outcome.run_dir / "end.txt").read_text() == "KILLED"
 
 
 def test_sigint_with_save_on_sigint_commits_first(run, lab, attempt, verified_updates):

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import random
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -248,3 +249,12 @@ class Counts(PeriodicCallback):
     def periodic_callback(self):
         self.count += 1
         self.writer.add_scalar("count", self.count)
+
+
+class LogsFromThread(PeriodicCallback):
+    """Logs a line in a thread that it starts itself."""
+
+    def periodic_callback(self):
+        thread = threading.Thread(target=self.logger.info, args=("from a thread",))
+        thread.start()
+        thread.join()

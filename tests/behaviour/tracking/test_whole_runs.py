@@ -53,13 +53,13 @@ def weights(outcome):
     return (newest / "model.safetensors").read_bytes()
 
 
-def losses(folder, key="loss/online/total/U1"):
+def losses(folder, key="loss/online/total"):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [(line["update"], line["metrics"][key]) for line in lines if key in line["metrics"]]
 
 
 def arrived(fake_server):
-    return fake_server.run.curve("loss/online/total/U1")
+    return fake_server.run.curve("loss/online/total")
 
 
 def warnings(outcome):

@@ -91,7 +91,7 @@ def test_default_intervals_and_default_callbacks_are_the_trainer_s_to_choose(fin
     fired = [line["update"] for line in lines if "optim/lr" in line["metrics"]]
     assert fired == [4, 8, 12]
     assert not any("profiling/remaining_seconds" in line["metrics"] for line in lines)
-    assert "loss/online/total/U4" in lines[-1]["metrics"]
+    assert "loss/online/total" in lines[-1]["metrics"]
 
 
 def test_callbacks_that_only_training_calls_are_left_out_for_an_evaluation(trainer_of):
@@ -230,7 +230,7 @@ def test_eval_calls_an_initializer_of_weights(trainer_of):
 def test_a_train_step_of_its_own_decides_loss_names_and_outputs(finish, lab):
     watch = {**WATCH, "output_patterns": ["output_mean"]}
     metrics = finish({"trainer.kind": "lab.trainers.StepOfItsOwn", "trainer.callbacks": [watch]}).metrics
-    assert metrics["loss/online/total/U1"] == pytest.approx(2 * metrics["loss/online/mse/U1"])
+    assert metrics["loss/online/total"] == pytest.approx(2 * metrics["loss/online/mse"])
     assert metrics["loss/test/total"] == pytest.approx(2 * metrics["loss/test/mse"])
     assert "output_mean/test" in metrics
 
@@ -245,7 +245,7 @@ def test_an_update_of_its_own_is_called_for_every_accumulation_step(finish, fina
 def test_a_wrapped_model_is_what_is_called_and_the_model_s_own_weights_are_saved(finish, final_weights, lab):
     plain, wrapped = (finish({"trainer.kind": kind}) for kind in ("weighted-loss", "lab.trainers.WrapsItsModel"))
     assert load(final_weights(wrapped)).keys() == load(final_weights(plain)).keys()
-    assert wrapped.metrics["loss/online/total/U1"] != plain.metrics["loss/online/total/U1"]
+    assert wrapped.metrics["loss/online/total"] != plain.metrics["loss/online/total"]
 
 
 @pytest.mark.parametrize("evaluation", [False, True])

@@ -44,7 +44,7 @@ def test_all_metrics_of_a_round_are_one_line_with_its_position(writer):
 
 def test_a_round_without_metrics_writes_nothing(writer):
     told = []
-    writer.on_written.append(lambda: told.append(True))
+    writer.on_written.append(told.append)
     writer.flush(counter_at(1))
     assert not writer.metrics_file.path.exists()
     assert not told
@@ -265,7 +265,7 @@ def test_a_view_sees_changes_that_are_made_after_it(writer, tmp_path):
     view = writer.below("ema=0.9/")
     other = MetricsFile(tmp_path / "other.jsonl")
     writer.metrics_file = other
-    writer.on_written = [lambda: None]
+    writer.on_written = [print]
     assert view.metrics_file is other
     assert view.on_written is writer.on_written
     assert view.below("best=1/").prefix == "ema=0.9/best=1/"

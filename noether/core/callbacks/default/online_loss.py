@@ -9,14 +9,24 @@ import torch
 from torch import Tensor
 
 from noether.config.components import CallBackBaseConfig
-from noether.config.metric_facts import MetricFacts, intervals_of
+from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.callbacks.tracked import HOLD, AppliedSteps, precise
 from noether.metrics.values import read_scalars
 
+ONLINE = "loss/online/"
+
+
+def _suffix(config: CallBackBaseConfig) -> str:
+    """Return the end of the metric keys: a default callback's config has no id, those of the user have one."""
+    return f"/{config.id}" if config.id else ""
+
 
 class OnlineLossCallback(PeriodicCallback):
-    """Log each loss, averaged over all accumulation steps of an interval, as `loss/online/{name}/{interval}`.
+    """Log each loss, averaged over all accumulation steps since it was last logged, as `loss/online/{name}`.
+
+    Every run has one, whose interval is `track_every_n_*` of the trainer. Another one adds its id to the keys:
+    `loss/online/{name}/{id}`.
 
     Losses are added up on their device, so nothing waits for the device until they are logged. Updates that were not
     applied do not count.
@@ -36,6 +46,7 @@ class OnlineLossCallback(PeriodicCallback):
 
     def __init__(self, callback_config: CallBackBaseConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
+        self._suffix = _suffix(callback_config)
         self._steps: AppliedSteps[dict[str, Tensor]] = AppliedSteps()
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = defaultdict(int)
@@ -44,8 +55,7 @@ class OnlineLossCallback(PeriodicCallback):
     @classmethod
     def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:
         """Return the keys that it logs."""
-        interval = intervals_of(config).short or "*"  # the default interval depends on the length of the run
-        return tuple(f"loss/online/{name}/{interval}" for name in facts.loss_patterns)
+        return tuple(f"{ONLINE}{name}{_suffix(config)}" for name in facts.loss_patterns)
 
     def track_after_accumulation_step(
         self, *, losses: dict[str, Tensor], accumulation_steps: int, accumulation_step: int, **_: Any
@@ -94,7 +104,7 @@ class OnlineLossCallback(PeriodicCallback):
         if self._unread:
             self._read_counts()
         for name, total in self._sums.items():
-            self.writer.add_scalar(f"loss/online/{name}/{self.intervals.short}", total / self._counts[name])
+            self.writer.add_scalar(f"{ONLINE}{name}{self._suffix}", total / self._counts[name])
         self._sums.clear()
         self._counts.clear()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import re
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any, Protocol
 
@@ -11,10 +12,13 @@ from pydantic import Field
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.default.eta import Pace, clock
+from noether.core.callbacks.evaluation import on_terminal
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.kernel.progress import UpdateCounter
 
+TRAINING_LOSS = "loss/online/total"
 _REDRAW_SECONDS = 0.1  # the eye sees no more, and a redraw costs more than many updates
+_TOTAL = re.compile(r"loss/([^/]+)/total")
 
 
 class ProgressConfig(CallBackBaseConfig):
@@ -26,15 +30,15 @@ class ProgressConfig(CallBackBaseConfig):
 class ProgressDisplay(Protocol):
     """Display of the progress of a run."""
 
-    def show(self, counter: UpdateCounter, metrics: str, pace: Pace) -> None:
-        """Show the current counters, losses and rate."""
+    def show(self, counter: UpdateCounter, losses: Callable[[], str], pace: Pace, *, is_last: bool) -> bool:
+        """Show the current counters, losses and rate; return False if it is too early for that."""
 
     def close(self) -> None:
         """Release the output."""
 
 
 class ProgressCallback(PeriodicCallback):
-    """Show epoch, update, rate, remaining time and the last losses.
+    """Show epoch, update, rate, remaining time, the mean training loss since the last display, and evaluation losses.
 
     ```toml
     [[trainer.callbacks]]
@@ -53,6 +57,7 @@ class ProgressCallback(PeriodicCallback):
     def __init__(self, callback_config: ProgressConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
         self.lines = callback_config.lines
+        self._noted: list[float] = []  # training losses since the last display
         self._pace: Pace | None = None
         self._display: ProgressDisplay | None = None
 
@@ -64,29 +69,44 @@ class ProgressCallback(PeriodicCallback):
     def before_training(self, *, update_counter: UpdateCounter) -> None:
         """Open the display."""
         self._pace = Pace(update_counter)
-        self._display = LiveBar(update_counter) if sys.stdout.isatty() else PlainLines(self, update_counter)
+        self.writer.on_written.append(self._note)
+        self._display = LiveBar(update_counter) if on_terminal() else PlainLines(self, update_counter)
+
+    def _note(self, metrics: Mapping[str, float]) -> None:
+        """Note the training loss of a line of metrics."""
+        if (loss := metrics.get(TRAINING_LOSS)) is not None:
+            self._noted.append(loss)
 
     def periodic_callback(self, *, update_counter: UpdateCounter, **_: Any) -> None:
-        """Update the display."""
-        if self._display is not None and self._pace is not None:
-            self._display.show(update_counter, self._losses(), self._pace)
+        """Update the display; the last time is left to `after_training`, when the last evaluation is known."""
+        if not update_counter.is_finished:
+            self._show(update_counter)
+
+    def after_training(self, *, update_counter: UpdateCounter) -> None:
+        """Show the end."""
+        self._show(update_counter, is_last=True)
+
+    def _show(self, counter: UpdateCounter, *, is_last: bool = False) -> None:
+        if self._display is None or self._pace is None:
+            return
+        if self._display.show(counter, self._losses, self._pace, is_last=is_last):
+            self._noted.clear()
 
     def close(self) -> None:
         """Close the display."""
         if self._display is not None:
             self._display.close()
             self._display = None
+        if self._note in self.writer.on_written:
+            self.writer.on_written.remove(self._note)
 
     def _losses(self) -> str:
-        """Return the total losses logged last, as short text."""
-        known = {**self.writer.final_metrics, **self.writer.current_metrics()}
-        losses = {key: value for key, value in known.items() if key.startswith("loss/") and "/total" in key}
-        return "  ".join(f"{_short(key)} {value:.4g}" for key, value in losses.items())
-
-
-def _short(key: str) -> str:
-    """Shorten `loss/online/total/U50` to `online` and `loss/test/total` to `test`."""
-    return key.split("/")[1]
+        """Return the total losses as short text: of training the mean since the last display, else the last ones."""
+        known = self.writer.final_metrics
+        if self._noted:
+            known[TRAINING_LOSS] = sum(self._noted) / len(self._noted)
+        matches = ((_TOTAL.fullmatch(key), value) for key, value in known.items())
+        return "  ".join(f"{match[1]} {value:.4g}" for match, value in matches if match)
 
 
 class LiveBar:
@@ -113,20 +133,21 @@ class LiveBar:
         self._bar.start()
         self._drawn = 0.0
 
-    def show(self, counter: UpdateCounter, metrics: str, pace: Pace) -> None:
+    def show(self, counter: UpdateCounter, losses: Callable[[], str], pace: Pace, *, is_last: bool) -> bool:
         """Redraw, unless the last redraw was a moment ago."""
         now = monotonic()
-        if now - self._drawn < _REDRAW_SECONDS and not counter.is_finished:
-            return
+        if now - self._drawn < _REDRAW_SECONDS and not is_last:
+            return False
         self._drawn = now
         self._bar.update(
             self._task,
             completed=counter.update,
             epoch=counter.epoch,
             rate=_rate(counter, pace),
-            losses=metrics,
+            losses=losses(),
         )
         self._bar.refresh()
+        return True
 
     def close(self) -> None:
         """Draw once more and release the terminal."""
@@ -142,10 +163,10 @@ class PlainLines:
         self._updates = max(counter.end_update // callback.lines, 1)
         self._next = counter.update + self._updates
 
-    def show(self, counter: UpdateCounter, metrics: str, pace: Pace) -> None:
+    def show(self, counter: UpdateCounter, losses: Callable[[], str], pace: Pace, *, is_last: bool) -> bool:
         """Write a line if enough updates have passed since the last one."""
-        if counter.update < self._next and not counter.is_finished:
-            return
+        if counter.update < self._next and not is_last:
+            return False
         self._next = counter.update + self._updates
         self._log.info(
             "epoch %d  update %d/%d  %s  %s",
@@ -153,8 +174,9 @@ class PlainLines:
             counter.update,
             counter.end_update,
             _rate(counter, pace),
-            metrics,
+            losses(),
         )
+        return True
 
     def close(self) -> None:
         """Do nothing: no resource is open."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from noether.checkpoint.durable import replace_file, storage_error
 from noether.checkpoint.tensor_file import encode_tensors
 from noether.config.components import CallBackBaseConfig
-from noether.config.metric_facts import MetricFacts, intervals_of
+from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
 from noether.core.callbacks.tracked import HOLD, AppliedSteps, precise
 from noether.errors import TrainingError
@@ -45,6 +45,9 @@ def write_outputs(path: Path, outputs: Mapping[str, Sequence[Tensor]]) -> None:
     except OSError as error:
         raise storage_error(error, path) from error
     replace_file(path, encode_tensors(tensors)[0])
+
+
+KIND = "track-additional-outputs"
 
 
 class TrackAdditionalOutputsCallbackConfig(CallBackBaseConfig):
@@ -110,6 +113,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
 
     def __init__(self, callback_config: TrackAdditionalOutputsCallbackConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
+        self._suffix = _suffix(callback_config)
         self.keys = list(callback_config.keys or [])
         self.patterns = list(callback_config.patterns or [])
         self.verbose = callback_config.verbose
@@ -125,7 +129,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
     def produced_metrics(cls, config: TrackAdditionalOutputsCallbackConfig, facts: MetricFacts) -> tuple[str, ...]:
         """Return the keys that it logs."""
         names = [*(config.keys or ()), *(f"*{pattern}*" for pattern in config.patterns or ())]
-        return tuple(_metric_key(name, intervals_of(config).short) for name in names) if config.log_output else ()
+        return tuple(name + _suffix(config) for name in names) if config.log_output else ()
 
     @property
     def out(self) -> Path | None:
@@ -203,7 +207,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             self._warn_once(interval_type)
         for name, values in self.tracked_values.items():
             if self.log_output or self.verbose:
-                self._tell(_metric_key(name, self.intervals.short), self._reduced(values))
+                self._tell(name + self._suffix, self._reduced(values))
         if self.out is not None and self.tracked_values:
             write_outputs(self.out / f"{update_counter.cur_iteration}.safetensors", self.tracked_values)
         self.tracked_values.clear()
@@ -247,9 +251,9 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             self.tracked_values[name] = [value.to(self.trainer.device) for value in values]
 
 
-def _metric_key(name: str, interval: str) -> str:
-    """Return the key of an output; a child that its parent calls has no interval to append."""
-    return f"{name}/{interval}" if interval else name
+def _suffix(config: CallBackBaseConfig) -> str:
+    """Return the end of the metric keys: the id, of every callback of this kind but the first."""
+    return f"/{config.id}" if config.id and config.id != KIND else ""
 
 
 def _one_number(output: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ def test_a_consumer_before_its_producer_is_reported_to_move(refused):
 
 
 def test_default_producers_come_before_everybody(load):
-    load({"trainer.track_every_n_updates": 5, "trainer.callbacks": [watch("loss/online/total/U5")]})
+    load({"trainer.track_every_n_updates": 5, "trainer.callbacks": [watch("loss/online/total")]})
 
 
 def test_default_reporters_come_after_everybody(refused):
@@ -255,7 +255,7 @@ def test_an_expectation_of_an_unlogged_metric_is_refused_with_the_nearest(refuse
 
 @pytest.mark.parametrize(
     "key",
-    ["loss/test/total", "best/loss/test/total", "loss/online/label_loss/U3", "model/parameters", "optim/lr"],
+    ["loss/test/total", "best/loss/test/total", "loss/online/label_loss", "model/parameters", "optim/lr"],
 )
 def test_an_expectation_of_what_is_logged_is_right(load, key):
     assert meaning_notes(load({"expect": {key: {"max": 1.0}}, "trainer.callbacks": [loss()]}).spec) == []

@@ -44,7 +44,7 @@ def follow(callback: OnlineLossCallback, updates: list[list[float]]) -> None:
 
 def logged(callback: OnlineLossCallback) -> float:
     callback.periodic_callback(interval_type="update", update_counter=make_counter())
-    value = callback.writer.current("loss/online/total/U3")
+    value = callback.writer.current("loss/online/total")
     callback.writer.discard()
     return value
 
@@ -87,7 +87,7 @@ def test_a_loss_that_is_there_now_and_then_is_averaged_over_its_own_steps(traine
             accumulation_step=step,
         )
     callback.periodic_callback(interval_type="update", update_counter=make_counter())
-    assert callback.writer.current_metrics() == {"loss/online/total/U3": 2.0, "loss/online/extra/U3": 5.0}
+    assert callback.writer.current_metrics() == {"loss/online/total": 2.0, "loss/online/extra": 5.0}
     callback.writer.discard()
 
 
@@ -113,12 +113,15 @@ def test_between_intervals_there_is_no_state(trainer: BaseTrainer) -> None:
     assert callback.state_dict() is None
 
 
-def test_the_key_names_the_interval(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("named", "key"), [({}, "loss/online/total"), ({"id": "often"}, "loss/online/total/often")])
+def test_the_key_names_no_interval_and_the_id_of_a_callback_of_the_spec(
+    tmp_path: Path, named: dict[str, str], key: str
+) -> None:
     made = make_trainer(tmp_path)
-    callback = make_callback({"kind": "online-loss", "every_n_epochs": 2}, made)
+    callback = make_callback({"kind": "online-loss", "every_n_epochs": 2, **named}, made)
     follow(callback, [[1.0]])
     callback.periodic_callback(interval_type="epoch", update_counter=make_counter())
-    assert made.log_writer.keys() == ["loss/online/total/E2"]
+    assert made.log_writer.keys() == [key]
 
 
 def follow_on_device(

@@ -53,7 +53,7 @@ def test_plain_lines_are_about_as_many_as_asked_and_the_last_update_has_one(
         display, pace = PlainLines(callback, counter), Pace(counter)
         while not counter.is_finished:
             counter.update += 1
-            display.show(counter, "online 0.5", pace)
+            display.show(counter, lambda: "online 0.5", pace, is_last=counter.is_finished)
         display.close()
     finally:
         callback.logger.removeHandler(seen)
@@ -62,23 +62,27 @@ def test_plain_lines_are_about_as_many_as_asked_and_the_last_update_has_one(
     assert all("updates/s" in line and "left  online 0.5" in line for line in seen.written)
 
 
-def test_without_a_terminal_lines_show_the_losses_that_were_logged_last(
+def test_without_a_terminal_lines_show_the_mean_since_the_line_before_and_the_last_evaluation(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    callback = progress(tmp_path, lines=1)
+    callback = progress(tmp_path, lines=2)
     writer = callback.writer
-    for key in ("loss/online/total/U1", "loss/online/y_loss/U1", "loss/test/total", "optim/lr"):
-        writer.add_scalar(key, 0.25)
-    writer.flush(make_counter())
     callback.before_training(update_counter=make_counter())
     with caplog.at_level(logging.INFO, LOGGER):
-        callback.periodic_callback(interval_type="update", update_counter=make_counter(update=99))
-        assert caplog.messages == []
-        callback.periodic_callback(interval_type="update", update_counter=make_counter(update=100))
-    (line,) = caplog.messages
-    assert line.startswith("epoch 16  update 100/100")
-    assert line.endswith("online 0.25  test 0.25")
+        for update, loss in ((25, 1.0), (49, 3.0), (75, 0.25), (99, 0.75)):
+            for key, value in (("total", loss), ("y_loss", loss), ("total/online-loss", 9.0)):
+                writer.add_scalar(f"loss/online/{key}", value)
+            writer.add_scalar("loss/test/total", loss / 10)
+            writer.flush(make_counter(update=update))
+            callback.periodic_callback(update_counter=make_counter(update=update + 1))
+        callback.after_training(update_counter=make_counter(update=100))
+    first, last = caplog.messages
+    assert first.startswith("epoch 8  update 50/100")
+    assert first.endswith("online 2  test 0.3")
+    assert last.startswith("epoch 16  update 100/100")
+    assert last.endswith("online 0.5  test 0.075")
     callback.close()
+    assert writer.on_written == []
     writer.close()
 
 
@@ -94,7 +98,7 @@ def test_a_bar_shows_where_the_run_stands(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("COLUMNS", "200")
     counter = make_counter(end_update=40)
     bar, pace = LiveBar(counter), Pace(counter)
-    bar.show(make_counter(update=40, end_update=40), "online 0.5", pace)
+    bar.show(make_counter(update=40, end_update=40), lambda: "online 0.5", pace, is_last=True)
     bar.close()
     assert "40/40" in screen.getvalue()
     assert "online 0.5" in screen.getvalue()

@@ -67,7 +67,7 @@ def test_the_mean_is_over_all_accumulation_steps_of_the_interval(trainer: BaseTr
     callback = tracker_of(trainer, keys=["surface"])
     follow(callback, [{"surface": value} for value in steps])
     mean = sum(steps) / len(steps)
-    assert logged(callback) == {"surface/U50": pytest.approx(mean, rel=1e-6, abs=1e-6)}
+    assert logged(callback) == {"surface": pytest.approx(mean, rel=1e-6, abs=1e-6)}
     assert logged(callback) == {}
 
 
@@ -75,7 +75,7 @@ def test_the_mean_is_over_all_accumulation_steps_of_the_interval(trainer: BaseTr
 def test_last_is_the_value_of_the_last_step(tmp_path: Path, save_output: bool) -> None:
     callback = tracker_of(make_trainer(tmp_path), keys=["surface"], reduce="last", save_output=save_output)
     follow(callback, [{"surface": 1.0}, {"surface": 7.0}, {"surface": 3.0}])
-    assert logged(callback) == {"surface/U50": 3.0}
+    assert logged(callback) == {"surface": 3.0}
 
 
 @pytest.mark.parametrize("save_output", [False, True])
@@ -84,15 +84,15 @@ def test_of_an_output_that_is_no_scalar_the_mean_of_each_step_counts_the_same(
 ) -> None:
     callback = tracker_of(make_trainer(tmp_path), keys=["field"], save_output=save_output)
     follow(callback, [{"field": [1.0, 3.0]}, {"field": [8, 8, 8, 8]}])
-    assert logged(callback) == {"field/U50": 5.0}
+    assert logged(callback) == {"field": 5.0}
 
 
 @pytest.mark.parametrize(
     ("settings", "tracked"),
     [
-        ({"keys": ["a_loss"]}, {"a_loss/U50"}),
-        ({"patterns": ["loss"]}, {"a_loss/U50", "loss_b/U50"}),
-        ({"keys": ["a_loss", "other"], "patterns": ["loss", "a_"]}, {"a_loss/U50", "loss_b/U50", "other/U50"}),
+        ({"keys": ["a_loss"]}, {"a_loss"}),
+        ({"patterns": ["loss"]}, {"a_loss", "loss_b"}),
+        ({"keys": ["a_loss", "other"], "patterns": ["loss", "a_"]}, {"a_loss", "loss_b", "other"}),
         ({"patterns": ["no such"]}, set()),
     ],
     ids=["by key", "by pattern", "by both", "by none"],
@@ -123,7 +123,7 @@ def test_a_trainer_that_returns_no_outputs_gets_a_hint(trainer: BaseTrainer, out
 def test_patterns_may_match_in_some_steps_only(trainer: BaseTrainer) -> None:
     callback = tracker_of(trainer, patterns=["loss"])
     follow(callback, [None, {"loss_a": 4.0}, {"other": 1.0}, {"loss_a": 2.0}])
-    assert logged(callback) == {"loss_a/U50": 3.0}
+    assert logged(callback) == {"loss_a": 3.0}
 
 
 def test_patterns_that_match_nothing_are_reported_once(trainer: BaseTrainer, caplog: pytest.LogCaptureFixture) -> None:
@@ -146,21 +146,21 @@ def test_what_is_changed_in_place_later_keeps_the_value_of_its_step(
     weight = torch.tensor(1.0)
     follow(callback, [{"weight": weight}])
     weight.fill_(5.0)
-    assert logged(callback) == {"weight/U50": 1.0}
+    assert logged(callback) == {"weight": 1.0}
 
 
 def test_a_long_interval_keeps_few_tensors_and_loses_no_precision(trainer: BaseTrainer) -> None:
     callback = tracker_of(trainer, keys=["surface"])
     follow(callback, [{"surface": 0.1}] * 5000)
     assert len(callback.tracked_values["surface"]) < 300
-    assert logged(callback) == {"surface/U50": pytest.approx(float(torch.tensor(0.1)), rel=1e-12)}
+    assert logged(callback) == {"surface": pytest.approx(float(torch.tensor(0.1)), rel=1e-12)}
 
 
 def test_only_the_last_value_is_kept_where_no_other_is_used(trainer: BaseTrainer) -> None:
     callback = tracker_of(trainer, keys=["surface"], reduce="last")
     follow(callback, [{"surface": step} for step in range(600)])
     assert len(callback.tracked_values["surface"]) == 1
-    assert logged(callback) == {"surface/U50": 599.0}
+    assert logged(callback) == {"surface": 599.0}
 
 
 @pytest.mark.parametrize("reduce", ["mean", "last"])
@@ -170,7 +170,7 @@ def test_updates_that_the_device_did_not_apply_do_not_count(tmp_path: Path, redu
     for value, applied in ((4.0, 1.0), (2.0, 1.0), (float("nan"), 0.0)):
         made.one_update.applied = torch.tensor(applied)
         follow(callback, [{"x": value}])
-    assert logged(callback) == {"x/U50": 3.0 if reduce == "mean" else 2.0}
+    assert logged(callback) == {"x": 3.0 if reduce == "mean" else 2.0}
 
 
 def test_the_device_is_asked_now_and_then_so_that_few_steps_are_held(
@@ -196,7 +196,7 @@ def test_the_state_holds_what_only_the_device_knows_to_be_applied(tmp_path: Path
     state = callback.state_dict()
     assert state is not None
     resumed.load_state_dict(state)
-    assert logged(resumed) == logged(callback) == {"x/U50": 4.0}
+    assert logged(resumed) == logged(callback) == {"x": 4.0}
 
 
 @given(steps, steps, st.sampled_from(["mean", "last"]))
@@ -270,7 +270,7 @@ def test_verbose_also_prints(tmp_path: Path, caplog: pytest.LogCaptureFixture, l
     callback.periodic_callback(interval_type="update", update_counter=make_counter())
     callback.writer.flush(make_counter())
     callback.writer.close()
-    assert [record.getMessage() for record in caplog.records] == ["x/U50: 1.25"]
+    assert [record.getMessage() for record in caplog.records] == ["x: 1.25"]
 
 
 @pytest.mark.parametrize(
@@ -292,5 +292,13 @@ def test_it_declares_the_keys_that_it_logs() -> None:
     table = {"every_n_epochs": 2, "keys": ["a_loss"], "patterns": ["b"], "save_output": True}
     facts = MetricFacts(None, ())
     produced = TrackAdditionalOutputsCallback.produced_metrics
-    assert produced(TrackAdditionalOutputsCallbackConfig(**table), facts) == ("a_loss/E2", "*b*/E2")
+    assert produced(TrackAdditionalOutputsCallbackConfig(**table), facts) == ("a_loss", "*b*")
     assert produced(TrackAdditionalOutputsCallbackConfig(**table, log_output=False), facts) == ()
+
+
+def test_a_second_callback_of_the_kind_adds_its_id_to_its_keys() -> None:
+    facts = MetricFacts(None, ())
+    kind = "track-additional-outputs"
+    configs = [TrackAdditionalOutputsCallbackConfig(keys=["a_loss"], id=name) for name in (kind, f"{kind}-2")]
+    keys = [TrackAdditionalOutputsCallback.produced_metrics(config, facts) for config in configs]
+    assert keys == [("a_loss",), ("a_loss/track-additional-outputs-2",)]

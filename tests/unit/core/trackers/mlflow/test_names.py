@@ -14,7 +14,7 @@ KEYS = st.one_of(
 @pytest.mark.parametrize(
     ("key", "name"),
     [
-        ("loss/online/total/U50", "loss/online/total/U50"),
+        ("loss/online/total", "loss/online/total"),
         ("ema=0.9999/loss/test/total", "ema:0.9999/loss/test/total"),
         ("best=loss.test.total/accuracy", "best:loss.test.total/accuracy"),
         ("trainer.callbacks.0.kind", "trainer.callbacks.0.kind"),
