@@ -211,20 +211,8 @@ class DataContainer:
         )
 
     def raw_properties(self) -> dict[str, dict[str, Any]]:
-        """Return shape and type of each property that is a tensor, in the first sample of `main` before its transforms.
-
-        Empty if that sample cannot be made a batch, such as one whose properties only transforms make tensors.
-        """
-        key = "train" if "train" in self.keys() else self.keys()[0]  # it is no mapping
-        try:
-            sample = first_sample(self._prepared.datasets[key], seed=self.seed)
-        except DataError:
-            return {}
-        tensors = {name: value for name, value in sample.items() if isinstance(value, Tensor)}
-        return {
-            name: {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
-            for name, value in tensors.items()
-        }
+        """Return shape and type of each tensor in the first sample of `main` before its transforms."""
+        return self._prepared.raw_properties("train" if "train" in self.keys() else self.keys()[0], self.seed)
 
     def over(self, key: str, samples: AnyDataset) -> DataContainer:
         """Return a container of one data set: other samples in place of `key`, and the transforms as they are fitted.

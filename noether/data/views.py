@@ -233,6 +233,21 @@ class PreparedDatasets:
             tensor = transform.inverse(name, tensor)
         return tensor
 
+    def raw_properties(self, key: str, seed: int) -> dict[str, dict[str, Any]]:
+        """Return shape and type of each tensor in the first sample of the data set `key` before its transforms.
+
+        Empty if the default collator cannot make a batch of that sample.
+        """
+        try:
+            sample = first_sample(self.datasets[key], seed=seed)
+        except DataError:
+            return {}
+        return {
+            name: {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+            for name, value in sample.items()
+            if isinstance(value, Tensor)
+        }
+
     def property_of(self, name: str, present: Collection[str]) -> str:
         """Return the property of the field `name`, or the property of this name.
 
