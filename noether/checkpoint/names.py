@@ -13,6 +13,7 @@ from torch import Tensor
 from noether.checkpoint.folder import checkpoint_folders, checkpoint_name
 from noether.checkpoint.manifest import WEIGHTS, Manifest, NamedCheckpoint, NewerFormatError
 from noether.checkpoint.saved import SavedCheckpoint
+from noether.checkpoint.state import CALLBACKS
 from noether.errors import CheckpointError
 from noether.kernel.names import did_you_mean
 
@@ -157,6 +158,12 @@ class Checkpoint:
         """The file with the named weights."""
         return self.saved.folder / self.weights
 
+    @property
+    def position(self) -> str:
+        """Position of the checkpoint, with the file if it is not the live weights: `E1_U50_S3200.ema=0.999`."""
+        iteration, file = self.saved.manifest.iteration, Path(self.weights)
+        return iteration if self.weights == WEIGHTS else f"{iteration}.{file.parent.name}={file.stem}"
+
     def tensors(self) -> dict[str, Tensor]:
         """Return the weights; averages of a part of the model are completed with the live weights.
 
@@ -170,6 +177,26 @@ class Checkpoint:
             )
         live = self.saved.tensors(WEIGHTS) if self.weights != WEIGHTS and WEIGHTS in files else {}
         return live | self.saved.tensors(self.weights)
+
+    def averaged(self, averages: str) -> Checkpoint:
+        """Return the averaged weights of the checkpoint instead of its live ones.
+
+        Args:
+            averages: The factor, `0.999`; or id of the callback and factor, `ema/0.999`.
+
+        Raises:
+            CheckpointError: if the checkpoint has no such averages, or several; the message lists those that it has.
+        """
+        files = [name for name in self.saved.manifest.files if name.startswith(CALLBACKS) and name.count("/") > 1]
+        held = {name.removeprefix(f"{CALLBACKS}/").removesuffix(".safetensors"): name for name in sorted(files)}
+        found = [name for name in held if averages in (name, name.rpartition("/")[2])]
+        if len(found) == 1:
+            return Checkpoint(self.saved, held[found[0]])
+        raise CheckpointError(
+            f"{self.saved.folder}: {'ambiguous' if found else 'unknown'} averages: found {averages!r}, expected "
+            "averages of the checkpoint",
+            hint=f"it holds {', '.join(held)}" if held else "it holds none; choose one of `noether checkpoint list`",
+        )
 
 
 def meant_by(name: str, known: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noether.cli.options import RUNS, AsJson, Checkpoint, Output, RunArgument, Trusted, verb
+from noether.cli.options import RUNS, AsJson, Checkpoint, Output, Project, RunArgument, Trusted, verb
 from noether.cli.output import print_facts, print_json, print_table, size_in_words
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ NameArgument = Annotated[
         show_default=False,
     ),
 ]
+
+NoTransforms = Annotated[bool, typer.Option("--no-transforms", help="Leave the run's transforms out of a program.")]
 
 
 @verb(app, "list", example="noether checkpoint list airfoil-20260102-030405-ab12")
@@ -149,23 +151,29 @@ def export(
     averages: Annotated[
         str | None,
         typer.Option(
-            metavar="ID/FACTOR", help="Averaged weights of the checkpoint: ema/0.999.", show_default="the live weights"
+            metavar="FACTOR",
+            help="Averaged weights of the checkpoint: 0.999, or ema/0.999.",
+            show_default="live weights",
         ),
     ] = None,
     form: Annotated[
-        str, typer.Option("--format", metavar="FORMAT", help="safetensors, or torch-export for a .pt2 program.")
+        str, typer.Option("--format", metavar="FORMAT", help="safetensors; or a program: torch-export (.pt2), onnx.")
     ] = "safetensors",
+    no_transforms: NoTransforms = False,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The file to write.", show_default="<run>.<checkpoint>.safetensors or .pt2"),
+        typer.Option(metavar="FILE", help="The file to write.", show_default="<run>.<checkpoint>.<format>"),
     ] = None,
     output: Output = RUNS,
     trusted: Trusted = [],
+    project: Project = None,
 ) -> None:
-    """Write the weights of a checkpoint to a file.
+    """Write the weights of a checkpoint to a file, or the model as a program.
 
-    The file can be read without Noether. A torch.export program takes the forward properties in the order of the spec,
-    transformed as in training; any batch size. It is compared with the model on a batch before it is written.
+    The file can be used without Noether. A program takes inputs in the units of the training data, in batches of any
+    size, and returns the fields in these units: the transforms of the run are inside. With --no-transforms it takes
+    the forward properties as they are after the transforms. It is compared with `noether predict` on samples of the
+    data before it is written. ONNX needs the packages onnx and onnxscript.
 
     Exit codes: 0 done, 1 the model cannot be exported, 2 no such run or wrong usage, 3 no such checkpoint.
     """
@@ -173,7 +181,9 @@ def export(
     from noether.runs.folder.run_folder import find_run
 
     paths = find_run(run, output)
-    file, found = export_weights(paths, checkpoint=checkpoint, averages=averages, form=form, out=out, trusted=trusted)
+    chosen: dict[str, Any] = {"form": form, "out": out, "transforms": not no_transforms}
+    chosen |= {"trusted": trusted, "project": project}
+    file, found = export_weights(paths, checkpoint=checkpoint, averages=averages, **chosen)
     print(f"wrote {found.weights} of {found.saved.manifest.iteration} to {file} ({size_in_words(file.stat().st_size)})")
 
 

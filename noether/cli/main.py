@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from noether.cli import check, checkpoint, evaluate, plan, plugins, resume, run, spec, tracker, verify_resume
+from noether.cli import check, checkpoint, evaluate, plan, plugins, predict, resume, run, spec, tracker, verify_resume
 from noether.cli.options import verb
 from noether.cli.output import print_error
 from noether.config.secrets import masked_traceback
@@ -85,6 +85,7 @@ app = typer.Typer(
 verb(app, "run", example=run.EXAMPLE)(run.run)
 verb(app, "resume", example=resume.EXAMPLE)(resume.resume)
 verb(app, "eval", example=evaluate.EXAMPLE)(evaluate.evaluate)
+verb(app, "predict", example=predict.EXAMPLE)(predict.predict)
 verb(app, "check", example=check.EXAMPLE)(check.check)
 verb(app, "plan", example=plan.EXAMPLE)(plan.plan)
 verb(app, "verify-resume", example=verify_resume.EXAMPLE)(verify_resume.verify_resume)

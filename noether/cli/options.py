@@ -49,6 +49,14 @@ ShowTraceback = Annotated[
     bool, typer.Option("--traceback", help="Print the whole traceback of an error in a callback or model.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Like = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY",
+        help="The data set whose columns and own transforms the file has.",
+        show_default="the first one beside train",
+    ),
+]
 RUNS = Path("runs")
 
 

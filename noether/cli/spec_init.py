@@ -21,7 +21,9 @@ def init(
     file: Annotated[Path, typer.Argument(metavar="[FILE]", help="The spec to write.")] = Path("spec.toml"),
     data: Annotated[
         Path | None,
-        typer.Option(help="Train on this file: .npz, .safetensors or .parquet.", show_default="handwritten digits"),
+        typer.Option(
+            help="Train on this file: .npz, .safetensors, .parquet or .csv.", show_default="handwritten digits"
+        ),
     ] = None,
     targets: Annotated[
         str, typer.Option(metavar="NAME,…", help="Arrays of --data to predict.", show_default="all in …_target")

@@ -6,6 +6,7 @@ import inspect
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from multiprocessing import get_all_start_methods
 from typing import Any
@@ -267,9 +268,48 @@ class DataContainer:
             timeout=self.timeout,
         )
 
-    def inverse(self, name: str, tensor: Tensor) -> Tensor:
-        """Return a property, or a prediction of it, in the units of the training data; shape (batch, ...)."""
-        return self._prepared.inverse(name, tensor)
+    def raw_properties(self) -> dict[str, dict[str, Any]]:
+        """Return shape and type of each tensor in the first sample of `main` before its transforms."""
+        return self._prepared.raw_properties("train" if "train" in self.keys() else self.keys()[0], self.seed)
+
+    def over(self, key: str, samples: AnyDataset) -> DataContainer:
+        """Return a container of one data set: other samples in place of `key`, and the transforms as they are fitted.
+
+        Args:
+            key: Key of a data set of the run, whose own transforms the samples need.
+            samples: The samples, before their transforms.
+        """
+        other = copy(self)
+        other._prepared = PreparedDatasets({key: samples}, self._prepared.shared, self._prepared.own)
+        return other
+
+    def transforms(self, key: str) -> tuple[Transform, ...]:
+        """Return the transforms of a data set: its own ones, then those of all data sets."""
+        return self._prepared.transforms(key)
+
+    def inverse(self, name: str, tensor: Tensor, key: str = "train") -> Tensor:
+        """Return a property, or a prediction of it, in the units of a data set before its transforms.
+
+        Args:
+            name: The property, `pressure_target`; one that no transform changes is returned as it is.
+            tensor: Its values, of shape (batch, ...).
+            key: The data set.
+        """
+        return self._prepared.inverse(name, tensor, key)
+
+    def in_units(self, name: str, tensor: Tensor, present: Collection[str] = ()) -> Tensor:
+        """Return predictions or targets of a field, or a property, in the units of the training data.
+
+        Args:
+            name: The field, `pressure`, of which `pressure_target` is the property; or a property.
+            tensor: Its values, of shape (batch, ...).
+            present: The properties of a sample; unset: those of the training set.
+
+        Raises:
+            DataError: if there is no such property, or `name` is a field and another property as well.
+        """
+        present = present or self.first_sample()
+        return self.inverse(self._prepared.property_of(name, present), tensor)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the state of the transforms, fitted on the training set."""
@@ -290,6 +330,7 @@ def build_data(
     loader: LoaderTable | None = None,
     *,
     seed: int = 0,
+    samples: Mapping[str, AnyDataset] | None = None,
 ) -> DataContainer:
     """Return the data of a run.
 
@@ -298,12 +339,13 @@ def build_data(
         transforms: Configs of the transforms of every data set.
         loader: Options of the loader; None for the defaults, which load in the training process.
         seed: Seed of the run; data sets and transforms whose constructors take a keyword `seed` are given it.
+        samples: Data sets instead of those of the configs, which give the transforms alone then.
 
     Raises:
         DataError: if a data set cannot be built.
     """
     return DataContainer(
-        {key: build_dataset(config, seed=seed) for key, config in datasets.items()},
+        {key: build_dataset(config, seed=seed) for key, config in datasets.items()} if samples is None else samples,
         seed=seed,
         transforms=[build_transform(config, seed=seed) for config in transforms],
         own_transforms={

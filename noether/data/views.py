@@ -229,14 +229,58 @@ class PreparedDatasets:
                 samples.in_full() if transform.takes_exact and isinstance(samples, InMemoryDataset) else samples
             )
 
-    def inverse(self, name: str, tensor: Tensor) -> Tensor:
-        """Return a batch of the property `name` in the units of the training data."""
-        transforms = self.own.get("train", ()) + self.shared
+    def transforms(self, key: str) -> tuple[Transform, ...]:
+        """Return the transforms of the data set `key`, in their order."""
+        return self.own.get(key, ()) + self.shared
+
+    def inverse(self, name: str, tensor: Tensor, key: str) -> Tensor:
+        """Return a batch of the property `name` in the units of the data set `key`."""
+        transforms = self.transforms(key)
         if any(transform.inverts(name) for transform in transforms):
             self._fit(transforms)
         for transform in reversed(transforms):
             tensor = transform.inverse(name, tensor)
         return tensor
+
+    def raw_properties(self, key: str, seed: int) -> dict[str, dict[str, Any]]:
+        """Return shape and type of each tensor in the first sample of the data set `key` before its transforms.
+
+        Empty if the default collator cannot make a batch of that sample.
+        """
+        try:
+            sample = first_sample(self.datasets[key], seed=seed)
+        except DataError:
+            return {}
+        return {
+            name: {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+            for name, value in sample.items()
+            if isinstance(value, Tensor)
+        }
+
+    def property_of(self, name: str, present: Collection[str]) -> str:
+        """Return the property of the field `name`, or the property of this name.
+
+        Args:
+            name: The field, `pressure`, or a property.
+            present: The properties of a sample.
+
+        Raises:
+            DataError: if there is none, or both are there and a transform changes one of them.
+        """
+        target = f"{name}_target"
+        if target not in present:
+            if name not in present:
+                raise DataError(
+                    f"unknown field or property: found {name!r}, expected one of "
+                    f"{', '.join(present)}.{did_you_mean(name, present)}"
+                )
+            return name
+        if name in present and any(t.inverts(name) or t.inverts(target) for t in self.transforms("train")):
+            raise DataError(
+                f"ambiguous name: found {name!r}, expected {target!r}, since {name!r} is a property of its own",
+                hint=f'write "{target}" for predictions and targets; data_container.inverse("{name}", …) is for inputs',
+            )
+        return target
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the state of all transforms, as one flat dict."""

@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from noether.checkpoint.manifest import WEIGHTS, Manifest
+from noether.checkpoint.manifest import Manifest
 from noether.checkpoint.names import Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.state import callback_file
 from noether.config.base import component_of
-from noether.config.components import CallBackBaseConfig
+from noether.config.components import CallBackBaseConfig, PeriodicDataIteratorCallbackConfig
 from noether.core.callbacks.checkpoint.ema import EmaCallbackConfig
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.callbacks.tree import family
@@ -24,10 +24,16 @@ from noether.core.initializers.base import InitializerBase, InitializerConfig
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import load_weights
 from noether.core.protocols import RunningTrainer
+from noether.data.container import DataContainer
+from noether.data.dataset import InMemoryDataset
+from noether.errors import UsageError
 from noether.kernel.intervals import EVERY
 from noether.runs.folder.run_folder import find_run
 from noether.runs.outcome import EXIT_CODE
-from noether.runs.prepare import preparation
+from noether.runs.predict.files import read_samples
+from noether.runs.predict.inputs import Inputs
+from noether.runs.predict.samples import as_batch
+from noether.runs.prepare import Preparation, Run, preparation
 from noether.runs.saved_spec import load_saved_spec
 from noether.spec.ids import item_ids
 from noether.spec.model import RunSpec
@@ -81,6 +87,49 @@ def _settings_of(config: CallBackBaseConfig) -> dict[str, Any]:
     return config.model_dump(exclude={"id", *EVERY})
 
 
+# The samples of a file
+
+
+def _labelled(path: Path, inputs: Inputs, spec: RunSpec) -> DataContainer:
+    """Return the samples of a file as the only data set, with the labels that the targets need."""
+    names = [*(spec.trainer.forward_properties or ()), *(spec.trainer.target_properties or ())]
+    samples = read_samples(path, inputs.config, inputs.properties, inputs.needed_for(names), others=True)
+    dataset: InMemoryDataset = samples.dataset
+    if any(tensor.dtype != inputs.properties[name].dtype for name, tensor in dataset.properties.items()):
+        batch, _ = as_batch(samples.tensors, inputs.properties)
+        dataset = InMemoryDataset(inputs.rounded(batch))
+    return inputs.data.over(inputs.key, dataset)
+
+
+def _of_data_set(spec: RunSpec, key: str) -> RunSpec:
+    """Return a spec that trains nothing, and whose callbacks are those that evaluate the data set `key`.
+
+    Raises:
+        UsageError: if there are none.
+    """
+    first = next(iter(spec.datasets))
+    kept = _evaluating(spec.trainer.callbacks or [], key, first)
+    if not kept:
+        raise UsageError(
+            f"no callback of the run evaluates the data set {key!r}: found none with dataset_key = {key!r}",
+            hint="--like names another data set of the run",
+        )
+    limits = {"max_epochs": 0, "max_updates": None, "max_samples": None, "start_at_epoch": None}
+    return spec.model_copy(update={"trainer": spec.trainer.model_copy(update={**limits, "callbacks": kept})})
+
+
+def _evaluating(configs: Sequence[CallBackBaseConfig], key: str, first: str) -> list[CallBackBaseConfig]:
+    """Return the callbacks, and the averages with callbacks, that go through the data set `key`."""
+    kept: list[CallBackBaseConfig] = []
+    for config in configs:
+        if isinstance(config, EmaCallbackConfig):
+            children = _evaluating(config.eval_callbacks or [], key, first)
+            kept += [config.model_copy(update={"eval_callbacks": children})] if children else []
+        elif isinstance(config, PeriodicDataIteratorCallbackConfig) and (config.dataset_key or first) == key:
+            kept.append(config.model_copy(update={"dataset_key": key}))
+    return kept
+
+
 FOLDER = "evaluations"
 _LOG = logging.getLogger("noether.run")
 
@@ -94,12 +143,14 @@ class Evaluation:
         checkpoint: Position of the checkpoint, `E1_U50_S3200`, with `.ema=0.999` for averaged weights.
         file: File with the metrics.
         metrics: Values that the callbacks logged, by metric key.
+        data_key: Data set in whose place the samples of a file were evaluated; None for the data of the run.
     """
 
     run_dir: Path
     checkpoint: str
     file: Path
     metrics: Mapping[str, float]
+    data_key: str | None = None
 
 
 class EvaluationPaths(PathProvider):
@@ -129,6 +180,8 @@ def evaluate(
     run: str | Path,
     *,
     checkpoint: str = "latest",
+    data: Path | None = None,
+    like: str | None = None,
     output: str | Path = "runs",
     trusted: Iterable[str] = (),
     project: Path | None = None,
@@ -138,34 +191,50 @@ def evaluate(
     Args:
         run: Folder of the run, or its id below `output`.
         checkpoint: `latest`, `last`, `best_model.<metric>`, `E…_U…_S…`.
+        data: File with labelled samples to evaluate in place of a data set of the run.
+        like: Key of that data set; by default the first one that the run does not train on.
         output: Folder that holds the runs.
         trusted: Packages that dotted kinds may import beside the usual ones.
         project: Project folder with the code that the spec names; by default the project of the working folder.
 
     Raises:
         UsageError: if there is no such run, or a component of its spec is no longer installed.
+        DataError: if the data file cannot be read, or lacks columns.
         CheckpointError: if there is no such checkpoint, or it is damaged.
         SystemExit: if a signal stops it, with 128 plus the signal's number; its metrics are incomplete then.
     """
+    if like is not None and data is None:
+        raise UsageError("--like without --data", hint="name the file with --data")
     paths = find_run(run, output)
     loaded = load_saved_spec(paths, project=project, trusted=trusted)
     with preparation(loaded) as prepared:
         weights = _SavedWeights(*CheckpointNames(paths.checkpoint_path).load_weights(checkpoint))
-        spec = _with_averaged_variants(prepared.loaded.spec, weights.checkpoint.saved.manifest)
-        target = EvaluationPaths(paths, weights.name)
+        saved, name = weights.checkpoint.saved, weights.checkpoint.position
+        spec, samples = _with_averaged_variants(prepared.loaded.spec, saved.manifest), None
+        if data is not None:
+            inputs = Inputs.of(prepared, paths, saved, like)
+            spec, samples = _of_data_set(spec, inputs.key), _labelled(data, inputs, spec)
+            name = f"{name}.data={data.stem}"
+        target = EvaluationPaths(paths, name)
         _begin_anew(target.metrics_path)
-        evaluated = prepared.assemble(target, spec=spec)
-        trainer = evaluated.trainer
-        with closing(trainer.log_writer):
-            # Not the initializers of the spec: the weights that the run began with may be gone.
-            try:
-                trainer.eval(evaluated.model, RunParts(evaluated, prepared.plugins, weights))
-            except StoppedBySignal as stop:  # by a second signal, at once
-                raise SystemExit(EXIT_CODE + stop.signal_number) from None
-        if trainer.stopped_by is not None:
-            _LOG.warning("the evaluation was stopped by %s; its metrics are incomplete", trainer.stop_reason)
-            raise SystemExit(EXIT_CODE + trainer.stopped_by)
-    return Evaluation(paths.run_path, weights.name, target.metrics_path, trainer.log_writer.final_metrics)
+        metrics = _metrics(prepared, prepared.assemble(target, spec=spec, data=samples), weights)
+    key = None if samples is None else samples.keys()[0]
+    return Evaluation(paths.run_path, weights.checkpoint.position, target.metrics_path, metrics, key)
+
+
+def _metrics(prepared: Preparation, evaluated: Run, weights: _SavedWeights) -> Mapping[str, float]:
+    """Evaluate, and return the metrics."""
+    trainer = evaluated.trainer
+    with closing(trainer.log_writer):
+        # Not the initializers of the spec: the weights that the run began with may be gone.
+        try:
+            trainer.eval(evaluated.model, RunParts(evaluated, prepared.plugins, weights))
+        except StoppedBySignal as stop:  # by a second signal, at once
+            raise SystemExit(EXIT_CODE + stop.signal_number) from None
+    if trainer.stopped_by is not None:
+        _LOG.warning("the evaluation was stopped by %s; its metrics are incomplete", trainer.stop_reason)
+        raise SystemExit(EXIT_CODE + trainer.stopped_by)
+    return trainer.log_writer.final_metrics
 
 
 def _begin_anew(metrics: Path) -> None:
@@ -188,12 +257,6 @@ class _SavedWeights(InitializerBase):
         super().__init__(InitializerConfig())
         self.checkpoint = checkpoint
         self.tensors = tensors
-
-    @property
-    def name(self) -> str:
-        """Position of the checkpoint, with the file if it is not the live weights."""
-        position, file = self.checkpoint.saved.manifest.iteration, self.checkpoint.weights
-        return position if file == WEIGHTS else f"{position}.{Path(file).parent.name}={Path(file).stem}"
 
     def initialize(self, trainer: RunningTrainer, model: ModelBase) -> None:
         """Load everything on which evaluation depends.

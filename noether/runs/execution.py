@@ -22,7 +22,7 @@ from noether.metrics.tracker import BaseTracker, RunDescription, TrackerError
 from noether.runs.console import console, kept_for_console
 from noether.runs.expect import check_expectations
 from noether.runs.folder.lock import RunLock
-from noether.runs.folder.run_folder import RunFolder
+from noether.runs.folder.run_folder import SAMPLES, RunFolder
 from noether.runs.outcome import EXIT_CODE, Outcome, describe
 from noether.runs.prepare import Preparation, Run
 from noether.runs.process_state import shares_generators
@@ -180,7 +180,11 @@ class Execution:
         self.folder.begin_attempt(resumed_from=saved.checkpoint.folder.name if saved else None)
         write_saved_spec(self.paths, self.loaded.source_text, run.resolved, former=self.folder.former_spec_path)
         self.folder.write_run(
-            {"spec_sha256": run.trainer.checkpoint_writer.spec_sha256, PROJECT: str(self.loaded.project_folder)}
+            {
+                "spec_sha256": run.trainer.checkpoint_writer.spec_sha256,
+                PROJECT: str(self.loaded.project_folder),
+                SAMPLES: run.data.raw_properties(),
+            }
         )
 
     def _attempt(

@@ -1,7 +1,8 @@
 """The prologue of every run: process state, run plugins, and all parts put together in one order.
 
 Model, dry pass for lazy modules, data parallelism, weights, optimizer, callbacks, hooks. Nothing else builds a run:
-`run`, `resume`, `eval`, `plan`, `check --deep`, `verify-resume` and `checkpoint export` all come through here.
+`run`, `resume`, `eval`, `predict`, `plan`, `check --deep`, `verify-resume` and `checkpoint export` all come through
+here.
 """
 
 from __future__ import annotations
@@ -91,17 +92,27 @@ class Preparation:
         """Construct the trackers of the spec; none is opened yet."""
         return [construct(config) for config in self.loaded.spec.trackers or []]
 
-    def parts(self, spec: RunSpec | None = None) -> tuple[RunSpec, DataContainer, ModelBase]:
+    def fitted_transforms(self, state: Mapping[str, Tensor]) -> DataContainer:
+        """Build the transforms of the data alone, with their saved state; the container has no data sets."""
+        spec = self.loaded.spec
+        data = build_data(spec.datasets, spec.transforms, spec.loader, seed=spec.seed, samples={})
+        data.load_state_dict(state)
+        return data
+
+    def parts(
+        self, spec: RunSpec | None = None, data: DataContainer | None = None
+    ) -> tuple[RunSpec, DataContainer, ModelBase]:
         """Build data and model; return the spec with their sizes, and both.
 
         Args:
             spec: Spec to build instead of that of the preparation.
+            data: Data instead of those of the spec.
 
         Raises:
             UsageError: if one of them cannot be built.
         """
         spec = spec or self.loaded.spec
-        data = build_data(spec.datasets, spec.transforms, spec.loader, seed=spec.seed)
+        data = data or build_data(spec.datasets, spec.transforms, spec.loader, seed=spec.seed)
         sample = data.first_sample()
         spec = _made_explicit(spec, sample, self.device)
         return spec, data, _built_model(spec, sample, self.device)
@@ -112,7 +123,12 @@ class Preparation:
         return self.parts()[2] if _has_lazy_modules(model) else model
 
     def assemble(
-        self, paths: PathProvider, *, trackers: Sequence[BaseTracker] = (), spec: RunSpec | None = None
+        self,
+        paths: PathProvider,
+        *,
+        trackers: Sequence[BaseTracker] = (),
+        spec: RunSpec | None = None,
+        data: DataContainer | None = None,
     ) -> Run:
         """Build data, model and trainer; `ready` does the rest.
 
@@ -120,11 +136,12 @@ class Preparation:
             paths: Paths of the run.
             trackers: Trackers of the run.
             spec: Spec to build instead of that of the preparation.
+            data: Data instead of those of the spec.
 
         Raises:
             UsageError: if something in the spec cannot be built.
         """
-        spec, data, model = self.parts(spec)
+        spec, data, model = self.parts(spec, data)
         resolved = resolved_toml(spec)
         model.check_inputs(spec.trainer.forward_properties or [])
         trainer: BaseTrainer = construct(

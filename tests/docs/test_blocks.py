@@ -126,6 +126,20 @@ def test_samples_of_different_sizes_are_batched_as_the_page_shows(page, project:
         assert noether.run("clouds.toml", set={**quick, "datasets.train": part}, quiet=True).error is None
 
 
+def test_the_trained_beams_predict_the_stress_in_pascals(page, project: Path):
+    how_to = page["predict.md"]
+    how_to.write_files(project)
+    make_data, use = [block.text for block in how_to.blocks("python") if block.mark.startswith("run: ")]
+    exec(make_data, {})
+    spec = tomllib.loads((project / "beams.toml").read_text())
+    assert noether.run({**spec, "trackers": [{"kind": "noop"}]}, run_id="beams", quiet=True).error is None
+    found: dict[str, Any] = {}
+    exec(use, found)
+    assert found["stress"][:, 0] == pytest.approx([3_000 * 2500 * 3.5, 3_000 * 7000 * 5], rel=0.1)
+    assert found["one"] == pytest.approx(found["stress"][0])
+    assert len(found["errors"]) == 4
+
+
 def test_the_callback_that_logs_a_metric_logs_it(page, repository: Path, project: Path):
     how_to = page["log-a-metric.md"]
     how_to.write_files(project)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import noether
 from noether.core.initializers import weights
+from noether.data.container import build_dataset
 from noether.runs.outcome import Outcome
 
 UPDATES = 22
@@ -70,6 +71,22 @@ def test_the_confidence_is_a_probability_that_grows(page, project: Path, finish)
     assert 0.1 < first < last < 1
     assert len(curve(outcome, "confidence/test/lowest")) == 2
     assert [path.name for path in sorted((outcome.run_dir / "outputs/histogram").iterdir())] == ["22.png", "44.png"]
+
+
+def test_the_worst_error_is_in_metres(page, repository: Path, project: Path):
+    page["write-a-callback.md"].write_files(project)
+    spec = tomllib.loads((repository / "specs/experiment.toml").read_text())
+    del spec["expect"]
+    for key in ("train", "test"):
+        spec["datasets"][key]["max_samples"] = 600
+    worst = {"kind": "watching.worst.WorstCallback", "every_n_epochs": 1, "dataset_key": "test"}
+    spec["trainer"] |= {"max_epochs": 1, "callbacks": [worst]}
+    outcome = noether.run({**spec, "trackers": [{"kind": "noop"}], "threads": 1, "device": "cpu"}, quiet=True)
+    assert outcome.error is None
+    held = build_dataset(noether.load_run(outcome.run_dir).spec.datasets["test"]).properties
+    predicted = noether.load_run(outcome.run_dir).predict({"coords": held["coords"]})["elevation"]
+    wanted = (predicted - held["elevation_target"]).abs().max()
+    assert outcome.metrics["worst/test"] == pytest.approx(wanted.item(), rel=1e-5)
 
 
 def test_nested_callbacks_see_rounded_weights_and_leave_no_trace(page, project: Path, finish):

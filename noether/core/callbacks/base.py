@@ -137,6 +137,23 @@ class CallbackBase:
         """Logger of this callback's class."""
         return logging.getLogger(f"noether.callbacks.{type(self).__name__}")
 
+    def in_units(self, name: str, tensor: Tensor) -> Tensor:
+        """Return predictions or targets in the units of the training data, before its transforms.
+
+        ```python
+        outputs = self.trainer.forward(batch, trainer_model)
+        error = self.in_units("stress", outputs["stress"]) - self.in_units("stress", batch["stress_target"])
+        ```
+
+        Args:
+            name: The field, `stress`, or a property of a sample.
+            tensor: Its values, of shape (batch, ...).
+
+        Raises:
+            DataError: if there is no such field or property.
+        """
+        return self.data_container.in_units(name, tensor)
+
     def state_dict(self) -> dict[str, Any] | None:
         """Return the state that a checkpoint keeps for this callback; None if it has none."""
         return None

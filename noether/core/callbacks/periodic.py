@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, wraps
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -232,6 +232,7 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
         self.total_data_time = 0.0
         self._sampler_config: SamplerIntervalConfig | None = None
         self._pass: DatasetPass | None = None
+        self._present: tuple[str, ...] = ()  # the properties of a batch, once there was one
 
     @classmethod
     def acts_at_the_end(cls) -> bool:
@@ -291,6 +292,10 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
             return self._pass.samples
         return next((len(value) for value in properties_of(batch).values() if hasattr(value, "__len__")), 1)
 
+    def in_units(self, name: str, tensor: Tensor) -> Tensor:
+        """Return predictions or targets of the data set in the units of the training data; see `CallbackBase`."""
+        return self.data_container.in_units(name, tensor, self._present)
+
     @abstractmethod
     def process_data(self, batch: dict[str, Tensor], *, trainer_model: torch.nn.Module) -> Any:
         """Return the result for one batch, which is on the device of the run."""
@@ -327,6 +332,7 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
         self.process_results(results, interval_type=interval_type, update_counter=update_counter)
 
     def _process_on_device(self, batch: dict[str, Tensor], *, trainer_model: torch.nn.Module) -> Any:
+        self._present = tuple(batch) if isinstance(batch, Mapping) else ()
         return self.process_data(self.trainer.to_device(batch), trainer_model=trainer_model)
 
     def after_training(self, **_: Any) -> None:

@@ -22,6 +22,8 @@ from noether.errors import UsageError
 from noether.kernel.names import did_you_mean
 
 RUN = "run.json"
+SAMPLES = "samples"
+"""Key in `run.json` of the properties of the first training sample before its transforms."""
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 

@@ -199,8 +199,8 @@ class OfflineMetricsCallback(PeriodicDataIteratorCallback):
                 f"{_names(batch)}, expected output '{field}' and property '{target_name}'",
                 hint="list fields that the model returns under `metrics`",
             )
-        prediction = self.data_container.inverse(target_name, outputs[field].float())
-        target = self.data_container.inverse(target_name, batch[target_name])
+        prediction = self.in_units(target_name, outputs[field].float())
+        target = self.in_units(target_name, batch[target_name])
         return {name: METRICS[name].sums(prediction, target) for name in names}
 
     def process_results(self, results: dict[str, dict[str, dict[str, Tensor]]], **_: Any) -> None:

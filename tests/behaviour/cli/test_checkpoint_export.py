@@ -1,10 +1,14 @@
 """`noether checkpoint export`: files that can be read without Noether."""
 
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+
+import noether
 
 OFFLINE_LOSS = {"kind": "offline-loss", "every_n_epochs": 1, "dataset_key": "test"}
 BEST = {"kind": "best-checkpoint", "every_n_epochs": 1, "metric_key": "loss/test/total"}
@@ -76,6 +80,61 @@ def test_a_torch_export_program_computes_what_the_model_does_for_any_batch(train
         torch.testing.assert_close(program(x)["y"], hidden @ weights["layers.2.weight"].T + weights["layers.2.bias"])
 
 
+NORMALIZE = [{"kind": "normalize", "properties": ["x", "y_target"]}]
+NEW = np.random.default_rng(1).normal(3, 20, size=(7, 3)).astype(np.float32)
+
+
+@pytest.fixture
+def normalized(finish):
+    return noether.load_run(finish({"transforms": NORMALIZE}, run_id="trained").run_dir)
+
+
+def test_a_program_takes_and_returns_the_units_of_the_data_as_predict_does(normalized, export):
+    program = torch.export.load(export("--format", "torch-export")).module()
+    for samples in (1, 7):
+        wanted = normalized.predict({"x": NEW[:samples]})
+        torch.testing.assert_close(program(torch.from_numpy(NEW[:samples]))["y"], torch.from_numpy(wanted["y"]))
+
+
+def test_a_program_without_transforms_is_the_model_alone(normalized, export):
+    program = torch.export.load(export("--format", "torch-export", "--no-transforms")).module()
+    x = torch.randn(5, 3)
+    torch.testing.assert_close(program(x)["y"], normalized.model(x=x)["y"])
+
+
+def test_onnx_takes_and_returns_the_units_of_the_data_as_predict_does(normalized, export):
+    pytest.importorskip("onnxscript", reason="ONNX needs the extra [onnx]")
+    from onnx.reference import ReferenceEvaluator
+
+    session = ReferenceEvaluator(str(export("--format", "onnx")))
+    for samples in (1, 7):
+        (found,) = session.run(["y"], {"x": NEW[:samples]})
+        np.testing.assert_allclose(found, normalized.predict({"x": NEW[:samples]})["y"], rtol=1e-5, atol=1e-5)
+
+
+def test_onnx_without_its_packages_is_an_error_that_names_them(normalized, noether_command, monkeypatch, workplace):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    ended = noether_command("checkpoint", "export", "trained", "--format", "onnx")
+    assert ended.code == 2
+    assert "help: pip install onnx onnxscript" in ended.err
+    assert not list(workplace.glob("*.onnx"))
+
+
+@pytest.mark.parametrize(("kind", "code"), [("Log", 0), ("Kilo", 2), ("LogForEver", 2)])
+def test_transforms_of_the_project_are_inside_or_refused(lab, tiny_spec, finish, noether_command, kind, code):
+    for name in ("train.npz", "test.npz"):
+        with np.load(name) as file:
+            arrays = {"x": file["x"], "y_target": np.exp(file["y_target"])}
+        np.savez(name, **arrays)
+    finish({"transforms": [{"kind": f"lab.transforms.{kind}"}]}, run_id="trained")
+    ended = noether_command("checkpoint", "export", "trained", "--format", "torch-export", "--out", "model.pt2")
+    assert (ended.code, Path("model.pt2").exists()) == (code, code == 0), ended
+    if code == 0:
+        found = torch.export.load("model.pt2").module()(torch.from_numpy(NEW))["y"]
+        wanted = noether.load_run("trained").predict({"x": NEW})["y"]
+        np.testing.assert_allclose(found.detach().numpy(), wanted, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("model", "told"),
     [
@@ -99,7 +158,7 @@ def test_a_model_that_torch_export_cannot_represent_is_reported(lab, finish, noe
         (["--averages", "ema/0.9"], 3, "help: it holds ema/0.5"),
         (["--averages", "ema"], 3, "found 'ema'"),
         (["--checkpoint", "first"], 3, "holds no checkpoint 'first'"),
-        (["--format", "onnx"], 2, "expected one of safetensors, torch-export"),
+        (["--format", "pickle"], 2, "expected one of safetensors, torch-export, onnx"),
         (["--out", "train.npz"], 2, "train.npz exists already"),
     ],
 )

@@ -4,8 +4,11 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
+
+import noether
 
 OFFLINE_LOSS = {"kind": "offline-loss", "every_n_epochs": 1, "dataset_key": "test"}
 BEST = {"kind": "best-checkpoint", "every_n_epochs": 1, "metric_key": "loss/test/total"}
@@ -91,8 +94,6 @@ def test_what_the_run_began_with_may_be_gone(trained, finish, evaluate, workplac
 def test_statistics_of_transforms_are_those_of_the_checkpoint(trained, finish, evaluate, workplace):
     normalize = [{"kind": "normalize", "properties": ["x"]}]
     outcome = finish({"transforms": normalize, "trainer.callbacks": [OFFLINE_LOSS, CHECKPOINT]}, run_id="normalized")
-    import numpy as np
-
     with np.load(workplace / "train.npz") as held:
         np.savez(workplace / "train.npz", x=held["x"] * 10, y_target=held["y_target"])
     found = evaluate("normalized")
@@ -180,3 +181,53 @@ def forget(folder):
     sys.path[:] = [place for place in sys.path if not place.startswith(str(folder))]
     for name in [name for name in sys.modules if name.partition(".")[0] == "lab"]:
         del sys.modules[name]
+
+
+# Other data
+
+METRICS = {"kind": "offline-metrics", "every_n_epochs": 1, "dataset_key": "test", "metrics": {"y": ["rmse", "mae"]}}
+NORMALIZE = [{"kind": "normalize", "properties": ["x", "y_target"]}]
+
+
+@pytest.fixture
+def normalized(finish):
+    """A run on normalised data that evaluates two data sets."""
+    averaged = {**EMA, "eval_callbacks": [METRICS]}
+    callbacks = [METRICS, averaged, {**OFFLINE_LOSS, "dataset_key": "train"}, BEST | {"metric_key": "rmse/test/y"}]
+    return finish({"transforms": NORMALIZE, "trainer.callbacks": [*callbacks, CHECKPOINT]}, run_id="normalized")
+
+
+def labelled(path, x, y):
+    np.savez(path, x=x, y_target=y)
+    return path
+
+
+def test_a_file_like_the_held_out_data_has_the_metrics_of_training(normalized, evaluate, workplace):
+    with np.load("test.npz") as held:
+        data = labelled("new.npz", held["x"], held["y_target"])
+    for name in ("train.npz", "test.npz"):
+        (workplace / name).unlink()
+    found = evaluate("normalized", "--data", data)
+    keys = [f"{prefix}{metric}/test/y" for prefix in ("", "ema=0.5/") for metric in ("rmse", "mae")]
+    assert {key: found["metrics"][key] for key in keys} == {key: normalized.metrics[key] for key in keys}
+    assert not [key for key in found["metrics"] if "/train/" in key]
+    assert found["file"].endswith("evaluations/E2_U12_S96.data=new/metrics.jsonl")
+
+
+def test_the_metrics_of_a_file_are_those_of_its_predictions_in_the_units_of_the_data(normalized, evaluate):
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(20, 3)).astype("float32"), rng.normal(2, 9, size=(20, 2)).astype("float32")
+    error = noether.load_run("normalized").predict({"x": x})["y"] - y
+    np.savez("new.npz", x=x, y=y)  # the name of the field, as in a file of predictions
+    found = evaluate("normalized", "--data", "new.npz")["metrics"]
+    assert found["rmse/test/y"] == pytest.approx(np.sqrt(np.square(error, dtype=float).mean()), rel=1e-6)
+    assert found["mae/test/y"] == pytest.approx(np.abs(error).mean(dtype=float), rel=1e-6)
+
+
+def test_a_file_without_labels_and_a_data_set_that_nothing_evaluates_are_reported(normalized, noether_command):
+    np.savez("new.npz", x=np.ones((4, 3)))
+    ended = noether_command("eval", "normalized", "--data", "new.npz")
+    assert (ended.code, "expected y_target" in ended.err) == (2, True)
+    labelled("new.npz", np.ones((4, 3)), np.ones((4, 2)))
+    for options in (["--data", "new.npz", "--like", "tset"], ["--like", "test"]):
+        assert noether_command("eval", "normalized", *options).code == 2

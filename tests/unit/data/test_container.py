@@ -153,3 +153,33 @@ def test_an_unknown_start_method_is_reported_with_the_available_ones() -> None:
         DataContainer(datasets(), num_workers=1, start_method="thread")
     assert "start_method" in str(caught.value)
     assert "'thread'" in str(caught.value)
+
+
+# Units
+
+
+def units() -> DataContainer:
+    numbers = torch.tensor([[1.0], [3.0]])
+    samples = InMemoryDataset({"x": numbers, "u": numbers, "u_target": numbers, "y_target": numbers})
+    transform = Normalize(NormalizeConfig(kind="normalize", properties=["x", "u", "y_target"], method="min-max"))
+    return DataContainer({"train": samples}, transforms=[transform])
+
+
+@pytest.mark.parametrize("name", ["y", "y_target", "x"])
+def test_a_field_and_a_property_go_back_to_the_units_of_the_data(name: str) -> None:
+    assert units().in_units(name, torch.tensor([[0.5]])).tolist() == [[2.0]]
+
+
+@pytest.mark.parametrize(("name", "told"), [("yy", "expected one of x, u"), ("u", "ambiguous")])
+def test_a_name_that_could_give_wrong_units_is_an_error(name: str, told: str) -> None:
+    with pytest.raises(DataError) as caught:
+        units().in_units(name, torch.tensor([[0.5]]))
+    assert told in str(caught.value)
+
+
+def test_other_samples_take_the_place_of_a_data_set_with_the_same_transforms() -> None:
+    data = units()
+    assert len(data.train) == 2
+    other = data.over("train", InMemoryDataset({name: torch.tensor([[5.0]]) for name in ("x", "u", "y_target")}))
+    assert other.train[0]["x"].tolist() == [2.0]
+    assert len(data.train) == 2

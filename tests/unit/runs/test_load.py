@@ -19,7 +19,7 @@ def test_a_run_is_loaded_by_its_id_with_spec_metrics_and_model(finish: Callable[
     generators = torch.get_rng_state()
     run = noether.load_run("mine")
     assert (run.run_dir, run.spec.seed) == (outcome.run_dir, 7)
-    assert run.metrics == outcome.metrics
+    assert run.final_metrics == outcome.metrics
     saved = load_file(max((outcome.run_dir / "checkpoints").iterdir()) / "model.safetensors")
     state = run.model.state_dict()
     assert state.keys() == saved.keys()
@@ -27,6 +27,18 @@ def test_a_run_is_loaded_by_its_id_with_spec_metrics_and_model(finish: Callable[
     assert not any(module.training for module in run.model.modules())
     assert run.model(x=torch.zeros(2, 3))["y"].shape == (2, 2)
     assert torch.equal(torch.get_rng_state(), generators)
+
+
+def test_metrics_are_a_table_with_a_row_for_each_line(
+    finish: Callable[..., Any], metric_lines: Callable[[Any], list[dict[str, Any]]]
+) -> None:
+    outcome = finish({"trainer.callbacks": [{"kind": "offline-loss", "every_n_epochs": 1, "dataset_key": "test"}]})
+    table, lines = noether.load_run(outcome.run_dir).metrics, metric_lines(outcome)
+    assert list(table.columns[:3]) == ["update", "epoch", "sample"]
+    assert table["update"].tolist() == [line["update"] for line in lines]
+    for row, line in zip(table.to_dict("records"), lines, strict=True):
+        assert {key: row[key] for key in line["metrics"]} == line["metrics"]
+        assert all(row[key] != row[key] for key in row if key not in {**line, **line["metrics"]})
 
 
 def test_a_loaded_run_prints_its_folder_and_not_its_whole_spec(finish: Callable[..., Any]) -> None:

@@ -1,4 +1,4 @@
-"""Samples from files of three formats, and errors about unusable files."""
+"""Samples from files of four formats, and errors about unusable files."""
 
 from pathlib import Path
 

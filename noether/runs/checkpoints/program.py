@@ -1,0 +1,186 @@
+"""A trained model as one program, `torch.export` or ONNX, with the transforms of the run inside or without them."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from noether.data.container import build_dataset
+from noether.data.dataset import length_of
+from noether.data.fetch import fetch_of
+from noether.data.randomness import EVALUATION_EPOCH
+from noether.errors import DataError, NoetherError, TrainingError, UsageError
+from noether.runs.load import SavedRun
+from noether.runs.predict.predictor import Predictor
+from noether.runs.predict.samples import through
+
+_TRACED, _CHECKED = 2, 3  # samples; torch.export takes a batch of one for a fixed size
+
+
+class _Physical(nn.Module):
+    """A model with its transforms: raw properties in, fields in the units of the data out.
+
+    Args:
+        predictor: The model and its transforms.
+
+    Raises:
+        DataError: if a transform cannot be applied to batches, or is random.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__()
+        self.model = predictor.model
+        self.names = predictor.needed
+        self.predictor = predictor
+        inputs = predictor.inputs
+        self.transforms = inputs.data.transforms(inputs.key)
+        self.placeholders = {name: value for name, value in inputs.placeholders.items() if name not in self.names}
+        for transform in self.transforms:
+            if not (transform.batched and transform.deterministic):
+                raise DataError(
+                    f"the transform {type(transform).__name__} cannot be a part of a program: found batched = "
+                    f"{transform.batched} and deterministic = {transform.deterministic}, expected True for both",
+                    hint="declare them in its class if they hold, or leave the transforms out with --no-transforms",
+                )
+
+    def forward(self, *properties: Tensor) -> dict[str, Tensor]:
+        """Map properties, in the order of `names`, to fields."""
+        size = properties[0].shape[0]
+        unknown = {name: value.expand(size, *value.shape) for name, value in self.placeholders.items()}
+        sample = through(self.predictor.inputs.steps(), dict(zip(self.names, properties, strict=True)) | unknown)
+        outputs = self.model(**{name: sample[name] for name in self.predictor.names})
+        return self.predictor.in_units(self.predictor.by_field(outputs))
+
+
+class _Transformed(nn.Module):
+    """A model without transforms: its inputs are transformed as in training, and its outputs are not mapped back.
+
+    Args:
+        predictor: The model.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__()
+        self.model = predictor.model
+        self.names = list(predictor.names)
+        self.predictor = predictor
+
+    def forward(self, *properties: Tensor) -> dict[str, Tensor]:
+        """Map forward properties, in the order of the spec, to fields."""
+        outputs = self.model(**dict(zip(self.names, properties, strict=True)))
+        return self.predictor.by_field(outputs)
+
+
+def program_of(run: SavedRun, form: str, *, checkpoint: str, averages: str | None, transforms: bool) -> bytes:
+    """Return a model in evaluation mode as a `.pt2` or `.onnx` file; its inputs are tensors in the order of `needed`.
+
+    Shapes are those of the first samples of the data; the batch size stays open.
+
+    Args:
+        run: The run.
+        form: `torch-export` or `onnx`.
+        checkpoint: Name of the checkpoint.
+        averages: Take its averaged weights instead: the factor, or id and factor.
+        transforms: Put the transforms of the run inside.
+
+    Raises:
+        UsageError: if packages are missing, or a transform cannot be part of a program.
+        CheckpointError: if there is no such checkpoint, or it holds only a part of the weights.
+        TrainingError: if the model cannot be exported, or the program computes other values than `predict`.
+    """
+    if form == "onnx":
+        _require_onnx()
+    predictor = run.predictor(checkpoint, averages)
+    raw = _raw_samples(predictor, run.spec.seed)
+    module: nn.Module
+    if transforms:
+        module, inputs, wanted = _Physical(predictor), raw, predictor(raw)
+    else:
+        module = _Transformed(predictor)
+        batch = predictor.inputs.fetch(raw, _CHECKED)(torch.arange(_CHECKED), EVALUATION_EPOCH)
+        inputs = {name: batch[name] for name in predictor.names}
+        with torch.no_grad():
+            wanted = module(*inputs.values())
+    program = _exported(module.eval(), tuple(values[:_TRACED] for values in inputs.values()))
+    if form == "onnx":
+        return _onnx(program, inputs, wanted)
+    with torch.no_grad():
+        _compare(program.module()(*inputs.values()), wanted)
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    return file.getvalue()
+
+
+def _raw_samples(predictor: Predictor, seed: int) -> dict[str, Tensor]:
+    """Return the properties that a prediction needs of the first samples of the data."""
+    dataset = build_dataset(predictor.inputs.config, seed=seed)
+    if length_of(dataset) < _CHECKED:
+        raise DataError(f"too few samples to check the program: found {length_of(dataset)}, expected {_CHECKED}")
+    batch = fetch_of(dataset, seed)(torch.arange(_CHECKED), EVALUATION_EPOCH)
+    return {name: batch[name] for name in predictor.needed}
+
+
+def _exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch")
+    try:
+        with torch.no_grad():
+            # `*properties` is one argument.
+            return torch.export.export(module, inputs, dynamic_shapes=(tuple({0: batch} for _ in inputs),))
+    except NoetherError:
+        raise
+    except Exception as error:  # torch.export raises errors of many types
+        raise TrainingError(
+            f"torch.export cannot follow this model: {str(error).splitlines()[0]}",
+            hint="`noether checkpoint export` without --format writes the weights alone",
+        ) from error
+
+
+def _compare(found: Any, wanted: Mapping[str, Tensor]) -> None:
+    """Compare program and model on a batch of another size than that of the export."""
+    try:
+        torch.testing.assert_close(found, dict(wanted))
+    except AssertionError as error:
+        raise TrainingError(
+            f"the exported program and the model differ: {str(error).splitlines()[0]}",
+            hint="the model may depend on more than its inputs; nothing was written",
+        ) from error
+
+
+# ONNX
+
+
+def _require_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            f"missing package for --format onnx: {error.name} is not installed", hint="pip install onnx onnxscript"
+        ) from error
+
+
+def _onnx(program: torch.export.ExportedProgram, inputs: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bytes:
+    """Return a program as an ONNX file with named inputs and outputs, after comparing what it computes."""
+    from onnx.reference import ReferenceEvaluator
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter uses functions of torch that are deprecated
+            converted = torch.onnx.export(
+                program, input_names=list(inputs), output_names=list(wanted), dynamo=True, verbose=False
+            )
+    except Exception as error:  # the exporter raises errors of many types
+        raise TrainingError(
+            f"ONNX cannot hold this model: {str(error).splitlines()[0]}", hint="--format torch-export may"
+        ) from error
+    assert converted is not None, "with dynamo=True it returns the program"
+    data: bytes = converted.model_proto.SerializeToString()
+    session = ReferenceEvaluator(converted.model_proto)
+    values = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    _compare({field: torch.as_tensor(value) for field, value in zip(wanted, values, strict=True)}, wanted)
+    return data

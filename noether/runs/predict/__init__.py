@@ -1,0 +1,1 @@
+"""Predictions of a trained run, in the units of its data."""

@@ -1,0 +1,304 @@
+"""Data files of a run's user: raw samples from a file like those of training, and predictions to a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from math import ceil, prod
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noether.checkpoint.durable import storage_error
+from noether.config.components import DatasetBaseConfig
+from noether.core.callbacks.evaluation import PassBar
+from noether.data.sources.columns import column_names
+from noether.data.sources.file import FileConfig, FileDataset
+from noether.errors import DataError, UsageError
+from noether.runs.predict.predictor import Predictor
+from noether.runs.predict.samples import RawProperties, RawProperty
+
+Columns = Mapping[str, str | list[str]]
+_TABLES = (".csv", ".parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class FileSamples:
+    """Raw samples of a file.
+
+    Attributes:
+        dataset: The samples, as training would read them.
+        ignored: Arrays of the file that are none of their properties.
+    """
+
+    dataset: FileDataset
+    ignored: list[str]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The properties, of shape (samples, ...), with all digits of the file if the data set has kept them."""
+        return self.dataset.properties | getattr(self.dataset, "exact", {})
+
+
+def columns_of(
+    path: Path, config: DatasetBaseConfig, present: Collection[str], properties: RawProperties
+) -> dict[str, Any]:
+    """Return the arrays of each property: those that the spec names, else one of its name, or of its field.
+
+    In a table, a property of several numbers is in the columns `name[0]`, `name[1]`, … unless the spec names them.
+
+    Args:
+        path: The file.
+        config: The data set that the file is like.
+        present: Arrays of the file.
+        properties: Properties of a sample before its transforms.
+    """
+    named: Columns = (config.properties if isinstance(config, FileConfig) else None) or {}
+    columns: dict[str, Any] = {}
+    for name, raw in properties.items():
+        field = name.removesuffix("_target")
+        names = [named.get(name, name), name, *([field] if field not in properties else [])]
+        given = next((arrays for arrays in names if _is_in(arrays, raw, present)), names[0])
+        if isinstance(given, str) and len(raw.shape) == 1 and path.suffix.lower() in _TABLES:
+            given = [entry for entry, _ in entries(given, raw.shape)]
+        columns[name] = given
+    return columns
+
+
+def _is_in(arrays: str | list[str], raw: RawProperty, present: Collection[str]) -> bool:
+    """Return True if a file has the first of these arrays, or its columns."""
+    first = _listed(arrays)[0]
+    return first in present or next(iter(entries(first, raw.shape)), (first, 0))[0] in present
+
+
+def _listed(arrays: str | list[str]) -> list[str]:
+    return [arrays] if isinstance(arrays, str) else arrays
+
+
+def entries(name: str, shape: tuple[int, ...]) -> Iterable[tuple[str, int]]:
+    """Yield the column of each entry of an array, `velocity[0]`, and its place; one number has the plain name."""
+    if prod(shape) == 1:
+        yield name, 0
+        return
+    for place, index in enumerate(np.ndindex(*shape)):
+        yield f"{name}[{','.join(map(str, index))}]", place
+
+
+def read_samples(
+    path: Path,
+    config: DatasetBaseConfig,
+    properties: RawProperties,
+    needed: Collection[str],
+    *,
+    others: bool = False,
+) -> FileSamples:
+    """Read properties of a file that is like a data set of the run.
+
+    Args:
+        path: The file.
+        config: The data set.
+        properties: Properties of a sample before its transforms.
+        needed: Names of those that the file must have.
+        others: Read the others as well if the file has them.
+
+    Raises:
+        DataError: if the file cannot be read, or lacks some of the needed ones; names all of these.
+    """
+    present = column_names(path)
+    columns = columns_of(path, config, present, properties)
+    wanted = {name for name in needed if name in columns}
+    if missing := {array for name in wanted for array in _listed(columns[name])}.difference(present):
+        raise DataError(
+            f"{path}: missing columns: found {', '.join(present) or 'none'}, expected {', '.join(sorted(missing))}",
+            hint=f"the file needs the columns of {', '.join(sorted(wanted))} in the training data",
+        )
+    if others:
+        wanted |= {name for name, arrays in columns.items() if set(_listed(arrays)) <= set(present)}
+    read = {name: columns[name] for name in properties if name in wanted}
+    dataset = FileDataset(FileConfig(kind="file", path=str(path), properties=read))
+    for name, tensor in dataset.properties.items():
+        if tensor.ndim != len(properties[name].shape) + 1:
+            shape = ", ".join(map(str, ("samples", *properties[name].shape)))
+            raise DataError(f"{path}: wrong shape of {name!r}: found {tuple(tensor.shape)}, expected ({shape})")
+    used = {array for arrays in read.values() for array in _listed(arrays)}
+    return FileSamples(dataset, [name for name in present if name not in used])
+
+
+# Writing
+
+
+def write_predictions(path: Path, fields: Mapping[str, Tensor], columns: Mapping[str, list[str]]) -> None:
+    """Write predictions to a file that does not exist; a file that could not be written whole is removed.
+
+    Args:
+        path: The file; its suffix names the format.
+        fields: Predictions by field, of shape (samples, ...).
+        columns: Columns of the fields in a table.
+
+    Raises:
+        StorageError: if the disk refuses.
+        DataError: if the format cannot hold a prediction.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        WRITERS[path.suffix.lower()](temporary, fields, columns)
+        temporary.replace(path)
+    except OSError as error:
+        raise storage_error(error, path) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def require_writable(path: Path) -> None:
+    """Check the name of a file for predictions, before they are computed.
+
+    Raises:
+        UsageError: if its format is unknown, or it exists.
+    """
+    if path.suffix.lower() not in WRITERS:
+        raise UsageError(
+            f"unknown format: found {path.suffix or 'no suffix'!r} in --out, expected one of {', '.join(WRITERS)}"
+        )
+    if path.exists():
+        raise UsageError(f"{path} exists already", hint="choose another --out, or remove it first")
+
+
+def target_columns(config: DatasetBaseConfig, targets: Mapping[str, str], fields: Mapping[str, Tensor]) -> Any:
+    """Return the columns of each field in a table: those of its target in the data set, else named after the field.
+
+    Args:
+        config: The data set that the samples are like.
+        targets: Target properties by field.
+        fields: Predictions by field.
+    """
+    columns: dict[str, list[str]] = {}
+    for field, values in fields.items():
+        shape = tuple(values.shape[1:])
+        named: Columns = (config.properties if isinstance(config, FileConfig) else None) or {}
+        target = targets.get(field)
+        given = named.get(target, target) if target and isinstance(config, FileConfig) else field
+        base, parts = (given, [given]) if isinstance(given, str) else (field, given or [])
+        fits = len(parts) == prod(shape)
+        columns[field] = list(parts) if fits else [name for name, _ in entries(str(base), shape)]
+    return columns
+
+
+def _write_npz(path: Path, fields: Mapping[str, Tensor], _: Mapping[str, list[str]]) -> None:
+    with ZipFile(path, "w") as archive:  # np.savez has arguments of its own, whose names no field could have
+        for name, values in fields.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, values.numpy(), allow_pickle=False)
+
+
+def _write_safetensors(path: Path, fields: Mapping[str, Tensor], _: Mapping[str, list[str]]) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: values.contiguous() for name, values in fields.items()}, path)
+
+
+def _write_parquet(path: Path, fields: Mapping[str, Tensor], columns: Mapping[str, list[str]]) -> None:
+    from pyarrow import parquet
+
+    parquet.write_table(_table(fields, columns), path)
+
+
+def _write_csv(path: Path, fields: Mapping[str, Tensor], columns: Mapping[str, list[str]]) -> None:
+    from pyarrow import csv
+
+    csv.write_csv(_table(fields, columns), path, csv.WriteOptions(quoting_style="needed"))
+
+
+def _table(fields: Mapping[str, Tensor], columns: Mapping[str, list[str]]) -> Any:
+    """Return an Arrow table with a column for each entry of each field."""
+    import pyarrow
+
+    table: dict[str, Any] = {}
+    for field, values in fields.items():
+        if values.is_complex():
+            raise DataError(f"{field!r} is complex, which a table cannot hold", hint="write --out to an .npz file")
+        flat = values.reshape(len(values), -1)
+        for place, name in enumerate(columns[field]):
+            table[name if name not in table else f"{field}.{name}"] = flat[:, place].numpy()
+    return pyarrow.table(table)
+
+
+WRITERS: dict[str, Callable[[Path, Mapping[str, Tensor], Mapping[str, list[str]]], None]] = {
+    ".npz": _write_npz,
+    ".safetensors": _write_safetensors,
+    ".parquet": _write_parquet,
+    ".csv": _write_csv,
+}
+
+
+# Both
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """Predictions that were written to a file.
+
+    Attributes:
+        checkpoint: Position of the checkpoint, `E1_U50_S3200`, with `.ema=0.999` for averaged weights.
+        samples: Number of samples.
+        shapes: Shape of each field, for one sample.
+        columns: Columns of each field; empty for a format without columns.
+        inputs: Properties that were read.
+        ignored: Arrays of the data file that were not read.
+        not_finite: Number of samples whose prediction is not finite, for fields that have some.
+    """
+
+    checkpoint: str
+    samples: int
+    shapes: Mapping[str, tuple[int, ...]]
+    columns: Mapping[str, list[str]]
+    inputs: Sequence[str]
+    ignored: Sequence[str]
+    not_finite: Mapping[str, int]
+
+
+def predict_file(predictor: Predictor, data: Path, out: Path, *, batch_size: int | None = None) -> Predicted:
+    """Predict the fields for all samples of a file, and write them to another one, in the same order.
+
+    Args:
+        predictor: The trained model.
+        data: The file with the inputs, in the units of the training data.
+        out: The file to write.
+        batch_size: Samples in one forward pass; None for that of training.
+
+    Raises:
+        UsageError: if `out` exists, or has an unknown suffix.
+        DataError: if the data file cannot be read, or lacks columns.
+        StorageError: if the disk refuses.
+    """
+    require_writable(out)
+    inputs = predictor.inputs
+    samples = read_samples(data, inputs.config, inputs.properties, predictor.needed)
+    size = len(next(iter(samples.tensors.values())))
+    bar = PassBar("predicting", ceil(size / (batch_size or predictor.batch_size)))
+    with closing(bar):
+        fields = predictor(samples.tensors, batch_size=batch_size, after_batch=bar.advance)
+    columns = target_columns(inputs.config, predictor.targets, fields)
+    write_predictions(out, fields, columns)
+    return Predicted(
+        checkpoint=predictor.position,
+        samples=size,
+        shapes={field: tuple(values.shape[1:]) for field, values in fields.items()},
+        columns=columns if out.suffix.lower() in _TABLES else {},
+        inputs=list(samples.tensors),
+        ignored=samples.ignored,
+        not_finite=_not_finite(fields),
+    )
+
+
+def _not_finite(fields: Mapping[str, Tensor]) -> dict[str, int]:
+    wrong = {field: ~torch.isfinite(values).reshape(len(values), -1) for field, values in fields.items()}
+    counts = {field: int(places.any(1).sum()) for field, places in wrong.items()}
+    return {field: count for field, count in counts.items() if count}

@@ -1,0 +1,179 @@
+"""Inputs of a trained model: raw samples through the fitted transforms of a run, with or without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.saved import SavedCheckpoint
+from noether.config.components import DatasetBaseConfig
+from noether.data.container import DataContainer, build_data
+from noether.data.dataset import Batch
+from noether.data.fetch import Fetch, fetch_of
+from noether.data.randomness import EVALUATION_EPOCH, preserved_rng, seed_sample
+from noether.data.transforms.base import Transform
+from noether.errors import DataError, SpecError
+from noether.kernel.names import did_you_mean
+from noether.runs.predict.samples import (
+    PreparedBatches,
+    PreparedSamples,
+    RawProperties,
+    read_properties,
+    recorded_properties,
+)
+from noether.runs.prepare import Preparation
+
+_TRAIN = "train"
+
+
+class Inputs:
+    """Prepare raw samples as the data set of a run is prepared.
+
+    A property that is not given has a placeholder, so that transforms find the properties that they know.
+
+    Args:
+        data: The fitted transforms of the run.
+        configs: The data sets of the run by key.
+        properties: Properties of a sample before its transforms.
+        like: Key of the data set that the samples are like, with its own transforms; None for the first one that the
+            run does not train on.
+
+    Raises:
+        SpecError: if the run has no such data set.
+    """
+
+    def __init__(
+        self,
+        data: DataContainer,
+        configs: Mapping[str, DatasetBaseConfig],
+        properties: RawProperties,
+        like: str | None = None,
+    ) -> None:
+        if like is not None and like not in configs:
+            raise SpecError(
+                f"unknown data set: found {like!r}, expected one of {', '.join(configs)}.{did_you_mean(like, configs)}"
+            )
+        self.data = data
+        self.properties = properties
+        self.key = like or next((key for key in configs if key != _TRAIN), _TRAIN)
+        self.config = configs[self.key]
+        self.placeholders = {name: self._placeholder(name) for name in properties}
+
+    @classmethod
+    def of(cls, prepared: Preparation, paths: PathProvider, saved: SavedCheckpoint, like: str | None) -> Inputs:
+        """Return the inputs of a run with the transforms of a checkpoint.
+
+        The run folder records the properties of a sample; otherwise they are read from the training data.
+        """
+        spec = prepared.loaded.spec
+        data = prepared.fitted_transforms(saved.data())
+        properties = recorded_properties(paths)
+        if not properties:
+            properties = read_properties(build_data(spec.datasets, seed=spec.seed).raw_properties())
+        return cls(data, spec.datasets, properties, like)
+
+    def fetch(self, tensors: Batch, size: int, placeholders: Batch | None = None) -> Fetch:
+        """Return how batches of raw samples are prepared.
+
+        Args:
+            tensors: The known properties, of shape (samples, ...).
+            size: Number of samples.
+            placeholders: Values of the others, for one sample; None for the usual ones.
+        """
+        values = self.placeholders if placeholders is None else placeholders
+        others = {name: value for name, value in values.items() if name not in tensors}
+        transforms = self.data.transforms(self.key)
+        kind = PreparedBatches if all(t.batched and t.deterministic for t in transforms) else PreparedSamples
+        samples = kind(tensors, others, size, self.steps())
+        samples.deterministic = all(transform.deterministic for transform in transforms)
+        return fetch_of(samples, self.data.seed, self.data.collators.get(self.key))
+
+    def steps(self) -> list[Callable[[Batch], Batch]]:
+        """Return the transforms, with rounding to float32 as in training: before those that need it, and last."""
+        transforms = self.data.transforms(self.key)
+        return [*(t if getattr(t, "takes_exact", False) else self._rounding(t) for t in transforms), self.rounded]
+
+    def _rounding(self, transform: Transform) -> Callable[[Batch], Batch]:
+        return lambda sample: transform(self.rounded(sample))
+
+    def rounded(self, sample: Batch) -> Batch:
+        """Return a sample, or a batch, with the numbers in float32 that had this type in training."""
+        wide = [
+            name
+            for name, raw in self.properties.items()
+            if raw.dtype == torch.float32 and name in sample and sample[name].dtype == torch.float64
+        ]
+        return sample | {name: sample[name].to(torch.float32) for name in wide}
+
+    def needed_for(self, names: Sequence[str]) -> list[str]:
+        """Return the raw properties that decide these prepared ones: each of theirs, and those that change them.
+
+        Raises:
+            DataError: if a sample has no such property, or the transforms cannot be applied without labels.
+        """
+        first = self._prepared_placeholders(names, {})
+        return [name for name in self.properties if name in names or self._changes(name, names, first)]
+
+    def _changes(self, name: str, names: Sequence[str], first: Batch) -> bool:
+        other = self._prepared_placeholders(names, {name: self._placeholder(name, other=True)})
+        return any(not is_same(first[prepared], other[prepared]) for prepared in names)
+
+    def _prepared_placeholders(self, names: Sequence[str], changed: Batch) -> Batch:
+        try:
+            batch = self.fetch({}, 1, self.placeholders | changed)(torch.arange(1), EVALUATION_EPOCH)
+        except Exception as error:
+            raise DataError(
+                f"the transforms do not work on samples without labels: {type(error).__name__}: {error}",
+                hint="let a transform pass over properties whose values it cannot take",
+            ) from error
+        if missing := [name for name in names if name not in batch]:
+            raise DataError(
+                f"missing properties of a sample: found {', '.join(batch)}, expected {', '.join(missing)} as well"
+            )
+        return batch
+
+    def _placeholder(self, name: str, *, other: bool = False) -> Tensor:
+        """Return one of two values: 2 and 3, which logarithms and powers change; labels of classes begin with 0."""
+        raw = self.properties[name]
+        is_class = not (raw.dtype.is_floating_point or raw.dtype.is_complex)
+        return torch.full(raw.shape, int(other) + (0 if is_class else 2), dtype=raw.dtype)
+
+    def require_inverses(self, targets: Collection[str]) -> None:
+        """Check that predictions can be given in the units of the data.
+
+        Raises:
+            DataError: if a transform changes a target and has no inverse.
+        """
+        sample: dict[str, Any] = dict(self.placeholders)
+        with preserved_rng():
+            seed_sample(self.data.seed)
+            for transform in self.data.transforms(self.key):
+                try:
+                    after = transform(dict(sample))
+                except Exception:  # reported where samples are prepared
+                    return
+                for name in targets:
+                    if name in sample and name in after and not is_same(sample[name], after[name]):
+                        _require_inverse(transform, name, after[name])
+                sample = after
+
+
+def _require_inverse(transform: Transform, name: str, value: Tensor) -> None:
+    if transform.inverts(name) or not is_same(transform.inverse(name, value.unsqueeze(0))[0], value):
+        return
+    kind = getattr(transform.config, "kind", "") or type(transform).__name__
+    raise DataError(
+        f"predictions would not be in the units of the data: the transform {kind!r} changes {name!r} and has no "
+        "inverse",
+        hint=f"define inverse(name, tensor) and inverts(name) in {type(transform).__name__}",
+    )
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Return True if both are tensors with the same type, shape and values."""
+    both = isinstance(one, Tensor) and isinstance(other, Tensor)
+    return both and one.dtype == other.dtype and torch.equal(one, other)
