@@ -20,10 +20,11 @@ from noether.checkpoint.folder import (
     checkpoint_folders,
     checkpoint_name,
     read_checkpoint,
+    read_manifest,
     sweep_leftovers,
 )
 from noether.checkpoint.manifest import NAME, FileRecord, Manifest
-from noether.checkpoint.retention import Retention, prune_checkpoints
+from noether.checkpoint.retention import Retention, prune_checkpoints, remove_checkpoint
 from noether.errors import CheckpointError, StorageError
 
 _LOG = logging.getLogger("noether.checkpoints")
@@ -82,6 +83,23 @@ class CheckpointFolder:
         except OSError as error:
             _LOG.warning("cannot list old checkpoints in %s: %s", self.path, error.strerror or error)
 
+    def cut(self, outdated: Mapping[int, frozenset[str]], retention: Retention, protected: Collection[int]) -> None:
+        """Remove files from checkpoints that have a successor; if the disk refuses, warn and go on.
+
+        Args:
+            outdated: Files to remove by update of the checkpoint.
+            retention: Checkpoints that its update or a pin keeps stay as they are.
+            protected: Updates of the checkpoints that have names; they stay as well.
+        """
+        for update, files in outdated.items():
+            checkpoint = self.path / checkpoint_name(update)
+            if not checkpoint.is_dir() or retention.is_kept(checkpoint, protected):
+                continue
+            try:
+                _cut(checkpoint, files)
+            except (OSError, CheckpointError, StorageError) as error:
+                _LOG.warning("cannot remove outdated files from %s: %s", checkpoint, error)
+
     def warn_if_short_of_room(self, size: int, retention: Retention) -> None:
         """Warn once if the disk has no room for the checkpoints to keep and the one that is being written.
 
@@ -117,6 +135,23 @@ class FolderGoneError(StorageError):
             f"cannot save: {path} was removed or renamed while the run trained",
             hint="put it back and resume, or start a new run",
         )
+
+
+def _cut(checkpoint: Path, files: frozenset[str]) -> None:
+    """Remove files from a checkpoint, or the checkpoint if these are all of its files.
+
+    Its manifest comes first: a file that it does not list is ignored by readers.
+    """
+    manifest = read_manifest(checkpoint)
+    left = {name: record for name, record in manifest.files.items() if name not in files}
+    if not left:
+        remove_checkpoint(checkpoint)
+        return
+    aliases = {name: table for name, table in manifest.aliases.items() if name in left}
+    smaller = replace(manifest, files=left, aliases=aliases, resumable=False)
+    durable.replace_file(checkpoint / NAME, smaller.encode())
+    for name in manifest.files.keys() - left.keys():
+        durable.remove(checkpoint / name)
 
 
 def commit_checkpoint(checkpoints: Path, files: Mapping[str, Content], manifest: Manifest) -> Path:

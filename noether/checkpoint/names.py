@@ -6,9 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-
-from torch import Tensor
+from typing import Any, TypeVar
 
 from noether.checkpoint.folder import checkpoint_folders, checkpoint_name
 from noether.checkpoint.manifest import WEIGHTS, Manifest, NamedCheckpoint, NewerFormatError
@@ -65,7 +63,7 @@ class CheckpointNames:
             return self._load_latest(read)
         return read(self._named(name))
 
-    def load_weights(self, name: str) -> tuple[Checkpoint, dict[str, Tensor]]:
+    def load_weights(self, name: str) -> tuple[Checkpoint, dict[str, Any]]:
         """Return the checkpoint called `name`, and its weights; as `load` does.
 
         Raises:
@@ -164,8 +162,8 @@ class Checkpoint:
         iteration, file = self.saved.manifest.iteration, Path(self.weights)
         return iteration if self.weights == WEIGHTS else f"{iteration}.{file.parent.name}={file.stem}"
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the weights; averages of a part of the model are completed with the live weights.
+    def tensors(self) -> dict[str, Any]:
+        """Return the weights and the other values of the state; averages of a part are completed with live weights.
 
         Raises:
             CheckpointError: if they are damaged, or the checkpoint has none.

@@ -29,6 +29,10 @@ class Retention:
     keep_last: int = 3
     keep_every: int | None = None
 
+    def is_kept(self, checkpoint: Path, protected: Collection[int]) -> bool:
+        """Return True if the update, a name or a pin of a checkpoint keeps it."""
+        return self._is_kept(update_of(checkpoint), protected) or is_pinned(checkpoint)
+
     def prunable(self, checkpoints: Path, protected: Collection[int] = ()) -> list[Path]:
         """Return the checkpoints that neither their update, a name nor a pin keeps, oldest first.
 

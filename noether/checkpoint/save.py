@@ -16,7 +16,7 @@ from torch import Tensor
 
 from noether.checkpoint.commit import CheckpointFolder, FolderGoneError
 from noether.checkpoint.durable import Content
-from noether.checkpoint.manifest import WEIGHTS, Manifest, NamedCheckpoint
+from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, Manifest, NamedCheckpoint
 from noether.checkpoint.retention import Retention
 from noether.checkpoint.tensor_file import TensorFile, all_finite
 from noether.errors import StorageError
@@ -42,6 +42,8 @@ class SaveRequest:
         model_names: Parts of a composite to save; None for all.
         frozen_weights: Save parameters that do not train as well.
         owners: Callbacks whose files are saved; a whole save has those of all.
+        kept: The parts that stay (`WEIGHTS`, `OPTIMIZER`, callbacks); the others are for the newest checkpoint only.
+        newest_of: Callbacks whose newest checkpoint it is: it takes the parts that do not stay from the one before.
     """
 
     weights: bool = False
@@ -50,11 +52,23 @@ class SaveRequest:
     model_names: set[str] | None = field(default_factory=set)
     frozen_weights: bool = False
     owners: set[str] = field(default_factory=set)
+    kept: set[str] = field(default_factory=set)
+    newest_of: set[str] = field(default_factory=set)
 
     @classmethod
     def whole(cls) -> SaveRequest:
         """Return the request for everything that a resume needs."""
-        return cls(weights=True, optimizer=True, model_names=None, frozen_weights=True)
+        return cls(weights=True, optimizer=True, model_names=None, frozen_weights=True, kept={WEIGHTS, OPTIMIZER})
+
+    @property
+    def lasting(self) -> SaveRequest:
+        """The same request without the parts that are for the newest checkpoint only."""
+        return replace(
+            self,
+            weights=self.weights and WEIGHTS in self.kept,
+            optimizer=self.optimizer and OPTIMIZER in self.kept,
+            owners=self.owners & self.kept,
+        )
 
     @property
     def holds_whole_model(self) -> bool:
@@ -72,9 +86,23 @@ class SaveRequest:
         return LAST in self.names
 
     def add_parts(
-        self, *, weights: bool, optimizer: bool, model_names: Iterable[str] | None, frozen_weights: bool
+        self,
+        *,
+        weights: bool,
+        optimizer: bool,
+        model_names: Iterable[str] | None,
+        frozen_weights: bool,
+        newest_of: str | None = None,
     ) -> None:
-        """Widen the request; None as `model_names` asks for all parts of the model."""
+        """Widen the request; None as `model_names` asks for all parts of the model.
+
+        With `newest_of`, the parts are for the newest checkpoint of that callback only.
+        """
+        if newest_of is None:
+            self.kept |= {WEIGHTS} if weights else set()
+            self.kept |= {OPTIMIZER} if optimizer else set()
+        else:
+            self.newest_of.add(newest_of)
         self.optimizer |= optimizer
         if not weights:
             return
@@ -95,6 +123,7 @@ class SaveRequest:
 
     def include(self, earlier: SaveRequest) -> None:
         """Widen the request by an earlier one for the same update."""
+        kept = self.kept | earlier.kept
         self.add_parts(
             weights=earlier.weights,
             optimizer=earlier.optimizer,
@@ -102,6 +131,7 @@ class SaveRequest:
             frozen_weights=earlier.frozen_weights,
         )
         self.owners |= earlier.owners
+        self.kept, self.newest_of = kept, self.newest_of | earlier.newest_of
         self.names = {**earlier.names, **self.names}
 
 
@@ -173,12 +203,16 @@ class PreparedSave:
         files: Content of the checkpoint's files.
         manifest: Its manifest, without the files' hashes and `finite`.
         weights: Weights from which `finite` is computed; of a partial save, those of the whole model.
+        passing: Its files that are for the newest checkpoint only; all of them if nothing else is to stay.
+        outdated: The `passing` files of checkpoints that it takes them from, by update.
     """
 
     request: SaveRequest
     files: dict[str, Content]
     manifest: Manifest
     weights: Collection[Tensor]
+    passing: frozenset[str] = frozenset()
+    outdated: Mapping[int, frozenset[str]] = field(default_factory=dict)
 
     def captured(self, snapshot: Snapshot) -> PreparedSave:
         """Return the same save with copies of the tensors, which training cannot change."""
@@ -197,7 +231,10 @@ class PreparedSave:
         """
         manifest = replace(self.manifest, finite=self.manifest.finite and all_finite(self.weights))
         checkpoint = folder.commit(self.files, manifest)
-        folder.prune(retention, {named.update for named in manifest.names.values()})
+        named = {named.update for named in manifest.names.values()}
+        if manifest.finite:
+            folder.cut(self.outdated, retention, named)
+        folder.prune(retention, named)
         folder.warn_if_short_of_room(sum(map(len, self.files.values())), retention)
         return checkpoint
 

@@ -11,8 +11,15 @@ from torch import Tensor
 
 from noether.checkpoint.folder import read_file, read_manifest
 from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, Manifest
-from noether.checkpoint.state import DATA, TRAINER, TRAINER_TENSORS, CheckpointState, callback_file, join_state
-from noether.checkpoint.tensor_file import decode_tensors
+from noether.checkpoint.state import (
+    DATA,
+    TRAINER,
+    TRAINER_TENSORS,
+    CheckpointState,
+    callback_file,
+    decode_state,
+    join_state,
+)
 from noether.checkpoint.untrusted import parse_json
 from noether.errors import CheckpointError
 from noether.kernel.names import are_path_parts
@@ -41,15 +48,15 @@ class SavedCheckpoint:
         """
         return cls(folder, read_manifest(folder))
 
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        """Return the tensors of one file by name, tied ones as the same object.
+    def tensors(self, name: str) -> dict[str, Any]:
+        """Return the tensors of one file by name, tied ones as the same object; of a model also its other values.
 
         Raises:
             CheckpointError: if the checkpoint has no such file, or it is damaged.
         """
         data = read_file(self.folder, self.manifest, name)
         try:
-            return decode_tensors(data, self.manifest.aliases.get(name, {}))
+            return decode_state(data, self.manifest.aliases.get(name, {}))
         except ValueError as error:
             raise self._unreadable(name, error) from error
 
@@ -109,7 +116,7 @@ class SavedCheckpoint:
                 hint='choose another checkpoint, or take its weights alone with initializer kind = "checkpoint"',
             )
 
-    def _tensors_if_any(self, name: str) -> dict[str, Tensor]:
+    def _tensors_if_any(self, name: str) -> dict[str, Any]:
         """Return the tensors of a file that is written only if there are any."""
         return self.tensors(name) if name in self.manifest.files else {}
 

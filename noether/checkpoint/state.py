@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from noether.checkpoint.durable import Content
 from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS
 from noether.checkpoint.save import SaveRequest
-from noether.checkpoint.tensor_file import lay_out_tensors
+from noether.checkpoint.tensor_file import TensorFile, decode_tensors, lay_out_tensors, values_in
 from noether.checkpoint.untrusted import TOO_DEEP, is_too_deep, json_excess
 from noether.errors import TrainingError
 from noether.kernel.names import EXPECTED, are_path_parts
@@ -32,7 +35,7 @@ class CheckpointState:
         epoch: Completed epochs.
         update: Completed updates.
         sample: Samples seen.
-        model: The model's `state_dict`.
+        model: The model's `state_dict`; it may have other values than tensors.
         frozen: Names in `model` of the parameters that do not train.
         optimizer_tensors: State of the optimizers by `<part>/<parameter>/<entry>`.
         optimizer_values: Other values of the optimizers, by part.
@@ -46,7 +49,7 @@ class CheckpointState:
     epoch: int
     update: int
     sample: int
-    model: Mapping[str, Tensor]
+    model: Mapping[str, Any]
     optimizer_tensors: Mapping[str, Tensor]
     optimizer_values: Mapping[str, Any]
     trainer: Mapping[str, Any]
@@ -84,16 +87,24 @@ def encode_checkpoint(
     """
     tree, tensors = _without_tensors(state)
     tensors |= _asked_for(state, request)
-    laid_out = {name: lay_out_tensors(group) for name, group in tensors.items() if group}
+    laid_out = {name: lay_out_state(group) for name, group in tensors.items() if group}
     files: dict[str, Content] = {name: file for name, (file, _) in laid_out.items()}
     files[TRAINER] = _json(tree)
     files["rank-00000.json"] = _json(state.rank)
     return files, {name: aliases for name, (_, aliases) in laid_out.items() if aliases}
 
 
-def _asked_for(state: CheckpointState, request: SaveRequest) -> dict[str, Mapping[str, Tensor]]:
+def passing_files(state: CheckpointState, request: SaveRequest, files: Collection[str]) -> frozenset[str]:
+    """Return those of a checkpoint's files that are for the newest one only; all of them if nothing else is to stay."""
+    lasting = request.lasting
+    if not (lasting.weights or lasting.optimizer or lasting.owners):
+        return frozenset(files)
+    return frozenset(_asked_for(state, request).keys() - _asked_for(state, lasting).keys())
+
+
+def _asked_for(state: CheckpointState, request: SaveRequest) -> dict[str, Mapping[str, Any]]:
     """Return the groups of tensors that a request may leave out."""
-    tensors: dict[str, Mapping[str, Tensor]] = {}
+    tensors: dict[str, Mapping[str, Any]] = {}
     if request.weights:
         tensors[WEIGHTS] = _weights(state, request)
     if request.optimizer:
@@ -104,7 +115,7 @@ def _asked_for(state: CheckpointState, request: SaveRequest) -> dict[str, Mappin
     return tensors
 
 
-def _weights(state: CheckpointState, request: SaveRequest) -> dict[str, Tensor]:
+def _weights(state: CheckpointState, request: SaveRequest) -> dict[str, Any]:
     dropped = () if request.frozen_weights else state.frozen
     parts = request.model_names
     return {
@@ -125,31 +136,126 @@ def _without_tensors(state: CheckpointState) -> tuple[dict[str, Any], dict[str, 
     return {**tree, "callbacks": callbacks}, tensors
 
 
-def _json(tree: Any) -> bytes:
+def _json(tree: Any, owner: str = "the trainer and its callbacks") -> bytes:
     """Return the JSON of a tree; refuses a tree that the reader would refuse."""
-    deep = TOO_DEEP if is_too_deep(tree) else None
-    data = b"" if deep else json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    if (excess := deep or json_excess(data)) is not None:
+    excess = TOO_DEEP if is_too_deep(tree) else None
+    try:
+        data = b"" if excess else json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    except ValueError as error:  # an integer of thousands of digits
+        excess = str(error)
+    if excess or (excess := json_excess(data)):
         raise TrainingError(
-            f"the state of the trainer and its callbacks is too large for a checkpoint: {excess}",
-            hint="return tensors from state_dict(), not lists of many numbers",
+            f"the state of {owner} is too large for a checkpoint: {excess}",
+            hint="return tensors from state_dict() and get_extra_state(), not lists of many numbers",
         )
     return data
 
 
-def split_state(state: Any, owner: str) -> tuple[Any, dict[str, Tensor]]:
+def lay_out_state(state: Mapping[str, Any]) -> tuple[TensorFile, dict[str, str]]:
+    """Return the file of a `state_dict`, and aliases as from `lay_out_tensors`.
+
+    Other values than tensors, such as the extra state of a module, stand in the file as JSON, their tensors below
+    their name. Code in them (a function, a class, a type of torch) is not state: its name alone is kept.
+
+    Raises:
+        TrainingError: if something in the state has a type that a checkpoint cannot hold.
+    """
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor) and isinstance(name, str)}
+    if len(tensors) == len(state):
+        return lay_out_tensors(tensors)
+    if wrong := [name for name in state if not isinstance(name, str)]:
+        raise TrainingError(f"wrong names in the state of the model: found {wrong[:_SHOWN]}, expected text")
+    others = {name: value for name, value in state.items() if name not in tensors}
+    tree, tensors = split_state(others, "the model", tensors)
+    _json(tree, "the model")
+    return lay_out_tensors(tensors, tree)
+
+
+def encode_state(state: Mapping[str, Any]) -> tuple[bytes, dict[str, str]]:
+    """Return the file of a `state_dict` as bytes, and aliases as from `lay_out_state`."""
+    file, aliases = lay_out_state(state)
+    return b"".join(file.chunks()), aliases
+
+
+def decode_state(data: bytes, aliases: Mapping[str, str]) -> dict[str, Any]:
+    """Return the `state_dict` in the bytes of a file, tied tensors as the same object, code as `CodeName`.
+
+    Raises:
+        ValueError: if the bytes are not a tensor file, or do not fit the aliases.
+    """
+    state: dict[str, Any] = decode_tensors(data, aliases)
+    tree = values_in(data)
+    if tree is None:
+        return state
+    values = join_state(tree, state)
+    if not isinstance(values, dict):
+        raise ValueError(f"found a {type(values).__name__} as the values of a tensor file, expected a table")
+    inner = set(_tensors_named(tree))
+    return {name: value for name, value in state.items() if name not in inner} | values
+
+
+def _tensors_named(tree: Any) -> Iterator[str]:
+    """Yield the names of the tensors that stand inside of other values."""
+    if isinstance(tree, dict) and isinstance(tree.get("$tensor"), str):
+        yield tree["$tensor"]
+    elif isinstance(tree, dict | list):
+        for item in tree.values() if isinstance(tree, dict) else tree:
+            yield from _tensors_named(item)
+
+
+@dataclass(frozen=True, slots=True)
+class CodeName:
+    """A function, a class or a type of torch in a saved state: code is loaded with the model, never from a file.
+
+    Attributes:
+        name: Its module and name.
+    """
+
+    name: str
+
+    @classmethod
+    def of(cls, value: Any) -> CodeName | None:
+        """Return the name of a value that is code; None for any other value."""
+        if isinstance(value, torch.dtype | torch.device | torch.layout | torch.memory_format):
+            return cls(str(value))
+        if isinstance(value, type | FunctionType | BuiltinFunctionType):
+            return cls(f"{value.__module__}.{value.__qualname__}")
+        return None
+
+
+def _without_code(value: Any) -> Any:
+    """Replace code by its name; containers of other classes, which would come back as plain ones, become `_Foreign`."""
+    if type(value) in (dict, OrderedDict):
+        return {key: _without_code(item) for key, item in value.items()}
+    if type(value) in (list, tuple, torch.Size):
+        return (list if type(value) is list else tuple)(map(_without_code, value))
+    if isinstance(value, dict | list | tuple):
+        return _Foreign(type(value).__name__)
+    return CodeName.of(value) or value
+
+
+@dataclass(frozen=True, slots=True)
+class _Foreign:
+    """A value that no checkpoint can hold, by the name of its class."""
+
+    name: str
+
+
+def split_state(state: Any, owner: str, beside: Mapping[str, Tensor] | None = None) -> tuple[Any, dict[str, Tensor]]:
     """Return the JSON tree of `state` and its tensors by name.
 
     Args:
-        state: Nested dicts, lists and tuples of tensors, numbers, strings, booleans and None.
+        state: Nested dicts, lists and tuples of tensors, numbers, strings, bytes, booleans and None.
         owner: Owner of the state, for error messages.
+        beside: Tensors of other names in the same file, which are returned too; for the state of a model, in which code
+            may stand.
 
     Raises:
         TrainingError: if something in `state` has another type.
     """
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = dict(beside or {})
     try:
-        return _split(state, owner, "", tensors), tensors
+        return _split(_without_code(state) if beside is not None else state, owner, "", tensors), tensors
     except RecursionError:
         raise TrainingError(f"the state of {owner} is nested too deeply, or contains itself") from None
 
@@ -165,15 +271,22 @@ def _split(value: Any, owner: str, path: str, tensors: dict[str, Tensor]) -> Any
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else {"$float": repr(value)}
+    if isinstance(value, complex):
+        return {"$complex": [_split(part, owner, path, tensors) for part in (value.real, value.imag)]}
+    if isinstance(value, bytes | bytearray):
+        return {"$bytes": value.hex()}
+    if isinstance(value, CodeName):
+        return {"$code": value.name}
     if isinstance(value, dict):
         return _split_dict(value, owner, path, tensors)
     if isinstance(value, list | tuple):
         items = [_split(item, owner, f"{path}/{index}".lstrip("/"), tensors) for index, item in enumerate(value)]
         return {"$tuple": items} if isinstance(value, tuple) else items
+    name = value.name if isinstance(value, _Foreign) else type(value).__name__
     raise TrainingError(
-        f"a checkpoint cannot hold the state of {owner}: found a {type(value).__name__} at '{path}', expected tensors, "
-        "numbers, strings, booleans, None, and dicts, lists and tuples of these",
-        hint="convert it in state_dict()",
+        f"a checkpoint cannot hold the state of {owner}: found a {name} at '{path}', expected tensors, "
+        "numbers, strings, bytes, booleans, None, and dicts, lists and tuples of these",
+        hint="convert it in state_dict() or get_extra_state()",
     )
 
 
@@ -225,10 +338,30 @@ def _join_items(items: Any, tensors: dict[str, Tensor]) -> dict[Any, Any]:
     return {join_state(key, tensors): join_state(item, tensors) for key, item in pairs}
 
 
+def _join_complex(parts: Any, tensors: dict[str, Tensor]) -> complex:
+    return complex(*(join_state(part, tensors) for part in _list(parts)))
+
+
+def _join_bytes(text: Any, _: dict[str, Tensor]) -> bytes:
+    return bytes.fromhex(text)
+
+
+def _join_code(name: Any, _: dict[str, Tensor]) -> CodeName:
+    return CodeName(str(name))
+
+
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise ValueError(f"found a {type(value).__name__} in a state, expected a list")
     return value
 
 
-_JOINED = {"$tensor": _join_tensor, "$float": _join_float, "$tuple": _join_tuple, "$items": _join_items}
+_JOINED: dict[str, Callable[[Any, dict[str, Tensor]], Any]] = {
+    "$tensor": _join_tensor,
+    "$float": _join_float,
+    "$complex": _join_complex,
+    "$bytes": _join_bytes,
+    "$code": _join_code,
+    "$tuple": _join_tuple,
+    "$items": _join_items,
+}

@@ -56,6 +56,9 @@ _KINDS: dict[torch.dtype, str] = {
     torch.bool: "BOOL",
 }
 _PLACES = {dtype: place for place, dtype in enumerate(_KINDS)}
+IN_PAIRS = (torch.complex128, torch.complex32)
+"""Types that the format lacks; they are written as pairs of real numbers."""
+_METADATA, _OURS = "__metadata__", "noether"  # the format's key for texts, and the key of our text in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +74,20 @@ class TensorFile:
     header: bytes = field(repr=False)
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> TensorFile:
-        """Lay out a file for tensors that share no memory.
+    def of(cls, tensors: Mapping[str, Tensor], values: Any = None) -> TensorFile:
+        """Lay out a file for tensors that share no memory, and a tree of JSON beside them.
 
         Raises:
-            TrainingError: if the format does not support the type of a tensor.
+            TrainingError: if the format does not support the type or the name of a tensor.
         """
         assert sys.byteorder == "little", "the format is little-endian, and values are written as they lie in memory"
+        pairs = [name for name in sorted(tensors) if tensors[name].dtype in IN_PAIRS]
+        tensors = {**tensors, **{name: torch.view_as_real(_plain(tensors[name])) for name in pairs}}
         for name, tensor in tensors.items():
-            if tensor.dtype not in _PLACES or tensor.layout is not torch.strided or tensor.is_meta:
-                raise TrainingError(
-                    f"a checkpoint cannot hold the tensor {name!r}: found {tensor.dtype}, {tensor.layout}, "
-                    f"{tensor.device}, expected a dense tensor of a supported type",
-                    hint=f"convert it to one of {', '.join(str(dtype) for dtype in _KINDS)}",
-                )
+            _require_storable(name, tensor)
         ordered = {name: tensors[name] for name in sorted(tensors, key=lambda name: (_place(tensors[name]), name))}
-        return cls(ordered, _header(ordered))
+        own = {"complex": pairs, "values": values}
+        return cls(ordered, _header(ordered, {key: value for key, value in own.items() if value}))
 
     def __len__(self) -> int:
         """Return the size of the file in bytes."""
@@ -111,13 +112,37 @@ class TensorFile:
             yield bytes(gathered)
 
 
+def _require_storable(name: str, tensor: Tensor) -> None:
+    if tensor.dtype not in _PLACES or tensor.layout is not torch.strided or tensor.is_meta:
+        raise TrainingError(
+            f"a checkpoint cannot hold the tensor {name!r}: found {tensor.dtype}, {tensor.layout}, "
+            f"{tensor.device}, expected a dense tensor of a supported type",
+            hint=f"convert it to one of {', '.join(str(dtype) for dtype in (*_KINDS, *IN_PAIRS))}; or keep it out of "
+            "the state, for example with register_buffer(…, persistent=False)",
+        )
+    if name == _METADATA or any("\ud800" <= character <= "\udfff" for character in name):
+        raise TrainingError(
+            f"a checkpoint cannot hold a tensor of the name {name!r}: found a reserved name or half a character, "
+            "expected other text",
+            hint="rename the parameter, the buffer or the module",
+        )
+
+
 def _place(tensor: Tensor) -> int:
     return _PLACES[tensor.dtype]
 
 
-def _header(tensors: Mapping[str, Tensor]) -> bytes:
+def _plain(tensor: Tensor) -> Tensor:
+    """Return a tensor whose memory holds its values: conjugation and negation may be flags only."""
+    return tensor.resolve_conj().resolve_neg()
+
+
+def _header(tensors: Mapping[str, Tensor], own: Mapping[str, Any]) -> bytes:
     """Return the length of the table of contents and the table, padded so that the values begin aligned."""
-    table, start = {}, 0
+    table: dict[str, Any] = {}
+    if own:
+        table[_METADATA] = {_OURS: json.dumps(own, sort_keys=True, separators=(",", ":"), allow_nan=False)}
+    start = 0
     for name, tensor in tensors.items():
         end = start + tensor.nbytes
         table[name] = {"dtype": _KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
@@ -137,30 +162,35 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     """Return the values row by row, without a copy if they lie in memory that way."""
     if not tensor.numel():
         return memoryview(b"")
-    plain = tensor.cpu().resolve_conj().resolve_neg().contiguous()
+    plain = _plain(tensor.cpu()).contiguous()
     in_a_row = plain.as_strided((plain.numel(),), (1,))  # one value alone counts as contiguous with any stride
     return in_a_row.view(torch.uint8).numpy().data
 
 
-def lay_out_tensors(tensors: Mapping[str, Tensor]) -> tuple[TensorFile, dict[str, str]]:
+def lay_out_tensors(tensors: Mapping[str, Tensor], values: Any = None) -> tuple[TensorFile, dict[str, str]]:
     """Return the file of tensors, and aliases: the names of tied weights, which are written once.
+
+    Args:
+        tensors: The tensors by name.
+        values: A tree of JSON to keep in the file; `values_in` returns it.
 
     Raises:
         TrainingError: if the format does not support the type of a tensor.
     """
-    first_names: dict[tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype, torch.device], str] = {}
+    first_names: dict[tuple[object, ...], str] = {}
     distinct: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     for name in sorted(tensors):
         tensor = tensors[name].detach()
         if tensor.layout is torch.strided and tensor.numel() and not tensor.is_meta:
-            place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)
+            flags = tensor.is_conj(), tensor.is_neg()  # one memory, other values
+            place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device, flags)
             if place in first_names:
                 aliases[name] = first_names[place]
                 continue
             first_names[place] = name
         distinct[name] = tensor
-    return TensorFile.of(distinct), aliases
+    return TensorFile.of(distinct, values), aliases
 
 
 def encode_tensors(tensors: Mapping[str, Tensor]) -> tuple[bytes, dict[str, str]]:
@@ -176,15 +206,39 @@ def decode_tensors(data: bytes, aliases: Mapping[str, str]) -> dict[str, Tensor]
         ValueError: if the bytes are not a tensor file, or an alias has no target or the name of a tensor.
     """
     length = header_length(data, len(data))
-    require_plausible(data[LENGTH : LENGTH + length])
+    header = data[LENGTH : LENGTH + length]
+    require_plausible(header)
     try:
         tensors = load(data)
+        for name in _own_text(header).get("complex", ()):
+            tensors[name] = torch.view_as_complex(tensors[name])
     except (SafetensorError, KeyError, RuntimeError, OverflowError, TypeError, AssertionError) as error:
         raise ValueError(f"not a valid safetensors file: {error}") from error
     for alias, name in aliases.items():
         if alias in tensors or name not in tensors:
             raise ValueError(f"the alias {alias!r} of {name!r} does not fit the tensors of the file")
     return {**tensors, **{alias: tensors[name] for alias, name in aliases.items()}}
+
+
+def values_in(data: bytes) -> Any:
+    """Return the tree of JSON in the bytes of a file that `decode_tensors` accepts; None if it has none."""
+    return _own_text(data[LENGTH : LENGTH + header_length(data, len(data))]).get("values")
+
+
+def _own_text(header: bytes) -> dict[str, Any]:
+    """Return the part of a header that Noether wrote beside the table of contents.
+
+    Raises:
+        ValueError: if it is malformed.
+    """
+    if f'"{_OURS}"'.encode() not in header:  # most files: a header may be long
+        return {}
+    metadata = parse_json(header).get(_METADATA)
+    text = metadata.get(_OURS) if isinstance(metadata, dict) else None
+    found = parse_json(text.encode()) if isinstance(text, str) else {}
+    if not isinstance(found, dict) or not isinstance(found.get("complex", []), list):
+        raise ValueError("not a valid tensor file: its own metadata are malformed")
+    return found
 
 
 def header_length(start: bytes, size: int) -> int:

@@ -10,13 +10,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from noether.checkpoint.commit import CheckpointFolder
 from noether.checkpoint.folder import checkpoint_name
 from noether.checkpoint.manifest import WEIGHTS, Manifest, NamedCheckpoint
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.retention import Retention
 from noether.checkpoint.save import LAST, BackgroundSave, PreparedSave, SavePolicy, SaveQueue, SaveRequest, Snapshot
-from noether.checkpoint.state import CheckpointState, callback_file, encode_checkpoint
+from noether.checkpoint.state import CheckpointState, callback_file, encode_checkpoint, passing_files
 from noether.errors import SpecError, StorageError, TrainingError
 
 _LOG = logging.getLogger("noether.checkpoints")
@@ -61,6 +63,8 @@ class CheckpointWriter:
         self.last_committed: Path | None = None
         self._reserved: dict[str, str] = {}
         self._saved: tuple[int, SaveRequest] | None = None
+        self._newest: dict[str, int] = {}  # update of the newest checkpoint of a callback
+        self._passing: dict[int, frozenset[str]] = {}
         self._parent: str | None = None
         self._snapshot = Snapshot()
 
@@ -84,6 +88,7 @@ class CheckpointWriter:
         save_optim: bool = True,
         model_names: Iterable[str] | None = None,
         save_frozen_weights: bool = True,
+        newest_of: str | None = None,
     ) -> None:
         """Ask for a checkpoint of the current update; it is committed at the update's boundary.
 
@@ -93,6 +98,8 @@ class CheckpointWriter:
             save_optim: Save the optimizer's state; without it the checkpoint cannot be resumed from.
             model_names: Parts of a composite to save; None for all.
             save_frozen_weights: Save parameters that do not train as well.
+            newest_of: Id of a callback whose newest checkpoint alone has these parts: they are removed from the
+                checkpoint that it asked for before.
 
         Raises:
             TrainingError: if the model's weights are exchanged for others at this moment.
@@ -104,21 +111,27 @@ class CheckpointWriter:
             )
         request = self.queue.request()
         request.add_parts(
-            weights=save_weights, optimizer=save_optim, model_names=model_names, frozen_weights=save_frozen_weights
+            weights=save_weights,
+            optimizer=save_optim,
+            model_names=model_names,
+            frozen_weights=save_frozen_weights,
+            newest_of=newest_of,
         )
         if tag is not None:
             request.add_name(tag)
 
-    def save_files(self, owner: str, tag: str | None = None, *, weights: str = WEIGHTS) -> None:
+    def save_files(self, owner: str, tag: str | None = None, *, weights: str = WEIGHTS, stays: bool = True) -> None:
         """Ask for a checkpoint with the `state_files` of one callback.
 
         Args:
             owner: The callback's id.
             tag: A name for the checkpoint, as in `save`.
             weights: The file with the named weights.
+            stays: False for files that are removed when the callback's next ones are saved.
         """
         request = self.queue.request()
         request.owners.add(owner)
+        (request.kept if stays else request.newest_of).add(owner)
         if tag is not None:
             request.add_name(tag, weights)
 
@@ -226,7 +239,14 @@ class CheckpointWriter:
             resumable=request.is_whole,
             written_by=_version(),
         )
-        return PreparedSave(request, files, manifest, list(state.model.values()) if request.weights else ())
+        weights = [value for value in state.model.values() if isinstance(value, Tensor)] if request.weights else ()
+        passing = passing_files(state, request, files) if request.newest_of else frozenset()
+        return PreparedSave(request, files, manifest, weights, passing, self._outdated(state.update, request))
+
+    def _outdated(self, update: int, request: SaveRequest) -> dict[int, frozenset[str]]:
+        """Return the files that a checkpoint makes outdated, by update of the checkpoints that have them."""
+        newest = {**self._newest, **dict.fromkeys(request.newest_of, update)}.values()
+        return {before: files for before, files in self._passing.items() if before not in newest}
 
     def _record(self, prepared: PreparedSave, outcome: Callable[[], Path]) -> Path | None:
         try:
@@ -237,6 +257,10 @@ class CheckpointWriter:
         self.policy.succeeded()
         # Only the requested names: others may have got a new target since the save was begun.
         self.names.update(prepared.request.named(prepared.manifest.update))
+        self._newest |= dict.fromkeys(prepared.request.newest_of, prepared.manifest.update)
+        self._passing = {at: files for at, files in self._passing.items() if at not in prepared.outdated}
+        if prepared.passing:
+            self._passing[prepared.manifest.update] = prepared.passing
         self.last_committed = checkpoint
         return checkpoint
 

@@ -38,11 +38,19 @@ def config_class_of(target: Callable[..., Any], role: str) -> type[_RegistryBase
 
     It is the pydantic class in the annotation of the constructor's config parameter (`config`, or a name that
     ends in `_config`), looked for along the MRO; only that one annotation is evaluated. A class without one
-    gets a config derived from its signature.
+    gets a config derived from its signature. A callback without a `periodic_callback` needs no interval.
 
     Raises:
         PluginError: if the annotation cannot be evaluated, is not a config of this role, or the signature does not fit.
     """
+    found = _found(target, role)
+    acts_around_training = hasattr(target, "before_training") and not hasattr(target, "periodic_callback")
+    if acts_around_training and getattr(found, "needs_interval", False):
+        return type(found.__name__, (found,), {"needs_interval": False, "__module__": found.__module__})
+    return found
+
+
+def _found(target: Callable[..., Any], role: str) -> type[_RegistryBase]:
     for constructor in constructors(target):
         parameter = _config_parameter(constructor)
         if parameter is not None:

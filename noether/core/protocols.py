@@ -21,9 +21,10 @@ class StepResult(Protocol):
 class RunningTrainer(Protocol):
     """The members of a trainer that a callback may use.
 
-    `applied` is 1.0 if the update that a `track_…` hook follows was applied, else 0.0: a 0-dim tensor, if only the
-    device knows it. It is None if the host knows; then these hooks are called for applied updates only. Before the last
-    accumulation step of an update it is 1.0 if that accumulation step's loss is finite.
+    `applied` is 1.0 if the update that a `track_…` hook follows was applied, else 0.0: a 0-dim tensor on the device, to
+    be multiplied with, or read. Before the last accumulation step of an update it is 1.0 if that accumulation step's
+    loss is finite; before the first update it is None. `verdict` is the same as a bool if the host knows it, otherwise
+    it is `applied`. `track_after_update_step` is not called for an update that the host knows was not applied.
     """
 
     config: Any
@@ -31,6 +32,7 @@ class RunningTrainer(Protocol):
     update_counter: Any
     last_loss: Tensor | None
     applied: Tensor | None
+    verdict: bool | Tensor | None
     precision: Any
     seconds: dict[str, float]
     batch_size: int

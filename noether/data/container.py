@@ -215,6 +215,9 @@ class DataContainer:
         repeat_round: bool = False,
         evaluation: bool = False,
         device: torch.device | None = None,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        seed: int | None = None,
     ) -> TrainingLoader:
         """Return the stream of training batches with the consumers' passes when their intervals fire.
 
@@ -230,6 +233,9 @@ class DataContainer:
             repeat_round: Begin with the passes of `start_update`.
             evaluation: No training; each consumer's pass once, in order.
             device: Device of the batches, for `pin_memory = None`.
+            shuffle: See `TrainingOrder`.
+            drop_last: See `TrainingOrder`.
+            seed: Seed of the order; None for that of the run.
 
         Raises:
             DataError: if the training set is missing or smaller than one effective batch, or batch sizes do not divide.
@@ -237,7 +243,16 @@ class DataContainer:
         order = None
         if not evaluation:
             total = effective_batch_size or batch_size * world_size
-            order = TrainingOrder(length_of(self.train), total, batch_size, self.seed, rank, world_size)
+            order = TrainingOrder(
+                length_of(self.train),
+                total,
+                batch_size,
+                self.seed if seed is None else seed,
+                rank,
+                world_size,
+                shuffle=shuffle,
+                drop_last=drop_last,
+            )
         sampler = InterleavedSampler(
             order,
             consumers,

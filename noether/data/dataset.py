@@ -110,7 +110,8 @@ class InMemoryDataset(Dataset):
         return self._length
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {name: tensor[index] for name, tensor in self.properties.items()}
+        # Copies: a transform that changes its sample in place would change the data for the next epoch.
+        return {name: tensor[index].clone() for name, tensor in self.properties.items()}
 
     def __getitems__(self, indices: list[int] | Tensor) -> Batch:
         """Return the batch of the samples at `indices`."""
@@ -129,13 +130,27 @@ class GatheringDataset(Protocol):
         ...
 
 
+def in_memory(dataset: AnyDataset) -> InMemoryDataset | None:
+    """Return the data set if its samples are the rows of its tensors, else None: a subclass may change them."""
+    if not isinstance(dataset, InMemoryDataset):
+        return None
+    own, base = type(dataset), InMemoryDataset
+    methods = ((own.__getitem__, base.__getitem__), (own.__getitems__, base.__getitems__), (own.__len__, base.__len__))
+    return dataset if all(one is another for one, another in methods) else None
+
+
 def gathering(dataset: AnyDataset) -> GatheringDataset | None:
     """Return the data set if it gathers whole batches, else None.
 
-    Only subclasses of `Dataset` do: by torch's convention, others return a list of samples.
+    Only subclasses of `Dataset` do: by torch's convention, others return a list of samples. A subclass that overrides
+    `__getitem__` alone does not: the inherited `__getitems__` would gather other samples.
     """
-    if isinstance(dataset, Dataset) and hasattr(dataset, "__getitems__"):
-        return cast(GatheringDataset, dataset)
+    if isinstance(dataset, Dataset):
+        for owner in type(dataset).__mro__:
+            if "__getitems__" in vars(owner):
+                return cast(GatheringDataset, dataset)
+            if "__getitem__" in vars(owner):
+                return None
     return None
 
 

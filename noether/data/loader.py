@@ -7,6 +7,7 @@ import multiprocessing
 import re
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ def training_batches(stream: Iterable[TaggedBatch]) -> Iterator[Batch]:
 
 
 def evaluation_pass(
-    stream: Iterator[TaggedBatch],
+    stream: Iterable[Any],
     consumer: SamplerIntervalConfig,
     batch_size: int,
     *,
@@ -52,7 +53,7 @@ def evaluation_pass(
     """Yield the batches of the consumer's next pass, skipping the unread rest of other passes.
 
     Args:
-        stream: The iterator of a `TrainingLoader`.
+        stream: The iterator of a `TrainingLoader`; or plain batches, all of which are of this pass.
         consumer: The consumer.
         batch_size: Batch size of the loader.
         rank: Rank of this process.
@@ -61,8 +62,17 @@ def evaluation_pass(
     Raises:
         TrainingError: if the stream has no pass for this consumer at this point.
     """
-    for position in range(consumer.pass_length(batch_size, rank=rank, world_size=world_size)):
-        yield _next_of(stream, consumer.tag, position)
+    length = consumer.pass_length(batch_size, rank=rank, world_size=world_size)
+    if not length:
+        return
+    rest = iter(stream)
+    begun = list(islice(rest, 1))
+    if begun and not isinstance(begun[0], TaggedBatch):
+        yield from chain(begun, rest)
+        return
+    tagged = chain(begun, rest)
+    for position in range(length):
+        yield _next_of(tagged, consumer.tag, position)
 
 
 def _next_of(stream: Iterator[TaggedBatch], tag: int, position: int) -> Batch:

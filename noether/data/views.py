@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from noether.data.collators import stack
 from noether.data.dataset import (
     AnyDataset,
     Batch,
@@ -15,9 +17,10 @@ from noether.data.dataset import (
     View,
     called,
     gathering,
+    in_memory,
     length_of,
 )
-from noether.data.fetch import first_sample
+from noether.data.fetch import FetchBatch, FetchSamples, first_sample
 from noether.data.rounding import exact_ones, require_kept, single
 from noether.data.transforms.base import Transform
 from noether.errors import DataError
@@ -82,9 +85,9 @@ def subset(
     names = None if properties is None else _known(dataset, properties)
     if names is None and size == length_of(dataset):
         return dataset
-    if isinstance(dataset, InMemoryDataset):
-        kept = {name: dataset.properties[name][:size] for name in names or dataset.properties}
-        return InMemoryDataset(kept, dataset.config)
+    if (memory := in_memory(dataset)) is not None:
+        kept = {name: memory.properties[name][:size] for name in names or memory.properties}
+        return InMemoryDataset(kept, memory.config)
     if (whole := gathering(dataset)) is not None:
         return BatchSubset(dataset, whole, size, names)
     return Subset(dataset, size, names)
@@ -92,7 +95,8 @@ def subset(
 
 def _known(dataset: AnyDataset, properties: Collection[str]) -> tuple[str, ...]:
     """Return the properties in the order of the data set, so that a set of names gives one order."""
-    present = dataset.properties if isinstance(dataset, InMemoryDataset) else first_sample(dataset)
+    memory = in_memory(dataset)
+    present = first_sample(dataset) if memory is None else memory.properties
     for name in properties:
         if name not in present:
             raise DataError(
@@ -149,10 +153,10 @@ def transformed(dataset: AnyDataset, transforms: Sequence[Transform]) -> AnyData
     Deterministic batched transforms of a data set in memory are applied once, here; the rest on the way to
     the batch.
     """
-    if isinstance(dataset, InMemoryDataset):
-        for transform in transforms[: _leading_batched(transforms)]:
-            dataset = _transformed_once(dataset, transform)
-        transforms = transforms[_leading_batched(transforms) :]
+    if (memory := in_memory(dataset)) is not None and (once := _leading_batched(transforms)):
+        for transform in transforms[:once]:
+            memory = _transformed_once(memory, transform)
+        dataset, transforms = memory, transforms[once:]
     if not transforms:
         return dataset
     dataset = require_kept(dataset) if isinstance(dataset, InMemoryDataset) else dataset
@@ -179,6 +183,42 @@ def _leading_batched(transforms: Sequence[Transform]) -> int:
         if not (transform.batched and transform.deterministic):
             return place
     return len(transforms)
+
+
+def _require_agreement(prepared: AnyDataset, dataset: AnyDataset, transforms: Sequence[Transform]) -> None:
+    """Check on two samples that batches that are gathered hold the samples that are loaded one by one.
+
+    Raises:
+        DataError: if they do not: `__getitems__` returns others, or a transform does not treat each sample for itself.
+    """
+    whole = gathering(prepared)
+    is_deterministic = getattr(prepared, "deterministic", False)  # others are loaded sample by sample
+    if whole is None or not is_deterministic or prepared is in_memory(dataset) or not length_of(dataset):
+        return
+    indices = torch.tensor([length_of(dataset) - 1, 0])
+    gathered = FetchBatch(whole)(indices, 0)
+    try:
+        single = FetchSamples(TransformedDataset(dataset, transforms), stack)(indices, 0)
+    except (DataError, NotImplementedError):
+        return  # samples that only a batch of its own can hold, or that are there in batches alone
+    for name in dict.fromkeys([*gathered, *single]):
+        if name not in gathered or name not in single or _differ(gathered[name], single[name]):
+            raise DataError(
+                f"batches of the data set {called(prepared)!r} differ from its samples: found other values of {name!r} "
+                "in the batch of the last and the first sample than in these samples alone",
+                hint="correct __getitems__, or set batched = False in a transform that computes over samples or "
+                "changes its argument in place",
+            )
+
+
+def _differ(one: Any, other: Any) -> bool:
+    try:
+        torch.testing.assert_close(one, other, check_dtype=False, equal_nan=True)
+    except AssertionError:
+        return True
+    except TypeError:  # for values that are no numbers
+        return bool(one != other)
+    return False
 
 
 class PreparedDatasets:
@@ -209,8 +249,14 @@ class PreparedDatasets:
         if key not in self._prepared:
             self._fit(self.own.get("train", ()) + self.shared)
             self._fit(self.own.get(key, ()))
-            whole = transformed(self.datasets[key], self.own.get(key, ()) + self.shared)
+            transforms = self.own.get(key, ()) + self.shared
+            whole = transformed(self.datasets[key], transforms)
             self._prepared[key] = require_kept(whole) if isinstance(whole, InMemoryDataset) else whole
+            prepared, source = self._prepared[key], self.datasets[key]
+            if isinstance(source, InMemoryDataset) and source.exact:  # float64 and float32 differ, which is no fault
+                source = InMemoryDataset({name: values[[-1, 0]] for name, values in source.properties.items()})
+                prepared = transformed(source, transforms)
+            _require_agreement(prepared, source, transforms)
         return self._prepared[key]
 
     def _fit(self, transforms: tuple[Transform, ...]) -> None:

@@ -67,11 +67,13 @@ class Binding:
         positional: Hook arguments to pass by position: those of positional-only parameters.
         keywords: Hook arguments to pass by name.
         unknown: Required parameters that the hook has no argument for; the call works only if there are none.
+        takes_all: True if it takes `**kwargs`.
     """
 
     positional: tuple[str, ...]
     keywords: tuple[str, ...]
     unknown: tuple[str, ...]
+    takes_all: bool = False
 
     @property
     def source(self) -> str:
@@ -112,4 +114,4 @@ def bind(function: Callable[..., Any], arguments: Sequence[str]) -> Binding:
             positional.append(name)
     if takes_all:
         keywords += [name for name in arguments if name not in (*positional, *keywords)]
-    return Binding(tuple(positional), tuple(keywords), tuple(unknown))
+    return Binding(tuple(positional), tuple(keywords), tuple(unknown), takes_all)

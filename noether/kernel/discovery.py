@@ -12,7 +12,7 @@ from noether.kernel.binding import Binding, Implementation, bind
 from noether.kernel.compile import compile_call
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.intervals import Intervals, fires
-from noether.kernel.markers import implementation_options, interval_of, is_inherited_no_op, is_when_due
+from noether.kernel.markers import implementation_options, interval_of, is_inherited_no_op, is_when_due, unguarded
 from noether.kernel.names import did_you_mean
 from noether.kernel.participant import Participant
 from noether.kernel.progress import UpdateCounter
@@ -160,7 +160,7 @@ class Discovery:
                 self._report(static, f"'{hook}' is not a hook.{did_you_mean(hook, HOOKS)}")
         elif isinstance(static, property):
             self._report(static, f"{name} is a property, but a hook is a method")
-        elif not callable(function := getattr(self.participant.instance, name)):
+        elif not callable(function := unguarded(getattr(self.participant.instance, name))):
             self._report(static, f"{name} is {type(function).__name__!r}, but a hook is a method")
         elif (binding := self._bound(hook, function)) is not None:
             self._add(hook, function, binding, options)

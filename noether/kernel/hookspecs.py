@@ -44,12 +44,18 @@ def track_after_accumulation_step(
     accumulation_steps: int,
     accumulation_step: int,
 ) -> None:
-    """Fires after each batch, before the counters advance; `losses` holds `total` and the named losses."""
+    """Fires after each batch, before the counters advance; `losses` holds `total` and the named losses.
+
+    Also for an update that is not applied, because it is not finite: `trainer.applied` is 0.0 on the device then.
+    """
 
 
 @hookspec
 def track_after_update_step(update_counter: UpdateCounter, times: dict[str, float]) -> None:
-    """Fires after each update, when the counters have advanced; `times` holds the seconds of its parts."""
+    """Fires after each applied update, when the counters have advanced; `times` holds the seconds of its parts.
+
+    If only the device knows that an update is not applied, it fires for that update as well.
+    """
 
 
 @hookspec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from types import MethodType
 from typing import Any, TypeVar
 
 import pluggy
@@ -59,6 +60,8 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 _NO_OP = "noether_inherited_no_op"
 _WHEN_DUE = "noether_when_due"
+GUARDED = "noether_guarded"
+"""Mark of a hook with a context around it, which calls by hand need and the loop provides: the guard and the hook."""
 
 
 def inherited_no_op(function: _Function) -> _Function:
@@ -79,6 +82,14 @@ def when_due(function: _Function) -> _Function:
 def is_inherited_no_op(function: object) -> bool:
     """Return True if `function` was marked with `inherited_no_op`."""
     return getattr(function, _NO_OP, False) is True
+
+
+def unguarded(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a bound hook without its guard."""
+    guard, hook = getattr(method, GUARDED, (None, None))
+    if hook is None or getattr(method, "__func__", None) is not guard:
+        return method
+    return MethodType(hook, method.__self__)  # type: ignore[attr-defined]  # a bound method has it
 
 
 def is_when_due(function: object) -> bool:

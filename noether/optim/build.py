@@ -16,6 +16,7 @@ from noether.config.base import component_of
 from noether.config.components import OptimizerBaseConfig, ParameterGroupConfig, ScheduleBaseConfig
 from noether.config.signature import SignatureConfig
 from noether.errors import SpecError
+from noether.optim.kernels import with_implementation
 from noether.optim.model_optimizer import ModelOptimizer, Scheduled
 from noether.optim.schedules import Schedule
 
@@ -151,15 +152,13 @@ def _decays(parameter: nn.Parameter, defaults: GroupDefaults) -> bool:
     return defaults.decay_bias_and_norm or parameter.ndim >= 2 or not defaults.weight_decay
 
 
-_FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})  # devices with one kernel for all parameters
-
-
 def build_optimizer(
     config: OptimizerBaseConfig,
     named_parameters: Sequence[tuple[str, nn.Parameter]],
     *,
     total_updates: int,
     updates_per_epoch: int,
+    sparse: Collection[str] = (),
 ) -> ModelOptimizer:
     """Build the optimizer that `config` names, with its groups, clipping and schedules.
 
@@ -168,9 +167,10 @@ def build_optimizer(
         named_parameters: The model's parameters with their names; frozen ones are left out.
         total_updates: Updates of the whole run, for the schedules.
         updates_per_epoch: Updates in one epoch, for the schedules.
+        sparse: Names of parameters with sparse gradients.
 
     Raises:
-        SpecError: if nothing is trainable, a group does not fit, or torch refuses the options.
+        SpecError: if nothing is trainable, a group or an option does not fit, or torch refuses the options.
     """
     optimizer_class = component_of(config).target
     options = _options(config)
@@ -185,7 +185,10 @@ def build_optimizer(
             "the model has no trainable parameters, expected at least one", hint="loosen `frozen` under [model]"
         )
     names = [name for group in groups for name in group.pop("names")]
-    options = _fused_where_possible(optimizer_class, options, groups)
+    trainable = dict(zip(names, (parameter for group in groups for parameter in group["params"]), strict=True))
+    if config.clip_grad_value is not None:
+        _require_real(trainable)
+    options = with_implementation(optimizer_class, options, trainable, sparse)
     optimizer = _construct(optimizer_class, groups, options, config.kind)
     return ModelOptimizer(
         optimizer,
@@ -195,6 +198,16 @@ def build_optimizer(
         clip_grad_value=config.clip_grad_value,
         built_for=(total_updates, updates_per_epoch),
     )
+
+
+def _require_real(parameters: Mapping[str, nn.Parameter]) -> None:
+    for name, parameter in parameters.items():
+        if parameter.is_complex():
+            raise SpecError(
+                f"clip_grad_value of the optimizer does not fit parameter '{name}': found {parameter.dtype}, expected "
+                "real numbers, which have an order",
+                hint="set clip_grad_norm instead",
+            )
 
 
 def build_schedule(config: ScheduleBaseConfig, *, total_updates: int, updates_per_epoch: int) -> Schedule:
@@ -227,19 +240,6 @@ def _options(config: OptimizerBaseConfig) -> dict[str, Any]:
 def _default(optimizer_class: type[Optimizer], option: str) -> Any:
     parameter = inspect.signature(optimizer_class).parameters.get(option)
     return None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
-
-
-def _fused_where_possible(
-    optimizer_class: type[Optimizer], options: dict[str, Any], groups: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """Ask for torch's fused kernel unless the spec chose an implementation or the parameters do not allow it."""
-    chosen = any(options.get(key) is not None for key in ("fused", "foreach"))
-    chosen = chosen or any(options.get(key) for key in ("differentiable", "capturable"))
-    if chosen or "fused" not in inspect.signature(optimizer_class).parameters:
-        return options
-    parameters = [parameter for group in groups for parameter in group["params"]]
-    allowed = all(p.is_floating_point() and p.device.type in _FUSED_DEVICES for p in parameters)
-    return {**options, "fused": True} if allowed else options
 
 
 def _construct(

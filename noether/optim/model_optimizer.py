@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from noether.errors import CheckpointError
+from noether.errors import CheckpointError, TrainingError
 from noether.kernel.names import listed
+from noether.optim.kernels import clip_norm, clip_value, fit_to_gradients
 from noether.optim.schedules import Schedule
 
 Options = dict[str, Any]
@@ -210,6 +211,7 @@ class ModelOptimizer:
         self.last_grad_norm: torch.Tensor | None = None
         self.zero_grad = optimizer.zero_grad  # releases the gradients; torch sets them to None by default
         self.clips = clip_grad_norm is not None or clip_grad_value is not None
+        self._clips_any = any(parameter.dtype.itemsize < torch.float32.itemsize for parameter in self.parameters)
         self._given = options_of(optimizer)
 
     @property
@@ -227,21 +229,53 @@ class ModelOptimizer:
         for scheduled in self.scheduled:
             scheduled.apply(update)
 
+    def fit_to_gradients(self) -> None:
+        """Leave a kernel that does not suit the first gradients; called before the first optimizer step."""
+        fit_to_gradients(self.torch_optimizer, [p.grad for p in self.parameters if p.grad is not None])
+
     def clip(self) -> None:
         """Clip the gradients; the norm before clipping stays on the device as `last_grad_norm`."""
+        if not self._clips_any:
+            try:
+                if self.clip_grad_value is not None:
+                    torch.nn.utils.clip_grad_value_(self.parameters, self.clip_grad_value)
+                if self.clip_grad_norm is not None:
+                    self.last_grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_grad_norm)
+                return
+            except NotImplementedError:  # for sparse gradients; nothing was scaled yet
+                self._clips_any = True
         if self.clip_grad_value is not None:
-            torch.nn.utils.clip_grad_value_(self.parameters, self.clip_grad_value)
+            clip_value(self.parameters, self.clip_grad_value)
         if self.clip_grad_norm is not None:
-            self.last_grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_grad_norm)
+            self.last_grad_norm = clip_norm(self.parameters, self.clip_grad_norm)
 
     def step(self, grad_scaler: torch.amp.GradScaler | None = None) -> None:
-        """Clip and apply the gradients, which a scaler has unscaled before."""
+        """Clip and apply the gradients, which a scaler has unscaled before.
+
+        Raises:
+            TrainingError: if the optimizer takes no sparse gradients, or only such.
+        """
         if self.clips:
             self.clip()
-        if grad_scaler is None:
-            self.torch_optimizer.step()
-        elif self.has_gradients:  # a scaler refuses an optimizer that it has seen no gradients of
-            grad_scaler.step(self.torch_optimizer)
+        try:
+            if grad_scaler is None:
+                self.torch_optimizer.step()
+            elif self.has_gradients:  # a scaler refuses an optimizer that it has seen no gradients of
+                grad_scaler.step(self.torch_optimizer)
+        except RuntimeError as error:
+            if "sparse" not in str(error).lower():
+                raise
+            raise self._wrong_gradients(error) from error
+
+    def _wrong_gradients(self, error: RuntimeError) -> TrainingError:
+        named = [(name, p.grad) for name, p in zip(self.names, self.parameters, strict=True) if p.grad is not None]
+        sparse = listed([name for name, gradient in named if gradient.is_sparse], _SHOWN)
+        dense = listed([name for name, gradient in named if not gradient.is_sparse], _SHOWN)
+        return TrainingError(
+            f"the optimizer {type(self.torch_optimizer).__name__} cannot use these gradients: found sparse ones of "
+            f"{sparse or 'no parameter'} and dense ones of {dense or 'no parameter'}: {error}",
+            hint="set sparse = False for the embedding; or choose SGD or Adagrad, which take both kinds",
+        )
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
         """Return the state as flat tensors named `<parameter name>/<entry>`, for a checkpoint."""

@@ -31,6 +31,7 @@ from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec
 from noether.spec.read.layering import located
 from noether.training.signals import StoppedBySignal
+from noether.training.trainers.outputs import described
 
 _UPDATES = 2
 
@@ -161,7 +162,7 @@ def _shapes(value: Any) -> str:
         return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_shapes(item)}" for name, item in value.items())
-    return f"a {type(value).__name__}"
+    return described(value)
 
 
 def deep_check(loaded: LoadedSpec, plugins: Iterable[str] = ()) -> list[Problem]:

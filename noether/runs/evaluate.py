@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from noether.checkpoint.manifest import Manifest
 from noether.checkpoint.names import Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
@@ -253,7 +251,7 @@ class _SavedWeights(InitializerBase):
 
     continues_a_run: ClassVar[bool] = True
 
-    def __init__(self, checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> None:
+    def __init__(self, checkpoint: Checkpoint, tensors: dict[str, Any]) -> None:
         super().__init__(InitializerConfig())
         self.checkpoint = checkpoint
         self.tensors = tensors

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
+import torch
 from pydantic import TypeAdapter
 
 from noether.checkpoint.writer import CheckpointWriter
 from noether.config.components import CallBackBaseConfig
 from noether.config.discriminated import Discriminated
 from noether.core.callbacks.base import CallbackBase
-from noether.core.callbacks.tree import build_callback
+from noether.core.callbacks.tree import build_callback, compile_hooks
 from noether.core.models.base import ModelBase
 from noether.data.container import DataContainer
+from noether.kernel.dispatch import Dispatch
+from noether.kernel.progress import UpdateCounter
 from noether.metrics.directions import MetricPropertyProvider
 from noether.metrics.log import LogWriter
 from noether.metrics.tracker import BaseTracker
@@ -73,7 +77,7 @@ _CHOOSING_CALLBACKS = (
 
 
 class ChoosesCallbacks:
-    """The methods of a trainer that choose and build its callbacks; a subclass may override each of them."""
+    """The methods of a trainer that choose, build and call its callbacks; a subclass may override each of them."""
 
     config: BaseTrainerConfig[Any]
     data_container: DataContainer
@@ -82,6 +86,10 @@ class ChoosesCallbacks:
     checkpoint_writer: CheckpointWriter
     metric_property_provider: MetricPropertyProvider
     total_training_updates: int
+    callbacks: list[CallbackBase]
+    dispatch: Dispatch | None
+    update_counter: UpdateCounter
+    request_stop: Callable[[str], None]
 
     @classmethod
     def default_callback_configs(
@@ -149,3 +157,20 @@ class ChoosesCallbacks:
         """Build the default callbacks, producers of metrics first."""
         configs = default_configs(self.config, self.get_default_callback_intervals())
         return [build_callback(config, default_kwargs) for config in configs]
+
+    @torch.no_grad()
+    def call_before_training(self, callbacks: list[CallbackBase]) -> None:
+        """Call `before_training` of these callbacks; of run plugins too if they are the run's callbacks."""
+        if (call := self._hooks_of(callbacks).before_training) is not None:
+            call(self.update_counter)
+
+    @torch.no_grad()
+    def call_after_training(self, callbacks: list[CallbackBase]) -> None:
+        """Call `after_training` of these callbacks; of run plugins too if they are the run's callbacks."""
+        if (call := self._hooks_of(callbacks).after_training) is not None:
+            call(self.update_counter)
+
+    def _hooks_of(self, callbacks: list[CallbackBase]) -> Dispatch:
+        if callbacks is self.callbacks and self.dispatch is not None:
+            return self.dispatch
+        return compile_hooks(callbacks, on_stop=self.request_stop)

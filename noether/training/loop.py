@@ -13,7 +13,7 @@ import torch
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import iterator_callbacks
 from noether.core.callbacks.tree import family
-from noether.core.models.base import ModelBase
+from noether.core.models.base import ModelBase, check_state, evaluating
 from noether.data.randomness import preserved_rng
 from noether.data.samplers.tagged import TaggedBatch
 from noether.kernel.dispatch import Dispatch
@@ -35,7 +35,8 @@ def train(trainer: TrainerParts, model: ModelBase, dist_model: torch.nn.Module) 
         dist_model: The same model as the forward pass calls it: wrapped for ranks, compiled.
     """
     state = trainer.state
-    with _running(trainer):
+    with _running(trainer, model):
+        check_state(model)
         trainer.checkpoint_writer.prepare()
         with preserved_rng():  # those of a resumed run stand at their places already
             if not model.training:
@@ -145,13 +146,34 @@ def _end(trainer: TrainerParts, rounds: Rounds) -> None:
 @torch.no_grad()
 def evaluate(trainer: TrainerParts, model: ModelBase, dist_model: torch.nn.Module) -> None:
     """Call `at_eval` once, on the model as it is; a signal stops it between two batches, without metrics."""
-    with _running(trainer):
-        callbacks = iterator_callbacks(trainer.callbacks)
-        stream = iter(trainer.get_data_loader(callbacks, trainer.batch_size, evaluation=True))
-        rounds = Rounds(trainer, model, dist_model, stream)
+    with _running(trainer, model), interruptible_evaluation(trainer):
+        _evaluation(trainer, model, dist_model).at_eval()
+
+
+@torch.no_grad()
+def train_nothing(trainer: TrainerParts, model: ModelBase, dist_model: torch.nn.Module) -> None:
+    """Call every callback once around an evaluation: a run with a limit of zero. A signal stops it as `evaluate`.
+
+    It commits a checkpoint only if a callback asks for one.
+    """
+    state = trainer.state
+    with _running(trainer, model):
+        rounds = _evaluation(trainer, model, dist_model)
         with interruptible_evaluation(trainer):
+            rounds.before_training()
             rounds.at_eval()
-        trainer.log_writer.flush(trainer.state.counter)
+        if state.stopped_by is None:
+            with rounds.draining():
+                rounds.after_training()
+                state.has_ended = True
+                rounds.commit()
+
+
+def _evaluation(trainer: TrainerParts, model: ModelBase, dist_model: torch.nn.Module) -> Rounds:
+    """Return the rounds of a run without updates; their stream has one pass of each callback over data."""
+    callbacks = iterator_callbacks(trainer.callbacks)
+    stream = iter(trainer.get_data_loader(callbacks, trainer.batch_size, evaluation=True))
+    return Rounds(trainer, model, dist_model, stream)
 
 
 def _begin_updates(trainer: TrainerParts, model: ModelBase, dist_model: torch.nn.Module, dispatch: Dispatch) -> None:
@@ -180,12 +202,13 @@ def _repeat_round(trainer: TrainerParts, rounds: Rounds, before_round: Mapping[s
 
 
 @contextmanager
-def _running(trainer: TrainerParts) -> Iterator[None]:
+def _running(trainer: TrainerParts, model: ModelBase) -> Iterator[None]:
     """Listen to signals and report that the run has started; in the end write the metrics, also after an error."""
     with trainer.signals, trainer.signals.interrupting(), ExitStack() as stack:
         stack.callback(trainer.log_writer.flush, trainer.state.counter)
-        if trainer.dispatch is not None:
-            call_hook(trainer.dispatch.run_started, run=trainer.run)
+        if trainer.dispatch is not None and trainer.dispatch.run_started is not None:
+            with evaluating(model):
+                call_hook(trainer.dispatch.run_started, run=trainer.run)
         yield
 
 

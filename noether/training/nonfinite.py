@@ -11,6 +11,7 @@ from torch.optim import SGD, Optimizer
 
 from noether.core.models.base import ModelBase
 from noether.errors import NonFiniteError
+from noether.optim.kernels import strided
 
 TOLERATED_ABOVE = 1.0
 """Scale of a gradient scaler above which an overflow is its normal way to find a lower one."""
@@ -29,8 +30,9 @@ class FiniteGuard:
         in_a_row: Updates that were skipped since the last one that was applied.
         skipped_updates: All updates that were skipped.
         was_skipped: True if the last update was skipped; within an update, if its last accumulation step makes it so.
-        applied: None if the host knows (`was_skipped`); otherwise 1.0 or 0.0 on the device, `was_skipped` being False.
-        mask: Mask of the optimizers, the opposite of `applied`; None if the host has decided.
+        applied: 1.0 on the device if the last update was applied, else 0.0; before the last accumulation step, 1.0 if
+            that accumulation step's loss is finite. None before the first update. It is read, never changed.
+        mask: Mask of the optimizers, the opposite of `applied`; None if the host has decided (`was_skipped`).
         waiting: True if a boundary has to call `raise_if_given_up` before anything is written.
     """
 
@@ -70,6 +72,7 @@ class FiniteGuard:
         """Remember the loss of an accumulation step that is not the last of its update."""
         self._losses.append(loss)
         self.was_skipped = not loss.isfinite()  # so that no callback averages it; the verdict on the update comes later
+        self.applied = torch.zeros_like(loss) if self.was_skipped else torch.ones_like(loss)
 
     def forget(self) -> None:
         """Forget the losses of an update that was not finished."""
@@ -103,9 +106,11 @@ class FiniteGuard:
             self._found.zero_()
             self._count_skipped(tolerated=scaler is not None and scaler.get_scale() > TOLERATED_ABOVE)
             self.was_skipped = True
+            self.applied = torch.zeros_like(self._one)
         else:
             self.in_a_row = 0
             self.was_skipped = False
+            self.applied = self._one
         return not self.was_skipped
 
     def count_from(self, in_a_row: int) -> None:
@@ -142,8 +147,8 @@ class FiniteGuard:
 
 def _dense(tensor: Tensor) -> Tensor:
     """Return the numbers of a sparse or complex tensor, for a kernel that takes neither."""
-    values = tensor._values() if tensor.is_sparse else tensor
-    return torch.view_as_real(values) if values.is_complex() else values
+    values = strided(tensor)
+    return torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
 
 
 def takes_found_inf(optimizer: Optimizer) -> bool:
@@ -258,7 +263,7 @@ class DeviceGuard(FiniteGuard):
         self._defers = self._is_masking and not self._momentum_start.is_near()
         if not self._defers:
             self.read()  # the updates before this one are counted before it
-            self.mask = self.applied = None
+            self.mask = None
             return super().admits(loss, gradients, scaler)
         super().admits(loss, gradients, scaler)
         self._defer(scaler)

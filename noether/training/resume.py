@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -26,7 +26,7 @@ from noether.core.models.weights import load_weights
 from noether.errors import CheckpointError, DataError, NoetherError
 from noether.kernel.names import did_you_mean
 from noether.training.capture import named, restore_rng
-from noether.training.state import SIZES, TrainerParts
+from noether.training.state import SIZES, RunState, TrainerParts
 
 _LOG = logging.getLogger("noether.resume")
 
@@ -240,7 +240,7 @@ def _first_difference(saved: Any, restored: Any, path: str = "") -> str:
 
 
 def restore_trainer(trainer: TrainerParts, state: Mapping[str, Any]) -> None:
-    """Restore the state that `capture.trainer_state` returned; the callbacks must have been built.
+    """Restore the state that `capture.trainer_state` returned, except the states of callbacks.
 
     Without `log_writer`, as in the state of another run, the metrics stay unchanged.
     """
@@ -249,9 +249,8 @@ def restore_trainer(trainer: TrainerParts, state: Mapping[str, Any]) -> None:
     trainer.one_update.guard.count_from(state["skipped_in_a_row"])
     if scaler is not None and state["grad_scaler"] is not None:
         scaler.load_state_dict(state["grad_scaler"])
-    if "log_writer" in state:
+    if "log_writer" in state and any(trainer.log_writer.state_dict().values()):  # a new run has nothing to cut back
         trainer.log_writer.load_state_dict(state["log_writer"])
-    restore_callbacks(trainer.callbacks, state["callbacks"])
 
 
 def restore_callbacks(callbacks: Sequence[CallbackBase], states: Mapping[str, Any]) -> None:
@@ -273,3 +272,48 @@ def restore_callbacks(callbacks: Sequence[CallbackBase], states: Mapping[str, An
 def _restore_callback(callback: CallbackBase, state: dict[str, Any]) -> None:
     with named(callback, "load_state_dict"):
         callback.load_state_dict(state)
+
+
+class TakesState:
+    """The methods of a trainer that restore its progress."""
+
+    state: RunState
+    callbacks: list[CallbackBase]
+    _prepared: Any
+    _callback_states: Mapping[str, Any] | None = None
+
+    def stand_at(self, epoch: int, update: int, sample: int) -> None:
+        """Set the counts of the run, for an evaluation of a checkpoint."""
+        self.state.stand_at(epoch, update, sample)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned; callbacks that are not built yet get their states when they are."""
+        restore_trainer(self._parts, state_dict)
+        self._callback_states = state_dict["callbacks"]
+        if self._prepared is not None:
+            self._restore_callbacks()
+
+    def _restore_callbacks(self) -> None:
+        """Give callbacks that were just built the states that were loaded before."""
+        states, self._callback_states = self._callback_states, None
+        restore_callbacks(self.callbacks, states or {})
+
+    def check_state(self, checkpoint: SavedCheckpoint, state: CheckpointState) -> None:
+        """Check that this run can resume from a checkpoint and its `state()`, before anything is restored.
+
+        Raises:
+            CheckpointError: if an update or an epoch has another size here, or the run's limit lies before it.
+        """
+        require_fitting(self._parts, checkpoint, state)
+
+    def restore_state(self, model: ModelBase, checkpoint: SavedCheckpoint, state: CheckpointState) -> None:
+        """Go on from a checkpoint and its `state()`; optimizers and callbacks must have been built.
+
+        Raises:
+            CheckpointError: if the state is for another model.
+        """
+        restore_checkpoint(self._parts, model, checkpoint, state)
+
+    @property
+    def _parts(self) -> TrainerParts:
+        return cast("TrainerParts", self)

@@ -208,7 +208,7 @@ class Rounds:
 
     def _report(self, committed: Path | None) -> None:
         if committed is not None and self.dispatch.checkpoint_committed is not None:
-            with preserved_rng():
+            with preserved_rng(), self._modes("checkpoint_committed"):
                 self.dispatch.checkpoint_committed(run=self.trainer.run, checkpoint=committed)
 
 

@@ -21,7 +21,7 @@ from noether.core.models.base import ModelBase
 from noether.data.container import DataContainer
 from noether.data.loader import TrainingLoader
 from noether.data.samplers.training_order import updates_per_epoch
-from noether.errors import SpecError
+from noether.errors import PluginError, SpecError
 from noether.kernel.dispatch import Dispatch
 from noether.kernel.participant import Participant
 from noether.kernel.progress import TrainingIteration, UpdateCounter
@@ -99,15 +99,25 @@ def _reads(path: str, doc: str) -> Any:
     return property(attrgetter(path), doc=doc)
 
 
+_OWN_PARTS = ("state", "one_update", "parallel", "participants", "dispatch", "run", "signals")
+_OWN_SIZES = ("batch_size", "accumulation_steps")
+_OWN_METHODS = ("prepare", "stand_at", "check_state", "restore_state", "capture_state", "raise_if_stopped")
+
+
 class ReadsState:
-    """Read-only attributes of a trainer: the progress of its run, and the results of its last update."""
+    """Attributes of a trainer: the progress of its run, and the results of its last update.
+
+    A trainer of a user may have attributes and methods of any other name.
+    """
 
     update_counter: UpdateCounter = _reads("state.counter", "Completed epochs, updates and samples.")
     last_loss: Tensor | None = _reads("one_update.last_loss", "Total loss of the last accumulation step, detached.")
     applied: Tensor | None = _reads(
         "one_update.applied",
-        "1.0 on the device if the last update was applied, else 0.0; None if the host knows, which then calls tracking "
-        "hooks for applied updates only.",
+        "1.0 on the device if the last update was applied, else 0.0; None before the first update.",
+    )
+    verdict: bool | Tensor | None = _reads(
+        "one_update.verdict", "The same as a bool if the host knows, else `applied`."
     )
     seconds: dict[str, float] = _reads("state.seconds", "Seconds that the parts of all updates have taken so far.")
     is_resumed: bool = _reads("state.is_resumed", "True if the run continues with its own state.")
@@ -124,6 +134,44 @@ class ReadsState:
         """Non-finite updates in a row, which were not applied; waits for the device."""
         self.finite_guard.read()
         return self.finite_guard.in_a_row
+
+    @skip_nan_loss_counter.setter
+    def skip_nan_loss_counter(self, in_a_row: int) -> None:
+        self.finite_guard.read()
+        self.finite_guard.count_from(in_a_row)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute.
+
+        Raises:
+            PluginError: if it belongs to the trainer itself.
+        """
+        if (name in _OWN and name in vars(self)) or name in _READ_ONLY:
+            raise _taken(name, type(self))
+        super().__setattr__(name, value)
+
+    def _require_own_names(self, base: type) -> None:
+        """Refuse a subclass of `base` that gives another meaning to one of the trainer's own names.
+
+        Raises:
+            PluginError: if there is one.
+        """
+        for name in (*_OWN, *_READ_ONLY, *_OWN_METHODS):
+            if getattr(type(self), name, None) is not getattr(base, name, None):
+                raise _taken(name, type(self))
+
+
+_OWN = frozenset({*_OWN_PARTS, *_OWN_SIZES})
+_READ_ONLY = frozenset(
+    name for name, found in vars(ReadsState).items() if isinstance(found, property) and found.fset is None
+)
+
+
+def _taken(name: str, trainer: type) -> PluginError:
+    return PluginError(
+        f"wrong name in {trainer.__name__}: found {name!r}, which is an attribute of every trainer, expected another",
+        hint=f"rename it, for example to my_{name}",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,19 +190,20 @@ class RunParts:
     initializer: InitializerBase | None = None
 
 
-def starting_counter(config: BaseTrainerConfig[Any], samples: int) -> UpdateCounter:
+def starting_counter(config: BaseTrainerConfig[Any], samples: int, *, drop_last: bool = True) -> UpdateCounter:
     """Return a counter at the beginning of the run that `config` describes.
 
     Args:
         config: The trainer's config.
         samples: Size of the training set.
+        drop_last: See `TrainingOrder`.
 
     Raises:
         DataError: if the training set is smaller than one effective batch.
         SpecError: if `start_at_epoch` lies after the end.
     """
     size = config.effective_batch_size
-    per_epoch = updates_per_epoch(samples, size)
+    per_epoch = updates_per_epoch(samples, size, drop_last=drop_last)
     epoch = config.start_at_epoch or 0
     start = TrainingIteration(epoch, epoch * per_epoch, epoch * per_epoch * size)
     counter = UpdateCounter(start, config.end_iteration, per_epoch, size)

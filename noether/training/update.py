@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ import torch
 from torch import Tensor
 
 from noether.core.models.base import ModelBase
+from noether.core.models.weights import buffer_slots, require_no_new_buffers
 from noether.data.samplers.tagged import TRAINING, TaggedBatch
 from noether.errors import SpecError
 from noether.kernel.progress import Stopwatch, UpdateCounter
+from noether.optim.kernels import require_scalable
 from noether.optim.model_optimizer import ModelOptimizer
 from noether.training.nonfinite import FiniteGuard, step_masked
 from noether.training.trainers.types import TrainerResult
@@ -124,8 +127,8 @@ _set_grad_enabled = torch._C._set_grad_enabled
 
 StepOutcome: TypeAlias = tuple[dict[str, Tensor], dict[str, Tensor] | None, dict[str, Stopwatch]]
 """Losses by name with their `total`, additional outputs, and stopwatches of one accumulation step."""
-UpdateOutcome: TypeAlias = tuple[dict[str, Tensor], dict[str, Tensor] | None, bool | Tensor]
-"""Losses and outputs of the last accumulation step, and whether the update was applied; see `Update`."""
+UpdateOutcome: TypeAlias = tuple[dict[str, Tensor], dict[str, Tensor] | None, bool | Tensor | None]
+"""Losses and outputs of the last accumulation step, and the verdict on the update; see `Update`."""
 BeforeOptimizer: TypeAlias = Callable[[ModelBase], object]
 AfterStep: TypeAlias = Callable[[Any, dict[str, Tensor], dict[str, Tensor] | None, int, int], object]
 """Takes batch, losses, outputs, number of accumulation steps, and which of them this was, from 0."""
@@ -143,9 +146,8 @@ class Update:
     - Learning rates are given: they stand as values in the optimizers' groups before the call, which reads no schedule
       and no counter. A captured update copies them to the tensors that its graph reads.
     - Losses and outputs belong to the caller: a captured update copies them out of the buffers of its graph.
-    - `applied` is a bool if the host knows, otherwise a 0-dim tensor on the device, 1.0 or 0.0. Nothing waits for it.
-    - `last_loss` and `applied` are set before `after_step` is called, which is left out if the accumulation step is not
-      finite.
+    - The verdict is a bool if the host knows, otherwise `applied`. Nothing waits for it.
+    - `last_loss`, `applied` and `verdict` are set before `after_step` is called, which is called for every batch.
     - `times` may lack parts: the clock is read between parts here because they are separate calls.
     - Batches are taken one at a time. An optimizer that takes a closure (LBFGS) evaluates the loss several times, so
       its update takes all batches first, and calls `after_step` in the first evaluation only.
@@ -158,14 +160,13 @@ class Update:
         precision: Autocast and scaler.
         guard: Decides whether an update may be applied.
         accumulation_steps: Accumulation steps of an update.
-        accumulate: Takes the place of the method `accumulate`, with its signature: the `update` of a trainer that
-            overrides it.
         to_device: Moves a batch to the device; None if batches are there already.
 
     Attributes:
         last_loss: Total loss of the last accumulation step, detached.
-        applied: 1.0 if the last update was applied, else 0.0, on the device; None if the host knows. Before the last
-            accumulation step it says if this step's loss is finite.
+        applied: 1.0 if the last update was applied, else 0.0, on the device; None before the first update. Before the
+            last accumulation step of an update it is 1.0 if that accumulation step's loss is finite.
+        verdict: The same as a bool if the host knows it, otherwise `applied`.
         times: Seconds of the parts of the last update, `data_time` among them.
     """
 
@@ -176,7 +177,6 @@ class Update:
         guard: FiniteGuard,
         *,
         accumulation_steps: int = 1,
-        accumulate: Callable[..., StepOutcome] | None = None,
         to_device: Callable[[Any], Any] | None = None,
     ) -> None:
         self.train_step = train_step
@@ -185,15 +185,18 @@ class Update:
         self.accumulation_steps = accumulation_steps
         self.last_loss: Tensor | None = None
         self.applied: Tensor | None = None
+        self.verdict: bool | Tensor | None = None
         self.times: dict[str, float] = {}
-        self._accumulate = accumulate or self.accumulate
+        self._accumulate: Callable[..., StepOutcome] = self.accumulate
         self._to_device = to_device
         self._before_optimizer_step: BeforeOptimizer | None = None
         self._after_step: AfterStep | None = None
         self._model: ModelBase | None = None
+        self._fitted: ModelBase | None = None  # the model whose optimizers have seen gradients
         self._dist_model: torch.nn.Module | None = None
         self._optimizers: list[ModelOptimizer] = []
         self._torch_optimizers: list[torch.optim.Optimizer] = []
+        self._slots: frozenset[tuple[int, str]] = frozenset()
         self._parameters: list[torch.nn.Parameter] = []
         # Used again at every accumulation step: they are read before the next one, and building them would cost more.
         self._forward_time, self._backward_time, self._update_time = Stopwatch(), Stopwatch(), Stopwatch()
@@ -202,6 +205,19 @@ class Update:
             "backward_time": self._backward_time,
             "update_time": self._update_time,
         }
+
+    def follow(
+        self,
+        train_step: Callable[[Any, torch.nn.Module], TrainerResult],
+        accumulate: Callable[..., StepOutcome] | None = None,
+    ) -> None:
+        """Set the train step, and the callable in place of the method `accumulate`, for the training that begins.
+
+        Args:
+            train_step: Forward pass and loss of one batch.
+            accumulate: The `update` of a trainer that has one of its own, with the signature of `accumulate`.
+        """
+        self.train_step, self._accumulate = train_step, accumulate or self.accumulate
 
     def begin(
         self,
@@ -217,9 +233,11 @@ class Update:
             model: The unwrapped model, with its optimizers.
             dist_model: The model as the forward pass calls it.
             before_optimizer_step: Called on the unscaled gradients, before they are clipped.
-            after_step: Called after each finite accumulation step, so that no batch is kept longer than that.
+            after_step: Called after each accumulation step, so that no batch is kept longer than that.
         """
         self._adopt(model)
+        self._fitted = None
+        self._slots = buffer_slots(model)
         model.optimizer_zero_grad()  # an update that an error has ended may have left some of its gradients
         self.guard.forget()
         self.precision.forget()
@@ -247,7 +265,8 @@ class Update:
                 batch = self._to_device(batch)
             losses, outputs, watches = self._accumulate(batch, dist_model, model, total, index)
             self.last_loss, self.applied = losses["total"], guard.applied
-            if after_step is not None and not guard.was_skipped:
+            self.verdict = not guard.was_skipped if guard.mask is None else self.applied
+            if after_step is not None:
                 after_step(batch, losses, outputs, total, index)
             # A trainer with an `update` of its own may have other watches, or may not have started them.
             forward_at = watches["forward_time"].started_at if "forward_time" in watches else started
@@ -257,7 +276,7 @@ class Update:
                 elapsed = watches[part].elapsed_seconds
                 times[part] = times[part] + elapsed if index else elapsed
         self.times = times
-        return losses, outputs, not guard.was_skipped if guard.applied is None else guard.applied
+        return losses, outputs, self.verdict
 
     def accumulate(
         self,
@@ -315,12 +334,27 @@ class Update:
         self._optimizers = list(model.optimizers().values())
         self._parameters = [parameter for optimizer in self._optimizers for parameter in optimizer.parameters]
         self._torch_optimizers = [optimizer.torch_optimizer for optimizer in self._optimizers]
+        if self.precision.scaler is not None:
+            for optimizer in self._optimizers:
+                require_scalable(dict(zip(optimizer.names, optimizer.parameters, strict=True)), self.precision.name)
         self.guard.adopt(self._torch_optimizers)
+
+    def _fit(self, model: ModelBase) -> None:
+        """Let the optimizers of a model see its first gradients, before the guard asks which mask they take.
+
+        Raises:
+            TrainingError: if the forward pass has registered a buffer, which no new model would have to load it into.
+        """
+        require_no_new_buffers(model, self._slots)
+        for optimizer in model.optimizers().values():
+            optimizer.fit_to_gradients()
+        self._adopt(model)
+        self._fitted = model
 
     def _apply(self, model: ModelBase, loss: Tensor) -> None:
         """Clip and apply the gradients if they are finite, and release them in any case."""
-        if model is not self._model:
-            self._adopt(model)
+        if model is not self._fitted:
+            self._fit(model)
         scaler = self.precision.scaler
         if scaler is not None:
             for optimizer in self._optimizers:
@@ -355,3 +389,20 @@ def give_optimizers(model: ModelBase, counter: UpdateCounter) -> None:
         raise SpecError(
             "the model has no trainable parameters, expected at least one", hint="loosen `frozen` under [model]"
         )
+
+
+def step_of(model: torch.nn.Module) -> Callable[[Any], TrainerResult] | None:
+    """Return the `train_step(batch)` of a model; None if it has none that a batch alone is enough for."""
+    own = getattr(model, "train_step", None)
+    if not callable(own):
+        return None
+    try:
+        inspect.signature(own).bind(None)
+    except (TypeError, ValueError):
+        return None
+
+    def step(batch: Any) -> TrainerResult:
+        result = own(batch)
+        return result if isinstance(result, TrainerResult) else TrainerResult.of(result)
+
+    return step

@@ -1,5 +1,8 @@
 """Callbacks: the base classes and the callbacks that use a trainer through its protocol only."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from noether.config.components import PeriodicDataIteratorCallbackConfig
 from noether.core.callbacks.base import CallbackBase, CallBackBaseConfig
 from noether.core.callbacks.checkpoint.best import BestCheckpointCallback, BestCheckpointCallbackConfig
@@ -19,6 +22,19 @@ from noether.core.callbacks.online import (
 )
 from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
 from noether.kernel.progress import EarlyStopIteration
+
+if TYPE_CHECKING:
+    from noether.core.callbacks.default import (
+        DatasetStatsCallback,
+        EtaCallback,
+        LearningRateCallback,
+        OnlineLossCallback,
+        ParameterCountCallback,
+        PeakMemoryCallback,
+        ProgressCallback,
+        TrainingStabilityCallback,
+        TrainTimeCallback,
+    )
 
 __all__ = [
     "BestCheckpointCallback",
@@ -41,4 +57,21 @@ __all__ = [
     "PeriodicDataIteratorCallbackConfig",
     "TrackAdditionalOutputsCallback",
     "TrackAdditionalOutputsCallbackConfig",
+    "DatasetStatsCallback",
+    "EtaCallback",
+    "LearningRateCallback",
+    "OnlineLossCallback",
+    "ParameterCountCallback",
+    "PeakMemoryCallback",
+    "ProgressCallback",
+    "TrainTimeCallback",
+    "TrainingStabilityCallback",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a default callback when it is first used."""
+    default = import_module(f"{__name__}.default")
+    if name not in default.__all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(default, name)

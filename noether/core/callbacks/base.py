@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from inspect import isasyncgenfunction, iscoroutinefunction, isfunction, isgeneratorfunction
+from typing import Any, ClassVar, ParamSpec, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from noether.checkpoint.paths import PathProvider
@@ -18,13 +21,35 @@ from noether.data.container import DataContainer
 from noether.kernel.dispatch import Dispatch
 from noether.kernel.entries import Component
 from noether.kernel.hookspecs import HOOKS
-from noether.kernel.markers import inherited_no_op
+from noether.kernel.markers import GUARDED, inherited_no_op
 from noether.kernel.progress import UpdateCounter
 from noether.metrics.directions import MetricPropertyProvider
 from noether.metrics.log import LogWriter
 from noether.metrics.tracker import BaseTracker
 
 __all__ = ["CallBackBaseConfig", "CallbackBase"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def without_gradients(hook: Callable[P, T]) -> Callable[P, T]:
+    """Run `hook` under `torch.no_grad()` if it is called by hand; the loop runs without gradients, and skips this."""
+
+    @wraps(hook)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        if not torch.is_grad_enabled():
+            return hook(*args, **kwargs)
+        with torch.no_grad():
+            return hook(*args, **kwargs)
+
+    setattr(call, GUARDED, (call, hook))  # the guard too: `functools.wraps` copies the mark to other functions
+    return call
+
+
+def _only_begins(hook: Callable[..., Any]) -> bool:
+    """Return True if a call of a function does not run it to its end, as that of a wrapper around other hooks."""
+    return isgeneratorfunction(hook) or iscoroutinefunction(hook) or isasyncgenfunction(hook)
 
 
 class CallbackGroup(Protocol):
@@ -80,6 +105,13 @@ class CallbackBase:
     saves_checkpoints: ClassVar[bool] = False
     changes_files_in_rounds: ClassVar[bool] = True
     passes_on: ClassVar[frozenset[str]] = frozenset(HOOKS)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in HOOKS:
+            hook = vars(cls).get(name)
+            if isfunction(hook) and not _only_begins(hook):
+                setattr(cls, name, without_gradients(hook))
 
     def __init__(
         self,

@@ -43,6 +43,10 @@ class BestValue:
             return -math.inf if self.higher_is_better else math.inf
         return self.value
 
+    def begin_from(self, value: float) -> None:
+        """Set the best value; one that is not finite stands for none."""
+        self.value = float(value) if math.isfinite(value) else None
+
     def offer(self, value: float) -> bool:
         """Take the next value, and return True if it is a new best."""
         is_best = math.isfinite(value) and (

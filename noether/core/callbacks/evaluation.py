@@ -152,16 +152,16 @@ class DatasetPass:
         self.data_time = 0.0
         self.samples = 0
 
-    def collect(self, data_iter: Iterator[TaggedBatch], model: torch.nn.Module, process: Callable[..., Any]) -> Any:
-        """Run `process(batch, trainer_model=model)` on every batch and put the results together.
+    def collect(self, data_iter: Iterator[Any], model: torch.nn.Module, process: Callable[..., Any]) -> list[Any]:
+        """Return the results of `process(batch, trainer_model=model)` for every batch.
 
         The model is in evaluation mode meanwhile; afterwards each module has its own mode back, also after an error.
         """
         bar = PassBar(self.name, self.sampler_config.pass_length(self.batch_size))
         with evaluating(model), closing(bar):
-            return put_together([process(batch, trainer_model=model) for batch in self._batches(data_iter, bar)])
+            return [process(batch, trainer_model=model) for batch in self._batches(data_iter, bar)]
 
-    def _batches(self, data_iter: Iterator[TaggedBatch], bar: PassBar) -> Iterator[Any]:
+    def _batches(self, data_iter: Iterator[Any], bar: PassBar) -> Iterator[Any]:
         batches = evaluation_pass(data_iter, self.sampler_config, self.batch_size)
         for samples in self.sampler_config.batch_lengths(self.batch_size):
             self.samples = samples

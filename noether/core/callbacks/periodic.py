@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, wraps
-from typing import Any, Literal, ParamSpec, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from noether.checkpoint.writer import CheckpointWriter
 from noether.config.components import PeriodicDataIteratorCallbackConfig
-from noether.core.callbacks.base import CallbackBase, CallBackBaseConfig
-from noether.core.callbacks.evaluation import DatasetPass
+from noether.core.callbacks.base import CallbackBase, CallBackBaseConfig, without_gradients
+from noether.core.callbacks.evaluation import DatasetPass, put_together
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
 from noether.data.batches import properties_of
@@ -32,21 +32,6 @@ from noether.metrics.log import LogWriter
 from noether.metrics.tracker import BaseTracker
 
 IntervalType = Literal["epoch", "update", "sample", "eval"]
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def without_gradients(hook: Callable[P, T]) -> Callable[P, T]:
-    """Run `hook` under `torch.no_grad()`, also if called by hand; costs one check if gradients are off already."""
-
-    @wraps(hook)
-    def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        if not torch.is_grad_enabled():
-            return hook(*args, **kwargs)
-        with torch.no_grad():
-            return hook(*args, **kwargs)
-
-    return call
 
 
 class PeriodicCallback(CallbackBase):
@@ -95,8 +80,17 @@ class PeriodicCallback(CallbackBase):
         self.every_n_epochs = callback_config.every_n_epochs
         self.every_n_updates = callback_config.every_n_updates
         self.every_n_samples = callback_config.every_n_samples
-        self.batch_size = callback_config.batch_size
+        self._own_batch_size = callback_config.batch_size
         self._intervals = Intervals()
+
+    @property
+    def batch_size(self) -> int:
+        """Samples in a batch of its own passes over data; if none is set, those of a batch of training."""
+        return self._own_batch_size or self.trainer.batch_size
+
+    @batch_size.setter
+    def batch_size(self, batch_size: int | None) -> None:
+        self._own_batch_size = batch_size
 
     @property
     def intervals(self) -> Intervals:
@@ -132,20 +126,17 @@ class PeriodicCallback(CallbackBase):
         """Follow each update."""
 
     @when_due
-    @without_gradients
     def after_epoch(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
         """Act if the epoch interval fires."""
         if interval := fires(self.intervals, update_counter, "epoch"):
             self._act(interval_type=interval, update_counter=update_counter, **kwargs)
 
     @when_due
-    @without_gradients
     def after_update(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
         """Act if the update or the sample interval fires."""
         if interval := fires(self.intervals, update_counter, "update"):
             self._act(interval_type=interval, update_counter=update_counter, **kwargs)
 
-    @without_gradients
     def at_eval(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
         """Act on a model that is evaluated outside of training."""
         self._act(interval_type="eval", update_counter=update_counter, **kwargs)
@@ -155,10 +146,11 @@ class PeriodicCallback(CallbackBase):
         return bind(self.periodic_callback, HOOKS["periodic_callback"])
 
     def _act(self, **arguments: Any) -> None:
-        """Call `periodic_callback` with the arguments that it names, as other hooks are called."""
+        """Call `periodic_callback` with the arguments that it names, or with all of them if it takes `**kwargs`."""
         binding = self._binding
         positional = [arguments[name] for name in binding.positional]
-        named = {name: arguments[name] for name in binding.keywords if name in arguments}
+        takes = arguments if binding.takes_all else binding.keywords
+        named = {name: arguments[name] for name in takes if name in arguments and name not in binding.positional}
         watch = active_watch()
         if watch is None:
             self.periodic_callback(*positional, **named)
@@ -241,10 +233,14 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
 
     @property
     def sampler_config(self) -> SamplerIntervalConfig:
-        """The request to the data stream, made on first use."""
+        """The request to the data stream, made on first use unless a subclass has set another one."""
         if self._sampler_config is None:
             self._sampler_config = self._sampler_config_from_key(self.dataset_key, self.properties, self.max_size)
         return self._sampler_config
+
+    @sampler_config.setter
+    def sampler_config(self, sampler_config: SamplerIntervalConfig) -> None:
+        self._sampler_config = sampler_config
 
     def _sampler_config_from_key(
         self, key: str | None, properties: set[str] | None = None, max_size: int | None = None
@@ -265,7 +261,7 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
                 every_n_epochs=self.every_n_epochs,
                 every_n_updates=self.every_n_updates,
                 every_n_samples=self.every_n_samples,
-                batch_size=self.batch_size,
+                batch_size=self._own_batch_size,
                 properties=properties,
                 max_size=max_size,
             )
@@ -317,6 +313,18 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
         **_: Any,
     ) -> None:
         """Iterate over the data set and pass the results to `process_results`."""
+        results = self._iterate_over_dataset(data_iter, trainer_model, batch_size)
+        self.process_results(results, interval_type=interval_type, update_counter=update_counter)
+
+    @without_gradients
+    def _iterate_over_dataset(self, data_iter: Iterator[Any], trainer_model: torch.nn.Module, batch_size: int) -> Any:
+        """Call `process_data` with every batch and return what `_collate_result` makes of the results.
+
+        Args:
+            data_iter: The stream of the run, or any iterator of this data set's batches.
+            trainer_model: The model; it is in evaluation mode meanwhile.
+            batch_size: Samples of a batch, unless this callback has a batch size of its own.
+        """
         dataset_pass = self._pass = DatasetPass(
             self.sampler_config,
             batch_size=batch_size,
@@ -329,7 +337,15 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
         finally:
             self._pass = None
         self.total_data_time += dataset_pass.data_time
-        self.process_results(results, interval_type=interval_type, update_counter=update_counter)
+        return self._collate_result(results)
+
+    def _collate_result(self, results: list[Any]) -> Any:
+        """Return one result for all batches; a subclass may override it for results of other types.
+
+        Args:
+            results: The results of `process_data`, one a batch, in the order of the data set.
+        """
+        return put_together(results)
 
     def _process_on_device(self, batch: dict[str, Tensor], *, trainer_model: torch.nn.Module) -> Any:
         self._present = tuple(batch) if isinstance(batch, Mapping) else ()

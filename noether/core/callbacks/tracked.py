@@ -25,16 +25,16 @@ class AppliedSteps(Generic[T]):
     def __init__(self) -> None:
         self.held = 0
         self._under_way: list[T] = []
-        self._complete: list[tuple[T, Tensor | None]] = []
+        self._complete: list[tuple[T, bool | Tensor | None]] = []
 
-    def add(self, values: T, *, accumulation_steps: int, accumulation_step: int, applied: Tensor | None) -> None:
+    def add(self, values: T, *, accumulation_steps: int, accumulation_step: int, applied: bool | Tensor | None) -> None:
         """Hold the values of one accumulation step.
 
         Args:
             values: The values.
             accumulation_steps: Number of accumulation steps of the update.
             accumulation_step: Index of this one, from 0.
-            applied: 1.0 or 0.0 on the device if the update was applied or not; None if it is known to be applied.
+            applied: The trainer's `verdict`: 1.0 or 0.0 on the device if the host does not know; None is True.
         """
         if accumulation_steps == 1:
             self._complete += ((values, applied),)  # calls nothing: this runs at every update
@@ -49,9 +49,12 @@ class AppliedSteps(Generic[T]):
             self.held = len(self._complete)
 
     def take(self) -> list[tuple[T, Tensor | None]]:
-        """Return the accumulation steps of complete updates with their `applied`, and hold them no longer."""
+        """Return the accumulation steps of complete updates, except those known not to be applied; hold them no longer.
+
+        Each has its `applied` if only the device knows it, else None.
+        """
         complete, self._complete, self.held = self._complete, [], 0
-        return complete
+        return [(values, None if applied is True else applied) for values, applied in complete if applied is not False]
 
     def read(self) -> list[T]:
         """Return the values of applied updates, in order, with one copy to the host if only the device knows."""

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
 from noether.checkpoint.manifest import NAME
 from noether.checkpoint.names import LATEST, Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.saved import SavedCheckpoint
-from noether.checkpoint.tensor_file import decode_tensors
+from noether.checkpoint.state import decode_state
 from noether.checkpoint.untrusted import read_chosen
 from noether.core.initializers.base import InitializerBase, InitializerConfig
 from noether.core.models.base import ModelBase
-from noether.core.models.weights import match_weights
+from noether.core.models.weights import match_weights, reshape_buffers
 from noether.core.protocols import RunningTrainer
 from noether.errors import CheckpointError
 from noether.kernel.names import did_you_mean
@@ -73,11 +72,11 @@ class Weights:
     """Tensors and their source.
 
     Attributes:
-        tensors: Tensors by their names in the checkpoint.
+        tensors: Tensors, and other values of a model's state, by their names in the checkpoint.
         source: The file.
     """
 
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Any]
     source: Path
 
 
@@ -130,7 +129,7 @@ def _of_file(path: Path) -> Weights:
             name = path.relative_to(folder).as_posix()
             return Weights(SavedCheckpoint.open(folder).tensors(name), path)
     try:
-        return Weights(decode_tensors(read_chosen(path), {}), path)
+        return Weights(decode_state(read_chosen(path), {}), path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
@@ -188,6 +187,9 @@ class WeightsInitializer(InitializerBase):
         weights = self.read(trainer)
         tensors = renamed(weights.tensors, config.rename)
         selected = _selected([*model.state_dict(), *tensors], config)
+        if config.strict:
+            wanted = {name: tensor for name, tensor in tensors.items() if name in selected}
+            reshape_buffers(model, wanted, filled=False)
         match = match_weights(model, tensors, selected.__contains__)
         if config.strict:
             match.require_complete(
@@ -281,14 +283,14 @@ class PreviousRunInitializer(WeightsInitializer):
         return weights_of_run(run_below(trainer.path_provider.output_path, self.run_id), self.checkpoint)
 
 
-def renamed(tensors: Mapping[str, Tensor], rename: Mapping[str, str]) -> dict[str, Tensor]:
+def renamed(tensors: Mapping[str, Any], rename: Mapping[str, str]) -> dict[str, Any]:
     """Return tensors under new names; see `WeightsConfig.rename`.
 
     Raises:
         CheckpointError: if a key matches no name, or two tensors would get one name.
     """
     unused = set(rename)
-    result: dict[str, Tensor] = {}
+    result: dict[str, Any] = {}
     for name, tensor in tensors.items():
         keys = [key for key in rename if _begins(name, key)]
         unused.difference_update(keys)

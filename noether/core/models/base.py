@@ -1,4 +1,4 @@
-"""ModelBase: a module that owns its optimizer; checks of its calls, and evaluation mode."""
+"""ModelBase: a module that owns its optimizer; checks of its calls and its state, and evaluation mode."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 from noether.config.components import ModelBaseConfig, OptimizerBaseConfig
 from noether.errors import SpecError
+from noether.kernel.names import listed
 from noether.optim.build import build_optimizer, matching
 from noether.optim.model_optimizer import ModelOptimizer
+
+_SHOWN = 12  # most names in a message
 
 
 class ModelBase(nn.Module):
@@ -80,7 +83,7 @@ class ModelBase(nn.Module):
         Raises:
             SpecError: if a pattern matches no parameter.
         """
-        names = dict(self.named_parameters())
+        names = dict(self.named_parameters(remove_duplicate=False))  # a tied parameter has several
         for pattern in self.model_config.frozen if self.model_config else []:
             for name in matching(pattern, names, setting="`frozen` pattern", of="parameter of the model"):
                 names[name].requires_grad_(False)
@@ -99,11 +102,15 @@ class ModelBase(nn.Module):
                 f"the model '{self.name}' has no optimizer, expected one for its trainable parameters",
                 hint='add `optimizer = { kind = "AdamW", lr = 1e-3 }` to [model]',
             )
+        embeddings = [module for module in self.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
+        sparse = {id(module.weight) for module in embeddings if module.sparse}
+        named = list(self.named_parameters())
         self.optimizer = build_optimizer(
             self.optimizer_config,
-            list(self.named_parameters()),
+            named,
             total_updates=total_updates,
             updates_per_epoch=updates_per_epoch,
+            sparse=[name for name, parameter in named if id(parameter) in sparse],
         )
 
     def optimizers(self) -> dict[str, ModelOptimizer]:
@@ -150,6 +157,45 @@ def check_call(forward: Callable[..., Any], names: Sequence[str], *, by_name: bo
             f"({takes}): {error}",
             hint="list the arguments of forward, each once",
         ) from error
+
+
+def check_state(model: nn.Module) -> None:
+    """Check before training that the state of a model can be saved and given back, with everything that trains.
+
+    Raises:
+        SpecError: if it cannot; names the module or the parameters.
+    """
+    for name, module in model.named_modules():
+        kind = type(module)
+        saves = kind.get_extra_state is not nn.Module.get_extra_state
+        if saves and kind.set_extra_state is nn.Module.set_extra_state:
+            raise SpecError(
+                f"the extra state of module '{name}' ({kind.__name__}) cannot be given back: found get_extra_state "
+                "alone, expected set_extra_state beside it",
+                hint=f"define {kind.__name__}.set_extra_state(self, state)",
+            )
+    try:
+        state = model.state_dict(keep_vars=True)
+    except TypeError as error:
+        raise SpecError(
+            f"state_dict of the model cannot be called with keep_vars=True: {error}",
+            hint="let it take *args and **kwargs, and pass them to super().state_dict",
+        ) from error
+    _require_trained(model, state)
+
+
+def _require_trained(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Check that a state has all parameters that train; an override may return copies of them by name."""
+    tensors = [value for value in state.values() if isinstance(value, Tensor) and value.layout is torch.strided]
+    places = {tensor.data_ptr() for tensor in tensors}
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    lost = [name for name, p in trained.items() if name not in state and p.data_ptr() not in places]
+    if lost:
+        raise SpecError(
+            f"the state_dict of the model lacks parameters that train: found {len(trained) - len(lost)} of "
+            f"{len(trained)}, expected {listed(lost, _SHOWN)} too",
+            hint="let state_dict return them, or freeze them with `frozen` under [model]",
+        )
 
 
 @contextmanager

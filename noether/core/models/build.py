@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from noether.core.models.base import ModelBase, check_call
 
 
 class AdaptedModule(ModelBase):
-    """Adapter for any torch module; names in checkpoints are the module's own.
+    """Adapter for any torch module; state, and names of parameters and buffers, are the module's own.
 
     The forward properties are passed by name if the module's `forward` has arguments of these names, otherwise in the
     order of `forward_properties`.
@@ -30,8 +31,7 @@ class AdaptedModule(ModelBase):
     def __init__(self, module: nn.Module, model_config: ModelBaseConfig | None = None, *, name: str = "model") -> None:
         super().__init__(model_config, name=name)
         self.module = module
-        self.register_state_dict_post_hook(_without_wrapper)  # type: ignore[no-untyped-call]  # torch's own
-        self.register_load_state_dict_pre_hook(_with_wrapper)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(AdaptedModule._load_below)  # type: ignore[no-untyped-call]  # torch's own
         parameters = inspect.signature(module.forward).parameters
         self._names = frozenset(parameters)
         self._takes_any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -60,18 +60,46 @@ class AdaptedModule(ModelBase):
         """Return the module's parameters under the module's names."""
         return self.module.named_parameters(*args, **kwargs)
 
+    def named_buffers(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the module's buffers under the module's names."""
+        return self.module.named_buffers(*args, **kwargs)
 
-def _without_wrapper(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> None:
-    """Remove `module.` from the names of a saved state."""
-    inner = f"{prefix}module."
-    for name in [name for name in state if name.startswith(inner)]:
-        state[prefix + name.removeprefix(inner)] = state.pop(name)
+    def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
+        """Return the module's own `state_dict`, or add it to the state of a model around this one."""
+        if args or type(self.module).state_dict is nn.Module.state_dict:
+            return self.module.state_dict(*args, destination=destination, prefix=prefix, keep_vars=keep_vars)
+        options: Any = {"keep_vars": True} if keep_vars else {}
+        own = self.module.state_dict(**options)  # an override may write entries without a prefix, or not know it
+        if destination is None and not prefix:
+            return own
+        if destination is None:
+            destination = OrderedDict()
+            destination._metadata = {}
+        destination.update({prefix + name: value for name, value in own.items()})
+        versions = getattr(own, "_metadata", {})
+        destination._metadata.update({f"{prefix}{path}".removesuffix("."): of for path, of in versions.items()})
+        return destination
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Load a state with the module's own method."""
+        return self.module.load_state_dict(state_dict, *args, **kwargs)
 
-def _with_wrapper(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> None:
-    """Add `module.` to the names of a loaded state."""
-    for name in [name for name in state if name.startswith(prefix)]:
-        state[f"{prefix}module.{name.removeprefix(prefix)}"] = state.pop(name)
+    def _load_below(
+        self, state: dict[str, Any], prefix: str, _: Any, __: bool, missing: list[str], unexpected: list[str], *___: Any
+    ) -> None:
+        """Prepare a state that torch loads into a model around this one: torch looks for names below `module`.
+
+        All names are changed at once: the module may have a child called `module` itself. A method `load_state_dict`
+        that the module overrides is called, which torch does for outermost models only; torch then finds the module's
+        own tensors.
+        """
+        own = {name.removeprefix(prefix): state.pop(name) for name in [*state] if name.startswith(prefix)}
+        if type(self.module).load_state_dict is not nn.Module.load_state_dict:
+            found = self.module.load_state_dict(own, strict=False)
+            missing += [prefix + name for name in getattr(found, "missing_keys", ())]
+            unexpected += [prefix + name for name in getattr(found, "unexpected_keys", ())]
+            own = nn.Module.state_dict(self.module)
+        state.update({f"{prefix}module.{name}": value for name, value in own.items()})
 
 
 def infer_sizes(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self
 
 import torch
@@ -53,8 +53,21 @@ class CompositeModel(ModelBase):
         self._part_names = tuple(parts)
         for part_name, given in parts.items():
             part = construct_model(given) if isinstance(given, ModelBaseConfig) else given
+            self._check_part_name(part_name, parts)
             part.name = part_name
             self.add_module(part_name, part)
+
+    def _check_part_name(self, part: str, parts: Iterable[str]) -> None:
+        if part in dir(self):
+            found, wanted = f"found '{part}', an attribute of every composite", "another name"
+        elif other := next((other for other in parts if part.startswith(f"{other}/")), None):
+            found, wanted = f"found '{part}' beside '{other}'", "names that are not paths below each other"
+        else:
+            return
+        raise SpecError(
+            f"wrong name of a part of composite '{self.name}': {found}, expected {wanted}",
+            hint=f"rename it, for example to '{part.replace('/', '_')}_model'",
+        )
 
     @property
     def submodels(self) -> dict[str, ModelBase]:
@@ -68,11 +81,21 @@ class CompositeModel(ModelBase):
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
         """Return parameters under their names in checkpoints, without the adapters of torch modules."""
-        wrappers = [f"{name}." for name, module in self.named_modules() if isinstance(module, AdaptedModule)]
-        for name, parameter in super().named_parameters(*args, **kwargs):
-            for start in wrappers:
-                name = name.replace(f"{start}module.", start, 1) if name.startswith(f"{start}module.") else name
-            yield name, parameter
+        return self._without_adapters(super().named_parameters, *args, **kwargs)
+
+    def named_buffers(self, *args: Any, **kwargs: Any) -> Any:
+        """Return buffers under their names in checkpoints, without the adapters of torch modules."""
+        return self._without_adapters(super().named_buffers, *args, **kwargs)
+
+    def _without_adapters(
+        self, named: Callable[..., Any], prefix: str = "", *args: Any, **kwargs: Any
+    ) -> Iterator[Any]:
+        """Yield members under names without the `module` of each adapter; a module of the user may be called so too."""
+        adapters = {name for name, module in self.named_modules() if isinstance(module, AdaptedModule)}
+        for name, member in named("", *args, **kwargs):
+            parts = name.split(".")
+            kept = [part for place, part in enumerate(parts) if ".".join(parts[:place]) not in adapters]
+            yield ".".join([*([prefix] if prefix else []), *kept]), member
 
     def freeze(self) -> Self:
         """Freeze parameters by the config of each part, then by the config of the composite."""

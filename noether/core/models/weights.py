@@ -1,14 +1,20 @@
-"""Match tensors of a checkpoint with a model: load those that fit, report the others."""
+"""Match the state in a checkpoint with a model: load what fits, report the rest; buffers that change shape."""
 
 from __future__ import annotations
 
+import logging
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from noether.errors import CheckpointError
+from noether.checkpoint.state import CodeName, encode_state
+from noether.errors import CheckpointError, TrainingError
 from noether.kernel.names import listed
 
 _SHOWN = 12  # most names in a message
@@ -16,17 +22,17 @@ _SHOWN = 12  # most names in a message
 
 @dataclass(frozen=True, slots=True)
 class WeightsMatch:
-    """Comparison of a checkpoint's tensors with those of a model.
+    """Comparison of a checkpoint's tensors, and of the other values of a state, with those of a model.
 
     Attributes:
-        fitting: Tensors to load, by their names in the model.
-        wanted: Number of selected tensors of the model.
+        fitting: Values to load, by their names in the model.
+        wanted: Number of selected names of the model.
         missing: Names in the model but not in the checkpoint; a tied name counts as present with its twin.
         unused: Names in the checkpoint but not in the model.
-        other_shape: Both shapes of tensors that differ, by name: `(10, 64) instead of (12, 64)`.
+        other_shape: Both shapes or types that differ, by name: `(10, 64) instead of (12, 64)`.
     """
 
-    fitting: Mapping[str, Tensor]
+    fitting: Mapping[str, Any]
     wanted: int
     missing: Sequence[str]
     unused: Sequence[str]
@@ -54,57 +60,217 @@ class WeightsMatch:
         if not self.is_complete:
             raise CheckpointError("the weights do not fit the model: " + self.report(source), hint=hint)
 
-    def load_into(self, model: nn.Module) -> None:
-        """Copy the fitting tensors into the model's own tensors, in place; the others keep their values."""
-        with torch.no_grad():
-            model.load_state_dict(dict(self.fitting), strict=False)
+    def load_into(self, model: nn.Module, versions: Any = None) -> None:
+        """Copy the fitting values into the model, tensors in place; the others keep their values.
+
+        Args:
+            model: The model.
+            versions: The `_metadata` of a `state_dict`: versions of modules, which may convert an older state.
+
+        Raises:
+            CheckpointError: if the model refuses or leaves a tensor.
+        """
+        try:
+            with torch.no_grad():
+                result = _load(model, self.fitting, versions)
+        except Exception as error:  # of a hook, of set_extra_state, or of a method that the model overrides
+            raise CheckpointError(f"the model cannot load its state: {type(error).__name__}: {error}") from error
+        strange = {*getattr(result, "missing_keys", ()), *getattr(result, "unexpected_keys", ())}
+        if left := sorted(name for name in strange if isinstance(self.fitting.get(name), Tensor)):
+            raise _not_taken(left)
+
+
+def _load(model: nn.Module, values: Mapping[str, Any], versions: Any) -> Any:
+    def given() -> OrderedDict[str, Any]:
+        copied: OrderedDict[str, Any] = OrderedDict(values)  # a method of the model's own may change it
+        if versions is not None:
+            copied._metadata = versions  # type: ignore[attr-defined]  # torch's own convention
+        return copied
+
+    try:
+        return model.load_state_dict(given(), strict=False)
+    except TypeError:  # a method of the model's own may take nothing but the state
+        return model.load_state_dict(given())
+
+
+def _not_taken(names: Sequence[str]) -> CheckpointError:
+    return CheckpointError(
+        f"the model does not take its own state back: {listed(names, _SHOWN)} differ after loading",
+        hint="let load_state_dict, its hooks and set_extra_state restore what state_dict and get_extra_state return",
+    )
 
 
 def match_weights(
-    model: nn.Module, tensors: Mapping[str, Tensor], wanted: Callable[[str], bool] = lambda _: True
+    model: nn.Module, tensors: Mapping[str, Any], wanted: Callable[[str], bool] = lambda _: True
 ) -> WeightsMatch:
-    """Compare the tensors of a checkpoint with those of a model.
+    """Compare the state of a checkpoint with that of a model.
+
+    A file without other values than tensors is one of another program: the model keeps its own values then.
 
     Args:
-        model: Model whose parameters and persistent buffers are compared.
-        tensors: Tensors by their names in the model.
+        model: Model whose parameters, persistent buffers and other values of its state are compared.
+        tensors: Tensors and other values by their names in the model.
         wanted: Return True to load the tensor of this name; other names are ignored on both sides.
     """
-    own = {name: tensor for name, tensor in model.state_dict().items() if wanted(name)}
-    given = {name: tensor for name, tensor in tensors.items() if wanted(name)}
+    only_tensors = all(isinstance(value, Tensor) for value in tensors.values())
+    state = {name: value for name, value in model.state_dict().items() if wanted(name)}
+    own = {name: value for name, value in state.items() if name in tensors or isinstance(value, Tensor)}
+    own = own if only_tensors else state
+    given = {name: value for name, value in tensors.items() if wanted(name)}
     common = [name for name in own if name in given]
-    fitting = {name: given[name] for name in common if given[name].shape == own[name].shape}
+    differences = {name: _difference(name, given[name], own[name]) for name in common}
+    fitting = {name: _with_own_code(given[name], own[name]) for name in common if not differences[name]}
     loaded = {_place(own[name]) for name in fitting}
     return WeightsMatch(
         fitting=fitting,
         wanted=len(own),
         missing=[name for name in own if name not in given and _place(own[name]) not in loaded],
         unused=[name for name in given if name not in own],
-        other_shape={
-            name: f"{tuple(given[name].shape)} instead of {tuple(own[name].shape)}"
-            for name in common
-            if name not in fitting
-        },
+        other_shape={name: difference for name, difference in differences.items() if difference},
     )
 
 
-def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: object, *, hint: str) -> None:
-    """Load all weights of a model.
+def _difference(name: str, given: Any, own: Any) -> str:
+    """Return the reason why a value cannot take the place of the model's own; empty if it can."""
+    if not isinstance(given, Tensor) or not isinstance(own, Tensor):
+        try:
+            _with_own_code(given, own)
+        except ValueError as error:
+            return str(error)
+        is_extra = name.rpartition(".")[2] == _EXTRA_STATE  # it may change its type while a model trains
+        same = is_extra or isinstance(given, Tensor) is isinstance(own, Tensor)
+        return "" if same else f"{_described(given)} instead of {_described(own)}"
+    if given.shape != own.shape and name.rpartition(".")[2] != _EXTRA_STATE:
+        return f"{tuple(given.shape)} instead of {tuple(own.shape)}"
+    return "" if torch.can_cast(given.dtype, own.dtype) else f"{given.dtype} instead of {own.dtype}"
+
+
+_EXTRA_STATE = "_extra_state"  # torch's name for what a module returns from get_extra_state
+
+
+def _described(value: Any) -> str:
+    return f"a {type(value).__name__}"
+
+
+def _with_own_code(given: Any, own: Any) -> Any:
+    """Return a saved value in which the model's own functions and classes stand for their names.
+
+    Raises:
+        ValueError: if the model has other ones.
+    """
+    if isinstance(given, CodeName):
+        if (found := CodeName.of(own)) != given:
+            raise ValueError(f"{given.name} instead of {found.name if found else _described(own)}")
+        return own
+    if isinstance(given, dict):
+        others = own if isinstance(own, dict) else {}
+        return {key: _with_own_code(value, others.get(key)) for key, value in given.items()}
+    if isinstance(given, list | tuple):
+        pairs = zip_longest(given, own if isinstance(own, list | tuple) else (), fillvalue=None)
+        return type(given)(_with_own_code(value, other) for value, other in [*pairs][: len(given)])
+    return given
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, Any], source: object, *, hint: str) -> None:
+    """Load the whole state of a model, and check that the model has it then; a resized buffer takes its saved shape.
 
     Args:
         model: The model.
-        tensors: Its weights by name.
+        tensors: Its state by name.
         source: Their file or checkpoint, for the error.
         hint: Remedy in the error.
 
     Raises:
         CheckpointError: if model and source do not have the same tensors in the same shapes.
     """
+    reshape_buffers(model, tensors)
     match = match_weights(model, tensors)
     match.require_complete(str(source), hint=hint)
-    match.load_into(model)
+    match.load_into(model, getattr(model.state_dict(), "_metadata", None))
+    after = model.state_dict()
+    if differ := [name for name, value in match.fitting.items() if not _is_same(after.get(name), value)]:
+        raise _not_taken(differ)
 
 
-def _place(tensor: Tensor) -> object:
+def _is_same(found: Any, loaded: Any) -> bool:
+    """Compare bit by bit; a tensor may have been converted to the type of the model's own."""
+    if isinstance(found, Tensor) and isinstance(loaded, Tensor):
+        return found.shape == loaded.shape and torch.equal(_bytes_of(found), _bytes_of(loaded.to(found.dtype)))
+    return encode_state({"": found}) == encode_state({"": loaded})
+
+
+def _bytes_of(tensor: Tensor) -> Tensor:
+    return tensor.cpu().resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)
+
+
+def _place(tensor: Any) -> object:
     """Return a key that is equal for two names of the same tensor, such as tied weights."""
-    return (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else object()
+    if not isinstance(tensor, Tensor) or not tensor.numel() or tensor.layout is not torch.strided:
+        return object()
+    return (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.is_conj(), tensor.is_neg())
+
+
+_LOG = logging.getLogger("noether.models")
+
+
+def reshape_buffers(model: nn.Module, tensors: Mapping[str, Any], *, filled: bool = True) -> None:
+    """Give persistent buffers the shapes and types of saved ones: modules may resize them while they train.
+
+    Args:
+        model: The model; its buffers may begin as None.
+        tensors: Saved tensors by their names in the model.
+        filled: False to leave buffers that begin with values, and so with a shape that the model depends on.
+    """
+    slots = [(module, key) for module in model.modules() for key in module._buffers]
+    absent = [(module, key) for module, key in slots if module._buffers[key] is None]
+    for module, key in absent:
+        module._buffers[key] = torch.empty(0)  # state_dict leaves None out, and so its name
+    named = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
+    reshaped: dict[str, Tensor] = {}
+    for module, key in slots:
+        buffer, is_absent = module._buffers[key], (module, key) in absent
+        assert buffer is not None, "all of them are tensors now"
+        name = named.get(id(buffer), "")
+        saved = tensors.get(name)
+        if not isinstance(saved, Tensor) or is_lazy(buffer) or (buffer.numel() and not filled):
+            module._buffers[key] = None if is_absent else buffer
+        elif is_absent or (buffer.shape, buffer.dtype) != (saved.shape, saved.dtype):
+            if buffer.numel():
+                _LOG.warning(
+                    "buffer %s has %s in the checkpoint and %s in a new model", name, _kind(saved), _kind(buffer)
+                )
+            device = _device_of(model) if is_absent else buffer.device
+            module._buffers[key] = reshaped.setdefault(name, torch.empty_like(saved, device=device))
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+
+
+def buffer_slots(model: nn.Module) -> frozenset[tuple[int, str]]:
+    """Return the registered buffers, those that are None as well, by the id of their module and their key."""
+    return frozenset((id(module), key) for module in model.modules() for key in module._buffers)
+
+
+def require_no_new_buffers(model: nn.Module, known: frozenset[tuple[int, str]]) -> None:
+    """Check that no forward pass has registered a persistent buffer.
+
+    Args:
+        model: The model.
+        known: Return value of `buffer_slots` before the forward pass.
+
+    Raises:
+        TrainingError: if one has: the constructor does not make it, so a checkpoint of the run would not fit.
+    """
+    for path, module in model.named_modules():
+        for key in module._buffers:
+            if (id(module), key) not in known and key not in module._non_persistent_buffers_set:
+                raise TrainingError(
+                    f"the forward pass has registered a buffer: found {key!r} of {path or 'the model'} "
+                    f"({type(module).__name__}), which a new model lacks, so no checkpoint of this run would fit it",
+                    hint=f"register it in __init__: self.register_buffer({key!r}, None)",
+                )

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import torch
 
 from noether.data.randomness import permutation
-from noether.errors import DataError
+from noether.errors import DataError, SpecError
+from noether.kernel.names import did_you_mean
 
 _CHUNK = 4096  # batches cut at once: cheaper than one by one, and no million views at the start of an epoch
 
 
-def updates_per_epoch(samples: int, effective_batch_size: int) -> int:
+def updates_per_epoch(samples: int, effective_batch_size: int, *, drop_last: bool = True) -> int:
     """Return the updates in one pass over the training set; samples that do not fill an update are left out.
+
+    Without `drop_last`, they are filled up to one.
 
     Raises:
         DataError: if the training set is smaller than one effective batch.
     """
+    if samples and not drop_last:
+        return -(-samples // effective_batch_size)
     if samples < effective_batch_size:
         raise DataError(
             f"the training set is too small: found {samples} samples, expected at least one effective batch of "
@@ -27,6 +33,25 @@ def updates_per_epoch(samples: int, effective_batch_size: int) -> int:
             hint=f"set effective_batch_size to at most {samples}",
         )
     return samples // effective_batch_size
+
+
+OPTIONS = ("shuffle", "drop_last", "seed")
+"""The options of `TrainingOrder` that do not follow from a run: a trainer's `main_sampler_kwargs`."""
+
+
+def order_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the order of training that a trainer was given.
+
+    Raises:
+        SpecError: if there is no such option.
+    """
+    for name in given:
+        if name not in OPTIONS:
+            raise SpecError(
+                f"unknown option in main_sampler_kwargs: found {name!r}, expected {', '.join(OPTIONS)}."
+                f"{did_you_mean(name, OPTIONS)}"
+            )
+    return dict(given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +67,8 @@ class TrainingOrder:
         seed: Seed of the run.
         rank: Rank of this process.
         world_size: Number of ranks.
+        shuffle: Visit the samples in another order in each epoch; otherwise always from the first to the last.
+        drop_last: Leave out samples that do not fill an update; otherwise fill it with the first samples of the epoch.
     """
 
     samples: int
@@ -50,6 +77,8 @@ class TrainingOrder:
     seed: int = 0
     rank: int = 0
     world_size: int = 1
+    shuffle: bool = True
+    drop_last: bool = True
 
     def __post_init__(self) -> None:
         share, rest = divmod(self.effective_batch_size, self.world_size)
@@ -58,12 +87,12 @@ class TrainingOrder:
                 f"wrong effective_batch_size: found {self.effective_batch_size}, expected a multiple of "
                 f"{self.batch_size * self.world_size}, for batches of {self.batch_size} on {self.world_size} ranks"
             )
-        updates_per_epoch(self.samples, self.effective_batch_size)
+        updates_per_epoch(self.samples, self.effective_batch_size, drop_last=self.drop_last)
 
     @property
     def updates_per_epoch(self) -> int:
         """Updates in one epoch."""
-        return updates_per_epoch(self.samples, self.effective_batch_size)
+        return updates_per_epoch(self.samples, self.effective_batch_size, drop_last=self.drop_last)
 
     @property
     def accumulation_steps(self) -> int:
@@ -73,7 +102,9 @@ class TrainingOrder:
     def batches(self, epoch: int, first_update: int = 0) -> Iterator[torch.Tensor]:
         """Return this rank's batches of an epoch, beginning with those of its update `first_update`."""
         updates = self.updates_per_epoch
-        order = permutation(self.samples, self.seed, epoch)[: updates * self.effective_batch_size]
+        order = permutation(self.samples, self.seed, epoch) if self.shuffle else torch.arange(self.samples)
+        wanted = updates * self.effective_batch_size
+        order = order.repeat(-(-wanted // self.samples))[:wanted] if wanted > self.samples else order[:wanted]
         mine = order.view(updates, self.world_size, -1)[first_update:, self.rank].reshape(-1)
         chunks = torch.split(mine, self.batch_size * _CHUNK)
         return chain.from_iterable(torch.split(chunk, self.batch_size) for chunk in chunks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from torch import Tensor
 from noether.checkpoint.durable import replace_file
 from noether.checkpoint.names import Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.state import encode_state
+from noether.checkpoint.tensor_file import IN_PAIRS
 from noether.errors import UsageError
 from noether.runs.checkpoints.program import program_of
 from noether.runs.load import load_run
@@ -70,9 +72,14 @@ def export(
     return out, found
 
 
-def plain_safetensors(tensors: dict[str, Tensor]) -> bytes:
-    """Return tensors as a safetensors file with every name; tied weights are written once for each of their names."""
+def plain_safetensors(tensors: Mapping[str, Any]) -> bytes:
+    """Return a state as a safetensors file with every name; tied weights are written once for each of their names.
+
+    The extra state of modules, and complex numbers of 64 bits, are kept in a form that only Noether reads.
+    """
     from safetensors.torch import save
 
-    separate: dict[str, Any] = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    return save(separate, metadata={"format": "pt"})
+    separate = {name: value.clone() if isinstance(value, Tensor) else value for name, value in tensors.items()}
+    if all(isinstance(value, Tensor) and value.dtype not in IN_PAIRS for value in separate.values()):
+        return save({name: value.contiguous() for name, value in separate.items()}, metadata={"format": "pt"})
+    return encode_state(separate)[0]

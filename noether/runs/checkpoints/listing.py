@@ -171,6 +171,8 @@ def _callbacks(checkpoint: Listed, manifest: Manifest) -> list[str]:
 
 
 def _files(checkpoint: Listed, manifest: Manifest) -> list[dict[str, Any]]:
+    from torch import Tensor
+
     from noether.checkpoint.saved import SavedCheckpoint
 
     saved = SavedCheckpoint(checkpoint.folder, manifest)
@@ -178,10 +180,14 @@ def _files(checkpoint: Listed, manifest: Manifest) -> list[dict[str, Any]]:
     for name, record in sorted(manifest.files.items()):
         described: dict[str, Any] = {"file": name, "size": record.size, "sha256": record.sha256}
         if name.endswith(".safetensors"):
+            state = saved.tensors(name)
             described["tensors"] = {
                 key: {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
-                for key, tensor in sorted(saved.tensors(name).items())
+                for key, tensor in sorted(state.items())
+                if isinstance(tensor, Tensor)
             }
+            if values := sorted(state.keys() - described["tensors"].keys()):
+                described["values"] = values
         files.append(described)
     return files
 

@@ -85,20 +85,24 @@ def _tensor_damages(folder: Path, manifest: Manifest) -> Iterator[tuple[str, str
         folder: Folder of the checkpoint, whose bytes match its manifest.
         manifest: The manifest.
     """
+    from torch import Tensor
+
     from noether.checkpoint.saved import SavedCheckpoint
-    from noether.checkpoint.tensor_file import all_finite, encode_tensors
+    from noether.checkpoint.state import encode_state
+    from noether.checkpoint.tensor_file import all_finite
 
     saved = SavedCheckpoint(folder, manifest)
     for name in sorted(manifest.files):
         if name.endswith(".safetensors"):
             try:
-                tensors = saved.tensors(name)
+                state = saved.tensors(name)
             except CheckpointError as error:
                 yield name, reason_of(error, folder)
                 continue
+            tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
             if bad := [key for key, tensor in tensors.items() if not all_finite([tensor])]:
                 yield name, f"{listed(bad, _SHOWN)} {'is' if len(bad) == 1 else 'are'} not finite"
-            if encode_tensors(tensors)[0] != read_file(folder, manifest, name):
+            if encode_state(state)[0] != read_file(folder, manifest, name):
                 yield name, "written anew, its tensors give other bytes"
     try:
         saved.state() if manifest.resumable else saved.callbacks()

@@ -19,6 +19,7 @@ from noether.runs.predict.inputs import Inputs
 from noether.runs.predict.samples import as_batch
 from noether.spec.model import RunSpec
 from noether.training.trainers.base import BaseTrainer
+from noether.training.trainers.outputs import by_field as parts_by_field
 
 _TARGET = "_target"
 
@@ -46,6 +47,7 @@ class Predictor:
         self.position = position
         self.names: Sequence[str] = spec.trainer.forward_properties or ()
         self.targets = {name.removesuffix(_TARGET): name for name in spec.trainer.target_properties or ()}
+        self.outputs: Mapping[str, str | int] | None = spec.trainer.outputs
         self.batch_size: int = spec.trainer.max_batch_size or spec.trainer.effective_batch_size
         if not self.names:
             raise SpecError(
@@ -142,6 +144,7 @@ class Predictor:
         Raises:
             TrainingError: if it returns neither tensors by name nor one tensor.
         """
+        outputs = parts_by_field(outputs, self.outputs)
         if isinstance(outputs, Tensor):
             return {next(iter(self.targets)) if len(self.targets) == 1 else "output": outputs}
         named = {}

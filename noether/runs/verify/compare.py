@@ -16,7 +16,7 @@ from noether.checkpoint.folder import checkpoint_name, read_file, read_manifest
 from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, Manifest
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.saved import SavedCheckpoint
-from noether.checkpoint.state import CALLBACKS, TRAINER
+from noether.checkpoint.state import CALLBACKS, TRAINER, encode_state
 from noether.metrics.metrics_file import MetricRecord, MetricsFile, spell_number
 from noether.runs.verify.interruption import Interruption, Remembered
 
@@ -162,13 +162,15 @@ def _of_tensors(name: str, left: SavedCheckpoint, right: SavedCheckpoint) -> lis
     return [Difference(name, "", "other bytes of equal tensors")]
 
 
-def _deviation(one: Tensor, other: Tensor) -> str | None:
-    """Describe the difference of two tensors; None if all bits are equal."""
+def _deviation(one: Any, other: Any) -> str | None:
+    """Describe the difference of two tensors, or of other values of a state; None if all bits are equal."""
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+        return None if encode_state({"": one}) == encode_state({"": other}) else _values(one, other)
     if one.shape != other.shape or one.dtype != other.dtype:
         return _values(f"{one.dtype} {tuple(one.shape)}", f"{other.dtype} {tuple(other.shape)}")
     if torch.equal(one.contiguous().view(-1).view(torch.uint8), other.contiguous().view(-1).view(torch.uint8)):
         return None
-    apart = (one.double() - other.double()).abs()
+    apart = ((one - other) if one.is_complex() else (one.double() - other.double())).abs()
     return f"{int((apart != 0).sum())} of {apart.numel()} values differ, by {float(apart.max()):.3g} at most"
 
 

@@ -141,7 +141,7 @@ def _family(
         target=target,
         position=position + len(family),
         intervals=intervals,
-        one_shot=not config.needs_interval and triggered_by is None,
+        one_shot=not config.needs_interval and triggered_by is None and not hasattr(target, "after_update"),
         prefixes=prefixes or (),
         produced=tuple(prefix + pattern for prefix in prefixes or ("*",) for pattern in declared or ()),
         complete=declared is not None and prefixes is not None and _declares(target, "produced_metrics"),

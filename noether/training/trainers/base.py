@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.state import CheckpointState
 from noether.checkpoint.writer import CheckpointWriter
 from noether.config.base import construct
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
-from noether.core.callbacks.tree import compile_hooks, participants_of
+from noether.core.callbacks.tree import participants_of
 from noether.core.initializers.base import CalledOnce, InitializerBase
 from noether.core.models.base import ModelBase
 from noether.data.batches import moved, properties_of, selected
@@ -26,6 +25,7 @@ from noether.data.container import DataContainer
 from noether.data.dataset import length_of
 from noether.data.loader import TrainingLoader
 from noether.data.randomness import preserved_rng
+from noether.data.samplers.training_order import order_options
 from noether.kernel.dispatch import Dispatch
 from noether.kernel.participant import Participant
 from noether.kernel.progress import Stopwatch
@@ -42,11 +42,12 @@ from noether.training.rounds import compile_run_hooks
 from noether.training.signals import StopSignals
 from noether.training.state import ReadsState, RunParts, RunState, starting_counter
 from noether.training.trainers.config import BaseTrainerConfig
+from noether.training.trainers.outputs import by_field
 from noether.training.trainers.types import LossResult, TrainerResult
-from noether.training.update import Precision, Update, cut_update, give_optimizers
+from noether.training.update import Precision, Update, cut_update, give_optimizers, step_of
 
 
-class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
+class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, ABC):
     """Base class of trainers; a subclass defines the loss.
 
     ```python
@@ -66,7 +67,7 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         device: Device to train on.
         tracker: The experiment tracker; callbacks may use it directly.
         path_provider: Paths of the run's files.
-        main_sampler_kwargs: Further arguments of `DataContainer.build_loader`.
+        main_sampler_kwargs: Options of the order of training: `shuffle`, `drop_last`, `seed`; see `TrainingOrder`.
         metric_property_provider: Direction in which each metric improves; unset, by the usual names.
 
     Attributes:
@@ -89,6 +90,7 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         main_sampler_kwargs: dict[str, Any] | None = None,
         metric_property_provider: MetricPropertyProvider | None = None,
     ) -> None:
+        self._require_own_names(BaseTrainer)
         self.logger = logging.getLogger(f"noether.trainers.{type(self).__name__}")
         self.config = config
         self.data_container = data_container
@@ -97,10 +99,11 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         self.device = torch.device(device)
         self.tracker = tracker
         self.path_provider = path_provider
-        self.main_sampler_kwargs = main_sampler_kwargs
+        self.main_sampler_kwargs = None if main_sampler_kwargs is None else order_options(main_sampler_kwargs)
         self.metric_property_provider = metric_property_provider or MetricPropertyProvider()
         self.forward_properties = list(config.forward_properties or [])
         self.target_properties = list(config.target_properties or [])
+        self.outputs = config.outputs
         self.batch_keys = [*self.forward_properties, *self.target_properties]
         self.initializer: InitializerBase | None = construct(config.initializer) if config.initializer else None
         self.callbacks: list[CallbackBase] = []
@@ -110,6 +113,7 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         self.parallel: Parallel = parallel_of()
         self._plugins: Sequence[Participant] = ()
         self._prepared: tuple[ModelBase, nn.Module] | None = None
+        self._own_step: Callable[[Any], TrainerResult] | None = None
         self._initializers = CalledOnce()
         self._set_up_progress(config)
         self._set_up_update(config)
@@ -127,7 +131,8 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         self.end_checkpoint = config.end_iteration
         trains = 0 not in (config.max_epochs, config.max_updates, config.max_samples)
         samples = length_of(self.data_container.train) if trains else config.effective_batch_size
-        self.state = RunState(starting_counter(config, samples))
+        drop_last = (self.main_sampler_kwargs or {}).get("drop_last", True)
+        self.state = RunState(starting_counter(config, samples, drop_last=drop_last))
         self.updates_per_epoch = self.state.counter.updates_per_epoch
 
     def _set_up_update(self, config: BaseTrainerConfig[Any]) -> None:
@@ -139,7 +144,6 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
             self.precision,
             guard,
             accumulation_steps=self.accumulation_steps,
-            accumulate=None if type(self).update is BaseTrainer.update else self.update,
             to_device=None if self.device.type == "cpu" else self.to_device,
         )
 
@@ -187,9 +191,15 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
     def train_step(self, batch: dict[str, Tensor], model: nn.Module) -> TrainerResult:
         """Call the (wrapped) model with the forward properties and compute the loss on the target properties.
 
+        A model with a method `train_step(batch)` of its own is asked for the result instead.
+
         Raises:
             TrainingError: if the batch lacks a property.
         """
+        if self._prepared is None:  # called by hand
+            self._own_step = step_of(model)
+        if self._own_step is not None:
+            return self._own_step(batch)
         forward, targets = {}, {}
         try:
             for name in self.forward_properties:
@@ -200,15 +210,19 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
             found = selected(batch, self.batch_keys)
             forward = {name: found[name] for name in self.forward_properties}
             targets = {name: found[name] for name in self.target_properties}
-        return TrainerResult.of(self.loss_compute(model(**forward), targets))
+        output = model(**forward)
+        if self.outputs:
+            output = by_field(output, self.outputs)
+        return TrainerResult.of(self.loss_compute(output, targets))
 
     def forward(self, batch: dict[str, Tensor], model: nn.Module) -> Any:
-        """Return the output of the model for a batch on the device, without a loss: for evaluation.
+        """Return the output of the model, by field if its parts have names, for a batch on the device: for evaluation.
 
         Raises:
             TrainingError: if the batch lacks a forward property.
         """
-        return model(**selected(batch, self.forward_properties))
+        output = model(**selected(batch, self.forward_properties))
+        return output if type(output) is dict and not self.outputs else by_field(output, self.outputs)
 
     def update(
         self,
@@ -278,22 +292,25 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
     def _build(self, model: ModelBase, parts: RunParts | None, *, give_optimizer: bool) -> None:
         """Build everything of a run in order: ranks, weights, optimizer, callbacks, hooks."""
         parts = parts or RunParts(self.run, self._plugins)
-        self.run, self._plugins = parts.run, parts.plugins
+        vars(self)["run"], self._plugins = parts.run, parts.plugins
         if parts.initializer is not None and parts.initializer.continues_a_run:
             self.initializer = parts.initializer
         dist_model = self.wrap_model(model.to(self.device))
+        self._own_step = step_of(model)
         # First of all: callbacks may copy the weights.
         self._initializers.check_and_load(self, model, parts.initializer, self.initializer)
         if give_optimizer:
             give_optimizers(model, self.state.counter)
         with preserved_rng():
             self.callbacks = self.get_all_callbacks(model)
-        self.participants = [*participants_of(self.callbacks), *self._plugins]
-        self.dispatch = compile_run_hooks(self.callbacks, self._plugins, self.request_stop)
+        vars(self)["participants"] = [*participants_of(self.callbacks), *self._plugins]
+        vars(self)["dispatch"] = compile_run_hooks(self.callbacks, self._plugins, self.request_stop)
+        if self._callback_states is not None:
+            self._restore_callbacks()
         self._prepared = model, dist_model
 
     def train(self, model: ModelBase) -> None:
-        """Train the model until the limit or a stop; a limit of zero evaluates once.
+        """Train the model until the limit or a stop; with a limit of zero, call every callback once.
 
         Raises:
             NonFiniteError: if losses or gradients stop being finite.
@@ -301,7 +318,7 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         """
         if self._prepared is None or self._prepared[0] is not model:
             self.prepare(model)
-        self._go(loop.train if self.total_training_updates else loop.evaluate)
+        self._go(loop.train if self.total_training_updates else loop.train_nothing)
 
     def eval(self, model: ModelBase, parts: RunParts | None = None) -> None:
         """Call every callback's `at_eval` once, without training; `parts` are those that a run adds."""
@@ -312,32 +329,21 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
         """Train or evaluate what is prepared, once, and close the callbacks."""
         assert self._prepared is not None, "prepared before"
         model, dist_model = self._prepared
-        self._prepared = None
         stop.begin_anew(self.state)
-        self.one_update.train_step = self.train_step  # an instance may have been given one of its own
-        with loop.closing(self.callbacks):
-            self.apply_resume_initializer(model)
-            work(self, model, dist_model)
+        # An instance may have been given ones of its own.
+        has_update = type(self).update is not BaseTrainer.update or "update" in vars(self)
+        self.one_update.follow(self.train_step, self.update if has_update else None)
+        try:
+            with loop.closing(self.callbacks):
+                self.apply_resume_initializer(model)
+                work(self, model, dist_model)
+        finally:
+            self._prepared = None
 
     def apply_resume_initializer(self, model: ModelBase) -> None:
         """Let an initializer that continues a run restore its state; one of weights alone was called before."""
         if self.initializer is not None and self.initializer.continues_a_run:
             self._initializers.call(self, model, self.initializer)
-
-    def call_before_training(self, callbacks: list[CallbackBase]) -> None:
-        """Call `before_training` of these callbacks; of run plugins too if they are the run's callbacks."""
-        if (call := self._hooks_of(callbacks).before_training) is not None:
-            call(self.state.counter)
-
-    def call_after_training(self, callbacks: list[CallbackBase]) -> None:
-        """Call `after_training` of these callbacks; of run plugins too if they are the run's callbacks."""
-        if (call := self._hooks_of(callbacks).after_training) is not None:
-            call(self.state.counter)
-
-    def _hooks_of(self, callbacks: list[CallbackBase]) -> Dispatch:
-        if callbacks is self.callbacks and self.dispatch is not None:
-            return self.dispatch
-        return compile_hooks(callbacks, on_stop=self.request_stop)
 
     def request_stop(self, reason: str) -> None:
         """End training at the next boundary, with a checkpoint."""
@@ -353,34 +359,10 @@ class BaseTrainer(ReadsState, ChoosesCallbacks, ABC):
 
     # State
 
-    def stand_at(self, epoch: int, update: int, sample: int) -> None:
-        """Set the counts of the run, for an evaluation of a checkpoint."""
-        self.state.stand_at(epoch, update, sample)
-
     def state_dict(self) -> dict[str, Any]:
         """Return progress, scaler, position in the metrics, and the callbacks' states by id."""
         return trainer_state(self)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned; the callbacks must have been built."""
-        resume.restore_trainer(self, state_dict)
-
     def capture_state(self, model: ModelBase) -> CheckpointState:
         """Return everything that a checkpoint holds, as it is now."""
         return capture_trainer(self, model, self.state_dict())
-
-    def check_state(self, checkpoint: SavedCheckpoint, state: CheckpointState) -> None:
-        """Check that this run can resume from a checkpoint and its `state()`, before anything is restored.
-
-        Raises:
-            CheckpointError: if an update or an epoch has another size here, or the run's limit lies before it.
-        """
-        resume.require_fitting(self, checkpoint, state)
-
-    def restore_state(self, model: ModelBase, checkpoint: SavedCheckpoint, state: CheckpointState) -> None:
-        """Go on from a checkpoint and its `state()`; optimizers and callbacks must have been built.
-
-        Raises:
-            CheckpointError: if the state is for another model.
-        """
-        resume.restore_checkpoint(self, model, checkpoint, state)

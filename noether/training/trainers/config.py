@@ -23,7 +23,7 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
     role: ClassVar[str] = "trainer"
 
     max_epochs: int | None = Field(
-        None, ge=0, examples=[100], description="Epochs to train for; 0 evaluates once and trains nothing."
+        None, ge=0, examples=[100], description="Epochs to train for; 0 trains nothing and calls every callback once."
     )
     max_updates: int | None = Field(
         None, ge=0, examples=[20_000], description="Updates to train for, instead of max_epochs."
@@ -96,6 +96,12 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
     )
     target_properties: list[str] | None = Field(
         [], examples=[["pressure_target"]], description="Properties of a batch that the loss compares with."
+    )
+    outputs: dict[str, str | int] | None = Field(
+        None,
+        examples=[{"pressure": "logits"}],
+        description="Place of each field in the output of the model: a key or an attribute, an index of a tuple, or a "
+        "path such as `hidden.0`. Unset: keys of a mapping, attributes of a dataclass.",
     )
     dataloader_prefetch_factor: int | None = Field(
         None, ge=1, examples=[4], description="Batches that each worker prepares ahead; overrides the loader's own."

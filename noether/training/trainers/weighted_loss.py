@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from noether.config.signature import SignatureConfig
 from noether.errors import TrainingError
 from noether.training.trainers.base import BaseTrainer
 from noether.training.trainers.config import BaseTrainerConfig
+from noether.training.trainers.outputs import by_field, described
 
 
 class WeightedLossTrainerConfig(BaseTrainerConfig[CallBackBaseConfig]):
@@ -105,7 +105,8 @@ class WeightedLossTrainer(BaseTrainer):
             raise TrainingError(
                 f"missing output or target of '{field}' in field_weights: found outputs "
                 f"{sorted(forward_output) or 'one tensor'} and targets {sorted(targets)}, expected {error}",
-                hint=f"return '{field}' from the model, and add '{target}' to target_properties",
+                hint=f"return '{field}' from the model or name its place with `outputs`, and add '{target}' to "
+                "target_properties",
             ) from error
         if self.track_outputs:
             return losses, {f"{field}_output": forward_output[field] for field, _ in self.loss_items}
@@ -115,11 +116,14 @@ class WeightedLossTrainer(BaseTrainer):
         """Return a model's output by field: one tensor stands for the only field."""
         if isinstance(output, Tensor):
             return {self.loss_items[0][0]: output} if len(self.loss_items) == 1 else {}
-        if isinstance(output, Mapping):
-            return dict(output)
+        found: Any = by_field(output)
+        if isinstance(found, dict):
+            return found
+        places = ", ".join(f"{field} = {index}" for index, (field, _) in enumerate(self.loss_items))
         raise TrainingError(
-            f"wrong output of the model: found {type(output).__name__}, expected a dict by field or one tensor",
-            hint="return {" + ", ".join(f"'{field}': …" for field, _ in self.loss_items) + "} from its forward",
+            f"wrong output of the model: found {described(output)}, expected a dict by field or one tensor",
+            hint="return {" + ", ".join(f"'{field}': …" for field, _ in self.loss_items) + "} from its forward, or say "
+            f"in [trainer] where the fields are: outputs = {{ {places} }}",
         )
 
     def _look_at_shapes(self, field: str, output: Tensor, target: Tensor) -> None:

@@ -119,7 +119,8 @@ def test_a_best_checkpoint_may_hold_some_of_the_parts_of_a_composite(finish, lab
 
 
 def test_an_unknown_part_of_a_composite_ends_the_run_before_its_first_update(run, lab):
-    outcome = run({"trainer.callbacks": [TOLD, {**TOLD_KEEPER, "model_names": ["head"]}]})
+    model = {"kind": "lab.models.EncoderDecoder", "optimizer": {"kind": "AdamW", "lr": 0.2}}
+    outcome = run({"model": model, "trainer.callbacks": [TOLD, {**TOLD_KEEPER, "model_names": ["head"]}]})
     assert isinstance(outcome.error, SpecError)
     assert "'keeper': unknown model_names: found ['head']" in outcome.error.message
     assert checkpoint_folders(outcome.run_dir / "checkpoints") == []

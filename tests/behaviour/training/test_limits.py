@@ -45,7 +45,8 @@ def test_a_limit_of_zero_evaluates_once_and_trains_nothing(finish, lab, metric_l
     watch = {"kind": "offline-loss", "every_n_epochs": 1, "dataset_key": "test"}
     limit = {"trainer.max_epochs": None, f"trainer.{unit}": 0}
     outcome = finish({**limit, "trainer.callbacks": [diary, watch]})
-    assert (lab.parent / "calls.txt").read_text().splitlines() == ["diary: eval E0_U0_S0", "close"]
+    calls = ["before_training E0_U0_S0", "diary: eval E0_U0_S0", "after_training E0_U0_S0", "close"]
+    assert (lab.parent / "calls.txt").read_text().splitlines() == calls
     assert "loss/test/total" in metric_lines(outcome)[0]["metrics"]
     assert checkpoint_folders(outcome.run_dir / "checkpoints") == []
 

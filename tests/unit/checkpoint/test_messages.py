@@ -52,7 +52,7 @@ def test_messages(golden, tmp_path):
             "a deep tree": lambda: parse_json(b"[" * 70 + b"]" * 70),
             "a file that is not safetensors": lambda: decode_tensors(b"\xff" * 20, {}),
             "a state of another type": lambda: split_state({"seen": {1}}, "callback 'mine'"),
-            "a tensor of another type": lambda: TensorFile.of({"w": torch.zeros(1, dtype=torch.complex128)}),
+            "a tensor of another type": lambda: TensorFile.of({"w": torch.zeros(1).to_sparse()}),
             "a state file": lambda: callback_file("../ema", "0.9"),
             "a save while averages are in place": lambda: refused(writer),
             "a reserved name": lambda: writer.reserve("best_model.loss", "other"),

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save
+from safetensors.torch import load, save
 
-from noether.checkpoint.tensor_file import _KINDS, TensorFile, lay_out_tensors
+from noether.checkpoint.tensor_file import _KINDS, TensorFile, decode_tensors, encode_tensors, lay_out_tensors
 from noether.errors import TrainingError
 
 shapes = st.sampled_from([(), (0,), (1,), (3,), (2, 3), (2, 0, 2), (300, 300)])
@@ -51,12 +51,31 @@ def test_what_lies_elsewhere_or_not_in_a_row_is_written_in_order() -> None:
     assert b"".join(lay_out_tensors(held)[0].chunks()) == save(plain)
 
 
+META = torch.zeros(2, device="meta")
+
+
 @pytest.mark.parametrize(
     "tensor",
-    [torch.zeros(2, dtype=torch.complex128), torch.zeros(2).to_sparse(), torch.zeros(2, device="meta")],
+    [torch.empty(2, dtype=torch.float8_e8m0fnu), torch.zeros(2).to_sparse(), META],
     ids=["dtype", "sparse", "meta"],
 )
 def test_a_type_that_the_format_lacks_is_refused_by_its_name(tensor: torch.Tensor) -> None:
     with pytest.raises(TrainingError) as caught:
         TensorFile.of({"w": tensor})
     assert "'w'" in str(caught.value)
+
+
+def test_complex_numbers_that_the_format_lacks_are_written_as_pairs() -> None:
+    values = torch.tensor([1 + 2j, 3 - 4j], dtype=torch.complex128).conj()
+    data, aliases = encode_tensors({"w": values, "again": values, "x": torch.ones(1)})
+    assert torch.equal(load(data)["again"], torch.view_as_real(values.resolve_conj()))
+    decoded = decode_tensors(data, aliases)
+    assert torch.equal(decoded["w"], values)
+    assert decoded["w"] is decoded["again"]
+
+
+@pytest.mark.parametrize("name", ["__metadata__", "half \ud800"])
+def test_a_name_that_the_format_cannot_hold_is_refused(name: str) -> None:
+    with pytest.raises(TrainingError) as caught:
+        TensorFile.of({name: torch.zeros(1)})
+    assert repr(name) in str(caught.value)

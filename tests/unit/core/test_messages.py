@@ -10,15 +10,21 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from noether.core.callbacks.checkpoint.averages import FlatParameters, LiveWeights, load_averages
+from noether.core.callbacks.checkpoint.averages import (
+    Average,
+    FlatParameters,
+    flattened,
+    load_averages,
+)
 from noether.core.callbacks.checkpoint.interval import check_parts
+from noether.core.callbacks.checkpoint.live_weights import LiveWeights
 from noether.core.callbacks.evaluation import put_together
 from noether.core.initializers import ResumeInitializerConfig
 from noether.core.initializers.weights import read_weights, renamed, run_below
 from noether.core.models.cnn import CNN, CNNConfig
 from noether.core.models.composite import CompositeModel
 from noether.core.models.mlp import MLP, MLPConfig
-from noether.core.models.weights import match_weights
+from noether.core.models.weights import match_weights, require_no_new_buffers
 from noether.core.trackers.mlflow.store import resolve_store
 from noether.testing import make_callback, make_counter, make_model, make_trainer
 
@@ -38,12 +44,19 @@ def plain(call: Callable[[], object]) -> Any:
         raise ValueError("; ".join(found["msg"] for found in error.errors())) from None
 
 
+def average(**sizes: int) -> Average:
+    return Average(LiveWeights(nn.ParameterDict({name: torch.ones(size) for name, size in sizes.items()})), 0.5)
+
+
 def of_callbacks(tmp_path: Path) -> dict[str, Callable[[], object]]:
     trainer, model = make_trainer(tmp_path), make_model()
     half = list(nn.Linear(2, 2).to(torch.bfloat16).parameters())
     moved = FlatParameters(list(model.parameters()))
     list(model.parameters())[-1].data = torch.ones(2)
     ones = {"a": torch.ones(1)}
+    parts = CompositeModel(parts={"encoder": make_model(), "decoder": make_model()})
+    halves = torch.ones(4)
+    sharing = nn.ParameterDict({"a": halves[:3], "b": halves[2:]})
 
     def callback(kind: str, **settings: Any) -> Any:
         return plain(lambda: make_callback({"kind": kind, **settings}, trainer))
@@ -67,16 +80,17 @@ def of_callbacks(tmp_path: Path) -> dict[str, Callable[[], object]]:
             every_n_epochs=1,
             **dict.fromkeys(("save_weights", "save_optim", "save_latest_weights", "save_latest_optim"), False),
         ),
-        "unknown parts": lambda: check_parts(["head"], model, callback_id="checkpoint"),
+        "unknown parts": lambda: check_parts(["head"], parts, callback(**CHECKPOINT)),
         "repeated factors": lambda: callback("ema", every_n_epochs=1, target_factors=[0.9, 0.9]),
         "a nested checkpoint callback": lambda: callback(
             "ema", every_n_epochs=1, target_factors=[0.9], eval_callbacks=[CHECKPOINT]
         ),
         "an unknown path": lambda: LiveWeights(model, "enc"),
         "flat parameters of half precision": lambda: FlatParameters(half),
+        "flat parameters in the same memory": lambda: flattened(LiveWeights(sharing)),
         "parameters that left the buffer": moved.check,
-        "averages of other weights": lambda: load_averages({"b": torch.ones(1)}, ones, "ema.safetensors"),
-        "averages of another shape": lambda: load_averages({"a": torch.ones(2)}, ones, "ema.safetensors"),
+        "averages of other weights": lambda: load_averages([average(b=1)], ones, "ema.safetensors"),
+        "averages of another shape": lambda: load_averages([average(a=2)], ones, "ema.safetensors"),
         "results that differ": lambda: put_together([torch.ones(1), 1.0]),
         "results of a wrong type": lambda: put_together(["a"]),
     }
@@ -102,6 +116,7 @@ def of_the_others(tmp_path: Path) -> dict[str, Callable[[], object]]:
         "weights that do not fit": lambda: match_weights(model, names).require_complete(
             "weights.safetensors", hint="set strict = false"
         ),
+        "a buffer of a forward pass": lambda: require_no_new_buffers(nn.BatchNorm1d(2), frozenset()),
         "no optimizer": lambda: make_model(optimizer=None).initialize_optimizer(**LENGTH),
         "a parameter of no part": lambda: loose.initialize_optimizer(**LENGTH),
         "wrong forward properties": lambda: CNN.check_inputs(NoProperties(), ["x"]),

@@ -5,10 +5,12 @@ import random
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from noether.data.collators import stack
 from noether.data.dataset import Dataset, InMemoryDataset
-from noether.data.fetch import fetch_of
+from noether.data.fetch import FetchSamples, fetch_of
 
 
 class Noisy(Dataset):
@@ -70,3 +72,32 @@ def test_an_error_names_the_sample() -> None:
         with pytest.raises(ValueError) as caught:
             fetch_of(dataset, seed=0)(torch.tensor([0, 2]), 0)
         assert caught.value.__notes__ == ["while loading sample 2 of Broken"]
+
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
+
+
+@given(
+    dtype=st.sampled_from([*DTYPES, torch.complex64]),
+    layout=st.sampled_from(["plain", "transposed", "column", "expanded", "empty", "scalars", "conjugate"]),
+    indices=st.lists(st.integers(0, 4), max_size=6).filter(bool),
+)
+def test_a_batch_that_is_gathered_is_the_one_that_is_collated(
+    dtype: torch.dtype, layout: str, indices: list[int]
+) -> None:
+    values = (torch.arange(15).view(5, 3) % 7).to(dtype)
+    values = {
+        "plain": values,
+        "transposed": values.view(3, 5).T,
+        "column": values[:, 1:2],
+        "expanded": values[:1].expand(5, 3),
+        "empty": values[:, :0],
+        "scalars": values[:, 0],
+        "conjugate": values.conj(),
+    }[layout]
+    dataset = InMemoryDataset({"x": values})
+    gathered, collated = (
+        fetch(torch.tensor(indices), 0)["x"] for fetch in (fetch_of(dataset, 0), FetchSamples(dataset, stack))
+    )
+    assert gathered.dtype == collated.dtype
+    assert torch.equal(gathered, collated)

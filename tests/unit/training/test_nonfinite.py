@@ -99,9 +99,46 @@ def test_without_skipping_the_first_one_ends_the_run_and_says_how_to_skip() -> N
     assert caught.value.exit_code == 4
 
 
-def test_guard_looks_into_sparse_and_complex_gradients():
-    guard = FiniteGuard(skip=True, max_in_a_row=3)
-    sparse = torch.sparse_coo_tensor(torch.tensor([[1]]), torch.tensor([2.0]), (4,), check_invariants=True)
-    assert guard.admits(torch.tensor(1.0), [sparse, torch.ones(2, dtype=torch.complex64)])
-    broken = torch.sparse_coo_tensor(torch.tensor([[1]]), torch.tensor([math.inf]), (4,), check_invariants=True)
-    assert not guard.admits(torch.tensor(1.0), [broken])
+def gradient(layout: str, dtype: torch.dtype, value: float) -> torch.Tensor:
+    own = torch.ones(4, 3, dtype=dtype)
+    own[2, 1] = value
+    rows = torch.tensor([[0, 2, 2]])
+    return {
+        "plain": own,
+        "transposed": own.T,
+        "column": torch.ones(4, 8, dtype=dtype).copy_(own[2, 1])[:, 1:2],
+        "scalar": own[2, 1],
+        "empty": own[:0],
+        "summed": torch.sparse_coo_tensor(rows, own[[0, 2, 1]], (4, 3), check_invariants=True),
+    }[layout]
+
+
+@given(
+    kinds=st.lists(
+        st.tuples(
+            st.sampled_from(["plain", "transposed", "column", "scalar", "empty", "summed"]),
+            st.sampled_from([torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64]),
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    broken=st.integers(0, 7),
+    value=st.sampled_from(BROKEN),
+)
+def test_gradients_of_every_kind_are_looked_at_and_not_changed(
+    kinds: list[tuple[str, torch.dtype]], broken: int, value: float
+) -> None:
+    gradients = [
+        gradient(layout, dtype, value if index == broken else 2.0) for index, (layout, dtype) in enumerate(kinds)
+    ]
+    before = [each.to_dense().clone() for each in gradients]
+    is_broken = broken < len(kinds) and kinds[broken][0] != "empty"
+    assert guard().admits(torch.tensor(1.0), gradients) is not is_broken
+    assert all(
+        torch.equal(was.nan_to_num(), now.to_dense().nan_to_num()) for was, now in zip(before, gradients, strict=True)
+    )
+
+
+def test_entries_of_a_sparse_gradient_that_overflow_in_their_sum_are_noticed() -> None:
+    rows, values = torch.tensor([[1, 1]]), torch.full((2,), 60000.0, dtype=torch.float16)
+    assert not guard().admits(torch.tensor(1.0), [torch.sparse_coo_tensor(rows, values, (4,), check_invariants=True)])

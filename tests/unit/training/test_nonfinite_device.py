@@ -148,7 +148,7 @@ def test_the_host_looks_where_one_optimizer_takes_no_flag(foreign: torch.optim.O
     assert found.was_skipped
     assert not found.admits(loss(False), [])
     assert found.was_skipped
-    assert found.applied is None
+    assert found.applied == 0.0
     assert found.in_a_row == 1
 
 

@@ -15,69 +15,25 @@ from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.paths import PathProvider, ResumptionPaths
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.state import callback_file
+from noether.core.callbacks.checkpoint.live_weights import LiveWeights
 from noether.errors import CheckpointError, SpecError, TrainingError
+from noether.optim.kernels import sharing
 
 
-class LiveWeights:
-    """Parameters and persistent buffers of a model or one of its parts, under the names of its `state_dict`.
-
-    Args:
-        model: The model.
-        path: Prefix of the names, such as `encoder`; None for the whole model.
-
-    Attributes:
-        parameters: Parameters by name; a tied one under its first name only.
-        aliases: Other names of tied tensors, each with the first name.
+def flattened(live: LiveWeights) -> FlatParameters:
+    """Move parameters into one buffer.
 
     Raises:
-        SpecError: if no name starts with the path.
+        SpecError: if they have several types or devices, are of half precision, or share memory, which would end.
     """
-
-    def __init__(self, model: nn.Module, path: str | None = None) -> None:
-        owners = _buffer_owners(model)
-        state = {
-            name: value  # a module's extra state is neither averaged nor exchanged
-            for name, value in model.state_dict(keep_vars=True).items()
-            if isinstance(value, nn.Parameter) or id(value) in owners
-        }
-        chosen = [name for name in state if path is None or name == path or name.startswith(f"{path}.")]
-        if not chosen:
-            parts = dict.fromkeys(name.split(".", 1)[0] for name in state)
-            raise SpecError(
-                f"unknown path in model_paths: found {path!r}, expected a prefix of the model's weight names",
-                hint=f"the parts of the model are {', '.join(parts)}",
-            )
-        first_names: dict[int, str] = {}
-        self.parameters: dict[str, nn.Parameter] = {}
-        self.aliases: dict[str, str] = {}
-        self._buffers: dict[str, tuple[nn.Module, str]] = {}
-        for name in chosen:
-            tensor = state[name]
-            if (first := first_names.setdefault(id(tensor), name)) != name:
-                self.aliases[name] = first
-            elif isinstance(tensor, nn.Parameter):
-                self.parameters[name] = tensor
-            else:
-                self._buffers[name] = owners[id(tensor)]
-
-    def buffers(self) -> dict[str, Tensor]:
-        """Return the current buffers by name; a module may replace a buffer tensor at any time."""
-        return {name: module._buffers[key] for name, (module, key) in self._buffers.items()}  # type: ignore[misc]  # a persistent buffer that is a tensor
-
-    def put_buffers(self, buffers: dict[str, Tensor]) -> None:
-        """Replace the buffer tensors."""
-        for name, (module, key) in self._buffers.items():
-            module._buffers[key] = buffers[name]
-
-
-def _buffer_owners(model: nn.Module) -> dict[int, tuple[nn.Module, str]]:
-    """Return the module and key of each buffer, by the id of its tensor."""
-    return {
-        id(buffer): (module, key)
-        for module in model.modules()
-        for key, buffer in module._buffers.items()
-        if isinstance(buffer, torch.Tensor)
-    }
+    shared = sharing({**live.parameters, **live.copied()})
+    if shared:
+        raise SpecError(
+            f"wrong memory for flat_parameters: found '{shared[0]}' and '{shared[1]}' in the same memory, expected "
+            "parameters with memory of their own",
+            hint="remove flat_parameters",
+        )
+    return FlatParameters(list(live.parameters.values()))
 
 
 _ALIGNMENT = 64  # bytes, as in torch's allocator, so that kernels see the same alignment
@@ -108,6 +64,9 @@ class FlatParameters:
         unit = _ALIGNMENT // dtype.itemsize
         self._parameters = list(parameters)
         self._is_new = True
+        self._filled = [
+            index for index, parameter in enumerate(parameters) if parameter.numel()
+        ]  # others have no place
         self._starts = [0]
         for parameter in parameters:
             self._starts.append(self._starts[-1] + -(-parameter.numel() // unit) * unit)
@@ -131,8 +90,8 @@ class FlatParameters:
         Raises:
             TrainingError: if a parameter has other storage.
         """
-        first, last = self.buffer.data_ptr(), len(self._parameters) - 1
-        for index in range(last + 1) if self._is_new else (last,):
+        first = self.buffer.data_ptr()
+        for index in self._filled if self._is_new else self._filled[-1:]:
             if self._parameters[index].data_ptr() != first + self._starts[index] * self.buffer.itemsize:
                 raise TrainingError(
                     "parameters have left the buffer of flat_parameters: other code gave them new storage",
@@ -143,7 +102,7 @@ class FlatParameters:
 
 
 class Average:
-    """One average of weights, `average = factor * average + (1 - factor) * weight`; buffers are copied.
+    """One average of weights, `average = factor * average + (1 - factor) * weight`; buffers and integers are copied.
 
     Averages are kept in float32 at least: half precision would lose the small changes of a factor near 1. A few calls
     update all parameters of the model, on lists that are made once.
@@ -152,6 +111,9 @@ class Average:
         live: Weights to follow; the average starts from their current values.
         factor: Weight of the past, in [0, 1).
         flat: Buffer that holds the parameters, if there is one; the averages are then one buffer too.
+
+    Attributes:
+        copies: Copies of buffers and integers by name.
     """
 
     def __init__(self, live: LiveWeights, factor: float, flat: FlatParameters | None = None) -> None:
@@ -165,13 +127,15 @@ class Average:
         else:
             self._flat_average = flat.buffer.clone()
             self._averages = flat.views_of(self._flat_average)
-        self._buffers = {name: buffer.detach().clone() for name, buffer in live.buffers().items()}
+        self.copies = {name: tensor.detach().clone() for name, tensor in live.copied().items()}
         # Half-precision weights are converted into these first, because lerp takes one type only.
         converted = any(
             average.dtype != parameter.dtype
             for average, parameter in zip(self._averages, self._parameters, strict=True)
         )
         self._converted = [torch.empty_like(average) for average in self._averages] if converted else None
+        self._dtypes = [average.dtype for average in self._averages]
+        self._is_single = all(dtype is torch.float32 for dtype in self._dtypes)
 
     def update(self, applied: Tensor | None = None) -> None:
         """Follow one optimizer update.
@@ -182,7 +146,7 @@ class Average:
         weights = self._weights
         if self._flat is not None:
             self._flat.check()
-            share = 1.0 - self.factor if applied is None else applied * (1.0 - self.factor)
+            share = 1.0 - self.factor if applied is None else self._shares(applied)[0]
             self._flat_average.lerp_(self._flat.buffer, share)
         elif weights:
             if self._converted is not None:
@@ -191,14 +155,36 @@ class Average:
             if applied is None:
                 torch._foreach_lerp_(self._averages, weights, 1.0 - self.factor)
             else:
-                torch._foreach_lerp_(self._averages, weights, [applied * (1.0 - self.factor)] * len(weights))
-        if self._buffers:
-            self._copy_buffers(applied)
+                torch._foreach_lerp_(self._averages, weights, self._shares(applied))
+        if self.copies:
+            self._copy(applied)
 
-    def _copy_buffers(self, applied: Tensor | None) -> None:
-        for name, buffer in self._live.buffers().items():
-            kept = self._buffers[name]
-            kept.copy_(buffer if applied is None else torch.where(applied.bool(), buffer, kept))
+    def _shares(self, applied: Tensor) -> list[Tensor]:
+        """Return the share of the weights in each average, in its type as lerp wants it."""
+        share = applied * (1.0 - self.factor)
+        if self._is_single:
+            return [share] * len(self._averages)
+        shares = {dtype: share.to(dtype) for dtype in set(self._dtypes)}
+        return [shares[dtype] for dtype in self._dtypes]
+
+    def _copy(self, applied: Tensor | None) -> None:
+        """Copy buffers; one that was resized is copied as a whole, for which the host waits for the device."""
+        for name, tensor in self._live.copied().items():
+            kept = self.copies.get(name)
+            if kept is None or kept.shape != tensor.shape or kept.dtype != tensor.dtype:
+                if applied is None or applied:
+                    self.copies[name] = tensor.detach().clone()
+            else:
+                kept.copy_(tensor if applied is None else torch.where(applied.bool(), tensor, kept))
+
+    def _find_late(self) -> None:
+        """Begin copies of buffers that were None so far, and forget those of buffers that are None now."""
+        self._live.find_late()
+        found = self._live.copied()
+        self.copies = {
+            name: self.copies[name] if name in self.copies else tensor.detach().clone()
+            for name, tensor in found.items()
+        }
 
     @contextmanager
     def in_place_of_live(self, *, exchange: bool) -> Iterator[None]:
@@ -209,14 +195,15 @@ class Average:
                 storages, such as a compiled graph or sharded parameters.
         """
         held = [parameter.data if exchange else parameter.data.clone() for parameter in self._parameters]
-        buffers = self._live.buffers()
+        self._find_late()
+        copied = self._live.copied()
         try:
             self._put(self._in_model_type(), exchange=exchange)
-            self._live.put_buffers({name: buffer.clone() for name, buffer in self._buffers.items()})
+            self._live.put_copied({name: _like(copied[name], copy) for name, copy in self.copies.items()})
             yield
         finally:
             self._put(held, exchange=exchange)
-            self._live.put_buffers(buffers)
+            self._live.put_copied(copied)
 
     def _in_model_type(self) -> list[Tensor]:
         if self._converted is None:
@@ -226,7 +213,7 @@ class Average:
         ]
 
     def _put(self, tensors: list[Tensor], *, exchange: bool) -> None:
-        if not exchange:
+        if not exchange and tensors:
             torch._foreach_copy_([parameter.data for parameter in self._parameters], tensors)
             return
         for parameter, tensor in zip(self._parameters, tensors, strict=True):
@@ -234,14 +221,21 @@ class Average:
 
     def state(self) -> dict[str, Tensor]:
         """Return the averages themselves under the model's names; tied weights share one tensor."""
-        tensors = dict(zip(self._live.parameters, self._averages, strict=True)) | self._buffers
+        self._find_late()
+        tensors = dict(zip(self._live.parameters, self._averages, strict=True)) | self.copies
         return tensors | {alias: tensors[name] for alias, name in self._live.aliases.items()}
 
 
 def _own(parameter: nn.Parameter) -> Tensor:
-    tensor = parameter.detach()
-    dtype = torch.promote_types(tensor.dtype, torch.float32) if tensor.is_floating_point() else tensor.dtype
-    return tensor.to(dtype, copy=True)
+    """Return a copy in single precision at least."""
+    single = torch.complex64 if parameter.is_complex() else torch.float32
+    dtype = parameter.dtype if parameter.dtype.itemsize >= single.itemsize else single
+    return parameter.detach().to(dtype, copy=True)
+
+
+def _like(tensor: Tensor, copy: Tensor) -> Tensor:
+    """Return a copy for the place of a tensor: a parameter for a parameter."""
+    return nn.Parameter(copy.clone(), requires_grad=False) if isinstance(tensor, nn.Parameter) else copy.clone()
 
 
 _LOG = logging.getLogger("noether.callbacks.ema")
@@ -271,28 +265,33 @@ def find_averages(paths: PathProvider, owner: str, name: str) -> tuple[dict[str,
     return None
 
 
-def load_averages(averages: Mapping[str, Tensor], saved: Mapping[str, Tensor], source: str) -> None:
-    """Copy saved values into the tensors of the same names.
+def load_averages(averages: Sequence[Average], saved: Mapping[str, Tensor], source: str) -> None:
+    """Load saved values into averages; a copied buffer may have another shape than the model's.
 
     Args:
-        averages: Tensors to fill.
-        saved: Saved values.
+        averages: Averages of one factor.
+        saved: Saved values by name.
         source: Source of the values, for the error.
 
     Raises:
         CheckpointError: if names or shapes differ.
     """
-    if averages.keys() != saved.keys():
-        missing, extra = sorted(averages.keys() - saved.keys()), sorted(saved.keys() - averages.keys())
+    state = {name: tensor for average in averages for name, tensor in average.state().items()}
+    if state.keys() != saved.keys():
+        missing, extra = sorted(state.keys() - saved.keys()), sorted(saved.keys() - state.keys())
         raise CheckpointError(
             f"{source}: averages of other weights: missing {missing or 'none'}, not expected {extra or 'none'}",
             hint="resume with the model and the model_paths of the run that saved them",
         )
     for name, tensor in saved.items():
-        if averages[name].shape != tensor.shape:
-            shapes = f"found {tuple(tensor.shape)}, expected {tuple(averages[name].shape)}"
+        if state[name].shape == tensor.shape:
+            state[name].copy_(tensor)
+            continue
+        copies = next((average.copies for average in averages if name in average.copies), None)
+        if copies is None:
+            shapes = f"found {tuple(tensor.shape)}, expected {tuple(state[name].shape)}"
             raise CheckpointError(f"{source}: wrong shape of the average {name}: {shapes}")
-        averages[name].copy_(tensor)
+        copies[name] = tensor.to(copies[name].device, copy=True)
 
 
 def _places(paths: PathProvider) -> Iterator[Path]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -161,15 +162,23 @@ class BestCheckpointCallback(PeriodicCallback):
         """Best value of the metric; before the first one the worst possible, an infinity."""
         return self._progress.best.or_worst
 
+    @best_metric_value.setter
+    def best_metric_value(self, value: float) -> None:
+        self._progress.best.begin_from(value)
+
     @property
     def tolerance_counter(self) -> int:
         """Number of intervals in a row without improvement."""
         return self._progress.best.without_improvement
 
+    @tolerance_counter.setter
+    def tolerance_counter(self, intervals: int) -> None:
+        self._progress.best.without_improvement = intervals
+
     @property
-    def tolerances_is_exceeded(self) -> dict[int, bool]:
-        """True for each tolerance that was exceeded so far: more intervals in a row had no improvement."""
-        return {tolerance: tolerance in self._progress.kept for tolerance in self._progress.tolerances}
+    def tolerances_is_exceeded(self) -> Mapping[int, bool]:
+        """True for each tolerance that was exceeded so far: more intervals in a row had no improvement; read-only."""
+        return MappingProxyType({n: n in self._progress.kept for n in self._progress.tolerances})
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best value, the intervals since, and the values kept for each tolerance."""
@@ -207,7 +216,7 @@ class BestCheckpointCallback(PeriodicCallback):
             SpecError: if the model has no part of a name, or another callback follows the same metric.
         """
         self.checkpoint_writer.reserve(self._tag(), self.id)
-        check_parts(self.model_names, self.model, callback_id=self.id)
+        check_parts(self.model_names, self.model, self)
         self._children.call("before_training", {"update_counter": update_counter, **kwargs})
 
     def periodic_callback(self, *, interval_type: IntervalType, **arguments: Any) -> None:

@@ -18,15 +18,16 @@ from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.checkpoint.averages import (
     Average,
-    FlatParameters,
-    LiveWeights,
     find_averages,
+    flattened,
     load_averages,
 )
 from noether.core.callbacks.checkpoint.interval import CheckpointCallbackConfig
-from noether.core.callbacks.periodic import IntervalType, PeriodicCallback, without_gradients
+from noether.core.callbacks.checkpoint.live_weights import LiveWeights
+from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
 from noether.core.callbacks.tree import NestedCallbacks
 from noether.core.models.base import ModelBase
+from noether.errors import TrainingError
 from noether.kernel.markers import when_due
 from noether.kernel.progress import UpdateCounter
 
@@ -41,12 +42,13 @@ class EmaCallbackConfig(CallBackBaseConfig):
     model_paths: list[str | None] | None = Field(
         None,
         examples=[["encoder"]],
-        description="Parts of the model to average, as prefixes of weight names; unset: all.",
+        description="Parts of the model to average, as prefixes of weight names; `composite_model.encoder` is the same "
+        "as `encoder`. Unset: all.",
     )
     save_weights: bool = Field(True, description="True to save the averages when the interval fires.")
     save_last_weights: bool = Field(True, description="True to save the averages at the end of training.")
     save_latest_weights: bool = Field(
-        False, description="The same as save_weights: the newest checkpoint with averages is the latest one."
+        False, description="True to save the averages when the interval fires, in place of those before."
     )
     flat_parameters: bool = Field(
         False,
@@ -129,6 +131,7 @@ class EmaCallback(PeriodicCallback):
         self._averages: dict[tuple[str | None, float], Average] = {}
         self._is_flat = callback_config.flat_parameters
         self._is_resumed = False
+        self._shares_memory = False
 
     def _children(self, factor: float, arguments: dict[str, Any]) -> NestedCallbacks:
         return NestedCallbacks(
@@ -172,7 +175,8 @@ class EmaCallback(PeriodicCallback):
         self._averages = {}
         for path in self.model_paths:
             live = LiveWeights(self.model, path)
-            flat = FlatParameters(list(live.parameters.values())) if self._is_flat else None
+            self._shares_memory = live.share_memory()
+            flat = flattened(live) if self._is_flat else None
             self._averages |= {(path, factor): Average(live, factor, flat) for factor in self.target_factors}
 
     def _of(self, factor: float) -> list[Average]:
@@ -185,12 +189,17 @@ class EmaCallback(PeriodicCallback):
             cur_model: The model of the run; the average holds its weights already.
             model_path: One of `model_paths`.
             target_factor: One of `target_factors`.
+
+        Raises:
+            TrainingError: if it is another model.
         """
-        self.averages[model_path, target_factor].update(self.trainer.applied)
+        if next(cur_model.parameters()) is not next(self.model.parameters()):
+            raise TrainingError(f"wrong model in apply_ema: found another one than that of the run of '{self.id}'")
+        self.averages[model_path, target_factor].update(_on_device(self.trainer.verdict))
 
     def track_after_update_step(self, **_: Any) -> None:
         """Follow the update with every average."""
-        applied = self.trainer.applied
+        applied = _on_device(self.trainer.verdict)
         for average in self.averages.values():
             average.update(applied)
 
@@ -211,8 +220,14 @@ class EmaCallback(PeriodicCallback):
     # State
 
     def state_files(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """Return the averages, one file for each factor."""
-        return {str(factor): self._state(factor) for factor in self.target_factors}
+        """Return the averages, one file for each factor; those of the whole model with all else in its state."""
+        others = self._others() if None in self.model_paths else {}
+        return {str(factor): {**others, **self._state(factor)} for factor in self.target_factors}
+
+    def _others(self) -> dict[str, Any]:
+        """Return what the model's state holds beside parameters and buffers: the extra state of modules."""
+        averaged = self._state(self.target_factors[0])
+        return {name: value for name, value in self.model.state_dict().items() if name not in averaged}
 
     def _state(self, factor: float) -> dict[str, Tensor]:
         return {name: tensor for average in self._of(factor) for name, tensor in average.state().items()}
@@ -231,7 +246,9 @@ class EmaCallback(PeriodicCallback):
                     "callback '%s' found no averages of factor %s; they start from the current weights", self.id, factor
                 )
             else:
-                load_averages(self._state(factor), *found)
+                saved, source = found  # the model has restored all else that is in its state
+                others = self._others() if None in self.model_paths else {}
+                load_averages(self._of(factor), {name: saved[name] for name in saved if name not in others}, source)
 
     # Hooks
 
@@ -242,20 +259,17 @@ class EmaCallback(PeriodicCallback):
         self._pass_on("before_training", kwargs)
 
     @when_due
-    @without_gradients
     def after_epoch(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
         """Save if the epoch interval fires; call the children that are due, on averaged weights."""
         super().after_epoch(update_counter, **kwargs)
         self._evaluate("epoch", {"update_counter": update_counter, **kwargs})
 
     @when_due
-    @without_gradients
     def after_update(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
         """Save if the update or the sample interval fires; call the children that are due, on averaged weights."""
         super().after_update(update_counter, **kwargs)
         self._evaluate("update", {"update_counter": update_counter, **kwargs})
 
-    @without_gradients
     def at_eval(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
         """Call all children, on averaged weights."""
         super().at_eval(update_counter, **kwargs)
@@ -268,7 +282,7 @@ class EmaCallback(PeriodicCallback):
     def periodic_callback(self, *, interval_type: IntervalType, update_counter: UpdateCounter, **_: Any) -> None:
         """Request a save of the averages."""
         if interval_type != "eval" and (self.save_weights or self.save_latest_weights):
-            self.checkpoint_writer.save_files(self.id)
+            self.checkpoint_writer.save_files(self.id, stays=self.save_weights)
 
     def after_training(self, **kwargs: Any) -> None:
         """Request a last save of the averages; children see the live weights."""
@@ -287,8 +301,8 @@ class EmaCallback(PeriodicCallback):
                     group.call(f"after_{hook}", arguments)
 
     def _may_exchange(self, arguments: Mapping[str, Any]) -> bool:
-        """Return True if storages may be exchanged: a wrapped or compiled model may hold on to its own."""
-        return arguments.get("trainer_model") is self.model
+        """Return True if storages may be exchanged: other tensors or a wrapped model may hold on to them."""
+        return arguments.get("trainer_model") is self.model and not self._shares_memory
 
     # Due rounds
 
@@ -302,3 +316,8 @@ class EmaCallback(PeriodicCallback):
         """Return the next update at which this callback or one of its children acts."""
         own = super().next_due_update(update_counter)
         return min([own, *(group.next_due_update(update_counter) for group in self._groups.values())])
+
+
+def _on_device(verdict: bool | Tensor | None) -> Tensor | None:
+    """Return the flag of an update if only the device knows it; an update known to be skipped is not followed."""
+    return verdict if isinstance(verdict, Tensor) else None

@@ -3,40 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts
+from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
 from noether.core.models.base import ModelBase
+from noether.core.models.composite import CompositeModel
 from noether.errors import SpecError
 from noether.kernel.progress import UpdateCounter
 
 
-def check_parts(names: Sequence[str] | None, model: ModelBase, *, callback_id: str) -> None:
-    """Check before training that all parts named in `model_names` exist.
+def check_parts(names: Sequence[str] | None, model: ModelBase, callback: CallbackBase) -> None:
+    """Check before training that all parts named in `model_names` exist; only a composite has parts.
 
     Args:
         names: The callback's `model_names`.
         model: The model that is trained.
-        callback_id: Id of the callback, for the error.
+        callback: The callback, for the message.
 
     Raises:
-        SpecError: if the model has no part of a name.
+        SpecError: if a composite has no part of a name.
     """
-    unknown = set(names or ()) - model.submodels.keys()
-    if unknown:
+    if names is not None and not isinstance(model, CompositeModel):
+        callback.logger.info("'%s' ignores model_names: the model is not a composite, and is saved whole", callback.id)
+    elif unknown := set(names or ()) - model.submodels.keys():
         raise SpecError(
-            f"callback '{callback_id}': unknown model_names: found {sorted(unknown)}, expected parts of the model",
+            f"callback '{callback.id}': unknown model_names: found {sorted(unknown)}, expected parts of the model",
             hint=f"the parts of the model are {', '.join(model.submodels)}",
         )
 
 
 def parts_to_save(names: Sequence[str] | None, model: ModelBase) -> Sequence[str] | None:
     """Return the parts to save; None for all of them, so that naming every part makes a whole checkpoint."""
-    if names is not None and set(names) >= model.submodels.keys():
+    if names is None or not isinstance(model, CompositeModel) or set(names) >= model.submodels.keys():
         return None
     return names
 
@@ -50,8 +54,10 @@ class CheckpointCallbackConfig(CallBackBaseConfig):
         True,
         description="True to save the optimizer's state in each checkpoint; without it a run cannot resume from it.",
     )
-    save_latest_weights: bool = Field(True, description="True to save the weights in the newest checkpoint, `latest`.")
-    save_latest_optim: bool = Field(True, description="True to save the optimizer's state in the newest checkpoint.")
+    save_latest_weights: bool = Field(
+        True, description="True to save the weights in the newest checkpoint, which takes them from the one before."
+    )
+    save_latest_optim: bool = Field(True, description="The same for the optimizer's state.")
     model_names: list[str] | None = Field(
         None, examples=[["encoder"]], description="Parts of a composite model to save; unset: all."
     )
@@ -101,7 +107,7 @@ class CheckpointCallback(PeriodicCallback):
         Raises:
             SpecError: if the model has no part of a name.
         """
-        check_parts(self.model_names, self.model, callback_id=self.id)
+        check_parts(self.model_names, self.model, self)
 
     def periodic_callback(self, *, interval_type: IntervalType, update_counter: UpdateCounter, **kwargs: Any) -> None:
         """Request a checkpoint at this update."""
@@ -113,9 +119,9 @@ class CheckpointCallback(PeriodicCallback):
         self._save("last")
 
     def _save(self, tag: str | None) -> None:
-        self.checkpoint_writer.save(
-            tag,
-            save_weights=self.save_weights or self.save_latest_weights,
-            save_optim=self.save_optim or self.save_latest_optim,
-            model_names=parts_to_save(self.model_names, self.model),
-        )
+        """Request the parts that stay, and those that only the newest checkpoint has."""
+        save = partial(self.checkpoint_writer.save, tag, model_names=parts_to_save(self.model_names, self.model))
+        if self.save_weights or self.save_optim:
+            save(save_weights=self.save_weights, save_optim=self.save_optim)
+        if self.save_latest_weights > self.save_weights or self.save_latest_optim > self.save_optim:
+            save(save_weights=self.save_latest_weights, save_optim=self.save_latest_optim, newest_of=self.id)

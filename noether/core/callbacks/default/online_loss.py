@@ -65,7 +65,7 @@ class OnlineLossCallback(PeriodicCallback):
             losses,
             accumulation_steps=accumulation_steps,
             accumulation_step=accumulation_step,
-            applied=self.trainer.applied,
+            applied=self.trainer.verdict,
         )
         if self._steps.held >= HOLD:
             self._fold()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.models.base import ModelBase
 from noether.kernel.progress import UpdateCounter
+from noether.optim.kernels import strided, total_norm
 
 
 class TrainingStabilityCallback(PeriodicCallback):
@@ -53,8 +53,9 @@ class TrainingStabilityCallback(PeriodicCallback):
             return
         gradients = model.gradients()
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._seen = {"gradient_norm": _norm(gradients), "model_norm": _norm(parameters)}
-        self._seen["non_finite_gradients"] = torch.stack([(~g.isfinite()).sum() for g in gradients]).sum()
+        self._seen = {"gradient_norm": total_norm(gradients), "model_norm": total_norm(parameters)}
+        counts = [(~strided(gradient).isfinite()).sum() for gradient in gradients]
+        self._seen["non_finite_gradients"] = torch.stack(counts).sum() if counts else torch.tensor(0)
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return norms that may not be logged yet."""
@@ -71,8 +72,3 @@ class TrainingStabilityCallback(PeriodicCallback):
         scaler = self.trainer.precision.scaler
         if scaler is not None:
             self.writer.add_scalar("stability/grad_scale", float(scaler.get_scale()))
-
-
-def _norm(tensors: Sequence[Tensor]) -> Tensor:
-    norm: Tensor = torch.nn.utils.get_total_norm(tensors)
-    return norm

@@ -2,8 +2,10 @@
 
 from noether.core.callbacks.early_stoppers.fixed import FixedEarlyStopperCallback, FixedEarlyStopperCallbackConfig
 from noether.core.callbacks.early_stoppers.metric import MetricEarlyStopperCallback, MetricEarlyStopperCallbackConfig
+from noether.kernel.progress import EarlyStopIteration
 
 __all__ = [
+    "EarlyStopIteration",
     "FixedEarlyStopperCallback",
     "FixedEarlyStopperCallbackConfig",
     "MetricEarlyStopperCallback",

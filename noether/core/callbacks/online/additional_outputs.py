@@ -161,11 +161,11 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             for name, output in outputs.items()
             if name in self.keys or any(pattern in name for pattern in self.patterns)
         }
-        applied = self.trainer.applied
+        applied = self.trainer.verdict
         self._steps.add(
             selected, accumulation_steps=accumulation_steps, accumulation_step=accumulation_step, applied=applied
         )
-        if applied is None or self._steps.held >= HOLD:
+        if not isinstance(applied, Tensor) or self._steps.held >= HOLD:
             self._keep(self._steps.read())
 
     def _missing(self, key: str, outputs: Mapping[str, Tensor]) -> TrainingError:

@@ -101,6 +101,10 @@ class BestMetricCallback(PeriodicCallback):
         """Best value of the source; before the first one the worst possible, an infinity."""
         return self._best.or_worst
 
+    @best_metric_value.setter
+    def best_metric_value(self, value: float) -> None:
+        self._best.begin_from(value)
+
     def periodic_callback(self, *, interval_type: IntervalType = "epoch", **_: Any) -> None:
         """Compare the source with its best, and log the targets of the best round.
 

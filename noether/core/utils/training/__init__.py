@@ -1,5 +1,5 @@
 """Documented import path of the update counter."""
 
-from noether.kernel.progress import TrainingIteration, UpdateCounter
+from noether.kernel.progress import EarlyStopIteration, TrainingIteration, UpdateCounter
 
-__all__ = ["TrainingIteration", "UpdateCounter"]
+__all__ = ["EarlyStopIteration", "TrainingIteration", "UpdateCounter"]

@@ -164,3 +164,8 @@ class StepOutputs(PeriodicCallback):
     def track_after_accumulation_step(self, *, update_outputs, accumulation_step, **_):
         for name, output in update_outputs.items():
             self.writer.add_scalar(f"{name}_{accumulation_step}", output)
+
+
+class Farewell(CallbackBase):
+    def after_training(self, *, update_counter: UpdateCounter) -> None:
+        self.writer.add_scalar("farewell", update_counter.update)

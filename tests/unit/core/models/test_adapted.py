@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from noether.core.models.build import AdaptedModule
+from noether.core.models.composite import CompositeModel
 
 
 class ByName(nn.Module):
@@ -70,6 +74,68 @@ def test_the_module_s_own_state_loads_back() -> None:
     trained, fresh = nn.Linear(3, 2), nn.Linear(3, 2)
     AdaptedModule(fresh).load_state_dict(trained.state_dict())
     assert torch.equal(fresh.weight, trained.weight)
+
+
+NAMES = ["module", "_orig_mod", "model", "head", "a/b", "größe", "parametrizations"]
+trees = st.recursive(
+    st.just(nn.Linear), lambda inner: st.dictionaries(st.sampled_from(NAMES), inner, min_size=1), max_leaves=6
+)
+
+
+def network_of(tree: Any) -> nn.Module:
+    """Return modules of these names, and a parameter and a buffer beside them."""
+    if tree is nn.Linear:
+        return nn.Linear(1, 2)
+    network = nn.Module()
+    network.register_parameter("bias", nn.Parameter(torch.ones(1)))
+    network.register_buffer("mean", torch.ones(1))
+    for name, child in tree.items():
+        network.add_module(name, network_of(child))
+    return network
+
+
+@given(trees)
+def test_whatever_its_children_are_called_every_name_is_the_module_s_own(tree: Any) -> None:
+    network, other = network_of(tree), network_of(tree)
+    names, parameters = list(network.state_dict()), list(dict(network.named_parameters()))
+    model = AdaptedModule(network)
+    assert list(model.state_dict()) == names
+    assert list(dict(model.named_parameters())) == parameters
+    composite = CompositeModel(parts={"module": model, "part": AdaptedModule(other)})
+    assert list(composite.state_dict()) == [f"{part}.{name}" for part in ("module", "part") for name in names]
+    assert list(dict(composite.named_parameters("p"))) == [
+        f"p.{part}.{name}" for part in ("module", "part") for name in parameters
+    ]
+    assert len(dict(composite.named_buffers())) == 2 * len(dict(network.named_buffers()))
+    saved = {name: torch.full_like(value, place) for place, (name, value) in enumerate(composite.state_dict().items())}
+    composite.load_state_dict(saved)
+    assert all(torch.equal(value, saved[name]) for name, value in composite.state_dict().items())
+
+
+class WithOptions(nn.Linear):
+    """Writes its options into its state without the prefix that it is given, and takes them out again."""
+
+    def state_dict(self, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
+        state = super().state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
+        state["_metadata"] = {"features": self.in_features}
+        return state
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        assert state_dict.pop("_metadata") == {"features": self.in_features}
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+
+def test_a_part_that_overrides_saving_and_loading_does_both_itself() -> None:
+    def composite() -> CompositeModel:
+        return CompositeModel(parts={"a": AdaptedModule(WithOptions(1, 2)), "b": AdaptedModule(WithOptions(2, 2))})
+
+    trained, fresh = composite(), composite()
+    state = trained.state_dict()
+    assert (state["a._metadata"], state["b._metadata"]) == ({"features": 1}, {"features": 2})
+    fresh.load_state_dict(state)
+    assert torch.equal(fresh.a.weight, trained.a.weight)
+    missing, unexpected = fresh.load_state_dict({**state, "a.more": torch.ones(1)}, strict=False)
+    assert (missing, unexpected) == ([], ["a.more"])
 
 
 def test_modes_and_devices_reach_the_module() -> None:

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from noether.config.components import ModelBaseConfig
 from noether.core.models.base import ModelBase
+from noether.core.models.build import AdaptedModule
 from noether.errors import SpecError
 from noether.testing import make_model
 
@@ -92,3 +94,10 @@ def test_device_is_that_of_its_weights() -> None:
             self.layer = nn.Linear(2, 2, device="meta")
 
     assert OnMeta().device == torch.device("meta")
+
+
+def test_a_tied_parameter_is_frozen_by_any_of_its_names() -> None:
+    network = nn.ModuleDict({"embed": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
+    network["head"].weight = network["embed"].weight  # type: ignore[assignment]  # both are parameters
+    model = AdaptedModule(network, ModelBaseConfig(kind="mine", frozen=["head.*"])).freeze()
+    assert trainable(model) == ["embed.bias"]

@@ -118,3 +118,10 @@ def test_a_parameter_that_two_parts_share_is_refused() -> None:
     with pytest.raises(SpecError) as error:
         model.initialize_optimizer(**LENGTH)
     assert all(fact in error.value.message for fact in ("'encoder.layers.0.weight'", "found 2 parts"))
+
+
+@pytest.mark.parametrize("names", [["optimizer"], ["a", "a/b"]])
+def test_a_part_cannot_have_the_name_of_an_attribute_or_a_path_below_another_part(names: list[str]) -> None:
+    with pytest.raises(SpecError) as caught:
+        Chain(parts={name: make_model() for name in names})
+    assert f"'{names[-1]}'" in caught.value.message

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from noether.core.callbacks.checkpoint.averages import Average, FlatParameters, LiveWeights
+from noether.core.callbacks.checkpoint.averages import Average, FlatParameters
+from noether.core.callbacks.checkpoint.live_weights import LiveWeights
 from noether.errors import SpecError, TrainingError
 
 

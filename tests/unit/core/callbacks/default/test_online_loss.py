@@ -129,9 +129,9 @@ def follow_on_device(
 ) -> None:
     """Follow updates whose verdicts are on the device."""
     for losses, applied in updates:
-        trainer.one_update.applied = torch.tensor(float(applied))
+        trainer.one_update.verdict = torch.tensor(float(applied))
         follow(callback, [losses])
-    trainer.one_update.applied = None
+    trainer.one_update.verdict = None
 
 
 @given(st.lists(st.tuples(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=3), st.booleans()), min_size=1))

@@ -168,7 +168,7 @@ def test_updates_that_the_device_did_not_apply_do_not_count(tmp_path: Path, redu
     made = make_trainer(tmp_path)
     callback = tracker_of(made, keys=["x"], reduce=reduce)
     for value, applied in ((4.0, 1.0), (2.0, 1.0), (float("nan"), 0.0)):
-        made.one_update.applied = torch.tensor(applied)
+        made.one_update.verdict = torch.tensor(applied)
         follow(callback, [{"x": value}])
     assert logged(callback) == {"x": 3.0 if reduce == "mean" else 2.0}
 
@@ -181,7 +181,7 @@ def test_the_device_is_asked_now_and_then_so_that_few_steps_are_held(
     asked: list[int] = []
     read = callback._steps.read
     monkeypatch.setattr(callback._steps, "read", lambda: asked.append(callback._steps.held) or read())
-    made.one_update.applied = torch.tensor(1.0)
+    made.one_update.verdict = torch.tensor(1.0)
     follow(callback, [{"x": 1.0}] * 1000)
     assert callback._steps.held < 300
     assert len(asked) < 10
@@ -191,7 +191,7 @@ def test_the_state_holds_what_only_the_device_knows_to_be_applied(tmp_path: Path
     made = make_trainer(tmp_path)
     callback, resumed = (tracker_of(made, keys=["x"]) for _ in range(2))
     for value, applied in ((4.0, 1.0), (9.0, 0.0)):
-        made.one_update.applied = torch.tensor(applied)
+        made.one_update.verdict = torch.tensor(applied)
         follow(callback, [{"x": value}])
     state = callback.state_dict()
     assert state is not None

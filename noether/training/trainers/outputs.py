@@ -1,0 +1,82 @@
+"""Outputs of models by field: tensors, mappings, dataclasses, tuples, and batches that lack a property."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from torch import Tensor
+
+from noether.errors import TrainingError
+
+
+def by_field(output: Any, places: Mapping[str, str | int] | None = None) -> Any:
+    """Return the parts of a model's output in a dict by field; an output without named parts stays as it is.
+
+    Args:
+        output: Return value of a model.
+        places: Place of each field in it, as in `outputs` of a trainer's config.
+
+    Raises:
+        TrainingError: if the output lacks a place.
+    """
+    parts = _named_parts(output)
+    if not places:
+        return output if parts is None else parts
+    return {**(parts or {}), **{field: _at(output, place, field) for field, place in places.items()}}
+
+
+def _named_parts(output: Any) -> dict[str, Any] | None:
+    """Return the parts that have names; None if the output has none."""
+    if isinstance(output, Mapping):
+        return dict(output)
+    if is_dataclass(output) and not isinstance(output, type):
+        return {field.name: getattr(output, field.name) for field in fields(output)}
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return dict(zip(output._fields, output, strict=True))
+    return None
+
+
+def _at(output: Any, place: str | int, field: str) -> Any:
+    """Return the part at a place: a key, an attribute, an index, or a path of them."""
+    found = output
+    parts = [place] if isinstance(place, int) or (isinstance(found, Mapping) and place in found) else place.split(".")
+    for part in parts:
+        try:
+            found = _part(found, part)
+        except (LookupError, AttributeError, ValueError) as error:
+            raise TrainingError(
+                f"wrong place of field '{field}' in the output of the model: found {described(output)}, expected "
+                f"{place!r} in it",
+                hint=f'correct it in the trainer: outputs = {{ {field} = "…" }}',
+            ) from error
+    return found
+
+
+def _part(value: Any, part: str | int) -> Any:
+    if isinstance(value, Mapping):
+        return value[part]
+    if isinstance(value, list | tuple) and not (isinstance(part, str) and hasattr(value, part)):
+        return value[int(part)]
+    return getattr(value, str(part))
+
+
+def described(output: Any) -> str:
+    """Describe an output for a message: its type, and the names or the number of its parts."""
+    if isinstance(output, Tensor):
+        return f"a tensor {tuple(output.shape)}"
+    parts = _named_parts(output)
+    if parts is not None:
+        return f"{type(output).__name__} with {', '.join(map(str, parts)) or 'nothing'}"
+    if isinstance(output, list | tuple):
+        return f"{type(output).__name__} of {', '.join(map(described, output)) or 'nothing'}"
+    return type(output).__name__
+
+
+def missing_property(batch: Mapping[str, Any], name: object, setting: str) -> TrainingError:
+    """Return the error for a batch that lacks a property which `setting` lists."""
+    return TrainingError(
+        f"missing property in a batch: found {', '.join(map(str, batch))}, expected {name}",
+        hint=f"list properties of the data set in {setting}",
+    )
