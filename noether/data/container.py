@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from functools import partial
 from multiprocessing import get_all_start_methods
@@ -19,7 +17,7 @@ from noether.config.components import CollatorBaseConfig, DatasetBaseConfig, Tra
 from noether.config.signature import SignatureConfig
 from noether.data.collators import Collator, stack
 from noether.data.dataset import AnyDataset, Batch, length_of
-from noether.data.fetch import fetch_of, first_batch, first_sample
+from noether.data.fetch import fetch_of, first_batch, first_sample, usable
 from noether.data.loader import TaggedDataset, TrainingLoader
 from noether.data.samplers.interleaved import InterleavedSampler
 from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig
@@ -27,29 +25,9 @@ from noether.data.samplers.training_order import TrainingOrder
 from noether.data.transforms.base import Transform
 from noether.data.views import PreparedDatasets, subset
 from noether.data.workers import refuse_import_by_worker
-from noether.errors import DataError, NoetherError
+from noether.errors import DataError
 from noether.kernel.names import did_you_mean
 from noether.spec.model import LoaderTable
-
-
-@contextmanager
-def usable(key: str) -> Iterator[None]:
-    """Name the data set in errors that its code raises before training.
-
-    Raises:
-        DataError: if the code raised an error that is not one of Noether's.
-    """
-    try:
-        yield
-    except NoetherError:
-        raise
-    except (Exception, SystemExit) as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        notes = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
-        raise DataError(
-            f"the data set '{key}' cannot be used: {type(error).__name__}{notes}: {error} "
-            f"({last.filename}:{last.lineno})"
-        ) from error
 
 
 class DataContainer:

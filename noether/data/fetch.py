@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +15,7 @@ from noether.data.collators import Collator, stack
 from noether.data.dataset import AnyDataset, Batch, GatheringDataset, called, gathering, length_of
 from noether.data.generators import preserved, private_generators, seed_generators
 from noether.data.randomness import EVALUATION_EPOCH, epoch_key, mix, preserved_rng, seed_sample
-from noether.errors import DataError, TrainingError
+from noether.errors import DataError, NoetherError, TrainingError
 from noether.kernel.progress import EarlyStopIteration
 from noether.kernel.stops import not_by_a_hook
 
@@ -173,3 +174,23 @@ def first_sample(
         DataError: if the data set is empty.
     """
     return first_of(first_batch(dataset, seed=seed, collator=collator, key=key))
+
+
+@contextmanager
+def usable(key: str) -> Iterator[None]:
+    """Name the data set in errors that its code raises before training.
+
+    Raises:
+        DataError: if the code raised an error that is not one of Noether's.
+    """
+    try:
+        yield
+    except NoetherError:
+        raise
+    except (Exception, SystemExit) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        notes = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
+        raise DataError(
+            f"the data set '{key}' cannot be used: {type(error).__name__}{notes}: {error} "
+            f"({last.filename}:{last.lineno})"
+        ) from error
