@@ -34,7 +34,7 @@ _PLACES = {
     "trainer": "[trainer]",
     "initializer": "[initializer]",
 }
-_INLINE = {"loss": "loss_fn", "optimizer": "optimizer", "schedule": "schedule"}
+_INLINE = {"loss": "loss_fn", "collator": "collate", "optimizer": "optimizer", "schedule": "schedule"}
 
 
 @verb(app, "list", example="noether plugins list --role callback")

@@ -87,10 +87,10 @@ def end(outcome: Outcome, *, show_traceback: bool) -> NoReturn:
 def _print_defect(error: BaseException, outcome: Outcome) -> None:
     """Print an error of a callback, a model or Noether itself in a few lines; its traceback is in the log."""
     frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    place = getattr(error, "raised_at", None) or (f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None)
     notes = [f"note: {note}" for note in getattr(error, "__notes__", [])]
     log = shown_path(outcome.run_dir / "log.txt")
     print_problem(
-        f"{type(error).__name__}: {error}{place}",
+        f"{type(error).__name__}: {error}{f' ({place})' if place else ''}",
         [*notes, f"help: the whole traceback is in {log}; --traceback prints it here"],
     )

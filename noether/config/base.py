@@ -95,7 +95,7 @@ def construction_of(config: _RegistryBase) -> Iterator[None]:
         yield
     except NoetherError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         component = component_of(config)
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise SpecError(

@@ -1,4 +1,4 @@
-"""Base configs by role: callbacks, data sets, initializers, losses, models, optimizers, schedules, trackers."""
+"""Base configs by role: callbacks, collators, data sets, losses, models, optimizers, schedules, trackers and others."""
 
 from __future__ import annotations
 
@@ -87,11 +87,22 @@ class LossBaseConfig(_RegistryBase):
     role: ClassVar[str] = "loss"
 
 
+class CollatorBaseConfig(_RegistryBase):
+    """Settings of every collator: its kind; its own options come from the signature of its function."""
+
+    role: ClassVar[str] = "collator"
+
+
 class DatasetBaseConfig(_RegistryBase):
     """Settings of every data set, beside its own options."""
 
     role: ClassVar[str] = "dataset"
 
+    collate: Annotated[Any, Discriminated("collator")] | None = Field(
+        None,
+        examples=["pad", {"kind": "pad", "properties": ["points", "pressure_target"]}],
+        description="Function that makes a batch of samples: stack, pad, concat, or a dotted path; stack if left out.",
+    )
     transforms: list[Annotated[Any, Discriminated("transform")]] = Field(
         default_factory=list,
         examples=[[{"kind": "normalize", "properties": ["points"]}]],

@@ -23,6 +23,7 @@ CONFIG_BASES = {
     "loss": "noether.config.components:LossBaseConfig",
     "model": "noether.config.components:ModelBaseConfig",
     "dataset": "noether.config.components:DatasetBaseConfig",
+    "collator": "noether.config.components:CollatorBaseConfig",
     "transform": "noether.config.components:TransformBaseConfig",
     "optimizer": "noether.config.components:OptimizerBaseConfig",
     "schedule": "noether.config.components:ScheduleBaseConfig",

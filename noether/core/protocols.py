@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -49,7 +48,7 @@ class RunningTrainer(Protocol):
     def forward(self, batch: dict[str, Tensor], model: torch.nn.Module) -> Any:
         """Return the output of the model for a batch."""
 
-    def to_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+    def to_device(self, batch: Any) -> Any:
         """Move a batch to the device of the run."""
 
     def autocast(self) -> AbstractContextManager[None]:

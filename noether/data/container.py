@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
+from functools import partial
 from multiprocessing import get_all_start_methods
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from noether.config.components import DatasetBaseConfig, TransformBaseConfig
-from noether.config.signature import build_component
-from noether.data.dataset import AnyDataset, length_of
-from noether.data.fetch import Collator, fetch_of, first_sample
+from noether.config.base import component_of
+from noether.config.components import CollatorBaseConfig, DatasetBaseConfig, TransformBaseConfig
+from noether.config.signature import SignatureConfig, build_component
+from noether.data.collators import Collator, stack
+from noether.data.dataset import AnyDataset, Batch, length_of
+from noether.data.fetch import fetch_of, first_batch, first_sample, usable
 from noether.data.loader import TaggedDataset, TrainingLoader
 from noether.data.samplers.interleaved import InterleavedSampler
 from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig
 from noether.data.samplers.training_order import TrainingOrder
 from noether.data.transforms.base import Transform
 from noether.data.views import PreparedDatasets, subset
+from noether.data.workers import refuse_import_by_worker
 from noether.errors import DataError
 from noether.kernel.names import did_you_mean
 from noether.spec.model import LoaderTable
@@ -42,6 +46,7 @@ class DataContainer:
 
     Raises:
         DataError: if this machine has no such start method.
+        UsageError: if a new process imports the script that builds it.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class DataContainer:
         transforms: Sequence[Transform] = (),
         own_transforms: Mapping[str, Sequence[Transform]] | None = None,
     ) -> None:
+        refuse_import_by_worker()
         if start_method not in (None, *(known := get_all_start_methods())):
             raise DataError(
                 f"unknown start method on this machine: found start_method = {start_method!r}, "
@@ -84,7 +90,11 @@ class DataContainer:
     @property
     def main(self) -> AnyDataset:
         """The training set; the first data set if there is none."""
-        return self.get_dataset("train" if "train" in self.keys() else None)  # it is no mapping
+        return self.get_dataset(self._main_key)
+
+    @property
+    def _main_key(self) -> str:
+        return self._known("train" if "train" in self.keys() else None)  # it is no mapping
 
     def get_dataset(
         self,
@@ -103,7 +113,9 @@ class DataContainer:
         Raises:
             DataError: if there is no such data set, or it lacks a property.
         """
-        return subset(self._prepared.get(self._known(key)), properties=properties, max_size=max_size)
+        key = self._known(key)
+        with usable(key):
+            return subset(self._prepared.get(key), properties=properties, max_size=max_size)
 
     def _known(self, key: str | None) -> str:
         keys = self.keys()
@@ -141,7 +153,31 @@ class DataContainer:
             every_n_samples=every_n_samples,
             batch_size=batch_size,
             collator=self.collators.get(self._known(key)),
+            key=self._known(key),
         )
+
+    def first_batch(self, samples: int = 1) -> Batch:
+        """Return the first samples of `main` as a batch, as training and evaluation get it.
+
+        Raises:
+            DataError: if the data set is empty, or its samples cannot be loaded.
+        """
+        batch: Batch = self._first(first_batch, samples)
+        return batch
+
+    def first_sample(self) -> dict[str, Any]:
+        """Return the first sample of `main` by property, as it is in a batch, to read names and shapes from.
+
+        Raises:
+            DataError: if the data set is empty, or its samples cannot be loaded.
+        """
+        sample: dict[str, Any] = self._first(first_sample)
+        return sample
+
+    def _first(self, load: Callable[..., Any], *arguments: Any) -> Any:
+        key = self._main_key
+        with usable(key):
+            return load(self.main, *arguments, seed=self.seed, collator=self.collators.get(key), key=key)
 
     def build_loader(
         self,
@@ -209,10 +245,11 @@ class DataContainer:
     def _loader(self, sampler: InterleavedSampler, *, on_cuda: bool) -> TrainingLoader:
         """Return the loader of all batches that a sampler asks for."""
         sources = {
-            consumer.tag: fetch_of(consumer.dataset, self.seed, consumer.collator) for consumer in sampler.consumers
+            consumer.tag: fetch_of(consumer.dataset, self.seed, consumer.collator, key=consumer.key)
+            for consumer in sampler.consumers
         }
         if sampler.order is not None:
-            sources[TRAINING] = fetch_of(self.train, self.seed, self.collators.get("train"))
+            sources[TRAINING] = fetch_of(self.train, self.seed, self.collators.get("train"), key="train")
         return TrainingLoader(
             TaggedDataset(sources),
             sampler,
@@ -224,20 +261,8 @@ class DataContainer:
         )
 
     def raw_properties(self) -> dict[str, dict[str, Any]]:
-        """Return shape and type of each property that is a tensor, in the first sample of `main` before its transforms.
-
-        Empty if that sample cannot be made a batch, such as one whose properties only transforms make tensors.
-        """
-        key = "train" if "train" in self.keys() else self.keys()[0]  # it is no mapping
-        try:
-            sample = first_sample(self._prepared.datasets[key], seed=self.seed)
-        except DataError:
-            return {}
-        tensors = {name: value for name, value in sample.items() if isinstance(value, Tensor)}
-        return {
-            name: {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
-            for name, value in tensors.items()
-        }
+        """Return shape and type of each tensor in the first sample of `main` before its transforms."""
+        return self._prepared.raw_properties("train" if "train" in self.keys() else self.keys()[0], self.seed)
 
     def over(self, key: str, samples: AnyDataset) -> DataContainer:
         """Return a container of one data set: other samples in place of `key`, and the transforms as they are fitted.
@@ -275,7 +300,7 @@ class DataContainer:
         Raises:
             DataError: if there is no such property, or `name` is a field and another property as well.
         """
-        present = present or first_sample(self.main, seed=self.seed)
+        present = present or self.first_sample()
         return self.inverse(self._prepared.property_of(name, present), tensor)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -318,6 +343,11 @@ def build_data(
         own_transforms={
             key: [build_transform(own, seed=seed) for own in config.transforms] for key, config in datasets.items()
         },
+        collators={
+            key: collator
+            for key, config in datasets.items()
+            if (collator := build_collator(config.collate)) is not stack
+        },
         **(loader or LoaderTable()).model_dump(),
     )
 
@@ -332,3 +362,12 @@ def build_transform(config: TransformBaseConfig, *, seed: int = 0) -> Transform:
     """Return the transform of `config`."""
     transform: Transform = build_component(config, seed=seed)
     return transform
+
+
+def build_collator(config: CollatorBaseConfig | None) -> Collator:
+    """Return the function of `config` with its options; `stack` without a config."""
+    if not isinstance(config, CollatorBaseConfig):  # a data set may have an option of this name
+        return stack
+    options: dict[str, Any] = config.arguments() if isinstance(config, SignatureConfig) else {}
+    target: Collator = component_of(config).target
+    return partial(target, **options) if options and target is not stack else target

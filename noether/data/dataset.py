@@ -11,8 +11,8 @@ from torch import Tensor
 from noether.config.components import DatasetBaseConfig
 from noether.errors import DataError
 
-Batch = dict[str, Tensor]
-"""Properties by name, each with a leading batch dimension."""
+Batch = dict[str, Any]
+"""Properties by name: tensors, most with a leading batch dimension, and lists of texts and other values."""
 
 AnyDataset = torch.utils.data.Dataset[Any]
 """Any map-style data set; a sample is a mapping from property name to tensor."""
@@ -53,8 +53,33 @@ class Dataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         raise NotImplementedError(f"{type(self).__name__} defines no __getitem__, which returns one sample")
 
 
+class View(Dataset):
+    """Base of data sets that show another one: a part of it, or its samples after transforms.
+
+    Args:
+        dataset: The other data set.
+    """
+
+    def __init__(self, dataset: AnyDataset) -> None:
+        super().__init__(getattr(dataset, "config", None))
+        self.dataset = dataset
+
+
+def called(dataset: AnyDataset) -> str:
+    """Return the name of a data set in messages: its kind, or its class without a config."""
+    while isinstance(dataset, View):
+        dataset = dataset.dataset
+    config = getattr(dataset, "config", None)
+    return str(getattr(config, "kind", "") or type(dataset).__name__)
+
+
 class InMemoryDataset(Dataset):
     """Serves samples from tensors; a batch is one gather for each property.
+
+    Attributes:
+        properties: The tensors by property name.
+        exact: Properties in float64 that float32, as `properties` holds them, cannot hold exactly; for transforms that
+            come before rounding. Empty for most data sets.
 
     Args:
         properties: Property name to tensor of shape (samples, ...); all of the same length.
@@ -74,7 +99,12 @@ class InMemoryDataset(Dataset):
                 f"wrong lengths of properties: found {lengths}, expected the same for each: one entry a sample"
             )
         self.properties = {name: tensor.contiguous() for name, tensor in properties.items()}
+        self.exact: dict[str, Tensor] = {}
         self._length = len(next(iter(self.properties.values())))
+
+    def in_full(self) -> InMemoryDataset:
+        """Return the data set with its exact properties."""
+        return InMemoryDataset(self.properties | self.exact, self.config) if self.exact else self
 
     def __len__(self) -> int:
         return self._length
@@ -136,4 +166,8 @@ def length_of(dataset: AnyDataset) -> int:
         raise DataError(
             f"the data set {type(dataset).__name__} has no length, expected a map-style data set",
             hint="define __len__ and __getitem__(index)",
+        ) from error
+    except (Exception, SystemExit) as error:
+        raise DataError(
+            f"the data set {called(dataset)} cannot be counted: its __len__ raised {type(error).__name__}: {error}"
         ) from error

@@ -2,65 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from noether.data.dataset import AnyDataset, Batch, GatheringDataset, gathering, length_of
+from noether.data.batches import first_of
+from noether.data.collators import Collator, stack
+from noether.data.dataset import AnyDataset, Batch, GatheringDataset, called, gathering, length_of
+from noether.data.generators import preserved, private_generators, seed_generators
 from noether.data.randomness import EVALUATION_EPOCH, epoch_key, mix, preserved_rng, seed_sample
-from noether.errors import DataError
+from noether.errors import DataError, NoetherError, TrainingError
+from noether.kernel.progress import EarlyStopIteration
+from noether.kernel.stops import not_by_a_hook
 
-Collator = Callable[[Sequence[Mapping[str, Any]]], Batch]
-"""Function that makes one batch of samples."""
-
-
-def collate(samples: Sequence[Mapping[str, Any]]) -> Batch:
-    """Stack samples along a new leading dimension, property by property.
-
-    Numbers and numpy arrays become tensors.
-
-    Raises:
-        DataError: if a sample is not a mapping, lacks a property of the first one, or a property cannot be stacked.
-    """
-    for sample in samples:
-        if not isinstance(sample, Mapping):
-            raise DataError(
-                f"wrong type of a sample: found {type(sample).__name__}, expected a dict from property name to tensor",
-                hint="return {'x': ..., 'y': ...} from the data set's __getitem__",
-            )
-    return {name: _stack(name, samples) for name in samples[0]}
-
-
-def _stack(name: str, samples: Sequence[Mapping[str, Any]]) -> Tensor:
-    try:
-        return torch.stack([_tensor(sample[name]) for sample in samples])
-    except KeyError:
-        lacking = next(sample for sample in samples if name not in sample)
-        raise DataError(
-            f"missing property in a sample: found {', '.join(lacking)}, expected {name!r} as in the others of its batch"
-        ) from None
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise _not_stackable(name, [sample[name] for sample in samples], error) from error
-
-
-def _tensor(value: Any) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.as_tensor(value)
-
-
-def _not_stackable(name: str, values: list[Any], error: Exception) -> DataError:
-    shapes = {tuple(value.shape) for value in values if hasattr(value, "shape")}
-    if len(shapes) > 1:
-        found = ", ".join(str(shape) for shape in sorted(shapes))
-        return DataError(
-            f"different shapes of property {name!r} in one batch: found {found}, expected one shape",
-            hint="pad it in a transform, or give the data set a collator",
-        )
-    return DataError(
-        f"property {name!r} cannot be converted: found {type(values[0]).__name__}, expected a tensor, an array or a "
-        f"number: {error}"
-    )
+_WITH_A_MEANING = (StopIteration, StopAsyncIteration, EarlyStopIteration, SystemExit, GeneratorExit)
+"""Exceptions that end a loop, a run or a process without an error if they leave the code that raised them."""
 
 
 class Fetch(Protocol):
@@ -74,76 +34,109 @@ class Fetch(Protocol):
 class FetchBatch:
     """Fetch whole batches of a deterministic data set."""
 
-    def __init__(self, dataset: GatheringDataset) -> None:
+    def __init__(self, dataset: GatheringDataset, name: str = "") -> None:
         self.dataset = dataset
+        self.name = name
 
     def __call__(self, indices: Tensor, epoch: int) -> Batch:
         """Return the samples at `indices` as they are in epoch `epoch`."""
         try:
             return self.dataset.__getitems__(indices)
-        except Exception as error:
-            error.add_note(f"while loading samples {_shown(indices)} of {type(self.dataset).__name__}")
+        except BaseException as error:
+            explain(error, f"while loading samples {_shown(indices)} of {self.name}")
             raise
 
 
 class FetchSamples:
-    """Fetch a deterministic data set sample by sample."""
+    """Fetch sample by sample; if the data set is random, each sample with its own seed.
 
-    def __init__(self, dataset: AnyDataset, collator: Collator) -> None:
+    Args:
+        dataset: The data set.
+        collator: Makes batches of samples.
+        name: Name of the data set in messages.
+        seed: Seed of the run; None for a deterministic data set.
+    """
+
+    def __init__(self, dataset: AnyDataset, collator: Collator, name: str = "", seed: int | None = None) -> None:
         self.dataset = dataset
         self.collator = collator
-
-    def __call__(self, indices: Tensor, epoch: int) -> Batch:
-        """Return the samples at `indices` as they are in epoch `epoch`."""
-        return self.collator(_samples(self.dataset, indices.tolist()))
-
-
-class FetchSeededSamples:
-    """Fetch sample by sample, each with its own random seed."""
-
-    def __init__(self, dataset: AnyDataset, collator: Collator, seed: int) -> None:
-        self.dataset = dataset
-        self.collator = collator
+        self.name = name
         self.seed = seed
+        self._generators: list[Any] | None = None
 
     def __call__(self, indices: Tensor, epoch: int) -> Batch:
         """Return the samples at `indices` as they are in epoch `epoch`."""
+        if self.seed is None:
+            return self._collated([self._sample(index) for index in indices.tolist()], indices)
         key = epoch_key(self.seed, epoch)
-        with preserved_rng():
-            return self.collator(_samples(self.dataset, indices.tolist(), key))
+        if self._generators is None:  # found in each worker for itself, which has copies of them
+            self._generators = private_generators(self.dataset)
+        with preserved_rng(), preserved(self._generators):
+            samples = []
+            for index in indices.tolist():
+                seed_sample(mix(key, index))
+                seed_generators(self._generators, mix(key, index))
+                samples.append(self._sample(index))
+            return self._collated(samples, indices)
+
+    def _sample(self, index: int) -> Any:
+        try:
+            return self.dataset[index]
+        except BaseException as error:
+            explain(error, f"while loading sample {index} of {self.name}")
+            raise
+
+    def _collated(self, samples: list[Any], indices: Tensor) -> Batch:
+        try:
+            batch: Batch = self.collator(samples)
+        except BaseException as error:
+            explain(error, f"while making a batch of samples {_shown(indices)} of {self.name}")
+            raise
+        return batch
+
+
+def explain(error: BaseException, where: str) -> None:
+    """Note the place of an error of user code in the data, and that no callback is to blame for it.
+
+    Raises:
+        TrainingError: in place of an exception that would end a loop, the run or the process without an error. That of
+            Ctrl-C stays what it is, except in a worker, which gets none.
+    """
+    ends_silently = isinstance(error, _WITH_A_MEANING) or (
+        isinstance(error, KeyboardInterrupt) and torch.utils.data.get_worker_info() is not None
+    )
+    if not ends_silently:
+        not_by_a_hook(error).add_note(where)
+        return
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    said = f": {error}" if str(error) else ""
+    raise not_by_a_hook(
+        TrainingError(
+            f"{type(error).__name__} {where}{said} ({frame.filename}:{frame.lineno})",
+            hint="raise an exception that stands for an error; this one ends a loop or a program",
+        )
+    ) from error
 
 
 def _shown(indices: Tensor, most: int = 8) -> str:
     return ", ".join(map(str, indices[:most].tolist())) + (", …" if len(indices) > most else "")
 
 
-def _samples(dataset: AnyDataset, indices: list[int], key: int | None = None) -> list[Any]:
-    """Load samples in order; with a key, each after seeding the generators from (key, index)."""
-    samples, index = [], -1
-    try:
-        for index in indices:
-            if key is not None:
-                seed_sample(mix(key, index))
-            samples.append(dataset[index])
-    except Exception as error:
-        error.add_note(f"while loading sample {index} of {type(dataset).__name__}")
-        raise
-    return samples
-
-
-def fetch_of(dataset: AnyDataset, seed: int, collator: Collator | None = None) -> Fetch:
+def fetch_of(dataset: AnyDataset, seed: int, collator: Collator | None = None, *, key: str = "") -> Fetch:
     """Return the fastest way to load batches of `dataset` that keeps its samples reproducible.
 
     Args:
         dataset: The data set.
         seed: Seed of the run.
-        collator: Makes batches of samples; None for the default, which is not needed if the data set gathers batches.
+        collator: Makes batches of samples; None for `stack`, which is not needed if the data set gathers batches.
+        key: Key of the data set in messages; empty if it has none.
     """
+    name = f"the data set '{key}' ({called(dataset)})" if key else called(dataset)
     if not getattr(dataset, "deterministic", False):
-        return FetchSeededSamples(dataset, collator or collate, seed)
+        return FetchSamples(dataset, collator or stack, name, seed)
     if collator is None and (whole := gathering(dataset)) is not None:
-        return FetchBatch(whole)
-    return FetchSamples(dataset, collator or collate)
+        return FetchBatch(whole, name)
+    return FetchSamples(dataset, collator or stack, name)
 
 
 def whole_batches(dataset: AnyDataset, *, batch_size: int = 1024, seed: int = 0) -> Iterator[Batch]:
@@ -158,12 +151,46 @@ def whole_batches(dataset: AnyDataset, *, batch_size: int = 1024, seed: int = 0)
             yield fetch(indices, EVALUATION_EPOCH)
 
 
-def first_sample(dataset: AnyDataset, *, seed: int = 0) -> dict[str, Tensor]:
-    """Return the first sample, to read names and shapes from; does not draw from the generators of the process.
+def first_batch(
+    dataset: AnyDataset, samples: int = 1, *, seed: int = 0, collator: Collator | None = None, key: str = ""
+) -> Batch:
+    """Return a batch of the first samples; does not draw from the generators of the process.
 
     Raises:
         DataError: if the data set is empty.
     """
-    for batch in whole_batches(dataset, batch_size=1, seed=seed):
-        return {name: values[0] for name, values in batch.items()}
-    raise DataError(f"the data set {type(dataset).__name__} is empty: found 0 samples, expected at least 1")
+    length = length_of(dataset)
+    if not length:
+        raise DataError(f"the data set {key or called(dataset)} is empty: found 0 samples, expected at least 1")
+    return fetch_of(dataset, seed, collator, key=key)(torch.arange(min(samples, length)), EVALUATION_EPOCH)
+
+
+def first_sample(
+    dataset: AnyDataset, *, seed: int = 0, collator: Collator | None = None, key: str = ""
+) -> dict[str, Any]:
+    """Return the first sample as it is in a batch, to read names and shapes from; arguments are those of `first_batch`.
+
+    Raises:
+        DataError: if the data set is empty.
+    """
+    return first_of(first_batch(dataset, seed=seed, collator=collator, key=key))
+
+
+@contextmanager
+def usable(key: str) -> Iterator[None]:
+    """Name the data set in errors that its code raises before training.
+
+    Raises:
+        DataError: if the code raised an error that is not one of Noether's.
+    """
+    try:
+        yield
+    except NoetherError:
+        raise
+    except (Exception, SystemExit) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        notes = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
+        raise DataError(
+            f"the data set '{key}' cannot be used: {type(error).__name__}{notes}: {error} "
+            f"({last.filename}:{last.lineno})"
+        ) from error

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
 import re
-import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain, islice
-from multiprocessing.process import BaseProcess
-from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch.utils.data._utils.pin_memory import pin_memory
@@ -19,103 +17,19 @@ from noether.data.dataset import Batch
 from noether.data.fetch import Fetch
 from noether.data.samplers.interleaved import InterleavedSampler
 from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig, TaggedBatch, TaggedIndices
+from noether.data.workers import (
+    CHECK_EVERY,
+    GUARD,
+    UNGUARDED,
+    WORKER_DEATHS,
+    Failure,
+    end_by_killing,
+    ignore_stop_signals,
+    kill,
+    starting,
+)
 from noether.errors import TrainingError
-
-Item = TypeVar("Item")
-
-
-class WorkerDeaths:
-    """Replaces torch's handler of SIGCHLD, and calls it only while the process waits for a batch.
-
-    Attributes:
-        is_waiting: True while the process waits for a batch.
-    """
-
-    def __init__(self) -> None:
-        self.is_waiting = False
-        self._is_noted = False
-        self._raise_for_the_dead: Callable[[int, FrameType | None], Any] | None = None
-
-    def watch(self) -> None:
-        """Replace torch's handler, which it installs with the first workers, in the main thread only."""
-        if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
-            return
-        handler = signal.getsignal(signal.SIGCHLD)
-        if callable(handler) and handler != self._handle:
-            self._raise_for_the_dead = handler
-            signal.signal(signal.SIGCHLD, self._handle)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.is_waiting:
-            self._report(frame)
-        else:
-            self._is_noted = True
-
-    def _report(self, frame: FrameType | None = None) -> None:
-        self._is_noted = False
-        if self._raise_for_the_dead is not None:
-            self._raise_for_the_dead(signal.SIGCHLD, frame)
-
-    def waiting_for(self, batches: Iterator[Item]) -> Iterator[Item]:
-        """Yield the batches of the workers.
-
-        Raises:
-            RuntimeError: if a worker has died.
-        """
-        while True:
-            self.is_waiting = True
-            try:
-                if self._is_noted:
-                    self._report()
-                batch = next(batches)
-            except StopIteration:
-                return
-            finally:
-                self.is_waiting = False
-            yield batch
-
-
-WORKER_DEATHS = WorkerDeaths()
-"""One for each process, which has one handler for each signal."""
-
-_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-STOP_SIGNALS = [signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__]
-"""Signals with which a terminal or a scheduler stops all processes of a run."""
-
-
-def ignore_stop_signals(worker: int) -> None:
-    """Ignore stop signals to the process group; called in a worker before its first batch."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-
-
-@contextmanager
-def born_ignoring() -> Iterator[None]:
-    """Block stop signals while workers are started, so that none is stopped before it ignores them."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def end_by_killing(workers: Iterable[BaseProcess]) -> None:
-    """Make `terminate` kill these processes, because they ignore SIGTERM."""
-    for worker in workers:
-        process = worker._popen  # type: ignore[attr-defined]  # Python's exit asks it, and not the worker
-        process.terminate = process.kill
-
-
-def kill(workers: Iterable[BaseProcess]) -> None:
-    """Kill processes that do not respond."""
-    for worker in workers:
-        if worker.is_alive():
-            worker.kill()
+from noether.kernel.stops import not_by_a_hook
 
 
 def training_batches(stream: Iterable[TaggedBatch]) -> Iterator[Batch]:
@@ -173,6 +87,7 @@ def _next_of(stream: Iterator[TaggedBatch], tag: int, position: int) -> Batch:
     )
 
 
+_LOG = logging.getLogger("noether.data")
 WORKER_TIMEOUT = 600.0
 """Seconds after which a worker that delivers nothing is an error; torch's default is to wait forever."""
 
@@ -197,7 +112,12 @@ class TaggedDataset(torch.utils.data.Dataset[TaggedBatch]):
 
     def __getitem__(self, request: TaggedIndices) -> TaggedBatch:
         tag, epoch, position, indices = request
-        return TaggedBatch(tag, position, self.sources[tag](indices, epoch))
+        try:
+            return TaggedBatch(tag, position, self.sources[tag](indices, epoch))
+        except Exception as error:
+            if torch.utils.data.get_worker_info() is None:
+                raise
+            return TaggedBatch(tag, position, Failure(error))
 
 
 class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
@@ -233,7 +153,7 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
             sampler=sampler,
             num_workers=num_workers,
             collate_fn=_unchanged,
-            pin_memory=pin_memory,
+            pin_memory=pin_memory and torch.accelerator.is_available(),  # torch would warn at every epoch
             timeout=(timeout or WORKER_TIMEOUT) if num_workers else 0,
             worker_init_fn=ignore_stop_signals if num_workers else None,
             multiprocessing_context=start_method if num_workers else None,
@@ -244,13 +164,15 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
 
     def __iter__(self) -> Iterator[TaggedBatch]:  # type: ignore[override]  # torch promises its own
         if self.num_workers:
-            with born_ignoring():
+            context = self.multiprocessing_context or multiprocessing.get_context()
+            with starting(context.get_start_method()):
                 from_workers: Any = super().__iter__()
             WORKER_DEATHS.watch()
             end_by_killing(from_workers._workers)
+            from_workers._timeout = min(self.timeout, CHECK_EVERY)
             return self._from_workers(from_workers)
         batches = self._in_this_process()
-        return map(_pinned, batches) if self.pin_memory and torch.accelerator.is_available() else batches
+        return map(_pinned, batches) if self.pin_memory else batches
 
     def _in_this_process(self) -> Iterator[TaggedBatch]:
         """Load batches as `TaggedDataset` does, with fewer calls, because this runs at every update."""
@@ -266,23 +188,41 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
         then waits five seconds for them.
         """
         try:
-            yield from WORKER_DEATHS.waiting_for(batches)
+            for tagged in WORKER_DEATHS.waiting_for(batches, self.timeout):
+                if type(tagged.batch) is Failure:
+                    raise tagged.batch.taken()
+                yield tagged
         except Exception as error:
             if lost := _LOST.match(str(error)) if isinstance(error, RuntimeError) else None:
                 kill(batches._workers)  # one that hangs would be waited for
                 batches._workers_done_event = threading.Event()  # of torch's own, a killed one may hold the lock
-            raise (self._explained(lost) if lost else error.with_traceback(None)) from None
+            codes = {worker.exitcode for worker in batches._workers} if lost else set()
+            # No name for it: the frame would hold the error, and the error the frame.
+            raise not_by_a_hook(
+                self._explained(lost, codes) if lost else error.with_traceback(None)
+            ) from error.__cause__
 
-    def _explained(self, found: re.Match[str]) -> TrainingError:
+    def _explained(self, found: re.Match[str], exit_codes: Collection[int | None] = ()) -> TrainingError:
         """Return the error for a worker that did not deliver."""
+        if UNGUARDED in exit_codes:
+            unguarded = TrainingError(
+                "the script begins a run again when a worker process imports it: found a call of Noether at its top "
+                'level, expected it inside of `if __name__ == "__main__":`',
+                hint=GUARD,
+            )
+            _LOG.error("%s", unguarded)  # a script may look at nothing but the status of its run
+            return unguarded
         if found["pid"] is None:
             return TrainingError(
                 f"loading is too slow: found no batch of a worker within {self.timeout:g} s, expected one",
                 hint="raise `timeout` under [loader], or find the cause with num_workers = 0",
             )
+        has_said = "exit code" in found["end"]
         return TrainingError(
             f"a worker process of the loader has ended: process {found['pid']} {found['end']}",
-            hint="if it was killed for memory, lower num_workers or prefetch_factor under [loader]",
+            hint="its own message is above; num_workers = 0 under [loader] makes it an error of the run"
+            if has_said
+            else "if it was killed for memory, lower num_workers or prefetch_factor under [loader]",
         )
 
 

@@ -8,23 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from noether.data.collators import stack
 from noether.data.dataset import (
     AnyDataset,
     Batch,
-    Dataset,
     GatheringDataset,
     InMemoryDataset,
+    View,
+    called,
     gathering,
     in_memory,
     length_of,
 )
-from noether.data.fetch import FetchBatch, FetchSamples, collate, first_sample
+from noether.data.fetch import FetchBatch, FetchSamples, first_sample
+from noether.data.rounding import exact_ones, require_kept, single
 from noether.data.transforms.base import Transform
 from noether.errors import DataError
 from noether.kernel.names import did_you_mean
 
 
-class Subset(Dataset):
+class Subset(View):
     """The first samples of a data set, with some of its properties.
 
     Args:
@@ -34,8 +37,7 @@ class Subset(Dataset):
     """
 
     def __init__(self, dataset: AnyDataset, size: int, names: tuple[str, ...] | None) -> None:
-        super().__init__(getattr(dataset, "config", None))
-        self.dataset = dataset
+        super().__init__(dataset)
         self.size = size
         self.names = names
         self.deterministic = bool(getattr(dataset, "deterministic", False))
@@ -54,7 +56,7 @@ class Subset(Dataset):
         except KeyError:
             lacking = next(name for name in self.names if name not in sample)
             raise DataError(
-                f"missing property in a sample of the data set {_called(self.dataset)}: found "
+                f"missing property in a sample of the data set {called(self.dataset)!r}: found "
                 f"{', '.join(sample) or 'none'}, expected {lacking!r}"
             ) from None
 
@@ -98,21 +100,13 @@ def _known(dataset: AnyDataset, properties: Collection[str]) -> tuple[str, ...]:
     for name in properties:
         if name not in present:
             raise DataError(
-                f"unknown property of the data set {_called(dataset)}: found {name!r}, expected one of "
+                f"unknown property of the data set {called(dataset)!r}: found {name!r}, expected one of "
                 f"{', '.join(present)}.{did_you_mean(name, present)}"
             )
     return tuple(name for name in present if name in properties)
 
 
-def _called(dataset: AnyDataset) -> str:
-    """Return the name of a data set in messages: its kind, or its class without a config."""
-    while isinstance(dataset, TransformedDataset):
-        dataset = dataset.dataset
-    config = getattr(dataset, "config", None)
-    return repr(getattr(config, "kind", "") or type(dataset).__name__)
-
-
-class TransformedDataset(Dataset):
+class TransformedDataset(View):
     """Applies transforms to each sample, one after the other.
 
     Args:
@@ -121,8 +115,7 @@ class TransformedDataset(Dataset):
     """
 
     def __init__(self, dataset: AnyDataset, transforms: Sequence[Transform]) -> None:
-        super().__init__(getattr(dataset, "config", None))
-        self.dataset = dataset
+        super().__init__(dataset)
         self.transforms = tuple(transforms)
         self.deterministic = bool(getattr(dataset, "deterministic", False)) and all(
             transform.deterministic for transform in transforms
@@ -161,14 +154,27 @@ def transformed(dataset: AnyDataset, transforms: Sequence[Transform]) -> AnyData
     the batch.
     """
     if (memory := in_memory(dataset)) is not None and (once := _leading_batched(transforms)):
-        dataset = InMemoryDataset(apply(transforms[:once], dict(memory.properties)), memory.config)
-        transforms = transforms[once:]
+        for transform in transforms[:once]:
+            memory = _transformed_once(memory, transform)
+        dataset, transforms = memory, transforms[once:]
     if not transforms:
         return dataset
+    dataset = require_kept(dataset) if isinstance(dataset, InMemoryDataset) else dataset
     whole = gathering(dataset)
     if whole is not None and _leading_batched(transforms) == len(transforms):
         return BatchTransformedDataset(dataset, whole, transforms)
     return TransformedDataset(dataset, transforms)
+
+
+def _transformed_once(dataset: InMemoryDataset, transform: Transform) -> InMemoryDataset:
+    """Apply a transform to all samples, to the exact numbers of a file if it takes them."""
+    if not (dataset.exact and transform.takes_exact):
+        return InMemoryDataset(transform(dict(require_kept(dataset).properties)), dataset.config)
+    result = transform(dataset.properties | dataset.exact)
+    exact = {name: result[name] for name in dataset.exact if name in result}
+    made = InMemoryDataset(result | {name: single(values) for name, values in exact.items()}, dataset.config)
+    made.exact = exact_ones(exact, made.properties)
+    return made
 
 
 def _leading_batched(transforms: Sequence[Transform]) -> int:
@@ -192,13 +198,13 @@ def _require_agreement(prepared: AnyDataset, dataset: AnyDataset, transforms: Se
     indices = torch.tensor([length_of(dataset) - 1, 0])
     gathered = FetchBatch(whole)(indices, 0)
     try:
-        single = FetchSamples(TransformedDataset(dataset, transforms), collate)(indices, 0)
+        single = FetchSamples(TransformedDataset(dataset, transforms), stack)(indices, 0)
     except (DataError, NotImplementedError):
         return  # samples that only a batch of its own can hold, or that are there in batches alone
     for name in dict.fromkeys([*gathered, *single]):
         if name not in gathered or name not in single or _differ(gathered[name], single[name]):
             raise DataError(
-                f"batches of the data set {_called(prepared)} differ from its samples: found other values of {name!r} "
+                f"batches of the data set {called(prepared)!r} differ from its samples: found other values of {name!r} "
                 "in the batch of the last and the first sample than in these samples alone",
                 hint="correct __getitems__, or set batched = False in a transform that computes over samples or "
                 "changes its argument in place",
@@ -244,8 +250,13 @@ class PreparedDatasets:
             self._fit(self.own.get("train", ()) + self.shared)
             self._fit(self.own.get(key, ()))
             transforms = self.own.get(key, ()) + self.shared
-            self._prepared[key] = transformed(self.datasets[key], transforms)
-            _require_agreement(self._prepared[key], self.datasets[key], transforms)
+            whole = transformed(self.datasets[key], transforms)
+            self._prepared[key] = require_kept(whole) if isinstance(whole, InMemoryDataset) else whole
+            prepared, source = self._prepared[key], self.datasets[key]
+            if isinstance(source, InMemoryDataset) and source.exact:  # float64 and float32 differ, which is no fault
+                source = InMemoryDataset({name: values[[-1, 0]] for name, values in source.properties.items()})
+                prepared = transformed(source, transforms)
+            _require_agreement(prepared, source, transforms)
         return self._prepared[key]
 
     def _fit(self, transforms: tuple[Transform, ...]) -> None:
@@ -259,7 +270,10 @@ class PreparedDatasets:
                     f"{', '.join(self.datasets)}, expected train",
                     hint="add [datasets.train], or load the state of a run that had one",
                 )
-            transform.fit(transformed(self.datasets["train"], transforms[:place]))
+            samples = transformed(self.datasets["train"], transforms[:place])
+            transform.fit(
+                samples.in_full() if transform.takes_exact and isinstance(samples, InMemoryDataset) else samples
+            )
 
     def transforms(self, key: str) -> tuple[Transform, ...]:
         """Return the transforms of the data set `key`, in their order."""
@@ -273,6 +287,21 @@ class PreparedDatasets:
         for transform in reversed(transforms):
             tensor = transform.inverse(name, tensor)
         return tensor
+
+    def raw_properties(self, key: str, seed: int) -> dict[str, dict[str, Any]]:
+        """Return shape and type of each tensor in the first sample of the data set `key` before its transforms.
+
+        Empty if the default collator cannot make a batch of that sample.
+        """
+        try:
+            sample = first_sample(self.datasets[key], seed=seed)
+        except DataError:
+            return {}
+        return {
+            name: {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+            for name, value in sample.items()
+            if isinstance(value, Tensor)
+        }
 
     def property_of(self, name: str, present: Collection[str]) -> str:
         """Return the property of the field `name`, or the property of this name.

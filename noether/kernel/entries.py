@@ -20,7 +20,7 @@ class Role:
         name: Singular name: `callback`.
         group: Entry-point group that components of the role register in.
         base: `module:Attr` of the class that they derive from, imported only when something is checked
-            against it; None if another rule holds (a loss is a callable).
+            against it; None if another rule holds (a loss and a collator are callables).
         hint: Its place in a spec.
     """
 
@@ -54,6 +54,7 @@ ROLES: dict[str, Role] = {
         _role("loss", None, "loss_fn of [trainer]", plural="losses"),
         _role("model", "torch.nn:Module", "[model]"),
         _role("dataset", "torch.utils.data:Dataset", "[datasets.<key>]"),
+        _role("collator", None, "collate of [datasets.<key>]"),
         _role("transform", "noether.data.transforms.base:Transform", "[[transforms]]"),
         _role("optimizer", "torch.optim:Optimizer", "[model.optimizer]"),
         _role("schedule", "noether.optim.schedules:Schedule", "schedule of [model.optimizer]"),

@@ -130,6 +130,8 @@ def role_problem(role: Role, found: Any) -> str | None:
     """Return the reason why an object cannot play a role, as the predicate of a sentence; None if it can."""
     if role.name == "loss":
         return _loss_problem(found)
+    if role.name == "collator":
+        return _collator_problem(found)
     if role is COMMAND and (inspect.isclass(found) or not callable(found)):
         return f"names {described(found)}, but a command is a function, a typer app or a click command"
     return None if role.base is None else _class_problem(role, role.base, found)
@@ -211,6 +213,19 @@ def _loss_problem(found: Any) -> str | None:
         signature.bind(input=None, target=None)
     except TypeError as error:
         return f"cannot be called as loss(input=..., target=...): {error}"
+    return None
+
+
+def _collator_problem(found: Any) -> str | None:
+    """Return a problem unless an object takes a list of samples; functions of torch are none of a spec's business."""
+    if inspect.isclass(found) or not callable(found):
+        return f"names {described(found)}, but a collator is a function that takes a list of samples"
+    if str(getattr(found, "__module__", None)).partition(".")[0] == "torch":
+        return f"names {described(found)} of torch, but a collator is Noether's, a plugin's or the project's"
+    try:
+        inspect.signature(found).bind([])
+    except (TypeError, ValueError) as error:
+        return f"cannot be called as collate(samples): {error}"
     return None
 
 

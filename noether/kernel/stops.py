@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, TypeVar
 
 from noether.kernel.binding import Implementation
 from noether.kernel.progress import EarlyStopIteration
 
 _START = "raised by "
+_ELSEWHERE = "_noether_raised_elsewhere"
+_Raised = TypeVar("_Raised", bound=BaseException)
+
+
+def not_by_a_hook(error: _Raised) -> _Raised:
+    """Mark an error of the data, so that the callback that reads them is not blamed for it; return the error."""
+    setattr(error, _ELSEWHERE, True)
+    return error
 
 
 def add_note(error: BaseException, implementation: Implementation, update_counter: Any) -> None:
     """Add `raised by callback 'ema' (kind ema, noether-train 0.1.0) in hook after_update at update 120`."""
     update = getattr(update_counter, "update", None)
     where = f" at update {update}" if isinstance(update, int) else ""
-    error.add_note(f"{_START}{implementation.participant.description} in hook {implementation.hook}{where}")
+    start = "read by " if hasattr(error, _ELSEWHERE) else _START
+    error.add_note(f"{start}{implementation.participant.description} in hook {implementation.hook}{where}")
 
 
 def add_first_note(error: BaseException, implementation: Implementation, update_counter: Any) -> None:

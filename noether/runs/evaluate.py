@@ -92,8 +92,11 @@ def _labelled(path: Path, inputs: Inputs, spec: RunSpec) -> DataContainer:
     """Return the samples of a file as the only data set, with the labels that the targets need."""
     names = [*(spec.trainer.forward_properties or ()), *(spec.trainer.target_properties or ())]
     samples = read_samples(path, inputs.config, inputs.properties, inputs.needed_for(names), others=True)
-    batch, _ = as_batch(samples.tensors, inputs.properties)
-    return inputs.data.over(inputs.key, InMemoryDataset(inputs.rounded(batch)))
+    dataset: InMemoryDataset = samples.dataset
+    if any(tensor.dtype != inputs.properties[name].dtype for name, tensor in dataset.properties.items()):
+        batch, _ = as_batch(samples.tensors, inputs.properties)
+        dataset = InMemoryDataset(inputs.rounded(batch))
+    return inputs.data.over(inputs.key, dataset)
 
 
 def _of_data_set(spec: RunSpec, key: str) -> RunSpec:

@@ -31,7 +31,7 @@ from noether.core.models.base import ModelBase, evaluating
 from noether.core.models.build import build_model, infer_sizes
 from noether.core.trackers.noop import NoopTracker
 from noether.data.container import DataContainer, build_data
-from noether.data.fetch import first_sample
+from noether.data.workers import refuse_import_by_worker
 from noether.errors import SpecError
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.participant import Participant, load_plugins
@@ -114,7 +114,7 @@ class Preparation:
         """
         spec = spec or self.loaded.spec
         data = data or build_data(spec.datasets, spec.transforms, spec.loader, seed=spec.seed)
-        sample = first_sample(data.main, seed=data.seed)
+        sample = data.first_sample()
         spec = _made_explicit(spec, sample, self.device)
         return spec, data, _built_model(spec, sample, self.device)
 
@@ -197,6 +197,7 @@ def preparation(
         SpecError: if a plugin leaves the spec invalid, or its device is missing.
     """
     parallel_of()
+    refuse_import_by_worker()
     with use_registry(loaded.registry):
         loaded, participants = _configured(loaded, plugins)
         place = device_of(device or loaded.spec.device)

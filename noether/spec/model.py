@@ -31,7 +31,9 @@ class LoaderTable(SpecTable):
     prefetch_factor: int | None = Field(
         None, ge=1, examples=[8], description="Batches that each worker prepares in advance; 4 if left out."
     )
-    pin_memory: bool | None = Field(None, description="Load into page-locked memory; on with CUDA if left out.")
+    pin_memory: bool | None = Field(
+        None, description="Load into page-locked memory, if there is an accelerator; on with CUDA if left out."
+    )
     start_method: Literal["fork", "forkserver", "spawn"] | None = Field(
         None, examples=["forkserver"], description="Start method of worker processes; Python's default if left out."
     )

@@ -117,6 +117,17 @@ def test_the_project_with_its_own_model_data_and_loss_learns(page, project: Path
     }  # fmt: skip
 
 
+def test_samples_of_different_sizes_are_batched_as_the_page_shows(page, project: Path):
+    how_to = page["batch-samples-of-different-sizes.md"]
+    how_to.write_files(project)
+    quick = {"trackers": [{"kind": "noop"}], "trainer.max_epochs": 1}
+    assert noether.run("clouds.toml", set=quick, quiet=True).error is None
+    parts = [tomllib.loads(block.text)["datasets"]["train"] for block in how_to.blocks("toml")[1:3]]
+    assert [part["collate"]["kind"] for part in parts] == ["pad", "clouds.batches.cut"]
+    for part in parts:
+        assert noether.run("clouds.toml", set={**quick, "datasets.train": part}, quiet=True).error is None
+
+
 def test_the_trained_beams_predict_the_stress_in_pascals(page, project: Path):
     how_to = page["predict.md"]
     how_to.write_files(project)

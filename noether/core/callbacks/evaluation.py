@@ -131,6 +131,10 @@ class DatasetPass:
         batch_size: Samples a batch if the consumer has no batch size of its own.
         before_batch: Called before each batch; an exception from it ends the pass.
         name: Name of the pass on the terminal.
+
+    Attributes:
+        data_time: Seconds spent waiting for batches.
+        samples: Number of samples of the batch that is processed.
     """
 
     def __init__(
@@ -146,6 +150,7 @@ class DatasetPass:
         self.before_batch = before_batch
         self.name = name
         self.data_time = 0.0
+        self.samples = 0
 
     def collect(self, data_iter: Iterator[Any], model: torch.nn.Module, process: Callable[..., Any]) -> list[Any]:
         """Return the results of `process(batch, trainer_model=model)` for every batch.
@@ -158,12 +163,11 @@ class DatasetPass:
 
     def _batches(self, data_iter: Iterator[Any], bar: PassBar) -> Iterator[Any]:
         batches = evaluation_pass(data_iter, self.sampler_config, self.batch_size)
-        while True:
+        for samples in self.sampler_config.batch_lengths(self.batch_size):
+            self.samples = samples
             started = perf_counter()
-            batch = next(batches, None)
+            batch = next(batches)
             self.data_time += perf_counter() - started
-            if batch is None:
-                return
             if self.before_batch is not None:
                 self.before_batch()
             yield batch

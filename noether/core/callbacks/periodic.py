@@ -16,6 +16,7 @@ from noether.core.callbacks.base import CallbackBase, CallBackBaseConfig, withou
 from noether.core.callbacks.evaluation import DatasetPass, put_together
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
+from noether.data.batches import properties_of
 from noether.data.container import DataContainer
 from noether.data.dataset import length_of
 from noether.data.samplers.tagged import SamplerIntervalConfig
@@ -222,6 +223,7 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
         self.max_size = callback_config.max_size
         self.total_data_time = 0.0
         self._sampler_config: SamplerIntervalConfig | None = None
+        self._pass: DatasetPass | None = None
         self._present: tuple[str, ...] = ()  # the properties of a batch, once there was one
 
     @classmethod
@@ -276,6 +278,16 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
         """Key of the data set in metric keys."""
         return self.dataset_key or self.data_container.keys()[0]
 
+    def samples_of(self, batch: Any) -> int:
+        """Return the number of samples of a batch: in a pass what the stream loaded, whatever a collator made of it.
+
+        Args:
+            batch: The batch, for a call outside of a pass; its first property has an entry a sample.
+        """
+        if self._pass is not None:
+            return self._pass.samples
+        return next((len(value) for value in properties_of(batch).values() if hasattr(value, "__len__")), 1)
+
     def in_units(self, name: str, tensor: Tensor) -> Tensor:
         """Return predictions or targets of the data set in the units of the training data; see `CallbackBase`."""
         return self.data_container.in_units(name, tensor, self._present)
@@ -313,14 +325,17 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
             trainer_model: The model; it is in evaluation mode meanwhile.
             batch_size: Samples of a batch, unless this callback has a batch size of its own.
         """
-        dataset_pass = DatasetPass(
+        dataset_pass = self._pass = DatasetPass(
             self.sampler_config,
             batch_size=batch_size,
             before_batch=self.trainer.raise_if_stopped,
             name=self.id,
         )
-        with self.trainer.autocast():
-            results = dataset_pass.collect(data_iter, trainer_model, self._process_on_device)
+        try:
+            with self.trainer.autocast():
+                results = dataset_pass.collect(data_iter, trainer_model, self._process_on_device)
+        finally:
+            self._pass = None
         self.total_data_time += dataset_pass.data_time
         return self._collate_result(results)
 

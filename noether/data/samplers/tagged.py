@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, NamedTuple
@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from noether.data.collators import Collator
 from noether.data.dataset import AnyDataset, Batch, length_of
-from noether.data.fetch import Collator
 from noether.kernel.intervals import Intervals
 
 TRAINING = 0
@@ -30,17 +30,26 @@ class SamplerIntervalConfig(Intervals):
         dataset: The data set of the passes.
         batch_size: Samples in a batch on each rank; None for the one that the loader was built with.
         collator: Makes batches of samples; None for the default.
+        key: Key of the data set in messages; empty if it has none.
         tag: Mark of this consumer's batches, unique in the process.
     """
 
     dataset: AnyDataset
     batch_size: int | None = None
     collator: Collator | None = None
+    key: str = ""
     tag: int = field(default_factory=_tags.__next__, init=False)
 
     def samples_on(self, rank: int, world_size: int) -> range:
         """Return the indices that this rank evaluates: over all ranks every sample once, without padding."""
         return range(rank, length_of(self.dataset), world_size)
+
+    def batch_lengths(self, batch_size: int, *, rank: int = 0, world_size: int = 1) -> Iterator[int]:
+        """Yield the number of samples in each batch of a pass, whatever the collator makes of them."""
+        left, size = len(self.samples_on(rank, world_size)), self.batch_size or batch_size
+        while left > 0:
+            yield min(size, left)
+            left -= size
 
     def pass_length(self, batch_size: int, *, rank: int = 0, world_size: int = 1) -> int:
         """Return the number of batches of `batch_size` (or its own size) in a pass on this rank."""
@@ -86,7 +95,7 @@ class TaggedBatch(NamedTuple):
 
     tag: int
     position: int
-    batch: Batch
+    batch: Batch | Any
 
     def __reduce__(self) -> tuple[Callable[..., TaggedBatch], tuple[Any, ...]]:
         # As arrays through the pipe: torch would open shared memory, and a socket to send it, for every tensor.

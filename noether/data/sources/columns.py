@@ -69,9 +69,20 @@ def _read_npz(path: Path, choose: Choose) -> Columns:
             archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path}: wrong content: found a single array without a name, expected an .npz archive")
-            return {name: _from_numpy(path, name, archive[name]) for name in choose(archive.files)}
+            return {name: _from_numpy(path, name, _member(path, name, archive)) for name in choose(archive.files)}
+    except DataError:
+        raise
     except (OSError, ValueError, EOFError, MemoryError, RecursionError, zipfile.BadZipFile) as error:
         raise _unreadable(path, error) from error
+
+
+def _member(path: Path, name: str, archive: Any) -> Any:
+    try:
+        return archive[name]
+    except ValueError as error:
+        if "Object arrays" in str(error):
+            raise _wrong_type(path, name, "Python objects") from error
+        raise
 
 
 def _read_safetensors(path: Path, choose: Choose) -> Columns:
@@ -82,7 +93,7 @@ def _read_safetensors(path: Path, choose: Choose) -> Columns:
             length = header_length(stream.read(LENGTH), path.stat().st_size)
             require_plausible(stream.read(length))
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in choose(list(file.keys()))}
+            return {name: _from_torch(path, name, file.get_tensor(name)) for name in choose(list(file.keys()))}
     except (OSError, ValueError, SafetensorError) as error:
         raise _unreadable(path, error) from error
 
@@ -120,11 +131,13 @@ def _read_csv(path: Path, choose: Choose) -> Columns:
 
 def _of_table(path: Path, table: Any) -> Columns:
     """Return the columns of an Arrow table."""
-    for name in table.column_names:
-        if table[name].null_count:
-            raise DataError(
-                f"{path}: missing values in {name!r}: found {table[name].null_count} nulls in {len(table)} rows"
-            )
+    from pyarrow import types
+
+    for field in table.schema:
+        if nulls := table[field.name].null_count:
+            raise DataError(f"{path}: missing values in {field.name!r}: found {nulls} nulls in {len(table)} rows")
+        if not (types.is_integer(field.type) or types.is_floating(field.type) or types.is_boolean(field.type)):
+            raise _wrong_type(path, field.name, str(field.type))
     return {name: _from_numpy(path, name, table[name].to_numpy()) for name in table.column_names}
 
 
@@ -142,18 +155,52 @@ def _checked(path: Path, names: Collection[str] | None, present: list[str]) -> l
         if name not in present:
             guess = did_you_mean(name, present)
             raise DataError(f"{path}: unknown array: found {name!r}, expected one of {', '.join(present)}.{guess}")
-    return list(present if names is None else names)
+    chosen = list(present if names is None else names)
+    for name in chosen:
+        if (times := present.count(name)) > 1:
+            raise DataError(f"{path}: doubled column: found {name!r} {times} times, expected different names")
+        if not name or not name.isprintable():
+            raise DataError(f"{path}: wrong name of a column: found {name!r}, expected printable text")
+    return chosen
 
 
 def _from_numpy(path: Path, name: str, array: np.ndarray[Any, Any] | bytes) -> Tensor:
     if isinstance(array, bytes):
         raise DataError(f"{path}: wrong content of {name!r}: found bytes, expected an array")
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise _wrong_type(path, name, str(array.dtype))
     if array.dtype.kind == "u":
+        if array.size and int(array.max()) > _LARGEST:
+            raise _too_large(path, name, str(array.dtype), int(array.max()))
         array = array.astype(np.int64)  # torch knows no arithmetic for most unsigned types
-    if array.dtype.kind not in "bif" or array.dtype.itemsize > 8:
-        raise DataError(f"{path}: wrong type of {name!r}: found {array.dtype}, expected booleans, integers or floats")
     native = np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
     return torch.from_numpy(native if native.flags.writeable else native.copy())
+
+
+def _from_torch(path: Path, name: str, tensor: Tensor) -> Tensor:
+    if tensor.dtype in _UNSIGNED:
+        return _from_numpy(path, name, tensor.numpy())
+    if tensor.is_complex():
+        raise _wrong_type(path, name, str(tensor.dtype).removeprefix("torch."))
+    return tensor
+
+
+_LARGEST = 2**63 - 1
+_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
+
+
+def _wrong_type(path: Path, name: str, found: str) -> DataError:
+    return DataError(
+        f"{path}: wrong type of {name!r}: found {found}, expected booleans, integers or floats of at most 64 bits",
+        hint="choose other arrays with `properties`, or write this one as an array of numbers of one shape a sample",
+    )
+
+
+def _too_large(path: Path, name: str, found: str, largest: int) -> DataError:
+    return DataError(
+        f"{path}: integers of {name!r} are too large: found {found} up to {largest}, expected at most {_LARGEST}",
+        hint="write them as float64, or subtract an offset",
+    )
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:

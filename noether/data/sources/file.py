@@ -12,6 +12,7 @@ from torch import Tensor
 from noether.config.components import DatasetBaseConfig
 from noether.data.dataset import InMemoryDataset
 from noether.data.randomness import train_test_indices
+from noether.data.rounding import exact_ones
 from noether.data.sources.columns import Columns, read_columns
 from noether.errors import DataError
 
@@ -36,7 +37,8 @@ class FileConfig(DatasetBaseConfig):
 class FileDataset(InMemoryDataset):
     """Serves the samples of one file; the first dimension of every array counts samples.
 
-    Floating-point numbers become float32 and integers int64, which is what models and losses take.
+    Floating-point numbers become float32 and integers int64, which is what models and losses take; `normalize` is given
+    the numbers of the file.
 
     Args:
         dataset_config: The file, its arrays, and the part of its samples.
@@ -61,7 +63,9 @@ class FileDataset(InMemoryDataset):
             split_seed = seed if dataset_config.split_seed is None else dataset_config.split_seed
             indices = train_test_indices(length, dataset_config.split, dataset_config.test_fraction, split_seed)
             tensors = {name: tensor[indices] for name, tensor in tensors.items()}
-        super().__init__({name: _plain(tensor) for name, tensor in tensors.items()}, dataset_config)
+        plain = {name: _plain(tensor) for name, tensor in tensors.items()}
+        super().__init__(plain, dataset_config)
+        self.exact = exact_ones(tensors, self.properties)
 
 
 def _names(properties: dict[str, str | list[str]]) -> list[str]:
@@ -89,7 +93,10 @@ def _assembled(path: Path, properties: dict[str, str | list[str]], columns: Colu
                     f"{path}: wrong shape of {part!r} in property {name!r}: found {shape}, expected (samples,)",
                     hint=f'to use it as it is: {name} = "{part}"',
                 )
-        result[name] = torch.stack([columns[part] for part in parts], dim=1)
+        columns_of = [columns[part] for part in parts]
+        if len({column.dtype for column in columns_of}) > 1:
+            columns_of = [column.double() for column in columns_of]
+        result[name] = torch.stack(columns_of, dim=1)
     return result
 
 

@@ -22,6 +22,8 @@ class Transform:
         batched: True if a whole batch, every property with a leading batch dimension, may be passed in place
             of a sample. Counts for deterministic transforms only: the samples of a batch share no randomness.
         keeps_properties: True if a sample always has the same properties before and after.
+        takes_exact: True if it may be given float64 where a sample has float32, so that a file's numbers are rounded
+            after it.
 
     Args:
         transform_config: Configuration of the transform.
@@ -30,6 +32,7 @@ class Transform:
     deterministic: bool = False
     batched: bool = False
     keeps_properties: bool = False
+    takes_exact: bool = False
 
     def __init__(self, transform_config: TransformBaseConfig | None = None) -> None:
         self.config = transform_config

@@ -13,9 +13,14 @@ from torch import Tensor
 from noether.config.components import TransformBaseConfig
 from noether.data.dataset import AnyDataset
 from noether.data.fetch import whole_batches
+from noether.data.rounding import LARGEST_ERROR, NOISE
 from noether.data.transforms.base import Transform
 from noether.errors import DataError
 from noether.kernel.names import did_you_mean
+
+_LARGEST_INTEGER = 2**53
+_ROUNDING = torch.finfo(torch.float32).eps
+_SMALLEST_SCALE = torch.finfo(torch.float32).tiny  # float32 cannot divide by less
 
 
 class RunningStatistics:
@@ -30,6 +35,7 @@ class RunningStatistics:
         self.component_dim = component_dim
         self.count = 0
         self.sample_dims = 0
+        self.smallest_scale = _SMALLEST_SCALE
         self.mean = torch.zeros((), dtype=torch.float64)
         self.squares = torch.zeros((), dtype=torch.float64)  # sum of squared deviations from the mean
         self.minimum = torch.full((), torch.inf, dtype=torch.float64)
@@ -39,6 +45,7 @@ class RunningStatistics:
         """Take in a batch of shape (batch, ...)."""
         values = batch.to(torch.float64)
         self.sample_dims = values.ndim - 1
+        self.smallest_scale = torch.finfo(batch.dtype if batch.dtype == torch.float64 else torch.float32).tiny
         dims = self._reduced(values)
         count = math.prod(values.shape[dim] for dim in dims)
         mean = values.mean(dims, keepdim=True)
@@ -64,13 +71,11 @@ class RunningStatistics:
 
     @property
     def constant(self) -> Tensor:
-        """True for components that never vary; exact, while the deviation may be a rounding error above 0."""
-        return self.minimum == self.maximum
+        """True for components that never vary, but for rounding errors of the arithmetic that made them."""
+        return self.maximum - self.minimum <= NOISE * torch.maximum(self.minimum.abs(), self.maximum.abs())
 
 
 _COMPONENT_DIM = {"component": -1, "channel": 0, "property": None}
-
-_SMALLEST_SCALE = torch.finfo(torch.float32).tiny  # float32 cannot divide by less
 
 
 class NormalizeConfig(TransformBaseConfig):
@@ -94,7 +99,8 @@ class NormalizeConfig(TransformBaseConfig):
 class Normalize(Transform):
     """Maps `x` to `(x - shift) / scale`, with shift and scale from the training set.
 
-    A component that never varies is only shifted.
+    Works in float64 on integers and on the numbers of a file, which are rounded to float32 afterwards. A component that
+    never varies is only shifted.
 
     Args:
         transform_config: Configuration of the transform.
@@ -103,6 +109,7 @@ class Normalize(Transform):
     deterministic = True
     batched = True
     keeps_properties = True
+    takes_exact = True
 
     def __init__(self, transform_config: NormalizeConfig) -> None:
         super().__init__(transform_config)
@@ -121,25 +128,27 @@ class Normalize(Transform):
         """Compute shift and scale, in float64.
 
         Raises:
-            DataError: if the data set is empty, lacks a property, or a property holds integers or non-finite
-                numbers.
+            DataError: if the data set is empty, lacks a property, or a property holds no numbers, non-finite ones, or
+                integers beyond 2**53.
         """
         statistics = {name: RunningStatistics(_COMPONENT_DIM[self.per]) for name in self.names}
         for batch in whole_batches(dataset):
             for name in self.names:
-                statistics[name].add(_floats(name, batch))
+                statistics[name].add(_numbers(name, batch))
         for name, values in statistics.items():
             self._shift[name], self._scale[name] = self._shift_and_scale(name, values)
 
     def _shift_and_scale(self, name: str, values: RunningStatistics) -> tuple[Tensor, Tensor]:
-        if not (values.count and values.mean.isfinite().all()):
+        if not (values.count and values.squares.isfinite().all()):
+            is_too_large = values.count and bool(values.mean.isfinite().all())
             found = "NaN or infinity in the training set" if values.count else "no training samples"
+            found = "numbers whose squares are beyond float64" if is_too_large else found
             raise DataError(f"cannot normalise {name!r}: found {found}, expected finite numbers")
         if self.method == "mean-std":
             shift, scale = values.mean, values.deviation
         else:
             shift, scale = values.minimum, values.maximum - values.minimum
-        scale = torch.where(values.constant | (scale < _SMALLEST_SCALE), 1.0, scale)
+        scale = torch.where(values.constant | (scale < values.smallest_scale), 1.0, scale)
         if self.per == "channel" and shift.ndim:
             trailing = (1,) * (values.sample_dims - 1)  # so that channels line up in samples and in batches
             return shift.view(-1, *trailing), scale.view(-1, *trailing)
@@ -149,10 +158,9 @@ class Normalize(Transform):
         """Return the sample, or batch, with its properties normalised."""
         result = dict(sample)
         for name in self.names:
-            if name not in sample:
-                raise _lacking(name, sample)
-            value, shift, scale = self._operands(name, sample[name])
-            result[name] = ((value - shift) / scale).to(sample[name].dtype)
+            given = _numbers(name, sample)
+            value, shift, scale = self._operands(name, given)
+            result[name] = ((value - shift) / scale).to(given.dtype if given.is_floating_point() else torch.float32)
         return result
 
     def inverts(self, name: str) -> bool:
@@ -160,20 +168,27 @@ class Normalize(Transform):
         return name in self.names
 
     def inverse(self, name: str, tensor: Tensor) -> Tensor:
-        """Return a property, or a prediction of it, in the units of the data."""
+        """Return a property, or a prediction of it, in the units of the data; in float64 if that needs it."""
         if not self.inverts(name):
             return tensor
         value, shift, scale = self._operands(name, tensor)
         return value * scale + shift
 
     def _operands(self, name: str, tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return tensor, shift and scale, in float32 at least: half precision cannot hold a shift."""
+        """Return tensor, shift and scale, in float32 at least, since half precision cannot hold a shift."""
         if not self.fitted:
             raise DataError(
                 f"no statistics of {name!r}: the transform is not fitted", hint="call fit or load_state_dict first"
             )
-        value = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+        is_exact = self._needs_float64(name) or not tensor.is_floating_point()
+        at_least = torch.float64 if is_exact and tensor.device.type != "mps" else torch.float32  # mps has no float64
+        value = tensor.to(torch.promote_types(tensor.dtype, at_least))
         return value, self._shift[name].to(value), self._scale[name].to(value)
+
+    def _needs_float64(self, name: str) -> bool:
+        """Return True if float32 cannot tell apart the numbers of some component."""
+        shift, scale = self._shift[name], self._scale[name]
+        return bool(((shift.abs() * _ROUNDING > scale * LARGEST_ERROR) | (scale < _SMALLEST_SCALE)).any())
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return each property's `<property>/shift` and `<property>/scale`, in float64."""
@@ -193,12 +208,18 @@ class Normalize(Transform):
         self._scale = {name: state[f"{name}/scale"].clone() for name in self.names}
 
 
-def _floats(name: str, batch: Mapping[str, Tensor]) -> Tensor:
+def _numbers(name: str, batch: Mapping[str, Any]) -> Tensor:
+    """Return a property that can be normalised: real numbers that float64 holds."""
     if name not in batch:
         raise _lacking(name, batch)
-    if not batch[name].is_floating_point():
-        raise DataError(f"cannot normalise {name!r}: found {batch[name].dtype}, expected floating-point numbers")
-    return batch[name]
+    values: Tensor = batch[name] if isinstance(batch[name], Tensor) else torch.as_tensor(batch[name])
+    if values.is_floating_point():
+        return values
+    if values.dtype == torch.bool or values.is_complex():
+        raise DataError(f"cannot normalise {name!r}: found {values.dtype}, expected real numbers")
+    if values.numel() and float(values.double().abs().max()) > _LARGEST_INTEGER:
+        raise DataError(f"cannot normalise {name!r}: found integers beyond 2**53, expected numbers that float64 holds")
+    return values
 
 
 def _lacking(name: str, sample: Mapping[str, Any]) -> DataError:

@@ -33,12 +33,17 @@ class FileSamples:
     """Raw samples of a file.
 
     Attributes:
-        tensors: The properties, of shape (samples, ...).
-        ignored: Arrays of the file that are none of them.
+        dataset: The samples, as training would read them.
+        ignored: Arrays of the file that are none of their properties.
     """
 
-    tensors: dict[str, Tensor]
+    dataset: FileDataset
     ignored: list[str]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The properties, of shape (samples, ...), with all digits of the file if the data set has kept them."""
+        return self.dataset.properties | getattr(self.dataset, "exact", {})
 
 
 def columns_of(
@@ -116,13 +121,13 @@ def read_samples(
     if others:
         wanted |= {name for name, arrays in columns.items() if set(_listed(arrays)) <= set(present)}
     read = {name: columns[name] for name in properties if name in wanted}
-    tensors = FileDataset(FileConfig(kind="file", path=str(path), properties=read)).properties
-    for name, tensor in tensors.items():
+    dataset = FileDataset(FileConfig(kind="file", path=str(path), properties=read))
+    for name, tensor in dataset.properties.items():
         if tensor.ndim != len(properties[name].shape) + 1:
             shape = ", ".join(map(str, ("samples", *properties[name].shape)))
             raise DataError(f"{path}: wrong shape of {name!r}: found {tuple(tensor.shape)}, expected ({shape})")
     used = {array for arrays in read.values() for array in _listed(arrays)}
-    return FileSamples(tensors, [name for name in present if name not in used])
+    return FileSamples(dataset, [name for name in present if name not in used])
 
 
 # Writing

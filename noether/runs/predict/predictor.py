@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from noether.config.base import component_of
 from noether.data.dataset import Batch
 from noether.data.fetch import Fetch
 from noether.data.randomness import EVALUATION_EPOCH
@@ -17,6 +18,7 @@ from noether.kernel.names import did_you_mean
 from noether.runs.predict.inputs import Inputs
 from noether.runs.predict.samples import as_batch
 from noether.spec.model import RunSpec
+from noether.training.trainers.base import BaseTrainer
 from noether.training.trainers.outputs import by_field as parts_by_field
 
 _TARGET = "_target"
@@ -35,7 +37,7 @@ class Predictor:
         position: Position of the checkpoint.
 
     Raises:
-        SpecError: if the spec does not name the inputs of the model.
+        SpecError: if the spec does not name the inputs of the model, or its trainer evaluates more than the model.
         DataError: if the transforms change a target and have no inverse.
     """
 
@@ -51,6 +53,12 @@ class Predictor:
             raise SpecError(
                 "the spec of the run does not name the inputs of the model: found no trainer.forward_properties",
                 hint="list the arguments of the model's forward under forward_properties, and train again",
+            )
+        trainer = component_of(spec.trainer)
+        if trainer.target.forward is not BaseTrainer.forward:
+            raise SpecError(
+                f"a prediction calls the model alone, and the trainer '{trainer.kind}' has a forward of its own",
+                hint="do in the model's forward what the trainer's does, and train again",
             )
         inputs.require_inverses(self.targets.values())
 

@@ -38,19 +38,13 @@ class RawProperty:
         Where it had float32, wider numbers stay as they are for transforms that come before rounding; where it had
         whole numbers only, fractions stay fractions.
         """
-        if self.dtype == torch.float32 and not (tensor.is_complex() or tensor.dtype == torch.bool):
-            return tensor.to(torch.promote_types(tensor.dtype, torch.float32 if _is_small(tensor) else torch.float64))
         values = tensor.to(self.dtype)
+        if self.dtype == torch.float32:
+            wide = tensor.to(torch.float64)
+            return values if torch.equal(values.to(torch.float64), wide) else wide
         if self.dtype.is_floating_point or self.dtype.is_complex or torch.equal(values.to(tensor.dtype), tensor):
             return values
         return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
-
-
-def _is_small(tensor: Tensor) -> bool:
-    """Return True for integers that float32 holds, and for its own numbers."""
-    if tensor.is_floating_point():
-        return tensor.dtype != torch.float64
-    return not tensor.numel() or int(tensor.abs().max()) <= 1 << 24
 
 
 RawProperties = Mapping[str, RawProperty]
@@ -134,6 +128,8 @@ def as_batch(given: Mapping[str, Any], properties: RawProperties) -> tuple[dict[
     """
     tensors = {name: _tensor(name, given[name]) for name in properties if name in given}
     for name, tensor in tensors.items():
+        if tensor.is_complex() and not properties[name].dtype.is_complex:
+            raise DataError(f"wrong type of {name!r}: found {tensor.dtype}, expected {properties[name].dtype}")
         _require_shape(name, tuple(tensor.shape), properties[name].shape)
     single = {name for name, tensor in tensors.items() if tensor.ndim == len(properties[name].shape)}
     if single and len(single) < len(tensors):

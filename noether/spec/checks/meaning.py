@@ -18,6 +18,9 @@ from noether.spec.errors.words import quoted
 from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec
 
+_ADDED: dict[str, tuple[str, ...]] = {"stack": (), "pad": ("mask",), "concat": ("batch_index",)}
+"""Properties that a collator adds to a batch, by kind; those of other collators are unknown."""
+
 
 def counter_of(spec: RunSpec, updates_per_epoch: int | None = None) -> UpdateCounter | None:
     """Return the counter of a run before its first update; None if its length depends on the size of the data.
@@ -143,7 +146,8 @@ def _known_properties(spec: RunSpec, key: str) -> tuple[str, ...] | None:
     ):
         return None
     properties: tuple[str, ...] | None = target.known_properties(config)
-    return properties
+    added = _ADDED.get(config.collate.kind if config.collate else "stack")
+    return None if properties is None or added is None else (*properties, *added)
 
 
 def _keeps_properties(transform: Any) -> bool:

@@ -56,7 +56,7 @@ class OfflineLossCallback(PeriodicDataIteratorCallback):
 
     def process_data(self, batch: dict[str, Tensor], *, trainer_model: torch.nn.Module) -> dict[str, Any]:
         """Return the losses and outputs of a batch times their weights, and the weights; a sum has none."""
-        samples = float(samples_of(batch))
+        samples = float(self.samples_of(batch))
         result = TrainerResult.of(self.trainer.train_step(batch, trainer_model))
         losses = {"total": result.total_loss, **(result.losses_to_log or {})}
         outputs = {
@@ -79,13 +79,6 @@ class OfflineLossCallback(PeriodicDataIteratorCallback):
             self.writer.add_scalar(f"loss/{key}/{name}", value)
         for name, parts in results["outputs"].items():
             self.writer.add_scalar(f"{name}/{key}", _put_together(**parts))
-
-
-def samples_of(batch: Mapping[str, Any]) -> int:
-    """Return the number of samples in a batch; one of samples that are joined says where each belongs."""
-    if "batch_index" in batch:
-        return int(batch["batch_index"].max()) + 1
-    return len(next(iter(batch.values())))
 
 
 def _sums(values: Mapping[str, Any], weights: Weights) -> dict[str, dict[str, Tensor]]:

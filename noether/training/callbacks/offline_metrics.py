@@ -14,6 +14,7 @@ from noether.config.components import PeriodicDataIteratorCallbackConfig
 from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.callbacks.tracked import precise
+from noether.data.batches import properties_of
 from noether.errors import TrainingError
 from noether.training.trainers.torch_losses import is_per_point
 from noether.training.trainers.types import MASK
@@ -198,10 +199,11 @@ class OfflineMetricsCallback(PeriodicDataIteratorCallback):
     ) -> dict[str, dict[str, dict[str, Tensor]]]:
         """Return the sums of each metric of each field over one batch."""
         outputs = self.trainer.forward(batch, trainer_model)
-        return {field: self._sums(field, names, outputs, batch) for field, names in self.metrics.items()}
+        properties = properties_of(batch)
+        return {field: self._sums(field, names, outputs, properties) for field, names in self.metrics.items()}
 
     def _sums(
-        self, field: str, names: list[MetricName], outputs: Any, batch: dict[str, Tensor]
+        self, field: str, names: list[MetricName], outputs: Any, batch: Mapping[str, Tensor]
     ) -> dict[str, dict[str, Tensor]]:
         target_name = f"{field}_target"
         if isinstance(outputs, Tensor) and len(self.metrics) == 1:
@@ -222,7 +224,7 @@ class OfflineMetricsCallback(PeriodicDataIteratorCallback):
             )
         return {name: METRICS[name].sums(prediction, target, kept if name == "accuracy" else valid) for name in names}
 
-    def _valid(self, target: Tensor, batch: dict[str, Tensor]) -> Tensor | None:
+    def _valid(self, target: Tensor, batch: Mapping[str, Tensor]) -> Tensor | None:
         """Return the valid points of a padded batch; None if all of a field's values count."""
         mask = batch.get(MASK) if self.trainer.has_masks else None
         return mask if mask is not None and is_per_point(target, mask) else None

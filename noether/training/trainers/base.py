@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from noether.core.callbacks.tree import participants_of
 from noether.core.initializers.base import CalledOnce, InitializerBase
 from noether.core.models.agreement import require_agreement, require_sizes
 from noether.core.models.base import ModelBase
+from noether.data.batches import moved, properties_of, selected
 from noether.data.container import DataContainer
 from noether.data.dataset import length_of
 from noether.data.loader import TrainingLoader
@@ -44,7 +45,7 @@ from noether.training.rounds import compile_run_hooks
 from noether.training.signals import StopSignals
 from noether.training.state import ReadsState, RunParts, RunState, starting_counter
 from noether.training.trainers.config import BaseTrainerConfig, cut_update
-from noether.training.trainers.outputs import by_field, missing_property
+from noether.training.trainers.outputs import by_field
 from noether.training.trainers.types import MASK, LossFacts, LossResult, TrainerResult
 from noether.training.update import Update, step_of
 
@@ -200,16 +201,20 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
             self._own_step = step_of(model)
         if self._own_step is not None:
             return self._own_step(batch)
+        forward, targets = {}, {}
         try:
-            forward, targets = {}, {}
             for name in self.forward_properties:
                 forward[name] = batch[name]
             for name in self.target_properties:
                 targets[name] = batch[name]
             if self.has_masks and MASK in batch:
                 targets[MASK] = batch[MASK]
-        except KeyError as error:
-            raise missing_property(batch, error, "forward_properties and target_properties") from error
+        except (KeyError, TypeError):  # a batch that lacks one, or is an object with attributes
+            found = selected(batch, self.batch_keys)
+            forward = {name: found[name] for name in self.forward_properties}
+            targets = {name: found[name] for name in self.target_properties}
+            if self.has_masks and (mask := properties_of(batch).get(MASK)) is not None:
+                targets[MASK] = mask
         output = model(**forward)
         if self.outputs:
             output = by_field(output, self.outputs)
@@ -221,11 +226,7 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         Raises:
             TrainingError: if the batch lacks a forward property.
         """
-        try:
-            inputs = {name: batch[name] for name in self.forward_properties}
-        except KeyError as error:
-            raise missing_property(batch, error, "forward_properties") from error
-        output = model(**inputs)
+        output = model(**selected(batch, self.forward_properties))
         return output if type(output) is dict and not self.outputs else by_field(output, self.outputs)
 
     def update(
@@ -258,17 +259,14 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         """Return a context with the precision of training."""
         return self.precision.autocast()
 
-    def to_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Move the tensors of a batch to the device of the run."""
-        return {
-            name: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
-            for name, value in batch.items()
-        }
+    def to_device(self, batch: Any) -> Any:
+        """Return a batch with its tensors on the device of the run; a batch may be an object with a method `to`."""
+        return moved(batch, self.device)
 
     @staticmethod
-    def drop_metadata(data: Mapping[str, Any]) -> dict[str, Tensor]:
+    def drop_metadata(data: Any) -> dict[str, Tensor]:
         """Return the tensors of a batch, without the values that identify its samples."""
-        return {name: value for name, value in data.items() if isinstance(value, Tensor)}
+        return {name: value for name, value in properties_of(data).items() if isinstance(value, Tensor)}
 
     # The life of a run
 

@@ -72,11 +72,3 @@ def described(output: Any) -> str:
     if isinstance(output, list | tuple):
         return f"{type(output).__name__} of {', '.join(map(described, output)) or 'nothing'}"
     return type(output).__name__
-
-
-def missing_property(batch: Mapping[str, Any], name: object, setting: str) -> TrainingError:
-    """Return the error for a batch that lacks a property which `setting` lists."""
-    return TrainingError(
-        f"missing property in a batch: found {', '.join(map(str, batch))}, expected {name}",
-        hint=f"list properties of the data set in {setting}",
-    )

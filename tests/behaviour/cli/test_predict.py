@@ -10,7 +10,8 @@ from pyarrow import csv, parquet
 from safetensors.torch import load_file, save_file
 
 import noether
-from noether.errors import DataError
+from noether.errors import DataError, SpecError
+from noether.training.trainers.weighted_loss import WeightedLossTrainer
 
 NORMALIZE = [{"kind": "normalize", "properties": ["x", "y_target"]}]
 EMA = {"kind": "ema", "every_n_epochs": 1, "target_factors": [0.5]}
@@ -218,6 +219,13 @@ def test_a_prediction_that_could_not_be_right_is_refused(lab, tiny_spec, positiv
     with pytest.raises(DataError) as caught:
         run.predict({"x": NEW})
     assert named in str(caught.value)
+
+
+def test_a_trainer_that_evaluates_more_than_the_model_is_not_passed_over(trained, monkeypatch):
+    monkeypatch.setattr(WeightedLossTrainer, "forward", lambda self, batch, model: model(x=batch["x"] * 2))
+    with pytest.raises(SpecError) as caught:
+        noether.load_run("trained").predict({"x": NEW})
+    assert "'weighted-loss' has a forward of its own" in str(caught.value)
 
 
 def test_augmentation_of_the_training_set_is_not_applied_and_units_of_the_other_are(lab, finish):

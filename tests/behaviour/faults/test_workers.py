@@ -73,7 +73,7 @@ def test_an_error_of_a_sample_has_its_index_and_traceback(run, bad, workers):  #
     assert isinstance(outcome.error, ArithmeticError)
     log = (outcome.run_dir / "log.txt").read_text()
     assert "sample 31 cannot be computed" in log
-    assert "while loading sample 31 of BadSamples" in log
+    assert "while loading sample 31 of the data set 'train' (lab.faults.BadSamples)" in log
     assert "in fail" in log
 
 

@@ -142,7 +142,8 @@ def test_order_depends_on_the_seed_and_on_nothing_before() -> None:
     ("asked", "device", "pinned"),
     [(None, "cpu", False), (None, "cuda", True), (False, "cuda", False), (True, "cpu", True)],
 )
-def test_memory_is_pinned_for_cuda_by_default(asked: bool | None, device: str, pinned: bool) -> None:
+def test_memory_is_pinned_for_cuda_by_default(asked: bool | None, device: str, pinned: bool, monkeypatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     data = DataContainer(datasets(), pin_memory=asked)
     assert data.build_loader(batch_size=1, device=torch.device(device)).pin_memory is pinned
 

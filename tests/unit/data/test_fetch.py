@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from noether.data.collators import stack
 from noether.data.dataset import Dataset, InMemoryDataset
-from noether.data.fetch import FetchSamples, collate, fetch_of
+from noether.data.fetch import FetchSamples, fetch_of
 
 
 class Noisy(Dataset):
@@ -60,7 +61,7 @@ def test_loading_leaves_the_generators_of_the_process_alone() -> None:
 
 def test_a_custom_collator_gets_the_samples() -> None:
     dataset = InMemoryDataset({"x": torch.arange(4.0)})
-    fetch = fetch_of(dataset, 0, lambda samples: {"sum": sum(collate(samples)["x"]).view(1)})
+    fetch = fetch_of(dataset, 0, lambda samples: {"sum": sum(stack(samples)["x"]).view(1)})
     assert fetch(torch.tensor([1, 2]), 0)["sum"].tolist() == [3]
 
 
@@ -96,7 +97,7 @@ def test_a_batch_that_is_gathered_is_the_one_that_is_collated(
     }[layout]
     dataset = InMemoryDataset({"x": values})
     gathered, collated = (
-        fetch(torch.tensor(indices), 0)["x"] for fetch in (fetch_of(dataset, 0), FetchSamples(dataset, collate))
+        fetch(torch.tensor(indices), 0)["x"] for fetch in (fetch_of(dataset, 0), FetchSamples(dataset, stack))
     )
     assert gathered.dtype == collated.dtype
     assert torch.equal(gathered, collated)

@@ -139,8 +139,9 @@ def test_a_pinned_batch_keeps_values_that_are_not_tensors(pinned, collator, expe
         assert (pinned, tagged.batch) == ([], expected)
 
 
-def test_nothing_is_pinned_without_an_accelerator(monkeypatch) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nothing_is_pinned_without_an_accelerator(monkeypatch, workers) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pytest.fail("there is nothing to pin for"))
-    data = DataContainer({"train": InMemoryDataset({"x": torch.arange(2.0)})}, pin_memory=True)
+    data = DataContainer({"train": InMemoryDataset({"x": torch.arange(2.0)})}, pin_memory=True, num_workers=workers)
     assert len(list(data.build_loader(batch_size=2, end_update=1))) == 1

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from noether.data.collators import concat, pad, stack
 from noether.data.container import DataContainer
 from noether.data.dataset import Dataset, InMemoryDataset, length_of
-from noether.data.fetch import collate, first_sample
+from noether.data.fetch import first_sample
 from noether.data.loader import evaluation_pass
 from noether.data.randomness import split_indices
 from noether.data.samplers.training_order import TrainingOrder, updates_per_epoch
-from noether.data.sources.columns import facts_of, read_columns
+from noether.data.sources.columns import _checked, facts_of, read_columns
 from noether.data.sources.file import FileConfig, FileDataset
 from noether.data.transforms.normalize import Normalize, NormalizeConfig
 from noether.data.views import PreparedDatasets, subset
@@ -55,9 +56,13 @@ def of_data_sets() -> dict[str, Any]:
         "an empty data set": lambda: first_sample(InMemoryDataset({"x": torch.empty(0)})),
         "an unknown property": lambda: subset(ROWS, properties=["X"]),
         "a property that a sample lacks": lambda: subset(Uneven(), properties=["y"])[1],
-        "a sample of a wrong type": lambda: collate([(1, 2)]),  # type: ignore[list-item]  # wrong on purpose
-        "a property that a sample of a batch lacks": lambda: collate([Uneven()[0], Uneven()[1]]),
-        "shapes that differ": lambda: collate([{"x": torch.ones(2)}, {"x": torch.ones(3)}]),
+        "a sample of a wrong type": lambda: stack([(1, 2)]),  # type: ignore[list-item]  # wrong on purpose
+        "a property that a sample of a batch lacks": lambda: stack([Uneven()[0], Uneven()[1]]),
+        "shapes that differ": lambda: stack([{"x": torch.ones(2)}, {"x": torch.ones(3)}]),
+        "two numbers of points": lambda: pad([{"x": torch.ones(n, 2), "s": torch.ones(n + 1, 2)} for n in (2, 3)]),
+        "no points": lambda: concat([{"x": 1.0}]),
+        "points of two types": lambda: pad([{"x": torch.ones(2, 2)}, {"x": torch.ones(2, 3)}]),
+        "a property with the name of the mask": lambda: pad([{"mask": torch.ones(2)}]),
         "a pass that is over": lambda: list(evaluation_pass(iter([]), consumer, 2)),
         "a worker that hangs": lambda: raised(loader._explained(slow)),  # type: ignore[arg-type]  # it matches
         "a worker that was killed": lambda: raised(loader._explained(gone)),  # type: ignore[arg-type]  # it matches
@@ -77,18 +82,30 @@ def of_files(folder: Path) -> dict[str, Any]:
     (folder / "one.npy").rename(folder / "one.npz")
     (folder / "broken.safetensors").write_bytes(b"no")
 
-    def file(**properties: Any) -> Any:
-        path = str(folder / "train.npz")
+    unsigned = np.full(3, 2**63 + 5, dtype=np.uint64)
+    far = 1e9 + np.arange(3.0)
+    np.savez(folder / "odd.npz", objects=np.array([{}, {}, {}]), unsigned=unsigned, x=np.zeros(3), far=far)
+
+    def file(name: str = "train", **properties: Any) -> Any:
+        path = str(folder / f"{name}.npz")
         return FileDataset(FileConfig(kind="file", path=path, properties=properties))
 
+    def odd(**properties: Any) -> Any:
+        return file("odd", **properties)
+
     return {
-        "an unknown format": lambda: read_columns(folder / "train.txt", None),
+        "an unknown format": lambda: read_columns(folder / "train.xlsx", None),
         "a missing file": lambda: read_columns(folder / "trian.npz", None),
         "a folder": lambda: read_columns(made(folder / "data.npz"), None),
         "a single array": lambda: read_columns(folder / "one.npz", None),
         "a damaged file": lambda: read_columns(folder / "broken.safetensors", None),
         "an unknown array": lambda: read_columns(folder / "train.npz", ["X"]),
         "text": lambda: read_columns(folder / "train.npz", ["name"]),
+        "Python objects": lambda: read_columns(folder / "odd.npz", ["objects"]),
+        "integers beyond 64 bits with a sign": lambda: read_columns(folder / "odd.npz", ["unsigned"]),
+        "numbers that are lost": lambda: DataContainer({"train": odd(x=["x", "far"])}).first_sample(),
+        "a name that is no text": lambda: _checked(folder / "a.parquet", None, ["a\n"]),
+        "a doubled column": lambda: _checked(folder / "a.parquet", None, ["a", "b", "a"]),
         "arrays of different lengths": lambda: file(y="y", z="z"),
         "a property without arrays": lambda: file(x="x", y=[]),
         "an array that cannot be a component": lambda: file(y=["y", "x"]),
@@ -107,8 +124,12 @@ def made(folder: Path) -> Path:
 def of_transforms() -> dict[str, Any]:
     return {
         "a transform without a training set": lambda: PreparedDatasets({"test": ROWS}, [normalize("x")]).get("test"),
-        "integers": lambda: normalize("y").fit(ROWS),
         "an unknown property to normalise": lambda: normalize("X").fit(ROWS),
+        "booleans": lambda: normalize("y").fit(InMemoryDataset({"y": torch.ones(2, dtype=torch.bool)})),
+        "integers that float64 cannot hold": lambda: normalize("y").fit(InMemoryDataset({"y": torch.tensor([2**60])})),
+        "numbers that are too large": lambda: normalize("x").fit(
+            InMemoryDataset({"x": torch.tensor([1e300, 0], dtype=torch.float64)})
+        ),
         "no samples": lambda: normalize("x").fit(InMemoryDataset({"x": torch.empty(0)})),
         "NaN": lambda: normalize("x").fit(InMemoryDataset({"x": torch.tensor([torch.nan])})),
         "a transform that is not fitted": lambda: normalize("x")({"x": torch.ones(2)}),

@@ -25,7 +25,9 @@ def fitted(values: torch.Tensor, method: str = "mean-std", per: str = "component
 def test_inverse_gives_the_values_back(values: torch.Tensor, method: str, per: str) -> None:
     transform = fitted(values, method, per)
     back = transform.inverse("x", transform({"x": values})["x"])
-    torch.testing.assert_close(back, values, rtol=1e-5, atol=1e-6 * max(1.0, values.abs().max().item()))
+    torch.testing.assert_close(
+        back, values, rtol=1e-5, atol=1e-6 * max(1.0, values.abs().max().item()), check_dtype=False
+    )
 
 
 @given(values=tables, method=methods, per=granularities)
@@ -119,6 +121,30 @@ def test_half_precision_predictions_come_back_in_single_precision() -> None:
     assert back.item() == 1001
 
 
+def test_integers_become_numbers_around_zero_and_come_back() -> None:
+    values = torch.tensor([[16_777_217, 5], [16_777_219, 7]])
+    transform = fitted(values)
+    result = transform({"x": values})["x"]
+    assert result.dtype == torch.float32
+    assert result.tolist() == [[-1, -1], [1, 1]]
+    assert torch.equal(transform.inverse("x", result), values.double())
+
+
+@pytest.mark.parametrize(("offset", "unit"), [(1e9, 1.0), (-3e10, 1e-1), (0.0, 1e-42), (1e60, 1e50)])
+def test_numbers_that_float32_cannot_tell_apart_are_normalised_in_float64(offset: float, unit: float) -> None:
+    values = offset + unit * torch.arange(8, dtype=torch.float64).unsqueeze(1)
+    transform = fitted(values)
+    result = transform({"x": values})["x"]
+    wanted = torch.arange(8, dtype=torch.float64).unsqueeze(1) - 3.5
+    torch.testing.assert_close(result, wanted / wanted.std(correction=0), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(transform.inverse("x", result.float()), values, rtol=0, atol=2e-3 * unit)
+
+
+def test_a_component_that_varies_by_rounding_errors_only_is_constant() -> None:
+    values = torch.tensor([[0.1 + 0.2], [0.3]], dtype=torch.float64)
+    assert fitted(values)({"x": values})["x"].abs().max() < 1e-15
+
+
 def test_state_of_one_instance_serves_another() -> None:
     values = torch.rand(6, 2)
     source = fitted(values)
@@ -140,9 +166,12 @@ def test_state_that_lacks_a_property_is_refused() -> None:
     ("properties", "message"),
     [
         ({"X": torch.rand(3)}, "'x': unknown property, expected one of X. Did you mean 'X'"),
-        ({"x": torch.arange(3)}, "'x': found torch.int64"),
+        ({"x": torch.tensor([True, False])}, "'x': found torch.bool"),
+        ({"x": torch.tensor([1j, 2j])}, "'x': found torch.complex64"),
+        ({"x": torch.tensor([2**60, 0])}, "'x': found integers beyond 2**53"),
         ({"x": torch.tensor([1.0, torch.nan])}, "'x': found NaN or infinity"),
         ({"x": torch.empty(0, 2)}, "'x': found no training samples"),
+        ({"x": torch.tensor([1e300, 0.0], dtype=torch.float64)}, "'x': found numbers whose squares"),
     ],
 )
 def test_data_that_cannot_be_normalised_is_refused(properties: dict[str, torch.Tensor], message: str) -> None:

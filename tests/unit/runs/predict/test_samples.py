@@ -80,6 +80,7 @@ def test_numbers_that_float32_cannot_hold_are_kept_for_transforms() -> None:
         {"x": np.ones((2, 3)), "n": 1},
         {"x": np.array([object()] * 3)},
         {"n": np.array([1 << 63], np.uint64)},
+        {"n": np.array([1 + 2j])},
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(given: dict[str, Any]) -> None:

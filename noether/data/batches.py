@@ -1,0 +1,80 @@
+"""Batches of any type: dicts, named tuples, dataclasses, and objects of other packages."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noether.errors import TrainingError
+
+
+def moved(batch: Any, device: torch.device) -> Any:
+    """Return a batch with its tensors on a device; an object with a method `to` moves itself."""
+    if type(batch) is dict:
+        return {
+            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else moved(value, device)
+            for name, value in batch.items()
+        }
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if callable(getattr(batch, "to", None)) and not isinstance(batch, type):
+        result = batch.to(device)
+        return batch if result is None else result
+    if isinstance(batch, Mapping):
+        return {name: moved(value, device) for name, value in batch.items()}
+    if isinstance(batch, list | tuple):
+        items = [moved(item, device) for item in batch]
+        return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        result = copy.copy(batch)
+        for field in dataclasses.fields(batch):
+            object.__setattr__(result, field.name, moved(getattr(batch, field.name), device))  # it may be frozen
+        return result
+    return batch
+
+
+def properties_of(batch: Any) -> Mapping[str, Any]:
+    """Return the properties of a batch or sample by name: entries of a mapping, fields or attributes of an object."""
+    if isinstance(batch, Mapping):
+        return batch
+    if hasattr(batch, "_asdict"):
+        return dict(batch._asdict())
+    if dataclasses.is_dataclass(batch):
+        return {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    keys = getattr(batch, "keys", None)  # a batch of graphs names its parts so
+    names = keys() if callable(keys) else getattr(batch, "__dict__", {})
+    return {name: getattr(batch, name) for name in names}
+
+
+def selected(batch: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Return some properties of a batch by name.
+
+    Raises:
+        TrainingError: if the batch lacks one of them.
+    """
+    found = properties_of(batch)
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise TrainingError(
+            f"missing property in a batch: found {', '.join(map(str, found)) or f'a {type(batch).__name__}'}, "
+            f"expected {', '.join(map(repr, missing))}",
+            hint="list properties of the data set in forward_properties and target_properties",
+        )
+    return {name: found[name] for name in names}
+
+
+def first_of(batch: Any) -> dict[str, Any]:
+    """Return the first sample of a batch: each property without its leading dimension, if it has one."""
+    return {name: _first(value) for name, value in properties_of(batch).items()}
+
+
+def _first(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _first(entry) for name, entry in value.items()}
+    has_samples = value.ndim > 0 if isinstance(value, Tensor) else isinstance(value, list | tuple)
+    return value[0] if has_samples and len(value) else value

@@ -1,0 +1,193 @@
+"""Collators: functions that make one batch of samples; the built-in ones stack, pad or concatenate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from noether.data.dataset import Batch
+from noether.errors import DataError
+
+Collator = Callable[[Sequence[Any]], Any]
+"""Function that makes one batch of samples."""
+
+MASK = "mask"
+"""Property that `pad` adds: bool, shape (batch, points), True for points of the sample."""
+BATCH_INDEX = "batch_index"
+"""Property that `concat` adds: int64, shape (points,), the place in the batch of each point's sample."""
+
+UNEQUAL_HINT = (
+    'for samples of different sizes add collate = "pad" (adds a mask) or collate = "concat" (adds a batch index) '
+    "to the table of the data set"
+)
+_SIZED_HINT = 'name the properties with one entry a point: collate = {{ kind = "{kind}", properties = ["…"] }}'
+
+
+def stack(samples: Sequence[Mapping[str, Any]]) -> Batch:
+    """Stack samples along a new leading dimension, property by property.
+
+    Numbers and arrays become tensors, dicts are stacked entry by entry, and texts and other values become a list.
+
+    Raises:
+        DataError: if a sample is not a mapping, has other properties than the first one, or cannot be stacked.
+    """
+    return {name: _stacked(name, values) for name, values in _by_property(samples).items()}
+
+
+def pad(samples: Sequence[Mapping[str, Any]], properties: list[str] | None = None, value: float = 0.0) -> Batch:
+    """Pad samples of different sizes to the longest of their batch, and add `mask`; stack the other properties.
+
+    Args:
+        samples: The samples.
+        properties: Properties with one entry a point; unset: those whose sizes differ, else the longest ones.
+        value: Number to pad with.
+
+    Raises:
+        DataError: if the properties of a sample differ in their points, or `mask` is a property already.
+    """
+    found = _by_property(samples)
+    sizes = _sizes("pad", MASK, found, properties)
+    lengths = torch.tensor(next(iter(sizes.values())))
+    batch = {}
+    for name, values in found.items():
+        batch[name] = (
+            pad_sequence(_alike(name, values), batch_first=True, padding_value=value)
+            if name in sizes
+            else _stacked(name, values)
+        )
+    batch[MASK] = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+    return batch
+
+
+def concat(samples: Sequence[Mapping[str, Any]], properties: list[str] | None = None) -> Batch:
+    """Concatenate the points of samples, and add `batch_index`; stack the other properties.
+
+    Args:
+        samples: The samples.
+        properties: Properties with one entry a point; unset: those whose sizes differ, else the longest ones.
+
+    Raises:
+        DataError: if the properties of a sample differ in their points, or `batch_index` is a property already.
+    """
+    found = _by_property(samples)
+    sizes = _sizes("concat", BATCH_INDEX, found, properties)
+    batch = {}
+    for name, values in found.items():
+        batch[name] = torch.cat(_alike(name, values)) if name in sizes else _stacked(name, values)
+    lengths = torch.tensor(next(iter(sizes.values())))
+    batch[BATCH_INDEX] = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    return batch
+
+
+def _by_property(samples: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return the values of each property; all samples have the properties of the first one."""
+    for sample in samples:
+        if not isinstance(sample, Mapping):
+            raise DataError(
+                f"wrong type of a sample: found {type(sample).__name__}, expected a dict from property name to tensor",
+                hint="return {'x': ..., 'y': ...} from the data set's __getitem__, or name the function that makes "
+                'batches of such samples: collate = "package.module.function"',
+            )
+        if sample.keys() != samples[0].keys():
+            raise _different_properties(samples[0], sample)
+    return {name: [sample[name] for sample in samples] for name in samples[0]}
+
+
+def _different_properties(first: Mapping[str, Any], other: Mapping[str, Any]) -> DataError:
+    less, more = (first, other) if other.keys() - first.keys() else (other, first)
+    lacking = next(name for name in more if name not in less)
+    return DataError(
+        f"missing property in a sample: found {', '.join(map(str, less)) or 'none'}, expected {lacking!r} as in the "
+        "others of its batch"
+    )
+
+
+def _stacked(name: str, values: list[Any]) -> Any:
+    if isinstance(values[0], Mapping):
+        parts = _by_property(values)
+        return {part: _stacked(f"{name}.{part}", entries) for part, entries in parts.items()}
+    try:
+        if not _is_numeric(values[0]) and not any(map(_is_numeric, values)):
+            return values
+        return torch.stack([_tensor(value) for value in values])
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise _not_stackable(name, values, error) from error
+
+
+def _is_numeric(value: Any) -> bool:
+    """Return True if a value has to become a tensor: a number, an array of numbers, or a list that begins with one."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.dtype.kind not in "USMm"  # text and dates
+    if isinstance(value, list | tuple):
+        return not value or _is_numeric(value[0])
+    return isinstance(value, bool | int | float | complex) or hasattr(value, "__array__")
+
+
+def _tensor(value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    is_foreign_array = hasattr(value, "__array__") and not isinstance(value, np.ndarray | np.generic)
+    return torch.as_tensor(np.asarray(value) if is_foreign_array else value)
+
+
+def _not_stackable(name: str, values: list[Any], error: Exception) -> DataError:
+    found = ", ".join(map(str, sorted({tuple(np.shape(value)) for value in values if _is_numeric(value)})))
+    if "), (" in found:
+        return DataError(
+            f"different shapes of property {name!r} in one batch: found {found}, expected one shape", hint=UNEQUAL_HINT
+        )
+    types = ", ".join(sorted({type(value).__name__ for value in values}))
+    return DataError(
+        f"property {name!r} cannot be converted: found {types}, expected tensors, arrays or numbers: {error}"
+    )
+
+
+def _sizes(
+    kind: str, added: str, found: Mapping[str, list[Any]], properties: list[str] | None
+) -> dict[str, tuple[int, ...]]:
+    """Return the number of points of each sample, the same for each property that has points."""
+    if added in found:
+        raise DataError(
+            f"the property {added!r} is in the samples already: found it beside collate = {kind!r}, which adds it",
+            hint="rename the property of the data set",
+        )
+    sizes = {name: tuple(map(len, values)) for name, values in found.items() if all(map(_has_points, values))}
+    if properties is not None:
+        sizes = {name: sizes[name] for name in properties if name in sizes}
+    else:
+        different = {name: size for name, size in sizes.items() if len(set(size)) > 1}
+        longest = max(sizes.values(), key=sum, default=())
+        sizes = different or {name: size for name, size in sizes.items() if size == longest}
+    if not sizes:
+        raise DataError(
+            f"no points to {kind}: found properties {', '.join(found)}, expected one with an entry a point",
+            hint=_SIZED_HINT.format(kind=kind),
+        )
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name}: {', '.join(map(str, size))}" for name, size in sizes.items())
+        raise DataError(
+            f"different numbers of points of properties in the same samples: found {listed}, expected the same",
+            hint=_SIZED_HINT.format(kind=kind) + ", or a function of your own",
+        )
+    return sizes
+
+
+def _has_points(value: Any) -> bool:
+    return _is_numeric(value) and len(np.shape(value)) > 0
+
+
+def _alike(name: str, values: list[Any]) -> list[Tensor]:
+    """Return tensors of one type that differ in their first dimension only."""
+    tensors = [_tensor(value) for value in values]
+    found = sorted({f"{tensor.dtype} of (points, {', '.join(map(str, tensor.shape[1:]))})" for tensor in tensors})
+    if len(found) > 1:
+        raise DataError(
+            f"different entries of property {name!r} in one batch: found {' and '.join(found)}, expected one type and "
+            "one shape of a point"
+        )
+    return tensors
