@@ -100,7 +100,7 @@ class TrainsParameters:
         give_optimizers(model, self.state.counter)
         require_keepable(model)
         if takes_closure(model):
-            self.one_update = ClosureUpdate(self.one_update, skips=self.config.skip_nan_loss)
+            vars(self)["one_update"] = ClosureUpdate(self.one_update, skips=self.config.skip_nan_loss)
         self._trained = model
 
     def unfreeze(self, pattern: str, *, lr: float | None = None, weight_decay: float | None = None) -> list[str]:

@@ -117,6 +117,7 @@ class Normalize(Transform):
         self.method = transform_config.method
         self.per = transform_config.per
         self._shift: dict[str, Tensor] = {}
+        self._is_wide: dict[str, bool] = {}
         self._scale: dict[str, Tensor] = {}
 
     @property
@@ -186,9 +187,12 @@ class Normalize(Transform):
         return value, self._shift[name].to(value), self._scale[name].to(value)
 
     def _needs_float64(self, name: str) -> bool:
-        """Return True if float32 cannot tell apart the numbers of some component."""
-        shift, scale = self._shift[name], self._scale[name]
-        return bool(((shift.abs() * _ROUNDING > scale * LARGEST_ERROR) | (scale < _SMALLEST_SCALE)).any())
+        """Return True if float32 cannot tell apart the numbers of some component; looked at once, not while traced."""
+        if name not in self._is_wide:
+            shift, scale = self._shift[name], self._scale[name]
+            wide = (shift.abs() * _ROUNDING > scale * LARGEST_ERROR) | (scale < _SMALLEST_SCALE)
+            self._is_wide[name] = bool(wide.any())
+        return self._is_wide[name]
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return each property's `<property>/shift` and `<property>/scale`, in float64."""
@@ -204,6 +208,7 @@ class Normalize(Transform):
         lacking = [name for name in self.names if not {f"{name}/shift", f"{name}/scale"} <= state.keys()]
         if lacking:
             raise DataError(f"incomplete statistics: found {', '.join(state) or 'none'}, expected {', '.join(lacking)}")
+        self._is_wide = {}
         self._shift = {name: state[f"{name}/shift"].clone() for name in self.names}
         self._scale = {name: state[f"{name}/scale"].clone() for name in self.names}
 

@@ -43,7 +43,7 @@ class FileSamples:
     @property
     def tensors(self) -> dict[str, Tensor]:
         """The properties, of shape (samples, ...), with all digits of the file if the data set has kept them."""
-        return self.dataset.properties | getattr(self.dataset, "exact", {})
+        return self.dataset.in_full().properties
 
 
 def columns_of(

@@ -95,7 +95,7 @@ class Inputs:
     def steps(self) -> list[Callable[[Batch], Batch]]:
         """Return the transforms, with rounding to float32 as in training: before those that need it, and last."""
         transforms = self.data.transforms(self.key)
-        return [*(t if getattr(t, "takes_exact", False) else self._rounding(t) for t in transforms), self.rounded]
+        return [*(t if t.takes_exact else self._rounding(t) for t in transforms), self.rounded]
 
     def _rounding(self, transform: Transform) -> Callable[[Batch], Batch]:
         return lambda sample: transform(self.rounded(sample))

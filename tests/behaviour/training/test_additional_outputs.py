@@ -33,16 +33,16 @@ def test_the_mean_is_over_all_accumulation_steps_of_each_interval(talk, metric_l
     outcome, steps = talk([{**TRACK, "patterns": ["loss"]}], max_batch_size=max_batch_size)
     half = 3 * 8 // max_batch_size
     assert len(steps) == 2 * half
-    logged = [line["metrics"] for line in metric_lines(outcome) if "first_loss/U3" in line["metrics"]]
+    logged = [line["metrics"] for line in metric_lines(outcome) if "first_loss/outputs" in line["metrics"]]
     for name in ("first_loss", "second_loss"):
         expected = [np.mean([step[name] for step in part]) for part in (steps[:half], steps[half:])]
-        assert [metrics[f"{name}/U3"] for metrics in logged] == pytest.approx(expected)
-    assert "residuals/U3" not in outcome.metrics
+        assert [metrics[f"{name}/outputs"] for metrics in logged] == pytest.approx(expected)
+    assert "residuals/outputs" not in outcome.metrics
 
 
 def test_last_is_the_last_accumulation_step(talk):
     outcome, steps = talk([{**TRACK, "keys": ["first_loss"], "reduce": "last"}], max_batch_size=2)
-    assert outcome.metrics["first_loss/U3"] == pytest.approx(steps[-1]["first_loss"])
+    assert outcome.metrics["first_loss/outputs"] == pytest.approx(steps[-1]["first_loss"])
 
 
 def test_files_hold_the_whole_outputs_of_each_interval(talk):
@@ -62,7 +62,7 @@ def test_no_step_of_an_update_that_is_not_applied_counts(talk):
     (file,) = (outcome.run_dir / "outputs/outputs").iterdir()
     counted = load_file(file)["first_loss"]
     assert counted.shape == (5 * 4,)
-    assert outcome.metrics["first_loss/U6"] == pytest.approx(counted.mean())
+    assert outcome.metrics["first_loss/outputs"] == pytest.approx(counted.mean())
 
 
 def test_tracking_outputs_leaves_training_as_it_is(talk, final_weights):

@@ -115,7 +115,7 @@ def test_two_generators_of_one_object_draw_different_numbers() -> None:
         (object(), 0),
         ([1, "text", torch.ones(1), None], 0),
     ],
-    ids=str,
+    ids=["closure", "method", "partial", "containers", "class", "object", "values"],
 )
 def test_generators_are_found_in_closures_containers_and_modules(holder: Any, number: int) -> None:
     assert len(private_generators(holder)) == number

@@ -87,7 +87,7 @@ class TrackAdditionalOutputsCallbackConfig(CallBackBaseConfig):
 
 
 class TrackAdditionalOutputsCallback(PeriodicCallback):
-    """Log outputs of the train step as `{name}/{interval}`, such as `surface_loss/U50`.
+    """Log outputs of the train step by their names, such as `surface_loss`; an id of the callback is added to the key.
 
     A trainer's `loss_compute` returns outputs beside the losses: `return losses, {"surface_loss": …}`. All accumulation
     steps of an interval have the same weight, except those of updates that were not applied, which do not count. An
