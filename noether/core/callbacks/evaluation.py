@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
+from itertools import chain, islice, repeat
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +135,7 @@ class DatasetPass:
 
     Attributes:
         data_time: Seconds spent waiting for batches.
-        samples: Number of samples of the batch that is processed.
+        samples: Number of samples of the batch that is processed; 0 for one that does not come from the stream.
     """
 
     def __init__(
@@ -162,12 +163,20 @@ class DatasetPass:
             return [process(batch, trainer_model=model) for batch in self._batches(data_iter, bar)]
 
     def _batches(self, data_iter: Iterator[Any], bar: PassBar) -> Iterator[Any]:
+        lengths: Iterator[int] = iter(self.sampler_config.batch_lengths(self.batch_size))
+        if self.sampler_config.pass_length(self.batch_size):
+            begun = list(islice(data_iter := iter(data_iter), 1))
+            data_iter = chain(begun, data_iter)
+            if begun and not isinstance(begun[0], TaggedBatch):
+                lengths = repeat(0)
         batches = evaluation_pass(data_iter, self.sampler_config, self.batch_size)
-        for samples in self.sampler_config.batch_lengths(self.batch_size):
-            self.samples = samples
+        while True:
             started = perf_counter()
-            batch = next(batches)
+            batch = next(batches, None)
             self.data_time += perf_counter() - started
+            if batch is None:
+                return
+            self.samples = next(lengths)
             if self.before_batch is not None:
                 self.before_batch()
             yield batch

@@ -284,7 +284,7 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
         Args:
             batch: The batch, for a call outside of a pass; its first property has an entry a sample.
         """
-        if self._pass is not None:
+        if self._pass is not None and self._pass.samples:
             return self._pass.samples
         return next((len(value) for value in properties_of(batch).values() if hasattr(value, "__len__")), 1)
 

@@ -152,6 +152,7 @@ LOADERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "she
 CALLS = {"eval", "exec", "compile", "__import__"}
 ALLOWED = {
     "kernel/compile.py": {"exec", "compile"},  # the text is made of names of hooks and numbers
+    "data/workers.py": {"pickle"},  # an error of the process itself, to see if another one can be sent it
 }
 
 

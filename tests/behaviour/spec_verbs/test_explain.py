@@ -23,7 +23,7 @@ def test_a_key_of_a_spec_shows_value_chain_and_documentation(noether_command, ex
         "  10     a.toml:35:14\n"
         "  unset  default of weighted-loss\n"
         "\n"
-        "  meaning  Epochs to train for; 0 evaluates once and trains nothing.\n"
+        "  meaning  Epochs to train for; 0 trains nothing and calls every callback once.\n"
         "  type     integer, at least 0\n"
         "  unit     epochs\n"
         "  default  unset\n"
