@@ -293,6 +293,8 @@ class Execution:
         if saved is not None:
             _LOG.info("kept: %s; %s; continue with: %s", saved.iteration, lost_text, command)
             return
+        if lost <= 0:
+            return
         on_ctrl_c = "; save_on_sigint = true under [trainer] commits one on Ctrl-C"
         way_out = on_ctrl_c if outcome.exit_code == EXIT_CODE + signal.SIGINT else ""
         _LOG.info("no checkpoint was committed%s; %s; begin again with: %s", way_out, lost_text, command)

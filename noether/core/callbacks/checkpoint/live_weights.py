@@ -49,6 +49,7 @@ class LiveWeights:
 
     def _find(self) -> dict[str, Tensor]:
         """Return the tensors by their first names; those to copy get their slots, the other names become aliases."""
+        self._present = self._buffers()
         slots, named = _slots(self._model), dict(self._model.named_parameters(remove_duplicate=False))
         saved = self._model.state_dict(keep_vars=True)  # a model that overrides it may return copies
         saved = {name: value if id(value) in slots else named.get(name, value) for name, value in saved.items()}
@@ -82,8 +83,17 @@ class LiveWeights:
         return {name: tensor for name, (owner, key) in self._copied.items() if (tensor := owner[key]) is not None}
 
     def find_late(self) -> None:
-        """Find the buffers that were None so far."""
-        self._find()
+        """Find the buffers that were None so far, or were not there."""
+        if self._present != self._buffers():
+            self._find()
+
+    def _buffers(self) -> frozenset[tuple[int, str]]:
+        return frozenset(
+            (id(module), key)
+            for module in self._model.modules()
+            for key, buffer in module._buffers.items()
+            if buffer is not None
+        )
 
     def share_memory(self) -> bool:
         """Return True if tensors of the model lie over each other, so that new storage would part them."""
