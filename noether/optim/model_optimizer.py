@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from noether.errors import CheckpointError, TrainingError
-from noether.optim.kernels import clip_norm, clip_value, fit_to_gradients, wrong_gradients
+from noether.optim.kernels import clip_norm, clip_value, fit_to_gradients, total_norm, wrong_gradients
 from noether.optim.optimizer_state import (
     OptimizerState,
     Options,
@@ -163,7 +163,7 @@ class ModelOptimizer:
         """Take the norm of gradients that are not applied as `last_grad_norm`, as `clip` would."""
         if self.clip_grad_norm is not None:
             gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-            self.last_grad_norm = torch.nn.utils.get_total_norm(gradients)
+            self.last_grad_norm = total_norm(gradients)
 
     def step(self, grad_scaler: torch.amp.GradScaler | None = None) -> None:
         """Clip and apply the gradients, which a scaler has unscaled before.

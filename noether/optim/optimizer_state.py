@@ -17,9 +17,8 @@ from noether.kernel.names import listed
 
 Options = dict[str, Any]
 
-_ELEMENTWISE = frozenset(
-    {"Adam", "AdamW", "NAdam", "RAdam", "Adamax", "SGD", "RMSprop", "Adagrad", "Adadelta", "Rprop"}
-)
+_OF_TORCH = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "SGD", "RMSprop", "Adagrad", "Adadelta", "Rprop")
+_ELEMENTWISE = frozenset(getattr(torch.optim, name) for name in _OF_TORCH)
 _SHOWN = 8  # names in a message
 
 
@@ -147,7 +146,7 @@ def _require_shapes(optimizer: Optimizer, names: Sequence[str], tensors: Mapping
 
     Others may fit an optimizer step by accident, and be broadcast.
     """
-    if type(optimizer).__name__ not in _ELEMENTWISE:
+    if type(optimizer) not in _ELEMENTWISE:
         return
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     shapes = {name: parameter.shape for name, parameter in zip(names, parameters, strict=True)}

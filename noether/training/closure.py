@@ -24,12 +24,16 @@ class ClosureUpdate(Update):
         update: The update that it takes the place of, with its settings.
         skips: True if non-finite updates are skipped.
 
+    Attributes:
+        plain: That update, for a model with another optimizer.
+
     Raises:
         SpecError: if a setting of the update cannot be kept.
     """
 
     def __init__(self, update: Update, *, skips: bool) -> None:
         _require_plain(update, skips=skips)
+        self.plain = update
         super().__init__(update.train_step, update.precision, update.guard, to_device=update.to_device)
         self._batch: Any = None
 

@@ -99,8 +99,9 @@ class TrainsParameters:
         """
         give_optimizers(model, self.state.counter)
         require_keepable(model)
-        if takes_closure(model):
-            vars(self)["one_update"] = ClosureUpdate(self.one_update, skips=self.config.skip_nan_loss)
+        plain = self.one_update.plain if isinstance(self.one_update, ClosureUpdate) else self.one_update
+        skips = self.config.skip_nan_loss
+        vars(self)["one_update"] = ClosureUpdate(plain, skips=skips) if takes_closure(model) else plain
         self._trained = model
 
     def unfreeze(self, pattern: str, *, lr: float | None = None, weight_decay: float | None = None) -> list[str]:

@@ -145,11 +145,9 @@ class Update:
             after_step: Called after each accumulation step, so that no batch is kept longer than that.
         """
         self.adopt(model, dist_model)
-        self._slots = buffer_slots(model)
         model.optimizer_zero_grad()  # an update that an error has ended may have left some of its gradients
         self.guard.forget()
         self.precision.forget()
-        self._dist_model = dist_model
         self._before_optimizer_step, self._after_step = before_optimizer_step, after_step
 
     def __call__(self, batches: Iterator[TaggedBatch]) -> UpdateOutcome:
@@ -268,6 +266,7 @@ class Update:
 
     def adopt(self, model: ModelBase, dist_model: torch.nn.Module) -> None:
         """Remember a model, its optimizers and its buffers, so that no update has to collect them."""
+        self._dist_model, self._slots = dist_model, buffer_slots(model)
         self._buffers = KeptBuffers(dist_model, model)
         self.take_optimizers(model)
 

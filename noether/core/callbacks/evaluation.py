@@ -165,7 +165,9 @@ class DatasetPass:
     def _batches(self, data_iter: Iterator[Any], bar: PassBar) -> Iterator[Any]:
         lengths: Iterator[int] = iter(self.sampler_config.batch_lengths(self.batch_size))
         if self.sampler_config.pass_length(self.batch_size):
+            started = perf_counter()
             begun = list(islice(data_iter := iter(data_iter), 1))
+            self.data_time += perf_counter() - started
             data_iter = chain(begun, data_iter)
             if begun and not isinstance(begun[0], TaggedBatch):
                 lengths = repeat(0)

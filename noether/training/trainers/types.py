@@ -104,23 +104,17 @@ class LossFacts:
 
     Attributes:
         has_masks: True if a `mask` of a batch has its valid points: of a collator, or listed in target_properties.
+        average: The values that the loss is a mean of, in words.
+        ignore_index: Target class that the loss leaves out, and metrics with it; None without one.
     """
 
     has_masks = False
+    average: str = "taken as a mean over samples; return Counted(loss, n) for others"
+    ignore_index: int | None = None
 
     @classmethod
     def loss_names(cls, config: Any) -> tuple[str, ...] | None:
         """Return the names of the losses of this class's `train_step`, beside `total`; None if they are not known."""
-        return None
-
-    @property
-    def average(self) -> str:
-        """The values that the loss is a mean of, in words."""
-        return "taken as a mean over samples; return Counted(loss, n) for others"
-
-    @property
-    def ignore_index(self) -> int | None:
-        """Target class that the loss leaves out, and metrics with it; None without one."""
         return None
 
 

@@ -88,12 +88,12 @@ class WeightedLossTrainer(BaseTrainer):
         return TorchLoss.of(self.loss_fn, ragged=bool(self.data_container.collators))
 
     @property
-    def average(self) -> str:
+    def average(self) -> str:  # type: ignore[override]  # a trainer of a user may assign it
         """The values that the loss is a mean of, in words."""
         return super().average if self._torch_loss is None else self._torch_loss.average
 
     @property
-    def ignore_index(self) -> int | None:
+    def ignore_index(self) -> int | None:  # type: ignore[override]
         """Target class that the loss leaves out, and metrics with it; None without one."""
         return None if self._torch_loss is None else self._torch_loss.ignore_index
 

@@ -8,6 +8,7 @@ import torch
 from noether.core.models.composite import CompositeModel
 from noether.errors import NonFiniteError, SpecError, TrainingError
 from noether.testing import make_data, make_model, make_trainer
+from noether.training.trainers.base import BaseTrainer
 from noether.training.trainers.types import TrainerResult
 
 
@@ -84,6 +85,47 @@ def test_update_by_hand_applies_no_infinite_gradient_and_leaves_gradients_switch
     trainer.update(batch, model, model, 1, 0)
     assert unchanged(model, before)
     assert torch.is_grad_enabled()
+
+
+def test_update_by_hand_takes_a_model_with_buffers(tmp_path):
+    trainer, model = make_trainer(tmp_path), make_model()
+    model.register_buffer("seen", torch.zeros(3))
+    model.initialize_optimizer(total_updates=10, updates_per_epoch=5)
+    batch = {name: tensor[:4] for name, tensor in make_data().train.properties.items()}
+    before = weights(model)
+    trainer.update(batch, model, model, 1, 0)
+    assert not unchanged(model, before)
+
+
+def test_a_model_after_one_with_a_closure_is_clipped_again(tmp_path):
+    trainer = make_trainer(tmp_path, max_epochs=None, max_updates=2)
+    trainer.prepare(make_model(optimizer={"kind": "LBFGS", "lr": 0.1}))
+    model = make_model(optimizer={"kind": "SGD", "lr": 0.1, "clip_grad_norm": 1e-9})
+    before = weights(model)
+    trainer.train(model)
+    torch.testing.assert_close(weights(model), before, rtol=0, atol=1e-8)
+    trainer.log_writer.close()
+
+
+def test_a_trainer_of_a_user_may_have_an_ignored_class(tmp_path):
+    trainer = make_trainer(tmp_path)
+
+    class Own(BaseTrainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.ignore_index, self.average = -100, "a mean over classes"
+
+        def loss_compute(self, forward_output, targets):
+            raise NotImplementedError
+
+    own = Own(
+        trainer.config,
+        data_container=trainer.data_container,
+        device="cpu",
+        tracker=trainer.tracker,
+        path_provider=trainer.path_provider,
+    )
+    assert own.ignore_index == -100
 
 
 def test_a_loss_named_total_beside_others_is_refused():

@@ -130,3 +130,25 @@ def test_plain_entries_of_the_state_are_kept_by_name() -> None:
     table(torch.tensor([1])).sum().backward()
     adam.step()
     assert ModelOptimizer(adam, names=["weight"]).state_values()["state"] == {"weight": {"step": 1}}
+
+
+def test_the_norm_of_sparse_gradients_that_are_not_applied_is_measured() -> None:
+    table = nn.Embedding(3, 2, sparse=True)
+    optimizer = ModelOptimizer(torch.optim.SGD(table.parameters()), names=["weight"], clip_grad_norm=1.0)
+    table(torch.tensor([1, 1])).sum().backward()
+    optimizer.measure()
+    assert optimizer.last_grad_norm == pytest.approx(math.sqrt(8.0))  # two entries of one place count as their sum
+
+
+def test_a_foreign_optimizer_of_torchs_name_may_keep_state_of_other_shapes() -> None:
+    class Adam(torch.optim.SGD):
+        pass
+
+    saved = []
+    for _ in range(2):
+        layer = nn.Linear(4, 2)
+        optimizer = Adam(layer.parameters(), lr=0.1)
+        optimizer.state[layer.weight]["block_maxima"] = torch.ones(3)
+        saved.append(ModelOptimizer(optimizer, names=["weight", "bias"]))
+    tensors, values = saved[0].state_tensors(), saved[0].state_values()
+    saved[1].load_state(tensors, values)
