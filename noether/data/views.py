@@ -16,12 +16,14 @@ from noether.data.dataset import (
     InMemoryDataset,
     View,
     called,
+    exact_ones,
     gathering,
     in_memory,
     length_of,
+    require_kept,
+    single,
 )
 from noether.data.fetch import FetchBatch, FetchSamples, first_sample
-from noether.data.rounding import exact_ones, require_kept, single
 from noether.data.transforms.base import Transform
 from noether.errors import DataError
 from noether.kernel.names import did_you_mean

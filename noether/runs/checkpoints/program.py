@@ -16,8 +16,8 @@ from noether.data.fetch import fetch_of
 from noether.data.randomness import EVALUATION_EPOCH
 from noether.errors import DataError, NoetherError, TrainingError, UsageError
 from noether.runs.load import SavedRun
+from noether.runs.predict.inputs import through
 from noether.runs.predict.predictor import Predictor
-from noether.runs.predict.samples import through
 
 _TRACED, _CHECKED = 2, 3  # samples; torch.export takes a batch of one for a fixed size
 
