@@ -93,6 +93,11 @@ class Delivery:
         return self._state.reference
 
     @property
+    def arrived(self) -> int:
+        """The last update of which every line was acknowledged; -1 if none."""
+        return self._state.delivered.update
+
+    @property
     def files_waiting(self) -> int:
         """The number of files that wait to be uploaded."""
         return len(self.own_files) + len(self.listed_files)

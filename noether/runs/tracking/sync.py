@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -92,15 +93,15 @@ _CLOCK = ("*profiling/*", "*time*", "*second*", "*memory*", "*duration*", "*late
 """Keys whose values a resumed run computes anew; the points that arrived first stay as they are."""
 
 
-def compare(tracker: BaseTracker, metrics_path: Path) -> Comparison | None:
-    """Compare every point of a metrics file with those of a tracker; None if the tracker cannot look them up."""
+def compare(tracker: BaseTracker, metrics_path: Path, until: int = sys.maxsize) -> Comparison | None:
+    """Compare the points of a metrics file up to an update with those of a tracker; None if it cannot look them up."""
     expected: dict[str, dict[int, list[float]]] = {}
     tail = MetricsTail(metrics_path, Delivered())
     while batch := tail.next_batch(_RECORDS_A_BATCH):
         tail.commit(batch)
         for record in batch.records:
             for key, value in record.metrics.items():
-                if tracker.takes(value):
+                if tracker.takes(value) and record.update <= until:
                     expected.setdefault(key, {}).setdefault(record.update, []).append(value)
     logged = tracker.logged(expected.keys())
     if logged is None:
@@ -216,24 +217,20 @@ class _Sync:
         return self._outcome(name, error)
 
     def _deliver(self) -> None:
-        delivery = self.delivery
+        delivery, metrics_path = self.delivery, self.paths.metrics_path
         if not delivery.is_open:
+            arrived = delivery.arrived
             delivery.open()
             for name in (self.paths.spec_path.name, self.paths.resolved_spec_path.name):
                 delivery.upload(name, "spec")
+            self.before = compare(delivery.tracker, metrics_path, arrived) if self.verify else None
         delivery.deliver_metrics()
-        if self.verify:
-            self._compare()
+        if self.before is not None:
+            if self.before.missing:
+                delivery.deliver_again()
+            self.found = compare(delivery.tracker, metrics_path)
         self.files += delivery.deliver_files()
         delivery.close(self.end.status, self.end.error)
-
-    def _compare(self) -> None:
-        """Compare the tracker's points with the file, send again what is missing, and compare once more."""
-        self.found = compare(self.delivery.tracker, self.paths.metrics_path)
-        self.before = self.before or self.found
-        if self.found is not None and self.found.missing:
-            self.delivery.deliver_again()
-            self.found = compare(self.delivery.tracker, self.paths.metrics_path)
 
     def _outcome(self, name: str, error: str) -> Synced:
         delivery, found = self.delivery, self.found

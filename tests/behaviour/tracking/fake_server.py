@@ -6,6 +6,7 @@ import re
 import socket
 import threading
 import time
+import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
 
@@ -31,12 +32,14 @@ class FakeServer:
         self.folder = folder
         self.mode = "ok"
         self.requests = []
+        self.credentials = []
         self.runs = {}
         self.refused_keys = ()
         self.after = lambda call: None  # called when a request has been handled, before the answer
         self.backup = {}
         self.experiments = {"1": "tiny"}
-        self.lock = threading.Lock()
+        self.created = []
+        self.lock = threading.RLock()
         self.released = threading.Event()
         self.http = self.thread = None
         self.port = 0
@@ -82,7 +85,7 @@ class FakeServer:
         if call.startswith("experiments/"):
             return self.act_on_experiment(call, sent)
         if call == "runs/create":
-            run = FakeRun(f"run{len(self.runs) + 1}", sent)
+            run = FakeRun(uuid.uuid4().hex, sent)  # MLflow's client keeps places by id
             self.runs[run.id] = run
             return 200, {"run": run.shown(self.folder)}
         if call == "runs/search":
@@ -101,6 +104,7 @@ class FakeServer:
         )
         if call == "experiments/create":
             number = str(len(self.experiments) + 1)
+            self.created.append(sent)
             self.experiments[number] = sent["name"]
             return 200, {"experiment_id": number}
         if number not in self.experiments:
@@ -179,6 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
         with fake.lock:
             mode = fake.mode(call) if callable(fake.mode) else fake.mode
             fake.requests.append((time.monotonic(), call, mode))
+            fake.credentials.append(self.headers.get("Authorization"))
         if mode == "hang":
             fake.released.wait()
             return
