@@ -113,7 +113,7 @@ class OwnTrackers:
         wanted = self._built(taken | {field: named}).address if named else kept
         for address in (kept, wanted):
             if address is not None and address not in addresses:
-                raise self._foreign(name, address, own, shlex.quote(address))
+                raise self._foreign(name, address, own, shlex.quote(address) if address.isprintable() else "URI")
         return addresses[wanted or kept or own.address]
 
     def _foreign(self, name: str, found: str, own: BaseTracker, argument: str) -> UsageError:
