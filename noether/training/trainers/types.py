@@ -33,6 +33,9 @@ class Counted:
     loss: Tensor
     count: Count
 
+    def __post_init__(self) -> None:
+        require_count(self.count)
+
     def __mul__(self, weight: float) -> Counted:
         """Return the loss times a weight, with the same count."""
         return Counted(self.loss * weight, self.count)
@@ -62,6 +65,18 @@ class TrainerResult:
     losses_to_log: dict[str, Tensor] | None = None
     additional_outputs: dict[str, Any] | None = None
     count: Count | dict[str, Count] | None = None
+
+    def __post_init__(self) -> None:
+        if self.count is None:
+            return
+        counts = self.count if isinstance(self.count, Mapping) else {"total": self.count}
+        for count in counts.values():
+            require_count(count)
+        if isinstance(self.count, Mapping) and (unknown := self.count.keys() - (self.losses_to_log or {}).keys()):
+            raise TrainingError(
+                f"counts of unknown losses: found {sorted(unknown)}, expected names of losses_to_log",
+                hint="give the count of the total as one number, and add up the losses that have counts of their own",
+            )
 
     @classmethod
     def of(cls, losses: LossResult | tuple[LossResult, dict[str, Any]] | TrainerResult) -> TrainerResult:
@@ -95,6 +110,24 @@ class TrainerResult:
         return cls(total, losses, outputs, count)
 
 
+def require_count(count: Any) -> None:
+    """Check the number of values that a loss is a mean of.
+
+    Raises:
+        TrainingError: if it is neither one number from 0 on nor "sum".
+    """
+    if isinstance(count, Tensor):
+        is_one = count.ndim == 0 and not count.is_complex()  # its sign is on the device
+    else:
+        is_one = count == "sum" if isinstance(count, str) else isinstance(count, Real) and float(count) >= 0.0
+    if not is_one:
+        found = f"a tensor {tuple(count.shape)} of {count.dtype}" if isinstance(count, Tensor) else repr(count)
+        raise TrainingError(
+            f"wrong count of a loss: found {found}, expected the number of the values that it is a mean of",
+            hint='return Counted(loss, mask.sum()), Counted(loss, len(x)), or Counted(loss, "sum") for a sum',
+        )
+
+
 MASK = "mask"
 """Property of padded batches: bool, shape (batch, points), True for the points that a sample has."""
 
@@ -106,11 +139,13 @@ class LossFacts:
         has_masks: True if a `mask` of a batch has its valid points: of a collator, or listed in target_properties.
         average: The values that the loss is a mean of, in words.
         ignore_index: Target class that the loss leaves out, and metrics with it; None without one.
+        different_shapes: True if the loss means to compare outputs with targets of another shape, which broadcast.
     """
 
     has_masks = False
     average: str = "taken as a mean over samples; return Counted(loss, n) for others"
     ignore_index: int | None = None
+    different_shapes: bool = False
 
     @classmethod
     def loss_names(cls, config: Any) -> tuple[str, ...] | None:
@@ -191,9 +226,13 @@ def check_total(total: Any, losses: Mapping[str, Any] | None) -> None:
         TrainingError: if it is not a scalar tensor, or has no graph while gradients are enabled.
     """
     if not isinstance(total, Tensor):
+        number = isinstance(total, Real)
+        name = next((f" '{name}'" for name, part in (losses or {}).items() if part is total and name != "loss"), "")
         raise TrainingError(
-            f"wrong type of the loss: found {type(total).__name__}, expected a tensor",
-            hint="remove .item() and float() from the loss",
+            f"wrong type of the loss{name}: found {type(total).__name__}, expected a tensor",
+            hint="remove .item() and float() from the loss"
+            if number
+            else "return a tensor, or parts with names of their own: {'mse': …, 'penalty': …}",
         )
     if total.ndim:
         shapes = {name: tuple(part.shape) for name, part in (losses or {}).items() if isinstance(part, Tensor)}
@@ -211,6 +250,11 @@ def check_graph(result: TrainerResult) -> None:
         TrainingError: if it does not; names the losses.
     """
     check_total(result.total_loss, result.losses_to_log)
+    if not result.total_loss.is_floating_point():
+        raise TrainingError(
+            f"wrong type of the loss: found {result.total_loss.dtype}, expected real floating-point numbers",
+            hint="take the real part or the absolute value of a complex loss",
+        )
     if not result.total_loss.requires_grad:
         names = ", ".join(f"'{name}'" for name in result.losses_to_log or ()) or "the total"
         raise TrainingError(
@@ -218,3 +262,22 @@ def check_graph(result: TrainerResult) -> None:
             "on a trainable parameter",
             hint="remove .detach(), torch.no_grad() and .data from model and loss, and do not freeze everything in use",
         )
+
+
+def check_parts(result: TrainerResult) -> None:
+    """Refuse a total that is not what its parts say; called for the first update, because it reads the losses.
+
+    Raises:
+        TrainingError: if a part called `total` is another number, or parts with counts do not add up to the total.
+    """
+    parts, total = result.losses_to_log or {}, result.total_loss.detach()
+    named = parts.get("total", total)
+    whole = sum(parts.values()) if isinstance(result.count, Mapping) else total
+    for found, of in ((named, "the part 'total'"), (whole, "the sum of the parts that have counts")):
+        value = torch.as_tensor(found, device=total.device).detach()
+        if value.ndim == 0 and not torch.isclose(value.double(), total.double(), rtol=1e-3, equal_nan=True):
+            raise TrainingError(
+                f"wrong losses of a train step: found {of} = {float(value):.6g}, expected the total {float(total):.6g}",
+                hint="name the parts of the loss in losses_to_log, and return their sum as total_loss; return other "
+                "values to log in additional_outputs",
+            )
