@@ -39,18 +39,24 @@ def require_kept(dataset: InMemoryDataset) -> InMemoryDataset:
         DataError: if rounding to float32 has made a column zero, infinite or constant, or nearly so.
     """
     for name, exact in dataset.exact.items():
-        rows = exact.reshape(-1, exact.shape[-1] if exact.ndim > 1 else 1)
-        apart = dataset.properties[name].double().reshape(rows.shape) - rows
-        deviation = rows.std(0, correction=0)
-        varies = deviation > NOISE * rows.abs().amax(0)
-        lost = varies & (apart.square().mean(0).sqrt() > LARGEST_ERROR * deviation)
-        lost |= (rows != 0).any(0) & (apart == -rows).all(0)
-        lost |= (apart.isinf() & rows.isfinite()).any(0)
+        rows, lost = lost_columns(exact, dataset.properties[name])
         if lost.any():
             raise _lost(dataset, name, int(lost.nonzero()[0]), rows)
     if not dataset.exact:
         return dataset
     return InMemoryDataset(dataset.properties, dataset.config)
+
+
+def lost_columns(exact: Tensor, rounded: Tensor) -> tuple[Tensor, Tensor]:
+    """Return numbers as rows of columns, and True for each column that rounding has made zero, infinite or constant."""
+    rows = exact.reshape(-1, exact.shape[-1] if exact.ndim > 1 else 1)
+    apart = rounded.double().reshape(rows.shape) - rows
+    deviation = rows.std(0, correction=0)
+    varies = deviation > NOISE * rows.abs().amax(0)
+    lost = varies & (apart.square().mean(0).sqrt() > LARGEST_ERROR * deviation)
+    lost |= (rows != 0).any(0) & (apart == -rows).all(0)
+    lost |= (apart.isinf() & rows.isfinite()).any(0)
+    return rows, lost
 
 
 def _lost(dataset: InMemoryDataset, name: str, place: int, rows: Tensor) -> DataError:
