@@ -2,6 +2,8 @@
 
 import torch
 
+from noether.training.trainers import Counted
+
 
 def fourth_power(input, target):
     return (input - target).pow(4).mean()
@@ -29,6 +31,11 @@ def broken(input, target):
 
 def not_a_loss(prediction):
     return prediction
+
+
+def of_points(input, target, mask, power: float = 2.0):
+    """A mean over the valid points of padded batches."""
+    return Counted((input - target).abs().pow(power)[mask].mean(), mask.sum())
 
 
 def a_float(input, target):
