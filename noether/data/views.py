@@ -198,11 +198,11 @@ def _require_agreement(prepared: AnyDataset, dataset: AnyDataset, transforms: Se
     indices = torch.tensor([length_of(dataset) - 1, 0])
     gathered = FetchBatch(whole)(indices, 0)
     try:
-        single = FetchSamples(TransformedDataset(dataset, transforms), stack)(indices, 0)
+        alone = FetchSamples(TransformedDataset(dataset, transforms), stack)(indices, 0)
     except (DataError, NotImplementedError):
         return  # samples that only a batch of its own can hold, or that are there in batches alone
-    for name in dict.fromkeys([*gathered, *single]):
-        if name not in gathered or name not in single or _differ(gathered[name], single[name]):
+    for name in dict.fromkeys([*gathered, *alone]):
+        if name not in gathered or name not in alone or _differ(gathered[name], alone[name]):
             raise DataError(
                 f"batches of the data set {called(prepared)!r} differ from its samples: found other values of {name!r} "
                 "in the batch of the last and the first sample than in these samples alone",
@@ -216,7 +216,7 @@ def _differ(one: Any, other: Any) -> bool:
         torch.testing.assert_close(one, other, check_dtype=False, equal_nan=True)
     except AssertionError:
         return True
-    except TypeError:  # for values that are no numbers
+    except TypeError:  # for values that are not numbers
         return bool(one != other)
     return False
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.config.components import DatasetBaseConfig
+from noether.data.batches import properties_of
 from noether.data.container import DataContainer, build_data
 from noether.data.dataset import Batch
 from noether.data.fetch import Fetch, fetch_of
@@ -118,13 +119,13 @@ class Inputs:
         first = self._prepared_placeholders(names, {})
         return [name for name in self.properties if name in names or self._changes(name, names, first)]
 
-    def _changes(self, name: str, names: Sequence[str], first: Batch) -> bool:
+    def _changes(self, name: str, names: Sequence[str], first: Mapping[str, Any]) -> bool:
         other = self._prepared_placeholders(names, {name: self._placeholder(name, other=True)})
         return any(not is_same(first[prepared], other[prepared]) for prepared in names)
 
-    def _prepared_placeholders(self, names: Sequence[str], changed: Batch) -> Batch:
+    def _prepared_placeholders(self, names: Sequence[str], changed: Batch) -> Mapping[str, Any]:
         try:
-            batch = self.fetch({}, 1, self.placeholders | changed)(torch.arange(1), EVALUATION_EPOCH)
+            batch = properties_of(self.fetch({}, 1, self.placeholders | changed)(torch.arange(1), EVALUATION_EPOCH))
         except Exception as error:
             raise DataError(
                 f"the transforms do not work on samples without labels: {type(error).__name__}: {error}",

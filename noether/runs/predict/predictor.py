@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from noether.config.base import component_of
+from noether.data.batches import moved, selected
 from noether.data.dataset import Batch
 from noether.data.fetch import Fetch
 from noether.data.randomness import EVALUATION_EPOCH
@@ -116,7 +117,7 @@ class Predictor:
         device = next((tensor.device for tensor in self.model.parameters()), torch.device("cpu"))
         try:
             batch = fetch(indices, EVALUATION_EPOCH)
-            return self.model(**{name: batch[name].to(device) for name in self.names})
+            return self.model(**moved(selected(batch, self.names), device))
         except NoetherError:
             raise
         except Exception as error:

@@ -82,7 +82,11 @@ class TrainerResult:
                 losses, count = _tensors(losses)
                 total = functools.reduce(operator.add, losses.values())
                 break
-            total = part if total is None else total + part
+            try:
+                total = part if total is None else total + part
+            except RuntimeError:
+                check_total(part, losses)
+                raise
         if total is None:
             raise _no_loss(losses)
         if type(total) is not Tensor or total.ndim:
