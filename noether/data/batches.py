@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,15 +40,31 @@ def moved(batch: Any, device: torch.device) -> Any:
 
 def properties_of(batch: Any) -> Mapping[str, Any]:
     """Return the properties of a batch or sample by name: entries of a mapping, fields or attributes of an object."""
-    if isinstance(batch, Mapping):
-        return batch
-    if hasattr(batch, "_asdict"):
-        return dict(batch._asdict())
-    if dataclasses.is_dataclass(batch):
-        return {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    parts = named_parts(batch)
+    if parts is not None:
+        return parts
     keys = getattr(batch, "keys", None)  # a batch of graphs names its parts so
     names = keys() if callable(keys) else getattr(batch, "__dict__", {})
     return {name: getattr(batch, name) for name in names}
+
+
+def named_parts(value: Any) -> Mapping[str, Any] | None:
+    """Return the entries of a mapping, or the fields of a named tuple or a dataclass; None for other values."""
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return dict(value._asdict())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return None
+
+
+def lacking(place: str, found: Iterable[Any], missing: Iterable[str]) -> str:
+    """Word a message about properties that a batch or a sample lacks."""
+    return (
+        f"missing property in {place}: found {', '.join(map(str, found)) or 'none'}, expected "
+        f"{', '.join(map(repr, missing))}"
+    )
 
 
 def selected(batch: Any, names: Sequence[str]) -> dict[str, Any]:
@@ -61,8 +77,7 @@ def selected(batch: Any, names: Sequence[str]) -> dict[str, Any]:
     missing = [name for name in names if name not in found]
     if missing:
         raise TrainingError(
-            f"missing property in a batch: found {', '.join(map(str, found)) or f'a {type(batch).__name__}'}, "
-            f"expected {', '.join(map(repr, missing))}",
+            lacking("a batch", found or [f"a {type(batch).__name__}"], missing),
             hint="list properties of the data set in forward_properties and target_properties",
         )
     return {name: found[name] for name in names}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from noether.data.batches import lacking
 from noether.data.collators import stack
 from noether.data.dataset import (
     AnyDataset,
@@ -24,7 +25,7 @@ from noether.data.fetch import FetchBatch, FetchSamples, first_sample
 from noether.data.rounding import exact_ones, require_kept, single
 from noether.data.transforms.base import Transform
 from noether.errors import DataError
-from noether.kernel.names import did_you_mean
+from noether.kernel.names import TARGET, did_you_mean
 
 
 class Subset(View):
@@ -54,11 +55,8 @@ class Subset(View):
         try:
             return {name: sample[name] for name in self.names}
         except KeyError:
-            lacking = next(name for name in self.names if name not in sample)
-            raise DataError(
-                f"missing property in a sample of the data set {called(self.dataset)!r}: found "
-                f"{', '.join(sample) or 'none'}, expected {lacking!r}"
-            ) from None
+            missing = [name for name in self.names if name not in sample]
+            raise DataError(lacking(f"a sample of the data set {called(self.dataset)!r}", sample, missing)) from None
 
 
 class BatchSubset(Subset):
@@ -140,7 +138,7 @@ class BatchTransformedDataset(TransformedDataset):
         return apply(self.transforms, self.whole.__getitems__(indices))
 
 
-def apply(transforms: Sequence[Transform], sample: dict[str, Any]) -> dict[str, Any]:
+def apply(transforms: Sequence[Callable[[Batch], Batch]], sample: Batch) -> Batch:
     """Return the sample, or batch, after all transforms."""
     for transform in transforms:
         sample = transform(sample)
@@ -313,7 +311,7 @@ class PreparedDatasets:
         Raises:
             DataError: if there is none, or both are there and a transform changes one of them.
         """
-        target = f"{name}_target"
+        target = f"{name}{TARGET}"
         if target not in present:
             if name not in present:
                 raise DataError(

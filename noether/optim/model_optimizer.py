@@ -102,6 +102,7 @@ class ModelOptimizer:
         self.clip_grad_norm = clip_grad_norm
         self.clip_grad_value = clip_grad_value
         self.traits = traits or Traits(takes_closure=requires_closure(optimizer))
+        self._clips_any = False
         self._take_parameters()
         self.on_change: Callable[[], object] = lambda: None
         self.last_grad_norm: torch.Tensor | None = None

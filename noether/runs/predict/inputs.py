@@ -11,7 +11,7 @@ from torch import Tensor
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.config.components import DatasetBaseConfig
-from noether.data.batches import properties_of
+from noether.data.batches import lacking, properties_of
 from noether.data.container import DataContainer, build_data
 from noether.data.dataset import Batch
 from noether.data.fetch import Fetch, fetch_of
@@ -132,9 +132,7 @@ class Inputs:
                 hint="let a transform pass over properties whose values it cannot take",
             ) from error
         if missing := [name for name in names if name not in batch]:
-            raise DataError(
-                f"missing properties of a sample: found {', '.join(batch)}, expected {', '.join(missing)} as well"
-            )
+            raise DataError(lacking("a prepared sample", batch, missing))
         return batch
 
     def _placeholder(self, name: str, *, other: bool = False) -> Tensor:

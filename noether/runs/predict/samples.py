@@ -14,6 +14,7 @@ from torch import Tensor
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.untrusted import parse_json
 from noether.data.dataset import Batch, Dataset
+from noether.data.views import apply
 from noether.errors import DataError
 from noether.runs.folder.run_folder import RUN, SAMPLES
 
@@ -93,7 +94,7 @@ class PreparedSamples(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         known = {name: tensor[index] for name, tensor in self.tensors.items()}
-        return through(self.transforms, known | {name: value.clone() for name, value in self.placeholders.items()})
+        return apply(self.transforms, known | {name: value.clone() for name, value in self.placeholders.items()})
 
 
 class PreparedBatches(PreparedSamples):
@@ -103,14 +104,7 @@ class PreparedBatches(PreparedSamples):
         """Return the batch of the samples at `indices`."""
         known = {name: tensor[indices] for name, tensor in self.tensors.items()}
         others = {name: value.expand(len(indices), *value.shape) for name, value in self.placeholders.items()}
-        return through(self.transforms, known | {name: value.clone() for name, value in others.items()})
-
-
-def through(transforms: Sequence[Callable[[Batch], Batch]], sample: Batch) -> Batch:
-    """Return a sample, or a batch, after all transforms."""
-    for transform in transforms:
-        sample = transform(sample)
-    return sample
+        return apply(self.transforms, known | {name: value.clone() for name, value in others.items()})
 
 
 def as_batch(given: Mapping[str, Any], properties: RawProperties) -> tuple[dict[str, Tensor], bool]:

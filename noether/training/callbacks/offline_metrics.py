@@ -15,9 +15,11 @@ from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.callbacks.tracked import precise
 from noether.data.batches import properties_of
+from noether.data.collators import MASK
 from noether.errors import TrainingError
+from noether.kernel.names import TARGET
+from noether.training.trainers.outputs import of_only_field
 from noether.training.trainers.torch_losses import is_per_point
-from noether.training.trainers.types import MASK
 
 
 class SummedMetric(ABC):
@@ -210,9 +212,8 @@ class OfflineMetricsCallback(PeriodicDataIteratorCallback):
     def _sums(
         self, field: str, names: list[MetricName], outputs: Any, batch: Mapping[str, Tensor]
     ) -> dict[str, dict[str, Tensor]]:
-        target_name = f"{field}_target"
-        if isinstance(outputs, Tensor) and len(self.metrics) == 1:
-            outputs = {field: outputs}
+        target_name = f"{field}{TARGET}"
+        outputs = of_only_field(outputs, self.metrics)
         if not isinstance(outputs, Mapping) or field not in outputs or target_name not in batch:
             raise TrainingError(
                 f"callback '{self.id}': missing output or target: found outputs {_names(outputs)} and properties "

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor
 
+from noether.data.batches import named_parts
 from noether.errors import TrainingError
 
 
@@ -21,21 +21,15 @@ def by_field(output: Any, places: Mapping[str, str | int] | None = None) -> Any:
     Raises:
         TrainingError: if the output lacks a place.
     """
-    parts = _named_parts(output)
+    parts = named_parts(output)
     if not places:
-        return output if parts is None else parts
+        return output if parts is None else dict(parts)
     return {**(parts or {}), **{field: _at(output, place, field) for field, place in places.items()}}
 
 
-def _named_parts(output: Any) -> dict[str, Any] | None:
-    """Return the parts that have names; None if the output has none."""
-    if isinstance(output, Mapping):
-        return dict(output)
-    if is_dataclass(output) and not isinstance(output, type):
-        return {field.name: getattr(output, field.name) for field in fields(output)}
-    if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return dict(zip(output._fields, output, strict=True))
-    return None
+def of_only_field(output: Any, fields: Collection[str]) -> Any:
+    """Return one tensor by the name of the only field; other outputs stay as they are."""
+    return dict.fromkeys(fields, output) if isinstance(output, Tensor) and len(fields) == 1 else output
 
 
 def _at(output: Any, place: str | int, field: str) -> Any:
@@ -66,7 +60,7 @@ def described(output: Any) -> str:
     """Describe an output for a message: its type, and the names or the number of its parts."""
     if isinstance(output, Tensor):
         return f"a tensor {tuple(output.shape)}"
-    parts = _named_parts(output)
+    parts = named_parts(output)
     if parts is not None:
         return f"{type(output).__name__} with {', '.join(map(str, parts)) or 'nothing'}"
     if isinstance(output, list | tuple):

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from noether.data.collators import MASK
 from noether.errors import TrainingError
-from noether.training.trainers.types import MASK, Count, Counted
+from noether.training.trainers.types import Count, Counted
 
 _ELEMENTS = (
     F.mse_loss,

@@ -99,10 +99,6 @@ class TrainerResult:
         return cls(total, losses, outputs, count)
 
 
-MASK = "mask"
-"""Property of padded batches: bool, shape (batch, points), True for the points that a sample has."""
-
-
 class LossFacts:
     """Facts about the loss of a trainer, for callbacks and `noether plan`.
 
