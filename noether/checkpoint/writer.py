@@ -13,9 +13,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from noether.checkpoint.commit import CheckpointFolder
-from noether.checkpoint.folder import checkpoint_name
 from noether.checkpoint.manifest import WEIGHTS, Manifest, NamedCheckpoint
-from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.paths import PathProvider, checkpoint_name
 from noether.checkpoint.retention import Retention
 from noether.checkpoint.save import LAST, BackgroundSave, PreparedSave, SavePolicy, SaveQueue, SaveRequest, Snapshot
 from noether.checkpoint.state import CheckpointState, callback_file, encode_checkpoint, passing_files

@@ -1,10 +1,10 @@
-"""Batches of any type: dicts, named tuples, dataclasses, and objects of other packages."""
+"""Batches and outputs of any type by name: dicts, named tuples, dataclasses, objects of other packages."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -93,3 +93,60 @@ def _first(value: Any) -> Any:
         return {name: _first(entry) for name, entry in value.items()}
     has_samples = value.ndim > 0 if isinstance(value, Tensor) else isinstance(value, list | tuple)
     return value[0] if has_samples and len(value) else value
+
+
+def by_field(output: Any, places: Mapping[str, str | int] | None = None) -> Any:
+    """Return the parts of a model's output in a dict by field; an output without named parts stays as it is.
+
+    Args:
+        output: Return value of a model.
+        places: Place of each field in it, as in `outputs` of a trainer's config.
+
+    Raises:
+        TrainingError: if the output lacks a place.
+    """
+    parts = named_parts(output)
+    if not places:
+        return output if parts is None else dict(parts)
+    return {**(parts or {}), **{field: _at(output, place, field) for field, place in places.items()}}
+
+
+def of_only_field(output: Any, fields: Collection[str]) -> Any:
+    """Return one tensor by the name of the only field; other outputs stay as they are."""
+    return dict.fromkeys(fields, output) if isinstance(output, Tensor) and len(fields) == 1 else output
+
+
+def _at(output: Any, place: str | int, field: str) -> Any:
+    """Return the part at a place: a key, an attribute, an index, or a path of them."""
+    found = output
+    parts = [place] if isinstance(place, int) or (isinstance(found, Mapping) and place in found) else place.split(".")
+    for part in parts:
+        try:
+            found = _part(found, part)
+        except (LookupError, AttributeError, ValueError) as error:
+            raise TrainingError(
+                f"wrong place of field '{field}' in the output of the model: found {described(output)}, expected "
+                f"{place!r} in it",
+                hint=f'correct it in the trainer: outputs = {{ {field} = "…" }}',
+            ) from error
+    return found
+
+
+def _part(value: Any, part: str | int) -> Any:
+    if isinstance(value, Mapping):
+        return value[part]
+    if isinstance(value, list | tuple) and not (isinstance(part, str) and hasattr(value, part)):
+        return value[int(part)]
+    return getattr(value, str(part))
+
+
+def described(output: Any) -> str:
+    """Describe an output for a message: its type, and the names or the number of its parts."""
+    if isinstance(output, Tensor):
+        return f"a tensor {tuple(output.shape)}"
+    parts = named_parts(output)
+    if parts is not None:
+        return f"{type(output).__name__} with {', '.join(map(str, parts)) or 'nothing'}"
+    if isinstance(output, list | tuple):
+        return f"{type(output).__name__} of {', '.join(map(described, output)) or 'nothing'}"
+    return type(output).__name__

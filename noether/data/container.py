@@ -17,13 +17,12 @@ from noether.config.signature import SignatureConfig, build_component
 from noether.data.collators import Collator, stack
 from noether.data.dataset import AnyDataset, Batch, length_of
 from noether.data.fetch import fetch_of, first_batch, first_sample, usable
-from noether.data.loader import TaggedDataset, TrainingLoader
+from noether.data.loader import TaggedDataset, TrainingLoader, refuse_import_by_worker
 from noether.data.samplers.interleaved import InterleavedSampler
 from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig
 from noether.data.samplers.training_order import TrainingOrder
 from noether.data.transforms.base import Transform
 from noether.data.views import PreparedDatasets, subset
-from noether.data.workers import refuse_import_by_worker
 from noether.errors import DataError
 from noether.kernel.names import did_you_mean
 from noether.spec.model import LoaderTable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import re
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -19,6 +20,7 @@ from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig, Tagged
 from noether.data.workers import (
     CHECK_EVERY,
     GUARD,
+    STARTED_BY_US,
     UNGUARDED,
     WORKER_DEATHS,
     Failure,
@@ -27,7 +29,7 @@ from noether.data.workers import (
     kill,
     starting,
 )
-from noether.errors import TrainingError
+from noether.errors import TrainingError, UsageError
 from noether.kernel.stops import not_by_a_hook
 
 
@@ -214,3 +216,18 @@ def _pinned(tagged: TaggedBatch) -> TaggedBatch:
 
 def _unchanged(batch: Any) -> Any:
     return batch
+
+
+def refuse_import_by_worker() -> None:
+    """Refuse to begin a run while a new worker process imports the script of the run that starts it.
+
+    A worker of ours ends quietly: the run that has started it reports it once.
+
+    Raises:
+        UsageError: if another process than one of ours is being started.
+    """
+    if not getattr(multiprocessing.current_process(), "_inheriting", False):
+        return
+    if STARTED_BY_US in os.environ:
+        os._exit(UNGUARDED)
+    raise UsageError("a run begins while a new process imports the script, expected it in the first one", hint=GUARD)

@@ -17,12 +17,14 @@ from noether.data.dataset import (
     InMemoryDataset,
     View,
     called,
+    exact_ones,
     gathering,
     in_memory,
     length_of,
+    require_kept,
+    single,
 )
 from noether.data.fetch import FetchBatch, FetchSamples, first_sample
-from noether.data.rounding import exact_ones, require_kept, single
 from noether.data.transforms.base import Transform
 from noether.errors import DataError
 from noether.kernel.names import TARGET, did_you_mean

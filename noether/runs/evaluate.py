@@ -29,11 +29,10 @@ from noether.kernel.intervals import EVERY
 from noether.runs.folder.run_folder import find_run
 from noether.runs.outcome import EXIT_CODE
 from noether.runs.predict.files import read_samples
-from noether.runs.predict.inputs import Inputs
-from noether.runs.predict.samples import as_batch
+from noether.runs.predict.inputs import Inputs, as_batch
 from noether.runs.prepare import Preparation, Run, preparation
 from noether.runs.saved_spec import load_saved_spec
-from noether.spec.ids import item_ids
+from noether.spec.describe.fields import item_ids
 from noether.spec.model import RunSpec
 from noether.training.resume import resumption_paths
 from noether.training.signals import StoppedBySignal

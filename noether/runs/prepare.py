@@ -31,7 +31,7 @@ from noether.core.models.base import ModelBase, evaluating
 from noether.core.models.build import build_model, infer_sizes
 from noether.core.trackers.noop import NoopTracker
 from noether.data.container import DataContainer, build_data
-from noether.data.workers import refuse_import_by_worker
+from noether.data.loader import refuse_import_by_worker
 from noether.errors import SpecError
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.names import TARGET
@@ -43,8 +43,7 @@ from noether.spec.describe.fields import alternatives, configs_in
 from noether.spec.errors.problem import InvalidSpecError, Problem
 from noether.spec.load import LoadedSpec, load_spec
 from noether.spec.locate import TomlPath
-from noether.spec.model import RunSpec
-from noether.spec.resolve import resolved_tables, resolved_toml
+from noether.spec.model import RunSpec, resolved_tables, resolved_toml
 from noether.training.parallel import parallel_of
 from noether.training.state import RunParts
 from noether.training.trainers.base import BaseTrainer

@@ -51,8 +51,8 @@ class Update:
     - The verdict is a bool if the host knows, otherwise `applied`. Nothing waits for it.
     - `last_loss`, `applied` and `verdict` are set before `after_step` is called, which is called for every batch.
     - `times` may lack parts: the clock is read between parts here because they are separate calls.
-    - Batches are taken one at a time. `noether.training.closure` is the update of an optimizer that evaluates the loss
-      itself (LBFGS).
+    - Batches are taken one at a time. `ClosureUpdate` is the update of an optimizer that evaluates the loss itself
+      (LBFGS).
 
     This runs at every update, so it keeps to plain calls: no context is entered in float32, no string is built, and
     losses stay tensors.

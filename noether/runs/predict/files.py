@@ -22,8 +22,8 @@ from noether.data.sources.columns import column_names
 from noether.data.sources.file import FileConfig, FileDataset
 from noether.errors import DataError, UsageError
 from noether.kernel.names import TARGET
+from noether.runs.predict.inputs import RawProperties, RawProperty
 from noether.runs.predict.predictor import Predictor
-from noether.runs.predict.samples import RawProperties, RawProperty
 
 Columns = Mapping[str, str | list[str]]
 _TABLES = (".csv", ".parquet")

@@ -10,18 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from noether.config.base import component_of
-from noether.data.batches import moved, selected
+from noether.data.batches import by_field as parts_by_field
+from noether.data.batches import moved, of_only_field, selected
 from noether.data.dataset import Batch
 from noether.data.fetch import Fetch
 from noether.data.randomness import EVALUATION_EPOCH
 from noether.errors import DataError, NoetherError, SpecError, TrainingError
 from noether.kernel.names import TARGET, did_you_mean
-from noether.runs.predict.inputs import Inputs
-from noether.runs.predict.samples import as_batch
+from noether.runs.predict.inputs import Inputs, as_batch
 from noether.spec.model import RunSpec
 from noether.training.trainers.base import BaseTrainer
-from noether.training.trainers.outputs import by_field as parts_by_field
-from noether.training.trainers.outputs import of_only_field
 
 
 class Predictor:

@@ -14,11 +14,10 @@ from noether.config.components import PeriodicDataIteratorCallbackConfig
 from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.callbacks.tracked import precise
-from noether.data.batches import properties_of
+from noether.data.batches import of_only_field, properties_of
 from noether.data.collators import MASK
 from noether.errors import TrainingError
 from noether.kernel.names import TARGET
-from noether.training.trainers.outputs import of_only_field
 from noether.training.trainers.torch_losses import is_per_point
 
 

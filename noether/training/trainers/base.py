@@ -15,13 +15,14 @@ from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.state import CheckpointState
 from noether.checkpoint.writer import CheckpointWriter
 from noether.config.base import construct
+from noether.config.metric_facts import MetricPropertyProvider
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.callbacks.tree import participants_of
 from noether.core.initializers.base import CalledOnce, InitializerBase
 from noether.core.models.agreement import require_agreement, require_sizes
 from noether.core.models.base import ModelBase
-from noether.data.batches import moved, properties_of, selected
+from noether.data.batches import by_field, moved, properties_of, selected
 from noether.data.collators import MASK
 from noether.data.container import DataContainer
 from noether.data.dataset import length_of
@@ -31,7 +32,6 @@ from noether.data.samplers.training_order import order_options
 from noether.kernel.dispatch import Dispatch
 from noether.kernel.participant import Participant
 from noether.kernel.progress import Stopwatch
-from noether.metrics.directions import MetricPropertyProvider
 from noether.metrics.log import LogWriter
 from noether.metrics.metrics_file import MetricsFile
 from noether.metrics.tracker import BaseTracker
@@ -46,7 +46,6 @@ from noether.training.rounds import compile_run_hooks
 from noether.training.signals import StopSignals
 from noether.training.state import ReadsState, RunParts, RunState, starting_counter
 from noether.training.trainers.config import BaseTrainerConfig, cut_update
-from noether.training.trainers.outputs import by_field
 from noether.training.trainers.types import LossFacts, LossResult, TrainerResult
 from noether.training.update import Update, step_of
 

@@ -16,13 +16,13 @@ from noether.config.components import CallBackBaseConfig
 from noether.config.discriminated import Discriminated
 from noether.config.parameters import label
 from noether.config.signature import SignatureConfig
+from noether.data.batches import by_field, described, of_only_field
 from noether.data.collators import MASK
 from noether.data.dataset import gathering, length_of
 from noether.errors import DataError, TrainingError
 from noether.kernel.names import TARGET
 from noether.training.trainers.base import BaseTrainer
 from noether.training.trainers.config import BaseTrainerConfig
-from noether.training.trainers.outputs import by_field, described, of_only_field
 from noether.training.trainers.torch_losses import TorchLoss, is_per_point
 from noether.training.trainers.types import Counted
 
