@@ -253,7 +253,7 @@ class PreparedDatasets:
             whole = transformed(self.datasets[key], transforms)
             self._prepared[key] = require_kept(whole) if isinstance(whole, InMemoryDataset) else whole
             prepared, source = self._prepared[key], self.datasets[key]
-            if isinstance(source, InMemoryDataset) and source.exact:  # float64 and float32 differ, which is no fault
+            if isinstance(source, InMemoryDataset) and source.exact:  # float64 and float32 may differ
                 source = InMemoryDataset({name: values[[-1, 0]] for name, values in source.properties.items()})
                 prepared = transformed(source, transforms)
             _require_agreement(prepared, source, transforms)

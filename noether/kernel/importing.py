@@ -221,7 +221,7 @@ def is_of_torch(found: Any) -> bool:
 
 
 def _collator_problem(found: Any) -> str | None:
-    """Return a problem unless an object takes a list of samples; functions of torch are none of a spec's business."""
+    """Return a problem unless an object takes a list of samples; functions of torch are refused."""
     if inspect.isclass(found) or not callable(found):
         return f"names {described(found)}, but a collator is a function that takes a list of samples"
     if is_of_torch(found):

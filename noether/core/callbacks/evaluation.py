@@ -66,7 +66,7 @@ _REDRAW_S = 0.1  # the eye sees no more
 
 
 def on_terminal() -> bool:
-    """Return True if stdout is a terminal; a closed or missing one, or one without `isatty`, is none."""
+    """Return True if stdout is a terminal; a closed or missing one, or one without `isatty`, is not."""
     try:
         return bool(sys.stdout.isatty())
     except (AttributeError, ValueError):

@@ -35,7 +35,7 @@ class FileSamples:
 
     Attributes:
         dataset: The samples, as training would read them.
-        ignored: Arrays of the file that are none of their properties.
+        ignored: Arrays of the file that are not among their properties.
     """
 
     dataset: FileDataset

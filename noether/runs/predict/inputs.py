@@ -117,7 +117,7 @@ class PreparedBatches(PreparedSamples):
 
 
 def as_batch(given: Mapping[str, Any], properties: RawProperties) -> tuple[dict[str, Tensor], bool]:
-    """Return the given properties as a batch in the types of training; names that are no properties are left out.
+    """Return the given properties as a batch in the types of training; names that are not properties are left out.
 
     Args:
         given: Tensors, arrays, or numbers by name: one sample, or a batch.

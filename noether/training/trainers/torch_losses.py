@@ -55,7 +55,7 @@ class TorchLoss:
     Args:
         function: The function of torch.nn.functional.
         options: Its options.
-        ragged: True if batches of as many samples may have different numbers of values.
+        ragged: True if batches with the same number of samples may have different numbers of values.
     """
 
     def __init__(self, function: Callable[..., Tensor], options: Mapping[str, Any], *, ragged: bool) -> None:

@@ -163,7 +163,7 @@ class WeightedLossTrainer(BaseTrainer):
         )
 
     def _has_counts(self, targets: dict[str, Tensor]) -> bool:
-        """Return True if batches are not all means over as many values, so that each loss needs its count."""
+        """Return True if batches may be means over different numbers of values, so that each loss needs its count."""
         loss = self._torch_loss
         if self.has_masks or loss is None:
             return self.has_masks
