@@ -16,6 +16,9 @@ from noether.checkpoint.state import callback_file
 from noether.config.base import component_of
 from noether.config.components import CallBackBaseConfig, PeriodicDataIteratorCallbackConfig
 from noether.core.callbacks.checkpoint.ema import EmaCallbackConfig
+from noether.core.callbacks.default.online_loss import OnlineLossCallback
+from noether.core.callbacks.default.stability import TrainingStabilityCallback
+from noether.core.callbacks.online.additional_outputs import TrackAdditionalOutputsCallback
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.callbacks.tree import family
 from noether.core.initializers.base import InitializerBase, InitializerConfig
@@ -29,11 +32,10 @@ from noether.kernel.intervals import EVERY
 from noether.runs.folder.run_folder import find_run
 from noether.runs.outcome import EXIT_CODE
 from noether.runs.predict.files import read_samples
-from noether.runs.predict.inputs import Inputs
-from noether.runs.predict.samples import as_batch
+from noether.runs.predict.inputs import Inputs, as_batch
 from noether.runs.prepare import Preparation, Run, preparation
 from noether.runs.saved_spec import load_saved_spec
-from noether.spec.ids import item_ids
+from noether.spec.describe.fields import item_ids
 from noether.spec.model import RunSpec
 from noether.training.resume import resumption_paths
 from noether.training.signals import StoppedBySignal
@@ -41,9 +43,9 @@ from noether.training.state import RunParts
 
 
 def _with_averaged_variants(spec: RunSpec, manifest: Manifest) -> RunSpec:
-    """Return a spec in which each EMA has the evaluations of the run among its children.
+    """Return a spec in which each `ema` callback has the evaluations of the run among its children.
 
-    An EMA whose averages are not in the checkpoint is left out, rather than evaluated with other weights.
+    An `ema` callback whose averages are not in the checkpoint is left out, rather than evaluated with other weights.
 
     Args:
         spec: Spec of the run.
@@ -129,6 +131,8 @@ def _evaluating(configs: Sequence[CallBackBaseConfig], key: str, first: str) -> 
 
 
 FOLDER = "evaluations"
+_FOLLOW_TRAINING = (OnlineLossCallback, TrackAdditionalOutputsCallback, TrainingStabilityCallback)
+"""Their state is that of an unfinished interval of training, which is no metric of an evaluation."""
 _LOG = logging.getLogger("noether.run")
 
 
@@ -269,6 +273,6 @@ class _SavedWeights(InitializerBase):
         states = saved.callbacks()
         paths = resumption_paths(saved)
         for callback in family(trainer.callbacks):
-            if callback.id in states:
+            if callback.id in states and not isinstance(callback, _FOLLOW_TRAINING):
                 callback.load_state_dict(states[callback.id])
             callback.resume_from_checkpoint(paths, model)

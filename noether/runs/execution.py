@@ -10,9 +10,8 @@ import traceback
 from contextlib import ExitStack
 from functools import partial
 
-from noether.checkpoint.folder import sweep_leftovers
 from noether.checkpoint.names import CheckpointNames
-from noether.checkpoint.paths import PathProvider, shown_path
+from noether.checkpoint.paths import PathProvider, shown_path, sweep_leftovers
 from noether.config.secrets import mask, masked_traceback
 from noether.errors import CheckpointError, NoetherError, StorageError
 from noether.kernel.dispatch import compile_dispatch
@@ -41,7 +40,7 @@ from noether.runs.resume.continuation import (
 from noether.runs.saved_spec import PROJECT, write_saved_spec
 from noether.runs.tracking.tracking import Tracking, flattened, until_stopped
 from noether.spec.describe.fields import components_in
-from noether.spec.resolve import resolved_tables
+from noether.spec.model import resolved_tables
 from noether.training.signals import StoppedBySignal
 
 _LOG = logging.getLogger("noether.run")
@@ -297,7 +296,9 @@ class Execution:
             return
         on_ctrl_c = "; save_on_sigint = true under [trainer] commits one on Ctrl-C"
         way_out = on_ctrl_c if outcome.exit_code == EXIT_CODE + signal.SIGINT else ""
-        _LOG.info("no checkpoint was committed%s; %s; begin again with: %s", way_out, lost_text, command)
+        _LOG.info(
+            "no checkpoint to continue from was committed%s; %s; begin again with: %s", way_out, lost_text, command
+        )
 
     def _record_end(self, status: str, reason: str | None) -> None:
         try:

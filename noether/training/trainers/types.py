@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
+from noether.data.batches import named_parts
 from noether.errors import TrainingError
 
 Count: TypeAlias = float | Tensor | Literal["sum"]
@@ -97,7 +99,11 @@ class TrainerResult:
                 losses, count = _tensors(losses)
                 total = functools.reduce(operator.add, losses.values())
                 break
-            total = part if total is None else total + part
+            try:
+                total = part if total is None else total + part
+            except RuntimeError:
+                check_total(part, losses)
+                raise
         if total is None:
             raise _no_loss(losses)
         if type(total) is not Tensor or total.ndim:
@@ -128,10 +134,6 @@ def require_count(count: Any) -> None:
         )
 
 
-MASK = "mask"
-"""Property of padded batches: bool, shape (batch, points), True for the points that a sample has."""
-
-
 class LossFacts:
     """Facts about the loss of a trainer, for callbacks and `noether plan`.
 
@@ -143,7 +145,7 @@ class LossFacts:
     """
 
     has_masks = False
-    average: str = "taken as a mean over samples; return Counted(loss, n) for others"
+    average: str = "taken as a mean over samples, unless it returns Counted(loss, n)"
     ignore_index: int | None = None
     different_shapes: bool = False
 
@@ -281,3 +283,66 @@ def check_parts(result: TrainerResult) -> None:
                 hint="name the parts of the loss in losses_to_log, and return their sum as total_loss; return other "
                 "values to log in additional_outputs",
             )
+
+
+_COMPARISONS = frozenset(["sub", "subtract", "rsub", "sub_", "mul", "multiply", "div", "divide"])
+_LOSSES = frozenset(["mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"])
+
+
+class NoBroadcasting(TorchFunctionMode):
+    """Refuse that a loss compares every sample with every other: (batch, 1) and (batch,) are (batch, batch) then.
+
+    It looks at losses of torch, and at differences, products and quotients of a target with what depends on a
+    parameter. A comparison of all pairs that a loss asks for, `a[:, None] - b[None]`, has a dimension more.
+
+    Args:
+        output: Output of the model.
+        targets: Target properties of the batch.
+    """
+
+    def __init__(self, output: Any = None, targets: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        found = [tensor for tensor in (targets or {}).values() if isinstance(tensor, Tensor)]
+        self._places = {_storage(tensor) for tensor in found}
+        self._ndim = max((tensor.ndim for tensor in [*found, *_tensors_in(output)]), default=0)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call the function after a look at the shapes of its operands."""
+        name = getattr(func, "__name__", "")
+        if name in _LOSSES or (self._places and name in _COMPARISONS):
+            operands = [value for value in [*args, *(kwargs or {}).values()] if isinstance(value, Tensor)][:2]
+            if len(operands) == 2 and operands[0].shape != operands[1].shape:
+                self._look_at(name, *operands)
+        return func(*args, **(kwargs or {}))
+
+    def _look_at(self, name: str, one: Tensor, other: Tensor) -> None:
+        try:
+            shape = torch.broadcast_shapes(one.shape, other.shape)  # type: ignore[no-untyped-call]  # untyped in torch
+        except RuntimeError:
+            return  # torch says it
+        if shape.numel() <= max(one.numel(), other.numel()) or not (one.requires_grad or other.requires_grad):
+            return
+        is_target = [_storage(tensor) in self._places for tensor in (one, other)]
+        if name not in _LOSSES and (is_target[0] is is_target[1] or len(shape) > self._ndim):
+            return
+        raise TrainingError(
+            f"wrong shapes in the loss: found {tuple(one.shape)} and {tuple(other.shape)}, which broadcast to "
+            f"{tuple(shape)}, so that every sample is compared with every other; expected equal shapes",
+            hint="reshape one of them: y.unsqueeze(-1), or output.squeeze(-1); or set `different_shapes = True` on the "
+            "trainer's class, if its loss means to",
+        )
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+        return
+    parts = value if isinstance(value, list | tuple) else (named_parts(value) or {}).values()
+    for part in parts:
+        yield from _tensors_in(part)
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else id(tensor)

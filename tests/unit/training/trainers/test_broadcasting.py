@@ -14,8 +14,7 @@ from torch.nn import functional as F
 from noether.core.models.base import ModelBase
 from noether.errors import TrainingError
 from noether.testing import make_trainer
-from noether.training.trainers.outputs import NoBroadcasting
-from noether.training.trainers.types import TrainerResult
+from noether.training.trainers.types import NoBroadcasting, TrainerResult
 
 OUTPUT, TARGET = torch.ones(4, 1, requires_grad=True), torch.ones(4)
 
