@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.config.components import DatasetBaseConfig
+from noether.data.batches import properties_of
 from noether.data.container import DataContainer, build_data
 from noether.data.dataset import Batch
 from noether.data.fetch import Fetch, fetch_of
@@ -28,6 +30,9 @@ from noether.runs.predict.samples import (
 from noether.runs.prepare import Preparation
 
 _TRAIN = "train"
+_OTHER_NUMBERS = (3, 0, -1, 0.5, 30, 1e3, 1e6)
+"""Values beside a placeholder that tell if a property decides others; a transform may do so beyond a threshold only."""
+_OTHER_CLASSES = (*range(1, 10), 100, -1)
 
 
 class Inputs:
@@ -85,12 +90,23 @@ class Inputs:
             placeholders: Values of the others, for one sample; None for the usual ones.
         """
         values = self.placeholders if placeholders is None else placeholders
-        others = {name: value for name, value in values.items() if name not in tensors}
+        others = self._sized({name: value for name, value in values.items() if name not in tensors}, tensors)
         transforms = self.data.transforms(self.key)
         kind = PreparedBatches if all(t.batched and t.deterministic for t in transforms) else PreparedSamples
         samples = kind(tensors, others, size, self.steps())
         samples.deterministic = all(transform.deterministic for transform in transforms)
         return fetch_of(samples, self.data.seed, self.data.collators.get(self.key))
+
+    def _sized(self, placeholders: Batch, tensors: Batch) -> Batch:
+        """Return placeholders with as many points as the known properties have, where samples differ in size."""
+        known = {name: raw.shape[0] for name, raw in self.properties.items() if name in tensors and raw.shape}
+        sizes = {size: tensors[name].shape[1] for name, size in known.items()}
+        return {
+            name: value[:1].expand(sizes.get(len(value), len(value)), *value.shape[1:])
+            if value.ndim and len(value)
+            else value
+            for name, value in placeholders.items()
+        }
 
     def steps(self) -> list[Callable[[Batch], Batch]]:
         """Return the transforms, with rounding to float32 as in training: before those that need it, and last."""
@@ -115,51 +131,66 @@ class Inputs:
         Raises:
             DataError: if a sample has no such property, or the transforms cannot be applied without labels.
         """
-        first = self._prepared_placeholders(names, {})
-        return [name for name in self.properties if name in names or self._changes(name, names, first)]
-
-    def _changes(self, name: str, names: Sequence[str], first: Batch) -> bool:
-        other = self._prepared_placeholders(names, {name: self._placeholder(name, other=True)})
-        return any(not is_same(first[prepared], other[prepared]) for prepared in names)
-
-    def _prepared_placeholders(self, names: Sequence[str], changed: Batch) -> Batch:
         try:
-            batch = self.fetch({}, 1, self.placeholders | changed)(torch.arange(1), EVALUATION_EPOCH)
+            first = self._prepared_placeholders({})
         except Exception as error:
             raise DataError(
                 f"the transforms do not work on samples without labels: {type(error).__name__}: {error}",
                 hint="let a transform pass over properties whose values it cannot take",
             ) from error
-        if missing := [name for name in names if name not in batch]:
+        if missing := [name for name in names if name not in first]:
             raise DataError(
-                f"missing properties of a sample: found {', '.join(batch)}, expected {', '.join(missing)} as well"
+                f"missing properties of a sample: found {', '.join(first)}, expected {', '.join(missing)} as well"
             )
-        return batch
+        return [name for name in self.properties if name in names or self._changes(name, names, first)]
 
-    def _placeholder(self, name: str, *, other: bool = False) -> Tensor:
-        """Return one of two values: 2 and 3, which logarithms and powers change; labels of classes begin with 0."""
+    def _changes(self, name: str, names: Sequence[str], first: Mapping[str, Any]) -> bool:
+        """Return True if one of several values of a property gives other prepared ones."""
+        for value in _OTHER_CLASSES if self._is_class(name) else _OTHER_NUMBERS:
+            try:
+                other = self._prepared_placeholders({name: self._placeholder(name, value)})
+            except Exception:  # a value that the transforms cannot take says nothing
+                continue
+            if any(prepared not in other or not is_same(first[prepared], other[prepared]) for prepared in names):
+                return True
+        return False
+
+    def _prepared_placeholders(self, changed: Batch) -> Mapping[str, Any]:
+        with np.errstate(all="ignore"):  # about values that no sample has
+            return properties_of(self.fetch({}, 1, self.placeholders | changed)(torch.arange(1), EVALUATION_EPOCH))
+
+    def _placeholder(self, name: str, value: float | None = None) -> Tensor:
+        """Return a value, by default 2, which logarithms and powers change; labels of classes begin with 0."""
         raw = self.properties[name]
-        is_class = not (raw.dtype.is_floating_point or raw.dtype.is_complex)
-        return torch.full(raw.shape, int(other) + (0 if is_class else 2), dtype=raw.dtype)
+        if value is None:
+            value = 0 if self._is_class(name) else 2
+        return torch.full(raw.shape, value, dtype=torch.float64).to(raw.dtype)
 
-    def require_inverses(self, targets: Collection[str]) -> None:
-        """Check that predictions can be given in the units of the data.
+    def _is_class(self, name: str) -> bool:
+        dtype = self.properties[name].dtype
+        return not (dtype.is_floating_point or dtype.is_complex)
+
+    def require_inverses(self, targets: Collection[str]) -> list[str]:
+        """Check that predictions can be given in the units of the data; return the targets that transforms change.
 
         Raises:
             DataError: if a transform changes a target and has no inverse.
         """
         sample: dict[str, Any] = dict(self.placeholders)
+        changed: dict[str, None] = {}
         with preserved_rng():
             seed_sample(self.data.seed)
             for transform in self.data.transforms(self.key):
                 try:
                     after = transform(dict(sample))
                 except Exception:  # reported where samples are prepared
-                    return
+                    break
                 for name in targets:
                     if name in sample and name in after and not is_same(sample[name], after[name]):
                         _require_inverse(transform, name, after[name])
+                        changed[name] = None
                 sample = after
+        return list(changed)
 
 
 def _require_inverse(transform: Transform, name: str, value: Tensor) -> None:

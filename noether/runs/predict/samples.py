@@ -147,7 +147,13 @@ def as_batch(given: Mapping[str, Any], properties: RawProperties) -> tuple[dict[
 def _tensor(name: str, value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach()
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise DataError(
+            f"{name!r} is not one array: found {type(value).__name__}: {error}",
+            hint="predict samples of different sizes one at a time",
+        ) from error
     if array.dtype.kind not in "biufc" or (array.dtype == np.uint64 and (array >= 1 << 63).any()):
         raise DataError(f"wrong type of {name!r}: found {array.dtype}, expected a tensor, an array or numbers")
     native = array.astype(array.dtype.newbyteorder("="))  # a copy: the caller's array stays as it is
