@@ -122,7 +122,15 @@ def _raw_samples(predictor: Predictor, seed: int) -> dict[str, Tensor]:
     dataset = build_dataset(predictor.inputs.config, seed=seed)
     if length_of(dataset) < _CHECKED:
         raise DataError(f"too few samples to check the program: found {length_of(dataset)}, expected {_CHECKED}")
-    batch = fetch_of(dataset, seed)(torch.arange(_CHECKED), EVALUATION_EPOCH)
+    try:
+        batch = fetch_of(dataset, seed)(torch.arange(_CHECKED), EVALUATION_EPOCH)
+    except DataError as error:
+        if (key := predictor.inputs.key) not in predictor.inputs.data.collators:
+            raise
+        raise DataError(
+            f"a program takes samples of one size: found samples of different sizes in the data set '{key}'",
+            hint="`noether checkpoint export` without --format writes the weights alone",
+        ) from error
     return selected(batch, predictor.needed)
 
 

@@ -84,7 +84,8 @@ class Predictor:
             DataError: if a property is missing, or has another shape than in training.
         """
         self._require(given)
-        batch, single = as_batch(given, self.inputs.properties)
+        any_size = self.inputs.key in self.inputs.data.collators
+        batch, single = as_batch(given, self.inputs.properties, of_any_size=any_size)
         size = len(next(iter(batch.values())))
         if not size:
             raise DataError("no samples: found 0, expected at least 1")

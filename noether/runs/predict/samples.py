@@ -113,12 +113,15 @@ def through(transforms: Sequence[Callable[[Batch], Batch]], sample: Batch) -> Ba
     return sample
 
 
-def as_batch(given: Mapping[str, Any], properties: RawProperties) -> tuple[dict[str, Tensor], bool]:
+def as_batch(
+    given: Mapping[str, Any], properties: RawProperties, *, of_any_size: bool = False
+) -> tuple[dict[str, Tensor], bool]:
     """Return the given properties as a batch in the types of training; names that are no properties are left out.
 
     Args:
         given: Tensors, arrays, or numbers by name: one sample, or a batch.
         properties: The properties of training.
+        of_any_size: Take samples with one point, or any number where that of training had one.
 
     Returns:
         The batch, and True if one sample was given.
@@ -130,7 +133,7 @@ def as_batch(given: Mapping[str, Any], properties: RawProperties) -> tuple[dict[
     for name, tensor in tensors.items():
         if tensor.is_complex() and not properties[name].dtype.is_complex:
             raise DataError(f"wrong type of {name!r}: found {tensor.dtype}, expected {properties[name].dtype}")
-        _require_shape(name, tuple(tensor.shape), properties[name].shape)
+        _require_shape(name, tuple(tensor.shape), properties[name].shape, of_any_size)
     single = {name for name, tensor in tensors.items() if tensor.ndim == len(properties[name].shape)}
     if single and len(single) < len(tensors):
         whole = ", ".join(sorted(tensors.keys() - single))
@@ -160,11 +163,12 @@ def _tensor(name: str, value: Any) -> Tensor:
     return torch.from_numpy(native if native.dtype.kind != "u" else native.astype(np.int64))
 
 
-def _require_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+def _require_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...], of_any_size: bool) -> None:
     """Refuse another number of dimensions, and sizes that would be broadcast; a model may take other sizes."""
     sizes = found[len(found) - len(wanted) :]
     fits = len(found) - len(wanted) in (0, 1) and all(
-        one == other or 1 not in (one, other) for one, other in zip(sizes, wanted, strict=True)
+        one == other or 1 not in (one, other) or (of_any_size and not dim)
+        for dim, (one, other) in enumerate(zip(sizes, wanted, strict=True))
     )
     if not fits:
         batch = ", ".join(["batch", *map(str, wanted)])

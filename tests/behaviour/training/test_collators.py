@@ -138,3 +138,11 @@ def test_predictions_take_samples_of_every_size_through_every_collator(finish, l
         )
         for given, expected in ((x, wanted), (x[1], wanted[1])):
             torch.testing.assert_close(run.predict({"x": given})["y"], expected.detach())
+
+
+def test_a_program_of_samples_of_different_sizes_is_refused_without_advice_to_collate(finish, lab, noether_command):
+    run = finish(clouds("pad", properties=("x", "mask")))
+    ended = noether_command("checkpoint", "export", run.run_dir, "--format", "torch-export")
+    assert ended.code == 2
+    assert "samples of one size" in ended.err
+    assert "collate" not in ended.err
