@@ -20,8 +20,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from safetensors.torch import save
 from torch import Tensor
 
-from noether.checkpoint.folder import read_checkpoint
-from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.paths import PathProvider, read_checkpoint
 from noether.checkpoint.state import CheckpointState
 from noether.checkpoint.writer import CheckpointWriter
 

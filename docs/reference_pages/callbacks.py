@@ -15,8 +15,7 @@ from pydantic.fields import FieldInfo
 
 from noether.config.base import _RegistryBase
 from noether.config.components import CallBackBaseConfig, PeriodicDataIteratorCallbackConfig
-from noether.config.config_class import config_class_of
-from noether.config.discriminated import Discriminated
+from noether.config.discriminated import Discriminated, config_class_of
 from noether.config.metric_facts import MetricFacts
 from noether.kernel.entries import Entry
 from noether.kernel.registry import Registry

@@ -7,7 +7,7 @@ from importlib import import_module
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from noether.config.config_class import CONFIG_BASES, config_class_of
+from noether.config.discriminated import CONFIG_BASES, config_class_of
 from noether.config.signature import SignatureConfig
 from noether.kernel.entries import ROLES
 from noether.kernel.registry import Registry

@@ -14,7 +14,8 @@ from typing import Protocol
 
 from noether.checkpoint import durable
 from noether.checkpoint.durable import Chunk, Content, chunks_of
-from noether.checkpoint.folder import (
+from noether.checkpoint.manifest import NAME, FileRecord, Manifest
+from noether.checkpoint.paths import (
     REPLACED,
     UNFINISHED,
     checkpoint_folders,
@@ -23,7 +24,6 @@ from noether.checkpoint.folder import (
     read_manifest,
     sweep_leftovers,
 )
-from noether.checkpoint.manifest import NAME, FileRecord, Manifest
 from noether.checkpoint.retention import Retention, prune_checkpoints, remove_checkpoint
 from noether.errors import CheckpointError, StorageError
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from noether.checkpoint.folder import checkpoint_folders, checkpoint_name
 from noether.checkpoint.manifest import WEIGHTS, Manifest, NamedCheckpoint, NewerFormatError
+from noether.checkpoint.paths import checkpoint_folders, checkpoint_name
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.state import CALLBACKS
 from noether.errors import CheckpointError
@@ -145,7 +145,7 @@ class Checkpoint:
 
     Attributes:
         saved: The checkpoint.
-        weights: Its file with the named weights: `model.safetensors`, or an EMA's.
+        weights: Its file with the named weights: `model.safetensors`, or averages.
     """
 
     saved: SavedCheckpoint

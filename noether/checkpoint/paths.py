@@ -1,8 +1,15 @@
-"""Paths of a run, and of the run that it is resumed from; paths in messages."""
+"""Paths of a run and of its checkpoints: names, reading of a checkpoint folder, leftovers of interrupted saves."""
 
 from __future__ import annotations
 
+import logging
+import re
 from pathlib import Path
+
+from noether.checkpoint import durable
+from noether.checkpoint.manifest import MAX_BYTES, NAME, FileRecord, Manifest, NewerFormatError
+from noether.checkpoint.untrusted import read_untrusted
+from noether.errors import CheckpointError
 
 
 class PathProvider:
@@ -80,3 +87,95 @@ def shown_path(path: Path) -> Path:
         return path.relative_to(Path.cwd())
     except (ValueError, OSError):  # elsewhere, or the working folder is gone
         return path
+
+
+_LOG = logging.getLogger("noether.checkpoints")
+_PREFIX = "step-"
+_STEP = re.compile(rf"{_PREFIX}([0-9]{{12,}})")
+UNFINISHED, REPLACED, TRASH = ".tmp-", ".old-", ".trash-"
+_LEFTOVER = re.compile(r"\.(tmp|old|trash)-.*")
+
+
+def checkpoint_name(update: int) -> str:
+    """Return the folder name of the checkpoint after `update` updates."""
+    return f"{_PREFIX}{update:012d}"
+
+
+def update_of(checkpoint: Path) -> int:
+    """Return the update of a checkpoint from its name; -1 if it is not the name of a checkpoint."""
+    match = _STEP.fullmatch(checkpoint.name)
+    return int(match[1]) if match is not None and checkpoint_name(int(match[1])) == checkpoint.name else -1
+
+
+def checkpoint_folders(checkpoints: Path) -> list[Path]:
+    """Return the committed checkpoints of a run, ordered by update; entries with other names are ignored."""
+    if not checkpoints.is_dir():
+        return []
+    return sorted((path for path in checkpoints.iterdir() if update_of(path) >= 0), key=update_of)
+
+
+def read_checkpoint(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
+    """Return the manifest of a checkpoint and all its files by name, verified by their hashes.
+
+    Raises:
+        CheckpointError: if a file is missing, changed, or outside of the folder.
+    """
+    manifest = read_manifest(folder)
+    return manifest, {name: read_file(folder, manifest, name) for name in manifest.files}
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return the manifest of a checkpoint, verified by its own hash; no other file is read.
+
+    Raises:
+        CheckpointError: if it is missing or damaged.
+        NewerFormatError: if a newer version of Noether wrote it.
+    """
+    try:
+        manifest = Manifest.decode(read_untrusted(folder, NAME, limit=MAX_BYTES))
+        if update_of(folder) not in (-1, manifest.update):
+            raise ValueError(f"found the manifest of {checkpoint_name(manifest.update)}")
+    except NewerFormatError as error:
+        raise NewerFormatError(*error.facts, where=f"the checkpoint {folder}") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint {folder} is damaged: {NAME}: {error}") from error
+    return manifest
+
+
+def read_file(folder: Path, manifest: Manifest, name: str) -> bytes:
+    """Return one file of a checkpoint, verified by its hash.
+
+    Raises:
+        CheckpointError: if the manifest does not list the file, or it is missing, changed, or outside of the folder.
+    """
+    if name not in manifest.files:
+        found = ", ".join(sorted(manifest.files))
+        raise CheckpointError(f"the checkpoint {folder} lacks a file: found {found}, expected {name}")
+    try:
+        data = read_untrusted(folder, name, size=manifest.files[name].size)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint {folder} is damaged: {error}") from error
+    if FileRecord.of(data) != manifest.files[name]:
+        raise CheckpointError(f"the checkpoint {folder} is damaged: {name} is not what was saved")
+    return data
+
+
+def sweep_leftovers(checkpoints: Path) -> None:
+    """Remove leftovers of interrupted saves and removals; only the owner of the run may call it.
+
+    A checkpoint that was to be replaced, but whose successor never got its name, is put back. Leftovers that the disk
+    refuses to remove stay, with a warning.
+    """
+    if not checkpoints.is_dir():
+        return
+    for path in sorted(checkpoints.iterdir()):
+        if not _LEFTOVER.fullmatch(path.name):
+            continue
+        replaced = checkpoints / path.name.removeprefix(REPLACED)
+        try:
+            if update_of(replaced) >= 0 and not replaced.exists():
+                durable.rename(path, replaced)
+            else:
+                durable.remove_tree(path)
+        except OSError as error:
+            _LOG.warning("cannot remove %s, a leftover of an interrupted save: %s", path, error.strerror or error)

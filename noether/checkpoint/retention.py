@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from noether.checkpoint import durable
-from noether.checkpoint.folder import TRASH, checkpoint_folders, checkpoint_name, read_manifest, update_of
 from noether.checkpoint.manifest import NewerFormatError
+from noether.checkpoint.paths import TRASH, checkpoint_folders, checkpoint_name, read_manifest, update_of
 from noether.errors import CheckpointError
 
 _LOG = logging.getLogger("noether.checkpoints")

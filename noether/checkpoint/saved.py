@@ -9,8 +9,8 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from noether.checkpoint.folder import read_file, read_manifest
 from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, Manifest
+from noether.checkpoint.paths import read_file, read_manifest
 from noether.checkpoint.state import (
     DATA,
     TRAINER,

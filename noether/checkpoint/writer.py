@@ -13,9 +13,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from noether.checkpoint.commit import CheckpointFolder
-from noether.checkpoint.folder import checkpoint_name
 from noether.checkpoint.manifest import WEIGHTS, Manifest, NamedCheckpoint
-from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.paths import PathProvider, checkpoint_name
 from noether.checkpoint.retention import Retention
 from noether.checkpoint.save import LAST, BackgroundSave, PreparedSave, SavePolicy, SaveQueue, SaveRequest, Snapshot
 from noether.checkpoint.state import CheckpointState, callback_file, encode_checkpoint, passing_files
@@ -136,7 +135,7 @@ class CheckpointWriter:
             request.add_name(tag, weights)
 
     def standing_for(self, owner: FileOwner, name: str, *, is_whole: bool = True) -> CheckpointWriter:
-        """Return a view whose `save` saves a callback's own weights; the children of an EMA use it.
+        """Return a view whose `save` saves a callback's own weights; the children of an `ema` callback use it.
 
         Args:
             owner: The callback.

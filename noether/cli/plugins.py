@@ -92,7 +92,7 @@ def _checked(role: str | None) -> str | None:
 
 def _print_kind(component: Component) -> None:
     """Print the origin of a kind, its purpose, its options, and an example."""
-    from noether.config.config_class import config_class_of
+    from noether.config.discriminated import config_class_of
     from noether.kernel.entries import PLUGIN
     from noether.spec.describe.fields import table_class_of
 

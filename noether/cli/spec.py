@@ -37,7 +37,7 @@ def resolve(spec: Spec, options: SpecOptions, output: OutputFile = None) -> None
     """
     from noether.kernel.registry import use_registry
     from noether.spec.load import load_spec
-    from noether.spec.resolve import resolved_toml
+    from noether.spec.model import resolved_toml
 
     loaded = load_spec(spec, options.overrides, trust=options.trusted, plugins=options.plugins)
     with use_registry(loaded.registry):
@@ -131,7 +131,7 @@ def _tables_of(side: str, runs: Path, trusted: Iterable[str]) -> dict[str, Any]:
     from noether.kernel.registry import use_registry
     from noether.runs.saved_spec import has_saved_spec, read_saved_spec
     from noether.spec.load import load_spec
-    from noether.spec.resolve import resolved_tables
+    from noether.spec.model import resolved_tables
 
     for folder in (Path(side).absolute(), runs / side):
         paths = PathProvider(folder.parent, folder.name)

@@ -7,20 +7,179 @@ TOML file.
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import import_module
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import GetJsonSchemaHandler, ValidationError, ValidationInfo
+from pydantic.errors import PydanticUndefinedAnnotation
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
 from noether.config.base import REFUSED, _RegistryBase
-from noether.config.config_class import base_config, config_class_of
+from noether.config.parameters import constructors, evaluated, label, parameters
+from noether.config.signature import config_from_signature
 from noether.errors import PluginError
 from noether.kernel.entries import ROLES, Component
+from noether.kernel.importing import import_target
 from noether.kernel.registry import active_registry
 from noether.kernel.trust import calling_package
+
+CONFIG_BASES = {
+    "callback": "noether.config.components:CallBackBaseConfig",
+    "loss": "noether.config.components:LossBaseConfig",
+    "model": "noether.config.components:ModelBaseConfig",
+    "dataset": "noether.config.components:DatasetBaseConfig",
+    "collator": "noether.config.components:CollatorBaseConfig",
+    "transform": "noether.config.components:TransformBaseConfig",
+    "optimizer": "noether.config.components:OptimizerBaseConfig",
+    "schedule": "noether.config.components:ScheduleBaseConfig",
+    "tracker": "noether.config.components:TrackerBaseConfig",
+    "initializer": "noether.config.components:InitializerConfig",
+}
+"""The base config of each role that can do without a config class of its own."""
+_TRAINER = "noether.training.trainers.config:BaseTrainerConfig"
+
+_BUILT_BY_THE_RUN = {"callback", "trainer", "tracker", "initializer"}
+"""Roles whose constructors take parts of the run: what a spec may set cannot be read off their signatures."""
+
+
+@cache
+def config_class_of(target: Callable[..., Any], role: str) -> type[_RegistryBase]:
+    """Return the class that validates a spec's table for `target`.
+
+    It is the pydantic class in the annotation of the constructor's config parameter (`config`, or a name that
+    ends in `_config`), looked for along the MRO; only that one annotation is evaluated. A class without one
+    gets a config derived from its signature. A callback without a `periodic_callback` needs no interval.
+
+    Raises:
+        PluginError: if the annotation cannot be evaluated, is not a config of this role, or the signature does not fit.
+    """
+    found = _annotated_config(target, role)
+    if found is None and role not in CONFIG_BASES:
+        raise PluginError(
+            f"missing config of {label(target)}: found a constructor without a config parameter",
+            hint=f"annotate one with a config class: def __init__(self, {role}_config: MyConfig, **kwargs)",
+        )
+    if found is None and role not in _BUILT_BY_THE_RUN:
+        return config_from_signature(target, base_config(role))
+    others = beside_config(target, role)
+    is_passed = found is not None or role == "callback" or any(map(_may_take_config, _own_parameters(target)))
+    needed = [name for name, parameter in others.items() if not is_passed or parameter.default is parameter.empty]
+    if needed:
+        raise PluginError(
+            f"{label(target)} cannot be built: found the parameters {', '.join(needed)}, expected them in its config",
+            hint=f"annotate a config class with fields for them: def __init__(self, {role}_config: MyConfig, **kwargs)",
+        )
+    found = found or base_config(role)
+    acts_around_training = hasattr(target, "before_training") and not hasattr(target, "periodic_callback")
+    if acts_around_training and getattr(found, "needs_interval", False):
+        return type(found.__name__, (found,), {"needs_interval": False, "__module__": found.__module__})
+    return found
+
+
+def _annotated_config(target: Callable[..., Any], role: str) -> type[_RegistryBase] | None:
+    for constructor in constructors(target):
+        for parameter in _config_parameters(constructor):
+            found = _annotated_class(constructor, parameter, target, role)
+            if found is not None:
+                return _complete(found)
+    return None
+
+
+def beside_config(target: Callable[..., Any], role: str) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a constructor that neither the config nor the run gives, by name."""
+    if role in ("loss", "optimizer", "trainer"):  # called with options, or with parts of the run that it may rename
+        return {}
+    given = {"seed", "total_updates", "updates_per_epoch"}
+    if role in _BUILT_BY_THE_RUN:
+        base: Any = import_target(ROLES[role].base or "")
+        given |= {parameter.name for parameter in parameters(base.__init__)}
+    found = [p for p in _own_parameters(target) if p.name not in given and not _may_take_config(p)]
+    return {p.name: p for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+
+def _own_parameters(target: Callable[..., Any]) -> list[inspect.Parameter]:
+    return parameters(next(constructors(target), target))[inspect.isclass(target) :]
+
+
+def _may_take_config(parameter: inspect.Parameter) -> bool:
+    return parameter.name == "config" or parameter.name.endswith("_config")
+
+
+def base_config(role: str) -> type[_RegistryBase]:
+    """Return the config class with the fields that every kind of a role has."""
+    module, _, name = CONFIG_BASES.get(role, _TRAINER).partition(":")
+    base: type[_RegistryBase] = getattr(import_module(module), name)
+    return base
+
+
+def _complete(found: type[_RegistryBase]) -> type[_RegistryBase]:
+    """Return a config class whose annotations are all evaluated.
+
+    Raises:
+        PluginError: if one names what does not exist at run time.
+    """
+    try:
+        found.model_rebuild()
+    except PydanticUndefinedAnnotation as error:
+        raise PluginError(
+            f"an annotation of the config {label(found)} cannot be evaluated: {error.message.partition(chr(10))[0]}",
+            hint=f"import {error.name} at the top of the module, not under TYPE_CHECKING",
+        ) from error
+    return found
+
+
+def _config_parameters(constructor: Callable[..., Any]) -> Iterator[inspect.Parameter]:
+    """Yield the annotated parameters that may take the config; without an annotation the parent's decides."""
+    for parameter in parameters(constructor):
+        if _may_take_config(parameter) and parameter.annotation is not inspect.Parameter.empty:
+            yield parameter
+
+
+def _annotated_class(
+    constructor: Callable[..., Any], parameter: inspect.Parameter, target: Any, role: str
+) -> type[_RegistryBase] | None:
+    """Return the config class in an annotation; None if it is an option like any other, `vision_config: dict`."""
+    where = f"the annotation of '{parameter.name}' in {constructor.__qualname__}"
+    for candidate in _alternatives(_evaluated(constructor, parameter.annotation, where)):
+        if isinstance(candidate, type) and issubclass(candidate, _RegistryBase):
+            if candidate.role == role:
+                return candidate
+            raise PluginError(
+                f"{where} has the wrong role: found {candidate.__name__}, the config of a "
+                f"{candidate.role or 'component'}, expected that of a {role}, as which {label(target)} is used"
+            )
+    if role in CONFIG_BASES and role not in _BUILT_BY_THE_RUN:
+        return None
+    hint = CONFIG_BASES.get(role, _TRAINER).replace(":", ".")
+    raise PluginError(f"{where} is not a config class", hint=f"derive the config from {hint}")
+
+
+def _evaluated(constructor: Callable[..., Any], annotation: Any, where: str) -> Any:
+    try:
+        return evaluated(annotation, constructor)
+    except Exception as error:
+        raise PluginError(
+            f"{where} cannot be evaluated: {annotation!r} ({error})",
+            hint="define or import the config class at the top of the module, not under TYPE_CHECKING",
+        ) from error
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    """Yield the types that an annotation allows: the members of a union, a type variable's bound."""
+    if isinstance(annotation, TypeVar):
+        yield from _alternatives(annotation.__bound__)
+    elif get_origin(annotation) is Union or get_origin(annotation) is UnionType:
+        for member in get_args(annotation):
+            yield from _alternatives(member)
+    else:
+        yield annotation
+
 
 _OWN_ERRORS = {REFUSED, "unknown_kind", "component_type"}
 

@@ -17,13 +17,12 @@ from noether.config.signature import SignatureConfig, build_component
 from noether.data.collators import Collator, stack
 from noether.data.dataset import AnyDataset, Batch, length_of
 from noether.data.fetch import fetch_of, first_batch, first_sample, usable
-from noether.data.loader import TaggedDataset, TrainingLoader
+from noether.data.loader import TaggedDataset, TrainingLoader, refuse_import_by_worker
 from noether.data.samplers.interleaved import InterleavedSampler
 from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig
 from noether.data.samplers.training_order import TrainingOrder
 from noether.data.transforms.base import Transform
 from noether.data.views import PreparedDatasets, subset
-from noether.data.workers import refuse_import_by_worker
 from noether.errors import DataError
 from noether.kernel.names import did_you_mean
 from noether.spec.model import LoaderTable
@@ -94,7 +93,7 @@ class DataContainer:
 
     @property
     def _main_key(self) -> str:
-        return self._known("train" if "train" in self.keys() else None)  # it is no mapping
+        return self._known("train" if "train" in self.keys() else None)  # not a mapping
 
     def get_dataset(
         self,
@@ -262,7 +261,7 @@ class DataContainer:
 
     def raw_properties(self) -> dict[str, dict[str, Any]]:
         """Return shape and type of each tensor in the first sample of `main` before its transforms."""
-        return self._prepared.raw_properties("train" if "train" in self.keys() else self.keys()[0], self.seed)
+        return self._prepared.raw_properties(self._main_key, self.seed)
 
     def over(self, key: str, samples: AnyDataset) -> DataContainer:
         """Return a container of one data set: other samples in place of `key`, and the transforms as they are fitted.
@@ -370,4 +369,4 @@ def build_collator(config: CollatorBaseConfig | None) -> Collator:
         return stack
     options: dict[str, Any] = config.arguments() if isinstance(config, SignatureConfig) else {}
     target: Collator = component_of(config).target
-    return partial(target, **options) if options and target is not stack else target
+    return partial(target, **options) if options else target

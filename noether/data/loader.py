@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import re
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig, Tagged
 from noether.data.workers import (
     CHECK_EVERY,
     GUARD,
+    STARTED_BY_US,
     UNGUARDED,
     WORKER_DEATHS,
     Failure,
@@ -28,22 +29,12 @@ from noether.data.workers import (
     kill,
     starting,
 )
-from noether.errors import TrainingError
+from noether.errors import TrainingError, UsageError
 from noether.kernel.stops import not_by_a_hook
 
 
-def training_batches(stream: Iterable[TaggedBatch]) -> Iterator[Batch]:
-    """Yield the training batches of `stream`, skipping the unread rest of passes.
-
-    Between two batches consumers may read their passes from the same `stream`.
-    """
-    for tag, _, batch in stream:
-        if tag == TRAINING:
-            yield batch
-
-
 def evaluation_pass(
-    stream: Iterable[Any],
+    stream: Iterable[TaggedBatch],
     consumer: SamplerIntervalConfig,
     batch_size: int,
     *,
@@ -53,7 +44,7 @@ def evaluation_pass(
     """Yield the batches of the consumer's next pass, skipping the unread rest of other passes.
 
     Args:
-        stream: The iterator of a `TrainingLoader`; or plain batches, all of which are of this pass.
+        stream: The iterator of a `TrainingLoader`.
         consumer: The consumer.
         batch_size: Batch size of the loader.
         rank: Rank of this process.
@@ -62,16 +53,8 @@ def evaluation_pass(
     Raises:
         TrainingError: if the stream has no pass for this consumer at this point.
     """
-    length = consumer.pass_length(batch_size, rank=rank, world_size=world_size)
-    if not length:
-        return
-    rest = iter(stream)
-    begun = list(islice(rest, 1))
-    if begun and not isinstance(begun[0], TaggedBatch):
-        yield from chain(begun, rest)
-        return
-    tagged = chain(begun, rest)
-    for position in range(length):
+    tagged = iter(stream)
+    for position in range(consumer.pass_length(batch_size, rank=rank, world_size=world_size)):
         yield _next_of(tagged, consumer.tag, position)
 
 
@@ -233,3 +216,18 @@ def _pinned(tagged: TaggedBatch) -> TaggedBatch:
 
 def _unchanged(batch: Any) -> Any:
     return batch
+
+
+def refuse_import_by_worker() -> None:
+    """Refuse to begin a run while a new worker process imports the script of the run that starts it.
+
+    A worker of ours ends quietly: the run that has started it reports it once.
+
+    Raises:
+        UsageError: if another process than one of ours is being started.
+    """
+    if not getattr(multiprocessing.current_process(), "_inheriting", False):
+        return
+    if STARTED_BY_US in os.environ:
+        os._exit(UNGUARDED)
+    raise UsageError("a run begins while a new process imports the script, expected it in the first one", hint=GUARD)

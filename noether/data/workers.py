@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import signal
@@ -15,7 +14,7 @@ from types import FrameType
 from typing import Any, TypeVar
 from warnings import catch_warnings, filterwarnings
 
-from noether.errors import DataError, TrainingError, UsageError
+from noether.errors import DataError, TrainingError
 from noether.kernel.stops import not_by_a_hook
 
 Item = TypeVar("Item")
@@ -81,7 +80,7 @@ class WorkerDeaths:
 
 
 def _next_of(batches: Iterator[Item], checks: int) -> Item:
-    """Return the next batch; the workers of a fork server are no children, whose deaths a signal would report."""
+    """Return the next batch; no signal reports the deaths of a fork server's workers."""
     while True:
         try:
             return next(batches)
@@ -123,21 +122,6 @@ def born_ignoring() -> Iterator[None]:
 STARTED_BY_US = "_NOETHER_STARTS_WORKERS"
 UNGUARDED = 86  # exit code of a worker in which the script begins a run of its own
 GUARD = 'call Noether inside of `if __name__ == "__main__":` in the script, or set start_method = "fork" under [loader]'
-
-
-def refuse_import_by_worker() -> None:
-    """Refuse to begin a run while a new worker process imports the script of the run that starts it.
-
-    A worker of ours ends quietly: the run that has started it reports it once.
-
-    Raises:
-        UsageError: if another process than one of ours is being started.
-    """
-    if not getattr(multiprocessing.current_process(), "_inheriting", False):
-        return
-    if STARTED_BY_US in os.environ:
-        os._exit(UNGUARDED)
-    raise UsageError("a run begins while a new process imports the script, expected it in the first one", hint=GUARD)
 
 
 @contextmanager

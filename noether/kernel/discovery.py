@@ -8,15 +8,13 @@ from dataclasses import replace
 from difflib import SequenceMatcher
 from typing import Any, Literal
 
-from noether.kernel.binding import Binding, Implementation, bind
-from noether.kernel.compile import compile_call
+from noether.kernel.compile import HookWatch, compile_call, measured
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.intervals import Intervals, fires
 from noether.kernel.markers import implementation_options, interval_of, is_inherited_no_op, is_when_due, unguarded
 from noether.kernel.names import did_you_mean
-from noether.kernel.participant import Participant
+from noether.kernel.participant import Binding, Implementation, Participant, bind
 from noether.kernel.progress import UpdateCounter
-from noether.kernel.watch import HookWatch, measured
 
 
 def place_of(attribute: Any) -> str:

@@ -7,15 +7,13 @@ import json
 from collections.abc import Sequence
 
 from noether.errors import PluginError
-from noether.kernel.binding import Implementation, NextDue, call_order
-from noether.kernel.compile import HookCall, Registration
+from noether.kernel.compile import HookCall, HookWatch, Registration, active_watch
 from noether.kernel.discovery import Discovery
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.intervals import NEVER
-from noether.kernel.participant import Participant
+from noether.kernel.participant import Implementation, NextDue, Participant, call_order
 from noether.kernel.progress import UpdateCounter
 from noether.kernel.stops import OnStop
-from noether.kernel.watch import HookWatch, active_watch
 
 _MANY = "several hook implementations cannot work:"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
-from noether.kernel.binding import Implementation
+from noether.kernel.participant import Implementation
 from noether.kernel.progress import EarlyStopIteration
 
 _START = "raised by "

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
+from noether.config.metric_facts import MetricPropertyProvider
 from noether.errors import StorageError, TrainingError
 from noether.kernel.names import did_you_mean
 from noether.kernel.progress import UpdateCounter
-from noether.metrics.directions import MetricPropertyProvider
 from noether.metrics.metrics_file import AppendOnlyFile, MetricRecord, MetricsFile
 from noether.metrics.values import encode_nonscalar, own_nonscalar, own_scalar, read_scalars
 

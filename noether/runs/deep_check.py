@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noether.checkpoint.folder import read_checkpoint
+from noether.checkpoint.paths import read_checkpoint
 from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.evaluation import put_together
 from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback, iterator_callbacks
 from noether.core.models.agreement import require_agreement
 from noether.core.models.base import evaluating
+from noether.data.batches import described
 from noether.data.dataset import length_of
 from noether.errors import NoetherError, TrainingError
 from noether.kernel.markers import hookimpl
@@ -34,7 +35,6 @@ from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec
 from noether.spec.read.layering import located
 from noether.training.signals import StoppedBySignal
-from noether.training.trainers.outputs import described
 
 _UPDATES = 2
 

@@ -29,11 +29,10 @@ from noether.kernel.intervals import EVERY
 from noether.runs.folder.run_folder import find_run
 from noether.runs.outcome import EXIT_CODE
 from noether.runs.predict.files import read_samples
-from noether.runs.predict.inputs import Inputs
-from noether.runs.predict.samples import as_batch
+from noether.runs.predict.inputs import Inputs, as_batch
 from noether.runs.prepare import Preparation, Run, preparation
 from noether.runs.saved_spec import load_saved_spec
-from noether.spec.ids import item_ids
+from noether.spec.describe.fields import item_ids
 from noether.spec.model import RunSpec
 from noether.training.resume import resumption_paths
 from noether.training.signals import StoppedBySignal
@@ -41,9 +40,9 @@ from noether.training.state import RunParts
 
 
 def _with_averaged_variants(spec: RunSpec, manifest: Manifest) -> RunSpec:
-    """Return a spec in which each EMA has the evaluations of the run among its children.
+    """Return a spec in which each `ema` callback has the evaluations of the run among its children.
 
-    An EMA whose averages are not in the checkpoint is left out, rather than evaluated with other weights.
+    An `ema` callback whose averages are not in the checkpoint is left out, rather than evaluated with other weights.
 
     Args:
         spec: Spec of the run.

@@ -10,9 +10,8 @@ import traceback
 from contextlib import ExitStack
 from functools import partial
 
-from noether.checkpoint.folder import sweep_leftovers
 from noether.checkpoint.names import CheckpointNames
-from noether.checkpoint.paths import PathProvider, shown_path
+from noether.checkpoint.paths import PathProvider, shown_path, sweep_leftovers
 from noether.config.secrets import mask, masked_traceback
 from noether.errors import CheckpointError, NoetherError, StorageError
 from noether.kernel.dispatch import compile_dispatch
@@ -41,7 +40,7 @@ from noether.runs.resume.continuation import (
 from noether.runs.saved_spec import PROJECT, write_saved_spec
 from noether.runs.tracking.tracking import Tracking, flattened, until_stopped
 from noether.spec.describe.fields import components_in
-from noether.spec.resolve import resolved_tables
+from noether.spec.model import resolved_tables
 from noether.training.signals import StoppedBySignal
 
 _LOG = logging.getLogger("noether.run")

@@ -9,7 +9,7 @@ from typing import Any
 
 from noether.checkpoint.paths import PathProvider
 from noether.errors import UsageError
-from noether.kernel.watch import HookWatch, active_watch, print_call, watch_hooks
+from noether.kernel.compile import HookWatch, active_watch, print_call, watch_hooks
 from noether.runs.execution import Execution
 from noether.runs.folder.run_folder import checked_run_id, new_run_id
 from noether.runs.outcome import EXIT_CODE, Outcome, RunInterrupted

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from noether.spec.describe.fields import item_ids, role_of_items
 from noether.spec.errors.words import toml_key
-from noether.spec.ids import item_ids, role_of_items
 
 _NOT_SETTINGS = ("resolved", "extends")
 """Keys about the sources of a spec, which do not change the run."""

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from noether.config.base import _RegistryBase, component_of, names_component
 from noether.config.components import CallBackBaseConfig
-from noether.config.config_class import beside_config
+from noether.config.discriminated import beside_config
 from noether.config.parameters import label
 from noether.config.signature import SignatureConfig
 from noether.kernel.names import free_name
@@ -23,20 +23,18 @@ from noether.kernel.registry import Registry, kind_of, use_registry
 from noether.kernel.trust import calling_package
 from noether.spec.checks.meaning import meaning_problems
 from noether.spec.checks.structure import check, id_notes
-from noether.spec.describe.fields import components_in, configs_in, item_at
+from noether.spec.describe.fields import components_in, configs_in, item_at, item_ids
 from noether.spec.errors.problem import MAX_PROBLEMS, InvalidSpecError, Problem
 from noether.spec.errors.translate import problems_of
 from noether.spec.errors.words import toml_path
-from noether.spec.ids import item_ids
 from noether.spec.locate import TomlPath
-from noether.spec.model import RunSpec
+from noether.spec.model import RunSpec, dumped
 from noether.spec.read.document import MAX_DEPTH, not_numbers_in
 from noether.spec.read.environment import Readings, passwords_in, read_environment
 from noether.spec.read.layering import THE_SPEC, layered, located, override
 from noether.spec.read.layers import Node, Origins
 from noether.spec.read.overrides import Unset
 from noether.spec.read.reference import KeptReference, Reference
-from noether.spec.resolve import dumped
 
 
 def complete(
@@ -130,7 +128,7 @@ class _Paths:
 def _without_tilde(path: Path) -> Path:
     try:
         return path.expanduser()
-    except RuntimeError:  # nobody has that name
+    except RuntimeError:  # no user has this name
         return path
 
 

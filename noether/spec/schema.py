@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 
-from noether.config.config_class import config_class_of
+from noether.config.discriminated import config_class_of
 from noether.errors import PluginError
 from noether.kernel.entries import ROLES, Entry, canonical
 from noether.kernel.registry import Registry, use_registry

@@ -11,16 +11,16 @@ from pydantic import TypeAdapter
 from noether.checkpoint.writer import CheckpointWriter
 from noether.config.components import CallBackBaseConfig
 from noether.config.discriminated import Discriminated
+from noether.config.metric_facts import MetricPropertyProvider
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.tree import build_callback, compile_hooks
 from noether.core.models.base import ModelBase
 from noether.data.container import DataContainer
 from noether.kernel.dispatch import Dispatch
 from noether.kernel.progress import UpdateCounter
-from noether.metrics.directions import MetricPropertyProvider
 from noether.metrics.log import LogWriter
 from noether.metrics.tracker import BaseTracker
-from noether.spec.ids import item_ids
+from noether.spec.describe.fields import item_ids
 from noether.training.trainers.config import BaseTrainerConfig
 
 PRODUCERS = ("online-loss", "lr")

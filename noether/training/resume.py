@@ -13,9 +13,8 @@ from typing import Any, cast
 from torch import Tensor
 
 from noether.checkpoint.durable import Content
-from noether.checkpoint.folder import read_file
 from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, FileRecord
-from noether.checkpoint.paths import PathProvider, ResumptionPaths
+from noether.checkpoint.paths import PathProvider, ResumptionPaths, read_file
 from noether.checkpoint.save import SaveRequest
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.state import TRAINER, CheckpointState, encode_checkpoint

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel
 from torch.nn import functional as F
 
-from noether.config.config_class import config_class_of
+from noether.config.discriminated import config_class_of
 from noether.kernel.entries import GROUPS, Entry
 from noether.kernel.registry import Registry
 from noether.optim import plateau, schedules

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from noether import errors
 from noether.config.components import ParameterGroupConfig
-from noether.config.config_class import config_class_of
+from noether.config.discriminated import config_class_of
 from noether.config.signature import SignatureConfig
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.registry import Registry

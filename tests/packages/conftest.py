@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tomli_w
 
-from noether.checkpoint.folder import checkpoint_folders
+from noether.checkpoint.paths import checkpoint_folders
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.cli.main import main
 

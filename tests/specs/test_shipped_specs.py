@@ -6,7 +6,7 @@ import pytest
 
 from noether.kernel.registry import use_registry
 from noether.spec.load import load_spec
-from noether.spec.resolve import resolved_toml
+from noether.spec.model import resolved_toml
 
 SPECS = sorted((Path(__file__).parents[2] / "specs").rglob("*.toml"))
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.writer import CheckpointWriter
 from noether.config.components import CallBackBaseConfig
-from noether.config.metric_facts import MetricFacts
+from noether.config.metric_facts import MetricFacts, MetricPropertyProvider
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
 from noether.data.container import DataContainer
@@ -23,7 +23,6 @@ from noether.kernel.entries import Component
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.markers import GUARDED, inherited_no_op
 from noether.kernel.progress import UpdateCounter
-from noether.metrics.directions import MetricPropertyProvider
 from noether.metrics.log import LogWriter
 from noether.metrics.tracker import BaseTracker
 

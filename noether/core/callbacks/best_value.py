@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from noether.metrics.directions import MetricPropertyProvider
+from noether.config.metric_facts import MetricPropertyProvider
 
 
 def direction_of(metric_key: str, higher_is_better: bool | None, directions: MetricPropertyProvider) -> bool:

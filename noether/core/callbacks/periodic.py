@@ -12,6 +12,7 @@ from torch import Tensor
 
 from noether.checkpoint.writer import CheckpointWriter
 from noether.config.components import PeriodicDataIteratorCallbackConfig
+from noether.config.metric_facts import MetricPropertyProvider
 from noether.core.callbacks.base import CallbackBase, CallBackBaseConfig, without_gradients
 from noether.core.callbacks.evaluation import DatasetPass, put_together
 from noether.core.models.base import ModelBase
@@ -21,13 +22,12 @@ from noether.data.container import DataContainer
 from noether.data.dataset import length_of
 from noether.data.samplers.tagged import SamplerIntervalConfig
 from noether.errors import DataError
-from noether.kernel.binding import Binding, bind
+from noether.kernel.compile import active_watch, measured
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.intervals import Intervals, fires
 from noether.kernel.markers import inherited_no_op, when_due
+from noether.kernel.participant import Binding, bind
 from noether.kernel.progress import UpdateCounter
-from noether.kernel.watch import active_watch, measured
-from noether.metrics.directions import MetricPropertyProvider
 from noether.metrics.log import LogWriter
 from noether.metrics.tracker import BaseTracker
 

@@ -1,6 +1,6 @@
 """Documented import path of the providers."""
 
 from noether.checkpoint.paths import PathProvider, ResumptionPaths
-from noether.metrics.directions import MetricPropertyProvider
+from noether.config.metric_facts import MetricPropertyProvider
 
 __all__ = ["MetricPropertyProvider", "PathProvider", "ResumptionPaths"]

@@ -1,5 +1,5 @@
 """Documented import path of `MetricPropertyProvider`."""
 
-from noether.metrics.directions import MetricPropertyProvider
+from noether.config.metric_facts import MetricPropertyProvider
 
 __all__ = ["MetricPropertyProvider"]

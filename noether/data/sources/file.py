@@ -10,9 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from noether.config.components import DatasetBaseConfig
-from noether.data.dataset import InMemoryDataset
+from noether.data.dataset import InMemoryDataset, exact_ones
 from noether.data.randomness import train_test_indices
-from noether.data.rounding import exact_ones
 from noether.data.sources.columns import Columns, read_columns
 from noether.errors import DataError
 
@@ -45,7 +44,7 @@ class FileDataset(InMemoryDataset):
         seed: Seed of the run; decides the split where the config names no seed.
 
     Raises:
-        DataError: if the file is missing, damaged, lacks an array, or its arrays are no samples.
+        DataError: if the file is missing, damaged, lacks an array, or its arrays do not hold samples.
     """
 
     @classmethod

@@ -11,9 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from noether.config.components import TransformBaseConfig
-from noether.data.dataset import AnyDataset
+from noether.data.dataset import LARGEST_ERROR, NOISE, AnyDataset
 from noether.data.fetch import whole_batches
-from noether.data.rounding import LARGEST_ERROR, NOISE
 from noether.data.transforms.base import Transform
 from noether.errors import DataError
 from noether.kernel.names import did_you_mean

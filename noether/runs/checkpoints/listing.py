@@ -12,9 +12,8 @@ from typing import Any
 from pydantic import Field
 
 from noether.checkpoint.durable import storage_error
-from noether.checkpoint.folder import checkpoint_folders, read_file, read_manifest, update_of
 from noether.checkpoint.manifest import NAME, Manifest
-from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.paths import PathProvider, checkpoint_folders, read_file, read_manifest, update_of
 from noether.checkpoint.retention import Retention, pinned, remove_checkpoint
 from noether.errors import CheckpointError
 from noether.kernel.names import did_you_mean

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from noether.checkpoint.folder import read_file
 from noether.checkpoint.manifest import NAME, Manifest
+from noether.checkpoint.paths import read_file
 from noether.errors import CheckpointError
 from noether.kernel.names import listed
 from noether.runs.checkpoints.listing import Listed, reason_of

@@ -10,20 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from noether.config.base import component_of
-from noether.data.batches import moved, properties_of, selected
+from noether.data.batches import by_field as parts_by_field
+from noether.data.batches import moved, of_only_field, properties_of, selected
 from noether.data.collators import BATCH_INDEX
 from noether.data.dataset import Batch
 from noether.data.fetch import Fetch
 from noether.data.randomness import EVALUATION_EPOCH
 from noether.errors import DataError, NoetherError, SpecError, TrainingError
-from noether.kernel.names import did_you_mean
-from noether.runs.predict.inputs import Inputs
-from noether.runs.predict.samples import as_batch
+from noether.kernel.names import TARGET, did_you_mean
+from noether.runs.predict.inputs import Inputs, as_batch
 from noether.spec.model import RunSpec
 from noether.training.trainers.base import BaseTrainer
-from noether.training.trainers.outputs import by_field as parts_by_field
-
-_TARGET = "_target"
 
 
 class Predictor:
@@ -48,7 +45,7 @@ class Predictor:
         self.inputs = inputs
         self.position = position
         self.names: Sequence[str] = spec.trainer.forward_properties or ()
-        self.targets = {name.removesuffix(_TARGET): name for name in spec.trainer.target_properties or ()}
+        self.targets = {name.removesuffix(TARGET): name for name in spec.trainer.target_properties or ()}
         self.outputs: Mapping[str, str | int] | None = spec.trainer.outputs
         self.batch_size: int = spec.trainer.max_batch_size or spec.trainer.effective_batch_size
         if not self.names:
@@ -140,7 +137,7 @@ class Predictor:
             if output.is_floating_point():
                 output = output.to(torch.promote_types(output.dtype, torch.float32))
             converted[field] = self.inputs.data.inverse(
-                self.targets.get(field, f"{field}{_TARGET}"), output, self.inputs.key
+                self.targets.get(field, f"{field}{TARGET}"), output, self.inputs.key
             )
         return converted
 
@@ -150,9 +147,8 @@ class Predictor:
         Raises:
             TrainingError: if it returns neither tensors by name nor one tensor, or no target tells their units.
         """
-        outputs = parts_by_field(outputs, self.outputs)
-        if isinstance(outputs, Tensor):
-            outputs = {self.fields[0] if len(self.fields) == 1 else "output": outputs}
+        only = self.fields if len(self.fields) == 1 else ("output",)
+        outputs = of_only_field(parts_by_field(outputs, self.outputs), only)
         named = {}
         if isinstance(outputs, Mapping):
             named = {str(name): value for name, value in outputs.items() if isinstance(value, Tensor)}

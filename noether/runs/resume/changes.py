@@ -11,8 +11,7 @@ from noether.errors import UsageError
 from noether.runs.folder.run_folder import RunFolder, environment_changes
 from noether.runs.saved_spec import has_saved_spec, read_saved_spec
 from noether.spec.diff import ABSENT, Difference, differences
-from noether.spec.model import RunSpec
-from noether.spec.resolve import resolved_tables
+from noether.spec.model import RunSpec, resolved_tables
 
 FREE = (
     "name",

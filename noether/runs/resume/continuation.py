@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from noether.checkpoint.durable import make_folders, rename, storage_error, sync_folder
-from noether.checkpoint.folder import checkpoint_folders, update_of
 from noether.checkpoint.names import LATEST, Checkpoint, CheckpointNames
-from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.paths import PathProvider, checkpoint_folders, update_of
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.state import CheckpointState
 from noether.core.initializers.base import InitializerBase, InitializerConfig

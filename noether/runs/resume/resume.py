@@ -16,7 +16,7 @@ from noether.runs.resume.changes import refused_changes, shown
 from noether.runs.resume.continuation import AUTO, find_state, lost_updates
 from noether.runs.saved_spec import load_saved_spec, noting_missing_code
 from noether.spec.diff import differences
-from noether.spec.resolve import resolved_tables
+from noether.spec.model import resolved_tables
 
 
 def resume(

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noether.checkpoint.folder import checkpoint_name, read_file, read_manifest
 from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, Manifest
-from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.paths import PathProvider, checkpoint_name, read_file, read_manifest
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.state import CALLBACKS, TRAINER, encode_state
 from noether.metrics.metrics_file import MetricRecord, MetricsFile, spell_number

@@ -16,10 +16,9 @@ from noether.config.components import CallBackBaseConfig
 from noether.config.discriminated import Discriminated
 from noether.kernel.intervals import EVERY
 from noether.kernel.names import nearest
-from noether.spec.describe.fields import class_of, lists_of_role
+from noether.spec.describe.fields import ID, LONGEST_ID, class_of, default_id, item_ids, lists_of_role
 from noether.spec.errors.problem import Problem
 from noether.spec.errors.words import described, listed, quoted, suggestion, toml_path
-from noether.spec.ids import ID, LONGEST_ID, default_id, item_ids
 from noether.spec.locate import TomlPath
 
 _TRAINER = Annotated[Any, Discriminated("trainer")]

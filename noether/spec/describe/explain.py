@@ -16,15 +16,13 @@ from noether.errors import SpecError
 from noether.kernel.entries import ROLES
 from noether.kernel.names import did_you_mean
 from noether.kernel.registry import use_registry
-from noether.spec.describe.fields import alternatives, class_at, is_table
+from noether.spec.describe.fields import alternatives, class_at, is_table, item_ids, role_of_items
 from noether.spec.describe.lookup import Meaning, kinds_of, meanings
 from noether.spec.errors.words import BOUNDS, TYPES, listed, quoted, toml_literal, toml_path
-from noether.spec.ids import item_ids, role_of_items
 from noether.spec.load import LoadedSpec
 from noether.spec.locate import TomlPath
-from noether.spec.model import RunSpec
+from noether.spec.model import RunSpec, resolved_tables
 from noether.spec.read.overrides import ItemId, Part, parse_path
-from noether.spec.resolve import resolved_tables
 
 UNSET = None
 _UNKNOWN = "unknown-path"
@@ -131,7 +129,7 @@ def _holds_number(annotation: Any) -> bool:
 def example_of(field: FieldInfo) -> str | None:
     """Return an example as TOML: the field's own, else one of its type, else None.
 
-    The example of a flag or a choice differs from the default, since nobody writes the default.
+    The example of a flag or a choice differs from the default, since a spec can leave the default out.
     """
     if field.examples:
         return toml_literal(field.examples[0])

@@ -9,8 +9,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from noether.config.config_class import base_config
-from noether.config.discriminated import Discriminated
+from noether.config.discriminated import Discriminated, base_config
 from noether.errors import NoetherError, SpecError
 from noether.kernel.names import did_you_mean
 from noether.kernel.registry import active_registry

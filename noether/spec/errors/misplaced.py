@@ -7,8 +7,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel
 
-from noether.config.config_class import CONFIG_BASES, base_config
-from noether.config.discriminated import Discriminated
+from noether.config.discriminated import CONFIG_BASES, Discriminated, base_config
 from noether.kernel.entries import PLUGIN, ROLES
 from noether.spec.describe.fields import alternatives, class_of, item_at
 from noether.spec.errors.words import toml_path

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from noether.checkpoint.folder import UNFINISHED, checkpoint_folders, read_checkpoint
+from noether.checkpoint.paths import UNFINISHED, checkpoint_folders, read_checkpoint
 
 DEADLINE_S = 60.0
 LOOK_EVERY_S = 0.001

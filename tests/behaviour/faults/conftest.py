@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from noether.checkpoint.folder import checkpoint_folders, read_checkpoint
+from noether.checkpoint.paths import checkpoint_folders, read_checkpoint
 from noether.runs.outcome import Outcome
 
 

@@ -14,7 +14,7 @@ import pytest
 import tomli_w
 
 import noether
-from noether.checkpoint.folder import checkpoint_folders, read_checkpoint
+from noether.checkpoint.paths import checkpoint_folders, read_checkpoint
 from noether.runs.outcome import Outcome
 
 DAY = 86_400.0

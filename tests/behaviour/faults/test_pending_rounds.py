@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from noether.checkpoint.folder import checkpoint_folders, read_checkpoint
+from noether.checkpoint.paths import checkpoint_folders, read_checkpoint
 
 PASS = {"kind": "lab.faults.Passes", "dataset_key": "test"}
 SPEC = {

@@ -8,7 +8,7 @@ import pytest
 
 import noether
 from noether.spec.errors.problem import InvalidSpecError
-from noether.spec.resolve import resolved_toml
+from noether.spec.model import resolved_toml
 
 ONE_UPDATE = {"trainer.max_epochs": None, "trainer.max_updates": 1}
 
@@ -78,7 +78,7 @@ def test_a_class_may_give_its_parent_what_it_passes_keywords_on_to(own, finish):
 
 def _given_options(module, kind):
     from noether.config.components import ModelBaseConfig
-    from noether.config.config_class import config_class_of
+    from noether.config.discriminated import config_class_of
 
     config_class = config_class_of(getattr(module, kind.rpartition(".")[2]), "model")
     return config_class.model_fields.keys() - ModelBaseConfig.model_fields.keys()

@@ -7,7 +7,7 @@ import tomli_w
 
 import noether
 from noether.spec.load import load_spec
-from noether.spec.resolve import resolved_tables
+from noether.spec.model import resolved_tables
 
 READER = """
     import dataclasses

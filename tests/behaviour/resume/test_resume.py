@@ -9,8 +9,8 @@ import shutil
 import pytest
 
 import noether
-from noether.checkpoint.folder import checkpoint_folders
 from noether.checkpoint.names import CheckpointNames
+from noether.checkpoint.paths import checkpoint_folders
 from noether.errors import CheckpointError, UsageError
 from noether.runs.folder.lock import RunLock
 

@@ -53,6 +53,15 @@ def test_a_batch_may_be_an_object(finish, lab, final_weights, kind):
         assert other.metrics[key] == plain.metrics[key]
 
 
+@pytest.mark.parametrize("kind", ["fields", "tuples", "movables"])
+def test_a_model_that_is_trained_on_objects_predicts(finish, lab, kind):
+    run = noether.load_run(finish(clouds(f"lab.batches.{kind}", points=4)).run_dir)
+    x = torch.linspace(0, 1, 12).reshape(1, 4, 3)
+    with torch.no_grad():
+        expected = run.model(x=x)
+    torch.testing.assert_close(run.predict({"x": x})["y"], expected, rtol=0, atol=0)
+
+
 def test_stack_by_name_is_the_run_without_a_collator(finish, final_weights):
     assert final_weights(finish({"datasets.train.collate": "stack"})) == final_weights(finish())
 

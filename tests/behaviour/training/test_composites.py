@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load
 
 import noether
-from noether.checkpoint.folder import checkpoint_folders
+from noether.checkpoint.paths import checkpoint_folders
 from noether.errors import SpecError
 
 SGD = {"kind": "SGD", "lr": 0.1}

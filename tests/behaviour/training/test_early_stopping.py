@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from noether.checkpoint.folder import checkpoint_folders, read_checkpoint
+from noether.checkpoint.paths import checkpoint_folders, read_checkpoint
 from noether.errors import SpecError
 
 DIARY = {"kind": "lab.callbacks.Diary", "id": "diary", "every_n_updates": 1}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import noether
-from noether.checkpoint.folder import checkpoint_folders, read_checkpoint
+from noether.checkpoint.paths import checkpoint_folders, read_checkpoint
 from noether.core.initializers.weights import read_weights
 from noether.errors import CheckpointError, SpecError
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from noether.checkpoint.folder import checkpoint_folders, read_checkpoint
 from noether.checkpoint.manifest import NamedCheckpoint
+from noether.checkpoint.paths import checkpoint_folders, read_checkpoint
 from noether.errors import DataError, SpecError
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from noether.checkpoint.folder import checkpoint_folders
+from noether.checkpoint.paths import checkpoint_folders
 from noether.core.models.composite import CompositeModel
 from noether.errors import NonFiniteError
 from noether.testing import make_data, make_model, make_trainer

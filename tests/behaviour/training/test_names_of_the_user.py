@@ -6,7 +6,7 @@ import pytest
 from safetensors import safe_open
 
 import noether
-from noether.checkpoint.folder import checkpoint_folders
+from noether.checkpoint.paths import checkpoint_folders
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.errors import SpecError, TrainingError
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from noether.checkpoint.folder import checkpoint_folders
+from noether.checkpoint.paths import checkpoint_folders
 from noether.errors import SpecError
 
 SGD = {"kind": "SGD", "lr": 0.1}

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load
 
 import noether
-from noether.checkpoint.folder import checkpoint_folders
+from noether.checkpoint.paths import checkpoint_folders
 from noether.data.randomness import permutation
 from noether.errors import SpecError
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load
 
 import noether
-from noether.checkpoint.folder import checkpoint_folders
+from noether.checkpoint.paths import checkpoint_folders
 from noether.errors import SpecError, TrainingError
 from noether.runs.verify.verify_resume import verify_resume
 

@@ -12,8 +12,8 @@ import pytest
 import tomli_w
 
 import noether
+from noether.kernel.compile import HookWatch, Timers, watch_hooks
 from noether.kernel.hookspecs import HOOKS
-from noether.kernel.watch import HookWatch, Timers, watch_hooks
 
 PLUGIN = """
 import noether

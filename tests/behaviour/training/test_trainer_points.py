@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from noether.checkpoint.folder import checkpoint_folders
+from noether.checkpoint.paths import checkpoint_folders
 from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import PeriodicCallback

@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 
 from noether.checkpoint.commit import CheckpointFolder
 from noether.checkpoint.durable import Content
-from noether.checkpoint.folder import read_checkpoint
 from noether.checkpoint.manifest import Manifest
-from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.paths import PathProvider, read_checkpoint
 from noether.checkpoint.save import LAST, SavePolicy
 from noether.checkpoint.state import CheckpointState
 from noether.checkpoint.writer import CheckpointWriter

@@ -12,9 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from noether.checkpoint.folder import read_checkpoint
 from noether.checkpoint.manifest import Manifest, NamedCheckpoint
-from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.paths import PathProvider, read_checkpoint
 from noether.checkpoint.state import CheckpointState, join_state
 from noether.checkpoint.tensor_file import decode_tensors
 from noether.checkpoint.writer import CheckpointWriter

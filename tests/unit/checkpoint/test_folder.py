@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noether.checkpoint.commit import commit_checkpoint
-from noether.checkpoint.folder import checkpoint_folders, checkpoint_name, read_checkpoint, sweep_leftovers
 from noether.checkpoint.manifest import FileRecord, Manifest
+from noether.checkpoint.paths import checkpoint_folders, checkpoint_name, read_checkpoint, sweep_leftovers
 from noether.checkpoint.retention import Retention, prune_checkpoints
 from noether.errors import CheckpointError, StorageError
 

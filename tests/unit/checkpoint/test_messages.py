@@ -3,10 +3,9 @@
 import torch
 
 from noether.checkpoint.durable import probe
-from noether.checkpoint.folder import read_file, read_manifest
 from noether.checkpoint.manifest import Manifest
 from noether.checkpoint.names import CheckpointNames
-from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.paths import PathProvider, read_file, read_manifest
 from noether.checkpoint.retention import pin
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.state import CheckpointState, callback_file, split_state

@@ -3,7 +3,7 @@ from types import ModuleType
 import pytest
 
 from noether.config.components import CallBackBaseConfig
-from noether.config.config_class import config_class_of
+from noether.config.discriminated import config_class_of
 from noether.errors import PluginError
 
 

@@ -9,8 +9,7 @@ from torch import nn
 
 from noether.config.base import component_of, construction_of
 from noether.config.components import DatasetBaseConfig, ModelBaseConfig, OptimizerBaseConfig
-from noether.config.config_class import config_class_of
-from noether.config.discriminated import Discriminated
+from noether.config.discriminated import Discriminated, config_class_of
 from noether.config.signature import config_from_signature
 from noether.core.models.mlp import MLPConfig
 from noether.kernel.entries import Entry

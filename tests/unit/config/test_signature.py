@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from noether.config.components import ModelBaseConfig
-from noether.config.config_class import config_class_of
+from noether.config.discriminated import config_class_of
 from noether.config.signature import SignatureConfig
 from noether.errors import PluginError
 

@@ -11,7 +11,7 @@ import torch
 
 from noether.data.container import DataContainer
 from noether.data.dataset import Dataset
-from noether.data.generators import private_generators
+from noether.data.fetch import private_generators
 from noether.data.transforms.base import Transform
 
 OF_THE_MODULE = np.random.default_rng(0)

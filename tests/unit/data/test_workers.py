@@ -14,7 +14,8 @@ import torch
 import noether
 from noether.data.container import DataContainer
 from noether.data.dataset import Dataset, InMemoryDataset
-from noether.data.workers import STARTED_BY_US, UNGUARDED, refuse_import_by_worker
+from noether.data.loader import refuse_import_by_worker
+from noether.data.workers import STARTED_BY_US, UNGUARDED
 from noether.errors import DataError, UsageError
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from noether.kernel.binding import bind
 from noether.kernel.compile import compile_call
+from noether.kernel.participant import bind
 
 HOOK = "track_after_update_step"
 OFFERED = ("update_counter", "times")

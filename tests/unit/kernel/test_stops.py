@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noether.kernel import hookimpl
+from noether.kernel.compile import HookWatch, Timers
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.participant import Participant
 from noether.kernel.progress import EarlyStopIteration
-from noether.kernel.watch import HookWatch, Timers
 
 
 class Counter:

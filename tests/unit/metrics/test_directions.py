@@ -1,7 +1,7 @@
 import pytest
 
+from noether.config.metric_facts import MetricPropertyProvider, UnknownDirectionError
 from noether.errors import UsageError
-from noether.metrics.directions import MetricPropertyProvider, UnknownDirectionError
 
 
 @pytest.mark.parametrize("key", ["loss/test/total", "rmse/test/pressure", "relative-l2/test/cp", "error", "Val_MAE"])

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from noether.config.metric_facts import MetricPropertyProvider
 from noether.errors import StorageError, TrainingError
 from noether.kernel.progress import TrainingIteration, UpdateCounter
-from noether.metrics.directions import MetricPropertyProvider
 from noether.metrics.log import LogWriter, MissingMetricError
 from noether.metrics.metrics_file import MetricsFile
 

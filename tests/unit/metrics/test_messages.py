@@ -2,7 +2,7 @@
 
 import torch
 
-from noether.metrics.directions import MetricPropertyProvider
+from noether.config.metric_facts import MetricPropertyProvider
 from noether.metrics.log import LogWriter
 from noether.metrics.metrics_file import MetricRecord, MetricsFile
 

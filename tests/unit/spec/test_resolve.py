@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from noether.spec.resolve import resolved_toml
+from noether.spec.model import resolved_toml
 
 
 @pytest.fixture

@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from noether.checkpoint import durable
-from noether.checkpoint.folder import sweep_leftovers
 from noether.checkpoint.names import Checkpoint, CheckpointNames
-from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.paths import PathProvider, sweep_leftovers
 from noether.checkpoint.state import CheckpointState
 from noether.checkpoint.writer import CheckpointWriter
 

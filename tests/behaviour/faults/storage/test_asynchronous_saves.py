@@ -10,7 +10,7 @@ import time
 import pytest
 
 from noether.checkpoint import durable
-from noether.checkpoint.folder import checkpoint_folders, read_checkpoint, update_of
+from noether.checkpoint.paths import checkpoint_folders, read_checkpoint, update_of
 from noether.errors import StorageError
 
 EVERY_UPDATE = {"kind": "checkpoint", "every_n_updates": 1}

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from noether.checkpoint.folder import checkpoint_folders, read_checkpoint, update_of
 from noether.checkpoint.names import CheckpointNames
+from noether.checkpoint.paths import checkpoint_folders, read_checkpoint, update_of
 from noether.checkpoint.retention import pin, pinned, unpin
 from noether.errors import StorageError
 

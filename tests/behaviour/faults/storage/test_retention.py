@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from noether.checkpoint.folder import checkpoint_folders, checkpoint_name, read_manifest, update_of
+from noether.checkpoint.paths import checkpoint_folders, checkpoint_name, read_manifest, update_of
 from noether.checkpoint.retention import Retention, pin, pinned, remove_checkpoint, unpin
 from noether.errors import CheckpointError
 

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from noether.checkpoint import durable
-from noether.checkpoint.folder import checkpoint_folders, read_checkpoint, update_of
+from noether.checkpoint.paths import checkpoint_folders, read_checkpoint, update_of
 from noether.errors import StorageError
 
 EVERY_UPDATE = {"trainer.callbacks": [{"kind": "checkpoint", "every_n_updates": 1}], "checkpoints.keep_last": 99}

@@ -13,7 +13,7 @@ from noether.data.container import DataContainer
 from noether.data.dataset import InMemoryDataset
 from noether.errors import DataError
 from noether.runs.folder.run_folder import SAMPLES
-from noether.runs.predict.samples import RawProperty, as_batch, recorded_properties
+from noether.runs.predict.inputs import RawProperty, as_batch, recorded_properties
 
 PROPERTIES = {"x": RawProperty((3,), torch.float32), "n": RawProperty((), torch.int64)}
 

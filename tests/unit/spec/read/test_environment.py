@@ -10,7 +10,7 @@ import pytest
 from noether.config.secrets import MaskSecrets, mask
 from noether.spec.errors.formats import as_json, problems_in
 from noether.spec.errors.problem import InvalidSpecError
-from noether.spec.resolve import resolved_tables, resolved_toml
+from noether.spec.model import resolved_tables, resolved_toml
 
 SECRET = "correct-horse-battery"
 

@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
-from noether.config.metric_facts import MetricFacts
+from noether.config.metric_facts import MetricFacts, UnknownDirectionError
 from noether.core.callbacks import BestCheckpointCallback, BestCheckpointCallbackConfig
 from noether.core.callbacks.checkpoint.best import best_key, best_tag
 from noether.core.callbacks.periodic import iterator_callbacks
 from noether.core.callbacks.tree import participants_of
 from noether.core.models.composite import CompositeModel
 from noether.errors import SpecError
-from noether.metrics.directions import UnknownDirectionError
 from noether.testing import make_callback, make_counter, make_model, make_trainer
 
 METRIC = "loss/test/total"

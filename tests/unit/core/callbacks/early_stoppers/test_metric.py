@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from noether.config.metric_facts import UnknownDirectionError
 from noether.core.callbacks.early_stoppers import MetricEarlyStopperCallback, MetricEarlyStopperCallbackConfig
 from noether.kernel.progress import EarlyStopIteration
-from noether.metrics.directions import UnknownDirectionError
 from noether.metrics.log import MissingMetricError
 from noether.testing import make_callback, make_counter, make_trainer
 from noether.training.trainers.base import BaseTrainer

@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from noether.config.metric_facts import MetricFacts
+from noether.config.metric_facts import MetricFacts, UnknownDirectionError
 from noether.core.callbacks.online import BestMetricCallback, BestMetricCallbackConfig
-from noether.metrics.directions import UnknownDirectionError
 from noether.testing import make_callback, make_counter, make_model, make_trainer
 from noether.training.trainers.base import BaseTrainer
 
