@@ -148,7 +148,12 @@ def _of_table(path: Path, table: Any) -> Columns:
         if types.is_null(field.type) and not len(table):  # without rows, a csv has no types
             raise DataError(f"{path}: no samples: found 0 rows of {field.name!r}, expected at least 1")
         if nulls := table[field.name].null_count:
-            raise DataError(f"{path}: missing values in {field.name!r}: found {nulls} nulls in {len(table)} rows")
+            first = table[field.name].is_null().index(True).as_py() + 1
+            raise DataError(
+                f"{path}: missing values in {field.name!r}: found {nulls} of {len(table)} rows without one, the first "
+                f"is row {first} below the header",
+                hint="fill them in, or leave these rows out",
+            )
         if not (types.is_integer(field.type) or types.is_floating(field.type) or types.is_boolean(field.type)):
             raise _wrong_type(path, field.name, str(field.type))
     return {name: _from_numpy(path, name, table[name].to_numpy()) for name in table.column_names}
