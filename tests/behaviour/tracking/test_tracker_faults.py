@@ -28,10 +28,8 @@ SHORT = {
     ("empty", "later"),
     ("odd", "as it comes"),
     ("too large", "as it is answered"),
-    ("half closed", "as it is answered"),
     ("forget", "later"),
     ("restored", "later"),
-    ("wait", "as it comes"),
 }
 CASES = [
     pytest.param(kind, moment, marks=() if (kind, moment) in SHORT else pytest.mark.long)
