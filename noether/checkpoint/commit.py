@@ -25,6 +25,7 @@ from noether.checkpoint.paths import (
     sweep_leftovers,
 )
 from noether.checkpoint.retention import Retention, prune_checkpoints, remove_checkpoint
+from noether.checkpoint.untrusted import is_folder
 from noether.errors import CheckpointError, StorageError
 
 _LOG = logging.getLogger("noether.checkpoints")
@@ -54,7 +55,7 @@ class CheckpointFolder:
             StorageError: if they cannot.
         """
         try:
-            durable.make_folders(self.path)
+            durable.make_folders(self.path, inside=self.path.parent)
             sweep_leftovers(self.path)
             durable.sync_folder(self.path)  # a killed process may have renamed a checkpoint without this
         except OSError as error:
@@ -72,7 +73,7 @@ class CheckpointFolder:
         """
         if not self._is_prepared:
             self.prepare()
-        elif not self.path.is_dir():
+        elif not is_folder(self.path):
             raise FolderGoneError(self.path)
         return commit_checkpoint(self.path, files, manifest)
 
@@ -80,8 +81,8 @@ class CheckpointFolder:
         """Remove the checkpoints that nothing keeps; if the disk refuses, warn and go on."""
         try:
             prune_checkpoints(self.path, retention, protected=protected)
-        except OSError as error:
-            _LOG.warning("cannot list old checkpoints in %s: %s", self.path, error.strerror or error)
+        except (OSError, CheckpointError) as error:
+            _LOG.warning("cannot list old checkpoints in %s: %s", self.path, getattr(error, "strerror", None) or error)
 
     def cut(self, outdated: Mapping[int, frozenset[str]], retention: Retention, protected: Collection[int]) -> None:
         """Remove files from checkpoints that have a successor; if the disk refuses, warn and go on.
@@ -93,7 +94,7 @@ class CheckpointFolder:
         """
         for update, files in outdated.items():
             checkpoint = self.path / checkpoint_name(update)
-            if not checkpoint.is_dir() or retention.is_kept(checkpoint, protected):
+            if not is_folder(checkpoint) or retention.is_kept(checkpoint, protected):
                 continue
             try:
                 _cut(checkpoint, files)
@@ -149,7 +150,7 @@ def _cut(checkpoint: Path, files: frozenset[str]) -> None:
         return
     aliases = {name: table for name, table in manifest.aliases.items() if name in left}
     smaller = replace(manifest, files=left, aliases=aliases, resumable=False)
-    durable.replace_file(checkpoint / NAME, smaller.encode())
+    durable.replace_file(checkpoint / NAME, smaller.encode(), inside=checkpoint.parent)
     for name in manifest.files.keys() - left.keys():
         durable.remove(checkpoint / name)
 
@@ -169,7 +170,7 @@ def commit_checkpoint(checkpoints: Path, files: Mapping[str, Content], manifest:
     temporary = checkpoints / f"{UNFINISHED}{target.name}-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         manifest = _write_files(temporary, files, manifest)
-        if target.exists() and _is_saved(target, manifest):
+        if os.path.lexists(target) and _is_saved(target, manifest):
             durable.remove_tree(temporary)
             durable.sync_folder(checkpoints)  # the process that saved it may have died before this
         else:
@@ -225,17 +226,17 @@ def _put_in_place(finished: Path, target: Path) -> None:
     Between the two renames the older save has a name that `sweep_leftovers` reverts.
     """
     replaced = target.with_name(REPLACED + target.name)
-    if target.exists():
-        if replaced.exists():
+    if os.path.lexists(target):
+        if os.path.lexists(replaced):
             durable.remove_tree(replaced)
         durable.rename(target, replaced)
     try:
         durable.rename(finished, target)
     except OSError:
-        if replaced.exists():
+        if os.path.lexists(replaced):
             durable.rename(replaced, target)
         raise
     durable.sync_folder(target.parent)
-    if replaced.exists():
+    if os.path.lexists(replaced):
         with contextlib.suppress(OSError):  # the next start sweeps it
             durable.remove_tree(replaced)

@@ -12,7 +12,7 @@ from typing import Any
 from noether.checkpoint.durable import Content, chunks_of
 from noether.checkpoint.untrusted import parse_json
 from noether.errors import CheckpointError, TrainingError
-from noether.kernel.names import are_path_parts
+from noether.kernel.names import are_path_parts, has_control
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -209,7 +209,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "sample": _is_count,
     "files": _table_of(are_path_parts, _is_record),
     "aliases": _table_of(are_path_parts, _table_of(_is_text, _is_text)),
-    "names": _table_of(_is_text, _is_named_checkpoint),
+    "names": _table_of(lambda name: not has_control(name), _is_named_checkpoint),
     "world_size": lambda value: _is_count(value) and value > 0,
     "spec_sha256": _is_text,
     "parent": lambda value: value is None or (_is_text(value) and are_path_parts(value)),

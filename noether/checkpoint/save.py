@@ -19,7 +19,8 @@ from noether.checkpoint.durable import Content
 from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, Manifest, NamedCheckpoint
 from noether.checkpoint.retention import Retention
 from noether.checkpoint.tensor_file import TensorFile, all_finite
-from noether.errors import StorageError
+from noether.errors import StorageError, TrainingError
+from noether.kernel.names import has_control
 
 _LOG = logging.getLogger("noether.checkpoints")
 
@@ -114,7 +115,13 @@ class SaveRequest:
             self.model_names |= set(model_names)
 
     def add_name(self, name: str, weights: str = WEIGHTS) -> None:
-        """Give the checkpoint a name for the weights in one of its files."""
+        """Give the checkpoint a name for the weights in one of its files.
+
+        Raises:
+            TrainingError: if the name has control characters.
+        """
+        if has_control(name):
+            raise TrainingError(f"wrong name of a checkpoint: found {name!r}, expected no control characters")
         self.names[name] = weights
 
     def named(self, update: int) -> dict[str, NamedCheckpoint]:

@@ -16,6 +16,7 @@ from noether.cli.options import (
     ShowTraceback,
     SpecOptions,
 )
+from noether.cli.output import say
 from noether.cli.run import end
 
 EXAMPLE = "noether resume runs/airfoil-20260102-030405-ab12 -s trainer.max_epochs=60"
@@ -51,7 +52,7 @@ def resume(
         "project": project,
     }
     if dry_run:
-        print("\n".join(preview(run, **chosen)))
+        say("\n".join(preview(run, **chosen)))
         return
     outcome = resume_run(run, **chosen, allow_spec_change=allow_spec_change, quiet=quiet)
     end(outcome, show_traceback=show_traceback)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import traceback
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -10,7 +9,7 @@ import typer
 
 from noether.checkpoint.paths import shown_path
 from noether.cli.options import AllowSpecChange, Quiet, ShowTraceback, Spec, SpecOptions
-from noether.cli.output import print_error, print_problem
+from noether.cli.output import print_error, print_problem, say
 from noether.config.secrets import masked_traceback
 from noether.errors import NoetherError
 
@@ -66,7 +65,7 @@ def run(
         )
     except NoetherError as error:
         if show_traceback:
-            print(masked_traceback(error), file=sys.stderr)
+            say(masked_traceback(error), to_stderr=True)
         raise
     end(outcome, show_traceback=show_traceback)
 
@@ -76,7 +75,7 @@ def end(outcome: Outcome, *, show_traceback: bool) -> NoReturn:
     error = outcome.error
     if error is not None and outcome.status == "FAILED":
         if show_traceback:
-            print(masked_traceback(error), end="", file=sys.stderr)
+            say(masked_traceback(error), end="", to_stderr=True)
         elif isinstance(error, NoetherError):
             print_error(error)
         else:

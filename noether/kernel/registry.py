@@ -105,7 +105,6 @@ class Registry:
         entries: Everything that is registered.
         trusted: Top-level packages that dotted paths may import besides our own, torch's and the plugins'.
         project_folders: Folders whose own code dotted paths may import.
-        data_folders: Folders in which nothing is code.
         written_in_python: Dotted kinds that Python code wrote, trusted as they are, and objects that it passed, by the
             kind that stands for them.
     """
@@ -116,12 +115,11 @@ class Registry:
         *,
         trusted: Iterable[str] = (),
         project_folders: Iterable[Path] = (),
-        data_folders: Iterable[Path] = (),
         written_in_python: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self._entries = tuple(entries)
         plugins = {entry.top_package for entry in self._entries if not entry.is_built_in}
-        self._trust = Trust([*trusted, *plugins], project_folders, data_folders)
+        self._trust = Trust([*trusted, *plugins], project_folders)
         self._written_in_python = dict(written_in_python)
         self._loaded: dict[tuple[str, str, str | None], Component] = {}
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from noether.config.metric_facts import MetricPropertyProvider
 from noether.errors import StorageError, TrainingError
-from noether.kernel.names import did_you_mean
+from noether.kernel.names import did_you_mean, has_control
 from noether.kernel.progress import UpdateCounter
 from noether.metrics.metrics_file import AppendOnlyFile, MetricRecord, MetricsFile
 from noether.metrics.values import encode_nonscalar, own_nonscalar, own_scalar, read_scalars
@@ -70,7 +70,7 @@ class LogWriter:
         self.on_file: list[Callable[[Path, str], object]] = []
         self._summary = MetricSummary(metric_property_provider)
         self._nonscalars_file = (
-            AppendOnlyFile(metrics_file.path.with_name("nonscalars.jsonl")) if metrics_file else None
+            AppendOnlyFile(metrics_file.path.with_name("nonscalars.jsonl"), metrics_file.run) if metrics_file else None
         )
         self._written_at = 0.0
 
@@ -100,8 +100,9 @@ class LogWriter:
         """
         if not isinstance(key, str) or not key:
             raise TrainingError(f"wrong metric key: found {key!r}, expected a non-empty string")
-        if self.prefix:
-            key = self.prefix + key
+        key = self.prefix + key
+        if has_control(key):
+            raise TrainingError(f"wrong metric key: found {key!r}, expected no control characters")
         added = self.round
         added.scalars[key] = value if type(value) is float else own_scalar(key, value)
         added.has_values = True

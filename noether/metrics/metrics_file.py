@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from noether.checkpoint.durable import storage_error
+from noether.checkpoint.untrusted import NotPlainError, open_inside
 from noether.errors import StorageError
+from noether.kernel.names import has_control
 
 _ENCODER = json.JSONEncoder(allow_nan=False)
 _UPDATE = re.compile(rb'\{"update": (\d+),')
@@ -57,6 +59,8 @@ class MetricRecord:
             fields = json.loads(line)
             # float() reads "NaN", "Infinity" and "-Infinity" as well as numbers.
             metrics = {key: float(value) for key, value in fields["metrics"].items()}
+            if any(map(has_control, metrics)):
+                raise ValueError("a metric key has control characters")
             return cls(fields["update"], fields["epoch"], fields["sample"], fields["time"], metrics)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not a line of a metrics file: {line[:80]!r}") from error
@@ -96,11 +100,19 @@ class AppendOnlyFile:
 
     Args:
         path: The file; its folder exists.
+        run: Run folder that it lies in, below which no part of the path may be a link; None for the file's own folder.
+
+    Raises:
+        StorageError: if the file is a link or not a regular file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, run: Path | None = None) -> None:
         self.path = path
-        self.offset = _end_of_last_line(path)
+        self.run = path.parent if run is None else run
+        try:
+            self.offset = self._end_of_last_line()
+        except NotPlainError as error:
+            raise storage_error(error, path) from error
         self._file: BinaryIO | None = None
 
     def write(self, lines: bytes) -> None:
@@ -132,7 +144,8 @@ class AppendOnlyFile:
             )
         if offset < self.offset:
             try:
-                os.truncate(self.path, offset)
+                with os.fdopen(open_inside(self.run, self.path, os.O_WRONLY), "wb", buffering=0) as file:
+                    file.truncate(offset)
             except OSError as error:
                 raise storage_error(error, self.path) from error
             self.offset = offset
@@ -152,9 +165,11 @@ class AppendOnlyFile:
 
     def lines(self) -> Iterator[bytes]:
         """Yield the complete lines of the file; one that is still being written is left out."""
-        if not self.path.exists():
+        try:
+            file = self._reader()
+        except FileNotFoundError:
             return
-        with self.path.open("rb") as file:
+        with file:
             for line in file:
                 if line.endswith(b"\n"):
                     yield line
@@ -167,7 +182,8 @@ class AppendOnlyFile:
 
     def _open(self) -> BinaryIO:
         if self._file is None:
-            self._file = self.path.open("ab", buffering=0)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            self._file = os.fdopen(open_inside(self.run, self.path, flags), "ab", buffering=0)
             if os.fstat(self._file.fileno()).st_size > self.offset:
                 self._file.truncate(self.offset)
         return self._file
@@ -180,21 +196,25 @@ class AppendOnlyFile:
             except OSError:
                 self.close()
 
+    def _reader(self) -> BinaryIO:
+        return os.fdopen(open_inside(self.run, self.path), "rb")
 
-def _end_of_last_line(path: Path) -> int:
-    """Return how many bytes of the file are complete lines; it may end in a torn one."""
-    if not path.exists():
+    def _end_of_last_line(self) -> int:
+        """Return how many bytes of the file are complete lines; it may end in a torn one."""
+        try:
+            file = self._reader()
+        except FileNotFoundError:
+            return 0
+        with file:
+            end = file.seek(0, os.SEEK_END)
+            while end:
+                start = max(0, end - 65536)
+                file.seek(start)
+                newline = file.read(end - start).rfind(b"\n")
+                if newline >= 0:
+                    return start + newline + 1
+                end = start
         return 0
-    with path.open("rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        while end:
-            start = max(0, end - 65536)
-            file.seek(start)
-            newline = file.read(end - start).rfind(b"\n")
-            if newline >= 0:
-                return start + newline + 1
-            end = start
-    return 0
 
 
 class MetricsFile(AppendOnlyFile):

@@ -18,7 +18,7 @@ from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.entries import BUILT_IN, Component
 from noether.kernel.participant import Participant
 from noether.metrics.tracker import BaseTracker, RunDescription, TrackerError
-from noether.runs.console import console, kept_for_console
+from noether.runs.console import console, kept_for_console, open_log
 from noether.runs.expect import check_expectations
 from noether.runs.folder.lock import RunLock
 from noether.runs.folder.run_folder import SAMPLES, RunFolder
@@ -40,6 +40,7 @@ from noether.runs.resume.continuation import (
 from noether.runs.saved_spec import PROJECT, write_saved_spec
 from noether.runs.tracking.tracking import Tracking, flattened, until_stopped
 from noether.spec.describe.fields import components_in
+from noether.spec.errors.words import visible, visible_lines
 from noether.spec.model import resolved_tables
 from noether.training.signals import StoppedBySignal
 
@@ -111,7 +112,7 @@ class Execution:
                 stack.enter_context(RunLock(self.paths.run_path))
             stack.enter_context(run.trainer.signals)  # until the end of the run is recorded
             self._begin(run, saved)
-            with console(self.paths.log_path, quiet=self.quiet):
+            with console(self.paths.log_path, self.paths.run_path, quiet=self.quiet):
                 return self._attempt(run, saved, trackers, said)
 
     # A run that exists
@@ -169,7 +170,7 @@ class Execution:
     def _nothing_to_do(self, saved: SavedState) -> Outcome:
         if not self.quiet:
             run, end = shown_path(self.paths.run_path), saved.checkpoint.manifest.iteration
-            print(f"{run} has finished at {end}; nothing is left to do")
+            print(visible(f"{run} has finished at {end}; nothing is left to do"))
         return Outcome("FINISHED", self.paths.run_path, final_metrics(self.paths))
 
     # An attempt
@@ -309,7 +310,9 @@ class Execution:
         known = isinstance(error, NoetherError)
         text = mask(f"{error}\n") if known else masked_traceback(error)
         try:
-            with self.paths.log_path.open("a", encoding="utf-8") as log:
-                log.write(text)
+            with open_log(self.paths.log_path, self.paths.run_path) as log:
+                log.write(visible_lines(text))
+        except StorageError as refusal:
+            _LOG.warning("%s", refusal)
         except OSError as refusal:
             _LOG.warning("cannot write %s: %s", self.paths.log_path, refusal.strerror)

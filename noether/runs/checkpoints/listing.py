@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from noether.checkpoint.durable import storage_error
 from noether.checkpoint.manifest import NAME, Manifest
 from noether.checkpoint.paths import PathProvider, checkpoint_folders, read_file, read_manifest, update_of
 from noether.checkpoint.retention import Retention, pinned, remove_checkpoint
+from noether.checkpoint.untrusted import is_file_inside, parse_json
 from noether.errors import CheckpointError
 from noether.kernel.names import did_you_mean
 from noether.runs.folder.lock import RunLock
@@ -82,7 +82,8 @@ def _size(folder: Path, manifest: Manifest | None) -> int:
     """Return the bytes of all files of a checkpoint."""
     files = manifest.files.values() if manifest else ()
     path = folder / NAME
-    return sum(file.size for file in files) + (path.stat().st_size if path.is_file() else 0)
+    own = path.lstat().st_size if is_file_inside(folder.parent.parent, path) else 0
+    return own + sum(file.size for file in files)
 
 
 def find_checkpoint(checkpoints: Sequence[Listed], name: str) -> Listed:
@@ -166,7 +167,10 @@ def _callbacks(checkpoint: Listed, manifest: Manifest) -> list[str]:
 
     if TRAINER not in manifest.files:
         return []
-    return sorted(json.loads(read_file(checkpoint.folder, manifest, TRAINER))["callbacks"])
+    try:
+        return sorted(map(str, parse_json(read_file(checkpoint.folder, manifest, TRAINER))["callbacks"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"the checkpoint {checkpoint.folder} is damaged: {TRAINER}: {error}") from error
 
 
 def _files(checkpoint: Listed, manifest: Manifest) -> list[dict[str, Any]]:

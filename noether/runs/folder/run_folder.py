@@ -18,12 +18,24 @@ from typing import Any
 
 from noether.checkpoint.durable import make_folder, make_folders, replace_file, storage_error
 from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.untrusted import (
+    MAX_BYTES,
+    NotPlainError,
+    is_file_inside,
+    names_inside,
+    parse_json,
+    read_untrusted,
+)
 from noether.errors import UsageError
 from noether.kernel.names import did_you_mean
+from noether.kernel.trust import RUN_MARK
+from noether.spec.errors.words import visible
 
-RUN = "run.json"
+RUN = RUN_MARK
+_SHOWN = 80  # characters of a recorded fact in a message
 SAMPLES = "samples"
 """Key in `run.json` of the properties of the first training sample before its transforms."""
+_RECORD = re.compile(r"([0-9]{4,9})\.json")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -59,9 +71,9 @@ def find_run(run: str | Path, output: str | Path = "runs") -> PathProvider:
     Raises:
         UsageError: if there is no such run.
     """
-    for folder in (Path(run), Path(output) / run):
-        if _is_run(folder):
-            folder = folder.resolve()
+    for given in (Path(run), Path(output) / run):
+        if _is_run(given):
+            folder = given.resolve()
             return PathProvider(folder.parent, folder.name)
     if os.path.isdir(run):  # noqa: PTH112  # does not raise, whatever the name
         raise UsageError(
@@ -78,7 +90,7 @@ def find_run(run: str | Path, output: str | Path = "runs") -> PathProvider:
 
 def _is_run(folder: Path) -> bool:
     try:
-        return (folder / RUN).is_file()
+        return is_file_inside(folder, RUN)
     except (OSError, ValueError):  # such as a name that is too long
         return False
 
@@ -101,7 +113,8 @@ class Attempt:
     @property
     def status(self) -> str:
         """FINISHED, FAILED or KILLED; RUNNING if the attempt has not recorded its end."""
-        return str(self.record.get("status", "RUNNING"))
+        status = self.record.get("status")
+        return status if status in ("FINISHED", "FAILED", "KILLED") else "RUNNING"
 
 
 def record_path(attempts: Path, number: int) -> Path:
@@ -110,16 +123,26 @@ def record_path(attempts: Path, number: int) -> Path:
 
 
 def last_attempt(attempts: Path) -> Attempt | None:
-    """Return the newest attempt at a run, None if there was none; an unreadable record counts as one."""
-    numbers = [int(path.stem) for path in attempts.glob("*.json") if path.stem.isdecimal()]
-    if not numbers:
-        return None
-    number = max(numbers)
+    """Return the newest attempt at a run, None if there was none; an unreadable record counts as one.
+
+    Raises:
+        StorageError: if the folder of the records is a link, or not a folder.
+    """
     try:
-        record = json.loads(record_path(attempts, number).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        record = {}
-    return Attempt(number, record if isinstance(record, dict) else {})
+        names = names_inside(attempts.parent, attempts)
+    except NotPlainError as error:
+        raise storage_error(error, attempts) from error
+    numbers = [int(match[1]) for match in map(_RECORD.fullmatch, names) if match is not None]
+    return Attempt(max(numbers), read_record(attempts, max(numbers))) if numbers else None
+
+
+def read_record(attempts: Path, number: int) -> dict[str, Any]:
+    """Return the record of an attempt; an empty one if it cannot be read."""
+    try:
+        record = parse_json(read_untrusted(attempts.parent, record_path(attempts, number), limit=MAX_BYTES))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 # The environment, on which the exact bytes of a run depend beside its spec
@@ -143,7 +166,7 @@ def environment_changes(recorded: Mapping[str, Any]) -> list[str]:
     """Return a line for each recorded fact that differs in this process: `torch 2.12 → 2.13`."""
     now = environment()
     return [
-        f"{fact} {recorded[fact]} → {value}"
+        f"{fact} {visible(str(recorded[fact])[:_SHOWN])} → {value}"
         for fact, value in now.items()
         if fact in recorded and str(recorded[fact]) != value
     ]
@@ -207,13 +230,13 @@ class RunFolder:
             "environment": environment(),
             **facts,
         }
-        _write_json(self.paths.run_path / RUN, body)
+        self._write_json(self.paths.run_path / RUN, body)
 
     def recorded_environment(self) -> dict[str, Any]:
         """Return the versions and the machine with which the run began; empty if they cannot be read."""
         try:
-            found = json.loads((self.paths.run_path / RUN).read_bytes())["environment"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            found = parse_json(read_untrusted(self.paths.run_path, RUN, limit=MAX_BYTES))["environment"]
+        except (OSError, ValueError, KeyError, TypeError):
             return {}
         return found if isinstance(found, dict) else {}
 
@@ -228,7 +251,7 @@ class RunFolder:
         now = {"started": time.time(), "pid": os.getpid(), "host": socket.gethostname(), "status": "RUNNING"}
         self._record = now | facts
         try:
-            make_folders(self.paths.attempts_path)
+            make_folders(self.paths.attempts_path, inside=self.paths.run_path)
         except OSError as error:
             raise storage_error(error, self.paths.attempts_path) from error
         self._write_attempt()
@@ -239,8 +262,7 @@ class RunFolder:
         self._write_attempt()
 
     def _write_attempt(self) -> None:
-        _write_json(record_path(self.paths.attempts_path, self.attempt), self._record)
+        self._write_json(record_path(self.paths.attempts_path, self.attempt), self._record)
 
-
-def _write_json(path: Path, body: Mapping[str, Any]) -> None:
-    replace_file(path, (json.dumps(body, indent=1) + "\n").encode())
+    def _write_json(self, path: Path, body: Mapping[str, Any]) -> None:
+        replace_file(path, (json.dumps(body, indent=1) + "\n").encode(), inside=self.paths.run_path)

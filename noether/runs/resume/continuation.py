@@ -85,7 +85,7 @@ def move_newer_aside(paths: PathProvider, update: int) -> None:
         return
     abandoned = paths.run_path / "abandoned"
     try:
-        make_folders(abandoned)
+        make_folders(abandoned, inside=paths.run_path)
         for folder in newer:
             rename(folder, abandoned / free_name(folder.name, {path.name for path in abandoned.iterdir()}))
         sync_folder(abandoned)

@@ -93,7 +93,7 @@ def sync_trackers(run: str | Path, *, output: str | Path = "runs", trusted: Iter
             f"the run in {paths.run_path} has not ended",
             hint="a running run delivers by itself; try again when it has ended",
         )
-    with RunLock(paths.run_path), use_registry(saved_spec_registry(paths, trusted=trusted)):
+    with RunLock(paths.run_path), use_registry(saved_spec_registry(trusted=trusted)):
         end = _end_of(paths)
         trackers: list[BaseTracker] = [construct(config) for config in read_part(paths, _TrackersPart).trackers]
         for tracker, name in zip(trackers, tracker_names(trackers), strict=True):

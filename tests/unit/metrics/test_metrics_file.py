@@ -49,7 +49,7 @@ def test_non_finite_numbers_are_strings_and_come_back_as_numbers(file):
     assert (read.metrics["b"], read.metrics["c"]) == (math.inf, -math.inf)
 
 
-@given(st.dictionaries(st.text(min_size=1), st.floats(allow_nan=False)), st.integers(0, 2**40))
+@given(st.dictionaries(st.text(min_size=1).filter(str.isprintable), st.floats(allow_nan=False)), st.integers(0, 2**40))
 def test_every_record_survives_its_line(metrics, update):
     record = MetricRecord(update, 0, update, 12.5, metrics)
     line = record.encode()
