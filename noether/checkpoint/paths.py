@@ -172,7 +172,7 @@ def read_file(folder: Path, manifest: Manifest, name: str) -> bytes:
 def _read(folder: Path, name: str, **limits: int) -> bytes:
     """Return the bytes of a file; neither the folder of the checkpoint nor that of all checkpoints may be a link."""
     run = folder.parent.parent
-    return read_untrusted(run, f"{folder.relative_to(run).as_posix()}/{name}", **limits)
+    return read_untrusted(run, name, below=folder.relative_to(run).as_posix(), **limits)
 
 
 def sweep_leftovers(checkpoints: Path) -> None:
@@ -183,7 +183,7 @@ def sweep_leftovers(checkpoints: Path) -> None:
     """
     if not is_folder(checkpoints):
         return
-    for path in sorted(checkpoints.iterdir()):
+    for path in (checkpoints / name for name in names_inside(checkpoints.parent, checkpoints)):
         if not _LEFTOVER.fullmatch(path.name):
             continue
         replaced = checkpoints / path.name.removeprefix(REPLACED)

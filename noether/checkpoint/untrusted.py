@@ -64,13 +64,16 @@ def open_inside(folder: Path, name: str | PurePath, flags: int = os.O_RDONLY) ->
     return file
 
 
-def read_untrusted(folder: Path, name: str | PurePath, *, size: int | None = None, limit: int = MEMORY) -> bytes:
+def read_untrusted(
+    folder: Path, name: str | PurePath, *, below: str = "", size: int | None = None, limit: int = MEMORY
+) -> bytes:
     """Return the bytes of a regular file below `folder`.
 
     Args:
         folder: The folder; its own path may contain links.
         name: Name of the file relative to the folder, with slashes; or, as a `Path`, its path, which begins with that
             of the folder.
+        below: Folder below `folder` that a relative name begins in; errors leave it out.
         size: Expected size in bytes; None if unknown.
         limit: Largest size in bytes.
 
@@ -78,7 +81,7 @@ def read_untrusted(folder: Path, name: str | PurePath, *, size: int | None = Non
         OSError: if it cannot be opened or read.
         ValueError: if it is outside of the folder, is not a regular file, or has another size; it was not read.
     """
-    file = open_inside(folder, name)
+    file = open_inside(folder, f"{below}/{name}" if below else name)
     try:
         return _read(file, str(name), size, limit)
     finally:

@@ -16,7 +16,9 @@ from noether.checkpoint.untrusted import NotPlainError, open_inside
 from noether.errors import StorageError
 from noether.kernel.names import has_control
 
+_COUNTERS = ("update", "epoch", "sample")
 _ENCODER = json.JSONEncoder(allow_nan=False)
+_LONGEST = 256 << 20  # bytes of a line; a longer one is no line of Noether, and is not read into memory
 _UPDATE = re.compile(rb'\{"update": (\d+),')
 
 
@@ -59,10 +61,10 @@ class MetricRecord:
             fields = json.loads(line)
             # float() reads "NaN", "Infinity" and "-Infinity" as well as numbers.
             metrics = {key: float(value) for key, value in fields["metrics"].items()}
-            if any(map(has_control, metrics)):
-                raise ValueError("a metric key has control characters")
+            if any(map(has_control, metrics)) or not all(isinstance(fields[name], int) for name in _COUNTERS):
+                raise ValueError("a metric key has control characters, or a counter is not an integer")
             return cls(fields["update"], fields["epoch"], fields["sample"], fields["time"], metrics)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"not a line of a metrics file: {line[:80]!r}") from error
 
 
@@ -167,12 +169,14 @@ class AppendOnlyFile:
         """Yield the complete lines of the file; one that is still being written is left out."""
         try:
             file = self._reader()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         with file:
-            for line in file:
+            while line := file.readline(_LONGEST):
                 if line.endswith(b"\n"):
                     yield line
+                elif len(line) == _LONGEST:
+                    raise self._too_long()
 
     def close(self) -> None:
         """Close the file; a later `append` opens it again."""
@@ -196,6 +200,12 @@ class AppendOnlyFile:
             except OSError:
                 self.close()
 
+    def _too_long(self) -> StorageError:
+        return StorageError(
+            f"{self.path} is damaged: found a line of more than {_LONGEST} bytes, expected shorter ones",
+            hint="restore the file from a backup",
+        )
+
     def _reader(self) -> BinaryIO:
         return os.fdopen(open_inside(self.run, self.path), "rb")
 
@@ -203,11 +213,13 @@ class AppendOnlyFile:
         """Return how many bytes of the file are complete lines; it may end in a torn one."""
         try:
             file = self._reader()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return 0
         with file:
-            end = file.seek(0, os.SEEK_END)
+            end = size = file.seek(0, os.SEEK_END)
             while end:
+                if size - end > _LONGEST:
+                    raise self._too_long()
                 start = max(0, end - 65536)
                 file.seek(start)
                 newline = file.read(end - start).rfind(b"\n")

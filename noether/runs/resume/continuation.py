@@ -13,6 +13,7 @@ from noether.checkpoint.names import LATEST, Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider, checkpoint_folders, update_of
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.state import CheckpointState
+from noether.checkpoint.untrusted import names_inside
 from noether.core.initializers.base import InitializerBase, InitializerConfig
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
@@ -87,7 +88,7 @@ def move_newer_aside(paths: PathProvider, update: int) -> None:
     try:
         make_folders(abandoned, inside=paths.run_path)
         for folder in newer:
-            rename(folder, abandoned / free_name(folder.name, {path.name for path in abandoned.iterdir()}))
+            rename(folder, abandoned / free_name(folder.name, names_inside(paths.run_path, abandoned)))
         sync_folder(abandoned)
         sync_folder(paths.checkpoint_path)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import ast
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -122,6 +123,59 @@ def test_a_spec_that_is_run_from_a_runs_folder_is_the_runs(download: Path, noeth
     shutil.copy(run / "spec.resolved.toml", run / "kept.toml")
     (run / "kept.toml").replace(run / source)
     assert noether_command("check", run / source).code == 2
+
+
+@pytest.mark.parametrize("place", ["attempts/0001.resolved.toml", "spec.toml", "package/deep/spec.toml"])
+def test_a_spec_anywhere_below_a_run_names_no_code_of_it(download: Path, noether_command, place: str):
+    run = download / "runs/a"
+    rewrite(run, "evil.Mine")
+    spec = run / place
+    spec.parent.mkdir(parents=True, exist_ok=True)
+    (spec.parent / "evil.py").write_text(CANARY.format(place=download) + MODEL)
+    (spec.parent / "pyproject.toml").touch()
+    shutil.copy(run / "spec.resolved.toml", spec)
+    ended = noether_command("check", spec)
+    assert ended.code == 2
+    assert "not-trusted" in ended.err
+
+
+def test_a_spec_names_no_code_of_another_run(download: Path, noether_command, monkeypatch: pytest.MonkeyPatch):
+    shutil.copytree(download / "runs/a", download / "runs/b")
+    (download / "runs/__init__.py").unlink()
+    rewrite(download / "runs/a", "runs.b.evil.Mine")
+    monkeypatch.chdir(download)
+    assert noether_command("eval", "runs/a").code == 2
+
+
+@pytest.mark.parametrize("place", [".", "attempts"])
+@pytest.mark.parametrize("arguments", ["plugins list", "eval ."])
+@pytest.mark.parametrize("installed", [True, False], ids=["noether", "python -m noether"])
+def test_the_command_imports_nothing_of_a_run_in_which_the_user_stands(
+    download: Path, place: str, arguments: str, installed: bool
+):
+    run = download / "runs/a"
+    command = [str(Path(sys.executable).with_name("noether"))] if installed else [sys.executable, "-m", "noether"]
+    names = ["typer", "csv", "email", "json", "click", "torch", "rich", "multiprocessing"]
+    for name in [*names, *(["noether", "importlib", "runpy", "os", "sitecustomize"] if installed else [])]:
+        (run / place / f"{name}.py").write_text(CANARY.format(place=download))
+    command += arguments.split()
+    ended = subprocess.run(command, cwd=run / place, capture_output=True, text=True, check=False)
+    assert "Traceback" not in ended.stderr
+    if arguments == "plugins list":
+        assert ended.returncode == 0, ended.stderr
+
+
+def test_python_m_noether_finds_the_code_of_the_project(tiny_spec: dict[str, Any]):
+    Path("mine.py").write_text(MODEL)
+    Path("typer.py").write_text("raise SystemExit(9)")
+    tiny_spec["model"]["kind"] = "mine.Mine"
+    Path("tiny.toml").write_text(tomli_w.dumps(tiny_spec))
+    command = [sys.executable, "-m", "noether", "check", "tiny.toml"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    Path("beside.py").touch()
+    Path("other.py").write_text("import noether, beside")
+    assert subprocess.run([sys.executable, "-m", "other", "-m", "noether"], check=False).returncode == 0
 
 
 def test_a_run_names_the_code_of_the_project_in_which_the_user_stands(  # M6
