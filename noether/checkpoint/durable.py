@@ -78,7 +78,7 @@ def make_folders(path: Path, *, inside: Path | None = None) -> None:
 
     Raises:
         NotPlainError: if a part below `inside` is a link.
-        OSError: if the disk refuses, or a file has that name.
+        OSError: if the disk refuses, or a file of this name exists.
     """
     if inside is not None:
         require_folders(inside, path)

@@ -43,8 +43,10 @@ _HARMLESS = {
     "schema_json",
     "from_orm",
     "update_forward_refs",
+    "parse_obj",
+    "parse_raw",
+    "parse_file",
 }
-_HARMLESS |= {"parse_obj", "parse_raw", "parse_file"}
 """Names of old methods of pydantic, which options may have."""
 
 

@@ -41,9 +41,9 @@ from noether.training.state import RunParts
 
 
 def _with_averaged_variants(spec: RunSpec, manifest: Manifest) -> RunSpec:
-    """Return a spec in which each EMA has the evaluations of the run among its children.
+    """Return a spec in which each `ema` callback has the evaluations of the run among its children.
 
-    An EMA whose averages are not in the checkpoint is left out, rather than evaluated with other weights.
+    An `ema` callback whose averages are not in the checkpoint is left out, rather than evaluated with other weights.
 
     Args:
         spec: Spec of the run.

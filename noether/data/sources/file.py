@@ -44,7 +44,7 @@ class FileDataset(InMemoryDataset):
         seed: Seed of the run; decides the split where the config names no seed.
 
     Raises:
-        DataError: if the file is missing, damaged, lacks an array, or its arrays are no samples.
+        DataError: if the file is missing, damaged, lacks an array, or its arrays do not hold samples.
     """
 
     @classmethod

@@ -14,9 +14,9 @@ from noether.data.container import build_dataset
 from noether.data.dataset import length_of
 from noether.data.fetch import fetch_of
 from noether.data.randomness import EVALUATION_EPOCH
+from noether.data.views import apply
 from noether.errors import DataError, NoetherError, TrainingError, UsageError
 from noether.runs.load import SavedRun
-from noether.runs.predict.inputs import through
 from noether.runs.predict.predictor import Predictor
 
 _TRACED, _CHECKED = 2, 3  # samples; torch.export takes a batch of one for a fixed size
@@ -52,7 +52,7 @@ class _Physical(nn.Module):
         """Map properties, in the order of `names`, to fields."""
         size = properties[0].shape[0]
         unknown = {name: value.expand(size, *value.shape) for name, value in self.placeholders.items()}
-        sample = through(self.predictor.inputs.steps(), dict(zip(self.names, properties, strict=True)) | unknown)
+        sample = apply(self.predictor.inputs.steps(), dict(zip(self.names, properties, strict=True)) | unknown)
         outputs = self.model(**{name: sample[name] for name in self.predictor.names})
         return self.predictor.in_units(self.predictor.by_field(outputs))
 

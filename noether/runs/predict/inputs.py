@@ -15,11 +15,13 @@ from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.untrusted import MAX_BYTES, parse_json, read_untrusted
 from noether.config.components import DatasetBaseConfig
+from noether.data.batches import lacking, properties_of
 from noether.data.container import DataContainer, build_data
 from noether.data.dataset import Batch, Dataset
 from noether.data.fetch import Fetch, fetch_of
 from noether.data.randomness import EVALUATION_EPOCH, preserved_rng, seed_sample
 from noether.data.transforms.base import Transform
+from noether.data.views import apply
 from noether.errors import DataError, SpecError
 from noether.kernel.names import did_you_mean
 from noether.runs.folder.run_folder import RUN, SAMPLES
@@ -101,7 +103,7 @@ class PreparedSamples(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         known = {name: tensor[index] for name, tensor in self.tensors.items()}
-        return through(self.transforms, known | {name: value.clone() for name, value in self.placeholders.items()})
+        return apply(self.transforms, known | {name: value.clone() for name, value in self.placeholders.items()})
 
 
 class PreparedBatches(PreparedSamples):
@@ -111,18 +113,11 @@ class PreparedBatches(PreparedSamples):
         """Return the batch of the samples at `indices`."""
         known = {name: tensor[indices] for name, tensor in self.tensors.items()}
         others = {name: value.expand(len(indices), *value.shape) for name, value in self.placeholders.items()}
-        return through(self.transforms, known | {name: value.clone() for name, value in others.items()})
-
-
-def through(transforms: Sequence[Callable[[Batch], Batch]], sample: Batch) -> Batch:
-    """Return a sample, or a batch, after all transforms."""
-    for transform in transforms:
-        sample = transform(sample)
-    return sample
+        return apply(self.transforms, known | {name: value.clone() for name, value in others.items()})
 
 
 def as_batch(given: Mapping[str, Any], properties: RawProperties) -> tuple[dict[str, Tensor], bool]:
-    """Return the given properties as a batch in the types of training; names that are no properties are left out.
+    """Return the given properties as a batch in the types of training; names that are not properties are left out.
 
     Args:
         given: Tensors, arrays, or numbers by name: one sample, or a batch.
@@ -267,22 +262,20 @@ class Inputs:
         first = self._prepared_placeholders(names, {})
         return [name for name in self.properties if name in names or self._changes(name, names, first)]
 
-    def _changes(self, name: str, names: Sequence[str], first: Batch) -> bool:
+    def _changes(self, name: str, names: Sequence[str], first: Mapping[str, Any]) -> bool:
         other = self._prepared_placeholders(names, {name: self._placeholder(name, other=True)})
         return any(not is_same(first[prepared], other[prepared]) for prepared in names)
 
-    def _prepared_placeholders(self, names: Sequence[str], changed: Batch) -> Batch:
+    def _prepared_placeholders(self, names: Sequence[str], changed: Batch) -> Mapping[str, Any]:
         try:
-            batch = self.fetch({}, 1, self.placeholders | changed)(torch.arange(1), EVALUATION_EPOCH)
+            batch = properties_of(self.fetch({}, 1, self.placeholders | changed)(torch.arange(1), EVALUATION_EPOCH))
         except Exception as error:
             raise DataError(
                 f"the transforms do not work on samples without labels: {type(error).__name__}: {error}",
                 hint="let a transform pass over properties whose values it cannot take",
             ) from error
         if missing := [name for name in names if name not in batch]:
-            raise DataError(
-                f"missing properties of a sample: found {', '.join(batch)}, expected {', '.join(missing)} as well"
-            )
+            raise DataError(lacking("a prepared sample", batch, missing))
         return batch
 
     def _placeholder(self, name: str, *, other: bool = False) -> Tensor:

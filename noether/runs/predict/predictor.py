@@ -11,16 +11,15 @@ from torch import Tensor, nn
 
 from noether.config.base import component_of
 from noether.data.batches import by_field as parts_by_field
+from noether.data.batches import moved, of_only_field, selected
 from noether.data.dataset import Batch
 from noether.data.fetch import Fetch
 from noether.data.randomness import EVALUATION_EPOCH
 from noether.errors import DataError, NoetherError, SpecError, TrainingError
-from noether.kernel.names import did_you_mean
+from noether.kernel.names import TARGET, did_you_mean
 from noether.runs.predict.inputs import Inputs, as_batch
 from noether.spec.model import RunSpec
 from noether.training.trainers.base import BaseTrainer
-
-_TARGET = "_target"
 
 
 class Predictor:
@@ -45,7 +44,7 @@ class Predictor:
         self.inputs = inputs
         self.position = position
         self.names: Sequence[str] = spec.trainer.forward_properties or ()
-        self.targets = {name.removesuffix(_TARGET): name for name in spec.trainer.target_properties or ()}
+        self.targets = {name.removesuffix(TARGET): name for name in spec.trainer.target_properties or ()}
         self.outputs: Mapping[str, str | int] | None = spec.trainer.outputs
         self.batch_size: int = spec.trainer.max_batch_size or spec.trainer.effective_batch_size
         if not self.names:
@@ -115,7 +114,7 @@ class Predictor:
         device = next((tensor.device for tensor in self.model.parameters()), torch.device("cpu"))
         try:
             batch = fetch(indices, EVALUATION_EPOCH)
-            return self.model(**{name: batch[name].to(device) for name in self.names})
+            return self.model(**moved(selected(batch, self.names), device))
         except NoetherError:
             raise
         except Exception as error:
@@ -133,7 +132,7 @@ class Predictor:
             if output.is_floating_point():
                 output = output.to(torch.promote_types(output.dtype, torch.float32))
             converted[field] = self.inputs.data.inverse(
-                self.targets.get(field, f"{field}{_TARGET}"), output, self.inputs.key
+                self.targets.get(field, f"{field}{TARGET}"), output, self.inputs.key
             )
         return converted
 
@@ -143,9 +142,8 @@ class Predictor:
         Raises:
             TrainingError: if it returns neither tensors by name nor one tensor.
         """
-        outputs = parts_by_field(outputs, self.outputs)
-        if isinstance(outputs, Tensor):
-            return {next(iter(self.targets)) if len(self.targets) == 1 else "output": outputs}
+        only = self.targets if len(self.targets) == 1 else ("output",)
+        outputs = of_only_field(parts_by_field(outputs, self.outputs), only)
         named = {}
         if isinstance(outputs, Mapping):
             named = {str(name): value for name, value in outputs.items() if isinstance(value, Tensor)}

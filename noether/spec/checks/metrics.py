@@ -230,7 +230,7 @@ def _read(actor: Actor, prefix: str, wanted: str, flow: MetricFlow) -> Finding |
         owner = flow.owner_of(actor)
         if owner is not None and any(one and wanted.startswith(one) for one in actor.prefixes):
             return Finding(_prefixed(path, wanted, owner), not flow.silent)
-        return _nobody(path, f"reads the metric {quoted(key)}", wanted, flow, inside=prefix, besides=actor)
+        return _unproduced(path, f"reads the metric {quoted(key)}", wanted, flow, inside=prefix, besides=actor)
     if any(one.moment < actor.moment and _covers(one, actor) for one in producers):
         return None
     message, hint = _too_late(actor, producers)
@@ -250,7 +250,7 @@ def schedule_findings(spec: RunSpec, flow: MetricFlow) -> Iterator[Finding]:
             place = (*path, "metric_key") if getattr(config, "metric_key", None) == key else path
             producers = flow.producers(key)
             if not producers:
-                yield _nobody(place, f"follows the metric {quoted(key)}", key, flow)
+                yield _unproduced(place, f"follows the metric {quoted(key)}", key, flow)
             else:
                 yield from _too_rare(spec, config, place, key, producers)
             if getattr(config, "higher_is_better", False) is None and (why := _no_direction(key)) is not None:
@@ -290,7 +290,7 @@ def _prefixed(path: TomlPath, wanted: str, owner: Actor) -> Problem:
     return Problem("unlogged-metric", path, message, hint)
 
 
-def _nobody(
+def _unproduced(
     path: TomlPath, reads: str, key: str, flow: MetricFlow, *, inside: str = "", besides: Actor | None = None
 ) -> Finding:
     """Return the finding that nothing logs a metric, with the metrics that are logged.
@@ -368,7 +368,7 @@ def _expectation(key: str, flow: MetricFlow) -> Iterator[Finding]:
     if flow.producers(key):
         return
     if wanted == key or not flow.producers(wanted):
-        yield _nobody(("expect", key), f"expects the metric {quoted(wanted)}", wanted, flow)
+        yield _unproduced(("expect", key), f"expects the metric {quoted(wanted)}", wanted, flow)
     elif (why := _no_direction(wanted)) is not None:
         hint = f"expect the final value: {quoted(wanted)} = {{ … }}"
         message = f"no best value: the metric {quoted(wanted)} {why}"

@@ -82,7 +82,11 @@ class TrainerResult:
                 losses, count = _tensors(losses)
                 total = functools.reduce(operator.add, losses.values())
                 break
-            total = part if total is None else total + part
+            try:
+                total = part if total is None else total + part
+            except RuntimeError:
+                check_total(part, losses)
+                raise
         if total is None:
             raise _no_loss(losses)
         if type(total) is not Tensor or total.ndim:
@@ -93,10 +97,6 @@ class TrainerResult:
                 hint="give it another name",
             )
         return cls(total, losses, outputs, count)
-
-
-MASK = "mask"
-"""Property of padded batches: bool, shape (batch, points), True for the points that a sample has."""
 
 
 class LossFacts:

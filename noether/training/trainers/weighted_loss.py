@@ -16,13 +16,15 @@ from noether.config.components import CallBackBaseConfig
 from noether.config.discriminated import Discriminated
 from noether.config.parameters import label
 from noether.config.signature import SignatureConfig
-from noether.data.batches import by_field, described
+from noether.data.batches import by_field, described, of_only_field
+from noether.data.collators import MASK
 from noether.data.dataset import gathering, length_of
 from noether.errors import DataError, TrainingError
+from noether.kernel.names import TARGET
 from noether.training.trainers.base import BaseTrainer
 from noether.training.trainers.config import BaseTrainerConfig
 from noether.training.trainers.torch_losses import TorchLoss, is_per_point
-from noether.training.trainers.types import MASK, Counted
+from noether.training.trainers.types import Counted
 
 
 class WeightedLossTrainerConfig(BaseTrainerConfig[CallBackBaseConfig]):
@@ -50,7 +52,7 @@ class WeightedLossTrainerConfig(BaseTrainerConfig[CallBackBaseConfig]):
         if not weights:
             raise ValueError("wrong field_weights: found none, expected at least one field")
         targets = info.data.get("target_properties")
-        without = [field for field in weights if f"{field}_target" not in (targets or ())]
+        without = [field for field in weights if f"{field}{TARGET}" not in (targets or ())]
         if targets and without:
             raise refused(
                 f"unknown fields in field_weights: found {without}, expected fields of target_properties = {targets}",
@@ -71,7 +73,7 @@ class WeightedLossTrainer(BaseTrainer):
     def __init__(self, trainer_config: WeightedLossTrainerConfig, **kwargs: Any) -> None:
         super().__init__(trainer_config, **kwargs)
         self.loss_items: list[tuple[str, float]] = list(trainer_config.field_weights.items())
-        self._comparisons = [(f"{field}_loss", field, f"{field}_target", weight) for field, weight in self.loss_items]
+        self._comparisons = [(f"{field}_loss", field, f"{field}{TARGET}", weight) for field, weight in self.loss_items]
         self._seen: set[str] = set()
         self.track_outputs = trainer_config.track_outputs
         component = component_of(trainer_config.loss_fn)
@@ -148,7 +150,8 @@ class WeightedLossTrainer(BaseTrainer):
     def _by_field(self, output: Any) -> dict[str, Tensor]:
         """Return a model's output by field: one tensor stands for the only field."""
         if isinstance(output, Tensor):
-            return {self.loss_items[0][0]: output} if len(self.loss_items) == 1 else {}
+            named = of_only_field(output, dict(self.loss_items))
+            return named if type(named) is dict else {}
         found: Any = by_field(output)
         if isinstance(found, dict):
             return found
@@ -160,7 +163,7 @@ class WeightedLossTrainer(BaseTrainer):
         )
 
     def _has_counts(self, targets: dict[str, Tensor]) -> bool:
-        """Return True if batches are not all means over as many values, so that each loss needs its count."""
+        """Return True if batches may be means over different numbers of values, so that each loss needs its count."""
         loss = self._torch_loss
         if self.has_masks or loss is None:
             return self.has_masks

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 import tomli_w
+import torch
+
+import noether
 
 CLOUDS = {
     "datasets": {key: {"kind": "lab.batches.Clouds"} for key in ("train", "test")},
@@ -48,6 +51,15 @@ def test_a_batch_may_be_an_object(finish, lab, final_weights, kind):
     assert final_weights(other) == final_weights(plain)
     for key in ("loss/test/total", "rmse/test/y"):
         assert other.metrics[key] == plain.metrics[key]
+
+
+@pytest.mark.parametrize("kind", ["fields", "tuples", "movables"])
+def test_a_model_that_is_trained_on_objects_predicts(finish, lab, kind):
+    run = noether.load_run(finish(clouds(f"lab.batches.{kind}", points=4)).run_dir)
+    x = torch.linspace(0, 1, 12).reshape(1, 4, 3)
+    with torch.no_grad():
+        expected = run.model(x=x)
+    torch.testing.assert_close(run.predict({"x": x})["y"], expected, rtol=0, atol=0)
 
 
 def test_stack_by_name_is_the_run_without_a_collator(finish, final_weights):
