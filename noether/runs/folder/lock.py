@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from noether.checkpoint.durable import storage_error
+from noether.checkpoint.untrusted import open_inside
 from noether.errors import UsageError
 
 _WRITTEN = ("LOCK", "log.txt", "metrics.jsonl", "nonscalars.jsonl")
@@ -39,7 +40,7 @@ class RunLock:
             raise UsageError(f"{self.path.parent} is in use by this process", hint="wait for the end of the other run")
         _require_own_files(self.path.parent)
         try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = open_inside(self.path.parent, self.path.name, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise storage_error(error, self.path) from error
         try:
@@ -78,9 +79,10 @@ def is_locked(run: Path) -> bool:
     path = run.resolve() / "LOCK"
     if path in _HELD:
         return True
-    if not path.is_file():  # only a file can be locked
+    try:
+        descriptor = open_inside(path.parent, path.name)  # for reading: the run may not be ours to write to
+    except OSError:  # only a file can be locked
         return False
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # also if the run is not ours to write to
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:

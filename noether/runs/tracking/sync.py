@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterable, Iterator
@@ -22,7 +21,7 @@ from noether.metrics.feed import in_one_line
 from noether.metrics.spool import description_path, read_description
 from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, TrackerRefusedError
 from noether.runs.folder.lock import RunLock, is_locked
-from noether.runs.folder.run_folder import Attempt, find_run, last_attempt, record_path
+from noether.runs.folder.run_folder import Attempt, find_run, last_attempt, read_record
 from noether.runs.saved_spec import read_part, read_saved_spec, saved_spec_registry
 from noether.runs.tracking.tracking import flattened, tracker_names
 from noether.spec.model import SpecTable
@@ -169,10 +168,7 @@ def _described(paths: PathProvider, end: _End) -> RunDescription:
 
 
 def _first_start(paths: PathProvider) -> float:
-    try:
-        return _time(json.loads(record_path(paths.attempts_path, 1).read_bytes())["started"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0.0
+    return _time(read_record(paths.attempts_path, 1).get("started"))
 
 
 def _time(value: Any) -> float:

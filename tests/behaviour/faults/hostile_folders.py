@@ -60,6 +60,42 @@ FOLDERS = (
 TABLE = dict[str, Any]
 
 
+# The sound run
+
+
+def spec_in(folder: Path) -> TABLE:
+    """Return the spec of the sound run, and write its data into a folder."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    slope = rng.normal(size=(3, 2))
+    for name, samples in (("train", 48), ("test", 13), ("new", 2)):
+        x = rng.normal(size=(samples, 3))
+        labels = {} if name == "new" else {"y_target": (x @ slope).astype("float32")}
+        np.savez(folder / f"{name}.npz", x=x.astype("float32"), **labels)
+    return {
+        "name": "tiny",
+        "device": "cpu",
+        "threads": 1,
+        "datasets": {key: {"kind": "file", "path": str(folder / f"{key}.npz")} for key in ("train", "test")},
+        "model": {"kind": "mlp", "hidden": [8], "optimizer": {"kind": "AdamW", "lr": 0.01}},
+        "trainer": {
+            "kind": "weighted-loss",
+            "max_epochs": 2,
+            "effective_batch_size": 8,
+            "forward_properties": ["x"],
+            "target_properties": ["y_target"],
+            "field_weights": {"y": 1.0},
+            "callbacks": [
+                {"kind": "checkpoint", "id": "checkpoint", "every_n_epochs": 1},
+                {"kind": "offline-loss", "every_n_epochs": 1, "dataset_key": "test"},
+                {"kind": "ema", "every_n_epochs": 1, "target_factors": [0.5]},
+            ],
+        },
+        "trackers": [{"kind": "noop"}],
+    }
+
+
 # Folders
 
 

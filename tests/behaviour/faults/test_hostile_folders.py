@@ -12,7 +12,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import tomli_w
 
@@ -22,11 +21,6 @@ hostile_folders = ModuleType("hostile_folders")
 _LOADER.exec_module(hostile_folders)
 FOLDERS, VERBS = list(hostile_folders.folders()), list(hostile_folders.VERBS)
 SHARDS = 4
-CALLBACKS = [
-    {"kind": "checkpoint", "id": "checkpoint", "every_n_epochs": 1},
-    {"kind": "offline-loss", "every_n_epochs": 1, "dataset_key": "test"},
-    {"kind": "ema", "every_n_epochs": 1, "target_factors": [0.5]},
-]
 SLOW = {"verify-resume", "check --deep"}
 
 
@@ -53,19 +47,15 @@ class Zygote:
         return result
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        """Let the process end, and close its streams."""
+        self._process.communicate()
 
 
-@pytest.fixture
-def zygote(tiny_spec: dict[str, Any], workplace: Path) -> Iterator[Zygote]:
-    tiny_spec["trainer"]["callbacks"] = CALLBACKS
-    for table in tiny_spec["datasets"].values():
-        table["path"] = str(workplace / table["path"])
-    (workplace / "tiny.toml").write_text(tomli_w.dumps(tiny_spec | {"trainer": tiny_spec["trainer"]}))
-    np.savez(workplace / "new.npz", x=np.zeros((2, 3), dtype="float32"))
-    process = Zygote(workplace)
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    folder = tmp_path_factory.mktemp("hostile")
+    (folder / "tiny.toml").write_text(tomli_w.dumps(hostile_folders.spec_in(folder)))
+    process = Zygote(folder)
     yield process
     process.close()
 
@@ -104,16 +94,15 @@ def test_every_verb_works_on_a_sound_folder(zygote: Zygote) -> None:
     refused = {
         verb: (wrong(result), result["code"], result["output"])
         for verb, result in ended.items()
-        if result["code"] != 0 or wrong(result)
+        if result["code"] != (verb == "spec diff") or wrong(result)  # which is 1 if the two differ
     }
     assert not refused, told(refused)
 
 
 def test_no_verb_has_an_effect_beside_the_folder(zygote: Zygote, figures: Callable[..., None]) -> None:
-    """A part of the cases: each folder or each verb is in some of them."""
+    """A few of the cases, each verb in one of them."""
     verbs = [verb for verb in VERBS if verb not in SLOW]
-    cases = [(folder, verbs[7 * number % len(verbs)]) for number, folder in enumerate(FOLDERS)]
-    cases = cases[::4]
+    cases = [(folder, verbs[number % len(verbs)]) for number, folder in enumerate(FOLDERS[::8])]
     found = failures(zygote, cases)
     assert not found, told(found)
     figures("hostile folders", tried=len(cases))
