@@ -100,7 +100,9 @@ def hostile(report: Report) -> str:
 def hostile_folders(report: Report) -> str:
     """Run folders of strangers, tried on the verbs."""
     tried, shown = report.total("hostile folders", "tried"), report.joined("hostile folders", "folders")
-    every = f" of {shown[-1]:.0f} folders × {report.joined('hostile folders', 'verbs')[-1]:.0f} verbs" if shown else ""
+    every = (
+        f" of {shown[-1]:.0f} folders and {report.joined('hostile folders', 'verbs')[-1]:.0f} verbs" if shown else ""
+    )
     return f"0 effects in {tried} cases{every}"
 
 

@@ -209,7 +209,8 @@ def _loss_problem(found: Any) -> str | None:
     except ValueError:  # written in C
         return None if is_of_torch(found) else "names a callable whose signature cannot be read"
     try:
-        signature.bind(input=None, target=None)
+        masks = {"mask": None} if "mask" in signature.parameters else {}  # of the points of padded batches
+        signature.bind(input=None, target=None, **masks)
     except TypeError as error:
         return f"cannot be called as loss(input=..., target=...): {error}"
     return None

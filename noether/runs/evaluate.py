@@ -17,6 +17,9 @@ from noether.checkpoint.state import callback_file
 from noether.config.base import component_of
 from noether.config.components import CallBackBaseConfig, PeriodicDataIteratorCallbackConfig
 from noether.core.callbacks.checkpoint.ema import EmaCallbackConfig
+from noether.core.callbacks.default.online_loss import OnlineLossCallback
+from noether.core.callbacks.default.stability import TrainingStabilityCallback
+from noether.core.callbacks.online.additional_outputs import TrackAdditionalOutputsCallback
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.callbacks.tree import family
 from noether.core.initializers.base import InitializerBase, InitializerConfig
@@ -129,6 +132,8 @@ def _evaluating(configs: Sequence[CallBackBaseConfig], key: str, first: str) -> 
 
 
 FOLDER = "evaluations"
+_FOLLOW_TRAINING = (OnlineLossCallback, TrackAdditionalOutputsCallback, TrainingStabilityCallback)
+"""Their state is that of an unfinished interval of training, which is no metric of an evaluation."""
 _LOG = logging.getLogger("noether.run")
 
 
@@ -277,6 +282,6 @@ class _SavedWeights(InitializerBase):
         states = saved.callbacks()
         paths = resumption_paths(saved)
         for callback in family(trainer.callbacks):
-            if callback.id in states:
+            if callback.id in states and not isinstance(callback, _FOLLOW_TRAINING):
                 callback.load_state_dict(states[callback.id])
             callback.resume_from_checkpoint(paths, model)

@@ -82,3 +82,19 @@ def test_every_exception_is_needed() -> None:
 def test_such_calls_are_found() -> None:
     for text in ("open(p)", "p.open()", "os.open(p, 0)", "p.read_text()", "shutil.copy(a, b)", "a.b.glob('*')"):
         assert list(calls(ast.parse(text))), text
+
+
+PRINT = {
+    "cli/output.py": "escapes control characters",
+    "kernel/compile.py": "names of hooks and ids of callbacks",
+    "runs/execution.py": "one line, escaped",
+}
+
+
+def test_text_is_printed_where_it_is_escaped() -> None:
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        names = (ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+        if {"print", "sys.stdout.write", "sys.stderr.write"} & set(names):
+            found.add(path.relative_to(PACKAGE).as_posix())
+    assert found == PRINT.keys()

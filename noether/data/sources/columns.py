@@ -135,7 +135,12 @@ def _of_table(path: Path, table: Any) -> Columns:
 
     for field in table.schema:
         if nulls := table[field.name].null_count:
-            raise DataError(f"{path}: missing values in {field.name!r}: found {nulls} nulls in {len(table)} rows")
+            first = table[field.name].is_null().index(True).as_py() + 1
+            raise DataError(
+                f"{path}: missing values in {field.name!r}: found {nulls} of {len(table)} rows without one, the first "
+                f"is row {first} below the header",
+                hint="fill them in, or leave these rows out",
+            )
         if not (types.is_integer(field.type) or types.is_floating(field.type) or types.is_boolean(field.type)):
             raise _wrong_type(path, field.name, str(field.type))
     return {name: _from_numpy(path, name, table[name].to_numpy()) for name in table.column_names}

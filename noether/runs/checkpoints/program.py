@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from noether.config.base import component_of
 from noether.data.container import build_dataset
 from noether.data.dataset import length_of
 from noether.data.fetch import fetch_of
@@ -96,6 +97,7 @@ def program_of(run: SavedRun, form: str, *, checkpoint: str, averages: str | Non
     if form == "onnx":
         _require_onnx()
     predictor = run.predictor(checkpoint, averages)
+    _require_stacked(predictor)
     raw = _raw_samples(predictor, run.spec.seed)
     module: nn.Module
     if transforms:
@@ -114,6 +116,16 @@ def program_of(run: SavedRun, form: str, *, checkpoint: str, averages: str | Non
     file = io.BytesIO()
     torch.export.save(program, file)
     return file.getvalue()
+
+
+def _require_stacked(predictor: Predictor) -> None:
+    """Refuse batches that a collator makes: a program takes stacked samples, of one size."""
+    collate = predictor.inputs.config.collate
+    if collate is not None and (kind := component_of(collate).kind) != "stack":
+        raise UsageError(
+            f"a program takes samples of one size: found collate = {kind!r} of the data set {predictor.inputs.key!r}",
+            hint="`noether checkpoint export` without --format writes the weights alone",
+        )
 
 
 def _raw_samples(predictor: Predictor, seed: int) -> dict[str, Tensor]:
@@ -179,8 +191,20 @@ def _onnx(program: torch.export.ExportedProgram, inputs: Mapping[str, Tensor], w
             f"ONNX cannot hold this model: {str(error).splitlines()[0]}", hint="--format torch-export may"
         ) from error
     assert converted is not None, "with dynamo=True it returns the program"
-    data: bytes = converted.model_proto.SerializeToString()
-    session = ReferenceEvaluator(converted.model_proto)
+    model = _with_named_batch(converted.model_proto)
+    data: bytes = model.SerializeToString()
+    session = ReferenceEvaluator(model)
     values = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
     _compare({field: torch.as_tensor(value) for field, value in zip(wanted, values, strict=True)}, wanted)
     return data
+
+
+def _with_named_batch(model: Any) -> Any:
+    """Name the size of a batch `batch`: the exporter invents a name, such as s97, and users read it."""
+    graph = model.graph
+    invented = {value.type.tensor_type.shape.dim[0].dim_param for value in graph.input}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param in invented - {""}:
+                size.dim_param = "batch"
+    return model

@@ -16,7 +16,7 @@ from noether.data.dataset import Batch
 from noether.data.fetch import Fetch
 from noether.data.randomness import EVALUATION_EPOCH
 from noether.errors import DataError, NoetherError, SpecError, TrainingError
-from noether.kernel.names import TARGET, did_you_mean
+from noether.kernel.names import TARGET
 from noether.runs.predict.inputs import Inputs, as_batch
 from noether.spec.model import RunSpec
 from noether.training.trainers.base import BaseTrainer
@@ -100,14 +100,21 @@ class Predictor:
 
     def _require(self, given: Mapping[str, Any]) -> None:
         """Check that everything that a prediction needs is given."""
+        if not isinstance(given, Mapping):
+            raise DataError(
+                f"wrong inputs: found {type(given).__name__}, expected a dict by property",
+                hint=f"the inputs and their shapes are {self._shapes()}; samples of different sizes one at a time",
+            )
         missing = [name for name in self.needed if name not in given]
         if missing:
-            guess = did_you_mean(missing[0], map(str, given)) if len(missing) == 1 else ""
-            shapes = [f"{name}: {('batch', *self.inputs.properties[name].shape)}" for name in self.needed]
             raise DataError(
-                f"missing inputs: found {', '.join(map(str, given)) or 'none'}, expected {', '.join(missing)}.{guess}",
-                hint=f"the inputs and their shapes are {', '.join(shapes)}".replace("'batch'", "batch"),
+                f"missing inputs: found {', '.join(map(str, given)) or 'none'}, expected {', '.join(missing)}",
+                hint=f"the inputs and their shapes are {self._shapes()}",
             )
+
+    def _shapes(self) -> str:
+        shapes = {name: ", ".join(["batch", *map(str, self.inputs.properties[name].shape)]) for name in self.needed}
+        return ", ".join(f"{name}: ({shape})" for name, shape in shapes.items())
 
     def _outputs(self, fetch: Fetch, indices: Tensor, given: Batch) -> Any:
         """Return the outputs of the model for some samples."""

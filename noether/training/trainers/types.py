@@ -109,7 +109,7 @@ class LossFacts:
     """
 
     has_masks = False
-    average: str = "taken as a mean over samples; return Counted(loss, n) for others"
+    average: str = "taken as a mean over samples, unless it returns Counted(loss, n)"
     ignore_index: int | None = None
 
     @classmethod

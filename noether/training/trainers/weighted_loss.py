@@ -89,6 +89,14 @@ class WeightedLossTrainer(BaseTrainer):
         """The loss as one of torch; None for one of the project."""
         return TorchLoss.of(self.loss_fn, ragged=bool(self.data_container.collators))
 
+    @cached_property
+    def _needs_mask(self) -> bool:
+        """True if the loss is one of the project whose parameter `mask` has no default."""
+        if self._torch_loss is not None:
+            return False
+        parameter = inspect.signature(self.loss_fn).parameters.get(MASK)
+        return parameter is not None and parameter.default is inspect.Parameter.empty
+
     @property
     def average(self) -> str:  # type: ignore[override]  # a trainer of a user may assign it
         """The values that the loss is a mean of, in words."""
@@ -166,7 +174,7 @@ class WeightedLossTrainer(BaseTrainer):
         """Return True if batches may be means over different numbers of values, so that each loss needs its count."""
         loss = self._torch_loss
         if self.has_masks or loss is None:
-            return self.has_masks
+            return self.has_masks or self._needs_mask
         names = [name for _, _, name, _ in self._comparisons if isinstance(targets.get(name), Tensor)]
         return not loss.is_plain((targets[name], partial(self._may_ignore, name, loss.ignore_index)) for name in names)
 
@@ -191,6 +199,12 @@ class WeightedLossTrainer(BaseTrainer):
                 self._points = mask, mask.sum()  # one count for all fields
             return self._torch_loss(output, target, mask, None if mask is None or not self._points else self._points[1])
         if mask is None or not is_per_point(target, mask):
+            if self._needs_mask:
+                raise TrainingError(
+                    f"the loss {label(self._own_loss)} needs a mask, and '{field}' has none: found a target of shape "
+                    f"{tuple(target.shape)}, expected a padded batch and a value for each of its points",
+                    hint="give its parameter `mask` the default None, for fields without points",
+                )
             return self.loss_fn(input=output, target=target)
         if MASK not in inspect.signature(self._own_loss).parameters:
             raise TrainingError(

@@ -256,7 +256,8 @@ def test_a_sample_and_a_batch_and_arrays_and_tensors_are_taken(trained):
 
 WRONG = [
     ({}, "found none, expected x"),
-    ({"X": NEW}, "Did you mean 'X'?"),
+    ({"X": NEW}, "found X, expected x"),
+    ([{"x": NEW[0]}], "found list, expected a dict by property"),
     ({"x": NEW[:, :1]}, "found (11, 1), expected (batch, 3)"),
     ({"x": NEW[None]}, "found (1, 11, 3), expected (batch, 3)"),
     ({"x": np.ones((4, 5))}, "(3,)"),

@@ -334,7 +334,7 @@ def folders() -> dict[str, Callable[[Path, Path], object]]:
 
 # Verbs
 
-RUN = "download/runs/a"
+RUN = "download/runs/a\x1b[2J\nerror: fine\x9b31m"
 VERBS: dict[str, list[str]] = {
     "eval": ["eval", RUN],
     "predict": ["predict", RUN, "--data", "new.npz", "--out", "out.npz"],
@@ -505,7 +505,9 @@ def tried(folder: str, verb: str, sound: Path, case: Path) -> dict[str, Any]:
     """Carry out a verb on a folder in a child; return how it ended."""
     built(folder, sound, case)
     if verb == "run --resume auto":
-        (case / "runs").symlink_to("download/runs")  # a folder of runs on another disk is a link
+        (case / "elsewhere").mkdir()
+        (case / "elsewhere/a").symlink_to(case / RUN)  # a run, and the folder of runs, may be links to another disk
+        (case / "runs").symlink_to("elsewhere")
     before = list(remains(case))
     told, tell = os.pipe()
     with tempfile.TemporaryFile() as said:

@@ -32,6 +32,24 @@ def test_padded_batches_train_with_a_mask(finish, lab, collate, workers):
     assert outcome.metrics["rmse/test/y"] > 0
 
 
+def test_a_loss_of_valid_points_has_the_mask_and_its_options_whatever_the_size_of_a_batch(finish, lab):
+    loss = {"kind": "lab.losses.of_points", "power": 2.0}
+    settings = clouds("pad", properties=("x", "mask"), samples=15) | {"trainer.max_epochs": 1}
+    whole = finish(settings | {"trainer.loss_fn": "mse"}).metrics
+    parts = finish(settings | {"trainer.loss_fn": loss, "trainer.max_batch_size": 1}).metrics
+    for key in ("loss/online/total", "loss/test/total", "rmse/test/y"):
+        assert parts[key] == pytest.approx(whole[key], rel=1e-5)
+
+
+def test_a_loss_of_valid_points_is_refused_for_batches_without_a_mask(noether_command, tiny_spec, lab):
+    tiny_spec["trainer"]["loss_fn"] = "lab.losses.of_points"
+    lab.parent.joinpath("unpadded.toml").write_text(tomli_w.dumps({"spec": 1, **tiny_spec}))
+    ended = noether_command("check", "unpadded.toml", "--deep")
+    assert ended.code == 2
+    assert "forward-failed" in ended.err
+    assert "default None" in ended.err
+
+
 def test_concatenated_batches_train_with_an_index(finish, lab):
     outcome = finish(clouds("concat", properties=("x", "batch_index")))
     assert outcome.metrics["rmse/test/y"] > 0

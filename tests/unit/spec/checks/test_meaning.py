@@ -154,10 +154,10 @@ def test_an_unlogged_metric_is_reported_with_the_nearest_one(refused):
     assert "Did you mean 'loss/test/total'?" in found.text
 
 
-def test_no_hint_suggests_a_metric_of_the_callback_itself(refused):
+def test_no_hint_suggests_a_metric_that_a_reader_makes_of_the_missing_one(refused):
     follows = {"kind": "best-checkpoint", "every_n_epochs": 1, "metric_key": "loss/val/total"}
-    found = refused({"trainer.callbacks": [follows]})
-    assert found.codes == ["unlogged-metric trainer.callbacks.0.metric_key"]
+    found = refused({"trainer.callbacks": [follows, watch("loss/val/total")]})
+    assert found.codes == [f"unlogged-metric trainer.callbacks.{number}.metric_key" for number in (0, 1)]
     assert "loss/val/total/best" not in found.text
 
 
