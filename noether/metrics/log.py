@@ -214,6 +214,12 @@ class LogWriter:
         for record in self.metrics_file.read():
             self._summary.add(record.metrics)
 
+    def require_own(self, check: Callable[[], object]) -> None:
+        """Call `check` before a file is opened or cut; it raises an error if the run has another owner."""
+        for file in (self.metrics_file, self._nonscalars_file):
+            if file is not None:
+                file.require_own = check
+
     def close(self) -> None:
         """Close the files; a round that was not flushed is lost."""
         for file in (self.metrics_file, self._nonscalars_file):

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -96,10 +96,15 @@ class AppendOnlyFile:
 
     Args:
         path: The file; its folder exists.
+
+    Attributes:
+        require_own: Raises an error if the run is not that of this process any more; called before the file is opened
+            or cut.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.require_own: Callable[[], object] = _always_own
         self.offset = _end_of_last_line(path)
         self._file: BinaryIO | None = None
 
@@ -131,6 +136,7 @@ class AppendOnlyFile:
                 hint="restore the file from a backup, or start a new run from the checkpoint's weights",
             )
         if offset < self.offset:
+            self.require_own()
             try:
                 os.truncate(self.path, offset)
             except OSError as error:
@@ -167,6 +173,7 @@ class AppendOnlyFile:
 
     def _open(self) -> BinaryIO:
         if self._file is None:
+            self.require_own()
             self._file = self.path.open("ab", buffering=0)
             if os.fstat(self._file.fileno()).st_size > self.offset:
                 self._file.truncate(self.offset)
@@ -179,6 +186,10 @@ class AppendOnlyFile:
                 self._file.truncate(self.offset)
             except OSError:
                 self.close()
+
+
+def _always_own() -> None:
+    """Take a run for that of this process."""
 
 
 def _end_of_last_line(path: Path) -> int:

@@ -83,6 +83,7 @@ class Execution:
         self.allow_spec_change = allow_spec_change
         self.quiet = quiet
         self.folder = RunFolder(paths)
+        self.lock = RunLock(paths.run_path)
 
     def run(self) -> Outcome:
         """Train; return the outcome.
@@ -103,12 +104,16 @@ class Execution:
                     if self._has_ended(run, former, saved):
                         return self._nothing_to_do(saved)
                     state = Continuation(saved, same_spec=former.is_same_training(saved.checkpoint))
+                if continues:
+                    self._guard(run)
                 self.prepared.ready(run, state=state)
                 if continues and saved is None:
                     self._clear_for_new_beginning(run)
             if not continues:
                 self.folder.create()
-                stack.enter_context(RunLock(self.paths.run_path))
+                stack.enter_context(self.lock)
+                self.folder.require_new()
+                self._guard(run)
             stack.enter_context(run.trainer.signals)  # until the end of the run is recorded
             self._begin(run, saved)
             with console(self.paths.log_path, quiet=self.quiet):
@@ -126,13 +131,17 @@ class Execution:
                 hint="--resume auto begins a run that does not exist yet",
             )
         if self.resume == NONE:
-            with RunLock(self.paths.run_path):
-                pass
-            aside = move_run_aside(self.paths)
+            with self.lock:
+                aside = move_run_aside(self.paths)
             _LOG.info("the former run was moved to %s", aside)
             return False
-        stack.enter_context(RunLock(self.paths.run_path))
+        stack.enter_context(self.lock)
         return True
+
+    def _guard(self, run: Run) -> None:
+        """Let each commit, and each file that is opened or cut, check first that the run is still its own."""
+        run.trainer.checkpoint_writer.folder.require_own = self.lock.require_own
+        run.trainer.log_writer.require_own(self.lock.require_own)
 
     def _saved_state(self) -> SavedState | None:
         """Return the state to continue with; None if nothing was saved yet, and the run starts anew.
@@ -163,6 +172,7 @@ class Execution:
 
     def _clear_for_new_beginning(self, run: Run) -> None:
         """Discard the metrics of an earlier attempt, and move aside partial saves, from which no run can continue."""
+        self.lock.require_own()
         run.trainer.log_writer.load_state_dict({"metrics": 0, "nonscalars": 0})
         move_newer_aside(self.paths, -1)
 
@@ -257,7 +267,8 @@ class Execution:
     def _finish(self, run: Run, outcome: Outcome, tracking: Tracking) -> Outcome:
         """Report the outcome to plugins, run folder and trackers; return it, FAILED if a required tracker failed."""
         reason = run.trainer.stop_reason if outcome.error is None else describe(outcome.error)
-        if outcome.error is not None:
+        is_own = self.lock.is_own()
+        if outcome.error is not None and is_own:
             self._keep_in_log(outcome.error)
         dispatch = run.trainer.dispatch or compile_dispatch(self.prepared.plugins)
         if dispatch.run_finished is not None and run.trainer.signals.count <= 1:
@@ -266,6 +277,8 @@ class Execution:
             except BaseException as error:  # the outcome of training stays true
                 _LOG.warning("%s", describe(error))
         run.trainer.log_writer.close()
+        if not is_own:  # another process may write in the folder, and may deliver it
+            return outcome
         self._record_end(outcome.status, reason)
         if outcome.status != "FINISHED" and not run.trainer.update_counter.is_finished:
             self._say_how_to_continue(run, outcome)

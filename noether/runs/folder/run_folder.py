@@ -20,10 +20,14 @@ from noether.checkpoint.durable import make_folder, make_folders, replace_file, 
 from noether.checkpoint.paths import PathProvider
 from noether.errors import UsageError
 from noether.kernel.names import did_you_mean
+from noether.runs.folder.lock import NAME as LOCK
+from noether.runs.folder.lock import holder_of, in_use
 
 RUN = "run.json"
 SAMPLES = "samples"
 """Key in `run.json` of the properties of the first training sample before its transforms."""
+_BEFORE_THE_FIRST_UPDATE = frozenset({LOCK})
+"""Names in the folder of a run that a process has made and locked, if that was killed before it began the run."""
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -175,10 +179,10 @@ class RunFolder:
         return self.paths.attempts_path / f"{self.attempt - 1:04d}.resolved.toml"
 
     def create(self) -> None:
-        """Make the folder; two runs never share one.
+        """Make the folder, or take one in which a killed process began nothing; two runs never share one.
 
         Raises:
-            UsageError: if a run of this id exists.
+            UsageError: if a run of this id exists, or another process begins it.
             StorageError: if the disk refuses.
         """
         try:
@@ -189,12 +193,24 @@ class RunFolder:
                 raise UsageError(
                     f"{self.paths.output_path} is a file, expected a folder for runs", hint="let `output` name a folder"
                 ) from error
-            raise UsageError(
-                f"{error.filename} exists already",
-                hint="continue it with --resume auto, choose another --run-id, or leave it out for a new one",
-            ) from error
+            if (holder := holder_of(self.paths.run_path)) is not None:
+                raise in_use(self.paths.run_path, holder) from error
+            self.require_new()
         except OSError as error:
             raise storage_error(error, self.paths.run_path) from error
+
+    def require_new(self) -> None:
+        """Check that nothing was written to the folder: a process may have come first, and ended since.
+
+        Raises:
+            UsageError: if the run has begun.
+        """
+        path = self.paths.run_path
+        if not path.is_dir() or not {entry.name for entry in path.iterdir()} <= _BEFORE_THE_FIRST_UPDATE:
+            raise UsageError(
+                f"{path} exists already",
+                hint="continue it with --resume auto, choose another --run-id, or leave it out for a new one",
+            )
 
     def write_run(self, facts: Mapping[str, Any]) -> None:
         """Write `run.json` once: the facts of a run that never change, with its versions and machine."""

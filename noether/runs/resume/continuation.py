@@ -146,6 +146,7 @@ class Continuation(InitializerBase):
         trainer.restore_state(model, self.saved.checkpoint, self.saved.state)
         assert isinstance(trainer, BaseTrainer), "runs are assembled with one"
         verify_restored(trainer, model, self.saved.checkpoint, same_spec=self.same_spec)
+        trainer.checkpoint_writer.folder.require_own()
         move_newer_aside(trainer.path_provider, self.saved.state.update)
 
 
