@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
+import shutil
 from pathlib import Path
 
 from noether.checkpoint import durable
@@ -158,6 +160,42 @@ def read_file(folder: Path, manifest: Manifest, name: str) -> bytes:
     if FileRecord.of(data) != manifest.files[name]:
         raise CheckpointError(f"the checkpoint {folder} is damaged: {name} is not what was saved")
     return data
+
+
+DAMAGED = "damaged"
+"""Folder in a run folder with what was damaged in it."""
+_KEPT_DAMAGED = 8
+
+
+def set_aside(run: Path, path: Path, *, stays: bool = False) -> Path:
+    """Keep a damaged file or folder of a run in its folder `damaged/`, where the newest stay; return its path.
+
+    Args:
+        run: Folder of the run.
+        path: A file or folder in it.
+        stays: Leave the file in its place as well, until it is replaced.
+
+    Raises:
+        StorageError: if the disk refuses, or `damaged` is not a folder.
+    """
+    folder = run / DAMAGED
+    try:
+        if folder.is_symlink():  # of a stranger: it may lead anywhere
+            raise NotADirectoryError(errno.ENOTDIR, "it is a link")
+        durable.make_folders(folder)
+        kept = sorted(folder.iterdir())
+        number = max((int(found[0]) for entry in kept if (found := re.match("[0-9]{4,9}", entry.name))), default=0) + 1
+        target = folder / f"{number:04d}-{'-'.join(path.relative_to(run).parts)}"
+        if stays:
+            shutil.copyfile(path, target)
+        else:
+            durable.rename(path, target)
+        for old in kept[: 1 - _KEPT_DAMAGED]:
+            durable.remove_tree(old)
+        durable.sync_folder(folder)
+    except OSError as error:
+        raise durable.storage_error(error, folder) from error
+    return target
 
 
 def sweep_leftovers(checkpoints: Path) -> None:

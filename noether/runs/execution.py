@@ -7,6 +7,7 @@ import logging
 import shlex
 import signal
 import traceback
+from collections.abc import Iterable
 from contextlib import ExitStack
 from functools import partial
 
@@ -37,7 +38,8 @@ from noether.runs.resume.continuation import (
     move_newer_aside,
     move_run_aside,
 )
-from noether.runs.saved_spec import PROJECT, write_saved_spec
+from noether.runs.resume.repair import repair
+from noether.runs.saved_spec import PROJECT, SPEC_SHA256, write_saved_spec
 from noether.runs.tracking.tracking import Tracking, flattened, until_stopped
 from noether.spec.describe.fields import components_in
 from noether.spec.model import resolved_tables
@@ -65,6 +67,7 @@ class Execution:
         resume: Action if the run exists; see `noether.run`.
         allow_spec_change: Continue although changes of the spec alter training.
         quiet: Print warnings and errors only.
+        repairs: Lines on damaged files of the run that were repaired before.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Execution:
         resume: str | None = None,
         allow_spec_change: bool = False,
         quiet: bool = False,
+        repairs: Iterable[str] = (),
     ) -> None:
         self.prepared = prepared
         self.loaded = prepared.loaded
@@ -83,7 +87,8 @@ class Execution:
         self.allow_spec_change = allow_spec_change
         self.quiet = quiet
         self.folder = RunFolder(paths)
-        self.lock = RunLock(paths.run_path)
+        self.lock = RunLock(paths.run_path, mends=True)
+        self.repairs = list(repairs)
 
     def run(self) -> Outcome:
         """Train; return the outcome.
@@ -95,11 +100,13 @@ class Execution:
         with ExitStack() as stack:
             continues = self._take_over(stack)
             with kept_for_console() as said:
+                for line in self.repairs:
+                    _LOG.warning("damaged: %s", line)
                 trackers = self.prepared.trackers()
                 saved = self._saved_state() if continues else None
                 run = self.prepared.assemble(self.paths, trackers=trackers)
                 state: Continuation | None = None
-                former = self._compared(run) if continues else None
+                former = self._compared(run, saved) if continues else None
                 if former is not None and saved is not None:
                     if self._has_ended(run, former, saved):
                         return self._nothing_to_do(saved)
@@ -136,6 +143,7 @@ class Execution:
             _LOG.info("the former run was moved to %s", aside)
             return False
         stack.enter_context(self.lock)
+        self.repairs += repair(self.paths)
         return True
 
     def _guard(self, run: Run) -> None:
@@ -155,11 +163,11 @@ class Execution:
             _LOG.info("the run has no checkpoint yet, so it starts anew")
         return saved
 
-    def _compared(self, run: Run) -> FormerRun:
+    def _compared(self, run: Run, saved: SavedState | None) -> FormerRun:
         """Refuse a spec that alters training; warn of changes that alter the last bits."""
-        former = FormerRun(self.folder, run.spec)
+        former = FormerRun(self.folder, run.spec, run.trainer.checkpoint_writer.spec_sha256)
         if not self.allow_spec_change:
-            former.require_same_mathematics()
+            former.require_same_mathematics(saved.checkpoint if saved else None)
         if changes := former.inexact_changes():
             _LOG.warning("the run continues, but its last bits will differ: %s", "; ".join(changes))
         return former
@@ -186,11 +194,13 @@ class Execution:
 
     def _begin(self, run: Run, saved: SavedState | None) -> None:
         """Record the attempt, the spec and the facts of the run."""
-        self.folder.begin_attempt(resumed_from=saved.checkpoint.folder.name if saved else None)
+        sha256 = run.trainer.checkpoint_writer.spec_sha256
+        resumed_from = saved.checkpoint.folder.name if saved else None
+        self.folder.begin_attempt(resumed_from=resumed_from, **{SPEC_SHA256: sha256})
         write_saved_spec(self.paths, self.loaded.source_text, run.resolved, former=self.folder.former_spec_path)
         self.folder.write_run(
             {
-                "spec_sha256": run.trainer.checkpoint_writer.spec_sha256,
+                SPEC_SHA256: sha256,
                 PROJECT: str(self.loaded.project_folder),
                 SAMPLES: run.data.raw_properties(),
             }

@@ -38,18 +38,20 @@ class RunLock:
 
     Args:
         run: Folder of the run.
+        mends: Accept files of another type in the places of log and metrics; the caller sets them aside.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, *, mends: bool = False) -> None:
         self.run = run.absolute()
         self.path = run.resolve() / NAME
+        self._mends = mends
         self._descriptor: int | None = None
         self._file = self._folder = (0, 0)
 
     def __enter__(self) -> RunLock:
         if any(lock.path == self.path for lock in _locks):
             raise UsageError(f"{self.path.parent} is in use by this process", hint="wait for the end of the other run")
-        _require_own_files(self.path.parent)
+        _require_own_files(self.path.parent, of_any_type=self._mends)
         try:
             self._descriptor = _opened(self.path.parent, os.O_RDWR | os.O_CREAT)
         except OSError as error:
@@ -223,7 +225,7 @@ def _release_in_child() -> None:
 os.register_at_fork(after_in_child=_release_in_child)
 
 
-def _require_own_files(run: Path) -> None:
+def _require_own_files(run: Path, *, of_any_type: bool) -> None:
     """Check that the files in which Noether goes on writing are files of this folder: it may come from a stranger.
 
     Raises:
@@ -233,7 +235,7 @@ def _require_own_files(run: Path) -> None:
         place = Path(os.path.realpath(path))  # unlike resolve, it takes a loop of links
         if not place.is_relative_to(run):
             raise UsageError(f"{path} leads out of the run folder, to {place}", hint="copy the file into the run")
-        if path.exists() and not path.is_file():
+        if path.exists() and not path.is_file() and not of_any_type:
             raise _irregular(path)
 
 

@@ -9,7 +9,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from noether.checkpoint.durable import make_folder, make_folders, replace_file, storage_error
-from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.paths import PathProvider, checkpoint_folders
 from noether.errors import UsageError
 from noether.kernel.names import did_you_mean
 from noether.runs.folder.lock import NAME as LOCK
@@ -53,18 +53,20 @@ def checked_run_id(run_id: str) -> str:
     return run_id
 
 
-def find_run(run: str | Path, output: str | Path = "runs") -> PathProvider:
+def find_run(run: str | Path, output: str | Path = "runs", *, without_record: bool = False) -> PathProvider:
     """Return the paths of a run that exists.
 
     Args:
         run: Folder of the run, or its id below `output`.
         output: Folder that holds one folder a run.
+        without_record: Take a folder with checkpoints although its `run.json` is missing; repair it before anything
+            else is read, because that file marks the folder as one that holds data and no code.
 
     Raises:
         UsageError: if there is no such run.
     """
     for folder in (Path(run), Path(output) / run):
-        if _is_run(folder):
+        if _is_run(folder) or (without_record and _has_checkpoints(folder)):
             folder = folder.resolve()
             return PathProvider(folder.parent, folder.name)
     if os.path.isdir(run):  # noqa: PTH112  # does not raise, whatever the name
@@ -84,6 +86,13 @@ def _is_run(folder: Path) -> bool:
     try:
         return (folder / RUN).is_file()
     except (OSError, ValueError):  # such as a name that is too long
+        return False
+
+
+def _has_checkpoints(folder: Path) -> bool:
+    try:
+        return bool(checkpoint_folders(folder / "checkpoints"))
+    except (OSError, ValueError):
         return False
 
 
@@ -115,15 +124,25 @@ def record_path(attempts: Path, number: int) -> Path:
 
 def last_attempt(attempts: Path) -> Attempt | None:
     """Return the newest attempt at a run, None if there was none; an unreadable record counts as one."""
+    return next(recent_attempts(attempts), None)
+
+
+def recent_attempts(attempts: Path) -> Iterator[Attempt]:
+    """Yield the newest attempts at a run, the last one first; an unreadable record is empty."""
     numbers = [int(path.stem) for path in attempts.glob("*.json") if path.stem.isdecimal()]
-    if not numbers:
-        return None
-    number = max(numbers)
+    for number in sorted(numbers, reverse=True)[:_RECENT]:
+        yield Attempt(number, _record(attempts, number))
+
+
+_RECENT = 20
+
+
+def _record(attempts: Path, number: int) -> dict[str, Any]:
     try:
         record = json.loads(record_path(attempts, number).read_bytes())
     except (OSError, ValueError, RecursionError):
         record = {}
-    return Attempt(number, record if isinstance(record, dict) else {})
+    return record if isinstance(record, dict) else {}
 
 
 # The environment, on which the exact bytes of a run depend beside its spec
@@ -214,7 +233,9 @@ class RunFolder:
 
     def write_run(self, facts: Mapping[str, Any]) -> None:
         """Write `run.json` once: the facts of a run that never change, with its versions and machine."""
-        if (self.paths.run_path / RUN).exists():
+        path = self.paths.run_path / RUN
+        record = self._run_record() if path.exists() else {}
+        if path.exists() and (not record or record.keys() >= facts.keys()):
             return
         body = {
             "format": 1,
@@ -222,14 +243,19 @@ class RunFolder:
             "created": time.time(),
             "environment": environment(),
             **facts,
+            **record,
         }
-        _write_json(self.paths.run_path / RUN, body)
+        _write_json(path, body)
 
     def recorded_environment(self) -> dict[str, Any]:
         """Return the versions and the machine with which the run began; empty if they cannot be read."""
+        found = self._run_record().get("environment")
+        return found if isinstance(found, dict) else {}
+
+    def _run_record(self) -> dict[str, Any]:
         try:
-            found = json.loads((self.paths.run_path / RUN).read_bytes())["environment"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            found = json.loads((self.paths.run_path / RUN).read_bytes())
+        except (OSError, ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 

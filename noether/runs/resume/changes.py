@@ -117,6 +117,7 @@ class FormerRun:
     Args:
         folder: The run folder, before the next attempt writes to it.
         spec: Spec of the next attempt, with the sizes that the data decide.
+        sha256: Hash of its text.
 
     Attributes:
         saved: The resolved spec of the last attempt; None if its process died before it wrote one.
@@ -124,21 +125,31 @@ class FormerRun:
         now: Tables of `spec`.
     """
 
-    def __init__(self, folder: RunFolder, spec: RunSpec) -> None:
+    def __init__(self, folder: RunFolder, spec: RunSpec, sha256: str) -> None:
         self.folder = folder
+        self.sha256 = sha256
         self.saved = read_saved_spec(folder.paths) if has_saved_spec(folder.paths) else None
         self.before = self.saved.tables if self.saved is not None else {}
         self.now = resolved_tables(spec)
         self._changed = [change.key for change in differences(self.before, self.now)]
 
-    def require_same_mathematics(self) -> None:
+    def require_same_mathematics(self, checkpoint: SavedCheckpoint | None) -> None:
         """Refuse a spec that alters training.
+
+        Args:
+            checkpoint: The checkpoint to continue from. If the spec of the run is lost, its hash is compared.
 
         Raises:
             UsageError: if it does; the message shows every such difference.
         """
         if self.before:
             require_same_mathematics(self.before, self.now)
+        elif checkpoint is not None and checkpoint.manifest.spec_sha256 not in ("", self.sha256):
+            raise UsageError(
+                "resume refused: the resolved spec of the run is lost, and this spec is not the one that "
+                f"{checkpoint.folder.name} was saved with",
+                hint="give the spec of the run, or add --allow-spec-change if you know that training is the same",
+            )
 
     def inexact_changes(self) -> list[str]:
         """Return the changes of machine and spec that alter the last bits only."""

@@ -162,4 +162,4 @@ def final_metrics(paths: PathProvider) -> dict[str, float]:
 
 
 def _records(paths: PathProvider) -> Iterator[MetricRecord]:
-    return MetricsFile(paths.metrics_path).read()
+    return MetricsFile(paths.metrics_path).read(skips_damaged=True)
