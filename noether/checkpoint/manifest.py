@@ -15,7 +15,7 @@ from noether.errors import CheckpointError, TrainingError
 from noether.kernel.names import are_path_parts
 
 FORMAT = 2
-"""Format 1, which is still read, has no `logs`, and no spec among the files."""
+"""Format 1, which is still read, has no `facts`, no `logs`, and no spec among the files."""
 NAME = "manifest.json"
 MAX_BYTES = 2 << 20
 """Enough for about 10,000 files, names and tied weights; a larger manifest is not read."""
@@ -34,6 +34,7 @@ class Manifest:
         resumable: True if a run can be resumed from it.
         finite: True if all its weights are finite; retention keeps the newest checkpoint that is finite and resumable.
         written_by: The version of Noether that wrote it.
+        facts: Facts of the run beside its spec that a resume compares: digests of values and of source files, versions.
         logs: Files of the run that grow, such as `metrics.jsonl`: size and hash of what had been written by then.
     """
 
@@ -49,6 +50,7 @@ class Manifest:
     resumable: bool = True
     finite: bool = True
     written_by: str = ""
+    facts: dict[str, str] = field(default_factory=dict)
     logs: dict[str, FileRecord] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -84,7 +86,7 @@ class Manifest:
         if stated != _digest(body):
             raise ValueError("the manifest does not match its own hash")
         _require_known_format(body)
-        body.setdefault("logs", {})
+        body = {"facts": {}, "logs": {}, **body}
         require_manifest_shape(body)
         files = {name: FileRecord(**record) for name, record in body.pop("files").items()}
         names = {name: NamedCheckpoint(**named) for name, named in body.pop("names").items()}
@@ -222,6 +224,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "resumable": lambda value: isinstance(value, bool),
     "finite": lambda value: isinstance(value, bool),
     "written_by": _is_text,
+    "facts": _table_of(_is_text, _is_text),
     "logs": _table_of(are_path_parts, _is_record),
     "format": _is_count,
 }

@@ -45,6 +45,7 @@ class CheckpointWriter:
         keep_every: Keep checkpoints whose update is a multiple of it; None for no such checkpoints.
         policy: Policy after a failed save.
         asynchronous: Train on while a save, except the last one, is written. At most one is in flight.
+        facts: As in `Manifest`.
         queue: The request since the last boundary, and the save in flight.
         names: Names given to checkpoints of this run, with their targets.
         last_committed: The checkpoint that was written last.
@@ -58,6 +59,7 @@ class CheckpointWriter:
         self.asynchronous = False
         self.folder = CheckpointFolder(path_provider.checkpoint_path)
         self.spec, self.spec_sha256 = b"", spec_sha256
+        self.facts: dict[str, str] = {}
         self.queue = SaveQueue()
         self.names: dict[str, NamedCheckpoint] = {}
         self.last_committed: Path | None = None
@@ -244,6 +246,7 @@ class CheckpointWriter:
             parent=self._parent,
             resumable=request.is_whole,
             written_by=_version(),
+            facts=self.facts,
             logs=dict(state.logs),
         )
         weights = [value for value in state.model.values() if isinstance(value, Tensor)] if request.weights else ()

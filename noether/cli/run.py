@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from noether.checkpoint.paths import shown_path
-from noether.cli.options import AllowSpecChange, Quiet, ShowTraceback, Spec, SpecOptions
+from noether.cli.options import AllowSpecChange, Quiet, ShowTraceback, Spec, SpecOptions, StrictCode
 from noether.cli.output import print_error, print_problem
 from noether.config.secrets import masked_traceback
 from noether.errors import NoetherError
@@ -41,6 +41,7 @@ def run(
     run_id: RunId = None,
     resume: IfExists = None,
     allow_spec_change: AllowSpecChange = False,
+    strict_code: StrictCode = False,
     quiet: Quiet = False,
     show_traceback: ShowTraceback = False,
     trace_hooks: TraceHooks = False,
@@ -59,6 +60,7 @@ def run(
             run_id=run_id,
             resume=resume,
             allow_spec_change=allow_spec_change,
+            strict_code=strict_code,
             plugins=options.plugins,
             trust=options.trusted,
             quiet=quiet,

@@ -26,7 +26,7 @@ from noether.runs.folder.run_folder import SAMPLES, RunFolder
 from noether.runs.outcome import EXIT_CODE, Outcome, describe
 from noether.runs.prepare import Preparation, Run
 from noether.runs.process_state import shares_generators
-from noether.runs.resume.changes import FormerRun
+from noether.runs.resume.changes import FormerRun, facts_of
 from noether.runs.resume.continuation import (
     AUTO,
     NONE,
@@ -66,6 +66,7 @@ class Execution:
         paths: Paths of the run.
         resume: Action if the run exists; see `noether.run`.
         allow_spec_change: Continue although changes of the spec alter training.
+        strict_code: Refuse to continue if code, plugins or data have changed.
         quiet: Print warnings and errors only.
         repairs: Lines on damaged files of the run that were repaired before.
     """
@@ -77,6 +78,7 @@ class Execution:
         *,
         resume: str | None = None,
         allow_spec_change: bool = False,
+        strict_code: bool = False,
         quiet: bool = False,
         repairs: Iterable[str] = (),
     ) -> None:
@@ -84,7 +86,7 @@ class Execution:
         self.loaded = prepared.loaded
         self.paths = paths
         self.resume = resume
-        self.allow_spec_change = allow_spec_change
+        self.allow_spec_change, self.strict_code = allow_spec_change, strict_code
         self.quiet = quiet
         self.folder = RunFolder(paths)
         self.lock = RunLock(paths.run_path, mends=True)
@@ -106,6 +108,10 @@ class Execution:
                 saved = self._saved_state() if continues else None
                 run = self.prepared.assemble(self.paths, trackers=trackers)
                 state: Continuation | None = None
+                writer = run.trainer.checkpoint_writer
+                writer.facts = facts_of(
+                    run.spec, self.prepared.plugins, saved.checkpoint.manifest.facts if saved else None
+                )
                 former = self._compared(run, saved) if continues else None
                 if former is not None and saved is not None:
                     if self._has_ended(run, former, saved):
@@ -164,10 +170,15 @@ class Execution:
         return saved
 
     def _compared(self, run: Run, saved: SavedState | None) -> FormerRun:
-        """Refuse a spec that alters training; warn of changes that alter the last bits."""
-        former = FormerRun(self.folder, run.spec, run.trainer.checkpoint_writer.spec_sha256)
+        """Refuse a spec that alters training; warn of changed code, and of changes that alter the last bits."""
+        writer, checkpoint = run.trainer.checkpoint_writer, saved.checkpoint if saved else None
+        former = FormerRun(self.folder, run.spec, writer.spec_sha256, writer.facts, checkpoint)
+        if self.strict_code:
+            former.require_same_code()
         if not self.allow_spec_change:
-            former.require_same_mathematics(saved.checkpoint if saved else None)
+            former.require_same_mathematics()
+        if changed := former.code_changes():
+            _LOG.warning("the run continues with other code or data, so it may end otherwise: %s", "; ".join(changed))
         if changes := former.inexact_changes():
             _LOG.warning("the run continues, but its last bits will differ: %s", "; ".join(changes))
         return former

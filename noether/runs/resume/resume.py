@@ -12,8 +12,8 @@ from noether.runs.folder.lock import is_locked
 from noether.runs.folder.run_folder import RUN, RunFolder, environment_changes, find_run, last_attempt
 from noether.runs.launch import start
 from noether.runs.outcome import Outcome
-from noether.runs.resume.changes import refused_changes, shown
-from noether.runs.resume.continuation import AUTO, find_state, lost_updates
+from noether.runs.resume.changes import VALUE, changed_facts, code_changes, facts_of, refused_changes, shown
+from noether.runs.resume.continuation import AUTO, SavedState, find_state, lost_updates
 from noether.runs.resume.repair import damages, repair_run
 from noether.runs.saved_spec import load_saved_spec, noting_missing_code
 from noether.spec.diff import differences
@@ -87,7 +87,8 @@ def preview(
         CheckpointError: if there is no such checkpoint, or none that is sound.
     """
     paths = find_run(run, output, without_record=True)
-    lines = [f"run         {paths.run_path}", *_attempts(paths), *_position(paths, checkpoint)]
+    saved = find_state(paths, checkpoint)
+    lines = [f"run         {paths.run_path}", *_attempts(paths), *_position(paths, saved)]
     damaged = damages(paths)
     lines += [f"damaged     {damage}" for damage in damaged]
     if {damage.path for damage in damaged} & {paths.run_path / RUN, paths.resolved_spec_path}:
@@ -101,6 +102,13 @@ def preview(
     if refused:
         lines.append("            these changes alter training and need --allow-spec-change: ")
         lines += [f"            {change.key}" for change in refused]
+    if saved is not None:
+        recorded = saved.checkpoint.manifest.facts
+        facts = facts_of(now.spec, (), recorded)
+        lines += [
+            f"spec        {key}: another value of the environment" for key in changed_facts(recorded, facts, VALUE)
+        ]
+        lines += [f"code        {line}" for line in code_changes(recorded, facts)]
     machine = environment_changes(RunFolder(paths).recorded_environment())
     return lines + ([f"machine     {line}" for line in machine] or ["machine     as it was"])
 
@@ -112,8 +120,7 @@ def _attempts(paths: PathProvider) -> list[str]:
     return [f"attempts    {last.number}, the last one ended as {last.status}"] if last else []
 
 
-def _position(paths: PathProvider, checkpoint: str) -> list[str]:
-    saved = find_state(paths, checkpoint)
+def _position(paths: PathProvider, saved: SavedState | None) -> list[str]:
     if saved is None:
         return ["begins      anew: it has no checkpoint yet"]
     if saved.state.trainer.get("ended"):
