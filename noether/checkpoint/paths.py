@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import re
+from functools import partial
 from pathlib import Path
 
 from noether.checkpoint import durable
 from noether.checkpoint.manifest import MAX_BYTES, NAME, FileRecord, Manifest, NewerFormatError
-from noether.checkpoint.untrusted import NotPlainError, is_folder, names_inside, read_untrusted
+from noether.checkpoint.untrusted import NotPlainError, is_folder, names_inside, open_inside, read_untrusted
 from noether.errors import CheckpointError
 
 
@@ -173,6 +174,41 @@ def _read(folder: Path, name: str, **limits: int) -> bytes:
     """Return the bytes of a file; neither the folder of the checkpoint nor that of all checkpoints may be a link."""
     run = folder.parent.parent
     return read_untrusted(run, name, below=folder.relative_to(run).as_posix(), **limits)
+
+
+DAMAGED = "damaged"
+"""Folder in a run folder with what was damaged in it."""
+_KEPT_DAMAGED = 8
+
+
+def set_aside(run: Path, path: Path, *, stays: bool = False) -> Path:
+    """Keep a damaged file or folder of a run in its folder `damaged/`, where the newest stay; return its path.
+
+    Args:
+        run: Folder of the run.
+        path: A file or folder in it.
+        stays: Leave the file in its place as well, until it is replaced.
+
+    Raises:
+        StorageError: if the disk refuses, or `damaged` is not a folder.
+    """
+    folder = run / DAMAGED
+    try:
+        durable.make_folders(folder, inside=run)
+        kept = names_inside(run, folder)
+        number = max((int(found[0]) for name in kept if (found := re.match("[0-9]{4,9}", name))), default=0) + 1
+        target = folder / f"{number:04d}-{'-'.join(path.relative_to(run).parts)}"
+        if stays:
+            with os.fdopen(open_inside(run, path), "rb") as file:
+                durable.write_new_file(target, iter(partial(file.read, 1 << 20), b""))
+        else:
+            durable.rename(path, target)
+        for old in kept[: 1 - _KEPT_DAMAGED]:
+            durable.remove_tree(folder / old)
+        durable.sync_folder(folder)
+    except OSError as error:
+        raise durable.storage_error(error, folder) from error
+    return target
 
 
 def sweep_leftovers(checkpoints: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from noether.checkpoint.commit import CheckpointFolder, FolderGoneError
+from noether.checkpoint.commit import CheckpointFolder, RunLostError
 from noether.checkpoint.durable import Content
 from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, Manifest, NamedCheckpoint
 from noether.checkpoint.retention import Retention
@@ -192,7 +192,7 @@ class SavePolicy:
             StorageError: if the run must end; it is `error`.
         """
         self.in_a_row += 1
-        if self.on_save_error == "raise" or request.is_last or isinstance(error, FolderGoneError):
+        if self.on_save_error == "raise" or request.is_last or isinstance(error, RunLostError):
             raise error
         if self.in_a_row > TOLERATED:
             error.add_note(f"{TOLERATED} saves before it have failed as well")

@@ -15,6 +15,7 @@ from noether.cli.options import (
     RunArgument,
     ShowTraceback,
     SpecOptions,
+    StrictCode,
 )
 from noether.cli.output import say
 from noether.cli.run import end
@@ -30,6 +31,7 @@ def resume(
     ] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")] = False,
     allow_spec_change: AllowSpecChange = False,
+    strict_code: StrictCode = False,
     output: Output = RUNS,
     project: Project = None,
     quiet: Quiet = False,
@@ -54,5 +56,5 @@ def resume(
     if dry_run:
         say("\n".join(preview(run, **chosen)))
         return
-    outcome = resume_run(run, **chosen, allow_spec_change=allow_spec_change, quiet=quiet)
+    outcome = resume_run(run, **chosen, allow_spec_change=allow_spec_change, strict_code=strict_code, quiet=quiet)
     end(outcome, show_traceback=show_traceback)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from noether.checkpoint.paths import shown_path
-from noether.cli.options import AllowSpecChange, Quiet, ShowTraceback, Spec, SpecOptions
+from noether.cli.options import AllowSpecChange, Quiet, ShowTraceback, Spec, SpecOptions, StrictCode
 from noether.cli.output import print_error, print_problem, say
 from noether.config.secrets import masked_traceback
 from noether.errors import NoetherError
@@ -40,6 +40,7 @@ def run(
     run_id: RunId = None,
     resume: IfExists = None,
     allow_spec_change: AllowSpecChange = False,
+    strict_code: StrictCode = False,
     quiet: Quiet = False,
     show_traceback: ShowTraceback = False,
     trace_hooks: TraceHooks = False,
@@ -58,6 +59,7 @@ def run(
             run_id=run_id,
             resume=resume,
             allow_spec_change=allow_spec_change,
+            strict_code=strict_code,
             plugins=options.plugins,
             trust=options.trusted,
             quiet=quiet,

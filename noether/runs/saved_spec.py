@@ -36,6 +36,8 @@ from noether.spec.read.layering import layered
 
 PROJECT = "project"
 """Key in `run.json` of the project folder from which the run was started."""
+SPEC_SHA256 = "spec_sha256"
+"""Key in `run.json`, and in the record of an attempt, of the hash of its resolved spec."""
 
 _Part = TypeVar("_Part", bound=SpecTable)
 _ORIGIN = re.compile(r".* from (?P<name>[A-Za-z0-9][A-Za-z0-9._-]*) (?P<version>[0-9][A-Za-z0-9.+!]*)")

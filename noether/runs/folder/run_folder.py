@@ -9,7 +9,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from noether.checkpoint.durable import make_folder, make_folders, replace_file, storage_error
-from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.paths import PathProvider, checkpoint_folders
 from noether.checkpoint.untrusted import (
     MAX_BYTES,
     NotPlainError,
@@ -29,6 +29,8 @@ from noether.checkpoint.untrusted import (
 from noether.errors import UsageError
 from noether.kernel.names import did_you_mean
 from noether.kernel.trust import RUN_MARK
+from noether.runs.folder.lock import NAME as LOCK
+from noether.runs.folder.lock import holder_of, in_use
 from noether.spec.errors.words import visible
 
 RUN = RUN_MARK
@@ -36,6 +38,8 @@ _SHOWN = 80  # characters of a recorded fact in a message
 SAMPLES = "samples"
 """Key in `run.json` of the properties of the first training sample before its transforms."""
 _RECORD = re.compile(r"([0-9]{4,9})\.json")
+_BEFORE_THE_FIRST_UPDATE = frozenset({LOCK})
+"""Names in the folder of a run that a process has made and locked, if that was killed before it began the run."""
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -61,18 +65,20 @@ def checked_run_id(run_id: str) -> str:
     return run_id
 
 
-def find_run(run: str | Path, output: str | Path = "runs") -> PathProvider:
+def find_run(run: str | Path, output: str | Path = "runs", *, without_record: bool = False) -> PathProvider:
     """Return the paths of a run that exists.
 
     Args:
         run: Folder of the run, or its id below `output`.
         output: Folder that holds one folder a run.
+        without_record: Take a folder with checkpoints although its `run.json` is missing; repair it before anything
+            else is read, because that file marks the folder as one that holds data and no code.
 
     Raises:
         UsageError: if there is no such run.
     """
     for given in (Path(run), Path(output) / run):
-        if _is_run(given):
+        if _is_run(given) or (without_record and _has_checkpoints(given)):
             folder = given.resolve()
             return PathProvider(folder.parent, folder.name)
     if os.path.isdir(run):  # noqa: PTH112  # does not raise, whatever the name
@@ -92,6 +98,13 @@ def _is_run(folder: Path) -> bool:
     try:
         return is_file_inside(folder, RUN)
     except (OSError, ValueError):  # such as a name that is too long
+        return False
+
+
+def _has_checkpoints(folder: Path) -> bool:
+    try:
+        return bool(checkpoint_folders(folder / "checkpoints"))
+    except (OSError, ValueError):
         return False
 
 
@@ -123,7 +136,15 @@ def record_path(attempts: Path, number: int) -> Path:
 
 
 def last_attempt(attempts: Path) -> Attempt | None:
-    """Return the newest attempt at a run, None if there was none; an unreadable record counts as one.
+    """Return the newest attempt at a run, None if there was none; an unreadable record counts as one."""
+    return next(recent_attempts(attempts), None)
+
+
+_RECENT = 20
+
+
+def recent_attempts(attempts: Path) -> Iterator[Attempt]:
+    """Yield the newest attempts at a run, the last one first; an unreadable record is empty.
 
     Raises:
         StorageError: if the folder of the records is a link, or not a folder.
@@ -133,7 +154,8 @@ def last_attempt(attempts: Path) -> Attempt | None:
     except NotPlainError as error:
         raise storage_error(error, attempts) from error
     numbers = [int(match[1]) for match in map(_RECORD.fullmatch, names) if match is not None]
-    return Attempt(max(numbers), read_record(attempts, max(numbers))) if numbers else None
+    for number in sorted(numbers, reverse=True)[:_RECENT]:
+        yield Attempt(number, read_record(attempts, number))
 
 
 def read_record(attempts: Path, number: int) -> dict[str, Any]:
@@ -198,10 +220,10 @@ class RunFolder:
         return self.paths.attempts_path / f"{self.attempt - 1:04d}.resolved.toml"
 
     def create(self) -> None:
-        """Make the folder; two runs never share one.
+        """Make the folder, or take one in which a killed process began nothing; two runs never share one.
 
         Raises:
-            UsageError: if a run of this id exists.
+            UsageError: if a run of this id exists, or another process begins it.
             StorageError: if the disk refuses.
         """
         try:
@@ -212,16 +234,30 @@ class RunFolder:
                 raise UsageError(
                     f"{self.paths.output_path} is a file, expected a folder for runs", hint="let `output` name a folder"
                 ) from error
-            raise UsageError(
-                f"{error.filename} exists already",
-                hint="continue it with --resume auto, choose another --run-id, or leave it out for a new one",
-            ) from error
+            if (holder := holder_of(self.paths.run_path)) is not None:
+                raise in_use(self.paths.run_path, holder) from error
+            self.require_new()
         except OSError as error:
             raise storage_error(error, self.paths.run_path) from error
 
+    def require_new(self) -> None:
+        """Check that nothing was written to the folder: a process may have come first, and ended since.
+
+        Raises:
+            UsageError: if the run has begun.
+        """
+        path = self.paths.run_path
+        if not path.is_dir() or not set(names_inside(path.parent, path)) <= _BEFORE_THE_FIRST_UPDATE:
+            raise UsageError(
+                f"{path} exists already",
+                hint="continue it with --resume auto, choose another --run-id, or leave it out for a new one",
+            )
+
     def write_run(self, facts: Mapping[str, Any]) -> None:
         """Write `run.json` once: the facts of a run that never change, with its versions and machine."""
-        if (self.paths.run_path / RUN).exists():
+        path = self.paths.run_path / RUN
+        record = self._run_record() if path.exists() else {}
+        if path.exists() and (not record or record.keys() >= facts.keys()):
             return
         body = {
             "format": 1,
@@ -229,14 +265,19 @@ class RunFolder:
             "created": time.time(),
             "environment": environment(),
             **facts,
+            **record,
         }
-        self._write_json(self.paths.run_path / RUN, body)
+        self._write_json(path, body)
 
     def recorded_environment(self) -> dict[str, Any]:
         """Return the versions and the machine with which the run began; empty if they cannot be read."""
+        found = self._run_record().get("environment")
+        return found if isinstance(found, dict) else {}
+
+    def _run_record(self) -> dict[str, Any]:
         try:
-            found = parse_json(read_untrusted(self.paths.run_path, RUN, limit=MAX_BYTES))["environment"]
-        except (OSError, ValueError, KeyError, TypeError):
+            found = parse_json(read_untrusted(self.paths.run_path, RUN, limit=MAX_BYTES))
+        except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
 

@@ -147,6 +147,7 @@ class Continuation(InitializerBase):
         trainer.restore_state(model, self.saved.checkpoint, self.saved.state)
         assert isinstance(trainer, BaseTrainer), "runs are assembled with one"
         verify_restored(trainer, model, self.saved.checkpoint, same_spec=self.same_spec)
+        trainer.checkpoint_writer.folder.require_own()
         move_newer_aside(trainer.path_provider, self.saved.state.update)
 
 
@@ -162,4 +163,4 @@ def final_metrics(paths: PathProvider) -> dict[str, float]:
 
 
 def _records(paths: PathProvider) -> Iterator[MetricRecord]:
-    return MetricsFile(paths.metrics_path).read()
+    return MetricsFile(paths.metrics_path).read(skips_damaged=True)

@@ -315,6 +315,10 @@ CONTENT: dict[str, Callable[[Path, Path], object]] = {
     "spec with origins that escape": replaced("spec.resolved.toml", '"mlp from', f'"{json.dumps(ESCAPES)[1:-1]} from'),
     "spec that is not text": written("spec.resolved.toml", os.urandom(1000)),
     "deep spec": written("spec.resolved.toml", "a = " + DEEP),
+    "no run.json, and a spec that names code beside it": lambda run, outside: (
+        names_code("spec.resolved.toml", "evil.Mine")(run, outside),
+        emptied(run / "run.json"),
+    ),
     "names of code and of terminals": other_names,
     "no spec": lambda run, outside: emptied(run / "spec.resolved.toml"),
     "no checkpoints": lambda run, outside: emptied(run / "checkpoints"),

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 import tomli_w
 
 import noether
+from noether.checkpoint.manifest import SPEC, FileRecord
+from noether.checkpoint.paths import checkpoint_folders, read_manifest
 from noether.kernel.registry import Registry
 from noether.spec.load import load_spec
 
@@ -85,7 +88,13 @@ def rewrite(run: Path, kind: str) -> None:
     resolved = run / "spec.resolved.toml"
     text = resolved.read_text()
     assert 'kind = "mlp"' in text
-    resolved.write_text(text.replace('kind = "mlp"', tomli_w.dumps({"kind": kind}).strip()))
+    text = text.replace('kind = "mlp"', tomli_w.dumps({"kind": kind}).strip())
+    resolved.write_text(text)
+    for step in checkpoint_folders(run / "checkpoints"):  # whose copy would be restored otherwise
+        manifest = read_manifest(step)
+        (step / SPEC).write_text(text)
+        forged = replace(manifest, files={**manifest.files, SPEC: FileRecord.of(text.encode())})
+        (step / "manifest.json").write_bytes(replace(forged, spec_sha256=forged.files[SPEC].sha256).encode())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -99,6 +108,19 @@ def test_the_spec_of_a_strangers_run_imports_nothing_of_its_own(  # M5, M6
         assert ended.code == 2, ended
         assert "Traceback" not in ended.err
     assert not (run / "evaluations").exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_a_run_without_its_record_is_a_run_all_the_same(  # M6
+    download: Path, noether_command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+):
+    run = download / "runs/a"
+    for kind in ("evil.Mine", "runs.a.evil.Mine", "a.evil.Mine"):
+        rewrite(run, "mlp") if kind == "evil.Mine" else shutil.copy(download / "kept", run / "spec.resolved.toml")
+        shutil.copy(run / "spec.resolved.toml", download / "kept")
+        rewrite(run, kind)
+        (run / "run.json").unlink(missing_ok=True)
+        assert noether_command("resume", run, *options).code == (0 if options else 2)
 
 
 @pytest.mark.parametrize("place", [".", "runs", "runs/a"])

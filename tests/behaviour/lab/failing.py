@@ -46,3 +46,10 @@ class Unsavable(PeriodicCallback):
 
     def state_dict(self):
         return {"seen": {"files": [open]}}
+
+
+class Fails(PeriodicCallback):
+    """Raises."""
+
+    def periodic_callback(self):
+        raise RuntimeError("the power is out again")
