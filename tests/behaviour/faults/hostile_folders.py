@@ -431,10 +431,12 @@ class Watch:
 
 
 def load(run: str) -> None:
-    """Read a run as a notebook does."""
+    """Read a run as a script does, which shows messages and errors as the command does."""
     import noether
+    from noether.cli.main import show_log_visibly
     from noether.cli.output import print_error
 
+    show_log_visibly()
     try:
         found = noether.load_run(run)
         print(found.spec.name.isprintable(), len(found.metrics), found.final_metrics.keys() and "metrics")
