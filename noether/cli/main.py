@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
 import os
 import sys
@@ -16,7 +18,7 @@ from noether.cli import check, checkpoint, evaluate, plan, plugins, predict, res
 from noether.cli.options import verb
 from noether.cli.output import print_error, say
 from noether.config.secrets import MaskSecrets, masked_traceback
-from noether.errors import NoetherError
+from noether.errors import NoetherError, StorageError, UsageError
 from noether.kernel.registry import active_registry
 from noether.spec.errors.words import visible_lines
 
@@ -133,7 +135,7 @@ def _options(
 
 
 def _open_missing_streams() -> None:
-    """Open the null device for each standard stream that is closed, as `>&-` and daemons leave them.
+    """Open the null device for each standard stream that is closed, as `>&-` and daemons leave them; print any text.
 
     A file that a run opens would get the stream's number otherwise, and everything that libraries print.
     """
@@ -145,6 +147,12 @@ def _open_missing_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # until the process ends
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that it cannot encode is printed as stderr does
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+_REFUSALS = {errno.ENAMETOOLONG: UsageError, errno.ENOSPC: StorageError, errno.EDQUOT: StorageError}
+"""Errors of the system that are no defect, wherever they are raised."""
 
 
 def show_log_visibly() -> None:
@@ -166,6 +174,12 @@ def main() -> None:
     except NoetherError as error:
         print_error(error)
         sys.exit(error.exit_code)
-    except Exception as error:  # a defect: shown as Python does, but without secrets
-        say(masked_traceback(error), end="", to_stderr=True)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _REFUSALS:
+            refusal = _REFUSALS[error.errno](f"{error.strerror}: {error.filename or 'standard output'}")
+            if error.filename is None:  # buffered text would fail again at the exit
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            print_error(refusal)
+            sys.exit(refusal.exit_code)
+        say(masked_traceback(error), end="", to_stderr=True)  # a defect: shown as Python does, but without secrets
         sys.exit(1)

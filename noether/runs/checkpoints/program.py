@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from noether.config.base import component_of
+from noether.data.batches import selected
 from noether.data.container import build_dataset
 from noether.data.dataset import length_of
 from noether.data.fetch import fetch_of
@@ -105,7 +106,7 @@ def program_of(run: SavedRun, form: str, *, checkpoint: str, averages: str | Non
     else:
         module = _Transformed(predictor)
         batch = predictor.inputs.fetch(raw, _CHECKED)(torch.arange(_CHECKED), EVALUATION_EPOCH)
-        inputs = {name: batch[name] for name in predictor.names}
+        inputs = selected(batch, predictor.names)
         with torch.no_grad():
             wanted = module(*inputs.values())
     program = _exported(module.eval(), tuple(values[:_TRACED] for values in inputs.values()))
@@ -134,7 +135,7 @@ def _raw_samples(predictor: Predictor, seed: int) -> dict[str, Tensor]:
     if length_of(dataset) < _CHECKED:
         raise DataError(f"too few samples to check the program: found {length_of(dataset)}, expected {_CHECKED}")
     batch = fetch_of(dataset, seed)(torch.arange(_CHECKED), EVALUATION_EPOCH)
-    return {name: batch[name] for name in predictor.needed}
+    return selected(batch, predictor.needed)
 
 
 def _exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:

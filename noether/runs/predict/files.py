@@ -162,7 +162,7 @@ def require_writable(path: Path) -> None:
     """Check the name of a file for predictions, before they are computed.
 
     Raises:
-        UsageError: if its format is unknown, or it exists.
+        UsageError: if its format is unknown, it exists, or its folder is a file.
     """
     if path.suffix.lower() not in WRITERS:
         raise UsageError(
@@ -170,6 +170,9 @@ def require_writable(path: Path) -> None:
         )
     if path.exists():
         raise UsageError(f"{path} exists already", hint="choose another --out, or remove it first")
+    for parent in path.parents:
+        if parent.exists() and not parent.is_dir():
+            raise UsageError(f"{parent} is a file, expected a folder for {path.name}", hint="choose another --out")
 
 
 def target_columns(config: DatasetBaseConfig, targets: Mapping[str, str], fields: Mapping[str, Tensor]) -> Any:

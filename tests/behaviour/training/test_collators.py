@@ -141,3 +141,34 @@ def test_check_knows_the_properties_that_a_collator_adds(noether_command, tiny_s
         tiny_spec["trainer"]["forward_properties"] = ["x", name]
         Path("mask.toml").write_text(tomli_w.dumps({"spec": 1, **tiny_spec}))
         assert noether_command("check", "mask.toml").code == code
+
+
+@pytest.mark.parametrize(
+    ("collate", "properties"),
+    [
+        ("pad", ("x", "mask")),
+        ("concat", ("x", "batch_index")),
+        ("lab.batches.fields", ("x",)),
+        ("lab.batches.tuples", ("x",)),
+        ("lab.batches.movables", ("x",)),
+    ],
+)
+def test_predictions_take_samples_of_every_size_through_every_collator(finish, lab, collate, properties):
+    points = 4 if collate.startswith("lab") else None
+    normalize = {"transforms": [{"kind": "normalize", "properties": ["x", "y_target"]}]}
+    run = noether.load_run(finish(clouds(collate, properties=properties, points=points) | normalize).run_dir)
+    layer, data = run.model.layer, run.predictor().inputs.data
+    for size in (4,) if points else (2, 3, 9):
+        x = torch.rand(3, size, 3, dtype=torch.float64)
+        wanted = data.inverse(
+            "y_target", layer(data.transforms("test")[0]({"x": x.float(), "y_target": x[..., :2]})["x"])
+        )
+        for given, expected in ((x, wanted), (x[1], wanted[1])):
+            torch.testing.assert_close(run.predict({"x": given})["y"], expected.detach())
+
+
+def test_a_program_of_samples_of_different_sizes_is_refused(finish, lab, noether_command):
+    run = finish(clouds("pad", properties=("x", "mask")))
+    ended = noether_command("checkpoint", "export", run.run_dir, "--format", "torch-export")
+    assert ended.code == 2
+    assert "samples of one size" in ended.err
