@@ -162,6 +162,8 @@ def read_file(folder: Path, manifest: Manifest, name: str) -> bytes:
     return data
 
 
+ABANDONED = "abandoned"
+"""Folder in a run folder with checkpoints after the one from which the run was continued."""
 DAMAGED = "damaged"
 """Folder in a run folder with what was damaged in it."""
 _KEPT_DAMAGED = 8
@@ -217,3 +219,19 @@ def sweep_leftovers(checkpoints: Path) -> None:
                 durable.remove_tree(path)
         except OSError as error:
             _LOG.warning("cannot remove %s, a leftover of an interrupted save: %s", path, error.strerror or error)
+
+
+def sweep_temporary_files(run: Path) -> None:
+    """Remove files that a killed process was about to put in place; only the owner of the run may call it."""
+    for folder in (run, run / "attempts", run / "spool"):
+        if folder.is_symlink() or not folder.is_dir():
+            continue
+        for path in folder.iterdir():
+            if _TEMPORARY.fullmatch(path.name) and path.is_file():
+                try:
+                    durable.remove(path)
+                except OSError as error:
+                    _LOG.warning("cannot remove %s, a leftover of a killed process: %s", path, error.strerror or error)
+
+
+_TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp|.+\.new")

@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import Field
 
-from noether.checkpoint.durable import storage_error
+from noether.checkpoint.durable import remove_tree, storage_error
 from noether.checkpoint.manifest import NAME, Manifest
-from noether.checkpoint.paths import PathProvider, checkpoint_folders, read_file, read_manifest, update_of
+from noether.checkpoint.paths import ABANDONED, PathProvider, checkpoint_folders, read_file, read_manifest, update_of
 from noether.checkpoint.retention import Retention, pinned, remove_checkpoint
 from noether.errors import CheckpointError
 from noether.kernel.names import did_you_mean
@@ -195,8 +195,24 @@ class _CheckpointsPart(SpecTable):
     checkpoints: CheckpointsTable = Field(default_factory=CheckpointsTable)
 
 
+def _abandoned(folder: Path) -> list[Listed]:
+    """Return the checkpoints that resumes have moved aside; a link is not followed."""
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    found = [(path, *_manifest(path)) for path in sorted(folder.iterdir())]
+    return [Listed(path, manifest, problem, (), False, _size(path, manifest)) for path, manifest, problem in found]
+
+
+def _remove(abandoned: Sequence[Listed]) -> None:
+    for checkpoint in abandoned:
+        try:
+            remove_tree(checkpoint.folder)
+        except OSError as error:
+            raise storage_error(error, checkpoint.folder) from error
+
+
 def prune_run(paths: PathProvider, *, keep_last: int | None = None, dry_run: bool = False) -> list[Listed]:
-    """Remove the checkpoints of a run that nothing keeps; return them.
+    """Remove the checkpoints of a run that nothing keeps, and those in `abandoned/`; return them.
 
     Args:
         paths: Paths of the run.
@@ -214,10 +230,12 @@ def prune_run(paths: PathProvider, *, keep_last: int | None = None, dry_run: boo
         checkpoints = list_checkpoints(paths.checkpoint_path)
         protected = {checkpoint.update for checkpoint in checkpoints if set(checkpoint.names) - {LATEST}}
         folders = retention.prunable(paths.checkpoint_path, protected)
+        abandoned = _abandoned(paths.run_path / ABANDONED)
         if not dry_run:
             for folder in folders:
                 try:
                     remove_checkpoint(folder)
                 except OSError as error:
                     raise storage_error(error, folder) from error
-    return [checkpoint for checkpoint in checkpoints if checkpoint.folder in folders]
+            _remove(abandoned)
+    return [*abandoned, *(checkpoint for checkpoint in checkpoints if checkpoint.folder in folders)]

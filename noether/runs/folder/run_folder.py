@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from noether.checkpoint.durable import make_folder, make_folders, replace_file, storage_error
-from noether.checkpoint.paths import PathProvider, checkpoint_folders
+from noether.checkpoint.paths import PathProvider, checkpoint_folders, sweep_temporary_files
 from noether.errors import UsageError
 from noether.kernel.names import did_you_mean
 from noether.runs.folder.lock import NAME as LOCK
@@ -225,6 +225,7 @@ class RunFolder:
             UsageError: if the run has begun.
         """
         path = self.paths.run_path
+        sweep_temporary_files(path)
         if not path.is_dir() or not {entry.name for entry in path.iterdir()} <= _BEFORE_THE_FIRST_UPDATE:
             raise UsageError(
                 f"{path} exists already",
