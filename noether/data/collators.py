@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from noether.data.batches import lacking
 from noether.data.dataset import Batch
 from noether.errors import DataError
 
@@ -100,11 +101,8 @@ def _by_property(samples: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 def _different_properties(first: Mapping[str, Any], other: Mapping[str, Any]) -> DataError:
     less, more = (first, other) if other.keys() - first.keys() else (other, first)
-    lacking = next(name for name in more if name not in less)
-    return DataError(
-        f"missing property in a sample: found {', '.join(map(str, less)) or 'none'}, expected {lacking!r} as in the "
-        "others of its batch"
-    )
+    missing = [name for name in more if name not in less]
+    return DataError(f"{lacking('a sample', less, missing)} as in the others of its batch")
 
 
 def _stacked(name: str, values: list[Any]) -> Any:

@@ -80,7 +80,7 @@ class WorkerDeaths:
 
 
 def _next_of(batches: Iterator[Item], checks: int) -> Item:
-    """Return the next batch; the workers of a fork server are no children, whose deaths a signal would report."""
+    """Return the next batch; no signal reports the deaths of a fork server's workers."""
     while True:
         try:
             return next(batches)

@@ -331,7 +331,9 @@ class Execution:
             return
         on_ctrl_c = "; save_on_sigint = true under [trainer] commits one on Ctrl-C"
         way_out = on_ctrl_c if outcome.exit_code == EXIT_CODE + signal.SIGINT else ""
-        _LOG.info("no checkpoint was committed%s; %s; begin again with: %s", way_out, lost_text, command)
+        _LOG.info(
+            "no checkpoint to continue from was committed%s; %s; begin again with: %s", way_out, lost_text, command
+        )
 
     def _record_end(self, status: str, reason: str | None) -> None:
         try:

@@ -23,6 +23,7 @@ from noether.core.initializers.base import CalledOnce, InitializerBase
 from noether.core.models.agreement import require_agreement, require_sizes
 from noether.core.models.base import ModelBase
 from noether.data.batches import by_field, moved, properties_of, selected
+from noether.data.collators import MASK
 from noether.data.container import DataContainer
 from noether.data.dataset import length_of
 from noether.data.loader import TrainingLoader
@@ -45,7 +46,7 @@ from noether.training.rounds import compile_run_hooks
 from noether.training.signals import StopSignals
 from noether.training.state import ReadsState, RunParts, RunState, starting_counter
 from noether.training.trainers.config import BaseTrainerConfig, cut_update
-from noether.training.trainers.types import MASK, LossFacts, LossResult, TrainerResult
+from noether.training.trainers.types import LossFacts, LossResult, TrainerResult
 from noether.training.update import Update, step_of
 
 
@@ -124,13 +125,12 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         self.checkpoint_writer = CheckpointWriter(path_provider)
 
     def _set_up_progress(self, config: BaseTrainerConfig[Any]) -> None:
-        batching = cut_update(
+        self.batch_size, self.accumulation_steps = cut_update(
             config.effective_batch_size,
             max_batch_size=config.max_batch_size,
             world_size=self.parallel.world,
             accumulate=not config.disable_gradient_accumulation,
         )
-        self.batch_size, self.accumulation_steps = batching.batch_size, batching.accumulation_steps
         self.end_checkpoint = config.end_iteration
         trains = 0 not in (config.max_epochs, config.max_updates, config.max_samples)
         samples = length_of(self.data_container.train) if trains else config.effective_batch_size
@@ -200,20 +200,18 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
             self._own_step = step_of(model)
         if self._own_step is not None:
             return self._own_step(batch)
+        found = batch if type(batch) is dict else properties_of(batch)
         forward, targets = {}, {}
         try:
             for name in self.forward_properties:
-                forward[name] = batch[name]
+                forward[name] = found[name]
             for name in self.target_properties:
-                targets[name] = batch[name]
-            if self.has_masks and MASK in batch:
-                targets[MASK] = batch[MASK]
-        except (KeyError, TypeError):  # a batch that lacks one, or is an object with attributes
-            found = selected(batch, self.batch_keys)
-            forward = {name: found[name] for name in self.forward_properties}
-            targets = {name: found[name] for name in self.target_properties}
-            if self.has_masks and (mask := properties_of(batch).get(MASK)) is not None:
-                targets[MASK] = mask
+                targets[name] = found[name]
+        except KeyError:
+            selected(batch, self.batch_keys)  # names all that it lacks
+            raise
+        if self.has_masks and MASK in found:
+            targets[MASK] = found[MASK]
         output = model(**forward)
         if self.outputs:
             output = by_field(output, self.outputs)

@@ -82,7 +82,11 @@ class TrainerResult:
                 losses, count = _tensors(losses)
                 total = functools.reduce(operator.add, losses.values())
                 break
-            total = part if total is None else total + part
+            try:
+                total = part if total is None else total + part
+            except RuntimeError:
+                check_total(part, losses)
+                raise
         if total is None:
             raise _no_loss(losses)
         if type(total) is not Tensor or total.ndim:
@@ -95,10 +99,6 @@ class TrainerResult:
         return cls(total, losses, outputs, count)
 
 
-MASK = "mask"
-"""Property of padded batches: bool, shape (batch, points), True for the points that a sample has."""
-
-
 class LossFacts:
     """Facts about the loss of a trainer, for callbacks and `noether plan`.
 
@@ -109,7 +109,7 @@ class LossFacts:
     """
 
     has_masks = False
-    average: str = "taken as a mean over samples; return Counted(loss, n) for others"
+    average: str = "taken as a mean over samples, unless it returns Counted(loss, n)"
     ignore_index: int | None = None
 
     @classmethod
