@@ -176,6 +176,8 @@ def _read(folder: Path, name: str, **limits: int) -> bytes:
     return read_untrusted(run, name, below=folder.relative_to(run).as_posix(), **limits)
 
 
+ABANDONED = "abandoned"
+"""Folder in a run folder with checkpoints after the one from which the run was continued."""
 DAMAGED = "damaged"
 """Folder in a run folder with what was damaged in it."""
 _KEPT_DAMAGED = 8
@@ -230,3 +232,19 @@ def sweep_leftovers(checkpoints: Path) -> None:
                 durable.remove_tree(path)
         except OSError as error:
             _LOG.warning("cannot remove %s, a leftover of an interrupted save: %s", path, error.strerror or error)
+
+
+def sweep_temporary_files(run: Path) -> None:
+    """Remove files that a killed process was about to put in place; only the owner of the run may call it."""
+    for folder in (run, run / "attempts", run / "spool"):
+        if folder != run and not is_folder(folder):
+            continue
+        for path in (folder / name for name in names_inside(folder)):
+            if _TEMPORARY.fullmatch(path.name) and path.is_file():
+                try:
+                    durable.remove(path)
+                except OSError as error:
+                    _LOG.warning("cannot remove %s, a leftover of a killed process: %s", path, error.strerror or error)
+
+
+_TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp|.+\.new")

@@ -99,15 +99,15 @@ def read_chosen(path: Path, *, limit: int = MEMORY) -> bytes:
     return read_untrusted(real.parent, real.name, limit=limit)
 
 
-def names_inside(folder: Path, name: str | PurePath) -> list[str]:
-    """Return the sorted names in a folder below another one; none if it does not exist.
+def names_inside(folder: Path, name: str | PurePath = "") -> list[str]:
+    """Return the sorted names in a folder, or in one below it; none if it does not exist.
 
     Raises:
         NotPlainError: if a part is a link, leads out of the folder, or is not a folder.
     """
     with ExitStack() as opened:
         try:
-            return sorted(os.listdir(_descend(opened, folder, _parts(folder, name))))
+            return sorted(os.listdir(_descend(opened, folder, _parts(folder, name) if name else ())))
         except _MISSING:
             return []
 

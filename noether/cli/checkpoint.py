@@ -132,14 +132,17 @@ def prune(
 ) -> None:
     """Remove old checkpoints of RUN.
 
-    Named and pinned ones stay. Exit codes: 0 done, 2 no such run, or it is still training.
+    Named and pinned ones stay. Those in abandoned/, after which a resume went on from an older one, are removed.
+    Exit codes: 0 done, 2 no such run, or it is still training.
     """
+    from noether.checkpoint.paths import ABANDONED
     from noether.runs.checkpoints.listing import prune_run
     from noether.runs.folder.run_folder import find_run
 
     removed = prune_run(find_run(run, output), keep_last=keep_last, dry_run=dry_run)
     for checkpoint in removed:
-        say(f"{'would remove' if dry_run else 'removed'} {checkpoint.name} ({size_in_words(checkpoint.size)})")
+        name = f"abandoned/{checkpoint.folder.name}" if checkpoint.folder.parent.name == ABANDONED else checkpoint.name
+        say(f"{'would remove' if dry_run else 'removed'} {name} ({size_in_words(checkpoint.size)})")
     if not removed:
         say("nothing to remove")
 

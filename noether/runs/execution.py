@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from noether.checkpoint.names import CheckpointNames
-from noether.checkpoint.paths import PathProvider, shown_path, sweep_leftovers
+from noether.checkpoint.paths import PathProvider, shown_path, sweep_leftovers, sweep_temporary_files
 from noether.config.secrets import mask, masked_traceback
 from noether.errors import CheckpointError, NoetherError, StorageError
 from noether.kernel.dispatch import compile_dispatch
@@ -150,6 +150,7 @@ class Execution:
             _LOG.info("the former run was moved to %s", aside)
             return False
         stack.enter_context(self.lock)
+        sweep_temporary_files(self.paths.run_path)
         self.repairs += repair(self.paths)
         return True
 

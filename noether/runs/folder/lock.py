@@ -133,7 +133,7 @@ def holder_of(run: Path) -> str | None:
         return _THIS
     try:
         descriptor = _opened(folder, os.O_RDONLY)  # also if the run is not ours to write to
-    except (OSError, UsageError):  # nobody can have locked anything else
+    except (OSError, UsageError):  # only a file of the folder can be locked
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from noether.checkpoint.durable import make_folder, make_folders, replace_file, storage_error
-from noether.checkpoint.paths import PathProvider, checkpoint_folders
+from noether.checkpoint.paths import PathProvider, checkpoint_folders, sweep_temporary_files
 from noether.checkpoint.untrusted import (
     MAX_BYTES,
     NotPlainError,
@@ -253,7 +253,8 @@ class RunFolder:
             UsageError: if the run has begun.
         """
         path = self.paths.run_path
-        if not path.is_dir() or not set(names_inside(path.parent, path)) <= _BEFORE_THE_FIRST_UPDATE:
+        sweep_temporary_files(path)
+        if not path.is_dir() or not set(names_inside(path)) <= _BEFORE_THE_FIRST_UPDATE:
             raise UsageError(
                 f"{path} exists already",
                 hint="continue it with --resume auto, choose another --run-id, or leave it out for a new one",

@@ -1,5 +1,6 @@
 """Callbacks that pause or interrupt a run at a chosen point."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -97,4 +98,5 @@ class Copies(PeriodicCallback):
         run = self.trainer.path_provider.run_path
         copy = run.parent / f".copy-of-{run.name}"
         shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(run, copy, ignore=shutil.ignore_patterns(".tmp-*"))
+        with contextlib.suppress(shutil.Error, OSError):  # a save in the background removes files meanwhile
+            shutil.copytree(run, copy, ignore=shutil.ignore_patterns(".tmp-*"))

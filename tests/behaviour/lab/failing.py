@@ -53,3 +53,12 @@ class Fails(PeriodicCallback):
 
     def periodic_callback(self):
         raise RuntimeError("the power is out again")
+
+
+class FailsAtTheEnd(PeriodicCallback):
+    """Raises after training, unless it has done so before."""
+
+    def after_training(self):
+        if not FAILED.exists():
+            FAILED.touch()
+            raise RuntimeError("the power is out at the end")

@@ -63,3 +63,10 @@ class Histogram(PeriodicCallback):
 
     def periodic_callback(self, *, update_counter):
         self.writer.add_nonscalar("histogram/updates", [update_counter.update, 1, 2])
+
+
+class AtTheEnd(PeriodicCallback):
+    """Logs a metric after training."""
+
+    def after_training(self, *, update_counter):
+        self.writer.add_scalar("at/the/end", update_counter.update)
