@@ -224,6 +224,7 @@ def other_names(run: Path, outside: Path) -> None:
             (folder / name).write_text(canary(outside))
 
 
+NO_MARK = "no run.json, and a spec that names code beside it"
 DEEP = "[" * 100_000 + "]" * 100_000
 CONTENT: dict[str, Callable[[Path, Path], object]] = {
     "deep run.json": written("run.json", DEEP),
@@ -315,7 +316,7 @@ CONTENT: dict[str, Callable[[Path, Path], object]] = {
     "spec with origins that escape": replaced("spec.resolved.toml", '"mlp from', f'"{json.dumps(ESCAPES)[1:-1]} from'),
     "spec that is not text": written("spec.resolved.toml", os.urandom(1000)),
     "deep spec": written("spec.resolved.toml", "a = " + DEEP),
-    "no run.json, and a spec that names code beside it": lambda run, outside: (
+    NO_MARK: lambda run, outside: (
         names_code("spec.resolved.toml", "evil.Mine")(run, outside),
         emptied(run / "run.json"),
     ),
@@ -338,7 +339,8 @@ def folders() -> dict[str, Callable[[Path, Path], object]]:
 
 # Verbs
 
-RUN = "download/runs/a\x1b[2J\nerror: fine\x9b31m"
+DOWNLOAD = "down\x1b[2Jload\nerror: fine\x9b31m"
+RUN = f"{DOWNLOAD}/runs/a"
 VERBS: dict[str, list[str]] = {
     "eval": ["eval", RUN],
     "predict": ["predict", RUN, "--data", "new.npz", "--out", "out.npz"],
@@ -369,6 +371,18 @@ VERBS: dict[str, list[str]] = {
     "standing in it, explaining": ["spec", "explain", "trainer.max_epochs"],
     "verify-resume": ["verify-resume", f"{RUN}/spec.resolved.toml", "--updates", "2", "--at", "1"],
 }
+
+
+def cases() -> list[tuple[str, str]]:
+    """Return each folder with each verb; a spec in a folder without `run.json` is one of a project, with its code."""
+    return [
+        (folder, verb)
+        for folder in folders()
+        for verb, arguments in VERBS.items()
+        if folder != NO_MARK or not any(argument.endswith(".toml") or argument == "." for argument in arguments)
+    ]
+
+
 PROGRAMS = ("git", "uname", "ldconfig")
 EXECUTES = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "pickle.find_class")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -463,7 +477,7 @@ def in_child(verb: str, case: Path, said: int, told: int) -> None:
     scratch = case / "tmp"
     scratch.mkdir()
     tempfile.tempdir = os.environ["TMPDIR"] = str(scratch)
-    watch = Watch([case / RUN, case / "runs", scratch, *outputs], data=[case / "download", case / "outside"])
+    watch = Watch([case / RUN, case / "runs", scratch, *outputs], data=[case / DOWNLOAD, case / "outside"])
     sys.addaudithook(watch)
     code: Any = 70
     try:
@@ -488,10 +502,10 @@ def built(folder: str, sound: Path, case: Path) -> None:
     for name in ("tiny.toml", "train.npz", "test.npz", "new.npz"):
         shutil.copy(sound / name, case / name)
     (outside / "precious").write_text("name = 'precious'\nalias precious=1\n")
-    for place in (run, run / "attempts", case / "download"):
+    for place in (run, run / "attempts", case / DOWNLOAD):
         for name in ("evil.py", "inner.py", "typer.py"):
             (place / name).write_text(canary(outside))
-    (case / "download/pyproject.toml").touch()
+    (case / DOWNLOAD / "pyproject.toml").touch()
     folders()[folder](run, outside)
 
 
