@@ -106,6 +106,15 @@ def hostile(report: Report) -> str:
     return f"0 executed in {report.passed('test_hostile_')} tests"
 
 
+def hostile_folders(report: Report) -> str:
+    """Run folders of strangers, tried on the verbs."""
+    tried, shown = report.total("hostile folders", "tried"), report.joined("hostile folders", "folders")
+    every = (
+        f" of {shown[-1]:.0f} folders and {report.joined('hostile folders', 'verbs')[-1]:.0f} verbs" if shown else ""
+    )
+    return f"0 effects in {tried} cases{every}"
+
+
 def secrets(report: Report) -> str:
     """Planted secrets."""
     return f"0 found in {report.passed('test_secrets')} scans"
@@ -132,6 +141,7 @@ ROWS: dict[str, Callable[[Report], str]] = {
     "Tracker faults: killed in the middle, resumed, synced": tracker_faults,
     "An update beside a tracker that hangs": slow_server,
     "Hostile inputs": hostile,
+    "Hostile folders": hostile_folders,
     "Secrets in what a run writes and sends": secrets,
     "Cost of a save": overhead,
 }

@@ -6,8 +6,37 @@ are first used.
 
 from __future__ import annotations
 
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+import os
+import sys
+
+
+def _leave_working_folder() -> None:
+    """Import nothing from the working folder in `python -m noether`, and nothing from a run folder in the command.
+
+    Python puts the working folder first on the path for `-m`, before its own library. A run folder may come from a
+    stranger, so a working folder in one is not on the path of processes either that the command starts. Code of the
+    project in the working folder is found without it.
+    """
+    try:
+        here = os.getcwd()  # noqa: PTH109  # pathlib is not imported yet
+    except FileNotFoundError:  # the working folder is gone
+        return
+    options = iter(sys.orig_argv[1:])
+    option = next((option for option in options if option[:1] == "-" and "m" in option), "")  # -m, -Im, -mnoether
+    is_module = sys.argv[:1] == ["-m"] and (option.partition("m")[2] or next(options, "")) == "noether"
+    if is_module and not sys.flags.safe_path and sys.path[:1] in ([""], [here]):
+        del sys.path[0]
+    if is_module or sys.argv[0].endswith("/noether"):
+        places = here.split("/")
+        if any(os.path.lexists("/".join([*places[:depth], "run.json"])) for depth in range(1, len(places) + 1)):
+            sys.path[:] = [place for place in sys.path if os.path.realpath(place) != here]
+            os.environ["PYTHONSAFEPATH"] = "1"
+
+
+_leave_working_folder()  # before anything else is imported
+
+from importlib.metadata import version  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
 
 if TYPE_CHECKING:
     from noether.kernel.markers import every as every

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 import secrets
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +25,7 @@ from noether.checkpoint.paths import (
     sweep_leftovers,
 )
 from noether.checkpoint.retention import Retention, prune_checkpoints, remove_checkpoint
+from noether.checkpoint.untrusted import is_folder
 from noether.errors import CheckpointError, StorageError
 
 _LOG = logging.getLogger("noether.checkpoints")
@@ -35,10 +36,14 @@ class CheckpointFolder:
 
     Args:
         path: The folder of the checkpoints.
+
+    Attributes:
+        require_own: Raises `RunLostError` if the run is not that of this process any more; called before each change.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.require_own: Callable[[], object] = always_own
         self._is_prepared = False
         self._has_warned = False
 
@@ -53,8 +58,9 @@ class CheckpointFolder:
         Raises:
             StorageError: if they cannot.
         """
+        self.require_own()
         try:
-            durable.make_folders(self.path)
+            durable.make_folders(self.path, inside=self.path.parent)
             sweep_leftovers(self.path)
             durable.sync_folder(self.path)  # a killed process may have renamed a checkpoint without this
         except OSError as error:
@@ -69,19 +75,21 @@ class CheckpointFolder:
             StorageError: if the disk refuses.
             FolderGoneError: if the folder was removed while the run trained. It is not created again, because it may
                 have been removed on purpose.
+            RunLostError: if the run is not that of this process any more; nothing is written.
         """
         if not self._is_prepared:
             self.prepare()
-        elif not self.path.is_dir():
+        elif not is_folder(self.path):
             raise FolderGoneError(self.path)
-        return commit_checkpoint(self.path, files, manifest)
+        self.require_own()
+        return commit_checkpoint(self.path, files, manifest, require_own=self.require_own)
 
     def prune(self, retention: Retention, protected: Collection[int]) -> None:
         """Remove the checkpoints that nothing keeps; if the disk refuses, warn and go on."""
         try:
             prune_checkpoints(self.path, retention, protected=protected)
-        except OSError as error:
-            _LOG.warning("cannot list old checkpoints in %s: %s", self.path, error.strerror or error)
+        except (OSError, CheckpointError) as error:
+            _LOG.warning("cannot list old checkpoints in %s: %s", self.path, getattr(error, "strerror", None) or error)
 
     def cut(self, outdated: Mapping[int, frozenset[str]], retention: Retention, protected: Collection[int]) -> None:
         """Remove files from checkpoints that have a successor; if the disk refuses, warn and go on.
@@ -93,7 +101,7 @@ class CheckpointFolder:
         """
         for update, files in outdated.items():
             checkpoint = self.path / checkpoint_name(update)
-            if not checkpoint.is_dir() or retention.is_kept(checkpoint, protected):
+            if not is_folder(checkpoint) or retention.is_kept(checkpoint, protected):
                 continue
             try:
                 _cut(checkpoint, files)
@@ -123,7 +131,15 @@ class CheckpointFolder:
         )
 
 
-class FolderGoneError(StorageError):
+def always_own() -> None:
+    """Take a run for that of this process: a trainer that is built by hand has no lock."""
+
+
+class RunLostError(StorageError):
+    """The run is not that of this process any more: it ends, and writes nothing more."""
+
+
+class FolderGoneError(RunLostError):
     """The folder of a run's checkpoints was removed or renamed while the run trained.
 
     Args:
@@ -149,27 +165,36 @@ def _cut(checkpoint: Path, files: frozenset[str]) -> None:
         return
     aliases = {name: table for name, table in manifest.aliases.items() if name in left}
     smaller = replace(manifest, files=left, aliases=aliases, resumable=False)
-    durable.replace_file(checkpoint / NAME, smaller.encode())
+    durable.replace_file(checkpoint / NAME, smaller.encode(), inside=checkpoint.parent)
     for name in manifest.files.keys() - left.keys():
         durable.remove(checkpoint / name)
 
 
-def commit_checkpoint(checkpoints: Path, files: Mapping[str, Content], manifest: Manifest) -> Path:
+def commit_checkpoint(
+    checkpoints: Path,
+    files: Mapping[str, Content],
+    manifest: Manifest,
+    *,
+    require_own: Callable[[], object] = always_own,
+) -> Path:
     """Store `files` and their manifest as one checkpoint; return its folder once that is final.
 
     Args:
         checkpoints: The folder of the checkpoints; it exists.
         files: Content of the checkpoint's files, by relative path.
         manifest: Its manifest; sizes and hashes of the files are filled in here.
+        require_own: Raises an error if the run is not that of this process any more.
 
     Raises:
         StorageError: if the disk refuses; older checkpoints are untouched, this one is complete or does not exist.
+        RunLostError: from `require_own`.
     """
     target = checkpoints / checkpoint_name(manifest.update)
     temporary = checkpoints / f"{UNFINISHED}{target.name}-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         manifest = _write_files(temporary, files, manifest)
-        if target.exists() and _is_saved(target, manifest):
+        require_own()  # it took a while
+        if os.path.lexists(target) and _is_saved(target, manifest):
             durable.remove_tree(temporary)
             durable.sync_folder(checkpoints)  # the process that saved it may have died before this
         else:
@@ -225,17 +250,17 @@ def _put_in_place(finished: Path, target: Path) -> None:
     Between the two renames the older save has a name that `sweep_leftovers` reverts.
     """
     replaced = target.with_name(REPLACED + target.name)
-    if target.exists():
-        if replaced.exists():
+    if os.path.lexists(target):
+        if os.path.lexists(replaced):
             durable.remove_tree(replaced)
         durable.rename(target, replaced)
     try:
         durable.rename(finished, target)
     except OSError:
-        if replaced.exists():
+        if os.path.lexists(replaced):
             durable.rename(replaced, target)
         raise
     durable.sync_folder(target.parent)
-    if replaced.exists():
+    if os.path.lexists(replaced):
         with contextlib.suppress(OSError):  # the next start sweeps it
             durable.remove_tree(replaced)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
+from noether.checkpoint.untrusted import NotPlainError, require_folders
 from noether.errors import StorageError
 
 _LOG = logging.getLogger("noether.storage")
@@ -68,12 +69,19 @@ def make_folder(path: Path) -> None:
     os.mkdir(path)  # noqa: PTH102
 
 
-def make_folders(path: Path) -> None:
+def make_folders(path: Path, *, inside: Path | None = None) -> None:
     """Create a folder and its missing parents, and wait until their names are stored.
 
+    Args:
+        path: The folder.
+        inside: Run folder that it lies in, below which no part may be a link; None for a path that the user chose.
+
     Raises:
+        NotPlainError: if a part below `inside` is a link.
         OSError: if the disk refuses, or a file of this name exists.
     """
+    if inside is not None:
+        require_folders(inside, path)
     if not path.is_dir():
         make_folders(path.parent)
         make_folder(path)
@@ -126,14 +134,21 @@ def remove_tree(path: Path) -> None:
     os.rmdir(path)  # noqa: PTH106
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Replace `path` at once: readers see the old file or the new one.
+def replace_file(path: Path, data: bytes, *, inside: Path | None = None) -> None:
+    """Replace `path` at once: readers see the old file or the new one. A link of that name is replaced, not followed.
+
+    Args:
+        path: The file.
+        data: Its new content.
+        inside: Run folder that it lies in, below which no part may be a link; None for a path that the user chose.
 
     Raises:
         StorageError: if the disk refuses; the old file stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        if inside is not None:
+            require_folders(inside, path.parent)
         with contextlib.suppress(FileNotFoundError):
             remove(temporary)
         write_new_file(temporary, [data])
@@ -179,6 +194,8 @@ def storage_error(error: OSError, path: Path, *, needed: int | None = None) -> S
         needed: Its size in bytes; shown beside the free bytes if the disk is full.
     """
     room = _room(path, needed) if needed is not None and error.errno in _NO_ROOM else ""
+    if isinstance(error, NotPlainError):
+        return StorageError(f"cannot use {path}: {error}", hint="a run folder holds no links: put the files in it")
     return StorageError(
         f"cannot write {path}: {error.strerror or error}{room}",
         hint="free some space or make the folder writable; everything that was committed before is still valid",

@@ -12,14 +12,16 @@ from typing import Any
 from noether.checkpoint.durable import Content, chunks_of
 from noether.checkpoint.untrusted import parse_json
 from noether.errors import CheckpointError, TrainingError
-from noether.kernel.names import are_path_parts
+from noether.kernel.names import are_path_parts, has_control
 
-FORMAT = 1
+FORMAT = 2
+"""Format 1, which is still read, has no `facts`, no `logs`, and no spec among the files."""
 NAME = "manifest.json"
 MAX_BYTES = 2 << 20
 """Enough for about 10,000 files, names and tied weights; a larger manifest is not read."""
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
+SPEC = "spec.resolved.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Manifest:
         resumable: True if a run can be resumed from it.
         finite: True if all its weights are finite; retention keeps the newest checkpoint that is finite and resumable.
         written_by: The version of Noether that wrote it.
+        facts: Facts of the run beside its spec that a resume compares: digests of values and of source files, versions.
+        logs: Files of the run that grow, such as `metrics.jsonl`: size and hash of what had been written by then.
     """
 
     epoch: int
@@ -46,6 +50,8 @@ class Manifest:
     resumable: bool = True
     finite: bool = True
     written_by: str = ""
+    facts: dict[str, str] = field(default_factory=dict)
+    logs: dict[str, FileRecord] = field(default_factory=dict)
     format: int = FORMAT
 
     @property
@@ -80,10 +86,12 @@ class Manifest:
         if stated != _digest(body):
             raise ValueError("the manifest does not match its own hash")
         _require_known_format(body)
+        body = {"facts": {}, "logs": {}, **body}
         require_manifest_shape(body)
         files = {name: FileRecord(**record) for name, record in body.pop("files").items()}
         names = {name: NamedCheckpoint(**named) for name, named in body.pop("names").items()}
-        return cls(files=files, names=names, **body)
+        logs = {name: FileRecord(**record) for name, record in body.pop("logs").items()}
+        return cls(files=files, names=names, logs=logs, **body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +144,11 @@ class NewerFormatError(CheckpointError):
 
 def _require_known_format(body: dict[str, Any]) -> None:
     found = body.get("format")
-    if found == FORMAT:
+    if type(found) is int and 1 <= found <= FORMAT:
         return
     if isinstance(found, int) and found > FORMAT:
         raise NewerFormatError(found, FORMAT, str(body.get("written_by", ""))[:100])
-    raise ValueError(f"the manifest has an unknown format: found {found!r}, expected {FORMAT}")
+    raise ValueError(f"the manifest has an unknown format: found {found!r}, expected 1 to {FORMAT}")
 
 
 def _digest(body: dict[str, Any]) -> str:
@@ -209,13 +217,15 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "sample": _is_count,
     "files": _table_of(are_path_parts, _is_record),
     "aliases": _table_of(are_path_parts, _table_of(_is_text, _is_text)),
-    "names": _table_of(_is_text, _is_named_checkpoint),
+    "names": _table_of(lambda name: not has_control(name), _is_named_checkpoint),
     "world_size": lambda value: _is_count(value) and value > 0,
     "spec_sha256": _is_text,
     "parent": lambda value: value is None or (_is_text(value) and are_path_parts(value)),
     "resumable": lambda value: isinstance(value, bool),
     "finite": lambda value: isinstance(value, bool),
     "written_by": _is_text,
+    "facts": _table_of(_is_text, _is_text),
+    "logs": _table_of(are_path_parts, _is_record),
     "format": _is_count,
 }
 """The check of each field of `Manifest`."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+from functools import partial
 from pathlib import Path
 
 from noether.checkpoint import durable
 from noether.checkpoint.manifest import MAX_BYTES, NAME, FileRecord, Manifest, NewerFormatError
-from noether.checkpoint.untrusted import read_untrusted
+from noether.checkpoint.untrusted import NotPlainError, is_folder, names_inside, open_inside, read_untrusted
 from noether.errors import CheckpointError
 
 
@@ -108,10 +110,18 @@ def update_of(checkpoint: Path) -> int:
 
 
 def checkpoint_folders(checkpoints: Path) -> list[Path]:
-    """Return the committed checkpoints of a run, ordered by update; entries with other names are ignored."""
-    if not checkpoints.is_dir():
-        return []
-    return sorted((path for path in checkpoints.iterdir() if update_of(path) >= 0), key=update_of)
+    """Return the committed checkpoints of a run, ordered by update; entries with other names are ignored.
+
+    Raises:
+        CheckpointError: if the folder of the checkpoints is a link, or not a folder.
+    """
+    try:
+        folders = [checkpoints / name for name in names_inside(checkpoints.parent, checkpoints)]
+    except NotPlainError as error:
+        raise CheckpointError(
+            f"wrong folder of checkpoints: {error}", hint=f"put the checkpoints themselves in {checkpoints}"
+        ) from error
+    return sorted((path for path in folders if update_of(path) >= 0), key=update_of)
 
 
 def read_checkpoint(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
@@ -132,7 +142,7 @@ def read_manifest(folder: Path) -> Manifest:
         NewerFormatError: if a newer version of Noether wrote it.
     """
     try:
-        manifest = Manifest.decode(read_untrusted(folder, NAME, limit=MAX_BYTES))
+        manifest = Manifest.decode(_read(folder, NAME, limit=MAX_BYTES))
         if update_of(folder) not in (-1, manifest.update):
             raise ValueError(f"found the manifest of {checkpoint_name(manifest.update)}")
     except NewerFormatError as error:
@@ -152,12 +162,55 @@ def read_file(folder: Path, manifest: Manifest, name: str) -> bytes:
         found = ", ".join(sorted(manifest.files))
         raise CheckpointError(f"the checkpoint {folder} lacks a file: found {found}, expected {name}")
     try:
-        data = read_untrusted(folder, name, size=manifest.files[name].size)
+        data = _read(folder, name, size=manifest.files[name].size)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"the checkpoint {folder} is damaged: {error}") from error
     if FileRecord.of(data) != manifest.files[name]:
         raise CheckpointError(f"the checkpoint {folder} is damaged: {name} is not what was saved")
     return data
+
+
+def _read(folder: Path, name: str, **limits: int) -> bytes:
+    """Return the bytes of a file; neither the folder of the checkpoint nor that of all checkpoints may be a link."""
+    run = folder.parent.parent
+    return read_untrusted(run, name, below=folder.relative_to(run).as_posix(), **limits)
+
+
+ABANDONED = "abandoned"
+"""Folder in a run folder with checkpoints after the one from which the run was continued."""
+DAMAGED = "damaged"
+"""Folder in a run folder with what was damaged in it."""
+_KEPT_DAMAGED = 8
+
+
+def set_aside(run: Path, path: Path, *, stays: bool = False) -> Path:
+    """Keep a damaged file or folder of a run in its folder `damaged/`, where the newest stay; return its path.
+
+    Args:
+        run: Folder of the run.
+        path: A file or folder in it.
+        stays: Leave the file in its place as well, until it is replaced.
+
+    Raises:
+        StorageError: if the disk refuses, or `damaged` is not a folder.
+    """
+    folder = run / DAMAGED
+    try:
+        durable.make_folders(folder, inside=run)
+        kept = names_inside(run, folder)
+        number = max((int(found[0]) for name in kept if (found := re.match("[0-9]{4,9}", name))), default=0) + 1
+        target = folder / f"{number:04d}-{'-'.join(path.relative_to(run).parts)}"
+        if stays:
+            with os.fdopen(open_inside(run, path), "rb") as file:
+                durable.write_new_file(target, iter(partial(file.read, 1 << 20), b""))
+        else:
+            durable.rename(path, target)
+        for old in kept[: 1 - _KEPT_DAMAGED]:
+            durable.remove_tree(folder / old)
+        durable.sync_folder(folder)
+    except OSError as error:
+        raise durable.storage_error(error, folder) from error
+    return target
 
 
 def sweep_leftovers(checkpoints: Path) -> None:
@@ -166,16 +219,32 @@ def sweep_leftovers(checkpoints: Path) -> None:
     A checkpoint that was to be replaced, but whose successor never got its name, is put back. Leftovers that the disk
     refuses to remove stay, with a warning.
     """
-    if not checkpoints.is_dir():
+    if not is_folder(checkpoints):
         return
-    for path in sorted(checkpoints.iterdir()):
+    for path in (checkpoints / name for name in names_inside(checkpoints.parent, checkpoints)):
         if not _LEFTOVER.fullmatch(path.name):
             continue
         replaced = checkpoints / path.name.removeprefix(REPLACED)
         try:
-            if update_of(replaced) >= 0 and not replaced.exists():
+            if update_of(replaced) >= 0 and not os.path.lexists(replaced):
                 durable.rename(path, replaced)
             else:
                 durable.remove_tree(path)
         except OSError as error:
             _LOG.warning("cannot remove %s, a leftover of an interrupted save: %s", path, error.strerror or error)
+
+
+def sweep_temporary_files(run: Path) -> None:
+    """Remove files that a killed process was about to put in place; only the owner of the run may call it."""
+    for folder in (run, run / "attempts", run / "spool"):
+        if folder != run and not is_folder(folder):
+            continue
+        for path in (folder / name for name in names_inside(folder)):
+            if _TEMPORARY.fullmatch(path.name) and path.is_file():
+                try:
+                    durable.remove(path)
+                except OSError as error:
+                    _LOG.warning("cannot remove %s, a leftover of a killed process: %s", path, error.strerror or error)
+
+
+_TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp|.+\.new")

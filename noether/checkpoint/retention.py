@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from noether.checkpoint import durable
 from noether.checkpoint.manifest import NewerFormatError
 from noether.checkpoint.paths import TRASH, checkpoint_folders, checkpoint_name, read_manifest, update_of
+from noether.checkpoint.untrusted import NotPlainError, is_folder, names_inside, require_folders
 from noether.errors import CheckpointError
 
 _LOG = logging.getLogger("noether.checkpoints")
@@ -123,18 +125,17 @@ def pin(checkpoints: Path, update: int) -> None:
         StorageError: if the disk refuses.
     """
     folder, checkpoint = checkpoints / FOLDER, checkpoints / checkpoint_name(update)
-    if not checkpoint.is_dir():
+    if checkpoint not in checkpoint_folders(checkpoints):
         raise _not_there(checkpoint)
     marker = folder / checkpoint.name
     try:
-        if not folder.is_dir():
-            durable.make_folders(folder)
-        if not marker.exists():
+        durable.make_folders(folder, inside=checkpoints)
+        if not os.path.lexists(marker):
             durable.write_new_file(marker, ())
         durable.sync_folder(folder)
     except OSError as error:
         raise durable.storage_error(error, marker) from error
-    if not checkpoint.is_dir():
+    if not is_folder(checkpoint):
         unpin(checkpoints, update)
         raise _not_there(checkpoint)
 
@@ -147,7 +148,8 @@ def unpin(checkpoints: Path, update: int) -> bool:
     """
     marker = checkpoints / FOLDER / checkpoint_name(update)
     try:
-        if not marker.exists():
+        require_folders(checkpoints, marker.parent)
+        if not os.path.lexists(marker):
             return False
         durable.remove(marker)
         durable.sync_folder(marker.parent)
@@ -158,15 +160,20 @@ def unpin(checkpoints: Path, update: int) -> bool:
 
 def is_pinned(checkpoint: Path) -> bool:
     """Return True if a checkpoint is pinned."""
-    return (checkpoint.parent / FOLDER / checkpoint.name).exists()
+    return update_of(checkpoint) in pinned(checkpoint.parent)
 
 
 def pinned(checkpoints: Path) -> frozenset[int]:
-    """Return the updates of the pinned checkpoints."""
-    folder = checkpoints / FOLDER
-    if not folder.is_dir():
-        return frozenset()
-    return frozenset(update for path in folder.iterdir() if (update := update_of(path)) >= 0)
+    """Return the updates of the pinned checkpoints.
+
+    Raises:
+        CheckpointError: if the folder of the pins is a link, or not a folder.
+    """
+    try:
+        names = names_inside(checkpoints, FOLDER)
+    except NotPlainError as error:
+        raise CheckpointError(f"wrong folder of pins in {checkpoints}: {error}", hint="remove it") from error
+    return frozenset(update for name in names if (update := update_of(Path(name))) >= 0)
 
 
 def _not_there(checkpoint: Path) -> CheckpointError:

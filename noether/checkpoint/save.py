@@ -14,12 +14,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from noether.checkpoint.commit import CheckpointFolder, FolderGoneError
+from noether.checkpoint.commit import CheckpointFolder, RunLostError
 from noether.checkpoint.durable import Content
 from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, Manifest, NamedCheckpoint
 from noether.checkpoint.retention import Retention
 from noether.checkpoint.tensor_file import TensorFile, all_finite
-from noether.errors import StorageError
+from noether.errors import StorageError, TrainingError
+from noether.kernel.names import has_control
 
 _LOG = logging.getLogger("noether.checkpoints")
 
@@ -114,7 +115,13 @@ class SaveRequest:
             self.model_names |= set(model_names)
 
     def add_name(self, name: str, weights: str = WEIGHTS) -> None:
-        """Give the checkpoint a name for the weights in one of its files."""
+        """Give the checkpoint a name for the weights in one of its files.
+
+        Raises:
+            TrainingError: if the name has control characters.
+        """
+        if has_control(name):
+            raise TrainingError(f"wrong name of a checkpoint: found {name!r}, expected no control characters")
         self.names[name] = weights
 
     def named(self, update: int) -> dict[str, NamedCheckpoint]:
@@ -185,7 +192,7 @@ class SavePolicy:
             StorageError: if the run must end; it is `error`.
         """
         self.in_a_row += 1
-        if self.on_save_error == "raise" or request.is_last or isinstance(error, FolderGoneError):
+        if self.on_save_error == "raise" or request.is_last or isinstance(error, RunLostError):
             raise error
         if self.in_a_row > TOLERATED:
             error.add_note(f"{TOLERATED} saves before it have failed as well")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from noether.checkpoint.durable import Content
-from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS
+from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, FileRecord
 from noether.checkpoint.save import SaveRequest
 from noether.checkpoint.tensor_file import TensorFile, decode_tensors, lay_out_tensors, values_in
 from noether.checkpoint.untrusted import TOO_DEEP, is_too_deep, json_excess
@@ -44,6 +44,7 @@ class CheckpointState:
         data: State of the transforms, fitted on the training set.
         rank: States of the random generators of this rank.
         callback_files: The callbacks' `state_files` by id.
+        logs: As in `Manifest`.
     """
 
     epoch: int
@@ -58,6 +59,7 @@ class CheckpointState:
     rank: Mapping[str, Any]
     frozen: Collection[str] = ()
     callback_files: Mapping[str, Mapping[str, Mapping[str, Tensor]]] = field(default_factory=dict)
+    logs: Mapping[str, FileRecord] = field(default_factory=dict)
 
 
 def callback_file(owner: str, name: str | None = None) -> str:

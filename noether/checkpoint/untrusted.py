@@ -1,4 +1,9 @@
-"""Files from strangers: limits on file type, size and JSON, checked before reading."""
+"""Files of a run folder, which may come from a stranger: no links, regular files only, within limits.
+
+Every other module opens files of a run folder by these functions. The folder itself may be reached through links: a
+folder of runs often is one, to a larger disk. Below it no part of a path may be a link, nothing but a regular file is
+opened, and opening never waits, not even for a pipe.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +12,68 @@ import os
 import stat
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, NoReturn
 
 MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 """Bytes of the machine's memory; a larger file is not read."""
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_TOP = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_FOLDER = _TOP | os.O_NOFOLLOW
+_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_MISSING = (FileNotFoundError, NotADirectoryError)
 
 
-def read_untrusted(folder: Path, name: str, *, size: int | None = None, limit: int = MEMORY) -> bytes:
+class NotPlainError(OSError, ValueError):
+    """A part of a path below a run folder is a link, is not of the expected type, or leads out of the folder."""
+
+
+def open_inside(folder: Path, name: str | PurePath, flags: int = os.O_RDONLY) -> int:
+    """Open a regular file below a folder, and return its descriptor.
+
+    A file that is opened for writing must have no other name: its content is that of another file as well.
+
+    Args:
+        folder: The folder; its own path may contain links.
+        name: Name of the file relative to the folder, with slashes; or, as a `Path`, its path, which begins with that
+            of the folder.
+        flags: Flags of `os.open`; with `O_CREAT` a missing file is created.
+
+    Raises:
+        NotPlainError: if a part is a link, leads out of the folder, or is of another type; it was not opened.
+        OSError: if it does not exist, or cannot be opened.
+    """
+    *parents, last = _parts(folder, name)
+    with ExitStack() as opened:
+        place = _descend(opened, folder, parents)
+        try:
+            _require(stat.S_ISREG, last, place, "regular file")  # before opening it: opening a device has effects
+        except FileNotFoundError:
+            if not flags & os.O_CREAT:
+                raise
+        file = os.open(last, flags | _FILE, 0o644, dir_fd=place)
+    try:
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            raise NotPlainError(f"{last} is not a regular file")
+        if flags & (os.O_WRONLY | os.O_RDWR) and status.st_nlink > 1:
+            raise NotPlainError(f"{last} has other names: found {status.st_nlink} hard links, expected 1")
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+def read_untrusted(
+    folder: Path, name: str | PurePath, *, below: str = "", size: int | None = None, limit: int = MEMORY
+) -> bytes:
     """Return the bytes of a regular file below `folder`.
 
     Args:
         folder: The folder; its own path may contain links.
-        name: Relative path of the file, with slashes; no part of it may be a link.
+        name: Name of the file relative to the folder, with slashes; or, as a `Path`, its path, which begins with that
+            of the folder.
+        below: Folder below `folder` that a relative name begins in; errors leave it out.
         size: Expected size in bytes; None if unknown.
         limit: Largest size in bytes.
 
@@ -30,16 +81,11 @@ def read_untrusted(folder: Path, name: str, *, size: int | None = None, limit: i
         OSError: if it cannot be opened or read.
         ValueError: if it is outside of the folder, is not a regular file, or has another size; it was not read.
     """
-    parts = PurePosixPath(name).parts
-    if not parts or parts[0] == "/" or ".." in parts:
-        raise ValueError(f"{name!r} is outside of the folder")
-    with ExitStack() as opened:
-        place = _open(opened, folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        for part in parts[:-1]:
-            _require(stat.S_ISDIR, part, place, "folder")
-            place = _open(opened, part, _FOLDER, place)
-        _require(stat.S_ISREG, parts[-1], place, "regular file")  # before opening it: opening a device has effects
-        return _read(_open(opened, parts[-1], _FILE, place), name, size, limit)
+    file = open_inside(folder, f"{below}/{name}" if below else name)
+    try:
+        return _read(file, str(name), size, limit)
+    finally:
+        os.close(file)
 
 
 def read_chosen(path: Path, *, limit: int = MEMORY) -> bytes:
@@ -53,6 +99,72 @@ def read_chosen(path: Path, *, limit: int = MEMORY) -> bytes:
     return read_untrusted(real.parent, real.name, limit=limit)
 
 
+def names_inside(folder: Path, name: str | PurePath = "") -> list[str]:
+    """Return the sorted names in a folder, or in one below it; none if it does not exist.
+
+    Raises:
+        NotPlainError: if a part is a link, leads out of the folder, or is not a folder.
+    """
+    with ExitStack() as opened:
+        try:
+            return sorted(os.listdir(_descend(opened, folder, _parts(folder, name) if name else ())))
+        except _MISSING:
+            return []
+
+
+def is_file_inside(folder: Path, name: str | PurePath) -> bool:
+    """Return True if a regular file exists below a folder, and no part of its path is a link."""
+    *parents, last = _parts(folder, name)
+    with ExitStack() as opened:
+        try:
+            _require(stat.S_ISREG, last, _descend(opened, folder, parents), "regular file")
+        except (OSError, ValueError):  # such as a name that is too long
+            return False
+    return True
+
+
+def require_folders(folder: Path, path: Path) -> None:
+    """Check that `path`, and each part of it below `folder`, is a folder and not a link, or does not exist.
+
+    Raises:
+        NotPlainError: if one is not, or `path` leads out of the folder.
+    """
+    if path == folder:
+        return
+    with ExitStack() as opened:
+        try:
+            _descend(opened, folder, _parts(folder, path))
+        except FileNotFoundError:
+            return
+
+
+def is_folder(path: Path) -> bool:
+    """Return True for a folder that is not a link."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _parts(folder: Path, name: str | PurePath) -> tuple[str, ...]:
+    """Return the parts of a path below a folder."""
+    given = PurePosixPath(name)
+    is_below = given.is_relative_to(folder) if isinstance(name, PurePath) else not given.is_absolute()
+    given = given.relative_to(folder) if isinstance(name, PurePath) and is_below else given
+    if not is_below or not given.parts or ".." in given.parts:
+        raise NotPlainError(f"{str(name)!r} is outside of the folder")
+    return given.parts
+
+
+def _descend(opened: ExitStack, folder: Path, parts: tuple[str, ...] | list[str]) -> int:
+    """Open a folder, and one below it part by part; return the descriptor of the last, which `opened` closes."""
+    place = _open(opened, folder, _TOP)
+    for part in parts:
+        _require(stat.S_ISDIR, part, place, "folder")
+        place = _open(opened, part, _FOLDER, place)
+    return place
+
+
 def _open(opened: ExitStack, path: Path | str, flags: int, place: int | None = None) -> int:
     descriptor = os.open(path, flags, dir_fd=place)
     opened.callback(os.close, descriptor)
@@ -63,13 +175,11 @@ def _require(is_kind: Callable[[int], bool], name: str, place: int, kind: str) -
     mode = os.stat(name, dir_fd=place, follow_symlinks=False).st_mode
     if not is_kind(mode):
         found = "a symbolic link" if stat.S_ISLNK(mode) else "a file of another type"
-        raise ValueError(f"{name} cannot be read: found {found}, expected a {kind}")
+        raise NotPlainError(f"{name} cannot be read: found {found}, expected a {kind}")
 
 
 def _read(file: int, name: str, size: int | None, limit: int) -> bytes:
     status = os.fstat(file)
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{name} is not a regular file")
     if size is not None and status.st_size != size:
         raise ValueError(f"{name} is not what was saved: found {status.st_size} bytes, expected {size}")
     if status.st_size > limit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from noether.checkpoint.commit import CheckpointFolder
-from noether.checkpoint.manifest import WEIGHTS, Manifest, NamedCheckpoint
+from noether.checkpoint.manifest import SPEC, WEIGHTS, Manifest, NamedCheckpoint
 from noether.checkpoint.paths import PathProvider, checkpoint_name
 from noether.checkpoint.retention import Retention
 from noether.checkpoint.save import LAST, BackgroundSave, PreparedSave, SavePolicy, SaveQueue, SaveRequest, Snapshot
@@ -44,6 +45,7 @@ class CheckpointWriter:
         keep_every: Keep checkpoints whose update is a multiple of it; None for no such checkpoints.
         policy: Policy after a failed save.
         asynchronous: Train on while a save, except the last one, is written. At most one is in flight.
+        facts: As in `Manifest`.
         queue: The request since the last boundary, and the save in flight.
         names: Names given to checkpoints of this run, with their targets.
         last_committed: The checkpoint that was written last.
@@ -56,7 +58,8 @@ class CheckpointWriter:
         self.policy = SavePolicy()
         self.asynchronous = False
         self.folder = CheckpointFolder(path_provider.checkpoint_path)
-        self.spec_sha256 = spec_sha256
+        self.spec, self.spec_sha256 = b"", spec_sha256
+        self.facts: dict[str, str] = {}
         self.queue = SaveQueue()
         self.names: dict[str, NamedCheckpoint] = {}
         self.last_committed: Path | None = None
@@ -68,11 +71,15 @@ class CheckpointWriter:
         self._snapshot = Snapshot()
 
     def configure(
-        self, *, keep_last: int, keep_every: int | None, asynchronous: bool, policy: SavePolicy, spec_sha256: str
+        self, *, keep_last: int, keep_every: int | None, asynchronous: bool, policy: SavePolicy, spec: bytes
     ) -> None:
-        """Set the options of a spec's `[checkpoints]`, and the hash of the resolved spec, before the first save."""
+        """Set the options of a spec's `[checkpoints]`, and the text of the resolved spec, before the first save.
+
+        Every whole checkpoint holds the text, so that a run can continue without its own copy.
+        """
         self.keep_last, self.keep_every = keep_last, keep_every
-        self.asynchronous, self.policy, self.spec_sha256 = asynchronous, policy, spec_sha256
+        self.asynchronous, self.policy = asynchronous, policy
+        self.spec, self.spec_sha256 = spec, hashlib.sha256(spec).hexdigest()
 
     @property
     def pending(self) -> SaveRequest | None:
@@ -226,6 +233,8 @@ class CheckpointWriter:
         """Return the files and the manifest of a checkpoint of `state`."""
         self._include_earlier(state.update, request)
         files, aliases = encode_checkpoint(state, request)
+        if self.spec and request.is_whole:
+            files[SPEC] = self.spec
         manifest = Manifest(
             epoch=state.epoch,
             update=state.update,
@@ -237,6 +246,8 @@ class CheckpointWriter:
             parent=self._parent,
             resumable=request.is_whole,
             written_by=_version(),
+            facts=self.facts,
+            logs=dict(state.logs),
         )
         weights = [value for value in state.model.values() if isinstance(value, Tensor)] if request.weights else ()
         passing = passing_files(state, request, files) if request.newest_of else frozenset()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from noether.cli.options import Spec, SpecOptions
+from noether.cli.output import say
 from noether.errors import NoetherError
 
 if TYPE_CHECKING:
@@ -46,9 +47,9 @@ def check(
         _print_problems(error, output)
         raise typer.Exit(error.exit_code) from None
     if output == "text":
-        print("\n".join([f"{spec}: valid", *(f"note: {note}" for note in notes)]))
+        say("\n".join([f"{spec}: valid", *(f"note: {note}" for note in notes)]))
     elif output == "json":
-        print("[]")
+        say("[]")
 
 
 def _notes(loaded: LoadedSpec, options: SpecOptions) -> list[str]:
@@ -67,4 +68,4 @@ def _notes(loaded: LoadedSpec, options: SpecOptions) -> list[str]:
 def _print_problems(error: NoetherError, output: Literal["json", "github"]) -> None:
     from noether.spec.errors.formats import as_github, as_json, problems_in
 
-    print(as_json(problems_in(error)) if output == "json" else as_github(problems_in(error)))
+    say(as_json(problems_in(error)) if output == "json" else as_github(problems_in(error)))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from noether.cli.options import RUNS, AsJson, Checkpoint, Output, Project, RunArgument, Trusted, verb
-from noether.cli.output import print_facts, print_json, print_table, size_in_words
+from noether.cli.output import print_facts, print_json, print_table, say, size_in_words
 
 if TYPE_CHECKING:
     from noether.runs.checkpoints.listing import Listed
@@ -104,7 +104,7 @@ def pin(run: RunArgument, name: NameArgument, output: Output = RUNS) -> None:
 
     checkpoint = _named(run, name, output)
     pin_checkpoint(checkpoint.folder.parent, checkpoint.update)
-    print(f"{checkpoint.name} is pinned: no pruning removes {checkpoint.folder}")
+    say(f"{checkpoint.name} is pinned: no pruning removes {checkpoint.folder}")
 
 
 @verb(app, "unpin", example="noether checkpoint unpin airfoil-20260102-030405-ab12 E10_U500_S32000")
@@ -117,7 +117,7 @@ def unpin(run: RunArgument, name: NameArgument, output: Output = RUNS) -> None:
 
     checkpoint = _named(run, name, output)
     was_pinned = unpin_checkpoint(checkpoint.folder.parent, checkpoint.update)
-    print(f"{checkpoint.name} is {'no longer pinned' if was_pinned else 'not pinned'}")
+    say(f"{checkpoint.name} is {'no longer pinned' if was_pinned else 'not pinned'}")
 
 
 @verb(app, "prune", example="noether checkpoint prune airfoil-20260102-030405-ab12 --keep-last 1 --dry-run")
@@ -132,16 +132,19 @@ def prune(
 ) -> None:
     """Remove old checkpoints of RUN.
 
-    Named and pinned ones stay. Exit codes: 0 done, 2 no such run, or it is still training.
+    Named and pinned ones stay. Those in abandoned/, after which a resume went on from an older one, are removed.
+    Exit codes: 0 done, 2 no such run, or it is still training.
     """
+    from noether.checkpoint.paths import ABANDONED
     from noether.runs.checkpoints.listing import prune_run
     from noether.runs.folder.run_folder import find_run
 
     removed = prune_run(find_run(run, output), keep_last=keep_last, dry_run=dry_run)
     for checkpoint in removed:
-        print(f"{'would remove' if dry_run else 'removed'} {checkpoint.name} ({size_in_words(checkpoint.size)})")
+        name = f"abandoned/{checkpoint.folder.name}" if checkpoint.folder.parent.name == ABANDONED else checkpoint.name
+        say(f"{'would remove' if dry_run else 'removed'} {name} ({size_in_words(checkpoint.size)})")
     if not removed:
-        print("nothing to remove")
+        say("nothing to remove")
 
 
 @verb(app, "export", example="noether checkpoint export airfoil-20260102-030405-ab12 --averages ema/0.999")
@@ -186,7 +189,7 @@ def export(
     file, found = export_weights(paths, checkpoint=checkpoint, averages=averages, **chosen)
     weights = f"{found.weights} of {found.saved.manifest.iteration}"
     written = weights if form == "safetensors" else f"the model of {found.position} as {form}"
-    print(f"wrote {written} to {file} ({size_in_words(file.stat().st_size)})")
+    say(f"wrote {written} to {file} ({size_in_words(file.stat().st_size)})")
 
 
 def _checkpoints(run: str, output: Path) -> list[Listed]:
@@ -248,9 +251,9 @@ def _print_verdicts(verdicts: Sequence[Verdict]) -> None:
             if found
             else verdict.checkpoint.folder.name
         )
-        print(f"{verdict.checkpoint.name}: {'valid' if verdict.is_valid else 'damaged'} ({content})")
+        say(f"{verdict.checkpoint.name}: {'valid' if verdict.is_valid else 'damaged'} ({content})")
         for damage in verdict.damages:
-            print(f"  {damage.file}: {damage.reason}")
+            say(f"  {damage.file}: {damage.reason}")
 
 
 def _print_contents(contents: Mapping[str, Any]) -> None:
@@ -267,7 +270,7 @@ def _print_contents(contents: Mapping[str, Any]) -> None:
         "callbacks": ", ".join(contents["callbacks"]) or "none with a state",
     }
     print_facts(facts.items())
-    print()
+    say()
     print_table([{"file": file["file"], "size": size_in_words(file["size"])} for file in contents["files"]])
     rows = [
         {"file": file["file"], "tensor": name, "shape": _shape(tensor["shape"]), "dtype": tensor["dtype"]}
@@ -275,7 +278,7 @@ def _print_contents(contents: Mapping[str, Any]) -> None:
         for name, tensor in file.get("tensors", {}).items()
     ]
     if rows:
-        print()
+        say()
         print_table(rows)
 
 

@@ -9,7 +9,7 @@ import typer
 
 from noether.checkpoint.paths import shown_path
 from noether.cli.options import RUNS, AsJson, Checkpoint, Like, Output, Project, RunArgument, Trusted
-from noether.cli.output import print_json, print_table
+from noether.cli.output import print_json, print_table, say
 
 EXAMPLE = "noether eval runs/airfoil-20260102-030405-ab12 --checkpoint best_model.loss/test/total"
 
@@ -48,6 +48,6 @@ def evaluate(
         print_json(shape, in_one_line=True)  # below the messages of the run
         return
     on_file = f" on {data} as the data set '{found.data_key}'" if data else ""
-    print(f"{found.checkpoint} of {shown_path(found.run_dir)}{on_file}")
+    say(f"{found.checkpoint} of {shown_path(found.run_dir)}{on_file}")
     print_table([{"metric": key, "value": f"{value:.6g}"} for key, value in found.metrics.items()])
-    print(f"kept in {found.file}")
+    say(f"kept in {found.file}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import sys
 from collections import Counter
@@ -15,10 +16,11 @@ from typer.core import TyperCommand, TyperGroup
 
 from noether.cli import check, checkpoint, evaluate, plan, plugins, predict, resume, run, spec, tracker, verify_resume
 from noether.cli.options import verb
-from noether.cli.output import print_error
-from noether.config.secrets import masked_traceback
+from noether.cli.output import print_error, say
+from noether.config.secrets import MaskSecrets, masked_traceback
 from noether.errors import NoetherError, StorageError, UsageError
 from noether.kernel.registry import active_registry
+from noether.spec.errors.words import visible_lines
 
 if TYPE_CHECKING:
     from noether.kernel.entries import Entry
@@ -59,6 +61,15 @@ class _Verbs(TyperGroup):
         entries = active_registry().commands()
         names = Counter([*self.commands, *(entry.name for entry in entries)])
         return [*self.commands, *(entry.name if names[entry.name] == 1 else entry.qualified for entry in entries)]
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a verb; an error of its arguments, which may be names of a stranger's files, shows them escaped."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if hasattr(error, "format_message"):  # of typer
+                vars(error)["message"] = visible_lines(str(vars(error)["message"]))
+            raise
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a verb, or None; imports nothing.
@@ -109,7 +120,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         import noether
 
-        print(f"noether {noether.__version__}")
+        say(f"noether {noether.__version__}")
         raise typer.Exit
 
 
@@ -144,9 +155,20 @@ _REFUSALS = {errno.ENAMETOOLONG: UsageError, errno.ENOSPC: StorageError, errno.E
 """Errors of the system that are no defect, wherever they are raised."""
 
 
+def show_log_visibly() -> None:
+    """Let messages of no run, which logging prints by itself, be escaped and masked as those of a run are."""
+    from noether.runs.console import VisibleFormatter
+
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(VisibleFormatter())
+        if not any(isinstance(known, MaskSecrets) for known in logging.lastResort.filters):
+            logging.lastResort.addFilter(MaskSecrets())
+
+
 def main() -> None:
     """Run the command line, and end the process with its exit code."""
     _open_missing_streams()
+    show_log_visibly()
     try:
         app()
     except NoetherError as error:
@@ -159,5 +181,5 @@ def main() -> None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             print_error(refusal)
             sys.exit(refusal.exit_code)
-        print(masked_traceback(error), end="", file=sys.stderr)  # a defect: shown as Python does, but without secrets
+        say(masked_traceback(error), end="", to_stderr=True)  # a defect: shown as Python does, but without secrets
         sys.exit(1)

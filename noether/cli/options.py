@@ -44,6 +44,9 @@ Trusted = Annotated[
 AllowSpecChange = Annotated[
     bool, typer.Option("--allow-spec-change", help="Continue although the changed spec alters training.")
 ]
+StrictCode = Annotated[
+    bool, typer.Option("--strict-code", help="Refuse to continue if code, a plugin or a data file has changed.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")]
 ShowTraceback = Annotated[
     bool, typer.Option("--traceback", help="Print the whole traceback of an error in a callback or model.")

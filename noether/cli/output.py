@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,16 +12,27 @@ from typing import Any
 
 from noether.config.secrets import mask
 from noether.errors import NoetherError, StorageError, UsageError
-from noether.spec.errors.words import visible
+from noether.spec.errors.words import visible, visible_lines
 
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _WIDEST = 30
 """Characters: a longer name in a list of facts does not widen the column of names."""
+
+
+def say(text: str = "", *, end: str = "\n", to_stderr: bool = False, flush: bool = False) -> None:
+    """Print text with control characters escaped, which files of a run folder may hold; line ends and tabs stay."""
+    print(visible_lines(text), end=end, file=sys.stderr if to_stderr else None, flush=flush)
+
+
+def print_file(text: str) -> None:
+    """Print the text of a TOML or JSON file, in which no line but a string can hold a control character."""
+    print(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text), end="")
 
 
 def print_table(rows: Sequence[Mapping[str, object]], *, indent: str = "") -> None:
     """Print rows with the same keys below a header, never wrapped or cut; columns of numbers end at the right."""
     if not rows:
-        print(f"{indent}nothing found")
+        say(f"{indent}nothing found")
         return
     lines = [[key.upper() for key in rows[0]], *([_cell(value) for value in row.values()] for row in rows)]
     columns = list(zip(*lines, strict=True))
@@ -28,7 +40,7 @@ def print_table(rows: Sequence[Mapping[str, object]], *, indent: str = "") -> No
     aligned = [str.rjust if all(map(_is_number, column[1:])) else str.ljust for column in columns]
     for line in lines:
         cells = (align(cell, width) for align, cell, width in zip(aligned, line, widths, strict=True))
-        print(f"{indent}{'  '.join(cells)}".rstrip())
+        say(f"{indent}{'  '.join(cells)}".rstrip())
 
 
 def print_facts(facts: Iterable[tuple[str, object]], *, indent: str = "") -> None:
@@ -36,13 +48,13 @@ def print_facts(facts: Iterable[tuple[str, object]], *, indent: str = "") -> Non
     lines = [(_cell(name), _cell(value)) for name, value in facts]
     width = max((len(name) for name, _ in lines if len(name) <= _WIDEST), default=0)
     for name, value in lines:
-        print(f"{indent}{name.ljust(width)}  {value}".rstrip())
+        say(f"{indent}{name.ljust(width)}  {value}".rstrip())
 
 
 def print_section(title: str, facts: Mapping[str, object]) -> None:
     """Print facts below a title; print nothing if there are none."""
     if facts:
-        print(f"\n{title}")
+        say(f"\n{title}")
         print_facts(facts.items(), indent="  ")
 
 
@@ -63,7 +75,7 @@ def print_error(error: NoetherError) -> None:
     notes = [f"note: {note}" for note in getattr(error, "__notes__", [])]
     if isinstance(error, InvalidSpecError):
         text = error.rendered(color=sys.stderr.isatty() and not os.environ.get("NO_COLOR"))  # escaped already
-        print(mask("\n".join([text, *(f"  {note}" for note in notes)])), file=sys.stderr)
+        print(mask("\n".join([text, *(f"  {visible(note)}" for note in notes)])), file=sys.stderr)
     else:
         print_problem(error.message, [*notes, *([f"help: {error.hint}"] if error.hint else [])], code=error.code)
 
@@ -72,7 +84,7 @@ def print_problem(message: str, lines: Sequence[str], *, code: str | None = None
     """Print a message with indented lines below it to standard error, secrets masked, control characters escaped."""
     label = f"error[{code}]" if code else "error"
     text = mask("\n".join([f"{label}: {message}", *(f"  {line}" for line in lines)]))
-    print("\n".join(map(visible, text.split("\n"))), file=sys.stderr)
+    say(text, to_stderr=True)
 
 
 def size_in_words(number: int) -> str:

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from noether.cli.options import AsJson, Spec, SpecOptions
-from noether.cli.output import counted, duration_in_words, picked, print_json, print_section, print_table, size_in_words
+from noether.cli.output import (
+    counted,
+    duration_in_words,
+    picked,
+    print_json,
+    print_section,
+    print_table,
+    say,
+    size_in_words,
+)
 
 if TYPE_CHECKING:
     from noether.runs.plan.plan import Plan, PlannedCheckpoints
@@ -53,7 +62,7 @@ def plan(
     else:
         print_plan(made)
         for note in loaded.notes:
-            print(f"\nnote: {note}")
+            say(f"\nnote: {note}")
 
 
 def _plan_json(plan: Plan) -> dict[str, Any]:
@@ -71,14 +80,14 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
 
 def print_plan(plan: Plan) -> None:
     """Print a plan, a section each for training, callbacks, evaluation and checkpoints."""
-    print(f"{plan.name}: {_headline(plan)}")
+    say(f"{plan.name}: {_headline(plan)}")
     print_section("training", _training(plan))
     if plan.callbacks:
-        print("\nafter an update, in this order")
+        say("\nafter an update, in this order")
         print_table([_callback_row(row) for row in plan.callbacks], indent="  ")
     print_section("otherwise", {_HOOKS.get(hook, hook): ", ".join(order) for hook, order in plan.hooks.items()})
     if plan.passes:
-        print("\nevaluation")
+        say("\nevaluation")
         print_table([_pass_row(row) for row in plan.passes], indent="  ")
     print_section("checkpoints", _checkpoints(plan.checkpoints))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 import typer
 
 from noether.cli.options import AsJson, Trusted, verb
-from noether.cli.output import print_json, print_table
+from noether.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -72,7 +72,7 @@ def info(
     with use_registry(registry):
         for number, found in enumerate([_checked(role)] if role else registry.roles_of(kind)):
             if number:
-                print()
+                say()
             _print_kind(registry.load(found or "callback", kind))
 
 
@@ -102,16 +102,16 @@ def _print_kind(component: Component) -> None:
     config_class = config_class_of(component.target, component.role)
     summary = (inspect.getdoc(component.target) or "").strip().partition("\n")[0]
     path = f"{component.target.__module__}.{getattr(component.target, '__qualname__', '')}"
-    print(f"{component.role} '{component.kind}' from {component.origin}: {path}\n  {summary}\n")
+    say(f"{component.role} '{component.kind}' from {component.origin}: {path}\n  {summary}\n")
     fields = {name: field for name, field in config_class.model_fields.items() if name != "kind"}
     print_table([_row(name, field) for name, field in fields.items()])
     for name, field in fields.items():
         if (table_class := table_class_of(field)) is not None:
-            print(f"\neach table of {name}\n")
+            say(f"\neach table of {name}\n")
             print_table([_row(*option) for option in table_class.model_fields.items()])
     for name, reason in getattr(config_class, "left_out", {}).items():
-        print(f"\n{name} is not an option: {reason}")
-    print(f"\n{_example(component, config_class)}")
+        say(f"\n{name} is not an option: {reason}")
+    say(f"\n{_example(component, config_class)}")
 
 
 def _print_plugin(component: Component) -> None:
@@ -120,10 +120,10 @@ def _print_plugin(component: Component) -> None:
 
     hooks = [name for name in HOOKS if implementation_options(getattr(component.target, name, None)) is not None]
     summary = (inspect.getdoc(component.target) or "").strip().partition("\n")[0]
-    print(f"run plugin '{component.kind}' from {component.origin}")
-    print(f"  {summary}\n" if summary else "")
-    print(f"implements {', '.join(hooks) or 'no hook'}\n")
-    print(f'[plugins]\nuse = ["{component.kind}"]')
+    say(f"run plugin '{component.kind}' from {component.origin}")
+    say(f"  {summary}\n" if summary else "")
+    say(f"implements {', '.join(hooks) or 'no hook'}\n")
+    say(f'[plugins]\nuse = ["{component.kind}"]')
 
 
 def _row(name: str, field: FieldInfo) -> dict[str, str]:

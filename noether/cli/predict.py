@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from noether.checkpoint.paths import shown_path
 from noether.cli.options import RUNS, AsJson, Checkpoint, Like, Output, Project, RunArgument, Trusted
-from noether.cli.output import counted, picked, print_json
+from noether.cli.output import counted, picked, print_json, say
 
 if TYPE_CHECKING:
     from noether.runs.predict.files import Predicted
@@ -67,14 +66,14 @@ def predict(
     if as_json:
         print_json(picked(found, "checkpoint samples shapes columns inputs ignored not_finite") | {"file": str(out)})
     else:
-        print(f"{found.checkpoint} of {shown_path(loaded.run_dir)}")
+        say(f"{found.checkpoint} of {shown_path(loaded.run_dir)}")
         _print(found, out)
 
 
 def _print(found: Predicted, out: Path) -> None:
     fields = ", ".join((found.columns and [name for names in found.columns.values() for name in names]) or found.shapes)
-    print(f"wrote {fields} for {counted(found.samples, 'sample')} to {out}")
+    say(f"wrote {fields} for {counted(found.samples, 'sample')} to {out}")
     if found.ignored:
-        print(f"ignored: {', '.join(found.ignored)}")
+        say(f"ignored: {', '.join(found.ignored)}")
     for field, count in found.not_finite.items():
-        print(f"note: not finite: {field} of {counted(count, 'sample')}", file=sys.stderr)
+        say(f"note: not finite: {field} of {counted(count, 'sample')}", to_stderr=True)

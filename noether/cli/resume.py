@@ -15,7 +15,9 @@ from noether.cli.options import (
     RunArgument,
     ShowTraceback,
     SpecOptions,
+    StrictCode,
 )
+from noether.cli.output import say
 from noether.cli.run import end
 
 EXAMPLE = "noether resume runs/airfoil-20260102-030405-ab12 -s trainer.max_epochs=60"
@@ -29,6 +31,7 @@ def resume(
     ] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")] = False,
     allow_spec_change: AllowSpecChange = False,
+    strict_code: StrictCode = False,
     output: Output = RUNS,
     project: Project = None,
     quiet: Quiet = False,
@@ -51,7 +54,7 @@ def resume(
         "project": project,
     }
     if dry_run:
-        print("\n".join(preview(run, **chosen)))
+        say("\n".join(preview(run, **chosen)))
         return
-    outcome = resume_run(run, **chosen, allow_spec_change=allow_spec_change, quiet=quiet)
+    outcome = resume_run(run, **chosen, allow_spec_change=allow_spec_change, strict_code=strict_code, quiet=quiet)
     end(outcome, show_traceback=show_traceback)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import traceback
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from noether.checkpoint.paths import shown_path
-from noether.cli.options import AllowSpecChange, Quiet, ShowTraceback, Spec, SpecOptions
-from noether.cli.output import print_error, print_problem
+from noether.cli.options import AllowSpecChange, Quiet, ShowTraceback, Spec, SpecOptions, StrictCode
+from noether.cli.output import print_error, print_problem, say
 from noether.config.secrets import masked_traceback
 from noether.errors import NoetherError
 
@@ -41,6 +40,7 @@ def run(
     run_id: RunId = None,
     resume: IfExists = None,
     allow_spec_change: AllowSpecChange = False,
+    strict_code: StrictCode = False,
     quiet: Quiet = False,
     show_traceback: ShowTraceback = False,
     trace_hooks: TraceHooks = False,
@@ -59,6 +59,7 @@ def run(
             run_id=run_id,
             resume=resume,
             allow_spec_change=allow_spec_change,
+            strict_code=strict_code,
             plugins=options.plugins,
             trust=options.trusted,
             quiet=quiet,
@@ -66,7 +67,7 @@ def run(
         )
     except NoetherError as error:
         if show_traceback:
-            print(masked_traceback(error), file=sys.stderr)
+            say(masked_traceback(error), to_stderr=True)
         raise
     end(outcome, show_traceback=show_traceback)
 
@@ -76,7 +77,7 @@ def end(outcome: Outcome, *, show_traceback: bool) -> NoReturn:
     error = outcome.error
     if error is not None and outcome.status == "FAILED":
         if show_traceback:
-            print(masked_traceback(error), end="", file=sys.stderr)
+            say(masked_traceback(error), end="", to_stderr=True)
         elif isinstance(error, NoetherError):
             print_error(error)
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from noether.cli.options import RUNS, AsJson, Spec, SpecOptions, Trusted, verb
-from noether.cli.output import print_json, write_text
+from noether.cli.output import print_file, print_json, say, write_text
 from noether.cli.spec_explain import EXAMPLE as EXPLAIN_EXAMPLE
 from noether.cli.spec_explain import explain
 from noether.cli.spec_init import EXAMPLE as INIT_EXAMPLE
@@ -88,16 +87,16 @@ def schema(output: OutputFile = None, trusted: Trusted = []) -> None:
 
     made, unreadable = schema_of(Registry.installed(trusted=trusted, project_folders=(Path.cwd(),)))
     for kind in unreadable:
-        print(f"note: {kind.role} '{kind.kind}' takes any option: {kind.reason}", file=sys.stderr)
+        say(f"note: {kind.role} '{kind.kind}' takes any option: {kind.reason}", to_stderr=True)
     _write(json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False) + "\n", output)
 
 
 def _write(text: str, output: Path | None) -> None:
     if output is None:
-        print(text, end="")
+        print_file(text)
     else:
         write_text(output, text)
-        print(f"wrote {output}")
+        say(f"wrote {output}")
 
 
 def _difference_json(difference: Difference) -> dict[str, Any]:
@@ -112,11 +111,11 @@ def _print_differences(left: str, right: str, found: Iterable[Difference]) -> No
     from noether.spec.diff import ABSENT
     from noether.spec.errors.words import toml_literal
 
-    print(f"- {left}\n+ {right}" if found else "no difference")
+    say(f"- {left}\n+ {right}" if found else "no difference")
     for difference in found:
-        print(f"\n{difference.key}")
+        say(f"\n{difference.key}")
         for sign, value in (("-", difference.left), ("+", difference.right)):
-            print(f"  {sign} {'unset' if value is ABSENT else toml_literal(value)}")
+            say(f"  {sign} {'unset' if value is ABSENT else toml_literal(value)}")
 
 
 def _tables_of(side: str, runs: Path, trusted: Iterable[str]) -> dict[str, Any]:

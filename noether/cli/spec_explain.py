@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from noether.cli.options import AsJson, SpecOptions
-from noether.cli.output import print_facts, print_json
+from noether.cli.output import print_facts, print_json, say
 
 if TYPE_CHECKING:
     from noether.spec.describe.explain import Explanation
@@ -67,13 +67,13 @@ def _print_explanation(explanation: Explanation, *, as_json: bool) -> None:
         said = [{"value": said.value, "where": said.where} for said in explanation.said]
         print_json({"key": explanation.key, "value": explanation.value, "said": said, **facts})
         return
-    print(f"{explanation.key} = {_shown(explanation.value)}")
+    say(f"{explanation.key} = {_shown(explanation.value)}")
     owner = f" of {explanation.meaning.owner}" if explanation.meaning.owner else ""
     lines = [(_shown(said.value), said.where) for said in explanation.said]
     if not explanation.holder:
         lines.append(("-", "no default") if facts["default"] == "required" else (facts["default"], f"default{owner}"))
     print_facts(lines, indent="  ")
-    print()
+    say()
     print_facts(facts.items(), indent="  ")
 
 
@@ -88,7 +88,7 @@ def _print_meanings(key: str, meanings: Sequence[Meaning], *, as_json: bool) -> 
         return
     for number, (facts, owners) in enumerate(groups.values()):
         named = ", ".join(filter(None, owners))
-        print(f"{chr(10) if number else ''}{key}{f' of {named}' if named else ''}")
+        say(f"{chr(10) if number else ''}{key}{f' of {named}' if named else ''}")
         print_facts((_compared(facts) if len(owners) > 1 else facts).items(), indent="  ")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from noether.cli.output import write_text
+from noether.cli.output import say, write_text
 
 if TYPE_CHECKING:
     from noether.spec.scaffold import Content
@@ -52,7 +52,7 @@ def init(
     content = _content(data, file, _names(inputs), _names(targets)) if data else DIGITS
     choices = Choices(_plain(name or file.stem), model, epochs, batch_size, lr)
     write_text(file, spec_text(content, choices, str(file)), replace=False)
-    print(f"wrote {file}; next: noether run {file}")
+    say(f"wrote {file}; next: noether run {file}")
 
 
 def _content(data: Path, spec: Path, inputs: list[str], targets: list[str]) -> Content:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from noether.cli.options import RUNS, AsJson, Output, RunArgument, Trusted, verb
-from noether.cli.output import picked, print_json
+from noether.cli.output import picked, print_json, say
 
 if TYPE_CHECKING:
     from noether.runs.tracking.sync import Synced
@@ -47,11 +47,11 @@ def sync(
     for synced in sync_trackers(run, output=output, trusted=trusted, store=store, verify=verify):
         results.append(picked(synced, "tracker lines files status where missing error points resent lost"))
         if not as_json:
-            print(_line(synced), flush=True)
+            say(_line(synced), flush=True)
     if as_json:
         print_json(results, in_one_line=True)
     elif not results:
-        print("the run has no tracker that keeps metrics")
+        say("the run has no tracker that keeps metrics")
     if any(row["error"] for row in results):
         raise typer.Exit(1)
 

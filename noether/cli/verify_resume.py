@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from noether.cli.options import AsJson, Spec, SpecOptions
-from noether.cli.output import counted, picked, print_json, print_table
+from noether.cli.output import counted, picked, print_json, print_table, say
 
 if TYPE_CHECKING:
     from noether.runs.verify.verify_resume import Report
@@ -76,7 +76,7 @@ def _report_json(report: Report) -> dict[str, Any]:
 
 
 def _print_report(report: Report) -> None:
-    print(f"{report.name}: {report.updates} updates straight and interrupted, {report.updates_per_epoch} an epoch")
+    say(f"{report.name}: {report.updates} updates straight and interrupted, {report.updates_per_epoch} an epoch")
     print_table(
         [
             {"point": point.where, "compared": point.what, "result": "differs" if point.difference else "equal"}
@@ -84,14 +84,14 @@ def _print_report(report: Report) -> None:
         ]
     )
     for place in report.not_compared:
-        print(f"not compared, because it differs in every run: {place}")
+        say(f"not compared, because it differs in every run: {place}")
     for point in report.points:
         if point.difference:
             more = f" (and {counted(point.more, 'more file')})" if point.more else ""
-            print(f"\n{point.where}{more}\n  {point.difference}")
+            say(f"\n{point.where}{more}\n  {point.difference}")
     if any(point.before_any and point.difference for point in report.points):
-        print("\nthis differs before the first interruption: the run itself is not repeatable")
+        say("\nthis differs before the first interruption: the run itself is not repeatable")
     if report.forgotten:
-        print("\n" + "\n".join(report.forgotten))
-        print("  help: return it from state_dict(), and restore it in load_state_dict()")
-    print("\nthe interrupted run equals the straight one, bit by bit" if report.is_equal else "\nthe runs differ")
+        say("\n" + "\n".join(report.forgotten))
+        say("  help: return it from state_dict(), and restore it in load_state_dict()")
+    say("\nthe interrupted run equals the straight one, bit by bit" if report.is_equal else "\nthe runs differ")

@@ -1,4 +1,4 @@
-"""Names: did-you-mean, free names, lists of names, and names that may become part of a path."""
+"""Names: did-you-mean, free names, lists of names, names that may become part of a path, control characters."""
 
 from __future__ import annotations
 
@@ -35,6 +35,14 @@ def is_path_part(name: str) -> bool:
 def are_path_parts(path: str) -> bool:
     """Return True if a relative path with slashes is short and each of its parts can name a file or folder."""
     return len(path) <= LONGEST_PATH and all(is_path_part(part) for part in path.split("/"))
+
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+
+
+def has_control(name: str) -> bool:
+    """Return True if a name has control characters, which would act on a terminal that shows it."""
+    return not name.isprintable() and _CONTROL.search(name) is not None
 
 
 _LONGEST_COMPARED = 100  # characters; a longer name takes long to compare, and is not a misspelt one

@@ -105,7 +105,7 @@ class Registry:
         entries: Everything that is registered.
         trusted: Top-level packages that dotted paths may import besides our own, torch's and the plugins'.
         project_folders: Folders whose own code dotted paths may import.
-        data_folders: Folders in which nothing is code.
+        data_folders: Folders beside run folders in which nothing is code.
         written_in_python: Dotted kinds that Python code wrote, trusted as they are, and objects that it passed, by the
             kind that stands for them.
     """

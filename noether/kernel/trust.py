@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import sysconfig
 from collections.abc import Iterable
@@ -38,21 +39,38 @@ def calling_package() -> str | None:
     return None
 
 
+RUN_MARK = "run.json"
+"""File that marks a run folder. It may come from a stranger, so nothing at or below it is code."""
+
+
+def run_folder_of(path: Path) -> Path | None:
+    """Return the outermost run folder that a path, as it is written or behind its links, lies in; None if in none."""
+    written = path.absolute()
+    for place in (written.resolve(), written):
+        for folder in reversed((place, *place.parents)):
+            if ".." not in folder.parts and os.path.lexists(folder / RUN_MARK):
+                return folder
+    return None
+
+
 class Trust:
     """Decides which top-level packages a spec may import.
 
     Args:
         packages: Top-level packages that are trusted by name: those of plugins and of `--trust`.
-        project_folders: Folders whose own packages, there or in their `src`, are trusted.
-        data_folders: Folders that hold data only: nothing in them is imported, even inside a trusted folder.
+        project_folders: Folders whose own packages, there or in their `src`, are trusted; not those in a run folder.
+        data_folders: Folders beside run folders that hold data only.
     """
 
     def __init__(
         self, packages: Iterable[str] = (), project_folders: Iterable[Path] = (), data_folders: Iterable[Path] = ()
     ) -> None:
-        self._packages = ALWAYS_TRUSTED | set(packages)
         self._data_folders = [Path(folder).resolve() for folder in data_folders]
-        self._folders = [place for folder in project_folders for place in _roots(Path(folder).resolve())]
+        self._packages = ALWAYS_TRUSTED | set(packages)
+        projects = [Path(folder) for folder in project_folders]
+        self._folders = [
+            place for folder in projects if run_folder_of(folder) is None for place in _roots(folder.resolve())
+        ]
 
     def also(self, top: str) -> Trust:
         """Return the same trust with one more package."""
@@ -86,20 +104,19 @@ class Trust:
             invalidate_caches()
 
     def require_code(self, module: str, kind: str) -> None:
-        """Check that a module, whose package is imported, is not in a folder of data.
+        """Check that a module, whose package is imported, is not in a run folder or another folder of data.
 
         Raises:
             PluginError: if it is; it was not imported.
         """
-        spec = find_spec(module) if self._data_folders and module != SCRIPT else None
-        for place in _places(spec) if spec is not None else ():
-            for folder in self._data_folders:
-                if place.is_relative_to(folder):
-                    raise PluginError(
-                        f"kind {kind!r} is not imported: {place} is in the data folder {folder}",
-                        hint="move the code into your project, or install it",
-                        code="not-trusted",
-                    )
+        for place in _places_of(module):
+            others = (folder for folder in self._data_folders if place.is_relative_to(folder))
+            if (folder := run_folder_of(place) or next(others, None)) is not None:
+                raise PluginError(
+                    f"kind {kind!r} is not imported: {place} is in {folder}, a folder of runs",
+                    hint="move the code into your project, or install it",
+                    code="not-trusted",
+                )
 
     def _meant(self, top: str) -> str:
         """Return `. Did you mean 'x'?` if a package was probably misspelt, or an empty string."""
@@ -156,6 +173,16 @@ def _places(spec: ModuleSpec) -> set[Path]:
     if spec.origin is not None and spec.has_location:
         return {Path(spec.origin).resolve()}
     return {Path(place).resolve() for place in spec.submodule_search_locations or ()}
+
+
+def _places_of(module: str) -> list[Path]:
+    """Return the places of a module that are not installed; none for the running script, or a module made by hand."""
+    try:
+        spec = find_spec(module) if module != SCRIPT else None
+    except ValueError:  # imported, but without a spec
+        return []
+    places = _places(spec) if spec is not None else ()
+    return [place for place in places if not any(place.is_relative_to(parent) for parent in _INSTALLED)]
 
 
 def folder_of(package: str) -> Path | None:

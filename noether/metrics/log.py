@@ -11,9 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
+from noether.checkpoint.manifest import FileRecord
 from noether.config.metric_facts import MetricPropertyProvider
 from noether.errors import StorageError, TrainingError
-from noether.kernel.names import did_you_mean
+from noether.kernel.names import did_you_mean, has_control
 from noether.kernel.progress import UpdateCounter
 from noether.metrics.metrics_file import AppendOnlyFile, MetricRecord, MetricsFile
 from noether.metrics.values import encode_nonscalar, own_nonscalar, own_scalar, read_scalars
@@ -54,6 +55,7 @@ class LogWriter:
         round: The metrics added since the last line.
         on_metrics: Called with the completed updates and the metrics of each line; schedules follow them.
         on_written: Called with the metrics of each line; a tracker feed is notified through it.
+        is_repaired: True if a file was damaged when the state was restored.
         on_file: Called with each file that callbacks add, and its folder.
     """
 
@@ -70,8 +72,9 @@ class LogWriter:
         self.on_file: list[Callable[[Path, str], object]] = []
         self._summary = MetricSummary(metric_property_provider)
         self._nonscalars_file = (
-            AppendOnlyFile(metrics_file.path.with_name("nonscalars.jsonl")) if metrics_file else None
+            AppendOnlyFile(metrics_file.path.with_name("nonscalars.jsonl"), metrics_file.run) if metrics_file else None
         )
+        self.is_repaired = False
         self._written_at = 0.0
 
     @property
@@ -100,8 +103,9 @@ class LogWriter:
         """
         if not isinstance(key, str) or not key:
             raise TrainingError(f"wrong metric key: found {key!r}, expected a non-empty string")
-        if self.prefix:
-            key = self.prefix + key
+        key = self.prefix + key
+        if has_control(key):
+            raise TrainingError(f"wrong metric key: found {key!r}, expected no control characters")
         added = self.round
         added.scalars[key] = value if type(value) is float else own_scalar(key, value)
         added.has_values = True
@@ -196,23 +200,41 @@ class LogWriter:
         self._nonscalars_file.sync()
         return {"metrics": self.metrics_file.offset, "nonscalars": self._nonscalars_file.offset}
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
+    def written(self) -> dict[str, FileRecord]:
+        """Return length and hash of each file by name; call it after `state_dict`."""
+        files = [file for file in (self.metrics_file, self._nonscalars_file) if file is not None]
+        return {file.path.name: file.written() for file in files}
+
+    def load_state_dict(
+        self, state: Mapping[str, int], written: Mapping[str, FileRecord] | None = None, update: int | None = None
+    ) -> None:
         """Cut the files back to a saved state, and read the final and best values from the lines that remain.
 
-        The state of a writer without files cuts nothing.
+        The state of a writer without files cuts nothing. A damaged file is repaired, see `AppendOnlyFile.restore`.
+
+        Args:
+            state: The state.
+            written: What `written` returned when it was saved; None if it is unknown.
+            update: Completed updates at that time.
 
         Raises:
-            StorageError: if a file is shorter than it was when the state was saved, or damaged.
+            StorageError: if the disk refuses.
         """
         self.discard()
         self._summary.clear()
         if self.metrics_file is None or self._nonscalars_file is None:
             return
         if state:
-            self.metrics_file.truncate(state["metrics"])
-            self._nonscalars_file.truncate(state["nonscalars"])
+            for file, offset in ((self.metrics_file, state["metrics"]), (self._nonscalars_file, state["nonscalars"])):
+                self.is_repaired |= not file.restore(offset, (written or {}).get(file.path.name), update)
         for record in self.metrics_file.read():
             self._summary.add(record.metrics)
+
+    def require_own(self, check: Callable[[], object]) -> None:
+        """Call `check` before a file is opened or cut; it raises an error if the run has another owner."""
+        for file in (self.metrics_file, self._nonscalars_file):
+            if file is not None:
+                file.require_own = check
 
     def close(self) -> None:
         """Close the files; a round that was not flushed is lost."""

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from noether.checkpoint.durable import storage_error
+from noether.checkpoint.durable import replace_file, storage_error
+from noether.checkpoint.manifest import FileRecord
+from noether.checkpoint.paths import set_aside
+from noether.checkpoint.untrusted import NotPlainError, open_inside
 from noether.errors import StorageError
+from noether.kernel.names import has_control
 
+_LOG = logging.getLogger("noether.metrics")
+_COUNTERS = ("update", "epoch", "sample")
 _ENCODER = json.JSONEncoder(allow_nan=False)
+_LONGEST = 256 << 20  # bytes of a line; a longer one is no line of Noether, and is not read into memory
 _UPDATE = re.compile(rb'\{"update": (\d+),')
 
 
@@ -57,8 +66,10 @@ class MetricRecord:
             fields = json.loads(line)
             # float() reads "NaN", "Infinity" and "-Infinity" as well as numbers.
             metrics = {key: float(value) for key, value in fields["metrics"].items()}
+            if any(map(has_control, metrics)) or not all(isinstance(fields[name], int) for name in _COUNTERS):
+                raise ValueError("a metric key has control characters, or a counter is not an integer")
             return cls(fields["update"], fields["epoch"], fields["sample"], fields["time"], metrics)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"not a line of a metrics file: {line[:80]!r}") from error
 
 
@@ -96,12 +107,26 @@ class AppendOnlyFile:
 
     Args:
         path: The file; its folder exists.
+        run: Run folder that it lies in, below which no part of the path may be a link; None for the file's own folder.
+
+    Attributes:
+        require_own: Raises an error if the run is not that of this process any more; called before the file is opened
+            or cut.
+
+    Raises:
+        StorageError: if the file is a link or not a regular file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, run: Path | None = None) -> None:
         self.path = path
-        self.offset = _end_of_last_line(path)
+        self.run = path.parent if run is None else run
+        self.require_own: Callable[[], object] = _always_own
+        try:
+            self.offset = self._end_of_last_line()
+        except NotPlainError as error:
+            raise storage_error(error, path) from error
         self._file: BinaryIO | None = None
+        self._digest = None if self.offset else hashlib.sha256()  # of `offset` bytes; None until it is needed
 
     def write(self, lines: bytes) -> None:
         """Write one or more lines, newlines included: all of them, or none if that fails.
@@ -118,6 +143,8 @@ class AppendOnlyFile:
             self._cut_back()
             raise storage_error(error, self.path, needed=len(lines)) from error
         self.offset += len(lines)
+        if self._digest is not None:
+            self._digest.update(lines)
 
     def truncate(self, offset: int) -> None:
         """Cut off everything after the first `offset` bytes.
@@ -131,11 +158,100 @@ class AppendOnlyFile:
                 hint="restore the file from a backup, or start a new run from the checkpoint's weights",
             )
         if offset < self.offset:
+            self.require_own()
             try:
-                os.truncate(self.path, offset)
+                with os.fdopen(open_inside(self.run, self.path, os.O_WRONLY), "wb", buffering=0) as file:
+                    file.truncate(offset)
             except OSError as error:
                 raise storage_error(error, self.path) from error
-            self.offset = offset
+            self.offset, self._digest = offset, None
+
+    def written(self) -> FileRecord:
+        """Return length and hash of the lines that were written."""
+        if self._digest is None:
+            self._digest = self._digest_of(self.offset)
+        return FileRecord(self.offset, self._digest.hexdigest())
+
+    def restore(self, offset: int, written: FileRecord | None = None, update: int | None = None) -> bool:
+        """Cut the file back to its first `offset` bytes; if it was damaged since, keep its whole lines up to there.
+
+        The damaged file stays in the folder `damaged/` beside it.
+
+        Args:
+            offset: Length of the file when its state was saved.
+            written: What `written` returned then; None if it is unknown.
+            update: Completed updates at that time.
+
+        Returns:
+            False if the file was damaged.
+
+        Raises:
+            StorageError: if the disk refuses.
+        """
+        damage = self._damage(offset, written)
+        if damage is None:
+            self.truncate(offset)
+            return True
+        self.require_own()
+        self.close()
+        lines = self._whole_lines(offset, update)
+        kept = f"; the damaged file is {set_aside(self.run, self.path, stays=True)}" if self.offset else ""
+        if self.path.exists() or lines:
+            replace_file(self.path, b"".join(lines), inside=self.run)
+        self.offset, self._digest = sum(map(len, lines)), None
+        _LOG.warning("%s was damaged: %s. Its %d whole lines are kept%s", self.path, damage, len(lines), kept)
+        return False
+
+    def update_of(self, line: bytes) -> int:
+        """Return the update of a line.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
+        fields = json.loads(line)
+        if not isinstance(fields, dict) or type(fields.get("update")) is not int:
+            raise ValueError(f"not a line of {self.path.name}: {line[:80]!r}")
+        return int(fields["update"])
+
+    def _damage(self, offset: int, written: FileRecord | None) -> str | None:
+        """Return the difference between the file and its saved state; None if there is none."""
+        if offset > self.offset:
+            return f"found {self.offset} bytes, expected {offset}"
+        if written is None:
+            return None if all(self._is_whole(line) for line in self._until(offset)) else "a line cannot be read"
+        found = FileRecord(offset, self._digest_of(offset).hexdigest())
+        return None if found == written else "its bytes are not those that were written"
+
+    def _whole_lines(self, offset: int, update: int | None) -> list[bytes]:
+        """Return the lines before `offset` that can be read and stand in the order of their updates."""
+        kept: list[tuple[int, bytes]] = []
+        for line in self._until(offset):
+            if not self._is_whole(line):
+                continue
+            at = self.update_of(line)
+            if update is not None and at > update:
+                continue
+            if len(kept) > 1 and kept[-1][0] > at >= kept[-2][0]:  # the line before has a wrong number
+                kept.pop()
+            if not kept or at >= kept[-1][0]:
+                kept.append((at, line))
+        return [line for _, line in kept]
+
+    def _is_whole(self, line: bytes) -> bool:
+        try:
+            self.update_of(line)
+        except (ValueError, RecursionError):
+            return False
+        return True
+
+    def _until(self, offset: int) -> Iterator[bytes]:
+        """Yield the complete lines that begin before `offset`."""
+        place = 0
+        for line in self.lines():
+            if place >= offset:
+                return
+            yield line
+            place += len(line)
 
     def sync(self) -> None:
         """Wait until everything written is on the disk.
@@ -152,12 +268,16 @@ class AppendOnlyFile:
 
     def lines(self) -> Iterator[bytes]:
         """Yield the complete lines of the file; one that is still being written is left out."""
-        if not self.path.exists():
+        try:
+            file = self._reader()
+        except (FileNotFoundError, NotADirectoryError):
             return
-        with self.path.open("rb") as file:
-            for line in file:
+        with file:
+            while line := file.readline(_LONGEST):
                 if line.endswith(b"\n"):
                     yield line
+                elif len(line) == _LONGEST:
+                    raise self._too_long()
 
     def close(self) -> None:
         """Close the file; a later `append` opens it again."""
@@ -167,7 +287,9 @@ class AppendOnlyFile:
 
     def _open(self) -> BinaryIO:
         if self._file is None:
-            self._file = self.path.open("ab", buffering=0)
+            self.require_own()
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            self._file = os.fdopen(open_inside(self.run, self.path, flags), "ab", buffering=0)
             if os.fstat(self._file.fileno()).st_size > self.offset:
                 self._file.truncate(self.offset)
         return self._file
@@ -180,21 +302,47 @@ class AppendOnlyFile:
             except OSError:
                 self.close()
 
+    def _too_long(self) -> StorageError:
+        return StorageError(
+            f"{self.path} is damaged: found a line of more than {_LONGEST} bytes, expected shorter ones",
+            hint="restore the file from a backup",
+        )
 
-def _end_of_last_line(path: Path) -> int:
-    """Return how many bytes of the file are complete lines; it may end in a torn one."""
-    if not path.exists():
+    def _reader(self) -> BinaryIO:
+        return os.fdopen(open_inside(self.run, self.path), "rb")
+
+    def _digest_of(self, size: int) -> hashlib._Hash:
+        """Return the hash of the first bytes of the file; of nothing if there is none."""
+        digest = hashlib.sha256()
+        if size:
+            with self._reader() as file:
+                while size and (data := file.read(min(size, 1 << 20))):
+                    digest.update(data)
+                    size -= len(data)
+        return digest
+
+    def _end_of_last_line(self) -> int:
+        """Return how many bytes of the file are complete lines; it may end in a torn one."""
+        try:
+            file = self._reader()
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+        with file:
+            end = size = file.seek(0, os.SEEK_END)
+            while end:
+                if size - end > _LONGEST:
+                    raise self._too_long()
+                start = max(0, end - 65536)
+                file.seek(start)
+                newline = file.read(end - start).rfind(b"\n")
+                if newline >= 0:
+                    return start + newline + 1
+                end = start
         return 0
-    with path.open("rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        while end:
-            start = max(0, end - 65536)
-            file.seek(start)
-            newline = file.read(end - start).rfind(b"\n")
-            if newline >= 0:
-                return start + newline + 1
-            end = start
-    return 0
+
+
+def _always_own() -> None:
+    """Take a run for that of this process."""
 
 
 class MetricsFile(AppendOnlyFile):
@@ -208,8 +356,22 @@ class MetricsFile(AppendOnlyFile):
         """
         self.write(record.encode())
 
-    def read(self) -> Iterator[MetricRecord]:
+    def update_of(self, line: bytes) -> int:
+        """Return the update of a line.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
+        at = MetricRecord.decode(line).update
+        if type(at) is not int:
+            raise ValueError(f"not an update: {at!r}")
+        return at
+
+    def read(self, *, skips_damaged: bool = False) -> Iterator[MetricRecord]:
         """Yield the records of the file, without a torn last line.
+
+        Args:
+            skips_damaged: Leave damaged lines out.
 
         Raises:
             StorageError: if another line is damaged; names it.
@@ -218,4 +380,6 @@ class MetricsFile(AppendOnlyFile):
             try:
                 yield MetricRecord.decode(line)
             except ValueError as error:
+                if skips_damaged:
+                    continue
                 raise StorageError(f"{self.path}:{number}: {error}") from error

@@ -9,9 +9,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from io import TextIOWrapper
 from pathlib import Path
 
+from noether.checkpoint.durable import storage_error
+from noether.checkpoint.untrusted import NotPlainError, open_inside
 from noether.config.secrets import MaskSecrets
+from noether.spec.errors.words import visible_lines
 
 _STDOUT = 1
 LOGGER = logging.getLogger("noether")
@@ -59,6 +63,38 @@ class _ToStdout(logging.StreamHandler):  # type: ignore[type-arg]  # only generi
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, _STDOUT)  # buffered text would fail again at the exit
             os.close(nowhere)
+
+
+class _ToLog(logging.FileHandler):
+    """Append to a file of a run folder; a link of that name is not followed."""
+
+    def __init__(self, path: Path, run: Path) -> None:
+        super().__init__(path, encoding="utf-8", delay=True)
+        self._path, self._run = path, run
+
+    def _open(self) -> TextIOWrapper:
+        return open_log(self._path, self._run)
+
+
+def open_log(path: Path, run: Path) -> TextIOWrapper:
+    """Open the log of a run to append to it.
+
+    Raises:
+        StorageError: if it is a link or not a regular file.
+        OSError: if the disk refuses.
+    """
+    try:
+        return os.fdopen(open_inside(run, path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a", encoding="utf-8")
+    except NotPlainError as error:
+        raise storage_error(error, path) from error
+
+
+class VisibleFormatter(logging.Formatter):
+    """Escape control characters, which would move the cursor of a terminal or change its colors."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record; line ends and tabs stay."""
+        return visible_lines(super().format(record))
 
 
 class _Collector(logging.Handler):
@@ -115,20 +151,21 @@ def kept_for_console() -> Iterator[list[logging.LogRecord]]:
 
 
 @contextmanager
-def console(log_path: Path, *, quiet: bool) -> Iterator[None]:
+def console(log_path: Path, run: Path, *, quiet: bool) -> Iterator[None]:
     """Send the messages of a run to stdout and to a file; leave logging as it was found.
 
     Messages of other runs in this process, in other threads, go elsewhere.
 
     Args:
         log_path: `log.txt` of the run.
+        run: The run folder.
         quiet: Send only warnings and errors to stdout; the file gets everything.
     """
     stdout = _ToStdout(sys.stdout)
     stdout.setLevel(logging.WARNING if quiet else logging.INFO)
-    stdout.setFormatter(logging.Formatter("%(message)s"))
-    file = logging.FileHandler(log_path, encoding="utf-8", delay=True)
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    stdout.setFormatter(VisibleFormatter("%(message)s"))
+    file = _ToLog(log_path, run)
+    file.setFormatter(VisibleFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for handler in (stdout, file):
         handler.addFilter(MaskSecrets())
     try:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from noether.checkpoint.durable import make_folders, remove, storage_error
 from noether.checkpoint.manifest import Manifest
 from noether.checkpoint.names import Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
@@ -218,7 +219,7 @@ def evaluate(
             spec, samples = _of_data_set(spec, inputs.key), _labelled(data, inputs, spec)
             name = f"{name}.data={data.stem}"
         target = EvaluationPaths(paths, name)
-        _begin_anew(target.metrics_path)
+        _begin_anew(target)
         metrics = _metrics(prepared, prepared.assemble(target, spec=spec, data=samples), weights)
     key = None if samples is None else samples.keys()[0]
     return Evaluation(paths.run_path, weights.checkpoint.position, target.metrics_path, metrics, key)
@@ -239,10 +240,18 @@ def _metrics(prepared: Preparation, evaluated: Run, weights: _SavedWeights) -> M
     return trainer.log_writer.final_metrics
 
 
-def _begin_anew(metrics: Path) -> None:
-    """Remove the metrics of an earlier evaluation of the same weights."""
-    metrics.parent.mkdir(parents=True, exist_ok=True)
-    metrics.unlink(missing_ok=True)
+def _begin_anew(target: EvaluationPaths) -> None:
+    """Remove the metrics of an earlier evaluation of the same weights.
+
+    Raises:
+        StorageError: if the disk refuses, or the folder of evaluations is a link.
+    """
+    try:
+        make_folders(target.results_path, inside=target.run_path)
+        with suppress(FileNotFoundError):
+            remove(target.metrics_path)
+    except OSError as error:
+        raise storage_error(error, target.metrics_path) from error
 
 
 class _SavedWeights(InitializerBase):

@@ -7,25 +7,26 @@ import logging
 import shlex
 import signal
 import traceback
+from collections.abc import Iterable
 from contextlib import ExitStack
 from functools import partial
 
 from noether.checkpoint.names import CheckpointNames
-from noether.checkpoint.paths import PathProvider, shown_path, sweep_leftovers
+from noether.checkpoint.paths import PathProvider, shown_path, sweep_leftovers, sweep_temporary_files
 from noether.config.secrets import mask, masked_traceback
 from noether.errors import CheckpointError, NoetherError, StorageError
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.entries import BUILT_IN, Component
 from noether.kernel.participant import Participant
 from noether.metrics.tracker import BaseTracker, RunDescription, TrackerError
-from noether.runs.console import console, kept_for_console
+from noether.runs.console import console, kept_for_console, open_log
 from noether.runs.expect import check_expectations
 from noether.runs.folder.lock import RunLock
 from noether.runs.folder.run_folder import SAMPLES, RunFolder
 from noether.runs.outcome import EXIT_CODE, Outcome, describe
 from noether.runs.prepare import Preparation, Run
 from noether.runs.process_state import shares_generators
-from noether.runs.resume.changes import FormerRun, mathematics
+from noether.runs.resume.changes import FormerRun, facts_of, mathematics
 from noether.runs.resume.continuation import (
     AUTO,
     NONE,
@@ -37,9 +38,11 @@ from noether.runs.resume.continuation import (
     move_newer_aside,
     move_run_aside,
 )
-from noether.runs.saved_spec import PROJECT, write_saved_spec
+from noether.runs.resume.repair import repair
+from noether.runs.saved_spec import PROJECT, SPEC_SHA256, write_saved_spec
 from noether.runs.tracking.tracking import Tracking, flattened, until_stopped
 from noether.spec.describe.fields import components_in
+from noether.spec.errors.words import visible, visible_lines
 from noether.spec.model import resolved_tables
 from noether.training.signals import StoppedBySignal
 
@@ -64,7 +67,9 @@ class Execution:
         paths: Paths of the run.
         resume: Action if the run exists; see `noether.run`.
         allow_spec_change: Continue although changes of the spec alter training.
+        strict_code: Refuse to continue if code, plugins or data have changed.
         quiet: Print warnings and errors only.
+        repairs: Lines on damaged files of the run that were repaired before.
     """
 
     def __init__(
@@ -74,16 +79,20 @@ class Execution:
         *,
         resume: str | None = None,
         allow_spec_change: bool = False,
+        strict_code: bool = False,
         quiet: bool = False,
+        repairs: Iterable[str] = (),
     ) -> None:
         self.prepared = prepared
         self.loaded = prepared.loaded
         self.paths = paths
         self.resume = resume
-        self.allow_spec_change = allow_spec_change
+        self.allow_spec_change, self.strict_code = allow_spec_change, strict_code
         self.quiet = quiet
         self.folder = RunFolder(paths)
         self.is_older = False
+        self.lock = RunLock(paths.run_path, mends=True)
+        self.repairs = list(repairs)
 
     def run(self) -> Outcome:
         """Train; return the outcome.
@@ -95,26 +104,36 @@ class Execution:
         with ExitStack() as stack:
             continues = self._take_over(stack)
             with kept_for_console() as said:
+                for line in self.repairs:
+                    _LOG.warning("damaged: %s", line)
                 trackers = self.prepared.trackers()
                 saved = self._saved_state() if continues else None
                 run = self.prepared.assemble(self.paths, trackers=trackers)
                 state: Continuation | None = None
-                former = self._compared(run) if continues else None
+                writer = run.trainer.checkpoint_writer
+                writer.facts = facts_of(
+                    run.spec, self.prepared.plugins, saved.checkpoint.manifest.facts if saved else None
+                )
+                former = self._compared(run, saved) if continues else None
                 if former is not None and saved is not None:
                     if self._has_ended(run, former, saved):
                         return self._nothing_to_do(saved)
                     newest = CheckpointNames(self.paths.checkpoint_path).newest_resumable()
                     self.is_older = newest is not None and newest.update > saved.state.update and self.resume != AUTO
                     state = Continuation(saved, same_spec=former.is_same_training(saved.checkpoint))
+                if continues:
+                    self._guard(run)
                 self.prepared.ready(run, state=state)
                 if continues and saved is None:
                     self._clear_for_new_beginning(run)
             if not continues:
                 self.folder.create()
-                stack.enter_context(RunLock(self.paths.run_path))
+                stack.enter_context(self.lock)
+                self.folder.require_new()
+                self._guard(run)
             stack.enter_context(run.trainer.signals)  # until the end of the run is recorded
             self._begin(run, saved)
-            with console(self.paths.log_path, quiet=self.quiet):
+            with console(self.paths.log_path, self.paths.run_path, quiet=self.quiet):
                 return self._attempt(run, saved, trackers, said)
 
     # A run that exists
@@ -129,13 +148,19 @@ class Execution:
                 hint="--resume auto begins a run that does not exist yet",
             )
         if self.resume == NONE:
-            with RunLock(self.paths.run_path):
-                pass
-            aside = move_run_aside(self.paths)
+            with self.lock:
+                aside = move_run_aside(self.paths)
             _LOG.info("the former run was moved to %s", aside)
             return False
-        stack.enter_context(RunLock(self.paths.run_path))
+        stack.enter_context(self.lock)
+        sweep_temporary_files(self.paths.run_path)
+        self.repairs += repair(self.paths)
         return True
+
+    def _guard(self, run: Run) -> None:
+        """Let each commit, and each file that is opened or cut, check first that the run is still its own."""
+        run.trainer.checkpoint_writer.folder.require_own = self.lock.require_own
+        run.trainer.log_writer.require_own(self.lock.require_own)
 
     def _saved_state(self) -> SavedState | None:
         """Return the state to continue with; None if nothing was saved yet, and the run starts anew.
@@ -149,11 +174,16 @@ class Execution:
             _LOG.info("the run has no checkpoint yet, so it starts anew")
         return saved
 
-    def _compared(self, run: Run) -> FormerRun:
-        """Refuse a spec that alters training; warn of changes that alter the last bits."""
-        former = FormerRun(self.folder, run.spec)
+    def _compared(self, run: Run, saved: SavedState | None) -> FormerRun:
+        """Refuse a spec that alters training; warn of changed code, and of changes that alter the last bits."""
+        writer, checkpoint = run.trainer.checkpoint_writer, saved.checkpoint if saved else None
+        former = FormerRun(self.folder, run.spec, writer.spec_sha256, writer.facts, checkpoint)
+        if self.strict_code:
+            former.require_same_code()
         if not self.allow_spec_change:
             former.require_same_mathematics()
+        if changed := former.code_changes():
+            _LOG.warning("the run continues with other code or data, so it may end otherwise: %s", "; ".join(changed))
         if changes := former.inexact_changes():
             _LOG.warning("the run continues, but its last bits will differ: %s", "; ".join(changes))
         return former
@@ -166,24 +196,27 @@ class Execution:
 
     def _clear_for_new_beginning(self, run: Run) -> None:
         """Discard the metrics of an earlier attempt, and move aside partial saves, from which no run can continue."""
+        self.lock.require_own()
         run.trainer.log_writer.load_state_dict({"metrics": 0, "nonscalars": 0})
         move_newer_aside(self.paths, -1)
 
     def _nothing_to_do(self, saved: SavedState) -> Outcome:
         if not self.quiet:
             run, end = shown_path(self.paths.run_path), saved.checkpoint.manifest.iteration
-            print(f"{run} has finished at {end}; nothing is left to do")
+            print(visible(f"{run} has finished at {end}; nothing is left to do"))
         return Outcome("FINISHED", self.paths.run_path, final_metrics(self.paths))
 
     # An attempt
 
     def _begin(self, run: Run, saved: SavedState | None) -> None:
         """Record the attempt, the spec and the facts of the run."""
-        self.folder.begin_attempt(resumed_from=saved.checkpoint.folder.name if saved else None)
+        sha256 = run.trainer.checkpoint_writer.spec_sha256
+        resumed_from = saved.checkpoint.folder.name if saved else None
+        self.folder.begin_attempt(resumed_from=resumed_from, **{SPEC_SHA256: sha256})
         write_saved_spec(self.paths, self.loaded.source_text, run.resolved, former=self.folder.former_spec_path)
         self.folder.write_run(
             {
-                "spec_sha256": run.trainer.checkpoint_writer.spec_sha256,
+                SPEC_SHA256: sha256,
                 PROJECT: str(self.loaded.project_folder),
                 SAMPLES: run.data.raw_properties(),
             }
@@ -264,7 +297,8 @@ class Execution:
     def _finish(self, run: Run, outcome: Outcome, tracking: Tracking) -> Outcome:
         """Report the outcome to plugins, run folder and trackers; return it, FAILED if a required tracker failed."""
         reason = run.trainer.stop_reason if outcome.error is None else describe(outcome.error)
-        if outcome.error is not None:
+        is_own = self.lock.is_own()
+        if outcome.error is not None and is_own:
             self._keep_in_log(outcome.error)
         dispatch = run.trainer.dispatch or compile_dispatch(self.prepared.plugins)
         if dispatch.run_finished is not None and run.trainer.signals.count <= 1:
@@ -273,6 +307,8 @@ class Execution:
             except BaseException as error:  # the outcome of training stays true
                 _LOG.warning("%s", describe(error))
         run.trainer.log_writer.close()
+        if not is_own:  # another process may write in the folder, and may deliver it
+            return outcome
         self._record_end(outcome.status, reason)
         if outcome.status != "FINISHED" and not run.trainer.update_counter.is_finished:
             self._say_how_to_continue(run, outcome)
@@ -318,7 +354,9 @@ class Execution:
         known = isinstance(error, NoetherError)
         text = mask(f"{error}\n") if known else masked_traceback(error)
         try:
-            with self.paths.log_path.open("a", encoding="utf-8") as log:
-                log.write(text)
+            with open_log(self.paths.log_path, self.paths.run_path) as log:
+                log.write(visible_lines(text))
+        except StorageError as refusal:
+            _LOG.warning("%s", refusal)
         except OSError as refusal:
             _LOG.warning("cannot write %s: %s", self.paths.log_path, refusal.strerror)

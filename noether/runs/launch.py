@@ -28,6 +28,7 @@ def run(
     plugins: Iterable[str] = (),
     trust: Iterable[str] = (),
     allow_spec_change: bool = False,
+    strict_code: bool = False,
     project: Path | None = None,
     quiet: bool = False,
     trace_hooks: bool = False,
@@ -46,6 +47,8 @@ def run(
         trust: Packages that dotted kinds may import beside the usual ones. A dict, and `set`, may also name code of the
             package that calls this (`__main__` for a script), and hold classes and functions in place of kinds.
         allow_spec_change: Continue although changes of the spec alter training.
+        strict_code: Refuse to continue if code of the project, a plugin or a data file has changed since the checkpoint
+            was saved; by default the run warns.
         project: Project folder with the code that the spec names; by default that of the spec.
         quiet: Print warnings and errors only.
         trace_hooks: Print each call of a hook to stderr: hook, callback or run plugin, update, milliseconds.
@@ -66,7 +69,15 @@ def run(
     loaded = load_spec(spec, overrides, set, unset=unset, trust=trust, plugins=plugins, project=project)
     watch = HookWatch(trace=print_call) if trace_hooks else active_watch()
     with watch_hooks(watch):
-        return start(loaded, run_id, plugins, resume=resume, allow_spec_change=allow_spec_change, quiet=quiet)
+        return start(
+            loaded,
+            run_id,
+            plugins,
+            resume=resume,
+            allow_spec_change=allow_spec_change,
+            strict_code=strict_code,
+            quiet=quiet,
+        )
 
 
 def start(loaded: LoadedSpec, run_id: str | None, plugins: Iterable[str] = (), **options: Any) -> Outcome:

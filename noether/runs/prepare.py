@@ -7,7 +7,6 @@ here.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -156,7 +155,7 @@ class Preparation:
             keep_every=spec.checkpoints.keep_every,
             asynchronous=spec.checkpoints.asynchronous,
             policy=SavePolicy(spec.checkpoints.on_save_error),
-            spec_sha256=hashlib.sha256(resolved.encode()).hexdigest(),
+            spec=resolved.encode(),
         )
         return Run(paths.run_id, paths.run_path, spec, resolved, data, model, trainer)
 

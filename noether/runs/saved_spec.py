@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,9 +22,10 @@ from pydantic import ValidationError
 
 from noether.checkpoint.durable import replace_file
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.untrusted import parse_json
+from noether.checkpoint.untrusted import MAX_BYTES, is_file_inside, parse_json, read_untrusted
 from noether.errors import SpecError, UsageError
 from noether.kernel.registry import Registry
+from noether.kernel.trust import RUN_MARK
 from noether.spec.errors.problem import InvalidSpecError
 from noether.spec.errors.translate import problems_of
 from noether.spec.load import LoadedSpec, load_spec
@@ -33,6 +36,8 @@ from noether.spec.read.layering import layered
 
 PROJECT = "project"
 """Key in `run.json` of the project folder from which the run was started."""
+SPEC_SHA256 = "spec_sha256"
+"""Key in `run.json`, and in the record of an attempt, of the hash of its resolved spec."""
 
 _Part = TypeVar("_Part", bound=SpecTable)
 _ORIGIN = re.compile(r".* from (?P<name>[A-Za-z0-9][A-Za-z0-9._-]*) (?P<version>[0-9][A-Za-z0-9.+!]*)")
@@ -55,10 +60,7 @@ class SavedSpec:
 
 def has_saved_spec(paths: PathProvider) -> bool:
     """Return True if a run folder holds a resolved spec; a process may have died before it wrote one."""
-    try:
-        return paths.resolved_spec_path.is_file()
-    except (OSError, ValueError):  # such as a name that no folder can have
-        return False
+    return is_file_inside(paths.run_path, paths.resolved_spec_path)
 
 
 def read_saved_spec(paths: PathProvider) -> SavedSpec:
@@ -69,10 +71,10 @@ def read_saved_spec(paths: PathProvider) -> SavedSpec:
             is not TOML.
     """
     path = paths.resolved_spec_path
+    if os.path.lexists(path) and not has_saved_spec(paths):
+        raise SpecError(f"{path} is not a regular file of the run folder", hint="copy the file itself into the run")
     if not has_saved_spec(paths):
         raise SpecError(f"the run has no spec: {path} is missing", hint="name a run that `noether run` began")
-    if not path.resolve().is_relative_to(paths.run_path.resolve()):
-        raise SpecError(f"{path} leads out of the run folder, to {path.resolve()}", hint="copy the file into the run")
     document = read_document(path)
     tables = document.table
     if "extends" in tables:
@@ -130,9 +132,9 @@ def read_part(paths: PathProvider, part: type[_Part]) -> _Part:
     return found
 
 
-def saved_spec_registry(paths: PathProvider, *, trusted: Iterable[str] = ()) -> Registry:
-    """Return the registry for a part of a saved spec: the working folder may hold code, the run folder none."""
-    return Registry.installed(trusted=trusted, project_folders=(Path.cwd(),), data_folders=(paths.run_path,))
+def saved_spec_registry(*, trusted: Iterable[str] = ()) -> Registry:
+    """Return the registry for a part of a saved spec: the working folder may hold code, a run folder never."""
+    return Registry.installed(trusted=trusted, project_folders=(Path.cwd(),))
 
 
 def write_saved_spec(paths: PathProvider, given: str, resolved: str, *, former: Path) -> None:
@@ -147,13 +149,14 @@ def write_saved_spec(paths: PathProvider, given: str, resolved: str, *, former: 
     Raises:
         StorageError: if the disk refuses.
     """
-    before = paths.resolved_spec_path.read_bytes() if paths.resolved_spec_path.exists() else None
+    run = paths.run_path
+    before = read_untrusted(run, paths.resolved_spec_path) if has_saved_spec(paths) else None
     if before == resolved.encode():
         return
     if before is not None:
-        replace_file(former, before)
-    replace_file(paths.spec_path, given.encode())
-    replace_file(paths.resolved_spec_path, resolved.encode())
+        replace_file(former, before, inside=run)
+    replace_file(paths.spec_path, given.encode(), inside=run)
+    replace_file(paths.resolved_spec_path, resolved.encode(), inside=run)
 
 
 @contextmanager
@@ -167,7 +170,8 @@ def noting_missing_code(paths: PathProvider, project: Path | None) -> Iterator[N
     except UsageError as error:
         was = _recorded_project(paths)
         if project is None and was is not None and was != Path.cwd():
-            way = f"--project {was} looks for its code there; in Python project={str(was)!r}"
+            option = f"--project {shlex.quote(str(was))}"
+            way = f"{option} looks for its code there; in Python project={str(was)!r}"
             error.add_note(f"the run was started from the project {was}; {way}")
         for name, version in _missing_plugins(paths):
             error.add_note(f"the run used {name} {version}, which is not installed: pip install '{name}=={version}'")
@@ -176,11 +180,11 @@ def noting_missing_code(paths: PathProvider, project: Path | None) -> Iterator[N
 
 def _recorded_project(paths: PathProvider) -> Path | None:
     try:
-        record = parse_json((paths.run_path / "run.json").read_bytes())
+        record = parse_json(read_untrusted(paths.run_path, RUN_MARK, limit=MAX_BYTES))
     except (OSError, ValueError):
         return None
     found = record.get(PROJECT) if isinstance(record, dict) else None
-    return Path(found) if isinstance(found, str) and json.dumps(found).isascii() else None
+    return Path(found) if isinstance(found, str) and found.isprintable() else None
 
 
 def _missing_plugins(paths: PathProvider) -> list[tuple[str, str]]:

@@ -18,9 +18,10 @@ from noether.config.components import CallBackBaseConfig
 from noether.config.discriminated import beside_config
 from noether.config.parameters import label
 from noether.config.signature import SignatureConfig
+from noether.errors import SpecError
 from noether.kernel.names import free_name
 from noether.kernel.registry import Registry, kind_of, use_registry
-from noether.kernel.trust import calling_package
+from noether.kernel.trust import calling_package, run_folder_of
 from noether.spec.checks.meaning import meaning_problems
 from noether.spec.checks.structure import check, id_notes
 from noether.spec.describe.fields import components_in, configs_in, item_at, item_ids
@@ -154,9 +155,6 @@ def _keep(spec: RunSpec, references: Mapping[TomlPath, Reference]) -> None:
 
 
 _PROJECT_MARKS = ("pyproject.toml", ".git")
-_RUN_MARK = "run.json"
-"""File that marks a run folder. A run folder, and the folders above it, may come from a stranger: dotted kinds of its
-spec name code of the project of the working folder, never code in the run folder or beside it."""
 
 
 @dataclass(frozen=True)
@@ -222,15 +220,15 @@ def load_spec(
     objects: dict[str, Any] = {}
     source = source if isinstance(source, (str, Path)) else named_objects(source, objects, author)
     set = named_objects(set or {}, objects, author)
+    if isinstance(source, (str, Path)):
+        _require_inside(Path(source))
     root, text, path = layered(source)
     origin = str(path) if path else THE_SPEC
     folder = (path.parent if path else Path()).absolute()
-    is_of_run = (folder / _RUN_MARK).exists()
-    project = project or (_project_of_user(folder) if is_of_run else _project_folder(folder))
+    project = project or _project_folder(folder if run_folder_of(folder) is None else Path.cwd())
     registry = registry or Registry.installed(
         trusted=trust,
         project_folders=(project, Path.cwd()),
-        data_folders=(folder,) if is_of_run else (),
         written_in_python=objects,
     )
     with use_registry(registry):
@@ -325,15 +323,33 @@ def _validated(root: Node, origins: Origins, problems: list[Problem], origin: st
     return spec, readings
 
 
-def _project_of_user(run: Path) -> Path:
-    """Return the project of the working folder; none if the working folder is in the run itself."""
-    standing = Path.cwd()
-    return run if standing.is_relative_to(run.resolve()) else _project_folder(standing)
+def _require_inside(path: Path) -> None:
+    """Check that a spec in a run folder is a file of that folder.
+
+    A run folder, and the folders above it, may come from a stranger: dotted kinds of its specs name code of the project
+    of the working folder, and a link would show lines of another file in messages.
+
+    Raises:
+        SpecError: if it is a link, or a link leads out of the run folder.
+    """
+    try:
+        run, folder, real = run_folder_of(path.parent), path.parent.resolve(), path.resolve()
+    except (OSError, ValueError, RuntimeError):  # reading it reports the problem
+        return
+    if run is not None and (real != folder / path.name or not real.is_relative_to(run.resolve())):
+        raise SpecError(
+            f"{path} leads out of the run folder: found a link to {real}",
+            hint="copy the file itself into the run folder",
+            code="unreadable-file",
+        )
 
 
 def _project_folder(folder: Path) -> Path:
-    """Return the nearest folder at or above `folder` that is a project's root, else `folder` itself."""
-    for candidate in (folder, *folder.parents):
+    """Return the nearest folder at or above `folder` that is a project's root, else `folder` itself.
+
+    A folder in a run folder is returned as it is; it is never searched for code.
+    """
+    for candidate in (folder, *(() if run_folder_of(folder) else folder.parents)):
         if any((candidate / mark).exists() for mark in _PROJECT_MARKS):
             return candidate
     return folder

@@ -63,6 +63,7 @@ def capture_trainer(trainer: TrainerParts, model: ModelBase, state: Mapping[str,
         rank=capture_rng(),
         frozen=_frozen(model),
         callback_files=files if pending is None else {**files, **pending.files},
+        logs=trainer.log_writer.written(),
     )
 
 

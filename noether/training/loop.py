@@ -139,6 +139,8 @@ def _end(trainer: TrainerParts, rounds: Rounds) -> None:
         try:
             rounds.after_training()
         except Exception:
+            if trainer.checkpoint_writer.pending is not None:
+                trainer.log_writer.discard()  # the run continues from that checkpoint, and logs them again
             rounds.commit()  # the last update is complete, and its checkpoint may have been asked for
             raise
         state.has_ended = True

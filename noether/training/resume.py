@@ -7,13 +7,14 @@ import logging
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor
 
 from noether.checkpoint.durable import Content
-from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, FileRecord
+from noether.checkpoint.manifest import OPTIMIZER, SPEC, WEIGHTS, FileRecord
 from noether.checkpoint.paths import PathProvider, ResumptionPaths, read_file
 from noether.checkpoint.save import SaveRequest
 from noether.checkpoint.saved import SavedCheckpoint
@@ -157,7 +158,7 @@ def _restore(trainer: TrainerParts, model: ModelBase, checkpoint: SavedCheckpoin
     restore_rng(state.rank)
     if progress.is_resumed:  # now that nothing can fail any more: what is cut off cannot be put back
         trainer.checkpoint_writer.continue_from(checkpoint.folder, checkpoint.manifest)
-        trainer.log_writer.load_state_dict(metrics_until)
+        trainer.log_writer.load_state_dict(metrics_until, checkpoint.manifest.logs, checkpoint.manifest.update)
 
 
 def restore_optimizers(model: ModelBase, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
@@ -213,9 +214,13 @@ def verify_restored(trainer: TrainerParts, model: ModelBase, checkpoint: SavedCh
     Raises:
         CheckpointError: if a restored part differs from the saved one.
     """
-    files, _ = encode_checkpoint(trainer.capture_state(model), SaveRequest.whole())
+    state = trainer.capture_state(model)
+    if trainer.log_writer.is_repaired:
+        saved = json.loads(read_file(checkpoint.folder, checkpoint.manifest, TRAINER))
+        state = replace(state, trainer={**state.trainer, "log_writer": saved["trainer"]["log_writer"]})
+    files, _ = encode_checkpoint(state, SaveRequest.whole())
     for name, record in checkpoint.manifest.files.items():
-        if not same_spec and not name.startswith(_MATHEMATICS):
+        if name == SPEC or not (same_spec or name.startswith(_MATHEMATICS)):
             continue
         if name not in files or FileRecord.of(files[name]) != record:
             raise _not_as_saved(name, files.get(name), checkpoint)

@@ -17,6 +17,7 @@ from noether.data.container import DataContainer
 from noether.data.loader import TrainingLoader, evaluation_pass
 from noether.data.samplers.tagged import SamplerIntervalConfig, TaggedBatch
 from noether.errors import TrainingError
+from noether.spec.errors.words import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -113,13 +114,13 @@ def _open(name: str, batches: int) -> Progress:
     from rich.progress import BarColumn, Progress, TextColumn
 
     bar = Progress(
-        TextColumn("  {task.description}"),
+        TextColumn("  {task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f} batches"),
         auto_refresh=False,
         transient=True,
     )
-    bar.add_task(name, total=batches)
+    bar.add_task(visible(name), total=batches)
     bar.start()
     return bar
 

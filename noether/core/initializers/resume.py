@@ -104,7 +104,7 @@ class ResumeInitializer(InitializerBase):
 
     def _read(self, trainer: RunningTrainer) -> tuple[SavedCheckpoint, CheckpointState]:
         if self.path is not None and is_checkpoint(self.path):
-            return _whole(Checkpoint(SavedCheckpoint.open(self.path)))
+            return _whole(Checkpoint(SavedCheckpoint.open(self.path.resolve())))
         run = self.path or run_below(trainer.path_provider.output_path, self.run_id or "")
         return checkpoints_of(run).load(self.checkpoint, _whole)
 

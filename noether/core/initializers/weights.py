@@ -92,7 +92,7 @@ def read_weights(path: Path, checkpoint: str) -> Weights:
     """
     if path.is_dir():
         if is_checkpoint(path):
-            return _of_checkpoint(Checkpoint(SavedCheckpoint.open(path)))
+            return _of_checkpoint(Checkpoint(SavedCheckpoint.open(path.resolve())))
         return weights_of_run(path, checkpoint)
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist, expected a {_SUFFIX} file, a checkpoint or a run folder")
@@ -127,7 +127,7 @@ def _of_file(path: Path) -> Weights:
     for folder in path.parents:
         if is_checkpoint(folder):
             name = path.relative_to(folder).as_posix()
-            return Weights(SavedCheckpoint.open(folder).tensors(name), path)
+            return Weights(SavedCheckpoint.open(folder.resolve()).tensors(name), path)
     try:
         return Weights(decode_state(read_chosen(path), {}), path)
     except (OSError, ValueError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,10 +10,11 @@ from typing import Any
 
 from pydantic import Field
 
-from noether.checkpoint.durable import storage_error
+from noether.checkpoint.durable import remove_tree, storage_error
 from noether.checkpoint.manifest import NAME, Manifest
-from noether.checkpoint.paths import PathProvider, checkpoint_folders, read_file, read_manifest, update_of
+from noether.checkpoint.paths import ABANDONED, PathProvider, checkpoint_folders, read_file, read_manifest, update_of
 from noether.checkpoint.retention import Retention, pinned, remove_checkpoint
+from noether.checkpoint.untrusted import is_file_inside, is_folder, names_inside, parse_json
 from noether.errors import CheckpointError
 from noether.kernel.names import did_you_mean
 from noether.runs.folder.lock import RunLock
@@ -82,7 +82,8 @@ def _size(folder: Path, manifest: Manifest | None) -> int:
     """Return the bytes of all files of a checkpoint."""
     files = manifest.files.values() if manifest else ()
     path = folder / NAME
-    return sum(file.size for file in files) + (path.stat().st_size if path.is_file() else 0)
+    own = path.lstat().st_size if is_file_inside(folder.parent.parent, path) else 0
+    return own + sum(file.size for file in files)
 
 
 def find_checkpoint(checkpoints: Sequence[Listed], name: str) -> Listed:
@@ -166,7 +167,10 @@ def _callbacks(checkpoint: Listed, manifest: Manifest) -> list[str]:
 
     if TRAINER not in manifest.files:
         return []
-    return sorted(json.loads(read_file(checkpoint.folder, manifest, TRAINER))["callbacks"])
+    try:
+        return sorted(map(str, parse_json(read_file(checkpoint.folder, manifest, TRAINER))["callbacks"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"the checkpoint {checkpoint.folder} is damaged: {TRAINER}: {error}") from error
 
 
 def _files(checkpoint: Listed, manifest: Manifest) -> list[dict[str, Any]]:
@@ -195,8 +199,24 @@ class _CheckpointsPart(SpecTable):
     checkpoints: CheckpointsTable = Field(default_factory=CheckpointsTable)
 
 
+def _abandoned(folder: Path) -> list[Listed]:
+    """Return the checkpoints that resumes have moved aside; a link is not followed."""
+    if not is_folder(folder):
+        return []
+    found = [(folder / name, *_manifest(folder / name)) for name in names_inside(folder)]
+    return [Listed(path, manifest, problem, (), False, _size(path, manifest)) for path, manifest, problem in found]
+
+
+def _remove(abandoned: Sequence[Listed]) -> None:
+    for checkpoint in abandoned:
+        try:
+            remove_tree(checkpoint.folder)
+        except OSError as error:
+            raise storage_error(error, checkpoint.folder) from error
+
+
 def prune_run(paths: PathProvider, *, keep_last: int | None = None, dry_run: bool = False) -> list[Listed]:
-    """Remove the checkpoints of a run that nothing keeps; return them.
+    """Remove the checkpoints of a run that nothing keeps, and those in `abandoned/`; return them.
 
     Args:
         paths: Paths of the run.
@@ -214,10 +234,12 @@ def prune_run(paths: PathProvider, *, keep_last: int | None = None, dry_run: boo
         checkpoints = list_checkpoints(paths.checkpoint_path)
         protected = {checkpoint.update for checkpoint in checkpoints if set(checkpoint.names) - {LATEST}}
         folders = retention.prunable(paths.checkpoint_path, protected)
+        abandoned = _abandoned(paths.run_path / ABANDONED)
         if not dry_run:
             for folder in folders:
                 try:
                     remove_checkpoint(folder)
                 except OSError as error:
                     raise storage_error(error, folder) from error
-    return [checkpoint for checkpoint in checkpoints if checkpoint.folder in folders]
+            _remove(abandoned)
+    return [*abandoned, *(checkpoint for checkpoint in checkpoints if checkpoint.folder in folders)]

@@ -71,7 +71,7 @@ def _explained(path: Path, size: int, reason: str) -> str:
     if not path.is_symlink():
         if not path.exists():
             return "it is missing"
-        if path.is_file() and (found := path.stat().st_size) != size:
+        if path.is_file() and (found := path.lstat().st_size) != size:
             return f"it has {found} bytes instead of {size}"
         if reason.endswith("is not what was saved"):
             return "its bytes are not those that were saved: the sha256 differs"

@@ -9,7 +9,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,13 +17,29 @@ from pathlib import Path
 from typing import Any
 
 from noether.checkpoint.durable import make_folder, make_folders, replace_file, storage_error
-from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.paths import PathProvider, checkpoint_folders, sweep_temporary_files
+from noether.checkpoint.untrusted import (
+    MAX_BYTES,
+    NotPlainError,
+    is_file_inside,
+    names_inside,
+    parse_json,
+    read_untrusted,
+)
 from noether.errors import UsageError
 from noether.kernel.names import did_you_mean
+from noether.kernel.trust import RUN_MARK
+from noether.runs.folder.lock import NAME as LOCK
+from noether.runs.folder.lock import holder_of, in_use
+from noether.spec.errors.words import visible
 
-RUN = "run.json"
+RUN = RUN_MARK
+_SHOWN = 80  # characters of a recorded fact in a message
 SAMPLES = "samples"
 """Key in `run.json` of the properties of the first training sample before its transforms."""
+_RECORD = re.compile(r"([0-9]{4,9})\.json")
+_BEFORE_THE_FIRST_UPDATE = frozenset({LOCK})
+"""Names in the folder of a run that a process has made and locked, if that was killed before it began the run."""
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -55,19 +71,21 @@ def checked_run_id(run_id: str, output: str | Path) -> str:
     return run_id
 
 
-def find_run(run: str | Path, output: str | Path = "runs") -> PathProvider:
+def find_run(run: str | Path, output: str | Path = "runs", *, without_record: bool = False) -> PathProvider:
     """Return the paths of a run that exists.
 
     Args:
         run: Folder of the run, or its id below `output`.
         output: Folder that holds one folder a run.
+        without_record: Take a folder with checkpoints although its `run.json` is missing; repair it before anything
+            else is read, because that file marks the folder as one that holds data and no code.
 
     Raises:
         UsageError: if there is no such run.
     """
-    for folder in (Path(run), Path(output) / run):
-        if _is_run(folder):
-            folder = folder.resolve()
+    for given in (Path(run), Path(output) / run):
+        if _is_run(given) or (without_record and _has_checkpoints(given)):
+            folder = given.resolve()
             return PathProvider(folder.parent, folder.name)
     if os.path.isdir(run):  # noqa: PTH112  # does not raise, whatever the name
         raise UsageError(
@@ -84,8 +102,15 @@ def find_run(run: str | Path, output: str | Path = "runs") -> PathProvider:
 
 def _is_run(folder: Path) -> bool:
     try:
-        return (folder / RUN).is_file()
+        return is_file_inside(folder, RUN)
     except (OSError, ValueError):  # such as a name that is too long
+        return False
+
+
+def _has_checkpoints(folder: Path) -> bool:
+    try:
+        return bool(checkpoint_folders(folder / "checkpoints"))
+    except (OSError, ValueError):
         return False
 
 
@@ -107,7 +132,8 @@ class Attempt:
     @property
     def status(self) -> str:
         """FINISHED, FAILED or KILLED; RUNNING if the attempt has not recorded its end."""
-        return str(self.record.get("status", "RUNNING"))
+        status = self.record.get("status")
+        return status if status in ("FINISHED", "FAILED", "KILLED") else "RUNNING"
 
 
 def record_path(attempts: Path, number: int) -> Path:
@@ -117,15 +143,34 @@ def record_path(attempts: Path, number: int) -> Path:
 
 def last_attempt(attempts: Path) -> Attempt | None:
     """Return the newest attempt at a run, None if there was none; an unreadable record counts as one."""
-    numbers = [int(path.stem) for path in attempts.glob("*.json") if path.stem.isdecimal()]
-    if not numbers:
-        return None
-    number = max(numbers)
+    return next(recent_attempts(attempts), None)
+
+
+_RECENT = 20
+
+
+def recent_attempts(attempts: Path) -> Iterator[Attempt]:
+    """Yield the newest attempts at a run, the last one first; an unreadable record is empty.
+
+    Raises:
+        StorageError: if the folder of the records is a link, or not a folder.
+    """
     try:
-        record = json.loads(record_path(attempts, number).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        record = {}
-    return Attempt(number, record if isinstance(record, dict) else {})
+        names = names_inside(attempts.parent, attempts)
+    except NotPlainError as error:
+        raise storage_error(error, attempts) from error
+    numbers = [int(match[1]) for match in map(_RECORD.fullmatch, names) if match is not None]
+    for number in sorted(numbers, reverse=True)[:_RECENT]:
+        yield Attempt(number, read_record(attempts, number))
+
+
+def read_record(attempts: Path, number: int) -> dict[str, Any]:
+    """Return the record of an attempt; an empty one if it cannot be read."""
+    try:
+        record = parse_json(read_untrusted(attempts.parent, record_path(attempts, number), limit=MAX_BYTES))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 # The environment, on which the exact bytes of a run depend beside its spec
@@ -149,7 +194,7 @@ def environment_changes(recorded: Mapping[str, Any]) -> list[str]:
     """Return a line for each recorded fact that differs in this process: `torch 2.12 → 2.13`."""
     now = environment()
     return [
-        f"{fact} {recorded[fact]} → {value}"
+        f"{fact} {visible(str(recorded[fact])[:_SHOWN])} → {value}"
         for fact, value in now.items()
         if fact in recorded and str(recorded[fact]) != value
     ]
@@ -181,10 +226,10 @@ class RunFolder:
         return self.paths.attempts_path / f"{self.attempt - 1:04d}.resolved.toml"
 
     def create(self) -> None:
-        """Make the folder; two runs never share one.
+        """Make the folder, or take one in which a killed process began nothing; two runs never share one.
 
         Raises:
-            UsageError: if a run of this id exists.
+            UsageError: if a run of this id exists, or another process begins it.
             StorageError: if the disk refuses.
         """
         try:
@@ -195,16 +240,31 @@ class RunFolder:
                 raise UsageError(
                     f"{self.paths.output_path} is a file, expected a folder for runs", hint="let `output` name a folder"
                 ) from error
-            raise UsageError(
-                f"{error.filename} exists already",
-                hint="continue it with --resume auto, choose another --run-id, or leave it out for a new one",
-            ) from error
+            if (holder := holder_of(self.paths.run_path)) is not None:
+                raise in_use(self.paths.run_path, holder) from error
+            self.require_new()
         except OSError as error:
             raise storage_error(error, self.paths.run_path) from error
 
+    def require_new(self) -> None:
+        """Check that nothing was written to the folder: a process may have come first, and ended since.
+
+        Raises:
+            UsageError: if the run has begun.
+        """
+        path = self.paths.run_path
+        sweep_temporary_files(path)
+        if not path.is_dir() or not set(names_inside(path)) <= _BEFORE_THE_FIRST_UPDATE:
+            raise UsageError(
+                f"{path} exists already",
+                hint="continue it with --resume auto, choose another --run-id, or leave it out for a new one",
+            )
+
     def write_run(self, facts: Mapping[str, Any]) -> None:
         """Write `run.json` once: the facts of a run that never change, with its versions and machine."""
-        if (self.paths.run_path / RUN).exists():
+        path = self.paths.run_path / RUN
+        record = self._run_record() if path.exists() else {}
+        if path.exists() and (not record or record.keys() >= facts.keys()):
             return
         body = {
             "format": 1,
@@ -212,14 +272,19 @@ class RunFolder:
             "created": time.time(),
             "environment": environment(),
             **facts,
+            **record,
         }
-        _write_json(self.paths.run_path / RUN, body)
+        self._write_json(path, body)
 
     def recorded_environment(self) -> dict[str, Any]:
         """Return the versions and the machine with which the run began; empty if they cannot be read."""
+        found = self._run_record().get("environment")
+        return found if isinstance(found, dict) else {}
+
+    def _run_record(self) -> dict[str, Any]:
         try:
-            found = json.loads((self.paths.run_path / RUN).read_bytes())["environment"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            found = parse_json(read_untrusted(self.paths.run_path, RUN, limit=MAX_BYTES))
+        except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
 
@@ -234,7 +299,7 @@ class RunFolder:
         now = {"started": time.time(), "pid": os.getpid(), "host": socket.gethostname(), "status": "RUNNING"}
         self._record = now | facts
         try:
-            make_folders(self.paths.attempts_path)
+            make_folders(self.paths.attempts_path, inside=self.paths.run_path)
         except OSError as error:
             raise storage_error(error, self.paths.attempts_path) from error
         self._write_attempt()
@@ -245,8 +310,7 @@ class RunFolder:
         self._write_attempt()
 
     def _write_attempt(self) -> None:
-        _write_json(record_path(self.paths.attempts_path, self.attempt), self._record)
+        self._write_json(record_path(self.paths.attempts_path, self.attempt), self._record)
 
-
-def _write_json(path: Path, body: Mapping[str, Any]) -> None:
-    replace_file(path, (json.dumps(body, indent=1) + "\n").encode())
+    def _write_json(self, path: Path, body: Mapping[str, Any]) -> None:
+        replace_file(path, (json.dumps(body, indent=1) + "\n").encode(), inside=self.paths.run_path)

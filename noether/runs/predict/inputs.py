@@ -13,7 +13,7 @@ from torch import Tensor
 
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.saved import SavedCheckpoint
-from noether.checkpoint.untrusted import parse_json
+from noether.checkpoint.untrusted import MAX_BYTES, parse_json, read_untrusted
 from noether.config.components import DatasetBaseConfig
 from noether.data.batches import lacking, properties_of
 from noether.data.container import DataContainer, build_data
@@ -63,7 +63,7 @@ RawProperties = Mapping[str, RawProperty]
 def recorded_properties(paths: PathProvider) -> dict[str, RawProperty]:
     """Return the properties that `run.json` records; none if there are none, or they cannot be read."""
     try:
-        return read_properties(parse_json((paths.run_path / RUN).read_bytes())[SAMPLES])
+        return read_properties(parse_json(read_untrusted(paths.run_path, RUN, limit=MAX_BYTES))[SAMPLES])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
+import json
+import os
+import secrets
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.errors import UsageError
+from noether.kernel.entries import BUILT_IN, Component
+from noether.kernel.participant import Participant
+from noether.kernel.trust import ALWAYS_TRUSTED, lies_in_libraries
 from noether.runs.folder.run_folder import RunFolder, environment_changes
 from noether.runs.saved_spec import has_saved_spec, read_saved_spec
+from noether.spec.describe.fields import components_in
 from noether.spec.diff import ABSENT, Difference, differences
-from noether.spec.model import RunSpec, resolved_tables
+from noether.spec.errors.words import toml_path
+from noether.spec.model import RunSpec, dumped, resolved_tables
 
 FREE = (
     "name",
@@ -125,6 +137,116 @@ def _has_schedule(table: Any) -> bool:
     )
 
 
+# Facts beside the spec: values of the environment, code and data
+
+
+SALT, VALUE, CODE, VERSION, DATA = "salt", "value ", "code ", "version ", "data "
+_SAMPLED = 1 << 16  # bytes at the beginning and the end of a data file
+
+
+def facts_of(spec: RunSpec, plugins: Iterable[Participant], former: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the facts of a run that its resolved spec does not hold.
+
+    - a salted digest of each value that the spec takes from the environment, and of no secret;
+    - hashes of the source files of the project's own code that the spec names, and what they import from its packages;
+    - versions of the distributions of its components and plugins;
+    - a salted digest of size, beginning and end of each data file.
+
+    Args:
+        spec: The spec.
+        plugins: Run plugins.
+        former: Facts of an earlier attempt, whose salt is used again, or nothing could be compared.
+    """
+    salt = (former or {}).get(SALT) or secrets.token_hex(16)
+    facts = {SALT: salt}
+    for path, kept in spec._references.items():
+        if not kept.reference.is_secret:
+            facts[VALUE + toml_path(path)] = _salted(salt, json.dumps(kept.value, sort_keys=True).encode())
+    parts: list[Component | Participant] = [component for _, component in components_in(spec)]
+    for part in (*parts, *plugins):
+        if part.distribution:
+            facts[VERSION + part.distribution] = part.version
+        else:
+            code = part.target if isinstance(part, Component) else part.instance
+            facts |= {CODE + name: digest for name, digest in _sources(code).items()}
+    facts.pop(VERSION + BUILT_IN, None)  # one of the versions of the environment
+    tables = dumped(spec)
+    for place, file in _files(tables.get("datasets"), "datasets"):
+        facts[DATA + place] = _salted(salt, _sample_of(file))
+    return facts
+
+
+def changed_facts(before: Mapping[str, str], now: Mapping[str, str], *kinds: str) -> list[str]:
+    """Return the names of the facts of some kinds that both have, with different values."""
+    return [
+        name.removeprefix(kind)
+        for kind in kinds
+        for name in before.keys() & now.keys()
+        if name.startswith(kind) and before[name] != now[name]
+    ]
+
+
+def code_changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return a line for each change of code, plugins and data."""
+    return [
+        *(f"the code of {name} changed" for name in sorted(changed_facts(before, now, CODE))),
+        *(
+            f"{name} {before[VERSION + name]} → {now[VERSION + name]}"
+            for name in sorted(changed_facts(before, now, VERSION))
+        ),
+        *(f"the data of {name} changed" for name in sorted(changed_facts(before, now, DATA))),
+    ]
+
+
+def _salted(salt: str, value: bytes) -> str:
+    return hmac.new(salt.encode(), value, "sha256").hexdigest()
+
+
+def _sources(code: Any) -> dict[str, str]:
+    """Return a hash of each source file of project code: the module of an object, and what that has of its package."""
+    classes = code.__mro__ if isinstance(code, type) else (code,)
+    names = [getattr(one, "__module__", None) or getattr(one, "__name__", "") for one in classes]
+    found: dict[str, str] = {}
+    while names:
+        module = sys.modules.get(str(names.pop()))
+        file = getattr(module, "__file__", None)
+        if module is None or file is None or module.__name__ in found:
+            continue
+        package = module.__name__.partition(".")[0]
+        if package in ALWAYS_TRUSTED or package in sys.stdlib_module_names or lies_in_libraries(package):
+            continue
+        try:
+            found[module.__name__] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        except OSError:
+            continue
+        for value in list(vars(module).values()):
+            name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+            if isinstance(name, str) and name.partition(".")[0] == package:
+                names.append(name)
+    return found
+
+
+def _files(table: Any, place: str) -> Iterator[tuple[str, Path]]:
+    """Yield the files that the values of a table name."""
+    if isinstance(table, dict):
+        for key, value in table.items():
+            yield from _files(value, f"{place}.{key}")
+    elif isinstance(table, str) and Path(table).is_absolute() and Path(table).is_file():
+        yield place, Path(table)
+
+
+def _sample_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _SAMPLED))
+            end = file.read(_SAMPLED)
+            file.seek(0)
+            return b"%d:" % size + file.read(_SAMPLED) + end
+    except OSError:
+        return b""
+
+
 _DECIDES_STATE = ("trainer", "plugins", "model", "transforms", "datasets.train", "seed")
 _NO_REASON_TO_CONTINUE = ("name", "output", "expect", "checkpoints", "trackers", "loader", "threads", "device")
 
@@ -135,6 +257,9 @@ class FormerRun:
     Args:
         folder: The run folder, before the next attempt writes to it.
         spec: Spec of the next attempt, with the sizes that the data decide.
+        sha256: Hash of its text.
+        facts: Facts of the next attempt, see `facts_of`.
+        checkpoint: The checkpoint to continue from; None if there is none.
 
     Attributes:
         saved: The resolved spec of the last attempt; None if its process died before it wrote one.
@@ -142,25 +267,74 @@ class FormerRun:
         now: Tables of `spec`.
     """
 
-    def __init__(self, folder: RunFolder, spec: RunSpec) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        spec: RunSpec,
+        sha256: str,
+        facts: Mapping[str, str],
+        checkpoint: SavedCheckpoint | None,
+    ) -> None:
         self.folder = folder
+        self.sha256, self.facts, self.checkpoint = sha256, facts, checkpoint
+        self.former_facts = checkpoint.manifest.facts if checkpoint is not None else {}
         self.saved = read_saved_spec(folder.paths) if has_saved_spec(folder.paths) else None
         self.before = self.saved.tables if self.saved is not None else {}
         self.now = resolved_tables(spec)
-        self._changed = [change.key for change in differences(self.before, self.now)]
+        self._values = changed_facts(self.former_facts, facts, VALUE)
+        self._changed = [*(change.key for change in differences(self.before, self.now)), *self._values]
+
+    def require_same_code(self) -> None:
+        """Refuse changed code, plugins and data.
+
+        Raises:
+            UsageError: if something has changed, or the checkpoint does not record it.
+        """
+        if self.checkpoint is None:
+            return
+        changes = code_changes(self.former_facts, self.facts)
+        if not self.former_facts:
+            changes = [f"{self.checkpoint.folder.name} does not record the code that it was saved with"]
+        if changes:
+            raise UsageError(
+                "resume refused: --strict-code was given, and the code is not that of the checkpoint:\n"
+                + "\n".join(f"  {line}" for line in changes),
+                hint="use the code, plugins and data of the run, or leave --strict-code out",
+            )
+
+    def code_changes(self) -> list[str]:
+        """Return a line for each change of code, plugins and data since the checkpoint was saved."""
+        return code_changes(self.former_facts, self.facts)
 
     def require_same_mathematics(self) -> None:
-        """Refuse a spec that alters training.
+        """Refuse a spec that alters training; if the spec of the run is lost, its hash is compared.
 
         Raises:
             UsageError: if it does; the message shows every such difference.
         """
+        checkpoint = self.checkpoint
+        scheduled = _has_schedule(self.now.get("model"))
+        values = [key for key in self._values if not is_free(key) or (scheduled and key in _LIMITS)]
+        if values:
+            listed = "\n".join(f"  {key}: another value of the environment" for key in sorted(values))
+            raise UsageError(
+                f"resume refused: these changes alter training:\n{listed}",
+                hint="set the variables as they were, begin a new run, or add --allow-spec-change to continue with "
+                "the new values",
+            )
         if self.before:
             require_same_mathematics(self.before, self.now)
+        elif checkpoint is not None and checkpoint.manifest.spec_sha256 not in ("", self.sha256):
+            raise UsageError(
+                "resume refused: the resolved spec of the run is lost, and this spec is not the one that "
+                f"{checkpoint.folder.name} was saved with",
+                hint="give the spec of the run, or add --allow-spec-change if you know that training is the same",
+            )
 
     def inexact_changes(self) -> list[str]:
         """Return the changes of machine and spec that alter the last bits only."""
         changes = environment_changes(self.folder.recorded_environment())
+        changes += [f"{key}: another value of the environment" for key in self._values if key in EXACT_ONLY_IF_EQUAL]
         return changes + (inexact_changes(self.before, self.now) if self.before else [])
 
     @property

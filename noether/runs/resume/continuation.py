@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from noether.checkpoint.durable import make_folders, rename, storage_error, sync_folder
+from noether.checkpoint.durable import make_folders, remove_tree, rename, storage_error, sync_folder
 from noether.checkpoint.names import LATEST, Checkpoint, CheckpointNames
-from noether.checkpoint.paths import PathProvider, checkpoint_folders, update_of
+from noether.checkpoint.paths import ABANDONED, PathProvider, checkpoint_folders, update_of
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.state import CheckpointState
+from noether.checkpoint.untrusted import names_inside
 from noether.core.initializers.base import InitializerBase, InitializerConfig
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
@@ -23,6 +24,7 @@ from noether.training.resume import require_fitting, verify_restored
 from noether.training.trainers.base import BaseTrainer
 
 AUTO, NONE = "auto", "none"
+_KEPT_ABANDONED = 3
 _LOG = logging.getLogger("noether.resume")
 
 
@@ -73,6 +75,8 @@ def _may_be_whole(checkpoint: Path) -> bool:
 def move_newer_aside(paths: PathProvider, update: int) -> None:
     """Move the checkpoints after `update` to `abandoned/`: training continues before them, and no name may find them.
 
+    Of those that earlier resumes have moved there, the newest few stay.
+
     Args:
         paths: Paths of the run.
         update: Update after which training continues; -1 for a run that starts anew.
@@ -83,11 +87,13 @@ def move_newer_aside(paths: PathProvider, update: int) -> None:
     newer = [folder for folder in checkpoint_folders(paths.checkpoint_path) if update_of(folder) > update]
     if not newer:
         return
-    abandoned = paths.run_path / "abandoned"
+    abandoned = paths.run_path / ABANDONED
     try:
-        make_folders(abandoned)
+        make_folders(abandoned, inside=paths.run_path)
+        for old in names_inside(paths.run_path, abandoned)[:-_KEPT_ABANDONED]:
+            remove_tree(abandoned / old)
         for folder in newer:
-            rename(folder, abandoned / free_name(folder.name, {path.name for path in abandoned.iterdir()}))
+            rename(folder, abandoned / free_name(folder.name, names_inside(paths.run_path, abandoned)))
         sync_folder(abandoned)
         sync_folder(paths.checkpoint_path)
     except OSError as error:
@@ -146,6 +152,7 @@ class Continuation(InitializerBase):
         trainer.restore_state(model, self.saved.checkpoint, self.saved.state)
         assert isinstance(trainer, BaseTrainer), "runs are assembled with one"
         verify_restored(trainer, model, self.saved.checkpoint, same_spec=self.same_spec)
+        trainer.checkpoint_writer.folder.require_own()
         move_newer_aside(trainer.path_provider, self.saved.state.update)
 
 
@@ -161,4 +168,4 @@ def final_metrics(paths: PathProvider) -> dict[str, float]:
 
 
 def _records(paths: PathProvider) -> Iterator[MetricRecord]:
-    return MetricsFile(paths.metrics_path).read()
+    return MetricsFile(paths.metrics_path).read(skips_damaged=True)

@@ -9,11 +9,12 @@ from typing import Any
 from noether.checkpoint.paths import PathProvider
 from noether.kernel.registry import use_registry
 from noether.runs.folder.lock import is_locked
-from noether.runs.folder.run_folder import RunFolder, environment_changes, find_run, last_attempt
+from noether.runs.folder.run_folder import RUN, RunFolder, environment_changes, find_run, last_attempt
 from noether.runs.launch import start
 from noether.runs.outcome import Outcome
-from noether.runs.resume.changes import refused_changes, shown
-from noether.runs.resume.continuation import AUTO, find_state, lost_updates
+from noether.runs.resume.changes import VALUE, changed_facts, code_changes, facts_of, refused_changes, shown
+from noether.runs.resume.continuation import AUTO, SavedState, find_state, lost_updates
+from noether.runs.resume.repair import damages, repair_run
 from noether.runs.saved_spec import load_saved_spec, noting_missing_code
 from noether.spec.diff import differences
 from noether.spec.model import resolved_tables
@@ -50,13 +51,14 @@ def resume(
         UsageError: if there is no such run, it is in use, or changes of the spec alter training.
         CheckpointError: if there is no such checkpoint, or none that is sound.
     """
-    paths = find_run(run, output)
+    paths = find_run(run, output, without_record=True)
     plugins = list(plugins)
+    repairs = repair_run(paths)
     changes = {**(set or {}), "output": str(paths.output_path)}
     layers = {"overrides": overrides, "set": changes, "unset": unset, "trusted": trusted, "plugins": plugins}
     with noting_missing_code(paths, project):
         loaded = load_saved_spec(paths, project=project, **layers)
-        return start(loaded, paths.run_id, plugins, resume=checkpoint, **options)
+        return start(loaded, paths.run_id, plugins, resume=checkpoint, repairs=repairs, **options)
 
 
 def preview(
@@ -84,17 +86,29 @@ def preview(
         UsageError: if there is no such run.
         CheckpointError: if there is no such checkpoint, or none that is sound.
     """
-    paths = find_run(run, output)
+    paths = find_run(run, output, without_record=True)
+    saved = find_state(paths, checkpoint)
+    lines = [f"run         {paths.run_path}", *_attempts(paths), *_position(paths, saved)]
+    damaged = damages(paths)
+    lines += [f"damaged     {damage}" for damage in damaged]
+    if {damage.path for damage in damaged} & {paths.run_path / RUN, paths.resolved_spec_path}:
+        return [*lines, "spec        compared once it is restored"]
     before = load_saved_spec(paths, project=project, trusted=trusted)
     now = load_saved_spec(paths, project=project, overrides=overrides, trusted=trusted, plugins=list(plugins))
     with use_registry(now.registry):
         tables = resolved_tables(before.spec), resolved_tables(now.spec)
     changes, refused = differences(*tables), refused_changes(*tables)
-    lines = [f"run         {paths.run_path}", *_attempts(paths), *_position(paths, checkpoint)]
     lines += [f"spec        {line}" for line in shown(changes)] or ["spec        as it was"]
     if refused:
         lines.append("            these changes alter training and need --allow-spec-change: ")
         lines += [f"            {change.key}" for change in refused]
+    if saved is not None:
+        recorded = saved.checkpoint.manifest.facts
+        facts = facts_of(now.spec, (), recorded)
+        lines += [
+            f"spec        {key}: another value of the environment" for key in changed_facts(recorded, facts, VALUE)
+        ]
+        lines += [f"code        {line}" for line in code_changes(recorded, facts)]
     machine = environment_changes(RunFolder(paths).recorded_environment())
     return lines + ([f"machine     {line}" for line in machine] or ["machine     as it was"])
 
@@ -106,8 +120,7 @@ def _attempts(paths: PathProvider) -> list[str]:
     return [f"attempts    {last.number}, the last one ended as {last.status}"] if last else []
 
 
-def _position(paths: PathProvider, checkpoint: str) -> list[str]:
-    saved = find_state(paths, checkpoint)
+def _position(paths: PathProvider, saved: SavedState | None) -> list[str]:
     if saved is None:
         return ["begins      anew: it has no checkpoint yet"]
     if saved.state.trainer.get("ended"):

@@ -49,12 +49,9 @@ def sync_registry(paths: PathProvider, trusted: tuple[str, ...]) -> Registry:
 
     Neither the run folder nor the folder that holds it has code, unless that is the project itself.
     """
-    data, here = [paths.run_path], Path.cwd()
-    holder = paths.output_path
+    here, holder = Path.cwd(), paths.output_path
     is_project = here.is_relative_to(holder) and (here != holder or _is_marked(here))
-    return Registry.installed(
-        trusted=trusted, project_folders=(here,), data_folders=data if is_project else [*data, holder]
-    )
+    return Registry.installed(trusted=trusted, project_folders=(here,), data_folders=() if is_project else (holder,))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.untrusted import parse_json, read_untrusted
 from noether.errors import UsageError
 from noether.kernel.registry import use_registry
 from noether.metrics.delivery import Delivery
@@ -20,7 +19,7 @@ from noether.metrics.feed import in_one_line
 from noether.metrics.spool import Delivered, MetricsTail, description_path, read_description
 from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, TrackerError, TrackerRefusedError
 from noether.runs.folder.lock import RunLock, is_locked
-from noether.runs.folder.run_folder import Attempt, find_run, last_attempt, record_path
+from noether.runs.folder.run_folder import Attempt, find_run, last_attempt, read_record
 from noether.runs.saved_spec import read_saved_spec
 from noether.runs.tracking.own_store import OwnTrackers, sync_registry
 from noether.runs.tracking.tracking import flattened
@@ -272,11 +271,7 @@ def _described(paths: PathProvider, end: _End) -> RunDescription:
 
 
 def _first_start(paths: PathProvider) -> float:
-    try:
-        path = record_path(paths.attempts_path, 1).relative_to(paths.run_path)
-        return _time(parse_json(read_untrusted(paths.run_path, path.as_posix()))["started"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0.0
+    return _time(read_record(paths.attempts_path, 1).get("started"))
 
 
 def _time(value: Any) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, Manifest
+from noether.checkpoint.manifest import OPTIMIZER, SPEC, WEIGHTS, Manifest
 from noether.checkpoint.paths import PathProvider, checkpoint_name, read_file, read_manifest
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.state import CALLBACKS, TRAINER, encode_state
@@ -119,6 +119,8 @@ def differences(straight: Path, interrupted: Path, ignored: Collection[str] = ()
         if name not in left.manifest.files or name not in right.manifest.files:
             run = "straight" if name in left.manifest.files else "interrupted"
             found.append(Difference(name, "", f"only the {run} run has it"))
+        elif name == SPEC:
+            continue  # the manifests have its hash
         elif name.endswith(".safetensors"):
             found += _of_tensors(name, left, right)
         else:

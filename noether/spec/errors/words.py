@@ -25,6 +25,7 @@ TYPES: dict[Any, str] = {
 """Names of the types of a TOML value, in messages and in the documentation of fields."""
 BOUNDS = {"ge": "at least", "gt": "greater than", "le": "at most", "lt": "below"}
 """Words for the bounds of a number, by pydantic's name of the bound."""
+_CONTROL = re.compile("[\x7f-\x9f]")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -51,8 +52,8 @@ def toml_literal(value: Any) -> str:
 
 
 def toml_string(text: str) -> str:
-    """Return text in quotes. JSON has the same escapes as TOML, except that TOML escapes DEL."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    """Return text in quotes. JSON has the same escapes as TOML, which escapes DEL too; terminals obey 0x80 to 0x9f."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))
 
 
 def toml_key(key: str) -> str:
@@ -84,6 +85,11 @@ def quoted(text: str, limit: int = 60) -> str:
 def visible(text: str) -> str:
     """Return text with control and direction characters escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def visible_lines(text: str) -> str:
+    """Return text of several lines with control and direction characters escaped; line ends and tabs stay."""
+    return "\n".join("\t".join(map(visible, line.split("\t"))) for line in text.split("\n"))
 
 
 def listed(names: Iterable[str]) -> str:

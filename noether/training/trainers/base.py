@@ -123,7 +123,8 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         self._initializers = CalledOnce()
         self._set_up_progress(config)
         self._set_up_update(config)
-        self.log_writer = LogWriter(MetricsFile(path_provider.metrics_path), self.metric_property_provider)
+        metrics_file = MetricsFile(path_provider.metrics_path, path_provider.run_path)
+        self.log_writer = LogWriter(metrics_file, self.metric_property_provider)
         self.checkpoint_writer = CheckpointWriter(path_provider)
 
     def _set_up_progress(self, config: BaseTrainerConfig[Any]) -> None:

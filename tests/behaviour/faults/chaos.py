@@ -14,12 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from noether.checkpoint.manifest import SPEC
 from noether.checkpoint.paths import UNFINISHED, checkpoint_folders, read_checkpoint
 
 DEADLINE_S = 60.0
 LOOK_EVERY_S = 0.001
 _LOST = re.compile(r"; (\d+) updates after it are computed again")
-_BY_THE_CLOCK = "profiling/"
+_BY_THE_CLOCK = ("profiling/",)
 
 
 class Attempt:
@@ -79,14 +80,17 @@ class Chaos:
         folder: The working folder, with all that the spec names.
         spec: The spec.
         changes: What to change in it to have a run of an instant, which imports everything.
+        by_the_clock: Beginnings of the keys of metrics that are measured.
 
     Attributes:
         uninterrupted: What `remains` of a run that nobody disturbs.
         seconds: How long that takes.
     """
 
-    def __init__(self, folder: Path, spec: dict[str, Any], changes: dict[str, Any]) -> None:
-        self.folder, self.spec = folder, spec
+    def __init__(
+        self, folder: Path, spec: dict[str, Any], changes: dict[str, Any], by_the_clock: tuple[str, ...] = _BY_THE_CLOCK
+    ) -> None:
+        self.folder, self.spec, self.by_the_clock = folder, spec, by_the_clock
         self._runs = 0
         self._attempt: Attempt | None = None
         self._process = subprocess.Popen(
@@ -156,14 +160,18 @@ class Chaos:
         run = self.folder / "runs" / run_id
         step = checkpoint_folders(run / "checkpoints")[-1]
         manifest, files = read_checkpoint(step)
+        del files[SPEC]  # attempts of one test may differ in what does not alter training
         found: dict[str, Any] = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
         trainer = json.loads(files["trainer.json"])
         trainer["trainer"]["log_writer"]["metrics"] -= (run / "metrics.jsonl").stat().st_size
+        for state in trainer["callbacks"].values():
+            if isinstance(state, dict):
+                state.pop("seconds", None)
         found["trainer.json"] = trainer
         metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         for line in metrics:
             del line["time"]
-            line["metrics"] = {k: v for k, v in line["metrics"].items() if not k.startswith(_BY_THE_CLOCK)}
+            line["metrics"] = {k: v for k, v in line["metrics"].items() if not k.startswith(self.by_the_clock)}
         names = {name: (named.update, named.weights) for name, named in manifest.names.items()}
         return {**found, "metrics": metrics, "iteration": manifest.iteration, "names": names}
 

@@ -29,6 +29,7 @@ CALLBACKS = [
     {"kind": "ema", "every_n_updates": 3, "target_factors": [0.5, 0.9], "eval_callbacks": [EVALUATES, BEST, HOLDS]},
     {"kind": "checkpoint", "every_n_updates": SAVE_EVERY},
     {"kind": "lab.callbacks.Gambler", "every_n_updates": 1},
+    {"kind": "lab.chaos.Copies", "every_n_updates": 4},
 ]
 SPEC = {
     "name": "chaos",

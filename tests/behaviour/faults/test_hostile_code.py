@@ -2,8 +2,10 @@
 
 import ast
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 import tomli_w
 
 import noether
+from noether.checkpoint.manifest import SPEC, FileRecord
+from noether.checkpoint.paths import checkpoint_folders, read_manifest
 from noether.kernel.registry import Registry
 from noether.spec.load import load_spec
 
@@ -84,7 +88,13 @@ def rewrite(run: Path, kind: str) -> None:
     resolved = run / "spec.resolved.toml"
     text = resolved.read_text()
     assert 'kind = "mlp"' in text
-    resolved.write_text(text.replace('kind = "mlp"', tomli_w.dumps({"kind": kind}).strip()))
+    text = text.replace('kind = "mlp"', tomli_w.dumps({"kind": kind}).strip())
+    resolved.write_text(text)
+    for step in checkpoint_folders(run / "checkpoints"):  # whose copy would be restored otherwise
+        manifest = read_manifest(step)
+        (step / SPEC).write_text(text)
+        forged = replace(manifest, files={**manifest.files, SPEC: FileRecord.of(text.encode())})
+        (step / "manifest.json").write_bytes(replace(forged, spec_sha256=forged.files[SPEC].sha256).encode())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -98,6 +108,19 @@ def test_the_spec_of_a_strangers_run_imports_nothing_of_its_own(  # M5, M6
         assert ended.code == 2, ended
         assert "Traceback" not in ended.err
     assert not (run / "evaluations").exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_a_run_without_its_record_is_a_run_all_the_same(  # M6
+    download: Path, noether_command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+):
+    run = download / "runs/a"
+    for kind in ("evil.Mine", "runs.a.evil.Mine", "a.evil.Mine"):
+        rewrite(run, "mlp") if kind == "evil.Mine" else shutil.copy(download / "kept", run / "spec.resolved.toml")
+        shutil.copy(run / "spec.resolved.toml", download / "kept")
+        rewrite(run, kind)
+        (run / "run.json").unlink(missing_ok=True)
+        assert noether_command("resume", run, *options).code == (0 if options else 2)
 
 
 @pytest.mark.parametrize("place", [".", "runs", "runs/a"])
@@ -122,6 +145,59 @@ def test_a_spec_that_is_run_from_a_runs_folder_is_the_runs(download: Path, noeth
     shutil.copy(run / "spec.resolved.toml", run / "kept.toml")
     (run / "kept.toml").replace(run / source)
     assert noether_command("check", run / source).code == 2
+
+
+@pytest.mark.parametrize("place", ["attempts/0001.resolved.toml", "spec.toml", "package/deep/spec.toml"])
+def test_a_spec_anywhere_below_a_run_names_no_code_of_it(download: Path, noether_command, place: str):
+    run = download / "runs/a"
+    rewrite(run, "evil.Mine")
+    spec = run / place
+    spec.parent.mkdir(parents=True, exist_ok=True)
+    (spec.parent / "evil.py").write_text(CANARY.format(place=download) + MODEL)
+    (spec.parent / "pyproject.toml").touch()
+    shutil.copy(run / "spec.resolved.toml", spec)
+    ended = noether_command("check", spec)
+    assert ended.code == 2
+    assert "not-trusted" in ended.err
+
+
+def test_a_spec_names_no_code_of_another_run(download: Path, noether_command, monkeypatch: pytest.MonkeyPatch):
+    shutil.copytree(download / "runs/a", download / "runs/b")
+    (download / "runs/__init__.py").unlink()
+    rewrite(download / "runs/a", "runs.b.evil.Mine")
+    monkeypatch.chdir(download)
+    assert noether_command("eval", "runs/a").code == 2
+
+
+@pytest.mark.parametrize("place", [".", "attempts"])
+@pytest.mark.parametrize("arguments", ["plugins list", "eval ."])
+@pytest.mark.parametrize("installed", [True, False], ids=["noether", "python -m noether"])
+def test_the_command_imports_nothing_of_a_run_in_which_the_user_stands(
+    download: Path, place: str, arguments: str, installed: bool
+):
+    run = download / "runs/a"
+    command = [str(Path(sys.executable).with_name("noether"))] if installed else [sys.executable, "-m", "noether"]
+    names = ["typer", "csv", "email", "json", "click", "torch", "rich", "multiprocessing"]
+    for name in [*names, *(["noether", "importlib", "runpy", "os", "sitecustomize"] if installed else [])]:
+        (run / place / f"{name}.py").write_text(CANARY.format(place=download))
+    command += arguments.split()
+    ended = subprocess.run(command, cwd=run / place, capture_output=True, text=True, check=False)
+    assert "Traceback" not in ended.stderr
+    if arguments == "plugins list":
+        assert ended.returncode == 0, ended.stderr
+
+
+def test_python_m_noether_finds_the_code_of_the_project(tiny_spec: dict[str, Any]):
+    Path("mine.py").write_text(MODEL)
+    Path("typer.py").write_text("raise SystemExit(9)")
+    tiny_spec["model"]["kind"] = "mine.Mine"
+    Path("tiny.toml").write_text(tomli_w.dumps(tiny_spec))
+    command = [sys.executable, "-m", "noether", "check", "tiny.toml"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    Path("beside.py").touch()
+    Path("other.py").write_text("import noether, beside")
+    assert subprocess.run([sys.executable, "-m", "other", "-m", "noether"], check=False).returncode == 0
 
 
 def test_a_run_names_the_code_of_the_project_in_which_the_user_stands(  # M6

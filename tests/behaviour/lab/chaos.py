@@ -1,6 +1,8 @@
 """Callbacks that pause or interrupt a run at a chosen point."""
 
+import contextlib
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -64,3 +66,37 @@ class Interrupts(PeriodicDataIteratorCallback):
 
     def process_results(self, results, **_):
         self.writer.add_scalar("mean/test", results.mean())
+
+
+class ReplacedConfig(CallBackBaseConfig):
+    at_update: int = Field(description="Completed updates at which it happens.")
+    what: Literal["run", "lock"] = Field(description="The whole folder, or the lock file.")
+
+
+class Replaced(PeriodicCallback):
+    """Moves the folder of the run away, or its lock file, and puts a copy in its place; once."""
+
+    def __init__(self, callback_config: ReplacedConfig, **kwargs):
+        super().__init__(callback_config, **kwargs)
+        self.config = callback_config
+
+    def periodic_callback(self, *, update_counter):
+        if update_counter.update == self.config.at_update:
+            run, in_flight = self.trainer.path_provider.run_path, self.trainer.checkpoint_writer.queue.in_flight
+            if in_flight is not None:
+                in_flight.is_stored()  # else it may be copied half written
+            path = run if self.config.what == "run" else run / "LOCK"
+            moved = path.rename(run.with_name("moved"))
+            (shutil.copytree if moved.is_dir() else shutil.copyfile)(moved, path)
+            shutil.copytree(run, run.with_name("as-it-was"))
+
+
+class Copies(PeriodicCallback):
+    """Copies the folder of the run, which opens and closes each of its files."""
+
+    def periodic_callback(self):
+        run = self.trainer.path_provider.run_path
+        copy = run.parent / f".copy-of-{run.name}"
+        shutil.rmtree(copy, ignore_errors=True)
+        with contextlib.suppress(shutil.Error, OSError):  # a save in the background removes files meanwhile
+            shutil.copytree(run, copy, ignore=shutil.ignore_patterns(".tmp-*"))

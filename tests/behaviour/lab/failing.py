@@ -46,3 +46,19 @@ class Unsavable(PeriodicCallback):
 
     def state_dict(self):
         return {"seen": {"files": [open]}}
+
+
+class Fails(PeriodicCallback):
+    """Raises."""
+
+    def periodic_callback(self):
+        raise RuntimeError("the power is out again")
+
+
+class FailsAtTheEnd(PeriodicCallback):
+    """Raises after training, unless it has done so before."""
+
+    def after_training(self):
+        if not FAILED.exists():
+            FAILED.touch()
+            raise RuntimeError("the power is out at the end")

@@ -56,3 +56,17 @@ class Chokes(PeriodicDataIteratorCallback):
 
     def process_results(self, results, **_):
         pass
+
+
+class Histogram(PeriodicCallback):
+    """Logs an array."""
+
+    def periodic_callback(self, *, update_counter):
+        self.writer.add_nonscalar("histogram/updates", [update_counter.update, 1, 2])
+
+
+class AtTheEnd(PeriodicCallback):
+    """Logs a metric after training."""
+
+    def after_training(self, *, update_counter):
+        self.writer.add_scalar("at/the/end", update_counter.update)

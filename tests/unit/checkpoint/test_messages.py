@@ -63,6 +63,6 @@ def test_messages(golden, tmp_path):
 
 def newer(manifest):
     body = type(manifest)(
-        **{name: getattr(manifest, name) for name in manifest.__slots__} | {"format": 2, "written_by": "9.8.7"}
+        **{name: getattr(manifest, name) for name in manifest.__slots__} | {"format": 3, "written_by": "9.8.7"}
     )
     return body.encode()

@@ -63,8 +63,6 @@ HOLES: dict[str, Callable[[Path], object]] = {
 READERS: dict[str, Callable[[PathProvider], object]] = {
     "read": read_saved_spec,
     "load": load_saved_spec,
-    "resume": lambda run: resume(run.run_path),
-    "preview": lambda run: preview(run.run_path),
     "prune": lambda run: prune_run(run, keep_last=1),
     "sync": lambda run: list(sync_trackers(run.run_path)),
 }
@@ -79,6 +77,16 @@ def test_every_reader_refuses_what_no_run_has_written(run: PathProvider, hole: C
             reader(run)
             pytest.fail(f"{name} took it")
     assert sorted(run.checkpoint_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("hole", HOLES.values(), ids=HOLES)
+def test_a_resume_restores_what_no_run_has_written(run: PathProvider, hole: Callable[[Path], object]) -> None:
+    before = run.resolved_spec_path.read_bytes()
+    hole(run.resolved_spec_path)
+    assert any(line.startswith("damaged     spec.resolved.toml ") for line in preview(run.run_path))
+    resume(run.run_path)
+    assert run.resolved_spec_path.read_bytes() == before
+    assert not run.resolved_spec_path.is_symlink()
 
 
 def test_settings_and_origins_are_distinguished(run: PathProvider) -> None:

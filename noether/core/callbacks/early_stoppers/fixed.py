@@ -110,6 +110,7 @@ class FixedEarlyStopperCallback(PeriodicCallback):
         Raises:
             EarlyStopIteration: if the end is reached.
         """
+        self.close()  # an earlier training of the same trainer counts
         self._session_began = self._clock()
         sizes = update_counter.updates_per_epoch, update_counter.effective_batch_size
         if update_counter.update >= self.intervals.next_due_update(0, *sizes):
@@ -124,6 +125,10 @@ class FixedEarlyStopperCallback(PeriodicCallback):
         """
         if interval_type != "eval":
             self._stop()
+
+    def close(self) -> None:
+        """Stop the clock, and keep the seconds for another training."""
+        self._earlier_seconds, self._session_began = self.elapsed_seconds, None
 
     def _stop_in_time(self, **_: Any) -> None:
         if self._limit is not None and self.elapsed_seconds >= self._limit:

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from noether.checkpoint.durable import replace_file, storage_error
+from noether.checkpoint.durable import make_folders, replace_file, storage_error
 from noether.checkpoint.tensor_file import encode_tensors
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts
@@ -22,7 +22,7 @@ from noether.kernel.names import did_you_mean
 from noether.kernel.progress import UpdateCounter
 
 
-def write_outputs(path: Path, outputs: Mapping[str, Sequence[Tensor]]) -> None:
+def write_outputs(path: Path, outputs: Mapping[str, Sequence[Tensor]], *, run: Path | None = None) -> None:
     """Write each output as one stacked tensor, or as `name.0`, `name.1`, … if its shapes differ.
 
     A file from before a resume is replaced atomically.
@@ -30,6 +30,7 @@ def write_outputs(path: Path, outputs: Mapping[str, Sequence[Tensor]]) -> None:
     Args:
         path: The file; its folder is created.
         outputs: Tensors of each output, in the order of the accumulation steps.
+        run: Run folder that it lies in, below which no part of the path may be a link.
 
     Raises:
         StorageError: if the disk refuses.
@@ -41,10 +42,10 @@ def write_outputs(path: Path, outputs: Mapping[str, Sequence[Tensor]]) -> None:
         else:
             tensors |= {f"{name}.{index}": value for index, value in enumerate(values)}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent, inside=run)
     except OSError as error:
         raise storage_error(error, path) from error
-    replace_file(path, encode_tensors(tensors)[0])
+    replace_file(path, encode_tensors(tensors)[0], inside=run)
 
 
 KIND = "track-additional-outputs"
@@ -219,7 +220,8 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             if self.log_output or self.verbose:
                 self._tell(name + self._suffix, self._reduced(values))
         if self.out is not None and self.tracked_values:
-            write_outputs(self.out / f"{update_counter.cur_iteration}.safetensors", self.tracked_values)
+            file = self.out / f"{update_counter.cur_iteration}.safetensors"
+            write_outputs(file, self.tracked_values, run=self.trainer.path_provider.run_path)
         self.tracked_values.clear()
 
     def _warn_once(self, interval_type: IntervalType) -> None:

@@ -194,14 +194,14 @@ def test_a_checkpoint_of_a_newer_format_is_refused_with_the_version_that_it_need
     run: Any, saved_number: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = step(run, 6) / "manifest.json"
-    body = json.loads(file.read_bytes()) | {"format": 2, "written_by": "3.1.4", "unheard_of": [1]}
+    body = json.loads(file.read_bytes()) | {"format": 3, "written_by": "3.1.4", "unheard_of": [1]}
     del body["sha256"]
     body["sha256"] = manifests._digest(body)
     file.write_text(json.dumps(body))
     for name in ("latest", checkpoint_name(6)):  # taking an older one would throw sound work away
         with pytest.raises(NewerFormatError) as error:
             CheckpointNames(run.checkpoints).load(name, saved_number)
-        assert "2" in str(error.value)
+        assert "3" in str(error.value)
         assert "noether-train" in str(error.value)
         assert "3.1.4" in str(error.value)
         assert error.value.hint == "install noether-train>=3.1.4"

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from noether.checkpoint.commit import RunLostError
 from noether.errors import StorageError, UsageError
 from noether.runs.folder.lock import RunLock, is_locked
 
@@ -59,6 +62,100 @@ def test_a_killed_process_leaves_no_lock_behind_though_its_worker_lives(tmp_path
         os.waitpid(process.pid, 0)
         with RunLock(tmp_path):
             pass
+
+
+def test_a_copy_of_the_folder_by_the_holder_itself_releases_nothing(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    asks = "import sys, pathlib; from noether.runs.folder.lock import is_locked; print(is_locked(pathlib.Path('run')))"
+    with RunLock(run):
+        shutil.copytree(run, tmp_path / "copy")
+        said = subprocess.run([sys.executable, "-c", asks], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert said.stdout == "True\n"
+
+
+def move_and_begin_anew(run: Path) -> None:
+    run.rename(run.with_name("moved"))
+    run.mkdir()
+    (run / "LOCK").touch()
+
+
+def replace_the_lock(run: Path) -> None:
+    (run / "LOCK").rename(run / "LOCK.old")
+    (run / "LOCK").touch()
+
+
+def link_the_lock_elsewhere(run: Path) -> None:
+    (run / "LOCK").rename(run / "LOCK.old")
+    (run / "LOCK").symlink_to("LOCK.old")
+
+
+def move_and_link_the_lock(run: Path) -> None:
+    run.rename(run.with_name("moved"))
+    run.mkdir()
+    os.link(run.with_name("moved") / "LOCK", run / "LOCK")
+
+
+def close_all_files(run: Path) -> None:
+    at = (run / "LOCK").stat()
+    for descriptor in [int(path.name) for path in Path("/dev/fd").iterdir()]:
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(descriptor), at):
+                os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    "happens",
+    [
+        move_and_begin_anew,
+        replace_the_lock,
+        link_the_lock_elsewhere,
+        move_and_link_the_lock,
+        close_all_files,
+        lambda run: run.rename(run.with_name("moved")),
+        lambda run: (run / "LOCK").unlink(),
+    ],
+)
+def test_a_run_that_is_not_that_of_the_process_any_more_is_noticed(
+    happens: Callable[[Path], object], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    with RunLock(run) as lock:
+        lock.require_own()
+        happens(run)
+        with pytest.raises(RunLostError):
+            lock.require_own()
+
+
+def test_a_forked_child_is_not_the_owner_and_may_not_write(tmp_path: Path) -> None:
+    asks = """
+import os, pathlib
+from noether.runs.folder.lock import RunLock
+with RunLock(pathlib.Path(".")) as lock:
+    if os.fork() == 0:
+        os._exit(10 * lock.is_own())
+    print(os.waitstatus_to_exitcode(os.wait()[1]), lock.is_own())
+"""
+    said = subprocess.run([sys.executable, "-c", asks], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert said.stdout == "0 True\n"
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(StorageError, match="no locks"), RunLock(tmp_path):
+        pass
+
+
+def test_a_lock_file_that_is_a_link_within_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("precious")
+    (tmp_path / "LOCK").symlink_to("metrics.jsonl")
+    with pytest.raises(UsageError), RunLock(tmp_path):
+        pass
+    assert (tmp_path / "metrics.jsonl").read_text() == "precious"
 
 
 def test_one_process_does_not_work_twice_on_a_run(tmp_path: Path) -> None:

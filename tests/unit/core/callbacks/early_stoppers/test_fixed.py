@@ -134,6 +134,17 @@ def test_time_adds_up_over_sessions_wherever_they_are_cut(trainer: BaseTrainer, 
         state = callback.state_dict() or {}
 
 
+def test_a_second_training_of_the_same_callback_goes_on_counting(trainer: BaseTrainer) -> None:
+    clock = Clock()
+    callback = stopper(trainer, clock, stop_after_seconds=60.0)
+    for _ in range(2):
+        assert begins(callback)
+        clock.now += 25.0
+        callback.close()
+        clock.now += 100.0  # between the trainings
+    assert callback.state_dict() == {"seconds": 50.0}
+
+
 def test_one_that_needs_no_clock_keeps_no_state(trainer: BaseTrainer) -> None:
     assert stopper(trainer, stop_at_update=1).state_dict() is None
 

@@ -1,0 +1,101 @@
+"""Files of a run folder are opened in one module; every other call that opens, lists or changes files is known."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[2] / "noether"
+OF_PATHS = {"open", "read_text", "read_bytes", "write_text", "write_bytes", "touch", "iterdir", "glob", "rglob"}
+OF_PATHS |= {"mkdir", "unlink", "rmdir", "rename", "symlink_to", "hardlink_to"}
+OF_OS = {"open", "truncate", "mkdir", "makedirs", "unlink", "remove", "rename", "replace", "rmdir", "link", "symlink"}
+OF_OS |= {"listdir", "scandir", "walk"}
+MODULES = ("os", "shutil", "gzip", "tempfile")
+OTHER_MEANING = {
+    "SavedCheckpoint.open",
+    "tracker.open",
+    "delivery.open",
+    "archive.open",
+    "durable.rename",
+    "typer.open",
+}
+
+KNOWN = {
+    "checkpoint/untrusted.py": "the one module",
+    "checkpoint/durable.py": "changes names below folders that `untrusted` has checked, and opens new files (O_EXCL)",
+    "cli/main.py: os.open": "the null device, in place of a missing standard stream",
+    "cli/main.py: Path(os.devnull).open": "the null device",
+    "cli/output.py": "a file that the command line names",
+    "cli/spec.py: runs.iterdir": "the folder of all runs, for their names",
+    "core/initializers/weights.py: output.iterdir": "the folder of all runs, for their names",
+    "core/trackers/mlflow/client.py": "the folder of MLflow's own store",
+    "data/sources/columns.py": "data files that the spec names",
+    "data/sources/digits.py": "data that scikit-learn brings",
+    "metrics/spool.py": "the positions of trackers",
+    "runs/checkpoints/export.py": "a file that the command line names",
+    "runs/console.py: os.open": "the null device, when nobody reads the output any more",
+    "runs/folder/run_folder.py: Path(output).glob": "the folder of all runs, for their names",
+    "runs/predict/files.py": "files that the command line names",
+    "runs/resume/changes.py": "source files of the project, and data files that the spec names, for their hashes",
+    "runs/resume/continuation.py: paths.output_path.iterdir": "the folder of all runs, for a free name",
+    "runs/verify/compare.py": "runs that the command has made itself",
+    "runs/verify/interruption.py": "runs that the command has made itself",
+    "spec/read/document.py": "spec files; `spec/load` refuses links to and in run folders",
+    "testing/builders.py": "a folder for tests",
+}
+"""Calls, or whole modules, that do not touch the run folder of a stranger; each with the reason."""
+
+
+def calls(tree: ast.AST) -> Iterator[str]:
+    """Yield each function that is called to open, list or change files, as it is written."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        owner, _, method = name.rpartition(".")
+        if owner in MODULES:
+            found = owner != "os" or method in OF_OS
+        else:
+            found = name == "open" or (bool(owner) and method in OF_PATHS)
+        if found and not name.endswith(tuple(OTHER_MEANING)):
+            yield name
+
+
+def found() -> set[str]:
+    texts = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in PACKAGE.rglob("*.py")}
+    return {f"{name}: {call}" for name, text in texts.items() for call in calls(ast.parse(text))}
+
+
+def is_known(call: str) -> bool:
+    return call in KNOWN or call.partition(": ")[0] in KNOWN
+
+
+def test_only_one_module_opens_files_of_a_run() -> None:
+    assert [call for call in sorted(found()) if not is_known(call)] == []
+
+
+def test_every_exception_is_needed() -> None:
+    used = {entry for call in found() for entry in (call, call.partition(": ")[0])}
+    assert KNOWN.keys() - used == set()
+
+
+def test_such_calls_are_found() -> None:
+    for text in ("open(p)", "p.open()", "os.open(p, 0)", "p.read_text()", "shutil.copy(a, b)", "a.b.glob('*')"):
+        assert list(calls(ast.parse(text))), text
+
+
+PRINT = {
+    "cli/output.py": "escapes control characters",
+    "kernel/compile.py": "names of hooks and ids of callbacks",
+    "runs/execution.py": "one line, escaped",
+}
+
+
+def test_text_is_printed_where_it_is_escaped() -> None:
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        names = (ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+        if {"print", "sys.stdout.write", "sys.stderr.write"} & set(names):
+            found.add(path.relative_to(PACKAGE).as_posix())
+    assert found == PRINT.keys()
