@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from noether.data.batches import lacking
-from noether.data.dataset import Batch
+from noether.data.dataset import Batch, lost_columns
 from noether.errors import DataError
 
 Collator = Callable[[Sequence[Any]], Any]
@@ -112,9 +112,24 @@ def _stacked(name: str, values: list[Any]) -> Any:
     try:
         if not _is_numeric(values[0]) and not any(map(_is_numeric, values)):
             return values
-        return torch.stack([_tensor(value) for value in values])
+        stacked = torch.stack([_tensor(value) for value in values])
     except (RuntimeError, TypeError, ValueError) as error:
         raise _not_stackable(name, values, error) from error
+    if stacked.dtype is torch.float32 and isinstance(values[0], float | list | tuple) and stacked.numel():
+        _require_kept(name, values, stacked)
+    return stacked
+
+
+def _require_kept(name: str, values: list[Any], rounded: Tensor) -> None:
+    """Check that numbers of Python keep their variation in float32, which torch makes of them."""
+    rows, lost = lost_columns(torch.as_tensor(np.asarray(values, dtype=np.float64)), rounded)
+    if lost.any():
+        low, high = rows[:, int(lost.nonzero()[0])].aminmax()
+        raise DataError(
+            f"the numbers of {name!r} are lost in float32: found {low:.17g} to {high:.17g}, expected numbers that "
+            "differ by more than their rounding",
+            hint=f"return '{name}' as a tensor of float64, which a normalize transform takes before it is rounded",
+        )
 
 
 def _is_numeric(value: Any) -> bool:

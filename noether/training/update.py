@@ -11,9 +11,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from noether.core.models.agreement import require_agreement
+from noether.core.models.agreement import require_agreement, require_same_names, state_names
 from noether.core.models.base import ModelBase
-from noether.core.models.weights import buffer_slots, require_no_new_buffers
 from noether.data.samplers.tagged import TRAINING, TaggedBatch
 from noether.kernel.progress import Stopwatch
 from noether.optim.kernels import require_scalable
@@ -22,7 +21,7 @@ from noether.training.accumulation import Accumulation, Weights, shown, weights_
 from noether.training.buffers import KeptBuffers
 from noether.training.nonfinite import FiniteGuard, step_masked
 from noether.training.precision import Precision
-from noether.training.trainers.types import TrainerResult, as_loss, check_graph, detached
+from noether.training.trainers.types import TrainerResult, as_loss, check_graph, check_parts, detached
 
 # torch.set_grad_enabled is a context manager that also works as a call, at four times the price of what it calls.
 _set_grad_enabled = torch._C._set_grad_enabled
@@ -102,7 +101,7 @@ class Update:
         self._dist_model: torch.nn.Module | None = None
         self._optimizers: list[ModelOptimizer] = []
         self._torch_optimizers: list[torch.optim.Optimizer] = []
-        self._slots: frozenset[tuple[int, str]] = frozenset()
+        self._state_names: frozenset[str] = frozenset()
         self._parameters: list[torch.nn.Parameter] = []
         self._accumulation: Accumulation | None = None
         self._is_weighing = False  # True if an accumulation step of the update under way had a count
@@ -244,6 +243,8 @@ class Update:
                 with precision.autocast():
                     returned = self.train_step(batch, dist_model)
             result = returned if type(returned) is TrainerResult else TrainerResult.of(returned)
+            if self._fitted is not self._model and result.losses_to_log:
+                check_parts(result)
             forwarded = perf_counter()
             if steps > 1 or precision.scaler is not None:
                 return result, self._backward(result, steps, step, retain_graph=retain_graph), forwarded
@@ -280,7 +281,7 @@ class Update:
 
     def adopt(self, model: ModelBase, dist_model: torch.nn.Module) -> None:
         """Remember a model, its optimizers and its buffers, so that no update has to collect them."""
-        self._dist_model, self._slots = dist_model, buffer_slots(model)
+        self._dist_model, self._state_names = dist_model, state_names(model)
         self._buffers = KeptBuffers(dist_model, model)
         self.take_optimizers(model)
 
@@ -303,11 +304,10 @@ class Update:
         """Let the optimizers of a model see its first gradients, before the guard asks which mask they take.
 
         Raises:
-            TrainingError: if the forward pass has registered a buffer, which no new model would have to load it into,
-                or a parameter, which no optimizer has.
+            TrainingError: if the forward pass has registered a parameter or a buffer.
         """
-        require_no_new_buffers(model, self._slots)
         require_agreement(model)
+        require_same_names(model, self._state_names, "the forward pass")
         for optimizer in model.optimizers().values():
             optimizer.fit_to_gradients()
         self.take_optimizers(model)

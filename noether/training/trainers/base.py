@@ -6,6 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -46,7 +47,7 @@ from noether.training.rounds import compile_run_hooks
 from noether.training.signals import StopSignals
 from noether.training.state import ReadsState, RunParts, RunState, starting_counter
 from noether.training.trainers.config import BaseTrainerConfig, cut_update
-from noether.training.trainers.types import LossFacts, LossResult, TrainerResult
+from noether.training.trainers.types import LossFacts, LossResult, NoBroadcasting, TrainerResult
 from noether.training.update import Update, step_of
 
 
@@ -118,6 +119,7 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         self._plugins: Sequence[Participant] = ()
         self._prepared: tuple[ModelBase, nn.Module] | None = None
         self._own_step: Callable[[Any], TrainerResult] | None = None
+        self._has_compared = self.different_shapes
         self._initializers = CalledOnce()
         self._set_up_progress(config)
         self._set_up_update(config)
@@ -199,7 +201,11 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         if self._prepared is None:  # called by hand
             self._own_step = step_of(model)
         if self._own_step is not None:
-            return self._own_step(batch)
+            if self._has_compared:
+                return self._own_step(batch)
+            named = properties_of(batch)
+            targets = {name: named[name] for name in self.target_properties if name in named}
+            return TrainerResult.of(self._first(partial(self._own_step, batch), None, targets))
         found = batch if type(batch) is dict else properties_of(batch)
         forward, targets = {}, {}
         try:
@@ -215,7 +221,16 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         output = model(**forward)
         if self.outputs:
             output = by_field(output, self.outputs)
-        return TrainerResult.of(self.loss_compute(output, targets))
+        if self._has_compared:
+            return TrainerResult.of(self.loss_compute(output, targets))
+        return TrainerResult.of(self._first(partial(self.loss_compute, output, targets), output, targets))
+
+    def _first(self, compute: Callable[[], Any], *compared: Any) -> Any:
+        """Compute the first loss with a look at the shapes that it compares, which later ones have as well."""
+        with NoBroadcasting(*compared):
+            result = compute()
+        self._has_compared = torch.is_grad_enabled()  # an evaluation cannot tell what depends on parameters
+        return result
 
     def forward(self, batch: dict[str, Tensor], model: nn.Module) -> Any:
         """Return the output of the model, by field if its parts have names, for a batch on the device: for evaluation.

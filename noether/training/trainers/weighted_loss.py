@@ -81,6 +81,7 @@ class WeightedLossTrainer(BaseTrainer):
         options = loss_config.arguments() if isinstance(loss_config, SignatureConfig) else {}
         self.loss_fn = partial(component.target, **options) if options else component.target
         self._own_loss = component.target
+        self._has_compared = getattr(self._own_loss, "different_shapes", self.different_shapes)
         self._counts = False  # decided on the first batch: a mean over samples costs nothing beside the loss itself
         self._points: tuple[Tensor, Tensor] | None = None
 
