@@ -74,6 +74,18 @@ def damages(report: Report) -> str:
     return f"{detected} of {detected} found"
 
 
+def damaged_files(report: Report) -> str:
+    """Text files of a run folder."""
+    resumed, tried = report.total("damaged text files", "resumed"), report.total("damaged text files", "tried")
+    return f"{resumed} of {tried} resumed, ending with the same bytes"
+
+
+def two_starts(report: Report) -> str:
+    """Orders of the steps of two processes."""
+    orders, writers = report.total("two starts", "orders"), report.total("two starts", "two_writers")
+    return f"{writers} times two writers in {orders} orders of lock, copy, write and kill"
+
+
 def false_alarms(report: Report) -> str:
     """Sound checkpoints that were called damaged."""
     return f"0 in {report.total('kills', 'sound_steps')} sound checkpoints read after kills"
@@ -136,6 +148,8 @@ ROWS: dict[str, Callable[[Report], str]] = {
     "Faults at file-system operations of a save": fault_points,
     "States of the disk after a power failure": crash_states,
     "Damages of checkpoints": damages,
+    "Damaged text files of a run with a sound checkpoint": damaged_files,
+    "Two starts of one run": two_starts,
     "False alarms": false_alarms,
     "Metrics at the tracker after outages and resumes": metrics,
     "Tracker faults: killed in the middle, resumed, synced": tracker_faults,

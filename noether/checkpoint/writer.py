@@ -81,6 +81,14 @@ class CheckpointWriter:
         self.asynchronous, self.policy = asynchronous, policy
         self.spec, self.spec_sha256 = spec, hashlib.sha256(spec).hexdigest()
 
+    def require_own(self, check: Callable[[], object]) -> None:
+        """Call `check` before each save; it raises an error if the run has another owner."""
+        self.folder.require_own = check
+
+    def record(self, facts: dict[str, str]) -> None:
+        """Record facts of the run in each manifest from now on."""
+        self.facts = facts
+
     @property
     def pending(self) -> SaveRequest | None:
         """The request since the last boundary; None if there is none."""

@@ -110,10 +110,8 @@ class Execution:
                 saved = self._saved_state() if continues else None
                 run = self.prepared.assemble(self.paths, trackers=trackers)
                 state: Continuation | None = None
-                writer = run.trainer.checkpoint_writer
-                writer.facts = facts_of(
-                    run.spec, self.prepared.plugins, saved.checkpoint.manifest.facts if saved else None
-                )
+                recorded = saved.checkpoint.manifest.facts if saved else None
+                run.trainer.checkpoint_writer.record(facts_of(run.spec, self.prepared.plugins, recorded))
                 former = self._compared(run, saved) if continues else None
                 if former is not None and saved is not None:
                     if self._has_ended(run, former, saved):
@@ -159,7 +157,7 @@ class Execution:
 
     def _guard(self, run: Run) -> None:
         """Let each commit, and each file that is opened or cut, check first that the run is still its own."""
-        run.trainer.checkpoint_writer.folder.require_own = self.lock.require_own
+        run.trainer.checkpoint_writer.require_own(self.lock.require_own)
         run.trainer.log_writer.require_own(self.lock.require_own)
 
     def _saved_state(self) -> SavedState | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -258,20 +259,27 @@ def test_the_command_continues_a_run_with_the_spec_in_its_folder(
     assert (again.code, "nothing is left to do" in again.out) == (0, True)
 
 
+def began_with(run, text):
+    """Make a run one whose last attempt began with another resolved spec."""
+    (run / "spec.resolved.toml").write_text(text)
+    path = run / "attempts" / "0001.json"
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"spec_sha256": sha256}))
+
+
 def test_a_plugin_that_is_not_installed_any_more_is_named_with_the_command_that_installs_it(
     failed, noether_command
 ):  # D7
-    kept = failed.run_dir / "spec.resolved.toml"
-    text = kept.read_text().replace('kind = "mlp"', 'kind = "gone"')
-    kept.write_text(text.replace('model = "mlp from noether-train', 'model = "gone from lab-gone').replace("\r", ""))
+    text = (failed.run_dir / "spec.resolved.toml").read_text().replace('kind = "mlp"', 'kind = "gone"')
+    began_with(failed.run_dir, text.replace('model = "mlp from noether-train', 'model = "gone from lab-gone'))
     ended = noether_command("resume", "mine")
     assert (ended.code, "unknown model kind 'gone'" in ended.err) == (2, True)
     assert "the run used lab-gone 0.1.0, which is not installed: pip install 'lab-gone==0.1.0'" in ended.err
 
 
 def test_code_of_the_project_is_not_taken_for_a_plugin_that_is_missing(failed, noether_command):
-    kept = failed.run_dir / "spec.resolved.toml"
-    kept.write_text(re.sub(r"mlp from noether-train [^\"]*", "mlp from project code", kept.read_text()))
+    text = (failed.run_dir / "spec.resolved.toml").read_text()
+    began_with(failed.run_dir, re.sub(r"mlp from noether-train [^\"]*", "mlp from project code", text))
     ended = noether_command("resume", "mine", "-s", "seed=3")
     assert (ended.code, "resume refused" in ended.err) == (2, True)
     assert "is not installed" not in ended.err

@@ -80,12 +80,13 @@ def saved(outcome):
 
 
 def contents(outcome):
-    """Return the contents of the checkpoints of a run, without the length of the metrics, which depends on times."""
+    """Return the contents of the checkpoints of a run, without specs and without the length of the metrics."""
     found = {}
     for step in checkpoint_folders(outcome.run_dir / "checkpoints"):
         manifest, files = read_checkpoint(step)
         tree = json.loads(files.pop("trainer.json"))
         del tree["trainer"]["log_writer"]["metrics"]
+        files.pop("spec.resolved.toml", None)
         found[step.name] = (files, tree, manifest.names, manifest.parent, manifest.resumable, manifest.finite)
     return found
 

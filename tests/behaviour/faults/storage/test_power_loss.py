@@ -214,8 +214,8 @@ def play(scene: Scene, folder: Path, saves_class: Any, disk_class: Any, using: A
         def before(self, *operation: Any) -> None:
             operations.append(operation)
 
-    def committing(*arguments: Any) -> Path:
-        step: Path = commit_checkpoint(*arguments)
+    def committing(*arguments: Any, **options: Any) -> Path:
+        step: Path = commit_checkpoint(*arguments, **options)
         operations.append(("acknowledged",))
         return step
 
