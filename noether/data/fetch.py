@@ -20,7 +20,7 @@ from noether.data.batches import first_of
 from noether.data.collators import Collator, stack
 from noether.data.dataset import AnyDataset, Batch, GatheringDataset, called, gathering, length_of
 from noether.data.randomness import EVALUATION_EPOCH, epoch_key, mix, preserved_rng, seed_sample
-from noether.errors import DataError, NoetherError, TrainingError
+from noether.errors import DataError, NoetherError, TrainingError, text_of
 from noether.kernel.progress import EarlyStopIteration
 from noether.kernel.stops import not_by_a_hook
 
@@ -104,17 +104,17 @@ def explain(error: BaseException, where: str) -> None:
     """Note the place of an error of user code in the data, and that no callback is to blame for it.
 
     Raises:
-        TrainingError: in place of an exception that would end a loop, the run or the process without an error. That of
-            Ctrl-C stays what it is, except in a worker, which gets none.
+        TrainingError: in place of an exception that would end a loop, the run or the process without an error; in a
+            worker, which gets no Ctrl-C, in place of any that is not an `Exception`.
     """
     ends_silently = isinstance(error, _WITH_A_MEANING) or (
-        isinstance(error, KeyboardInterrupt) and torch.utils.data.get_worker_info() is not None
+        not isinstance(error, Exception) and torch.utils.data.get_worker_info() is not None
     )
     if not ends_silently:
         not_by_a_hook(error).add_note(where)
         return
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    said = f": {error}" if str(error) else ""
+    said = f": {text_of(error)}" if text_of(error) else ""
     raise not_by_a_hook(
         TrainingError(
             f"{type(error).__name__} {where}{said} ({frame.filename}:{frame.lineno})",

@@ -147,7 +147,7 @@ def compile_hook(
     lines = [_header(hook), "    _results, _stop = [], None", "    try:"]
     for index, implementation in enumerate(implementations):
         lines += _indented(_one_call(index, implementation, watch, scope), 8)
-    lines += ["    except (Exception, SystemExit) as _error:", f"        _add_note(_error, _all[_at], {counter})"]
+    lines += ["    except BaseException as _error:", f"        _add_note(_error, _all[_at], {counter})"]
     lines += ["        raise", "    if _stop is not None:", "        _report(_stop)", "    return _results"]
     return define(hook, lines, scope)
 
@@ -288,5 +288,7 @@ def _adapter(implementation: Implementation, stops: KeptStops, watch: HookWatch 
     lines += _indented([*_measured(f"_result = {call}", "_record", counter, watch), "return _result"], 8)
     if not implementation.wraps:  # `_going_on` keeps the stop of a wrapper
         lines += ["    except _EarlyStopIteration as _stop:", f"        {keep}"]
-    lines += ["    except (Exception, SystemExit) as _error:", f"        _add_note(_error, _implementation, {counter})"]
+    else:
+        lines += ["    except GeneratorExit:", "        raise"]  # it is closed, and has raised nothing
+    lines += ["    except BaseException as _error:", f"        _add_note(_error, _implementation, {counter})"]
     return define(hook, [*lines, "        raise"], scope)
