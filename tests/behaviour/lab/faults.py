@@ -98,7 +98,18 @@ ODD_ERRORS = {
 class FaultConfig(CallBackBaseConfig):
     hook: str = Field(description="The method that it happens in.")
     action: Literal[
-        "raise", "no memory", "exit", "interrupt", "unheard of", "kill", "signal", "log nan", *ODD_ERRORS
+        "raise",
+        "no memory",
+        "exit",
+        "interrupt",
+        "unheard of",
+        "kill",
+        "signal",
+        "log nan",
+        "hang",
+        "spin",
+        "deaf",
+        *ODD_ERRORS,
     ] = Field("raise", description="What happens.")
     at_update: int | None = Field(None, description="Completed updates at which it happens; unset: always.")
 
@@ -139,6 +150,17 @@ class Fault(PeriodicDataIteratorCallback):
                 raise UnheardOf("of the lab")
             case odd if odd in ODD_ERRORS:
                 raise ODD_ERRORS[odd]
+            case "hang":
+                time.sleep(600)
+            case "spin":
+                while True:
+                    pass
+            case "deaf":
+                while True:
+                    try:
+                        time.sleep(600)
+                    except BaseException:
+                        continue
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "signal":
