@@ -39,7 +39,11 @@ Project = Annotated[
 Trusted = Annotated[
     list[str],
     typer.Option(
-        "--trust", metavar="PACKAGE", help="Let dotted kinds import this package; may be repeated.", show_default=False
+        "--trust",
+        metavar="PACKAGE|PATH",
+        help="Let dotted kinds import this package, or specs extend this file or folder outside of the project (a path "
+        "has a /); may be repeated.",
+        show_default=False,
     ),
 ]
 AllowSpecChange = Annotated[
@@ -68,7 +72,7 @@ class SpecOptions:
     Attributes:
         overrides: Values of `-s` and `--unset`, in the order of the command line.
         plugins: Run plugins to use beside those of the spec.
-        trusted: Packages that dotted kinds may import.
+        trusted: Packages that dotted kinds may import, and paths that specs may extend.
     """
 
     overrides: Sequence[str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import sysconfig
 from collections.abc import Iterable
@@ -36,6 +37,11 @@ def calling_package() -> str | None:
             return top
         frame = frame.f_back
     return None
+
+
+def is_path(trusted: str) -> bool:
+    """Return True if what a user trusts is a file or folder of specs, and not a package: `../shared`, `./base.toml`."""
+    return "/" in trusted or os.sep in trusted or trusted in (".", "..")
 
 
 class Trust:

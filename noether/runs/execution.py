@@ -15,7 +15,7 @@ from time import strftime
 
 from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.paths import PathProvider, shown_path, sweep_leftovers
-from noether.config.secrets import mask, masked_traceback
+from noether.config.secrets import masked_traceback, withheld
 from noether.errors import CheckpointError, NoetherError, StorageError, TrainingError, text_of
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.entries import BUILT_IN, Component
@@ -338,7 +338,7 @@ class Execution:
     def _keep_in_log(self, error: BaseException) -> None:
         """Write the error to `log.txt`: the message of a known error, the whole traceback of a defect."""
         known = isinstance(error, NoetherError)
-        text = mask(f"{error}\n") if known else masked_traceback(error)
+        text = withheld(f"{error}\n") if known else masked_traceback(error)
         try:
             with self.paths.log_path.open("a", encoding="utf-8") as log:
                 log.write(text)

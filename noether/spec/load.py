@@ -17,10 +17,11 @@ from noether.config.base import _RegistryBase, component_of, names_component
 from noether.config.components import CallBackBaseConfig
 from noether.config.discriminated import beside_config
 from noether.config.parameters import label
+from noether.config.secrets import withheld
 from noether.config.signature import SignatureConfig
 from noether.kernel.names import free_name
 from noether.kernel.registry import Registry, kind_of, use_registry
-from noether.kernel.trust import calling_package
+from noether.kernel.trust import calling_package, is_path
 from noether.spec.checks.meaning import meaning_problems
 from noether.spec.checks.structure import check, id_notes
 from noether.spec.describe.fields import components_in, configs_in, item_at, item_ids
@@ -30,8 +31,8 @@ from noether.spec.errors.words import toml_path
 from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec, dumped
 from noether.spec.read.document import MAX_DEPTH, not_numbers_in
-from noether.spec.read.environment import Readings, passwords_in, read_environment
-from noether.spec.read.layering import THE_SPEC, layered, located, override
+from noether.spec.read.environment import Readings, concealed, passwords_in, read_environment
+from noether.spec.read.layering import THE_SPEC, layered, located, override, project_folder
 from noether.spec.read.layers import Node, Origins
 from noether.spec.read.overrides import Unset
 from noether.spec.read.reference import KeptReference, Reference
@@ -153,7 +154,6 @@ def _keep(spec: RunSpec, references: Mapping[TomlPath, Reference]) -> None:
         spec._references[path] = KeptReference(reference, value)
 
 
-_PROJECT_MARKS = ("pyproject.toml", ".git")
 _RUN_MARK = "run.json"
 """File that marks a run folder. A run folder, and the folders above it, may come from a stranger: dotted kinds of its
 spec name code of the project of the working folder, never code in the run folder or beside it."""
@@ -207,7 +207,8 @@ def load_spec(
         overrides: Arguments of `-s`, `path=value` or `path+=value`, and `Unset` paths; a later one wins.
         set: Overrides with Python values by dotted path, applied after those; None removes a key.
         unset: Paths to remove before any override.
-        trust: Top-level packages that dotted kinds may import, in addition to the project's. What Python code writes
+        trust: Top-level packages that dotted kinds may import, in addition to the project's; and paths, which have a
+            separator, of files and folders outside of the project that specs may extend. What Python code writes
             into `source` or `set` may also name its own package, `__main__` too, and be a class or function.
         registry: Registry that resolves kinds; by default everything installed.
         plugins: Run plugins in addition to those of the spec; they may log metrics that callbacks read.
@@ -222,11 +223,13 @@ def load_spec(
     objects: dict[str, Any] = {}
     source = source if isinstance(source, (str, Path)) else named_objects(source, objects, author)
     set = named_objects(set or {}, objects, author)
-    root, text, path = layered(source)
-    origin = str(path) if path else THE_SPEC
-    folder = (path.parent if path else Path()).absolute()
+    trust = list(trust)
+    folder = (Path() if isinstance(source, Mapping) else Path(source).parent).absolute()
     is_of_run = (folder / _RUN_MARK).exists()
-    project = project or (_project_of_user(folder) if is_of_run else _project_folder(folder))
+    project = project or (_project_of_user(folder) if is_of_run else project_folder(folder))
+    readable = [project, *([folder] if is_of_run else []), *map(Path, filter(is_path, trust))]
+    root, text, path = layered(source, readable)
+    origin = str(path) if path else THE_SPEC
     registry = registry or Registry.installed(
         trusted=trust,
         project_folders=(project, Path.cwd()),
@@ -239,8 +242,8 @@ def load_spec(
         spec, readings = _validated(root, origins, problems, origin)
         complete(spec, origins, folder, readings.references)
         if wrong := meaning_problems(spec, plugins=plugins):
-            raise InvalidSpecError(located(wrong, origins), origin=origin)
-        notes = (*id_notes(readings.table), *option_notes(spec))
+            raise InvalidSpecError(located(concealed(wrong, readings.references), origins), origin=origin)
+        notes = tuple(map(withheld, (*id_notes(readings.table), *option_notes(spec))))
     return LoadedSpec(spec, text, path, project, registry, origins, readings.table, notes)
 
 
@@ -318,7 +321,7 @@ def _validated(root: Node, origins: Origins, problems: list[Problem], origin: st
     reported = {problem.path[:length] for problem in found for length in range(1, len(problem.path) + 1)}
     found += islice((nan for nan in not_numbers_in(table) if nan.path not in reported), MAX_PROBLEMS)
     unread = {problem.path for problem in readings.problems}
-    problems += [problem for problem in found if problem.path not in unread]
+    problems += concealed((problem for problem in found if problem.path not in unread), readings.references)
     if spec is None or problems:  # outside of the handler: pydantic's error may hold a part of a secret
         more += max(0, len(problems) - MAX_PROBLEMS)
         raise InvalidSpecError(located(problems[:MAX_PROBLEMS], origins), origin=origin, more=more)
@@ -328,12 +331,4 @@ def _validated(root: Node, origins: Origins, problems: list[Problem], origin: st
 def _project_of_user(run: Path) -> Path:
     """Return the project of the working folder; none if the working folder is in the run itself."""
     standing = Path.cwd()
-    return run if standing.is_relative_to(run.resolve()) else _project_folder(standing)
-
-
-def _project_folder(folder: Path) -> Path:
-    """Return the nearest folder at or above `folder` that is a project's root, else `folder` itself."""
-    for candidate in (folder, *folder.parents):
-        if any((candidate / mark).exists() for mark in _PROJECT_MARKS):
-            return candidate
-    return folder
+    return run if standing.is_relative_to(run.resolve()) else project_folder(standing)
