@@ -86,6 +86,15 @@ def metrics(report: Report) -> str:
     return f"{lost} lost and {doubled} doubled of {produced}, {report.total(name, 'kills')} kills among the outages"
 
 
+def tracker_faults(report: Report) -> str:
+    """Faults of a tracker in the middle of which a process was killed."""
+    name = "tracker faults"
+    cases, kills, produced, lost, doubled = (
+        report.total(name, key) for key in ("cases", "kills", "produced", "lost", "doubled")
+    )
+    return f"{lost} lost and {doubled} doubled of {produced} in {cases} cases, {kills} kills in the middle of them"
+
+
 def slow_server(report: Report) -> str:
     """Cost of a slow tracker."""
     share, ratio = (report.benchmark("test_slow_server.py", key) for key in ("feeds_share", "ratio"))
@@ -120,6 +129,7 @@ ROWS: dict[str, Callable[[Report], str]] = {
     "Damages of checkpoints": damages,
     "False alarms": false_alarms,
     "Metrics at the tracker after outages and resumes": metrics,
+    "Tracker faults: killed in the middle, resumed, synced": tracker_faults,
     "An update beside a tracker that hangs": slow_server,
     "Hostile inputs": hostile,
     "Secrets in what a run writes and sends": secrets,

@@ -16,8 +16,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from noether.data.container import DataContainer
 from noether.data.dataset import Dataset, InMemoryDataset
-from noether.data.loader import training_batches
 from noether.data.randomness import permutation
+from noether.data.samplers.tagged import TRAINING
 
 BATCH_SIZE = 32
 BATCHES = 500
@@ -53,7 +53,8 @@ class PerSample(Dataset):
 def ours(dataset: Any) -> Iterator[dict[str, torch.Tensor]]:
     """Yield the batches of one epoch, read as the training loop reads them."""
     data = DataContainer({"train": dataset}, seed=SEED)
-    return training_batches(data.build_loader(batch_size=BATCH_SIZE, end_update=BATCHES))
+    loader = data.build_loader(batch_size=BATCH_SIZE, end_update=BATCHES)
+    return (batch for tag, _, batch in loader if tag == TRAINING)
 
 
 def torchs(dataset: Any) -> Iterator[dict[str, torch.Tensor]]:

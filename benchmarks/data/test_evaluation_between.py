@@ -22,8 +22,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from noether.data.container import DataContainer
 from noether.data.dataset import AnyDataset, Batch
-from noether.data.loader import evaluation_pass, training_batches
+from noether.data.loader import evaluation_pass
 from noether.data.randomness import permutation
+from noether.data.samplers.tagged import TRAINING
 
 TRAIN, TEST, BATCH, WORKERS = 400, 100, 20, 2
 COST_S = 2e-4
@@ -49,7 +50,7 @@ def ours(sets: Sets, start_method: str | None = None) -> Iterator[Epoch]:
     data = DataContainer(sets, num_workers=WORKERS, start_method=start_method)
     request = data.sampler_config("test", every_n_epochs=1)
     stream = iter(data.build_loader([request], batch_size=BATCH))
-    training = training_batches(stream)
+    training = (batch for tag, _, batch in stream if tag == TRAINING)
     for _ in range(EPOCHS):
         yield [*(next(training) for _ in range(TRAIN // BATCH)), *evaluation_pass(stream, request, BATCH)]
 

@@ -72,7 +72,7 @@ def make_folders(path: Path) -> None:
     """Create a folder and its missing parents, and wait until their names are stored.
 
     Raises:
-        OSError: if the disk refuses, or a file has that name.
+        OSError: if the disk refuses, or a file of this name exists.
     """
     if not path.is_dir():
         make_folders(path.parent)

@@ -145,7 +145,7 @@ class Checkpoint:
 
     Attributes:
         saved: The checkpoint.
-        weights: Its file with the named weights: `model.safetensors`, or an EMA's.
+        weights: Its file with the named weights: `model.safetensors`, or averages.
     """
 
     saved: SavedCheckpoint

@@ -135,7 +135,7 @@ class CheckpointWriter:
             request.add_name(tag, weights)
 
     def standing_for(self, owner: FileOwner, name: str, *, is_whole: bool = True) -> CheckpointWriter:
-        """Return a view whose `save` saves a callback's own weights; the children of an EMA use it.
+        """Return a view whose `save` saves a callback's own weights; the children of an `ema` callback use it.
 
         Args:
             owner: The callback.

@@ -184,7 +184,9 @@ def export(
     chosen: dict[str, Any] = {"form": form, "out": out, "transforms": not no_transforms}
     chosen |= {"trusted": trusted, "project": project}
     file, found = export_weights(paths, checkpoint=checkpoint, averages=averages, **chosen)
-    print(f"wrote {found.weights} of {found.saved.manifest.iteration} to {file} ({size_in_words(file.stat().st_size)})")
+    weights = f"{found.weights} of {found.saved.manifest.iteration}"
+    written = weights if form == "safetensors" else f"the model of {found.position} as {form}"
+    print(f"wrote {written} to {file} ({size_in_words(file.stat().st_size)})")
 
 
 def _checkpoints(run: str, output: Path) -> list[Listed]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 from collections import Counter
@@ -16,7 +18,7 @@ from noether.cli.interrupts import CTRL_C
 from noether.cli.options import verb
 from noether.cli.output import print_error
 from noether.config.secrets import masked_traceback
-from noether.errors import NoetherError
+from noether.errors import NoetherError, StorageError, UsageError
 from noether.kernel.registry import active_registry
 
 if TYPE_CHECKING:
@@ -126,7 +128,7 @@ def _options(
 
 
 def _open_missing_streams() -> None:
-    """Open the null device for each standard stream that is closed, as `>&-` and daemons leave them.
+    """Open the null device for each standard stream that is closed, as `>&-` and daemons leave them; print any text.
 
     A file that a run opens would get the stream's number otherwise, and everything that libraries print.
     """
@@ -138,6 +140,12 @@ def _open_missing_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # until the process ends
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that it cannot encode is printed as stderr does
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+_REFUSALS = {errno.ENAMETOOLONG: UsageError, errno.ENOSPC: StorageError, errno.EDQUOT: StorageError}
+"""Errors of the system that are no defect, wherever they are raised."""
 
 
 def main() -> None:
@@ -148,6 +156,12 @@ def main() -> None:
     except NoetherError as error:
         print_error(error)
         sys.exit(error.exit_code)
-    except Exception as error:  # a defect: shown as Python does, but without secrets
-        print(masked_traceback(error), end="", file=sys.stderr)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _REFUSALS:
+            refusal = _REFUSALS[error.errno](f"{error.strerror}: {error.filename or 'standard output'}")
+            if error.filename is None:  # buffered text would fail again at the exit
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            print_error(refusal)
+            sys.exit(refusal.exit_code)
+        print(masked_traceback(error), end="", file=sys.stderr)  # a defect: shown as Python does, but without secrets
         sys.exit(1)

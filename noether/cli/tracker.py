@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,21 +23,29 @@ def _verbs() -> None:
 @verb(app, "sync", example="noether tracker sync runs/airfoil-20260102-030405-ab12")
 def sync(
     run: RunArgument,
+    store: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="Deliver to this server or database.", show_default="your own store"),
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare every point with the tracker's, and send again what it lost.")
+    ] = False,
     output: Output = RUNS,
     trusted: Trusted = [],
     as_json: AsJson = False,
 ) -> None:
     """Deliver what the trackers of RUN missed.
 
-    Metrics, files and the status of a run that finished, failed or was killed while a tracker was down. Everything is
-    read from the run folder, and nothing is sent twice. Exit codes: 0 the trackers have everything, 1 a tracker still
-    cannot be reached, 2 wrong usage, or the run has not ended.
+    Metrics, files and the status of a run that finished, failed or was killed while a tracker was down. Nothing is
+    sent twice. Your own store is that of a spec in the current project, else of the environment, else the default; if
+    the run folder names another one, the command refuses until you name it with --store. Exit codes: 0 the trackers
+    have everything, 1 a tracker still lacks something, 2 wrong usage, a foreign store, or the run has not ended.
     """
     from noether.runs.tracking.sync import sync_trackers
 
     results = []
-    for synced in sync_trackers(run, output=output, trusted=trusted):
-        results.append(picked(synced, "tracker lines files status where missing error"))
+    for synced in sync_trackers(run, output=output, trusted=trusted, store=store, verify=verify):
+        results.append(picked(synced, "tracker lines files status where missing error points resent lost"))
         if not as_json:
             print(_line(synced), flush=True)
     if as_json:
@@ -52,9 +60,13 @@ def _line(synced: Synced) -> str:
     from noether.config.secrets import mask
 
     got = f"{synced.lines} metric lines and {synced.files} files"
+    if synced.lost:
+        got += f", had lost {', '.join(synced.lost)}: {synced.resent} points were sent again"
     if synced.error:
-        still = f"{synced.missing} lines are still missing"
+        still = f"{synced.missing} {'points' if synced.points else 'lines'} are still missing"
         return mask(f"{synced.tracker}: {synced.error}; delivered {got}, {still}")
+    if synced.points:
+        got += f", {synced.points} points verified"
     if not synced.where:
         return f"{synced.tracker}: has everything, {synced.status}"
     return mask(f"{synced.tracker}: delivered {got}, {synced.status}  {synced.where}")

@@ -43,12 +43,14 @@ _HARMLESS = {
     "schema_json",
     "from_orm",
     "update_forward_refs",
+    "parse_obj",
+    "parse_raw",
+    "parse_file",
 }
-_HARMLESS |= {"parse_obj", "parse_raw", "parse_file"}
 """Names of old methods of pydantic, which options may have."""
 
 
-_GIVEN_BY_THE_RUN = {"loss": {"input", "target"}, "schedule": {"total_updates", "updates_per_epoch"}}
+_GIVEN_BY_THE_RUN = {"loss": {"input", "target", "mask"}, "schedule": {"total_updates", "updates_per_epoch"}}
 """Arguments that the run passes by name, by role."""
 _GIVEN_IN_FRONT = {"optimizer", "collator"}
 """Roles whose first argument is passed by the run: the parameters of the model, the samples of a batch."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,15 +40,31 @@ def moved(batch: Any, device: torch.device) -> Any:
 
 def properties_of(batch: Any) -> Mapping[str, Any]:
     """Return the properties of a batch or sample by name: entries of a mapping, fields or attributes of an object."""
-    if isinstance(batch, Mapping):
-        return batch
-    if hasattr(batch, "_asdict"):
-        return dict(batch._asdict())
-    if dataclasses.is_dataclass(batch):
-        return {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    parts = named_parts(batch)
+    if parts is not None:
+        return parts
     keys = getattr(batch, "keys", None)  # a batch of graphs names its parts so
     names = keys() if callable(keys) else getattr(batch, "__dict__", {})
     return {name: getattr(batch, name) for name in names}
+
+
+def named_parts(value: Any) -> Mapping[str, Any] | None:
+    """Return the entries of a mapping, or the fields of a named tuple or a dataclass; None for other values."""
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return dict(value._asdict())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return None
+
+
+def lacking(place: str, found: Iterable[Any], missing: Iterable[str]) -> str:
+    """Word a message about properties that a batch or a sample lacks."""
+    return (
+        f"missing property in {place}: found {', '.join(map(str, found)) or 'none'}, expected "
+        f"{', '.join(map(repr, missing))}"
+    )
 
 
 def selected(batch: Any, names: Sequence[str]) -> dict[str, Any]:
@@ -62,8 +77,7 @@ def selected(batch: Any, names: Sequence[str]) -> dict[str, Any]:
     missing = [name for name in names if name not in found]
     if missing:
         raise TrainingError(
-            f"missing property in a batch: found {', '.join(map(str, found)) or f'a {type(batch).__name__}'}, "
-            f"expected {', '.join(map(repr, missing))}",
+            lacking("a batch", found or [f"a {type(batch).__name__}"], missing),
             hint="list properties of the data set in forward_properties and target_properties",
         )
     return {name: found[name] for name in names}
@@ -91,21 +105,15 @@ def by_field(output: Any, places: Mapping[str, str | int] | None = None) -> Any:
     Raises:
         TrainingError: if the output lacks a place.
     """
-    parts = _named_parts(output)
+    parts = named_parts(output)
     if not places:
-        return output if parts is None else parts
+        return output if parts is None else dict(parts)
     return {**(parts or {}), **{field: _at(output, place, field) for field, place in places.items()}}
 
 
-def _named_parts(output: Any) -> dict[str, Any] | None:
-    """Return the parts that have names; None if the output has none."""
-    if isinstance(output, Mapping):
-        return dict(output)
-    if is_dataclass(output) and not isinstance(output, type):
-        return {field.name: getattr(output, field.name) for field in fields(output)}
-    if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return dict(zip(output._fields, output, strict=True))
-    return None
+def of_only_field(output: Any, fields: Collection[str]) -> Any:
+    """Return one tensor by the name of the only field; other outputs stay as they are."""
+    return dict.fromkeys(fields, output) if isinstance(output, Tensor) and len(fields) == 1 else output
 
 
 def _at(output: Any, place: str | int, field: str) -> Any:
@@ -136,7 +144,7 @@ def described(output: Any) -> str:
     """Describe an output for a message: its type, and the names or the number of its parts."""
     if isinstance(output, Tensor):
         return f"a tensor {tuple(output.shape)}"
-    parts = _named_parts(output)
+    parts = named_parts(output)
     if parts is not None:
         return f"{type(output).__name__} with {', '.join(map(str, parts)) or 'nothing'}"
     if isinstance(output, list | tuple):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from noether.data.dataset import Batch
+from noether.data.batches import lacking
+from noether.data.dataset import Batch, lost_columns
 from noether.errors import DataError
 
 Collator = Callable[[Sequence[Any]], Any]
@@ -100,11 +101,8 @@ def _by_property(samples: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 def _different_properties(first: Mapping[str, Any], other: Mapping[str, Any]) -> DataError:
     less, more = (first, other) if other.keys() - first.keys() else (other, first)
-    lacking = next(name for name in more if name not in less)
-    return DataError(
-        f"missing property in a sample: found {', '.join(map(str, less)) or 'none'}, expected {lacking!r} as in the "
-        "others of its batch"
-    )
+    missing = [name for name in more if name not in less]
+    return DataError(f"{lacking('a sample', less, missing)} as in the others of its batch")
 
 
 def _stacked(name: str, values: list[Any]) -> Any:
@@ -114,9 +112,24 @@ def _stacked(name: str, values: list[Any]) -> Any:
     try:
         if not _is_numeric(values[0]) and not any(map(_is_numeric, values)):
             return values
-        return torch.stack([_tensor(value) for value in values])
+        stacked = torch.stack([_tensor(value) for value in values])
     except (RuntimeError, TypeError, ValueError) as error:
         raise _not_stackable(name, values, error) from error
+    if stacked.dtype is torch.float32 and isinstance(values[0], float | list | tuple) and stacked.numel():
+        _require_kept(name, values, stacked)
+    return stacked
+
+
+def _require_kept(name: str, values: list[Any], rounded: Tensor) -> None:
+    """Check that numbers of Python keep their variation in float32, which torch makes of them."""
+    rows, lost = lost_columns(torch.as_tensor(np.asarray(values, dtype=np.float64)), rounded)
+    if lost.any():
+        low, high = rows[:, int(lost.nonzero()[0])].aminmax()
+        raise DataError(
+            f"the numbers of {name!r} are lost in float32: found {low:.17g} to {high:.17g}, expected numbers that "
+            "differ by more than their rounding",
+            hint=f"return '{name}' as a tensor of float64, which a normalize transform takes before it is rounded",
+        )
 
 
 def _is_numeric(value: Any) -> bool:

@@ -93,7 +93,7 @@ class DataContainer:
 
     @property
     def _main_key(self) -> str:
-        return self._known("train" if "train" in self.keys() else None)  # it is no mapping
+        return self._known("train" if "train" in self.keys() else None)  # not a mapping
 
     def get_dataset(
         self,
@@ -261,9 +261,8 @@ class DataContainer:
 
     def raw_properties(self) -> dict[str, dict[str, Any]]:
         """Return shape and type of each tensor in the first sample of `main` before its transforms."""
-        key = "train" if "train" in self.keys() else self.keys()[0]
-        with usable(key, self.timeout):
-            return self._prepared.raw_properties(key, self.seed)
+        with usable(self._main_key, self.timeout):
+            return self._prepared.raw_properties(self._main_key, self.seed)
 
     def over(self, key: str, samples: AnyDataset) -> DataContainer:
         """Return a container of one data set: other samples in place of `key`, and the transforms as they are fitted.
@@ -380,4 +379,4 @@ def build_collator(config: CollatorBaseConfig | None) -> Collator:
         return stack
     options: dict[str, Any] = config.arguments() if isinstance(config, SignatureConfig) else {}
     target: Collator = component_of(config).target
-    return partial(target, **options) if options and target is not stack else target
+    return partial(target, **options) if options else target

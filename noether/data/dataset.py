@@ -82,7 +82,7 @@ class InMemoryDataset(Dataset):
             come before rounding. Empty for most data sets.
 
     Args:
-        properties: Property name to tensor of shape (samples, ...); all of the same length.
+        properties: Property name to tensor or array of shape (samples, ...); all of the same length.
         dataset_config: Configuration of the data set; None for one that is built by hand.
 
     Raises:
@@ -93,6 +93,7 @@ class InMemoryDataset(Dataset):
 
     def __init__(self, properties: Mapping[str, Tensor], dataset_config: DatasetBaseConfig | None = None) -> None:
         super().__init__(dataset_config)
+        properties = {name: _as_tensor(name, values) for name, values in properties.items()}
         lengths = {name: len(tensor) if tensor.ndim else None for name, tensor in properties.items()}
         if len(set(lengths.values())) != 1 or None in lengths.values():
             raise DataError(
@@ -120,6 +121,15 @@ class InMemoryDataset(Dataset):
         for name in self.properties:  # a comprehension would be two calls more, at every update
             batch[name] = self.properties[name].index_select(0, chosen)
         return batch
+
+
+def _as_tensor(name: str, values: Any) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"property {name!r} cannot be converted to a tensor: {error}") from error
 
 
 class GatheringDataset(Protocol):
@@ -202,18 +212,24 @@ def require_kept(dataset: InMemoryDataset) -> InMemoryDataset:
         DataError: if rounding to float32 has made a column zero, infinite or constant, or nearly so.
     """
     for name, exact in dataset.exact.items():
-        rows = exact.reshape(-1, exact.shape[-1] if exact.ndim > 1 else 1)
-        apart = dataset.properties[name].double().reshape(rows.shape) - rows
-        deviation = rows.std(0, correction=0)
-        varies = deviation > NOISE * rows.abs().amax(0)
-        lost = varies & (apart.square().mean(0).sqrt() > LARGEST_ERROR * deviation)
-        lost |= (rows != 0).any(0) & (apart == -rows).all(0)
-        lost |= (apart.isinf() & rows.isfinite()).any(0)
+        rows, lost = lost_columns(exact, dataset.properties[name])
         if lost.any():
             raise _lost(dataset, name, int(lost.nonzero()[0]), rows)
     if not dataset.exact:
         return dataset
     return InMemoryDataset(dataset.properties, dataset.config)
+
+
+def lost_columns(exact: Tensor, rounded: Tensor) -> tuple[Tensor, Tensor]:
+    """Return numbers as rows of columns, and True for each column that rounding has made zero, infinite or constant."""
+    rows = exact.reshape(-1, exact.shape[-1] if exact.ndim > 1 else 1)
+    apart = rounded.double().reshape(rows.shape) - rows
+    deviation = rows.std(0, correction=0)
+    varies = deviation > NOISE * rows.abs().amax(0)
+    lost = varies & (apart.square().mean(0).sqrt() > LARGEST_ERROR * deviation)
+    lost |= (rows != 0).any(0) & (apart == -rows).all(0)
+    lost |= (apart.isinf() & rows.isfinite()).any(0)
+    return rows, lost
 
 
 def _lost(dataset: InMemoryDataset, name: str, place: int, rows: Tensor) -> DataError:

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -35,18 +34,8 @@ from noether.errors import TrainingError, UsageError
 from noether.kernel.stops import not_by_a_hook
 
 
-def training_batches(stream: Iterable[TaggedBatch]) -> Iterator[Batch]:
-    """Yield the training batches of `stream`, skipping the unread rest of passes.
-
-    Between two batches consumers may read their passes from the same `stream`.
-    """
-    for tag, _, batch in stream:
-        if tag == TRAINING:
-            yield batch
-
-
 def evaluation_pass(
-    stream: Iterable[Any],
+    stream: Iterable[TaggedBatch],
     consumer: SamplerIntervalConfig,
     batch_size: int,
     *,
@@ -56,7 +45,7 @@ def evaluation_pass(
     """Yield the batches of the consumer's next pass, skipping the unread rest of other passes.
 
     Args:
-        stream: The iterator of a `TrainingLoader`; or plain batches, all of which are of this pass.
+        stream: The iterator of a `TrainingLoader`.
         consumer: The consumer.
         batch_size: Batch size of the loader.
         rank: Rank of this process.
@@ -65,16 +54,8 @@ def evaluation_pass(
     Raises:
         TrainingError: if the stream has no pass for this consumer at this point.
     """
-    length = consumer.pass_length(batch_size, rank=rank, world_size=world_size)
-    if not length:
-        return
-    rest = iter(stream)
-    begun = list(islice(rest, 1))
-    if begun and not isinstance(begun[0], TaggedBatch):
-        yield from chain(begun, rest)
-        return
-    tagged = chain(begun, rest)
-    for position in range(length):
+    tagged = iter(stream)
+    for position in range(consumer.pass_length(batch_size, rank=rank, world_size=world_size)):
         yield _next_of(tagged, consumer.tag, position)
 
 

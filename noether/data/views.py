@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from noether.data.batches import lacking
 from noether.data.collators import stack
 from noether.data.dataset import (
     AnyDataset,
@@ -26,7 +27,7 @@ from noether.data.dataset import (
 from noether.data.fetch import FetchBatch, FetchSamples, first_sample
 from noether.data.transforms.base import Transform
 from noether.errors import DataError
-from noether.kernel.names import did_you_mean
+from noether.kernel.names import TARGET, did_you_mean
 
 
 class Subset(View):
@@ -56,11 +57,8 @@ class Subset(View):
         try:
             return {name: sample[name] for name in self.names}
         except KeyError:
-            lacking = next(name for name in self.names if name not in sample)
-            raise DataError(
-                f"missing property in a sample of the data set {called(self.dataset)!r}: found "
-                f"{', '.join(sample) or 'none'}, expected {lacking!r}"
-            ) from None
+            missing = [name for name in self.names if name not in sample]
+            raise DataError(lacking(f"a sample of the data set {called(self.dataset)!r}", sample, missing)) from None
 
 
 class BatchSubset(Subset):
@@ -142,7 +140,7 @@ class BatchTransformedDataset(TransformedDataset):
         return apply(self.transforms, self.whole.__getitems__(indices))
 
 
-def apply(transforms: Sequence[Transform], sample: dict[str, Any]) -> dict[str, Any]:
+def apply(transforms: Sequence[Callable[[Batch], Batch]], sample: Batch) -> Batch:
     """Return the sample, or batch, after all transforms."""
     for transform in transforms:
         sample = transform(sample)
@@ -200,11 +198,11 @@ def _require_agreement(prepared: AnyDataset, dataset: AnyDataset, transforms: Se
     indices = torch.tensor([length_of(dataset) - 1, 0])
     gathered = FetchBatch(whole)(indices, 0)
     try:
-        single = FetchSamples(TransformedDataset(dataset, transforms), stack)(indices, 0)
+        alone = FetchSamples(TransformedDataset(dataset, transforms), stack)(indices, 0)
     except (DataError, NotImplementedError):
         return  # samples that only a batch of its own can hold, or that are there in batches alone
-    for name in dict.fromkeys([*gathered, *single]):
-        if name not in gathered or name not in single or _differ(gathered[name], single[name]):
+    for name in dict.fromkeys([*gathered, *alone]):
+        if name not in gathered or name not in alone or _differ(gathered[name], alone[name]):
             raise DataError(
                 f"batches of the data set {called(prepared)!r} differ from its samples: found other values of {name!r} "
                 "in the batch of the last and the first sample than in these samples alone",
@@ -218,7 +216,7 @@ def _differ(one: Any, other: Any) -> bool:
         torch.testing.assert_close(one, other, check_dtype=False, equal_nan=True)
     except AssertionError:
         return True
-    except TypeError:  # for values that are no numbers
+    except TypeError:  # for values that are not numbers
         return bool(one != other)
     return False
 
@@ -255,7 +253,7 @@ class PreparedDatasets:
             whole = transformed(self.datasets[key], transforms)
             self._prepared[key] = require_kept(whole) if isinstance(whole, InMemoryDataset) else whole
             prepared, source = self._prepared[key], self.datasets[key]
-            if isinstance(source, InMemoryDataset) and source.exact:  # float64 and float32 differ, which is no fault
+            if isinstance(source, InMemoryDataset) and source.exact:  # float64 and float32 may differ
                 source = InMemoryDataset({name: values[[-1, 0]] for name, values in source.properties.items()})
                 prepared = transformed(source, transforms)
             _require_agreement(prepared, source, transforms)
@@ -315,7 +313,7 @@ class PreparedDatasets:
         Raises:
             DataError: if there is none, or both are there and a transform changes one of them.
         """
-        target = f"{name}_target"
+        target = f"{name}{TARGET}"
         if target not in present:
             if name not in present:
                 raise DataError(

@@ -105,7 +105,7 @@ def print_call(hook: str, participant: str, update_counter: Any, seconds: float)
     """Print a call to stderr: `track_after_update_step  online-loss  update 12  0.041 ms`."""
     update = getattr(update_counter, "update", None)
     where = f"update {update}" if isinstance(update, int) else "-"
-    with suppress(OSError, ValueError):  # a closed stderr is no reason to stop training
+    with suppress(OSError, ValueError):  # a closed stderr does not stop training
         print(f"{hook}  {participant}  {where}  {seconds * 1000:.3f} ms", file=sys.stderr, flush=True)
 
 

@@ -46,7 +46,7 @@ def function_instead(module: type, entries: Iterable[Entry]) -> str:
     snake = _WORD.sub("_", module.__name__).lower()
     names = (_SPELLED_OUT.get(module.__name__, ""), snake, snake.removesuffix("_loss"))
     name = next((name for name in names if name in functions and _takes_two(functions[name])), None)
-    if name is None or not module.__module__.startswith("torch."):
+    if name is None or not is_of_torch(module):
         return "a loss is a function, not a module: def my_loss(input, target)"
     kinds = (entry.name for entry in entries if entry.target == f"{_FUNCTIONS}:{name}")
     kind = next(kinds, f"{_FUNCTIONS}.{name}")
@@ -207,20 +207,25 @@ def _loss_problem(found: Any) -> str | None:
     try:
         signature = inspect.signature(found)
     except ValueError:  # written in C
-        top = str(getattr(found, "__module__", None)).partition(".")[0]
-        return None if top == "torch" else "names a callable whose signature cannot be read"
+        return None if is_of_torch(found) else "names a callable whose signature cannot be read"
     try:
-        signature.bind(input=None, target=None)
+        masks = {"mask": None} if "mask" in signature.parameters else {}  # of the points of padded batches
+        signature.bind(input=None, target=None, **masks)
     except TypeError as error:
         return f"cannot be called as loss(input=..., target=...): {error}"
     return None
 
 
+def is_of_torch(found: Any) -> bool:
+    """Return True if a class or function is defined in torch itself."""
+    return str(getattr(found, "__module__", None)).partition(".")[0] == "torch"
+
+
 def _collator_problem(found: Any) -> str | None:
-    """Return a problem unless an object takes a list of samples; functions of torch are none of a spec's business."""
+    """Return a problem unless an object takes a list of samples; functions of torch are refused."""
     if inspect.isclass(found) or not callable(found):
         return f"names {described(found)}, but a collator is a function that takes a list of samples"
-    if str(getattr(found, "__module__", None)).partition(".")[0] == "torch":
+    if is_of_torch(found):
         return f"names {described(found)} of torch, but a collator is Noether's, a plugin's or the project's"
     try:
         inspect.signature(found).bind([])

@@ -7,6 +7,9 @@ import re
 from collections.abc import Container, Iterable, Sequence
 from itertools import islice
 
+TARGET = "_target"
+"""End of the name of the property that a field is compared with: `pressure_target` of `pressure`."""
+
 
 def free_name(name: str, taken: Container[str]) -> str:
     """Return `name`, or if it is taken the first of `name-2`, `name-3`, … that is not."""

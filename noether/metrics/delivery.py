@@ -6,17 +6,21 @@ import getpass
 import os
 import socket
 import subprocess
+import sys
+import tempfile
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from noether.checkpoint.untrusted import read_untrusted
 from noether.metrics.spool import (
     Batch,
     Delivered,
+    ListedFile,
     MetricsTail,
     description_path,
     read_spool,
@@ -27,6 +31,7 @@ from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus
 
 _RECORDS_A_BATCH = 500
 _GIT_TIMEOUT_S = 5
+_EVERYTHING = Delivered(sys.maxsize, 0)
 
 
 class Delivery:
@@ -34,7 +39,8 @@ class Delivery:
 
     Every action is recorded in the spool file: after it, and also before it if a process that dies in the middle
     would leave an unknown run at the tracker. So another process continues from there, and neither leaves anything
-    out nor sends it twice. Every method may be called again after it raised.
+    out nor sends it twice. After a failure, a kill or a resume the tracker is asked which points it has, and gets the
+    others; a point that has arrived stays as it is. Every method may be called again after it raised.
 
     Args:
         tracker: The tracker.
@@ -46,7 +52,9 @@ class Delivery:
     Attributes:
         is_open: True once the tracker is open.
         is_closed: True once the tracker knows the end of the run.
-        files: Files to upload, each with its target folder.
+        lines_sent: Number of lines of which this object has sent at least one value.
+        own_files: Files of this process that wait to be uploaded, each with its target folder.
+        listed_files: Files that an earlier process has listed and not uploaded.
     """
 
     def __init__(
@@ -59,72 +67,125 @@ class Delivery:
     ) -> None:
         self.tracker = tracker
         self.is_open = self.is_closed = False
+        self.lines_sent = 0
         self._metrics_path = metrics_path
         self._run = run
         self._spool_path = spool_path
         self._note = note
         self._state = read_spool(spool_path)
-        self._doubtful = self._state.sending
         self._tail = MetricsTail(metrics_path, self._state.delivered)
+        self._doubtful = Delivered()  # lines up to there may have arrived although they count as undelivered
+        self._is_unsure = False
         self._spool_refused = False
         self._remembering = threading.Lock()  # at the end of a run, the run records files while `open` may hang
-        self.files = deque((Path(path), folder) for path, folder in self._state.files)
+        self.own_files: deque[tuple[Path, str]] = deque()
+        self.listed_files = deque(self._state.files)
+        self._hashed: dict[tuple[Path, str], ListedFile | None] = {}
 
     @property
     def ended(self) -> str:
         """The status that the tracker has acknowledged, in this process or before it; empty if none."""
         return self._state.ended
 
+    @property
+    def reference(self) -> Mapping[str, str]:
+        """The run at the tracker, in this process or before it; empty if none was opened."""
+        return self._state.reference
+
+    @property
+    def arrived(self) -> int:
+        """The last update of which every line was acknowledged; -1 if none."""
+        return self._state.delivered.update
+
+    @property
+    def files_waiting(self) -> int:
+        """The number of files that wait to be uploaded."""
+        return len(self.own_files) + len(self.listed_files)
+
     def open(self) -> None:
         """Start the run at the tracker, or continue it."""
-        known = self._state.reference
         if not self._run.facts:
             self._run = replace(self._run, facts=process_facts(self._run.spec_path))
+        if self._state.reference and self._contradicts():
+            self._begin_another_run()
+        known = self._state.reference
         self._remember(
             durably=True,
             token=self._state.token or uuid.uuid4().hex,
             reference=known or self.tracker.reference,
+            computed=self._computed(),
             ended="",
         )
         self._keep_description()
-        self.tracker.open(replace(self._run, reference=known, token=self._state.token))
+        run = replace(self._run, reference=known, token=self._state.token, continues=self._state.continues)
+        self.tracker.open(run)
         reference = self.tracker.reference
         if known and reference != known:  # another run at the tracker: it has nothing yet
-            self._tail = MetricsTail(self._metrics_path, Delivered())
-            self._doubtful = Delivered()
-            self._remember(sending=Delivered())
+            self._begin_anew()
         self._remember(durably=True, reference=reference)
+        self._is_unsure = self._reached.update >= 0
         self.is_open = True
 
     def deliver_metrics(self, stopped: Callable[[], bool] = bool) -> int:
-        """Deliver all new lines, and return their number; stops between two batches if `stopped()` is True."""
-        lines = 0
-        while not stopped() and (batch := self._tail.next_batch(_RECORDS_A_BATCH)):
-            if batch.records:
-                self._send(batch)
-            self._tail.commit(batch)
-            self._remember()
-            lines += len(batch.records)
-            if batch.damaged:
-                self._note(f"left out {batch.damaged} damaged lines of {self._metrics_path}")
-        return lines
+        """Deliver all new lines, and return the number of those that were sent; stops between two batches if told."""
+        before = self.lines_sent
+        if self._is_unsure:
+            self._look_up()
+        try:
+            while not stopped() and (batch := self._tail.next_batch(_RECORDS_A_BATCH)):
+                if batch.records:
+                    self._send(batch)
+                self._tail.commit(batch)
+                self._remember()
+                if batch.damaged:
+                    self._note(f"left out {batch.damaged} damaged lines of {self._metrics_path}")
+        except BaseException:
+            self._is_unsure = True  # the request may have done its work
+            raise
+        return self.lines_sent - before
+
+    def deliver_again(self) -> None:
+        """Look up every line at the tracker, and deliver the points that it does not have."""
+        self._tail, self._doubtful = MetricsTail(self._metrics_path, Delivered()), _EVERYTHING
+        try:
+            self.deliver_metrics()
+        finally:
+            self._doubtful = Delivered()
+
+    def add_file(self, path: Path, folder: str) -> None:
+        """Upload a file of this process with the next `deliver_files`."""
+        self._hashed.pop((path, folder), None)
+        self.own_files.append((path, folder))
 
     def deliver_files(self, stopped: Callable[[], bool] = bool) -> int:
         """Upload the files that wait, and return their number."""
         uploaded = 0
-        while not stopped() and self.files:
-            path, folder = self.files[0]
-            if path.exists():
+        while not stopped() and self.listed_files:
+            uploaded += self._upload_listed(self.listed_files[0])
+            self.listed_files.popleft()
+            self.remember_files()
+        while not stopped() and self.own_files:
+            path, folder = self.own_files[0]
+            if path.exists():  # the process that gives it may give any file
                 self.tracker.log_artifact(path, folder)
                 uploaded += 1
             else:
                 self._note(f"{path} was removed before it was uploaded")
-            self.files.popleft()
+            self._hashed.pop(self.own_files.popleft(), None)
             self.remember_files()
         return uploaded
 
+    def upload(self, name: str, folder: str) -> None:
+        """Upload a file of the run folder that the framework has written, such as its spec; a link is left out."""
+        try:
+            content = read_untrusted(self._run.run_dir, name)
+        except (OSError, ValueError) as error:
+            self._note(f"{name} is not sent: {error}")
+        else:
+            _upload_content(self.tracker, content, name, folder)
+
     def remember_files(self) -> None:
-        """Record the files that wait, if they have changed."""
+        """Record the files that wait, if they have changed, with the hash that another process checks."""
         if self._waiting() != self._state.files:
             self._remember()
 
@@ -138,6 +199,65 @@ class Delivery:
         """Return the number of lines that were not delivered."""
         return self._tail.remaining()
 
+    @property
+    def _reached(self) -> Delivered:
+        """End of everything that may have arrived."""
+        return max(self._tail.delivered, self._state.sending, self._doubtful)
+
+    def _replays(self) -> bool:
+        """Return True if this attempt computes updates again whose points may have arrived."""
+        resumed = self._run.resumed_update
+        return resumed is not None and self._reached.update > resumed
+
+    def _contradicts(self) -> bool:
+        """Return True if this attempt may log other values for points that may have arrived."""
+        if not self._replays() or self._run.resumed_update is None:
+            return False
+        ends = [*(update for update, _ in self._state.computed[1:]), self._reached.update]
+        replayed = {
+            digest
+            for (_, digest), end in zip(self._state.computed, ends, strict=False)
+            if end > self._run.resumed_update
+        }
+        return self._run.may_differ or not replayed <= {self._run.mathematics}
+
+    def _computed(self) -> tuple[tuple[int, str], ...]:
+        """Return the digests by update, with that of this attempt."""
+        resumed, digest = self._run.resumed_update, self._run.mathematics
+        if resumed is None or (self._state.computed and self._state.computed[-1][1] == digest):
+            return self._state.computed
+        return (*(each for each in self._state.computed if each[0] < resumed), (resumed, digest))
+
+    def _begin_another_run(self) -> None:
+        """Keep the run at the tracker as it is, and begin another one that names it."""
+        self._remember(
+            durably=True,
+            token=uuid.uuid4().hex,
+            reference={},
+            continues=self._state.reference,
+            delivered=Delivered(),
+            sending=Delivered(),
+        )
+        self._begin_anew()
+        self._note("this attempt may log other values for updates that were logged before: it gets a run of its own")
+
+    def _begin_anew(self) -> None:
+        self._tail = MetricsTail(self._metrics_path, Delivered())
+        self._doubtful = Delivered()
+        self._remember(sending=Delivered())
+
+    def _look_up(self) -> None:
+        """Go back to the newest update that the tracker surely has; later points are looked up before they are sent."""
+        newest = self.tracker.newest_update()
+        self._doubtful = self._reached
+        if newest is not None:  # else it shows some points twice
+            self._doubtful = max(self._doubtful, Delivered(newest, sys.maxsize))  # a power failure loses positions
+            start = min(newest, self._tail.delivered.update)
+            if self._replays() and self._run.resumed_update is not None:
+                start = min(start, self._run.resumed_update)
+            self._tail = MetricsTail(self._metrics_path, Delivered(start, 0))
+        self._is_unsure = False
+
     def _send(self, batch: Batch) -> None:
         records = batch.records
         if self._tail.delivered < self._doubtful:
@@ -145,13 +265,38 @@ class Delivery:
         self._remember(sending=max(self._state.sending, batch.seen))
         if records:
             self.tracker.log_metrics(records)
+        self.lines_sent += len(records)
 
-    def _waiting(self) -> tuple[tuple[str, str], ...]:
-        return tuple((str(path), folder) for path, folder in tuple(self.files))
+    def _upload_listed(self, listed: ListedFile) -> bool:
+        """Upload a file that another process has listed; False if it is not what was listed."""
+        try:
+            content = listed.read(self._run.run_dir)
+        except (OSError, ValueError) as error:
+            self._note(f"{listed.path!r} is not sent: {error}")
+            return False
+        _upload_content(self.tracker, content, Path(listed.path).name, listed.folder)
+        return True
+
+    def _waiting(self) -> tuple[ListedFile, ...]:
+        own = (self._hash(path, folder) for path, folder in tuple(self.own_files))
+        return (*tuple(self.listed_files), *(file for file in own if file is not None))
+
+    def _hash(self, path: Path, folder: str) -> ListedFile | None:
+        """List a file of this process; None if it lies outside of the run folder, from which others read nothing."""
+        if (path, folder) not in self._hashed:
+            try:
+                self._hashed[path, folder] = ListedFile.of(path, folder, self._run.run_dir)
+            except FileNotFoundError:  # told when its turn comes
+                return None
+            except (OSError, ValueError) as error:
+                self._note(f"{path} waits for this process only, noether tracker sync will not send it: {error}")
+                self._hashed[path, folder] = None
+        return self._hashed[path, folder]
 
     def _remember(self, *, durably: bool = False, **changes: object) -> None:
         with self._remembering:
-            self._state = replace(self._state, delivered=self._tail.delivered, files=self._waiting(), **changes)  # type: ignore[arg-type]  # names of fields with their values
+            known = {"delivered": self._tail.delivered, "files": self._waiting()} | changes
+            self._state = replace(self._state, **known)  # type: ignore[arg-type]  # names of fields with their values
             self._write(lambda: write_spool(self._spool_path, self._state, durably=durably))
 
     def _keep_description(self) -> None:
@@ -166,6 +311,14 @@ class Delivery:
             self._spool_refused = True
         else:
             self._spool_refused = False
+
+
+def _upload_content(tracker: BaseTracker, content: bytes, name: str, folder: str) -> None:
+    """Upload bytes as a file of this name."""
+    with tempfile.TemporaryDirectory(prefix="noether-") as place:
+        copy = Path(place) / name
+        copy.write_bytes(content)
+        tracker.log_artifact(copy, folder)
 
 
 def process_facts(spec_path: Path | None) -> dict[str, str]:

@@ -7,7 +7,6 @@ import random
 import re
 import shlex
 import threading
-import time
 from contextvars import copy_context
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, Trac
 _LOGGER = logging.getLogger(__name__)
 
 _LONGEST_PAUSE_S = 30.0
+_LONGEST_REQUESTED_PAUSE_S = 600.0
 _ATTEMPTS_AT_THE_END = 3
 _RANDOM = random.Random()
 """For jitter; the global generator belongs to the training."""
@@ -50,6 +50,7 @@ class TrackerFeed:
         self.tracker = tracker
         self.name = feed_name(tracker, name)
         self._interval_s = interval_s
+        self._run_dir = metrics_path.parent
         self._outage = Outage(self.name, metrics_path)
         spool_path = run.run_dir / "spool" / f"{self.name}.json"
         self._delivery = Delivery(tracker, metrics_path, run, spool_path, self._outage.note)
@@ -58,7 +59,7 @@ class TrackerFeed:
         self._has_lines = False
         self._ending = threading.Event()
         self._settled = threading.Event()  # the first attempt to open has ended, either way
-        self._abandoned = False
+        self._abandoned = threading.Event()
         self._last_error: Exception | None = None
         self._end: tuple[RunStatus, str | None] = ("FINISHED", None)
 
@@ -121,7 +122,7 @@ class TrackerFeed:
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Upload the file `path` in the background; it must not be removed before."""
-        self._delivery.files.append((path, folder))
+        self._delivery.add_file(path, folder)
         self._wake.set()
 
     def end(self, status: RunStatus, error: str | None = None) -> None:
@@ -147,13 +148,13 @@ class TrackerFeed:
         try:
             self._thread.join(timeout_s)
         finally:  # also after an interrupt
-            self._abandoned = True  # a thread that still waits for an answer ends after it
+            self._abandoned.set()  # a thread that still waits for an answer ends after it
             self._wake.set()
         if self.has_everything:
             return 0
         self._delivery.remember_files()
         lines = self._delivery.remaining()
-        self._outage.lost(lines, len(self._delivery.files))
+        self._outage.lost(lines, self._delivery.files_waiting, sync_command(self._run_dir, self.tracker))
         return lines
 
     def close(self, status: RunStatus, error: str | None = None, deadline_s: float = 30.0) -> int:
@@ -169,7 +170,7 @@ class TrackerFeed:
 
     def _serve(self) -> None:
         failures = 0
-        while not (self._delivery.is_closed or self._abandoned):
+        while not (self._delivery.is_closed or self._abandoned.is_set()):
             try:
                 self._advance()
             except TrackerRefusedError as error:
@@ -180,10 +181,10 @@ class TrackerFeed:
                 self._note_failure(error)
                 if self._ending.is_set() and failures >= _ATTEMPTS_AT_THE_END:
                     return
-                self._pause_after(failures)
+                self._pause_after(failures, error)
             else:
                 failures = 0
-                if not self._abandoned:
+                if not self._abandoned.is_set():
                     self._outage.end(self.tracker.url)
                 self._wait_for_news()
 
@@ -196,13 +197,10 @@ class TrackerFeed:
             self._settled.set()
         self._wake.clear()
         if self._has_lines:  # before the first, a resume may not have cut the file yet
-            delivery.deliver_metrics(self._is_abandoned)
-        delivery.deliver_files(self._is_abandoned)
-        if self._ending.is_set() and not self._wake.is_set() and not self._abandoned:
+            delivery.deliver_metrics(self._abandoned.is_set)
+        delivery.deliver_files(self._abandoned.is_set)
+        if self._ending.is_set() and not self._wake.is_set() and not self._abandoned.is_set():
             delivery.close(*self._end)
-
-    def _is_abandoned(self) -> bool:
-        return self._abandoned
 
     def _note_failure(self, error: Exception) -> None:
         self._last_error = error
@@ -211,15 +209,16 @@ class TrackerFeed:
         self._settled.set()
 
     def _wait_for_news(self) -> None:
-        if not (self._delivery.is_closed or self._abandoned):
+        if not (self._delivery.is_closed or self._abandoned.is_set()):
             self._wake.wait()
             self._ending.wait(self._interval_s)  # lines that come close together make one delivery
 
-    def _pause_after(self, failures: int) -> None:
+    def _pause_after(self, failures: int, error: Exception) -> None:
+        asked = error.retry_after_s if isinstance(error, TrackerError) else 0.0
         if self._ending.is_set():
-            time.sleep(0.5 * failures)
+            self._abandoned.wait(max(0.5 * failures, asked))
         else:
-            self._ending.wait(pause_s(failures))
+            self._ending.wait(max(pause_s(failures), min(asked, _LONGEST_REQUESTED_PAUSE_S)))
 
 
 def pause_s(failures: int) -> float:
@@ -229,7 +228,20 @@ def pause_s(failures: int) -> float:
 
 def feed_name(tracker: BaseTracker, name: str | None = None) -> str:
     """Return the name of a tracker in messages and in the names of its files."""
-    return re.sub(r"[^\w.-]", "-", name or tracker.tracker_config.kind or type(tracker).__name__)
+    return name_in_files(name or tracker.tracker_config.kind or type(tracker).__name__)
+
+
+def name_in_files(name: str) -> str:
+    """Return a name or kind with only those characters that a file name may have."""
+    return re.sub(r"[^\w.-]", "-", name)
+
+
+def sync_command(run_dir: Path, tracker: BaseTracker) -> str:
+    """Return the command that delivers the rest of a run later, with the store if the spec names one."""
+    command = f"noether tracker sync {shlex.quote(str(run_dir))}"
+    if tracker.address_field and tracker.address and getattr(tracker.tracker_config, tracker.address_field, None):
+        command += f" --store {shlex.quote(tracker.address)}"
+    return command
 
 
 class Outage:
@@ -264,16 +276,16 @@ class Outage:
             self._down = False
             _LOGGER.info("tracker %s answers again%s", self._name, f": {url}" if url else "")
 
-    def lost(self, lines: int, files: int) -> None:
-        """Warn about everything that was not delivered, and how to deliver it later."""
+    def lost(self, lines: int, files: int, command: str) -> None:
+        """Warn about everything that was not delivered, and name the command that delivers it later."""
         _LOGGER.warning(
             "tracker %s: the run ended before everything was delivered: %d metric lines, %d files and the end of "
-            "the run are missing there; all metrics are in %s. Deliver the rest later: noether tracker sync %s",
+            "the run are missing there; all metrics are in %s. Deliver the rest later: %s",
             self._name,
             lines,
             files,
             self._metrics_path,
-            shlex.quote(str(self._metrics_path.parent)),
+            command,
         )
 
     def note(self, message: str) -> None:

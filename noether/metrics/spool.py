@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import io
 import json
 import os
+import re
+import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from noether.checkpoint.untrusted import MAX_BYTES, parse_json, read_untrusted
 from noether.metrics.metrics_file import MetricRecord, update_of
 from noether.metrics.tracker import RunDescription
 
@@ -57,23 +63,24 @@ class MetricsTail:
         """Return records that were not committed yet, or None if there are no new ones.
 
         Args:
-            limit: Largest number of records.
-            max_values: Number of values, over all records, after which no more are added.
+            limit: Number of records after which no further update is begun.
+            max_values: Number of values, over all records, after which no further update is begun.
         """
         self._notice_a_cut()
         records: list[MetricRecord] = []
         offset, seen, damaged, values = self._offset, self._seen, 0, 0
         for line in self._lines():
-            offset += len(line)
             try:
-                seen = seen.and_line(update_of(line))
+                update = update_of(line)
+                if (len(records) >= limit or values >= max_values) and update != seen.update:
+                    break  # between two updates, so that one in doubt is looked up as a whole
+                seen = seen.and_line(update)
                 if seen > self.delivered:
                     records.append(MetricRecord.decode(line))
                     values += len(records[-1].metrics)
             except ValueError:
                 damaged += 1
-            if len(records) == limit or values >= max_values:
-                break
+            offset += len(line)
         return Batch(tuple(records), offset, seen, damaged) if offset > self._offset else None
 
     def commit(self, batch: Batch) -> None:
@@ -101,7 +108,7 @@ class MetricsTail:
     def _lines(self) -> Iterator[bytes]:
         if not self._path.exists():
             return
-        with self._path.open("rb") as file:
+        with _open_regular(self._path) as file:
             file.seek(self._offset)
             for line in file:
                 if not line.endswith(b"\n"):
@@ -109,8 +116,64 @@ class MetricsTail:
                 yield line
 
 
+def _open_regular(path: Path) -> io.BufferedReader:
+    """Open a file of a run folder for reading: no link, no pipe, no device."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+@dataclass(frozen=True, slots=True)
+class ListedFile:
+    """A file of the run folder that waits to be uploaded, as the run that wrote it has listed it.
+
+    Attributes:
+        path: Path below the run folder, with slashes.
+        folder: Target folder at the tracker.
+        sha256: Hash of the content.
+        size: Size in bytes.
+    """
+
+    path: str
+    folder: str
+    sha256: str
+    size: int
+
+    @classmethod
+    def of(cls, path: Path, folder: str, run_dir: Path) -> ListedFile:
+        """List a file.
+
+        Raises:
+            OSError: if it cannot be read.
+            ValueError: if it lies outside of the run folder, or is not a regular file.
+        """
+        inside = path.absolute().relative_to(run_dir.absolute()).as_posix()
+        with _open_regular(path) as file:
+            return cls(inside, folder, hashlib.file_digest(file, "sha256").hexdigest(), file.tell())
+
+    def read(self, run_dir: Path) -> bytes:
+        """Return the content.
+
+        Raises:
+            OSError: if it cannot be read.
+            ValueError: if it is not the file that was listed, or one of the two paths leads elsewhere.
+        """
+        parts = PurePosixPath(self.folder).parts
+        if not self.folder.isprintable() or ".." in parts or parts[:1] == ("/",) or not self.path.isprintable():
+            raise ValueError(f"wrong target folder: {self.folder!r}")
+        data = read_untrusted(run_dir, self.path, size=self.size)
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise ValueError("its content is not what the run listed")
+        return data
+
+
 _PATHS = ("run_dir", "spec_path", "resolved_spec_path")
-_NOT_KEPT = ("reference", "token", "started", "ended")
+_NOT_KEPT = ("reference", "token", "started", "ended", "resumed_update", "may_differ", "mathematics", "continues")
+_TEXTS = ("run_id", "name", "summary")
+_TABLES = ("params", "tags", "facts")
+_TOKEN = re.compile(r"[\w-]{0,64}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +185,9 @@ class SpoolState:
         sending: End of the last delivery that was begun; lines between `delivered` and it may or may not have arrived.
         reference: `BaseTracker.reference`, to continue the run.
         token: `RunDescription.token`.
-        files: Files that wait to be uploaded, each with its target folder.
+        continues: `RunDescription.continues`.
+        computed: `RunDescription.mathematics` of the points after an update, for each change of it.
+        files: Files that wait to be uploaded.
         ended: The status that the tracker has acknowledged; empty while the run goes on.
     """
 
@@ -130,27 +195,39 @@ class SpoolState:
     sending: Delivered = field(default_factory=Delivered)
     reference: Mapping[str, str] = field(default_factory=dict)
     token: str = ""
-    files: tuple[tuple[str, str], ...] = ()
+    continues: Mapping[str, str] = field(default_factory=dict)
+    computed: tuple[tuple[int, str], ...] = ()
+    files: tuple[ListedFile, ...] = ()
     ended: str = ""
 
 
 def read_spool(path: Path) -> SpoolState:
     """Read the state of an earlier attempt; an empty one if there is none or it is unreadable.
 
-    A lost state costs values that the tracker shows twice, which is not a reason to stop a run.
+    A lost state costs a second run at the tracker, which is not a reason to stop a run.
     """
     try:
-        found = json.loads(path.read_bytes())
+        found = _read(path)
+        token = str(found.get("token", ""))
         return SpoolState(
             delivered=Delivered(int(found["update"]), int(found["lines"])),
             sending=Delivered(*(int(part) for part in found.get("sending", (-1, 0)))),
-            reference={str(name): str(value) for name, value in found["reference"].items()},
-            token=str(found.get("token", "")),
-            files=tuple((str(file), str(folder)) for file, folder in found.get("files", ())),
+            reference=_texts(found["reference"]),
+            token=token if _TOKEN.fullmatch(token) else "",
+            continues=_texts(found.get("continues", {})),
+            computed=tuple((int(update), str(digest)) for update, digest in found.get("computed", ())),
+            files=tuple(_listed(each) for each in found.get("files", ())),
             ended=str(found.get("ended", "")),
         )
     except (OSError, AttributeError, KeyError, TypeError, ValueError):
         return SpoolState()
+
+
+def _listed(found: Any) -> ListedFile:
+    """Return an entry of the list; one without a hash, as older versions wrote, fits no file."""
+    if isinstance(found, dict):
+        return ListedFile(str(found["path"]), str(found["folder"]), str(found["sha256"]), int(found["size"]))
+    return ListedFile(str(found[0]), str(found[1]), "", -1)
 
 
 def write_spool(path: Path, state: SpoolState, *, durably: bool = False) -> None:
@@ -163,7 +240,7 @@ def write_spool(path: Path, state: SpoolState, *, durably: bool = False) -> None
             not only a position.
 
     Raises:
-        OSError: if the disk is full or refuses.
+        OSError: if the disk is full or refuses, or the folder is a link.
     """
     body = {
         "update": state.delivered.update,
@@ -171,7 +248,9 @@ def write_spool(path: Path, state: SpoolState, *, durably: bool = False) -> None
         "sending": [state.sending.update, state.sending.lines],
         "reference": dict(state.reference),
         "token": state.token,
-        "files": state.files,
+        "continues": dict(state.continues),
+        "computed": state.computed,
+        "files": [asdict(each) for each in state.files],
         "ended": state.ended,
     }
     _replace(path, body, durably=durably)
@@ -186,7 +265,7 @@ def write_description(path: Path, run: RunDescription) -> None:
     """Write the description of a run beside its spool, for a later delivery.
 
     Raises:
-        OSError: if the disk is full or refuses.
+        OSError: if the disk is full or refuses, or the folder is a link.
     """
     body: dict[str, Any] = {}
     for each in fields(run):
@@ -199,17 +278,30 @@ def write_description(path: Path, run: RunDescription) -> None:
 def read_description(path: Path) -> RunDescription | None:
     """Read a description back; None if there is none, or it is damaged."""
     try:
-        found = json.loads(path.read_bytes())
+        found = _read(path)
         paths = {name: Path(found[name]) for name in _PATHS if found.get(name)}
-        return RunDescription(**{**found, **paths})
+        texts = {name: str(found[name]) for name in _TEXTS}
+        tables = {name: _texts(found[name]) for name in _TABLES}
+        return RunDescription(**{**found, **paths, **texts, **tables, "attempt": int(found["attempt"])})
     except (OSError, AttributeError, KeyError, TypeError, ValueError):
         return None
 
 
+def _read(path: Path) -> Any:
+    return parse_json(read_untrusted(path.parent.parent, f"{path.parent.name}/{path.name}", limit=MAX_BYTES))
+
+
+def _texts(found: Mapping[str, Any]) -> dict[str, str]:
+    return {str(name): str(value) for name, value in found.items()}
+
+
 def _replace(path: Path, body: Mapping[str, Any], *, durably: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.parent.is_symlink():
+        raise OSError(errno.ELOOP, "the folder is a link", str(path.parent))
     new = path.with_suffix(".new")
-    with new.open("w", encoding="utf-8") as file:
+    new.unlink(missing_ok=True)  # whatever lies there is not written to
+    with new.open("x", encoding="utf-8") as file:
         json.dump(body, file, default=dict)  # for mappings of other types
         if durably:
             file.flush()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, TypeAlias
@@ -29,6 +29,12 @@ class BaseTracker(ABC):
     wants_metrics: ClassVar[bool] = True
     """False for a tracker that keeps nothing; it gets no thread."""
 
+    address_field: ClassVar[str | None] = None
+    """Config field that names the server or database; `noether tracker sync` takes its value from the user only."""
+
+    portable_fields: ClassVar[frozenset[str]] = frozenset()
+    """Config fields that `noether tracker sync` takes from a run folder: those that name no place."""
+
     patience_s: float = 4.0
     """Seconds that the start of training waits for `open`, to print the address; a required tracker gets longer."""
 
@@ -52,10 +58,27 @@ class BaseTracker(ABC):
     def undelivered(self, records: Sequence[MetricRecord]) -> Sequence[MetricRecord]:
         """Return those of the records that have not arrived yet.
 
-        Called after `open` with the records that were in flight when the process died. A tracker that cannot look them
-        up returns all of them, and may show some twice.
+        Called after `open` with all records of the updates in doubt: those in flight when a process died or a request
+        failed, and those that a resumed run computes again. A point is identified by its key and update, not by its
+        value, because timings differ from attempt to attempt. A tracker that cannot look points up returns all of
+        them, and may show some twice.
         """
         return records
+
+    def newest_update(self) -> int | None:
+        """Return the newest update that has arrived, -1 if none has; None if the tracker cannot look that up."""
+        return None
+
+    def logged(self, keys: Collection[str]) -> Mapping[str, Mapping[int, Sequence[float]]] | None:
+        """Return the values that have arrived, by metric key and update; None if the tracker cannot look them up.
+
+        A key or update without a value is left out. `noether tracker sync --verify` compares them with the run's file.
+        """
+        return None
+
+    def takes(self, value: float) -> bool:
+        """Return True if this value is shown; False if it is left out on purpose."""
+        return True
 
     @abstractmethod
     def close(self, status: RunStatus, error: str | None) -> None:
@@ -74,9 +97,14 @@ class BaseTracker(ABC):
         """Values from which `open` can continue this run in a later attempt.
 
         They name the run: if they change, the tracker gets everything from the beginning. Before `open` they may
-        say where the run will be.
+        say where the run will be. `address` stands in it under the key `store`.
         """
         return {}
+
+    @property
+    def address(self) -> str | None:
+        """Server or database that gets the run, without a password; None if the tracker sends nothing anywhere."""
+        return None
 
     @property
     def url(self) -> str | None:
@@ -108,6 +136,11 @@ class RunDescription:
         token: A text that is unique to this run and the same in all its attempts: marks everything created for it.
         started: Start of the run in seconds since 1970; None if it starts now.
         ended: End of the run in seconds since 1970; None if it has not ended yet.
+        resumed_update: Update of the checkpoint from which this attempt continues; None if it does not train.
+        may_differ: True if this attempt may log other values than an earlier one for the same updates, because an
+            older checkpoint was chosen.
+        mathematics: Digest of the settings that decide about the values; empty if unknown.
+        continues: `BaseTracker.reference` of the run whose points this one replaces; it stays as it is.
     """
 
     run_id: str
@@ -124,10 +157,24 @@ class RunDescription:
     token: str = ""
     started: float | None = None
     ended: float | None = None
+    resumed_update: int | None = None
+    may_differ: bool = False
+    mathematics: str = ""
+    continues: Mapping[str, str] = field(default_factory=dict)
 
 
 class TrackerError(NoetherError):
-    """The tracker cannot be reached, or a request failed."""
+    """The tracker cannot be reached, or a request failed.
+
+    Args:
+        message: The problem.
+        hint: The remedy.
+        retry_after_s: Seconds that the tracker wants to be left alone.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after_s: float = 0.0) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
 
 
 class TrackerRefusedError(TrackerError):

@@ -17,7 +17,7 @@ from noether.config.components import OptimizerBaseConfig, ParameterGroupConfig,
 from noether.config.signature import SignatureConfig, call_with_options
 from noether.errors import SpecError
 from noether.kernel.entries import ROLES
-from noether.kernel.importing import result_problem
+from noether.kernel.importing import is_of_torch, result_problem
 from noether.optim.kernels import with_implementation
 from noether.optim.model_optimizer import ModelOptimizer, Scheduled
 from noether.optim.optimizer_state import Traits, requires_closure
@@ -212,7 +212,7 @@ def build_optimizer(
     name_of = {id(parameter): name for name, parameter in trainable.items()}  # a function may have regrouped them
     everything = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     names = [name_of.get(id(parameter), "one of its own") for parameter in everything]
-    if type(optimizer).__module__.partition(".")[0] == "torch":
+    if is_of_torch(type(optimizer)):
         traits = Traits(requires_closure(optimizer), implementation=implementation)
     else:
         traits = traits_of(optimizer, build, implementation)

@@ -102,12 +102,12 @@ class ModelOptimizer:
         self.clip_grad_norm = clip_grad_norm
         self.clip_grad_value = clip_grad_value
         self.traits = traits or Traits(takes_closure=requires_closure(optimizer))
-        self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._clips_any = False
+        self._take_parameters()
         self.on_change: Callable[[], object] = lambda: None
         self.last_grad_norm: torch.Tensor | None = None
         self.zero_grad = optimizer.zero_grad  # releases the gradients; torch sets them to None by default
         self.clips = clip_grad_norm is not None or clip_grad_value is not None
-        self._clips_any = any(parameter.dtype.itemsize < torch.float32.itemsize for parameter in self.parameters)
         self._find = find or (lambda: ())
         self._names = {id(p): name for p, name in zip(self.parameters, names, strict=True)}
         self._given = options_of(optimizer.param_groups)
@@ -229,6 +229,11 @@ class ModelOptimizer:
                 )
             self._names.setdefault(id(tensor), known.get(id(tensor), ""))
 
+    def _take_parameters(self) -> None:
+        """Read the parameters of all groups; the norms of small number formats would overflow in torch's clipping."""
+        self.parameters = [parameter for group in self.torch_optimizer.param_groups for parameter in group["params"]]
+        self._clips_any = any(parameter.dtype.itemsize < torch.float32.itemsize for parameter in self.parameters)
+
     def take_up_groups(self) -> None:
         """Read the groups of the torch optimizer again, after some may have been added.
 
@@ -249,7 +254,7 @@ class ModelOptimizer:
         self._name([parameter for group in new for parameter in group["params"]], f"parameter group {len(groups)}")
         self._given += options_of(new)
         self._members = members
-        self.parameters = [parameter for group in groups for parameter in group["params"]]
+        self._take_parameters()
         for scheduled in self.scheduled:
             scheduled.include(new)
         self.on_change()

@@ -46,6 +46,11 @@ class _ToStdout(logging.StreamHandler):  # type: ignore[type-arg]  # only generi
             self.setStream(sys.stdout)
             super().emit(record)
 
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record with what the stream cannot encode as escapes, as on stderr."""
+        text, encoding = super().format(record), getattr(self.stream, "encoding", None)
+        return text.encode(encoding, "backslashreplace").decode(encoding) if isinstance(encoding, str) else text
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name that logging calls
         """Continue without a reader: `noether run … | head` ends the output and not the run."""
         if not isinstance(sys.exception(), OSError):

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
+from math import isclose
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec
 from noether.spec.read.layering import located
 from noether.training.signals import StoppedBySignal
+from noether.training.trainers.types import TrainerResult
 
 _UPDATES = 2
 
@@ -104,7 +106,41 @@ def forward_problems(run: Run) -> list[Problem]:
         require_agreement(run.model)  # the forward pass may have made parameters
     except TrainingError as error:
         return [Problem("forward-failed", ("model",), error.message, error.hint)]
-    return []
+    return _sum_problems(run, batch)
+
+
+def _sum_problems(run: Run, batch: Any) -> list[Problem]:
+    """Return the problem of a loss that is a sum over samples, which gradient accumulation takes as a mean.
+
+    A sum over a batch is the sum of those over its halves; a mean is their mean.
+    """
+    samples = run.trainer.batch_size // 2 * 2
+    if run.trainer.accumulation_steps == 1 or not samples or not _has_samples(batch, samples):
+        return []
+    parts = [slice(0, samples), slice(0, samples // 2), slice(samples // 2, samples)]
+    batches = [{name: value[part] for name, value in batch.items()} for part in parts]
+    with torch.no_grad(), run.trainer.autocast(), evaluating(run.model):
+        try:
+            results = [TrainerResult.of(run.trainer.train_step(one, run.model)) for one in batches]
+        except Exception:  # a smaller batch may be none that this loss takes
+            return []
+    whole, first, second = (float(result.total_loss) for result in results)
+    is_sum = isclose(whole, first + second, rel_tol=1e-4) and not isclose(whole, (first + second) / 2, rel_tol=1e-2)
+    if not is_sum or any(result.count is not None for result in results):
+        return []
+    message = (
+        f"the loss is a sum over samples: found {whole:.4g} for {samples} of them, {first:.4g} and {second:.4g} for "
+        f"their halves; its {run.trainer.accumulation_steps} accumulation steps are put together as means"
+    )
+    hint = 'return Counted(loss, "sum"), of noether.training.trainers, or a mean over samples'
+    path: TomlPath = ("trainer", "loss_fn") if hasattr(run.spec.trainer, "loss_fn") else ("trainer",)
+    return [Problem("summed-loss", path, message, hint)]
+
+
+def _has_samples(batch: Any, samples: int) -> bool:
+    return isinstance(batch, dict) and all(
+        isinstance(value, Tensor | list) and len(value) >= samples for value in batch.values()
+    )
 
 
 def _failing(run: Run, model: torch.nn.Module, counter: UpdateCounter) -> Iterator[Problem]:

@@ -16,6 +16,9 @@ from noether.checkpoint.state import callback_file
 from noether.config.base import component_of
 from noether.config.components import CallBackBaseConfig, PeriodicDataIteratorCallbackConfig
 from noether.core.callbacks.checkpoint.ema import EmaCallbackConfig
+from noether.core.callbacks.default.online_loss import OnlineLossCallback
+from noether.core.callbacks.default.stability import TrainingStabilityCallback
+from noether.core.callbacks.online.additional_outputs import TrackAdditionalOutputsCallback
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.callbacks.tree import family
 from noether.core.initializers.base import InitializerBase, InitializerConfig
@@ -40,9 +43,9 @@ from noether.training.state import RunParts
 
 
 def _with_averaged_variants(spec: RunSpec, manifest: Manifest) -> RunSpec:
-    """Return a spec in which each EMA has the evaluations of the run among its children.
+    """Return a spec in which each `ema` callback has the evaluations of the run among its children.
 
-    An EMA whose averages are not in the checkpoint is left out, rather than evaluated with other weights.
+    An `ema` callback whose averages are not in the checkpoint is left out, rather than evaluated with other weights.
 
     Args:
         spec: Spec of the run.
@@ -128,6 +131,8 @@ def _evaluating(configs: Sequence[CallBackBaseConfig], key: str, first: str) -> 
 
 
 FOLDER = "evaluations"
+_FOLLOW_TRAINING = (OnlineLossCallback, TrackAdditionalOutputsCallback, TrainingStabilityCallback)
+"""Their state is that of an unfinished interval of training, which is no metric of an evaluation."""
 _LOG = logging.getLogger("noether.run")
 
 
@@ -268,6 +273,6 @@ class _SavedWeights(InitializerBase):
         states = saved.callbacks()
         paths = resumption_paths(saved)
         for callback in family(trainer.callbacks):
-            if callback.id in states:
+            if callback.id in states and not isinstance(callback, _FOLLOW_TRAINING):
                 callback.load_state_dict(states[callback.id])
             callback.resume_from_checkpoint(paths, model)

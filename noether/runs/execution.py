@@ -29,7 +29,7 @@ from noether.runs.folder.run_folder import SAMPLES, RunFolder
 from noether.runs.outcome import EXIT_CODE, Outcome, describe
 from noether.runs.prepare import Preparation, Run
 from noether.runs.process_state import shares_generators
-from noether.runs.resume.changes import FormerRun
+from noether.runs.resume.changes import FormerRun, mathematics
 from noether.runs.resume.continuation import (
     AUTO,
     NONE,
@@ -95,6 +95,7 @@ class Execution:
         self.allow_spec_change = allow_spec_change
         self.quiet = quiet
         self.folder = RunFolder(paths)
+        self.is_older = False
 
     def run(self) -> Outcome:
         """Train; return the outcome.
@@ -114,6 +115,8 @@ class Execution:
                 if former is not None and saved is not None:
                     if self._has_ended(run, former, saved):
                         return self._nothing_to_do(saved)
+                    newest = CheckpointNames(self.paths.checkpoint_path).newest_resumable()
+                    self.is_older = newest is not None and newest.update > saved.state.update and self.resume != AUTO
                     state = Continuation(saved, same_spec=former.is_same_training(saved.checkpoint))
                 self.prepared.ready(run, state=state)
                 if continues and saved is None:
@@ -213,7 +216,7 @@ class Execution:
             logging.getLogger(record.name).handle(record)
         if saved is not None:
             self._log_position(saved)
-        tracking = Tracking(trackers, self.paths, self._description(run))
+        tracking = Tracking(trackers, self.paths, self._description(run, saved))
         tracking.start()
         with self._watching_hooks(run):
             outcome = self._outcome(run, self._train(run, tracking))
@@ -242,16 +245,17 @@ class Execution:
         again = f"; {lost} updates after it are computed again" if lost else ""
         _LOG.info("attempt %d continues after %s%s", self.folder.attempt, position, again)
 
-    def _description(self, run: Run) -> RunDescription:
+    def _description(self, run: Run, saved: SavedState | None) -> RunDescription:
         parts: list[Component | Participant] = [component for _, component in components_in(run.spec)]
         parts += self.prepared.plugins
         foreign = {part.distribution: part.version for part in parts if part.distribution != BUILT_IN}
         foreign.pop("", None)
+        tables = resolved_tables(run.spec)
         return RunDescription(
             run_id=run.run_id,
             name=run.spec.name,
             run_dir=run.run_dir,
-            params=flattened(resolved_tables(run.spec)),
+            params=flattened(tables),
             tags={
                 "noether.plugins": json.dumps(foreign, sort_keys=True),
                 "noether.spec.sha256": run.trainer.checkpoint_writer.spec_sha256,
@@ -259,6 +263,9 @@ class Execution:
             spec_path=self.loaded.path or self.paths.spec_path,
             resolved_spec_path=self.paths.resolved_spec_path,
             attempt=self.folder.attempt,
+            resumed_update=saved.state.update if saved is not None else 0,
+            may_differ=self.is_older,
+            mathematics=mathematics(tables),
         )
 
     def _train(self, run: Run, tracking: Tracking) -> BaseException | None:
@@ -327,7 +334,9 @@ class Execution:
             return
         on_ctrl_c = "; save_on_sigint = true under [trainer] commits one on Ctrl-C"
         way_out = on_ctrl_c if outcome.exit_code == EXIT_CODE + signal.SIGINT else ""
-        _LOG.info("no checkpoint was committed%s; %s; begin again with: %s", way_out, lost_text, command)
+        _LOG.info(
+            "no checkpoint to continue from was committed%s; %s; begin again with: %s", way_out, lost_text, command
+        )
 
     def _record_end(self, status: str, reason: str | None) -> None:
         try:

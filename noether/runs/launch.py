@@ -94,7 +94,7 @@ def start(loaded: LoadedSpec, run_id: str | None, plugins: Iterable[str] = (), *
     """
     with preparation(loaded, plugins) as prepared, counting_calls(loaded):
         spec = prepared.loaded.spec
-        run_id = new_run_id(spec.name) if run_id is None else checked_run_id(run_id)
+        run_id = new_run_id(spec.name) if run_id is None else checked_run_id(run_id, spec.output)
         outcome = Execution(prepared, PathProvider(spec.output, run_id), **options).run()
     if outcome.exit_code == EXIT_CODE + signal.SIGINT:
         raise RunInterrupted(outcome) from outcome.error

@@ -34,6 +34,7 @@ from noether.data.container import DataContainer, build_data
 from noether.data.loader import refuse_import_by_worker
 from noether.errors import SpecError
 from noether.kernel.dispatch import compile_dispatch
+from noether.kernel.names import TARGET
 from noether.kernel.participant import Participant, load_plugins
 from noether.kernel.registry import use_registry
 from noether.metrics.tracker import BaseTracker
@@ -48,7 +49,6 @@ from noether.training.state import RunParts
 from noether.training.trainers.base import BaseTrainer
 
 _CALLBACKS = logging.getLogger("noether.callbacks")
-_TARGET = "_target"
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,7 +361,7 @@ def _made_explicit(spec: RunSpec, sample: dict[str, Tensor], device: torch.devic
     """Fill in the settings that data and machine decide: sizes of the model, device, number of threads."""
     inputs = _select(sample, spec.trainer.forward_properties or [], "forward_properties")
     targets = _select(sample, spec.trainer.target_properties or [], "target_properties")
-    fields = {name.removesuffix(_TARGET): value for name, value in targets.items()}
+    fields = {name.removesuffix(TARGET): value for name, value in targets.items()}
     model = infer_sizes(spec.model, inputs, fields)
     threads = spec.threads or torch.get_num_threads()
     return spec.model_copy(update={"model": model, "device": str(device), "threads": threads})

@@ -71,8 +71,7 @@ def shares_generators() -> bool:
 def _snapshot() -> Callable[[], None]:
     """Return a function that restores the process-wide settings and the generators as they are now."""
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic = _determinism()
     workspace = os.environ.get(_CUBLAS_WORKSPACE)
     put_generators_back = rng_snapshot()
 
@@ -80,11 +79,16 @@ def _snapshot() -> Callable[[], None]:
         put_generators_back()
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        if _determinism() != deterministic:  # torch imports its compiler for it, which Ctrl-C may have interrupted
+            torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
         if workspace is None:
             os.environ.pop(_CUBLAS_WORKSPACE, None)
 
     return put_back
+
+
+def _determinism() -> tuple[bool, bool]:
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
 
 @contextmanager

@@ -167,7 +167,8 @@ def noting_missing_code(paths: PathProvider, project: Path | None) -> Iterator[N
     except UsageError as error:
         was = _recorded_project(paths)
         if project is None and was is not None and was != Path.cwd():
-            error.add_note(f"the run was started from the project {was}; --project {was} looks for its code there")
+            way = f"--project {was} looks for its code there; in Python project={str(was)!r}"
+            error.add_note(f"the run was started from the project {was}; {way}")
         for name, version in _missing_plugins(paths):
             error.add_note(f"the run used {name} {version}, which is not installed: pip install '{name}=={version}'")
         raise

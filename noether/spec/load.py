@@ -129,7 +129,7 @@ class _Paths:
 def _without_tilde(path: Path) -> Path:
     try:
         return path.expanduser()
-    except RuntimeError:  # nobody has that name
+    except RuntimeError:  # no user has this name
         return path
 
 

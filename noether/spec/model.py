@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import re
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.metadata import version
 from typing import Annotated, Any, Literal, Self
@@ -242,20 +245,61 @@ def resolved_tables(spec: RunSpec) -> dict[str, Any]:
 
 def dumped(spec: RunSpec) -> dict[str, Any]:
     """Return the fields of a spec as JSON has them, without None and without defaults that a spec cannot hold."""
-    return spec.model_dump(mode="json", exclude_none=True, exclude={"resolved": True, **_left_to_classes(spec)})
+    tables = spec.model_dump(mode="json", exclude_none=True, exclude={"resolved": True, **_left_to_classes(spec)})
+    return {name: _without_nan(table) for name, table in tables.items()}
+
+
+def _without_nan(value: Any) -> Any:
+    """Leave out the keys of NaN: a spec holds none, so it is a default of a class within an option."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items() if not _is_nan(item)}
+    return [_without_nan(item) for item in value] if isinstance(value, list) else value
+
+
+def _is_nan(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_is_nan, value))
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _left_to_classes(spec: RunSpec) -> dict[str, Any]:
-    """Return the fields to leave out of a dump: defaults that would not be read again as they are, such as NaN."""
+    """Return the fields to leave out of a dump.
+
+    They are defaults that would not be read again as they are, such as NaN, and what dataclasses compute themselves.
+    """
     excluded: dict[Any, Any] = {}
     for path, config in configs_in(spec):
         for name in type(config).model_fields:
-            if name not in config.model_fields_set and _is_lost(type(config), name):
+            is_lost = name not in config.model_fields_set and _is_lost(type(config), name)
+            for below in [()] if is_lost else _given_by_classes(getattr(config, name)):
                 table = excluded
-                for part in path:
+                for part in (*path, name, *below)[:-1]:
                     table = table.setdefault(part, {})
-                table[name] = True
+                table[(*path, name, *below)[-1]] = True
     return excluded
+
+
+def _given_by_classes(value: Any) -> Iterator[TomlPath]:
+    """Yield the paths of fields that the dataclasses in a value give themselves: computed ones, and lost defaults."""
+    parts: Iterable[tuple[Any, Any]] = ()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        own = [field.name for field in dataclasses.fields(value) if _gives_itself(value, field)]
+        yield from ((name,) for name in own)
+        parts = (
+            (field.name, getattr(value, field.name)) for field in dataclasses.fields(value) if field.name not in own
+        )
+    elif isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, list | tuple):
+        parts = enumerate(value)
+    for key, item in parts:
+        yield from ((key, *path) for path in _given_by_classes(item))
+
+
+def _gives_itself(holder: Any, field: dataclasses.Field[Any]) -> bool:
+    annotation = Any if isinstance(field.type, str) else field.type
+    is_default = getattr(holder, field.name) is field.default
+    return not field.init or (is_default and field.default is not None and not survives(annotation, field.default))
 
 
 @cache

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from noether.errors import UsageError
-from noether.kernel.names import did_you_mean
+from noether.kernel.names import TARGET, did_you_mean
 from noether.spec.errors.words import toml_key, toml_literal, visible
 
 _WIDTH = 44
@@ -166,7 +166,6 @@ def _comment(text: str, comment: str) -> str:
     return " " * max(2, _WIDTH - len(text)) + f"# {visible(comment)}"
 
 
-TARGET = "_target"
 _LEAST_SAMPLES = 5
 _TEST_FRACTION = 0.2
 

@@ -1,4 +1,4 @@
-"""Accumulation of losses that are no means over samples: the gradients and numbers of all steps as of one batch."""
+"""Accumulation of losses that are not means over samples, with the gradients and numbers of one large batch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def weights_of(result: TrainerResult, per_batch: float) -> Weights:
 
     Args:
         result: The result of the batch.
-        per_batch: Weight of a loss without a count: the samples of the batch, or 1 if all batches have as many.
+        per_batch: Weight of a loss without a count: the samples of the batch, or 1 if all batches have the same number.
     """
     names, count = [*(result.losses_to_log or ()), "total"], result.count
     if isinstance(count, Mapping):

@@ -14,7 +14,7 @@ import torch
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
 from noether.core.callbacks.tree import compile_hooks, family
-from noether.core.models.agreement import evaluation_weights, require_agreement
+from noether.core.models.agreement import evaluation_weights, require_agreement, require_same_names, state_names
 from noether.core.models.base import ModelBase, evaluating
 from noether.data.randomness import preserved_rng
 from noether.data.samplers.tagged import TaggedBatch
@@ -62,6 +62,7 @@ class Rounds:
         self.arguments = {"trainer_model": dist_model, "data_iter": data_iter, "batch_size": trainer.batch_size}
         self.due = self.dispatch.next_due_update(self.counter)
         self._going_through_data = [callback for callback in trainer.callbacks if _goes_through_data(callback)]
+        self._state_names = state_names(model)
         self._calling: dict[str, list[tuple[Any, _Unit | None]]] = {}
 
     # Around training
@@ -144,7 +145,12 @@ class Rounds:
         with evaluating(self.dist_model, self.model), evaluation_weights(self.model):
             yield
         if checked:
-            require_agreement(self.model)
+            self._require_same_model()
+
+    def _require_same_model(self) -> None:
+        """Check that optimizers and later runs fit the model that the callbacks have left."""
+        require_agreement(self.model)
+        require_same_names(self.model, self._state_names, "a callback")
 
     def _callers(self, hook: str) -> list[tuple[Any, _Unit | None]]:
         """Return the objects that may call the model in a hook, and the unit of the interval at which they do."""
@@ -184,7 +190,7 @@ class Rounds:
         self.log_writer.flush(self.counter)
         if self.checkpoint_writer.pending is not None:
             self.settle()
-            require_agreement(self.model)
+            self._require_same_model()
             with self.trainer.signals.uninterrupted():
                 folder = self.checkpoint_writer.commit(self.trainer.capture_state(self.model))
             self._report(folder)

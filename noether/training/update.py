@@ -11,9 +11,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from noether.core.models.agreement import require_agreement
+from noether.core.models.agreement import require_agreement, require_same_names, state_names
 from noether.core.models.base import ModelBase
-from noether.core.models.weights import buffer_slots, require_no_new_buffers
 from noether.data.samplers.tagged import TRAINING, TaggedBatch
 from noether.kernel.progress import Stopwatch
 from noether.optim.kernels import require_scalable
@@ -22,7 +21,7 @@ from noether.training.accumulation import Accumulation, Weights, shown, weights_
 from noether.training.buffers import KeptBuffers
 from noether.training.nonfinite import FiniteGuard, step_masked
 from noether.training.precision import Precision
-from noether.training.trainers.types import TrainerResult, as_loss, check_graph, detached
+from noether.training.trainers.types import TrainerResult, as_loss, check_graph, check_parts, detached
 
 # torch.set_grad_enabled is a context manager that also works as a call, at four times the price of what it calls.
 _set_grad_enabled = torch._C._set_grad_enabled
@@ -102,7 +101,7 @@ class Update:
         self._dist_model: torch.nn.Module | None = None
         self._optimizers: list[ModelOptimizer] = []
         self._torch_optimizers: list[torch.optim.Optimizer] = []
-        self._slots: frozenset[tuple[int, str]] = frozenset()
+        self._state_names: frozenset[str] = frozenset()
         self._parameters: list[torch.nn.Parameter] = []
         self._accumulation: Accumulation | None = None
         self._is_weighing = False  # True if an accumulation step of the update under way had a count
@@ -145,6 +144,8 @@ class Update:
             after_step: Called after each accumulation step, so that no batch is kept longer than that.
         """
         self.adopt(model, dist_model)
+        if not self.guard.skip and self.precision.scaler is None:
+            self._buffers = None  # an update that is not applied ends the run, so nothing is put back
         model.optimizer_zero_grad()  # an update that an error has ended may have left some of its gradients
         self.guard.forget()
         self.precision.forget()
@@ -199,50 +200,22 @@ class Update:
             self.adopt(model, dist_model)
         if accumulation_step == 0 and self._buffers is not None and not self._buffers.keep():
             self._buffers = None
-        were_enabled = torch.is_grad_enabled()
-        _set_grad_enabled(True)  # the loop, hooks included, runs without gradients; only this does not
-        try:
-            if self.precision.dtype is None:
-                result = self.train_step(batch, dist_model)
-            else:
-                with self.precision.autocast():
-                    result = self.train_step(batch, dist_model)
-            if type(result) is not TrainerResult:
-                result = TrainerResult.of(result)
-            total, count = result.total_loss, result.count
-            forwarded = perf_counter()
-            scaler = self.precision.scaler
-            if accumulation_steps_total == 1 or (count is None and not self._is_weighing):
-                loss = total if accumulation_steps_total == 1 else total / accumulation_steps_total
-                scaled = loss if scaler is None else scaler.scale(loss)
-                scaled.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-                share = total.detach()
-            else:
-                if not self._is_weighing or self._accumulation is None:
-                    self._accumulation = Accumulation(self._parameters)
-                self._is_weighing = accumulation_step < accumulation_steps_total - 1
-                scale = (lambda loss: loss) if scaler is None else scaler.scale
-                share = self._accumulation.backward(
-                    result, accumulation_steps_total, accumulation_step, scale, retain_graph=retain_graph
-                )
-        except (AttributeError, RuntimeError):
-            if "result" in locals():
-                check_graph(result)
-            raise
-        finally:
-            _set_grad_enabled(were_enabled)
+        result, share, forwarded = self._propagate(
+            batch, dist_model, accumulation_steps_total, accumulation_step, retain_graph
+        )
         propagated = perf_counter()
         if accumulation_step == accumulation_steps_total - 1:
             self._apply(model, share)
         else:
             self.guard.keep(share)
-        losses = {"total": share if count is None else total.detach()}
+        count = result.count
+        losses = {"total": share if count is None else result.total_loss.detach()}
         if result.losses_to_log:
             for name in result.losses_to_log:
                 part = result.losses_to_log[name]
                 if type(part) is not Tensor:
-                    part = as_loss(name, part, total.device)
-                losses[name] = losses["total"] if part is total else part.detach()
+                    part = as_loss(name, part, share.device)
+                losses[name] = losses["total"] if part is result.total_loss else part.detach()
         self.loss_weights = None if count is None else weights_of(result, 1.0)
         if count is not None:
             losses = shown(losses, result, accumulation_steps_total)
@@ -255,6 +228,48 @@ class Update:
         self._update_time.elapsed_seconds = perf_counter() - propagated
         return losses, outputs, self._watches
 
+    def _propagate(
+        self, batch: Any, dist_model: torch.nn.Module, steps: int, step: int, retain_graph: bool
+    ) -> tuple[TrainerResult, Tensor, float]:
+        """Run forward and backward pass; return the result, its share in the update's loss, and the time between."""
+        result: TrainerResult | None = None
+        precision = self.precision
+        were_enabled = torch.is_grad_enabled()
+        _set_grad_enabled(True)  # the loop, hooks included, runs without gradients; only this does not
+        try:
+            if precision.dtype is None:
+                returned = self.train_step(batch, dist_model)
+            else:
+                with precision.autocast():
+                    returned = self.train_step(batch, dist_model)
+            result = returned if type(returned) is TrainerResult else TrainerResult.of(returned)
+            if self._fitted is not self._model and result.losses_to_log:
+                check_parts(result)
+            forwarded = perf_counter()
+            if steps > 1 or precision.scaler is not None:
+                return result, self._backward(result, steps, step, retain_graph=retain_graph), forwarded
+            result.total_loss.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # untyped in torch
+            return result, result.total_loss.detach(), forwarded
+        except (AttributeError, RuntimeError):
+            if result is not None:
+                check_graph(result)
+            raise
+        finally:
+            _set_grad_enabled(were_enabled)
+
+    def _backward(self, result: TrainerResult, steps: int, step: int, *, retain_graph: bool) -> Tensor:
+        """Run the backward pass of a scaled loss, or of one of several accumulation steps; return its share."""
+        total, scaler = result.total_loss, self.precision.scaler
+        scale = _unscaled if scaler is None else scaler.scale
+        if steps > 1 and (result.count is not None or self._is_weighing):
+            if not self._is_weighing or self._accumulation is None:
+                self._accumulation = Accumulation(self._parameters)
+            self._is_weighing = step < steps - 1
+            return self._accumulation.backward(result, steps, step, scale, retain_graph=retain_graph)
+        loss = total if steps == 1 else total / steps
+        scale(loss).backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # as above
+        return total.detach()
+
     def recall(self, last_loss: Tensor | None) -> None:
         """Set the loss of an update that an earlier session has done, for the round that repeats its hooks."""
         self.last_loss = last_loss
@@ -266,7 +281,7 @@ class Update:
 
     def adopt(self, model: ModelBase, dist_model: torch.nn.Module) -> None:
         """Remember a model, its optimizers and its buffers, so that no update has to collect them."""
-        self._dist_model, self._slots = dist_model, buffer_slots(model)
+        self._dist_model, self._state_names = dist_model, state_names(model)
         self._buffers = KeptBuffers(dist_model, model)
         self.take_optimizers(model)
 
@@ -289,11 +304,10 @@ class Update:
         """Let the optimizers of a model see its first gradients, before the guard asks which mask they take.
 
         Raises:
-            TrainingError: if the forward pass has registered a buffer, which no new model would have to load it into,
-                or a parameter, which no optimizer has.
+            TrainingError: if the forward pass has registered a parameter or a buffer.
         """
-        require_no_new_buffers(model, self._slots)
         require_agreement(model)
+        require_same_names(model, self._state_names, "the forward pass")
         for optimizer in model.optimizers().values():
             optimizer.fit_to_gradients()
         self.take_optimizers(model)
@@ -327,6 +341,10 @@ class Update:
         if scaler is not None and gradients:
             scaler.update()
         model.optimizer_zero_grad()
+
+
+def _unscaled(loss: Tensor) -> Tensor:
+    return loss
 
 
 def step_of(model: torch.nn.Module) -> Callable[[Any], TrainerResult] | None:

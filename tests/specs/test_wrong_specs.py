@@ -30,7 +30,7 @@ WRONG = Path(__file__).parent / "wrong"
 GOOD = (WRONG / "good.toml").read_text()
 NEEDS_MORE_THAN_A_FILE = {
     *("build-failed", "empty-dataset", "evaluation-failed", "forward-failed", "save-failed", "update-failed"),
-    "failed",
+    *("failed", "summed-loss"),
 }
 """Codes of `check --deep`, and of errors that are not about a place in a spec."""
 REWRITE = "NOETHER_REWRITE_MESSAGES" in os.environ

@@ -66,7 +66,7 @@ _REDRAW_S = 0.1  # the eye sees no more
 
 
 def on_terminal() -> bool:
-    """Return True if stdout is a terminal; a closed or missing one, or one without `isatty`, is none."""
+    """Return True if stdout is a terminal; a closed or missing one, or one without `isatty`, is not."""
     try:
         return bool(sys.stdout.isatty())
     except (AttributeError, ValueError):
@@ -166,15 +166,17 @@ class DatasetPass:
             return [process(batch, trainer_model=model) for batch in self._batches(data_iter, bar)]
 
     def _batches(self, data_iter: Iterator[Any], bar: PassBar) -> Iterator[Any]:
-        lengths: Iterator[int] = iter(self.sampler_config.batch_lengths(self.batch_size))
-        if self.sampler_config.pass_length(self.batch_size):
+        """Yield the batches of this pass from the stream of the run, or all of an iterator of plain batches."""
+        config, begun, data_iter = self.sampler_config, [], iter(data_iter)
+        if config.pass_length(self.batch_size):
             started = perf_counter()
-            begun = list(islice(data_iter := iter(data_iter), 1))
+            begun = list(islice(data_iter, 1))
             self.data_time += perf_counter() - started
-            data_iter = chain(begun, data_iter)
-            if begun and not isinstance(begun[0], TaggedBatch):
-                lengths = repeat(0)
-        batches = evaluation_pass(data_iter, self.sampler_config, self.batch_size)
+        batches: Iterator[Any] = chain(begun, data_iter)
+        lengths: Iterator[int] = repeat(0)
+        if not begun or isinstance(begun[0], TaggedBatch):
+            batches = evaluation_pass(batches, config, self.batch_size)
+            lengths = iter(config.batch_lengths(self.batch_size))
         while True:
             started = perf_counter()
             batch = next(batches, None)

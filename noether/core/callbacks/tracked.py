@@ -65,8 +65,10 @@ class AppliedSteps(Generic[T]):
 
 
 def precise(tensor: Tensor) -> Tensor:
-    """Return the tensor in double precision: where it is, or on the CPU if its device (mps) has none."""
-    return tensor.cpu().double() if tensor.device.type == "mps" else tensor.double()
+    """Return the tensor in double precision, both parts of complex numbers; on the CPU if its device (mps) has none."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).to(
+        torch.complex128 if tensor.dtype.is_complex else torch.float64
+    )
 
 
 def weighted(value: Tensor, weight: float | Tensor) -> Tensor:

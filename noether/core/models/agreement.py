@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
 from torch import nn
 
 from noether.core.models.base import ModelBase
+from noether.core.models.build import AdaptedModule
 from noether.errors import SpecError, TrainingError
 from noether.kernel.names import listed
 from noether.optim.build import build_optimizer, matching, unfrozen_groups
@@ -56,6 +57,43 @@ def _lost(lost: list[str], untrained: list[str]) -> TrainingError:
         f"an optimizer trains parameters that are not in the model: {listed(lost, _SHOWN)}{instead}",
         hint="replace layers in the constructor of the model, before the optimizer is built; or copy the new values "
         "into the old parameters under torch.no_grad()",
+    )
+
+
+def state_names(model: nn.Module) -> frozenset[str]:
+    """Return the names of parameters and persistent buffers as a checkpoint has them, those that are None as well."""
+    return frozenset(_state_names(model, "", set()))
+
+
+def _state_names(module: nn.Module, prefix: str, seen: set[nn.Module]) -> Iterator[str]:
+    seen.add(module)
+    for name in [*module._parameters, *(module._buffers.keys() - module._non_persistent_buffers_set)]:
+        yield prefix + name
+    for name, child in module._modules.items():
+        if child is not None and child not in seen:
+            yield from _state_names(child, prefix if isinstance(module, AdaptedModule) else f"{prefix}{name}.", seen)
+
+
+def require_same_names(model: nn.Module, known: frozenset[str], by: str) -> None:
+    """Check that the state of a model has the names that a new model has.
+
+    Args:
+        model: The model.
+        known: Return value of `state_names` for the model as it was built.
+        by: Cause of a change, for the error.
+
+    Raises:
+        TrainingError: if it does not: a checkpoint of the run would not fit a new model.
+    """
+    now = state_names(model)
+    if now == known:
+        return
+    changes = {"added": sorted(now - known), "removed": sorted(known - now)}
+    found = " and ".join(f"{verb} {listed(names, _SHOWN)}" for verb, names in changes.items() if names)
+    raise TrainingError(
+        f"{by} has {found}, unlike a new model, so no checkpoint of this run would fit it",
+        hint="make layers, buffers and parametrizations in the constructor of the model; a buffer may begin as None: "
+        f"self.register_buffer('{min(now - known, default='mean').rpartition('.')[2]}', None)",
     )
 
 

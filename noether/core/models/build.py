@@ -17,7 +17,7 @@ from noether.core.models.base import ModelBase, check_call, positional_only
 
 
 class AdaptedModule(ModelBase):
-    """Adapter for any torch module; state, and names of parameters and buffers, are the module's own.
+    """Adapter for any torch module; state, attributes, and names of parameters and buffers are the module's own.
 
     The forward properties are passed by name if the module's `forward` has arguments of these names, positional-only
     ones by position; otherwise in the order of `forward_properties`.
@@ -30,12 +30,12 @@ class AdaptedModule(ModelBase):
 
     def __init__(self, module: nn.Module, model_config: ModelBaseConfig | None = None, *, name: str = "model") -> None:
         super().__init__(model_config, name=name)
-        self.module = module
         self.register_load_state_dict_pre_hook(AdaptedModule._load_below)  # type: ignore[no-untyped-call]  # torch's own
         parameters = inspect.signature(module.forward).parameters.values()
         self._by_position = positional_only(module.forward)
         self._names = frozenset(p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
         self._takes_any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        self.module = module  # from here on, other attributes are the module's
 
     def __getattr__(self, name: str) -> Any:
         """Look up missing attributes in the module, so that `trainer_model.embed(x)` works in a callback."""
@@ -46,6 +46,30 @@ class AdaptedModule(ModelBase):
             if module is None or not hasattr(module, name):
                 raise
             return getattr(module, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set attributes of the module, so that `self.model.head = …` in a callback changes what is called."""
+        super().__setattr__(name, value) if self._has_own(name) else setattr(self.module, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        """Delete an attribute of the module."""
+        super().__delattr__(name) if self._has_own(name) else delattr(self.module, name)
+
+    def _has_own(self, name: str) -> bool:
+        own = vars(self)
+        return "module" not in own.get("_modules", ()) or name == "module" or name in own or hasattr(type(self), name)
+
+    def register_buffer(self, *args: Any, **kwargs: Any) -> None:
+        """Register a buffer of the module."""
+        self.module.register_buffer(*args, **kwargs)
+
+    def register_parameter(self, *args: Any, **kwargs: Any) -> None:
+        """Register a parameter of the module."""
+        self.module.register_parameter(*args, **kwargs)
+
+    def add_module(self, *args: Any, **kwargs: Any) -> None:
+        """Add a child to the module."""
+        self.module.add_module(*args, **kwargs)
 
     def forward(self, *inputs: Tensor, **properties: Tensor) -> Any:
         """Call the module with the forward properties, by name or in their order."""

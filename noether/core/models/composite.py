@@ -128,7 +128,7 @@ class CompositeModel(ModelBase):
                 )
 
     def optimizer_owners(self) -> dict[str, ModelBase]:
-        """Return the parts that are no composites by name; those of a nested composite as `part.inner`."""
+        """Return the parts that are not composites, by name; those of a nested composite as `part.inner`."""
         return {
             f"{name}.{inner}" if isinstance(part, CompositeModel) else name: owner
             for name, part in self.submodels.items()

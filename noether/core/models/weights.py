@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from noether.checkpoint.state import CodeName, encode_state
-from noether.errors import CheckpointError, TrainingError
+from noether.errors import CheckpointError
 from noether.kernel.names import listed
 from noether.optim.kernels import is_expanded
 
@@ -255,28 +255,3 @@ def _kind(tensor: Tensor) -> str:
 
 def _device_of(model: nn.Module) -> torch.device:
     return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-
-
-def buffer_slots(model: nn.Module) -> frozenset[tuple[int, str]]:
-    """Return the registered buffers, those that are None as well, by the id of their module and their key."""
-    return frozenset((id(module), key) for module in model.modules() for key in module._buffers)
-
-
-def require_no_new_buffers(model: nn.Module, known: frozenset[tuple[int, str]]) -> None:
-    """Check that no forward pass has registered a persistent buffer.
-
-    Args:
-        model: The model.
-        known: Return value of `buffer_slots` before the forward pass.
-
-    Raises:
-        TrainingError: if one has: the constructor does not make it, so a checkpoint of the run would not fit.
-    """
-    for path, module in model.named_modules():
-        for key in module._buffers:
-            if (id(module), key) not in known and key not in module._non_persistent_buffers_set:
-                raise TrainingError(
-                    f"the forward pass has registered a buffer: found {key!r} of {path or 'the model'} "
-                    f"({type(module).__name__}), which a new model lacks, so no checkpoint of this run would fit it",
-                    hint=f"register it in __init__: self.register_buffer({key!r}, None)",
-                )

@@ -59,6 +59,7 @@ class InterleavedSampler(torch.utils.data.Sampler[TaggedIndices]):
     def _training(self, order: TrainingOrder) -> Iterator[TaggedIndices]:
         sizes = per_epoch, _ = order.updates_per_epoch, order.effective_batch_size
         update, last = self.start_update, order.accumulation_steps - 1
+        make = tuple.__new__  # TaggedIndices(…) would be one call more, at every accumulation step
         if self.repeat_round and update > 0:
             yield from self._round(update, *sizes)
         due = self._next_due(update, *sizes)
@@ -66,7 +67,7 @@ class InterleavedSampler(torch.utils.data.Sampler[TaggedIndices]):
             epoch, done = divmod(update, per_epoch)
             position = 0
             for indices in order.batches(epoch, done):
-                yield TaggedIndices(TRAINING, epoch, position, indices)
+                yield make(TaggedIndices, (TRAINING, epoch, position, indices))
                 if position < last:
                     position += 1
                     continue

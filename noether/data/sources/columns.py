@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -55,12 +56,22 @@ def _reader(path: Path) -> Reader:
         raise DataError(
             f"{path}: unknown format: found {path.suffix or 'no suffix'!r}, expected one of {', '.join(_READERS)}"
         )
-    if not path.is_file():
-        found = "is a folder, expected a file" if path.is_dir() else "does not exist"
-        near = sorted(other.name for other in path.parent.glob(f"*{path.suffix}")) if path.parent.is_dir() else []
-        beside = f"; its folder has {', '.join(near[:10])}" if near else ""
-        raise DataError(f"{path} {found}{beside}", hint="paths in a spec are relative to the spec's own folder")
+    if not os.path.isfile(path):  # noqa: PTH113  # that of pathlib raises for a name that is too long
+        raise _no_file(path)
     return reader
+
+
+def _no_file(path: Path) -> DataError:
+    if os.path.exists(path):  # noqa: PTH110
+        is_folder = os.path.isdir(path)  # noqa: PTH112
+        found = "is a folder" if is_folder else "is a pipe or a device, which can be read once only"
+        return DataError(f"{path} {found}, expected a file")
+    near = sorted(other.name for other in path.parent.glob(f"*{path.suffix}")) if os.path.isdir(path.parent) else []  # noqa: PTH112
+    beside = f"; its folder has {', '.join(near[:10])}" if near else ""
+    return DataError(
+        f"{path} does not exist{beside}",
+        hint="a path in a spec starts at the spec's own folder, one of the command line at the working folder",
+    )
 
 
 def _read_npz(path: Path, choose: Choose) -> Columns:
@@ -124,8 +135,8 @@ def _read_csv(path: Path, choose: Choose) -> Columns:
         if not present:
             return {}
         table = csv.read_csv(path, convert_options=csv.ConvertOptions(include_columns=present))
-    except (OSError, pyarrow.ArrowException) as error:
-        raise _unreadable(path, error) from error
+    except (OSError, ValueError, pyarrow.ArrowException) as error:  # ValueError: names that are not UTF-8
+        raise _unreadable(path, error, "a csv is UTF-8, with ',' between columns and '.' in numbers") from error
     return _of_table(path, table)
 
 
@@ -134,8 +145,15 @@ def _of_table(path: Path, table: Any) -> Columns:
     from pyarrow import types
 
     for field in table.schema:
+        if types.is_null(field.type) and not len(table):  # without rows, a csv has no types
+            raise DataError(f"{path}: no samples: found 0 rows of {field.name!r}, expected at least 1")
         if nulls := table[field.name].null_count:
-            raise DataError(f"{path}: missing values in {field.name!r}: found {nulls} nulls in {len(table)} rows")
+            first = table[field.name].is_null().index(True).as_py() + 1
+            raise DataError(
+                f"{path}: missing values in {field.name!r}: found {nulls} of {len(table)} rows without one, the first "
+                f"is row {first} below the header",
+                hint="fill them in, or leave these rows out",
+            )
         if not (types.is_integer(field.type) or types.is_floating(field.type) or types.is_boolean(field.type)):
             raise _wrong_type(path, field.name, str(field.type))
     return {name: _from_numpy(path, name, table[name].to_numpy()) for name in table.column_names}
@@ -203,8 +221,8 @@ def _too_large(path: Path, name: str, found: str, largest: int) -> DataError:
     )
 
 
-def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path} cannot be read as {path.suffix.lower()}: {error}", hint="check that the file is complete")
+def _unreadable(path: Path, error: Exception, hint: str = "check that the file is complete") -> DataError:
+    return DataError(f"{path} cannot be read as {path.suffix.lower()}: {error}", hint=hint)
 
 
 def facts_of(path: Path, columns: Columns) -> tuple[int, dict[str, Property]]:

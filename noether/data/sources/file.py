@@ -44,7 +44,7 @@ class FileDataset(InMemoryDataset):
         seed: Seed of the run; decides the split where the config names no seed.
 
     Raises:
-        DataError: if the file is missing, damaged, lacks an array, or its arrays are no samples.
+        DataError: if the file is missing, damaged, lacks an array, or its arrays do not hold samples.
     """
 
     @classmethod
@@ -86,13 +86,13 @@ def _assembled(path: Path, properties: dict[str, str | list[str]], columns: Colu
                 hint=f"list names of arrays, such as {name} = {list(columns)[:2]}",
             )
         for part in parts:
-            if columns[part].ndim != 1:
+            if columns[part].ndim != 1 and tuple(columns[part].shape[1:]) != (1,):
                 shape = tuple(columns[part].shape)
                 raise DataError(
                     f"{path}: wrong shape of {part!r} in property {name!r}: found {shape}, expected (samples,)",
                     hint=f'to use it as it is: {name} = "{part}"',
                 )
-        columns_of = [columns[part] for part in parts]
+        columns_of = [columns[part].reshape(-1) for part in parts]  # one number a sample may be (samples, 1)
         if len({column.dtype for column in columns_of}) > 1:
             columns_of = [column.double() for column in columns_of]
         result[name] = torch.stack(columns_of, dim=1)

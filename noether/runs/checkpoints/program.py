@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from noether.config.base import component_of
+from noether.data.batches import selected
 from noether.data.container import build_dataset
 from noether.data.dataset import length_of
 from noether.data.fetch import fetch_of
 from noether.data.randomness import EVALUATION_EPOCH
+from noether.data.views import apply
 from noether.errors import DataError, NoetherError, TrainingError, UsageError
 from noether.runs.load import SavedRun
-from noether.runs.predict.inputs import through
 from noether.runs.predict.predictor import Predictor
 
 _TRACED, _CHECKED = 2, 3  # samples; torch.export takes a batch of one for a fixed size
@@ -52,7 +54,7 @@ class _Physical(nn.Module):
         """Map properties, in the order of `names`, to fields."""
         size = properties[0].shape[0]
         unknown = {name: value.expand(size, *value.shape) for name, value in self.placeholders.items()}
-        sample = through(self.predictor.inputs.steps(), dict(zip(self.names, properties, strict=True)) | unknown)
+        sample = apply(self.predictor.inputs.steps(), dict(zip(self.names, properties, strict=True)) | unknown)
         outputs = self.model(**{name: sample[name] for name in self.predictor.names})
         return self.predictor.in_units(self.predictor.by_field(outputs))
 
@@ -96,6 +98,7 @@ def program_of(run: SavedRun, form: str, *, checkpoint: str, averages: str | Non
     if form == "onnx":
         _require_onnx()
     predictor = run.predictor(checkpoint, averages)
+    _require_stacked(predictor)
     raw = _raw_samples(predictor, run.spec.seed)
     module: nn.Module
     if transforms:
@@ -103,7 +106,7 @@ def program_of(run: SavedRun, form: str, *, checkpoint: str, averages: str | Non
     else:
         module = _Transformed(predictor)
         batch = predictor.inputs.fetch(raw, _CHECKED)(torch.arange(_CHECKED), EVALUATION_EPOCH)
-        inputs = {name: batch[name] for name in predictor.names}
+        inputs = selected(batch, predictor.names)
         with torch.no_grad():
             wanted = module(*inputs.values())
     program = _exported(module.eval(), tuple(values[:_TRACED] for values in inputs.values()))
@@ -116,13 +119,23 @@ def program_of(run: SavedRun, form: str, *, checkpoint: str, averages: str | Non
     return file.getvalue()
 
 
+def _require_stacked(predictor: Predictor) -> None:
+    """Refuse batches that a collator makes: a program takes stacked samples, of one size."""
+    collate = predictor.inputs.config.collate
+    if collate is not None and (kind := component_of(collate).kind) != "stack":
+        raise UsageError(
+            f"a program takes samples of one size: found collate = {kind!r} of the data set {predictor.inputs.key!r}",
+            hint="`noether checkpoint export` without --format writes the weights alone",
+        )
+
+
 def _raw_samples(predictor: Predictor, seed: int) -> dict[str, Tensor]:
     """Return the properties that a prediction needs of the first samples of the data."""
     dataset = build_dataset(predictor.inputs.config, seed=seed)
     if length_of(dataset) < _CHECKED:
         raise DataError(f"too few samples to check the program: found {length_of(dataset)}, expected {_CHECKED}")
     batch = fetch_of(dataset, seed)(torch.arange(_CHECKED), EVALUATION_EPOCH)
-    return {name: batch[name] for name in predictor.needed}
+    return selected(batch, predictor.needed)
 
 
 def _exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
@@ -179,8 +192,20 @@ def _onnx(program: torch.export.ExportedProgram, inputs: Mapping[str, Tensor], w
             f"ONNX cannot hold this model: {str(error).splitlines()[0]}", hint="--format torch-export may"
         ) from error
     assert converted is not None, "with dynamo=True it returns the program"
-    data: bytes = converted.model_proto.SerializeToString()
-    session = ReferenceEvaluator(converted.model_proto)
+    model = _with_named_batch(converted.model_proto)
+    data: bytes = model.SerializeToString()
+    session = ReferenceEvaluator(model)
     values = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
     _compare({field: torch.as_tensor(value) for field, value in zip(wanted, values, strict=True)}, wanted)
     return data
+
+
+def _with_named_batch(model: Any) -> Any:
+    """Name the size of a batch `batch`: the exporter invents a name, such as s97, and users read it."""
+    graph = model.graph
+    invented = {value.type.tensor_type.shape.dim[0].dim_param for value in graph.input}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param in invented - {""}:
+                size.dim_param = "batch"
+    return model

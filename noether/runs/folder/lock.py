@@ -78,7 +78,7 @@ def is_locked(run: Path) -> bool:
     path = run.resolve() / "LOCK"
     if path in _HELD:
         return True
-    if not path.is_file():  # nobody can have locked anything else
+    if not path.is_file():  # only a file can be locked
         return False
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # also if the run is not ours to write to
     try:

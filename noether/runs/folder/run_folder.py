@@ -35,13 +35,19 @@ def new_run_id(name: str) -> str:
     return f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
-def checked_run_id(run_id: str) -> str:
-    """Return a run id that a user gave, which becomes the name of a folder.
+def checked_run_id(run_id: str, output: str | Path) -> str:
+    """Return a run id that a user gave, which becomes the name of a folder; a run that was renamed keeps its new name.
+
+    Args:
+        run_id: The id.
+        output: Folder that holds one folder a run.
 
     Raises:
         UsageError: if it is not a plain name.
     """
-    if not _RUN_ID.fullmatch(run_id):
+    is_name = run_id == Path(run_id).name != ".." and run_id.isprintable()
+    is_renamed = is_name and _is_run(Path(output) / run_id)
+    if not is_renamed and not _RUN_ID.fullmatch(run_id):
         raise UsageError(
             f"wrong run id: found {run_id!r}, expected the name of a folder",
             hint="use letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 128 of them",

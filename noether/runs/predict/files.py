@@ -21,6 +21,7 @@ from noether.core.callbacks.evaluation import PassBar
 from noether.data.sources.columns import column_names
 from noether.data.sources.file import FileConfig, FileDataset
 from noether.errors import DataError, UsageError
+from noether.kernel.names import TARGET
 from noether.runs.predict.inputs import RawProperties, RawProperty
 from noether.runs.predict.predictor import Predictor
 
@@ -34,7 +35,7 @@ class FileSamples:
 
     Attributes:
         dataset: The samples, as training would read them.
-        ignored: Arrays of the file that are none of their properties.
+        ignored: Arrays of the file that are not among their properties.
     """
 
     dataset: FileDataset
@@ -62,7 +63,7 @@ def columns_of(
     named: Columns = (config.properties if isinstance(config, FileConfig) else None) or {}
     columns: dict[str, Any] = {}
     for name, raw in properties.items():
-        field = name.removesuffix("_target")
+        field = name.removesuffix(TARGET)
         names = [named.get(name, name), name, *([field] if field not in properties else [])]
         given = next((arrays for arrays in names if _is_in(arrays, raw, present)), names[0])
         if isinstance(given, str) and len(raw.shape) == 1 and path.suffix.lower() in _TABLES:
@@ -161,7 +162,7 @@ def require_writable(path: Path) -> None:
     """Check the name of a file for predictions, before they are computed.
 
     Raises:
-        UsageError: if its format is unknown, or it exists.
+        UsageError: if its format is unknown, it exists, or its folder is a file.
     """
     if path.suffix.lower() not in WRITERS:
         raise UsageError(
@@ -169,6 +170,9 @@ def require_writable(path: Path) -> None:
         )
     if path.exists():
         raise UsageError(f"{path} exists already", hint="choose another --out, or remove it first")
+    for parent in path.parents:
+        if parent.exists() and not parent.is_dir():
+            raise UsageError(f"{parent} is a file, expected a folder for {path.name}", hint="choose another --out")
 
 
 def target_columns(config: DatasetBaseConfig, targets: Mapping[str, str], fields: Mapping[str, Tensor]) -> Any:

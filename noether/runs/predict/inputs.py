@@ -15,11 +15,13 @@ from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.untrusted import parse_json
 from noether.config.components import DatasetBaseConfig
+from noether.data.batches import lacking, properties_of
 from noether.data.container import DataContainer, build_data
 from noether.data.dataset import Batch, Dataset
 from noether.data.fetch import Fetch, fetch_of
 from noether.data.randomness import EVALUATION_EPOCH, preserved_rng, seed_sample
 from noether.data.transforms.base import Transform
+from noether.data.views import apply
 from noether.errors import DataError, SpecError
 from noether.kernel.names import did_you_mean
 from noether.runs.folder.run_folder import RUN, SAMPLES
@@ -101,7 +103,7 @@ class PreparedSamples(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         known = {name: tensor[index] for name, tensor in self.tensors.items()}
-        return through(self.transforms, known | {name: value.clone() for name, value in self.placeholders.items()})
+        return apply(self.transforms, known | {name: value.clone() for name, value in self.placeholders.items()})
 
 
 class PreparedBatches(PreparedSamples):
@@ -111,22 +113,18 @@ class PreparedBatches(PreparedSamples):
         """Return the batch of the samples at `indices`."""
         known = {name: tensor[indices] for name, tensor in self.tensors.items()}
         others = {name: value.expand(len(indices), *value.shape) for name, value in self.placeholders.items()}
-        return through(self.transforms, known | {name: value.clone() for name, value in others.items()})
+        return apply(self.transforms, known | {name: value.clone() for name, value in others.items()})
 
 
-def through(transforms: Sequence[Callable[[Batch], Batch]], sample: Batch) -> Batch:
-    """Return a sample, or a batch, after all transforms."""
-    for transform in transforms:
-        sample = transform(sample)
-    return sample
-
-
-def as_batch(given: Mapping[str, Any], properties: RawProperties) -> tuple[dict[str, Tensor], bool]:
-    """Return the given properties as a batch in the types of training; names that are no properties are left out.
+def as_batch(
+    given: Mapping[str, Any], properties: RawProperties, *, of_any_size: bool = False
+) -> tuple[dict[str, Tensor], bool]:
+    """Return the given properties as a batch in the types of training; names that are not properties are left out.
 
     Args:
         given: Tensors, arrays, or numbers by name: one sample, or a batch.
         properties: The properties of training.
+        of_any_size: Take samples with one point, or any number where that of training had one.
 
     Returns:
         The batch, and True if one sample was given.
@@ -138,7 +136,7 @@ def as_batch(given: Mapping[str, Any], properties: RawProperties) -> tuple[dict[
     for name, tensor in tensors.items():
         if tensor.is_complex() and not properties[name].dtype.is_complex:
             raise DataError(f"wrong type of {name!r}: found {tensor.dtype}, expected {properties[name].dtype}")
-        _require_shape(name, tuple(tensor.shape), properties[name].shape)
+        _require_shape(name, tuple(tensor.shape), properties[name].shape, of_any_size)
     single = {name for name, tensor in tensors.items() if tensor.ndim == len(properties[name].shape)}
     if single and len(single) < len(tensors):
         whole = ", ".join(sorted(tensors.keys() - single))
@@ -155,18 +153,25 @@ def as_batch(given: Mapping[str, Any], properties: RawProperties) -> tuple[dict[
 def _tensor(name: str, value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach()
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise DataError(
+            f"{name!r} is not one array: found {type(value).__name__}: {error}",
+            hint="predict samples of different sizes one at a time",
+        ) from error
     if array.dtype.kind not in "biufc" or (array.dtype == np.uint64 and (array >= 1 << 63).any()):
         raise DataError(f"wrong type of {name!r}: found {array.dtype}, expected a tensor, an array or numbers")
     native = array.astype(array.dtype.newbyteorder("="))  # a copy: the caller's array stays as it is
     return torch.from_numpy(native if native.dtype.kind != "u" else native.astype(np.int64))
 
 
-def _require_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+def _require_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...], of_any_size: bool) -> None:
     """Refuse another number of dimensions, and sizes that would be broadcast; a model may take other sizes."""
     sizes = found[len(found) - len(wanted) :]
     fits = len(found) - len(wanted) in (0, 1) and all(
-        one == other or 1 not in (one, other) for one, other in zip(sizes, wanted, strict=True)
+        one == other or 1 not in (one, other) or (of_any_size and not dim)
+        for dim, (one, other) in enumerate(zip(sizes, wanted, strict=True))
     )
     if not fits:
         batch = ", ".join(["batch", *map(str, wanted)])
@@ -177,6 +182,9 @@ def _require_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -
 
 
 _TRAIN = "train"
+_OTHER_NUMBERS = (3, 0, -1, 0.5, 30, 1e3, 1e6)
+"""Values beside a placeholder that tell if a property decides others; a transform may do so beyond a threshold only."""
+_OTHER_CLASSES = (*range(1, 10), 100, -1)
 
 
 class Inputs:
@@ -234,12 +242,23 @@ class Inputs:
             placeholders: Values of the others, for one sample; None for the usual ones.
         """
         values = self.placeholders if placeholders is None else placeholders
-        others = {name: value for name, value in values.items() if name not in tensors}
+        others = self._sized({name: value for name, value in values.items() if name not in tensors}, tensors)
         transforms = self.data.transforms(self.key)
         kind = PreparedBatches if all(t.batched and t.deterministic for t in transforms) else PreparedSamples
         samples = kind(tensors, others, size, self.steps())
         samples.deterministic = all(transform.deterministic for transform in transforms)
         return fetch_of(samples, self.data.seed, self.data.collators.get(self.key))
+
+    def _sized(self, placeholders: Batch, tensors: Batch) -> Batch:
+        """Return placeholders with as many points as the known properties have, where samples differ in size."""
+        known = {name: raw.shape[0] for name, raw in self.properties.items() if name in tensors and raw.shape}
+        sizes = {size: tensors[name].shape[1] for name, size in known.items()}
+        return {
+            name: value[:1].expand(sizes.get(len(value), len(value)), *value.shape[1:])
+            if value.ndim and len(value)
+            else value
+            for name, value in placeholders.items()
+        }
 
     def steps(self) -> list[Callable[[Batch], Batch]]:
         """Return the transforms, with rounding to float32 as in training: before those that need it, and last."""
@@ -264,51 +283,64 @@ class Inputs:
         Raises:
             DataError: if a sample has no such property, or the transforms cannot be applied without labels.
         """
-        first = self._prepared_placeholders(names, {})
-        return [name for name in self.properties if name in names or self._changes(name, names, first)]
-
-    def _changes(self, name: str, names: Sequence[str], first: Batch) -> bool:
-        other = self._prepared_placeholders(names, {name: self._placeholder(name, other=True)})
-        return any(not is_same(first[prepared], other[prepared]) for prepared in names)
-
-    def _prepared_placeholders(self, names: Sequence[str], changed: Batch) -> Batch:
         try:
-            batch = self.fetch({}, 1, self.placeholders | changed)(torch.arange(1), EVALUATION_EPOCH)
+            first = self._prepared_placeholders({})
         except Exception as error:
             raise DataError(
                 f"the transforms do not work on samples without labels: {type(error).__name__}: {error}",
                 hint="let a transform pass over properties whose values it cannot take",
             ) from error
-        if missing := [name for name in names if name not in batch]:
-            raise DataError(
-                f"missing properties of a sample: found {', '.join(batch)}, expected {', '.join(missing)} as well"
-            )
-        return batch
+        if missing := [name for name in names if name not in first]:
+            raise DataError(lacking("a prepared sample", first, missing))
+        return [name for name in self.properties if name in names or self._changes(name, names, first)]
 
-    def _placeholder(self, name: str, *, other: bool = False) -> Tensor:
-        """Return one of two values: 2 and 3, which logarithms and powers change; labels of classes begin with 0."""
+    def _changes(self, name: str, names: Sequence[str], first: Mapping[str, Any]) -> bool:
+        """Return True if one of several values of a property gives other prepared ones."""
+        for value in _OTHER_CLASSES if self._is_class(name) else _OTHER_NUMBERS:
+            try:
+                other = self._prepared_placeholders({name: self._placeholder(name, value)})
+            except Exception:  # a value that the transforms cannot take says nothing
+                continue
+            if any(prepared not in other or not is_same(first[prepared], other[prepared]) for prepared in names):
+                return True
+        return False
+
+    def _prepared_placeholders(self, changed: Batch) -> Mapping[str, Any]:
+        with np.errstate(all="ignore"):  # about values that no sample has
+            return properties_of(self.fetch({}, 1, self.placeholders | changed)(torch.arange(1), EVALUATION_EPOCH))
+
+    def _placeholder(self, name: str, value: float | None = None) -> Tensor:
+        """Return a value, by default 2, which logarithms and powers change; labels of classes begin with 0."""
         raw = self.properties[name]
-        is_class = not (raw.dtype.is_floating_point or raw.dtype.is_complex)
-        return torch.full(raw.shape, int(other) + (0 if is_class else 2), dtype=raw.dtype)
+        if value is None:
+            value = 0 if self._is_class(name) else 2
+        return torch.full(raw.shape, value, dtype=torch.float64).to(raw.dtype)
 
-    def require_inverses(self, targets: Collection[str]) -> None:
-        """Check that predictions can be given in the units of the data.
+    def _is_class(self, name: str) -> bool:
+        dtype = self.properties[name].dtype
+        return not (dtype.is_floating_point or dtype.is_complex)
+
+    def require_inverses(self, targets: Collection[str]) -> list[str]:
+        """Check that predictions can be given in the units of the data; return the targets that transforms change.
 
         Raises:
             DataError: if a transform changes a target and has no inverse.
         """
         sample: dict[str, Any] = dict(self.placeholders)
+        changed: dict[str, None] = {}
         with preserved_rng():
             seed_sample(self.data.seed)
             for transform in self.data.transforms(self.key):
                 try:
                     after = transform(dict(sample))
                 except Exception:  # reported where samples are prepared
-                    return
+                    break
                 for name in targets:
                     if name in sample and name in after and not is_same(sample[name], after[name]):
                         _require_inverse(transform, name, after[name])
+                        changed[name] = None
                 sample = after
+        return list(changed)
 
 
 def _require_inverse(transform: Transform, name: str, value: Tensor) -> None:

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from noether.config.base import component_of
 from noether.data.batches import by_field as parts_by_field
+from noether.data.batches import moved, of_only_field, properties_of, selected
+from noether.data.collators import BATCH_INDEX
 from noether.data.dataset import Batch
 from noether.data.fetch import Fetch
 from noether.data.randomness import EVALUATION_EPOCH
 from noether.errors import DataError, NoetherError, SpecError, TrainingError
-from noether.kernel.names import did_you_mean
+from noether.kernel.names import TARGET
 from noether.runs.predict.inputs import Inputs, as_batch
 from noether.spec.model import RunSpec
 from noether.training.trainers.base import BaseTrainer
-
-_TARGET = "_target"
 
 
 class Predictor:
@@ -45,7 +45,7 @@ class Predictor:
         self.inputs = inputs
         self.position = position
         self.names: Sequence[str] = spec.trainer.forward_properties or ()
-        self.targets = {name.removesuffix(_TARGET): name for name in spec.trainer.target_properties or ()}
+        self.targets = {name.removesuffix(TARGET): name for name in spec.trainer.target_properties or ()}
         self.outputs: Mapping[str, str | int] | None = spec.trainer.outputs
         self.batch_size: int = spec.trainer.max_batch_size or spec.trainer.effective_batch_size
         if not self.names:
@@ -59,7 +59,8 @@ class Predictor:
                 f"a prediction calls the model alone, and the trainer '{trainer.kind}' has a forward of its own",
                 hint="do in the model's forward what the trainer's does, and train again",
             )
-        inputs.require_inverses(self.targets.values())
+        self.fields = list(getattr(spec.trainer, "field_weights", None) or self.targets)
+        self._changed = inputs.require_inverses(self.targets.values())
 
     @torch.no_grad()
     def __call__(
@@ -80,14 +81,16 @@ class Predictor:
             DataError: if a property is missing, or has another shape than in training.
         """
         self._require(given)
-        batch, single = as_batch(given, self.inputs.properties)
+        any_size = self.inputs.key in self.inputs.data.collators
+        batch, single = as_batch(given, self.inputs.properties, of_any_size=any_size)
         size = len(next(iter(batch.values())))
         if not size:
             raise DataError("no samples: found 0, expected at least 1")
         fetch = self.inputs.fetch(batch, size)
         parts = []
         for indices in torch.split(torch.arange(size), batch_size or self.batch_size):
-            outputs = self.by_field(self._outputs(fetch, indices, batch))
+            outputs, points = self._outputs(fetch, indices, batch)
+            outputs = _by_sample(self.by_field(outputs), points, len(indices))
             _require_samples(outputs, len(indices))
             parts.append(self.in_units({field: output.cpu() for field, output in outputs.items()}))
             after_batch()
@@ -101,21 +104,29 @@ class Predictor:
 
     def _require(self, given: Mapping[str, Any]) -> None:
         """Check that everything that a prediction needs is given."""
+        if not isinstance(given, Mapping):
+            raise DataError(
+                f"wrong inputs: found {type(given).__name__}, expected a dict by property",
+                hint=f"the inputs and their shapes are {self._shapes()}; samples of different sizes one at a time",
+            )
         missing = [name for name in self.needed if name not in given]
         if missing:
-            guess = did_you_mean(missing[0], map(str, given)) if len(missing) == 1 else ""
-            shapes = [f"{name}: {('batch', *self.inputs.properties[name].shape)}" for name in self.needed]
             raise DataError(
-                f"missing inputs: found {', '.join(map(str, given)) or 'none'}, expected {', '.join(missing)}.{guess}",
-                hint=f"the inputs and their shapes are {', '.join(shapes)}".replace("'batch'", "batch"),
+                f"missing inputs: found {', '.join(map(str, given)) or 'none'}, expected {', '.join(missing)}",
+                hint=f"the inputs and their shapes are {self._shapes()}",
             )
 
-    def _outputs(self, fetch: Fetch, indices: Tensor, given: Batch) -> Any:
-        """Return the outputs of the model for some samples."""
+    def _shapes(self) -> str:
+        shapes = {name: ", ".join(["batch", *map(str, self.inputs.properties[name].shape)]) for name in self.needed}
+        return ", ".join(f"{name}: ({shape})" for name, shape in shapes.items())
+
+    def _outputs(self, fetch: Fetch, indices: Tensor, given: Batch) -> tuple[Any, int]:
+        """Return the outputs of the model for some samples, and the number of points if they are concatenated."""
         device = next((tensor.device for tensor in self.model.parameters()), torch.device("cpu"))
         try:
             batch = fetch(indices, EVALUATION_EPOCH)
-            return self.model(**{name: batch[name].to(device) for name in self.names})
+            index = () if BATCH_INDEX in self.inputs.properties else properties_of(batch).get(BATCH_INDEX, ())
+            return self.model(**moved(selected(batch, self.names), device)), len(index)
         except NoetherError:
             raise
         except Exception as error:
@@ -133,7 +144,7 @@ class Predictor:
             if output.is_floating_point():
                 output = output.to(torch.promote_types(output.dtype, torch.float32))
             converted[field] = self.inputs.data.inverse(
-                self.targets.get(field, f"{field}{_TARGET}"), output, self.inputs.key
+                self.targets.get(field, f"{field}{TARGET}"), output, self.inputs.key
             )
         return converted
 
@@ -141,11 +152,10 @@ class Predictor:
         """Return the outputs of the model that have a target; all of them if none has one.
 
         Raises:
-            TrainingError: if it returns neither tensors by name nor one tensor.
+            TrainingError: if it returns neither tensors by name nor one tensor, or no target tells their units.
         """
-        outputs = parts_by_field(outputs, self.outputs)
-        if isinstance(outputs, Tensor):
-            return {next(iter(self.targets)) if len(self.targets) == 1 else "output": outputs}
+        only = self.fields if len(self.fields) == 1 else ("output",)
+        outputs = of_only_field(parts_by_field(outputs, self.outputs), only)
         named = {}
         if isinstance(outputs, Mapping):
             named = {str(name): value for name, value in outputs.items() if isinstance(value, Tensor)}
@@ -153,7 +163,20 @@ class Predictor:
             raise TrainingError(
                 f"wrong output of the model: found {type(outputs).__name__}, expected a dict by field or one tensor"
             )
-        return {field: named[field] for field in self.targets if field in named} or named
+        chosen = {field: named[field] for field in self.targets if field in named}
+        if not chosen and self._changed:
+            raise TrainingError(
+                f"outputs of unknown units: found {', '.join(named)}, expected one of {', '.join(self.targets)}, since "
+                f"transforms change {', '.join(self._changed)}",
+                hint="return a dict by field from the model, or name the place of each field: trainer.outputs",
+            )
+        return chosen or named
+
+
+def _by_sample(outputs: dict[str, Tensor], points: int, size: int) -> dict[str, Tensor]:
+    """Return outputs with samples along the first dimension, which have an equal number of the concatenated points."""
+    apart = [field for field, output in outputs.items() if points != size and output.ndim and len(output) == points]
+    return outputs | {field: outputs[field].reshape(size, -1, *outputs[field].shape[1:]) for field in apart}
 
 
 def _require_samples(outputs: Mapping[str, Tensor], size: int) -> None:

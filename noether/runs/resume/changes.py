@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -60,6 +61,23 @@ def refused_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[D
         for difference in differences(dict(before), dict(now))
         if not is_free(difference.key) or (scheduled and difference.key in _LIMITS)
     ]
+
+
+def mathematics(tables: Mapping[str, Any]) -> str:
+    """Return a digest of the settings of a resolved spec that decide about the values that training computes."""
+    scheduled = _has_schedule(tables.get("model"))
+    decisive = [
+        (key, repr(value)) for key, value in _leaves(tables) if not is_free(key) or (scheduled and key in _LIMITS)
+    ]
+    return hashlib.sha256(repr(sorted(decisive)).encode()).hexdigest()[:16]
+
+
+def _leaves(tables: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tables.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
 
 
 def is_free(key: str) -> bool:

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from noether.checkpoint.paths import PathProvider
-from noether.config.base import construct
-from noether.config.discriminated import Discriminated
+from noether.checkpoint.untrusted import parse_json, read_untrusted
 from noether.errors import UsageError
 from noether.kernel.registry import use_registry
 from noether.metrics.delivery import Delivery
 from noether.metrics.feed import in_one_line
-from noether.metrics.spool import description_path, read_description
-from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, TrackerRefusedError
+from noether.metrics.spool import Delivered, MetricsTail, description_path, read_description
+from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, TrackerError, TrackerRefusedError
 from noether.runs.folder.lock import RunLock, is_locked
 from noether.runs.folder.run_folder import Attempt, find_run, last_attempt, record_path
-from noether.runs.saved_spec import read_part, read_saved_spec, saved_spec_registry
-from noether.runs.tracking.tracking import flattened, tracker_names
-from noether.spec.model import SpecTable
+from noether.runs.saved_spec import read_saved_spec
+from noether.runs.tracking.own_store import OwnTrackers, sync_registry
+from noether.runs.tracking.tracking import flattened
 
 _LOG = logging.getLogger("noether.tracking")
 _ATTEMPTS = 3
+_LONGEST_PAUSE_S = 30.0
+_SHOWN = 5
+_RECORDS_A_BATCH = 500
 _ENDS: dict[str, RunStatus] = {"FINISHED": "FINISHED", "FAILED": "FAILED", "KILLED": "KILLED"}
-
-
-class _TrackersPart(SpecTable):
-    trackers: list[Annotated[Any, Discriminated("tracker")]] = Field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +43,11 @@ class Synced:
         files: Files delivered now.
         status: Status of the run that the tracker has now.
         where: Address of the run on the tracker.
-        missing: Metric lines that the tracker still lacks.
+        missing: Metric lines that the tracker still lacks; points with `--verify`.
         error: Reason why it lacks something; empty if it lacks nothing.
+        points: Points that were compared with the tracker's.
+        resent: Points that the tracker had lost, and has got again.
+        lost: Some of those that it had lost: `loss/online/total at update 7`.
     """
 
     tracker: str
@@ -57,6 +57,65 @@ class Synced:
     where: str
     missing: int = 0
     error: str = ""
+    points: int = 0
+    resent: int = 0
+    lost: tuple[str, ...] = ()
+
+
+@dataclass
+class Comparison:
+    """The points of a tracker beside those of `metrics.jsonl`, which is the truth.
+
+    Attributes:
+        points: Number of points of the file that the tracker should have.
+        missing: Points that it lacks.
+        doubled: Points that it has more often.
+        differing: Points with another value; those that depend on the clock are not compared.
+    """
+
+    points: int = 0
+    missing: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+    differing: list[str] = field(default_factory=list)
+
+    @property
+    def problem(self) -> str:
+        """Text about everything that is wrong; empty if nothing is."""
+        parts = {"lacks": self.missing, "has twice": self.doubled, "has other values of": self.differing}
+        return "; ".join(
+            f"it {what} {len(points)} of {self.points} points: {', '.join(points[:_SHOWN])}"
+            for what, points in parts.items()
+            if points
+        )
+
+
+_CLOCK = ("*profiling/*", "*time*", "*second*", "*memory*", "*duration*", "*latency*")
+"""Keys whose values a resumed run computes anew; the points that arrived first stay as they are."""
+
+
+def compare(tracker: BaseTracker, metrics_path: Path, until: int = sys.maxsize) -> Comparison | None:
+    """Compare the points of a metrics file up to an update with those of a tracker; None if it cannot look them up."""
+    expected: dict[str, dict[int, list[float]]] = {}
+    tail = MetricsTail(metrics_path, Delivered())
+    while batch := tail.next_batch(_RECORDS_A_BATCH):
+        tail.commit(batch)
+        for record in batch.records:
+            for key, value in record.metrics.items():
+                if tracker.takes(value) and record.update <= until:
+                    expected.setdefault(key, {}).setdefault(record.update, []).append(value)
+    logged = tracker.logged(expected.keys())
+    if logged is None:
+        return None
+    found = Comparison(points=sum(len(values) for updates in expected.values() for values in updates.values()))
+    for key, updates in expected.items():
+        is_timed = any(fnmatchcase(key.lower(), pattern) for pattern in _CLOCK)
+        for update, values in updates.items():
+            there, point = logged.get(key, {}).get(update, ()), f"{key!r} at update {update}"
+            found.missing += [point] * (len(values) - len(there))
+            found.doubled += [point] * (len(there) - len(values))
+            if len(there) == len(values) and not is_timed and sorted(map(repr, there)) != sorted(map(repr, values)):
+                found.differing.append(point)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +135,26 @@ class _End:
         return self.attempt.record.get("reason") if self.status == "FAILED" else None
 
 
-def sync_trackers(run: str | Path, *, output: str | Path = "runs", trusted: Iterable[str] = ()) -> Iterator[Synced]:
+def sync_trackers(
+    run: str | Path,
+    *,
+    output: str | Path = "runs",
+    trusted: Iterable[str] = (),
+    store: str | None = None,
+    verify: bool = False,
+) -> Iterator[Synced]:
     """Deliver missing metrics and files to the trackers of a run, one after another, and the status of the run.
 
     Args:
         run: Folder of the run, or its id below `output`.
         output: Folder that holds the runs.
         trusted: Further packages that dotted kinds may import.
+        store: Server or database to deliver to; None for the user's own one.
+        verify: Compare every point with those that the tracker has, and send again what it has lost.
 
     Raises:
-        UsageError: if there is no such run, it has not ended yet, or its trackers cannot be built.
+        UsageError: if there is no such run, it has not ended yet, its trackers cannot be built, or its folder names
+            another store than the user's.
     """
     paths = find_run(run, output)
     if is_locked(paths.run_path):
@@ -93,56 +162,90 @@ def sync_trackers(run: str | Path, *, output: str | Path = "runs", trusted: Iter
             f"the run in {paths.run_path} has not ended",
             hint="a running run delivers by itself; try again when it has ended",
         )
-    with RunLock(paths.run_path), use_registry(saved_spec_registry(paths, trusted=trusted)):
+    with RunLock(paths.run_path), use_registry(sync_registry(paths, tuple(trusted))):
         end = _end_of(paths)
-        trackers: list[BaseTracker] = [construct(config) for config in read_part(paths, _TrackersPart).trackers]
-        for tracker, name in zip(trackers, tracker_names(trackers), strict=True):
+        for name, tracker in OwnTrackers(paths, store).build():
             if tracker.wants_metrics:
-                yield _sync(tracker, name, paths, end)
+                yield _sync(tracker, name, paths, end, verify=verify)
 
 
-def _sync(tracker: BaseTracker, name: str, paths: PathProvider, end: _End) -> Synced:
+def _sync(tracker: BaseTracker, name: str, paths: PathProvider, end: _End, *, verify: bool) -> Synced:
     spool_path = paths.spool_path / f"{name}.json"
     run = read_description(description_path(spool_path)) or _described(paths, end)
     run = replace(
         run,
         run_id=paths.run_id,
         run_dir=paths.run_path,
-        spec_path=paths.spec_path,
-        resolved_spec_path=paths.resolved_spec_path,
+        spec_path=None,  # files of the folder are read with care: see `Delivery.upload`
+        resolved_spec_path=None,
         started=end.started,
         ended=end.ended,
     )
     delivery = Delivery(tracker, paths.metrics_path, run, spool_path, lambda text: _LOG.warning("%s: %s", name, text))
-    if delivery.ended == end.status and not delivery.remaining() and not delivery.files:
+    if delivery.ended == end.status and not (verify or delivery.remaining() or delivery.files_waiting):
         return Synced(name, 0, 0, end.status, "")
-    return _deliver(delivery, name, end)
+    return _Sync(delivery, paths, end, verify=verify).run(name)
 
 
-def _deliver(delivery: Delivery, name: str, end: _End) -> Synced:
-    lines = files = 0
-    error = ""
-    for attempt in range(_ATTEMPTS):
-        time.sleep(attempt * 0.5)
-        before = delivery.remaining()
-        try:
-            if not delivery.is_open:
-                delivery.open()
-            delivery.deliver_metrics()
-            files += delivery.deliver_files()
-            delivery.close(end.status, end.error)
-        except TrackerRefusedError as refusal:
-            return Synced(name, lines, files, end.status, "", delivery.remaining(), in_one_line(refusal))
-        except Exception as failure:  # a tracker is a plugin; the next one still gets its turn
-            error = in_one_line(failure)
-        else:
-            error = ""
-        lines += before - delivery.remaining()
-        if not error:
-            break
-    return Synced(
-        name, lines, files, end.status, "" if error else delivery.tracker.description, delivery.remaining(), error
-    )
+class _Sync:
+    """One delivery to one tracker, tried a few times."""
+
+    def __init__(self, delivery: Delivery, paths: PathProvider, end: _End, *, verify: bool) -> None:
+        self.delivery = delivery
+        self.paths = paths
+        self.end = end
+        self.verify = verify
+        self.files = 0
+        self.found: Comparison | None = None
+        self.before: Comparison | None = None
+
+    def run(self, name: str) -> Synced:
+        """Deliver; return what came of it."""
+        pause_s, error = 0.0, ""
+        for attempt in range(_ATTEMPTS):
+            time.sleep(max(attempt * 0.5, pause_s))
+            pause_s, error = 0.0, ""
+            try:
+                self._deliver()
+            except TrackerRefusedError as refusal:
+                return self._outcome(name, in_one_line(refusal))
+            except Exception as failure:  # a tracker is a plugin; the next one still gets its turn
+                error = in_one_line(failure)
+                pause_s = failure.retry_after_s if isinstance(failure, TrackerError) else 0.0
+            if not error or pause_s > _LONGEST_PAUSE_S:
+                break
+        return self._outcome(name, error)
+
+    def _deliver(self) -> None:
+        delivery, metrics_path = self.delivery, self.paths.metrics_path
+        if not delivery.is_open:
+            arrived = delivery.arrived
+            delivery.open()
+            for name in (self.paths.spec_path.name, self.paths.resolved_spec_path.name):
+                delivery.upload(name, "spec")
+            self.before = compare(delivery.tracker, metrics_path, arrived) if self.verify else None
+        delivery.deliver_metrics()
+        if self.before is not None:
+            if self.before.missing:
+                delivery.deliver_again()
+            self.found = compare(delivery.tracker, metrics_path)
+        self.files += delivery.deliver_files()
+        delivery.close(self.end.status, self.end.error)
+
+    def _outcome(self, name: str, error: str) -> Synced:
+        delivery, found = self.delivery, self.found
+        missing = delivery.remaining()
+        if self.verify and not error:
+            error = found.problem if found else "it cannot be verified: it does not say what it has"
+            missing = len(found.missing) if found else 0
+        where = "" if error else delivery.tracker.description
+        before = self.before.missing if self.before else []
+        return Synced(
+            name, delivery.lines_sent, self.files, self.end.status, where, missing, error,
+            points=found.points if found else 0,
+            resent=max(0, len(before) - (len(found.missing) if found else 0)),
+            lost=tuple(before[:_SHOWN]),
+        )  # fmt: skip
 
 
 def _end_of(paths: PathProvider) -> _End:
@@ -170,7 +273,8 @@ def _described(paths: PathProvider, end: _End) -> RunDescription:
 
 def _first_start(paths: PathProvider) -> float:
     try:
-        return _time(json.loads(record_path(paths.attempts_path, 1).read_bytes())["started"])
+        path = record_path(paths.attempts_path, 1).relative_to(paths.run_path)
+        return _time(parse_json(read_untrusted(paths.run_path, path.as_posix()))["started"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0.0
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from noether.checkpoint.paths import PathProvider
 from noether.kernel.names import free_name
-from noether.metrics.feed import TrackerFeed, feed_name
+from noether.metrics.feed import TrackerFeed, feed_name, name_in_files, sync_command
 from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, TrackerError
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ class Tracking:
         self.paths = paths
         self.feeds = [
             TrackerFeed(tracker, paths.metrics_path, run, name=name)
-            for tracker, name in zip(trackers, tracker_names(trackers), strict=True)
+            for tracker, name in zip(trackers, tracker_names(map(feed_name, trackers)), strict=True)
             if tracker.wants_metrics
         ]
 
@@ -124,19 +123,24 @@ class Tracking:
                 began = float("-inf")
             if feed.has_everything:
                 _LOG.info("%s: %s", feed.name, feed.tracker.description)
-        lacking = [feed.name for feed in self.feeds if feed.tracker.tracker_config.required and not feed.has_everything]
+        lacking = [feed for feed in self.feeds if feed.tracker.tracker_config.required and not feed.has_everything]
         if lacking and status == "FINISHED":
+            names = ", ".join(feed.name for feed in lacking)
             raise TrackerError(
-                f"the run finished, but the required tracker {', '.join(lacking)} lacks some of its metrics or files",
-                hint=f"deliver the rest with: noether tracker sync {shlex.quote(str(self.paths.run_path))}",
+                f"the run finished, but the required tracker {names} lacks some of its metrics or files",
+                hint=f"deliver the rest with: {sync_command(self.paths.run_path, lacking[0].tracker)}",
             )
 
 
-def tracker_names(trackers: Sequence[BaseTracker]) -> list[str]:
-    """Return a unique name for each tracker: `mlflow`, `mlflow-2`."""
+def tracker_names(wanted: Iterable[str]) -> list[str]:
+    """Return a unique name for each tracker: `mlflow`, `mlflow-2`.
+
+    Args:
+        wanted: Their names or kinds, which may be equal.
+    """
     names: list[str] = []
-    for tracker in trackers:
-        names.append(free_name(feed_name(tracker), set(names)))
+    for name in wanted:
+        names.append(free_name(name_in_files(name), set(names)))
     return names
 
 

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from noether.config.base import component_of
-from noether.config.components import CallBackBaseConfig, PeriodicDataIteratorCallbackConfig
+from noether.config.components import CallBackBaseConfig, CollatorBaseConfig, PeriodicDataIteratorCallbackConfig
 from noether.config.metric_facts import intervals_of
 from noether.kernel.intervals import Intervals
 from noether.kernel.names import did_you_mean
@@ -146,7 +146,8 @@ def _known_properties(spec: RunSpec, key: str) -> tuple[str, ...] | None:
     ):
         return None
     properties: tuple[str, ...] | None = target.known_properties(config)
-    added = _ADDED.get(config.collate.kind if config.collate else "stack")
+    collate = config.collate  # a data set may have an option of this name
+    added = _ADDED.get(collate.kind if isinstance(collate, CollatorBaseConfig) else "stack")
     return None if properties is None or added is None else (*properties, *added)
 
 

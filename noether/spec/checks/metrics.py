@@ -58,6 +58,11 @@ class Actor:
         """Return True if it logs this metric."""
         return any(key_matches(pattern, key) for pattern in self.produced)
 
+    def reads(self, key: str) -> bool:
+        """Return True if it reads this metric."""
+        wanted = self.target.consumed_metrics(self.config)
+        return any(prefix + one == key for prefix in self.prefixes for one in wanted)
+
 
 @dataclass(frozen=True)
 class MetricFlow:
@@ -75,13 +80,14 @@ class MetricFlow:
         """Return the callbacks that log a metric."""
         return [actor for actor in self.actors if actor.logs(key)]
 
-    def known_keys(self, *, besides: Actor | None = None) -> list[str]:
+    def known_keys(self, besides: str) -> list[str]:
         """Return the logged metric keys, the user's callbacks first; `*` stands for a part unknown before the run.
 
         Args:
-            besides: A callback whose metrics are left out.
+            besides: A metric that is missing; what its readers make of it is left out.
         """
-        actors = sorted((actor for actor in self.actors if actor is not besides), key=lambda actor: actor.path is None)
+        actors = [actor for actor in self.actors if not actor.reads(besides)]
+        actors.sort(key=lambda actor: actor.path is None)
         return list(dict.fromkeys(pattern for actor in actors for pattern in actor.produced))
 
     def owner_of(self, child: Actor) -> Actor | None:
@@ -230,7 +236,7 @@ def _read(actor: Actor, prefix: str, wanted: str, flow: MetricFlow) -> Finding |
         owner = flow.owner_of(actor)
         if owner is not None and any(one and wanted.startswith(one) for one in actor.prefixes):
             return Finding(_prefixed(path, wanted, owner), not flow.silent)
-        return _nobody(path, f"reads the metric {quoted(key)}", wanted, flow, inside=prefix, besides=actor)
+        return _unproduced(path, f"reads the metric {quoted(key)}", wanted, flow, inside=prefix)
     if any(one.moment < actor.moment and _covers(one, actor) for one in producers):
         return None
     message, hint = _too_late(actor, producers)
@@ -250,7 +256,7 @@ def schedule_findings(spec: RunSpec, flow: MetricFlow) -> Iterator[Finding]:
             place = (*path, "metric_key") if getattr(config, "metric_key", None) == key else path
             producers = flow.producers(key)
             if not producers:
-                yield _nobody(place, f"follows the metric {quoted(key)}", key, flow)
+                yield _unproduced(place, f"follows the metric {quoted(key)}", key, flow)
             else:
                 yield from _too_rare(spec, config, place, key, producers)
             if getattr(config, "higher_is_better", False) is None and (why := _no_direction(key)) is not None:
@@ -290,9 +296,7 @@ def _prefixed(path: TomlPath, wanted: str, owner: Actor) -> Problem:
     return Problem("unlogged-metric", path, message, hint)
 
 
-def _nobody(
-    path: TomlPath, reads: str, key: str, flow: MetricFlow, *, inside: str = "", besides: Actor | None = None
-) -> Finding:
+def _unproduced(path: TomlPath, reads: str, key: str, flow: MetricFlow, *, inside: str = "") -> Finding:
     """Return the finding that nothing logs a metric, with the metrics that are logged.
 
     Args:
@@ -301,13 +305,12 @@ def _nobody(
         key: The key as the spec names it.
         flow: The metrics of the callbacks.
         inside: Prefix that all keys have at this path, and that the spec leaves out.
-        besides: The callback that reads the metric; its own metrics are not suggested.
     """
-    everything = flow.known_keys(besides=besides)
+    everything = flow.known_keys(besides=inside + key)
     known = [pattern.removeprefix(inside) for pattern in everything if pattern.startswith(inside)]
     message = f"{reads}, which nothing logs.{did_you_mean(key, known)}"
     if flow.silent:
-        may = f"{_listed(flow.silent)} may log it, without declaring it"
+        may = f"{_listed(flow.silent)} may log it, without declaring it in produced_metrics"
         problem = Problem("unlogged-metric", path, f"{message} {may}", on_key=_is_key(path))
         return Finding(problem, certain=False)
     there = " there" if inside else ""
@@ -368,7 +371,7 @@ def _expectation(key: str, flow: MetricFlow) -> Iterator[Finding]:
     if flow.producers(key):
         return
     if wanted == key or not flow.producers(wanted):
-        yield _nobody(("expect", key), f"expects the metric {quoted(wanted)}", wanted, flow)
+        yield _unproduced(("expect", key), f"expects the metric {quoted(wanted)}", wanted, flow)
     elif (why := _no_direction(wanted)) is not None:
         hint = f"expect the final value: {quoted(wanted)} = {{ … }}"
         message = f"no best value: the metric {quoted(wanted)} {why}"

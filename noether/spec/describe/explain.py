@@ -129,7 +129,7 @@ def _holds_number(annotation: Any) -> bool:
 def example_of(field: FieldInfo) -> str | None:
     """Return an example as TOML: the field's own, else one of its type, else None.
 
-    The example of a flag or a choice differs from the default, since nobody writes the default.
+    The example of a flag or a choice differs from the default, since a spec can leave the default out.
     """
     if field.examples:
         return toml_literal(field.examples[0])

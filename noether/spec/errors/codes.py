@@ -87,6 +87,9 @@ CODES: dict[str, Code] = {
     "build-failed": Code("The run cannot be built.", "noether check --deep SPEC"),
     "empty-dataset": Code("A data set of a callback has no samples.", "noether check --deep SPEC"),
     "forward-failed": Code("One batch does not pass the model or the loss.", "noether check --deep SPEC"),
+    "summed-loss": Code(
+        "The loss is a sum over samples, and accumulation steps are put together as means.", "noether check --deep SPEC"
+    ),
     "evaluation-failed": Code(
         "A callback fails on a batch of its data set, on its results, or when its interval fires.",
         "noether check --deep SPEC",

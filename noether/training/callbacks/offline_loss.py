@@ -60,7 +60,7 @@ class OfflineLossCallback(PeriodicDataIteratorCallback):
         result = TrainerResult.of(self.trainer.train_step(batch, trainer_model))
         losses = {"total": result.total_loss, **(result.losses_to_log or {})}
         outputs = {
-            name: torch.as_tensor(output).float().mean()
+            name: precise(torch.as_tensor(output)).mean()
             for name, output in (result.additional_outputs or {}).items()
             if any(pattern in name for pattern in self.output_patterns)
         }

@@ -14,10 +14,11 @@ from noether.config.components import PeriodicDataIteratorCallbackConfig
 from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.callbacks.tracked import precise
-from noether.data.batches import properties_of
+from noether.data.batches import of_only_field, properties_of
+from noether.data.collators import MASK
 from noether.errors import TrainingError
+from noether.kernel.names import TARGET
 from noether.training.trainers.torch_losses import is_per_point
-from noether.training.trainers.types import MASK
 
 
 class SummedMetric(ABC):
@@ -100,7 +101,7 @@ class RootMeanSquareError(SummedMetric):
 
     @staticmethod
     def sums(prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
-        error = _counted(_error(prediction, target), valid).square()
+        error = _counted(_error(prediction, target), valid).abs().square()
         return {"squared": error.sum(), "count": _count(error)}
 
     @staticmethod
@@ -113,18 +114,23 @@ class R2(SummedMetric):
 
     @staticmethod
     def sums(prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
-        squared = _counted(_error(prediction, target), valid).square().sum()
+        squared = _counted(_error(prediction, target), valid).abs().square().sum()
         target = precise(_counted(target, valid))
         mean = target.sum() / max(target.numel(), 1)
         # Each batch around its own mean: squares of targets far from zero would leave nothing of their deviation.
-        return {"squared": squared, "mean": mean, "deviation": (target - mean).square().sum(), "count": _count(target)}
+        return {
+            "squared": squared,
+            "mean": mean,
+            "deviation": (target - mean).abs().square().sum(),
+            "count": _count(target),
+        }
 
     @staticmethod
     def value(sums: dict[str, Tensor]) -> Tensor:
         count, mean = sums["count"].to(sums["mean"].device), sums["mean"]
         around = mean - mean[0]
         around = around - (count * around).sum() / count.sum()
-        deviation = sums["deviation"].sum() + (count * around.square()).sum()
+        deviation = sums["deviation"].sum() + (count * around.abs().square()).sum()
         return 1 - sums["squared"].sum() / deviation
 
 
@@ -205,16 +211,22 @@ class OfflineMetricsCallback(PeriodicDataIteratorCallback):
     def _sums(
         self, field: str, names: list[MetricName], outputs: Any, batch: Mapping[str, Tensor]
     ) -> dict[str, dict[str, Tensor]]:
-        target_name = f"{field}_target"
-        if isinstance(outputs, Tensor) and len(self.metrics) == 1:
-            outputs = {field: outputs}
+        target_name = f"{field}{TARGET}"
+        outputs = of_only_field(outputs, self.metrics)
         if not isinstance(outputs, Mapping) or field not in outputs or target_name not in batch:
             raise TrainingError(
                 f"callback '{self.id}': missing output or target: found outputs {_names(outputs)} and properties "
                 f"{_names(batch)}, expected output '{field}' and property '{target_name}'",
                 hint="list fields that the model returns under `metrics`",
             )
-        prediction = self.in_units(target_name, outputs[field].float())
+        output = outputs[field]
+        if output.is_complex() and "accuracy" in names:
+            raise TrainingError(
+                f"callback '{self.id}': wrong type of the output '{field}': found {output.dtype}, expected real logits "
+                "for accuracy",
+                hint="choose other metrics of this field under `metrics`",
+            )
+        prediction = self.in_units(target_name, output.to(torch.promote_types(output.dtype, torch.float32)))
         target = self.in_units(target_name, batch[target_name])
         valid = self._valid(target, batch)
         kept = valid

@@ -6,6 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -23,6 +24,7 @@ from noether.core.initializers.base import CalledOnce, InitializerBase
 from noether.core.models.agreement import require_agreement, require_sizes
 from noether.core.models.base import ModelBase
 from noether.data.batches import by_field, moved, properties_of, selected
+from noether.data.collators import MASK
 from noether.data.container import DataContainer
 from noether.data.dataset import length_of
 from noether.data.loader import TrainingLoader
@@ -45,7 +47,7 @@ from noether.training.rounds import compile_run_hooks
 from noether.training.signals import StopSignals
 from noether.training.state import ReadsState, RunParts, RunState, starting_counter
 from noether.training.trainers.config import BaseTrainerConfig, cut_update
-from noether.training.trainers.types import MASK, LossFacts, LossResult, TrainerResult
+from noether.training.trainers.types import LossFacts, LossResult, NoBroadcasting, TrainerResult
 from noether.training.update import Update, step_of
 
 
@@ -117,6 +119,7 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         self._plugins: Sequence[Participant] = ()
         self._prepared: tuple[ModelBase, nn.Module] | None = None
         self._own_step: Callable[[Any], TrainerResult] | None = None
+        self._has_compared = self.different_shapes
         self._initializers = CalledOnce()
         self._set_up_progress(config)
         self._set_up_update(config)
@@ -124,13 +127,12 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         self.checkpoint_writer = CheckpointWriter(path_provider)
 
     def _set_up_progress(self, config: BaseTrainerConfig[Any]) -> None:
-        batching = cut_update(
+        self.batch_size, self.accumulation_steps = cut_update(
             config.effective_batch_size,
             max_batch_size=config.max_batch_size,
             world_size=self.parallel.world,
             accumulate=not config.disable_gradient_accumulation,
         )
-        self.batch_size, self.accumulation_steps = batching.batch_size, batching.accumulation_steps
         self.end_checkpoint = config.end_iteration
         trains = 0 not in (config.max_epochs, config.max_updates, config.max_samples)
         samples = length_of(self.data_container.train) if trains else config.effective_batch_size
@@ -199,25 +201,36 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         if self._prepared is None:  # called by hand
             self._own_step = step_of(model)
         if self._own_step is not None:
-            return self._own_step(batch)
+            if self._has_compared:
+                return self._own_step(batch)
+            named = properties_of(batch)
+            targets = {name: named[name] for name in self.target_properties if name in named}
+            return TrainerResult.of(self._first(partial(self._own_step, batch), None, targets))
+        found = batch if type(batch) is dict else properties_of(batch)
         forward, targets = {}, {}
         try:
             for name in self.forward_properties:
-                forward[name] = batch[name]
+                forward[name] = found[name]
             for name in self.target_properties:
-                targets[name] = batch[name]
-            if self.has_masks and MASK in batch:
-                targets[MASK] = batch[MASK]
-        except (KeyError, TypeError):  # a batch that lacks one, or is an object with attributes
-            found = selected(batch, self.batch_keys)
-            forward = {name: found[name] for name in self.forward_properties}
-            targets = {name: found[name] for name in self.target_properties}
-            if self.has_masks and (mask := properties_of(batch).get(MASK)) is not None:
-                targets[MASK] = mask
+                targets[name] = found[name]
+        except KeyError:
+            selected(batch, self.batch_keys)  # names all that it lacks
+            raise
+        if self.has_masks and MASK in found:
+            targets[MASK] = found[MASK]
         output = model(**forward)
         if self.outputs:
             output = by_field(output, self.outputs)
-        return TrainerResult.of(self.loss_compute(output, targets))
+        if self._has_compared:
+            return TrainerResult.of(self.loss_compute(output, targets))
+        return TrainerResult.of(self._first(partial(self.loss_compute, output, targets), output, targets))
+
+    def _first(self, compute: Callable[[], Any], *compared: Any) -> Any:
+        """Compute the first loss with a look at the shapes that it compares, which later ones have as well."""
+        with NoBroadcasting(*compared):
+            result = compute()
+        self._has_compared = torch.is_grad_enabled()  # an evaluation cannot tell what depends on parameters
+        return result
 
     def forward(self, batch: dict[str, Tensor], model: nn.Module) -> Any:
         """Return the output of the model, by field if its parts have names, for a batch on the device: for evaluation.

@@ -1,8 +1,7 @@
-"""BaseTrainerConfig: settings of every trainer; and the batching that follows from them."""
+"""BaseTrainerConfig: settings of every trainer; and the forward passes that follow from them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import Field, model_validator
@@ -151,29 +150,14 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class Batching:
-    """Sizes of the forward passes of one update on one rank.
-
-    Attributes:
-        effective_batch_size: Samples of an update over all ranks.
-        batch_size: Samples of one forward pass.
-        accumulation_steps: Forward passes of an update.
-    """
-
-    effective_batch_size: int
-    batch_size: int
-    accumulation_steps: int
-
-
 def cut_update(
     effective_batch_size: int,
     *,
     max_batch_size: int | None = None,
     world_size: int = 1,
     accumulate: bool = True,
-) -> Batching:
-    """Cut an update into the fewest equal forward passes that fit.
+) -> tuple[int, int]:
+    """Cut an update into the fewest equal forward passes that fit; return the samples of one, and their number.
 
     Args:
         effective_batch_size: Samples of an update over all ranks.
@@ -198,4 +182,4 @@ def cut_update(
             "each rank, because disable_gradient_accumulation is true",
             hint="raise max_batch_size, lower effective_batch_size, or allow accumulation",
         )
-    return Batching(effective_batch_size, batch_size, per_rank // batch_size)
+    return batch_size, per_rank // batch_size

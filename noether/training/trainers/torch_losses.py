@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from noether.data.collators import MASK
 from noether.errors import TrainingError
-from noether.training.trainers.types import MASK, Count, Counted
+from noether.training.trainers.types import Count, Counted
 
 _ELEMENTS = (
     F.mse_loss,
@@ -54,7 +55,7 @@ class TorchLoss:
     Args:
         function: The function of torch.nn.functional.
         options: Its options.
-        ragged: True if batches of as many samples may have different numbers of values.
+        ragged: True if batches with the same number of samples may have different numbers of values.
     """
 
     def __init__(self, function: Callable[..., Tensor], options: Mapping[str, Any], *, ragged: bool) -> None:

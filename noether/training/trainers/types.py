@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
+from noether.data.batches import named_parts
 from noether.errors import TrainingError
 
 Count: TypeAlias = float | Tensor | Literal["sum"]
@@ -32,6 +34,9 @@ class Counted:
 
     loss: Tensor
     count: Count
+
+    def __post_init__(self) -> None:
+        require_count(self.count)
 
     def __mul__(self, weight: float) -> Counted:
         """Return the loss times a weight, with the same count."""
@@ -63,6 +68,18 @@ class TrainerResult:
     additional_outputs: dict[str, Any] | None = None
     count: Count | dict[str, Count] | None = None
 
+    def __post_init__(self) -> None:
+        if self.count is None:
+            return
+        counts = self.count if isinstance(self.count, Mapping) else {"total": self.count}
+        for count in counts.values():
+            require_count(count)
+        if isinstance(self.count, Mapping) and (unknown := self.count.keys() - (self.losses_to_log or {}).keys()):
+            raise TrainingError(
+                f"counts of unknown losses: found {sorted(unknown)}, expected names of losses_to_log",
+                hint="give the count of the total as one number, and add up the losses that have counts of their own",
+            )
+
     @classmethod
     def of(cls, losses: LossResult | tuple[LossResult, dict[str, Any]] | TrainerResult) -> TrainerResult:
         """Name and add up the losses that `loss_compute`, or a train step in place of a result, returned.
@@ -82,7 +99,11 @@ class TrainerResult:
                 losses, count = _tensors(losses)
                 total = functools.reduce(operator.add, losses.values())
                 break
-            total = part if total is None else total + part
+            try:
+                total = part if total is None else total + part
+            except RuntimeError:
+                check_total(part, losses)
+                raise
         if total is None:
             raise _no_loss(losses)
         if type(total) is not Tensor or total.ndim:
@@ -95,8 +116,22 @@ class TrainerResult:
         return cls(total, losses, outputs, count)
 
 
-MASK = "mask"
-"""Property of padded batches: bool, shape (batch, points), True for the points that a sample has."""
+def require_count(count: Any) -> None:
+    """Check the number of values that a loss is a mean of.
+
+    Raises:
+        TrainingError: if it is neither one number from 0 on nor "sum".
+    """
+    if isinstance(count, Tensor):
+        is_one = count.ndim == 0 and not count.is_complex()  # its sign is on the device
+    else:
+        is_one = count == "sum" if isinstance(count, str) else isinstance(count, Real) and float(count) >= 0.0
+    if not is_one:
+        found = f"a tensor {tuple(count.shape)} of {count.dtype}" if isinstance(count, Tensor) else repr(count)
+        raise TrainingError(
+            f"wrong count of a loss: found {found}, expected the number of the values that it is a mean of",
+            hint='return Counted(loss, mask.sum()), Counted(loss, len(x)), or Counted(loss, "sum") for a sum',
+        )
 
 
 class LossFacts:
@@ -106,11 +141,13 @@ class LossFacts:
         has_masks: True if a `mask` of a batch has its valid points: of a collator, or listed in target_properties.
         average: The values that the loss is a mean of, in words.
         ignore_index: Target class that the loss leaves out, and metrics with it; None without one.
+        different_shapes: True if the loss means to compare outputs with targets of another shape, which broadcast.
     """
 
     has_masks = False
-    average: str = "taken as a mean over samples; return Counted(loss, n) for others"
+    average: str = "taken as a mean over samples, unless it returns Counted(loss, n)"
     ignore_index: int | None = None
+    different_shapes: bool = False
 
     @classmethod
     def loss_names(cls, config: Any) -> tuple[str, ...] | None:
@@ -191,9 +228,13 @@ def check_total(total: Any, losses: Mapping[str, Any] | None) -> None:
         TrainingError: if it is not a scalar tensor, or has no graph while gradients are enabled.
     """
     if not isinstance(total, Tensor):
+        number = isinstance(total, Real)
+        name = next((f" '{name}'" for name, part in (losses or {}).items() if part is total and name != "loss"), "")
         raise TrainingError(
-            f"wrong type of the loss: found {type(total).__name__}, expected a tensor",
-            hint="remove .item() and float() from the loss",
+            f"wrong type of the loss{name}: found {type(total).__name__}, expected a tensor",
+            hint="remove .item() and float() from the loss"
+            if number
+            else "return a tensor, or parts with names of their own: {'mse': …, 'penalty': …}",
         )
     if total.ndim:
         shapes = {name: tuple(part.shape) for name, part in (losses or {}).items() if isinstance(part, Tensor)}
@@ -211,6 +252,11 @@ def check_graph(result: TrainerResult) -> None:
         TrainingError: if it does not; names the losses.
     """
     check_total(result.total_loss, result.losses_to_log)
+    if not result.total_loss.is_floating_point():
+        raise TrainingError(
+            f"wrong type of the loss: found {result.total_loss.dtype}, expected real floating-point numbers",
+            hint="take the real part or the absolute value of a complex loss",
+        )
     if not result.total_loss.requires_grad:
         names = ", ".join(f"'{name}'" for name in result.losses_to_log or ()) or "the total"
         raise TrainingError(
@@ -218,3 +264,85 @@ def check_graph(result: TrainerResult) -> None:
             "on a trainable parameter",
             hint="remove .detach(), torch.no_grad() and .data from model and loss, and do not freeze everything in use",
         )
+
+
+def check_parts(result: TrainerResult) -> None:
+    """Refuse a total that is not what its parts say; called for the first update, because it reads the losses.
+
+    Raises:
+        TrainingError: if a part called `total` is another number, or parts with counts do not add up to the total.
+    """
+    parts, total = result.losses_to_log or {}, result.total_loss.detach()
+    named = parts.get("total", total)
+    whole = sum(parts.values()) if isinstance(result.count, Mapping) else total
+    for found, of in ((named, "the part 'total'"), (whole, "the sum of the parts that have counts")):
+        value = torch.as_tensor(found, device=total.device).detach()
+        if value.ndim == 0 and not torch.isclose(value.double(), total.double(), rtol=1e-3, equal_nan=True):
+            raise TrainingError(
+                f"wrong losses of a train step: found {of} = {float(value):.6g}, expected the total {float(total):.6g}",
+                hint="name the parts of the loss in losses_to_log, and return their sum as total_loss; return other "
+                "values to log in additional_outputs",
+            )
+
+
+_COMPARISONS = frozenset(["sub", "subtract", "rsub", "sub_", "mul", "multiply", "div", "divide"])
+_LOSSES = frozenset(["mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"])
+
+
+class NoBroadcasting(TorchFunctionMode):
+    """Refuse that a loss compares every sample with every other: (batch, 1) and (batch,) are (batch, batch) then.
+
+    It looks at losses of torch, and at differences, products and quotients of a target with what depends on a
+    parameter. A comparison of all pairs that a loss asks for, `a[:, None] - b[None]`, has a dimension more.
+
+    Args:
+        output: Output of the model.
+        targets: Target properties of the batch.
+    """
+
+    def __init__(self, output: Any = None, targets: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        found = [tensor for tensor in (targets or {}).values() if isinstance(tensor, Tensor)]
+        self._places = {_storage(tensor) for tensor in found}
+        self._ndim = max((tensor.ndim for tensor in [*found, *_tensors_in(output)]), default=0)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call the function after a look at the shapes of its operands."""
+        name = getattr(func, "__name__", "")
+        if name in _LOSSES or (self._places and name in _COMPARISONS):
+            operands = [value for value in [*args, *(kwargs or {}).values()] if isinstance(value, Tensor)][:2]
+            if len(operands) == 2 and operands[0].shape != operands[1].shape:
+                self._look_at(name, *operands)
+        return func(*args, **(kwargs or {}))
+
+    def _look_at(self, name: str, one: Tensor, other: Tensor) -> None:
+        try:
+            shape = torch.broadcast_shapes(one.shape, other.shape)  # type: ignore[no-untyped-call]  # untyped in torch
+        except RuntimeError:
+            return  # torch says it
+        if shape.numel() <= max(one.numel(), other.numel()) or not (one.requires_grad or other.requires_grad):
+            return
+        is_target = [_storage(tensor) in self._places for tensor in (one, other)]
+        if name not in _LOSSES and (is_target[0] is is_target[1] or len(shape) > self._ndim):
+            return
+        raise TrainingError(
+            f"wrong shapes in the loss: found {tuple(one.shape)} and {tuple(other.shape)}, which broadcast to "
+            f"{tuple(shape)}, so that every sample is compared with every other; expected equal shapes",
+            hint="reshape one of them: y.unsqueeze(-1), or output.squeeze(-1); or set `different_shapes = True` on the "
+            "trainer's class, if its loss means to",
+        )
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+        return
+    parts = value if isinstance(value, list | tuple) else (named_parts(value) or {}).values()
+    for part in parts:
+        yield from _tensors_in(part)
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else id(tensor)

@@ -16,13 +16,15 @@ from noether.config.components import CallBackBaseConfig
 from noether.config.discriminated import Discriminated
 from noether.config.parameters import label
 from noether.config.signature import SignatureConfig
-from noether.data.batches import by_field, described
+from noether.data.batches import by_field, described, of_only_field
+from noether.data.collators import MASK
 from noether.data.dataset import gathering, length_of
 from noether.errors import DataError, TrainingError
+from noether.kernel.names import TARGET
 from noether.training.trainers.base import BaseTrainer
 from noether.training.trainers.config import BaseTrainerConfig
 from noether.training.trainers.torch_losses import TorchLoss, is_per_point
-from noether.training.trainers.types import MASK, Counted
+from noether.training.trainers.types import Counted
 
 
 class WeightedLossTrainerConfig(BaseTrainerConfig[CallBackBaseConfig]):
@@ -50,7 +52,7 @@ class WeightedLossTrainerConfig(BaseTrainerConfig[CallBackBaseConfig]):
         if not weights:
             raise ValueError("wrong field_weights: found none, expected at least one field")
         targets = info.data.get("target_properties")
-        without = [field for field in weights if f"{field}_target" not in (targets or ())]
+        without = [field for field in weights if f"{field}{TARGET}" not in (targets or ())]
         if targets and without:
             raise refused(
                 f"unknown fields in field_weights: found {without}, expected fields of target_properties = {targets}",
@@ -71,7 +73,7 @@ class WeightedLossTrainer(BaseTrainer):
     def __init__(self, trainer_config: WeightedLossTrainerConfig, **kwargs: Any) -> None:
         super().__init__(trainer_config, **kwargs)
         self.loss_items: list[tuple[str, float]] = list(trainer_config.field_weights.items())
-        self._comparisons = [(f"{field}_loss", field, f"{field}_target", weight) for field, weight in self.loss_items]
+        self._comparisons = [(f"{field}_loss", field, f"{field}{TARGET}", weight) for field, weight in self.loss_items]
         self._seen: set[str] = set()
         self.track_outputs = trainer_config.track_outputs
         component = component_of(trainer_config.loss_fn)
@@ -79,6 +81,7 @@ class WeightedLossTrainer(BaseTrainer):
         options = loss_config.arguments() if isinstance(loss_config, SignatureConfig) else {}
         self.loss_fn = partial(component.target, **options) if options else component.target
         self._own_loss = component.target
+        self._has_compared = getattr(self._own_loss, "different_shapes", self.different_shapes)
         self._counts = False  # decided on the first batch: a mean over samples costs nothing beside the loss itself
         self._points: tuple[Tensor, Tensor] | None = None
 
@@ -86,6 +89,14 @@ class WeightedLossTrainer(BaseTrainer):
     def _torch_loss(self) -> TorchLoss | None:
         """The loss as one of torch; None for one of the project."""
         return TorchLoss.of(self.loss_fn, ragged=bool(self.data_container.collators))
+
+    @cached_property
+    def _needs_mask(self) -> bool:
+        """True if the loss is one of the project whose parameter `mask` has no default."""
+        if self._torch_loss is not None:
+            return False
+        parameter = inspect.signature(self.loss_fn).parameters.get(MASK)
+        return parameter is not None and parameter.default is inspect.Parameter.empty
 
     @property
     def average(self) -> str:  # type: ignore[override]  # a trainer of a user may assign it
@@ -148,7 +159,8 @@ class WeightedLossTrainer(BaseTrainer):
     def _by_field(self, output: Any) -> dict[str, Tensor]:
         """Return a model's output by field: one tensor stands for the only field."""
         if isinstance(output, Tensor):
-            return {self.loss_items[0][0]: output} if len(self.loss_items) == 1 else {}
+            named = of_only_field(output, dict(self.loss_items))
+            return named if type(named) is dict else {}
         found: Any = by_field(output)
         if isinstance(found, dict):
             return found
@@ -160,10 +172,10 @@ class WeightedLossTrainer(BaseTrainer):
         )
 
     def _has_counts(self, targets: dict[str, Tensor]) -> bool:
-        """Return True if batches are not all means over as many values, so that each loss needs its count."""
+        """Return True if batches may be means over different numbers of values, so that each loss needs its count."""
         loss = self._torch_loss
         if self.has_masks or loss is None:
-            return self.has_masks
+            return self.has_masks or self._needs_mask
         names = [name for _, _, name, _ in self._comparisons if isinstance(targets.get(name), Tensor)]
         return not loss.is_plain((targets[name], partial(self._may_ignore, name, loss.ignore_index)) for name in names)
 
@@ -188,6 +200,12 @@ class WeightedLossTrainer(BaseTrainer):
                 self._points = mask, mask.sum()  # one count for all fields
             return self._torch_loss(output, target, mask, None if mask is None or not self._points else self._points[1])
         if mask is None or not is_per_point(target, mask):
+            if self._needs_mask:
+                raise TrainingError(
+                    f"the loss {label(self._own_loss)} needs a mask, and '{field}' has none: found a target of shape "
+                    f"{tuple(target.shape)}, expected a padded batch and a value for each of its points",
+                    hint="give its parameter `mask` the default None, for fields without points",
+                )
             return self.loss_fn(input=output, target=target)
         if MASK not in inspect.signature(self._own_loss).parameters:
             raise TrainingError(

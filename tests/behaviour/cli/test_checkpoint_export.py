@@ -80,6 +80,17 @@ def test_a_torch_export_program_computes_what_the_model_does_for_any_batch(train
         torch.testing.assert_close(program(x)["y"], hidden @ weights["layers.2.weight"].T + weights["layers.2.bias"])
 
 
+def test_a_program_of_padded_samples_is_refused_with_the_collator(lab, finish, noether_command, workplace):
+    clouds = {"kind": "lab.batches.Clouds", "collate": "pad"}
+    model = {"kind": "lab.batches.Pointwise", "optimizer": {"kind": "SGD", "lr": 0.1}}
+    settings = {"datasets": {"train": clouds, "test": clouds}, "model": model, "trainer.loss_fn": "mse"}
+    finish({**settings, "trainer.forward_properties": ["x", "mask"]}, run_id="trained")
+    ended = noether_command("checkpoint", "export", "trained", "--format", "torch-export")
+    assert ended.code == 2
+    assert "found collate = 'pad'" in ended.err
+    assert not list(workplace.glob("*.pt2"))
+
+
 NORMALIZE = [{"kind": "normalize", "properties": ["x", "y_target"]}]
 NEW = np.random.default_rng(1).normal(3, 20, size=(7, 3)).astype(np.float32)
 
@@ -107,6 +118,10 @@ def test_onnx_takes_and_returns_the_units_of_the_data_as_predict_does(normalized
     from onnx.reference import ReferenceEvaluator
 
     session = ReferenceEvaluator(str(export("--format", "onnx")))
+    shapes = [
+        value.type.tensor_type.shape.dim[0] for value in (*session.proto_.graph.input, *session.proto_.graph.output)
+    ]
+    assert {size.dim_param for size in shapes} == {"batch"}
     for samples in (1, 7):
         (found,) = session.run(["y"], {"x": NEW[:samples]})
         np.testing.assert_allclose(found, normalized.predict({"x": NEW[:samples]})["y"], rtol=1e-5, atol=1e-5)

@@ -47,6 +47,15 @@ def test_metrics_are_those_of_training_at_that_step(trained, evaluate, metric_li
     assert found["metrics"][key] == logged(trained, key, metric_lines)[epoch]
 
 
+def test_losses_of_an_unfinished_interval_of_training_are_not_those_of_an_evaluation(finish, evaluate):
+    callbacks = [OFFLINE_LOSS, CHECKPOINT, {"kind": "online-loss", "id": "rare", "every_n_updates": 4}]
+    settings = {"trainer.track_every_n_updates": 4, "trainer.monitor_training_stability": True}
+    finish({"trainer.callbacks": callbacks, **settings}, run_id="trained")
+    found = evaluate("trained", "--checkpoint", "E1_U6_S48")["metrics"]
+    assert "loss/test/total" in found
+    assert not [key for key in found if key.startswith(("loss/online", "stability/"))]
+
+
 @pytest.mark.parametrize("name", ["best_model.loss/test/total", "best_model.loss.test.total"])
 def test_the_best_checkpoint_is_found_by_the_key_of_its_metric(trained, evaluate, metric_lines, name):
     found = evaluate("trained", "--checkpoint", name)

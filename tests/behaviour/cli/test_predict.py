@@ -1,6 +1,7 @@
 """`noether predict` and `noether.load_run(…).predict`: raw units in, raw units out."""
 
 import json
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ from pyarrow import csv, parquet
 from safetensors.torch import load_file, save_file
 
 import noether
-from noether.errors import DataError, SpecError
+from noether.errors import DataError, SpecError, TrainingError
 from noether.training.trainers.weighted_loss import WeightedLossTrainer
 
 NORMALIZE = [{"kind": "normalize", "properties": ["x", "y_target"]}]
@@ -152,6 +153,43 @@ def test_a_checkpoint_and_its_averages_can_be_chosen(trained, predict):
     np.testing.assert_allclose(read("a.npz"), wanted, rtol=2e-5)
 
 
+@pytest.mark.parametrize("shape", [(60,), (60, 1)])
+def test_a_property_of_one_listed_column_is_taken_with_and_without_its_dimension(finish, predict, shape):
+    column = np.random.default_rng(3).normal(size=60).astype(np.float32)
+    np.savez("columns.npz", x=column, y_target=column * 2)
+    table = {"kind": "file", "path": "columns.npz", "properties": {"x": ["x"], "y_target": ["y_target"]}}
+    finish({"datasets": {"train": table, "test": table}}, run_id="listed")
+    np.savez("new.npz", x=column.reshape(shape))
+    predict("listed", "--data", "new.npz", "--out", "predicted.npz")
+    np.testing.assert_array_equal(
+        read("predicted.npz"), noether.load_run("listed").predict({"x": column[:, None]})["y"]
+    )
+
+
+BAD_TABLES = {
+    "größe,x\n1,2\n".encode("latin-1"): "a csv is UTF-8",
+    b"a;x\n1,5;2,5\n1,5;2,5\n": "'.' in numbers",
+    b"x[0],x[1],x[2]\n": "no samples",
+}
+
+
+def test_a_table_that_cannot_be_read_says_what_a_table_is(trained, noether_command, workplace):
+    for content, told in BAD_TABLES.items():
+        (workplace / "new.csv").write_bytes(content)
+        ended = noether_command("predict", "trained", "--data", "new.csv", "--out", "predicted.csv")
+        assert (ended.code, ended.out) == (2, "")
+        assert told in ended.err
+
+
+def test_a_pipe_is_not_said_to_be_missing_and_a_file_is_no_folder(trained, noether_command, workplace):
+    os.mkfifo("new.csv")
+    np.savez("new.npz", x=NEW)
+    for options, told in (("new.csv --out out.csv", "is a pipe"), ("new.npz --out new.npz/out.csv", "is a file")):
+        ended = noether_command("predict", "trained", "--data", *options.split())
+        assert ended.code == 2
+        assert told in ended.err
+
+
 def test_a_prediction_that_is_not_finite_is_told(trained, noether_command):
     np.savez("new.npz", x=np.array([[1, np.nan, 3], [1, 2, 3]], dtype=np.float32))
     ended = noether_command("predict", "trained", "--data", "new.npz", "--out", "predicted.npz")
@@ -221,6 +259,35 @@ def test_a_prediction_that_could_not_be_right_is_refused(lab, tiny_spec, positiv
     assert named in str(caught.value)
 
 
+def test_a_property_that_decides_others_beyond_a_threshold_only_is_needed(lab, finish):
+    for name in PARTS:
+        with np.load(f"{name}.npz") as file:
+            np.savez(f"{name}.npz", **file, regime=np.arange(len(file["x"])) % 5)
+    run = noether.load_run(finish({"transforms": [{"kind": "lab.transforms.Regime"}]}).run_dir)
+    with pytest.raises(DataError) as caught:
+        run.predict({"x": NEW})
+    assert "expected regime" in str(caught.value)
+    assert run.predict({"x": NEW, "regime": np.arange(11)})["y"].shape == (11, 2)
+
+
+def test_one_tensor_is_the_only_field_that_has_a_weight_whatever_other_targets_are_listed(lab, finish):
+    for name in PARTS:
+        with np.load(f"{name}.npz") as file:
+            np.savez(f"{name}.npz", **file, mask=np.ones((len(file["x"]), 1), bool))
+    spec = {"model": {"kind": "lab.models.Bare", "optimizer": "SGD"}, "transforms": NORMALIZE}
+    run = noether.load_run(finish({**spec, "trainer.target_properties": ["y_target", "mask"]}).run_dir)
+    other = noether.load_run(finish(spec).run_dir)
+    np.testing.assert_array_equal(run.predict({"x": NEW})["y"], other.predict({"x": NEW})["y"])
+
+
+def test_outputs_that_are_no_field_are_not_taken_for_physical_units(trained, monkeypatch):
+    run = noether.load_run("trained")
+    monkeypatch.setattr(type(run.predictor()), "_outputs", lambda *_: ({"u": torch.ones(11, 2)}, 0))
+    with pytest.raises(TrainingError) as caught:
+        run.predict({"x": NEW})
+    assert "found u, expected one of y" in str(caught.value)
+
+
 def test_a_trainer_that_evaluates_more_than_the_model_is_not_passed_over(trained, monkeypatch):
     monkeypatch.setattr(WeightedLossTrainer, "forward", lambda self, batch, model: model(x=batch["x"] * 2))
     with pytest.raises(SpecError) as caught:
@@ -256,11 +323,13 @@ def test_a_sample_and_a_batch_and_arrays_and_tensors_are_taken(trained):
 
 WRONG = [
     ({}, "found none, expected x"),
-    ({"X": NEW}, "Did you mean 'X'?"),
+    ({"X": NEW}, "found X, expected x"),
+    ([{"x": NEW[0]}], "found list, expected a dict by property"),
     ({"x": NEW[:, :1]}, "found (11, 1), expected (batch, 3)"),
     ({"x": NEW[None]}, "found (1, 11, 3), expected (batch, 3)"),
     ({"x": np.ones((4, 5))}, "(3,)"),
     ({"x": "many"}, "found <U4"),
+    ({"x": [[1, 2], [3, 4, 5]]}, "one at a time"),
     ({"x": NEW[:0]}, "found 0"),
 ]
 

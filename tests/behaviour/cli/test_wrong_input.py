@@ -318,3 +318,19 @@ def test_a_command_line_that_cannot_be_read(noether_command, arguments, expected
     assert ended.code == 2
     assert expected in ended.err + ended.out
     assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "predict trained --data train.npz --out {}.npz",
+        "predict trained --data {}.npz --out new.npz",
+        "checkpoint export trained --out {}.pt",
+        "spec diff {} spec.toml",
+    ],
+)
+def test_a_name_that_is_too_long(noether_command, run, arguments):
+    run(run_id="trained")
+    ended = noether_command(*arguments.format("x" * 300).split())
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("error: ")

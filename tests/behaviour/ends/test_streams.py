@@ -1,5 +1,6 @@
 """A run needs no standard streams: daemons, notebooks and test runners replace or close them."""
 
+import io
 import os
 import subprocess
 import sys
@@ -62,3 +63,21 @@ def test_the_command_works_with_closed_streams(tiny_spec, workplace):
     for file in (workplace / "runs/a").glob("*.*"):  # nobody's print went to a file that took a stream's number
         assert file.read_bytes()
     assert (workplace / "runs/a/log.txt").read_text().startswith("20")
+
+
+def test_messages_go_to_a_stream_of_another_encoding(tiny_spec, monkeypatch, capfd):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert noether.run({**tiny_spec, "output": "läufe"}).status == "FINISHED"
+    assert rb"l\xe4ufe" in stream.buffer.getvalue()
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("redirected", "code"), [("", 0), (">/dev/full", 1)])
+def test_a_command_prints_what_it_can_and_a_full_disk_is_one_error(tiny_spec, workplace, redirected, code):
+    (workplace / "tiny.toml").write_text(tomli_w.dumps({**tiny_spec, "output": "läufe"}))
+    command = f"export PYTHONIOENCODING=ascii; '{sys.executable}' -m noether spec resolve tiny.toml {redirected}"
+    ended = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True)
+    assert ended.returncode == code
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.startswith("error: " if code else "")

@@ -151,10 +151,10 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(names)
 def test_a_name_leads_nowhere_else(run_dir: Path, name: str):  # M1
     doors: list[Callable[[], Path]] = [
-        lambda: run_dir.parent / checked_run_id(name),
+        lambda: run_dir.parent / checked_run_id(name, run_dir.parent),
         lambda: run_dir / callback_file(name),
         lambda: run_dir / callback_file("ema", name),
-        lambda: PathProvider(run_dir.parent, checked_run_id(name)).checkpoint_path,
+        lambda: PathProvider(run_dir.parent, checked_run_id(name, run_dir.parent)).checkpoint_path,
         lambda: run_below(run_dir.parent, name),
         lambda: CheckpointNames(run_dir / "checkpoints").find(name).saved.folder,
     ]

@@ -42,7 +42,7 @@ class Fields:
 
     x: Tensor
     y_target: Tensor
-    name: list[str]
+    name: list[str] | None = None
 
 
 class Tuple(NamedTuple):
@@ -50,7 +50,7 @@ class Tuple(NamedTuple):
 
     x: Tensor
     y_target: Tensor
-    name: list[str]
+    name: list[str] | None = None
 
 
 class Movable:

@@ -2,6 +2,8 @@
 
 import torch
 
+from noether.training.trainers import Counted
+
 
 def fourth_power(input, target):
     return (input - target).pow(4).mean()
@@ -23,12 +25,25 @@ def infinite_gradient(input, target):
     return (input * 0).abs().sqrt().sum() + (target - target).mean()
 
 
+def summed(input, target):
+    return (input - target).square().sum()
+
+
+def summed_and_counted(input, target):
+    return Counted(summed(input, target), "sum")
+
+
 def broken(input, target):
     return {}["no such key"]
 
 
 def not_a_loss(prediction):
     return prediction
+
+
+def of_points(input, target, mask, power: float = 2.0):
+    """A mean over the valid points of padded batches."""
+    return Counted((input - target).abs().pow(power)[mask].mean(), mask.sum())
 
 
 def a_float(input, target):

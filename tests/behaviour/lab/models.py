@@ -21,6 +21,13 @@ class Line(nn.Module):
         return {"y": self.linear(x)}
 
 
+class Bare(Line):
+    """Returns one tensor."""
+
+    def forward(self, x):
+        return self.linear(x)
+
+
 class HalfConfig(ModelBaseConfig):
     width: int = Field(4, description="Numbers between the halves.")
 

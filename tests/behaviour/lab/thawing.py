@@ -3,6 +3,7 @@
 import torch
 from pydantic import Field
 from torch import nn
+from torch.nn.utils import prune  # noqa: F401 -- nn.utils does not import it by itself
 
 from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.periodic import PeriodicCallback
@@ -113,7 +114,14 @@ class Replace(Unfreeze):
     """Puts another layer in the place of one that trains."""
 
     def act(self):
-        self.model.module.head = nn.Linear(4, 2)
+        self.model.head = nn.Linear(4, 2)
+
+
+class Prune(Unfreeze):
+    """Prunes a layer, which renames its weight and adds a buffer."""
+
+    def act(self):
+        nn.utils.prune.l1_unstructured(self.model.head, "weight", 0.5)
 
 
 class Stray(Unfreeze):

@@ -214,6 +214,32 @@ def test_defaults_that_no_spec_can_hold_stay_what_they_are(own, finish):
     assert others == [math.inf, (1, 2), module.Side.LEFT, module.torch.relu, None, "three"]
 
 
+def test_dataclasses_within_options_keep_such_defaults_and_compute_their_own_fields(own, finish):
+    module = own(
+        """
+        import dataclasses
+
+        @dataclasses.dataclass
+        class Part:
+            width: int = 1
+            gap: float = float("nan")
+            pair: Any = (1, 2)
+            area: int = dataclasses.field(init=False, default=0)
+
+            def __post_init__(self):
+                self.area = self.width**2
+
+        class Net(Line):
+            def __init__(self, part: Part, parts: list[Part], named: dict[str, Part]):
+                super().__init__(part, *parts, *named.values())
+        """
+    )
+    options = {"part": {"width": 2}, "parts": [{}, {"width": 3}], "named": {"a": {"width": 4}}}
+    given = _given(module, finish, "own.Net", **options)
+    assert [(part.width, part.pair, part.area) for part in given] == [(w, (1, 2), w**2) for w in (2, 1, 3, 4)]
+    assert all(math.isnan(part.gap) for part in given)
+
+
 def test_such_defaults_of_a_config_stay_what_they_are(own, finish):
     module = own(
         """

@@ -86,6 +86,25 @@ def test_an_evaluation_callback_is_shown_a_batch_though_its_interval_is_far(deep
     assert "the batch has x (8, 3) float32, y_target (8, 2) float32" in problem.message
 
 
+def test_a_sum_in_place_of_a_mean_is_reported_where_steps_are_accumulated(deep, lab):
+    (problem,) = deep({"trainer.loss_fn": "lab.losses.summed", "trainer.max_batch_size": 4})
+    assert (problem.code, problem.path) == ("summed-loss", ("trainer", "loss_fn"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trainer.loss_fn": "lab.losses.summed"},
+        {"trainer.loss_fn": "lab.losses.summed_and_counted", "trainer.max_batch_size": 4},
+        {"trainer.loss_fn": "lab.losses.fourth_power", "trainer.max_batch_size": 4},
+        {"trainer.loss_fn": {"kind": "mse", "reduction": "sum"}, "trainer.max_batch_size": 4},
+    ],
+    ids=["one accumulation step", "counted", "mean", "a sum of torch"],
+)
+def test_a_loss_that_accumulation_takes_for_what_it_is_passes(deep, lab, changes):
+    assert deep(changes) == []
+
+
 def test_a_component_that_cannot_be_built_is_reported(deep):
     (problem,) = deep({"trainer.effective_batch_size": 49})
     assert problem.code == "build-failed"

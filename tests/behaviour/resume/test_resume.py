@@ -133,6 +133,12 @@ def test_a_run_folder_that_was_moved_goes_on(failed, finish, settings, uninterru
     assert remains(resumed) == remains(uninterrupted)
 
 
+def test_a_run_folder_may_get_a_name_that_no_new_run_could_have(failed, finish, settings, uninterrupted, remains):
+    shutil.move(failed.run_dir, failed.run_dir.with_name("mein läuf (2)"))
+    resumed = finish(settings, run_id="mein läuf (2)", resume="auto")
+    assert remains(resumed) == remains(uninterrupted)
+
+
 # What to do with a run id
 
 

@@ -1,14 +1,18 @@
 """An MLflow server on the loopback that stores its requests and misbehaves on demand."""
 
+import copy
 import json
 import re
 import socket
 import threading
 import time
+import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
 
 SLOW_S = 5.0
+TOO_MANY = 2
+NOT_MLFLOW = {"empty": b"", "odd": b'{"status": "ok"}', "null": b"null", "list": b"[]"}
 HTML = b"<html><body>please sign in</body></html>"
 
 
@@ -17,17 +21,25 @@ class FakeServer:
 
     `mode` decides about every request, or, where it is callable, is asked about each with the call's name:
     `ok`; `hang` (no answer); `slow`; a number (an HTTP status); `html`; `cut` (in the middle of the answer); `reset`
-    (before anything is done); `lost reply` (everything is done, and nobody hears of it). `down()` and `up()` close and
-    open the port itself.
+    (before anything is done); `lost reply` (everything is done, and nobody hears of it); `half closed` (as well, with
+    an orderly end); a content that is not MLflow's with status 200, before (`empty`, `odd`, `null`, `list`) or after
+    (`empty done`) anything is done; `forget` (points are taken and dropped); `twice` (a proxy repeats the request);
+    `wait` (429 with Retry-After); `redirect` to a page in HTML; `too large` (413 above two values). `down()` and
+    `up()` close and open the port itself; `back_up()` keeps what is stored, and `restore()` returns to it.
     """
 
     def __init__(self, folder):
         self.folder = folder
         self.mode = "ok"
         self.requests = []
+        self.credentials = []
         self.runs = {}
         self.refused_keys = ()
-        self.lock = threading.Lock()
+        self.after = lambda call: None  # called when a request has been handled, before the answer
+        self.backup = {}
+        self.experiments = {"1": "tiny"}
+        self.created = []
+        self.lock = threading.RLock()
         self.released = threading.Event()
         self.http = self.thread = None
         self.port = 0
@@ -53,6 +65,14 @@ class FakeServer:
             self.http.server_close()
             self.http = None
 
+    def back_up(self):
+        with self.lock:
+            self.backup = copy.deepcopy(self.runs)
+
+    def restore(self):
+        with self.lock:
+            self.runs = copy.deepcopy(self.backup)
+
     @property
     def run(self):
         """The only run that it has been sent."""
@@ -63,10 +83,9 @@ class FakeServer:
         """Handle a request; return the status and the answer."""
         run = self.runs.get(sent.get("run_id"))
         if call.startswith("experiments/"):
-            place = {"experiment_id": "1", "lifecycle_stage": "active"}
-            return 200, {"experiment": {"name": "tiny", "artifact_location": self.folder.as_uri(), **place}}
+            return self.act_on_experiment(call, sent)
         if call == "runs/create":
-            run = FakeRun(f"run{len(self.runs) + 1}", sent)
+            run = FakeRun(uuid.uuid4().hex, sent)  # MLflow's client keeps places by id
             self.runs[run.id] = run
             return 200, {"run": run.shown(self.folder)}
         if call == "runs/search":
@@ -79,12 +98,27 @@ class FakeServer:
             return 400, {"error_code": "INVALID_PARAMETER_VALUE", "message": "that is no metric"}
         return 200, run.do(call, sent, self.folder)
 
+    def act_on_experiment(self, call, sent):
+        number = {name: number for number, name in self.experiments.items()}.get(
+            sent.get("experiment_name", sent.get("name")), sent.get("experiment_id")
+        )
+        if call == "experiments/create":
+            number = str(len(self.experiments) + 1)
+            self.created.append(sent)
+            self.experiments[number] = sent["name"]
+            return 200, {"experiment_id": number}
+        if number not in self.experiments:
+            return 404, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": f"no experiment {sent}"}
+        place = {"experiment_id": number, "lifecycle_stage": "active", "artifact_location": self.folder.as_uri()}
+        return 200, {"experiment": {"name": self.experiments[number], **place}}
+
 
 class FakeRun:
     """One run, with the rules of MLflow's database: a point is kept once, a parameter never changes."""
 
     def __init__(self, run_id, sent):
         self.id = run_id
+        self.experiment = sent.get("experiment_id", "1")
         self.status, self.statuses, self.ended = "RUNNING", [], None
         self.started = sent.get("start_time")
         self.tags = {tag["key"]: tag["value"] for tag in sent.get("tags", ())}
@@ -115,14 +149,18 @@ class FakeRun:
             return {
                 "metrics": [dict(zip(("key", "timestamp", "step", "value"), point, strict=True)) for point in named]
             }
-        return {"run": self.shown(folder)}
+        return {"run": self.shown(folder)} if call == "runs/get" else {}
 
     def shown(self, folder):
-        info = {"run_id": self.id, "run_uuid": self.id, "experiment_id": "1", "status": self.status}
+        info = {"run_id": self.id, "run_uuid": self.id, "experiment_id": self.experiment, "status": self.status}
         info |= {"artifact_uri": (folder / self.id).as_uri(), "lifecycle_stage": "active"}
         pairs = {"tags": self.tags, "params": self.params}
+        latest = {}
+        for key, timestamp, step, value in self.points:
+            if key not in latest or (step, timestamp) >= (latest[key]["step"], latest[key]["timestamp"]):
+                latest[key] = {"key": key, "value": value, "timestamp": timestamp, "step": step}
         data = {name: [{"key": key, "value": value} for key, value in table.items()] for name, table in pairs.items()}
-        return {"info": info, "data": data}
+        return {"info": info, "data": data | {"metrics": list(latest.values())}}
 
 
 class _Http(ThreadingHTTPServer):
@@ -145,6 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
         with fake.lock:
             mode = fake.mode(call) if callable(fake.mode) else fake.mode
             fake.requests.append((time.monotonic(), call, mode))
+            fake.credentials.append(self.headers.get("Authorization"))
         if mode == "hang":
             fake.released.wait()
             return
@@ -152,22 +191,46 @@ class _Handler(BaseHTTPRequestHandler):
             fake.released.wait(SLOW_S)
         if mode == "reset":
             self.break_off()
-        elif mode == "html":
+        elif mode == "redirect" and call:
+            self.send(302, b"", location=f"{fake.address}/login")
+        elif mode == "wait":
+            self.send(429, b"", retry="1")
+        elif mode == "html" or not call:
             self.send(200, HTML, "text/html")
+        elif mode in NOT_MLFLOW:
+            self.send(200, NOT_MLFLOW[mode])
         elif isinstance(mode, int):
             self.send(mode, HTML, "text/html")
+        elif mode == "too large" and len(sent.get("metrics", ())) > TOO_MANY:
+            self.send(413, HTML, "text/html")
+        elif mode == "forget" and sent.get("metrics"):
+            self.send(200, b"{}")
         else:
-            with fake.lock:
-                status, reply = fake.act(call, sent)
-            if mode == "lost reply":
-                self.break_off()
-            else:
-                self.send(status, json.dumps(reply).encode(), is_cut=mode == "cut")
+            self.handle_call(fake, call, sent, mode)
 
-    def send(self, status, body, kind="application/json", *, is_cut=False):
+    def handle_call(self, fake, call, sent, mode):
+        with fake.lock:
+            status, reply = fake.act(call, sent)
+            if mode == "twice" and not call.endswith("/create"):
+                fake.act(call, sent)
+        fake.after(call)
+        if mode == "lost reply":
+            self.break_off()
+        elif mode == "half closed":
+            self.connection.shutdown(socket.SHUT_WR)
+            self.close_connection = True
+        elif mode == "empty done":
+            self.send(200, b"")
+        else:
+            self.send(status, json.dumps(reply).encode(), is_cut=mode == "cut")
+
+    def send(self, status, body, kind="application/json", *, is_cut=False, location=None, retry=None):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
+        for name, value in (("Location", location), ("Retry-After", retry)):
+            if value is not None:
+                self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body[: len(body) // 2] if is_cut else body)
 

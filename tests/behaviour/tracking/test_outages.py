@@ -10,6 +10,9 @@ from noether.metrics.feed import pause_s
 from noether.metrics.metrics_file import MetricRecord
 from noether.metrics.tracker import TrackerError
 
+TROUBLE = [429, 500, 502, 503, "html", "cut", "reset", "lost reply", "half closed"]
+TROUBLE += ["empty", "empty done", "odd", "null", "list", "redirect", "wait"]
+
 
 @pytest.fixture
 def feed(fake_server, make_tracker, make_run):
@@ -57,7 +60,7 @@ def test_what_a_server_missed_in_the_middle_of_a_run_comes_in_order_when_it_is_b
     assert len(caplog.messages) == 1
 
 
-@pytest.mark.parametrize("trouble", [429, 500, 503, "html", "cut", "reset"])
+@pytest.mark.parametrize("trouble", TROUBLE)
 def test_trouble_that_passes_is_tried_again(feed, fake_server, make_run, trouble, caplog):  # H-5
     run = make_run()
     fed = feed(run)

@@ -8,7 +8,8 @@ from noether.core.trackers import RunDescription
 from noether.metrics.delivery import Delivery
 from noether.metrics.metrics_file import MetricRecord
 
-TROUBLE = ["reset", "lost reply", "cut", "html", 429, 500, 503]
+TROUBLE = ["reset", "lost reply", "half closed", "cut", "html", "redirect", "empty", "empty done", "odd", "list"]
+TROUBLE += ["too large", 429, 500, 503]
 UPDATES = 60
 
 
@@ -17,16 +18,15 @@ class KilledError(BaseException):
 
 
 class Run:
-    """Writes metrics, is killed, and goes on from its last checkpoint with the same values at later times."""
+    """Writes metrics, is killed, and goes on from its last checkpoint with the same values, but timings of its own."""
 
     def __init__(self, folder, dice):
         self.path = folder / "metrics.jsonl"
         self.dice = dice
         self.update, self.checkpoint, self.clock = 0, (0, 0), 1_700_000_000.0
 
-    @staticmethod
-    def values(update):
-        values = {"loss": 1.0 / update, "ema=0.9/loss": 2.0 / update}
+    def values(self, update):
+        values = {"loss": 1.0 / update, "ema=0.9/loss": 2.0 / update, "profiling/seconds": self.dice.random()}
         return values | ({"odd": float("nan")} if update % 7 == 0 else {})
 
     def train(self, updates):
@@ -78,7 +78,9 @@ def test_every_value_arrives_once_and_in_order(fake_server, make_tracker, tmp_pa
     told, last = [], None
     closed = False
     while not closed:
-        description = RunDescription("r", "tiny", tmp_path, params={"a": "1"}, attempt=deaths + 1)
+        description = RunDescription(
+            "r", "tiny", tmp_path, params={"a": "1"}, attempt=deaths + 1, resumed_update=run.update
+        )
         tracker = dying(make_tracker(tracking_uri=fake_server.address), dice)
         delivery = Delivery(tracker, run.path, description, tmp_path / "spool" / "mlflow.json", told.append)
         try:
@@ -111,6 +113,7 @@ def test_every_value_arrives_once_and_in_order(fake_server, make_tracker, tmp_pa
     expected = [update for update in range(1, UPDATES + 1) if update % 5]
     arrived = fake_server.run
     assert arrived.curve("loss") == [(update, 1.0 / update) for update in expected]
+    assert [step for step, _ in arrived.curve("profiling/seconds")] == expected
     assert arrived.curve("ema:0.9/loss") == [(update, 2.0 / update) for update in expected]
     assert [step for step, _ in arrived.curve("odd")] == [update for update in expected if update % 7 == 0]
     assert arrived.status == "FINISHED"

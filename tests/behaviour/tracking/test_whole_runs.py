@@ -83,13 +83,13 @@ def test_a_server_that_is_down_from_start_to_end_changes_nothing_and_is_synced_l
     assert "Training is not affected" in begin
     assert f"noether tracker sync {outcome.run_dir}" in end
 
-    still_down = noether_command("tracker", "sync", "down")
+    still_down = noether_command("tracker", "sync", "down", "--store", fake_server.address)
     assert still_down.code == 1, still_down
     assert "13 lines are still missing" in still_down.out
     if trouble == "refuses":
         fake_server.up()
     fake_server.mode = "ok"
-    synced = noether_command("tracker", "sync", "runs/down")
+    synced = noether_command("tracker", "sync", "runs/down", "--store", fake_server.address)
     assert synced.code == 0, synced
     assert "delivered 13 metric lines and 0 files, FINISHED" in synced.out
     assert arrived(fake_server) == losses(outcome.run_dir)
@@ -102,7 +102,7 @@ def test_a_server_that_is_down_from_start_to_end_changes_nothing_and_is_synced_l
     assert run.tags["noether.pid"] == str(os.getpid())
 
     asked = len(fake_server.requests)
-    again = noether_command("tracker", "sync", "down")
+    again = noether_command("tracker", "sync", "down", "--store", fake_server.address)
     assert (again.code, again.out) == (0, "mlflow: has everything, FINISHED\n")
     assert len(fake_server.requests) == asked
 
@@ -115,7 +115,7 @@ def test_files_of_a_callback_wait_for_a_server_that_is_down(tracked, fake_server
     outcome = noether.run(spec, run_id="down", quiet=True)
     assert (outcome.status, outcome.exit_code) == ("FINISHED", 0)
     fake_server.up()
-    assert "and 2 files, FINISHED" in noether_command("tracker", "sync", "down").out
+    assert "and 2 files, FINISHED" in noether_command("tracker", "sync", "down", "--store", fake_server.address).out
 
 
 def test_a_resumed_run_goes_on_in_the_same_mlflow_run(tracked, fake_server, project_module):  # H-8
@@ -175,7 +175,7 @@ def test_a_run_whose_process_was_killed_is_killed_in_mlflow_after_a_sync(tracked
     fields = json.loads(record.read_text())
     record.write_text(json.dumps({"started": fields["started"], "status": "RUNNING"}))  # what a kill -9 leaves
     fake_server.run.status = "RUNNING"
-    synced = noether_command("tracker", "sync", "killed", "--json")
+    synced = noether_command("tracker", "sync", "killed", "--json", "--store", fake_server.address)
     assert synced.code == 0, synced
     (result,) = json.loads(synced.out)
     assert (result["status"], result["lines"], result["error"]) == ("KILLED", 0, "")
@@ -198,9 +198,11 @@ def test_a_sync_imports_no_torch(tracked, fake_server):
     fake_server.up()
     code = (
         "import sys\nfrom noether.runs.tracking.sync import sync_trackers\n"
-        "print([synced.error for synced in sync_trackers('light')], 'torch' in sys.modules)"
+        "print([synced.error for synced in sync_trackers('light', store=sys.argv[1])], 'torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, fake_server.address], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "[''] False\n"
     assert len(arrived(fake_server)) == 12
@@ -265,7 +267,7 @@ def test_a_required_tracker_that_lacks_something_at_the_end_is_an_exit_code(
     assert "lacks some of its metrics or files" in ended.err
     assert "noether tracker sync" in ended.err
     fake_server.mode = "ok"
-    assert noether_command("tracker", "sync", "r").code == 0
+    assert noether_command("tracker", "sync", "r", "--store", fake_server.address).code == 0
     assert len(arrived(fake_server)) == 12
 
 

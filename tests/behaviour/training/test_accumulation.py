@@ -101,7 +101,7 @@ def test_a_sum_is_that_of_the_whole_update_and_of_the_whole_data_set(finish, fin
     [
         ("mse", "a mean over samples"),
         ({"kind": "l1", "reduction": "sum"}, "a sum over samples"),
-        ("lab.losses.fourth_power", "taken as a mean over samples; return Counted(loss, n) for others"),
+        ("lab.losses.fourth_power", "taken as a mean over samples, unless it returns Counted(loss, n)"),
     ],
 )
 def test_plan_says_what_the_loss_is_a_mean_of(tiny_spec, lab, loss_fn, words):

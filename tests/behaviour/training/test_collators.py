@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 import tomli_w
+import torch
+
+import noether
 
 CLOUDS = {
     "datasets": {key: {"kind": "lab.batches.Clouds"} for key in ("train", "test")},
@@ -29,6 +32,24 @@ def test_padded_batches_train_with_a_mask(finish, lab, collate, workers):
     assert outcome.metrics["rmse/test/y"] > 0
 
 
+def test_a_loss_of_valid_points_has_the_mask_and_its_options_whatever_the_size_of_a_batch(finish, lab):
+    loss = {"kind": "lab.losses.of_points", "power": 2.0}
+    settings = clouds("pad", properties=("x", "mask"), samples=15) | {"trainer.max_epochs": 1}
+    whole = finish(settings | {"trainer.loss_fn": "mse"}).metrics
+    parts = finish(settings | {"trainer.loss_fn": loss, "trainer.max_batch_size": 1}).metrics
+    for key in ("loss/online/total", "loss/test/total", "rmse/test/y"):
+        assert parts[key] == pytest.approx(whole[key], rel=1e-5)
+
+
+def test_a_loss_of_valid_points_is_refused_for_batches_without_a_mask(noether_command, tiny_spec, lab):
+    tiny_spec["trainer"]["loss_fn"] = "lab.losses.of_points"
+    lab.parent.joinpath("unpadded.toml").write_text(tomli_w.dumps({"spec": 1, **tiny_spec}))
+    ended = noether_command("check", "unpadded.toml", "--deep")
+    assert ended.code == 2
+    assert "forward-failed" in ended.err
+    assert "default None" in ended.err
+
+
 def test_concatenated_batches_train_with_an_index(finish, lab):
     outcome = finish(clouds("concat", properties=("x", "batch_index")))
     assert outcome.metrics["rmse/test/y"] > 0
@@ -48,6 +69,15 @@ def test_a_batch_may_be_an_object(finish, lab, final_weights, kind):
     assert final_weights(other) == final_weights(plain)
     for key in ("loss/test/total", "rmse/test/y"):
         assert other.metrics[key] == plain.metrics[key]
+
+
+@pytest.mark.parametrize("kind", ["fields", "tuples", "movables"])
+def test_a_model_that_is_trained_on_objects_predicts(finish, lab, kind):
+    run = noether.load_run(finish(clouds(f"lab.batches.{kind}", points=4)).run_dir)
+    x = torch.linspace(0, 1, 12).reshape(1, 4, 3)
+    with torch.no_grad():
+        expected = run.model(x=x)
+    torch.testing.assert_close(run.predict({"x": x})["y"], expected, rtol=0, atol=0)
 
 
 def test_stack_by_name_is_the_run_without_a_collator(finish, final_weights):
@@ -111,3 +141,34 @@ def test_check_knows_the_properties_that_a_collator_adds(noether_command, tiny_s
         tiny_spec["trainer"]["forward_properties"] = ["x", name]
         Path("mask.toml").write_text(tomli_w.dumps({"spec": 1, **tiny_spec}))
         assert noether_command("check", "mask.toml").code == code
+
+
+@pytest.mark.parametrize(
+    ("collate", "properties"),
+    [
+        ("pad", ("x", "mask")),
+        ("concat", ("x", "batch_index")),
+        ("lab.batches.fields", ("x",)),
+        ("lab.batches.tuples", ("x",)),
+        ("lab.batches.movables", ("x",)),
+    ],
+)
+def test_predictions_take_samples_of_every_size_through_every_collator(finish, lab, collate, properties):
+    points = 4 if collate.startswith("lab") else None
+    normalize = {"transforms": [{"kind": "normalize", "properties": ["x", "y_target"]}]}
+    run = noether.load_run(finish(clouds(collate, properties=properties, points=points) | normalize).run_dir)
+    layer, data = run.model.layer, run.predictor().inputs.data
+    for size in (4,) if points else (2, 3, 9):
+        x = torch.rand(3, size, 3, dtype=torch.float64)
+        wanted = data.inverse(
+            "y_target", layer(data.transforms("test")[0]({"x": x.float(), "y_target": x[..., :2]})["x"])
+        )
+        for given, expected in ((x, wanted), (x[1], wanted[1])):
+            torch.testing.assert_close(run.predict({"x": given})["y"], expected.detach())
+
+
+def test_a_program_of_samples_of_different_sizes_is_refused(finish, lab, noether_command):
+    run = finish(clouds("pad", properties=("x", "mask")))
+    ended = noether_command("checkpoint", "export", run.run_dir, "--format", "torch-export")
+    assert ended.code == 2
+    assert "samples of one size" in ended.err

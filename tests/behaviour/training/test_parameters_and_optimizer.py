@@ -85,6 +85,13 @@ def test_a_layer_that_was_replaced_is_named(refused, at):
     assert "not in the model: head.weight, head.bias" in error.message
 
 
+@pytest.mark.parametrize("at", [0, 5], ids=["before training", "after an update"])
+def test_names_that_no_new_model_has_are_refused(refused, at):
+    error = refused({"kind": "lab.thawing.Layers", "optimizer": SGD}, callback("Prune", at))
+    assert isinstance(error, TrainingError)
+    assert "added head.weight_mask, head.weight_orig and removed head.weight" in error.message
+
+
 def test_the_wrong_update_is_in_no_checkpoint(run, lab):
     run({"model": FROZEN, "trainer.callbacks": [callback("Sneak"), {"kind": "checkpoint", "every_n_updates": 1}]})
     (run_dir,) = Path("runs").iterdir()

@@ -21,10 +21,11 @@ from noether.core.callbacks.checkpoint.live_weights import LiveWeights
 from noether.core.callbacks.evaluation import put_together
 from noether.core.initializers import ResumeInitializerConfig
 from noether.core.initializers.weights import read_weights, renamed, run_below
+from noether.core.models.agreement import require_same_names
 from noether.core.models.cnn import CNN, CNNConfig
 from noether.core.models.composite import CompositeModel
 from noether.core.models.mlp import MLP, MLPConfig
-from noether.core.models.weights import match_weights, require_no_new_buffers
+from noether.core.models.weights import match_weights
 from noether.core.trackers.mlflow.store import resolve_store
 from noether.testing import make_callback, make_counter, make_model, make_trainer
 
@@ -116,7 +117,9 @@ def of_the_others(tmp_path: Path) -> dict[str, Callable[[], object]]:
         "weights that do not fit": lambda: match_weights(model, names).require_complete(
             "weights.safetensors", hint="set strict = false"
         ),
-        "a buffer of a forward pass": lambda: require_no_new_buffers(nn.BatchNorm1d(2), frozenset()),
+        "a buffer of a forward pass": lambda: require_same_names(
+            nn.BatchNorm1d(2), frozenset({"weight", "bias", "scale"}), "the forward pass"
+        ),
         "no optimizer": lambda: make_model(optimizer=None).initialize_optimizer(**LENGTH),
         "a parameter of no part": lambda: loose.initialize_optimizer(**LENGTH),
         "wrong forward properties": lambda: CNN.check_inputs(NoProperties(), ["x"]),

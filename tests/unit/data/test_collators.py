@@ -181,3 +181,13 @@ def test_samples_without_points_are_an_error(collator: Callable[..., Any]) -> No
 @pytest.mark.parametrize("other", [torch.ones(3, 4), torch.ones(3, 2, dtype=torch.float64)])
 def test_points_of_another_shape_or_type_are_named_not_cast(collator: Callable[..., Any], other: Tensor) -> None:
     assert "'x'" in message_of(collator, [{"x": torch.ones(2, 2)}, {"x": other}])
+
+
+@pytest.mark.parametrize("form", [lambda value: value, lambda value: [value], lambda value: (0.0, value)])
+def test_python_numbers_that_float32_cannot_tell_apart_are_refused(form: Any) -> None:
+    far = [{"y": form(1e9 + step)} for step in range(4)]
+    with pytest.raises(DataError, match="lost in float32"):
+        stack(far)
+    assert torch.equal(stack(far[:1])["y"], torch.tensor([form(1e9)]))
+    near = stack([{"y": form(1.0 + step)} for step in range(4)])["y"]
+    assert near.dtype is torch.float32

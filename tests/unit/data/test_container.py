@@ -183,3 +183,9 @@ def test_other_samples_take_the_place_of_a_data_set_with_the_same_transforms() -
     other = data.over("train", InMemoryDataset({name: torch.tensor([[5.0]]) for name in ("x", "u", "y_target")}))
     assert other.train[0]["x"].tolist() == [2.0]
     assert len(data.train) == 2
+
+
+def test_raw_properties_without_a_data_set_are_an_error_that_says_so() -> None:
+    with pytest.raises(DataError) as caught:
+        DataContainer({}).raw_properties()
+    assert "no data sets" in caught.value.message

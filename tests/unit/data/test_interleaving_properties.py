@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from noether.data.container import DataContainer
 from noether.data.dataset import Batch, Dataset
-from noether.data.loader import evaluation_pass, training_batches
+from noether.data.loader import evaluation_pass
 from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig, TaggedBatch
 
 
@@ -131,7 +131,7 @@ def trained(run: Run, num_workers: int = 0) -> tuple[list[Batch], list[list[Batc
     data = run.data(num_workers)
     requests = {id(reader): reader.request(data) for reader in run.readers}
     stream = run.stream(data, list(requests.values()))
-    training = training_batches(stream)
+    training = (batch for tag, _, batch in stream if tag == TRAINING)
     steps, passes = [], []
     for _, due in run.readings():
         steps += [next(training) for _ in range(run.steps)]

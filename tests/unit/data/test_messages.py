@@ -104,7 +104,7 @@ def of_files(folder: Path) -> dict[str, Any]:
         "Python objects": lambda: read_columns(folder / "odd.npz", ["objects"]),
         "integers beyond 64 bits with a sign": lambda: read_columns(folder / "odd.npz", ["unsigned"]),
         "numbers that are lost": lambda: DataContainer({"train": odd(x=["x", "far"])}).first_sample(),
-        "a name that is no text": lambda: _checked(folder / "a.parquet", None, ["a\n"]),
+        "a name that is not text": lambda: _checked(folder / "a.parquet", None, ["a\n"]),
         "a doubled column": lambda: _checked(folder / "a.parquet", None, ["a", "b", "a"]),
         "arrays of different lengths": lambda: file(y="y", z="z"),
         "a property without arrays": lambda: file(x="x", y=[]),

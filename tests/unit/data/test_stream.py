@@ -8,8 +8,8 @@ import torch
 
 from noether.data.container import DataContainer
 from noether.data.dataset import InMemoryDataset
-from noether.data.loader import evaluation_pass, training_batches
-from noether.data.samplers.tagged import SamplerIntervalConfig, TaggedBatch
+from noether.data.loader import evaluation_pass
+from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig, TaggedBatch
 from noether.errors import TrainingError
 
 
@@ -26,6 +26,11 @@ def every_update(data: DataContainer) -> SamplerIntervalConfig:
 
 def stream_of(data: DataContainer, *requests: SamplerIntervalConfig) -> Iterator[TaggedBatch]:
     return iter(data.build_loader(requests, batch_size=2, end_update=2))
+
+
+def training_batches(stream: Iterator[TaggedBatch]) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield training batches as an update takes them; passes that are not read are skipped."""
+    return (batch for tag, _, batch in stream if tag == TRAINING)
 
 
 def values(batches: Iterator[dict[str, torch.Tensor]]) -> list[int]:

@@ -1,12 +1,27 @@
 from pathlib import Path
 
 from noether.core.trackers import RunDescription
-from noether.metrics.spool import Delivered, SpoolState, read_description, read_spool, write_description, write_spool
+from noether.metrics.spool import (
+    Delivered,
+    ListedFile,
+    SpoolState,
+    read_description,
+    read_spool,
+    write_description,
+    write_spool,
+)
 
 
 def test_a_state_comes_back_as_it_was_written(tmp_path):
     state = SpoolState(
-        Delivered(7, 2), Delivered(9, 1), {"run_id": "a"}, "token", (("plot.png", "figures"),), "FINISHED"
+        Delivered(7, 2),
+        Delivered(9, 1),
+        {"run_id": "b"},
+        "token",
+        {"run_id": "a"},
+        ((0, "one"), (5, "two")),
+        (ListedFile("plots/plot.png", "figures", "ab", 7),),
+        "FINISHED",
     )
     write_spool(tmp_path / "spool/mlflow.json", state, durably=True)
     assert read_spool(tmp_path / "spool/mlflow.json") == state

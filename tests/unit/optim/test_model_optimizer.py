@@ -152,3 +152,13 @@ def test_a_foreign_optimizer_of_torchs_name_may_keep_state_of_other_shapes() -> 
         saved.append(ModelOptimizer(optimizer, names=["weight", "bias"]))
     tensors, values = saved[0].state_tensors(), saved[0].state_values()
     saved[1].load_state(tensors, values)
+
+
+def test_the_norm_of_parameters_that_are_added_in_float16_does_not_overflow(network: nn.Sequential) -> None:
+    optimizer = optimizer_over(network, clip_grad_norm=1.0)
+    added = nn.Parameter(torch.zeros(4, dtype=torch.float16))
+    optimizer._find = lambda: [("added", added)]
+    optimizer.add_group({"params": [added], "foreach": False})
+    added.grad = torch.full((4,), 60_000.0, dtype=torch.float16)
+    optimizer.clip()
+    assert float(optimizer.last_grad_norm) == pytest.approx(120_000.0)

@@ -33,7 +33,7 @@ def test_messages(golden: Any, tmp_path: Path) -> None:
     golden(
         {
             "a resume without a run": lambda: run({}, resume="auto"),
-            "a run id": lambda: checked_run_id("../a"),
+            "a run id": lambda: checked_run_id("../a", "runs"),
             "an unknown run": lambda: find_run("frist", tmp_path / "runs"),
             "a folder that is not a run": lambda: find_run(tmp_path),
             "a run that exists": lambda: RunFolder(paths).create(),

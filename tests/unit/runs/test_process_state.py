@@ -31,6 +31,15 @@ def test_a_deterministic_mode_that_only_warns_does_so_again(tiny_spec: dict[str,
     assert torch.is_deterministic_algorithms_warn_only_enabled()
 
 
+def test_an_unchanged_mode_is_left_alone(tiny_spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("torch imports its compiler")
+
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", refuse)
+    with pytest.raises(KeyboardInterrupt), process_state(load_spec(tiny_spec).spec, CPU):
+        raise KeyboardInterrupt
+
+
 def test_a_run_on_the_cpu_leaves_cuda_alone(tiny_spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("CUDA is touched")

@@ -139,6 +139,18 @@ def test_a_skipped_update_leaves_what_a_run_without_it_has(
         torch.testing.assert_close(found[name], value, rtol=0, atol=0, msg=name)
 
 
+def test_a_run_that_ends_with_the_first_non_finite_update_copies_no_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[KeptBuffers] = []
+    monkeypatch.setattr(KeptBuffers, "keep", lambda self: kept.append(self) or True)
+    for skip in (False, True):
+        model = Model(nn.BatchNorm1d(3))
+        model.initialize_optimizer(total_updates=10, updates_per_epoch=5)
+        update = Update(step, Precision("fp32", torch.device("cpu")), FiniteGuard(skip=skip, max_in_a_row=9))
+        update.begin(model, model)
+        update(iter([TaggedBatch(TRAINING, 0, {"x": GOOD})]))
+        assert bool(kept) is skip
+
+
 @pytest.mark.parametrize("guard", GUARDS.values(), ids=GUARDS)
 def test_an_overflow_of_the_gradient_scaler_leaves_nothing_either(guard: type[FiniteGuard]) -> None:
     model = Model(nn.BatchNorm1d(3))

@@ -93,7 +93,7 @@ def of_batches(folder: Path) -> dict[str, Any]:
         "a tuple of losses": losses((torch.zeros(()), torch.zeros(()))),
         "a loss without a graph": lambda: check_graph(TrainerResult.of({"a": torch.zeros(())})),
         "an output that is None": step({"y": None}),
-        "a mask that is none": lambda: is_per_point(BATCH["x"], BATCH["x"]),
+        "a mask that is not boolean": lambda: is_per_point(BATCH["x"], BATCH["x"]),
         "a loss named total": losses({"total": torch.zeros(()), "a": torch.zeros(())}),
         "a prediction of another shape": lambda: METRICS["mae"].sums(torch.zeros(4, 1), torch.zeros(4)),
         "a metric without an output": lambda: callback.process_data(BATCH, trainer_model=make_model()),

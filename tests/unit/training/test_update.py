@@ -148,6 +148,35 @@ def test_a_loss_that_no_backward_pass_can_begin_on_is_named(step: Any, name: str
     assert name in caught.value.message
 
 
+def test_losses_that_cannot_be_added_are_named() -> None:
+    model, update = model_with_optimizer(), update_of()
+    update.train_step = (
+        lambda batch, model: {  # type: ignore[assignment, return-value]  # a trainer may return this
+            "three": model(x=batch["x"])["y"][:3, 0],
+            "four": model(x=batch["x"])["y"][:, 0],
+        }
+    )
+    update.begin(model, model)
+    with pytest.raises(TrainingError) as caught:
+        update(batches(X))
+    assert "'three' of (3,), 'four' of (4,)" in caught.value.message
+
+
+def test_an_error_while_losses_are_added_stays_what_it_is() -> None:
+    class Odd(Tensor):
+        def __add__(self, other: Any) -> Tensor:
+            raise RuntimeError("no device has this sum")
+
+    model, update = model_with_optimizer(), update_of()
+    update.train_step = lambda batch, model: {  # type: ignore[assignment, return-value]  # as above
+        "odd": torch.ones(()).as_subclass(Odd),
+        "y": model(x=batch["x"])["y"].mean(),
+    }
+    update.begin(model, model)
+    with pytest.raises(RuntimeError, match="no device has this sum"):
+        update(batches(X))
+
+
 def test_an_error_of_the_model_stays_what_it_is() -> None:
     model, update = model_with_optimizer(), update_of()
     update.train_step = lambda batch, model: model(x=batch["x"] @ batch["x"])

@@ -244,7 +244,7 @@ class BestCheckpointCallback(PeriodicCallback):
     # Checkpoints
 
     def _tag(self, tolerance: int | None = None) -> str:
-        # With the prefix: an EMA has a best checkpoint for each factor.
+        # With the prefix: an `ema` callback has a best checkpoint for each factor.
         return best_tag(self.writer.prefix + self.metric_key, tolerance)
 
     def _follow(self) -> bool:

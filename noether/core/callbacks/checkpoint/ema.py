@@ -23,7 +23,7 @@ from noether.core.callbacks.checkpoint.averages import (
     load_averages,
 )
 from noether.core.callbacks.checkpoint.interval import CheckpointCallbackConfig
-from noether.core.callbacks.checkpoint.live_weights import LiveWeights
+from noether.core.callbacks.checkpoint.live_weights import LiveWeights, shares_memory
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
 from noether.core.callbacks.tree import NestedCallbacks
 from noether.core.models.base import ModelBase
@@ -172,10 +172,9 @@ class EmaCallback(PeriodicCallback):
 
     def _begin(self) -> None:
         """Start the averages from the current weights."""
-        self._averages = {}
+        self._averages, self._shares_memory = {}, shares_memory(self.model)
         for path in self.model_paths:
             live = LiveWeights(self.model, path)
-            self._shares_memory = live.share_memory()
             flat = flattened(live) if self._is_flat else None
             self._averages |= {(path, factor): Average(live, factor, flat) for factor in self.target_factors}
 

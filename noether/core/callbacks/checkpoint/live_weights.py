@@ -95,15 +95,16 @@ class LiveWeights:
             if buffer is not None
         )
 
-    def share_memory(self) -> bool:
-        """Return True if tensors of the model lie over each other, so that new storage would part them."""
-        return sharing({**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}) is not None
-
     def put_copied(self, tensors: dict[str, Tensor]) -> None:
         """Replace the tensors that `copied` returns."""
         for name, tensor in tensors.items():
             owner, key = self._copied[name]
             owner[key] = tensor
+
+
+def shares_memory(model: nn.Module) -> bool:
+    """Return True if tensors of the model lie over each other, so that new storage would part them."""
+    return sharing({**dict(model.named_parameters()), **dict(model.named_buffers())}) is not None
 
 
 _Slot: TypeAlias = tuple[dict[str, Any], str]

@@ -246,7 +246,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         if self.log_output:
             self.writer.add_scalar(key, value, logger=self.logger if self.verbose else None)
         else:
-            self.logger.info("%s: %.6g", key, float(value))
+            self.logger.info("%s: %s", key, f"{value.item():.6g}")
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return the values of the current interval."""

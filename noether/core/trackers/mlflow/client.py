@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noether.config.secrets import remember_password_in, remember_secret
+from noether.core.trackers.mlflow.answers import checked_client
 from noether.core.trackers.mlflow.store import Store
 from noether.metrics.tracker import TrackerError, TrackerRefusedError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+_LOGGER = logging.getLogger(__name__)
 
 _FINAL = {
     "UNAUTHENTICATED",
@@ -158,33 +161,72 @@ _KIND_TAG = {"mlflow.experimentKind": "custom_model_development"}
 """Without this tag MLflow's pages ask for the purpose of the experiment."""
 
 
-def open_experiment(store: Store, name: str, artifact_location: str | None) -> tuple[MlflowClient, str]:
-    """Return a client for the store and the id of the experiment; create missing ones.
+TRACKING_URI, RUN_ID = "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"
+EXPERIMENT_NAME, EXPERIMENT_ID = "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"
+
+
+def open_client(store: Store) -> MlflowClient:
+    """Return a client for the store; a new database is set up."""
+    # Two processes that migrate a new database at the same time corrupt it.
+    with _lock(store), quiet_mlflow():
+        return checked_client(store.uri, store.shown_uri)
+
+
+def open_experiment(
+    client: MlflowClient, store: Store, name: str | None, default: str, artifact_location: str | None
+) -> str:
+    """Return the id of the experiment: that of the spec, of the environment, or the default one; create missing ones.
 
     Args:
+        client: A client for the store.
         store: The store.
-        name: Name of the experiment.
+        name: Name of the experiment in the spec.
+        default: Name of the experiment if neither the spec nor the environment names one.
         artifact_location: Folder or address for the files of a new experiment; None for the default.
 
     Raises:
-        TrackerRefusedError: if the experiment was deleted.
+        TrackerRefusedError: if the experiment was deleted, or the environment contradicts itself.
     """
-    # Two processes that migrate a new database at the same time corrupt it.
+    given, wanted_id = os.environ.get(EXPERIMENT_NAME), os.environ.get(EXPERIMENT_ID)
+    if name is not None and (ignored := [each for each in (EXPERIMENT_NAME, EXPERIMENT_ID) if os.environ.get(each)]):
+        _LOGGER.info("%s is ignored: the spec sets experiment = %r", " and ".join(ignored), name)
+    elif wanted_id and not given:
+        return _named_by_id(client, wanted_id)
+    name = name or given or default
     with _lock(store), quiet_mlflow():
-        from mlflow import MlflowClient
+        found = _find(client, name) or _create(client, name, artifact_location or _default_location(store, name))
+    if name == given and wanted_id and wanted_id != found:
+        raise TrackerRefusedError(
+            f"{EXPERIMENT_NAME} and {EXPERIMENT_ID} contradict each other: found {name!r}, which is the experiment "
+            f"{found}, and {wanted_id!r}",
+            hint=f"unset one of the two, or set `experiment` for the tracker: unset {EXPERIMENT_ID}",
+        )
+    return found
 
-        client = MlflowClient(tracking_uri=store.uri)
-        location = artifact_location or _default_location(store, name)
-        return client, _find(client, name) or _create(client, name, location)
+
+def _named_by_id(client: MlflowClient, experiment_id: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _active(client.get_experiment(experiment_id))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise TrackerRefusedError(
+            f"unknown MLflow experiment: found {EXPERIMENT_ID} = {experiment_id!r}, expected the id of one",
+            hint=f"unset {EXPERIMENT_ID}, or name the experiment with {EXPERIMENT_NAME}",
+        ) from error
 
 
 def _find(client: MlflowClient, name: str) -> str | None:
     experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        return None
+    return None if experiment is None else _active(experiment)
+
+
+def _active(experiment: Any) -> str:
     if experiment.lifecycle_stage == "deleted":
         raise TrackerRefusedError(
-            f"the MLflow experiment {name!r} (id {experiment.experiment_id}) was deleted",
+            f"the MLflow experiment {experiment.name!r} (id {experiment.experiment_id}) was deleted",
             hint=f"restore it with `mlflow experiments restore -x {experiment.experiment_id}`, "
             "or set another `experiment` for the tracker",
         )

@@ -1,4 +1,4 @@
-"""MLflow requests: names, batches, history and refused values."""
+"""MLflow requests: names, tags, batches, history and refused values."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import math
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
+from noether.core.trackers.mlflow.answers import RequestTooLargeError
+from noether.metrics.delivery import process_facts
 from noether.metrics.metrics_file import MetricRecord
+from noether.metrics.tracker import RunDescription
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -42,6 +45,46 @@ def mlflow_name(key: str) -> str:
 def _is_normal(key: str) -> bool:
     """Return True if the key is a path in the normal form that MLflow requires."""
     return posixpath.normpath(key) == key and key != "." and not key.startswith(("..", "/"))
+
+
+MAX_TAG_LENGTH = 8000
+ERROR_TAG = "noether.error"
+INFINITIES_TAG = "noether.infinite_values_left_out"
+REFUSED_TAG = "noether.refused_values_left_out"
+OPENING_TAG = "noether.opening"
+CONTINUES_TAG = "noether.continues"
+RUN_ID_TAG = "noether.run_id"
+OF_THE_OWNER = ("mlflow.runName", "mlflow.user", "mlflow.note.content")
+"""Tags that the maker of an MLflow run has set already."""
+
+
+def run_tags(run: RunDescription, run_name: str) -> dict[str, str]:
+    """Return the tags of a new run; an unknown fact has no tag."""
+    facts = run.facts or process_facts(run.spec_path)
+    tags = {
+        "mlflow.runName": run_name,
+        "mlflow.user": facts.get("user"),
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.name": str(run.spec_path) if run.spec_path else None,
+        CONTINUES_TAG: run.continues.get("run_id"),
+        "mlflow.source.git.commit": facts.get("git_commit"),
+        "mlflow.note.content": run.summary or None,
+        **process_tags(run),
+        **run.tags,
+    }
+    return {name: value[:MAX_TAG_LENGTH] for name, value in tags.items() if value is not None}
+
+
+def process_tags(run: RunDescription) -> dict[str, str]:
+    """Return the tags that each attempt of a run sets again."""
+    facts = run.facts or process_facts(run.spec_path)
+    known = {f"noether.{name}": facts[name] for name in ("version", "host", "pid") if name in facts}
+    return {
+        RUN_ID_TAG: run.run_id,
+        "noether.run_dir": str(run.run_dir.absolute()),
+        "noether.attempt": str(run.attempt),
+        **known,
+    }
 
 
 MAX_METRICS = 1000
@@ -115,36 +158,68 @@ def _cut(value: str) -> str:
     return value[: MAX_PARAM_LENGTH - len(end)] + end
 
 
-_Point = tuple[str, int, float | None]
+_SYSTEM = "system/"
+"""Metrics of the machine, which MLflow's own thread writes with another count of steps."""
 
 
-def not_in_history(client: MlflowClient, run_id: str, records: Sequence[MetricRecord]) -> list[MetricRecord]:
-    """Return the records without values that the MLflow run already has; drop records that become empty.
+class History:
+    """The points that an MLflow run has, looked up as far as they are asked for.
 
-    Values are compared by name, update and value, not by time: a resumed run computes the same values again, later.
+    A point is its name and step: a resumed run computes timings again that differ from those that arrived.
+
+    Args:
+        client: MLflow's client.
+        run_id: Id of the MLflow run.
     """
-    names = {mlflow_name(key) for record in records for key in record.metrics}
-    logged = Counter(
-        _point(point.key, point.step, point.value)
-        for name in names
-        for point in client.get_metric_history(run_id, name)
-    )
-    missing = []
-    for record in records:
-        metrics = {}
-        for key, value in record.metrics.items():
-            point = _point(mlflow_name(key), record.update, value)
-            if logged[point]:
-                logged[point] -= 1
-            else:
-                metrics[key] = value
-        if metrics:
-            missing.append(replace(record, metrics=metrics))
-    return missing
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self._client = client
+        self._run_id = run_id
+        latest = client.get_run(run_id).data._metric_objs  # the public `metrics` has no steps
+        self._newest = {metric.key: metric.step for metric in latest if not metric.key.startswith(_SYSTEM)}
+        self._steps: dict[str, Counter[int]] = {}
+
+    @property
+    def newest(self) -> int:
+        """The newest step of any metric of the run; -1 if it has none."""
+        return max(self._newest.values(), default=-1)
+
+    def missing_in(self, records: Sequence[MetricRecord]) -> list[MetricRecord]:
+        """Return the records without values that the run has; drop records that become empty.
+
+        Args:
+            records: All records of some updates.
+        """
+        first = {mlflow_name(key): record.update for record in reversed(records) for key in record.metrics}
+        known = {name for name in first if self._newest.get(name, -1) >= first[name]}
+        logged = {name: Counter(self._of(name)) for name in known}
+        missing = []
+        for record in records:
+            metrics = {}
+            for key, value in record.metrics.items():
+                steps = logged.get(mlflow_name(key), Counter())
+                if steps[record.update]:
+                    steps[record.update] -= 1
+                elif not (math.isinf(value) and record.update <= self.newest):  # else it was left out before
+                    metrics[key] = value
+            if metrics:
+                missing.append(replace(record, metrics=metrics))
+        return missing
+
+    def _of(self, name: str) -> Counter[int]:
+        if name not in self._steps:
+            points = self._client.get_metric_history(self._run_id, name)
+            self._steps[name] = Counter(point.step for point in points)
+        return self._steps[name]
 
 
-def _point(name: str, update: int, value: float) -> _Point:
-    return name, update, None if math.isnan(value) else value
+def logged_values(client: MlflowClient, run_id: str, keys: Collection[str]) -> dict[str, dict[int, list[float]]]:
+    """Return the values of an MLflow run by metric key and step."""
+    found: dict[str, dict[int, list[float]]] = {}
+    for key in keys:
+        for point in client.get_metric_history(run_id, mlflow_name(key)):
+            found.setdefault(key, {}).setdefault(point.step, []).append(point.value)
+    return found
 
 
 _LOGGER = logging.getLogger(__name__)
@@ -162,32 +237,55 @@ class MetricSender:
 
     Attributes:
         refused: Number of values left out.
+        largest: Number of values that one request may hold; a server that takes less lowers it.
     """
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self.refused = 0
+        self.largest = MAX_METRICS
         self._client = client
         self._run_id = run_id
 
     def send(self, metrics: Sequence[Metric]) -> None:
-        """Send the values in one request; if it is refused, send its halves, down to single values.
+        """Send the values in one request; if it is refused or too large, send its halves, down to single values.
 
         Raises:
             MlflowException: if the store cannot be reached, or refuses the run as a whole.
+            RequestTooLargeError: if not even one value is small enough.
         """
         from mlflow.exceptions import MlflowException
 
         try:
             self._client.log_batch(self._run_id, metrics=metrics, synchronous=True)
+        except RequestTooLargeError:
+            if len(metrics) == 1:
+                raise
+            self.largest = max(1, len(metrics) // 2)
+            self._send_halves(metrics)
         except MlflowException as error:
             if error.error_code != _REFUSED:
                 raise
             if len(metrics) > 1:
-                middle = len(metrics) // 2
-                self.send(metrics[:middle])
-                self.send(metrics[middle:])
+                self._send_halves(metrics)
                 return
             if self.refused >= _TOO_MANY or self._client.get_run(self._run_id).info.lifecycle_stage == "deleted":
                 raise
             self.refused += 1
             _LOGGER.warning("MLflow refused %s = %r: %s", metrics[0].key, metrics[0].value, error.message[:200])
+
+    def _send_halves(self, metrics: Sequence[Metric]) -> None:
+        middle = len(metrics) // 2
+        self.send(metrics[:middle])
+        self.send(metrics[middle:])
+
+
+def send_params(client: MlflowClient, run_id: str, params: Sequence[Param]) -> None:
+    """Send parameters in one request, or in halves if that is too large for the server."""
+    try:
+        client.log_batch(run_id, params=params, synchronous=True)
+    except RequestTooLargeError:
+        if len(params) == 1:
+            raise
+        middle = len(params) // 2
+        send_params(client, run_id, params[:middle])
+        send_params(client, run_id, params[middle:])

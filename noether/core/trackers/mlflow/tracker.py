@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from noether.config.components import TrackerBaseConfig
 from noether.core.trackers.mlflow.client import (
+    EXPERIMENT_ID,
+    RUN_ID,
+    TRACKING_URI,
     ClientSettings,
     as_tracker_errors,
+    open_client,
     open_experiment,
     remember_credentials,
     set_process_defaults,
@@ -21,51 +27,32 @@ from noether.core.trackers.mlflow.client import (
     stop_system_metrics,
 )
 from noether.core.trackers.mlflow.requests import (
-    MAX_METRICS,
+    ERROR_TAG,
+    INFINITIES_TAG,
     MAX_PARAMS,
+    MAX_TAG_LENGTH,
+    OF_THE_OWNER,
+    OPENING_TAG,
+    REFUSED_TAG,
+    RUN_ID_TAG,
+    History,
     MetricSender,
     in_requests,
-    not_in_history,
+    logged_values,
+    process_tags,
+    run_tags,
+    send_params,
     to_metrics,
     to_params,
 )
 from noether.core.trackers.mlflow.store import Store, resolve_store, run_link, ui_command
-from noether.metrics.delivery import process_facts
 from noether.metrics.metrics_file import MetricRecord
-from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, TrackerError
+from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, TrackerError, TrackerRefusedError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-MAX_TAG_LENGTH = 8000
-
-
-def run_tags(run: RunDescription, run_name: str) -> dict[str, str]:
-    """Return the tags of a new run; an unknown fact has no tag."""
-    facts = run.facts or process_facts(run.spec_path)
-    tags = {
-        "mlflow.runName": run_name,
-        "mlflow.user": facts.get("user"),
-        "mlflow.source.type": "LOCAL",
-        "mlflow.source.name": str(run.spec_path) if run.spec_path else None,
-        "mlflow.source.git.commit": facts.get("git_commit"),
-        "mlflow.note.content": run.summary or None,
-        **process_tags(run),
-        **run.tags,
-    }
-    return {name: value[:MAX_TAG_LENGTH] for name, value in tags.items() if value is not None}
-
-
-def process_tags(run: RunDescription) -> dict[str, str]:
-    """Return the tags that each attempt of a run sets again."""
-    facts = run.facts or process_facts(run.spec_path)
-    known = {f"noether.{name}": facts[name] for name in ("version", "host", "pid") if name in facts}
-    return {
-        "noether.run_id": run.run_id,
-        "noether.run_dir": str(run.run_dir.absolute()),
-        "noether.attempt": str(run.attempt),
-        **known,
-    }
+_LOGGER = logging.getLogger(__name__)
 
 
 class MlflowTrackerConfig(TrackerBaseConfig):
@@ -82,7 +69,8 @@ class MlflowTrackerConfig(TrackerBaseConfig):
         min_length=1,
         max_length=500,
         examples=["wings"],
-        description="Experiment of the run. Default: the spec's name.",
+        description="Experiment of the run (default: MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID, else the spec's "
+        "name).",
     )
     run_name: str | None = Field(
         None,
@@ -107,10 +95,7 @@ class MlflowTrackerConfig(TrackerBaseConfig):
     )
 
 
-_OPENING_TAG = "noether.opening"
-_ERROR_TAG = "noether.error"
-_INFINITIES_TAG = "noether.infinite_values_left_out"
-_REFUSED_TAG = "noether.refused_values_left_out"
+_MISSING = "RESOURCE_DOES_NOT_EXIST"
 _DATABASE_PATIENCE_S = 30.0
 """Seconds; creating a new database takes several, and needs no warning."""
 
@@ -128,6 +113,9 @@ class MlflowTracker(BaseTracker):
         PluginError: if MLflow does not support the tracking address.
     """
 
+    address_field: ClassVar[str | None] = "tracking_uri"
+    portable_fields: ClassVar[frozenset[str]] = frozenset({"experiment", "run_name", "request_timeout_s"})
+
     tracker_config: MlflowTrackerConfig
 
     def __init__(self, tracker_config: MlflowTrackerConfig | None = None) -> None:
@@ -141,10 +129,11 @@ class MlflowTracker(BaseTracker):
         self._settings = ClientSettings(config.request_timeout_s)
         self._system_metrics: Any = None
         self._sender: MetricSender | None = None
-        self._left_out = {_INFINITIES_TAG: 0, _REFUSED_TAG: 0}
+        self._history: History | None = None
+        self._left_out = {INFINITIES_TAG: 0, REFUSED_TAG: 0}
         self._ended: float | None = None
         self._opening = uuid.uuid4().hex
-        self._asked_to_create = False
+        self._asked_to_create = self._is_said = False
 
     @property
     def client(self) -> MlflowClient:
@@ -165,20 +154,18 @@ class MlflowTracker(BaseTracker):
         set_process_defaults()
         self._settings.apply()
         with as_tracker_errors(self.store.shown_uri):
-            self._client, self.experiment_id = open_experiment(
-                self.store, config.experiment or run.name, config.artifact_location
-            )
+            self._client = open_client(self.store)
             if self.mlflow_run_id is None:  # None unless an earlier opening failed half-way
                 self._start_or_continue(run)
             self._log_params(run)
             for path in (run.spec_path, run.resolved_spec_path):
-                if path is not None and path.exists():
-                    self.client.log_artifact(self.mlflow_run_id, str(path), "spec")
+                if path is not None and path.exists() and run.ended is None:
+                    self.client.log_artifact(self._id, str(path), "spec")
             if config.log_system_metrics and self._system_metrics is None and run.ended is None:
-                self._system_metrics = start_system_metrics(self.store.uri, str(self.mlflow_run_id))
+                self._system_metrics = start_system_metrics(self.store.uri, self._id)
 
     def log_metrics(self, records: Sequence[MetricRecord]) -> None:
-        """Send the values with the update as MLflow's step; values sent twice are kept once.
+        """Send the values with the update as MLflow's step.
 
         A value that MLflow refuses is left out and counted; the others are sent.
         """
@@ -186,14 +173,29 @@ class MlflowTracker(BaseTracker):
         with as_tracker_errors(self.store.shown_uri):
             if self._sender is None:
                 self._sender = MetricSender(self.client, self._id)
-            for request in in_requests(metrics, MAX_METRICS):
+            for request in in_requests(metrics, self._sender.largest):
                 self._sender.send(request)
-        self._left_out[_INFINITIES_TAG] += infinities
+        self._left_out[INFINITIES_TAG] += infinities
 
     def undelivered(self, records: Sequence[MetricRecord]) -> Sequence[MetricRecord]:
         """Return the values of these records that the MLflow run does not have."""
         with as_tracker_errors(self.store.shown_uri):
-            return not_in_history(self.client, self._id, records)
+            return self._looked_up().missing_in(records)
+
+    def newest_update(self) -> int | None:
+        """Return the newest update that the MLflow run has."""
+        self._history = None
+        with as_tracker_errors(self.store.shown_uri):
+            return self._looked_up().newest
+
+    def logged(self, keys: Collection[str]) -> Mapping[str, Mapping[int, Sequence[float]]] | None:
+        """Return the values that the MLflow run has."""
+        with as_tracker_errors(self.store.shown_uri):
+            return logged_values(self.client, self._id, keys)
+
+    def takes(self, value: float) -> bool:
+        """Return False for an infinity, which flattens MLflow's charts."""
+        return not math.isinf(value)
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Upload a file."""
@@ -208,10 +210,10 @@ class MlflowTracker(BaseTracker):
         with as_tracker_errors(self.store.shown_uri):
             refused = self._sender.refused if self._sender else 0
             for tag, before in self._left_out.items():
-                if count := before + (refused if tag == _REFUSED_TAG else 0):
+                if count := before + (refused if tag == REFUSED_TAG else 0):
                     self.client.set_tag(self._id, tag, count)
             if error:
-                self.client.set_tag(self._id, _ERROR_TAG, error[:MAX_TAG_LENGTH])
+                self.client.set_tag(self._id, ERROR_TAG, error[:MAX_TAG_LENGTH])
                 self.client.log_text(self._id, error, "error.txt")
             self.client.set_terminated(self._id, status=status, end_time=_milliseconds(self._ended))
         self._settings.revert()
@@ -221,6 +223,11 @@ class MlflowTracker(BaseTracker):
         """The store and, once open, the MLflow run, for a later attempt that continues it."""
         store = {"store": self.store.shown_uri}
         return store if self.mlflow_run_id is None else {**store, "run_id": self.mlflow_run_id}
+
+    @property
+    def address(self) -> str:
+        """The store, without user name and password."""
+        return self.store.shown_uri
 
     @property
     def patience_s(self) -> float:  # type: ignore[override]  # the base class needs a plain value only
@@ -247,32 +254,46 @@ class MlflowTracker(BaseTracker):
             raise TrackerError("the MLflow run is not open yet")
         return self.mlflow_run_id
 
+    def _looked_up(self) -> History:
+        if self._history is None:
+            self._history = History(self.client, self._id)
+        return self._history
+
     def _store_for(self, run: RunDescription) -> Store:
         """Return the store that already holds the run, unless its spec names another one now.
 
         Without a `tracking_uri`, a run that continues in another folder or environment would resolve to another
         database.
         """
-        kept = run.reference.get("store")
-        if kept is None or kept == self.store.shown_uri:
-            return self.store
-        is_by_default = self.tracker_config.tracking_uri is None
-        return resolve_store(kept, {}, Path.cwd()) if is_by_default or run.ended is not None else self.store
+        given, kept = self.tracker_config.tracking_uri, (run.reference or run.continues).get("store")
+        store = self.store if given or kept in (None, self.store.shown_uri) else resolve_store(kept, {}, Path.cwd())
+        if (environment := os.environ.get(TRACKING_URI)) and not self._is_said:
+            ignored = resolve_store(None, {TRACKING_URI: environment}, Path.cwd())
+            if ignored.shown_uri != store.shown_uri:
+                why = "tracking_uri is set" if given else "the run is there already"
+                _LOGGER.info("%s is ignored: %s, the store is %s", TRACKING_URI, why, store.shown_uri)
+        self._is_said = True
+        return store
 
     def _start_or_continue(self, run: RunDescription) -> None:
         known = run.reference if run.reference.get("store") == self.store.shown_uri else {}
-        if "run_id" in known:
-            self._continue(run, known["run_id"])
+        if "run_id" in known and self._continue(run, known["run_id"]):
+            return
+        self.experiment_id = open_experiment(
+            self.client, self.store, self.tracker_config.experiment, run.name, self.tracker_config.artifact_location
+        )
+        self._opening = run.token or self._opening
+        if self._adopt(run):
             return
         run_name = self.tracker_config.run_name or run.run_id
-        self._opening = run.token or self._opening
-        asked_before = self._asked_to_create or bool(known)  # by this process, or by an earlier one that died
-        self.mlflow_run_id = self._created_unnoticed() if asked_before else None
+        # By an earlier try of this process, or by an earlier process that died.
+        may_exist = self._asked_to_create or bool(known) or run.attempt > 1 or run.ended is not None
+        self.mlflow_run_id = self._created_unnoticed() if may_exist else None
         self._asked_to_create = True
         if self.mlflow_run_id is None:
             created = self.client.create_run(
                 str(self.experiment_id),
-                tags=run_tags(run, run_name) | {_OPENING_TAG: self._opening},
+                tags=run_tags(run, run_name) | {OPENING_TAG: self._opening},
                 run_name=run_name,
                 start_time=_milliseconds(run.started),
             )
@@ -281,23 +302,82 @@ class MlflowTracker(BaseTracker):
     def _created_unnoticed(self) -> str | None:
         """Return the run that an earlier try created without receiving the reply."""
         found = self.client.search_runs(
-            [str(self.experiment_id)], f"tags.`{_OPENING_TAG}` = '{self._opening}'", max_results=1
+            [str(self.experiment_id)], f"tags.`{OPENING_TAG}` = '{self._opening}'", max_results=1
         )
         return str(found[0].info.run_id) if found else None
 
-    def _continue(self, run: RunDescription, run_id: str) -> None:
-        known = self.client.get_run(run_id)
+    def _continue(self, run: RunDescription, run_id: str) -> bool:
+        """Continue the MLflow run of an earlier attempt; False if the store does not have it any more.
+
+        Raises:
+            TrackerRefusedError: if it is not the one that was created for this run.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            known = self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != _MISSING:
+                raise
+            _LOGGER.warning("the MLflow run %s is gone from %s: a new one is begun", run_id, self.store.shown_uri)
+            return False
+        if run.token and known.data.tags.get(OPENING_TAG, run.token) != run.token:
+            raise TrackerRefusedError(
+                f"the MLflow run {run_id} at {self.store.shown_uri} was created for another run than {run.run_id}",
+                hint="remove spool/ of the run folder: the run gets an MLflow run of its own",
+            )
         self.experiment_id = known.info.experiment_id
         self._left_out = {name: int(known.data.tags.get(name, 0)) for name in self._left_out}
         if run.ended is None:
-            self.client.update_run(run_id, status="RUNNING")
-            from mlflow.entities import RunTag
-
-            tags = [RunTag(name, value) for name, value in process_tags(run).items()]
-            self.client.log_batch(run_id, tags=tags, synchronous=True)
-        if _ERROR_TAG in known.data.tags:  # from a failed attempt
-            self.client.delete_tag(run_id, _ERROR_TAG)
+            self._reopen(run_id, process_tags(run))
+        if ERROR_TAG in known.data.tags:  # from a failed attempt
+            self.client.delete_tag(run_id, ERROR_TAG)
         self.mlflow_run_id = run_id
+        for name, used in ((RUN_ID, run_id), (EXPERIMENT_ID, self.experiment_id)):
+            if os.environ.get(name, used) != used:
+                _LOGGER.info("%s is ignored: the run continues in its MLflow run %s", name, run_id)
+        return True
+
+    def _adopt(self, run: RunDescription) -> bool:
+        """Log to the MLflow run that MLFLOW_RUN_ID names, as MLflow's client does; False if there is none to use.
+
+        It serves one run only: two would show two points for one update.
+
+        Raises:
+            TrackerRefusedError: if the store has no such run, or it was deleted.
+        """
+        wanted = os.environ.get(RUN_ID)
+        if not wanted or run.continues:
+            return False
+        try:
+            found = self.client.get_run(wanted)
+        except Exception as error:
+            if getattr(error, "error_code", None) != _MISSING:
+                raise
+            found = None
+        if found is None or found.info.lifecycle_stage == "deleted":
+            raise TrackerRefusedError(
+                f"unknown MLflow run: found {RUN_ID} = {wanted!r}, expected the id of one at {self.store.shown_uri}",
+                hint=f"unset {RUN_ID}: a new MLflow run is created",
+            )
+        if found.data.tags.get(OPENING_TAG, self._opening) != self._opening:
+            ignored = f"that MLflow run has the run {found.data.tags.get(RUN_ID_TAG, '')}"
+        elif self.tracker_config.experiment and found.info.experiment_id != self.experiment_id:
+            ignored = f"that MLflow run is not in the experiment {self.tracker_config.experiment!r} of the spec"
+        else:
+            name = {"mlflow.runName": self.tracker_config.run_name} if self.tracker_config.run_name else {}
+            tags = {key: value for key, value in run_tags(run, "").items() if key not in OF_THE_OWNER}
+            self._reopen(wanted, tags | name | {OPENING_TAG: self._opening})
+            self.experiment_id, self.mlflow_run_id = found.info.experiment_id, wanted
+            return True
+        _LOGGER.warning("%s = %s is ignored: %s", RUN_ID, wanted, ignored)
+        return False
+
+    def _reopen(self, run_id: str, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        self.client.update_run(run_id, status="RUNNING")
+        self.client.log_batch(run_id, tags=[RunTag(*tag) for tag in tags.items()], synchronous=True)
 
     def _log_params(self, run: RunDescription) -> None:
         """Log parameters that the MLflow run does not have, and those changed by a resume below `attempt/<n>/`.
@@ -313,7 +393,7 @@ class MlflowTracker(BaseTracker):
         ]
         params += to_params({f"attempt/{run.attempt}/{key}": run.params[key] for key in changed})
         for request in in_requests([param for param in params if param.key not in logged], MAX_PARAMS):
-            self.client.log_batch(self._id, params=request, synchronous=True)
+            send_params(self.client, self._id, request)
 
 
 def _milliseconds(seconds: float | None) -> int | None:

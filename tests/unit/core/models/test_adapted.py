@@ -156,3 +156,22 @@ def test_what_neither_has_is_an_attribute_error_of_the_wrapper() -> None:
     model = AdaptedModule(nn.Linear(3, 2))
     assert not hasattr(model, "get_embeddings")
     assert hasattr(copy.deepcopy(model), "weight")
+
+
+def test_attributes_are_set_on_the_module_itself() -> None:
+    model = AdaptedModule(ByName())
+    model.linear = nn.Linear(3, 2, bias=False)
+    model.scale = 2.0
+    model.register_buffer("seen", torch.zeros(1))
+    model.name = "net"
+    assert model.module.linear is model.linear
+    assert (model.module.scale, model.name) == (2.0, "net")
+    assert sorted(model.state_dict()) == ["linear.weight", "seen"]
+    del model.linear
+    assert not hasattr(model.module, "linear")
+
+
+def test_a_copy_and_another_module_keep_working() -> None:
+    model = copy.deepcopy(AdaptedModule(ByOrder()))
+    model.module = ByName()
+    assert model.linear is model.module.linear

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from noether.core.models.agreement import require_agreement, require_sizes
+from noether.core.models.agreement import require_agreement, require_same_names, require_sizes, state_names
 from noether.core.models.base import ModelBase
 from noether.core.models.build import AdaptedModule
 from noether.core.models.composite import CompositeModel
@@ -113,3 +113,22 @@ def test_a_layer_that_got_its_sizes_is_accepted() -> None:
 def test_unfreezing_before_training_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NoetherError):
         make_trainer(tmp_path).unfreeze("*")
+
+
+def test_a_state_with_other_names_than_a_new_model_is_refused() -> None:
+    model = model_of(lin=nn.Linear(2, 2), norm=nn.BatchNorm1d(2))
+    known = state_names(model)
+    assert {"lin.weight", "norm.running_mean"} < known
+    model.norm.running_mean = None
+    model.lin.register_buffer("passing_by", torch.ones(1), persistent=False)
+    require_same_names(model, known, "a callback")
+    nn.utils.parametrizations.spectral_norm(model.lin)
+    with pytest.raises(TrainingError) as caught:
+        require_same_names(model, known, "a callback")
+    assert "lin.parametrizations.weight.original" in caught.value.message
+    assert "removed lin.weight" in caught.value.message
+
+
+def test_names_of_parts_are_those_of_a_checkpoint() -> None:
+    model = Pair()
+    assert state_names(model) == set(model.state_dict())

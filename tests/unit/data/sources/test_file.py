@@ -142,9 +142,7 @@ def test_missing_values_in_a_table_are_an_error(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"a": [1.0, None, 3.0]}), tmp_path / "data.parquet")
     with pytest.raises(DataError) as caught:
         read(tmp_path / "data.parquet")
-    assert "'a'" in str(caught.value)
-    assert "1" in str(caught.value)
-    assert "3" in str(caught.value)
+    assert "'a': found 1 of 3 rows without one, the first is row 2" in str(caught.value)
 
 
 def test_a_single_array_without_a_name_is_an_error(tmp_path: Path) -> None:

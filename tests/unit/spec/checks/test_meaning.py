@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import pytest
 from pydantic import Field
 
-from noether.config.components import CallBackBaseConfig
+from noether.config.components import CallBackBaseConfig, DatasetBaseConfig
 from noether.config.discriminated import Discriminated
 from noether.core.callbacks.periodic import PeriodicCallback
+from noether.data.dataset import Dataset
 from noether.spec.checks.meaning import meaning_notes
 from noether.spec.load import LoadedSpec, load_spec
 
@@ -153,10 +154,10 @@ def test_an_unlogged_metric_is_reported_with_the_nearest_one(refused):
     assert "Did you mean 'loss/test/total'?" in found.text
 
 
-def test_no_hint_suggests_a_metric_of_the_callback_itself(refused):
+def test_no_hint_suggests_a_metric_that_a_reader_makes_of_the_missing_one(refused):
     follows = {"kind": "best-checkpoint", "every_n_epochs": 1, "metric_key": "loss/val/total"}
-    found = refused({"trainer.callbacks": [follows]})
-    assert found.codes == ["unlogged-metric trainer.callbacks.0.metric_key"]
+    found = refused({"trainer.callbacks": [follows, watch("loss/val/total")]})
+    assert found.codes == [f"unlogged-metric trainer.callbacks.{number}.metric_key" for number in (0, 1)]
     assert "loss/val/total/best" not in found.text
 
 
@@ -355,3 +356,23 @@ def test_callbacks_of_different_metrics_are_right(load):
     load({"trainer.callbacks": [loss(), loss(dataset_key="train"), parent(loss()), best]})
     load({"trainer.callbacks": [loss(), loss(every_n_epochs=None, every_n_updates=2)]})  # the same at other updates
     load({"trainer.callbacks": [{"kind": "lr", "every_n_updates": 2}]})  # a default callback logs the same
+
+
+class DeclaringConfig(DatasetBaseConfig):
+    collate: bool = Field(True, description="An option of its own.")
+
+
+class Declaring(Dataset):
+    """Declares its properties, and has an option with the name of a key of other data sets."""
+
+    def __init__(self, config: DeclaringConfig):
+        super().__init__(config)
+
+    @classmethod
+    def known_properties(cls, config):
+        return ("real", "y_target")
+
+
+def test_an_option_named_collate_adds_no_properties(refused):
+    found = refused({"datasets.train": {"kind": f"{HERE}.Declaring"}, "trainer.forward_properties": ["imag"]})
+    assert "unknown-property trainer.forward_properties.0" in found.codes

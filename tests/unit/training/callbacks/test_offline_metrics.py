@@ -144,3 +144,37 @@ def test_points_that_are_not_valid_do_not_count(name: str) -> None:
     if name == "mae":
         whole = (prediction - target).abs()[valid].double().mean()
         assert METRICS[name].value({key: value[None] for key, value in found.items()}) == pytest.approx(float(whole))
+
+
+@pytest.mark.parametrize("name", REGRESSION)
+def test_both_parts_of_complex_fields_count(name: str) -> None:
+    generator = torch.Generator().manual_seed(4)
+    target, error = (torch.randn(6, 3, dtype=torch.complex64, generator=generator) for _ in range(2))
+    one, other = (torch.view_as_real(values.to(torch.complex128)) for values in (target + error, target))
+    expected = {
+        "mae": lambda: (one - other).norm(dim=-1).mean(),
+        "rmse": lambda: (one - other).square().sum(-1).mean().sqrt(),
+        "r2": lambda: 1 - (one - other).square().sum() / (other - other.mean((0, 1))).square().sum(),
+        "relative-l2": lambda: direct_relative_l2(one.flatten(1), other.flatten(1)),
+    }[name]()
+    torch.testing.assert_close(batched(name, target + error, target, [4, 2]), expected, rtol=1e-6, atol=0)
+
+
+def test_predictions_keep_the_digits_and_the_parts_that_they_have(tmp_path: Path) -> None:
+    metrics = {"kind": "offline-metrics", "every_n_epochs": 1, "metrics": {"y": ["mae"]}}
+    callback = make_callback(metrics, make_trainer(tmp_path))
+    assert isinstance(callback, OfflineMetricsCallback)
+    target = torch.ones(2, 2, dtype=torch.float64)
+    (sums,) = callback._sums("y", ["mae"], {"y": target + 1e-9}, {"y_target": target}).values()
+    assert float(METRICS["mae"].value(sums)) == pytest.approx(1e-9, rel=1e-6)
+    (sums,) = callback._sums("y", ["mae"], {"y": target + 1j}, {"y_target": target + 0j}).values()
+    assert float(METRICS["mae"].value(sums)) == pytest.approx(1.0)
+
+
+def test_accuracy_of_complex_outputs_is_refused_and_names_the_field(tmp_path: Path) -> None:
+    metrics = {"kind": "offline-metrics", "every_n_epochs": 1, "metrics": {"y": ["accuracy"]}}
+    callback = make_callback(metrics, make_trainer(tmp_path))
+    assert isinstance(callback, OfflineMetricsCallback)
+    with pytest.raises(TrainingError) as caught:
+        callback._sums("y", ["accuracy"], {"y": torch.ones(2, 3) + 1j}, {"y_target": torch.zeros(2)})
+    assert "'y'" in caught.value.message

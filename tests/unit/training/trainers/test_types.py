@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noether.errors import TrainingError
-from noether.training.trainers.types import Counted, TrainerResult, detached
+from noether.training.trainers.types import Counted, TrainerResult, check_parts, detached
 
 ONE, TWO = torch.tensor(1.0), torch.tensor(2.0)
 
@@ -108,3 +108,36 @@ def test_outputs_lose_their_graphs_and_those_that_are_none_are_left_out() -> Non
     assert found == {"a": value, "number": 0.5, "nested": {"b": [value, None]}, "text": "t"}
     assert not found["a"].requires_grad
     assert not found["nested"]["b"][0].requires_grad
+
+
+@pytest.mark.parametrize("count", [-1, None, "mean", torch.ones(3), float("nan"), 1j])
+def test_a_count_is_one_number_or_sum(count: Any) -> None:
+    with pytest.raises(TrainingError, match="wrong count"):
+        Counted(torch.ones(()), count)
+
+
+@pytest.mark.parametrize("count", [0, 2.5, "sum", torch.tensor(3), torch.tensor(True)])
+def test_counts_of_any_real_type_are_taken(count: Any) -> None:
+    assert TrainerResult(torch.ones(()), count=Counted(torch.ones(()), count).count).count is count
+
+
+def test_counts_name_losses_to_log() -> None:
+    with pytest.raises(TrainingError, match="'b'"):
+        TrainerResult(torch.ones(()), losses_to_log={"a": torch.ones(())}, count={"b": 2})
+
+
+def test_parts_of_a_result_do_not_contradict_its_total() -> None:
+    one, two = torch.ones(()), torch.tensor(2.0)
+    check_parts(TrainerResult(one, losses_to_log={"total": one.clone(), "other": torch.ones(3)}))
+    check_parts(TrainerResult(two, losses_to_log={"a": one, "b": 1.0}, count={"a": 4}))  # type: ignore[dict-item]
+    for wrong in (
+        TrainerResult(two, losses_to_log={"total": one}),
+        TrainerResult(one, losses_to_log={"a": one, "b": one}, count={"a": 4}),
+    ):
+        with pytest.raises(TrainingError, match="expected the total"):
+            check_parts(wrong)
+
+
+def test_a_nested_loss_is_named() -> None:
+    with pytest.raises(TrainingError, match="'m'"):
+        TrainerResult.of({"m": {"a": torch.ones(())}})  # type: ignore[dict-item]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from noether.core.callbacks.checkpoint.averages import Average, flattened, load_averages
-from noether.core.callbacks.checkpoint.live_weights import LiveWeights
+from noether.core.callbacks.checkpoint.live_weights import LiveWeights, shares_memory
 from noether.errors import SpecError
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.float8_e4m3fn]
@@ -146,6 +146,6 @@ def test_saved_copies_of_another_size_are_loaded() -> None:
 
 def test_a_buffer_that_is_a_view_of_a_weight_forbids_an_exchange_of_storages() -> None:
     model = nn.Linear(2, 2)
-    assert not LiveWeights(model).share_memory()
+    assert not shares_memory(model)
     model.register_buffer("turned", model.weight.detach().T, persistent=False)
-    assert LiveWeights(model).share_memory()
+    assert shares_memory(model)

@@ -1,0 +1,197 @@
+"""`tracker sync` sends a run to the user's own store only, and only what the run has listed."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+import noether
+
+EVIL = """
+from pathlib import Path
+Path("executed").touch()
+from noether.core.trackers import NoopTracker
+class Tracker(NoopTracker):
+    wants_metrics = True
+"""
+
+DRAWS = """
+from pathlib import Path
+from noether.core.callbacks import PeriodicCallback
+
+class Drawing(PeriodicCallback):
+    def periodic_callback(self, *, update_counter, **_):
+        path = self.trainer.path_provider.outputs_path / "figure.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("a figure")
+        self.writer.add_file(path, "figures")
+        if not Path("outside.txt").exists():
+            Path("outside.txt").write_text("not of the run")
+        self.writer.add_file("outside.txt", "figures")
+"""
+
+
+@pytest.fixture
+def of_a_stranger(tiny_spec, fake_server, monkeypatch, workplace):
+    """A run folder whose tracker was down, and which names the server of the one who made it."""
+    (workplace / "draws.py").write_text(DRAWS)
+    monkeypatch.syspath_prepend(workplace)
+    table = {"kind": "mlflow", "tracking_uri": fake_server.address, "request_timeout_s": 1, "flush_timeout_s": 0.2}
+    trainer = tiny_spec["trainer"] | {"callbacks": [{"kind": "draws.Drawing", "every_n_epochs": 2}]}
+    fake_server.down()
+    run = noether.run(tiny_spec | {"trackers": [table], "trainer": trainer}, run_id="r", quiet=True).run_dir
+    fake_server.up()
+    yield run
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("draws", "evil", "runs")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def own_server(fake_server_class, tmp_path):
+    fake = fake_server_class(tmp_path / "own")
+    yield fake
+    fake.down()
+
+
+def asked(server):
+    return [call for _, call, _ in server.requests]
+
+
+def uploaded(server):
+    return {str(path.relative_to(server.folder)) for path in server.folder.rglob("*") if path.is_file()}
+
+
+def test_a_store_that_only_the_folder_names_is_refused_with_both_names_and_the_option(
+    of_a_stranger, fake_server, own_server, noether_command, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", own_server.address)
+    refused = noether_command("tracker", "sync", "r")
+    assert refused.code == 2
+    for text in (fake_server.address, own_server.address, f"--store {fake_server.address}"):
+        assert text in refused.err
+    assert asked(fake_server) == asked(own_server) == []
+    assert noether_command("tracker", "sync", "r", "--store", fake_server.address).code == 0
+    assert fake_server.run.status == "FINISHED"
+
+
+def test_a_store_that_only_the_spool_names_is_refused(of_a_stranger, fake_server, noether_command):
+    spec = of_a_stranger / "spec.resolved.toml"
+    spec.write_text("\n".join(line.replace("tracking_uri", "run_name") for line in spec.read_text().splitlines()))
+    refused = noether_command("tracker", "sync", "r")
+    assert refused.code == 2, refused
+    assert f"--store {fake_server.address}" in refused.err
+    assert asked(fake_server) == []
+
+
+@pytest.mark.parametrize("says", ["environment", "project", "project with other options"])
+def test_the_users_own_store_is_that_of_the_environment_or_of_a_spec_of_the_project(
+    of_a_stranger, fake_server, noether_command, monkeypatch, workplace, says
+):
+    if says == "environment":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", fake_server.address)
+    else:
+        (workplace / "specs").mkdir()
+        more = 'experiment = "mine"' if says != "project" else ""
+        table = f'[[trackers]]\nkind = "mlflow"\ntracking_uri = "{fake_server.address}"\n{more}\n'
+        (workplace / "specs/mine.toml").write_text(table)
+    assert noether_command("tracker", "sync", "r").code == 0
+    assert fake_server.run.status == "FINISHED"
+
+
+def test_the_spec_in_the_run_folder_is_no_spec_of_the_project(of_a_stranger, noether_command, monkeypatch):
+    monkeypatch.chdir(of_a_stranger)
+    assert noether_command("tracker", "sync", ".").code == 2
+
+
+def test_options_that_name_a_place_are_not_taken_from_the_folder(
+    of_a_stranger, fake_server, own_server, noether_command
+):
+    spec = of_a_stranger / "spec.resolved.toml"
+    line = f'artifact_location = "{own_server.address}"\ntracking_uri ='
+    spec.write_text(spec.read_text().replace("tracking_uri =", line))
+    fake_server.experiments = {}
+    assert noether_command("tracker", "sync", "r", "--store", fake_server.address).code == 0
+    assert asked(own_server) == []
+    (created,) = fake_server.created
+    assert "artifact_location" not in created
+
+
+@pytest.mark.parametrize("stands", ["in the project", "beside the run", "in the run"])
+def test_a_class_that_lies_with_the_run_is_not_imported(of_a_stranger, noether_command, monkeypatch, workplace, stands):
+    spec = of_a_stranger / "spec.resolved.toml"
+    evil = {"in the project": "runs.evil", "beside the run": "evil", "in the run": "evil"}[stands]
+    here = {"in the project": workplace, "beside the run": workplace / "runs", "in the run": of_a_stranger}[stands]
+    for folder in (of_a_stranger, of_a_stranger.parent):
+        (folder / "evil.py").write_text(EVIL)
+    spec.write_text(spec.read_text().replace('kind = "mlflow"', f'kind = "{evil}.Tracker"'))
+    monkeypatch.chdir(here)
+    assert noether_command("tracker", "sync", of_a_stranger).code == 2
+    assert not (here / "executed").exists()
+
+
+def test_only_files_that_the_run_has_listed_are_sent(of_a_stranger, fake_server, noether_command, workplace, capsys):
+    secret = workplace / "id_rsa"
+    secret.write_text("secret")
+    run, spool = of_a_stranger, of_a_stranger / "spool/mlflow.json"
+    kept = json.loads(spool.read_text())
+    (listed,) = kept["files"]
+    assert listed["path"] == "outputs/figure.txt"  # the file outside of the folder is not listed
+    (run / "linked.txt").symlink_to(secret)
+    (run / "unlisted.txt").write_text("x")
+    os.mkfifo(run / "pipe")
+    (run / "changed.txt").write_text("changed")
+    tempting = [str(secret), "../../id_rsa", "linked.txt", "unlisted.txt", "pipe", "changed.txt", "\x1b[2Jx"]
+    kept["files"] += [listed | {"path": path} for path in tempting]
+    kept["files"] += [[str(secret), "old"], listed | {"folder": "../../up"}, listed | {"folder": "/up"}]
+    spool.write_text(json.dumps(kept))
+    (run / "spec.toml").unlink()
+    (run / "spec.toml").symlink_to(secret)
+    synced = noether_command("tracker", "sync", "r", "--store", fake_server.address)
+    assert "and 1 files, FINISHED" in synced.out
+    assert {Path(path).name for path in uploaded(fake_server)} == {"figure.txt", "spec.resolved.toml"}
+    assert "\x1b" not in synced.out + synced.err
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(of_a_stranger, fake_server, noether_command):
+    metrics = of_a_stranger / "metrics.jsonl"
+    for path in (metrics, of_a_stranger / "spool/mlflow.json", of_a_stranger / "spool/mlflow.run.json"):
+        path.unlink()
+        os.mkfifo(path)
+    assert noether_command("tracker", "sync", "r", "--store", fake_server.address).code in (1, 2)
+
+
+def test_a_linked_metrics_file_or_spool_is_neither_read_nor_written(
+    of_a_stranger, fake_server, noether_command, workplace
+):
+    elsewhere = workplace / "elsewhere"
+    elsewhere.mkdir()
+    metrics = of_a_stranger / "metrics.jsonl"
+    metrics.rename(elsewhere / "metrics.jsonl")
+    metrics.symlink_to(elsewhere / "metrics.jsonl")
+    (of_a_stranger / "spool").rename(elsewhere / "spool")
+    (of_a_stranger / "spool").symlink_to(elsewhere / "spool")
+    before = {path: path.read_bytes() for path in elsewhere.rglob("*.json*")}
+    noether_command("tracker", "sync", "r", "--store", fake_server.address)
+    assert {path: path.read_bytes() for path in elsewhere.rglob("*.json*")} == before
+    assert not any(run.points for run in fake_server.runs.values())
+
+
+def test_an_mlflow_run_of_somebody_else_is_not_continued(of_a_stranger, fake_server, noether_command):
+    _, made = fake_server.act("runs/create", {"tags": [{"key": "noether.opening", "value": "other"}]})
+    spool = of_a_stranger / "spool/mlflow.json"
+    kept = json.loads(spool.read_text())
+    spool.write_text(
+        json.dumps(kept | {"reference": {"store": fake_server.address, "run_id": made["run"]["info"]["run_id"]}})
+    )
+    refused = noether_command("tracker", "sync", "r", "--store", fake_server.address)
+    assert refused.code == 1
+    assert fake_server.run.points == {}
+    assert fake_server.run.status == "RUNNING"
+
+
+def test_the_warning_at_the_end_of_a_run_names_the_store_that_sync_needs(of_a_stranger, fake_server):
+    log = (of_a_stranger / "log.txt").read_text()
+    assert f"noether tracker sync {of_a_stranger} --store {fake_server.address}" in log
+    assert "outside.txt" in log

@@ -1,0 +1,112 @@
+"""`tracker sync --verify` finds what a server lost, doubled or changed, and sends again what is missing."""
+
+import json
+
+import pytest
+
+import noether
+from noether.runs.tracking.sync import sync_trackers
+
+BLIND = """
+from noether.core.trackers import BaseTracker
+
+class Tracker(BaseTracker):
+    def open(self, run): pass
+    def log_metrics(self, records): pass
+    def close(self, status, error): pass
+"""
+
+
+@pytest.fixture
+def finished(tiny_spec, fake_server):
+    """The folder of a run that the server has seen to its end."""
+
+    def run(mode="ok"):
+        fake_server.mode = mode
+        table = {"kind": "mlflow", "tracking_uri": fake_server.address}
+        run_dir = noether.run(tiny_spec | {"trackers": [table]}, run_id="r", quiet=True).run_dir
+        fake_server.mode = "ok"
+        return run_dir
+
+    return run
+
+
+@pytest.fixture
+def verify(fake_server):
+    def verified():
+        (synced,) = sync_trackers("r", store=fake_server.address, verify=True)
+        return synced
+
+    return verified
+
+
+def points_in(run_dir):
+    return sum(len(json.loads(line)["metrics"]) for line in (run_dir / "metrics.jsonl").read_text().splitlines())
+
+
+def test_a_server_that_has_everything_is_told_so(finished, verify):
+    run_dir = finished()
+    synced = verify()
+    assert (synced.error, synced.missing, synced.resent, synced.points) == ("", 0, 0, points_in(run_dir))
+
+
+def test_a_server_that_accepts_and_forgets_is_found_out_and_gets_everything_again(
+    finished, verify, fake_server, noether_command
+):
+    run_dir = finished("forget")
+    assert not fake_server.run.points
+    plain = noether_command("tracker", "sync", "r", "--store", fake_server.address)
+    assert (plain.code, plain.out) == (0, "mlflow: has everything, FINISHED\n")
+    fake_server.mode = "forget"
+    still = noether_command("tracker", "sync", "r", "--store", fake_server.address, "--verify")
+    assert still.code == 1
+    assert f"it lacks {points_in(run_dir)} of {points_in(run_dir)} points" in still.out
+    fake_server.mode = "ok"
+    synced = verify()
+    assert (synced.error, synced.resent) == ("", points_in(run_dir))
+    assert len(fake_server.run.points) == points_in(run_dir)
+    assert verify().resent == 0
+
+
+def test_single_points_that_are_missing_are_named_and_sent(finished, fake_server, noether_command):
+    finished()
+    for point in [point for point in fake_server.run.points if point[2] in (3, 5) and point[0] == "optim/lr"]:
+        del fake_server.run.points[point]
+    synced = noether_command("tracker", "sync", "r", "--store", fake_server.address, "--verify")
+    assert synced.code == 0
+    assert "'optim/lr' at update 3" in synced.out
+    assert "2 points were sent again" in synced.out
+    assert [step for step, _ in fake_server.run.curve("optim/lr")].count(3) == 1
+
+
+def test_points_that_are_there_twice_or_have_another_value_are_named(finished, verify, fake_server):
+    finished()
+    points = fake_server.run.points
+    key, timestamp, step, value = next(point for point in points if point[0] == "optim/lr")
+    points[key, timestamp + 1, step, value] = True
+    loss = next(point for point in points if point[0] == "loss/online/total")
+    del points[loss]
+    points[(*loss[:3], 99.0)] = True
+    error = verify().error
+    assert f"has twice 1 of {len(points) - 1} points: 'optim/lr' at update {step}" in error
+    assert "has other values of 1" in error
+
+
+def test_timings_may_differ(finished, verify, fake_server):
+    finished()
+    points = fake_server.run.points
+    for point in [point for point in points if point[0].startswith("profiling/")]:
+        del points[point]
+        points[(*point[:3], 99.0)] = True
+    assert verify().error == ""
+
+
+def test_a_tracker_that_cannot_look_points_up_is_not_called_verified(
+    tiny_spec, workplace, monkeypatch, noether_command
+):
+    (workplace / "blind.py").write_text(BLIND)
+    monkeypatch.syspath_prepend(workplace)
+    noether.run(tiny_spec | {"trackers": [{"kind": "blind.Tracker"}]}, run_id="r", quiet=True)
+    verified = noether_command("tracker", "sync", "r", "--verify")
+    assert verified.code == 1
+    assert "cannot be verified" in verified.out
