@@ -35,10 +35,10 @@ def _leave_working_folder() -> None:
 
 _leave_working_folder()  # before anything else is imported
 
-from importlib.metadata import version  # noqa: E402
-from typing import TYPE_CHECKING, Any  # noqa: E402
-
+TYPE_CHECKING = False  # `typing` costs milliseconds, in which Ctrl-C is not handled yet
 if TYPE_CHECKING:
+    from typing import Any
+
     from noether.kernel.markers import every as every
     from noether.kernel.markers import hookimpl as hookimpl
     from noether.runs.launch import run as run
@@ -60,6 +60,8 @@ __all__ = ["Outcome", "__version__", "every", "hookimpl", "load_run", "load_spec
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used."""
     if name == "__version__":
+        from importlib.metadata import version
+
         return version("noether-train")
     if name not in _HOMES:
         raise AttributeError(f"module 'noether' has no attribute {name!r}")

@@ -1,5 +1,15 @@
-"""`python -m noether` is the command `noether`."""
+"""The command `noether`, also as `python -m noether`."""
 
-from noether.cli.main import main
+from noether.cli.interrupts import CTRL_C
 
-main()
+
+def main() -> None:
+    """Listen to Ctrl-C, then import and run the command line."""
+    CTRL_C.listen()
+    from noether.cli.main import main as command
+
+    command()
+
+
+if __name__ == "__main__":
+    main()

@@ -20,6 +20,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+def text_of(error: BaseException) -> str:
+    """Return the text of an exception; its class may be anyone's, and `__str__` may fail."""
+    try:
+        return str(error)
+    except Exception as failure:
+        return f"<its __str__ raised {type(failure).__name__}>"
+
+
 class NoetherError(Exception):
     """An error that the user can understand and act upon.
 

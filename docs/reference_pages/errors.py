@@ -25,6 +25,7 @@ the run's `log.txt`, and `--traceback` prints it.
 | 3 | no valid checkpoint where one is needed |
 | 4 | losses or gradients stopped being finite |
 | 130 | stopped by Ctrl-C (SIGINT) |
+| 129 | stopped by SIGHUP, when its terminal was closed, after committing a checkpoint |
 | 143 | stopped by SIGTERM, after committing a checkpoint |
 
 ## Errors

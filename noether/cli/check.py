@@ -54,6 +54,7 @@ def check(
 
 def _notes(loaded: LoadedSpec, options: SpecOptions) -> list[str]:
     """Return notes on a valid spec: values that may mean something else than the author thinks."""
+    from noether.config.secrets import withheld
     from noether.kernel.participant import load_plugins
     from noether.kernel.registry import use_registry
     from noether.spec.checks.meaning import meaning_notes
@@ -62,7 +63,7 @@ def _notes(loaded: LoadedSpec, options: SpecOptions) -> list[str]:
     with use_registry(loaded.registry):
         load_plugins([*loaded.spec.plugins.use, *options.plugins])
         found = meaning_notes(loaded.spec, plugins=options.plugins)
-    return [*loaded.notes, *(f"{toml_path(note.path)}: {note.message}" for note in found)]
+    return [*loaded.notes, *(withheld(f"{toml_path(note.path)}: {note.message}") for note in found)]
 
 
 def _print_problems(error: NoetherError, output: Literal["json", "github"]) -> None:

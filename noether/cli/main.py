@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from noether.cli import check, checkpoint, evaluate, plan, plugins, predict, resume, run, spec, tracker, verify_resume
+from noether.cli.interrupts import CTRL_C
 from noether.cli.options import verb
 from noether.cli.output import print_error, say
 from noether.config.secrets import MaskSecrets, masked_traceback
@@ -47,10 +48,13 @@ class _PluginCommand(TyperCommand):
         target = active_registry().command(self.entry.qualified)
         command = target if callable(getattr(target, "main", None)) else typer.main.get_command(_as_app(target))
         try:
+            CTRL_C.is_in_verb = True
             command.main(args=ctx.args, prog_name=f"noether {self.name}")
         except Exception as error:
             error.add_note(f"raised by the command '{self.name}' of {self.entry.origin}")
             raise
+        finally:
+            CTRL_C.is_in_verb = False
 
 
 class _Verbs(TyperGroup):

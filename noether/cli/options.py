@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import signal
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from noether.cli.interrupts import CTRL_C, EXIT_CODE
 from noether.errors import NoetherError
 
 Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="The TOML file of the run.", show_default=False)]
@@ -38,7 +39,11 @@ Project = Annotated[
 Trusted = Annotated[
     list[str],
     typer.Option(
-        "--trust", metavar="PACKAGE", help="Let dotted kinds import this package; may be repeated.", show_default=False
+        "--trust",
+        metavar="PACKAGE|PATH",
+        help="Let dotted kinds import this package, or specs extend this file or folder outside of the project (a path "
+        "has a /); may be repeated.",
+        show_default=False,
     ),
 ]
 AllowSpecChange = Annotated[
@@ -70,7 +75,7 @@ class SpecOptions:
     Attributes:
         overrides: Values of `-s` and `--unset`, in the order of the command line.
         plugins: Run plugins to use beside those of the spec.
-        trusted: Packages that dotted kinds may import.
+        trusted: Packages that dotted kinds may import, and paths that specs may extend.
     """
 
     overrides: Sequence[str]
@@ -113,7 +118,7 @@ def _spec_options(
 
 
 _ORDER = "noether.order"
-_SIGNAL_BASE = 128  # a shell reports an end by signal n as 128 + n
+_SIGNAL_BASE = 128  # a shell reports an end by signal n as 128 + n; of Ctrl-C as EXIT_CODE
 _SPEC_OPTIONS = inspect.signature(_spec_options, eval_str=True).parameters
 
 
@@ -164,9 +169,12 @@ def _kept_from_ending(function: Callable[..., None]) -> Callable[..., None]:
     @wraps(function)
     def kept(**values: Any) -> None:
         try:
+            CTRL_C.is_in_verb = True
             function(**values)
-        except KeyboardInterrupt:
-            raise SystemExit(_SIGNAL_BASE + signal.SIGINT) from None
+        except KeyboardInterrupt as stop:
+            if not hasattr(stop, "outcome"):  # a run has said more
+                print("interrupted", file=sys.stderr)
+            raise SystemExit(EXIT_CODE) from None
         except SystemExit as error:
             if isinstance(error.code, int) and error.code > _SIGNAL_BASE:  # a verb that a signal has stopped
                 raise
@@ -175,6 +183,13 @@ def _kept_from_ending(function: Callable[..., None]) -> Callable[..., None]:
             for note in getattr(error, "__notes__", []):
                 told.add_note(note)
             raise told from error
+        except Exception:
+            if CTRL_C.has_come:  # C code makes other errors of a KeyboardInterrupt
+                print("interrupted", file=sys.stderr)
+                raise SystemExit(EXIT_CODE) from None
+            raise
+        finally:
+            CTRL_C.is_in_verb = False
 
     return kept
 

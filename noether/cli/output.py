@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from noether.config.secrets import mask
+from noether.config.secrets import mask, withheld
 from noether.errors import NoetherError, StorageError, UsageError
 from noether.spec.errors.words import visible, visible_lines
 
@@ -75,15 +75,15 @@ def print_error(error: NoetherError) -> None:
     notes = [f"note: {note}" for note in getattr(error, "__notes__", [])]
     if isinstance(error, InvalidSpecError):
         text = error.rendered(color=sys.stderr.isatty() and not os.environ.get("NO_COLOR"))  # escaped already
-        print(mask("\n".join([text, *(f"  {visible(note)}" for note in notes)])), file=sys.stderr)
+        print(mask("\n".join([text, *(f"  {visible(withheld(note))}" for note in notes)])), file=sys.stderr)
     else:
         print_problem(error.message, [*notes, *([f"help: {error.hint}"] if error.hint else [])], code=error.code)
 
 
 def print_problem(message: str, lines: Sequence[str], *, code: str | None = None) -> None:
-    """Print a message with indented lines below it to standard error, secrets masked, control characters escaped."""
+    """Print a message with indented lines below it to standard error, without secrets and control characters."""
     label = f"error[{code}]" if code else "error"
-    text = mask("\n".join([f"{label}: {message}", *(f"  {line}" for line in lines)]))
+    text = withheld("\n".join([f"{label}: {message}", *(f"  {line}" for line in lines)]))
     say(text, to_stderr=True)
 
 

@@ -6,6 +6,8 @@ import base64
 import json
 import logging
 import traceback
+from collections.abc import Mapping
+from contextvars import ContextVar
 from functools import lru_cache
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
@@ -17,6 +19,7 @@ SHORTEST_ENCODED = 8
 """Fewer letters of base64 occur by chance."""
 
 _secrets: set[str] = set()
+_withheld: ContextVar[Mapping[str, str]] = ContextVar("noether_withheld", default={})  # noqa: B039  # never changed
 
 
 def remember_secret(value: str) -> None:
@@ -43,9 +46,34 @@ def mask(text: str) -> str:
     return text
 
 
+def withhold(values: Mapping[str, str]) -> None:
+    """Never quote the values of the environment of the spec that this thread has loaded last.
+
+    Args:
+        values: Names of variables by their text.
+    """
+    parts = [(part, name) for text, name in values.items() for part in (text, *_packages_in(text))]
+    _withheld.set({spelling: name for part, name in parts for spelling in _spellings(part)})
+
+
+def _packages_in(text: str) -> list[str]:
+    """Return the packages of a dotted path, which messages name as well."""
+    names = text.split(".") if all(name.isidentifier() for name in text.split(".")) else []
+    return [".".join(names[:end]) for end in range(1, len(names))]
+
+
+def withheld(text: str) -> str:
+    """Return the text of a message with `$NAME` in place of values of the environment, and without secrets."""
+    text = mask(text)
+    values = _withheld.get()
+    for value in sorted(values, key=len, reverse=True):
+        text = text.replace(value, f"${values[value]}")
+    return text
+
+
 def masked_traceback(error: BaseException) -> str:
-    """Return the traceback of an error as Python prints it, without secret values."""
-    return mask("".join(traceback.format_exception(error)))
+    """Return the traceback of an error as Python prints it, without secrets and values of the environment."""
+    return withheld("".join(traceback.format_exception(error)))
 
 
 class MaskSecrets(logging.Filter):

@@ -113,7 +113,7 @@ class DataContainer:
             DataError: if there is no such data set, or it lacks a property.
         """
         key = self._known(key)
-        with usable(key):
+        with usable(key, self.timeout):
             return subset(self._prepared.get(key), properties=properties, max_size=max_size)
 
     def _known(self, key: str | None) -> str:
@@ -175,7 +175,7 @@ class DataContainer:
 
     def _first(self, load: Callable[..., Any], *arguments: Any) -> Any:
         key = self._main_key
-        with usable(key):
+        with usable(key, self.timeout):
             return load(self.main, *arguments, seed=self.seed, collator=self.collators.get(key), key=key)
 
     def build_loader(
@@ -261,7 +261,8 @@ class DataContainer:
 
     def raw_properties(self) -> dict[str, dict[str, Any]]:
         """Return shape and type of each tensor in the first sample of `main` before its transforms."""
-        return self._prepared.raw_properties(self._main_key, self.seed)
+        with usable(self._main_key, self.timeout):
+            return self._prepared.raw_properties(self._main_key, self.seed)
 
     def over(self, key: str, samples: AnyDataset) -> DataContainer:
         """Return a container of one data set: other samples in place of `key`, and the transforms as they are fitted.
@@ -286,7 +287,10 @@ class DataContainer:
             tensor: Its values, of shape (batch, ...).
             key: The data set.
         """
-        return self._prepared.inverse(name, tensor, key)
+        if not any(transform.inverts(name) for transform in self.transforms(key)):
+            return tensor
+        with usable("train", self.timeout):
+            return self._prepared.inverse(name, tensor, key)
 
     def in_units(self, name: str, tensor: Tensor, present: Collection[str] = ()) -> Tensor:
         """Return predictions or targets of a field, or a property, in the units of the training data.
@@ -335,8 +339,14 @@ def build_data(
     Raises:
         DataError: if a data set cannot be built.
     """
+    loader = loader or LoaderTable()
+    if samples is None:
+        samples = {}
+        for key, config in datasets.items():
+            with usable(key, loader.timeout):
+                samples[key] = build_dataset(config, seed=seed)
     return DataContainer(
-        {key: build_dataset(config, seed=seed) for key, config in datasets.items()} if samples is None else samples,
+        samples,
         seed=seed,
         transforms=[build_transform(config, seed=seed) for config in transforms],
         own_transforms={
@@ -347,7 +357,7 @@ def build_data(
             for key, config in datasets.items()
             if (collator := build_collator(config.collate)) is not stack
         },
-        **(loader or LoaderTable()).model_dump(),
+        **loader.model_dump(),
     )
 
 

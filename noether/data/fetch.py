@@ -20,12 +20,17 @@ from noether.data.batches import first_of
 from noether.data.collators import Collator, stack
 from noether.data.dataset import AnyDataset, Batch, GatheringDataset, called, gathering, length_of
 from noether.data.randomness import EVALUATION_EPOCH, epoch_key, mix, preserved_rng, seed_sample
-from noether.errors import DataError, NoetherError, TrainingError
+from noether.errors import DataError, NoetherError, TrainingError, text_of
 from noether.kernel.progress import EarlyStopIteration
 from noether.kernel.stops import not_by_a_hook
+from noether.kernel.watchdog import Overdue, has_progressed, in_time
 
 _WITH_A_MEANING = (StopIteration, StopAsyncIteration, EarlyStopIteration, SystemExit, GeneratorExit)
 """Exceptions that end a loop, a run or a process without an error if they leave the code that raised them."""
+
+
+READING_TIMEOUT = 600.0
+"""Seconds that loading a sample may take outside of a loader, as those of a loader for a batch."""
 
 
 class Fetch(Protocol):
@@ -104,17 +109,17 @@ def explain(error: BaseException, where: str) -> None:
     """Note the place of an error of user code in the data, and that no callback is to blame for it.
 
     Raises:
-        TrainingError: in place of an exception that would end a loop, the run or the process without an error. That of
-            Ctrl-C stays what it is, except in a worker, which gets none.
+        TrainingError: in place of an exception that would end a loop, the run or the process without an error; in a
+            worker, which gets no Ctrl-C, in place of any that is not an `Exception`.
     """
     ends_silently = isinstance(error, _WITH_A_MEANING) or (
-        isinstance(error, KeyboardInterrupt) and torch.utils.data.get_worker_info() is not None
+        not isinstance(error, Exception) and torch.utils.data.get_worker_info() is not None
     )
     if not ends_silently:
         not_by_a_hook(error).add_note(where)
         return
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    said = f": {error}" if str(error) else ""
+    said = f": {text_of(error)}" if text_of(error) else ""
     raise not_by_a_hook(
         TrainingError(
             f"{type(error).__name__} {where}{said} ({frame.filename}:{frame.lineno})",
@@ -153,6 +158,7 @@ def whole_batches(dataset: AnyDataset, *, batch_size: int = 1024, seed: int = 0)
     batch_size = batch_size if gathering(dataset) is not None else 1
     for indices in torch.split(torch.arange(length_of(dataset)), batch_size):
         if len(indices):
+            has_progressed()
             yield fetch(indices, EVALUATION_EPOCH)
 
 
@@ -182,12 +188,28 @@ def first_sample(
 
 
 @contextmanager
-def usable(key: str) -> Iterator[None]:
-    """Name the data set in errors that its code raises before training.
+def usable(key: str, timeout: float | None = None) -> Iterator[None]:
+    """Name the data set in errors that its code raises outside of the batches of a loader.
+
+    Args:
+        key: Key of the data set.
+        timeout: Seconds that it may take to load a sample, or to be built; None for `READING_TIMEOUT`.
 
     Raises:
-        DataError: if the code raised an error that is not one of Noether's.
+        DataError: if the code raised an error that is not one of Noether's, or took too long.
     """
+
+    def too_slow(error: Overdue) -> DataError:
+        notes = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
+        hint = "the stack of every thread is above; raise `timeout` under [loader] if the data are that slow"
+        return DataError(f"reading the data set '{key}' takes too long{notes}: {error}", hint=hint)
+
+    with in_time(timeout or READING_TIMEOUT, too_slow), _named(key):
+        yield
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
     try:
         yield
     except NoetherError:

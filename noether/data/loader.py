@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import re
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -24,8 +23,10 @@ from noether.data.workers import (
     UNGUARDED,
     WORKER_DEATHS,
     Failure,
+    WorkerLostError,
+    begin_worker,
     end_by_killing,
-    ignore_stop_signals,
+    ended_how,
     kill,
     starting,
 )
@@ -73,11 +74,6 @@ def _next_of(stream: Iterator[TaggedBatch], tag: int, position: int) -> Batch:
 _LOG = logging.getLogger("noether.data")
 WORKER_TIMEOUT = 600.0
 """Seconds after which a worker that delivers nothing is an error; torch's default is to wait forever."""
-
-_LOST = re.compile(
-    r"DataLoader timed out|DataLoader worker \((?:pid\(s\)|pid) (?P<pid>[\d, ]+)\) (?P<end>[^.]*)", re.DOTALL
-)
-"""Torch's messages about workers that do not deliver."""
 
 PREFETCH_FACTOR = 4
 """Batches that each worker prepares ahead; with torch's 2 it runs dry where evaluation follows training."""
@@ -138,7 +134,7 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
             collate_fn=_unchanged,
             pin_memory=pin_memory and torch.accelerator.is_available(),  # torch would warn at every epoch
             timeout=(timeout or WORKER_TIMEOUT) if num_workers else 0,
-            worker_init_fn=ignore_stop_signals if num_workers else None,
+            worker_init_fn=begin_worker if num_workers else None,
             multiprocessing_context=start_method if num_workers else None,
             generator=torch.Generator(),  # its base seeds must not come from the global one
             prefetch_factor=(prefetch_factor or PREFETCH_FACTOR) if num_workers else None,
@@ -150,7 +146,7 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
             context = self.multiprocessing_context or multiprocessing.get_context()
             with starting(context.get_start_method()):
                 from_workers: Any = super().__iter__()
-            WORKER_DEATHS.watch()
+            WORKER_DEATHS.watch(from_workers._workers)
             end_by_killing(from_workers._workers)
             from_workers._timeout = min(self.timeout, CHECK_EVERY)
             return self._from_workers(from_workers)
@@ -175,38 +171,48 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
                 if type(tagged.batch) is Failure:
                     raise tagged.batch.taken()
                 yield tagged
+        except WorkerLostError as lost:
+            _abandon(batches)
+            raise not_by_a_hook(_explained(lost)) from lost.__cause__
         except Exception as error:
-            if lost := _LOST.match(str(error)) if isinstance(error, RuntimeError) else None:
-                kill(batches._workers)  # one that hangs would be waited for
-                batches._workers_done_event = threading.Event()  # of torch's own, a killed one may hold the lock
-            codes = {worker.exitcode for worker in batches._workers} if lost else set()
+            is_late = isinstance(error, RuntimeError) and str(error).startswith("DataLoader timed out")
+            if is_late:
+                _abandon(batches)
             # No name for it: the frame would hold the error, and the error the frame.
-            raise not_by_a_hook(
-                self._explained(lost, codes) if lost else error.with_traceback(None)
-            ) from error.__cause__
+            raise not_by_a_hook(_too_slow(self.timeout) if is_late else error.with_traceback(None)) from error.__cause__
 
-    def _explained(self, found: re.Match[str], exit_codes: Collection[int | None] = ()) -> TrainingError:
-        """Return the error for a worker that did not deliver."""
-        if UNGUARDED in exit_codes:
-            unguarded = TrainingError(
-                "the script begins a run again when a worker process imports it: found a call of Noether at its top "
-                'level, expected it inside of `if __name__ == "__main__":`',
-                hint=GUARD,
-            )
-            _LOG.error("%s", unguarded)  # a script may look at nothing but the status of its run
-            return unguarded
-        if found["pid"] is None:
-            return TrainingError(
-                f"loading is too slow: found no batch of a worker within {self.timeout:g} s, expected one",
-                hint="raise `timeout` under [loader], or find the cause with num_workers = 0",
-            )
-        has_said = "exit code" in found["end"]
-        return TrainingError(
-            f"a worker process of the loader has ended: process {found['pid']} {found['end']}",
-            hint="its own message is above; num_workers = 0 under [loader] makes it an error of the run"
-            if has_said
-            else "if it was killed for memory, lower num_workers or prefetch_factor under [loader]",
+
+def _abandon(batches: Any) -> None:
+    """Kill the workers, and let torch not wait for them: one may hang, and a killed one may hold the event's lock."""
+    kill(batches._workers)
+    batches._workers_done_event = threading.Event()
+
+
+def _too_slow(timeout: float) -> TrainingError:
+    return TrainingError(
+        f"loading is too slow: found no batch of a worker within {timeout:g} s, expected one",
+        hint="raise `timeout` under [loader], or find the cause with num_workers = 0",
+    )
+
+
+def _explained(lost: WorkerLostError) -> TrainingError:
+    """Return the error for workers that have ended."""
+    if any(worker.exitcode == UNGUARDED for worker in lost.workers):
+        unguarded = TrainingError(
+            "the script begins a run again when a worker process imports it: found a call of Noether at its top "
+            'level, expected it inside of `if __name__ == "__main__":`',
+            hint=GUARD,
         )
+        _LOG.error("%s", unguarded)  # a script may look at nothing but the status of its run
+        return unguarded
+    ends = "; ".join(f"process {worker.pid} {ended_how(worker)}" for worker in lost.workers)
+    was_killed = any((worker.exitcode or 0) < 0 for worker in lost.workers)
+    return TrainingError(
+        f"a worker process of the loader has ended before its batches: {ends}",
+        hint="if it was killed for memory, lower num_workers or prefetch_factor under [loader]"
+        if was_killed
+        else "code of the data has ended it; num_workers = 0 under [loader] shows where",
+    )
 
 
 def _pinned(tagged: TaggedBatch) -> TaggedBatch:

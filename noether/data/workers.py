@@ -2,72 +2,92 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pickle
 import signal
+import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.connection import wait
+from multiprocessing.popen_forkserver import Popen as ForkServerProcess
 from multiprocessing.process import BaseProcess
+from multiprocessing.queues import Queue
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 from warnings import catch_warnings, filterwarnings
 
-from noether.errors import DataError, TrainingError
+from noether.errors import DataError, TrainingError, text_of
 from noether.kernel.stops import not_by_a_hook
-
-Item = TypeVar("Item")
 
 CHECK_EVERY = 5.0
 """Seconds without a batch after which dead workers are looked for."""
+_LAST_MOMENT = 1.0
+"""Seconds to wait for the end of a worker whose connection is broken."""
+
+
+class WorkerLostError(RuntimeError):
+    """Workers have ended, whose batches will never come.
+
+    Attributes:
+        workers: The workers that have ended.
+    """
+
+    def __init__(self, workers: Sequence[BaseProcess]) -> None:
+        super().__init__(", ".join(map(str, workers)))
+        self.workers = workers
 
 
 class WorkerDeaths:
-    """Replaces torch's handler of SIGCHLD, and calls it only while the process waits for a batch.
+    """Notices that a worker has ended, by a signal, while the process waits for its batches.
 
-    Attributes:
-        is_waiting: True while the process waits for a batch.
+    Takes the place of torch's handler of SIGCHLD, which overlooks a worker that ends with code 0, and calls it for the
+    workers of others.
     """
 
     def __init__(self) -> None:
-        self.is_waiting = False
+        self._awaited: Sequence[BaseProcess] = ()
         self._is_noted = False
-        self._raise_for_the_dead: Callable[[int, FrameType | None], Any] | None = None
+        self._of_torch: Callable[[int, FrameType | None], Any] | None = None
 
-    def watch(self) -> None:
-        """Replace torch's handler, which it installs with the first workers, in the main thread only."""
+    def watch(self, workers: Iterable[BaseProcess]) -> None:
+        """Handle the deaths of workers that were just started; in the main thread only, as Python demands."""
         if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
             return
         handler = signal.getsignal(signal.SIGCHLD)
-        if callable(handler) and handler != self._handle:
-            self._raise_for_the_dead = handler
+        if handler != self._handle:
+            self._of_torch = handler if callable(handler) else None
             signal.signal(signal.SIGCHLD, self._handle)
+        for worker in workers:
+            _signal_its_end(worker)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.is_waiting:
+        self._is_noted = True
+        if self._awaited:
             self._report(frame)
-        else:
-            self._is_noted = True
 
     def _report(self, frame: FrameType | None = None) -> None:
         self._is_noted = False
-        if self._raise_for_the_dead is not None:
-            self._raise_for_the_dead(signal.SIGCHLD, frame)
+        _require_alive(self._awaited)
+        if self._of_torch is not None:
+            self._of_torch(signal.SIGCHLD, frame)
 
-    def waiting_for(self, batches: Iterator[Item], timeout: float) -> Iterator[Item]:
+    def waiting_for(self, batches: Any, timeout: float) -> Iterator[Any]:
         """Yield the batches of the workers.
 
         Args:
-            batches: Torch's iterator, which looks for dead workers after `CHECK_EVERY` seconds without a batch.
+            batches: Torch's iterator, which returns after `CHECK_EVERY` seconds without a batch.
             timeout: Seconds to wait for a batch.
 
         Raises:
-            RuntimeError: if a worker has died, or no batch came in time.
+            WorkerLostError: if a worker has ended.
+            RuntimeError: if no batch came in time.
         """
         checks = max(1, round(timeout / CHECK_EVERY))
         while True:
-            self.is_waiting = True
+            self._awaited = batches._workers
             try:
                 if self._is_noted:
                     self._report()
@@ -75,19 +95,40 @@ class WorkerDeaths:
             except StopIteration:
                 return
             finally:
-                self.is_waiting = False
+                self._awaited = ()
             yield batch
 
 
-def _next_of(batches: Iterator[Item], checks: int) -> Item:
-    """Return the next batch; no signal reports the deaths of a fork server's workers."""
+def _next_of(batches: Any, checks: int) -> Any:
+    """Return the next batch; look for workers that have ended without a signal, and at each error in receiving."""
     while True:
         try:
             return next(batches)
-        except RuntimeError as error:
+        except (RuntimeError, OSError, EOFError) as error:
+            is_late = str(error).startswith("DataLoader timed out")
+            if not is_late:  # the connection breaks a moment before the process has ended
+                wait([worker.sentinel for worker in batches._workers], timeout=_LAST_MOMENT)
+            _require_alive(batches._workers)
+            pinning = getattr(batches, "_pin_memory_thread", None)
+            if pinning is not None and not pinning.is_alive():
+                raise TrainingError("a batch cannot be received: its thread has ended by the error above") from None
             checks -= 1
-            if checks <= 0 or not str(error).startswith("DataLoader timed out"):
+            if not is_late or checks <= 0:
                 raise
+
+
+def _require_alive(workers: Sequence[BaseProcess]) -> None:
+    if ended := [worker for worker in workers if not worker.is_alive()]:
+        raise WorkerLostError(ended)
+
+
+def _signal_its_end(worker: BaseProcess) -> None:
+    """Let the end of a worker of a fork server raise SIGCHLD, since it is no child; a pipe to it closes then."""
+    if isinstance(worker._popen, ForkServerProcess) and hasattr(fcntl, "F_SETSIG"):  # type: ignore[attr-defined]
+        pipe = worker.sentinel
+        fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGCHLD)
+        fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 WORKER_DEATHS = WorkerDeaths()
@@ -98,8 +139,33 @@ STOP_SIGNALS = [signal.Signals[name] for name in _NAMES if name in signal.Signal
 """Signals with which a terminal or a scheduler stops all processes of a run."""
 
 
-def ignore_stop_signals(worker: int) -> None:
-    """Ignore stop signals to the process group; called in a worker before its first batch."""
+def begin_worker(number: int) -> None:
+    """Prepare a worker before its first batch: it ignores stop signals, and reports batches that cannot be sent."""
+    ignore_stop_signals()
+    Queue._on_queue_feeder_error = _send_failure  # type: ignore[attr-defined]  # Python's own drops the batch
+    threading.excepthook = _end_with_thread
+
+
+def _send_failure(queue: Any, error: Exception, unsent: Any) -> None:
+    """Send an error in place of the batch that cannot be sent: the run would wait for it in vain."""
+    number, tagged = unsent
+    error.add_note("while sending a batch of a worker to the run")
+    queue.put((number, tagged._replace(batch=Failure(error))))
+
+
+def _end_with_thread(found: threading.ExceptHookArgs) -> None:
+    """End the worker if the thread that sends its batches ends, by an exception that is not an `Exception`."""
+    if found.thread is not None and found.thread.name == "QueueFeederThread":
+        sys.__excepthook__(found.exc_type, found.exc_value or found.exc_type(), found.exc_traceback)
+        os._exit(_CANNOT_SEND)
+    threading.__excepthook__(found)
+
+
+_CANNOT_SEND = 87
+
+
+def ignore_stop_signals() -> None:
+    """Ignore stop signals to the process group."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
@@ -162,6 +228,15 @@ def kill(workers: Iterable[BaseProcess]) -> None:
             worker.kill()
 
 
+def ended_how(worker: BaseProcess) -> str:
+    """Return the end of a process in words: `was killed by SIGKILL`, `ended with exit code 3`."""
+    code = worker.exitcode or 0
+    if code < 0:
+        names = {number.value: number.name for number in signal.Signals}
+        return f"was killed by {names.get(-code, f'signal {-code}')}"
+    return f"ended with exit code {code}"
+
+
 class Failure:
     """An error in a worker, sent in place of a batch: torch would put its traceback into the message.
 
@@ -177,9 +252,9 @@ class Failure:
         self.text = "".join(shown.format())
         self.error = error.with_traceback(None)
         try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:
-            self.error = RuntimeError(f"{type(error).__name__}: {error}")
+            str(pickle.loads(pickle.dumps(error)))
+        except BaseException:  # what its `__reduce__` raises may be anything
+            self.error = RuntimeError(f"{type(error).__name__}: {text_of(error)}")
             for note in getattr(error, "__notes__", ()):
                 not_by_a_hook(self.error).add_note(note)
 

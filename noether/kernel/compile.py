@@ -46,10 +46,17 @@ class HookWatch:
     Attributes:
         timers: Counts the calls and adds up their seconds; wrappers are left out.
         trace: Takes each call.
+        counts: Count the calls of each hook, for the watchdog.
     """
 
     timers: Timers | None = None
     trace: Trace | None = None
+    counts: bool = False
+
+    @property
+    def measures(self) -> bool:
+        """Return True if calls are timed."""
+        return self.timers is not None or self.trace is not None
 
     def recorder(self, hook: str, participant: str, *, wraps: bool = False) -> Record:
         """Return a function that records the calls of one implementation."""
@@ -144,12 +151,19 @@ def compile_hook(
         "_report": report_to(on_stop),
         "_clock": perf_counter,
     }
-    lines = [_header(hook), "    _results, _stop = [], None", "    try:"]
+    lines = [_header(hook), *_counted(watch, scope), "    _results, _stop = [], None", "    try:"]
     for index, implementation in enumerate(implementations):
         lines += _indented(_one_call(index, implementation, watch, scope), 8)
-    lines += ["    except (Exception, SystemExit) as _error:", f"        _add_note(_error, _all[_at], {counter})"]
+    lines += ["    except BaseException as _error:", f"        _add_note(_error, _all[_at], {counter})"]
     lines += ["        raise", "    if _stop is not None:", "        _report(_stop)", "    return _results"]
     return define(hook, lines, scope)
+
+
+def _counted(watch: HookWatch | None, scope: dict[str, Any]) -> list[str]:
+    if watch is None or not watch.counts:
+        return []
+    scope["_calls"] = [0]
+    return ["    _calls[0] += 1"]
 
 
 def compile_call(hook: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -162,7 +176,7 @@ def _one_call(index: int, implementation: Implementation, watch: HookWatch | Non
     """Return the lines of one call, and put their names into `scope`; their `try` costs nothing without an error."""
     counter = _counter_of(implementation.hook)
     scope[f"_call_{index}"] = implementation.function
-    if watch is not None:
+    if watch is not None and watch.measures:
         scope[f"_record_{index}"] = watch.recorder(implementation.hook, implementation.participant.id)
     call = f"_result = _call_{index}({implementation.binding.source})"
     return [
@@ -178,7 +192,7 @@ def _one_call(index: int, implementation: Implementation, watch: HookWatch | Non
 
 def _measured(call: str, record: str, counter: str, watch: HookWatch | None) -> list[str]:
     """Return the lines of a call, between readings of the clock if there is a watch."""
-    if watch is None:
+    if watch is None or not watch.measures:
         return [call]
     return ["_start = _clock()", "try:", f"    {call}", "finally:", f"    {record}({counter}, _clock() - _start)"]
 
@@ -280,13 +294,15 @@ def _adapter(implementation: Implementation, stops: KeptStops, watch: HookWatch 
         "_going_on": going_on,
         "_clock": perf_counter,
     }
-    if watch is not None:
+    if watch is not None and watch.measures:
         scope["_record"] = watch.recorder(hook, implementation.participant.id, wraps=implementation.wraps)
     if implementation.wraps:
         call = f"yield from _going_on({call}, lambda _stop: {keep})"
-    lines = [_header(hook), "    try:"]
+    lines = [_header(hook), *_counted(watch, scope), "    try:"]
     lines += _indented([*_measured(f"_result = {call}", "_record", counter, watch), "return _result"], 8)
     if not implementation.wraps:  # `_going_on` keeps the stop of a wrapper
         lines += ["    except _EarlyStopIteration as _stop:", f"        {keep}"]
-    lines += ["    except (Exception, SystemExit) as _error:", f"        _add_note(_error, _implementation, {counter})"]
+    else:
+        lines += ["    except GeneratorExit:", "        raise"]  # it is closed, and has raised nothing
+    lines += ["    except BaseException as _error:", f"        _add_note(_error, _implementation, {counter})"]
     return define(hook, [*lines, "        raise"], scope)

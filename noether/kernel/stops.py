@@ -2,34 +2,73 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
+from noether.errors import TrainingError, text_of
 from noether.kernel.participant import Implementation
 from noether.kernel.progress import EarlyStopIteration
 
-_START = "raised by "
+_STARTS = ("raised by ", "interrupted ", "read by ")
 _ELSEWHERE = "_noether_raised_elsewhere"
+_ENDS_A_LOOP = (StopIteration, StopAsyncIteration, GeneratorExit)
 _Raised = TypeVar("_Raised", bound=BaseException)
+
+
+class Interruption(BaseException):
+    """Raised in code that is not to blame for it.
+
+    Derives from `BaseException`, so that no `except Exception` of a callback takes it for a failure of its own.
+    """
 
 
 def not_by_a_hook(error: _Raised) -> _Raised:
     """Mark an error of the data, so that the callback that reads them is not blamed for it; return the error."""
-    setattr(error, _ELSEWHERE, True)
+    vars(error)[_ELSEWHERE] = True  # its class may refuse attributes
     return error
+
+
+def note(error: BaseException, text: str) -> None:
+    """Add a note to an exception of any class.
+
+    Raises:
+        TrainingError: in place of an exception that takes no note, or that ends a loop or a generator on its way out.
+    """
+    if not isinstance(error, _ENDS_A_LOOP):
+        try:
+            error.add_note(text)
+        except Exception:  # its class is anyone's: a frozen dataclass refuses every attribute
+            pass
+        else:
+            return
+    hint = "raise an exception that stands for an error; this one ends a loop or a program"
+    said = text_of(error)
+    replacement = TrainingError(
+        f"{type(error).__name__}{f': {said}' if said else ''}{_place_of(error)}",
+        hint=hint if isinstance(error, _ENDS_A_LOOP) else None,
+    )
+    replacement.add_note(text)
+    raise replacement from error
+
+
+def _place_of(error: BaseException) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1:]
+    return f" ({frame[0].filename}:{frame[0].lineno})" if frame else ""
 
 
 def add_note(error: BaseException, implementation: Implementation, update_counter: Any) -> None:
     """Add `raised by callback 'ema' (kind ema, noether-train 0.1.0) in hook after_update at update 120`."""
     update = getattr(update_counter, "update", None)
     where = f" at update {update}" if isinstance(update, int) else ""
-    start = "read by " if hasattr(error, _ELSEWHERE) else _START
-    error.add_note(f"{start}{implementation.participant.description} in hook {implementation.hook}{where}")
+    start = "interrupted " if isinstance(error, (Interruption, KeyboardInterrupt)) else "raised by "
+    start = "read by " if _ELSEWHERE in vars(error) else start
+    note(error, f"{start}{implementation.participant.description} in hook {implementation.hook}{where}")
 
 
 def add_first_note(error: BaseException, implementation: Implementation, update_counter: Any) -> None:
     """Add the note unless the exception reached a wrapper from inside, with a note already."""
-    if not any(note.startswith(_START) for note in getattr(error, "__notes__", ())):
+    if not any(known.startswith(_STARTS) for known in getattr(error, "__notes__", ())):
         add_note(error, implementation, update_counter)
 
 

@@ -53,6 +53,11 @@ def run_folder_of(path: Path) -> Path | None:
     return None
 
 
+def is_path(trusted: str) -> bool:
+    """Return True if what a user trusts is a file or folder of specs, and not a package: `../shared`, `./base.toml`."""
+    return "/" in trusted or os.sep in trusted or trusted in (".", "..")
+
+
 class Trust:
     """Decides which top-level packages a spec may import.
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
+import os
 import shlex
 import signal
 import traceback
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
+from time import strftime
 
 from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.paths import PathProvider, shown_path, sweep_leftovers, sweep_temporary_files
-from noether.config.secrets import mask, masked_traceback
-from noether.errors import CheckpointError, NoetherError, StorageError
+from noether.config.secrets import masked_traceback, withheld
+from noether.errors import CheckpointError, NoetherError, StorageError, TrainingError, text_of
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.entries import BUILT_IN, Component
 from noether.kernel.participant import Participant
+from noether.kernel.watchdog import Overdue, OverdueHook, Watchdog, write_stacks
 from noether.metrics.tracker import BaseTracker, RunDescription, TrackerError
 from noether.runs.console import console, kept_for_console, open_log
 from noether.runs.expect import check_expectations
@@ -57,6 +61,14 @@ def _place(key: str) -> int:
     if key.startswith("best=") or "/best" in key or "/at_best/" in key:
         return 0
     return 2 if key.startswith("loss/online/") else 1
+
+
+def _as_failure(overdue: Overdue) -> TrainingError:
+    hint = "log.txt has the stack of every thread; `hook_timeout_s` under [trainer] is the time of one call"
+    failure = TrainingError(text_of(overdue), hint=hint)
+    for note in getattr(overdue, "__notes__", ()):
+        failure.add_note(note)
+    return failure
 
 
 class Execution:
@@ -237,8 +249,27 @@ class Execution:
             self._log_position(saved)
         tracking = Tracking(trackers, self.paths, self._description(run, saved))
         tracking.start()
-        outcome = self._outcome(run, self._train(run, tracking))
-        return self._finish(run, outcome, tracking)
+        with self._watching_hooks(run):
+            outcome = self._outcome(run, self._train(run, tracking))
+            return self._finish(run, outcome, tracking)
+
+    def _watching_hooks(self, run: Run) -> AbstractContextManager[object]:
+        """Return a context that ends the run if a hook does not return in the time that the spec gives it."""
+        seconds = run.trainer.config.hook_timeout_s
+        return nullcontext() if seconds is None else Watchdog(OverdueHook(seconds), seconds, self._note, self._give_up)
+
+    def _note(self, message: str) -> None:
+        with self.paths.log_path.open("a", encoding="utf-8") as log:
+            write_stacks(log, f"{strftime('%Y-%m-%d %H:%M:%S')} ERROR noether.run: {message}")
+
+    def _give_up(self, message: str) -> None:
+        """End the process: the hook cannot be interrupted. What was committed stays as it is."""
+        self._record_end("FAILED", message)
+        with suppress(OSError):
+            os.write(2, f"error: {message}, and cannot be interrupted; the run is ended\n".encode())
+        for child in multiprocessing.active_children():
+            child.kill()
+        os._exit(TrainingError.exit_code)
 
     def _log_position(self, saved: SavedState) -> None:
         position, lost = saved.checkpoint.manifest.iteration, lost_updates(self.paths, saved.state.update)
@@ -279,7 +310,7 @@ class Execution:
                 check_expectations(run.spec.expect, metrics.final_metrics, metrics.best_metrics)
         except BaseException as error:  # whatever it is, it is recorded
             traceback.clear_frames(error.__traceback__)  # or the outcome would keep the workers of the data alive
-            return error
+            return _as_failure(error) if isinstance(error, Overdue) else error
         return None
 
     def _outcome(self, run: Run, error: BaseException | None) -> Outcome:
@@ -350,7 +381,7 @@ class Execution:
     def _keep_in_log(self, error: BaseException) -> None:
         """Write the error to `log.txt`: the message of a known error, the whole traceback of a defect."""
         known = isinstance(error, NoetherError)
-        text = mask(f"{error}\n") if known else masked_traceback(error)
+        text = withheld(f"{error}\n") if known else masked_traceback(error)
         try:
             with open_log(self.paths.log_path, self.paths.run_path) as log:
                 log.write(visible_lines(text))

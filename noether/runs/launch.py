@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,15 @@ def run(
         )
 
 
+@contextmanager
+def counting_calls(loaded: LoadedSpec) -> Iterator[None]:
+    """Let hooks count their calls if the spec has a time for them; otherwise they pay nothing."""
+    counts = loaded.spec.trainer.hook_timeout_s is not None
+    watch = replace(active_watch() or HookWatch(), counts=True) if counts else active_watch()
+    with watch_hooks(watch):
+        yield
+
+
 def start(loaded: LoadedSpec, run_id: str | None, plugins: Iterable[str] = (), **options: Any) -> Outcome:
     """Train a spec that is loaded already; see `run` for the arguments.
 
@@ -92,7 +103,7 @@ def start(loaded: LoadedSpec, run_id: str | None, plugins: Iterable[str] = (), *
     Raises:
         RunInterrupted: if Ctrl-C ended the run.
     """
-    with preparation(loaded, plugins) as prepared:
+    with preparation(loaded, plugins) as prepared, counting_calls(loaded):
         spec = prepared.loaded.spec
         run_id = new_run_id(spec.name) if run_id is None else checked_run_id(run_id, spec.output)
         outcome = Execution(prepared, PathProvider(spec.output, run_id), **options).run()

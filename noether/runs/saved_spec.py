@@ -31,7 +31,7 @@ from noether.spec.errors.translate import problems_of
 from noether.spec.load import LoadedSpec, load_spec
 from noether.spec.model import SpecTable
 from noether.spec.read.document import read_document
-from noether.spec.read.environment import read_environment
+from noether.spec.read.environment import concealed, read_environment
 from noether.spec.read.layering import layered
 
 PROJECT = "project"
@@ -126,7 +126,7 @@ def read_part(paths: PathProvider, part: type[_Part]) -> _Part:
     try:
         found = part.model_validate_json(json.dumps(readings.table), strict=True)
     except ValidationError as error:
-        problems = problems or problems_of(error, readings.table, part)[0]
+        problems = problems or concealed(problems_of(error, readings.table, part)[0], readings.references)
     if found is None or problems:  # outside of the handler: what pydantic says may hold a part of a secret
         raise InvalidSpecError(problems, origin=str(paths.resolved_spec_path))
     return found

@@ -17,11 +17,12 @@ from noether.config.base import _RegistryBase, component_of, names_component
 from noether.config.components import CallBackBaseConfig
 from noether.config.discriminated import beside_config
 from noether.config.parameters import label
+from noether.config.secrets import withheld
 from noether.config.signature import SignatureConfig
 from noether.errors import SpecError
 from noether.kernel.names import free_name
 from noether.kernel.registry import Registry, kind_of, use_registry
-from noether.kernel.trust import calling_package, run_folder_of
+from noether.kernel.trust import calling_package, is_path, run_folder_of
 from noether.spec.checks.meaning import meaning_problems
 from noether.spec.checks.structure import check, id_notes
 from noether.spec.describe.fields import components_in, configs_in, item_at, item_ids
@@ -31,8 +32,8 @@ from noether.spec.errors.words import toml_path
 from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec, dumped
 from noether.spec.read.document import MAX_DEPTH, not_numbers_in
-from noether.spec.read.environment import Readings, passwords_in, read_environment
-from noether.spec.read.layering import THE_SPEC, layered, located, override
+from noether.spec.read.environment import Readings, concealed, passwords_in, read_environment
+from noether.spec.read.layering import THE_SPEC, layered, located, override, project_folder
 from noether.spec.read.layers import Node, Origins
 from noether.spec.read.overrides import Unset
 from noether.spec.read.reference import KeptReference, Reference
@@ -154,9 +155,6 @@ def _keep(spec: RunSpec, references: Mapping[TomlPath, Reference]) -> None:
         spec._references[path] = KeptReference(reference, value)
 
 
-_PROJECT_MARKS = ("pyproject.toml", ".git")
-
-
 @dataclass(frozen=True)
 class LoadedSpec:
     """A valid spec and its sources.
@@ -205,7 +203,8 @@ def load_spec(
         overrides: Arguments of `-s`, `path=value` or `path+=value`, and `Unset` paths; a later one wins.
         set: Overrides with Python values by dotted path, applied after those; None removes a key.
         unset: Paths to remove before any override.
-        trust: Top-level packages that dotted kinds may import, in addition to the project's. What Python code writes
+        trust: Top-level packages that dotted kinds may import, in addition to the project's; and paths, which have a
+            separator, of files and folders outside of the project that specs may extend. What Python code writes
             into `source` or `set` may also name its own package, `__main__` too, and be a class or function.
         registry: Registry that resolves kinds; by default everything installed.
         plugins: Run plugins in addition to those of the spec; they may log metrics that callbacks read.
@@ -222,10 +221,13 @@ def load_spec(
     set = named_objects(set or {}, objects, author)
     if isinstance(source, (str, Path)):
         _require_inside(Path(source))
-    root, text, path = layered(source)
+    trust = list(trust)
+    folder = (Path() if isinstance(source, Mapping) else Path(source).parent).absolute()
+    run = run_folder_of(folder)
+    project = project or (project_folder(folder) if run is None else _project_of_user(run))
+    readable = [project, *([folder] if run else []), *map(Path, filter(is_path, trust))]
+    root, text, path = layered(source, readable)
     origin = str(path) if path else THE_SPEC
-    folder = (path.parent if path else Path()).absolute()
-    project = project or _project_folder(folder if run_folder_of(folder) is None else Path.cwd())
     registry = registry or Registry.installed(
         trusted=trust,
         project_folders=(project, Path.cwd()),
@@ -237,8 +239,8 @@ def load_spec(
         spec, readings = _validated(root, origins, problems, origin)
         complete(spec, origins, folder, readings.references)
         if wrong := meaning_problems(spec, plugins=plugins):
-            raise InvalidSpecError(located(wrong, origins), origin=origin)
-        notes = (*id_notes(readings.table), *option_notes(spec))
+            raise InvalidSpecError(located(concealed(wrong, readings.references), origins), origin=origin)
+        notes = tuple(map(withheld, (*id_notes(readings.table), *option_notes(spec))))
     return LoadedSpec(spec, text, path, project, registry, origins, readings.table, notes)
 
 
@@ -316,7 +318,7 @@ def _validated(root: Node, origins: Origins, problems: list[Problem], origin: st
     reported = {problem.path[:length] for problem in found for length in range(1, len(problem.path) + 1)}
     found += islice((nan for nan in not_numbers_in(table) if nan.path not in reported), MAX_PROBLEMS)
     unread = {problem.path for problem in readings.problems}
-    problems += [problem for problem in found if problem.path not in unread]
+    problems += concealed((problem for problem in found if problem.path not in unread), readings.references)
     if spec is None or problems:  # outside of the handler: pydantic's error may hold a part of a secret
         more += max(0, len(problems) - MAX_PROBLEMS)
         raise InvalidSpecError(located(problems[:MAX_PROBLEMS], origins), origin=origin, more=more)
@@ -344,12 +346,7 @@ def _require_inside(path: Path) -> None:
         )
 
 
-def _project_folder(folder: Path) -> Path:
-    """Return the nearest folder at or above `folder` that is a project's root, else `folder` itself.
-
-    A folder in a run folder is returned as it is; it is never searched for code.
-    """
-    for candidate in (folder, *(() if run_folder_of(folder) else folder.parents)):
-        if any((candidate / mark).exists() for mark in _PROJECT_MARKS):
-            return candidate
-    return folder
+def _project_of_user(run: Path) -> Path:
+    """Return the project of the working folder; the run itself, which has no code, if that is in a run folder."""
+    standing = Path.cwd()
+    return run if run_folder_of(standing) is not None else project_folder(standing)

@@ -17,6 +17,7 @@ from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.tree import family
 from noether.core.models.agreement import evaluation_weights
 from noether.core.models.base import ModelBase
+from noether.kernel.stops import note
 from noether.training.state import TrainerParts
 
 _MT19937 = 624  # numbers in the state of this generator
@@ -142,9 +143,9 @@ def named(callback: CallbackBase, method: str) -> Iterator[None]:
     """Note on an error that a callback raised it in a method that is not a hook; hooks have notes of their own."""
     try:
         yield
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         # A callback that is built by hand may have no trainer.
         counter = getattr(getattr(callback, "trainer", None), "update_counter", None)
         place = f" at update {counter.update}" if counter is not None else ""
-        error.add_note(f"raised by callback '{callback.id}' in {method}{place}")
+        note(error, f"raised by callback '{callback.id}' in {method}{place}")
         raise

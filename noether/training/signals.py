@@ -1,19 +1,25 @@
-"""Stop signals: SIGTERM ends a run after its update with a checkpoint, a second one at once, a third as by default."""
+"""Stop signals: SIGTERM and SIGHUP end a run after its update with a checkpoint.
+
+A second signal ends it at once, a third one does what it does by default.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
+import termios
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from noether.kernel.stops import Interruption
 
-class StoppedBySignal(BaseException):
+
+class StoppedBySignal(Interruption):
     """Raised by a second signal: nothing more is saved.
-
-    Derives from `BaseException`, so that no callback's `except Exception` keeps a run alive.
 
     Attributes:
         signal_number: Number of the signal.
@@ -24,13 +30,17 @@ class StoppedBySignal(BaseException):
         self.signal_number = signal_number
 
 
+_HANG_UP = tuple(signal.Signals[name] for name in ("SIGHUP",) if name in signal.Signals.__members__)
+
+
 class StopSignals:
     """Handlers of stop signals while a run lasts, and the signals that have arrived; may be entered again inside.
 
     A handler only takes notes, with two exceptions. A signal that ends the run at once (a second one, or Ctrl-C without
     `save_on_sigint`) raises inside `interrupting`, unless `uninterrupted` holds it back; one that arrived before raises
-    when `interrupting` is entered. A third signal does what it does by default. Outside the main thread, where Python
-    allows no handlers, none are installed.
+    when `interrupting` is entered. A third signal does what it does by default. A terminal that is closed sends SIGHUP
+    more than once, so one after another signal counts for nothing. Outside the main thread, where Python allows no
+    handlers, none are installed.
 
     Args:
         save_on_sigint: True if Ctrl-C waits for a checkpoint; otherwise it interrupts at once, as usual.
@@ -44,7 +54,7 @@ class StopSignals:
 
     def __init__(self, *, save_on_sigint: bool, names: Iterable[str] = ()) -> None:
         self._saves_on_sigint = save_on_sigint
-        self._numbers = [signal.SIGTERM, *(signal.Signals[name] for name in names), signal.SIGINT]
+        self._numbers = [signal.SIGTERM, *(signal.Signals[name] for name in names), *_HANG_UP, signal.SIGINT]
         self._former: dict[int, Any] = {}
         self._depth = self._interrupting = self._uninterrupted = 0
         self._forget()
@@ -77,9 +87,10 @@ class StopSignals:
             self._former = {}
 
     def _handled(self) -> list[signal.Signals]:
-        """Return the signals to handle, each once; without Ctrl-C if a shell lets its background jobs ignore it."""
-        ignored = not self._saves_on_sigint and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-        return [number for number in dict.fromkeys(self._numbers) if not (ignored and number == signal.SIGINT)]
+        """Return the signals to handle, each once; not those that `nohup`, or a shell for background jobs, ignores."""
+        ignorable = [*_HANG_UP] if self._saves_on_sigint else [*_HANG_UP, signal.SIGINT]
+        ignored = [number for number in ignorable if signal.getsignal(number) == signal.SIG_IGN]
+        return [number for number in dict.fromkeys(self._numbers) if number not in ignored]
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
@@ -104,6 +115,10 @@ class StopSignals:
             self._raise()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number in _HANG_UP:
+            _let_go_of_lost_terminal()
+            if self.count:
+                return
         self.count += 1
         if self.received is None:
             self.received = number
@@ -118,6 +133,18 @@ class StopSignals:
             assert self.received is not None, "only a signal can insist"
             only_ctrl_c = self.received == signal.SIGINT and not self._saves_on_sigint
             raise KeyboardInterrupt if only_ctrl_c else StoppedBySignal(self.received)
+
+
+def _let_go_of_lost_terminal() -> None:
+    """Write to nowhere instead of to a terminal that was closed: every output would fail."""
+    for stream in range(3):
+        try:
+            termios.tcgetattr(stream)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                nowhere = os.open(os.devnull, os.O_RDWR)
+                os.dup2(nowhere, stream)
+                os.close(nowhere)
 
 
 def _do_as_by_default(number: int) -> None:

@@ -11,16 +11,14 @@ from torch import Tensor
 
 from noether.core.callbacks.tree import family
 from noether.core.models.base import ModelBase
+from noether.kernel.stops import Interruption
 from noether.training.capture import files_of, states_of
 from noether.training.signals import StopSignals
 from noether.training.state import RunState, TrainerParts
 
 
-class RoundInterrupted(BaseException):
-    """A stop arrived between two batches of an evaluation pass.
-
-    Derives from `BaseException`, so that no callback's `except Exception` takes it for a failure of the pass.
-    """
+class RoundInterrupted(Interruption):
+    """A stop arrived between two batches of an evaluation pass."""
 
 
 def begin_anew(state: RunState) -> None:

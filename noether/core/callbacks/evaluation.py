@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import chain, islice, repeat
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
@@ -100,14 +100,16 @@ class PassBar:
     def close(self) -> None:
         """Restore the terminal."""
         if self._bar is not None:
-            self._bar.stop()
+            with suppress(OSError):  # the terminal was closed
+                self._bar.stop()
             self._bar = None
 
     def _draw(self) -> None:
         if self._bar is None:
             self._bar = _open(self._name, self._batches)
         self._bar.update(self._bar.task_ids[0], completed=self._done)
-        self._bar.refresh()
+        with suppress(OSError):
+            self._bar.refresh()
 
 
 def _open(name: str, batches: int) -> Progress:
@@ -121,7 +123,8 @@ def _open(name: str, batches: int) -> Progress:
         transient=True,
     )
     bar.add_task(visible(name), total=batches)
-    bar.start()
+    with suppress(OSError):
+        bar.start()
     return bar
 
 

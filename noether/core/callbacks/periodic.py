@@ -152,7 +152,7 @@ class PeriodicCallback(CallbackBase):
         takes = arguments if binding.takes_all else binding.keywords
         named = {name: arguments[name] for name in takes if name in arguments and name not in binding.positional}
         watch = active_watch()
-        if watch is None:
+        if watch is None or not watch.measures:
             self.periodic_callback(*positional, **named)
         else:
             with measured("periodic_callback", self.id, arguments["update_counter"], watch):

@@ -43,6 +43,7 @@ FREE = (
     "trainer.track_every_n_*",
     "trainer.monitor_*",
     "trainer.track_outputs",
+    "trainer.hook_timeout_s",
     "trainer.save_on_sigint",
     "trainer.stop_signals",
     "trainer.skip_nan_loss*",

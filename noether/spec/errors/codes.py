@@ -30,6 +30,10 @@ CODES: dict[str, Code] = {
     "unsupported-version": Code("The file is in a later format of specs.", "spec = 2"),
     "unsupported-value": Code("A Python value or an integer has no counterpart in TOML.", "seed = 9223372036854775808"),
     "invalid-extends": Code("`extends` is not a list of files, or a file extends itself.", 'extends = "base.toml"'),
+    "outside-project": Code(
+        "A spec, or a file that it extends, is outside of the project of the spec, perhaps by a link.",
+        'extends = ["/etc/passwd"]',
+    ),
     "invalid-override": Code("An argument of `-s` or `--unset` is malformed.", "-s trainer.max_epochs"),
     "unknown-path": Code(
         "An override, `--unset` or `remove = true` names something that the spec does not have.",

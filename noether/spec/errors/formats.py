@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from noether.config.secrets import mask
+from noether.config.secrets import mask, withheld
 from noether.errors import NoetherError
 from noether.spec.errors.codes import CODES
 from noether.spec.errors.place import Place
@@ -19,7 +19,7 @@ def problems_in(error: NoetherError) -> tuple[Problem, ...]:
     if isinstance(error, InvalidSpecError):
         return error.problems
     code = error.code if error.code in CODES else "failed"
-    return (Problem(code or "failed", (), mask(error.message), mask(error.hint) if error.hint else None),)
+    return (Problem(code or "failed", (), withheld(error.message), withheld(error.hint) if error.hint else None),)
 
 
 def as_json(problems: Iterable[Problem]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
-from noether.config.secrets import mask
+from noether.config.secrets import withheld
 from noether.errors import SpecError
 from noether.spec.errors.codes import CODES
 from noether.spec.errors.place import Place
@@ -31,6 +31,7 @@ class Problem:
         places: Places of the mistake, the main one first; `noether.spec.read.layering.located` finds them.
         at: Paths to point at instead of `path`, the main one first; for a problem between several values.
         on_key: True to point at keys rather than values.
+        expected: The expected value in words, which say nothing of the found one; empty if only the message knows it.
         labels: Notes at the first and at the other paths of `at`; by default that they do not fit together.
 
     Raises:
@@ -45,6 +46,7 @@ class Problem:
     at: tuple[TomlPath, ...] = ()
     on_key: bool = False
     labels: tuple[str, str] | None = None
+    expected: str = ""
 
     def __post_init__(self) -> None:
         if self.code not in CODES:
@@ -98,8 +100,8 @@ def problem_at(place: Place | None, code: str, path: TomlPath, message: str, hin
 
 
 def _fit(text: str) -> str:
-    """Return text without secrets and control characters, cut if it quotes a file at length."""
-    text = mask(text)
+    """Return text without secrets, values of the environment and control characters, cut if it is very long."""
+    text = withheld(text)
     cut = text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
     return "\n".join(map(visible, cut.split("\n")))
 

@@ -104,8 +104,9 @@ def _problem(path: TomlPath, group: list[ErrorDetails], document: Any, root: typ
     if not expected:
         message = _message(first)
         return Problem("wrong-value", path, message, at=_mentioned(path, message, first["input"]))
-    message = f"found {described(first['input'])}, expected {' or '.join(expected)}"
-    return Problem(_code(group), path, message, _brackets_hint(path, first["input"], expected))
+    allowed = " or ".join(expected)
+    message = f"found {described(first['input'])}, expected {allowed}"
+    return Problem(_code(group), path, message, _brackets_hint(path, first["input"], expected), expected=allowed)
 
 
 def _code(group: list[ErrorDetails]) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from noether.config.discriminated import Discriminated
-from noether.config.secrets import remember_password_in
+from noether.config.secrets import remember_password_in, withhold
 from noether.spec.describe.fields import alternatives, annotation_at
+from noether.spec.errors.codes import CODES
 from noether.spec.errors.problem import Problem
 from noether.spec.locate import TomlPath
 from noether.spec.read.layers import Node, value_of
@@ -38,6 +39,9 @@ def passwords_in(table: Any, references: Container[TomlPath], path: TomlPath = (
     elif isinstance(table, list):
         for index, item in enumerate(table):
             yield from passwords_in(item, references, (*path, index))
+
+
+_SEE_WHY = "values of the environment are not shown; write the value into the spec to see more"
 
 
 @dataclass
@@ -69,11 +73,52 @@ def read_environment(root: Node, root_class: type[BaseModel]) -> Readings:
             code, message, hint = fault
             readings.problems.append(Problem(code, path, message, hint))
         _put(readings.table, path, "" if fault else _first_reading(reference))
+    quoted: dict[str, str] = {}
     for path, reference in readings.references.items():
         text = reference.text()
-        if text is not None and not _takes_text(annotation_at(root_class, readings.table, path)):
-            _put(readings.table, path, _as_toml(text))
+        if text is None:
+            continue
+        value: Any = text
+        if not _takes_text(annotation_at(root_class, readings.table, path)):
+            value = _as_toml(text)
+            _put(readings.table, path, value)
+        quoted |= dict.fromkeys([text, *map(str, _leaves(value))], reference.name)
+    withhold(quoted)
     return readings
+
+
+def concealed(problems: Iterable[Problem], references: Mapping[TomlPath, Reference]) -> list[Problem]:
+    """Return the problems; those of values of the environment say nothing of the value beside what its field expects.
+
+    Args:
+        problems: Problems of a spec.
+        references: The references that were read, by path.
+    """
+    from_outside = {path: reference for path, reference in references.items() if reference.text() is not None}
+    return [_concealed(problem, from_outside) for problem in problems]
+
+
+def _concealed(problem: Problem, references: Mapping[TomlPath, Reference]) -> Problem:
+    for path, reference in references.items():
+        of_kind = path[-1:] == ("kind",) and problem.path == path[:-1]  # a kind is reported at its table
+        if of_kind or any(at[: len(path)] == path for at in (problem.path, *problem.at)):
+            where = path if problem.path[: len(path)] == path else problem.path
+            found = f"the value of ${reference.name}"
+            message = f"found {found}, expected {problem.expected}"
+            if not problem.expected:
+                meaning = CODES[problem.code].meaning
+                message = f"{found} does not fit: {meaning[:1].lower()}{meaning[1:].removesuffix('.')}"
+            return replace(problem, path=where, message=message, hint=_SEE_WHY, at=(), on_key=False, expected="")
+    return problem
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    if items is None:
+        yield value
+    else:
+        for item in items:
+            yield from _leaves(item)
 
 
 def _references(node: Node, path: TomlPath) -> Iterator[tuple[TomlPath, Reference]]:

@@ -64,26 +64,48 @@ def _place(path: TomlPath, origins: Origins, *, key: bool) -> Place | None:
     return next((place for place in places if place is not None), None)
 
 
-def file_layers(path: Path) -> list[FileLayer]:
+_PROJECT_MARKS = ("pyproject.toml", ".git")
+
+
+def project_folder(folder: Path) -> Path:
+    """Return the nearest folder at or above `folder` that is a project's root, else `folder` itself."""
+    for candidate in (folder, *folder.parents):
+        if any((candidate / mark).exists() for mark in _PROJECT_MARKS):
+            return candidate
+    return folder
+
+
+def file_layers(path: Path, readable: Iterable[Path]) -> list[FileLayer]:
     """Return a spec file and all files that it extends, the lowest layer first.
 
     A file that several others extend is read once, at its first place.
 
+    Args:
+        path: The file.
+        readable: Files and folders that may be read: no other one is opened, also not by a link.
+
     Raises:
-        SpecError: if a file cannot be read or parsed, or extends itself, or the files exceed a limit.
+        SpecError: if a file cannot be read or parsed, is not readable, or extends itself, or the files exceed a limit.
     """
-    chain = _Reader()
+    chain = _Reader(readable)
+    if chain.leads_out(path):
+        real = path.resolve()
+        raise SpecError(
+            f"{path} leads out of the project: found a link to {real}",
+            hint=f"name the file itself, or if you trust it: --trust {real}",
+            code="outside-project",
+        )
     chain.add(read_document(path), [path])
     return chain.layers
 
 
-def base_layers(table: dict[str, Any], layer: Layer) -> list[FileLayer]:
+def base_layers(table: dict[str, Any], layer: Layer, readable: Iterable[Path]) -> list[FileLayer]:
     """Return the files that a spec from Python extends, and remove `extends` from its table.
 
     Raises:
-        SpecError: As `file_layers` does.
+        SpecError: As `file_layers` does; Python code may extend files anywhere.
     """
-    reader = _Reader()
+    reader = _Reader(readable)
     reader.add_bases(table, layer, [])
     return reader.layers
 
@@ -91,10 +113,19 @@ def base_layers(table: dict[str, Any], layer: Layer) -> list[FileLayer]:
 class _Reader:
     """Reader of a file and the files that it extends, with limits on all of them together."""
 
-    def __init__(self) -> None:
+    def __init__(self, readable: Iterable[Path]) -> None:
         self.layers: list[FileLayer] = []
+        self._readable = [place.resolve() for place in readable]
         self._known: set[Path] = set()
         self._size = 0
+
+    def leads_out(self, path: Path) -> bool:
+        """Return True if a file, its links resolved, is not among those that may be read."""
+        try:
+            real = path.resolve()
+        except (ValueError, RuntimeError, OSError):  # a NUL, or links in a circle: reading it says so
+            return False
+        return not any(real.is_relative_to(place) for place in self._readable)
 
     def add(self, document: Document, chain: list[Path]) -> None:
         """Add the layers of a file: the files that it extends, then its own."""
@@ -123,6 +154,12 @@ class _Reader:
             path = _tidy(folder / Path(base).expanduser())
         except (ValueError, RuntimeError, OSError) as error:  # a NUL, no home folder, or links in a circle
             raise _wrong(layer, "invalid-extends", at, f"{quoted(base)} is not a path: {error}") from None
+        if not chain:  # Python code may read any file, and names this one
+            self._readable.append(project_folder(path.resolve().parent))
+        if self.leads_out(path):
+            message = f"{quoted(base)} leads out of the project: found {path.resolve()}"
+            hint = f"copy the file into the project, or if you trust it: --trust {path.resolve()}"
+            raise _wrong(layer, "outside-project", at, message, hint)
         if path.resolve() in {file.resolve() for file in chain}:
             message = f"the files extend one another in a circle: {_arrows([*chain, path])}"
             raise _wrong(layer, "invalid-extends", at, message)
@@ -178,8 +215,12 @@ class Layered(NamedTuple):
     path: Path | None
 
 
-def layered(source: str | Path | Mapping[str, Any]) -> Layered:
+def layered(source: str | Path | Mapping[str, Any], readable: Iterable[Path] = ()) -> Layered:
     """Return a file, or a dict, merged over all files that it extends.
+
+    Args:
+        source: The file or the dict.
+        readable: Files and folders that may be read.
 
     Raises:
         SpecError: if a file cannot be read, or the files do not fit together.
@@ -189,10 +230,10 @@ def layered(source: str | Path | Mapping[str, Any]) -> Layered:
         given = plain(dict(source), layer)
         text = tomli_w.dumps(given)
         _check_version(given, layer)
-        bases = base_layers(given, layer)
+        bases = base_layers(given, layer, readable)
         root = _merged([*((file, file.table) for file in bases), (layer, given)])
         return Layered(root, text, None)
-    files = file_layers(Path(source))
+    files = file_layers(Path(source), readable)
     main = files[-1]
     return Layered(_merged([(file, file.table) for file in files]), main.source.text, main.path)
 

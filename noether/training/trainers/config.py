@@ -89,6 +89,13 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
         description="Signals that end the run as SIGTERM does: after the current update, with a checkpoint. Schedulers "
         "send one before their time limit.",
     )
+    hook_timeout_s: float | None = Field(
+        None,
+        gt=0,
+        examples=[3600.0],
+        description="Seconds after which a hook that has not returned ends the run: a pass over data within it counts. "
+        "The log gets its callback and the stack of every thread. Unset: never.",
+    )
     use_torch_compile: bool = Field(False, description="Compile the model with torch.compile.")
     find_unused_params: bool = Field(False, description="DistributedDataParallel's find_unused_parameters.")
     static_graph: bool = Field(False, description="DistributedDataParallel's static_graph.")

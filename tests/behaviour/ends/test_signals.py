@@ -1,6 +1,8 @@
 """SIGTERM always commits a checkpoint, SIGINT only if configured, and a second signal ends at once."""
 
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
@@ -27,6 +29,28 @@ def test_sigterm_commits_the_update_that_it_met_and_ends_with_143(run, lab, atte
     assert verified_updates(outcome.run_dir) == [3]
     assert attempt(outcome)["status"] == "KILLED"
     assert attempt(outcome)["reason"] == "SIGTERM"
+
+
+def test_sighup_commits_as_sigterm_does_also_if_it_comes_twice(run, lab, attempt, verified_updates):
+    outcome = run({"trainer.callbacks": sends(signal.SIGHUP, signal.SIGHUP)})
+    assert (outcome.status, outcome.exit_code, outcome.error) == ("KILLED", 129, None)
+    assert verified_updates(outcome.run_dir) == [3]
+    assert attempt(outcome)["reason"] == "SIGHUP"
+
+
+def test_sighup_after_sigterm_does_not_hurry_it(run, lab, verified_updates):
+    outcome = run({"trainer.callbacks": sends(signal.SIGTERM, signal.SIGHUP)})
+    assert outcome.exit_code == 143
+    assert verified_updates(outcome.run_dir) == [3]
+
+
+def test_nohup_keeps_a_run_alive(run, lab):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        outcome = run({"trainer.callbacks": sends(signal.SIGHUP)})
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert outcome.status == "FINISHED"
 
 
 def test_what_sigterm_commits_is_what_an_uninterrupted_run_has_there(run, finish, lab, final_weights):
@@ -225,6 +249,25 @@ def test_the_command_ends_with_130_after_ctrl_c(tiny_spec, attempt, verified_upd
     assert verified_updates(run_dir) == []
     assert attempt(run_dir)["status"] == "KILLED"
     assert "Traceback" not in Path("out.txt").read_text()
+
+
+def test_a_run_whose_terminal_is_closed_commits_a_checkpoint(tiny_spec, attempt, verified_updates):
+    tiny_spec["trainer"] |= {"max_epochs": 10_000_000, "track_every_n_updates": 10}
+    Path("long.toml").write_text(tomli_w.dumps(tiny_spec | {"loader": {"num_workers": 2}}))
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(sys.executable, [sys.executable, "-m", "noether", "run", "long.toml", "--run-id", "long"])
+    run_dir, deadline = Path("runs/long"), time.monotonic() + DEADLINE_S
+    metrics = run_dir / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count("\n") > 3):
+        assert time.monotonic() < deadline
+        if select.select([terminal], [], [], 0.01)[0]:
+            os.read(terminal, 10_000)
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 129
+    assert len(verified_updates(run_dir)) == 1
+    assert (attempt(run_dir)["status"], attempt(run_dir)["reason"]) == ("KILLED", "SIGHUP")
 
 
 def test_sigterm_ends_a_run_with_workers_too(tiny_spec, attempt, verified_updates):

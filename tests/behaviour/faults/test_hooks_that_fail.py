@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 FIRST, MIDDLE, LAST = 1, 7, 12
 EVERY_TWO = {"kind": "checkpoint", "id": "saves", "every_n_updates": 2}
@@ -126,6 +127,55 @@ def test_the_records_are_correct_for_any_error_of_a_callback(
     assert attempt(outcome)["status"] == status
     assert Path("closed.txt").read_text() == "closed\n"
     assert set(verified_updates(outcome.run_dir)) <= set(range(2, LAST + 1, 2))
+
+
+ODD = {
+    "exit": "SystemExit",
+    "interrupt": "KeyboardInterrupt",
+    "unheard of": "UnheardOf",
+    "stop iteration": "StopIteration",
+    "stop async iteration": "StopAsyncIteration",
+    "generator exit": "GeneratorExit",
+    "mute": "MuteError",
+    "frozen": "frozen words",
+    "not picklable": "LocalError",
+}
+HOOKS = (
+    "before_training",
+    "before_optimizer_step",
+    "track_after_accumulation_step",
+    "track_after_update_step",
+    "after_update",
+    "periodic_callback",
+    "process_data",
+    "after_training",
+    "state_dict",
+    "close",
+)
+EVERY = ("before_training", "track_after_accumulation_step", "process_data", "close")
+
+
+@pytest.mark.parametrize("action", ODD)
+@pytest.mark.parametrize("hook", [pytest.param(h, marks=() if h in EVERY else pytest.mark.long) for h in HOOKS])
+def test_an_exception_of_any_class_names_callback_and_hook(run, attempt, hook, action):
+    outcome = failing(run, hook, action=action)
+    assert outcome.exit_code == (130 if action == "interrupt" else 1)
+    record = attempt(outcome)
+    assert record["status"] == outcome.status
+    assert "callback 'arsonist'" in record["reason"]
+    assert f"in hook {ENCLOSING.get(hook, hook)}" in record["reason"] or f"in {hook}" in record["reason"]
+    assert ODD[action] in record["reason"] or "FrozenInstanceError" in record["reason"]  # raised by contextlib
+    assert ODD[action] in (outcome.run_dir / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("action", ["generator exit", "stop iteration", "mute", "frozen"])
+def test_an_exception_of_any_class_is_printed_without_a_traceback(noether_command, tiny_spec, action):
+    tiny_spec["trainer"]["callbacks"] = [fault("after_update", 3, action)]
+    Path("odd.toml").write_text(tomli_w.dumps(tiny_spec))
+    ended = noether_command("run", "odd.toml", "--quiet")
+    assert ended.code == 1
+    assert "callback 'arsonist'" in ended.err
+    assert "Traceback" not in ended.err
 
 
 def test_a_metric_that_is_not_finite_is_written_and_fails_nothing(finish, metric_lines):

@@ -1,5 +1,6 @@
 """Workers that die, hang, raise, or lose their trainer: J1 to J4; and memory that runs out: J5."""
 
+import importlib
 import signal
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import pytest
 import tomli_w
 
 from noether.checkpoint import writer as checkpoint_writer
-from noether.errors import TrainingError
+from noether.data.container import DataContainer
+from noether.errors import TrainingError, text_of
 
 EVERY_UPDATE = [{"kind": "checkpoint", "every_n_updates": 1}]
 DEADLINE_S = 60
@@ -49,10 +51,62 @@ def test_a_worker_that_is_killed_ends_the_run_at_once_and_is_named(run, bad, att
     outcome = run(bad("die"))
     assert (outcome.status, outcome.exit_code) == ("FAILED", 1)
     assert "worker" in str(outcome.error)
-    assert "is killed by signal: Killed" in str(outcome.error) or "exited unexpectedly" in str(outcome.error)
+    assert "was killed by SIGKILL" in str(outcome.error)
     record = attempt(outcome)
     assert record["ended"] - record["started"] < 10
     assert verified_updates(outcome.run_dir) == sorted(verified_updates(outcome.run_dir))
+
+
+ENDS = {
+    "exit 0": "ended with exit code 0",
+    "exit 3": "ended with exit code 3",
+    "killed": "was killed by SIGKILL",
+    "sys.exit": "SystemExit while loading sample 11",
+    "own": "OwnError while loading sample 11",
+    "unpicklable": "UnpicklableError: my words",
+    "broken text": "NoTextError: <its __str__ raised ZeroDivisionError>",
+    "unsendable": "no way to send it",
+    "exits": "ended with exit code 87",
+}
+FEW = ("exit 0", "unsendable")
+
+
+@pytest.mark.parametrize("key", ["train", "test"])
+@pytest.mark.parametrize(
+    ("method", "action"),
+    [
+        pytest.param(method, action, marks=() if method == "fork" or action in FEW else pytest.mark.long)
+        for method in ("fork", "forkserver", "spawn")
+        for action in ENDS
+    ],
+)
+def test_a_worker_that_leaves_is_noticed_and_named_for_every_start_method(run, lab, attempt, method, action, key):
+    sets = {name: {"kind": "lab.leaving.Leaves", "collate": "lab.leaving.as_sent"} for name in ("train", "test")}
+    sets[key]["action"] = action
+    outcome = run(
+        {
+            "datasets": sets,
+            "loader": {"num_workers": 2, "start_method": method},
+            "trainer.callbacks": [{"kind": "offline-loss", "every_n_updates": 1, "dataset_key": "test"}],
+        }
+    )
+    assert (outcome.status, outcome.exit_code) == ("FAILED", 1)
+    assert ENDS[action] in "\n".join([text_of(outcome.error), *getattr(outcome.error, "__notes__", ())])
+    assert "raised by" not in "".join(getattr(outcome.error, "__notes__", ()))
+    assert attempt(outcome)["ended"] - float(Path("left.txt").read_text()) < 10
+
+
+@pytest.mark.parametrize(("method", "code"), [("fork", 0), ("forkserver", 0), ("forkserver", -9), ("spawn", 0)])
+def test_a_worker_that_leaves_in_the_middle_of_a_batch_is_noticed(lab, monkeypatch, method, code):
+    monkeypatch.syspath_prepend(str(lab.parent))
+    texts = importlib.import_module("lab.leaving").LongTexts(code)
+    data = DataContainer(
+        {"train": texts}, num_workers=2, start_method=method, prefetch_factor=2, collators={"train": list}
+    )
+    with pytest.raises(TrainingError) as caught:
+        for _ in data.build_loader(batch_size=1, end_update=24, shuffle=False):
+            pass
+    assert "a worker process of the loader has ended" in caught.value.message
 
 
 def test_a_worker_that_hangs_ends_the_run_after_the_timeout_and_is_killed(run, bad, attempt):  # J2

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -69,11 +70,47 @@ class Counts(PeriodicCallback):
         self.rounds = load_file(file)["rounds"]
 
 
+class MuteError(Exception):
+    def __str__(self):
+        raise ValueError("no words")
+
+
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    words: str
+
+
+class LocalError(Exception):
+    def __reduce__(self):
+        raise TypeError("stays here")
+
+
+ODD_ERRORS = {
+    "stop iteration": StopIteration,
+    "stop async iteration": StopAsyncIteration,
+    "generator exit": GeneratorExit,
+    "mute": MuteError,
+    "frozen": FrozenError("frozen words"),
+    "not picklable": LocalError,
+}
+
+
 class FaultConfig(CallBackBaseConfig):
     hook: str = Field(description="The method that it happens in.")
-    action: Literal["raise", "no memory", "exit", "interrupt", "unheard of", "kill", "signal", "log nan"] = Field(
-        "raise", description="What happens."
-    )
+    action: Literal[
+        "raise",
+        "no memory",
+        "exit",
+        "interrupt",
+        "unheard of",
+        "kill",
+        "signal",
+        "log nan",
+        "hang",
+        "spin",
+        "deaf",
+        *ODD_ERRORS,
+    ] = Field("raise", description="What happens.")
     at_update: int | None = Field(None, description="Completed updates at which it happens; unset: always.")
 
 
@@ -111,6 +148,19 @@ class Fault(PeriodicDataIteratorCallback):
                 raise KeyboardInterrupt
             case "unheard of":
                 raise UnheardOf("of the lab")
+            case odd if odd in ODD_ERRORS:
+                raise ODD_ERRORS[odd]
+            case "hang":
+                time.sleep(600)
+            case "spin":
+                while True:
+                    pass
+            case "deaf":
+                while True:
+                    try:
+                        time.sleep(600)
+                    except BaseException:
+                        continue
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "signal":

@@ -146,3 +146,19 @@ def test_a_call_is_printed_with_callback_update_and_milliseconds(capsys: pytest.
         "track_after_update_step  online-loss  update 12  0.041 ms",
         "run_started  hello  -  1.200 ms",
     ]
+
+
+def test_calls_are_counted_for_the_watchdog_only_if_it_asks() -> None:
+    class Looks:
+        def after_training(self) -> None: ...
+
+    plain, counting = (
+        compile_dispatch([Participant("looks", "looks", Looks())], watch=watch).after_training
+        for watch in (None, HookWatch(counts=True))
+    )
+    assert plain is not None
+    assert counting is not None
+    assert "_calls" not in plain.__globals__
+    for _ in range(3):
+        counting(None)
+    assert counting.__globals__["_calls"] == [3]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Protocol
 
@@ -110,7 +111,7 @@ class ProgressCallback(PeriodicCallback):
 
 
 class LiveBar:
-    """Live progress bar for a terminal."""
+    """Live progress bar for a terminal; a terminal that was closed is no reason to stop training."""
 
     def __init__(self, counter: UpdateCounter) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
@@ -130,7 +131,8 @@ class LiveBar:
             rate="",
             losses="",
         )
-        self._bar.start()
+        with suppress(OSError):
+            self._bar.start()
         self._drawn = 0.0
 
     def show(self, counter: UpdateCounter, losses: Callable[[], str], pace: Pace, *, is_last: bool) -> bool:
@@ -146,13 +148,16 @@ class LiveBar:
             rate=_rate(counter, pace),
             losses=losses(),
         )
-        self._bar.refresh()
+        with suppress(OSError):
+            self._bar.refresh()
         return True
 
     def close(self) -> None:
         """Draw once more and release the terminal."""
-        self._bar.refresh()
-        self._bar.stop()
+        with suppress(OSError):
+            self._bar.refresh()
+        with suppress(OSError):
+            self._bar.stop()
 
 
 class PlainLines:
