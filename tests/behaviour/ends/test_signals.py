@@ -256,6 +256,7 @@ def test_a_run_whose_terminal_is_closed_commits_a_checkpoint(tiny_spec, attempt,
     Path("long.toml").write_text(tomli_w.dumps(tiny_spec | {"loader": {"num_workers": 2}}))
     child, terminal = pty.fork()
     if child == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
         os.execv(sys.executable, [sys.executable, "-m", "noether", "run", "long.toml", "--run-id", "long"])
     run_dir, deadline = Path("runs/long"), time.monotonic() + DEADLINE_S
     metrics = run_dir / "metrics.jsonl"
