@@ -287,10 +287,7 @@ class DataContainer:
             tensor: Its values, of shape (batch, ...).
             key: The data set.
         """
-        if not any(transform.inverts(name) for transform in self.transforms(key)):
-            return tensor
-        with usable("train", self.timeout):
-            return self._prepared.inverse(name, tensor, key)
+        return self._prepared.inverse(name, tensor, key)
 
     def in_units(self, name: str, tensor: Tensor, present: Collection[str] = ()) -> Tensor:
         """Return predictions or targets of a field, or a property, in the units of the training data.
