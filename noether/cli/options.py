@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from noether.cli.interrupts import CTRL_C, EXIT_CODE
+from noether.cli.output import say
 from noether.errors import NoetherError
 
 Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="The TOML file of the run.", show_default=False)]
@@ -173,7 +173,7 @@ def _kept_from_ending(function: Callable[..., None]) -> Callable[..., None]:
             function(**values)
         except KeyboardInterrupt as stop:
             if not hasattr(stop, "outcome"):  # a run has said more
-                print("interrupted", file=sys.stderr)
+                say("interrupted", to_stderr=True)
             raise SystemExit(EXIT_CODE) from None
         except SystemExit as error:
             if isinstance(error.code, int) and error.code > _SIGNAL_BASE:  # a verb that a signal has stopped
@@ -185,7 +185,7 @@ def _kept_from_ending(function: Callable[..., None]) -> Callable[..., None]:
             raise told from error
         except Exception:
             if CTRL_C.has_come:  # C code makes other errors of a KeyboardInterrupt
-                print("interrupted", file=sys.stderr)
+                say("interrupted", to_stderr=True)
                 raise SystemExit(EXIT_CODE) from None
             raise
         finally:

@@ -32,6 +32,7 @@ KNOWN = {
     "core/trackers/mlflow/client.py": "the folder of MLflow's own store",
     "data/sources/columns.py": "data files that the spec names",
     "data/sources/digits.py": "data that scikit-learn brings",
+    "kernel/watchdog.py: open": "an open file, for the stacks of threads",
     "metrics/delivery.py: copy.write_bytes": "a copy in a temporary folder, for a tracker",
     "metrics/delivery.py: tempfile.TemporaryDirectory": "a temporary folder",
     "metrics/spool.py": "the positions of trackers",
@@ -46,6 +47,7 @@ KNOWN = {
     "runs/verify/compare.py": "runs that the command has made itself",
     "runs/verify/interruption.py": "runs that the command has made itself",
     "spec/read/document.py": "spec files; `spec/load` refuses links to and in run folders",
+    "training/signals.py: os.open": "the null device, in place of a terminal that is closed",
     "testing/builders.py": "a folder for tests",
 }
 """Calls, or whole modules, that do not touch the run folder of a stranger; each with the reason."""

@@ -112,7 +112,7 @@ def _told(case: Case, registry: Registry, folder: Path) -> str:
     told = "\n".join(map(_in_one_line, problems_in(error)))
     if case.words:
         told += f"\n\n{error.message}\nhelp: {error.hint}" if error.hint else f"\n\n{error.message}"
-    return told.replace(str(folder), "FOLDER")
+    return told.replace(str(folder), "FOLDER").replace(str(folder.parent), "OUTSIDE")
 
 
 def _in_one_line(problem: Problem) -> str:

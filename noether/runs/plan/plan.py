@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from noether.checkpoint.manifest import SPEC
 from noether.checkpoint.save import SaveRequest
 from noether.checkpoint.state import encode_checkpoint
 from noether.core.models.base import ModelBase
@@ -36,6 +37,7 @@ def checkpoint_files(run: Run) -> tuple[dict[str, int], bool]:
     request = SaveRequest()
     request.add_parts(weights=True, optimizer=True, model_names=None, frozen_weights=True)
     files, _ = encode_checkpoint(run.trainer.capture_state(run.model), request)
+    files[SPEC] = run.resolved.encode()
     return {name: len(data) for name, data in sorted(files.items())}, complete
 
 
