@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from copy import copy
 from functools import partial
 from multiprocessing import get_all_start_methods
@@ -287,9 +288,8 @@ class DataContainer:
             tensor: Its values, of shape (batch, ...).
             key: The data set.
         """
-        if not any(transform.inverts(name) for transform in self.transforms(key)):
-            return tensor
-        with usable("train", self.timeout):
+        is_fitted = all(transform.fitted for transform in self.transforms(key))
+        with nullcontext() if is_fitted else usable("train", self.timeout):  # a watchdog is too slow for each batch
             return self._prepared.inverse(name, tensor, key)
 
     def in_units(self, name: str, tensor: Tensor, present: Collection[str] = ()) -> Tensor:

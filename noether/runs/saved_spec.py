@@ -22,9 +22,8 @@ from pydantic import ValidationError
 
 from noether.checkpoint.durable import replace_file
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.untrusted import MAX_BYTES, is_file_inside, parse_json, read_untrusted
+from noether.checkpoint.untrusted import is_file_inside, read_record, read_untrusted
 from noether.errors import SpecError, UsageError
-from noether.kernel.registry import Registry
 from noether.kernel.trust import RUN_MARK
 from noether.spec.errors.problem import InvalidSpecError
 from noether.spec.errors.translate import problems_of
@@ -132,11 +131,6 @@ def read_part(paths: PathProvider, part: type[_Part]) -> _Part:
     return found
 
 
-def saved_spec_registry(*, trusted: Iterable[str] = ()) -> Registry:
-    """Return the registry for a part of a saved spec: the working folder may hold code, a run folder never."""
-    return Registry.installed(trusted=trusted, project_folders=(Path.cwd(),))
-
-
 def write_saved_spec(paths: PathProvider, given: str, resolved: str, *, former: Path) -> None:
     """Write the spec of a new attempt as it was given and as it is resolved.
 
@@ -179,11 +173,7 @@ def noting_missing_code(paths: PathProvider, project: Path | None) -> Iterator[N
 
 
 def _recorded_project(paths: PathProvider) -> Path | None:
-    try:
-        record = parse_json(read_untrusted(paths.run_path, RUN_MARK, limit=MAX_BYTES))
-    except (OSError, ValueError):
-        return None
-    found = record.get(PROJECT) if isinstance(record, dict) else None
+    found = read_record(paths.run_path, RUN_MARK).get(PROJECT)
     return Path(found) if isinstance(found, str) and found.isprintable() else None
 
 
