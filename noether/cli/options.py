@@ -169,12 +169,8 @@ def _kept_from_ending(function: Callable[..., None]) -> Callable[..., None]:
     @wraps(function)
     def kept(**values: Any) -> None:
         try:
-            CTRL_C.is_in_verb = True
-            function(**values)
-        except KeyboardInterrupt as stop:
-            if not hasattr(stop, "outcome"):  # a run has said more
-                print("interrupted", file=sys.stderr)
-            raise SystemExit(EXIT_CODE) from None
+            with CTRL_C:
+                function(**values)
         except SystemExit as error:
             if isinstance(error.code, int) and error.code > _SIGNAL_BASE:  # a verb that a signal has stopped
                 raise
@@ -183,13 +179,13 @@ def _kept_from_ending(function: Callable[..., None]) -> Callable[..., None]:
             for note in getattr(error, "__notes__", []):
                 told.add_note(note)
             raise told from error
-        except Exception:
-            if CTRL_C.has_come:  # C code makes other errors of a KeyboardInterrupt
+        except BaseException as stop:
+            is_interrupt = isinstance(stop, KeyboardInterrupt)
+            if not is_interrupt and not (CTRL_C.has_come and isinstance(stop, Exception)):
+                raise
+            if not hasattr(stop, "outcome"):  # a run has said more
                 print("interrupted", file=sys.stderr)
-                raise SystemExit(EXIT_CODE) from None
-            raise
-        finally:
-            CTRL_C.is_in_verb = False
+            raise SystemExit(EXIT_CODE) from None  # C code makes other errors of a KeyboardInterrupt
 
     return kept
 

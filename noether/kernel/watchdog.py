@@ -19,10 +19,7 @@ GRACE = 10.0
 """Seconds after the exception in which the work has to end, before the last resort."""
 _LOOKS = 10  # while the time of one piece of work passes
 _LONGEST_WAIT = 1.0  # seconds between two looks
-
-
-_NAMES = ("SIGVTALRM", "SIGPROF", "SIGALRM")
-_SIGNALS = [signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__]
+_SIGNALS = (signal.SIGVTALRM, signal.SIGPROF, signal.SIGALRM)
 """Signals of timers that hardly any program uses."""
 
 

@@ -192,8 +192,9 @@ class Execution:
             former.require_same_code()
         if not self.allow_spec_change:
             former.require_same_mathematics()
-        if changed := former.code_changes():
-            _LOG.warning("the run continues with other code or data, so it may end otherwise: %s", "; ".join(changed))
+        if former.code_changes:
+            changed = "; ".join(former.code_changes)
+            _LOG.warning("the run continues with other code or data, so it may end otherwise: %s", changed)
         if changes := former.inexact_changes():
             _LOG.warning("the run continues, but its last bits will differ: %s", "; ".join(changes))
         return former

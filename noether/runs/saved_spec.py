@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
@@ -117,7 +117,20 @@ def read_part(paths: PathProvider, part: type[_Part]) -> _Part:
     Raises:
         SpecError: if the spec cannot be read, one of the tables does not fit, or a variable is not set.
     """
-    tables = read_saved_spec(paths).tables
+    return validated_part(read_saved_spec(paths).tables, part, str(paths.resolved_spec_path))
+
+
+def validated_part(tables: Mapping[str, Any], part: type[_Part], origin: str) -> _Part:
+    """Validate some tables of a spec; see `read_part`.
+
+    Args:
+        tables: All tables.
+        part: As in `read_part`.
+        origin: Name of the spec in messages.
+
+    Raises:
+        SpecError: if one of the tables does not fit, or a variable is not set.
+    """
     root = layered({key: tables[key] for key in part.model_fields if key in tables}).root
     readings = read_environment(root, part)
     problems = readings.problems
@@ -127,7 +140,7 @@ def read_part(paths: PathProvider, part: type[_Part]) -> _Part:
     except ValidationError as error:
         problems = problems or concealed(problems_of(error, readings.table, part)[0], readings.references)
     if found is None or problems:  # outside of the handler: what pydantic says may hold a part of a secret
-        raise InvalidSpecError(problems, origin=str(paths.resolved_spec_path))
+        raise InvalidSpecError(problems, origin=origin)
     return found
 
 
