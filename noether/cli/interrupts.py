@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
 
-EXIT_CODE = 128 + signal.SIGINT
+INTERRUPTED = 128 + signal.SIGINT
 _IMPORTING = "<frozen importlib._bootstrap>"
 
 
@@ -65,7 +65,7 @@ def _imports(frame: FrameType | None) -> bool:
 
 def _end_at_once() -> None:
     os.write(2, b"interrupted\n")
-    os._exit(EXIT_CODE)
+    os._exit(INTERRUPTED)
 
 
 CTRL_C = CtrlC()

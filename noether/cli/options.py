@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from noether.cli.interrupts import CTRL_C, EXIT_CODE
-from noether.errors import NoetherError
+from noether.cli.interrupts import CTRL_C, INTERRUPTED
+from noether.cli.output import say
+from noether.errors import NoetherError, notes_of
 
 Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="The TOML file of the run.", show_default=False)]
 RunArgument = Annotated[
@@ -118,7 +118,7 @@ def _spec_options(
 
 
 _ORDER = "noether.order"
-_SIGNAL_BASE = 128  # a shell reports an end by signal n as 128 + n; of Ctrl-C as EXIT_CODE
+_SIGNAL_BASE = 128  # a shell reports an end by signal n as 128 + n
 _SPEC_OPTIONS = inspect.signature(_spec_options, eval_str=True).parameters
 
 
@@ -176,7 +176,7 @@ def _kept_from_ending(function: Callable[..., None]) -> Callable[..., None]:
                 raise
             frame = traceback.extract_tb(error.__traceback__)[-1]
             told = NoetherError(f"the command was ended by sys.exit({error.code!r}) ({frame.filename}:{frame.lineno})")
-            for note in getattr(error, "__notes__", []):
+            for note in notes_of(error):
                 told.add_note(note)
             raise told from error
         except BaseException as stop:
@@ -184,8 +184,8 @@ def _kept_from_ending(function: Callable[..., None]) -> Callable[..., None]:
             if not is_interrupt and not (CTRL_C.has_come and isinstance(stop, Exception)):
                 raise
             if not hasattr(stop, "outcome"):  # a run has said more
-                print("interrupted", file=sys.stderr)
-            raise SystemExit(EXIT_CODE) from None  # C code makes other errors of a KeyboardInterrupt
+                say("interrupted", to_stderr=True)
+            raise SystemExit(INTERRUPTED) from None  # C code makes other errors of a KeyboardInterrupt
 
     return kept
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import os
 import signal
 import sys
 import threading
@@ -102,7 +103,7 @@ class Watchdog:
             if self._done.is_set():
                 return
             self.message = message
-            with suppress(OSError, ValueError):  # no place to write to
+            with suppress(Exception):  # no place to write to is no reason to let the work hang
                 self._report(message)
             if self._signal is not None:
                 signal.pthread_kill(self._work, self._signal)
@@ -119,9 +120,7 @@ def write_stacks(file: TextIO | int, message: str) -> None:
         message: The reason.
     """
     number = file if isinstance(file, int) else file.fileno()
-    text = f"{message}; the stack of every thread, innermost call first:\n"
-    with open(number, "w", encoding="utf-8", closefd=False) as out:
-        out.write(text)
+    os.write(number, f"{message}; the stack of every thread, innermost call first:\n".encode())
     faulthandler.dump_traceback(number, all_threads=True)
 
 

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -86,11 +86,6 @@ class Delivery:
     def ended(self) -> str:
         """The status that the tracker has acknowledged, in this process or before it; empty if none."""
         return self._state.ended
-
-    @property
-    def reference(self) -> Mapping[str, str]:
-        """The run at the tracker, in this process or before it; empty if none was opened."""
-        return self._state.reference
 
     @property
     def arrived(self) -> int:

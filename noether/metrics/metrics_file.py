@@ -258,7 +258,7 @@ class AppendOnlyFile:
         if offset > self.offset:
             return f"found {self.offset} bytes, expected {offset}"
         if written is None:
-            return None if all(self._is_whole(line) for line in self._until(offset)) else "a line cannot be read"
+            return "a line cannot be read" if None in map(self._update_in, self._until(offset)) else None
         found = FileRecord(offset, self._digest_of(offset).hexdigest())
         return None if found == written else "its bytes are not those that were written"
 
@@ -266,10 +266,8 @@ class AppendOnlyFile:
         """Return the lines before `offset` that can be read and stand in the order of their updates."""
         kept: list[tuple[int, bytes]] = []
         for line in self._until(offset):
-            if not self._is_whole(line):
-                continue
-            at = self.update_of(line)
-            if update is not None and at > update:
+            at = self._update_in(line)
+            if at is None or (update is not None and at > update):
                 continue
             if len(kept) > 1 and kept[-1][0] > at >= kept[-2][0]:  # the line before has a wrong number
                 kept.pop()
@@ -277,12 +275,12 @@ class AppendOnlyFile:
                 kept.append((at, line))
         return [line for _, line in kept]
 
-    def _is_whole(self, line: bytes) -> bool:
+    def _update_in(self, line: bytes) -> int | None:
+        """Return the update of a line; None if it is damaged."""
         try:
-            self.update_of(line)
+            return self.update_of(line)
         except (ValueError, RecursionError):
-            return False
-        return True
+            return None
 
     def _until(self, offset: int) -> Iterator[bytes]:
         """Yield the complete lines that begin before `offset`."""

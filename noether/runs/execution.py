@@ -17,7 +17,7 @@ from time import strftime
 from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.paths import PathProvider, shown_path, sweep_leftovers, sweep_temporary_files
 from noether.config.secrets import masked_traceback, withheld
-from noether.errors import CheckpointError, NoetherError, StorageError, TrainingError, text_of
+from noether.errors import CheckpointError, NoetherError, StorageError, TrainingError, notes_of, text_of
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.entries import BUILT_IN, Component
 from noether.kernel.participant import Participant
@@ -66,7 +66,7 @@ def _place(key: str) -> int:
 def _as_failure(overdue: Overdue) -> TrainingError:
     hint = "log.txt has the stack of every thread; `hook_timeout_s` under [trainer] is the time of one call"
     failure = TrainingError(text_of(overdue), hint=hint)
-    for note in getattr(overdue, "__notes__", ()):
+    for note in notes_of(overdue):
         failure.add_note(note)
     return failure
 
@@ -260,7 +260,7 @@ class Execution:
         return nullcontext() if seconds is None else Watchdog(OverdueHook(seconds), seconds, self._note, self._give_up)
 
     def _note(self, message: str) -> None:
-        with self.paths.log_path.open("a", encoding="utf-8") as log:
+        with open_log(self.paths.log_path, self.paths.run_path) as log:
             write_stacks(log, f"{strftime('%Y-%m-%d %H:%M:%S')} ERROR noether.run: {message}")
 
     def _give_up(self, message: str) -> None:

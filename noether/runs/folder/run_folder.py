@@ -31,8 +31,6 @@ _SHOWN = 80  # characters of a recorded fact in a message
 SAMPLES = "samples"
 """Key in `run.json` of the properties of the first training sample before its transforms."""
 _RECORD = re.compile(r"([0-9]{4,9})\.json")
-_BEFORE_THE_FIRST_UPDATE = frozenset({LOCK})
-"""Names in the folder of a run that a process has made and locked, if that was killed before it began the run."""
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -238,7 +236,7 @@ class RunFolder:
         """
         path = self.paths.run_path
         sweep_temporary_files(path)
-        if not path.is_dir() or not set(names_inside(path)) <= _BEFORE_THE_FIRST_UPDATE:
+        if not path.is_dir() or not set(names_inside(path)) <= {LOCK}:  # of a process that was killed
             raise UsageError(
                 f"{path} exists already",
                 hint="continue it with --resume auto, choose another --run-id, or leave it out for a new one",

@@ -87,7 +87,11 @@ class OwnTrackers:
         if field is None:
             plain = self._config(taken)
             if left := {key for key in left if table[key] != getattr(plain, key, None)}:
-                raise self._foreign_options(name, left)
+                wanted = self._config(table)  # the project's table leaves defaults out
+                same = (own for own in self._built_of_project(str(table["kind"])) if own.tracker_config == wanted)
+                if (own := next(same, None)) is None:
+                    raise self._foreign_options(name, left)
+                return own
             return self._built(taken)
         if left := {key for key in left if table[key] is not None and not isinstance(table[key], bool)}:
             _LOG.warning("%s: options of the run folder are not used: %s", name, ", ".join(sorted(left)))

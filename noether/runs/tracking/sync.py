@@ -184,20 +184,20 @@ def _sync(tracker: BaseTracker, name: str, paths: PathProvider, end: _End, *, ve
     delivery = Delivery(tracker, paths.metrics_path, run, spool_path, lambda text: _LOG.warning("%s: %s", name, text))
     if delivery.ended == end.status and not (verify or delivery.remaining() or delivery.files_waiting):
         return Synced(name, 0, 0, end.status, "")
-    return _Sync(delivery, paths, end, verify=verify).run(name)
+    return _Sync(delivery, paths, end, verify).run(name)
 
 
+@dataclass
 class _Sync:
     """One delivery to one tracker, tried a few times."""
 
-    def __init__(self, delivery: Delivery, paths: PathProvider, end: _End, *, verify: bool) -> None:
-        self.delivery = delivery
-        self.paths = paths
-        self.end = end
-        self.verify = verify
-        self.files = 0
-        self.found: Comparison | None = None
-        self.before: Comparison | None = None
+    delivery: Delivery
+    paths: PathProvider
+    end: _End
+    verify: bool
+    files: int = 0
+    found: Comparison | None = None
+    before: Comparison | None = None
 
     def run(self, name: str) -> Synced:
         """Deliver; return what came of it."""

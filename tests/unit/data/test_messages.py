@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,14 @@ from noether.data.collators import concat, pad, stack
 from noether.data.container import DataContainer
 from noether.data.dataset import Dataset, InMemoryDataset, length_of
 from noether.data.fetch import first_sample
-from noether.data.loader import evaluation_pass
+from noether.data.loader import _explained, _too_slow, evaluation_pass
 from noether.data.randomness import split_indices
 from noether.data.samplers.training_order import TrainingOrder, updates_per_epoch
 from noether.data.sources.columns import _checked, facts_of, read_columns
 from noether.data.sources.file import FileConfig, FileDataset
 from noether.data.transforms.normalize import Normalize, NormalizeConfig
 from noether.data.views import PreparedDatasets, subset
+from noether.data.workers import WorkerLostError
 
 ROWS = InMemoryDataset({"x": torch.ones(4, 2), "y": torch.arange(4)})
 
@@ -45,9 +46,7 @@ def test_messages(golden: Any, tmp_path: Path) -> None:
 def of_data_sets() -> dict[str, Any]:
     data = DataContainer({"train": ROWS})
     consumer = data.sampler_config("train", every_n_epochs=1)
-    loader = data.build_loader([consumer], batch_size=2, end_update=0)
-    loader.timeout = 600.0
-    slow, gone = re.fullmatch("(?P<pid>x)?(?P<end>)", ""), re.fullmatch("(?P<pid>[0-9]+) (?P<end>.*)", "7 was killed")
+    gone = WorkerLostError([SimpleNamespace(pid=7, exitcode=-9)])  # type: ignore[list-item]  # has what is read
     return {
         "an unknown data set": lambda: data.get_dataset("tran"),
         "no data sets": lambda: DataContainer({}).get_dataset(),
@@ -64,8 +63,8 @@ def of_data_sets() -> dict[str, Any]:
         "points of two types": lambda: pad([{"x": torch.ones(2, 2)}, {"x": torch.ones(2, 3)}]),
         "a property with the name of the mask": lambda: pad([{"mask": torch.ones(2)}]),
         "a pass that is over": lambda: list(evaluation_pass(iter([]), consumer, 2)),
-        "a worker that hangs": lambda: raised(loader._explained(slow)),  # type: ignore[arg-type]  # it matches
-        "a worker that was killed": lambda: raised(loader._explained(gone)),  # type: ignore[arg-type]  # it matches
+        "a worker that hangs": lambda: raised(_too_slow(600.0)),
+        "a worker that was killed": lambda: raised(_explained(gone)),
         "fractions": lambda: split_indices(4, {"a": 0.5, "b": 0.6}, 0),
         "too few samples": lambda: updates_per_epoch(4, 5),
         "batches that do not divide": lambda: TrainingOrder(8, 6, 4),
