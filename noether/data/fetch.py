@@ -22,7 +22,7 @@ from noether.data.dataset import AnyDataset, Batch, GatheringDataset, called, ga
 from noether.data.randomness import EVALUATION_EPOCH, epoch_key, mix, preserved_rng, seed_sample
 from noether.errors import DataError, NoetherError, TrainingError, notes_of, text_of
 from noether.kernel.progress import EarlyStopIteration
-from noether.kernel.stops import not_by_a_hook
+from noether.kernel.stops import not_by_a_hook, note
 from noether.kernel.watchdog import Overdue, has_progressed, in_time
 
 _WITH_A_MEANING = (StopIteration, StopAsyncIteration, EarlyStopIteration, SystemExit, GeneratorExit)
@@ -116,7 +116,7 @@ def explain(error: BaseException, where: str) -> None:
         not isinstance(error, Exception) and torch.utils.data.get_worker_info() is not None
     )
     if not ends_silently:
-        not_by_a_hook(error).add_note(where)
+        note(not_by_a_hook(error), where)
         return
     frame = traceback.extract_tb(error.__traceback__)[-1]
     said = f": {text_of(error)}" if text_of(error) else ""
