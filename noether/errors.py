@@ -28,6 +28,11 @@ def text_of(error: BaseException) -> str:
         return f"<its __str__ raised {type(failure).__name__}>"
 
 
+def notes_of(error: BaseException) -> list[str]:
+    """Return the notes of an exception."""
+    return list(getattr(error, "__notes__", ()))
+
+
 class NoetherError(Exception):
     """An error that the user can understand and act upon.
 

@@ -214,6 +214,20 @@ def parse_json(data: bytes) -> Any:
     return tree
 
 
+def read_record(folder: Path, name: str | PurePath) -> dict[str, Any]:
+    """Return the JSON object in a file below a folder; an empty one if it cannot be read.
+
+    Args:
+        folder: As in `open_inside`.
+        name: See there.
+    """
+    try:
+        record = parse_json(read_untrusted(folder, name, limit=MAX_BYTES))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
 def json_excess(data: bytes) -> str | None:
     """Return the limit that a JSON text exceeds, or None; counts without parsing."""
     if len(data) > MAX_BYTES:

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
 
-EXIT_CODE = 128 + signal.SIGINT
+INTERRUPTED = 128 + signal.SIGINT
 _IMPORTING = "<frozen importlib._bootstrap>"
 
 
@@ -20,14 +20,21 @@ class CtrlC:
     It ends the process at once while the command line is put together, and in the middle of an import: C code of a
     module makes other errors of a `KeyboardInterrupt`. A verb at work gets the exception, so that it can clean up.
 
+    A verb at work is inside of it as a context manager.
+
     Attributes:
-        is_in_verb: True while a verb is at work.
-        has_come: True if an exception was raised in it.
+        has_come: True if an exception was raised in a verb.
     """
 
     def __init__(self) -> None:
-        self.is_in_verb = False
+        self._is_in_verb = False
         self.has_come = False
+
+    def __enter__(self) -> None:
+        self._is_in_verb = True
+
+    def __exit__(self, *_: object) -> None:
+        self._is_in_verb = False
 
     def listen(self) -> None:
         """Handle Ctrl-C from now on, unless a shell lets its background jobs ignore it."""
@@ -36,7 +43,7 @@ class CtrlC:
             sys.unraisablehook = self._end_if_unraisable
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if not self.is_in_verb or _imports(frame):
+        if not self._is_in_verb or _imports(frame):
             _end_at_once()
         self.has_come = True
         raise KeyboardInterrupt
@@ -58,7 +65,7 @@ def _imports(frame: FrameType | None) -> bool:
 
 def _end_at_once() -> None:
     os.write(2, b"interrupted\n")
-    os._exit(EXIT_CODE)
+    os._exit(INTERRUPTED)
 
 
 CTRL_C = CtrlC()

@@ -48,13 +48,11 @@ class _PluginCommand(TyperCommand):
         target = active_registry().command(self.entry.qualified)
         command = target if callable(getattr(target, "main", None)) else typer.main.get_command(_as_app(target))
         try:
-            CTRL_C.is_in_verb = True
-            command.main(args=ctx.args, prog_name=f"noether {self.name}")
+            with CTRL_C:
+                command.main(args=ctx.args, prog_name=f"noether {self.name}")
         except Exception as error:
             error.add_note(f"raised by the command '{self.name}' of {self.entry.origin}")
             raise
-        finally:
-            CTRL_C.is_in_verb = False
 
 
 class _Verbs(TyperGroup):

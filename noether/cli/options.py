@@ -13,9 +13,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from noether.cli.interrupts import CTRL_C, EXIT_CODE
+from noether.cli.interrupts import CTRL_C, INTERRUPTED
 from noether.cli.output import say
-from noether.errors import NoetherError
+from noether.errors import NoetherError, notes_of
 
 Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="The TOML file of the run.", show_default=False)]
 RunArgument = Annotated[
@@ -118,7 +118,7 @@ def _spec_options(
 
 
 _ORDER = "noether.order"
-_SIGNAL_BASE = 128  # a shell reports an end by signal n as 128 + n; of Ctrl-C as EXIT_CODE
+_SIGNAL_BASE = 128  # a shell reports an end by signal n as 128 + n
 _SPEC_OPTIONS = inspect.signature(_spec_options, eval_str=True).parameters
 
 
@@ -169,27 +169,23 @@ def _kept_from_ending(function: Callable[..., None]) -> Callable[..., None]:
     @wraps(function)
     def kept(**values: Any) -> None:
         try:
-            CTRL_C.is_in_verb = True
-            function(**values)
-        except KeyboardInterrupt as stop:
-            if not hasattr(stop, "outcome"):  # a run has said more
-                say("interrupted", to_stderr=True)
-            raise SystemExit(EXIT_CODE) from None
+            with CTRL_C:
+                function(**values)
         except SystemExit as error:
             if isinstance(error.code, int) and error.code > _SIGNAL_BASE:  # a verb that a signal has stopped
                 raise
             frame = traceback.extract_tb(error.__traceback__)[-1]
             told = NoetherError(f"the command was ended by sys.exit({error.code!r}) ({frame.filename}:{frame.lineno})")
-            for note in getattr(error, "__notes__", []):
+            for note in notes_of(error):
                 told.add_note(note)
             raise told from error
-        except Exception:
-            if CTRL_C.has_come:  # C code makes other errors of a KeyboardInterrupt
+        except BaseException as stop:
+            is_interrupt = isinstance(stop, KeyboardInterrupt)
+            if not is_interrupt and not (CTRL_C.has_come and isinstance(stop, Exception)):
+                raise
+            if not hasattr(stop, "outcome"):  # a run has said more
                 say("interrupted", to_stderr=True)
-                raise SystemExit(EXIT_CODE) from None
-            raise
-        finally:
-            CTRL_C.is_in_verb = False
+            raise SystemExit(INTERRUPTED) from None  # C code makes other errors of a KeyboardInterrupt
 
     return kept
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from noether.config.secrets import mask, withheld
-from noether.errors import NoetherError, StorageError, UsageError
+from noether.errors import NoetherError, StorageError, UsageError, notes_of
 from noether.spec.errors.words import visible, visible_lines
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -72,7 +72,7 @@ def print_error(error: NoetherError) -> None:
     """Print an error to standard error: the message, its notes, and the help."""
     from noether.spec.errors.problem import InvalidSpecError
 
-    notes = [f"note: {note}" for note in getattr(error, "__notes__", [])]
+    notes = [f"note: {note}" for note in notes_of(error)]
     if isinstance(error, InvalidSpecError):
         text = error.rendered(color=sys.stderr.isatty() and not os.environ.get("NO_COLOR"))  # escaped already
         print(mask("\n".join([text, *(f"  {visible(withheld(note))}" for note in notes)])), file=sys.stderr)

@@ -11,7 +11,7 @@ from noether.checkpoint.paths import shown_path
 from noether.cli.options import AllowSpecChange, Quiet, ShowTraceback, Spec, SpecOptions, StrictCode
 from noether.cli.output import print_error, print_problem, say
 from noether.config.secrets import masked_traceback
-from noether.errors import NoetherError, text_of
+from noether.errors import NoetherError, notes_of, text_of
 
 if TYPE_CHECKING:
     from noether.runs.outcome import Outcome
@@ -89,7 +89,7 @@ def _print_defect(error: BaseException, outcome: Outcome) -> None:
     """Print an error of a callback, a model or Noether itself in a few lines; its traceback is in the log."""
     frames = traceback.extract_tb(error.__traceback__)
     place = getattr(error, "raised_at", None) or (f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None)
-    notes = [f"note: {note}" for note in getattr(error, "__notes__", [])]
+    notes = [f"note: {note}" for note in notes_of(error)]
     log = shown_path(outcome.run_dir / "log.txt")
     print_problem(
         f"{type(error).__name__}: {text_of(error)}{f' ({place})' if place else ''}",

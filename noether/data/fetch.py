@@ -20,9 +20,9 @@ from noether.data.batches import first_of
 from noether.data.collators import Collator, stack
 from noether.data.dataset import AnyDataset, Batch, GatheringDataset, called, gathering, length_of
 from noether.data.randomness import EVALUATION_EPOCH, epoch_key, mix, preserved_rng, seed_sample
-from noether.errors import DataError, NoetherError, TrainingError, text_of
+from noether.errors import DataError, NoetherError, TrainingError, notes_of, text_of
 from noether.kernel.progress import EarlyStopIteration
-from noether.kernel.stops import not_by_a_hook
+from noether.kernel.stops import not_by_a_hook, note
 from noether.kernel.watchdog import Overdue, has_progressed, in_time
 
 _WITH_A_MEANING = (StopIteration, StopAsyncIteration, EarlyStopIteration, SystemExit, GeneratorExit)
@@ -116,7 +116,7 @@ def explain(error: BaseException, where: str) -> None:
         not isinstance(error, Exception) and torch.utils.data.get_worker_info() is not None
     )
     if not ends_silently:
-        not_by_a_hook(error).add_note(where)
+        note(not_by_a_hook(error), where)
         return
     frame = traceback.extract_tb(error.__traceback__)[-1]
     said = f": {text_of(error)}" if text_of(error) else ""
@@ -200,27 +200,21 @@ def usable(key: str, timeout: float | None = None) -> Iterator[None]:
     """
 
     def too_slow(error: Overdue) -> DataError:
-        notes = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
         hint = "the stack of every thread is above; raise `timeout` under [loader] if the data are that slow"
-        return DataError(f"reading the data set '{key}' takes too long{notes}: {error}", hint=hint)
+        place = " ".join([f"reading the data set '{key}' takes too long", *notes_of(error)])
+        return DataError(f"{place}: {error}", hint=hint)
 
-    with in_time(timeout or READING_TIMEOUT, too_slow), _named(key):
-        yield
-
-
-@contextmanager
-def _named(key: str) -> Iterator[None]:
-    try:
-        yield
-    except NoetherError:
-        raise
-    except (Exception, SystemExit) as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        notes = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
-        raise DataError(
-            f"the data set '{key}' cannot be used: {type(error).__name__}{notes}: {error} "
-            f"({last.filename}:{last.lineno})"
-        ) from error
+    with in_time(timeout or READING_TIMEOUT, too_slow):
+        try:
+            yield
+        except NoetherError:
+            raise
+        except (Exception, SystemExit) as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            place = " ".join([type(error).__name__, *notes_of(error)])
+            raise DataError(
+                f"the data set '{key}' cannot be used: {place}: {text_of(error)} ({last.filename}:{last.lineno})"
+            ) from error
 
 
 _PRIVATE = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
-from noether.errors import TrainingError, text_of
+from noether.errors import TrainingError, notes_of, text_of
 from noether.kernel.participant import Implementation
 from noether.kernel.progress import EarlyStopIteration
 
@@ -68,7 +68,7 @@ def add_note(error: BaseException, implementation: Implementation, update_counte
 
 def add_first_note(error: BaseException, implementation: Implementation, update_counter: Any) -> None:
     """Add the note unless the exception reached a wrapper from inside, with a note already."""
-    if not any(known.startswith(_STARTS) for known in getattr(error, "__notes__", ())):
+    if not any(known.startswith(_STARTS) for known in notes_of(error)):
         add_note(error, implementation, update_counter)
 
 

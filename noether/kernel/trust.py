@@ -187,7 +187,11 @@ def _places_of(module: str) -> list[Path]:
     except ValueError:  # imported, but without a spec
         return []
     places = _places(spec) if spec is not None else ()
-    return [place for place in places if not any(place.is_relative_to(parent) for parent in _INSTALLED)]
+    return [place for place in places if not _is_installed(place)]
+
+
+def _is_installed(place: Path) -> bool:
+    return any(place.is_relative_to(parent) for parent in _INSTALLED)
 
 
 def folder_of(package: str) -> Path | None:
@@ -200,11 +204,10 @@ def folder_of(package: str) -> Path | None:
 def lies_in_libraries(package: str) -> bool:
     """Return True if a package that is imported was installed, rather than found in a folder of code."""
     places = [getattr(sys.modules.get(package), "__file__", None), *getattr(sys.modules.get(package), "__path__", ())]
-    return any(Path(place).resolve().is_relative_to(parent) for place in places if place for parent in _INSTALLED)
+    return any(_is_installed(Path(place).resolve()) for place in places if place)
 
 
 def _lies_in(spec: ModuleSpec, folder: Path) -> bool:
     """Return True if a module is below `folder` and not installed; site-packages may be inside the folder."""
     places = _places(spec)
-    installed = any(place.is_relative_to(parent) for place in places for parent in _INSTALLED)
-    return bool(places) and not installed and all(place.is_relative_to(folder) for place in places)
+    return bool(places) and all(place.is_relative_to(folder) and not _is_installed(place) for place in places)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import os
 import signal
 import sys
 import threading
@@ -19,10 +20,7 @@ GRACE = 10.0
 """Seconds after the exception in which the work has to end, before the last resort."""
 _LOOKS = 10  # while the time of one piece of work passes
 _LONGEST_WAIT = 1.0  # seconds between two looks
-
-
-_NAMES = ("SIGVTALRM", "SIGPROF", "SIGALRM")
-_SIGNALS = [signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__]
+_SIGNALS = (signal.SIGVTALRM, signal.SIGPROF, signal.SIGALRM)
 """Signals of timers that hardly any program uses."""
 
 
@@ -105,7 +103,7 @@ class Watchdog:
             if self._done.is_set():
                 return
             self.message = message
-            with suppress(OSError, ValueError):  # no place to write to
+            with suppress(Exception):  # no place to write to is no reason to let the work hang
                 self._report(message)
             if self._signal is not None:
                 signal.pthread_kill(self._work, self._signal)
@@ -122,9 +120,7 @@ def write_stacks(file: TextIO | int, message: str) -> None:
         message: The reason.
     """
     number = file if isinstance(file, int) else file.fileno()
-    text = f"{message}; the stack of every thread, innermost call first:\n"
-    with open(number, "w", encoding="utf-8", closefd=False) as out:
-        out.write(text)
+    os.write(number, f"{message}; the stack of every thread, innermost call first:\n".encode())
     faulthandler.dump_traceback(number, all_threads=True)
 
 

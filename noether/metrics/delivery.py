@@ -11,7 +11,7 @@ import tempfile
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -88,11 +88,6 @@ class Delivery:
         return self._state.ended
 
     @property
-    def reference(self) -> Mapping[str, str]:
-        """The run at the tracker, in this process or before it; empty if none was opened."""
-        return self._state.reference
-
-    @property
     def arrived(self) -> int:
         """The last update of which every line was acknowledged; -1 if none."""
         return self._state.delivered.update
@@ -116,7 +111,7 @@ class Delivery:
             computed=self._computed(),
             ended="",
         )
-        self._keep_description()
+        self._write(lambda: write_description(description_path(self._spool_path), self._run))
         run = replace(self._run, reference=known, token=self._state.token, continues=self._state.continues)
         self.tracker.open(run)
         reference = self.tracker.reference
@@ -204,21 +199,19 @@ class Delivery:
         """End of everything that may have arrived."""
         return max(self._tail.delivered, self._state.sending, self._doubtful)
 
-    def _replays(self) -> bool:
-        """Return True if this attempt computes updates again whose points may have arrived."""
+    @property
+    def _replayed_from(self) -> int | None:
+        """Update after which this attempt computes points again that may have arrived; None if there are none."""
         resumed = self._run.resumed_update
-        return resumed is not None and self._reached.update > resumed
+        return resumed if resumed is not None and self._reached.update > resumed else None
 
     def _contradicts(self) -> bool:
         """Return True if this attempt may log other values for points that may have arrived."""
-        if not self._replays() or self._run.resumed_update is None:
+        if (resumed := self._replayed_from) is None:
             return False
         ends = [*(update for update, _ in self._state.computed[1:]), self._reached.update]
-        replayed = {
-            digest
-            for (_, digest), end in zip(self._state.computed, ends, strict=False)
-            if end > self._run.resumed_update
-        }
+        computed = zip(self._state.computed, ends, strict=False)
+        replayed = {digest for (_, digest), end in computed if end > resumed}
         return self._run.may_differ or not replayed <= {self._run.mathematics}
 
     def _computed(self) -> tuple[tuple[int, str], ...]:
@@ -253,8 +246,8 @@ class Delivery:
         if newest is not None:  # else it shows some points twice
             self._doubtful = max(self._doubtful, Delivered(newest, sys.maxsize))  # a power failure loses positions
             start = min(newest, self._tail.delivered.update)
-            if self._replays() and self._run.resumed_update is not None:
-                start = min(start, self._run.resumed_update)
+            if (resumed := self._replayed_from) is not None:
+                start = min(start, resumed)
             self._tail = MetricsTail(self._metrics_path, Delivered(start, 0))
         self._is_unsure = False
 
@@ -298,9 +291,6 @@ class Delivery:
             known = {"delivered": self._tail.delivered, "files": self._waiting()} | changes
             self._state = replace(self._state, **known)  # type: ignore[arg-type]  # names of fields with their values
             self._write(lambda: write_spool(self._spool_path, self._state, durably=durably))
-
-    def _keep_description(self) -> None:
-        self._write(lambda: write_description(description_path(self._spool_path), self._run))
 
     def _write(self, write: Callable[[], None]) -> None:
         try:

@@ -74,6 +74,8 @@ class LogWriter:
         self._nonscalars_file = (
             AppendOnlyFile(metrics_file.path.with_name("nonscalars.jsonl"), metrics_file.run) if metrics_file else None
         )
+        files = {"metrics": metrics_file, "nonscalars": self._nonscalars_file}
+        self._files: dict[str, AppendOnlyFile] = {name: file for name, file in files.items() if file is not None}
         self.is_repaired = False
         self._written_at = 0.0
 
@@ -194,16 +196,13 @@ class LogWriter:
         Raises:
             StorageError: if the disk refuses.
         """
-        if self.metrics_file is None or self._nonscalars_file is None:
-            return {}
-        self.metrics_file.sync()
-        self._nonscalars_file.sync()
-        return {"metrics": self.metrics_file.offset, "nonscalars": self._nonscalars_file.offset}
+        for file in self._files.values():
+            file.sync()
+        return {name: file.offset for name, file in self._files.items()}
 
     def written(self) -> dict[str, FileRecord]:
         """Return length and hash of each file by name; call it after `state_dict`."""
-        files = [file for file in (self.metrics_file, self._nonscalars_file) if file is not None]
-        return {file.path.name: file.written() for file in files}
+        return {file.path.name: file.written() for file in self._files.values()}
 
     def load_state_dict(
         self, state: Mapping[str, int], written: Mapping[str, FileRecord] | None = None, update: int | None = None
@@ -222,25 +221,22 @@ class LogWriter:
         """
         self.discard()
         self._summary.clear()
-        if self.metrics_file is None or self._nonscalars_file is None:
+        if self.metrics_file is None:
             return
-        if state:
-            for file, offset in ((self.metrics_file, state["metrics"]), (self._nonscalars_file, state["nonscalars"])):
-                self.is_repaired |= not file.restore(offset, (written or {}).get(file.path.name), update)
+        for name, file in self._files.items() if state else ():
+            self.is_repaired |= not file.restore(state[name], (written or {}).get(file.path.name), update)
         for record in self.metrics_file.read():
             self._summary.add(record.metrics)
 
     def require_own(self, check: Callable[[], object]) -> None:
         """Call `check` before a file is opened or cut; it raises an error if the run has another owner."""
-        for file in (self.metrics_file, self._nonscalars_file):
-            if file is not None:
-                file.require_own = check
+        for file in self._files.values():
+            file.require_own = check
 
     def close(self) -> None:
         """Close the files; a round that was not flushed is lost."""
-        for file in (self.metrics_file, self._nonscalars_file):
-            if file is not None:
-                file.close()
+        for file in self._files.values():
+            file.close()
 
     def _write(self, at: UpdateCounter, metrics: dict[str, float]) -> None:
         """Write the lines of this round to both files, or to none of them."""

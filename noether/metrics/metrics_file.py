@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from noether.checkpoint.commit import always_own
 from noether.checkpoint.durable import replace_file, storage_error
 from noether.checkpoint.manifest import FileRecord
 from noether.checkpoint.paths import set_aside
@@ -24,6 +25,7 @@ _LOG = logging.getLogger("noether.metrics")
 _COUNTERS = ("update", "epoch", "sample")
 _ENCODER = json.JSONEncoder(allow_nan=False)
 _LONGEST = 256 << 20  # bytes of a line; a longer one is no line of Noether, and is not read into memory
+_LAST_TIME = 1 << 36  # seconds since 1970, in the year 4147
 _UPDATE = re.compile(rb'\{"update": (\d+),')
 
 
@@ -66,8 +68,10 @@ class MetricRecord:
             fields = json.loads(line)
             # float() reads "NaN", "Infinity" and "-Infinity" as well as numbers.
             metrics = {key: float(value) for key, value in fields["metrics"].items()}
-            if any(map(has_control, metrics)) or not all(isinstance(fields[name], int) for name in _COUNTERS):
+            if any(map(has_control, metrics)) or any(type(fields[name]) is not int for name in _COUNTERS):
                 raise ValueError("a metric key has control characters, or a counter is not an integer")
+            if not 0 <= fields["time"] < _LAST_TIME:
+                raise ValueError("the time is not in seconds since 1970")
             return cls(fields["update"], fields["epoch"], fields["sample"], fields["time"], metrics)
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"not a line of a metrics file: {line[:80]!r}") from error
@@ -99,6 +103,42 @@ def _encode_metrics(metrics: Mapping[str, float]) -> str:
         return _ENCODER.encode({key: spell_number(value) for key, value in metrics.items()})
 
 
+def lines_of(run: Path, path: Path, offset: int = 0) -> Iterator[bytes]:
+    """Yield the complete lines of a file from an offset on; one that is still being written is left out.
+
+    Args:
+        run: Run folder that the file lies in, below which no part of its path may be a link.
+        path: The file; it may not exist yet.
+        offset: Bytes to skip: whole lines.
+
+    Raises:
+        StorageError: if a line is longer than any that Noether writes.
+        OSError: if the file cannot be read.
+    """
+    try:
+        file = _reader(run, path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    with file:
+        file.seek(offset)
+        while line := file.readline(_LONGEST):
+            if line.endswith(b"\n"):
+                yield line
+            elif len(line) == _LONGEST:
+                raise _too_long(path)
+
+
+def _reader(run: Path, path: Path) -> BinaryIO:
+    return os.fdopen(open_inside(run, path), "rb")
+
+
+def _too_long(path: Path) -> StorageError:
+    return StorageError(
+        f"{path} is damaged: found a line of more than {_LONGEST} bytes, expected shorter ones",
+        hint="restore the file from a backup",
+    )
+
+
 class AppendOnlyFile:
     """A file to which whole lines are appended.
 
@@ -120,7 +160,7 @@ class AppendOnlyFile:
     def __init__(self, path: Path, run: Path | None = None) -> None:
         self.path = path
         self.run = path.parent if run is None else run
-        self.require_own: Callable[[], object] = _always_own
+        self.require_own: Callable[[], object] = always_own
         try:
             self.offset = self._end_of_last_line()
         except NotPlainError as error:
@@ -218,7 +258,7 @@ class AppendOnlyFile:
         if offset > self.offset:
             return f"found {self.offset} bytes, expected {offset}"
         if written is None:
-            return None if all(self._is_whole(line) for line in self._until(offset)) else "a line cannot be read"
+            return "a line cannot be read" if None in map(self._update_in, self._until(offset)) else None
         found = FileRecord(offset, self._digest_of(offset).hexdigest())
         return None if found == written else "its bytes are not those that were written"
 
@@ -226,10 +266,8 @@ class AppendOnlyFile:
         """Return the lines before `offset` that can be read and stand in the order of their updates."""
         kept: list[tuple[int, bytes]] = []
         for line in self._until(offset):
-            if not self._is_whole(line):
-                continue
-            at = self.update_of(line)
-            if update is not None and at > update:
+            at = self._update_in(line)
+            if at is None or (update is not None and at > update):
                 continue
             if len(kept) > 1 and kept[-1][0] > at >= kept[-2][0]:  # the line before has a wrong number
                 kept.pop()
@@ -237,12 +275,12 @@ class AppendOnlyFile:
                 kept.append((at, line))
         return [line for _, line in kept]
 
-    def _is_whole(self, line: bytes) -> bool:
+    def _update_in(self, line: bytes) -> int | None:
+        """Return the update of a line; None if it is damaged."""
         try:
-            self.update_of(line)
+            return self.update_of(line)
         except (ValueError, RecursionError):
-            return False
-        return True
+            return None
 
     def _until(self, offset: int) -> Iterator[bytes]:
         """Yield the complete lines that begin before `offset`."""
@@ -268,16 +306,7 @@ class AppendOnlyFile:
 
     def lines(self) -> Iterator[bytes]:
         """Yield the complete lines of the file; one that is still being written is left out."""
-        try:
-            file = self._reader()
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        with file:
-            while line := file.readline(_LONGEST):
-                if line.endswith(b"\n"):
-                    yield line
-                elif len(line) == _LONGEST:
-                    raise self._too_long()
+        return lines_of(self.run, self.path)
 
     def close(self) -> None:
         """Close the file; a later `append` opens it again."""
@@ -302,20 +331,11 @@ class AppendOnlyFile:
             except OSError:
                 self.close()
 
-    def _too_long(self) -> StorageError:
-        return StorageError(
-            f"{self.path} is damaged: found a line of more than {_LONGEST} bytes, expected shorter ones",
-            hint="restore the file from a backup",
-        )
-
-    def _reader(self) -> BinaryIO:
-        return os.fdopen(open_inside(self.run, self.path), "rb")
-
     def _digest_of(self, size: int) -> hashlib._Hash:
         """Return the hash of the first bytes of the file; of nothing if there is none."""
         digest = hashlib.sha256()
         if size:
-            with self._reader() as file:
+            with _reader(self.run, self.path) as file:
                 while size and (data := file.read(min(size, 1 << 20))):
                     digest.update(data)
                     size -= len(data)
@@ -324,14 +344,14 @@ class AppendOnlyFile:
     def _end_of_last_line(self) -> int:
         """Return how many bytes of the file are complete lines; it may end in a torn one."""
         try:
-            file = self._reader()
+            file = _reader(self.run, self.path)
         except (FileNotFoundError, NotADirectoryError):
             return 0
         with file:
             end = size = file.seek(0, os.SEEK_END)
             while end:
                 if size - end > _LONGEST:
-                    raise self._too_long()
+                    raise _too_long(self.path)
                 start = max(0, end - 65536)
                 file.seek(start)
                 newline = file.read(end - start).rfind(b"\n")
@@ -339,10 +359,6 @@ class AppendOnlyFile:
                     return start + newline + 1
                 end = start
         return 0
-
-
-def _always_own() -> None:
-    """Take a run for that of this process."""
 
 
 class MetricsFile(AppendOnlyFile):
@@ -362,10 +378,7 @@ class MetricsFile(AppendOnlyFile):
         Raises:
             ValueError: if it is damaged.
         """
-        at = MetricRecord.decode(line).update
-        if type(at) is not int:
-            raise ValueError(f"not an update: {at!r}")
-        return at
+        return MetricRecord.decode(line).update
 
     def read(self, *, skips_damaged: bool = False) -> Iterator[MetricRecord]:
         """Yield the records of the file, without a torn last line.

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import json
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from noether.checkpoint.untrusted import MAX_BYTES, parse_json, read_untrusted
-from noether.metrics.metrics_file import MetricRecord, update_of
+from noether.checkpoint.untrusted import open_inside, read_record, read_untrusted
+from noether.metrics.metrics_file import MetricRecord, lines_of, update_of
 from noether.metrics.tracker import RunDescription
 
 
@@ -106,23 +104,7 @@ class MetricsTail:
             self._offset, self._seen = 0, Delivered()
 
     def _lines(self) -> Iterator[bytes]:
-        if not self._path.exists():
-            return
-        with _open_regular(self._path) as file:
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return  # still being written
-                yield line
-
-
-def _open_regular(path: Path) -> io.BufferedReader:
-    """Open a file of a run folder for reading: no link, no pipe, no device."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return os.fdopen(descriptor, "rb")
+        return lines_of(self._path.parent, self._path, self._offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +132,7 @@ class ListedFile:
             ValueError: if it lies outside of the run folder, or is not a regular file.
         """
         inside = path.absolute().relative_to(run_dir.absolute()).as_posix()
-        with _open_regular(path) as file:
+        with os.fdopen(open_inside(run_dir, inside), "rb") as file:
             return cls(inside, folder, hashlib.file_digest(file, "sha256").hexdigest(), file.tell())
 
     def read(self, run_dir: Path) -> bytes:
@@ -207,7 +189,7 @@ def read_spool(path: Path) -> SpoolState:
     A lost state costs a second run at the tracker, which is not a reason to stop a run.
     """
     try:
-        found = _read(path)
+        found = read_record(path.parent.parent, path)
         token = str(found.get("token", ""))
         return SpoolState(
             delivered=Delivered(int(found["update"]), int(found["lines"])),
@@ -219,7 +201,7 @@ def read_spool(path: Path) -> SpoolState:
             files=tuple(_listed(each) for each in found.get("files", ())),
             ended=str(found.get("ended", "")),
         )
-    except (OSError, AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         return SpoolState()
 
 
@@ -278,17 +260,13 @@ def write_description(path: Path, run: RunDescription) -> None:
 def read_description(path: Path) -> RunDescription | None:
     """Read a description back; None if there is none, or it is damaged."""
     try:
-        found = _read(path)
+        found = read_record(path.parent.parent, path)
         paths = {name: Path(found[name]) for name in _PATHS if found.get(name)}
         texts = {name: str(found[name]) for name in _TEXTS}
         tables = {name: _texts(found[name]) for name in _TABLES}
         return RunDescription(**{**found, **paths, **texts, **tables, "attempt": int(found["attempt"])})
-    except (OSError, AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
-
-
-def _read(path: Path) -> Any:
-    return parse_json(read_untrusted(path.parent.parent, f"{path.parent.name}/{path.name}", limit=MAX_BYTES))
 
 
 def _texts(found: Mapping[str, Any]) -> dict[str, str]:

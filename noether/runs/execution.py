@@ -17,7 +17,7 @@ from time import strftime
 from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.paths import PathProvider, shown_path, sweep_leftovers, sweep_temporary_files
 from noether.config.secrets import masked_traceback, withheld
-from noether.errors import CheckpointError, NoetherError, StorageError, TrainingError, text_of
+from noether.errors import CheckpointError, NoetherError, StorageError, TrainingError, notes_of, text_of
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.entries import BUILT_IN, Component
 from noether.kernel.participant import Participant
@@ -66,7 +66,7 @@ def _place(key: str) -> int:
 def _as_failure(overdue: Overdue) -> TrainingError:
     hint = "log.txt has the stack of every thread; `hook_timeout_s` under [trainer] is the time of one call"
     failure = TrainingError(text_of(overdue), hint=hint)
-    for note in getattr(overdue, "__notes__", ()):
+    for note in notes_of(overdue):
         failure.add_note(note)
     return failure
 
@@ -192,8 +192,9 @@ class Execution:
             former.require_same_code()
         if not self.allow_spec_change:
             former.require_same_mathematics()
-        if changed := former.code_changes():
-            _LOG.warning("the run continues with other code or data, so it may end otherwise: %s", "; ".join(changed))
+        if former.code_changes:
+            changed = "; ".join(former.code_changes)
+            _LOG.warning("the run continues with other code or data, so it may end otherwise: %s", changed)
         if changes := former.inexact_changes():
             _LOG.warning("the run continues, but its last bits will differ: %s", "; ".join(changes))
         return former

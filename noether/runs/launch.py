@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,15 +81,6 @@ def run(
         )
 
 
-@contextmanager
-def counting_calls(loaded: LoadedSpec) -> Iterator[None]:
-    """Let hooks count their calls if the spec has a time for them; otherwise they pay nothing."""
-    counts = loaded.spec.trainer.hook_timeout_s is not None
-    watch = replace(active_watch() or HookWatch(), counts=True) if counts else active_watch()
-    with watch_hooks(watch):
-        yield
-
-
 def start(loaded: LoadedSpec, run_id: str | None, plugins: Iterable[str] = (), **options: Any) -> Outcome:
     """Train a spec that is loaded already; see `run` for the arguments.
 
@@ -103,7 +93,10 @@ def start(loaded: LoadedSpec, run_id: str | None, plugins: Iterable[str] = (), *
     Raises:
         RunInterrupted: if Ctrl-C ended the run.
     """
-    with preparation(loaded, plugins) as prepared, counting_calls(loaded):
+    watch = active_watch()
+    if loaded.spec.trainer.hook_timeout_s is not None:  # otherwise hooks pay nothing
+        watch = replace(watch or HookWatch(), counts=True)
+    with preparation(loaded, plugins) as prepared, watch_hooks(watch):
         spec = prepared.loaded.spec
         run_id = new_run_id(spec.name) if run_id is None else checked_run_id(run_id, spec.output)
         outcome = Execution(prepared, PathProvider(spec.output, run_id), **options).run()

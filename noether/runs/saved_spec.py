@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
@@ -22,9 +22,8 @@ from pydantic import ValidationError
 
 from noether.checkpoint.durable import replace_file
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.untrusted import MAX_BYTES, is_file_inside, parse_json, read_untrusted
+from noether.checkpoint.untrusted import is_file_inside, read_record, read_untrusted
 from noether.errors import SpecError, UsageError
-from noether.kernel.registry import Registry
 from noether.kernel.trust import RUN_MARK
 from noether.spec.errors.problem import InvalidSpecError
 from noether.spec.errors.translate import problems_of
@@ -118,7 +117,20 @@ def read_part(paths: PathProvider, part: type[_Part]) -> _Part:
     Raises:
         SpecError: if the spec cannot be read, one of the tables does not fit, or a variable is not set.
     """
-    tables = read_saved_spec(paths).tables
+    return validated_part(read_saved_spec(paths).tables, part, str(paths.resolved_spec_path))
+
+
+def validated_part(tables: Mapping[str, Any], part: type[_Part], origin: str) -> _Part:
+    """Validate some tables of a spec; see `read_part`.
+
+    Args:
+        tables: All tables.
+        part: As in `read_part`.
+        origin: Name of the spec in messages.
+
+    Raises:
+        SpecError: if one of the tables does not fit, or a variable is not set.
+    """
     root = layered({key: tables[key] for key in part.model_fields if key in tables}).root
     readings = read_environment(root, part)
     problems = readings.problems
@@ -128,13 +140,8 @@ def read_part(paths: PathProvider, part: type[_Part]) -> _Part:
     except ValidationError as error:
         problems = problems or concealed(problems_of(error, readings.table, part)[0], readings.references)
     if found is None or problems:  # outside of the handler: what pydantic says may hold a part of a secret
-        raise InvalidSpecError(problems, origin=str(paths.resolved_spec_path))
+        raise InvalidSpecError(problems, origin=origin)
     return found
-
-
-def saved_spec_registry(*, trusted: Iterable[str] = ()) -> Registry:
-    """Return the registry for a part of a saved spec: the working folder may hold code, a run folder never."""
-    return Registry.installed(trusted=trusted, project_folders=(Path.cwd(),))
 
 
 def write_saved_spec(paths: PathProvider, given: str, resolved: str, *, former: Path) -> None:
@@ -179,11 +186,7 @@ def noting_missing_code(paths: PathProvider, project: Path | None) -> Iterator[N
 
 
 def _recorded_project(paths: PathProvider) -> Path | None:
-    try:
-        record = parse_json(read_untrusted(paths.run_path, RUN_MARK, limit=MAX_BYTES))
-    except (OSError, ValueError):
-        return None
-    found = record.get(PROJECT) if isinstance(record, dict) else None
+    found = read_record(paths.run_path, RUN_MARK).get(PROJECT)
     return Path(found) if isinstance(found, str) and found.isprintable() else None
 
 

@@ -217,12 +217,13 @@ def load_spec(
     """
     author = calling_package()
     objects: dict[str, Any] = {}
-    source = source if isinstance(source, (str, Path)) else named_objects(source, objects, author)
-    set = named_objects(set or {}, objects, author)
     if isinstance(source, (str, Path)):
         _require_inside(Path(source))
+        folder = Path(source).parent.absolute()
+    else:
+        source, folder = named_objects(source, objects, author), Path.cwd()
+    set = named_objects(set or {}, objects, author)
     trust = list(trust)
-    folder = (Path() if isinstance(source, Mapping) else Path(source).parent).absolute()
     run = run_folder_of(folder)
     project = project or (project_folder(folder) if run is None else _project_of_user(run))
     readable = [project, *([folder] if run else []), *map(Path, filter(is_path, trust))]

@@ -24,7 +24,7 @@ from noether.core.callbacks.tree import family
 from noether.core.models.agreement import give_saved_optimizers
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import load_weights
-from noether.errors import CheckpointError, DataError, NoetherError
+from noether.errors import CheckpointError, DataError, NoetherError, notes_of
 from noether.kernel.names import did_you_mean
 from noether.training.capture import named, restore_rng
 from noether.training.state import SIZES, RunState, TrainerParts
@@ -58,7 +58,7 @@ def blamed_on(checkpoint: Path) -> Iterator[None]:
             f"({frame.filename}:{frame.lineno})",
             hint="use a checkpoint of this run and the code that it was saved with; --traceback shows the whole error",
         )
-        for note in getattr(error, "__notes__", []):
+        for note in notes_of(error):
             explained.add_note(note)
         raise explained from error
 

@@ -30,9 +30,6 @@ class StoppedBySignal(Interruption):
         self.signal_number = signal_number
 
 
-_HANG_UP = tuple(signal.Signals[name] for name in ("SIGHUP",) if name in signal.Signals.__members__)
-
-
 class StopSignals:
     """Handlers of stop signals while a run lasts, and the signals that have arrived; may be entered again inside.
 
@@ -54,7 +51,7 @@ class StopSignals:
 
     def __init__(self, *, save_on_sigint: bool, names: Iterable[str] = ()) -> None:
         self._saves_on_sigint = save_on_sigint
-        self._numbers = [signal.SIGTERM, *(signal.Signals[name] for name in names), *_HANG_UP, signal.SIGINT]
+        self._numbers = [signal.SIGTERM, *(signal.Signals[name] for name in names), signal.SIGHUP, signal.SIGINT]
         self._former: dict[int, Any] = {}
         self._depth = self._interrupting = self._uninterrupted = 0
         self._forget()
@@ -88,7 +85,7 @@ class StopSignals:
 
     def _handled(self) -> list[signal.Signals]:
         """Return the signals to handle, each once; not those that `nohup`, or a shell for background jobs, ignores."""
-        ignorable = [*_HANG_UP] if self._saves_on_sigint else [*_HANG_UP, signal.SIGINT]
+        ignorable = [signal.SIGHUP] if self._saves_on_sigint else [signal.SIGHUP, signal.SIGINT]
         ignored = [number for number in ignorable if signal.getsignal(number) == signal.SIG_IGN]
         return [number for number in dict.fromkeys(self._numbers) if number not in ignored]
 
@@ -115,7 +112,7 @@ class StopSignals:
             self._raise()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if number in _HANG_UP:
+        if number == signal.SIGHUP:
             _let_go_of_lost_terminal()
             if self.count:
                 return

@@ -47,7 +47,7 @@ KNOWN = {
     "runs/verify/compare.py": "runs that the command has made itself",
     "runs/verify/interruption.py": "runs that the command has made itself",
     "spec/read/document.py": "spec files; `spec/load` refuses links to and in run folders",
-    "training/signals.py: os.open": "the null device, in place of a terminal that is closed",
+    "training/signals.py: os.open": "the null device, in place of a terminal that was closed",
     "testing/builders.py": "a folder for tests",
 }
 """Calls, or whole modules, that do not touch the run folder of a stranger; each with the reason."""

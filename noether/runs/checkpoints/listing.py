@@ -207,14 +207,6 @@ def _abandoned(folder: Path) -> list[Listed]:
     return [Listed(path, manifest, problem, (), False, _size(path, manifest)) for path, manifest, problem in found]
 
 
-def _remove(abandoned: Sequence[Listed]) -> None:
-    for checkpoint in abandoned:
-        try:
-            remove_tree(checkpoint.folder)
-        except OSError as error:
-            raise storage_error(error, checkpoint.folder) from error
-
-
 def prune_run(paths: PathProvider, *, keep_last: int | None = None, dry_run: bool = False) -> list[Listed]:
     """Remove the checkpoints of a run that nothing keeps, and those in `abandoned/`; return them.
 
@@ -236,10 +228,9 @@ def prune_run(paths: PathProvider, *, keep_last: int | None = None, dry_run: boo
         folders = retention.prunable(paths.checkpoint_path, protected)
         abandoned = _abandoned(paths.run_path / ABANDONED)
         if not dry_run:
-            for folder in folders:
+            for folder in (*folders, *(checkpoint.folder for checkpoint in abandoned)):
                 try:
-                    remove_checkpoint(folder)
+                    (remove_checkpoint if folder in folders else remove_tree)(folder)
                 except OSError as error:
                     raise storage_error(error, folder) from error
-            _remove(abandoned)
     return [*abandoned, *(checkpoint for checkpoint in checkpoints if checkpoint.folder in folders)]

@@ -18,14 +18,7 @@ from typing import Any
 
 from noether.checkpoint.durable import make_folder, make_folders, replace_file, storage_error
 from noether.checkpoint.paths import PathProvider, checkpoint_folders, sweep_temporary_files
-from noether.checkpoint.untrusted import (
-    MAX_BYTES,
-    NotPlainError,
-    is_file_inside,
-    names_inside,
-    parse_json,
-    read_untrusted,
-)
+from noether.checkpoint.untrusted import NotPlainError, is_file_inside, names_inside, read_record
 from noether.errors import UsageError
 from noether.kernel.names import did_you_mean
 from noether.kernel.trust import RUN_MARK
@@ -38,8 +31,6 @@ _SHOWN = 80  # characters of a recorded fact in a message
 SAMPLES = "samples"
 """Key in `run.json` of the properties of the first training sample before its transforms."""
 _RECORD = re.compile(r"([0-9]{4,9})\.json")
-_BEFORE_THE_FIRST_UPDATE = frozenset({LOCK})
-"""Names in the folder of a run that a process has made and locked, if that was killed before it began the run."""
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -161,16 +152,7 @@ def recent_attempts(attempts: Path) -> Iterator[Attempt]:
         raise storage_error(error, attempts) from error
     numbers = [int(match[1]) for match in map(_RECORD.fullmatch, names) if match is not None]
     for number in sorted(numbers, reverse=True)[:_RECENT]:
-        yield Attempt(number, read_record(attempts, number))
-
-
-def read_record(attempts: Path, number: int) -> dict[str, Any]:
-    """Return the record of an attempt; an empty one if it cannot be read."""
-    try:
-        record = parse_json(read_untrusted(attempts.parent, record_path(attempts, number), limit=MAX_BYTES))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+        yield Attempt(number, read_record(attempts.parent, record_path(attempts, number)))
 
 
 # The environment, on which the exact bytes of a run depend beside its spec
@@ -254,7 +236,7 @@ class RunFolder:
         """
         path = self.paths.run_path
         sweep_temporary_files(path)
-        if not path.is_dir() or not set(names_inside(path)) <= _BEFORE_THE_FIRST_UPDATE:
+        if not path.is_dir() or not set(names_inside(path)) <= {LOCK}:  # of a process that was killed
             raise UsageError(
                 f"{path} exists already",
                 hint="continue it with --resume auto, choose another --run-id, or leave it out for a new one",
@@ -263,7 +245,7 @@ class RunFolder:
     def write_run(self, facts: Mapping[str, Any]) -> None:
         """Write `run.json` once: the facts of a run that never change, with its versions and machine."""
         path = self.paths.run_path / RUN
-        record = self._run_record() if path.exists() else {}
+        record = read_record(self.paths.run_path, RUN)
         if path.exists() and (not record or record.keys() >= facts.keys()):
             return
         body = {
@@ -278,14 +260,7 @@ class RunFolder:
 
     def recorded_environment(self) -> dict[str, Any]:
         """Return the versions and the machine with which the run began; empty if they cannot be read."""
-        found = self._run_record().get("environment")
-        return found if isinstance(found, dict) else {}
-
-    def _run_record(self) -> dict[str, Any]:
-        try:
-            found = parse_json(read_untrusted(self.paths.run_path, RUN, limit=MAX_BYTES))
-        except (OSError, ValueError):
-            return {}
+        found = read_record(self.paths.run_path, RUN).get("environment")
         return found if isinstance(found, dict) else {}
 
     def begin_attempt(self, **facts: Any) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.saved import SavedCheckpoint
-from noether.checkpoint.untrusted import MAX_BYTES, parse_json, read_untrusted
+from noether.checkpoint.untrusted import read_record
 from noether.config.components import DatasetBaseConfig
 from noether.data.batches import lacking, properties_of
 from noether.data.container import DataContainer, build_data
@@ -63,8 +63,8 @@ RawProperties = Mapping[str, RawProperty]
 def recorded_properties(paths: PathProvider) -> dict[str, RawProperty]:
     """Return the properties that `run.json` records; none if there are none, or they cannot be read."""
     try:
-        return read_properties(parse_json(read_untrusted(paths.run_path, RUN, limit=MAX_BYTES))[SAMPLES])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return read_properties(read_record(paths.run_path, RUN)[SAMPLES])
+    except (KeyError, TypeError, AttributeError):
         return {}
 
 

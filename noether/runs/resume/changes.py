@@ -69,18 +69,14 @@ def refused_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[D
     """
     scheduled = _has_schedule(before.get("model")) or _has_schedule(now.get("model"))
     return [
-        difference
-        for difference in differences(dict(before), dict(now))
-        if not is_free(difference.key) or (scheduled and difference.key in _LIMITS)
+        difference for difference in differences(dict(before), dict(now)) if _is_decisive(difference.key, scheduled)
     ]
 
 
 def mathematics(tables: Mapping[str, Any]) -> str:
     """Return a digest of the settings of a resolved spec that decide about the values that training computes."""
     scheduled = _has_schedule(tables.get("model"))
-    decisive = [
-        (key, repr(value)) for key, value in _leaves(tables) if not is_free(key) or (scheduled and key in _LIMITS)
-    ]
+    decisive = [(key, repr(value)) for key, value in _leaves(tables) if _is_decisive(key, scheduled)]
     return hashlib.sha256(repr(sorted(decisive)).encode()).hexdigest()[:16]
 
 
@@ -99,22 +95,32 @@ def is_free(key: str) -> bool:
     return any(fnmatchcase(key, pattern) for pattern in (*FREE, *EXACT_ONLY_IF_EQUAL))
 
 
+def _is_decisive(key: str, scheduled: bool) -> bool:
+    return not is_free(key) or (scheduled and key in _LIMITS)
+
+
 def inexact_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return the differences that keep the mathematics and alter the last bits."""
     return shown(d for d in differences(dict(before), dict(now)) if d.key in EXACT_ONLY_IF_EQUAL)
 
 
-def require_same_mathematics(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def require_same_mathematics(before: Mapping[str, Any], now: Mapping[str, Any], values: Iterable[str] = ()) -> None:
     """Refuse to continue a run with a spec that alters training.
+
+    Args:
+        before: Tables of the resolved spec of the run.
+        now: Those of the next attempt.
+        values: Keys that have another value of the environment.
 
     Raises:
         UsageError: if it does; the message shows every such difference.
     """
-    changes = refused_changes(before, now)
-    if changes:
-        listed = "\n".join(f"  {line}" for line in shown(changes))
+    scheduled = _has_schedule(now.get("model"))
+    lines = shown(refused_changes(before, now))
+    lines += [another_value(key) for key in sorted(values) if _is_decisive(key, scheduled)]
+    if lines:
         raise UsageError(
-            f"resume refused: these changes alter training:\n{listed}",
+            "\n  ".join(["resume refused: these changes alter training:", *lines]),
             hint="undo them, begin a new run, or add --allow-spec-change to continue with the new values",
         )
 
@@ -122,6 +128,11 @@ def require_same_mathematics(before: Mapping[str, Any], now: Mapping[str, Any]) 
 def shown(changes: Iterable[Difference]) -> list[str]:
     """Return differences as lines: `model.optimizer.lr: 0.001 → 0.01`."""
     return [f"{change.key}: {_value(change.left)} → {_value(change.right)}" for change in changes]
+
+
+def another_value(key: str) -> str:
+    """Return the line of a key whose value of the environment changed; the value is never shown."""
+    return f"{key}: another value of the environment"
 
 
 def _value(value: Any) -> str:
@@ -266,6 +277,7 @@ class FormerRun:
         saved: The resolved spec of the last attempt; None if its process died before it wrote one.
         before: Tables of that spec; empty without one.
         now: Tables of `spec`.
+        code_changes: A line for each change of code, plugins and data since the checkpoint was saved.
     """
 
     def __init__(
@@ -277,11 +289,12 @@ class FormerRun:
         checkpoint: SavedCheckpoint | None,
     ) -> None:
         self.folder = folder
-        self.sha256, self.facts, self.checkpoint = sha256, facts, checkpoint
+        self.sha256, self.checkpoint = sha256, checkpoint
         self.former_facts = checkpoint.manifest.facts if checkpoint is not None else {}
         self.saved = read_saved_spec(folder.paths) if has_saved_spec(folder.paths) else None
         self.before = self.saved.tables if self.saved is not None else {}
         self.now = resolved_tables(spec)
+        self.code_changes = code_changes(self.former_facts, facts)
         self._values = changed_facts(self.former_facts, facts, VALUE)
         self._changed = [*(change.key for change in differences(self.before, self.now)), *self._values]
 
@@ -293,19 +306,15 @@ class FormerRun:
         """
         if self.checkpoint is None:
             return
-        changes = code_changes(self.former_facts, self.facts)
+        changes = self.code_changes
         if not self.former_facts:
             changes = [f"{self.checkpoint.folder.name} does not record the code that it was saved with"]
         if changes:
+            refusal = "resume refused: --strict-code was given, and the code is not that of the checkpoint:"
             raise UsageError(
-                "resume refused: --strict-code was given, and the code is not that of the checkpoint:\n"
-                + "\n".join(f"  {line}" for line in changes),
+                "\n  ".join([refusal, *changes]),
                 hint="use the code, plugins and data of the run, or leave --strict-code out",
             )
-
-    def code_changes(self) -> list[str]:
-        """Return a line for each change of code, plugins and data since the checkpoint was saved."""
-        return code_changes(self.former_facts, self.facts)
 
     def require_same_mathematics(self) -> None:
         """Refuse a spec that alters training; if the spec of the run is lost, its hash is compared.
@@ -314,18 +323,8 @@ class FormerRun:
             UsageError: if it does; the message shows every such difference.
         """
         checkpoint = self.checkpoint
-        scheduled = _has_schedule(self.now.get("model"))
-        values = [key for key in self._values if not is_free(key) or (scheduled and key in _LIMITS)]
-        if values:
-            listed = "\n".join(f"  {key}: another value of the environment" for key in sorted(values))
-            raise UsageError(
-                f"resume refused: these changes alter training:\n{listed}",
-                hint="set the variables as they were, begin a new run, or add --allow-spec-change to continue with "
-                "the new values",
-            )
-        if self.before:
-            require_same_mathematics(self.before, self.now)
-        elif checkpoint is not None and checkpoint.manifest.spec_sha256 not in ("", self.sha256):
+        require_same_mathematics(self.before or self.now, self.now, self._values)
+        if not self.before and checkpoint is not None and checkpoint.manifest.spec_sha256 not in ("", self.sha256):
             raise UsageError(
                 "resume refused: the resolved spec of the run is lost, and this spec is not the one that "
                 f"{checkpoint.folder.name} was saved with",
@@ -335,8 +334,8 @@ class FormerRun:
     def inexact_changes(self) -> list[str]:
         """Return the changes of machine and spec that alter the last bits only."""
         changes = environment_changes(self.folder.recorded_environment())
-        changes += [f"{key}: another value of the environment" for key in self._values if key in EXACT_ONLY_IF_EQUAL]
-        return changes + (inexact_changes(self.before, self.now) if self.before else [])
+        changes += [another_value(key) for key in self._values if key in EXACT_ONLY_IF_EQUAL]
+        return changes + inexact_changes(self.before or self.now, self.now)
 
     @property
     def asks_for_more(self) -> bool:

@@ -13,7 +13,7 @@ from noether.checkpoint.durable import replace_file
 from noether.checkpoint.manifest import SPEC
 from noether.checkpoint.paths import PathProvider, checkpoint_folders, read_file, read_manifest, set_aside
 from noether.checkpoint.retention import FOLDER as PINS
-from noether.checkpoint.untrusted import is_file_inside, is_folder, parse_json, read_untrusted
+from noether.checkpoint.untrusted import is_file_inside, is_folder, read_record
 from noether.errors import CheckpointError, SpecError
 from noether.runs.folder.lock import RunLock
 from noether.runs.folder.run_folder import RUN, recent_attempts
@@ -89,16 +89,13 @@ def _of_other_types(paths: PathProvider) -> Iterator[Damage]:
 
 def _of_record(paths: PathProvider) -> Iterator[Damage]:
     """Yield `run.json` if it cannot be read; the next attempt adds the facts of the run."""
-    try:
-        if not isinstance(parse_json(read_untrusted(paths.run_path, RUN)), dict):
-            raise ValueError("it is not an object")
-        return
-    except FileNotFoundError:
-        reason = "is missing"
-    except (OSError, ValueError) as error:
-        reason = f"cannot be read: {error}"
-    mark = {"format": 1, "run_id": paths.run_id, "created": time.time()}
-    yield Damage(paths.run_path / RUN, reason, (json.dumps(mark, indent=1) + "\n").encode())
+    if not read_record(paths.run_path, RUN):
+        path, mark = paths.run_path / RUN, {"format": 1, "run_id": paths.run_id, "created": time.time()}
+        yield Damage(path, _reason(path), (json.dumps(mark, indent=1) + "\n").encode())
+
+
+def _reason(path: Path) -> str:
+    return "cannot be read" if os.path.lexists(path) else "is missing"
 
 
 def _of_spec(paths: PathProvider) -> Iterator[Damage]:
@@ -112,7 +109,7 @@ def _of_spec(paths: PathProvider) -> Iterator[Damage]:
             return
         reason = "is not what was written; use -s to change settings"
     except SpecError:
-        reason = "cannot be read" if os.path.lexists(paths.resolved_spec_path) else "is missing"
+        reason = _reason(paths.resolved_spec_path)
     if copy is not None or reason == "cannot be read":
         yield Damage(paths.resolved_spec_path, reason, copy, origin)
 

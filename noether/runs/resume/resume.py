@@ -12,7 +12,15 @@ from noether.runs.folder.lock import is_locked
 from noether.runs.folder.run_folder import RUN, RunFolder, environment_changes, find_run, last_attempt
 from noether.runs.launch import start
 from noether.runs.outcome import Outcome
-from noether.runs.resume.changes import VALUE, changed_facts, code_changes, facts_of, refused_changes, shown
+from noether.runs.resume.changes import (
+    VALUE,
+    another_value,
+    changed_facts,
+    code_changes,
+    facts_of,
+    refused_changes,
+    shown,
+)
 from noether.runs.resume.continuation import AUTO, SavedState, find_state, lost_updates
 from noether.runs.resume.repair import damages, repair_run
 from noether.runs.saved_spec import load_saved_spec, noting_missing_code
@@ -105,9 +113,7 @@ def preview(
     if saved is not None:
         recorded = saved.checkpoint.manifest.facts
         facts = facts_of(now.spec, (), recorded)
-        lines += [
-            f"spec        {key}: another value of the environment" for key in changed_facts(recorded, facts, VALUE)
-        ]
+        lines += [f"spec        {another_value(key)}" for key in changed_facts(recorded, facts, VALUE)]
         lines += [f"code        {line}" for line in code_changes(recorded, facts)]
     machine = environment_changes(RunFolder(paths).recorded_environment())
     return lines + ([f"machine     {line}" for line in machine] or ["machine     as it was"])

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from noether.checkpoint.paths import PathProvider
 from noether.config.base import construct
@@ -25,17 +25,13 @@ from noether.kernel.registry import Registry, active_registry
 from noether.metrics.spool import read_spool
 from noether.metrics.tracker import BaseTracker
 from noether.runs.folder.run_folder import RUN
-from noether.runs.saved_spec import read_saved_spec
+from noether.runs.saved_spec import read_saved_spec, validated_part
 from noether.runs.tracking.tracking import tracker_names
-from noether.spec.errors.problem import InvalidSpecError
-from noether.spec.errors.translate import problems_of
 from noether.spec.model import SpecTable
-from noether.spec.read.environment import read_environment
-from noether.spec.read.layering import layered
+from noether.spec.read.layering import is_project_root, project_folder
 
 _LOG = logging.getLogger("noether.tracking")
 _OF_EVERY_TRACKER = frozenset({"kind", *TrackerBaseConfig.model_fields})
-_PROJECT_MARKS = ("pyproject.toml", ".git")
 _MOST_SPECS = 500
 _LARGEST_SPEC = 1 << 20
 
@@ -50,7 +46,7 @@ def sync_registry(paths: PathProvider, trusted: tuple[str, ...]) -> Registry:
     Neither the run folder nor the folder that holds it has code, unless that is the project itself.
     """
     here, holder = Path.cwd(), paths.output_path
-    is_project = here.is_relative_to(holder) and (here != holder or _is_marked(here))
+    is_project = here.is_relative_to(holder) and (here != holder or is_project_root(here))
     return Registry.installed(trusted=trusted, project_folders=(here,), data_folders=() if is_project else (holder,))
 
 
@@ -91,7 +87,11 @@ class OwnTrackers:
         if field is None:
             plain = self._config(taken)
             if left := {key for key in left if table[key] != getattr(plain, key, None)}:
-                raise self._foreign_options(name, left)
+                wanted = self._config(table)  # the project's table leaves defaults out
+                same = (own for own in self._built_of_project(str(table["kind"])) if own.tracker_config == wanted)
+                if (own := next(same, None)) is None:
+                    raise self._foreign_options(name, left)
+                return own
             return self._built(taken)
         if left := {key for key in left if table[key] is not None and not isinstance(table[key], bool)}:
             _LOG.warning("%s: options of the run folder are not used: %s", name, ", ".join(sorted(left)))
@@ -131,19 +131,7 @@ class OwnTrackers:
         return made
 
     def _config(self, table: Mapping[str, Any]) -> TrackerBaseConfig:
-        """Validate a table of the spec.
-
-        Raises:
-            SpecError: if it does not fit.
-        """
-        readings = read_environment(layered({"trackers": [dict(table)]}).root, _Trackers)
-        problems, found = readings.problems, None
-        try:
-            found = _Trackers.model_validate_json(json.dumps(readings.table), strict=True)
-        except ValidationError as error:
-            problems = problems or problems_of(error, readings.table, _Trackers)[0]
-        if found is None or problems:  # outside of the handler: what pydantic says may hold a part of a secret
-            raise InvalidSpecError(problems, origin=str(self.paths.resolved_spec_path))
+        found = validated_part({"trackers": [dict(table)]}, _Trackers, str(self.paths.resolved_spec_path))
         config: TrackerBaseConfig = found.trackers[0]
         return config
 
@@ -165,8 +153,8 @@ class OwnTrackers:
         here = Path.cwd()
         if here.is_relative_to(self.paths.run_path):
             return
-        project = next((folder for folder in (here, *here.parents) if _is_marked(folder)), here)
-        if project == self.paths.output_path and not _is_marked(project):
+        project = project_folder(here)
+        if project == self.paths.output_path and not is_project_root(project):
             return
         places = [(top, pattern) for top in (project, here) for pattern in ("*.toml", "specs/**/*.toml")]
         for path in islice(dict.fromkeys(path for top, pattern in places for path in top.glob(pattern)), _MOST_SPECS):
@@ -176,10 +164,6 @@ class OwnTrackers:
 
 def _is_table(table: Any) -> bool:
     return isinstance(table, dict) and isinstance(table.get("kind"), str)
-
-
-def _is_marked(folder: Path) -> bool:
-    return any((folder / mark).exists() for mark in _PROJECT_MARKS)
 
 
 def _tracker_tables(spec: Path) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.untrusted import read_record
 from noether.errors import UsageError
 from noether.kernel.registry import use_registry
 from noether.metrics.delivery import Delivery
@@ -19,7 +20,7 @@ from noether.metrics.feed import in_one_line
 from noether.metrics.spool import Delivered, MetricsTail, description_path, read_description
 from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, TrackerError, TrackerRefusedError
 from noether.runs.folder.lock import RunLock, is_locked
-from noether.runs.folder.run_folder import Attempt, find_run, last_attempt, read_record
+from noether.runs.folder.run_folder import Attempt, find_run, last_attempt, record_path
 from noether.runs.saved_spec import read_saved_spec
 from noether.runs.tracking.own_store import OwnTrackers, sync_registry
 from noether.runs.tracking.tracking import flattened
@@ -183,20 +184,20 @@ def _sync(tracker: BaseTracker, name: str, paths: PathProvider, end: _End, *, ve
     delivery = Delivery(tracker, paths.metrics_path, run, spool_path, lambda text: _LOG.warning("%s: %s", name, text))
     if delivery.ended == end.status and not (verify or delivery.remaining() or delivery.files_waiting):
         return Synced(name, 0, 0, end.status, "")
-    return _Sync(delivery, paths, end, verify=verify).run(name)
+    return _Sync(delivery, paths, end, verify).run(name)
 
 
+@dataclass
 class _Sync:
     """One delivery to one tracker, tried a few times."""
 
-    def __init__(self, delivery: Delivery, paths: PathProvider, end: _End, *, verify: bool) -> None:
-        self.delivery = delivery
-        self.paths = paths
-        self.end = end
-        self.verify = verify
-        self.files = 0
-        self.found: Comparison | None = None
-        self.before: Comparison | None = None
+    delivery: Delivery
+    paths: PathProvider
+    end: _End
+    verify: bool
+    files: int = 0
+    found: Comparison | None = None
+    before: Comparison | None = None
 
     def run(self, name: str) -> Synced:
         """Deliver; return what came of it."""
@@ -251,7 +252,8 @@ def _end_of(paths: PathProvider) -> _End:
     last = last_attempt(paths.attempts_path)
     if last is None:
         raise UsageError(f"{paths.run_path} has no attempts: nothing was trained", hint="start the run")
-    started = _first_start(paths) or _changed(paths.resolved_spec_path)
+    first = read_record(paths.run_path, record_path(paths.attempts_path, 1))
+    started = _time(first.get("started")) or _changed(paths.resolved_spec_path)
     ended = _time(last.record.get("ended")) or _changed(paths.metrics_path) or started
     return _End(last, started, max(started, ended))
 
@@ -268,10 +270,6 @@ def _described(paths: PathProvider, end: _End) -> RunDescription:
         attempt=end.attempt.number,
         facts={name: str(record.get(name, "unknown")) for name in ("host", "pid")},
     )
-
-
-def _first_start(paths: PathProvider) -> float:
-    return _time(read_record(paths.attempts_path, 1).get("started"))
 
 
 def _time(value: Any) -> float:

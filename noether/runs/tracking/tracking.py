@@ -101,8 +101,7 @@ class Tracking:
             if feed.wait_open(max(0.0, began + patience - time.monotonic())):
                 _LOG.info("%s: %s", feed.name, feed.tracker.description)
             log_writer.on_written.append(feed.notify)
-            if feed.tracker.wants_metrics:
-                log_writer.on_file.append(feed.log_artifact)
+            log_writer.on_file.append(feed.log_artifact)
 
     def close(self, status: RunStatus, error: str | None) -> None:
         """Deliver the remaining metrics, end the run on the trackers, and log their addresses again.

@@ -69,10 +69,12 @@ _PROJECT_MARKS = ("pyproject.toml", ".git")
 
 def project_folder(folder: Path) -> Path:
     """Return the nearest folder at or above `folder` that is a project's root, else `folder` itself."""
-    for candidate in (folder, *folder.parents):
-        if any((candidate / mark).exists() for mark in _PROJECT_MARKS):
-            return candidate
-    return folder
+    return next(filter(is_project_root, (folder, *folder.parents)), folder)
+
+
+def is_project_root(folder: Path) -> bool:
+    """Return True if a folder is a project's root."""
+    return any((folder / mark).exists() for mark in _PROJECT_MARKS)
 
 
 def file_layers(path: Path, readable: Iterable[Path]) -> list[FileLayer]:

@@ -183,3 +183,11 @@ def test_a_damaged_folder_of_a_stranger_leads_nowhere(failed, run, settings, cap
     with caplog.at_level(logging.ERROR), pytest.raises(Exception, match="link"):
         run(settings, run_id="mine", resume="auto")
     assert not any(elsewhere.iterdir())
+
+
+def test_a_record_without_facts_gets_them_again(failed):
+    run = failed.run_dir.with_name("without-facts")
+    shutil.copytree(failed.run_dir, run)
+    (run / "run.json").write_text("{}")
+    assert resume(f"runs/{run.name}", quiet=True).status == "FINISHED"
+    assert "environment" in json.loads((run / "run.json").read_text())

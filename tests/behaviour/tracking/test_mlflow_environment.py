@@ -135,3 +135,16 @@ def test_credentials_of_the_environment_go_with_every_request(set_variable, fake
         expected = "Basic " + base64.b64encode(b"me:pass-1234").decode()
     opened()
     assert set(fake_server.credentials) == {expected}
+
+
+def test_an_id_of_the_environment_does_not_contradict_the_experiment_of_the_spec(set_variable, fake_server, opened):
+    fake_server.experiments["7"] = "wings"
+    set_variable("EXPERIMENT_NAME", "wings")
+    set_variable("EXPERIMENT_ID", "1")
+    assert opened(experiment="wings").experiment == "7"
+
+
+def test_a_store_of_the_environment_that_mlflow_dropped_is_ignored_like_any_other(set_variable, opened, caplog):
+    set_variable("TRACKING_URI", "./mlruns")
+    assert opened().status == "RUNNING"
+    assert "MLFLOW_TRACKING_URI is ignored" in caplog.text

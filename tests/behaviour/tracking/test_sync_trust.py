@@ -36,6 +36,7 @@ class Drawing(PeriodicCallback):
 @pytest.fixture
 def of_a_stranger(tiny_spec, fake_server, monkeypatch, workplace):
     """A run folder whose tracker was down, and which names the server of the one who made it."""
+    monkeypatch.delitem(sys.modules, "draws", raising=False)  # of another test
     (workplace / "draws.py").write_text(DRAWS)
     monkeypatch.syspath_prepend(workplace)
     table = {"kind": "mlflow", "tracking_uri": fake_server.address, "request_timeout_s": 1, "flush_timeout_s": 0.2}
@@ -195,3 +196,39 @@ def test_the_warning_at_the_end_of_a_run_names_the_store_that_sync_needs(of_a_st
     log = (of_a_stranger / "log.txt").read_text()
     assert f"noether tracker sync {of_a_stranger} --store {fake_server.address}" in log
     assert "outside.txt" in log
+
+
+KEEPS = """
+from pathlib import Path
+from noether.config.components import TrackerBaseConfig
+from noether.core.trackers import NoopTracker
+
+class KeepsConfig(TrackerBaseConfig):
+    file: str = "kept.txt"
+
+class Keeps(NoopTracker):
+    wants_metrics = True
+    def __init__(self, tracker_config: KeepsConfig):
+        super().__init__(tracker_config)
+    def log_metrics(self, records):
+        if Path("down").exists():
+            raise ConnectionError("down")
+        Path(self.tracker_config.file).write_text(f"{len(records)} lines")
+"""
+
+
+@pytest.mark.parametrize(("file", "code"), [("own.txt", 0), ("other.txt", 2)])
+def test_a_place_that_a_spec_of_the_project_names_is_the_users_own(
+    tiny_spec, workplace, monkeypatch, noether_command, file, code
+):
+    (workplace / "keeps.py").write_text(KEEPS)
+    monkeypatch.syspath_prepend(workplace)
+    (workplace / "down").touch()
+    table = {"kind": "keeps.Keeps", "file": file, "flush_timeout_s": 0.1}
+    noether.run(tiny_spec | {"trackers": [table]}, run_id="r", quiet=True)
+    (workplace / "down").unlink()
+    (workplace / "pyproject.toml").touch()
+    (workplace / "own.toml").write_text('[[trackers]]\nkind = "keeps.Keeps"\nfile = "own.txt"\nflush_timeout_s = 0.1\n')
+    assert noether_command("tracker", "sync", "r").code == code
+    assert (workplace / file).exists() is (code == 0)
+    del sys.modules["keeps"]

@@ -189,3 +189,10 @@ def test_raw_properties_without_a_data_set_are_an_error_that_says_so() -> None:
     with pytest.raises(DataError) as caught:
         DataContainer({}).raw_properties()
     assert "no data sets" in caught.value.message
+
+
+def test_the_inverse_of_fitted_transforms_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = DataContainer(datasets(), transforms=[normalize()])
+    assert data.train[1]["x"].tolist() == [1]
+    monkeypatch.setattr("threading.Thread.start", lambda thread: pytest.fail(f"started {thread.name}"))
+    assert data.inverse("x", torch.tensor([[1.0]])).tolist() == [[3]]

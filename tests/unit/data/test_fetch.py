@@ -1,6 +1,7 @@
 """Loading a batch at once if the result is the same, else sample by sample."""
 
 import random
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from noether.data.collators import stack
 from noether.data.dataset import Dataset, InMemoryDataset
 from noether.data.fetch import FetchSamples, fetch_of
+from noether.errors import TrainingError
 
 
 class Noisy(Dataset):
@@ -72,6 +74,27 @@ def test_an_error_names_the_sample() -> None:
         with pytest.raises(ValueError) as caught:
             fetch_of(dataset, seed=0)(torch.tensor([0, 2]), 0)
         assert caught.value.__notes__ == ["while loading sample 2 of Broken"]
+
+
+@dataclass(frozen=True)
+class Unwritable(Exception):  # noqa: N818  # as a user may name it
+    """Refuses notes, as every frozen dataclass does."""
+
+    code: int
+
+
+class Unreadable(Dataset):
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        raise Unwritable(index)
+
+
+def test_an_error_that_takes_no_note_names_the_sample_all_the_same() -> None:
+    with pytest.raises(TrainingError, match="Unwritable") as caught:
+        FetchSamples(Unreadable(), stack)(torch.tensor([2]), 0)
+    assert any("sample 2 of" in said for said in caught.value.__notes__)
 
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]

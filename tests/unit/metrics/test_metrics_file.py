@@ -202,3 +202,10 @@ class TornFile:
 
     def close(self):
         self.file.close()
+
+
+@pytest.mark.parametrize("time", ['"yesterday"', "NaN", "1e999", "1700e123", "-1", "null"])
+def test_a_line_whose_time_no_tracker_can_take_is_damaged(time):
+    line = f'{{"update": 1, "epoch": 0, "sample": 8, "time": {time}, "metrics": {{"loss": 0.5}}}}\n'
+    with pytest.raises(ValueError, match="not a line"):
+        MetricRecord.decode(line.encode())

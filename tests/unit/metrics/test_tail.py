@@ -1,6 +1,8 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from noether.errors import StorageError
 from noether.metrics.metrics_file import MetricRecord
 from noether.metrics.spool import Delivered, MetricsTail
 
@@ -109,3 +111,13 @@ def test_a_file_that_was_cut_is_read_anew_without_what_was_delivered(tmp_path):
     assert tail.remaining() == 0
     path.write_bytes(line(1) + line(2) + line(3) + line(4))
     assert drain(tail) == [4]
+
+
+def test_a_line_that_is_too_long_is_refused_before_it_is_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("noether.metrics.metrics_file._LONGEST", 1 << 10)
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(line(1))
+    with path.open("ab") as file:
+        file.truncate(1 << 40)  # a sparse file: a terabyte without an end of a line
+    with pytest.raises(StorageError):
+        drain(MetricsTail(path, Delivered()))

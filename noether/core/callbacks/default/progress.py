@@ -119,7 +119,9 @@ class LiveBar:
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}  {task.fields[rate]}  {task.fields[losses]}"),
+            TextColumn(
+                "{task.completed:.0f}/{task.total:.0f}  {task.fields[rate]}  {task.fields[losses]}", markup=False
+            ),
             auto_refresh=False,
             transient=False,
         )

@@ -188,14 +188,16 @@ def open_experiment(
         TrackerRefusedError: if the experiment was deleted, or the environment contradicts itself.
     """
     given, wanted_id = os.environ.get(EXPERIMENT_NAME), os.environ.get(EXPERIMENT_ID)
-    if name is not None and (ignored := [each for each in (EXPERIMENT_NAME, EXPERIMENT_ID) if os.environ.get(each)]):
-        _LOGGER.info("%s is ignored: the spec sets experiment = %r", " and ".join(ignored), name)
+    if name is not None:
+        if ignored := [each for each in (EXPERIMENT_NAME, EXPERIMENT_ID) if os.environ.get(each)]:
+            _LOGGER.info("%s is ignored: the spec sets experiment = %r", " and ".join(ignored), name)
+        given = wanted_id = None
     elif wanted_id and not given:
         return _named_by_id(client, wanted_id)
     name = name or given or default
     with _lock(store), quiet_mlflow():
         found = _find(client, name) or _create(client, name, artifact_location or _default_location(store, name))
-    if name == given and wanted_id and wanted_id != found:
+    if wanted_id and wanted_id != found:
         raise TrackerRefusedError(
             f"{EXPERIMENT_NAME} and {EXPERIMENT_ID} contradict each other: found {name!r}, which is the experiment "
             f"{found}, and {wanted_id!r}",

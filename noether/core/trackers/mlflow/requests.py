@@ -9,9 +9,9 @@ import math
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, TypeVar
 
 from noether.core.trackers.mlflow.answers import RequestTooLargeError
@@ -261,22 +261,23 @@ class MetricSender:
             if len(metrics) == 1:
                 raise
             self.largest = max(1, len(metrics) // 2)
-            self._send_halves(metrics)
+            _in_halves(metrics, self.send)
         except MlflowException as error:
             if error.error_code != _REFUSED:
                 raise
             if len(metrics) > 1:
-                self._send_halves(metrics)
+                _in_halves(metrics, self.send)
                 return
             if self.refused >= _TOO_MANY or self._client.get_run(self._run_id).info.lifecycle_stage == "deleted":
                 raise
             self.refused += 1
             _LOGGER.warning("MLflow refused %s = %r: %s", metrics[0].key, metrics[0].value, error.message[:200])
 
-    def _send_halves(self, metrics: Sequence[Metric]) -> None:
-        middle = len(metrics) // 2
-        self.send(metrics[:middle])
-        self.send(metrics[middle:])
+
+def _in_halves(values: Sequence[_Value], send: Callable[[Sequence[_Value]], None]) -> None:
+    middle = len(values) // 2
+    send(values[:middle])
+    send(values[middle:])
 
 
 def send_params(client: MlflowClient, run_id: str, params: Sequence[Param]) -> None:
@@ -286,6 +287,4 @@ def send_params(client: MlflowClient, run_id: str, params: Sequence[Param]) -> N
     except RequestTooLargeError:
         if len(params) == 1:
             raise
-        middle = len(params) // 2
-        send_params(client, run_id, params[:middle])
-        send_params(client, run_id, params[middle:])
+        _in_halves(params, partial(send_params, client, run_id))

@@ -73,6 +73,14 @@ def resolve_store(tracking_uri: str | None, environment: Mapping[str, str], fold
     )
 
 
+def is_named(store: Store, environment: Mapping[str, str]) -> bool:
+    """Return True if MLFLOW_TRACKING_URI names a store; an address that is ignored may be any."""
+    try:
+        return resolve_store(None, environment, Path.cwd()).shown_uri == store.shown_uri
+    except (PluginError, ValueError):
+        return False
+
+
 def _file_store(uri: str, source: str) -> PluginError:
     path = uri.removeprefix("file:").removeprefix("//")
     return PluginError(

@@ -45,7 +45,7 @@ from noether.core.trackers.mlflow.requests import (
     to_metrics,
     to_params,
 )
-from noether.core.trackers.mlflow.store import Store, resolve_store, run_link, ui_command
+from noether.core.trackers.mlflow.store import Store, is_named, resolve_store, run_link, ui_command
 from noether.metrics.metrics_file import MetricRecord
 from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, TrackerError, TrackerRefusedError
 
@@ -267,11 +267,9 @@ class MlflowTracker(BaseTracker):
         """
         given, kept = self.tracker_config.tracking_uri, (run.reference or run.continues).get("store")
         store = self.store if given or kept in (None, self.store.shown_uri) else resolve_store(kept, {}, Path.cwd())
-        if (environment := os.environ.get(TRACKING_URI)) and not self._is_said:
-            ignored = resolve_store(None, {TRACKING_URI: environment}, Path.cwd())
-            if ignored.shown_uri != store.shown_uri:
-                why = "tracking_uri is set" if given else "the run is there already"
-                _LOGGER.info("%s is ignored: %s, the store is %s", TRACKING_URI, why, store.shown_uri)
+        if os.environ.get(TRACKING_URI) and not self._is_said and not is_named(store, os.environ):
+            why = "tracking_uri is set" if given else "the run is there already"
+            _LOGGER.info("%s is ignored: %s, the store is %s", TRACKING_URI, why, store.shown_uri)
         self._is_said = True
         return store
 
@@ -299,6 +297,17 @@ class MlflowTracker(BaseTracker):
             )
             self.mlflow_run_id = created.info.run_id
 
+    def _found(self, run_id: str) -> Any:
+        """Return the MLflow run; None if the store does not have it."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != _MISSING:
+                raise
+            return None
+
     def _created_unnoticed(self) -> str | None:
         """Return the run that an earlier try created without receiving the reply."""
         found = self.client.search_runs(
@@ -312,13 +321,8 @@ class MlflowTracker(BaseTracker):
         Raises:
             TrackerRefusedError: if it is not the one that was created for this run.
         """
-        from mlflow.exceptions import MlflowException
-
-        try:
-            known = self.client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code != _MISSING:
-                raise
+        known = self._found(run_id)
+        if known is None:
             _LOGGER.warning("the MLflow run %s is gone from %s: a new one is begun", run_id, self.store.shown_uri)
             return False
         if run.token and known.data.tags.get(OPENING_TAG, run.token) != run.token:
@@ -349,12 +353,7 @@ class MlflowTracker(BaseTracker):
         wanted = os.environ.get(RUN_ID)
         if not wanted or run.continues:
             return False
-        try:
-            found = self.client.get_run(wanted)
-        except Exception as error:
-            if getattr(error, "error_code", None) != _MISSING:
-                raise
-            found = None
+        found = self._found(wanted)
         if found is None or found.info.lifecycle_stage == "deleted":
             raise TrackerRefusedError(
                 f"unknown MLflow run: found {RUN_ID} = {wanted!r}, expected the id of one at {self.store.shown_uri}",
