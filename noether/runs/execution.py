@@ -261,7 +261,7 @@ class Execution:
         return nullcontext() if seconds is None else Watchdog(OverdueHook(seconds), seconds, self._note, self._give_up)
 
     def _note(self, message: str) -> None:
-        with self.paths.log_path.open("a", encoding="utf-8") as log:
+        with suppress(StorageError), open_log(self.paths.log_path, self.paths.run_path) as log:
             write_stacks(log, f"{strftime('%Y-%m-%d %H:%M:%S')} ERROR noether.run: {message}")
 
     def _give_up(self, message: str) -> None:
