@@ -212,6 +212,8 @@ class Execution:
         move_newer_aside(self.paths, -1)
 
     def _nothing_to_do(self, saved: SavedState) -> Outcome:
+        for line in self.repairs:  # the log of the run is not written
+            print(visible(f"damaged: {line}"))
         if not self.quiet:
             run, end = shown_path(self.paths.run_path), saved.checkpoint.manifest.iteration
             print(visible(f"{run} has finished at {end}; nothing is left to do"))

@@ -32,7 +32,6 @@ KNOWN = {
     "core/trackers/mlflow/client.py": "the folder of MLflow's own store",
     "data/sources/columns.py": "data files that the spec names",
     "data/sources/digits.py": "data that scikit-learn brings",
-    "kernel/watchdog.py: open": "an open file, for the stacks of threads",
     "metrics/delivery.py: copy.write_bytes": "a copy in a temporary folder, for a tracker",
     "metrics/delivery.py: tempfile.TemporaryDirectory": "a temporary folder",
     "metrics/spool.py": "the positions of trackers",

@@ -49,6 +49,7 @@ class RunLock:
         self._file = self._folder = (0, 0)
 
     def __enter__(self) -> RunLock:
+        self.path = self.run.resolve() / NAME  # the folder may be another one than when it was entered before
         if any(lock.path == self.path for lock in _locks):
             raise UsageError(f"{self.path.parent} is in use by this process", hint="wait for the end of the other run")
         _require_own_files(self.path.parent, of_any_type=self._mends)

@@ -235,8 +235,13 @@ class RunFolder:
             UsageError: if the run has begun.
         """
         path = self.paths.run_path
+        if not path.is_dir():
+            raise UsageError(
+                f"{path} is not a folder: found a file, or a link to nothing",
+                hint="remove it, or choose another --run-id",
+            )
         sweep_temporary_files(path)
-        if not path.is_dir() or not set(names_inside(path)) <= {LOCK}:  # of a process that was killed
+        if not set(names_inside(path)) <= {LOCK}:  # of a process that was killed
             raise UsageError(
                 f"{path} exists already",
                 hint="continue it with --resume auto, choose another --run-id, or leave it out for a new one",

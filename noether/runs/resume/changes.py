@@ -160,7 +160,7 @@ def facts_of(spec: RunSpec, plugins: Iterable[Participant], former: Mapping[str,
     """Return the facts of a run that its resolved spec does not hold.
 
     - a salted digest of each value that the spec takes from the environment, and of no secret;
-    - hashes of the source files of the project's own code that the spec names, and what they import from its packages;
+    - hashes of the source files of the project's own code that the spec names, and of those that it imports;
     - versions of the distributions of its components and plugins;
     - a salted digest of size, beginning and end of each data file.
 
@@ -215,17 +215,22 @@ def _salted(salt: str, value: bytes) -> str:
 
 
 def _sources(code: Any) -> dict[str, str]:
-    """Return a hash of each source file of project code: the module of an object, and what that has of its package."""
+    """Return a hash of each source file of project code: the module of an object, and what that has of the project."""
     classes = code.__mro__ if isinstance(code, type) else (code,)
     names = [getattr(one, "__module__", None) or getattr(one, "__name__", "") for one in classes]
     found: dict[str, str] = {}
+    is_own: dict[str, bool] = {}
     while names:
         module = sys.modules.get(str(names.pop()))
         file = getattr(module, "__file__", None)
         if module is None or file is None or module.__name__ in found:
             continue
         package = module.__name__.partition(".")[0]
-        if package in ALWAYS_TRUSTED or package in sys.stdlib_module_names or lies_in_libraries(package):
+        if package not in is_own:
+            is_own[package] = not (
+                package in ALWAYS_TRUSTED or package in sys.stdlib_module_names or lies_in_libraries(package)
+            )
+        if not is_own[package]:
             continue
         try:
             found[module.__name__] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
@@ -233,7 +238,7 @@ def _sources(code: Any) -> dict[str, str]:
             continue
         for value in list(vars(module).values()):
             name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-            if isinstance(name, str) and name.partition(".")[0] == package:
+            if isinstance(name, str):
                 names.append(name)
     return found
 

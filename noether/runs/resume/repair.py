@@ -11,10 +11,10 @@ from pathlib import Path
 
 from noether.checkpoint.durable import replace_file
 from noether.checkpoint.manifest import SPEC
-from noether.checkpoint.paths import PathProvider, checkpoint_folders, read_file, read_manifest, set_aside
+from noether.checkpoint.paths import ABANDONED, PathProvider, checkpoint_folders, read_file, read_manifest, set_aside
 from noether.checkpoint.retention import FOLDER as PINS
-from noether.checkpoint.untrusted import is_file_inside, is_folder, read_record
-from noether.errors import CheckpointError, SpecError
+from noether.checkpoint.untrusted import is_file_inside, is_folder, read_record, read_untrusted
+from noether.errors import CheckpointError, SpecError, StorageError
 from noether.runs.folder.lock import RunLock
 from noether.runs.folder.run_folder import RUN, recent_attempts
 from noether.runs.saved_spec import SPEC_SHA256, read_saved_spec
@@ -79,12 +79,23 @@ def damages(paths: PathProvider) -> list[Damage]:
 
 def _of_other_types(paths: PathProvider) -> Iterator[Damage]:
     nonscalars = paths.metrics_path.with_name("nonscalars.jsonl")
-    for path in (paths.log_path, paths.metrics_path, nonscalars, paths.spec_path):
+    appended = (paths.log_path, paths.metrics_path, nonscalars)
+    for path in (*appended, paths.spec_path):
         if os.path.lexists(path) and not is_file_inside(paths.run_path, path):
             yield Damage(path, "is not a regular file")
-    for path in (paths.attempts_path, paths.checkpoint_path / PINS):
+        elif path in appended and os.path.lexists(path) and (names := path.lstat().st_nlink) > 1:  # a copy by `cp -l`
+            reason = f"has {names} names (hard links), and is replaced by a copy"
+            yield Damage(path, reason, _content(paths, path))
+    for path in (paths.attempts_path, paths.checkpoint_path / PINS, paths.spool_path, paths.run_path / ABANDONED):
         if os.path.lexists(path) and not is_folder(path):
             yield Damage(path, "is not a folder")
+
+
+def _content(paths: PathProvider, path: Path) -> bytes:
+    try:
+        return read_untrusted(paths.run_path, path)
+    except (OSError, ValueError) as error:
+        raise StorageError(f"cannot read {path}: {error}") from error
 
 
 def _of_record(paths: PathProvider) -> Iterator[Damage]:
@@ -116,7 +127,8 @@ def _of_spec(paths: PathProvider) -> Iterator[Damage]:
 
 def _recorded_specs(paths: PathProvider) -> tuple[set[str], bytes | None, str]:
     """Return hashes of the specs of all attempts, and the copy in the newest checkpoint that has one, with its name."""
-    hashes = {str(attempt.record.get(SPEC_SHA256)) for attempt in recent_attempts(paths.attempts_path)}
+    attempts = recent_attempts(paths.attempts_path) if is_folder(paths.attempts_path) else ()
+    hashes = {str(attempt.record.get(SPEC_SHA256)) for attempt in attempts}
     copy, origin = None, ""
     for folder in reversed(checkpoint_folders(paths.checkpoint_path)):
         try:

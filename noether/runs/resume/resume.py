@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.untrusted import is_folder
 from noether.kernel.registry import use_registry
 from noether.runs.folder.lock import is_locked
 from noether.runs.folder.run_folder import RUN, RunFolder, environment_changes, find_run, last_attempt
@@ -120,7 +121,7 @@ def preview(
 
 
 def _attempts(paths: PathProvider) -> list[str]:
-    last = last_attempt(paths.attempts_path)
+    last = last_attempt(paths.attempts_path) if is_folder(paths.attempts_path) else None
     if is_locked(paths.run_path):
         return ["in use      by another process"]
     return [f"attempts    {last.number}, the last one ended as {last.status}"] if last else []

@@ -22,9 +22,9 @@ from noether.config.discriminated import Discriminated
 from noether.config.secrets import remember_password_in
 from noether.errors import NoetherError, UsageError
 from noether.kernel.registry import Registry, active_registry
+from noether.kernel.trust import run_folder_of
 from noether.metrics.spool import read_spool
 from noether.metrics.tracker import BaseTracker
-from noether.runs.folder.run_folder import RUN
 from noether.runs.saved_spec import read_saved_spec, validated_part
 from noether.runs.tracking.tracking import tracker_names
 from noether.spec.model import SpecTable
@@ -158,7 +158,7 @@ class OwnTrackers:
             return
         places = [(top, pattern) for top in (project, here) for pattern in ("*.toml", "specs/**/*.toml")]
         for path in islice(dict.fromkeys(path for top, pattern in places for path in top.glob(pattern)), _MOST_SPECS):
-            if not path.is_relative_to(self.paths.run_path) and not (path.parent / RUN).exists():
+            if run_folder_of(path) is None:
                 yield path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -104,6 +105,40 @@ def test_a_preview_names_the_damage_and_changes_nothing(damaged, damage):
         before = {path: path.is_dir() or path.read_bytes() for path in run.rglob("*")}
         assert any(line.startswith(f"damaged     {name} ") for line in preview(run))
         assert {path: path.is_dir() or path.read_bytes() for path in run.rglob("*")} == before
+
+
+@pytest.mark.parametrize("name", ["attempts", "spool", "abandoned"])
+def test_a_file_in_the_place_of_a_folder_is_set_aside(failed, finish, settings, uninterrupted, remains, name):
+    shutil.rmtree(failed.run_dir / name, ignore_errors=True)
+    (failed.run_dir / name).write_text("no folder")
+    assert f"damaged     {name} is not a folder" in preview(failed.run_dir)
+    damage_newest(failed.run_dir)
+    assert remains(finish(settings, run_id="mine", resume="auto")) == remains(uninterrupted)
+    assert (failed.run_dir / "damaged" / f"0001-{name}").read_text() == "no folder"
+
+
+def damage_newest(run):
+    (max((run / "checkpoints").glob("step-*")) / "model.safetensors").write_bytes(b"")
+
+
+def test_a_copy_made_of_hard_links_goes_on_and_leaves_the_original_as_it_was(failed, uninterrupted, remains):
+    copy = failed.run_dir.with_name("copy")
+    shutil.copytree(failed.run_dir, copy, copy_function=os.link)
+    (copy / "LOCK").unlink()
+    before = {name: (failed.run_dir / name).read_bytes() for name in ("metrics.jsonl", "log.txt")}
+    Path("failed-once").touch()
+    assert remains(resume(copy, quiet=True)) == remains(uninterrupted)
+    assert {name: (failed.run_dir / name).read_bytes() for name in before} == before
+
+
+def test_a_repair_is_named_although_nothing_is_left_to_train(lab, finish, settings, capsys):
+    Path("failed-once").touch()
+    outcome = finish(settings, run_id="mine")
+    spec = outcome.run_dir / "spec.resolved.toml"
+    spec.write_text(spec.read_text().replace("max_batch_size = 4", "max_batch_size = 2"))
+    capsys.readouterr()
+    resume(outcome.run_dir, quiet=True)
+    assert "damaged: spec.resolved.toml is not what was written" in capsys.readouterr().out
 
 
 def test_a_digit_that_changed_in_the_saved_spec_never_changes_training(failed, uninterrupted, remains):

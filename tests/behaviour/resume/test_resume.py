@@ -347,3 +347,21 @@ def test_it_goes_on_without_that_callback_also_after_an_attempt_that_saved_nothi
     died = run(without, run_id="mine", resume="auto")
     assert (died.status, steps(died)[-1]) == ("FAILED", 6)
     finish(without, run_id="mine", resume="auto")
+
+
+def test_a_run_behind_a_link_is_begun_anew_in_a_folder_of_its_own(failed, finish, settings):
+    elsewhere = failed.run_dir.parent.with_name("archive")
+    failed.run_dir.rename(elsewhere)
+    failed.run_dir.symlink_to(elsewhere)
+    kept = (elsewhere / "metrics.jsonl").read_bytes()
+    outcome = finish(settings, run_id="mine", resume="none")
+    assert not outcome.run_dir.is_symlink()
+    assert (elsewhere / "metrics.jsonl").read_bytes() == kept
+
+
+@pytest.mark.parametrize("resume", [None, "auto"])
+def test_a_link_to_nothing_in_the_place_of_a_run_is_named(run, settings, workplace, resume):
+    (workplace / "runs").mkdir(exist_ok=True)
+    (workplace / "runs/mine").symlink_to("nothing")
+    with pytest.raises(UsageError, match="link to nothing"):
+        run(settings, run_id="mine", resume=resume)

@@ -106,6 +106,14 @@ def test_the_spec_in_the_run_folder_is_no_spec_of_the_project(of_a_stranger, noe
     assert noether_command("tracker", "sync", ".").code == 2
 
 
+def test_the_spec_of_another_run_folder_below_specs_is_no_spec_of_the_project(of_a_stranger, noether_command):
+    other = Path("specs/download/attempts")
+    other.mkdir(parents=True)
+    (other.parent / "run.json").write_text("{}")
+    (other / "0001.resolved.toml").write_bytes((of_a_stranger / "spec.resolved.toml").read_bytes())
+    assert noether_command("tracker", "sync", "r").code == 2
+
+
 def test_options_that_name_a_place_are_not_taken_from_the_folder(
     of_a_stranger, fake_server, own_server, noether_command
 ):

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from noether.errors import PluginError
+from noether.kernel.trust import run_folder_of
 
 _SQLITE = "sqlite:///"
 _DATABASES = ("postgresql", "mysql", "mssql")
@@ -44,6 +45,9 @@ class Store:
 def resolve_store(tracking_uri: str | None, environment: Mapping[str, str], folder: Path) -> Store:
     """Return the store of the config, else of MLFLOW_TRACKING_URI, else `mlflow.db` in the working folder.
 
+    A working folder in a run folder has no database: what lies there may come from a stranger, such as a link, or a
+    database that names the places of files. The folder that holds the run has it then.
+
     Args:
         tracking_uri: `tracking_uri` of the config.
         environment: Environment variables.
@@ -54,9 +58,11 @@ def resolve_store(tracking_uri: str | None, environment: Mapping[str, str], fold
     """
     uri = tracking_uri or environment.get("MLFLOW_TRACKING_URI")
     if not uri:
-        database = folder.resolve() / "mlflow.db"
+        run = run_folder_of(folder)
+        database = (folder if run is None else run.parent).resolve() / "mlflow.db"
         # A plain `mlflow ui` opens an old file store beside the database instead.
-        return Store(f"{_SQLITE}{database}", database, is_default=not (folder / "mlruns").exists())
+        is_default = run is None and not (folder / "mlruns").exists()
+        return Store(f"{_SQLITE}{database}", database, is_default)
     source = "tracking_uri" if tracking_uri else "MLFLOW_TRACKING_URI"
     if uri.startswith(_SQLITE):
         path, _, options = uri.removeprefix(_SQLITE).partition("?")

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
 
 from noether.errors import UsageError
-from noether.runs.resume.changes import FREE, inexact_changes, is_free, refused_changes, require_same_mathematics
+from noether.runs.resume.changes import (
+    FREE,
+    _sources,
+    inexact_changes,
+    is_free,
+    refused_changes,
+    require_same_mathematics,
+)
 from noether.spec.model import RunSpec
 from noether.training.trainers.weighted_loss import WeightedLossTrainerConfig
 
@@ -98,3 +106,11 @@ def test_changes_of_the_last_bits_are_reported_and_not_refused() -> None:  # D6
     now = {**BEFORE, "threads": 2}
     require_same_mathematics(BEFORE, now)
     assert inexact_changes(BEFORE, now) == ["threads: 1 → 2"]
+
+
+def test_modules_that_lie_side_by_side_in_a_project_are_all_part_of_its_code(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "side_layers.py").write_text("import json\nimport torch\nclass Block: ...\nSIZE = 3\n")
+    (tmp_path / "side_model.py").write_text("from side_layers import Block\nclass Net: ...\n")
+    net = importlib.import_module("side_model").Net
+    assert _sources(net).keys() == {"side_model", "side_layers"}

@@ -59,3 +59,14 @@ def test_a_password_is_not_shown(tmp_path):
     assert "secret" not in run_link(store, "3", "abc") + store.shown_uri
     database = resolve_store("postgresql://me:secret@db/runs", {}, tmp_path)
     assert "secret" not in ui_command(database)
+
+
+@pytest.mark.parametrize("inside", ["", "checkpoints"])
+def test_a_run_folder_holds_no_database(tmp_path, inside):
+    run = tmp_path / "runs" / "mine"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "run.json").touch()
+    (run / "mlflow.db").symlink_to(tmp_path / "history.db")
+    store = resolve_store(None, {}, run / inside)
+    assert store.database == tmp_path / "runs" / "mlflow.db"
+    assert not store.is_default
