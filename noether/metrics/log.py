@@ -106,7 +106,7 @@ class LogWriter:
         if not isinstance(key, str) or not key:
             raise TrainingError(f"wrong metric key: found {key!r}, expected a non-empty string")
         key = self.prefix + key
-        if has_control(key):
+        if not key.isprintable() and has_control(key):
             raise TrainingError(f"wrong metric key: found {key!r}, expected no control characters")
         added = self.round
         added.scalars[key] = value if type(value) is float else own_scalar(key, value)

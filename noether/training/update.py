@@ -243,6 +243,8 @@ class Update:
                 with precision.autocast():
                     returned = self.train_step(batch, dist_model)
             result = returned if type(returned) is TrainerResult else TrainerResult.of(returned)
+            if result.count is not None:
+                result.require_counts()
             if self._fitted is not self._model and result.losses_to_log:
                 check_parts(result)
             forwarded = perf_counter()

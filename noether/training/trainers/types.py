@@ -68,9 +68,12 @@ class TrainerResult:
     additional_outputs: dict[str, Any] | None = None
     count: Count | dict[str, Count] | None = None
 
-    def __post_init__(self) -> None:
-        if self.count is None:
-            return
+    def require_counts(self) -> None:
+        """Check the counts, if there are some; a result without any costs no call in an update.
+
+        Raises:
+            TrainingError: if one is neither a number from 0 on nor "sum", or is that of an unknown loss.
+        """
         counts = self.count if isinstance(self.count, Mapping) else {"total": self.count}
         for count in counts.values():
             require_count(count)
@@ -90,6 +93,8 @@ class TrainerResult:
         outputs = None
         if type(losses) is not dict:  # named losses stay as they are, and this runs at every accumulation step
             if isinstance(losses, TrainerResult):
+                if losses.count is not None:
+                    losses.require_counts()
                 return losses
             losses, outputs = _named(losses)
         total, count = None, None

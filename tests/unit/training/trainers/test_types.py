@@ -123,7 +123,7 @@ def test_counts_of_any_real_type_are_taken(count: Any) -> None:
 
 def test_counts_name_losses_to_log() -> None:
     with pytest.raises(TrainingError, match="'b'"):
-        TrainerResult(torch.ones(()), losses_to_log={"a": torch.ones(())}, count={"b": 2})
+        TrainerResult.of(TrainerResult(torch.ones(()), losses_to_log={"a": torch.ones(())}, count={"b": 2}))
 
 
 def test_parts_of_a_result_do_not_contradict_its_total() -> None:
