@@ -28,6 +28,11 @@ def text_of(error: BaseException) -> str:
         return f"<its __str__ raised {type(failure).__name__}>"
 
 
+def error_text(error: BaseException) -> str:
+    """Return class and text of an exception, the class alone if it has no text: `KeyError: 'x'`, `SystemExit`."""
+    return f"{type(error).__name__}: {text_of(error)}".removesuffix(": ")
+
+
 def notes_of(error: BaseException) -> list[str]:
     """Return the notes of an exception."""
     return list(getattr(error, "__notes__", ()))

@@ -11,7 +11,7 @@ from noether.checkpoint.paths import shown_path
 from noether.cli.options import AllowSpecChange, Quiet, ShowTraceback, Spec, SpecOptions, StrictCode
 from noether.cli.output import print_error, print_problem, say
 from noether.config.secrets import masked_traceback
-from noether.errors import NoetherError, notes_of, text_of
+from noether.errors import NoetherError, error_text, notes_of
 
 if TYPE_CHECKING:
     from noether.runs.outcome import Outcome
@@ -92,6 +92,6 @@ def _print_defect(error: BaseException, outcome: Outcome) -> None:
     notes = [f"note: {note}" for note in notes_of(error)]
     log = shown_path(outcome.run_dir / "log.txt")
     print_problem(
-        f"{type(error).__name__}: {text_of(error)}{f' ({place})' if place else ''}",
+        f"{error_text(error)}{f' ({place})' if place else ''}",
         [*notes, f"help: the whole traceback is in {log}; --traceback prints it here"],
     )

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from pydantic_core import PydanticCustomError
 
-from noether.errors import NoetherError, PluginError, SpecError
+from noether.errors import NoetherError, PluginError, SpecError, error_text
 from noether.kernel.entries import Component
 from noether.kernel.registry import active_registry
 from noether.kernel.trust import ALWAYS_TRUSTED, SCRIPT, calling_package, folder_of
@@ -100,7 +100,7 @@ def construction_of(config: _RegistryBase) -> Iterator[None]:
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise SpecError(
             f"the {component.role} '{component.kind}' ({component.origin}) cannot be built: "
-            f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})",
+            f"{error_text(error)} ({last.filename}:{last.lineno})",
             hint=_info_command(component),
         ) from error
 

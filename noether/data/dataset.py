@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from noether.config.components import DatasetBaseConfig
-from noether.errors import DataError
+from noether.errors import DataError, error_text
 
 Batch = dict[str, Any]
 """Properties by name: tensors, most with a leading batch dimension, and lists of texts and other values."""
@@ -179,7 +179,7 @@ def length_of(dataset: AnyDataset) -> int:
         ) from error
     except (Exception, SystemExit) as error:
         raise DataError(
-            f"the data set {called(dataset)} cannot be counted: its __len__ raised {type(error).__name__}: {error}"
+            f"the data set {called(dataset)} cannot be counted: its __len__ raised {error_text(error)}"
         ) from error
 
 

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 from warnings import catch_warnings, filterwarnings
 
-from noether.errors import DataError, TrainingError, notes_of, text_of
+from noether.errors import DataError, TrainingError, error_text, notes_of
 from noether.kernel.stops import not_by_a_hook
 
 CHECK_EVERY = 5.0
@@ -254,7 +254,7 @@ class Failure:
         try:
             str(pickle.loads(pickle.dumps(error)))
         except BaseException:  # what its `__reduce__` raises may be anything
-            self.error = RuntimeError(f"{type(error).__name__}: {text_of(error)}")
+            self.error = RuntimeError(error_text(error))
             for note in notes_of(error):
                 not_by_a_hook(self.error).add_note(note)
 

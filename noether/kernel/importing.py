@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from noether.errors import PluginError
+from noether.errors import PluginError, error_text
 from noether.kernel.entries import COMMAND, ROLES, Entry, Role
 from noether.kernel.names import did_you_mean
 from noether.kernel.trust import ALWAYS_TRUSTED, SCRIPT, Trust, trust_hint
@@ -88,7 +88,7 @@ def explained(subject: str, importer: Callable[[], _Imported]) -> _Imported:
     except PluginError:
         raise
     except (Exception, SystemExit) as error:  # a module that calls sys.exit() must not end the command
-        message = f"cannot import {subject}: {type(error).__name__}: {error}{_place(error)}"
+        message = f"cannot import {subject}: {error_text(error)}{_place(error)}"
         raise PluginError(message, hint=_hint(error)) from error
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from noether.config.secrets import withheld
-from noether.errors import NoetherError, notes_of, text_of
+from noether.errors import NoetherError, error_text, notes_of
 
 
 def describe(error: BaseException) -> str:
     """Return the text of an error with its notes, which name the callback, and without secrets."""
-    text = error.message if isinstance(error, NoetherError) else f"{type(error).__name__}: {text_of(error)}"
+    text = error.message if isinstance(error, NoetherError) else error_text(error)
     return withheld("\n".join([text, *notes_of(error)]))
 
 

@@ -31,7 +31,7 @@ from noether.core.models.build import build_model, infer_sizes
 from noether.core.trackers.noop import NoopTracker
 from noether.data.container import DataContainer, build_data
 from noether.data.loader import refuse_import_by_worker
-from noether.errors import SpecError
+from noether.errors import SpecError, error_text
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.names import TARGET
 from noether.kernel.participant import Participant, load_plugins
@@ -335,7 +335,7 @@ def _built_model(spec: RunSpec, sample: Mapping[str, Tensor], device: torch.devi
     except Exception as error:
         raise SpecError(
             f"layers of the model have no sizes yet, and a forward pass of one sample, which would give them, failed: "
-            f"found {', '.join(layers)}: {type(error).__name__}: {error}",
+            f"found {', '.join(layers)}: {error_text(error)}",
             hint="give the sizes to their constructors, or let forward accept a batch of one sample",
         ) from error
     require_sizes(model)

@@ -24,7 +24,7 @@ from noether.core.callbacks.tree import family
 from noether.core.models.agreement import give_saved_optimizers
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import load_weights
-from noether.errors import CheckpointError, DataError, NoetherError, notes_of
+from noether.errors import CheckpointError, DataError, NoetherError, error_text, notes_of
 from noether.kernel.names import did_you_mean
 from noether.training.capture import named, restore_rng
 from noether.training.state import SIZES, RunState, TrainerParts
@@ -54,7 +54,7 @@ def blamed_on(checkpoint: Path) -> Iterator[None]:
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         explained = CheckpointError(
-            f"the state in {checkpoint} cannot be restored: {type(error).__name__}: {str(error)[:_SHOWN]} "
+            f"the state in {checkpoint} cannot be restored: {error_text(error)[:_SHOWN]} "
             f"({frame.filename}:{frame.lineno})",
             hint="use a checkpoint of this run and the code that it was saved with; --traceback shows the whole error",
         )

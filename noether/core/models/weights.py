@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from noether.checkpoint.state import CodeName, encode_state
-from noether.errors import CheckpointError
+from noether.errors import CheckpointError, error_text
 from noether.kernel.names import listed
 from noether.optim.kernels import is_expanded
 
@@ -80,7 +80,7 @@ class WeightsMatch:
                         tensor.data = tensor.data.contiguous()
                 result = _load(model, self.fitting, versions)
         except Exception as error:  # of a hook, of set_extra_state, or of a method that the model overrides
-            raise CheckpointError(f"the model cannot load its state: {type(error).__name__}: {error}") from error
+            raise CheckpointError(f"the model cannot load its state: {error_text(error)}") from error
         strange = {*getattr(result, "missing_keys", ()), *getattr(result, "unexpected_keys", ())}
         if left := sorted(name for name in strange if isinstance(self.fitting.get(name), Tensor)):
             raise _not_taken(left)

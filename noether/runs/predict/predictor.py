@@ -16,7 +16,7 @@ from noether.data.collators import BATCH_INDEX
 from noether.data.dataset import Batch
 from noether.data.fetch import Fetch
 from noether.data.randomness import EVALUATION_EPOCH
-from noether.errors import DataError, NoetherError, SpecError, TrainingError
+from noether.errors import DataError, NoetherError, SpecError, TrainingError, error_text
 from noether.kernel.names import TARGET
 from noether.runs.predict.inputs import Inputs, as_batch
 from noether.spec.model import RunSpec
@@ -134,7 +134,7 @@ class Predictor:
             training = ", ".join(f"{name}: {self.inputs.properties[name].shape}" for name in self.needed)
             raise DataError(
                 f"the model cannot take these inputs: found samples of shape {found}, expected {training} as in "
-                f"training: {type(error).__name__}: {str(error).splitlines()[0]}"
+                f"training: {error_text(error).splitlines()[0]}"
             ) from error
 
     def in_units(self, fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
