@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -21,7 +22,7 @@ from noether.core.models.agreement import require_agreement
 from noether.core.models.base import evaluating
 from noether.data.batches import described
 from noether.data.dataset import length_of
-from noether.errors import NoetherError, TrainingError
+from noether.errors import NoetherError, TrainingError, error_text
 from noether.kernel.markers import hookimpl
 from noether.kernel.participant import Participant
 from noether.kernel.progress import EarlyStopIteration, UpdateCounter
@@ -38,6 +39,7 @@ from noether.spec.read.layering import located
 from noether.training.signals import StoppedBySignal
 from noether.training.trainers.types import TrainerResult
 
+_LOG = logging.getLogger("noether.run")
 _UPDATES = 2
 
 
@@ -122,7 +124,12 @@ def _sum_problems(run: Run, batch: Any) -> list[Problem]:
     with torch.no_grad(), run.trainer.autocast(), evaluating(run.model):
         try:
             results = [TrainerResult.of(run.trainer.train_step(one, run.model)) for one in batches]
-        except Exception:  # a smaller batch may be none that this loss takes
+        except Exception as error:  # a smaller batch may be none that this loss takes
+            _LOG.warning(
+                "not known if the loss is a sum over samples, which accumulation takes for a mean: half a batch does "
+                "not go through it: %s",
+                error_text(error),
+            )
             return []
     whole, first, second = (float(result.total_loss) for result in results)
     is_sum = isclose(whole, first + second, rel_tol=1e-4) and not isclose(whole, (first + second) / 2, rel_tol=1e-2)

@@ -105,6 +105,12 @@ def test_a_loss_that_accumulation_takes_for_what_it_is_passes(deep, lab, changes
     assert deep(changes) == []
 
 
+def test_a_loss_that_takes_no_half_of_a_batch_is_not_passed_over_in_silence(deep, lab, caplog):
+    assert deep({"trainer.loss_fn": "lab.losses.of_four", "trainer.max_batch_size": 4}) == []
+    assert "not known if the loss is a sum over samples" in caplog.text
+    assert "found 2 samples" in caplog.text
+
+
 def test_a_component_that_cannot_be_built_is_reported(deep):
     (problem,) = deep({"trainer.effective_batch_size": 49})
     assert problem.code == "build-failed"
