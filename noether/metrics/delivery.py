@@ -16,6 +16,7 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from noether.checkpoint.commit import always_own
 from noether.checkpoint.untrusted import read_untrusted
 from noether.metrics.spool import (
     Batch,
@@ -48,6 +49,7 @@ class Delivery:
         run: Description of the run, for opening the tracker.
         spool_path: The spool file.
         note: Called with a warning about anything odd that stops nothing.
+        require_own: Raises `RunLostError` if the run is not that of this process any more; called before each write.
 
     Attributes:
         is_open: True once the tracker is open.
@@ -64,6 +66,7 @@ class Delivery:
         run: RunDescription,
         spool_path: Path,
         note: Callable[[str], None],
+        require_own: Callable[[], object] = always_own,
     ) -> None:
         self.tracker = tracker
         self.is_open = self.is_closed = False
@@ -72,6 +75,7 @@ class Delivery:
         self._run = run
         self._spool_path = spool_path
         self._note = note
+        self._require_own = require_own
         self._state = read_spool(spool_path)
         self._tail = MetricsTail(metrics_path, self._state.delivered)
         self._doubtful = Delivered()  # lines up to there may have arrived although they count as undelivered
@@ -293,6 +297,7 @@ class Delivery:
             self._write(lambda: write_spool(self._spool_path, self._state, durably=durably))
 
     def _write(self, write: Callable[[], None]) -> None:
+        self._require_own()
         try:
             write()
         except OSError as error:  # at worst another process delivers some values twice

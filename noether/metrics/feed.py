@@ -7,11 +7,22 @@ import random
 import re
 import shlex
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 from pathlib import Path
 
+from noether.checkpoint.commit import RunLostError, always_own
+from noether.errors import error_text
 from noether.metrics.delivery import Delivery
-from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, TrackerError, TrackerRefusedError
+from noether.metrics.tracker import (
+    BaseTracker,
+    RunDescription,
+    RunStatus,
+    TrackerError,
+    TrackerRefusedError,
+    TrackerSettingError,
+)
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -36,6 +47,7 @@ class TrackerFeed:
         run: Description of the run, for opening the tracker.
         name: Name in messages and of the spool file; by default the tracker's kind.
         interval_s: Seconds for which new lines are gathered into one delivery.
+        require_own: Raises `RunLostError` if the run is not that of this process any more: nothing more is delivered.
     """
 
     def __init__(
@@ -46,6 +58,7 @@ class TrackerFeed:
         *,
         name: str | None = None,
         interval_s: float = 1.0,
+        require_own: Callable[[], object] = always_own,
     ) -> None:
         self.tracker = tracker
         self.name = feed_name(tracker, name)
@@ -53,7 +66,7 @@ class TrackerFeed:
         self._run_dir = metrics_path.parent
         self._outage = Outage(self.name, metrics_path)
         spool_path = run.run_dir / "spool" / f"{self.name}.json"
-        self._delivery = Delivery(tracker, metrics_path, run, spool_path, self._outage.note)
+        self._delivery = Delivery(tracker, metrics_path, run, spool_path, self._outage.note, require_own)
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._has_lines = False
@@ -78,6 +91,7 @@ class TrackerFeed:
 
         Raises:
             TrackerError: if it is `required` and could not be opened in time.
+            TrackerSettingError: if the user has to change a setting.
         """
         if self._thread is None:
             return True
@@ -85,7 +99,9 @@ class TrackerFeed:
         if self.is_open:
             return True
         reason = self._last_error or TrackerError(f"no answer within {timeout_s:.3g} s")
-        if self._is_required:
+        if isinstance(reason, TrackerSettingError):
+            raise reason
+        if self.is_required:
             raise TrackerError(
                 f"the tracker {self.name!r} could not be opened: {in_one_line(reason)}",
                 hint="start it, or continue without it: set `required = false` in its table",
@@ -103,6 +119,11 @@ class TrackerFeed:
         """True if everything was delivered, the end of the run included."""
         return self._thread is None or self._delivery.is_closed
 
+    @property
+    def is_required(self) -> bool:
+        """True if a run fails without the tracker: the spec says so, or the user has to change a setting."""
+        return self.tracker.tracker_config.required or isinstance(self._last_error, TrackerSettingError)
+
     def notify(self, metrics: object = None) -> None:
         """Notify the thread that the metrics file has grown. Sets an event and returns.
 
@@ -110,11 +131,11 @@ class TrackerFeed:
             metrics: The metrics of the new line, which the thread reads from the file.
 
         Raises:
-            TrackerError: if the tracker is `required` and has refused for good.
+            TrackerError: if the tracker is `required` and has refused for good, or the user has to change a setting.
         """
         self._has_lines = True
         self._wake.set()
-        if self._is_required and isinstance(self._last_error, TrackerRefusedError):
+        if self.is_required and isinstance(self._last_error, TrackerRefusedError):
             raise TrackerError(
                 f"the required tracker {self.name!r} has refused: {in_one_line(self._last_error)}",
                 hint="repair it and resume the run, or set `required = false` in its table",
@@ -148,23 +169,20 @@ class TrackerFeed:
         try:
             self._thread.join(timeout_s)
         finally:  # also after an interrupt
-            self._abandoned.set()  # a thread that still waits for an answer ends after it
-            self._wake.set()
+            self.abandon()
         if self.has_everything:
             return 0
-        self._delivery.remember_files()
+        with suppress(RunLostError):
+            self._delivery.remember_files()
         lines = self._delivery.remaining()
         self._outage.lost(lines, self._delivery.files_waiting, sync_command(self._run_dir, self.tracker))
         return lines
 
-    def close(self, status: RunStatus, error: str | None = None, deadline_s: float = 30.0) -> int:
-        """Deliver the rest and end the run at the tracker, within `deadline_s`: `end`, then `wait_closed`."""
-        self.end(status, error)
-        return self.wait_closed(deadline_s)
-
-    @property
-    def _is_required(self) -> bool:
-        return self.tracker.tracker_config.required
+    def abandon(self) -> None:
+        """Stop without a word: a thread that still waits for an answer ends after it."""
+        self._abandoned.set()
+        self._ending.set()
+        self._wake.set()
 
     # The rest runs on the thread.
 
@@ -173,6 +191,8 @@ class TrackerFeed:
         while not (self._delivery.is_closed or self._abandoned.is_set()):
             try:
                 self._advance()
+            except RunLostError:  # training ends with it
+                return
             except TrackerRefusedError as error:
                 self._note_failure(error)
                 return
@@ -204,7 +224,7 @@ class TrackerFeed:
 
     def _note_failure(self, error: Exception) -> None:
         self._last_error = error
-        if self.is_open or not self._is_required:  # else `wait_open` raises it
+        if self.is_open or not self.is_required:  # else `wait_open` raises it
             self._outage.begin(error)
         self._settled.set()
 
@@ -295,6 +315,6 @@ class Outage:
 
 def in_one_line(error: Exception) -> str:
     """Return an error and its hint without line breaks."""
-    text = str(error.message) if isinstance(error, TrackerError) else f"{type(error).__name__}: {error}"
+    text = str(error.message) if isinstance(error, TrackerError) else error_text(error)
     hint = f" ({error.hint})" if isinstance(error, TrackerError) and error.hint else ""
     return " ".join((text + hint).split())[:400]

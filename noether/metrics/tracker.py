@@ -49,6 +49,7 @@ class BaseTracker(ABC):
 
         Raises:
             TrackerRefusedError: if trying again is useless.
+            TrackerSettingError: if the user has to change a setting; the run ends before training.
         """
 
     @abstractmethod
@@ -179,3 +180,9 @@ class TrackerError(NoetherError):
 
 class TrackerRefusedError(TrackerError):
     """The tracker refused for good (wrong credentials, a deleted experiment); do not try again."""
+
+
+class TrackerSettingError(TrackerRefusedError):
+    """A setting of the user names a run or a place that cannot be used; the run ends instead of being lost there."""
+
+    exit_code = 2

@@ -103,7 +103,7 @@ class Execution:
         self.quiet = quiet
         self.folder = RunFolder(paths)
         self.is_older = False
-        self.lock = RunLock(paths.run_path, mends=True)
+        self.lock = RunLock(paths.run_path)
         self.repairs = list(repairs)
 
     def run(self) -> Outcome:
@@ -250,7 +250,7 @@ class Execution:
             logging.getLogger(record.name).handle(record)
         if saved is not None:
             self._log_position(saved)
-        tracking = Tracking(trackers, self.paths, self._description(run, saved))
+        tracking = Tracking(trackers, self.paths, self._description(run, saved), self.lock.require_own)
         tracking.start()
         with self._watching_hooks(run):
             outcome = self._outcome(run, self._train(run, tracking))
@@ -340,6 +340,7 @@ class Execution:
                 _LOG.warning("%s", describe(error))
         run.trainer.log_writer.close()
         if not is_own:  # another process may write in the folder, and may deliver it
+            tracking.abandon()
             return outcome
         self._record_end(outcome.status, reason)
         if outcome.status != "FINISHED" and not run.trainer.update_counter.is_finished:

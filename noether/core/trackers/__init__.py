@@ -9,6 +9,7 @@ from noether.metrics.tracker import (
     RunStatus,
     TrackerError,
     TrackerRefusedError,
+    TrackerSettingError,
 )
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "TrackerError",
     "TrackerFeed",
     "TrackerRefusedError",
+    "TrackerSettingError",
 ]

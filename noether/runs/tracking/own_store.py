@@ -85,6 +85,8 @@ class OwnTrackers:
         left = {key for key, value in table.items() if key not in taken and key != field}
         named = table.get(field) if field else None
         if field is None:
+            if self.store is not None:
+                _LOG.warning("%s: --store is not used: a tracker of this kind has no address", name)
             plain = self._config(taken)
             if left := {key for key in left if table[key] != getattr(plain, key, None)}:
                 wanted = self._config(table)  # the project's table leaves defaults out

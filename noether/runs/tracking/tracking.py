@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
+from noether.checkpoint.commit import always_own
 from noether.checkpoint.paths import PathProvider
 from noether.kernel.names import free_name
 from noether.metrics.feed import TrackerFeed, feed_name, name_in_files, sync_command
@@ -71,12 +72,19 @@ class Tracking:
         trackers: The trackers of the spec.
         paths: Paths of the run.
         run: Description of the run for trackers.
+        require_own: Raises `RunLostError` if the run is not that of this process any more.
     """
 
-    def __init__(self, trackers: Sequence[BaseTracker], paths: PathProvider, run: RunDescription) -> None:
+    def __init__(
+        self,
+        trackers: Sequence[BaseTracker],
+        paths: PathProvider,
+        run: RunDescription,
+        require_own: Callable[[], object] = always_own,
+    ) -> None:
         self.paths = paths
         self.feeds = [
-            TrackerFeed(tracker, paths.metrics_path, run, name=name)
+            TrackerFeed(tracker, paths.metrics_path, run, name=name, require_own=require_own)
             for tracker, name in zip(trackers, tracker_names(map(feed_name, trackers)), strict=True)
             if tracker.wants_metrics
         ]
@@ -96,12 +104,16 @@ class Tracking:
         """
         began = time.monotonic()
         for feed in self.feeds:
-            is_required = feed.tracker.tracker_config.required
-            patience = _REQUIRED_PATIENCE_S if is_required else feed.tracker.patience_s
+            patience = _REQUIRED_PATIENCE_S if feed.is_required else feed.tracker.patience_s
             if feed.wait_open(max(0.0, began + patience - time.monotonic())):
                 _LOG.info("%s: %s", feed.name, feed.tracker.description)
             log_writer.on_written.append(feed.notify)
             log_writer.on_file.append(feed.log_artifact)
+
+    def abandon(self) -> None:
+        """Stop all deliveries: another process may work on the run now."""
+        for feed in self.feeds:
+            feed.abandon()
 
     def close(self, status: RunStatus, error: str | None) -> None:
         """Deliver the remaining metrics, end the run on the trackers, and log their addresses again.
@@ -109,7 +121,7 @@ class Tracking:
         Every tracker has its `flush_timeout_s`, all at the same time. Ctrl-C ends the waiting and keeps the outcome.
 
         Raises:
-            TrackerError: if the run finished and a required tracker lacks something.
+            TrackerError: if the run finished and a tracker that is required, or is set wrongly, lacks something.
         """
         for feed in self.feeds:
             feed.end(status, error)
@@ -122,11 +134,11 @@ class Tracking:
                 began = float("-inf")
             if feed.has_everything:
                 _LOG.info("%s: %s", feed.name, feed.tracker.description)
-        lacking = [feed for feed in self.feeds if feed.tracker.tracker_config.required and not feed.has_everything]
+        lacking = [feed for feed in self.feeds if feed.is_required and not feed.has_everything]
         if lacking and status == "FINISHED":
             names = ", ".join(feed.name for feed in lacking)
             raise TrackerError(
-                f"the run finished, but the required tracker {names} lacks some of its metrics or files",
+                f"the run finished, but the tracker {names} lacks some of its metrics or files",
                 hint=f"deliver the rest with: {sync_command(self.paths.run_path, lacking[0].tracker)}",
             )
 

@@ -23,6 +23,12 @@ ANSWERS = {
 }
 
 
+def closed(feed, status, error=None, deadline_s=30.0):
+    """End the run; return the number of lines that were not delivered."""
+    feed.end(status, error)
+    return feed.wait_closed(deadline_s)
+
+
 class BadServer:
     """Accepts connections on the loopback and gives each the same answer, or none."""
 
@@ -93,7 +99,7 @@ def test_training_is_not_delayed_and_the_end_comes_by_its_deadline(bad_server, m
     # Whoever waited for the server would wait for 5 s; a busy machine does not make an update last for 3.
     assert train(run, feed) < 3
     began = time.perf_counter()
-    assert feed.close("FINISHED", deadline_s=0.3) == 200
+    assert closed(feed, "FINISHED", deadline_s=0.3) == 200
     assert time.perf_counter() - began < 3
     told, lost = caplog.messages[0], caplog.messages[-1]
     assert "Training is not affected" in told
@@ -109,7 +115,7 @@ def test_a_server_that_wants_a_password_is_asked_once(bad_server, make_tracker, 
     feed = TrackerFeed(tracker, run.run_dir / "metrics.jsonl", run, interval_s=0.05)
     feed.start()
     assert feed.wait_open(20) is False
-    feed.close("FINISHED", deadline_s=5)
+    closed(feed, "FINISHED", deadline_s=5)
     assert bad_server.requests == 1
 
 
@@ -124,7 +130,7 @@ def test_a_server_that_does_not_listen_is_reported_at_once(make_tracker, make_ru
     assert time.perf_counter() - began < 15
     assert "refused" in caplog.messages[0]
     assert address in caplog.messages[0]
-    feed.close("FINISHED", deadline_s=10)
+    closed(feed, "FINISHED", deadline_s=10)
     wait_for_the_thread()
 
 

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+import noether
 from noether.metrics.tracker import TrackerRefusedError
 
 
@@ -104,6 +105,16 @@ def test_a_run_that_does_not_exist_is_refused(set_variable, opened):
     set_variable("RUN_ID", "0" * 32)
     with pytest.raises(TrackerRefusedError, match="MLFLOW_RUN_ID"):
         opened()
+
+
+@pytest.mark.parametrize("variable", ["RUN_ID", "EXPERIMENT_ID"])
+def test_a_run_that_would_deliver_nothing_ends_before_training(set_variable, fake_server, tiny_spec, variable):
+    set_variable(variable, "0" * 32)
+    trackers = [{"kind": "mlflow", "tracking_uri": fake_server.address}]
+    outcome = noether.run(tiny_spec | {"trackers": trackers}, quiet=True)
+    assert (outcome.status, outcome.exit_code) == ("FAILED", 2)
+    assert f"MLFLOW_{variable}" in str(outcome.error)
+    assert not list(outcome.run_dir.glob("checkpoints/step-*"))
 
 
 def test_a_run_outside_of_the_experiment_of_the_spec_is_not_used(

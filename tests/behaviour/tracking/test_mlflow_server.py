@@ -10,6 +10,12 @@ pytestmark = [
 ]
 
 
+def closed(feed, status, error=None, deadline_s=30.0):
+    """End the run; return the number of lines that were not delivered."""
+    feed.end(status, error)
+    return feed.wait_closed(deadline_s)
+
+
 @pytest.fixture
 def tracked(server, make_tracker, make_run, records):
     """A run that a real server has seen from its start to its end."""
@@ -24,7 +30,7 @@ def tracked(server, make_tracker, make_run, records):
     plot = run.run_dir / "plot.txt"
     plot.write_text("a plot")
     feed.log_artifact(plot, "figures")
-    assert feed.close("FINISHED") == 0
+    assert closed(feed, "FINISHED") == 0
     return tracker
 
 

@@ -14,6 +14,12 @@ TROUBLE = [429, 500, 502, 503, "html", "cut", "reset", "lost reply", "half close
 TROUBLE += ["empty", "empty done", "odd", "null", "list", "redirect", "wait"]
 
 
+def closed(feed, status, error=None, deadline_s=30.0):
+    """End the run; return the number of lines that were not delivered."""
+    feed.end(status, error)
+    return feed.wait_closed(deadline_s)
+
+
 @pytest.fixture
 def feed(fake_server, make_tracker, make_run):
     def make(run=None, **config):
@@ -54,7 +60,7 @@ def test_what_a_server_missed_in_the_middle_of_a_run_comes_in_order_when_it_is_b
     until(lambda: caplog.messages)
     fake_server.up()
     write(run, range(21, 31))
-    assert fed.close("FINISHED") == 0
+    assert closed(fed, "FINISHED") == 0
     assert fake_server.run.curve("loss") == [(update, 1.0 / update) for update in range(1, 31)]
     assert fake_server.run.status == "FINISHED"
     assert len(caplog.messages) == 1
@@ -70,7 +76,7 @@ def test_trouble_that_passes_is_tried_again(feed, fake_server, make_run, trouble
     fed.notify()
     until(lambda: caplog.messages)
     fake_server.mode = "ok"
-    assert fed.close("FINISHED") == 0
+    assert closed(fed, "FINISHED") == 0
     assert [step for step, _ in fake_server.run.curve("loss")] == [1, 2, 3]
     assert len(caplog.messages) == 1
 
@@ -87,7 +93,7 @@ def test_a_server_that_takes_the_credentials_away_is_left_alone(feed, fake_serve
     asked = len(fake_server.requests)
     write(run, [2])
     fed.notify()
-    assert fed.close("FINISHED") == 2
+    assert closed(fed, "FINISHED") == 2
     assert len(fake_server.requests) == asked
     first, last = caplog.messages
     assert "is not tried again" in first
@@ -113,7 +119,7 @@ def test_an_outage_that_lasts_to_the_end_names_the_command_that_delivers_later(
     fake_server.down()
     write(run, range(1, 6))
     began = time.perf_counter()
-    assert fed.close("FINISHED") == 5
+    assert closed(fed, "FINISHED") == 5
     assert time.perf_counter() - began < 15
     assert f"noether tracker sync {run.run_dir}" in caplog.messages[-1]
     assert fake_server.run.status == "RUNNING"
@@ -126,7 +132,7 @@ def test_a_value_that_the_server_refuses_costs_no_other(feed, fake_server, make_
     write(run, range(1, 9))
     write(run, [9], keys=("odd", "even"))
     write(run, range(10, 12))
-    assert fed.close("FINISHED") == 0
+    assert closed(fed, "FINISHED") == 0
     assert [step for step, _ in fake_server.run.curve("loss")] == [*range(1, 9), 10, 11]
     assert fake_server.run.curve("even") == [(9, 1.0 / 9)]
     assert fake_server.run.tags["noether.refused_values_left_out"] == "1"
@@ -140,7 +146,7 @@ def test_a_server_that_refuses_every_value_is_given_up(feed, fake_server, make_r
     write(run, range(1, 200))
     fed.notify()
     until(lambda: any("is not tried again" in message for message in caplog.messages))
-    fed.close("FINISHED", deadline_s=5)
+    closed(fed, "FINISHED", deadline_s=5)
     assert len(fake_server.requests) < 100
 
 

@@ -16,6 +16,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy i
 ANSWER_S = 0.1
 
 
+def closed(feed, status, error=None, deadline_s=30.0):
+    """End the run; return the number of lines that were not delivered."""
+    feed.end(status, error)
+    return feed.wait_closed(deadline_s)
+
+
 class SlowServer(ThreadingHTTPServer):
     """Speaks just enough of MLflow's REST interface, and keeps the points that it was sent."""
 
@@ -90,6 +96,6 @@ def test_nothing_is_lost_at_the_end_of_a_run_that_is_quicker_than_its_server(slo
     writer.close()
     assert slow_server.points == []
     slow_server.may_answer.set()
-    assert feed.close("FINISHED") == 0
+    assert closed(feed, "FINISHED") == 0
     assert slow_server.points == [(update, 1.0 / update) for update in range(1, 701)]
     assert slow_server.statuses[-1] == "FINISHED"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -204,6 +205,29 @@ def test_the_warning_at_the_end_of_a_run_names_the_store_that_sync_needs(of_a_st
     log = (of_a_stranger / "log.txt").read_text()
     assert f"noether tracker sync {of_a_stranger} --store {fake_server.address}" in log
     assert "outside.txt" in log
+
+
+def test_a_tracker_that_takes_no_store_says_so(tiny_spec, workplace, monkeypatch, noether_command, caplog):
+    (workplace / "keeps.py").write_text(KEEPS)
+    monkeypatch.syspath_prepend(workplace)
+    noether.run(tiny_spec | {"trackers": [{"kind": "keeps.Keeps"}]}, run_id="r", quiet=True)
+    (workplace / "pyproject.toml").touch()
+    noether_command("tracker", "sync", "r", "--store", "http://127.0.0.1:9")
+    del sys.modules["keeps"]
+    assert "--store is not used" in caplog.text
+
+
+def test_a_resume_does_not_send_a_strangers_run_to_the_store_that_its_spool_names(
+    of_a_stranger, fake_server, noether_command
+):
+    spec = of_a_stranger / "spec.resolved.toml"
+    table = spec.read_text().replace(f'tracking_uri = "{fake_server.address}"', "")
+    shutil.rmtree(of_a_stranger / "checkpoints")  # or the spec is restored from there
+    spec.write_text(table)
+    resumed = noether_command("resume", "r")
+    assert resumed.code == 2
+    assert f"MLFLOW_TRACKING_URI={fake_server.address}" in resumed.err
+    assert asked(fake_server) == []
 
 
 KEEPS = """

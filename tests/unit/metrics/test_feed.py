@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from noether.checkpoint.commit import RunLostError
 from noether.config.components import TrackerBaseConfig
 from noether.core.trackers import (
     BaseTracker,
@@ -13,8 +14,15 @@ from noether.core.trackers import (
     TrackerError,
     TrackerFeed,
     TrackerRefusedError,
+    TrackerSettingError,
 )
 from noether.metrics.metrics_file import MetricRecord
+
+
+def closed(feed, status, error=None, deadline_s=30.0):
+    """End the run; return the number of lines that were not delivered."""
+    feed.end(status, error)
+    return feed.wait_closed(deadline_s)
 
 
 class RecordingTracker(BaseTracker):
@@ -92,14 +100,14 @@ def test_what_is_written_arrives_while_the_run_goes_on_and_the_end_is_reported(f
     fed.notify()
     until(lambda: tracker.updates == [1, 2])
     write(3)
-    assert fed.close("FINISHED") == 0  # the last line needs no notify
+    assert closed(fed, "FINISHED") == 0  # the last line needs no notify
     assert tracker.updates == [1, 2, 3]
     assert tracker.ended == ("FINISHED", None)
 
 
 def test_the_error_of_a_failed_run_is_passed_on(feed):
     tracker = RecordingTracker()
-    feed(tracker).close("FAILED", "boom")
+    closed(feed(tracker), "FAILED", "boom")
     assert tracker.ended == ("FAILED", "boom")
 
 
@@ -110,7 +118,7 @@ def test_an_outage_is_reported_once_and_nothing_is_lost(feed, write, caplog):
     write(1, 2, 3)
     fed.notify()
     until(lambda: tracker.updates == [1, 2, 3])
-    fed.close("FINISHED")
+    closed(fed, "FINISHED")
     assert tracker.updates == [1, 2, 3]
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
@@ -119,12 +127,67 @@ def test_an_outage_is_reported_once_and_nothing_is_lost(feed, write, caplog):
     assert "tracker recording answers again" in caplog.messages
 
 
+@pytest.mark.parametrize("is_lost", ["before", "while open"])
+def test_a_feed_whose_run_is_lost_delivers_and_writes_nothing_more(tmp_path, write, is_lost):
+    lost = threading.Event()
+
+    def require_own():
+        if lost.is_set():
+            raise RunLostError("moved")
+
+    tracker = RecordingTracker()
+    run = RunDescription(run_id="r", name="n", run_dir=tmp_path)
+    fed = TrackerFeed(tracker, tmp_path / "metrics.jsonl", run, interval_s=0.01, require_own=require_own)
+    if is_lost == "before":
+        lost.set()
+    fed.start()
+    if is_lost == "while open":
+        assert fed.wait_open(5)
+        lost.set()
+    spool = [path.read_bytes() for path in sorted(tmp_path.glob("spool/*"))]
+    write(1)
+    fed.notify()
+    assert closed(fed, "FINISHED") == 1
+    assert (tracker.updates, tracker.ended) == ([], None)
+    assert [path.read_bytes() for path in sorted(tmp_path.glob("spool/*"))] == spool
+
+
+def test_a_feed_that_is_abandoned_ends_without_a_word(feed, write, caplog):
+    tracker = RecordingTracker(trouble=fail_times(100, "open"))
+    fed = feed(tracker)
+    fed.wait_open(5)
+    caplog.clear()
+    fed.abandon()
+    fed._thread.join(5)
+    assert not fed._thread.is_alive()
+    assert (caplog.messages, tracker.ended) == ([], None)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_setting_that_the_user_has_to_change_ends_the_run(feed, late):
+    is_time = threading.Event()
+
+    def trouble(what):
+        is_time.wait(5)
+        raise TrackerSettingError("unknown MLFLOW_RUN_ID")
+
+    fed = feed(RecordingTracker(trouble=trouble))
+    if late:
+        fed.wait_open(0)
+    is_time.set()
+    with pytest.raises(TrackerSettingError, match="MLFLOW_RUN_ID"):
+        fed.wait_open(5)
+    if late:
+        with pytest.raises(TrackerError, match="MLFLOW_RUN_ID"):
+            fed.notify()
+
+
 def test_a_tracker_that_opens_late_gets_everything(feed, write, caplog):
     tracker = RecordingTracker(trouble=fail_times(1, "open"))
     fed = feed(tracker)
     assert fed.wait_open(5) is False
     write(1)
-    fed.close("FINISHED")
+    closed(fed, "FINISHED")
     assert tracker.updates == [1]
     assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
 
@@ -134,7 +197,7 @@ def test_a_required_tracker_that_does_not_open_is_an_error_before_training(feed)
     with pytest.raises(TrackerError) as caught:
         fed.wait_open(5)
     assert "required = false" in str(caught.value)
-    fed.close("FAILED", deadline_s=5)
+    closed(fed, "FAILED", deadline_s=5)
 
 
 def test_a_tracker_that_refuses_is_not_asked_again(feed, write, caplog):
@@ -148,7 +211,7 @@ def test_a_tracker_that_refuses_is_not_asked_again(feed, write, caplog):
     assert fed.wait_open(5) is False
     write(1, 2)
     fed.notify()
-    assert fed.close("FINISHED") == 2
+    assert closed(fed, "FINISHED") == 2
     assert asked == ["open"]
     first, last = caplog.messages
     assert "is not tried again" in first
@@ -165,7 +228,7 @@ def test_a_tracker_that_hangs_delays_nothing_and_the_end_comes_by_its_deadline(f
     assert time.perf_counter() - began < 0.1
     assert fed.wait_open(0.05) is False
     began = time.perf_counter()
-    assert fed.close("KILLED", deadline_s=0.2) == 1
+    assert closed(fed, "KILLED", deadline_s=0.2) == 1
     assert time.perf_counter() - began < 2
     release.set()
     until(lambda: not any(thread.name == "tracker-recording" for thread in threading.enumerate()))
@@ -174,10 +237,10 @@ def test_a_tracker_that_hangs_delays_nothing_and_the_end_comes_by_its_deadline(f
 def test_a_later_attempt_continues_the_same_run_and_sends_nothing_twice(feed, write, tmp_path):
     first = RecordingTracker()
     write(1, 2)
-    feed(first).close("KILLED")
+    closed(feed(first), "KILLED")
     write(3)
     second = RecordingTracker()
-    feed(second).close("FINISHED")
+    closed(feed(second), "FINISHED")
     assert first.opened_with[0].reference == {}
     assert second.opened_with[0].reference == {"id": "run-7"}
     assert second.updates == [3]
@@ -189,7 +252,7 @@ def test_an_unreadable_spool_file_is_not_a_reason_to_fail(feed, write, tmp_path)
     (tmp_path / "spool" / "recording.json").write_text("[]")
     write(1)
     tracker = RecordingTracker()
-    assert feed(tracker).close("FINISHED") == 0
+    assert closed(feed(tracker), "FINISHED") == 0
     assert tracker.updates == [1]
 
 
@@ -200,7 +263,7 @@ def test_files_are_handed_over_and_one_that_vanished_is_named(feed, tmp_path, ca
     fed = feed(tracker)
     fed.log_artifact(tmp_path / "gone.png")
     fed.log_artifact(plot, "figures")
-    fed.close("FINISHED")
+    closed(fed, "FINISHED")
     assert tracker.artifacts == [("plot.png", "figures")]
     assert "gone.png" in caplog.text
 
@@ -210,13 +273,13 @@ def test_the_noop_tracker_needs_no_thread(feed):
     fed = feed(NoopTracker())
     assert threading.active_count() == threads
     assert fed.wait_open(0)
-    assert fed.close("FINISHED") == 0
+    assert closed(fed, "FINISHED") == 0
 
 
 def test_no_thread_is_left_behind(feed, write):
     before = threading.active_count()
     write(1)
-    feed(RecordingTracker()).close("FINISHED")
+    closed(feed(RecordingTracker()), "FINISHED")
     assert threading.active_count() == before
 
 
@@ -225,9 +288,9 @@ def test_files_that_wait_for_a_tracker_are_kept_for_a_later_delivery(feed, tmp_p
     plot.write_bytes(b"png")
     down = feed(RecordingTracker(trouble=fail_times(100, "open")))
     down.log_artifact(plot, "figures")
-    down.close("KILLED", deadline_s=5)
+    closed(down, "KILLED", deadline_s=5)
     later = RecordingTracker()
-    feed(later).close("KILLED")
+    closed(feed(later), "KILLED")
     assert later.artifacts == [("plot.png", "figures")]
 
 
@@ -243,10 +306,10 @@ def test_files_that_were_added_while_the_tracker_hung_are_kept_too(feed, tmp_pat
     hanging = feed(RecordingTracker(trouble=hang))
     assert opening.wait(5)
     hanging.log_artifact(plot, "figures")
-    hanging.close("FINISHED", deadline_s=0.1)
+    closed(hanging, "FINISHED", deadline_s=0.1)
     later = RecordingTracker()
     try:
-        feed(later).close("FINISHED")
+        closed(feed(later), "FINISHED")
         assert later.artifacts == [("plot.png", "figures")]
     finally:
         released.set()
@@ -264,7 +327,7 @@ def test_before_the_first_line_of_an_attempt_the_file_is_not_read(feed, write, t
     assert tracker.updates == []
     fed.notify()
     until(lambda: tracker.updates == [1, 2, 3])
-    fed.close("FINISHED")
+    closed(fed, "FINISHED")
 
 
 def test_a_required_tracker_that_refuses_later_is_an_error_at_the_next_line(feed, write):
@@ -280,7 +343,7 @@ def test_a_required_tracker_that_refuses_later_is_an_error_at_the_next_line(feed
     with pytest.raises(TrackerError) as caught:
         fed.notify()
     assert "403: not any more" in str(caught.value)
-    assert fed.close("FAILED", deadline_s=1) == 1
+    assert closed(fed, "FAILED", deadline_s=1) == 1
 
 
 def test_a_tracker_that_is_another_run_than_before_gets_everything(feed, write):
@@ -290,8 +353,8 @@ def test_a_tracker_that_is_another_run_than_before_gets_everything(feed, write):
             return {"id": "run-8"} if self.opened_with else {}
 
     write(1, 2)
-    feed(RecordingTracker()).close("KILLED")
+    closed(feed(RecordingTracker()), "KILLED")
     write(3)
     tracker = Elsewhere()
-    feed(tracker).close("FINISHED")
+    closed(feed(tracker), "FINISHED")
     assert tracker.updates == [1, 2, 3]

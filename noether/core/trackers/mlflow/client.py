@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from noether.config.secrets import remember_password_in, remember_secret
 from noether.core.trackers.mlflow.answers import checked_client
 from noether.core.trackers.mlflow.store import Store
-from noether.metrics.tracker import TrackerError, TrackerRefusedError
+from noether.metrics.tracker import TrackerError, TrackerRefusedError, TrackerSettingError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -185,7 +185,8 @@ def open_experiment(
         artifact_location: Folder or address for the files of a new experiment; None for the default.
 
     Raises:
-        TrackerRefusedError: if the experiment was deleted, or the environment contradicts itself.
+        TrackerRefusedError: if the experiment was deleted.
+        TrackerSettingError: if the environment contradicts itself, or names an unknown experiment.
     """
     given, wanted_id = os.environ.get(EXPERIMENT_NAME), os.environ.get(EXPERIMENT_ID)
     if name is not None:
@@ -198,7 +199,7 @@ def open_experiment(
     with _lock(store), quiet_mlflow():
         found = _find(client, name) or _create(client, name, artifact_location or _default_location(store, name))
     if wanted_id and wanted_id != found:
-        raise TrackerRefusedError(
+        raise TrackerSettingError(
             f"{EXPERIMENT_NAME} and {EXPERIMENT_ID} contradict each other: found {name!r}, which is the experiment "
             f"{found}, and {wanted_id!r}",
             hint=f"unset one of the two, or set `experiment` for the tracker: unset {EXPERIMENT_ID}",
@@ -214,7 +215,7 @@ def _named_by_id(client: MlflowClient, experiment_id: str) -> str:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        raise TrackerRefusedError(
+        raise TrackerSettingError(
             f"unknown MLflow experiment: found {EXPERIMENT_ID} = {experiment_id!r}, expected the id of one",
             hint=f"unset {EXPERIMENT_ID}, or name the experiment with {EXPERIMENT_NAME}",
         ) from error

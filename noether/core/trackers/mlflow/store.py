@@ -9,7 +9,10 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from noether.errors import PluginError
 from noether.kernel.trust import run_folder_of
+from noether.metrics.tracker import TrackerSettingError
 
+DATABASE = "mlflow.db"
+"""Name of the default database."""
 _SQLITE = "sqlite:///"
 _DATABASES = ("postgresql", "mysql", "mssql")
 
@@ -54,12 +57,18 @@ def resolve_store(tracking_uri: str | None, environment: Mapping[str, str], fold
         folder: Working folder.
 
     Raises:
-        PluginError: if MLflow does not support the store; it has dropped stores in plain files.
+        PluginError: if MLflow does not support the store, as it has dropped stores in plain files; or the database
+            beside a run folder is a link.
     """
     uri = tracking_uri or environment.get("MLFLOW_TRACKING_URI")
     if not uri:
         run = run_folder_of(folder)
-        database = (folder if run is None else run.parent).resolve() / "mlflow.db"
+        database = (folder if run is None else run.parent).resolve() / DATABASE
+        if run is not None and database.is_symlink():
+            raise PluginError(
+                f"{database} beside the run folder is a link, which may come from a stranger",
+                hint=f"if it is yours, set MLFLOW_TRACKING_URI={_SQLITE}{database}, or stand in another folder",
+            )
         # A plain `mlflow ui` opens an old file store beside the database instead.
         is_default = run is None and not (folder / "mlruns").exists()
         return Store(f"{_SQLITE}{database}", database, is_default)
@@ -77,6 +86,30 @@ def resolve_store(tracking_uri: str | None, environment: Mapping[str, str], fold
         f"unknown MLflow store: found {source} = {uri!r}, expected a database or a server",
         hint="use sqlite:///folder/file.db, http://host:port, postgresql://… or mysql://…",
     )
+
+
+def kept_store(kept: str, own: Store, run_dir: Path) -> Store:
+    """Return the store that a run folder names, so that a run continues where it is from another working folder.
+
+    The folder may come from a stranger. So it may name the user's own store, or the database in a folder above the run.
+
+    Args:
+        kept: Address of the store.
+        own: Store of the spec or the environment, or the default one.
+        run_dir: The run folder.
+
+    Raises:
+        TrackerSettingError: if it names another one.
+    """
+    store = own if kept == own.shown_uri else resolve_store(kept, {}, Path.cwd())
+    if store is not own and store.database not in [place / DATABASE for place in run_dir.parents]:
+        raise TrackerSettingError(
+            f"only the run folder names the store of its run: found {store.shown_uri!r}, expected that of the spec or "
+            f"the environment, {own.shown_uri!r}",
+            hint=f"if it is yours, set MLFLOW_TRACKING_URI={store.shown_uri}; else remove the spool/ of the run: "
+            "it gets an MLflow run of its own",
+        )
+    return store
 
 
 def is_named(store: Store, environment: Mapping[str, str]) -> bool:

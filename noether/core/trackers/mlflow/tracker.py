@@ -45,9 +45,9 @@ from noether.core.trackers.mlflow.requests import (
     to_metrics,
     to_params,
 )
-from noether.core.trackers.mlflow.store import Store, is_named, resolve_store, run_link, ui_command
+from noether.core.trackers.mlflow.store import Store, is_named, kept_store, resolve_store, run_link, ui_command
 from noether.metrics.metrics_file import MetricRecord
-from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, TrackerError, TrackerRefusedError
+from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, TrackerError, TrackerSettingError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -96,7 +96,7 @@ class MlflowTrackerConfig(TrackerBaseConfig):
 
 
 _MISSING = "RESOURCE_DOES_NOT_EXIST"
-_DATABASE_PATIENCE_S = 30.0
+_LONG_PATIENCE_S = 30.0
 """Seconds; creating a new database takes several, and needs no warning."""
 
 
@@ -231,8 +231,12 @@ class MlflowTracker(BaseTracker):
 
     @property
     def patience_s(self) -> float:  # type: ignore[override]  # the base class needs a plain value only
-        """Seconds that the start of training waits: more for a SQLite database, which may have to be created."""
-        return _DATABASE_PATIENCE_S if self.store.database else BaseTracker.patience_s
+        """Seconds that the start of training waits.
+
+        More for a SQLite database, which may have to be created, and for an id of the environment, which may be wrong.
+        """
+        waits = self.store.database or os.environ.get(RUN_ID) or os.environ.get(EXPERIMENT_ID)
+        return _LONG_PATIENCE_S if waits else BaseTracker.patience_s
 
     @property
     def url(self) -> str | None:
@@ -260,13 +264,9 @@ class MlflowTracker(BaseTracker):
         return self._history
 
     def _store_for(self, run: RunDescription) -> Store:
-        """Return the store that already holds the run, unless its spec names another one now.
-
-        Without a `tracking_uri`, a run that continues in another folder or environment would resolve to another
-        database.
-        """
+        """Return the store that already holds the run, unless its spec names another one now."""
         given, kept = self.tracker_config.tracking_uri, (run.reference or run.continues).get("store")
-        store = self.store if given or kept in (None, self.store.shown_uri) else resolve_store(kept, {}, Path.cwd())
+        store = self.store if given or kept is None else kept_store(kept, self.store, run.run_dir)
         if os.environ.get(TRACKING_URI) and not self._is_said and not is_named(store, os.environ):
             why = "tracking_uri is set" if given else "the run is there already"
             _LOGGER.info("%s is ignored: %s, the store is %s", TRACKING_URI, why, store.shown_uri)
@@ -319,14 +319,14 @@ class MlflowTracker(BaseTracker):
         """Continue the MLflow run of an earlier attempt; False if the store does not have it any more.
 
         Raises:
-            TrackerRefusedError: if it is not the one that was created for this run.
+            TrackerSettingError: if it is not the one that was created for this run.
         """
         known = self._found(run_id)
         if known is None:
             _LOGGER.warning("the MLflow run %s is gone from %s: a new one is begun", run_id, self.store.shown_uri)
             return False
         if run.token and known.data.tags.get(OPENING_TAG, run.token) != run.token:
-            raise TrackerRefusedError(
+            raise TrackerSettingError(
                 f"the MLflow run {run_id} at {self.store.shown_uri} was created for another run than {run.run_id}",
                 hint="remove spool/ of the run folder: the run gets an MLflow run of its own",
             )
@@ -348,14 +348,14 @@ class MlflowTracker(BaseTracker):
         It serves one run only: two would show two points for one update.
 
         Raises:
-            TrackerRefusedError: if the store has no such run, or it was deleted.
+            TrackerSettingError: if the store has no such run, or it was deleted.
         """
         wanted = os.environ.get(RUN_ID)
         if not wanted or run.continues:
             return False
         found = self._found(wanted)
         if found is None or found.info.lifecycle_stage == "deleted":
-            raise TrackerRefusedError(
+            raise TrackerSettingError(
                 f"unknown MLflow run: found {RUN_ID} = {wanted!r}, expected the id of one at {self.store.shown_uri}",
                 hint=f"unset {RUN_ID}: a new MLflow run is created",
             )

@@ -1,7 +1,8 @@
 import pytest
 
-from noether.core.trackers.mlflow.store import resolve_store, run_link, ui_command
+from noether.core.trackers.mlflow.store import kept_store, resolve_store, run_link, ui_command
 from noether.errors import PluginError
+from noether.metrics.tracker import TrackerSettingError
 
 
 def test_without_anything_said_it_is_mlflow_db_in_the_working_folder(tmp_path):
@@ -70,3 +71,28 @@ def test_a_run_folder_holds_no_database(tmp_path, inside):
     store = resolve_store(None, {}, run / inside)
     assert store.database == tmp_path / "runs" / "mlflow.db"
     assert not store.is_default
+    store.database.symlink_to(tmp_path / "history.db")
+    with pytest.raises(PluginError, match="is a link"):
+        resolve_store(None, {}, run / inside)
+    assert resolve_store(None, {}, tmp_path / "runs").is_default  # a link in the user's own working folder
+
+
+@pytest.mark.parametrize(
+    ("kept", "own"),
+    [
+        ("http://mlflow.example", "http://mlflow.example"),
+        ("sqlite:////somewhere/runs.db", "sqlite:////somewhere/runs.db"),
+        ("sqlite:///{}/mlflow.db", None),  # of another working folder
+    ],
+)
+def test_a_run_continues_in_the_users_store_or_in_the_database_above_it(tmp_path, kept, own):
+    run = tmp_path / "runs" / "mine"
+    kept = kept.format(tmp_path)
+    assert kept_store(kept, resolve_store(own, {}, tmp_path / "other"), run).shown_uri == kept
+
+
+@pytest.mark.parametrize("kept", ["http://mlflow.example", "sqlite:////home/me/history.db", "sqlite:///{}/x/mlflow.db"])
+def test_a_store_that_only_a_run_folder_names_gets_nothing(tmp_path, kept):
+    with pytest.raises(TrackerSettingError) as raised:
+        kept_store(kept.format(tmp_path), resolve_store(None, {}, tmp_path), tmp_path / "runs" / "mine")
+    assert f"MLFLOW_TRACKING_URI={kept.format(tmp_path)}" in raised.value.hint
