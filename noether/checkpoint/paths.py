@@ -181,6 +181,16 @@ ABANDONED = "abandoned"
 DAMAGED = "damaged"
 """Folder in a run folder with what was damaged in it."""
 _KEPT_DAMAGED = 8
+_NUMBERED = re.compile(r"[0-9]{4,9}-")
+_MOVED = re.compile(rf"{_PREFIX}[0-9]{{12,}}(-[0-9]+)?")
+
+
+def abandoned_checkpoints(run: Path) -> list[Path]:
+    """Return the checkpoints in `abandoned/`, those that were moved there last at the end; links are left out."""
+    folder = run / ABANDONED
+    names = names_inside(run, folder) if is_folder(folder) else ()
+    found = (folder / name for name in names if _MOVED.fullmatch(name))
+    return sorted(filter(is_folder, found), key=lambda path: path.stat().st_mtime_ns)
 
 
 def set_aside(run: Path, path: Path, *, stays: bool = False) -> Path:
@@ -197,8 +207,8 @@ def set_aside(run: Path, path: Path, *, stays: bool = False) -> Path:
     folder = run / DAMAGED
     try:
         durable.make_folders(folder, inside=run)
-        kept = names_inside(run, folder)
-        number = max((int(found[0]) for name in kept if (found := re.match("[0-9]{4,9}", name))), default=0) + 1
+        kept = [name for name in names_inside(run, folder) if _NUMBERED.match(name)]  # a user's own files stay
+        number = max((int(name.partition("-")[0]) for name in kept), default=0) + 1
         target = folder / f"{number:04d}-{'-'.join(path.relative_to(run).parts)}"
         if stays:
             with os.fdopen(open_inside(run, path), "rb") as file:
@@ -240,11 +250,11 @@ def sweep_temporary_files(run: Path) -> None:
         if folder != run and not is_folder(folder):
             continue
         for path in (folder / name for name in names_inside(folder)):
-            if _TEMPORARY.fullmatch(path.name) and path.is_file():
+            if (_TEMPORARY if folder != run / "spool" else _OF_SPOOL).fullmatch(path.name) and path.is_file():
                 try:
                     durable.remove(path)
                 except OSError as error:
                     _LOG.warning("cannot remove %s, a leftover of a killed process: %s", path, error.strerror or error)
 
 
-_TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp|.+\.new")
+_TEMPORARY, _OF_SPOOL = re.compile(r"\..+\.[0-9]+\.tmp"), re.compile(r".+\.new")

@@ -128,13 +128,13 @@ def _tables_of(side: str, runs: Path, trusted: Iterable[str]) -> dict[str, Any]:
     """
     from noether.checkpoint.paths import PathProvider
     from noether.kernel.registry import use_registry
-    from noether.runs.saved_spec import has_saved_spec, read_saved_spec
+    from noether.runs.saved_spec import copy_in_checkpoint, has_saved_spec, read_saved_spec
     from noether.spec.load import load_spec
     from noether.spec.model import resolved_tables
 
     for folder in (Path(side).absolute(), runs / side):
         paths = PathProvider(folder.parent, folder.name)
-        if has_saved_spec(paths):
+        if has_saved_spec(paths) or copy_in_checkpoint(paths) is not None:
             return read_saved_spec(paths).tables
     loaded = load_spec(_spec_file(side, runs), trust=trusted)
     with use_registry(loaded.registry):

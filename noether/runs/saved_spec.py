@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -21,10 +22,11 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from noether.checkpoint.durable import replace_file
-from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.untrusted import is_file_inside, read_record, read_untrusted
-from noether.errors import SpecError, UsageError
-from noether.kernel.trust import RUN_MARK
+from noether.checkpoint.manifest import SPEC
+from noether.checkpoint.paths import PathProvider, checkpoint_folders, read_file, read_manifest
+from noether.checkpoint.untrusted import is_file_inside, read_untrusted
+from noether.errors import CheckpointError, SpecError, UsageError
+from noether.runs.folder.run_folder import read_run
 from noether.spec.errors.problem import InvalidSpecError
 from noether.spec.errors.translate import problems_of
 from noether.spec.load import LoadedSpec, load_spec
@@ -38,6 +40,7 @@ PROJECT = "project"
 SPEC_SHA256 = "spec_sha256"
 """Key in `run.json`, and in the record of an attempt, of the hash of its resolved spec."""
 
+_LOG = logging.getLogger("noether.run")
 _Part = TypeVar("_Part", bound=SpecTable)
 _ORIGIN = re.compile(r".* from (?P<name>[A-Za-z0-9][A-Za-z0-9._-]*) (?P<version>[0-9][A-Za-z0-9.+!]*)")
 
@@ -65,14 +68,47 @@ def has_saved_spec(paths: PathProvider) -> bool:
 def read_saved_spec(paths: PathProvider) -> SavedSpec:
     """Read the resolved spec of a run without importing anything that it names.
 
+    If it cannot be read, the copy in the newest checkpoint is read in its place, and a warning names it.
+
     Raises:
-        SpecError: if it is missing, leads out of the run folder, extends other files, exceeds the limits of a spec, or
-            is not TOML.
+        SpecError: if there is no copy, and it is missing, leads out of the run folder, extends other files, exceeds the
+            limits of a spec, or is not TOML.
     """
-    path = paths.resolved_spec_path
-    if os.path.lexists(path) and not has_saved_spec(paths):
-        raise SpecError(f"{path} is not a regular file of the run folder", hint="copy the file itself into the run")
-    if not has_saved_spec(paths):
+    return _readable(paths)[1]
+
+
+def _readable(paths: PathProvider) -> tuple[Path, SavedSpec]:
+    """Return the resolved spec of a run that `read_saved_spec` reads, and its file."""
+    try:
+        return paths.resolved_spec_path, read_spec_file(paths)
+    except SpecError as error:
+        if (copy := copy_in_checkpoint(paths)) is None:
+            raise
+        _LOG.warning("%s; the copy in %s is used", error.message, copy.parent.name)
+        return copy, read_spec_file(paths, copy)
+
+
+def copy_in_checkpoint(paths: PathProvider) -> Path | None:
+    """Return the copy of the spec in the newest checkpoint that has a sound one; None if there is none."""
+    with suppress(CheckpointError):  # the folder of the checkpoints may be a link
+        for folder in reversed(checkpoint_folders(paths.checkpoint_path)):
+            with suppress(CheckpointError):
+                read_file(folder, read_manifest(folder), SPEC)
+                return folder / SPEC
+    return None
+
+
+def read_spec_file(paths: PathProvider, path: Path | None = None) -> SavedSpec:
+    """Read a resolved spec in the folder of a run, and no other one in its place; see `read_saved_spec`.
+
+    Args:
+        paths: Paths of the run.
+        path: The file; by default the one that the run has written.
+    """
+    path = path or paths.resolved_spec_path
+    if not is_file_inside(paths.run_path, path):
+        if os.path.lexists(path):
+            raise SpecError(f"{path} is not a regular file of the run folder", hint="copy the file itself into the run")
         raise SpecError(f"the run has no spec: {path} is missing", hint="name a run that `noether run` began")
     document = read_document(path)
     tables = document.table
@@ -103,8 +139,7 @@ def load_saved_spec(
             its plugins that are not installed.
     """
     with noting_missing_code(paths, project):
-        read_saved_spec(paths)
-        return load_spec(paths.resolved_spec_path, project=project, trust=trusted, **options)
+        return load_spec(_readable(paths)[0], project=project, trust=trusted, **options)
 
 
 def read_part(paths: PathProvider, part: type[_Part]) -> _Part:
@@ -186,7 +221,7 @@ def noting_missing_code(paths: PathProvider, project: Path | None) -> Iterator[N
 
 
 def _recorded_project(paths: PathProvider) -> Path | None:
-    found = read_record(paths.run_path, RUN_MARK).get(PROJECT)
+    found = read_run(paths.run_path).get(PROJECT)
     return Path(found) if isinstance(found, str) and found.isprintable() else None
 
 

@@ -12,9 +12,16 @@ from pydantic import Field
 
 from noether.checkpoint.durable import remove_tree, storage_error
 from noether.checkpoint.manifest import NAME, Manifest
-from noether.checkpoint.paths import ABANDONED, PathProvider, checkpoint_folders, read_file, read_manifest, update_of
+from noether.checkpoint.paths import (
+    PathProvider,
+    abandoned_checkpoints,
+    checkpoint_folders,
+    read_file,
+    read_manifest,
+    update_of,
+)
 from noether.checkpoint.retention import Retention, pinned, remove_checkpoint
-from noether.checkpoint.untrusted import is_file_inside, is_folder, names_inside, parse_json
+from noether.checkpoint.untrusted import is_file_inside, parse_json
 from noether.errors import CheckpointError
 from noether.kernel.names import did_you_mean
 from noether.runs.folder.lock import RunLock
@@ -199,11 +206,9 @@ class _CheckpointsPart(SpecTable):
     checkpoints: CheckpointsTable = Field(default_factory=CheckpointsTable)
 
 
-def _abandoned(folder: Path) -> list[Listed]:
-    """Return the checkpoints that resumes have moved aside; a link is not followed."""
-    if not is_folder(folder):
-        return []
-    found = [(folder / name, *_manifest(folder / name)) for name in names_inside(folder)]
+def _abandoned(run: Path) -> list[Listed]:
+    """Return the checkpoints that resumes have moved aside."""
+    found = [(folder, *_manifest(folder)) for folder in abandoned_checkpoints(run)]
     return [Listed(path, manifest, problem, (), False, _size(path, manifest)) for path, manifest, problem in found]
 
 
@@ -226,7 +231,7 @@ def prune_run(paths: PathProvider, *, keep_last: int | None = None, dry_run: boo
         checkpoints = list_checkpoints(paths.checkpoint_path)
         protected = {checkpoint.update for checkpoint in checkpoints if set(checkpoint.names) - {LATEST}}
         folders = retention.prunable(paths.checkpoint_path, protected)
-        abandoned = _abandoned(paths.run_path / ABANDONED)
+        abandoned = _abandoned(paths.run_path)
         if not dry_run:
             for folder in (*folders, *(checkpoint.folder for checkpoint in abandoned)):
                 try:

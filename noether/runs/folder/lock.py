@@ -23,7 +23,6 @@ from noether.checkpoint.untrusted import NotPlainError, open_inside
 from noether.errors import StorageError, UsageError
 
 NAME = "LOCK"
-_WRITTEN = (NAME, "log.txt", "metrics.jsonl", "nonscalars.jsonl")
 _IN_USE = frozenset({errno.EWOULDBLOCK, errno.EACCES})
 _PATIENCE_S = 0.5
 """A process that was just killed, was just forked, or only asks for the holder, keeps the lock for milliseconds."""
@@ -38,13 +37,11 @@ class RunLock:
 
     Args:
         run: Folder of the run.
-        mends: Accept files of another type in the places of log and metrics; the caller sets them aside.
     """
 
-    def __init__(self, run: Path, *, mends: bool = False) -> None:
+    def __init__(self, run: Path) -> None:
         self.run = run.absolute()
         self.path = run.resolve() / NAME
-        self._mends = mends
         self._descriptor: int | None = None
         self._file = self._folder = (0, 0)
 
@@ -52,7 +49,6 @@ class RunLock:
         self.path = self.run.resolve() / NAME  # the folder may be another one than when it was entered before
         if any(lock.path == self.path for lock in _locks):
             raise UsageError(f"{self.path.parent} is in use by this process", hint="wait for the end of the other run")
-        _require_own_files(self.path.parent, of_any_type=self._mends)
         try:
             self._descriptor = _opened(self.path.parent, os.O_RDWR | os.O_CREAT)
         except OSError as error:
@@ -171,11 +167,7 @@ def _opened(folder: Path, flags: int) -> int:
     try:
         return open_inside(folder, NAME, flags)
     except NotPlainError as error:
-        raise _irregular(folder / NAME, f"cannot be used: {error}") from error
-
-
-def _irregular(path: Path, problem: str = "is not a regular file") -> UsageError:
-    return UsageError(f"{path} {problem}", hint="remove it from the run folder")
+        raise UsageError(f"{folder / NAME} cannot be used: {error}", hint="remove it from the run folder") from error
 
 
 def _acquired(descriptor: int, path: Path) -> bool:
@@ -214,20 +206,6 @@ def _release_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_release_in_child)
-
-
-def _require_own_files(run: Path, *, of_any_type: bool) -> None:
-    """Check that the files in which Noether goes on writing are files of this folder: it may come from a stranger.
-
-    Raises:
-        UsageError: if one of them is a link that leads elsewhere, or no file at all.
-    """
-    for path in (run / name for name in _WRITTEN):
-        place = Path(os.path.realpath(path))  # unlike resolve, it takes a loop of links
-        if not place.is_relative_to(run):
-            raise UsageError(f"{path} leads out of the run folder, to {place}", hint="copy the file into the run")
-        if path.exists() and not path.is_file() and not of_any_type:
-            raise _irregular(path)
 
 
 def _holder(descriptor: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -89,6 +90,20 @@ def find_run(run: str | Path, output: str | Path = "runs", *, without_record: bo
         f"{output}.{did_you_mean(str(run), known)}",
         hint=f"{listed}; --output names another folder of runs",
     )
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """Return the content of `run.json`; an empty one if it cannot be read, or is not what was written."""
+    record = read_record(run, RUN)
+    found = record.pop(_HASH, None)  # older versions wrote none
+    return record if found in (None, _hash(record)) else {}
+
+
+_HASH = "sha256"
+
+
+def _hash(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _is_run(folder: Path) -> bool:
@@ -248,9 +263,9 @@ class RunFolder:
             )
 
     def write_run(self, facts: Mapping[str, Any]) -> None:
-        """Write `run.json` once: the facts of a run that never change, with its versions and machine."""
+        """Write `run.json` once: the facts of a run that never change, its versions and machine, and their hash."""
         path = self.paths.run_path / RUN
-        record = read_record(self.paths.run_path, RUN)
+        record = read_run(self.paths.run_path)
         if path.exists() and (not record or record.keys() >= facts.keys()):
             return
         body = {
@@ -261,11 +276,11 @@ class RunFolder:
             **facts,
             **record,
         }
-        self._write_json(path, body)
+        self._write_json(path, body | {_HASH: _hash(body)})
 
     def recorded_environment(self) -> dict[str, Any]:
         """Return the versions and the machine with which the run began; empty if they cannot be read."""
-        found = read_record(self.paths.run_path, RUN).get("environment")
+        found = read_run(self.paths.run_path).get("environment")
         return found if isinstance(found, dict) else {}
 
     def begin_attempt(self, **facts: Any) -> None:

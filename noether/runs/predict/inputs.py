@@ -13,7 +13,6 @@ from torch import Tensor
 
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.saved import SavedCheckpoint
-from noether.checkpoint.untrusted import read_record
 from noether.config.components import DatasetBaseConfig
 from noether.data.batches import lacking, properties_of
 from noether.data.container import DataContainer, build_data
@@ -22,9 +21,9 @@ from noether.data.fetch import Fetch, fetch_of
 from noether.data.randomness import EVALUATION_EPOCH, preserved_rng, seed_sample
 from noether.data.transforms.base import Transform
 from noether.data.views import apply
-from noether.errors import DataError, SpecError
+from noether.errors import DataError, SpecError, error_text
 from noether.kernel.names import did_you_mean
-from noether.runs.folder.run_folder import RUN, SAMPLES
+from noether.runs.folder.run_folder import SAMPLES, read_run
 from noether.runs.prepare import Preparation
 
 _LARGEST = 1 << 28  # entries of a property; a record that says more is not believed
@@ -63,7 +62,7 @@ RawProperties = Mapping[str, RawProperty]
 def recorded_properties(paths: PathProvider) -> dict[str, RawProperty]:
     """Return the properties that `run.json` records; none if there are none, or they cannot be read."""
     try:
-        return read_properties(read_record(paths.run_path, RUN)[SAMPLES])
+        return read_properties(read_run(paths.run_path)[SAMPLES])
     except (KeyError, TypeError, AttributeError):
         return {}
 
@@ -287,7 +286,7 @@ class Inputs:
             first = self._prepared_placeholders({})
         except Exception as error:
             raise DataError(
-                f"the transforms do not work on samples without labels: {type(error).__name__}: {error}",
+                f"the transforms do not work on samples without labels: {error_text(error)}",
                 hint="let a transform pass over properties whose values it cannot take",
             ) from error
         if missing := [name for name in names if name not in first]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import ClassVar
 
 from noether.checkpoint.durable import make_folders, remove_tree, rename, storage_error, sync_folder
 from noether.checkpoint.names import LATEST, Checkpoint, CheckpointNames
-from noether.checkpoint.paths import ABANDONED, PathProvider, checkpoint_folders, update_of
+from noether.checkpoint.paths import ABANDONED, PathProvider, abandoned_checkpoints, checkpoint_folders, update_of
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.state import CheckpointState
 from noether.checkpoint.untrusted import names_inside
@@ -75,7 +76,7 @@ def _may_be_whole(checkpoint: Path) -> bool:
 def move_newer_aside(paths: PathProvider, update: int) -> None:
     """Move the checkpoints after `update` to `abandoned/`: training continues before them, and no name may find them.
 
-    Of those that earlier resumes have moved there, the newest few stay.
+    Of those that earlier resumes have moved there, the few that were moved last stay.
 
     Args:
         paths: Paths of the run.
@@ -90,9 +91,10 @@ def move_newer_aside(paths: PathProvider, update: int) -> None:
     abandoned = paths.run_path / ABANDONED
     try:
         make_folders(abandoned, inside=paths.run_path)
-        for old in names_inside(paths.run_path, abandoned)[:-_KEPT_ABANDONED]:
-            remove_tree(abandoned / old)
+        for old in abandoned_checkpoints(paths.run_path)[:-_KEPT_ABANDONED]:
+            remove_tree(old)
         for folder in newer:
+            os.utime(folder, follow_symlinks=False)  # those that were moved last are the newest
             rename(folder, abandoned / free_name(folder.name, names_inside(paths.run_path, abandoned)))
         sync_folder(abandoned)
         sync_folder(paths.checkpoint_path)

@@ -6,18 +6,18 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from noether.checkpoint.durable import replace_file
-from noether.checkpoint.manifest import SPEC
-from noether.checkpoint.paths import ABANDONED, PathProvider, checkpoint_folders, read_file, read_manifest, set_aside
+from noether.checkpoint.paths import ABANDONED, PathProvider, checkpoint_folders, read_manifest, set_aside
 from noether.checkpoint.retention import FOLDER as PINS
-from noether.checkpoint.untrusted import is_file_inside, is_folder, read_record, read_untrusted
+from noether.checkpoint.untrusted import is_file_inside, is_folder, read_untrusted
 from noether.errors import CheckpointError, SpecError, StorageError
 from noether.runs.folder.lock import RunLock
-from noether.runs.folder.run_folder import RUN, recent_attempts
-from noether.runs.saved_spec import SPEC_SHA256, read_saved_spec
+from noether.runs.folder.run_folder import RUN, read_run, recent_attempts, record_path
+from noether.runs.saved_spec import SPEC_SHA256, copy_in_checkpoint, read_spec_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def repair_run(paths: PathProvider) -> list[str]:
     Raises:
         UsageError: if a process works on it.
     """
-    with RunLock(paths.run_path, mends=True):
+    with RunLock(paths.run_path):
         return repair(paths)
 
 
@@ -73,7 +73,7 @@ def damages(paths: PathProvider) -> list[Damage]:
     """Return the damaged files of a run folder, and change nothing."""
     found = [*_of_other_types(paths)]
     if checkpoint_folders(paths.checkpoint_path):
-        found += [*_of_record(paths), *_of_spec(paths)]
+        found += [*_of_record(paths), *_of_attempts(paths), *_of_spec(paths)]
     return found
 
 
@@ -100,13 +100,22 @@ def _content(paths: PathProvider, path: Path) -> bytes:
 
 def _of_record(paths: PathProvider) -> Iterator[Damage]:
     """Yield `run.json` if it cannot be read; the next attempt adds the facts of the run."""
-    if not read_record(paths.run_path, RUN):
+    if not read_run(paths.run_path):
         path, mark = paths.run_path / RUN, {"format": 1, "run_id": paths.run_id, "created": time.time()}
-        yield Damage(path, _reason(path), (json.dumps(mark, indent=1) + "\n").encode())
+        reason = _reason(path, "cannot be read, or is not what was written")
+        yield Damage(path, reason, (json.dumps(mark, indent=1) + "\n").encode())
 
 
-def _reason(path: Path) -> str:
-    return "cannot be read" if os.path.lexists(path) else "is missing"
+def _of_attempts(paths: PathProvider) -> Iterator[Damage]:
+    """Yield the records of attempts that cannot be read; the number of an attempt is not used again."""
+    for attempt in recent_attempts(paths.attempts_path) if is_folder(paths.attempts_path) else ():
+        if not attempt.record:
+            path, mark = record_path(paths.attempts_path, attempt.number), b'{"status": "RUNNING"}\n'
+            yield Damage(path, "(the record of an attempt) cannot be read", mark)
+
+
+def _reason(path: Path, damage: str = "cannot be read") -> str:
+    return damage if os.path.lexists(path) else "is missing"
 
 
 def _of_spec(paths: PathProvider) -> Iterator[Damage]:
@@ -114,28 +123,24 @@ def _of_spec(paths: PathProvider) -> Iterator[Damage]:
 
     A changed byte may leave a valid spec of another training.
     """
-    hashes, copy, origin = _recorded_specs(paths)
+    path, copy = paths.resolved_spec_path, copy_in_checkpoint(paths)
     try:
-        if read_saved_spec(paths).sha256 in hashes or copy is None:
+        if read_spec_file(paths).sha256 in _recorded_specs(paths) or copy is None:
             return
         reason = "is not what was written; use -s to change settings"
     except SpecError:
-        reason = _reason(paths.resolved_spec_path)
-    if copy is not None or reason == "cannot be read":
-        yield Damage(paths.resolved_spec_path, reason, copy, origin)
+        reason = _reason(path)
+    if copy is not None:
+        yield Damage(path, reason, _content(paths, copy), copy.parent.name)
+    elif os.path.lexists(path):
+        yield Damage(path, reason)
 
 
-def _recorded_specs(paths: PathProvider) -> tuple[set[str], bytes | None, str]:
-    """Return hashes of the specs of all attempts, and the copy in the newest checkpoint that has one, with its name."""
+def _recorded_specs(paths: PathProvider) -> set[str]:
+    """Return hashes of the specs of all attempts and checkpoints."""
     attempts = recent_attempts(paths.attempts_path) if is_folder(paths.attempts_path) else ()
     hashes = {str(attempt.record.get(SPEC_SHA256)) for attempt in attempts}
-    copy, origin = None, ""
-    for folder in reversed(checkpoint_folders(paths.checkpoint_path)):
-        try:
-            manifest = read_manifest(folder)
-            hashes.add(manifest.spec_sha256)
-            if copy is None and SPEC in manifest.files:
-                copy, origin = read_file(folder, manifest, SPEC), folder.name
-        except CheckpointError:  # the resume names it
-            continue
-    return hashes, copy, origin
+    for folder in checkpoint_folders(paths.checkpoint_path):
+        with suppress(CheckpointError):  # the resume names it
+            hashes.add(read_manifest(folder).spec_sha256)
+    return hashes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,8 @@ def resume(
     repairs = repair_run(paths)
     changes = {**(set or {}), "output": str(paths.output_path)}
     layers = {"overrides": overrides, "set": changes, "unset": unset, "trusted": trusted, "plugins": plugins}
+    loaded = load_saved_spec(paths, project=project, **layers)
     with noting_missing_code(paths, project):
-        loaded = load_saved_spec(paths, project=project, **layers)
         return start(loaded, paths.run_id, plugins, resume=checkpoint, repairs=repairs, **options)
 
 
@@ -97,10 +97,10 @@ def preview(
     """
     paths = find_run(run, output, without_record=True)
     saved = find_state(paths, checkpoint)
-    lines = [f"run         {paths.run_path}", *_attempts(paths), *_position(paths, saved)]
-    damaged = damages(paths)
-    lines += [f"damaged     {damage}" for damage in damaged]
-    if {damage.path for damage in damaged} & {paths.run_path / RUN, paths.resolved_spec_path}:
+    damaged = {damage.path: damage for damage in damages(paths)}
+    lines = [f"run         {paths.run_path}", *_attempts(paths), *_position(paths, saved, damaged)]
+    lines += [f"damaged     {damage}" for damage in damaged.values()]
+    if damaged.keys() & {paths.run_path / RUN, paths.resolved_spec_path}:
         return [*lines, "spec        compared once it is restored"]
     before = load_saved_spec(paths, project=project, trusted=trusted)
     now = load_saved_spec(paths, project=project, overrides=overrides, trusted=trusted, plugins=list(plugins))
@@ -127,13 +127,12 @@ def _attempts(paths: PathProvider) -> list[str]:
     return [f"attempts    {last.number}, the last one ended as {last.status}"] if last else []
 
 
-def _position(paths: PathProvider, saved: SavedState | None) -> list[str]:
+def _position(paths: PathProvider, saved: SavedState | None, damaged: Collection[Path]) -> list[str]:
     if saved is None:
         return ["begins      anew: it has no checkpoint yet"]
     if saved.state.trainer.get("ended"):
         return [f"continues   after {saved.checkpoint.manifest.iteration}, where it had ended"]
-    lost = lost_updates(paths, saved.state.update)
-    return [
-        f"continues   after {saved.checkpoint.manifest.iteration}",
-        f"again       {lost} updates are computed again",
-    ]
+    position = [f"continues   after {saved.checkpoint.manifest.iteration}"]
+    if paths.metrics_path in damaged:
+        return position
+    return [*position, f"again       {lost_updates(paths, saved.state.update)} updates are computed again"]

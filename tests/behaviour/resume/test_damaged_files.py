@@ -92,7 +92,7 @@ def test_a_run_with_a_damaged_file_goes_on_and_ends_with_the_same_bytes(  # C6
             assert sum(line not in lines for line in own_lines) <= (damage == "one bad byte")
         else:
             assert own_lines == lines, damage
-        if name in NOTICED and (name, damage) != ("run.json", "one bad byte"):  # it may leave another text
+        if name in NOTICED:
             assert f"{Path(name).name} " in (run / "log.txt").read_text(), damage
             assert damage in ("missing", "empty") or any((run / "damaged").iterdir())
     figures("damaged text files", resumed=len(DAMAGES), tried=len(DAMAGES))
@@ -100,7 +100,7 @@ def test_a_run_with_a_damaged_file_goes_on_and_ends_with_the_same_bytes(  # C6
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_preview_names_the_damage_and_changes_nothing(damaged, damage):
-    for name in ("spec.resolved.toml", *(["run.json"] if damage != "one bad byte" else [])):
+    for name in ("spec.resolved.toml", "run.json"):
         run = damaged(name, damage)
         before = {path: path.is_dir() or path.read_bytes() for path in run.rglob("*")}
         assert any(line.startswith(f"damaged     {name} ") for line in preview(run))
@@ -115,6 +115,41 @@ def test_a_file_in_the_place_of_a_folder_is_set_aside(failed, finish, settings, 
     damage_newest(failed.run_dir)
     assert remains(finish(settings, run_id="mine", resume="auto")) == remains(uninterrupted)
     assert (failed.run_dir / "damaged" / f"0001-{name}").read_text() == "no folder"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/null")], ids=["pipe", "link"])
+def test_a_metrics_file_or_log_that_is_none_is_set_aside_and_not_written(failed, finish, settings, make):
+    for name in ("metrics.jsonl", "nonscalars.jsonl", "log.txt"):
+        (failed.run_dir / name).unlink(missing_ok=True)
+        make(failed.run_dir / name)
+    assert "damaged     metrics.jsonl is not a regular file" in preview(failed.run_dir)
+    outcome = finish(settings, run_id="mine", resume="auto")
+    assert outcome.status == "FINISHED"
+    assert "is not a regular file" in (failed.run_dir / "log.txt").read_text()
+    assert (failed.run_dir / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("of", ["host", "samples", "created"])
+def test_a_byte_of_the_record_that_changed_and_still_parses_is_named(failed, finish, settings, of):
+    path = failed.run_dir / "run.json"
+    text = path.read_text()
+    changed = {
+        "host": text.replace('"python": "3', '"python": "2'),
+        "samples": text.replace('"dtype": "float32"', '"dtype": "float16"', 1),
+        "created": text.replace('"created": 1', '"created": 2'),
+    }[of]
+    assert changed != text
+    path.write_text(changed)
+    finish(settings, run_id="mine", resume="auto")
+    assert "run.json cannot be read, or is not what was written" in (failed.run_dir / "log.txt").read_text()
+    assert json.loads(path.read_text())["samples"] == json.loads(text)["samples"]
+
+
+def test_the_number_of_an_attempt_with_a_damaged_record_is_not_used_again(failed, finish, settings):
+    (failed.run_dir / "attempts/0001.json").write_text("garbage")
+    finish(settings, run_id="mine", resume="auto")
+    assert sorted(path.name for path in (failed.run_dir / "attempts").glob("*.json")) == ["0001.json", "0002.json"]
+    assert "0001.json (the record of an attempt) cannot be read" in (failed.run_dir / "log.txt").read_text()
 
 
 def damage_newest(run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,31 @@ def test_checkpoints_that_resumes_move_aside_have_a_bound(failed, finish, settin
         finish(settings, run_id="mine", resume="E0_U3_S24")
     moved_each_time = len(list((failed.run_dir / "checkpoints").glob("step-*"))) - 2
     assert len(abandoned(failed.run_dir)) <= 3 + moved_each_time
+
+
+def test_the_checkpoints_that_were_moved_aside_last_stay_whatever_their_updates(failed, finish, settings):
+    moved = failed.run_dir / "abandoned"
+    for number, update in enumerate((90, 91, 92, 2, 1)):  # an update of 90 was moved first
+        folder = moved / f"step-{update:012d}"
+        folder.mkdir(parents=True)
+        os.utime(folder, (number, number))
+    finish(settings, run_id="mine", resume="E0_U3_S24")
+    assert [int(name[-12:]) for name in abandoned(failed.run_dir) if int(name[-12:]) not in (4, 6, 8)] == [1, 2, 92]
+
+
+def test_what_the_user_has_put_in_the_folder_of_a_run_stays(failed, finish, settings):
+    own = [failed.run_dir / name for name in ("abandoned/0-why.txt", "abandoned/notes", "damaged/0-why", "my.new")]
+    for path in own:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    for number in range(12):
+        (failed.run_dir / f"damaged/{number + 1:04d}-log.txt").touch()
+        (failed.run_dir / f"abandoned/step-{number:012d}").mkdir()
+    (failed.run_dir / "run.json").write_text("damaged")
+    finish(settings, run_id="mine", resume="E0_U3_S24")
+    prune_run(PathProvider("runs", "mine"))
+    assert [path.read_text() for path in own] == ["mine"] * len(own)
+    assert abandoned(failed.run_dir) == ["0-why.txt", "notes"]
 
 
 def test_prune_knows_the_checkpoints_that_were_moved_aside(failed, finish, settings, noether_command):

@@ -14,6 +14,7 @@ from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.paths import checkpoint_folders
 from noether.errors import CheckpointError, UsageError
 from noether.runs.folder.lock import RunLock
+from noether.runs.resume.resume import resume
 
 
 @pytest.fixture
@@ -365,3 +366,10 @@ def test_a_link_to_nothing_in_the_place_of_a_run_is_named(run, settings, workpla
     (workplace / "runs/mine").symlink_to("nothing")
     with pytest.raises(UsageError, match="link to nothing"):
         run(settings, run_id="mine", resume=resume)
+
+
+def test_the_project_of_a_run_is_named_once_if_its_code_is_not_found(failed, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as raised:
+        resume(failed.run_dir.absolute())
+    assert sum("--project" in note for note in raised.value.__notes__) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -71,12 +72,27 @@ READERS: dict[str, Callable[[PathProvider], object]] = {
 @pytest.mark.parametrize("hole", HOLES.values(), ids=HOLES)
 def test_every_reader_refuses_what_no_run_has_written(run: PathProvider, hole: Callable[[Path], object]) -> None:
     hole(run.resolved_spec_path)
-    before = sorted(run.checkpoint_path.rglob("*"))
+    shutil.rmtree(run.checkpoint_path)
     for name, reader in READERS.items():
         with pytest.raises(SpecError):
             reader(run)
             pytest.fail(f"{name} took it")
-    assert sorted(run.checkpoint_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("hole", HOLES.values(), ids=HOLES)
+def test_every_reader_takes_the_copy_in_the_checkpoint_and_says_so(
+    run: PathProvider, hole: Callable[[Path], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    before = read_saved_spec(run)
+    hole(run.resolved_spec_path)
+    for name, reader in READERS.items():
+        caplog.clear()
+        reader(run)
+        assert "the copy in step-000000000006 is used" in caplog.text, name
+    assert read_saved_spec(run) == before
+    (run.checkpoint_path / "step-000000000006" / "spec.resolved.toml").write_text("damaged")
+    with pytest.raises(SpecError):
+        read_saved_spec(run)
 
 
 @pytest.mark.parametrize("hole", HOLES.values(), ids=HOLES)
