@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -162,14 +163,14 @@ def sync_trackers(
             f"the run in {paths.run_path} has not ended",
             hint="a running run delivers by itself; try again when it has ended",
         )
-    with RunLock(paths.run_path), use_registry(sync_registry(paths, tuple(trusted))):
+    with RunLock(paths.run_path) as lock, use_registry(sync_registry(paths, tuple(trusted))):
         end = _end_of(paths)
         for name, tracker in OwnTrackers(paths, store).build():
             if tracker.wants_metrics:
-                yield _sync(tracker, name, paths, end, verify=verify)
+                yield _sync(tracker, name, paths, end, lock, verify=verify)
 
 
-def _sync(tracker: BaseTracker, name: str, paths: PathProvider, end: _End, *, verify: bool) -> Synced:
+def _sync(tracker: BaseTracker, name: str, paths: PathProvider, end: _End, lock: RunLock, *, verify: bool) -> Synced:
     spool_path = paths.spool_path / f"{name}.json"
     run = read_description(description_path(spool_path)) or _described(paths, end)
     run = replace(
@@ -181,7 +182,8 @@ def _sync(tracker: BaseTracker, name: str, paths: PathProvider, end: _End, *, ve
         started=end.started,
         ended=end.ended,
     )
-    delivery = Delivery(tracker, paths.metrics_path, run, spool_path, lambda text: _LOG.warning("%s: %s", name, text))
+    note = partial(_LOG.warning, "%s: %s", name)
+    delivery = Delivery(tracker, paths.metrics_path, run, spool_path, note, lock.require_own)
     if delivery.ended == end.status and not (verify or delivery.remaining() or delivery.files_waiting):
         return Synced(name, 0, 0, end.status, "")
     return _Sync(delivery, paths, end, verify).run(name)

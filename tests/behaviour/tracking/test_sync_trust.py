@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import noether
+from noether.checkpoint.commit import RunLostError
+from noether.runs.folder.lock import RunLock
 
 EVIL = """
 from pathlib import Path
@@ -205,6 +207,22 @@ def test_an_mlflow_run_of_somebody_else_is_not_continued(of_a_stranger, fake_ser
     assert refused.code == 1
     assert fake_server.run.points == {}
     assert fake_server.run.status == "RUNNING"
+
+
+def test_a_run_that_is_taken_away_while_it_is_synced_is_not_delivered(
+    of_a_stranger, fake_server, noether_command, monkeypatch
+):
+    def lost(lock):
+        raise RunLostError("the run was moved")
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", fake_server.address)
+    monkeypatch.setattr(RunLock, "require_own", lost)
+    spool = (of_a_stranger / "spool/mlflow.json").read_bytes()
+    synced = noether_command("tracker", "sync", "r")
+    assert synced.code == 1
+    assert "the run was moved" in synced.out
+    assert asked(fake_server) == []
+    assert (of_a_stranger / "spool/mlflow.json").read_bytes() == spool
 
 
 def test_the_warning_at_the_end_of_a_run_names_the_store_that_sync_needs(of_a_stranger, fake_server):
