@@ -55,6 +55,8 @@ _KINDS: dict[torch.dtype, str] = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+DTYPES = {kind: dtype for dtype, kind in _KINDS.items()}
+"""Types of torch by their names in a header."""
 _PLACES = {dtype: place for place, dtype in enumerate(_KINDS)}
 IN_PAIRS = (torch.complex128, torch.complex32)
 """Types that the format lacks; they are written as pairs of real numbers."""

@@ -135,7 +135,7 @@ class BlockShuffle:
         size = self.WINDOW * self._block
         windows = places // size
         mixed = places.clone()
-        for window in windows.unique().tolist():
+        for window in np.unique(windows.numpy()).tolist():
             inside, start = windows == window, window * size
             within = Bijection(min(size, self._n - start), mix(self._word, window))
             mixed[inside] = within.at(places[inside] - start) + start
@@ -172,6 +172,11 @@ def split_indices(n: int, fractions: Mapping[str, float], seed: int) -> dict[str
         parts[name] = order[start:end].sort().values
         start = end
     return parts
+
+
+def split_key(seed: int) -> int:
+    """Return the key of the `Bijection` by which more than `LARGEST_SORTED` samples are split."""
+    return mix(mix(seed, _SPLIT), 0)
 
 
 def train_test_indices(n: int, split: str, test_fraction: float, seed: int) -> torch.Tensor:
