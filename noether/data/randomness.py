@@ -132,17 +132,19 @@ class BlockShuffle:
 
     def at(self, places: torch.Tensor) -> torch.Tensor:
         """Return the entries at `places`, an int64 tensor of any length."""
-        size = self.WINDOW * self._block
-        windows = places // size
-        mixed = places.clone()
-        for window in np.unique(windows.numpy()).tolist():
+        size, found = self.WINDOW * self._block, places.numpy()
+        windows = found // size
+        mixed = np.empty_like(found)
+        for window in np.unique(windows).tolist():
             inside, start = windows == window, window * size
             within = Bijection(min(size, self._n - start), mix(self._word, window))
-            mixed[inside] = within.at(places[inside] - start) + start
-        block = mixed // self._block
-        moved = self._places.at(block.clamp(max=max(self._blocks - 1, 0)))
-        block = torch.where(block < self._blocks, moved, block)
-        return (block * self._block + mixed % self._block + self._shift) % self._n
+            mixed[inside] = within.at(torch.from_numpy(found[inside] - start)).numpy() + start
+        blocks = mixed // self._block
+        moved = self._places.at(torch.from_numpy(np.minimum(blocks, max(self._blocks - 1, 0)))).numpy()
+        mixed += np.where(blocks < self._blocks, moved - blocks, 0) * self._block  # the incomplete block stays
+        mixed += self._shift
+        mixed[mixed >= self._n] -= self._n
+        return torch.from_numpy(mixed)
 
 
 _SPLIT = 0x53504C4954  # keeps a split unrelated to the order of an epoch with the same seed

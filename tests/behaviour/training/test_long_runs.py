@@ -52,6 +52,7 @@ def test_the_last_updates_of_a_long_run_cost_what_the_first_ones_do(tmp_path: Pa
     logging = [{"kind": "online-loss", "every_n_updates": 10}, {"kind": "lr", "every_n_updates": 10}]
     trainer = make_trainer(tmp_path, max_updates=updates, add_default_callbacks=True, callbacks=logging)
     trainer.train(model)
+    trainer.log_writer.close()
     early, late = watch.calls
     assert late <= early + 2
     assert watch.memory[1] - watch.memory[0] < 8 * MEGABYTE
@@ -105,5 +106,6 @@ def test_the_thousandth_epoch_starts_with_the_calls_of_the_first(tmp_path: Path)
     model.register_forward_hook(watch)
     trainer = make_trainer(tmp_path, max_updates=5 * WINDOW + 6, add_default_callbacks=True)
     trainer.train(model)
+    trainer.log_writer.close()
     early, late = watch.calls
     assert late <= early + 2
