@@ -286,13 +286,13 @@ class BackgroundSave:
 
 
 class Snapshot:
-    """Main memory for a copy of the tensors of one save, reused by the next save.
+    """Main memory for a copy of the tensors of one save, one piece for each file, reused by the next save.
 
     A copy is valid until the next one is taken.
     """
 
     def __init__(self) -> None:
-        self._buffers: dict[str, dict[str, Tensor]] = {}
+        self._copies: dict[str, TensorFile] = {}
 
     @torch.no_grad()
     def take(self, files: Mapping[str, Content]) -> dict[str, Content]:
@@ -306,21 +306,15 @@ class Snapshot:
         targets: list[Tensor] = []
         for name, file in files.items():
             if isinstance(file, TensorFile):
-                former = self._buffers.get(name, {})
-                buffers = {key: _buffer_for(tensor, former.get(key)) for key, tensor in file.tensors.items()}
-                self._buffers[name] = buffers
+                former = self._copies.get(name)
+                if former is None or former.header != file.header:
+                    self._copies.pop(name, None)  # two copies at once are too many
+                    former = self._copies[name] = file.like()
                 sources += file.tensors.values()
-                targets += buffers.values()
-                taken[name] = TensorFile(buffers, file.header)
+                targets += former.tensors.values()
+                taken[name] = former
         _copy(sources, targets)
         return taken
-
-
-def _buffer_for(tensor: Tensor, former: Tensor | None) -> Tensor:
-    """Return memory that fits a tensor: that of the former save if it does."""
-    if former is not None and former.shape == tensor.shape and former.dtype == tensor.dtype:
-        return former
-    return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=tensor.is_cuda)
 
 
 def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:

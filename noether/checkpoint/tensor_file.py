@@ -8,6 +8,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring
 from typing import Any
 
 import torch
@@ -55,7 +56,20 @@ _KINDS: dict[torch.dtype, str] = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+DTYPES = {kind: dtype for dtype, kind in _KINDS.items()}
+"""Types of torch by their names in a header."""
 _PLACES = {dtype: place for place, dtype in enumerate(_KINDS)}
+_COMMON = (
+    torch.float32,
+    torch.float64,
+    torch.bfloat16,
+    torch.float16,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.bool,
+)
+"""Types of which small tensors are joined."""
 IN_PAIRS = (torch.complex128, torch.complex32)
 """Types that the format lacks; they are written as pairs of real numbers."""
 _METADATA, _OURS = "__metadata__", "noether"  # the format's key for texts, and the key of our text in it
@@ -68,10 +82,14 @@ class TensorFile:
     Attributes:
         tensors: The tensors by name, in the order of the file; `chunks` reads their values.
         header: The first bytes of the file.
+        size: Bytes of the tensors together.
+        memory: Bytes of all tensors one after the other, if they lie in memory like that.
     """
 
     tensors: Mapping[str, Tensor]
     header: bytes = field(repr=False)
+    size: int
+    memory: Tensor | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], values: Any = None) -> TensorFile:
@@ -83,33 +101,57 @@ class TensorFile:
         assert sys.byteorder == "little", "the format is little-endian, and values are written as they lie in memory"
         pairs = [name for name in sorted(tensors) if tensors[name].dtype in IN_PAIRS]
         tensors = {**tensors, **{name: torch.view_as_real(_plain(tensors[name])) for name in pairs}}
-        for name, tensor in tensors.items():
-            _require_storable(name, tensor)
-        ordered = {name: tensors[name] for name in sorted(tensors, key=lambda name: (_place(tensors[name]), name))}
+        by_type: dict[torch.dtype, list[str]] = defaultdict(list)
+        for name in sorted(tensors):
+            _require_storable(name, tensors[name])
+            by_type[tensors[name].dtype].append(name)
+        ordered = {name: tensors[name] for dtype in sorted(by_type, key=_PLACES.__getitem__) for name in by_type[dtype]}
         own = {"complex": pairs, "values": values}
-        return cls(ordered, _header(ordered, {key: value for key, value in own.items() if value}))
+        return cls(ordered, *_header(ordered, {key: value for key, value in own.items() if value}))
 
     def __len__(self) -> int:
         """Return the size of the file in bytes."""
-        return len(self.header) + sum(tensor.nbytes for tensor in self.tensors.values())
+        return len(self.header) + self.size
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield the bytes of the file."""
-        gathered = bytearray(self.header)
-        for tensor in self.tensors.values():
-            values = _bytes_of(tensor)
-            if len(values) < _GATHERED:
-                gathered += values
-                if len(gathered) < _GATHERED:
-                    continue
-                values = memoryview(b"")
-            if gathered:
-                yield bytes(gathered)
-                gathered.clear()
+        yield self.header
+        parts = _joined(self.tensors.values()) if self.memory is None else iter([self.memory])
+        for values in map(_bytes_of, parts):
             for start in range(0, len(values), _PIECE):
                 yield values[start : start + _PIECE]
-        if gathered:
-            yield bytes(gathered)
+
+    def like(self) -> TensorFile:
+        """Return a file of the same layout in one piece of main memory, whose values are still to be copied into it."""
+        on_gpu = any(tensor.is_cuda for tensor in self.tensors.values())
+        memory = torch.empty(self.size, dtype=torch.uint8, pin_memory=on_gpu)
+        parts = torch.split(memory, [tensor.nbytes for tensor in self.tensors.values()])
+        named = zip(self.tensors.items(), parts, strict=True)
+        tensors = {name: part.view(tensor.dtype).view(tensor.shape) for (name, tensor), part in named}
+        return TensorFile(tensors, self.header, self.size, memory)
+
+
+def _joined(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield the values of tensors in order; small ones of one type are joined, in one call for all of them."""
+    waiting: list[Tensor] = []
+    size, kind = 0, None
+    for tensor in tensors:
+        if (tensor.dtype, tensor.device) != kind or size >= _GATHERED:
+            yield from _flat(waiting)
+            waiting, size, kind = [], 0, (tensor.dtype, tensor.device)
+        waiting.append(tensor)
+        size += tensor.nbytes
+    yield from _flat(waiting)
+
+
+def _flat(tensors: list[Tensor]) -> list[Tensor]:
+    """Return tensors of one type as few ones of one dimension."""
+    if len(tensors) < 2 or tensors[0].dtype not in _COMMON:
+        return tensors
+    *small, last = tensors
+    if last.nbytes < _GATHERED:
+        return [torch._C._nn.flatten_dense_tensors(tensors)]
+    return [torch._C._nn.flatten_dense_tensors(small), last]
 
 
 def _require_storable(name: str, tensor: Tensor) -> None:
@@ -120,7 +162,8 @@ def _require_storable(name: str, tensor: Tensor) -> None:
             hint=f"convert it to one of {', '.join(str(dtype) for dtype in (*_KINDS, *IN_PAIRS))}; or keep it out of "
             "the state, for example with register_buffer(…, persistent=False)",
         )
-    if name == _METADATA or any("\ud800" <= character <= "\udfff" for character in name):
+    is_text = name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
+    if name == _METADATA or not is_text:
         raise TrainingError(
             f"a checkpoint cannot hold a tensor of the name {name!r}: found a reserved name or half a character, "
             "expected other text",
@@ -128,26 +171,27 @@ def _require_storable(name: str, tensor: Tensor) -> None:
         )
 
 
-def _place(tensor: Tensor) -> int:
-    return _PLACES[tensor.dtype]
-
-
 def _plain(tensor: Tensor) -> Tensor:
     """Return a tensor whose memory holds its values: conjugation and negation may be flags only."""
     return tensor.resolve_conj().resolve_neg()
 
 
-def _header(tensors: Mapping[str, Tensor], own: Mapping[str, Any]) -> bytes:
-    """Return the length of the table of contents and the table, padded so that the values begin aligned."""
-    table: dict[str, Any] = {}
+def _header(tensors: Mapping[str, Tensor], own: Mapping[str, Any]) -> tuple[bytes, int]:
+    """Return the length of a table of contents and the table, and the bytes of the tensors.
+
+    The table is padded so that the values begin aligned.
+    """
+    table: list[str] = []  # of text: a dict for each of thousands of tensors would make the garbage collector run
     if own:
-        table[_METADATA] = {_OURS: json.dumps(own, sort_keys=True, separators=(",", ":"), allow_nan=False)}
+        values = json.dumps(own, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        table.append(f'"{_METADATA}":{{"{_OURS}":{encode_basestring(values)}}}')
     start = 0
     for name, tensor in tensors.items():
         end = start + tensor.nbytes
-        table[name] = {"dtype": _KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        kind, shape = _KINDS[tensor.dtype], ",".join(map(str, tensor.shape))
+        table.append(f'{encode_basestring(name)}:{{"dtype":"{kind}","shape":[{shape}],"data_offsets":[{start},{end}]}}')
         start = end
-    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    text = f"{{{','.join(table)}}}".encode()
     if len(text) > MAX_HEADER or json_excess(text) is not None:
         raise TrainingError(
             f"a checkpoint cannot hold {len(tensors)} tensors in one file: found {len(text)} bytes of names and "
@@ -155,7 +199,7 @@ def _header(tensors: Mapping[str, Tensor], own: Mapping[str, Any]) -> bytes:
             hint="join small tensors to larger ones",
         )
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    return len(text).to_bytes(8, "little") + text, start
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
@@ -177,20 +221,27 @@ def lay_out_tensors(tensors: Mapping[str, Tensor], values: Any = None) -> tuple[
     Raises:
         TrainingError: if the format does not support the type of a tensor.
     """
-    first_names: dict[tuple[object, ...], str] = {}
+    at: dict[int, tuple[str, ...]] = {}
     distinct: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     for name in sorted(tensors):
-        tensor = tensors[name].detach()
-        if tensor.layout is torch.strided and tensor.numel() and not tensor.is_meta:
-            flags = tensor.is_conj(), tensor.is_neg()  # one memory, other values
-            place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device, flags)
-            if place in first_names:
-                aliases[name] = first_names[place]
+        tensor = tensors[name]
+        if tensor.requires_grad:
+            tensor = tensor.detach()
+        if tensor.layout is torch.strided and not tensor.is_meta and (pointer := tensor.data_ptr()):
+            others = at.get(pointer, ())
+            first = next((other for other in others if _values(distinct[other]) == _values(tensor)), None)
+            if first is not None:
+                aliases[name] = first
                 continue
-            first_names[place] = name
+            at[pointer] = (*others, name)
         distinct[name] = tensor
     return TensorFile.of(distinct, values), aliases
+
+
+def _values(tensor: Tensor) -> tuple[object, ...]:
+    """Return what the values of a tensor depend on beside the place of its memory."""
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.is_conj(), tensor.is_neg()
 
 
 def encode_tensors(tensors: Mapping[str, Tensor]) -> tuple[bytes, dict[str, str]]:
@@ -287,9 +338,10 @@ def _is_plausible(described: Any) -> bool:
 def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Return True if all values of all tensors are finite; waits once for each device and type."""
     extremes: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
-    for tensor in tensors:
+    numbers = (tensor for tensor in tensors if tensor.is_floating_point() or tensor.is_complex())
+    for tensor in _joined(numbers):
         plain = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-        if plain.numel() and plain.is_floating_point():
+        if plain.numel():
             extremes[plain.device, plain.dtype].extend(_extremes(plain))
     return all(bool(torch.stack(found).isfinite().all()) for found in extremes.values())
 

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from noether.checkpoint.paths import shown_path
 from noether.cli.options import RUNS, AsJson, Checkpoint, Like, Output, Project, RunArgument, Trusted
 from noether.cli.output import print_json, print_table, say
 
@@ -39,6 +38,7 @@ def evaluate(
 
     Exit codes: 0 done, 1 failed, 2 wrong usage or wrong data, 3 no such checkpoint, or a damaged one.
     """
+    from noether.checkpoint.paths import shown_path
     from noether.runs.evaluate import evaluate as evaluate_run
 
     chosen: dict[str, Any] = {"output": output, "trusted": trusted, "project": project}

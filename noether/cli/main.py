@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
 from noether.cli import check, checkpoint, evaluate, plan, plugins, predict, resume, run, spec, tracker, verify_resume
 from noether.cli.interrupts import CTRL_C
-from noether.cli.options import verb
+from noether.cli.options import Group, verb
 from noether.cli.output import print_error, say
 from noether.config.secrets import MaskSecrets, masked_traceback
 from noether.errors import NoetherError, StorageError, UsageError
@@ -55,7 +55,7 @@ class _PluginCommand(TyperCommand):
             raise
 
 
-class _Verbs(TyperGroup):
+class _Verbs(Group):
     """The built-in verbs and those of the entry-point group `noether.commands`; a built-in verb cannot be replaced."""
 
     def list_commands(self, ctx: Any) -> list[str]:

@@ -6,12 +6,12 @@ import inspect
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from noether.cli.interrupts import CTRL_C, INTERRUPTED
 from noether.cli.output import say
@@ -190,7 +190,30 @@ def _kept_from_ending(function: Callable[..., None]) -> Callable[..., None]:
     return kept
 
 
-class _OrderedCommand(TyperCommand):
+class _UnsetOptions:
+    """Leaves options that were not given as they are: typer would import pydantic to convert nothing, for 0.1 s."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters of a command or group."""
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]  # of a class of typer
+        for parameter in parameters:
+            is_single = not getattr(parameter, "multiple", False) and parameter.nargs == 1
+            if is_single and not parameter.required and "process_value" not in vars(parameter):
+                parameter.process_value = partial(_value_of, parameter, parameter.process_value)
+        return parameters
+
+
+def _value_of(parameter: Any, convert: Callable[[Any, Any], Any], ctx: Any, value: Any) -> Any:
+    if value is not None:
+        return convert(ctx, value)
+    return None if parameter.callback is None else parameter.callback(ctx, parameter, None)
+
+
+class Group(_UnsetOptions, TyperGroup):
+    """A group of verbs."""
+
+
+class _OrderedCommand(_UnsetOptions, TyperCommand):
     """A command that keeps the order of its options, which `-s` and `--unset` depend on."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

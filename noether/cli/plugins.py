@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 import typer
 
-from noether.cli.options import AsJson, Trusted, verb
+from noether.cli.options import AsJson, Group, Trusted, verb
 from noether.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from noether.kernel.entries import Component
 
-app = typer.Typer(help="Look at what is installed.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(cls=Group, help="Look at what is installed.", no_args_is_help=True, rich_markup_mode=None)
 RoleName = Annotated[
     str | None,
     typer.Option("--role", metavar="ROLE", help="Only this role: callback, model, …", show_default=False),

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from noether.checkpoint.paths import shown_path
 from noether.cli.options import RUNS, AsJson, Checkpoint, Like, Output, Project, RunArgument, Trusted
 from noether.cli.output import counted, picked, print_json, say
 
@@ -58,6 +57,7 @@ def predict(
 
     Exit codes: 0 done, 1 failed, 2 wrong usage or wrong data, 3 no such checkpoint, or a damaged one.
     """
+    from noether.checkpoint.paths import shown_path
     from noether.runs.load import load_run
     from noether.runs.predict.files import predict_file
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from noether.checkpoint.paths import shown_path
 from noether.cli.options import AllowSpecChange, Quiet, ShowTraceback, Spec, SpecOptions, StrictCode
 from noether.cli.output import print_error, print_problem, say
 from noether.config.secrets import masked_traceback
@@ -87,6 +86,8 @@ def end(outcome: Outcome, *, show_traceback: bool) -> NoReturn:
 
 def _print_defect(error: BaseException, outcome: Outcome) -> None:
     """Print an error of a callback, a model or Noether itself in a few lines; its traceback is in the log."""
+    from noether.checkpoint.paths import shown_path
+
     frames = traceback.extract_tb(error.__traceback__)
     place = getattr(error, "raised_at", None) or (f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None)
     notes = [f"note: {note}" for note in notes_of(error)]

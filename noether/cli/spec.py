@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noether.cli.options import RUNS, AsJson, Spec, SpecOptions, Trusted, verb
+from noether.cli.options import RUNS, AsJson, Group, Spec, SpecOptions, Trusted, verb
 from noether.cli.output import print_file, print_json, say, write_text
 from noether.cli.spec_explain import EXAMPLE as EXPLAIN_EXAMPLE
 from noether.cli.spec_explain import explain
@@ -18,7 +18,7 @@ from noether.cli.spec_init import init
 if TYPE_CHECKING:
     from noether.spec.diff import Difference
 
-app = typer.Typer(help="Look at specs and make them.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(cls=Group, help="Look at specs and make them.", no_args_is_help=True, rich_markup_mode=None)
 OutputFile = Annotated[
     Path | None,
     typer.Option("-o", "--output", metavar="FILE", help="Write to this file instead.", show_default=False),

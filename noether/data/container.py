@@ -15,7 +15,7 @@ from noether.config.base import component_of
 from noether.config.components import CollatorBaseConfig, DatasetBaseConfig, TransformBaseConfig
 from noether.config.signature import SignatureConfig, build_component
 from noether.data.collators import Collator, stack
-from noether.data.dataset import AnyDataset, Batch, length_of
+from noether.data.dataset import AnyDataset, Batch, length_of, shuffle_block
 from noether.data.fetch import fetch_of, first_batch, first_sample, usable
 from noether.data.loader import TaggedDataset, TrainingLoader, refuse_import_by_worker
 from noether.data.samplers.interleaved import InterleavedSampler
@@ -228,6 +228,7 @@ class DataContainer:
                 world_size,
                 shuffle=shuffle,
                 drop_last=drop_last,
+                block=shuffle_block(self.train),
             )
         sampler = InterleavedSampler(
             order,

@@ -123,6 +123,32 @@ class InMemoryDataset(Dataset):
         return batch
 
 
+class StoredDataset(Dataset):
+    """Base of data sets that stay on disk, serve batches in float32, and may have float64 in their file.
+
+    Attributes:
+        holds_doubles: True if a property is float64 in the file.
+    """
+
+    holds_doubles: bool = False
+
+    def in_full(self) -> AnyDataset:
+        """Return the data set with float64 where the file has it."""
+        raise NotImplementedError(f"{type(self).__name__} defines no in_full")
+
+    def spread(self, most: int) -> InMemoryDataset:
+        """Return at most `most` samples from all over the data set, with their exact numbers."""
+        raise NotImplementedError(f"{type(self).__name__} defines no spread")
+
+
+def shuffle_block(dataset: AnyDataset) -> int | None:
+    """Return the number of consecutive samples that a data set wants to be read in a row, if it has such a wish."""
+    while isinstance(dataset, View):
+        dataset = dataset.dataset
+    block: int | None = getattr(dataset, "shuffle_block", None)
+    return block
+
+
 def _as_tensor(name: str, values: Any) -> Tensor:
     if isinstance(values, Tensor):
         return values

@@ -149,17 +149,25 @@ def fetch_of(dataset: AnyDataset, seed: int, collator: Collator | None = None, *
     return FetchSamples(dataset, collator or stack, name)
 
 
+_MOST_BYTES = 64 << 20
+"""Bytes of a batch of `whole_batches`: statistics need several times as many."""
+
+
 def whole_batches(dataset: AnyDataset, *, batch_size: int = 1024, seed: int = 0) -> Iterator[Batch]:
     """Yield every sample once, in order, in batches; random samples are the same at every call.
 
-    A data set that gathers no batches is read one sample at a time, so that the samples may differ in shape.
+    A batch of large samples has fewer of them, so that memory is bounded. A data set that gathers no batches is read
+    one sample at a time, so that the samples may differ in shape.
     """
-    fetch = fetch_of(dataset, seed)
-    batch_size = batch_size if gathering(dataset) is not None else 1
-    for indices in torch.split(torch.arange(length_of(dataset)), batch_size):
-        if len(indices):
-            has_progressed()
-            yield fetch(indices, EVALUATION_EPOCH)
+    fetch, length = fetch_of(dataset, seed), length_of(dataset)
+    size = 1
+    if length and gathering(dataset) is not None:
+        first = fetch(torch.arange(1), EVALUATION_EPOCH)
+        held = sum(value.nbytes for value in first.values() if isinstance(value, Tensor))
+        size = max(1, min(batch_size, _MOST_BYTES // max(1, held)))
+    for start in range(0, length, size):
+        has_progressed()
+        yield fetch(torch.arange(start, min(start + size, length)), EVALUATION_EPOCH)
 
 
 def first_batch(

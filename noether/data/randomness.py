@@ -42,6 +42,10 @@ def mix_range(word: int, n: int) -> NDArray[np.uint64]:
     return z
 
 
+LARGEST_SORTED = 1 << 24
+"""Samples up to which the order of an epoch is sorted and held; that of more samples is a `Bijection`."""
+
+
 def permutation(n: int, seed: int, epoch: int) -> torch.Tensor:
     """Return the order in which epoch `epoch` visits `n` samples.
 
@@ -49,11 +53,98 @@ def permutation(n: int, seed: int, epoch: int) -> torch.Tensor:
     integers after any interruption, on any platform and with any version of torch and numpy. The keys are
     pairwise different, so the result does not depend on the sorting algorithm either.
 
+    Above `LARGEST_SORTED` samples it is the order of a `Bijection`, of which `TrainingOrder` computes a part at a time.
+
     Returns:
         int64 tensor of shape (n,) that holds every integer from 0 to n-1 once.
     """
+    if n > LARGEST_SORTED:
+        return Bijection(n, mix(seed, epoch)).at(torch.arange(n))
     keys = mix_range(mix(seed, epoch), n)
     return torch.from_numpy(np.argsort(keys).astype(np.int64, copy=False))
+
+
+class Bijection:
+    """A permutation of 0 … n-1 of which any entry is computed without the others, so that nothing grows with `n`.
+
+    Each round multiplies by an odd number, adds, and folds the upper half of the bits into the lower half: all of these
+    can be undone on numbers of as many bits as n-1 has. A result outside of the range takes the rounds again
+    (cycle walking), once on average at most.
+
+    Args:
+        n: Number of entries.
+        word: Key; each word gives a permutation of its own.
+    """
+
+    ROUNDS = 6
+
+    def __init__(self, n: int, word: int) -> None:
+        bits = max(2, (n - 1).bit_length())
+        mask = (1 << bits) - 1
+        self._n = np.uint64(n)
+        self._mask, self._fold = np.uint64(mask), np.uint64((bits + 1) // 2)
+        self._keys = [
+            (np.uint64(mix(word, 2 * place) & mask | 1), np.uint64(mix(word, 2 * place + 1) & mask))
+            for place in range(self.ROUNDS)
+        ]
+
+    def at(self, places: torch.Tensor) -> torch.Tensor:
+        """Return the entries at `places`, an int64 tensor of any length."""
+        entries = self._mixed(places.numpy().astype(np.uint64))
+        outside = np.flatnonzero(entries >= self._n)
+        while len(outside):
+            entries[outside] = again = self._mixed(entries[outside])
+            outside = outside[again >= self._n]
+        return torch.from_numpy(entries.view(np.int64))
+
+    def _mixed(self, words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Change the words in place; each function of it can be undone."""
+        folded = np.empty_like(words)
+        for factor, summand in self._keys:
+            words *= factor
+            words += summand
+            words &= self._mask
+            np.right_shift(words, self._fold, out=folded)
+            words ^= folded
+        return words
+
+
+class BlockShuffle:
+    """A permutation of 0 … n-1 that stays near in a file: blocks of consecutive samples, mixed a window at a time.
+
+    Blocks change places as wholes, and the samples of `WINDOW` blocks that follow each other are mixed, so that a disk
+    reads in a row and each chunk of a compressed file is read about once. The blocks begin elsewhere for each word:
+    no sample is always in the incomplete block, which comes last.
+
+    Args:
+        n: Number of samples.
+        block: Samples in a block.
+        word: Key; each word gives a permutation of its own.
+    """
+
+    WINDOW = 64
+
+    def __init__(self, n: int, block: int, word: int) -> None:
+        self._n, self._block = n, block
+        self._blocks = n // block
+        self._shift, self._word = mix(word, 0) % n, mix(word, 1)
+        self._places = Bijection(max(self._blocks, 1), mix(word, 2))
+
+    def at(self, places: torch.Tensor) -> torch.Tensor:
+        """Return the entries at `places`, an int64 tensor of any length."""
+        size, found = self.WINDOW * self._block, places.numpy()
+        windows = found // size
+        mixed = np.empty_like(found)
+        for window in np.unique(windows).tolist():
+            inside, start = windows == window, window * size
+            within = Bijection(min(size, self._n - start), mix(self._word, window))
+            mixed[inside] = within.at(torch.from_numpy(found[inside] - start)).numpy() + start
+        blocks = mixed // self._block
+        moved = self._places.at(torch.from_numpy(np.minimum(blocks, max(self._blocks - 1, 0)))).numpy()
+        mixed += np.where(blocks < self._blocks, moved - blocks, 0) * self._block  # the incomplete block stays
+        mixed += self._shift
+        mixed[mixed >= self._n] -= self._n
+        return torch.from_numpy(mixed)
 
 
 _SPLIT = 0x53504C4954  # keeps a split unrelated to the order of an epoch with the same seed
@@ -83,6 +174,11 @@ def split_indices(n: int, fractions: Mapping[str, float], seed: int) -> dict[str
         parts[name] = order[start:end].sort().values
         start = end
     return parts
+
+
+def split_key(seed: int) -> int:
+    """Return the key of the `Bijection` by which more than `LARGEST_SORTED` samples are split."""
+    return mix(mix(seed, _SPLIT), 0)
 
 
 def train_test_indices(n: int, split: str, test_fraction: float, seed: int) -> torch.Tensor:

@@ -15,6 +15,7 @@ from noether.data.dataset import (
     Batch,
     GatheringDataset,
     InMemoryDataset,
+    StoredDataset,
     View,
     called,
     exact_ones,
@@ -159,11 +160,42 @@ def transformed(dataset: AnyDataset, transforms: Sequence[Transform]) -> AnyData
         dataset, transforms = memory, transforms[once:]
     if not transforms:
         return dataset
+    if isinstance(dataset, StoredDataset) and dataset.holds_doubles and (exact := _leading_exact(transforms)):
+        dataset, transforms = dataset.in_full(), (*transforms[:exact], Rounding(), *transforms[exact:])
     dataset = require_kept(dataset) if isinstance(dataset, InMemoryDataset) else dataset
     whole = gathering(dataset)
     if whole is not None and _leading_batched(transforms) == len(transforms):
         return BatchTransformedDataset(dataset, whole, transforms)
     return TransformedDataset(dataset, transforms)
+
+
+class Rounding(Transform):
+    """Rounds float64 to float32: the place in the transforms of a data set on disk at which its numbers are rounded."""
+
+    deterministic = True
+    batched = True
+    keeps_properties = True
+
+    def __call__(self, sample: Batch) -> Batch:
+        """Return the sample, or batch, without float64."""
+        return {name: single(value) if isinstance(value, Tensor) else value for name, value in sample.items()}
+
+
+def _leading_exact(transforms: Sequence[Transform]) -> int:
+    """Return the number of leading transforms that may be given whole batches of float64."""
+    for place, transform in enumerate(transforms[: _leading_batched(transforms)]):
+        if not transform.takes_exact:
+            return place
+    return _leading_batched(transforms)
+
+
+def _in_full(dataset: AnyDataset) -> AnyDataset:
+    """Return a data set as a transform that takes exact numbers learns from it."""
+    if isinstance(dataset, InMemoryDataset | StoredDataset):
+        return dataset.in_full()
+    if isinstance(dataset, BatchTransformedDataset) and isinstance(dataset.transforms[-1], Rounding):
+        return BatchTransformedDataset(dataset.dataset, dataset.whole, dataset.transforms[:-1])
+    return dataset
 
 
 def _transformed_once(dataset: InMemoryDataset, transform: Transform) -> InMemoryDataset:
@@ -221,6 +253,10 @@ def _differ(one: Any, other: Any) -> bool:
     return False
 
 
+_SPREAD = 4096
+"""Samples of a file on disk in which columns are looked for that rounding to float32 destroys."""
+
+
 class PreparedDatasets:
     """The data sets of a run after their transforms: each one's own, then the shared ones.
 
@@ -253,6 +289,11 @@ class PreparedDatasets:
             whole = transformed(self.datasets[key], transforms)
             self._prepared[key] = require_kept(whole) if isinstance(whole, InMemoryDataset) else whole
             prepared, source = self._prepared[key], self.datasets[key]
+            if isinstance(source, StoredDataset) and source.holds_doubles and length_of(source):
+                spread = transformed(source.spread(_SPREAD), transforms)  # all of the file would take too long
+                if isinstance(spread, InMemoryDataset):
+                    require_kept(spread)
+                source = source.in_full()
             if isinstance(source, InMemoryDataset) and source.exact:  # float64 and float32 may differ
                 source = InMemoryDataset({name: values[[-1, 0]] for name, values in source.properties.items()})
                 prepared = transformed(source, transforms)
@@ -271,9 +312,7 @@ class PreparedDatasets:
                     hint="add [datasets.train], or load the state of a run that had one",
                 )
             samples = transformed(self.datasets["train"], transforms[:place])
-            transform.fit(
-                samples.in_full() if transform.takes_exact and isinstance(samples, InMemoryDataset) else samples
-            )
+            transform.fit(_in_full(samples) if transform.takes_exact else samples)
 
     def transforms(self, key: str) -> tuple[Transform, ...]:
         """Return the transforms of the data set `key`, in their order."""

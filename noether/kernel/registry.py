@@ -30,7 +30,6 @@ from noether.kernel.entries import (
     origin_of,
 )
 from noether.kernel.importing import check_role, described, import_entry, resolve_dotted, roles_that_fit
-from noether.kernel.markers import has_implementations
 from noether.kernel.names import did_you_mean, listed, nearest
 from noether.kernel.trust import Trust
 
@@ -200,6 +199,8 @@ class Registry:
             PluginError: if no role has it; for a dotted path, if it is not trusted or fails to import.
         """
         if is_dotted(kind):
+            from noether.kernel.markers import has_implementations  # with pluggy, which listing kinds does not need
+
             found = resolve_dotted(kind, self._trust)
             roles = roles_that_fit(found)
             if not roles and not inspect.isclass(found) and has_implementations(found):

@@ -32,6 +32,7 @@ KNOWN = {
     "core/trackers/mlflow/client.py": "the folder of MLflow's own store",
     "data/sources/columns.py": "data files that the spec names",
     "data/sources/digits.py": "data that scikit-learn brings",
+    "data/sources/mapped.py": "data files that the spec names",
     "metrics/delivery.py: copy.write_bytes": "a copy in a temporary folder, for a tracker",
     "metrics/delivery.py: tempfile.TemporaryDirectory": "a temporary folder",
     "metrics/spool.py": "the positions of trackers",

@@ -14,6 +14,7 @@ import noether
 
 HEAVY = ("torch", "mlflow", "pandas", "numpy", "sklearn", "matplotlib", "pyarrow")
 DISASTER_SECONDS = 0.5
+MOST_MODULES = 270
 
 LOOK = f"""
 import json, sys, atexit
@@ -47,6 +48,27 @@ def command(*arguments: str) -> str:
 )
 def test_what_people_type_first_imports_nothing_heavy(code: str) -> None:
     assert heavy_imports(code) == []
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("plugins", "list"), ("--version",), ("run", "--help")])
+def test_a_command_that_reads_no_spec_starts_without_pydantic_and_pluggy(arguments: tuple[str, ...]) -> None:
+    """Count modules instead of seconds, which the machine changes: pydantic takes 0.1 s, pluggy 0.02."""
+    slow = (
+        "pydantic",
+        "pydantic_core",
+        "pluggy",
+        "hashlib",
+        "rich",
+        "noether.checkpoint.manifest",
+        "noether.spec.model",
+    )
+    at_exit = f"atexit.register(lambda: print([name for name in {slow!r} if name in sys.modules], len(sys.modules)))"
+    code = f"import atexit, sys\n{at_exit}\n{command(*arguments)}"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    found, _, count = run.stdout.splitlines()[-1].rpartition(" ")
+    assert found == "[]"
+    assert int(count) < MOST_MODULES
 
 
 def modules_below(package: str) -> list[str]:

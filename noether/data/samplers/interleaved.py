@@ -11,6 +11,8 @@ from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig, Tagged
 from noether.data.samplers.training_order import TrainingOrder
 from noether.kernel.intervals import NEVER
 
+_CHUNK = 4096  # batches of a pass cut at once: a pass over any number of samples holds no more indices
+
 
 class InterleavedSampler(torch.utils.data.Sampler[TaggedIndices]):
     """Yield the batches to load, in the order in which the training loop and its callbacks read them.
@@ -96,6 +98,9 @@ class InterleavedSampler(torch.utils.data.Sampler[TaggedIndices]):
         mine = consumer.samples_on(self.rank, self.world_size)
         if not mine:
             return
-        indices = torch.arange(mine.start, mine.stop, mine.step)
-        for position, chunk in enumerate(torch.split(indices, consumer.batch_size or self.batch_size)):
-            yield TaggedIndices(consumer.tag, EVALUATION_EPOCH, position, chunk)
+        size = consumer.batch_size or self.batch_size
+        for first in range(0, len(mine), size * _CHUNK):
+            part = mine[first : first + size * _CHUNK]
+            indices = torch.split(torch.arange(part.start, part.stop, part.step), size)
+            for position, chunk in enumerate(indices, start=first // size):
+                yield TaggedIndices(consumer.tag, EVALUATION_EPOCH, position, chunk)

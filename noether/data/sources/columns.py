@@ -30,7 +30,7 @@ def read_columns(path: Path, names: Collection[str] | None) -> Columns:
         DataError: if the file is missing, of an unknown format, or damaged, lacks one of `names`, or holds values
             that are not numbers.
     """
-    return _reader(path)(path, lambda present: _checked(path, names, present))
+    return _reader(path)(path, lambda present: checked(path, names, present))
 
 
 def column_names(path: Path) -> list[str]:
@@ -57,11 +57,12 @@ def _reader(path: Path) -> Reader:
             f"{path}: unknown format: found {path.suffix or 'no suffix'!r}, expected one of {', '.join(_READERS)}"
         )
     if not os.path.isfile(path):  # noqa: PTH113  # that of pathlib raises for a name that is too long
-        raise _no_file(path)
+        raise no_file(path)
     return reader
 
 
-def _no_file(path: Path) -> DataError:
+def no_file(path: Path) -> DataError:
+    """Return the error for a path that is not one of a file; names those that are near."""
     if os.path.exists(path):  # noqa: PTH110
         is_folder = os.path.isdir(path)  # noqa: PTH112
         found = "is a folder" if is_folder else "is a pipe or a device, which can be read once only"
@@ -80,11 +81,11 @@ def _read_npz(path: Path, choose: Choose) -> Columns:
             archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path}: wrong content: found a single array without a name, expected an .npz archive")
-            return {name: _from_numpy(path, name, _member(path, name, archive)) for name in choose(archive.files)}
+            return {name: from_numpy(path, name, _member(path, name, archive)) for name in choose(archive.files)}
     except DataError:
         raise
     except (OSError, ValueError, EOFError, MemoryError, RecursionError, zipfile.BadZipFile) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def _member(path: Path, name: str, archive: Any) -> Any:
@@ -92,7 +93,7 @@ def _member(path: Path, name: str, archive: Any) -> Any:
         return archive[name]
     except ValueError as error:
         if "Object arrays" in str(error):
-            raise _wrong_type(path, name, "Python objects") from error
+            raise wrong_type(path, name, "Python objects") from error
         raise
 
 
@@ -104,9 +105,9 @@ def _read_safetensors(path: Path, choose: Choose) -> Columns:
             length = header_length(stream.read(LENGTH), path.stat().st_size)
             require_plausible(stream.read(length))
         with safe_open(path, framework="pt") as file:
-            return {name: _from_torch(path, name, file.get_tensor(name)) for name in choose(list(file.keys()))}
+            return {name: from_torch(path, name, file.get_tensor(name)) for name in choose(list(file.keys()))}
     except (OSError, ValueError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def _read_parquet(path: Path, choose: Choose) -> Columns:
@@ -119,7 +120,7 @@ def _read_parquet(path: Path, choose: Choose) -> Columns:
         with parquet.ParquetFile(path) as file:
             table = file.read(columns=choose(file.schema_arrow.names))
     except (OSError, pyarrow.ArrowException) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     return _of_table(path, table)
 
 
@@ -136,7 +137,7 @@ def _read_csv(path: Path, choose: Choose) -> Columns:
             return {}
         table = csv.read_csv(path, convert_options=csv.ConvertOptions(include_columns=present))
     except (OSError, ValueError, pyarrow.ArrowException) as error:  # ValueError: names that are not UTF-8
-        raise _unreadable(path, error, "a csv is UTF-8, with ',' between columns and '.' in numbers") from error
+        raise unreadable(path, error, "a csv is UTF-8, with ',' between columns and '.' in numbers") from error
     return _of_table(path, table)
 
 
@@ -155,8 +156,8 @@ def _of_table(path: Path, table: Any) -> Columns:
                 hint="fill them in, or leave these rows out",
             )
         if not (types.is_integer(field.type) or types.is_floating(field.type) or types.is_boolean(field.type)):
-            raise _wrong_type(path, field.name, str(field.type))
-    return {name: _from_numpy(path, name, table[name].to_numpy()) for name in table.column_names}
+            raise wrong_type(path, field.name, str(field.type))
+    return {name: from_numpy(path, name, table[name].to_numpy()) for name in table.column_names}
 
 
 _READERS: dict[str, Reader] = {
@@ -167,7 +168,7 @@ _READERS: dict[str, Reader] = {
 }
 
 
-def _checked(path: Path, names: Collection[str] | None, present: list[str]) -> list[str]:
+def checked(path: Path, names: Collection[str] | None, present: list[str]) -> list[str]:
     """Return the names to read."""
     for name in names or ():
         if name not in present:
@@ -182,11 +183,16 @@ def _checked(path: Path, names: Collection[str] | None, present: list[str]) -> l
     return chosen
 
 
-def _from_numpy(path: Path, name: str, array: np.ndarray[Any, Any] | bytes) -> Tensor:
+def from_numpy(path: Path, name: str, array: np.ndarray[Any, Any] | bytes) -> Tensor:
+    """Return an array as a tensor, unsigned integers as int64.
+
+    Raises:
+        DataError: if it holds anything but numbers of at most 64 bits.
+    """
     if isinstance(array, bytes):
         raise DataError(f"{path}: wrong content of {name!r}: found bytes, expected an array")
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
-        raise _wrong_type(path, name, str(array.dtype))
+        raise wrong_type(path, name, str(array.dtype))
     if array.dtype.kind == "u":
         if array.size and int(array.max()) > _LARGEST:
             raise _too_large(path, name, str(array.dtype), int(array.max()))
@@ -195,11 +201,16 @@ def _from_numpy(path: Path, name: str, array: np.ndarray[Any, Any] | bytes) -> T
     return torch.from_numpy(native if native.flags.writeable else native.copy())
 
 
-def _from_torch(path: Path, name: str, tensor: Tensor) -> Tensor:
+def from_torch(path: Path, name: str, tensor: Tensor) -> Tensor:
+    """Return a tensor of a file, unsigned integers as int64.
+
+    Raises:
+        DataError: if it is complex, or holds integers that int64 cannot.
+    """
     if tensor.dtype in _UNSIGNED:
-        return _from_numpy(path, name, tensor.numpy())
+        return from_numpy(path, name, tensor.numpy())
     if tensor.is_complex():
-        raise _wrong_type(path, name, str(tensor.dtype).removeprefix("torch."))
+        raise wrong_type(path, name, str(tensor.dtype).removeprefix("torch."))
     return tensor
 
 
@@ -207,7 +218,8 @@ _LARGEST = 2**63 - 1
 _UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 
 
-def _wrong_type(path: Path, name: str, found: str) -> DataError:
+def wrong_type(path: Path, name: str, found: str) -> DataError:
+    """Return the error for an array of other values than numbers."""
     return DataError(
         f"{path}: wrong type of {name!r}: found {found}, expected booleans, integers or floats of at most 64 bits",
         hint="choose other arrays with `properties`, or write this one as an array of numbers of one shape a sample",
@@ -221,7 +233,8 @@ def _too_large(path: Path, name: str, found: str, largest: int) -> DataError:
     )
 
 
-def _unreadable(path: Path, error: Exception, hint: str = "check that the file is complete") -> DataError:
+def unreadable(path: Path, error: Exception, hint: str = "check that the file is complete") -> DataError:
+    """Return the error for a file that its format does not allow, or that the disk does not give."""
     return DataError(f"{path} cannot be read as {path.suffix.lower()}: {error}", hint=hint)
 
 

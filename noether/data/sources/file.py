@@ -55,26 +55,31 @@ class FileDataset(InMemoryDataset):
     def __init__(self, dataset_config: FileConfig, *, seed: int = 0) -> None:
         path = Path(dataset_config.path)
         wanted = dataset_config.properties
-        columns = read_columns(path, None if wanted is None else _names(wanted))
-        tensors = columns if wanted is None else _assembled(path, wanted, columns)
-        length = _common_length(path, tensors)
+        columns = read_columns(path, None if wanted is None else array_names(wanted))
+        tensors = columns if wanted is None else assembled(path, wanted, columns)
+        length = common_length(path, tensors)
         if dataset_config.split is not None:
             split_seed = seed if dataset_config.split_seed is None else dataset_config.split_seed
             indices = train_test_indices(length, dataset_config.split, dataset_config.test_fraction, split_seed)
             tensors = {name: tensor[indices] for name, tensor in tensors.items()}
-        plain = {name: _plain(tensor) for name, tensor in tensors.items()}
+        plain = {name: served(tensor) for name, tensor in tensors.items()}
         super().__init__(plain, dataset_config)
         self.exact = exact_ones(tensors, self.properties)
 
 
-def _names(properties: dict[str, str | list[str]]) -> list[str]:
+def array_names(properties: dict[str, str | list[str]]) -> list[str]:
     """Return each array that is used, once."""
     used = (name for names in properties.values() for name in ([names] if isinstance(names, str) else names))
     return list(dict.fromkeys(used))
 
 
-def _assembled(path: Path, properties: dict[str, str | list[str]], columns: Columns) -> dict[str, Tensor]:
-    _common_length(path, columns)
+def assembled(path: Path, properties: dict[str, str | list[str]], columns: Columns) -> dict[str, Tensor]:
+    """Return the properties that arrays make.
+
+    Raises:
+        DataError: if the arrays differ in length, or those of a property are not one number a sample.
+    """
+    common_length(path, columns)
     result = {}
     for name, parts in properties.items():
         if isinstance(parts, str):
@@ -99,7 +104,12 @@ def _assembled(path: Path, properties: dict[str, str | list[str]], columns: Colu
     return result
 
 
-def _common_length(path: Path, tensors: dict[str, Tensor]) -> int:
+def common_length(path: Path, tensors: dict[str, Tensor]) -> int:
+    """Return the number of samples.
+
+    Raises:
+        DataError: if the arrays differ in length.
+    """
     lengths = {name: len(tensor) if tensor.ndim else None for name, tensor in tensors.items()}
     if len(set(lengths.values())) != 1 or None in lengths.values():
         found = ", ".join(f"{name}: {'no dimension' if n is None else n}" for name, n in lengths.items())
@@ -109,7 +119,8 @@ def _common_length(path: Path, tensors: dict[str, Tensor]) -> int:
     return length
 
 
-def _plain(tensor: Tensor) -> Tensor:
+def served(tensor: Tensor) -> Tensor:
+    """Return numbers in the types that models and losses take: float32, int64 and bool."""
     if tensor.is_floating_point():
         return tensor.to(torch.float32)
     return tensor if tensor.dtype == torch.bool else tensor.to(torch.int64)

@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from pydantic_core import to_jsonable_python
-
 from noether.config.secrets import mask
 from noether.kernel.names import did_you_mean
 
@@ -37,6 +35,10 @@ def toml_literal(value: Any) -> str:
         return toml_string(value)
     if isinstance(value, float):
         return _number(value)
+    if isinstance(value, int):
+        return str(value)
+    from pydantic_core import to_jsonable_python  # most commands show no value, and start without it
+
     if isinstance(value, Mapping):
         given = {str(to_jsonable_python(key)): item for key, item in value.items() if item is not None}
         items = ", ".join(f"{toml_key(key)} = {toml_literal(item)}" for key, item in given.items())
@@ -45,8 +47,6 @@ def toml_literal(value: Any) -> str:
         return f"[{', '.join(map(toml_literal, value))}]"
     if isinstance(value, (set, frozenset)):
         return f"[{', '.join(sorted(map(toml_literal, value)))}]"
-    if isinstance(value, int):
-        return str(value)
     plain = to_jsonable_python(value, fallback=str)  # a date, a path, an enum, a dataclass
     return "unset" if plain is None else toml_literal(plain)
 

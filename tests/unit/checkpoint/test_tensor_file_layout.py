@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import cProfile
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
-from noether.checkpoint.tensor_file import _KINDS, TensorFile, decode_tensors, encode_tensors, lay_out_tensors
+from noether.checkpoint.save import Snapshot
+from noether.checkpoint.tensor_file import (
+    _KINDS,
+    TensorFile,
+    all_finite,
+    decode_tensors,
+    encode_tensors,
+    lay_out_tensors,
+)
 from noether.errors import TrainingError
 
 shapes = st.sampled_from([(), (0,), (1,), (3,), (2, 3), (2, 0, 2), (300, 300)])
@@ -38,7 +48,7 @@ def test_all_kinds_that_the_library_knows_are_written_as_it_does() -> None:
 def test_large_tensors_come_in_pieces_and_are_not_copied(mib: int) -> None:
     large = torch.arange(mib * 2**18, dtype=torch.float32)
     pieces = list(lay_out_tensors({"small": torch.ones(2), "w": large})[0].chunks())
-    assert len(pieces) == mib + 1  # with the header, to which what is small was joined
+    assert len(pieces) == mib + 2  # the header, and what is small
     assert b"".join(pieces) == save({"small": torch.ones(2), "w": large})
     large.fill_(7)
     assert torch.frombuffer(bytearray(pieces[-1]), dtype=torch.float32).eq(7).all()
@@ -79,3 +89,45 @@ def test_a_name_that_the_format_cannot_hold_is_refused(name: str) -> None:
     with pytest.raises(TrainingError) as caught:
         TensorFile.of({name: torch.zeros(1)})
     assert repr(name) in str(caught.value)
+
+
+def test_a_small_tensor_costs_few_calls() -> None:
+    """Thousands of small tensors take the time of the calls for each, not that of their bytes."""
+
+    def calls(count: int) -> int:
+        tensors = {f"layers.{index}.weight": torch.ones(8) for index in range(count)}
+        profile = cProfile.Profile()
+        profile.enable()
+        file, _ = lay_out_tensors(tensors)
+        assert all_finite(file.tensors.values())
+        assert sum(map(len, file.chunks())) == len(file)
+        profile.disable()
+        return sum(entry.callcount for entry in profile.getstats())
+
+    assert (calls(3000) - calls(1000)) / 2000 < 16
+
+
+def test_a_snapshot_is_written_without_a_call_for_each_tensor() -> None:
+    file, _ = lay_out_tensors({f"layers.{index}.weight": torch.ones(8) for index in range(3000)})
+    taken = Snapshot().take({"model": file})["model"]
+    assert isinstance(taken, TensorFile)
+    profile = cProfile.Profile()
+    profile.enable()
+    content = b"".join(taken.chunks())
+    profile.disable()
+    assert sum(entry.callcount for entry in profile.getstats()) < 60
+    assert content == b"".join(file.chunks())
+
+
+@given(
+    sizes=st.lists(st.sampled_from([0, 1, 3, 70_000, 300_000]), min_size=1, max_size=6),
+    dtypes=st.lists(st.sampled_from([torch.float32, torch.bfloat16, torch.uint16, torch.bool]), min_size=6, max_size=6),
+)
+def test_joined_tensors_give_the_bytes_of_each_in_order(sizes: list[int], dtypes: list[torch.dtype]) -> None:
+    tensors = {
+        str(i): torch.randint(0, 2, (n,)).to(kind) for i, (n, kind) in enumerate(zip(sizes, dtypes, strict=False))
+    }
+    encoded, _ = encode_tensors(tensors)
+    decoded = decode_tensors(encoded, {})
+    assert decoded.keys() == tensors.keys()
+    assert all(torch.equal(decoded[name].int(), tensors[name].int()) for name in tensors)

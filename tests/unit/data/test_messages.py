@@ -16,7 +16,8 @@ from noether.data.fetch import first_sample
 from noether.data.loader import _explained, _too_slow, evaluation_pass
 from noether.data.randomness import split_indices
 from noether.data.samplers.training_order import TrainingOrder, updates_per_epoch
-from noether.data.sources.columns import _checked, facts_of, read_columns
+from noether.data.sources.columns import checked, facts_of, read_columns
+from noether.data.sources.disk import DiskConfig, DiskDataset
 from noether.data.sources.file import FileConfig, FileDataset
 from noether.data.transforms.normalize import Normalize, NormalizeConfig
 from noether.data.views import PreparedDatasets, subset
@@ -93,7 +94,21 @@ def of_files(folder: Path) -> dict[str, Any]:
     def odd(**properties: Any) -> Any:
         return file("odd", **properties)
 
+    np.savez_compressed(folder / "small.npz", x=np.zeros(3))
+    np.save(folder / "columns.npy", np.asfortranarray(np.zeros((3, 2))))
+    np.save(folder / "cut.npy", np.zeros(3))
+    (folder / "cut.npy").write_bytes((folder / "cut.npy").read_bytes()[:-1])
+    (folder / "empty.npy").touch()
+
+    def disk(name: str) -> Any:
+        return DiskDataset(DiskConfig(kind="disk", path=str(folder / name)))
+
     return {
+        "a compressed file on disk": lambda: disk("small.npz"),
+        "a file on disk by columns": lambda: disk("columns.npy"),
+        "a truncated file on disk": lambda: disk("cut.npy"),
+        "an empty file on disk": lambda: disk("empty.npy"),
+        "an unknown format on disk": lambda: disk("table.csv"),
         "an unknown format": lambda: read_columns(folder / "train.xlsx", None),
         "a missing file": lambda: read_columns(folder / "trian.npz", None),
         "a folder": lambda: read_columns(made(folder / "data.npz"), None),
@@ -104,8 +119,8 @@ def of_files(folder: Path) -> dict[str, Any]:
         "Python objects": lambda: read_columns(folder / "odd.npz", ["objects"]),
         "integers beyond 64 bits with a sign": lambda: read_columns(folder / "odd.npz", ["unsigned"]),
         "numbers that are lost": lambda: DataContainer({"train": odd(x=["x", "far"])}).first_sample(),
-        "a name that is not text": lambda: _checked(folder / "a.parquet", None, ["a\n"]),
-        "a doubled column": lambda: _checked(folder / "a.parquet", None, ["a", "b", "a"]),
+        "a name that is not text": lambda: checked(folder / "a.parquet", None, ["a\n"]),
+        "a doubled column": lambda: checked(folder / "a.parquet", None, ["a", "b", "a"]),
         "arrays of different lengths": lambda: file(y="y", z="z"),
         "a property without arrays": lambda: file(x="x", y=[]),
         "an array that cannot be a component": lambda: file(y=["y", "x"]),

@@ -1,0 +1,73 @@
+"""The cost of an index of the training order: 10⁹ samples without a permutation, beside one that is sorted and held.
+
+The order that is measured is checked to hold no sample twice. The nanoseconds and the ratio go into `extra_info`.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from noether.data.randomness import Bijection, BlockShuffle, mix
+from noether.data.samplers.training_order import TrainingOrder
+
+GOAL = 50  # nanoseconds an index
+INDICES = 1 << 22
+BATCH = 256
+ROUNDS = 5
+SIZES = (10**9, (1 << 29) + 1)  # the second takes the rounds of the bijection twice as often: the worst size
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def nanoseconds(call: Callable[[], object]) -> float:
+    """Return the median nanoseconds of processor time an index: there is no waiting in it."""
+    times = []
+    for _ in range(ROUNDS):
+        start = time.thread_time()
+        call()
+        times.append(time.thread_time() - start)
+    return statistics.median(times) / INDICES * 1e9
+
+
+def ours(samples: int, block: int | None = None) -> torch.Tensor:
+    """Return the first indices of an epoch, cut into batches as training reads them."""
+    batches = TrainingOrder(samples, BATCH, BATCH, seed=3, block=block).batches(0)
+    return torch.cat([next(batches) for _ in range(INDICES // BATCH)])
+
+
+def obvious() -> torch.Tensor:
+    """Return an order of as many samples as indices are measured; that of 10⁹ would hold 8 GB."""
+    return torch.cat(torch.randperm(INDICES, generator=torch.Generator().manual_seed(3)).split(BATCH))
+
+
+@pytest.mark.parametrize("samples", SIZES)
+def test_an_index_of_a_billion_samples(samples: int, benchmark: BenchmarkFixture) -> None:
+    found = ours(samples)
+    assert len(found.unique()) == INDICES
+    assert torch.equal(found, Bijection(samples, mix(3, 0)).at(torch.arange(INDICES)))
+    mine, theirs = nanoseconds(lambda: ours(samples)), nanoseconds(obvious)
+    benchmark.extra_info.update(ratio=mine / theirs, nanoseconds=mine, randperm_nanoseconds=theirs)
+    print(f"\n{samples:,} samples: {mine:.1f} ns an index; randperm of {INDICES:,}: {theirs:.1f}")
+    benchmark.pedantic(lambda: ours(samples), rounds=1)
+    assert mine <= GOAL
+
+
+def test_an_index_of_a_billion_samples_shuffled_in_blocks(benchmark: BenchmarkFixture) -> None:
+    found = ours(10**9, block=4096)
+    assert torch.equal(found, BlockShuffle(10**9, 4096, mix(3, 0)).at(torch.arange(INDICES)))
+    mine, theirs = nanoseconds(lambda: ours(10**9, block=4096)), nanoseconds(obvious)
+    benchmark.extra_info.update(ratio=mine / theirs, nanoseconds=mine, randperm_nanoseconds=theirs)
+    print(f"\nin blocks: {mine:.1f} ns an index")
+    benchmark.pedantic(lambda: ours(10**9, block=4096), rounds=1)

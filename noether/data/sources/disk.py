@@ -1,0 +1,154 @@
+"""disk: samples of a file that is larger than memory, read batch by batch."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from noether.data.dataset import Batch, InMemoryDataset, StoredDataset, exact_ones
+from noether.data.randomness import LARGEST_SORTED, Bijection, split_key, train_test_indices
+from noether.data.sources.file import FileConfig, array_names, assembled, common_length, served
+from noether.data.sources.mapped import StoredArray, open_arrays
+from noether.errors import DataError
+
+_SPREAD_BYTES = 64 << 20
+
+
+class DiskConfig(FileConfig):
+    """Settings of `disk`."""
+
+    path_fields: ClassVar[tuple[str, ...]] = ("path",)
+
+    path: str = Field(
+        examples=["data/wings.h5"],
+        description="The file: .npy, .npz (not compressed), .safetensors, .h5, .hdf5 or .zarr; or a folder of .npy "
+        "files, each an array by the name of its file.",
+    )
+    shuffle_block: int | None = Field(
+        None,
+        ge=1,
+        examples=[1024],
+        description="Shuffle blocks of this many consecutive samples, 64 at a time, so that the disk reads in a row. "
+        "Take the samples in a chunk of a compressed file. Without it, every order is equally likely.",
+    )
+
+
+class DiskDataset(StoredDataset):
+    """Serves the samples of a file that stays on disk; a batch is one gather, and takes memory for itself only.
+
+    The samples are those of `file`, bit for bit. A file in HDF5 or zarr is decoded chunk by chunk; the others, and
+    HDF5 without chunks, are mapped for reading.
+
+    Args:
+        dataset_config: The file, its arrays, and the part of its samples.
+        seed: Seed of the run; decides the split where the config names no seed.
+
+    Attributes:
+        shuffle_block: Consecutive samples that training reads in a row; None for an order without blocks.
+
+    Raises:
+        DataError: if the file is missing, damaged or truncated, lacks an array, or its arrays do not hold samples.
+    """
+
+    deterministic = True
+
+    @classmethod
+    def known_properties(cls, config: DiskConfig) -> tuple[str, ...] | None:
+        """Return the properties that the config names; else the file has to be opened for them."""
+        return None if config.properties is None else tuple(config.properties)
+
+    def __init__(self, dataset_config: DiskConfig, *, seed: int = 0) -> None:
+        super().__init__(dataset_config)
+        self.shuffle_block = dataset_config.shuffle_block
+        self._path = Path(dataset_config.path)
+        self._wanted = dataset_config.properties
+        self._is_exact = False
+        self._arrays: dict[str, StoredArray] = {}
+        self._opened_by = 0
+        shapes = self._properties(
+            {name: torch.empty(a.shape, dtype=a.dtype, device="meta") for name, a in self._opened().items()}
+        )
+        self._total = common_length(self._path, shapes)
+        self.holds_doubles = any(shape.dtype == torch.float64 for shape in shapes.values())
+        self._sample_bytes = sum(shape[:1].nbytes for shape in shapes.values())
+        self._part = self._part_of(dataset_config, seed)
+
+    def _part_of(self, config: DiskConfig, seed: int) -> range | Tensor:
+        """Return the places of the samples in the file, or of more than can be sorted in the order of the split."""
+        self._split: Bijection | None = None
+        if config.split is None:
+            return range(self._total)
+        split_seed = seed if config.split_seed is None else config.split_seed
+        if self._total <= LARGEST_SORTED:
+            return train_test_indices(self._total, config.split, config.test_fraction, split_seed)
+        if self.shuffle_block is not None:
+            raise DataError(
+                f"{self._path} cannot be split and shuffled in blocks: found {self._total} samples, expected at most "
+                f"{LARGEST_SORTED}",
+                hint="write the parts to files of their own, or leave out shuffle_block",
+            )
+        self._split = Bijection(self._total, split_key(split_seed))
+        held_out = min(self._total, round(config.test_fraction * self._total))
+        return range(held_out) if config.split == "test" else range(held_out, self._total)
+
+    def _opened(self) -> dict[str, StoredArray]:
+        """Return the arrays as this process has opened them: a worker shares no handle with its parent."""
+        if self._opened_by != os.getpid():
+            self._arrays = open_arrays(self._path, None if self._wanted is None else array_names(self._wanted))
+            self._opened_by = os.getpid()
+        return self._arrays
+
+    def _properties(self, columns: dict[str, Tensor]) -> dict[str, Tensor]:
+        return columns if self._wanted is None else assembled(self._path, self._wanted, columns)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_arrays": {}, "_opened_by": 0}
+
+    def __len__(self) -> int:
+        return len(self._part)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {name: tensor[0] for name, tensor in self.__getitems__([range(len(self))[index]]).items()}
+
+    def __getitems__(self, indices: list[int] | Tensor) -> Batch:
+        """Return the batch of the samples at `indices`.
+
+        Raises:
+            DataError: if the file has changed, or is damaged.
+        """
+        exact = self._exact(torch.as_tensor(indices, dtype=torch.int64))
+        if self._is_exact:
+            return {name: values if values.dtype == torch.float64 else served(values) for name, values in exact.items()}
+        return {name: served(values) for name, values in exact.items()}
+
+    def _exact(self, indices: Tensor) -> dict[str, Tensor]:
+        """Return samples in the types of the file."""
+        if isinstance(self._part, Tensor):
+            indices = self._part[indices]
+        elif self._part.start:
+            indices = indices + self._part.start
+        if self._split is not None:
+            indices = self._split.at(indices)
+        places = np.ascontiguousarray(indices.numpy())
+        return self._properties({name: array.take(places) for name, array in self._opened().items()})
+
+    def in_full(self) -> DiskDataset:
+        """Return the data set with float64 where the file has it."""
+        other = copy.copy(self)
+        other._is_exact = True
+        return other
+
+    def spread(self, most: int) -> InMemoryDataset:
+        """Return samples from all over the data set, at most `most` and 64 MiB, with their exact numbers."""
+        count = max(2, min(most, len(self), _SPREAD_BYTES // max(1, self._sample_bytes)))
+        exact = self._exact(torch.linspace(0, len(self) - 1, count, dtype=torch.float64).long())
+        made = InMemoryDataset({name: served(values) for name, values in exact.items()}, self.config)
+        made.exact = exact_ones(exact, made.properties)
+        return made
