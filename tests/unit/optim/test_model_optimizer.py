@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from noether.optim.model_optimizer import ModelOptimizer, Scheduled
-from noether.optim.schedules import Exponential, ExponentialConfig
+from noether.optim.model_optimizer import ModelOptimizer
+from noether.optim.schedules import Exponential, ExponentialConfig, Scheduled
 
 
 def optimizer_over(module: nn.Module, **settings: float | None) -> ModelOptimizer:
@@ -86,7 +86,7 @@ def test_gradients_are_released_not_zeroed(network: nn.Sequential) -> None:
 def test_value_under_a_schedule_depends_on_the_update_alone(updates: list[int]) -> None:
     optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.ones(1))], "lr": lr} for lr in (0.5, 0.25)])
     schedule = Exponential(ExponentialConfig(gamma=0.5), total_updates=6, updates_per_epoch=2)
-    scheduled = Scheduled("lr", schedule, optimizer)
+    scheduled = Scheduled("lr", schedule, optimizer.param_groups)
     for update in updates:
         scheduled.apply(update)
         assert [group["lr"] for group in optimizer.param_groups] == [0.5 * 0.5**update, 0.25 * 0.5**update]
