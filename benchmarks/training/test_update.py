@@ -16,33 +16,29 @@ from __future__ import annotations
 import cProfile
 import pstats
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 from time import thread_time
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from pytest_benchmark.fixture import BenchmarkFixture
 from safetensors.torch import load_file
 from torch import Tensor
 
 import noether
-from noether.core.callbacks.base import CallbackBase
+from noether.core.callbacks.base import OneShotCallback
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.models.mlp import MLP, MLPConfig
 from noether.data.dataset import InMemoryDataset
 from noether.data.randomness import permutation
 
 SAMPLES, BATCH, SEED = 2048, 32, 0
-SLICE, SLICES = 200, 30
+SLICE, SLICES = 100, 20
 NEVER = 100_000
-
-# What noether costs above the bare loop with torch's own optimizer step, and above the loop by hand.
-READY_RATIO, RATIO = 1.05, 1.2
-READY_CALLS, CALLS = -126.0, -120.0
-CALLS_ABOVE_BY_HAND = 40.0
-BOUNDARY_CALLS = 400.0
-BOUNDARY_US = 60
 
 
 @cache
@@ -78,15 +74,22 @@ class Ready(InMemoryDataset):
         return next(self._left) if indices.shape[0] == BATCH else super().__getitems__(indices)
 
 
-class Quiet(CallbackBase):
+class Quiet(OneShotCallback):
     """Overrides no hook that is called at every update."""
 
 
-class Hot(CallbackBase):
+class Hot(OneShotCallback):
     """Overrides one hook that is called at every update, and does nothing in it."""
 
     def track_after_update_step(self, *, update_counter: Any, times: Any) -> None:
         pass
+
+
+RATIOS: dict[type, float] = {Ready: 1.0, InMemory: 1.1}  # of the bare loop
+CALLS_ABOVE: dict[type, float] = {Ready: -127.0, InMemory: -126.0}  # the bare loop
+CALLS_ABOVE_BY_HAND: dict[type, float] = {Ready: 32.0, InMemory: 33.0}
+BOUNDARY_CALLS, BOUNDARY_RATIO = 244.0, 60 / 111  # beyond those of its update; of an update of the bare loop
+CALLBACKS = 20
 
 
 def kind(component: type) -> str:
@@ -197,9 +200,7 @@ class Alternating(PeriodicCallback):
 LOOPS: dict[str, dict[str, bool]] = {"bare": {}, "checked": {"checks": True}, "by_hand": {"by_hand": True}}
 
 
-def measured(
-    tmp: Path, dataset: type = InMemory, loops: tuple[str, ...] = ("bare",), **settings: Any
-) -> dict[str, Any]:
+def measured(dataset: type = InMemory, loops: tuple[str, ...] = ("bare",), **settings: Any) -> dict[str, Any]:
     """Return the lowest microseconds of an update of all; check that all end with the same bits."""
     Alternating.loops = {name: bare_loop(**LOOPS[name]) for name in loops}
     Alternating.seconds = {name: [] for name in ("ours", *loops)}
@@ -218,9 +219,18 @@ def measured(
     }
 
 
+def best(measure: Callable[[], dict[str, Any]], key: str, limit: float) -> dict[str, Any]:
+    """Return a measurement whose `key` is within its limit; the lowest of three if the machine hides it."""
+    found = measure()
+    for _ in range(2):
+        if found[key] > limit:
+            found = min(found, measure(), key=lambda each: each[key])
+    return found
+
+
 def calls_per_update(work: Callable[[int], object]) -> float:
     """Return the calls of an update as the difference of two run lengths, so that nothing else counts."""
-    work(10)  # imports
+    _calls(work, 100)  # what comes once
     short, long = (_calls(work, updates) for updates in (256, 1280))
     return (long - short) / (1280 - 256)
 
@@ -229,3 +239,79 @@ def _calls(work: Callable[[int], object], updates: int) -> int:
     profile = cProfile.Profile()
     profile.runcall(work, updates)
     return pstats.Stats(profile).total_calls  # type: ignore[attr-defined,no-any-return]  # typeshed lacks it
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("dataset", [Ready, InMemory])
+def test_an_update_takes_no_longer_than_in_a_bare_loop(benchmark: BenchmarkFixture, dataset: type) -> None:
+    """With batches that lie ready, and with our own sampling and gathering, the check of all gradients included."""
+    measure = partial(measured, dataset, tuple(LOOPS))
+    found = benchmark.pedantic(lambda: best(measure, "ratio_bare", RATIOS[dataset]), rounds=1)
+    benchmark.extra_info |= found
+    print(
+        f"\nan update: {found['ours_us']:.1f} us;", ", ".join(f"{name} {found[f'above_{name}']:+.1f}" for name in LOOPS)
+    )
+    assert found["ratio_bare"] <= RATIOS[dataset]
+
+
+@pytest.mark.parametrize("dataset", [Ready, InMemory])
+def test_python_calls_of_an_update(benchmark: BenchmarkFixture, dataset: type) -> None:
+    def count() -> dict[str, float]:
+        ours = calls_per_update(lambda updates: run(spec(updates, dataset, log=NEVER)))
+        return {f"calls_above_{name}": ours - calls_of_loop(**options) for name, options in LOOPS.items()}
+
+    found = benchmark.pedantic(count, rounds=1)
+    benchmark.extra_info |= found
+    print("\nan update:", ", ".join(f"{name} {calls:+.1f}" for name, calls in found.items()))
+    assert found["calls_above_bare"] <= CALLS_ABOVE[dataset]
+    assert found["calls_above_by_hand"] <= CALLS_ABOVE_BY_HAND[dataset]
+
+
+def calls_of_loop(**options: bool) -> float:
+    return calls_per_update(lambda updates: list(islice(map(id, bare_loop(**options)), updates + 1)))
+
+
+def test_a_boundary_that_logs(benchmark: BenchmarkFixture) -> None:
+    """The default metrics of a run that logs every update, beyond an update of one that logs none."""
+
+    def measure() -> dict[str, float]:
+        logging, silent = (measured(Ready, log=log) for log in (1, NEVER))
+        above = logging["ratio_bare"] - silent["ratio_bare"]
+        return {"ratio": above, "us": above * silent["bare_us"]}
+
+    def count() -> float:
+        def of(log: int) -> float:
+            return calls_per_update(lambda updates: run(spec(updates, Ready, log=log)))
+
+        return of(1) - of(NEVER)
+
+    found = benchmark.pedantic(lambda: best(measure, "ratio", BOUNDARY_RATIO), rounds=1)
+    benchmark.extra_info |= found | {"calls": (calls := count())}
+    print(f"\na boundary: {found['us']:.1f} us, {found['ratio']:.2f} of a bare update, {calls:.1f} calls")
+    assert calls <= BOUNDARY_CALLS
+    assert found["ratio"] <= BOUNDARY_RATIO
+
+
+def test_callbacks_cost_a_call_each_if_they_have_a_hot_hook(benchmark: BenchmarkFixture) -> None:
+    def several(kinds: type) -> list[dict[str, Any]]:
+        return [{"kind": kind(kinds), "id": f"{kinds.__name__}-{number}".lower()} for number in range(CALLBACKS)]
+
+    def count() -> dict[str, float]:
+        def of(given: list[dict[str, Any]]) -> float:
+            return calls_per_update(lambda updates: run(spec(updates, Ready, log=NEVER, callbacks=given)))
+
+        none, quiet, hot = map(of, ([], several(Quiet), several(Hot)))
+        return {"calls_quiet": (quiet - none) / CALLBACKS, "calls_hot": (hot - none) / CALLBACKS}
+
+    found = benchmark.pedantic(count, rounds=1)
+    none, quiet, hot = (measured(Ready, callbacks=given) for given in ([], several(Quiet), several(Hot)))
+    for name, with_them in (("us_quiet", quiet), ("us_hot", hot)):
+        found[name] = (with_them["ratio_bare"] - none["ratio_bare"]) * none["bare_us"] / CALLBACKS
+    benchmark.extra_info |= found
+    print("\na callback:", ", ".join(f"{name} {value:+.2f}" for name, value in found.items()))
+    assert abs(found["calls_quiet"]) * CALLBACKS < 0.5  # none of them is called
+    assert found["calls_hot"] * CALLBACKS < CALLBACKS + 1.5  # one each, and one for the hook itself
