@@ -12,7 +12,15 @@ from torch.optim import Optimizer
 
 from noether.errors import CheckpointError, TrainingError
 from noether.optim.fused import FusedStep
-from noether.optim.kernels import clip_norm, clip_value, fit_to_gradients, total_norm, wrong_gradients
+from noether.optim.kernels import (
+    clip_norm,
+    clip_norm_of_uniform,
+    clip_value,
+    fit_to_gradients,
+    is_uniform,
+    total_norm,
+    wrong_gradients,
+)
 from noether.optim.optimizer_state import (
     OptimizerState,
     Options,
@@ -123,7 +131,11 @@ class ModelOptimizer:
                 if self.clip_grad_value is not None:
                     torch.nn.utils.clip_grad_value_(self.parameters, self.clip_grad_value)
                 if self.clip_grad_norm is not None:
-                    self.last_grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_grad_norm)
+                    gradients = [p.grad for p in self.parameters if p.grad is not None] if self._is_uniform else None
+                    if gradients:
+                        self.last_grad_norm = clip_norm_of_uniform(gradients, self.clip_grad_norm)
+                    else:
+                        self.last_grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_grad_norm)
                 return
             except NotImplementedError:  # for sparse gradients; nothing was scaled yet
                 self._clips_any = True
@@ -217,6 +229,7 @@ class ModelOptimizer:
         """Read the parameters of all groups, and choose the functions that suit them."""
         self._fused = FusedStep.of(self.torch_optimizer)
         self.parameters = [parameter for group in self.torch_optimizer.param_groups for parameter in group["params"]]
+        self._is_uniform = is_uniform(self.parameters)
         # The norms of small number formats would overflow in torch's clipping.
         self._clips_any = any(parameter.dtype.itemsize < torch.float32.itemsize for parameter in self.parameters)
 

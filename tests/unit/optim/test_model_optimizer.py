@@ -40,13 +40,15 @@ def gradients(module: nn.Module) -> list[torch.Tensor]:
     ids=["norm", "value"],
 )
 def test_clipping_is_that_of_torch(
-    network: nn.Sequential, scale: float, settings: dict[str, float], clip_as_torch: Callable[..., object]
+    network: nn.Sequential, scale: float, settings: dict[str, float], clip_as_torch: Callable[..., torch.Tensor | None]
 ) -> None:
     set_gradients(network, scale)
-    clip_as_torch(list(network.parameters()))
+    norm = clip_as_torch(list(network.parameters()))
     expected = [gradient.clone() for gradient in gradients(network)]
     set_gradients(network, scale)
-    optimizer_over(network, **settings).clip()
+    optimizer = optimizer_over(network, **settings)
+    optimizer.clip()
+    assert norm is None or torch.equal(norm, optimizer.last_grad_norm)
     assert all(torch.equal(found, wanted) for found, wanted in zip(gradients(network), expected, strict=True))
 
 
