@@ -39,6 +39,7 @@ from noether.data.randomness import permutation
 SAMPLES, BATCH, SEED = 2048, 32, 0
 SLICE, SLICES = 100, 20
 NEVER = 100_000
+pytestmark = pytest.mark.timeout(600)  # on a loaded machine; some seconds otherwise
 
 
 @cache
