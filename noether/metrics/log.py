@@ -311,8 +311,9 @@ class MetricSummary:
         self.final.update(metrics)
         if self._provider is None:
             return
+        signs = self._signs
         for key, value in metrics.items():
-            sign = self._sign(key)
+            sign = signs[key] if key in signs else self._sign(key)
             if sign and math.isfinite(value):
                 best = self.best.get(key, value)
                 self.best[key] = max(best, value) if sign > 0 else min(best, value)
@@ -323,8 +324,7 @@ class MetricSummary:
         self.best.clear()
 
     def _sign(self, key: str) -> int:
-        """Return 1 for a metric that is better higher, -1 for one that is better lower, 0 for any other."""
-        if key not in self._signs:
-            direction = self._provider.direction(key) if self._provider else None
-            self._signs[key] = {"higher": 1, "lower": -1}.get(direction or "", 0)
+        """Return 1 for a metric that is better higher, -1 for one that is better lower, 0 for any other; note it."""
+        direction = self._provider.direction(key) if self._provider else None
+        self._signs[key] = {"higher": 1, "lower": -1}.get(direction or "", 0)
         return self._signs[key]

@@ -49,7 +49,7 @@ def read_scalars(values: MutableMapping[str, float | Tensor]) -> None:
     """Replace the tensors in `values` with floats, with one copy to the host for each device and type."""
     groups: dict[tuple[torch.device, torch.dtype], list[str]] = {}
     for key, value in values.items():
-        if isinstance(value, Tensor):
+        if type(value) is not float and isinstance(value, Tensor):  # no call for most: a boundary may be every update
             groups.setdefault((value.device, value.dtype), []).append(key)
     for keys in groups.values():
         stacked = torch.stack([values[key].reshape(()) for key in keys])  # type: ignore[union-attr]  # tensors all

@@ -19,9 +19,9 @@ from noether.errors import SpecError
 from noether.kernel.entries import ROLES
 from noether.kernel.importing import is_of_torch, result_problem
 from noether.optim.kernels import with_implementation
-from noether.optim.model_optimizer import ModelOptimizer, Scheduled
+from noether.optim.model_optimizer import ModelOptimizer
 from noether.optim.optimizer_state import Traits, requires_closure
-from noether.optim.schedules import Schedule
+from noether.optim.schedules import Schedule, Scheduled
 from noether.optim.trial import traits_of
 
 _SHOWN = 4  # names in a hint
@@ -331,7 +331,7 @@ def _scheduled(config: OptimizerBaseConfig, optimizer: Optimizer, **span: int) -
                 f"unusable schedule: optimizer '{config.kind}' has no {key}",
                 hint=f"remove the schedule of {key}, or choose another optimizer",
             )
-    return [Scheduled(key, build_schedule(schedule, **span), optimizer) for key, schedule in found.items()]
+    return [Scheduled(key, build_schedule(schedule, **span), optimizer.param_groups) for key, schedule in found.items()]
 
 
 def _options(config: OptimizerBaseConfig) -> dict[str, Any]:

@@ -211,6 +211,23 @@ def clip_norm(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
     return norm
 
 
+def is_uniform(parameters: Sequence[nn.Parameter]) -> bool:
+    """Return True for plain parameters of one floating-point type on one device."""
+    kinds = {(type(parameter), parameter.dtype, parameter.device) for parameter in parameters}
+    return len(kinds) == 1 and all(kind is nn.Parameter and dtype in (_SINGLE, _DOUBLE) for kind, dtype, _ in kinds)
+
+
+def clip_norm_of_uniform(gradients: list[Tensor], max_norm: float) -> Tensor:
+    """Clip gradients of uniform parameters with the kernels of `torch.nn.utils.clip_grad_norm_`; return their norm.
+
+    Raises:
+        NotImplementedError: if one is sparse; nothing is scaled then.
+    """
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2.0)), 2.0)
+    torch._foreach_mul_(gradients, torch.clamp(max_norm / (norm + 1e-6), max=1.0))
+    return norm
+
+
 def clip_value(parameters: Sequence[nn.Parameter], value: float) -> None:
     """Clip the entries of gradients of any layout, as `torch.nn.utils.clip_grad_value_` does those of dense ones."""
     for gradient in _summed(parameters):

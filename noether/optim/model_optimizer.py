@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from noether.errors import CheckpointError, TrainingError
-from noether.optim.kernels import clip_norm, clip_value, fit_to_gradients, total_norm, wrong_gradients
+from noether.optim.fused import FusedStep
+from noether.optim.kernels import (
+    clip_norm,
+    clip_norm_of_uniform,
+    clip_value,
+    fit_to_gradients,
+    is_uniform,
+    total_norm,
+    wrong_gradients,
+)
 from noether.optim.optimizer_state import (
     OptimizerState,
     Options,
@@ -28,36 +37,9 @@ from noether.optim.optimizer_state import (
     restore_options,
 )
 from noether.optim.plateau import MetricSchedule
-from noether.optim.schedules import Schedule
+from noether.optim.schedules import Scheduled
 
 _WEIGHT = "training_weight"  # entry of optimizers that train other weights than they evaluate
-
-
-class Scheduled:
-    """One value of every parameter group (`lr`, `weight_decay`) under a schedule."""
-
-    def __init__(self, key: str, schedule: Schedule, optimizer: Optimizer) -> None:
-        self.key = key
-        self.schedule = schedule
-        self._factor = 1.0
-        self._targets: list[tuple[Options, Any]] = []
-        self.include(optimizer.param_groups)
-
-    def include(self, groups: Iterable[Options]) -> None:
-        """Take groups under the schedule; the value that each has now is the one that the factor is for."""
-        for group in groups:
-            self._targets.append((group, group[self.key]))
-            group[self.key] = group[self.key] * self._factor
-
-    def follow(self, groups: Sequence[Options]) -> None:
-        """Set the values of these groups from now on: torch makes new ones when it loads a state."""
-        self._targets = [(group, base) for group, (_, base) in zip(groups, self._targets, strict=True)]
-
-    def apply(self, update: int) -> None:
-        """Set the value that is in force after `update` completed updates."""
-        self._factor = factor = self.schedule.factor(update)
-        for group, base in self._targets:
-            group[self.key] = base * factor
 
 
 class ModelOptimizer:
@@ -106,7 +88,6 @@ class ModelOptimizer:
         self._take_parameters()
         self.on_change: Callable[[], object] = lambda: None
         self.last_grad_norm: torch.Tensor | None = None
-        self.zero_grad = optimizer.zero_grad  # releases the gradients; torch sets them to None by default
         self.clips = clip_grad_norm is not None or clip_grad_value is not None
         self._find = find or (lambda: ())
         self._names = {id(p): name for p, name in zip(self.parameters, names, strict=True)}
@@ -150,7 +131,11 @@ class ModelOptimizer:
                 if self.clip_grad_value is not None:
                     torch.nn.utils.clip_grad_value_(self.parameters, self.clip_grad_value)
                 if self.clip_grad_norm is not None:
-                    self.last_grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_grad_norm)
+                    gradients = [p.grad for p in self.parameters if p.grad is not None] if self._is_uniform else None
+                    if gradients:
+                        self.last_grad_norm = clip_norm_of_uniform(gradients, self.clip_grad_norm)
+                    else:
+                        self.last_grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_grad_norm)
                 return
             except NotImplementedError:  # for sparse gradients; nothing was scaled yet
                 self._clips_any = True
@@ -175,7 +160,8 @@ class ModelOptimizer:
             self.clip()
         try:
             if grad_scaler is None:
-                self.torch_optimizer.step()
+                if self._fused is None or not self._fused():
+                    self.torch_optimizer.step()
             elif self.has_gradients:  # a scaler refuses an optimizer that it has seen no gradients of
                 grad_scaler.step(self.torch_optimizer)
         except RuntimeError as error:
@@ -184,6 +170,16 @@ class ModelOptimizer:
             raise wrong_gradients(
                 self.torch_optimizer, dict(zip(self.names, self.parameters, strict=True)), error
             ) from error
+
+    def zero_grad(self) -> None:
+        """Release the gradients, as torch's `zero_grad` does unless it is another function."""
+        optimizer = self.torch_optimizer
+        if type(optimizer).zero_grad is not Optimizer.zero_grad or "zero_grad" in optimizer.__dict__:
+            optimizer.zero_grad()
+            return
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
 
     # Groups that are added while it trains
 
@@ -230,8 +226,11 @@ class ModelOptimizer:
             self._names.setdefault(id(tensor), known.get(id(tensor), ""))
 
     def _take_parameters(self) -> None:
-        """Read the parameters of all groups; the norms of small number formats would overflow in torch's clipping."""
+        """Read the parameters of all groups, and choose the functions that suit them."""
+        self._fused = FusedStep.of(self.torch_optimizer)
         self.parameters = [parameter for group in self.torch_optimizer.param_groups for parameter in group["params"]]
+        self._is_uniform = is_uniform(self.parameters)
+        # The norms of small number formats would overflow in torch's clipping.
         self._clips_any = any(parameter.dtype.itemsize < torch.float32.itemsize for parameter in self.parameters)
 
     def take_up_groups(self) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -60,6 +61,33 @@ class Schedule(ABC):
             return default
         ((unit, value),) = given.items()
         return round(value * units[unit])
+
+
+class Scheduled:
+    """One value of every parameter group (`lr`, `weight_decay`) under a schedule."""
+
+    def __init__(self, key: str, schedule: Schedule, groups: Iterable[dict[str, Any]]) -> None:
+        self.key = key
+        self.schedule = schedule
+        self._factor = 1.0
+        self._targets: list[tuple[dict[str, Any], Any]] = []
+        self.include(groups)
+
+    def include(self, groups: Iterable[dict[str, Any]]) -> None:
+        """Take groups under the schedule; the value that each has now is the one that the factor is for."""
+        for group in groups:
+            self._targets.append((group, group[self.key]))
+            group[self.key] = group[self.key] * self._factor
+
+    def follow(self, groups: Sequence[dict[str, Any]]) -> None:
+        """Set the values of these groups from now on: torch makes new ones when it loads a state."""
+        self._targets = [(group, base) for group, (_, base) in zip(groups, self._targets, strict=True)]
+
+    def apply(self, update: int) -> None:
+        """Set the value that is in force after `update` completed updates."""
+        self._factor = factor = self.schedule.factor(update)
+        for group, base in self._targets:
+            group[self.key] = base * factor
 
 
 class ConstantConfig(ScheduleBaseConfig):

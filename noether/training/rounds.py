@@ -32,13 +32,14 @@ CHECKPOINT_WAIT = "checkpoint_wait"
 _EVERY_UPDATE = ("before_optimizer_step", "track_after_accumulation_step", "track_after_update_step")
 _Unit = Literal["update", "epoch"]
 _UNITS: dict[str, _Unit] = {"after_update": "update", "after_epoch": "epoch"}
+_NOTHING = nullcontext()
 
 
 class Rounds:
     """Calls the hooks of a boundary and commits the checkpoints that they ask for.
 
-    Hooks see the model in evaluation mode, unless every callback in the round declares that it does not call it.
-    Numbers that hooks draw from the global generators are put back, so that an observer never changes training.
+    Hooks see the model in evaluation mode, and numbers that they draw from the global generators are put back, so that
+    an observer never changes training. Both are left out if every callback in the round declares that it needs neither.
 
     Args:
         trainer: The trainer, its hooks compiled.
@@ -63,7 +64,7 @@ class Rounds:
         self.due = self.dispatch.next_due_update(self.counter)
         self._going_through_data = [callback for callback in trainer.callbacks if _goes_through_data(callback)]
         self._state_names = state_names(model)
-        self._calling: dict[str, list[tuple[Any, _Unit | None]]] = {}
+        self._doing: dict[tuple[str, str], list[tuple[Any, _Unit | None]]] = {}
 
     # Around training
 
@@ -95,7 +96,7 @@ class Rounds:
             self._call(dispatch.after_update_always, dispatch.after_epoch_always, checked=False)
             return
         self.read_flags()
-        with interruptible(self.trainer, self.model) if self._is_pass_due() else nullcontext():
+        with interruptible(self.trainer, self.model) if self._is_pass_due() else _NOTHING:
             self._call(dispatch.after_update, dispatch.after_epoch)
         self.due = dispatch.next_due_update(counter)
 
@@ -117,7 +118,7 @@ class Rounds:
             return
         hooks = ["after_update"] if update_hooks is not None else []
         hooks += ["after_epoch"] if epoch_hooks is not None else []
-        with preserved_rng(), self._modes(*hooks, checked=checked):
+        with self._generators(*hooks), self._modes(*hooks, checked=checked):
             if update_hooks is not None:
                 update_hooks(counter, **self.arguments)
             if epoch_hooks is not None:
@@ -125,6 +126,8 @@ class Rounds:
 
     def _is_pass_due(self) -> bool:
         """Return True if a callback may go through data in this round; one without an interval always may."""
+        if not self._going_through_data:
+            return False
         counter = self.counter
         hooks: list[_Unit] = ["update", "epoch"] if counter.is_full_epoch else ["update"]
         return any(
@@ -132,12 +135,21 @@ class Rounds:
             for callback in self._going_through_data
         )
 
+    def _generators(self, *hooks: str) -> AbstractContextManager[None]:
+        """Return a context that restores the generators, or an empty one if no hook in it may draw from them."""
+        return preserved_rng() if self._may("draws_in_rounds", hooks) else _NOTHING
+
     def _modes(self, *hooks: str, checked: bool = True) -> AbstractContextManager[None]:
         """Return a context with the model in evaluation mode, or an empty one if no hook in it may call the model."""
+        return self._evaluating(checked=checked) if self._may("calls_model", hooks) else _NOTHING
+
+    def _may(self, declared: str, hooks: Sequence[str]) -> bool:
+        """Return True if a callback that is due in one of the hooks does not declare that it does no such thing."""
         for hook in hooks:
-            if any(unit is None or instance.is_due(self.counter, unit) for instance, unit in self._callers(hook)):
-                return self._evaluating(checked=checked)
-        return nullcontext()
+            for instance, unit in self._doers(declared, hook):
+                if unit is None or instance.is_due(self.counter, unit):
+                    return True
+        return False
 
     @contextmanager
     def _evaluating(self, *, checked: bool) -> Iterator[None]:
@@ -152,17 +164,17 @@ class Rounds:
         require_agreement(self.model)
         require_same_names(self.model, self._state_names, "a callback")
 
-    def _callers(self, hook: str) -> list[tuple[Any, _Unit | None]]:
-        """Return the objects that may call the model in a hook, and the unit of the interval at which they do."""
-        if hook not in self._calling:
+    def _doers(self, declared: str, hook: str) -> list[tuple[Any, _Unit | None]]:
+        """Return the objects that may do a thing in a hook, and the unit of the interval at which they act."""
+        if (declared, hook) not in self._doing:
             implementing = set(self.dispatch.order(hook))
             instances = [one.instance for one in self.trainer.participants if one.id in implementing]
-            self._calling[hook] = [
+            self._doing[declared, hook] = [
                 (instance, _UNITS.get(hook) if _acts_when_due(instance, hook) else None)
                 for instance in instances
-                if not _leaves_model_alone(instance)
+                if not _declares_not_to(instance, declared)
             ]
-        return self._calling[hook]
+        return self._doing[declared, hook]
 
     def read_flags(self) -> None:
         """Count updates that were masked, if only the device knows; before anything is measured, logged or saved.
@@ -263,11 +275,11 @@ def _acts_when_due(instance: Any, hook: str) -> bool:
     return isinstance(instance, PeriodicCallback) and is_when_due(getattr(instance, hook))
 
 
-def _leaves_model_alone(instance: Any) -> bool:
-    """Return True if a callback or run plugin declares that its hooks do not call the model.
+def _declares_not_to(instance: Any, declared: str) -> bool:
+    """Return True if a callback or run plugin declares `calls_model = False`, or another such thing, for its hooks.
 
-    A callback's class declares it for itself: a subclass may call the model in an override, and declares it again.
+    A callback's class declares it for itself: a subclass may do it in an override, and declares it again.
     """
     if isinstance(instance, CallbackBase):
-        return vars(type(instance)).get("calls_model") is False
-    return getattr(instance, "calls_model", True) is False
+        return vars(type(instance)).get(declared) is False
+    return getattr(instance, declared, True) is False

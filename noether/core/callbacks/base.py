@@ -90,7 +90,9 @@ class CallbackBase:
         component: Component that its kind resolved to; None for a callback that is built by hand.
         draws_every_update: True if a hook of every update (`track_…`, `before_optimizer_step`) draws from the global
             random generators. They are then restored after it, so that training does not change; that costs about
-            100 µs an update. After all other hooks they are put back anyway.
+            100 µs an update. After other hooks they are put back unless `draws_in_rounds` is False.
+        draws_in_rounds: False if none of its other hooks draws from the global random generators, so that a round does
+            not save and restore them for this callback. It counts for the class that declares it only.
         calls_model: False if none of its hooks calls the model, so that a round does not switch it to evaluation mode
             for this callback. It counts for the class that declares it only.
         saves_checkpoints: True if it asks for a checkpoint whenever its interval fires; `noether plan` counts them.
@@ -100,6 +102,7 @@ class CallbackBase:
     """
 
     draws_every_update: ClassVar[bool] = False
+    draws_in_rounds: ClassVar[bool] = True
     calls_model: ClassVar[bool] = True
     saves_checkpoints: ClassVar[bool] = False
     changes_files_in_rounds: ClassVar[bool] = True

@@ -147,10 +147,11 @@ class PeriodicCallback(CallbackBase):
 
     def _act(self, **arguments: Any) -> None:
         """Call `periodic_callback` with the arguments that it names, or with all of them if it takes `**kwargs`."""
-        binding = self._binding
-        positional = [arguments[name] for name in binding.positional]
-        takes = arguments if binding.takes_all else binding.keywords
-        named = {name: arguments[name] for name in takes if name in arguments and name not in binding.positional}
+        binding, positional, named = self._binding, [], arguments
+        if binding.positional or not binding.takes_all:
+            positional = [arguments[name] for name in binding.positional]
+            takes = arguments if binding.takes_all else binding.keywords
+            named = {name: arguments[name] for name in takes if name in arguments and name not in binding.positional}
         watch = active_watch()
         if watch is None or not watch.measures:
             self.periodic_callback(*positional, **named)

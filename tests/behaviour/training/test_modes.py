@@ -1,4 +1,6 @@
-"""Rounds run in evaluation mode and restore each module's mode: a frozen part never trains by accident."""
+"""Rounds run in evaluation mode, and restore each module's mode and the generators: nothing trains by accident."""
+
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -151,6 +153,35 @@ def test_a_round_of_callbacks_that_do_not_call_the_model_switches_nothing(tmp_pa
 def test_only_callbacks_that_leave_the_model_alone_say_so():
     assert CallbackBase.calls_model
     assert not CheckpointCallback.calls_model
+
+
+@pytest.mark.parametrize("declares", [True, False])
+def test_a_round_of_callbacks_that_draw_no_random_numbers_does_not_restore_the_generators(tmp_path, declares):
+    class Draws(PeriodicCallback):
+        draws_in_rounds = False  # which is not so, so that the test can see it
+
+        def periodic_callback(self, **_):
+            drawn.append(torch.rand(()).item())
+
+    class Inherits(Draws):
+        """May draw in its overrides, so it has to declare it again."""
+
+    drawn = []
+    trainer = with_callback(tmp_path, Draws if declares else Inherits, callbacks=[{"kind": "lr", "every_n_updates": 1}])
+    trainer.train(make_model())
+    trainer.log_writer.close()
+    assert len(drawn) > 1
+    assert len(set(drawn)) == (len(drawn) if declares else 1)
+
+
+def test_default_callbacks_do_not_make_a_round_save_the_generators(tmp_path, monkeypatch):
+    saved = []
+    trainer = make_trainer(tmp_path, max_updates=4, track_every_n_updates=1, callbacks=[])
+    trainer.prepare(model := make_model())
+    monkeypatch.setattr("noether.training.rounds.preserved_rng", lambda: saved.append(1) or nullcontext())
+    trainer.train(model)
+    trainer.log_writer.close()
+    assert len(saved) == 2  # around before_training and after_training
 
 
 def test_a_part_that_a_hook_switches_keeps_its_mode_and_a_whole_model_does_not(tmp_path):

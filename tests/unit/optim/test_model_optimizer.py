@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from noether.optim.model_optimizer import ModelOptimizer, Scheduled
-from noether.optim.schedules import Exponential, ExponentialConfig
+from noether.optim.model_optimizer import ModelOptimizer
+from noether.optim.schedules import Exponential, ExponentialConfig, Scheduled
 
 
 def optimizer_over(module: nn.Module, **settings: float | None) -> ModelOptimizer:
@@ -40,13 +40,15 @@ def gradients(module: nn.Module) -> list[torch.Tensor]:
     ids=["norm", "value"],
 )
 def test_clipping_is_that_of_torch(
-    network: nn.Sequential, scale: float, settings: dict[str, float], clip_as_torch: Callable[..., object]
+    network: nn.Sequential, scale: float, settings: dict[str, float], clip_as_torch: Callable[..., torch.Tensor | None]
 ) -> None:
     set_gradients(network, scale)
-    clip_as_torch(list(network.parameters()))
+    norm = clip_as_torch(list(network.parameters()))
     expected = [gradient.clone() for gradient in gradients(network)]
     set_gradients(network, scale)
-    optimizer_over(network, **settings).clip()
+    optimizer = optimizer_over(network, **settings)
+    optimizer.clip()
+    assert norm is None or torch.equal(norm, optimizer.last_grad_norm)
     assert all(torch.equal(found, wanted) for found, wanted in zip(gradients(network), expected, strict=True))
 
 
@@ -86,7 +88,7 @@ def test_gradients_are_released_not_zeroed(network: nn.Sequential) -> None:
 def test_value_under_a_schedule_depends_on_the_update_alone(updates: list[int]) -> None:
     optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.ones(1))], "lr": lr} for lr in (0.5, 0.25)])
     schedule = Exponential(ExponentialConfig(gamma=0.5), total_updates=6, updates_per_epoch=2)
-    scheduled = Scheduled("lr", schedule, optimizer)
+    scheduled = Scheduled("lr", schedule, optimizer.param_groups)
     for update in updates:
         scheduled.apply(update)
         assert [group["lr"] for group in optimizer.param_groups] == [0.5 * 0.5**update, 0.25 * 0.5**update]

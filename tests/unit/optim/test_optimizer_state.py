@@ -12,8 +12,8 @@ from torch import nn
 from noether.checkpoint.state import join_state, split_state
 from noether.checkpoint.tensor_file import decode_tensors, encode_tensors
 from noether.errors import CheckpointError
-from noether.optim.model_optimizer import ModelOptimizer, Scheduled
-from noether.optim.schedules import Exponential, ExponentialConfig
+from noether.optim.model_optimizer import ModelOptimizer
+from noether.optim.schedules import Exponential, ExponentialConfig, Scheduled
 
 Build = Callable[[Any], torch.optim.Optimizer]
 KINDS: dict[str, Build] = {
@@ -135,7 +135,7 @@ def test_other_parameters_are_named(dropped: str, expected: str) -> None:
 
 def schedule_of(optimizer: torch.optim.Optimizer) -> Scheduled:
     schedule = Exponential(ExponentialConfig(gamma=0.5), total_updates=6, updates_per_epoch=2)
-    return Scheduled("lr", schedule, optimizer)
+    return Scheduled("lr", schedule, optimizer.param_groups)
 
 
 def test_a_schedule_still_sets_the_values_after_the_state_came_back() -> None:

@@ -86,6 +86,7 @@ class CheckpointCallback(PeriodicCallback):
     """
 
     calls_model = False
+    draws_in_rounds = False
     saves_checkpoints: ClassVar[bool] = True
 
     def __init__(self, callback_config: CheckpointCallbackConfig, **kwargs: Any) -> None:

@@ -20,6 +20,7 @@ class LearningRateCallback(PeriodicCallback):
     """
 
     calls_model = False
+    draws_in_rounds = False
 
     @classmethod
     def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from operator import is_
 from typing import Any, TypeAlias
 
 import torch
@@ -47,6 +48,7 @@ class OnlineLossCallback(PeriodicCallback):
     """
 
     calls_model = False
+    draws_in_rounds = False
 
     def __init__(self, callback_config: CallBackBaseConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
@@ -77,6 +79,7 @@ class OnlineLossCallback(PeriodicCallback):
     def _fold(self) -> None:
         """Add up the held losses by name, without waiting for the device; not every accumulation step has each loss."""
         steps = self._steps.take()
+        added: tuple[list[Tensor], Tensor] | None = None
         for name in dict.fromkeys([name for (losses, _), _ in steps for name in losses]):
             known = [
                 losses[name]
@@ -89,9 +92,10 @@ class OnlineLossCallback(PeriodicCallback):
                 if name in losses and (applied is not None if weights is None else name in weights)
             ]
             if known:
-                self._add(
-                    name, precise(torch.stack(known)).sum()
-                )  # double: a mean must not depend on the moments of adding up
+                if added is None or len(known) != len(added[0]) or not all(map(is_, known, added[0])):
+                    # In double: a mean must not depend on the moments of adding up.
+                    added = known, precise(torch.stack(known)).sum()
+                self._add(name, added[1])  # the only loss of a trainer is its total as well, and is added up once
                 self._counts[name] += len(known)
             if others:
                 self._add_weighted(name, others)

@@ -54,6 +54,7 @@ class ProgressCallback(PeriodicCallback):
     """
 
     calls_model = False
+    draws_in_rounds = False
 
     def __init__(self, callback_config: ProgressConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)

@@ -29,6 +29,7 @@ class TrainTimeCallback(PeriodicCallback):
     """
 
     calls_model = False
+    draws_in_rounds = False
 
     def __init__(self, callback_config: CallBackBaseConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)

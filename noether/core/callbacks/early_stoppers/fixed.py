@@ -76,6 +76,7 @@ class FixedEarlyStopperCallback(PeriodicCallback):
     """
 
     calls_model = False
+    draws_in_rounds = False
 
     def __init__(
         self, callback_config: FixedEarlyStopperCallbackConfig, clock: Callable[[], float] = monotonic, **kwargs: Any

@@ -53,6 +53,7 @@ class MetricEarlyStopperCallback(PeriodicCallback):
     """
 
     calls_model = False
+    draws_in_rounds = False
 
     def __init__(self, callback_config: MetricEarlyStopperCallbackConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)

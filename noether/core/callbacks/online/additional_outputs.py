@@ -111,6 +111,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
     """
 
     calls_model = False
+    draws_in_rounds = False
 
     def __init__(self, callback_config: TrackAdditionalOutputsCallbackConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)

@@ -68,6 +68,7 @@ class BestMetricCallback(PeriodicCallback):
     """
 
     calls_model = False
+    draws_in_rounds = False
 
     def __init__(self, callback_config: BestMetricCallbackConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
