@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ TRACE = "trace.json"
 """File of the run folder with the traced updates."""
 _BEFORE, _TRACED = 10, 20  # updates
 _CUDA = [torch.profiler.ProfilerActivity.CUDA] if torch.cuda.is_available() else []
+_RECORDING = (ProfilerAction.RECORD, ProfilerAction.RECORD_AND_SAVE)
 _PARTS = ("data_time", "forward_time", "backward_time", "update_time")
 _LOG = logging.getLogger("noether.profile")
 _PEAKS = {  # FLOP/s, dense, of NVIDIA's data sheets: float32 without tensor cores, float16 and bfloat16
@@ -58,7 +60,7 @@ class Profile:
         self.watch = HookWatch(around=self._meter.around, stream=self._stream)
         self._profiler: torch.profiler.profile | None = None
         self._steps, self._began_at = 1, 0
-        self._updates = self._timed = 0
+        self._updates = self._timed = self._traced = 0
         self._seconds, self._last = 0.0, 0.0
         self._batch: Any = None
 
@@ -73,17 +75,21 @@ class Profile:
             schedule=schedule(wait=max(0, before - 1), warmup=min(1, before), active=_TRACED, repeat=1),
         )
         handles = self._forward_ranges(run)
-        self._profiler.start()
-        try:
-            yield
-        finally:
+        with _quiet_kineto():
+            self._profiler.start()
             try:
-                for handle in handles:
-                    handle.remove()
-                self._profiler.stop()
-                self._report(run, self._profiler)
-            except Exception as error:
-                _LOG.warning("the profile is incomplete: %s", describe(error))
+                yield
+            finally:
+                self._end(run, self._profiler, handles)
+
+    def _end(self, run: Run, profiler: torch.profiler.profile, handles: list[Any]) -> None:
+        try:
+            for handle in handles:
+                handle.remove()
+            profiler.stop()
+            self._report(run, profiler)
+        except Exception as error:
+            _LOG.warning("the profile is incomplete: %s", describe(error))
 
     @contextmanager
     def _ranged(self, name: str) -> Iterator[None]:
@@ -134,7 +140,9 @@ class Profile:
                 self._timed += 1
             self._profiler.step()
         self._updates += 1
-        self._meter.is_timing = self._profiler.current_action is ProfilerAction.NONE
+        action = self._profiler.current_action
+        self._meter.is_timing = action is ProfilerAction.NONE
+        self._traced += action in _RECORDING
         self._last = perf_counter()
 
     # The end of the run
@@ -146,7 +154,7 @@ class Profile:
                 exported = Path(folder).resolve() / TRACE
                 profiler.export_chrome_trace(str(exported))
                 replace_file(path, read_chosen(exported), inside=run.run_dir)
-            _LOG.info("trace of %d updates: %s; open it at https://ui.perfetto.dev", _TRACED, shown_path(path))
+            _LOG.info("trace of %d updates: %s; open it at https://ui.perfetto.dev", self._traced, shown_path(path))
         if not self._timed:
             _LOG.info("the run is too short for a profile: all of its %d updates were traced", self._updates)
             return
@@ -165,10 +173,12 @@ class Profile:
         return [f"{part} {in_us(1e6 * taken / max(1, updates))}" for part, taken in parts.items()]
 
     def _table(self) -> list[str]:
-        """Return the costs of all callbacks and run plugins, the dearest first."""
+        """Return the costs of all callbacks and run plugins in columns, the dearest first."""
         costs = self._meter.costs(max(1, self._timed), self._seconds)
-        lines = [f"{one.name} {one.hook}: {in_us(one.us)}, {one.share:.1%}, {one.calls:.3g} calls" for one in costs]
-        return lines or ["no callback has a hook that was called"]
+        rows = [("CALLBACK", "HOOK", "AN UPDATE", "SHARE", "CALLS")]
+        rows += [(one.name, one.hook, in_us(one.us), f"{one.share:.1%}", f"{one.calls:.3g}") for one in costs]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
     def _flops(self, run: Run) -> list[str]:
         """Return model FLOPs of an update, and the utilisation of a device whose peak is known."""
@@ -179,6 +189,19 @@ class Profile:
         lines = [f"model FLOPs of an update: {flops:,} (matrix products and convolutions, forward and backward)"]
         peak = peak_of(run.trainer.device, run.trainer.precision.dtype)
         return [*lines, f"utilisation: {flops / (self._us * 1e-6) / peak:.1%} of {peak:.3g} FLOP/s"] if peak else lines
+
+
+@contextmanager
+def _quiet_kineto() -> Iterator[None]:
+    """Let torch's profiler print no line when it starts and stops; it reads the variable once in a process."""
+    name = "KINETO_LOG_LEVEL"
+    before = os.environ.get(name)
+    os.environ.setdefault(name, "99")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
 
 
 def flops_of(run: Run, batch: Any) -> int:
