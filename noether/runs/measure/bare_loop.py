@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from noether.data.randomness import preserved_rng, rng_snapshot
 from noether.kernel.names import TARGET
@@ -71,7 +73,7 @@ class BareLoop:
             updates: Number of updates.
             around: Calls the loop, to measure it otherwise.
         """
-        batches = [self._next, *(next(self._stream) for _ in range(updates * self._steps - 1))]
+        batches = [self._kept(batch) for batch in (self._next, *islice(self._stream, updates * self._steps - 1))]
         settings = self._settings(updates)
         restore_run = rng_snapshot()
         self._restore_rng()
@@ -153,6 +155,16 @@ class BareLoop:
             optimizer.zero_grad()
 
     # Before the loop
+
+    def _kept(self, batch: Any) -> Any:
+        """Return a batch that later ones do not overwrite, page-locked if it has to be copied to a device."""
+        if self._device.type == "cpu":
+            return batch
+
+        def kept(tensor: Tensor) -> Tensor:
+            return tensor.clone() if tensor.device.type != "cpu" else tensor.clone().pin_memory()
+
+        return tree_map_only(Tensor, kept, batch)
 
     def _settings(self, updates: int) -> list[Settings]:
         """Return what the schedules set before each update, from the next one on."""

@@ -7,7 +7,7 @@ import os
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass
 from io import StringIO
 from math import ceil
@@ -25,7 +25,7 @@ from noether.kernel.markers import hookimpl, is_when_due
 from noether.kernel.participant import Participant
 from noether.kernel.progress import UpdateCounter
 from noether.runs.measure.bare_loop import BareLoop, now
-from noether.runs.measure.hook_costs import CallbackCost, Meter, counting
+from noether.runs.measure.hook_costs import CallbackCost, Meter, counting, is_eager
 from noether.runs.outcome import EXIT_CODE, describe
 from noether.runs.prepare import Run, rehearsal
 from noether.spec.load import LoadedSpec
@@ -314,13 +314,14 @@ class _Costs(_Phases):
     def phases(self) -> Iterator[int]:
         yield self.warm_up
         done, started = self.warm_up, now(self.device)
-        with counting(self.meter, self.device):
-            while not done or (done < self.total // 2 and now(self.device) - started < _SECONDS / 4):
-                count = min(self.whole_periods(1), self.total // 2)
+        counts = counting(self.meter, self.device) if is_eager(self.run.trainer.config) else nullcontext()
+        with counts:
+            count = min(self.whole_periods(1), self.total // 4)
+            yield count
+            done += count
+            while self.not_called(self.run) and done < self.total // 2 and now(self.device) - started < _SECONDS / 4:
                 yield count
                 done += count
-                if not self.not_called(self.run):
-                    break
         self.meter.is_timing, started, wall = True, now(self.device), perf_counter()
         while not self.is_long_enough(done + self.timed, self.seconds):
             count = min(self.whole_periods(self.warm_up), self.total - done - self.timed)

@@ -45,7 +45,7 @@ class Former:
             if not isinstance(record["ratio"], float) or not isinstance(record["callbacks"], list):
                 raise TypeError("its ratio is not a number, or its callbacks are not a list")
             for one in record["callbacks"]:
-                _key(one), float(one["us"]), float(one["waits"] or 0)
+                _key(one), float(one["us"]), float(one["calls"]), float(one["waits"] or 0)
             float(record["noise"] or 0), record["python_calls"]["update"], record["machine"]["python"]
         except OSError as error:
             raise UsageError(f"cannot read {path}: {error.strerror or error}", hint=hint) from error
@@ -85,7 +85,15 @@ class Former:
         before, after = (one["python_calls"]["update"] - one["python_calls"]["bare"] for one in (self.record, record))
         if after <= before + _CALLS:
             return []
-        return [f"an update makes {after:.1f} Python calls more than the bare loop, {before:.1f} before"]
+        text = f"an update makes {after:.1f} Python calls more than the bare loop, {before:.1f} before"
+        return [f"{text}{self._called_more(record)}"]
+
+    def _called_more(self, record: Mapping[str, Any]) -> str:
+        """Name the hooks that are called more often than before, or were not called at all."""
+        before = {_key(one): one["calls"] for one in self.record["callbacks"]}
+        more = {_key(one): one["calls"] - before.get(_key(one), 0.0) for one in record["callbacks"]}
+        named = [" ".join(key) for key in sorted(more, key=lambda key: -more[key])[:_NAMED] if more[key] > _WAITS]
+        return f"; new or called more often: {', '.join(named)}" if named else ""
 
     def _more_waits(self, record: Mapping[str, Any]) -> list[str]:
         before = {_key(one): one["waits"] for one in self.record["callbacks"]}

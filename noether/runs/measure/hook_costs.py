@@ -170,6 +170,11 @@ def _seconds_of_nothing() -> float:
     return lowest
 
 
+def is_eager(config: Any) -> bool:
+    """Return True if the updates of a trainer call each operator by itself; in a graph none can be seen."""
+    return not config.use_torch_compile and getattr(config, "update", "eager") == "eager"
+
+
 # Counts: the tensors that a call makes, and the values that it reads
 
 _READING_OPERATORS = {

@@ -21,7 +21,7 @@ from noether.checkpoint.untrusted import read_chosen
 from noether.data.randomness import preserved_rng
 from noether.data.samplers.tagged import TRAINING
 from noether.kernel.compile import HookWatch
-from noether.runs.measure.hook_costs import Meter
+from noether.runs.measure.hook_costs import Meter, is_eager
 from noether.runs.outcome import describe
 from noether.runs.prepare import Run, built_model
 from noether.training.trainers.types import TrainerResult
@@ -101,8 +101,7 @@ class Profile:
 
     def _forward_ranges(self, run: Run) -> list[Any]:
         """Name the forward passes of a model that is called as it is; a graph has them inside."""
-        config = run.trainer.config
-        if config.use_torch_compile or getattr(config, "update", "eager") != "eager":
+        if not is_eager(run.trainer.config):
             return []
         opened: list[AbstractContextManager[None]] = []
 
