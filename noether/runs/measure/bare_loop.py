@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
-from time import perf_counter
 from typing import Any, TypeAlias
 
 import torch
@@ -15,6 +13,7 @@ from torch.utils._pytree import tree_map_only
 from noether.data.randomness import preserved_rng, rng_snapshot
 from noether.kernel.names import TARGET
 from noether.optim.model_optimizer import ModelOptimizer
+from noether.runs.measure.hook_costs import now
 from noether.runs.prepare import Run, built_model
 from noether.training.optimizers import give_optimizers
 from noether.training.precision import Precision
@@ -248,27 +247,3 @@ def _losses(trainer: BaseTrainer, model: Any, called: torch.nn.Module) -> list[L
         return total  # type: ignore[return-value]  # there is at least one field
 
     return [by_hand, by_loss_compute, by_train_step]
-
-
-_SCHEDULER = Path("/proc/thread-self/schedstat")  # of Linux: nanoseconds on a processor, and waiting for one
-
-
-def now(device: torch.device) -> float:
-    """Return the seconds of a clock that stands while other processes have this thread's processor.
-
-    It is read when the device has done everything that it was given. Sleeping, and waiting for data, is counted.
-    """
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    while True:
-        waited, seconds = _nanoseconds_waited(), perf_counter()
-        if _nanoseconds_waited() == waited:  # else it lost the processor in between
-            return seconds - waited * 1e-9
-
-
-def _nanoseconds_waited() -> int:
-    """Return the time that this thread has waited for a processor; 0 on a system that does not tell."""
-    try:
-        return int(_SCHEDULER.read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0

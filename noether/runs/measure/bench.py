@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cProfile
+import gc
 import os
 import platform
 from abc import ABC, abstractmethod
@@ -12,7 +13,6 @@ from dataclasses import asdict, dataclass
 from io import StringIO
 from math import ceil
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -24,8 +24,8 @@ from noether.kernel.intervals import NEVER
 from noether.kernel.markers import hookimpl, is_when_due
 from noether.kernel.participant import Participant
 from noether.kernel.progress import UpdateCounter
-from noether.runs.measure.bare_loop import BareLoop, now
-from noether.runs.measure.hook_costs import CallbackCost, Meter, counting, is_eager
+from noether.runs.measure.bare_loop import BareLoop
+from noether.runs.measure.hook_costs import CallbackCost, Meter, counting, is_eager, now
 from noether.runs.outcome import EXIT_CODE, describe
 from noether.runs.prepare import Run, rehearsal
 from noether.spec.load import LoadedSpec
@@ -205,6 +205,8 @@ class _Phases(ABC):
         self.warm_up = max(1, min(20, self.total // 10))
         first_due = run.trainer.dispatch.next_due_update(counter) if run.trainer.dispatch else NEVER
         self.period = first_due - counter.update
+        gc.collect()
+        gc.freeze()  # else a callback that happens to start a collection would pay for all objects of the process
         self._running = self.phases()
         self._until = counter.update + next(self._running)
 
@@ -224,6 +226,7 @@ class _Phases(ABC):
         """Leave the phase under way, also after an error."""
         if self._running is not None:
             self._running.close()
+            gc.unfreeze()
 
     def whole_periods(self, updates: int) -> int:
         """Return a number of updates in which as many intervals fire as in any other, if that is not much longer."""
@@ -303,13 +306,12 @@ class _Costs(_Phases):
         meter: Costs of the hooks, compiled into them.
         timed: Updates that were timed.
         seconds: Their seconds.
-        wall_seconds: The same with those in which other processes had the processor, as the meter's are.
     """
 
     def __init__(self, updates: int | None) -> None:
         super().__init__(updates)
         self.meter = Meter()
-        self.timed, self.seconds, self.wall_seconds = 0, 0.0, 0.0
+        self.timed, self.seconds = 0, 0.0
 
     def phases(self) -> Iterator[int]:
         yield self.warm_up
@@ -322,18 +324,18 @@ class _Costs(_Phases):
             while self.not_called(self.run) and done < self.total // 2 and now(self.device) - started < _SECONDS / 4:
                 yield count
                 done += count
-        self.meter.is_timing, started, wall = True, now(self.device), perf_counter()
+        self.meter.is_timing, started = True, now(self.device)
         while not self.is_long_enough(done + self.timed, self.seconds):
             count = min(self.whole_periods(self.warm_up), self.total - done - self.timed)
             yield count
             self.timed += count
-            self.seconds, self.wall_seconds = now(self.device) - started, perf_counter() - wall
+            self.seconds = now(self.device) - started
         self.meter.is_timing = False
 
     def found(self) -> list[CallbackCost]:
         """Return the costs of all hooks."""
         rates = {one.id: rate for one in self.run.trainer.participants if (rate := self._rate(one.instance))}
-        return self.meter.costs(self.timed, self.seconds, self.wall_seconds, rates)
+        return self.meter.costs(self.timed, self.seconds, rates)
 
     def _rate(self, instance: Any) -> float | None:
         """Return the calls of a `periodic_callback` for each update of the whole run; None if they are not known."""

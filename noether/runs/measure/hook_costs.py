@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
+from pathlib import Path
+from time import perf_counter, thread_time
 from typing import Any
 
 import torch
@@ -23,6 +24,10 @@ HOOKS_OF_UPDATES = (
     "checkpoint_committed",
 )
 """Hooks whose cost is one of updates; the others are called around training."""
+
+
+_IDLE = 0.0005
+"""Seconds of a call without computing, from which on it is asked if other processes had the processor."""
 
 
 @dataclass(slots=True)
@@ -85,6 +90,7 @@ class Meter:
         self.current, self.inner = Cost(), 0.0
         self._costs: dict[tuple[str, str], Cost] = {}
         self._ranged = ranged
+        self._waited = _nanoseconds_waited()
 
     def around(self, hook: str, participant: str) -> Callable[[], AbstractContextManager[object]]:
         """Return what opens a context that measures a call; see `HookWatch`."""
@@ -93,18 +99,15 @@ class Meter:
             measured if self._ranged is None else partial(_ranged_call, self._ranged, f"{participant}/{hook}", measured)
         )
 
-    def costs(
-        self, updates: int, seconds: float, wall_seconds: float | None = None, rates: Mapping[str, float] | None = None
-    ) -> list[CallbackCost]:
+    def costs(self, updates: int, seconds: float, rates: Mapping[str, float] | None = None) -> list[CallbackCost]:
         """Return the cost of each hook that was called: the dearest callback first, and its dearest hook.
 
         Args:
             updates: Updates in which calls were timed.
             seconds: Their seconds in all.
-            wall_seconds: The same with those in which other processes had the processor; costs are scaled by both.
             rates: Calls of `periodic_callback` an update in the whole run, by id, in place of those that were seen.
         """
-        empty, scale = _seconds_of_nothing(), seconds / (wall_seconds or seconds)
+        empty = _seconds_of_nothing()
         found = []
         for (hook, participant), cost in self._costs.items():
             if not cost.calls or hook not in HOOKS_OF_UPDATES:
@@ -112,12 +115,17 @@ class Meter:
             rate = cost.calls / updates
             if hook == "periodic_callback" and rates is not None:
                 rate = rates.get(participant, rate)
-            us = 1e6 * scale * rate * max(0.0, cost.seconds / cost.calls - empty)
+            us = 1e6 * rate * max(0.0, cost.seconds / cost.calls - empty)
             each = rate / cost.counted if cost.counted else None
             counts = (None, None) if each is None else (cost.allocations * each, cost.waits * each)
             found.append(CallbackCost(participant, hook, us, rate, us * updates / (1e6 * seconds), *counts))
         totals = dearest(found)
         return sorted(found, key=lambda one: (-totals[one.name], one.name, -one.us))
+
+    def waited(self) -> float:
+        """Return the seconds in which this thread waited for a processor, since this was asked before."""
+        before, self._waited = self._waited, _nanoseconds_waited()
+        return (self._waited - before) * 1e-9
 
     def called(self, hook: str) -> set[str]:
         """Return the ids of those whose hook was called."""
@@ -127,7 +135,7 @@ class Meter:
 class _Call:
     """One call of a hook, as a context."""
 
-    __slots__ = ("_cost", "_inner", "_meter", "_outer", "_started")
+    __slots__ = ("_computed", "_cost", "_inner", "_meter", "_outer", "_started")
 
     def __init__(self, meter: Meter, cost: Cost) -> None:
         self._meter, self._cost = meter, cost
@@ -136,10 +144,13 @@ class _Call:
         meter = self._meter
         self._outer, self._inner = meter.current, meter.inner
         meter.current, meter.inner = self._cost, 0.0
+        self._computed = thread_time()
         self._started = perf_counter()
 
     def __exit__(self, *_: object) -> None:
         took = perf_counter() - self._started
+        if (idle := took - (thread_time() - self._computed)) > _IDLE:
+            took -= min(idle, self._meter.waited())  # the rest is sleep, or waiting for data
         meter, cost = self._meter, self._cost
         if meter.is_timing:
             cost.calls += 1
@@ -173,6 +184,32 @@ def _seconds_of_nothing() -> float:
 def is_eager(config: Any) -> bool:
     """Return True if the updates of a trainer call each operator by itself; in a graph none can be seen."""
     return not config.use_torch_compile and getattr(config, "update", "eager") == "eager"
+
+
+# Time without that of other processes
+
+_SCHEDULER = Path("/proc/thread-self/schedstat")  # of Linux: nanoseconds on a processor, and waiting for one
+
+
+def now(device: torch.device) -> float:
+    """Return the seconds of a clock that stands while other processes have this thread's processor.
+
+    It is read when the device has done everything that it was given. Sleeping, and waiting for data, is counted.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    while True:
+        waited, seconds = _nanoseconds_waited(), perf_counter()
+        if _nanoseconds_waited() == waited:  # else it lost the processor in between
+            return seconds - waited * 1e-9
+
+
+def _nanoseconds_waited() -> int:
+    """Return the time that this thread has waited for a processor; 0 on a system that does not tell."""
+    try:
+        return int(_SCHEDULER.read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 # Counts: the tensors that a call makes, and the values that it reads

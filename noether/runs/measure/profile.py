@@ -60,7 +60,7 @@ class Profile:
         self.watch = HookWatch(around=self._meter.around, stream=self._stream)
         self._profiler: torch.profiler.profile | None = None
         self._steps, self._began_at = 1, 0
-        self._updates = self._timed = self._traced = 0
+        self._updates = self._timed = self._measured = self._traced = 0
         self._seconds, self._last = 0.0, 0.0
         self._batch: Any = None
 
@@ -141,6 +141,7 @@ class Profile:
         self._updates += 1
         action = self._profiler.current_action
         self._meter.is_timing = action is ProfilerAction.NONE
+        self._measured += self._meter.is_timing
         self._traced += action in _RECORDING
         self._last = perf_counter()
 
@@ -173,7 +174,7 @@ class Profile:
 
     def _table(self) -> list[str]:
         """Return the costs of all callbacks and run plugins in columns, the dearest first."""
-        costs = self._meter.costs(max(1, self._timed), self._seconds)
+        costs = self._meter.costs(self._measured, 1e-6 * self._us * self._measured)
         rows = [("CALLBACK", "HOOK", "AN UPDATE", "SHARE", "CALLS")]
         rows += [(one.name, one.hook, in_us(one.us), f"{one.share:.1%}", f"{one.calls:.3g}") for one in costs]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

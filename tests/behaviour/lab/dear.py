@@ -15,7 +15,7 @@ class Busy(CallbackBase):
         super().__init__(**kwargs)
 
     def track_after_update_step(self, *, update_counter):
-        sum(range(50_000))
+        sum(range(500_000))
 
 
 class Reads(CallbackBase):

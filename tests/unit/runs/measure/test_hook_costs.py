@@ -12,13 +12,14 @@ def clock(monkeypatch):
     """A clock that stands unless it is told to go on."""
 
     class Clock:
-        seconds = 0.0
+        seconds, idle = 0.0, 0.0
 
         def __call__(self):
             return self.seconds
 
     clock = Clock()
     monkeypatch.setattr(hook_costs, "perf_counter", clock)
+    monkeypatch.setattr(hook_costs, "thread_time", lambda: clock.seconds - clock.idle)
     return clock
 
 
@@ -75,11 +76,17 @@ def test_a_rare_call_counts_as_often_as_in_the_whole_run(clock, meter):
     assert found.us == pytest.approx(0.05e6)
 
 
-def test_time_of_other_processes_is_taken_off(clock, meter):
+@pytest.mark.parametrize(("waited", "own"), [(0.0, 4.0), (1.0, 3.0), (9.0, 2.0)], ids=["asleep", "both", "waiting"])
+def test_waiting_for_a_processor_is_taken_off_and_sleep_is_not(clock, monkeypatch, waited, own):
+    monkeypatch.setattr(hook_costs, "_nanoseconds_waited", lambda: 0)
+    meter = Meter()
+    meter.is_timing = True
     with meter.around("after_update", "a")():
         clock.seconds += 4
-    (found,) = meter.costs(updates=1, seconds=5.0, wall_seconds=10.0)
-    assert found.us == pytest.approx(2e6)
+        clock.idle += 2
+        monkeypatch.setattr(hook_costs, "_nanoseconds_waited", lambda: waited * 1e9)
+    (found,) = meter.costs(updates=1, seconds=5.0)
+    assert found.us == pytest.approx(own * 1e6)
 
 
 READS = {
