@@ -82,12 +82,12 @@ class Meter:
         is_timing: True while calls are timed.
         is_counting: True while the operators of calls are counted.
         current: Cost of the call under way.
-        inner: Seconds of the calls inside of it.
+        inner: Seconds of the calls inside of it, and those of them in which the thread computed.
     """
 
     def __init__(self, ranged: Callable[[str], AbstractContextManager[object]] | None = None) -> None:
         self.is_timing = self.is_counting = False
-        self.current, self.inner = Cost(), 0.0
+        self.current, self.inner = Cost(), (0.0, 0.0)
         self._costs: dict[tuple[str, str], Cost] = {}
         self._ranged = ranged
         self._waited = _nanoseconds_waited()
@@ -135,28 +135,32 @@ class Meter:
 class _Call:
     """One call of a hook, as a context."""
 
-    __slots__ = ("_computed", "_cost", "_inner", "_meter", "_outer", "_started")
+    __slots__ = ("_computed", "_cost", "_meter", "_outer", "_started")
 
     def __init__(self, meter: Meter, cost: Cost) -> None:
         self._meter, self._cost = meter, cost
 
     def __enter__(self) -> None:
         meter = self._meter
-        self._outer, self._inner = meter.current, meter.inner
-        meter.current, meter.inner = self._cost, 0.0
+        self._outer = meter.current, *meter.inner
+        meter.current, meter.inner = self._cost, (0.0, 0.0)
         self._computed = thread_time()
         self._started = perf_counter()
 
     def __exit__(self, *_: object) -> None:
         took = perf_counter() - self._started
-        if (idle := took - (thread_time() - self._computed)) > _IDLE:
-            took -= min(idle, self._meter.waited())  # the rest is sleep, or waiting for data
+        computed = thread_time() - self._computed
         meter, cost = self._meter, self._cost
         if meter.is_timing:
+            own = took - meter.inner[0]
+            idle = own - (computed - meter.inner[1])
+            if idle > _IDLE:
+                own -= min(idle, meter.waited())  # the rest is sleep, or waiting for data
             cost.calls += 1
-            cost.seconds += took - meter.inner
+            cost.seconds += own
         cost.counted += meter.is_counting
-        meter.current, meter.inner = self._outer, self._inner + took
+        meter.current, before, computed_before = self._outer
+        meter.inner = before + took, computed_before + computed
 
 
 @contextmanager

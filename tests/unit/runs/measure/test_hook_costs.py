@@ -89,6 +89,21 @@ def test_waiting_for_a_processor_is_taken_off_and_sleep_is_not(clock, monkeypatc
     assert found.us == pytest.approx(own * 1e6)
 
 
+def test_waiting_in_a_call_inside_of_another_is_taken_off_once(clock, monkeypatch):
+    waited = [0]
+    monkeypatch.setattr(hook_costs, "_nanoseconds_waited", lambda: waited[0])
+    meter = Meter()
+    meter.is_timing = True
+    with meter.around("after_epoch", "a")():
+        clock.seconds += 1
+        with meter.around("periodic_callback", "a")():
+            clock.seconds += 5
+            clock.idle += 3
+            waited[0] += int(3e9)
+    found = {one.hook: one.us for one in meter.costs(updates=1, seconds=10.0)}
+    assert found == {"after_epoch": pytest.approx(1e6), "periodic_callback": pytest.approx(2e6)}
+
+
 READS = {
     "item": lambda x: x.item(),
     "float": lambda x: float(x),
