@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +38,11 @@ def figures(extra_info: Mapping[str, Any]) -> Figures:
 def grown_counts(found: Figures, baseline: Figures) -> list[str]:
     """Return a line for each count that has grown or vanished, then lines with the functions that made more calls."""
     counts, before = found.get("counts", {}), baseline.get("counts", {})
-    lines = [f"{name}: found {counts[name]:g}, expected at most {before[name]:g}" for name in before if name in counts
-             and counts[name] > before[name]]  # fmt: skip
+    lines = [
+        f"{name}: found {counts[name]:g}, expected at most {before[name]:g}"
+        for name in before
+        if name in counts and counts[name] > before[name]
+    ]
     if lines:
         lines += grown_calls(found.get("calls", {}), baseline.get("calls", {}))
     return lines + _unequal_names(counts, before)
@@ -53,7 +58,8 @@ def grown_calls(found: Mapping[str, float], before: Mapping[str, float]) -> list
             grown[caller].append((more, called))
     order = sorted(grown, key=lambda caller: -sum(more for more, _ in grown[caller]))
     return [
-        f"  {caller} makes more calls: {', '.join(f'{more:+g} {called}' for more, called in sorted(grown[caller])[::-1])}"
+        f"  {caller} makes more calls: "
+        + ", ".join(f"{more:+g} {called}" for more, called in sorted(grown[caller], reverse=True))
         for caller in order[:SHOWN]
     ]
 
@@ -99,6 +105,16 @@ def _spread(values: Sequence[float]) -> list[float]:
     return [round(middle, 4), round(statistics.median(abs(value - middle) for value in values), 4)]
 
 
+def versions() -> dict[str, str]:
+    """Return the versions that counts depend on."""
+    return {"python": f"{sys.version_info.major}.{sys.version_info.minor}", "torch": version("torch").split("+")[0]}
+
+
+def versions_of(file: Path = BASELINES) -> dict[str, str]:
+    """Return the versions that baselines were measured with; without a file, the present ones."""
+    return json.loads(file.read_text("utf-8"))["versions"] if file.exists() else versions()
+
+
 def load(file: Path = BASELINES) -> dict[str, Figures]:
     """Return the baselines by benchmark; none if there is no file."""
     return json.loads(file.read_text("utf-8"))["benchmarks"] if file.exists() else {}
@@ -106,7 +122,9 @@ def load(file: Path = BASELINES) -> dict[str, Figures]:
 
 def save(machine: str, benchmarks: Mapping[str, Figures], file: Path = BASELINES) -> None:
     """Write baselines, in order of names."""
-    text = json.dumps({"machine": machine, "benchmarks": dict(sorted(benchmarks.items()))}, indent=1)
+    text = json.dumps(
+        {"machine": machine, "versions": versions(), "benchmarks": dict(sorted(benchmarks.items()))}, indent=1
+    )
     file.write_text(text + "\n", "utf-8")
 
 

@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 
 @dataclass(frozen=True)
@@ -42,23 +43,38 @@ def interleaved(
     calls: int = 1,
     clock: Callable[[], float] = time.thread_time,
 ) -> Timing:
-    """Time the ways in turns; the first of one round is the last of the next, and one round more warms up.
+    """Time ways in turns.
 
     Args:
         ways: What to call, by name.
         rounds: Measured rounds.
         calls: Calls of each way in a round; the seconds are those of one.
-        clock: Seconds; `time.perf_counter` for a way that waits or computes on other threads.
+        clock: Seconds; `time.perf_counter` for a way that waits, `time.process_time` for one with threads.
+    """
+    return in_turns({name: partial(timed, call, calls, clock) for name, call in ways.items()}, rounds=rounds)
+
+
+def in_turns(ways: Mapping[str, Callable[[], float]], *, rounds: int = 15) -> Timing:
+    """Call ways that measure themselves in turns; the first of one round is the last of the next.
+
+    Args:
+        ways: Return seconds, by name.
+        rounds: Measured rounds; one more comes before them.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     order = list(ways.items())
     for measured in range(rounds + 1):
-        for name, call in order:
-            started = clock()
-            for _ in range(calls):
-                call()
-            ended = clock()
+        for name, way in order:
+            took = way()
             if measured:
-                seconds[name].append((ended - started) / calls)
+                seconds[name].append(took)
         order.reverse()
     return Timing(seconds)
+
+
+def timed(call: Callable[[], object], calls: int = 1, clock: Callable[[], float] = time.thread_time) -> float:
+    """Return the seconds of one call, measured over some."""
+    started = clock()
+    for _ in range(calls):
+        call()
+    return (clock() - started) / calls

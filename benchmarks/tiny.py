@@ -75,9 +75,7 @@ def our_run(*, callbacks: Sequence[Mapping[str, Any]] = (), **options: Any) -> R
     def run(waits: Mapping[int, Callable[[], object]]) -> None:
         Probe.waits = waits
         probe = {"kind": f"{Probe.__module__}.Probe"}
-        outcome = noether.run(
-            spec(max(waits), callbacks=[*callbacks, probe], **options), quiet=True, trust=[PACKAGE]
-        )
+        outcome = noether.run(spec(max(waits), callbacks=[*callbacks, probe], **options), quiet=True, trust=[PACKAGE])
         assert outcome.error is None, outcome.error
 
     return run

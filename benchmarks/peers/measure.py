@@ -94,7 +94,8 @@ def machine() -> str:
     """Return the machine and its load."""
     load, cores = os.getloadavg()[1], os.cpu_count() or 1
     busy = f"; others used it too (load {load:.1f}), so that only ratios compare" if load > cores else ""
-    return f"{platform.machine()}, {cores} cores, one thread, Python {platform.python_version()}, {datetime.now(UTC):%Y-%m-%d}{busy}"
+    python = f"{cores} cores, one thread, Python {platform.python_version()}"
+    return f"{platform.machine()}, {python}, {datetime.now(UTC):%Y-%m-%d}{busy}"
 
 
 def versions(python: Path) -> str:

@@ -25,7 +25,7 @@ from noether.data.randomness import permutation
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from work import SEED, SIZES, Bare, Size, _calls, figures  # noqa: E402  # after the path that it is found in
+from work import SEED, SIZES, Bare, Size, _calls, figures  # after the path that it is found in
 
 
 class Beside(PeriodicCallback):
@@ -104,13 +104,9 @@ def measured(size: Size) -> dict[str, float]:
         weights = load_file(next((outcome.run_dir / "checkpoints").glob("step-*")) / "model.safetensors")
         os.chdir("/")
     expected = dict(Beside.bare.model.named_parameters())
-    equal = all(torch.equal(weights[f"{prefix_of(weights)}{name}"], tensor) for name, tensor in expected.items())
+    named = {".".join(name.split(".")[-2:]): tensor for name, tensor in weights.items()}  # number and kind
+    equal = named.keys() == expected.keys() and all(torch.equal(named[name], expected[name]) for name in expected)
     return figures(Beside.seconds[1:], size.slice) | {"calls_above": Beside.calls, "equal": equal}
-
-
-def prefix_of(weights: dict[str, torch.Tensor]) -> str:
-    """Return the name of the layers in our model, up to their numbers."""
-    return os.path.commonprefix(list(weights))
 
 
 if __name__ == "__main__":
