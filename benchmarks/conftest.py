@@ -78,7 +78,7 @@ class Gate:
     def _is_recorded(self, item: pytest.Item) -> bool:
         """Return True for a benchmark without figures, and for one with nothing but counts, once they are confirmed."""
         found = self.found.get(item.nodeid, [])
-        return not found or (len(found) > 1 and "ratios" not in found[-1])
+        return not found or not found[-1] or (len(found) > 1 and "ratios" not in found[-1])
 
     def _forget(self, item: pytest.Item) -> None:
         """Drop what pytest-benchmark keeps of an earlier measurement."""
@@ -90,8 +90,8 @@ class Gate:
         """Compare the figures of a benchmark that has passed by itself."""
         result = yield
         benchmark = pyfuncitem.funcargs.get("benchmark")
-        found = gate.figures(benchmark.extra_info) if benchmark is not None else {}
-        if found:
+        if benchmark is not None:
+            found = gate.figures(benchmark.extra_info)
             self.found[pyfuncitem.nodeid].append(found)
             if self.record is None:
                 self._compare(pyfuncitem.nodeid, found)
@@ -137,7 +137,7 @@ class Gate:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Say what was compared, and what vanished."""
         for name in self.vanished:
-            terminalreporter.write_line(f"FAILED {name} - it has a baseline, but published no figure", red=True)
+            terminalreporter.write_line(f"FAILED {name} - it has a baseline, but did not run", red=True)
         if not self.record and not self.counts_compare:
             found, expected = gate.versions(), gate.versions_of()
             terminalreporter.write_line(f"gate: counts are not compared: found {found}, baselines are of {expected}")

@@ -109,6 +109,7 @@ def test_evaluation_between_epochs_beside_the_obvious_ways(benchmark: BenchmarkF
     assert medians["ours"] < medians["new_iterators"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("start_method", ["fork", "forkserver", "spawn"])
 def test_every_start_method_is_as_fast_once_its_workers_run(
     benchmark: BenchmarkFixture, sets: Sets, start_method: str

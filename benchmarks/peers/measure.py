@@ -67,25 +67,25 @@ def figures(*command: str) -> dict[str, float]:
 
 
 def measured(python: Path, sizes: Sequence[str]) -> Results:
-    """Return the figures of all frameworks, ours first."""
+    """Return the figures of all frameworks, ours among them."""
     results: Results = {OURS: {size: figures(sys.executable, "ours.py", size) for size in sizes}}
     for name in FRAMEWORKS:
         results[name] = {size: figures(str(python), "frameworks.py", name, size) for size in sizes}
-        print(name, results[name], flush=True)
     return results
 
 
 def table(results: Results, sizes: Sequence[str], versions: str) -> str:
     """Return the table in order of the first size's ratio, and the machine and the versions."""
-    cells = [f"{size} ({SIZES[size]}): µs above | ratio" for size in sizes]
+    first, *others = sizes
+    cells = [f"{first} ({SIZES[first]}): µs above", "ratio", *(f"{size} ({SIZES[size]}): ratio" for size in others)]
     lines = [
-        f"| | {' | '.join(cells)} | Python calls above | weights |",
-        "| --- | " + "---: | " * (2 * len(sizes) + 1) + "--- |",
+        f"| | {' | '.join(cells)} | {first}: Python calls above | weights |",
+        "| --- | " + "---: | " * (len(cells) + 1) + "--- |",
     ]
-    for name, found in sorted(results.items(), key=lambda each: each[1][sizes[0]]["ratio"]):
-        numbers = [f"{found[size]['us_above']:+.0f} | {found[size]['ratio']:.2f}" for size in sizes]
+    for name, found in sorted(results.items(), key=lambda each: each[1][first]["ratio"]):
+        numbers = [f"{found[first]['us_above']:+.0f}", *(f"{found[size]['ratio']:.2f}" for size in sizes)]
         equal = "equal" if all(each["equal"] for each in found.values()) else "equal within rounding"
-        lines.append(f"| {name} | {' | '.join(numbers)} | {found[sizes[0]]['calls_above']:+.0f} | {equal} |")
+        lines.append(f"| {name} | {' | '.join(numbers)} | {found[first]['calls_above']:+.0f} | {equal} |")
     bare = ", ".join(f"{size} {min(found[size]['bare_us'] for found in results.values()):.0f} µs" for size in sizes)
     return "\n".join([*lines, "", f"The loop by hand, at its quickest: {bare}. Measured on {machine()}. {versions}"])
 

@@ -126,7 +126,7 @@ def test_a_benchmark_that_vanished_and_one_without_baseline_fail(tree: Tree):
     gate.save("here", baselines, tree.folder / "benchmarks" / "baselines.json")
     found = tree.run(name, "--gate")
     assert found.returncode == 1
-    assert f"{name}::test_gone - it has a baseline, but published no figure" in found.stdout
+    assert f"{name}::test_gone - it has a baseline, but did not run" in found.stdout
     assert "has no baseline" in found.stdout
     assert "1 failed, 1 passed" in found.stdout
 
