@@ -81,8 +81,8 @@ def main(arguments: Sequence[str]) -> int:
     if not what:
         print("every benchmark has a baseline")
         return 0
-    commit = options.before or git("log", "-1", "--format=%H", "--", "benchmarks/baselines.json")
-    before = {} if options.new or not commit else recorded_at(commit, what, options.tries)
+    commit = "" if options.new else options.before or git("log", "-1", "--format=%H", "--", "benchmarks/baselines.json")
+    before = {} if not commit else recorded_at(commit, what, options.tries)
     after = record(ROOT, what, options.tries)
     kept = {} if what == ["benchmarks"] else baselines  # so that what no longer exists goes
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
