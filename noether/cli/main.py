@@ -14,7 +14,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from noether.cli import check, checkpoint, evaluate, plan, plugins, predict, resume, run, spec, tracker, verify_resume
+from noether.cli import (
+    bench,
+    check,
+    checkpoint,
+    evaluate,
+    plan,
+    plugins,
+    predict,
+    resume,
+    run,
+    spec,
+    tracker,
+    verify_resume,
+)
 from noether.cli.interrupts import CTRL_C
 from noether.cli.options import verb
 from noether.cli.output import print_error, say
@@ -103,6 +116,7 @@ verb(app, "eval", example=evaluate.EXAMPLE)(evaluate.evaluate)
 verb(app, "predict", example=predict.EXAMPLE)(predict.predict)
 verb(app, "check", example=check.EXAMPLE)(check.check)
 verb(app, "plan", example=plan.EXAMPLE)(plan.plan)
+verb(app, "bench", example=bench.EXAMPLE)(bench.bench)
 verb(app, "verify-resume", example=verify_resume.EXAMPLE)(verify_resume.verify_resume)
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(spec.app, name="spec")

@@ -32,6 +32,13 @@ IfExists = Annotated[
 TraceHooks = Annotated[
     bool, typer.Option("--trace-hooks", help="Print each call of a hook to stderr, with its callback and its time.")
 ]
+WithProfile = Annotated[
+    bool,
+    typer.Option(
+        "--profile",
+        help="Print the cost of an update and of each callback at the end, and write a trace to the run folder.",
+    ),
+]
 
 
 def run(
@@ -44,6 +51,7 @@ def run(
     quiet: Quiet = False,
     show_traceback: ShowTraceback = False,
     trace_hooks: TraceHooks = False,
+    profile: WithProfile = False,
 ) -> None:
     """Train the run that SPEC describes.
 
@@ -64,6 +72,7 @@ def run(
             trust=options.trusted,
             quiet=quiet,
             trace_hooks=trace_hooks,
+            profile=profile,
         )
     except NoetherError as error:
         if show_traceback:

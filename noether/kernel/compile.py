@@ -11,11 +11,11 @@ import linecache
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import pluggy
 
@@ -26,11 +26,15 @@ from noether.kernel.participant import Implementation, bind
 from noether.kernel.progress import EarlyStopIteration
 from noether.kernel.stops import KeptStops, OnStop, add_first_note, add_note, first_stop, going_on, report_to
 
+T = TypeVar("T")
 Timers = MutableMapping[tuple[str, str], list[float]]
 """Number of calls and their seconds by (hook, id of the participant)."""
 
 Trace = Callable[[str, str, Any, float], object]
 """Takes each call of an implementation: hook, id of the participant, update counter or None, seconds."""
+
+Around = Callable[[str, str], Callable[[], AbstractContextManager[object]]]
+"""Takes hook and id of a participant when it is compiled; returns what opens a context around each of its calls."""
 
 Record = Callable[[Any, float], None]
 """Takes each call of one implementation: update counter or None, seconds."""
@@ -46,17 +50,21 @@ class HookWatch:
     Attributes:
         timers: Counts the calls and adds up their seconds; wrappers are left out.
         trace: Takes each call.
+        around: Opens a context around each call, such as a named range of a profiler; inside of the time measured.
+        stream: Takes the stream of batches when training begins, and returns the one to read in its place.
         counts: Count the calls of each hook, for the watchdog.
     """
 
     timers: Timers | None = None
     trace: Trace | None = None
+    around: Around | None = None
+    stream: Callable[[Iterator[Any]], Iterator[Any]] | None = None
     counts: bool = False
 
     @property
     def measures(self) -> bool:
         """Return True if calls are timed."""
-        return self.timers is not None or self.trace is not None
+        return self.timers is not None or self.trace is not None or self.around is not None
 
     def recorder(self, hook: str, participant: str, *, wraps: bool = False) -> Record:
         """Return a function that records the calls of one implementation."""
@@ -91,12 +99,20 @@ def active_watch() -> HookWatch | None:
     return _active.get()
 
 
+def watched(stream: Iterator[T]) -> Iterator[T]:
+    """Return the stream of batches, through the active watch if it asks for that; called once, when training begins."""
+    watch = active_watch()
+    return stream if watch is None or watch.stream is None else watch.stream(stream)
+
+
 @contextmanager
 def measured(hook: str, participant: str, update_counter: Any, watch: HookWatch) -> Iterator[None]:
     """Measure one call of a hook that its owner calls itself, such as `periodic_callback`."""
+    around = nullcontext if watch.around is None else watch.around(hook, participant)
     record, start = watch.recorder(hook, participant), perf_counter()
     try:
-        yield
+        with around():
+            yield
     finally:
         record(update_counter, perf_counter() - start)
 
@@ -177,12 +193,12 @@ def _one_call(index: int, implementation: Implementation, watch: HookWatch | Non
     counter = _counter_of(implementation.hook)
     scope[f"_call_{index}"] = implementation.function
     if watch is not None and watch.measures:
-        scope[f"_record_{index}"] = watch.recorder(implementation.hook, implementation.participant.id)
+        scope |= _names_of(watch, implementation, f"_{index}")
     call = f"_result = _call_{index}({implementation.binding.source})"
     return [
         f"_at = {index}",
         "try:",
-        *_indented(_measured(call, f"_record_{index}", counter, watch)),
+        *_indented(_measured(call, f"_{index}", counter, watch)),
         "    if _result is not None:",
         "        _results.append(_result)",
         "except _EarlyStopIteration as _raised:",
@@ -190,11 +206,20 @@ def _one_call(index: int, implementation: Implementation, watch: HookWatch | Non
     ]
 
 
-def _measured(call: str, record: str, counter: str, watch: HookWatch | None) -> list[str]:
-    """Return the lines of a call, between readings of the clock if there is a watch."""
+def _names_of(watch: HookWatch, implementation: Implementation, suffix: str) -> dict[str, Any]:
+    """Return the names that the lines of `_measured` use."""
+    hook, participant = implementation.hook, implementation.participant.id
+    names: dict[str, Any] = {f"_record{suffix}": watch.recorder(hook, participant, wraps=implementation.wraps)}
+    return names if watch.around is None else {**names, f"_around{suffix}": watch.around(hook, participant)}
+
+
+def _measured(call: str, suffix: str, counter: str, watch: HookWatch | None) -> list[str]:
+    """Return the lines of a call, between readings of the clock and in a context if there is a watch."""
     if watch is None or not watch.measures:
         return [call]
-    return ["_start = _clock()", "try:", f"    {call}", "finally:", f"    {record}({counter}, _clock() - _start)"]
+    lines = [call] if watch.around is None else [f"with _around{suffix}():", f"    {call}"]
+    record = f"_record{suffix}({counter}, _clock() - _start)"
+    return ["_start = _clock()", "try:", *_indented(lines), "finally:", f"    {record}"]
 
 
 def _indented(lines: Sequence[str], spaces: int = 4) -> list[str]:
@@ -295,11 +320,11 @@ def _adapter(implementation: Implementation, stops: KeptStops, watch: HookWatch 
         "_clock": perf_counter,
     }
     if watch is not None and watch.measures:
-        scope["_record"] = watch.recorder(hook, implementation.participant.id, wraps=implementation.wraps)
+        scope |= _names_of(watch, implementation, "")
     if implementation.wraps:
         call = f"yield from _going_on({call}, lambda _stop: {keep})"
     lines = [_header(hook), *_counted(watch, scope), "    try:"]
-    lines += _indented([*_measured(f"_result = {call}", "_record", counter, watch), "return _result"], 8)
+    lines += _indented([*_measured(f"_result = {call}", "", counter, watch), "return _result"], 8)
     if not implementation.wraps:  # `_going_on` keeps the stop of a wrapper
         lines += ["    except _EarlyStopIteration as _stop:", f"        {keep}"]
     else:

@@ -9,7 +9,7 @@ import os
 import shlex
 import signal
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from time import strftime
@@ -82,6 +82,7 @@ class Execution:
         strict_code: Refuse to continue if code, plugins or data have changed.
         quiet: Print warnings and errors only.
         repairs: Lines on damaged files of the run that were repaired before.
+        profile: Opens a context around training.
     """
 
     def __init__(
@@ -94,13 +95,14 @@ class Execution:
         strict_code: bool = False,
         quiet: bool = False,
         repairs: Iterable[str] = (),
+        profile: Callable[[Run], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self.prepared = prepared
         self.loaded = prepared.loaded
         self.paths = paths
         self.resume = resume
         self.allow_spec_change, self.strict_code = allow_spec_change, strict_code
-        self.quiet = quiet
+        self.quiet, self.profile = quiet, profile
         self.folder = RunFolder(paths)
         self.is_older = False
         self.lock = RunLock(paths.run_path, mends=True)
@@ -305,7 +307,7 @@ class Execution:
     def _train(self, run: Run, tracking: Tracking) -> BaseException | None:
         """Train; return the exception that ended training, None if there was none."""
         try:
-            with run.trainer.signals.interrupting():
+            with run.trainer.signals.interrupting(), self.profile(run):
                 tracking.follow(run.trainer.log_writer)
                 run.trainer.train(run.model)
             if run.trainer.stopped_by is None:  # a run that was stopped early cannot be judged

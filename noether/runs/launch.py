@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from noether.checkpoint.paths import PathProvider
 from noether.errors import UsageError
@@ -16,6 +16,9 @@ from noether.runs.folder.run_folder import checked_run_id, new_run_id
 from noether.runs.outcome import EXIT_CODE, Outcome, RunInterrupted
 from noether.runs.prepare import preparation
 from noether.spec.load import LoadedSpec, load_spec
+
+if TYPE_CHECKING:
+    from noether.runs.measure.profile import Profile
 
 
 def run(
@@ -33,6 +36,7 @@ def run(
     project: Path | None = None,
     quiet: bool = False,
     trace_hooks: bool = False,
+    profile: bool = False,
 ) -> Outcome:
     """Train a spec in this process.
 
@@ -53,6 +57,7 @@ def run(
         project: Project folder with the code that the spec names; by default that of the spec.
         quiet: Print warnings and errors only.
         trace_hooks: Print each call of a hook to stderr: hook, callback or run plugin, update, milliseconds.
+        profile: Log the costs of an update and of each callback at the end, and write `trace.json` to the run folder.
 
     Returns:
         The outcome; its `error` holds an exception that was raised once training had begun.
@@ -69,6 +74,10 @@ def run(
     plugins = list(plugins)
     loaded = load_spec(spec, overrides, set, unset=unset, trust=trust, plugins=plugins, project=project)
     watch = HookWatch(trace=print_call) if trace_hooks else active_watch()
+    options: dict[str, Any] = {}
+    if profile:
+        options["profile"] = profiled = _profile()
+        watch = replace(profiled.watch, trace=None if watch is None else watch.trace)
     with watch_hooks(watch):
         return start(
             loaded,
@@ -78,7 +87,14 @@ def run(
             allow_spec_change=allow_spec_change,
             strict_code=strict_code,
             quiet=quiet,
+            **options,
         )
+
+
+def _profile() -> Profile:
+    from noether.runs.measure.profile import Profile  # imports torch's profiler
+
+    return Profile()
 
 
 def start(loaded: LoadedSpec, run_id: str | None, plugins: Iterable[str] = (), **options: Any) -> Outcome:

@@ -114,7 +114,7 @@ class Preparation:
         data = data or build_data(spec.datasets, spec.transforms, spec.loader, seed=spec.seed)
         sample = data.first_sample()
         spec = _made_explicit(spec, sample, self.device)
-        return spec, data, _built_model(spec, sample, self.device)
+        return spec, data, built_model(spec, sample, self.device)
 
     def model(self) -> ModelBase:
         """Build the model alone, without data if the spec holds all of its sizes."""
@@ -322,8 +322,8 @@ def _paths_unset(value: Any, path: TomlPath = ()) -> Iterator[TomlPath]:
 # Parts
 
 
-def _built_model(spec: RunSpec, sample: Mapping[str, Tensor], device: torch.device) -> ModelBase:
-    """Build the model; give lazy modules their sizes by a forward pass of one sample."""
+def built_model(spec: RunSpec, sample: Mapping[str, Tensor], device: torch.device) -> ModelBase:
+    """Build the model of a spec that has all sizes of the data; lazy modules get theirs by a pass of one sample."""
     model = build_model(spec.model, device)
     if not (layers := lazy_layers(model)):
         return model

@@ -17,6 +17,7 @@ from noether.core.models.agreement import begin_training
 from noether.core.models.base import ModelBase, check_state, evaluating
 from noether.data.randomness import preserved_rng
 from noether.data.samplers.tagged import TaggedBatch
+from noether.kernel.compile import watched
 from noether.kernel.dispatch import Dispatch
 from noether.training.capture import named
 from noether.training.optimizers import follow_metrics, warn_of_unread_metrics
@@ -45,7 +46,7 @@ def train(trainer: TrainerParts, model: ModelBase, dist_model: torch.nn.Module) 
         with preserved_rng():  # those of a resumed run stand at their places already
             if not model.training:
                 dist_model.train()  # else each module keeps the mode that its constructor chose
-            stream = iter(trainer.get_data_loader(iterator_callbacks(trainer.callbacks), trainer.batch_size))
+            stream = watched(iter(trainer.get_data_loader(iterator_callbacks(trainer.callbacks), trainer.batch_size)))
             rounds = Rounds(trainer, model, dist_model, stream)
             rounds.before_training()
             trainer.checkpoint_writer.rehearse(trainer.capture_state(model))

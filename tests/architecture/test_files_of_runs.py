@@ -38,6 +38,7 @@ KNOWN = {
     "runs/checkpoints/export.py": "a file that the command line names",
     "runs/console.py: os.open": "the null device, when nobody reads the output any more",
     "runs/folder/run_folder.py: Path(output).glob": "the folder of all runs, for their names",
+    "runs/measure/hook_costs.py: _SCHEDULER.read_text": "the system's account of this thread's time",
     "runs/predict/files.py": "files that the command line names",
     "runs/resume/changes.py": "source files of the project, and data files that the spec names, for their hashes",
     "runs/resume/continuation.py: paths.output_path.iterdir": "the folder of all runs, for a free name",

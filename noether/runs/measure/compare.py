@@ -1,0 +1,108 @@
+"""Comparison of two measurements of `noether bench`: what grew, and if that is more than noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from noether.checkpoint.untrusted import parse_json, read_chosen
+from noether.errors import UsageError
+from noether.runs.measure.bench import Timing
+
+_ALLOWED = 0.10
+"""Growth of a ratio that is never judged, as a share of it: machines of one kind differ by as much."""
+_CALLS = 0.5
+"""Python calls, which are counted: half a call comes of intervals that fire once more in one of the measurements."""
+_WAITS = 0.01
+"""Waits an update, as above."""
+_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Former:
+    """A measurement that was written before by `noether bench --json`.
+
+    Attributes:
+        path: Its file.
+        record: What it holds.
+    """
+
+    path: Path
+    record: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> Former:
+        """Read a file.
+
+        Raises:
+            UsageError: if it cannot be read, or is not the output of `noether bench --json`.
+        """
+        hint = "write one with noether bench SPEC --json > FILE"
+        try:
+            record = parse_json(read_chosen(path))
+            if not isinstance(record["ratio"], float) or not isinstance(record["callbacks"], list):
+                raise TypeError("its ratio is not a number, or its callbacks are not a list")
+            for one in record["callbacks"]:
+                _key(one), float(one["us"]), float(one["calls"]), float(one["waits"] or 0)
+            float(record["noise"] or 0), record["python_calls"]["update"], record["machine"]["python"]
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror or error}", hint=hint) from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise UsageError(f"{path} is not a measurement of noether bench: {error}", hint=hint) from error
+        return cls(path, record)
+
+    def limit(self, noise: float | None) -> float:
+        """Return the largest ratio that is no growth, for a measurement with this noise."""
+        return float(self.record["ratio"]) * (1 + max(_ALLOWED, noise or 0.0, self.record["noise"] or 0.0))
+
+    def allows(self, timing: Timing) -> bool:
+        """Return True if a ratio has not grown."""
+        return timing.ratio <= self.limit(timing.noise)
+
+    def growth(self, record: Mapping[str, Any]) -> list[str]:
+        """Return what has grown in a later measurement, as sentences; nothing if it is as quick as this one."""
+        found = []
+        limit = self.limit(record["noise"])
+        if record["ratio"] > limit:
+            text = f"the ratio grew from {self.record['ratio']:.2f} to {record['ratio']:.2f}, allowed up to {limit:.2f}"
+            found.append(f"{text}{self._dearer(record)}")
+        return [*found, *self._more_calls(record), *self._more_waits(record)]
+
+    def _dearer(self, record: Mapping[str, Any]) -> str:
+        """Name the hooks that take more time than before, those that grew most first."""
+        before = {_key(one): one["us"] for one in self.record["callbacks"]}
+        growth = {_key(one): one["us"] - before.get(_key(one), 0.0) for one in record["callbacks"]}
+        most = sorted(growth, key=lambda key: -growth[key])[:_NAMED]
+        named = [f"{' '.join(key)} +{growth[key]:,.1f} µs" for key in most if growth[key] > 0]
+        return f"; most of all {', '.join(named)}" if named else ""
+
+    def _more_calls(self, record: Mapping[str, Any]) -> list[str]:
+        """Return the growth of Python calls above the bare loop, where the same versions are compared."""
+        if any(record["machine"][part] != self.record["machine"].get(part) for part in ("python", "torch")):
+            return []
+        before, after = (one["python_calls"]["update"] - one["python_calls"]["bare"] for one in (self.record, record))
+        if after <= before + _CALLS:
+            return []
+        text = f"an update makes {after:.1f} Python calls more than the bare loop, {before:.1f} before"
+        return [f"{text}{self._called_more(record)}"]
+
+    def _called_more(self, record: Mapping[str, Any]) -> str:
+        """Name the hooks that are called more often than before, or were not called at all."""
+        before = {_key(one): one["calls"] for one in self.record["callbacks"]}
+        more = {_key(one): one["calls"] - before.get(_key(one), 0.0) for one in record["callbacks"]}
+        named = [" ".join(key) for key in sorted(more, key=lambda key: -more[key])[:_NAMED] if more[key] > _WAITS]
+        return f"; new or called more often: {', '.join(named)}" if named else ""
+
+    def _more_waits(self, record: Mapping[str, Any]) -> list[str]:
+        before = {_key(one): one["waits"] for one in self.record["callbacks"]}
+        return [
+            f"{one['name']} reads {one['waits']:.2g} values an update in {one['hook']}, {was or 0:.2g} before"
+            for one in record["callbacks"]
+            if one["waits"] is not None and one["waits"] > (was := before.get(_key(one)) or 0.0) + _WAITS
+        ]
+
+
+def _key(cost: Mapping[str, Any]) -> tuple[str, str]:
+    return str(cost["name"]), str(cost["hook"])
