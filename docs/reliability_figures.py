@@ -109,7 +109,7 @@ def tracker_faults(report: Report) -> str:
 
 def slow_server(report: Report) -> str:
     """Cost of a slow tracker."""
-    share, ratio = (report.benchmark("test_slow_server.py", key) for key in ("feeds_share", "ratio"))
+    share, ratio = (report.benchmark("test_slow_server.py", key) for key in ("feeds_share", "of_quiet"))
     return f"the feed computes {share:.2%} of an update; updates take {ratio:.3f} of their time"
 
 
@@ -136,7 +136,7 @@ def overhead(report: Report) -> str:
     """A save beside its bare bytes."""
     name = "test_a_save_of_large_tensors_costs_little_more_than_its_bytes"
     return (
-        f"{report.benchmark(name, 'ratio'):.2f} of write + hash + fsync, {report.benchmark(name, 'megabytes'):.0f} MB"
+        f"{report.benchmark(name, 'of_raw'):.2f} of write + hash + fsync, {report.benchmark(name, 'megabytes'):.0f} MB"
     )
 
 

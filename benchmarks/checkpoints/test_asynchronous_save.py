@@ -116,7 +116,13 @@ def test_training_stands_still_for_little_more_than_a_copy(tmp_path: Path, bench
     noise = statistics.median(alone) - min(alone)
     ratio = statistics.median(ours / raw for ours, raw in zip(stalls, copies, strict=True))
     benchmark.extra_info.update(
-        ratio=ratio, extra_ratio=extra / copy, copy=copy, stall=stall, extra=extra, noise=noise, synchronous=synchronous
+        stall_ratio=ratio,
+        extra_ratio=extra / copy,
+        copy=copy,
+        stall=stall,
+        extra=extra,
+        noise=noise,
+        synchronous=synchronous,
     )
     benchmark.pedantic(lambda: seconds_of_a_copy(found, targets), rounds=3)
     print(

@@ -5,15 +5,16 @@ Both sides are checked to give equal batches before they are timed. The ratio go
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks.timing import in_turns
 from noether.data.container import DataContainer
 from noether.data.dataset import Dataset, InMemoryDataset
 from noether.data.randomness import permutation
@@ -83,17 +84,20 @@ def seconds(dataset: Any, batches: Batches) -> float:
     """Return the seconds of an epoch; building the order is left out, as it happens once an epoch."""
     iterator = batches(dataset)
     next(iterator)
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in iterator:
         pass
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
-def interleaved(dataset: Any, one: Batches, other: Batches) -> tuple[float, float]:
-    """Return the median microseconds a batch of both, measured in turn."""
-    rounds = [(seconds(dataset, one), seconds(dataset, other)) for _ in range(ROUNDS)]
-    first, second = (statistics.median(times) / (BATCHES - 1) * 1e6 for times in zip(*rounds, strict=True))
-    return first, second
+def beside(benchmark: BenchmarkFixture, dataset: Any, other: Batches) -> tuple[float, float]:
+    """Time our batches and others in turns; return the microseconds of one, and publish their ratio."""
+    check_equal(dataset, ours, other)
+    timing = in_turns({way.__name__: partial(seconds, dataset, way) for way in (ours, other)}, rounds=ROUNDS)
+    mine, theirs = (timing.micro(way.__name__) / (BATCHES - 1) for way in (ours, other))
+    benchmark.extra_info.update(ratio=timing.ratio("ours", other.__name__), microseconds=mine, beside=theirs)
+    benchmark.pedantic(seconds, args=(dataset, ours), rounds=ROUNDS, warmup_rounds=1)
+    return mine, theirs
 
 
 @pytest.fixture(autouse=True)
@@ -105,29 +109,19 @@ def one_thread() -> Iterator[None]:
 
 
 def test_batch_from_memory_against_torchs_loader(benchmark: BenchmarkFixture) -> None:
-    dataset = InMemoryDataset(properties())
-    check_equal(dataset, ours, torchs)
-    mine, theirs = interleaved(dataset, ours, torchs)
-    benchmark.extra_info.update(ratio=mine / theirs, microseconds=mine, torch_microseconds=theirs)
-    benchmark.pedantic(seconds, args=(dataset, ours), rounds=ROUNDS, warmup_rounds=1)
+    mine, theirs = beside(benchmark, InMemoryDataset(properties()), torchs)
     assert mine < theirs / 5
 
 
 def test_batch_from_memory_above_the_bare_gathers(benchmark: BenchmarkFixture) -> None:
-    dataset = InMemoryDataset(properties())
-    check_equal(dataset, ours, gathers)
-    mine, floor = interleaved(dataset, ours, gathers)
-    benchmark.extra_info.update(ratio=mine / floor, microseconds_above=mine - floor)
-    benchmark.pedantic(seconds, args=(dataset, ours), rounds=ROUNDS, warmup_rounds=1)
+    mine, floor = beside(benchmark, InMemoryDataset(properties()), gathers)
+    benchmark.extra_info["microseconds_above"] = mine - floor
     assert mine - floor < 12
 
 
 def test_sample_by_sample_against_torchs_loader(benchmark: BenchmarkFixture) -> None:
-    dataset = PerSample(properties())
-    check_equal(dataset, ours, torchs)
-    mine, theirs = interleaved(dataset, ours, torchs)
-    benchmark.extra_info.update(ratio=mine / theirs, microseconds_a_sample=mine / BATCH_SIZE)
-    benchmark.pedantic(seconds, args=(dataset, ours), rounds=ROUNDS, warmup_rounds=1)
+    mine, theirs = beside(benchmark, PerSample(properties()), torchs)
+    benchmark.extra_info["microseconds_a_sample"] = mine / BATCH_SIZE
     assert mine < 1.1 * theirs
 
 
@@ -135,7 +129,5 @@ def test_sample_by_sample_with_randomness_against_torchs_loader(benchmark: Bench
     """A data set that does not say that it is deterministic pays for a seed a sample."""
     dataset = PerSample(properties())
     dataset.deterministic = False
-    check_equal(dataset, ours, torchs)
-    mine, theirs = interleaved(dataset, ours, torchs)
-    benchmark.extra_info.update(ratio=mine / theirs, microseconds_a_sample=mine / BATCH_SIZE)
-    benchmark.pedantic(seconds, args=(dataset, ours), rounds=ROUNDS, warmup_rounds=1)
+    mine, _ = beside(benchmark, dataset, torchs)
+    benchmark.extra_info["microseconds_a_sample"] = mine / BATCH_SIZE

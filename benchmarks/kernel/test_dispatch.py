@@ -6,21 +6,21 @@ All three are checked to call the same implementations in the same order before 
 
 from __future__ import annotations
 
-import statistics
-import timeit
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pluggy
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks.timing import interleaved
 from noether.kernel import hookspecs
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.markers import PROJECT, hookimpl
 from noether.kernel.participant import Participant
 
-CALLS, ROUNDS = 5_000, 9
+CALLS = 20_000
 ABOVE_THE_TUPLE = 1.3  # with some implementations; a single one is dominated by the call of the plan itself
 
 
@@ -66,7 +66,7 @@ def pluggys(callbacks: list[Counts]) -> Callable[..., Any]:
     return call
 
 
-@pytest.mark.parametrize("n", [1, 5, 20])
+@pytest.mark.parametrize("n", [1, 5, 20, 100])
 def test_compiled_hook_beside_bound_methods_and_pluggy(benchmark: BenchmarkFixture, n: int) -> None:
     """Microseconds of a hook call; the plan stays within 1.3 times a loop over bound methods."""
     orders = []
@@ -78,17 +78,31 @@ def test_compiled_hook_beside_bound_methods_and_pluggy(benchmark: BenchmarkFixtu
 
     silent = [Counts(number) for number in range(n)]
     calls = {make.__name__: make(silent) for make in (plan, bound_methods, pluggys)}
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(ROUNDS):
-        for name, call in calls.items():
-            seconds[name].append(timeit.timeit(lambda call=call: call(0, {}), number=CALLS) / CALLS)
-    micro = {name: statistics.median(values) * 1e6 for name, values in seconds.items()}
-    ratio = statistics.median(a / b for a, b in zip(seconds["plan"], seconds["bound_methods"], strict=True))
-    benchmark.extra_info |= {**micro, "ratio": ratio}
-    print(f"\n{n} implementations: " + ", ".join(f"{name} {value:.2f} us" for name, value in micro.items()))
+    timing = interleaved({name: partial(call, 0, {}) for name, call in calls.items()}, calls=max(100, CALLS // n))
+    ratio = timing.ratio("plan", "bound_methods")
+    benchmark.extra_info |= {**timing.facts(), "ratio": ratio}
+    print(f"\n{n} implementations: " + ", ".join(f"{name} {value:.2f}" for name, value in timing.facts().items()))
     benchmark.pedantic(calls["plan"], (0, {}), rounds=100, iterations=100)
     if n > 1:
         assert ratio <= ABOVE_THE_TUPLE
+
+
+def test_marginal_cost_of_a_callback(benchmark: BenchmarkFixture) -> None:
+    """Microseconds that one more callback with an empty hook costs, beside one more bound method."""
+    few, many = ([Counts(number) for number in range(n)] for n in (1, 101))
+    ways = {
+        f"{make.__name__} {len(each)}": partial(make(each), 0, {})
+        for make in (plan, bound_methods)
+        for each in (few, many)
+    }
+    timing = interleaved(ways, calls=500)
+    each = {
+        make.__name__: (timing.micro(f"{make.__name__} 101") - timing.micro(f"{make.__name__} 1")) / 100
+        for make in (plan, bound_methods)
+    }
+    benchmark.extra_info |= {"us_a_hook": each["plan"], "ratio": each["plan"] / each["bound_methods"]}
+    print(f"\none more empty hook: {each['plan']:.3f} us, one more bound method {each['bound_methods']:.3f} us")
+    benchmark.pedantic(ways["plan 101"], rounds=100)
 
 
 def test_hook_that_nobody_implements_is_not_called_at_all() -> None:

@@ -1,73 +1,77 @@
-"""Cost of logging in the training thread, compared with its minimum: a value put into a dict."""
+"""Cost of logging in the training thread, compared with its minimum: values put into a dict, a line written.
 
-import io
+One unit of work is one metric, or one boundary with n metrics. Both sides are checked to hold the same values.
+"""
+
+from __future__ import annotations
+
 import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks.timing import interleaved
 from noether.kernel.progress import TrainingIteration, UpdateCounter
 from noether.metrics.log import LogWriter
 from noether.metrics.metrics_file import MetricsFile
 
-KEYS = [f"loss/online/{name}" for name in ("total", "pressure", "velocity", "drag", "lift")]
-ROUNDS = {"rounds": 200, "iterations": 500, "warmup_rounds": 5}
+KEY = "loss/online/total"
+METRICS = (1, 5, 100, 1000)
+GROWTH = 1.5
+"""A thousand metrics may cost so many times as much, each, as a hundred."""
 
 
 @pytest.fixture
-def writer(tmp_path):
+def writer(tmp_path: Path) -> Iterator[LogWriter]:
     opened = LogWriter(MetricsFile(tmp_path / "metrics.jsonl"))
     yield opened
     opened.close()
 
 
-@pytest.fixture
-def counter():
-    return UpdateCounter(TrainingIteration(1, 50, 3200), TrainingIteration(epoch=30), 50, 64)
+@pytest.mark.parametrize("kind", ["float", "tensor"])
+def test_add_scalar(benchmark: BenchmarkFixture, writer: LogWriter, kind: str) -> None:
+    """Microseconds of a metric; a tensor is put into the dict as the number that it holds."""
+    value: Any = 0.5 if kind == "float" else torch.tensor(0.5)
+    values: dict[str, float] = {}
+
+    def into_a_dict() -> None:
+        values[KEY] = value if kind == "float" else value.item()
+
+    add = partial(writer.add_scalar, KEY, value)
+    timing = interleaved({"dict": into_a_dict, "add_scalar": add}, calls=5000)
+    assert writer.current(KEY) == values[KEY] == 0.5
+    benchmark.extra_info |= {**timing.facts(), "ratio": timing.ratio("add_scalar", "dict")}
+    benchmark.pedantic(add, rounds=20, iterations=500)
 
 
-@pytest.mark.benchmark(group="add_scalar: float")
-def test_dict_with_float(benchmark):
-    values = {}
-    benchmark.pedantic(values.__setitem__, (KEYS[0], 0.31), **ROUNDS)
-
-
-@pytest.mark.benchmark(group="add_scalar: float")
-def test_add_scalar_with_float(benchmark, writer):
-    benchmark.pedantic(writer.add_scalar, (KEYS[0], 0.31), **ROUNDS)
-    assert writer.current(KEYS[0]) == 0.31
-
-
-@pytest.mark.benchmark(group="add_scalar: tensor")
-def test_dict_with_tensor_item(benchmark):
-    values, tensor = {}, torch.tensor(0.5)
-    benchmark.pedantic(lambda: values.__setitem__(KEYS[0], tensor.item()), **ROUNDS)
-
-
-@pytest.mark.benchmark(group="add_scalar: tensor")
-def test_add_scalar_with_tensor(benchmark, writer):
-    benchmark.pedantic(writer.add_scalar, (KEYS[0], torch.tensor(0.5)), **ROUNDS)
-    assert writer.current(KEYS[0]) == 0.5
-
-
-@pytest.mark.benchmark(group="a boundary with five metrics")
-def test_json_line_with_flush(benchmark, tmp_path):
-    def boundary(file: io.TextIOWrapper):
-        metrics = dict.fromkeys(KEYS, 0.31)
-        line = {"update": 50, "epoch": 1, "sample": 3200, "time": 0.0, "metrics": metrics}
-        file.write(json.dumps(line) + "\n")
-        file.flush()
-
+def test_boundaries(benchmark: BenchmarkFixture, writer: LogWriter, tmp_path: Path) -> None:
+    """Microseconds of a boundary by number of metrics, beside one JSON line of the same."""
+    counter = UpdateCounter(TrainingIteration(1, 50, 3200), TrainingIteration(epoch=30), 50, 64)
+    ratios, each = {}, {}
     with (tmp_path / "plain.jsonl").open("a") as file:
-        benchmark.pedantic(boundary, (file,), rounds=200, iterations=50, warmup_rounds=5)
 
+        def plain(keys: list[str]) -> None:
+            line = {"update": 50, "epoch": 1, "sample": 3200, "time": 0.0, "metrics": dict.fromkeys(keys, 0.31)}
+            file.write(json.dumps(line) + "\n")
+            file.flush()
 
-@pytest.mark.benchmark(group="a boundary with five metrics")
-def test_five_scalars_and_flush(benchmark, writer, counter):
-    def boundary():
-        for key in KEYS:
-            writer.add_scalar(key, 0.31)
-        writer.flush(counter)
+        def ours(keys: list[str]) -> None:
+            for key in keys:
+                writer.add_scalar(key, 0.31)
+            writer.flush(counter)
 
-    benchmark.pedantic(boundary, rounds=200, iterations=50, warmup_rounds=5)
-    assert writer.final_metrics == dict.fromkeys(KEYS, 0.31)
+        for number in METRICS:
+            keys = [f"{KEY}/{index}" for index in range(number)]
+            ways = {"plain": partial(plain, keys), "ours": partial(ours, keys)}
+            timing = interleaved(ways, calls=max(2, 500 // number))
+            ratios[f"{number} metrics"] = timing.ratio("ours", "plain")
+            each[number] = timing.micro("ours") / number
+        benchmark.pedantic(ours, (keys[:5],), rounds=20, iterations=20)
+    assert writer.final_metrics == dict.fromkeys(keys, 0.31)
+    benchmark.extra_info |= {"ratios": ratios, "us_a_metric": each}
+    assert each[1000] < GROWTH * each[100]

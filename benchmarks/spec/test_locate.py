@@ -5,15 +5,16 @@ One unit of work is one whole text, in memory. Both are checked to find the same
 
 from __future__ import annotations
 
-import statistics
 import time
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks.timing import interleaved
 from noether.spec.locate import Locations, TomlPath
 from noether.spec.read.document import MAX_BYTES
 
@@ -79,9 +80,9 @@ def test_locating_a_long_spec_beside_parsing_it(benchmark: BenchmarkFixture) -> 
     """Milliseconds for 500 lines; at most three times the parser."""
     assert 490 <= SPEC.count("\n") <= 520
     assert set(Locations(SPEC)) == set(paths(tomllib.loads(SPEC)))
-    pairs = [(seconds(Locations, SPEC), seconds(tomllib.loads, SPEC)) for _ in range(ROUNDS)]
-    ratio = statistics.median(ours / theirs for ours, theirs in pairs)
-    locate, parse = (statistics.median(times) * 1e3 for times in zip(*pairs, strict=True))
+    timing = interleaved({"locate": partial(Locations, SPEC), "tomllib": partial(tomllib.loads, SPEC)}, rounds=ROUNDS)
+    ratio = timing.ratio("locate", "tomllib")
+    locate, parse = (timing.micro(name) / 1e3 for name in timing.seconds)
     benchmark.extra_info |= {"locate_ms": locate, "tomllib_ms": parse, "ratio": ratio}
     print(f"\n{SPEC.count(chr(10))} lines: locate {locate:.2f} ms, tomllib {parse:.2f} ms, ratio {ratio:.2f}")
     benchmark.pedantic(Locations, (SPEC,), rounds=ROUNDS)

@@ -105,7 +105,7 @@ def test_few_large_tensors(benchmark: BenchmarkFixture) -> None:
         "ours": average.update,
     }
     # The goal is 1.1 of the limit.
-    benchmark.extra_info |= ratios(calls, {("ours", "limit"): 1.4, ("ours", "plain loop"): 0.9})
+    benchmark.extra_info["ratios"] = ratios(calls, {("ours", "limit"): 1.4, ("ours", "plain loop"): 0.9})
     with torch.no_grad():
         benchmark.pedantic(average.update, rounds=5, warmup_rounds=1)
 
@@ -127,7 +127,7 @@ def test_many_small_tensors(benchmark: BenchmarkFixture) -> None:
     }
     # The goals are 1.1 and 0.5 of the cached lists.
     goals = {("ours", "cached lists"): 1.4, ("ours", "plain loop"): 0.5, ("flat", "cached lists"): 0.9}
-    benchmark.extra_info |= ratios(calls, goals)
+    benchmark.extra_info["ratios"] = ratios(calls, goals)
     with torch.no_grad():
         benchmark.pedantic(average.update, rounds=5, warmup_rounds=1)
 
@@ -150,7 +150,7 @@ def test_exchange(benchmark: BenchmarkFixture) -> None:
                 parameter.copy_(tensor)
 
     calls = {"copying": copy_there_and_back, "ours": exchange}
-    benchmark.extra_info |= ratios(calls, {("ours", "copying"): 0.5})
+    benchmark.extra_info["ratios"] = ratios(calls, {("ours", "copying"): 0.5})
     benchmark.extra_info["us a tensor"] = 1e6 * best(calls)["ours"] / MANY_SMALL["tensors"] / 2  # there and back
     with torch.no_grad():
         benchmark.pedantic(exchange, rounds=5, warmup_rounds=1)

@@ -1,0 +1,150 @@
+"""Exact counts of an update: Python calls by function, tensor operations, allocations, reads of values.
+
+Counted is what happens between two updates of one run, so that its start and its end do not count. The garbage
+collector is off meanwhile: it calls functions at instants of its own.
+"""
+
+from __future__ import annotations
+
+import cProfile
+import gc
+import pstats
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+Run = Callable[[Mapping[int, Callable[[], object]]], object]
+"""Trains, and calls each function once its number of updates is done; it ends after the last."""
+
+SPAN = (10, 42)
+"""Of the tiny problem, within its first epoch and between two boundaries."""
+RUNNING = "the loop of the run"
+OURS = (RUNNING, "noether/", "<noether ", "benchmarks/")
+READS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique")
+"""Operations for which the host waits on an accelerator."""
+
+_PLAN = re.compile(r"<noether (\w+) \d+>")
+
+
+class Calls:
+    """Python calls of an update, built-in functions included.
+
+    Args:
+        run: Trains.
+        first: Updates before the counted ones.
+        last: Updates at the end of the counted ones.
+
+    Attributes:
+        edges: Calls by function that makes them and function that is called.
+    """
+
+    def __init__(self, run: Run, first: int = SPAN[0], last: int = SPAN[1]) -> None:
+        profile = cProfile.Profile()
+        run({first: lambda: settle(profile.enable), last: lambda: unsettle(profile.disable)})
+        self._updates = last - first
+        self.edges = _edges(profile)
+
+    @property
+    def total(self) -> float:
+        """All calls."""
+        return round(sum(self.edges.values()) / self._updates, 2)
+
+    def to(self, names: Iterable[str]) -> float:
+        """Return the calls to functions with one of these names, but for the compiled calls of hooks."""
+        wanted = set(names)
+        found = (
+            calls for (_, called), calls in self.edges.items() if called.split(" ")[-1] in wanted and called[0] != "<"
+        )
+        return round(sum(found) / self._updates, 2)
+
+    def table(self) -> dict[str, float]:
+        """Return the calls that our functions make, as `caller > called`."""
+        shares = {edge: round(calls / self._updates, 2) for edge, calls in self.edges.items()}
+        return {" > ".join(edge): share for edge, share in sorted(shares.items()) if share > 0 and ours(edge[0])}
+
+
+class Tensors(TorchDispatchMode):
+    """Counts tensor operations, results with memory of their own, and reads of values.
+
+    Attributes:
+        counts: The counts.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts = {"operations": 0, "allocations": 0, "reads": 0}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count one operation."""
+        del types
+        held = memories((args, kwargs))
+        result = func(*args, **(kwargs or {}))
+        self.counts["operations"] += 1
+        self.counts["reads"] += func.overloadpacket.__name__ in READS
+        self.counts["allocations"] += len(memories(result) - held)
+        return result
+
+
+def memories(value: Any) -> set[int]:
+    """Return the addresses of the memory of all tensors in arguments or results."""
+    return {each.untyped_storage().data_ptr() for each in tree_iter(value) if isinstance(each, torch.Tensor)}
+
+
+def tensor_counts(run: Run, first: int = SPAN[0], last: int = SPAN[1]) -> dict[str, float]:
+    """Return the tensor operations, the allocations of tensor memory and the reads of values of an update."""
+    mode = Tensors()
+    run({first: lambda: settle(mode.__enter__), last: lambda: unsettle(lambda: mode.__exit__(None, None, None))})
+    return {name: round(count / (last - first), 2) for name, count in mode.counts.items()}
+
+
+def settle(begin: Callable[[], object]) -> None:
+    """Collect garbage and begin to count."""
+    gc.collect()
+    gc.disable()
+    begin()
+
+
+def unsettle(end: Callable[[], object]) -> None:
+    """Count no more."""
+    end()
+    gc.enable()
+
+
+def ours(function: str) -> bool:
+    """Return True for a function of the framework or of a benchmark."""
+    return function.startswith(OURS)
+
+
+def label(file: str, _line: int, function: str) -> str:
+    """Return the name of a function without the lines and folders that differ between machines and versions."""
+    if file == "~":
+        return function.removeprefix("<").removesuffix(">").split(" at 0x")[0]
+    plan = _PLAN.fullmatch(file)
+    if plan:
+        return f"<noether plan> {plan[1]}"
+    parts = Path(file).parts
+    for package in ("noether", "benchmarks", "torch"):
+        if package in parts:
+            last = len(parts) - 1 - parts[::-1].index(package)
+            return f"{'/'.join(parts[last:])} {function}"
+    return f"{parts[-1]} {function}"
+
+
+def _edges(profile: cProfile.Profile) -> Counter[tuple[str, str]]:
+    """Return all calls; functions that were running already when the count began have lost their name."""
+    stats: Mapping[Any, Any] = pstats.Stats(profile).stats  # type: ignore[attr-defined]  # typeshed lacks it
+    edges: Counter[tuple[str, str]] = Counter()
+    for called, (_, calls, _, _, callers) in stats.items():
+        edges[RUNNING, label(*called)] += calls - sum(number for number, *_ in callers.values())
+        for caller, (number, *_) in callers.items():
+            edges[label(*caller), label(*called)] += number
+    own = [edge for edge in edges if any("/counting.py " in end or "_lsprof.Profiler" in end for end in edge)]
+    for edge in own:  # the calls that end the count
+        del edges[edge]
+    return +edges
