@@ -130,8 +130,11 @@ class RunSpec(SpecTable):
     )
     device: str = Field("auto", examples=["cuda:1"], description="auto, cpu, cuda, cuda:N or mps.")
     output: str = Field("runs", description="Folder with one folder per run, relative to the working folder.")
-    threads: int | None = Field(
-        None, ge=1, examples=[4], description="CPU threads of PyTorch; its own choice if left out."
+    threads: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto",
+        examples=[4],
+        description="CPU threads of PyTorch, or auto: as many as pay for the size of the model, on the cores that the "
+        "process may use. The resolved spec holds the number.",
     )
     deterministic: bool = Field(False, description="Use only operations that give the same bits every time.")
     matmul_precision: Literal["highest", "high", "medium"] | None = Field(

@@ -88,6 +88,8 @@ class Plan:
     Attributes:
         name: Name of the run.
         device: Device of the run.
+        threads: CPU threads within one operation.
+        threads_reason: Reason for their number.
         datasets: Samples of each data set.
         parameters: Parameters of the model.
         trainable: Parameters that are trained.
@@ -111,6 +113,8 @@ class Plan:
 
     name: str
     device: str
+    threads: int
+    threads_reason: str
     datasets: dict[str, int]
     parameters: int
     trainable: int
@@ -158,6 +162,8 @@ def _plan_of(run: Run, update_time: float | None) -> Plan:
     return Plan(
         name=run.spec.name,
         device=run.spec.device,
+        threads=run.threads.number,
+        threads_reason=run.threads.reason,
         datasets=datasets,
         parameters=sum(parameter.numel() for parameter in parameters),
         trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
