@@ -71,6 +71,7 @@ def _updates(
     """
     state, signals, update, dispatch = trainer.state, trainer.signals, trainer.one_update, rounds.dispatch
     counter, logged, saves = state.counter, trainer.log_writer.round, trainer.checkpoint_writer.queue
+    late = trainer.log_writer.late.waiting
     samples, updates_per_epoch, end_update = counter.effective_batch_size, counter.updates_per_epoch, counter.end_update
     track_update = dispatch.track_after_update_step
     calls_always = dispatch.after_update_always is not None or dispatch.after_epoch_always is not None
@@ -105,13 +106,13 @@ def _updates(
         if signals.received is not None:
             stop_for_signal(state, signals, is_over=state.stop_reason is not None or counter.update >= end_update)
         ends = counter.update >= end_update or state.stop_reason is not None
-        if logged.has_values or saves.pending is not None or saves.in_flight is not None:
+        if logged.has_values or late or saves.pending is not None or saves.in_flight is not None:
             boundary(trainer, rounds, ends=ends)
     rounds.read_flags()
 
 
 def boundary(trainer: TrainerParts, rounds: Rounds, *, ends: bool) -> None:
-    """Write the metrics of an update, and commit the checkpoint that it asked for.
+    """Write the metrics of an update as soon as their values are there, and commit the checkpoint that it asked for.
 
     Args:
         trainer: The trainer.
@@ -119,9 +120,12 @@ def boundary(trainer: TrainerParts, rounds: Rounds, *, ends: bool) -> None:
         ends: True after the last update, whose checkpoint the end of the run commits.
     """
     saves = trainer.checkpoint_writer.queue
-    if trainer.log_writer.round.has_values:
-        rounds.read_flags()
-        trainer.log_writer.flush(trainer.state.counter)
+    writer = trainer.log_writer
+    if writer.round.has_values:
+        rounds.send_flags()
+        writer.flush(trainer.state.counter, waits=False)
+    if writer.late.waiting:
+        writer.late.poll()
     if ends:
         return
     if saves.in_flight is not None and saves.in_flight.has_ended:
