@@ -45,6 +45,11 @@ class LoaderTable(SpecTable):
     pin_memory: bool | None = Field(
         None, description="Load into page-locked memory, if there is an accelerator; on with CUDA if left out."
     )
+    device_resident: bool | Literal["auto"] = Field(
+        False,
+        description="Keep the data sets in the memory of the device and gather batches there: auto if they fit and are "
+        "rows of tensors. Order and batches stay the same.",
+    )
     start_method: Literal["fork", "forkserver", "spawn"] | None = Field(
         None, examples=["forkserver"], description="Start method of worker processes; Python's default if left out."
     )

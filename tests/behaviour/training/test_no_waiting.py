@@ -26,6 +26,8 @@ from noether.checkpoint.paths import checkpoint_folders
 from noether.core.callbacks.default.online_loss import OnlineLossCallback
 from noether.errors import NonFiniteError
 from noether.metrics import late
+from noether.runs.prepare import rehearsal
+from noether.spec.load import load_spec
 from noether.testing import make_data, make_model, make_trainer
 from noether.training.nonfinite import DeviceGuard
 
@@ -324,18 +326,18 @@ def test_a_plot_and_a_histogram_travel_the_same_way(tmp_path):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: torch's own check for waits is of CUDA")
-def test_no_operation_of_an_update_waits_for_a_gpu(tmp_path):
-    spec_callbacks = [{"kind": kind, "every_n_updates": 2, **QUIET[kind]} for kind in ("online-loss", "lr", "eta")]
-    trainer = make_trainer(tmp_path, device="cuda", callbacks=spec_callbacks, max_updates=30)
-    model = make_model(optimizer={"kind": "AdamW", "lr": 0.1}).to("cuda")
-    trainer.prepare(model)
+@pytest.mark.parametrize("resident", [False, True])
+def test_no_operation_of_an_update_waits_for_a_gpu(tiny_spec, resident):
+    callbacks = [{"kind": kind, "every_n_updates": 2, **QUIET[kind]} for kind in ("online-loss", "lr", "eta")]
+    changes = {"device": "cuda", "trainer.max_epochs": 6, "trainer.callbacks": callbacks}
+    changes |= {"loader.device_resident": resident}
 
     def strict(counter, times):
-        torch.cuda.set_sync_debug_mode("error" if 10 <= counter.update < 28 else "default")
+        torch.cuda.set_sync_debug_mode("error" if 10 <= counter.update < 30 else "default")
 
-    trainer.dispatch.track_after_update_step = strict
-    try:
-        trainer.train(model)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-        trainer.log_writer.close()
+    with rehearsal(load_spec(tiny_spec, set=changes)) as run:
+        run.trainer.dispatch.track_after_update_step = strict
+        try:
+            run.trainer.train(run.model)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
