@@ -130,15 +130,16 @@ class LogWriter:
         if logger is not None:
             added.printed[key] = (logger, format_str or ".6g")
 
-    def add_mean(self, key: str, mean: Tensor, count: Tensor) -> None:
+    def add_mean(self, key: str, mean: Tensor, count: Tensor, logger: logging.Logger | None = None) -> None:
         """Add a mean whose number of values only the device knows; it is left out if there were none.
 
         Args:
             key: Metric key.
             mean: The mean.
             count: Number of its values.
+            logger: As in `add_scalar`.
         """
-        self.add_scalar(key, mean)
+        self.add_scalar(key, mean, logger)
         self.round.counts[self.prefix + key] = own_scalar(key, count)
 
     def add_nonscalar(self, key: str, value: Any) -> None:
@@ -209,16 +210,19 @@ class LogWriter:
         Raises:
             StorageError: if the disk is full or refuses; the round is kept and can be flushed again.
         """
-        if waits:
+        if waits and self.late.waiting:
             self.late.settle()
         if not self.round.has_values:
             return
         # Trackers want times that never go back, and the machine's clock may be set back while a run trains.
         now = self._written_at = max(self._written_at, time.time())
         at, line = update_counter, self.round
-        if waits or self._is_followed() or not (self.late.waiting or line.has_tensors):
-            self.late.settle()
-            line.read()
+        is_here = not line.has_tensors
+        if waits or (is_here and not self.late.waiting) or self._is_followed():
+            if self.late.waiting:
+                self.late.settle()
+            if not is_here:
+                line.read()
             self._end(line, MetricRecord(at.update, at.epoch, at.sample, now, line.scalars))  # type: ignore[arg-type]  # no tensors are left
             return
         line, transfer = line.moved(), Transfer()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from noether.core.models.agreement import begin_training
 from noether.core.models.base import ModelBase, check_state, evaluating
 from noether.data.randomness import preserved_rng
 from noether.data.samplers.tagged import TaggedBatch
+from noether.errors import NonFiniteError
 from noether.kernel.dispatch import Dispatch
 from noether.training.capture import named
 from noether.training.optimizers import follow_metrics, warn_of_unread_metrics
@@ -215,11 +216,18 @@ def _repeat_round(trainer: TrainerParts, rounds: Rounds, before_round: Mapping[s
 def _running(trainer: TrainerParts, model: ModelBase) -> Iterator[ExitStack]:
     """Listen to signals and report that the run has started; in the end write the metrics, also after an error."""
     with trainer.signals, trainer.signals.interrupting(), ExitStack() as stack:
-        stack.callback(trainer.log_writer.flush, trainer.state.counter)
+        stack.callback(_write_rest, trainer)
         if trainer.dispatch is not None and trainer.dispatch.run_started is not None:
             with evaluating(model):
                 call_hook(trainer.dispatch.run_started, run=trainer.run)
         yield stack
+
+
+def _write_rest(trainer: TrainerParts) -> None:
+    """Write all metrics, also after an error, which masked updates that nobody has counted yet do not replace."""
+    with suppress(NonFiniteError):
+        trainer.log_writer.late.settle()
+    trainer.log_writer.flush(trainer.state.counter)
 
 
 @contextmanager

@@ -142,6 +142,7 @@ QUIET: dict[str, dict[str, Any]] = {
     "training-stability": {},
     "checkpoint": {},
     "ema": {"target_factors": [0.9]},
+    "track-additional-outputs": {"keys": ["error"]},
     "offline-loss": EVALUATION,
     "offline-metrics": {**EVALUATION, "metrics": {"y": ["rmse", "mae", "r2", "relative-l2"]}},
     "fixed-early-stopper": {"stop_at_update": 1000},
@@ -151,20 +152,24 @@ ASKING = {
     "best-checkpoint": "compares a metric",
     "best-metric": "compares a metric",
     "metric-early-stopper": "compares a metric",
-    "track-additional-outputs": "asks which updates were applied",
 }
 """Those that need a value at once, and why."""
 
 
-def trained(folder: Path, device: FakeDevice | None = None, *, bad: tuple[int, ...] = (), **table: Any) -> Any:
-    """Train with updates that are masked on the device; return the trainer."""
+def trained(
+    folder: Path, device: FakeDevice | None = None, *, bad: tuple[int, ...] = (), masks: bool = True, **table: Any
+) -> Any:
+    """Train with updates that are masked on the device, or looked at by the host; return the trainer."""
     data = make_data()
     data.train.properties["x"][list(bad)] = float("nan")
     table = {"max_updates": 12, "skip_nan_loss": True, **table}
     trainer = make_trainer(folder, data=data, **table)
     count = trainer.config.skip_nan_loss_max_count
-    trainer.one_update.guard = DeviceGuard(skip=trainer.config.skip_nan_loss, max_in_a_row=count)
+    if masks:
+        trainer.one_update.guard = DeviceGuard(skip=trainer.config.skip_nan_loss, max_in_a_row=count)
     model = make_model(optimizer={"kind": "AdamW", "lr": 0.1, "clip_grad_norm": 1.0})
+    compute = trainer.loss_compute
+    trainer.loss_compute = lambda *given: (losses := compute(*given), {"error": losses["y_loss"].detach() + 1})
     trainer.prepare(model)
     try:
         if device is None:
@@ -178,7 +183,8 @@ def trained(folder: Path, device: FakeDevice | None = None, *, bad: tuple[int, .
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    text = (folder / "test-run" / "metrics.jsonl").read_text()
+    path = folder / "test-run" / "metrics.jsonl"
+    text = path.read_text() if path.exists() else ""
     return [json.loads(row) for row in text.splitlines()]
 
 
@@ -211,6 +217,23 @@ def test_default_callbacks_that_log_at_every_update_cost_no_wait(tmp_path):
 def test_a_read_of_a_callback_is_seen(tmp_path, monkeypatch):
     monkeypatch.setattr(OnlineLossCallback, "periodic_callback", lambda self, **_: float(self.trainer.last_loss))
     assert growth(tmp_path, callbacks=[{"kind": "online-loss", "every_n_updates": 2}]).total() == 6
+
+
+@pytest.mark.parametrize("reduce", ["mean", "last"])
+@pytest.mark.parametrize("bad", [(), (3, 4, 17), range(24)], ids=len)
+def test_outputs_of_masked_updates_are_left_out_without_a_wait(tmp_path, reduce, bad):
+    callbacks = [
+        {"kind": "track-additional-outputs", "every_n_updates": 3, "keys": ["error"], "reduce": reduce},
+        {"kind": "checkpoint", "every_n_updates": 5},
+    ]
+    count = {"skip_nan_loss_max_count": 100}
+    trained(tmp_path / "late", FakeDevice(), callbacks=callbacks, bad=tuple(bad), **count)
+    trained(tmp_path / "now", callbacks=callbacks, bad=tuple(bad), masks=False, **count)
+    found = [(line["update"], line["metrics"]) for line in lines(tmp_path / "late")]
+    expected = [(line["update"], line["metrics"]) for line in lines(tmp_path / "now")]
+    assert [update for update, _ in found] == [update for update, _ in expected]
+    for (_, metrics), (_, others) in zip(found, expected, strict=True):
+        assert metrics == pytest.approx(others, rel=1e-12)
 
 
 @pytest.mark.parametrize("delay", [0, 1, 5, 1000])
@@ -270,6 +293,23 @@ def test_a_run_gives_up_for_the_same_update_and_writes_nothing_that_was_measured
     late_lines, now_lines = lines(tmp_path / "late"), lines(tmp_path / "now")
     assert [line["update"] for line in late_lines] == [line["update"] for line in now_lines]
     assert checkpoint_folders(tmp_path / "late" / "test-run" / "checkpoints") == []
+
+
+def test_an_error_is_not_replaced_by_masked_updates_that_nobody_has_counted(tmp_path):
+    trainer = make_trainer(tmp_path, max_updates=12, callbacks=[{"kind": "online-loss", "every_n_updates": 2}])
+    trainer.data_container.train.properties["x"][:] = float("nan")
+    trainer.one_update.guard = DeviceGuard(skip=False, max_in_a_row=1)
+    trainer.prepare(model := make_model(optimizer={"kind": "AdamW", "lr": 0.1}))
+
+    def fail(counter, times):
+        if counter.update == 5:
+            raise ZeroDivisionError
+
+    trainer.dispatch.track_after_update_step = fail
+    with FakeDevice(delay=1000), pytest.raises(ZeroDivisionError):
+        trainer.train(model)
+    trainer.log_writer.close()
+    assert lines(tmp_path) == []  # what was measured since an update that ends the run is not written
 
 
 def test_a_callback_that_asks_for_a_value_gets_it_at_once_and_the_wait_is_counted(tmp_path):
