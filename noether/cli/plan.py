@@ -67,8 +67,9 @@ def plan(
 
 def _plan_json(plan: Plan) -> dict[str, Any]:
     of_training = (
-        "name device datasets parameters trainable loss updates_per_epoch samples_left_out effective_batch_size ranks "
-        "batch_size accumulation_steps first_update updates epochs samples hooks seconds"
+        "name device threads threads_reason residence datasets parameters trainable loss updates_per_epoch "
+        "samples_left_out effective_batch_size ranks batch_size accumulation_steps first_update updates epochs samples "
+        "hooks seconds"
     )
     return {
         **picked(plan, of_training),
@@ -125,6 +126,9 @@ def _training(plan: Plan) -> dict[str, str]:
     sizes = ", ".join(f"{key} {size:,}" for key, size in plan.datasets.items())
     lines = {"samples": sizes, "model": f"{plan.parameters:,} parameters, {plan.trainable:,} trainable"}
     lines["loss"] = plan.loss
+    lines["threads"] = f"{plan.threads}: {plan.threads_reason}"
+    if plan.residence:
+        lines["data"] = plan.residence
     if not plan.updates:
         return lines
     left_out = f"; {counted(plan.samples_left_out, 'sample')} left out" if plan.samples_left_out else ""

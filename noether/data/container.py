@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
 from functools import partial
 from multiprocessing import get_all_start_methods
@@ -16,16 +16,20 @@ from noether.config.components import CollatorBaseConfig, DatasetBaseConfig, Tra
 from noether.config.signature import SignatureConfig, build_component
 from noether.data.collators import Collator, stack
 from noether.data.dataset import AnyDataset, Batch, length_of, shuffle_block
-from noether.data.fetch import fetch_of, first_batch, first_sample, usable
+from noether.data.fetch import Fetch, fetch_of, first_batch, first_sample, usable
 from noether.data.loader import TaggedDataset, TrainingLoader, refuse_import_by_worker
+from noether.data.resident import Residence, Wanted, free_memory, on_device, require_resident, residence
 from noether.data.samplers.interleaved import InterleavedSampler
 from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig
 from noether.data.samplers.training_order import TrainingOrder
+from noether.data.staging import copier_of
 from noether.data.transforms.base import Transform
 from noether.data.views import PreparedDatasets, subset
 from noether.errors import DataError
 from noether.kernel.names import did_you_mean
 from noether.spec.model import LoaderTable
+
+_Consumers = Iterable[SamplerIntervalConfig]
 
 
 class DataContainer:
@@ -38,6 +42,7 @@ class DataContainer:
         pin_memory: Put batches in page-locked memory; None for CUDA devices only.
         start_method: Start method of worker processes: `fork`, `forkserver` or `spawn`; None for Python's default.
         timeout: Seconds after which a worker that delivers nothing is an error; None for 600.
+        device_resident: Keep the data sets on the device and gather batches there: never, always, or if they fit.
         collators: Functions that make batches of samples, by key of the data set; others use the default.
         seed: Seed of the run, from which the order and every sample's randomness derive.
         transforms: Transforms of every data set, with statistics of `train`.
@@ -57,6 +62,7 @@ class DataContainer:
         pin_memory: bool | None = None,
         start_method: str | None = None,
         timeout: float | None = None,
+        device_resident: Wanted = False,
         collators: Mapping[str, Collator] | None = None,
         seed: int = 0,
         transforms: Sequence[Transform] = (),
@@ -73,6 +79,8 @@ class DataContainer:
         self.pin_memory = pin_memory
         self.start_method = start_method
         self.timeout = timeout
+        self.device_resident = device_resident
+        self._resident: dict[int, tuple[Tensor, Tensor]] = {}
         self.collators = dict(collators or {})
         self.seed = seed
         self._prepared = PreparedDatasets(datasets, transforms, own_transforms)
@@ -208,7 +216,7 @@ class DataContainer:
             end_update: Completed updates after which the stream ends; None for never.
             repeat_round: Begin with the passes of `start_update`.
             evaluation: No training; each consumer's pass once, in order.
-            device: Device of the batches, for `pin_memory = None`.
+            device: Device of the batches.
             shuffle: See `TrainingOrder`.
             drop_last: See `TrainingOrder`.
             seed: Seed of the order; None for that of the run.
@@ -218,10 +226,9 @@ class DataContainer:
         """
         order = None
         if not evaluation:
-            total = effective_batch_size or batch_size * world_size
             order = TrainingOrder(
                 length_of(self.train),
-                total,
+                effective_batch_size or batch_size * world_size,
                 batch_size,
                 self.seed if seed is None else seed,
                 rank,
@@ -240,24 +247,38 @@ class DataContainer:
             end_update=end_update,
             repeat_round=repeat_round,
         )
-        return self._loader(sampler, on_cuda=device is not None and device.type == "cuda")
+        return self._loader(sampler, device)
 
-    def _loader(self, sampler: InterleavedSampler, *, on_cuda: bool) -> TrainingLoader:
-        """Return the loader of all batches that a sampler asks for."""
-        sources = {
-            consumer.tag: fetch_of(consumer.dataset, self.seed, consumer.collator, key=consumer.key)
-            for consumer in sampler.consumers
-        }
-        if sampler.order is not None:
+    def _sources(self, consumers: _Consumers, *, trains: bool) -> dict[int, Fetch]:
+        """Return the way in which batches of each tag are loaded."""
+        sources = {one.tag: fetch_of(one.dataset, self.seed, one.collator, key=one.key) for one in consumers}
+        if trains:
             sources[TRAINING] = fetch_of(self.train, self.seed, self.collators.get("train"), key="train")
+        return sources
+
+    def residence(self, consumers: _Consumers, device: torch.device | None, *, trains: bool = True) -> Residence:
+        """Return if the data sets of a loader can stay on the device, and their size; see `build_loader`."""
+        return residence(self._sources(consumers, trains=trains).values(), free_memory(device), self._resident)
+
+    def _loader(self, sampler: InterleavedSampler, device: torch.device | None) -> TrainingLoader:
+        """Return the loader of all batches that a sampler asks for."""
+        trains = sampler.order is not None
+        sources, workers = self._sources(sampler.consumers, trains=trains), self.num_workers
+        pins = device is not None and device.type == "cuda" if self.pin_memory is None else self.pin_memory
+        copier = copier_of(device) if pins or self.device_resident else None
+        if device is not None and copier is not None and self.device_resident:
+            found = self.residence(sampler.consumers, device, trains=trains)
+            if require_resident(found, self.device_resident if trains else "auto"):
+                sources, workers = on_device(sources, device, self._resident), 0
         return TrainingLoader(
             TaggedDataset(sources),
             sampler,
-            num_workers=self.num_workers,
+            num_workers=workers,
             prefetch_factor=self.prefetch_factor,
-            pin_memory=on_cuda if self.pin_memory is None else self.pin_memory,
+            pin_memory=pins,
             start_method=self.start_method,
             timeout=self.timeout,
+            copier=copier,
         )
 
     def raw_properties(self) -> dict[str, dict[str, Any]]:
@@ -315,6 +336,7 @@ class DataContainer:
             DataError: if the state does not fit the transforms.
         """
         self._prepared.load_state_dict(state)
+        self._resident.clear()
 
 
 def build_data(
@@ -361,14 +383,12 @@ def build_data(
 
 def build_dataset(config: DatasetBaseConfig, *, seed: int = 0) -> AnyDataset:
     """Return the data set of `config`, without its transforms."""
-    dataset: AnyDataset = build_component(config, seed=seed)
-    return dataset
+    return build_component(config, seed=seed)  # type: ignore[no-any-return]  # its kind says what it is
 
 
 def build_transform(config: TransformBaseConfig, *, seed: int = 0) -> Transform:
     """Return the transform of `config`."""
-    transform: Transform = build_component(config, seed=seed)
-    return transform
+    return build_component(config, seed=seed)  # type: ignore[no-any-return]  # as above
 
 
 def build_collator(config: CollatorBaseConfig | None) -> Collator:

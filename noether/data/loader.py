@@ -16,6 +16,7 @@ from noether.data.dataset import Batch
 from noether.data.fetch import Fetch
 from noether.data.samplers.interleaved import InterleavedSampler
 from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig, TaggedBatch, TaggedIndices
+from noether.data.staging import Copier, staged_batches, staged_requests
 from noether.data.workers import (
     CHECK_EVERY,
     GUARD,
@@ -113,6 +114,7 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
         pin_memory: Put batches in page-locked memory, for the copy to an accelerator.
         start_method: Start method of worker processes: `fork`, `forkserver` or `spawn`; None for Python's default.
         timeout: Seconds to wait for a batch of a worker; None for `WORKER_TIMEOUT`.
+        copier: Copies batches to the device ahead of their use; None to leave them on the host.
     """
 
     def __init__(
@@ -125,7 +127,9 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
         pin_memory: bool = False,
         start_method: str | None = None,
         timeout: float | None = None,
+        copier: Copier | None = None,
     ) -> None:
+        self.copier = copier
         super().__init__(
             dataset,
             batch_size=None,  # the sampler asks for whole batches
@@ -149,7 +153,11 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
             WORKER_DEATHS.watch(from_workers._workers)
             end_by_killing(from_workers._workers)
             from_workers._timeout = min(self.timeout, CHECK_EVERY)
-            return self._from_workers(from_workers)
+            loaded = self._from_workers(from_workers)
+            return loaded if self.copier is None else staged_batches(loaded, self.copier)
+        if self.copier is not None:
+            assert isinstance(self.dataset, TaggedDataset), "torch declares it as any data set"
+            return staged_requests(iter(self.sampler), self.dataset.sources, self.copier)
         batches = self._in_this_process()
         return map(_pinned, batches) if self.pin_memory else batches
 

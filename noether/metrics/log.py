@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from noether.config.metric_facts import MetricPropertyProvider
 from noether.errors import StorageError, TrainingError
 from noether.kernel.names import did_you_mean, has_control
 from noether.kernel.progress import UpdateCounter
+from noether.metrics.late import LateReads, Transfer
 from noether.metrics.metrics_file import AppendOnlyFile, MetricRecord, MetricsFile
-from noether.metrics.values import encode_nonscalar, own_nonscalar, own_scalar, read_scalars
+from noether.metrics.values import Round, encode_nonscalar, own_nonscalar, own_scalar
 
 
 class MissingMetricError(TrainingError, KeyError):
@@ -40,8 +42,9 @@ class MissingMetricError(TrainingError, KeyError):
 class LogWriter:
     """Collect the metrics of a round and write them at its boundary; callbacks use it as `self.writer`.
 
-    Adding never waits for the device: a tensor on an accelerator stays there until it is read or the boundary
-    comes, and then all tensors are read in one copy. A key that is added twice in a round keeps its last value.
+    Adding never waits for the device: a tensor on an accelerator stays there until it is read or the boundary comes.
+    Then all tensors are sent to the host in one copy, and the line is written when they have arrived. A key that is
+    added twice in a round keeps its last value.
 
     Reading (`current`, `keys`, `current_metrics`) sees the round so far. A view from `below` has a prefix: its keys
     are relative to it, for reading and writing alike.
@@ -53,6 +56,8 @@ class LogWriter:
     Attributes:
         prefix: Text before every key of this view; empty for the run's own writer.
         round: The metrics added since the last line.
+        late: Lines whose values are on their way from a device, and flags between them.
+        followed: Keys of metrics that schedules follow, None for all: a round that has one is written at once.
         on_metrics: Called with the completed updates and the metrics of each line; schedules follow them.
         on_written: Called with the metrics of each line; a tracker feed is notified through it.
         is_repaired: True if a file was damaged when the state was restored.
@@ -67,6 +72,8 @@ class LogWriter:
         self.metrics_file = metrics_file
         self.prefix = ""
         self.round = Round()
+        self.late = LateReads()
+        self.followed: frozenset[str] | None = frozenset()
         self.on_metrics: list[Callable[[int, Mapping[str, float]], object]] = []
         self.on_written: list[Callable[[Mapping[str, float]], object]] = []
         self.on_file: list[Callable[[Path, str], object]] = []
@@ -81,12 +88,19 @@ class LogWriter:
 
     @property
     def final_metrics(self) -> dict[str, float]:
-        """The last value of every key of the run."""
+        """The last value of every key of the run; waits for values that are on their way from a device."""
+        self.late.settle()
+        return dict(self._summary.final)
+
+    @property
+    def written_metrics(self) -> dict[str, float]:
+        """The last value of every key in the lines that are written so far; never waits."""
         return dict(self._summary.final)
 
     @property
     def best_metrics(self) -> dict[str, float]:
-        """The best finite value of every key of the run whose direction is known."""
+        """The best finite value of every key of the run whose direction is known; waits as `final_metrics`."""
+        self.late.settle()
         return dict(self._summary.best)
 
     def add_scalar(
@@ -111,8 +125,22 @@ class LogWriter:
         added = self.round
         added.scalars[key] = value if type(value) is float else own_scalar(key, value)
         added.has_values = True
+        if added.counts:
+            added.counts.pop(key, None)
         if logger is not None:
             added.printed[key] = (logger, format_str or ".6g")
+
+    def add_mean(self, key: str, mean: Tensor, count: Tensor, logger: logging.Logger | None = None) -> None:
+        """Add a mean whose number of values only the device knows; it is left out if there were none.
+
+        Args:
+            key: Metric key.
+            mean: The mean.
+            count: Number of its values.
+            logger: As in `add_scalar`.
+        """
+        self.add_scalar(key, mean, logger)
+        self.round.counts[self.prefix + key] = own_scalar(key, count)
 
     def add_nonscalar(self, key: str, value: Any) -> None:
         """Add an array, a histogram or a table to this round; it goes to `nonscalars.jsonl`.
@@ -155,34 +183,76 @@ class LogWriter:
         scalars = self.round.scalars
         if self.prefix + key not in scalars:
             raise MissingMetricError(key, self.keys())
-        read_scalars(scalars)
+        if isinstance(scalars[self.prefix + key], Tensor):
+            self.round.read()
+        if self.prefix + key not in scalars:  # a mean over nothing
+            raise MissingMetricError(key, self.keys())
         return float(scalars[self.prefix + key])
 
     def keys(self) -> list[str]:
         """Return the keys of this round below the prefix, in the order in which they were added."""
+        if self.round.counts:
+            self.round.read()
         return [key.removeprefix(self.prefix) for key in self.round.scalars if key.startswith(self.prefix)]
 
     def current_metrics(self) -> dict[str, float]:
         """Return all metrics of this round below the prefix; waits for the device if one is a tensor there."""
         return {key: self.current(key) for key in self.keys()}
 
-    def flush(self, update_counter: UpdateCounter) -> None:
+    def flush(self, update_counter: UpdateCounter, *, waits: bool = True) -> None:
         """End the round: write its line and start an empty one. Writes nothing if nothing was added.
+
+        Args:
+            update_counter: Completed updates, epochs and samples.
+            waits: Write it now. Otherwise a round with values on a device is written, in order, once they have
+                arrived: see `LateReads`.
 
         Raises:
             StorageError: if the disk is full or refuses; the round is kept and can be flushed again.
         """
+        if waits and self.late.waiting:
+            self.late.settle()
         if not self.round.has_values:
             return
-        read_scalars(self.round.scalars)
-        metrics: dict[str, float] = self.round.scalars  # type: ignore[assignment]  # no tensors are left
-        self._write(update_counter, metrics)
-        for key, (logger, format_str) in self.round.printed.items():
-            logger.info("%s: %s", key, format(metrics[key], format_str))
+        # Trackers want times that never go back, and the machine's clock may be set back while a run trains.
+        now = self._written_at = max(self._written_at, time.time())
+        at, line = update_counter, self.round
+        is_here = not line.has_tensors
+        if waits or (is_here and not self.late.waiting) or self._is_followed():
+            if self.late.waiting:
+                self.late.settle()
+            if not is_here:
+                line.read()
+            self._end(line, MetricRecord(at.update, at.epoch, at.sample, now, line.scalars))  # type: ignore[arg-type]  # no tensors are left
+            return
+        line, transfer = line.moved(), Transfer()
+        take = line.send(transfer)
+        record = MetricRecord(at.update, at.epoch, at.sample, now, line.scalars)  # type: ignore[arg-type]  # as above, once they have arrived
+        self.late.add(transfer, partial(self._end, line, record, take))
+
+    def _is_followed(self) -> bool:
+        """Return True if a schedule has to see a metric of this round before the next update."""
+        return self.followed is None or not self.followed.isdisjoint(self.round.scalars)
+
+    def _end(self, line: Round, record: MetricRecord, take: Callable[[], None] | None = None) -> None:
+        """Write a line, forget it, and tell those who follow.
+
+        Args:
+            line: The round.
+            record: Its place in the training, and its scalars.
+            take: Takes values that were sent to the host; None if they are there.
+        """
+        if take is not None:
+            take()
+        metrics = record.metrics
+        self._write(line, record)
+        for key, (logger, format_str) in line.printed.items():
+            if key in metrics:
+                logger.info("%s: %s", key, format(metrics[key], format_str))
         self._summary.add(metrics)
         for read in self.on_metrics:
-            read(update_counter.update, metrics)
-        self.discard()
+            read(record.update, metrics)
+        line.clear()
         for notify in self.on_written:
             notify(metrics)
 
@@ -196,6 +266,7 @@ class LogWriter:
         Raises:
             StorageError: if the disk refuses.
         """
+        self.late.settle()
         for file in self._files.values():
             file.sync()
         return {name: file.offset for name, file in self._files.items()}
@@ -220,6 +291,7 @@ class LogWriter:
             StorageError: if the disk refuses.
         """
         self.discard()
+        self.late.forget()
         self._summary.clear()
         if self.metrics_file is None:
             return
@@ -238,21 +310,19 @@ class LogWriter:
         for file in self._files.values():
             file.close()
 
-    def _write(self, at: UpdateCounter, metrics: dict[str, float]) -> None:
-        """Write the lines of this round to both files, or to none of them."""
-        # Trackers want times that never go back, and the machine's clock may be set back while a run trains.
-        now = self._written_at = max(self._written_at, time.time())
+    def _write(self, line: Round, record: MetricRecord) -> None:
+        """Write the lines of a round to both files, or to none of them."""
         if self.metrics_file is None or self._nonscalars_file is None:
             return
         before = self._nonscalars_file.offset
-        if nonscalars := self.round.nonscalars:
+        if line.nonscalars:
             self._nonscalars_file.write(
-                b"".join(encode_nonscalar(at, now, key, value) for key, value in nonscalars.items())
+                b"".join(encode_nonscalar(record, key, value) for key, value in line.nonscalars.items())
             )
-        if not metrics:
+        if not record.metrics:
             return
         try:
-            self.metrics_file.append(MetricRecord(at.update, at.epoch, at.sample, now, metrics))
+            self.metrics_file.append(record)
         except StorageError:
             self._nonscalars_file.truncate(before)
             raise
@@ -268,29 +338,6 @@ class _View(LogWriter):
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._owner, name)
-
-
-class Round:
-    """The metrics of the boundary to come; shared by a log writer and all its views.
-
-    Attributes:
-        scalars: Metrics by whole key; tensors stay on their device until they are read.
-        nonscalars: Arrays, histograms and tables by whole key.
-        printed: Logger and format of each metric that is printed too.
-        has_values: True if anything was added; an attribute, because the loop reads it at every update.
-    """
-
-    __slots__ = ("has_values", "nonscalars", "printed", "scalars")
-
-    def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self.scalars: dict[str, float | Tensor] = {}
-        self.nonscalars: dict[str, Any] = {}
-        self.printed: dict[str, tuple[logging.Logger, str]] = {}
-        self.has_values = False
 
 
 class MetricSummary:

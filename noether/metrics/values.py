@@ -1,9 +1,10 @@
-"""Scalars and non-scalars: convert logged values to numbers and JSON with few device reads."""
+"""Scalars and non-scalars of a round: convert logged values to numbers and JSON with few device reads."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, MutableMapping
+import logging
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor
 
 from noether.errors import TrainingError
-from noether.kernel.progress import UpdateCounter
-from noether.metrics.metrics_file import spell_number
+from noether.metrics.late import Transfer, read_now
+from noether.metrics.metrics_file import MetricRecord, spell_number
 
 
 def own_scalar(key: str, value: Any) -> float | Tensor:
@@ -46,15 +47,27 @@ def _not_a_scalar(key: str, found: str) -> TrainingError:
 
 
 def read_scalars(values: MutableMapping[str, float | Tensor]) -> None:
-    """Replace the tensors in `values` with floats, with one copy to the host for each device and type."""
+    """Replace the tensors in `values` with floats, with one copy to the host for each device and type; waits."""
+    for keys, stacked in grouped(values):
+        fill(values, keys, read_now(stacked))
+
+
+def grouped(values: Mapping[str, float | Tensor]) -> list[tuple[list[str], Tensor]]:
+    """Return the keys of the tensors in `values` by device and type, and one tensor with the values of each group."""
     groups: dict[tuple[torch.device, torch.dtype], list[str]] = {}
     for key, value in values.items():
         if type(value) is not float and isinstance(value, Tensor):  # no call for most: a boundary may be every update
             groups.setdefault((value.device, value.dtype), []).append(key)
-    for keys in groups.values():
-        stacked = torch.stack([values[key].reshape(()) for key in keys])  # type: ignore[union-attr]  # tensors all
-        for key, number in zip(keys, stacked.tolist(), strict=True):
-            values[key] = float(number)
+    return [
+        (keys, torch.stack([values[key].reshape(()) for key in keys]))  # type: ignore[union-attr]  # tensors all
+        for keys in groups.values()
+    ]
+
+
+def fill(values: MutableMapping[str, float | Tensor], keys: Sequence[str], numbers: Sequence[float]) -> None:
+    """Put the numbers of a group of keys in place of its tensors."""
+    for key, number in zip(keys, numbers, strict=True):
+        values[key] = float(number)
 
 
 def own_nonscalar(key: str, value: Any) -> Any:
@@ -84,15 +97,24 @@ def own_nonscalar(key: str, value: Any) -> Any:
     )
 
 
-def encode_nonscalar(at: UpdateCounter, time: float, key: str, value: Any) -> bytes:
+def sent_nonscalar(value: Any, transfer: Transfer) -> Any:
+    """Return a value with its tensors on their way to the host."""
+    if isinstance(value, Tensor):
+        return transfer.send(value)
+    if isinstance(value, dict):
+        return {name: sent_nonscalar(item, transfer) for name, item in value.items()}
+    return [sent_nonscalar(item, transfer) for item in value] if isinstance(value, list) else value
+
+
+def encode_nonscalar(at: MetricRecord, key: str, value: Any) -> bytes:
     """Return the line of one value: counters and time as in `metrics.jsonl`, then `key` and `value`."""
-    fields = {"update": at.update, "epoch": at.epoch, "sample": at.sample, "time": round(time, 3), "key": key}
+    fields = {"update": at.update, "epoch": at.epoch, "sample": at.sample, "time": round(at.time, 3), "key": key}
     return json.dumps(fields | {"value": _as_json(value)}, allow_nan=False).encode() + b"\n"
 
 
 def _as_json(value: Any) -> Any:
     if isinstance(value, Tensor):
-        value = value.tolist()
+        value = read_now(value)
     if isinstance(value, float):
         return spell_number(value)
     if isinstance(value, dict):
@@ -100,3 +122,74 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, list):
         return [_as_json(item) for item in value]
     return value
+
+
+class Round:
+    """The metrics of the boundary to come; shared by a log writer and all its views.
+
+    Attributes:
+        scalars: Metrics by whole key; tensors stay on their device until they are read.
+        counts: Numbers of values in means whose number only the device knows; a mean over nothing is left out.
+        nonscalars: Arrays, histograms and tables by whole key.
+        printed: Logger and format of each metric that is printed too.
+        has_values: True if anything was added; an attribute, because the loop reads it at every update.
+    """
+
+    __slots__ = ("counts", "has_values", "nonscalars", "printed", "scalars")
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.scalars: dict[str, float | Tensor] = {}
+        self.counts: dict[str, float | Tensor] = {}
+        self.nonscalars: dict[str, Any] = {}
+        self.printed: dict[str, tuple[logging.Logger, str]] = {}
+        self.has_values = False
+
+    @property
+    def has_tensors(self) -> bool:
+        """True if a scalar is on a device, or a non-scalar may be, or a mean may have to be left out."""
+        for value in self.scalars.values():  # a generator would be a call for each, at every boundary
+            if type(value) is not float:
+                return True
+        return bool(self.nonscalars or self.counts)
+
+    def read(self) -> None:
+        """Read all scalars; waits for the device if one is a tensor there."""
+        read_scalars(self.scalars)
+        if self.counts:
+            read_scalars(self.counts)
+            self._leave_out()
+
+    def moved(self) -> Round:
+        """Return another round with everything that is in this one, which is empty then."""
+        other = Round()
+        for name in self.__slots__:
+            setattr(other, name, getattr(self, name))
+        self.clear()
+        return other
+
+    def send(self, transfer: Transfer) -> Callable[[], None]:
+        """Send all values to the host; return a function that takes them once they are there."""
+        self.nonscalars = {key: sent_nonscalar(value, transfer) for key, value in self.nonscalars.items()}
+        groups = [
+            (values, keys, transfer.send(stacked))
+            for values in (self.scalars, self.counts)
+            for keys, stacked in grouped(values)
+        ]
+
+        def take() -> None:
+            for values, keys, numbers in groups:
+                fill(values, keys, numbers.tolist())
+            self._leave_out()
+
+        return take
+
+    def _leave_out(self) -> None:
+        """Forget means over nothing."""
+        for key, count in self.counts.items():
+            if not count:
+                self.scalars.pop(key, None)
+        self.counts.clear()

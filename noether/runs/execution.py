@@ -44,6 +44,7 @@ from noether.runs.resume.continuation import (
 )
 from noether.runs.resume.repair import repair
 from noether.runs.saved_spec import PROJECT, SPEC_SHA256, write_saved_spec
+from noether.runs.threads import keep_threads
 from noether.runs.tracking.tracking import Tracking, flattened, until_stopped
 from noether.spec.describe.fields import components_in
 from noether.spec.errors.words import visible, visible_lines
@@ -122,6 +123,8 @@ class Execution:
                     _LOG.warning("damaged: %s", line)
                 trackers = self.prepared.trackers()
                 saved = self._saved_state() if continues else None
+                if continues:
+                    keep_threads(self.loaded.spec, self.paths)
                 run = self.prepared.assemble(self.paths, trackers=trackers)
                 state: Continuation | None = None
                 recorded = saved.checkpoint.manifest.facts if saved else None

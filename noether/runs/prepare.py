@@ -38,6 +38,7 @@ from noether.kernel.participant import Participant, load_plugins
 from noether.kernel.registry import use_registry
 from noether.metrics.tracker import BaseTracker
 from noether.runs.process_state import device_of, process_state
+from noether.runs.threads import ThreadChoice, choose_threads, usable_cores
 from noether.spec.describe.fields import alternatives, configs_in
 from noether.spec.errors.problem import InvalidSpecError, Problem
 from noether.spec.load import LoadedSpec, load_spec
@@ -62,6 +63,7 @@ class Run:
         data: All data sets.
         model: The model, on its device.
         trainer: The trainer, with its writers.
+        threads: The threads that it computes with, and the reason for their number.
     """
 
     run_id: str
@@ -71,6 +73,7 @@ class Run:
     data: DataContainer
     model: ModelBase
     trainer: BaseTrainer
+    threads: ThreadChoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +84,13 @@ class Preparation:
         loaded: The spec as the run plugins have configured it.
         plugins: The run plugins, in the order of their use.
         device: Device of the run.
+        cores: Number of cores that the process may use, and the limit in words; see `usable_cores`.
     """
 
     loaded: LoadedSpec
     plugins: list[Participant]
     device: torch.device
+    cores: tuple[int, str]
 
     def trackers(self) -> list[BaseTracker]:
         """Construct the trackers of the spec; none is opened yet."""
@@ -100,8 +105,8 @@ class Preparation:
 
     def parts(
         self, spec: RunSpec | None = None, data: DataContainer | None = None
-    ) -> tuple[RunSpec, DataContainer, ModelBase]:
-        """Build data and model; return the spec with their sizes, and both.
+    ) -> tuple[RunSpec, DataContainer, ModelBase, ThreadChoice]:
+        """Build data and model with one thread; return the spec with their sizes, both, and the threads from now on.
 
         Args:
             spec: Spec to build instead of that of the preparation.
@@ -114,7 +119,10 @@ class Preparation:
         data = data or build_data(spec.datasets, spec.transforms, spec.loader, seed=spec.seed)
         sample = data.first_sample()
         spec = _made_explicit(spec, sample, self.device)
-        return spec, data, built_model(spec, sample, self.device)
+        model = built_model(spec, sample, self.device)
+        threads = choose_threads(spec, model, sample, self.device, self.cores)
+        torch.set_num_threads(threads.number)
+        return spec.model_copy(update={"threads": threads.number}), data, model, threads
 
     def model(self) -> ModelBase:
         """Build the model alone, without data if the spec holds all of its sizes."""
@@ -140,7 +148,7 @@ class Preparation:
         Raises:
             UsageError: if something in the spec cannot be built.
         """
-        spec, data, model = self.parts(spec, data)
+        spec, data, model, threads = self.parts(spec, data)
         resolved = resolved_toml(spec)
         model.check_inputs(spec.trainer.forward_properties or [])
         trainer: BaseTrainer = construct(
@@ -157,7 +165,7 @@ class Preparation:
             policy=SavePolicy(spec.checkpoints.on_save_error),
             spec=resolved.encode(),
         )
-        return Run(paths.run_id, paths.run_path, spec, resolved, data, model, trainer)
+        return Run(paths.run_id, paths.run_path, spec, resolved, data, model, trainer, threads)
 
     def ready(self, run: Run, *, state: InitializerBase | None = None) -> None:
         """Load weights, then build optimizer, callbacks and hooks.
@@ -198,9 +206,9 @@ def preparation(
     refuse_import_by_worker()
     with use_registry(loaded.registry):
         loaded, participants = _configured(loaded, plugins)
-        place = device_of(device or loaded.spec.device)
+        place, cores = device_of(device or loaded.spec.device), usable_cores()
         with process_state(loaded.spec, place), building_with_seed(loaded.spec.seed):
-            yield Preparation(loaded, [*participants, *extras], place)
+            yield Preparation(loaded, [*participants, *extras], place, cores)
 
 
 @contextmanager
@@ -357,13 +365,12 @@ def _initializer(spec: RunSpec, trainer: BaseTrainer) -> InitializerBase | None:
 
 
 def _made_explicit(spec: RunSpec, sample: dict[str, Tensor], device: torch.device) -> RunSpec:
-    """Fill in the settings that data and machine decide: sizes of the model, device, number of threads."""
+    """Fill in the settings that data and machine decide: sizes of the model, device."""
     inputs = _select(sample, spec.trainer.forward_properties or [], "forward_properties")
     targets = _select(sample, spec.trainer.target_properties or [], "target_properties")
     fields = {name.removesuffix(TARGET): value for name, value in targets.items()}
     model = infer_sizes(spec.model, inputs, fields)
-    threads = spec.threads or torch.get_num_threads()
-    return spec.model_copy(update={"model": model, "device": str(device), "threads": threads})
+    return spec.model_copy(update={"model": model, "device": str(device)})
 
 
 def _select(sample: dict[str, Tensor], names: list[str], where: str) -> dict[str, Tensor]:

@@ -95,8 +95,11 @@ def _determinism() -> tuple[bool, bool]:
 def process_state(spec: RunSpec, device: torch.device) -> Iterator[None]:
     """Seed all generators and apply the process-wide settings of a spec; restore all of it at the end.
 
+    One thread computes until the run has chosen a number: sums over data, and so statistics of transforms, may differ
+    in their last bits with another one.
+
     Args:
-        spec: Seed, threads, determinism and precision.
+        spec: Seed, determinism and precision.
         device: Device of the run; accelerators that it does not use are left alone.
     """
     if device.type == "cuda":
@@ -105,8 +108,7 @@ def process_state(spec: RunSpec, device: torch.device) -> Iterator[None]:
         seed_sample(spec.seed)
         if device.type != "cpu":
             torch.manual_seed(spec.seed)  # the accelerators too; a CPU run must not initialise them
-        if spec.threads is not None:
-            torch.set_num_threads(spec.threads)
+        torch.set_num_threads(1)  # data and model are built the same on every machine; then see `use_threads`
         if spec.matmul_precision is not None:
             torch.set_float32_matmul_precision(spec.matmul_precision)
         if spec.deterministic:

@@ -45,6 +45,11 @@ class LoaderTable(SpecTable):
     pin_memory: bool | None = Field(
         None, description="Load into page-locked memory, if there is an accelerator; on with CUDA if left out."
     )
+    device_resident: bool | Literal["auto"] = Field(
+        False,
+        description="Keep the data sets in the memory of the device and gather batches there: auto if they fit and are "
+        "rows of tensors. Order and batches stay the same.",
+    )
     start_method: Literal["fork", "forkserver", "spawn"] | None = Field(
         None, examples=["forkserver"], description="Start method of worker processes; Python's default if left out."
     )
@@ -130,8 +135,11 @@ class RunSpec(SpecTable):
     )
     device: str = Field("auto", examples=["cuda:1"], description="auto, cpu, cuda, cuda:N or mps.")
     output: str = Field("runs", description="Folder with one folder per run, relative to the working folder.")
-    threads: int | None = Field(
-        None, ge=1, examples=[4], description="CPU threads of PyTorch; its own choice if left out."
+    threads: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto",
+        examples=[4],
+        description="CPU threads of PyTorch, or auto: as many as pay for the size of the model, on the cores that the "
+        "process may use. The resolved spec holds the number.",
     )
     deterministic: bool = Field(False, description="Use only operations that give the same bits every time.")
     matmul_precision: Literal["highest", "high", "medium"] | None = Field(

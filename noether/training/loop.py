@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from noether.core.models.agreement import begin_training
 from noether.core.models.base import ModelBase, check_state, evaluating
 from noether.data.randomness import preserved_rng
 from noether.data.samplers.tagged import TaggedBatch
+from noether.errors import NonFiniteError
 from noether.kernel.compile import watched
 from noether.kernel.dispatch import Dispatch
 from noether.training.capture import named
@@ -72,6 +73,7 @@ def _updates(
     """
     state, signals, update, dispatch = trainer.state, trainer.signals, trainer.one_update, rounds.dispatch
     counter, logged, saves = state.counter, trainer.log_writer.round, trainer.checkpoint_writer.queue
+    late = trainer.log_writer.late.waiting
     samples, updates_per_epoch, end_update = counter.effective_batch_size, counter.updates_per_epoch, counter.end_update
     track_update = dispatch.track_after_update_step
     calls_always = dispatch.after_update_always is not None or dispatch.after_epoch_always is not None
@@ -106,13 +108,13 @@ def _updates(
         if signals.received is not None:
             stop_for_signal(state, signals, is_over=state.stop_reason is not None or counter.update >= end_update)
         ends = counter.update >= end_update or state.stop_reason is not None
-        if logged.has_values or saves.pending is not None or saves.in_flight is not None:
+        if logged.has_values or late or saves.pending is not None or saves.in_flight is not None:
             boundary(trainer, rounds, ends=ends)
     rounds.read_flags()
 
 
 def boundary(trainer: TrainerParts, rounds: Rounds, *, ends: bool) -> None:
-    """Write the metrics of an update, and commit the checkpoint that it asked for.
+    """Write the metrics of an update as soon as their values are there, and commit the checkpoint that it asked for.
 
     Args:
         trainer: The trainer.
@@ -120,9 +122,12 @@ def boundary(trainer: TrainerParts, rounds: Rounds, *, ends: bool) -> None:
         ends: True after the last update, whose checkpoint the end of the run commits.
     """
     saves = trainer.checkpoint_writer.queue
-    if trainer.log_writer.round.has_values:
-        rounds.read_flags()
-        trainer.log_writer.flush(trainer.state.counter)
+    writer = trainer.log_writer
+    if writer.round.has_values:
+        rounds.send_flags()
+        writer.flush(trainer.state.counter, waits=False)
+    if writer.late.waiting:
+        writer.late.poll()
     if ends:
         return
     if saves.in_flight is not None and saves.in_flight.has_ended:
@@ -212,11 +217,18 @@ def _repeat_round(trainer: TrainerParts, rounds: Rounds, before_round: Mapping[s
 def _running(trainer: TrainerParts, model: ModelBase) -> Iterator[ExitStack]:
     """Listen to signals and report that the run has started; in the end write the metrics, also after an error."""
     with trainer.signals, trainer.signals.interrupting(), ExitStack() as stack:
-        stack.callback(trainer.log_writer.flush, trainer.state.counter)
+        stack.callback(_write_rest, trainer)
         if trainer.dispatch is not None and trainer.dispatch.run_started is not None:
             with evaluating(model):
                 call_hook(trainer.dispatch.run_started, run=trainer.run)
         yield stack
+
+
+def _write_rest(trainer: TrainerParts) -> None:
+    """Write all metrics, also after an error, which masked updates that nobody has counted yet do not replace."""
+    with suppress(NonFiniteError):
+        trainer.log_writer.late.settle()
+    trainer.log_writer.flush(trainer.state.counter)
 
 
 @contextmanager

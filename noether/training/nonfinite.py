@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from torch.optim import SGD, Optimizer
 
 from noether.core.models.base import ModelBase
 from noether.errors import NonFiniteError
+from noether.metrics.late import LateReads, Transfer
 from noether.optim.kernels import strided
 
 TOLERATED_ABOVE = 1.0
@@ -125,6 +128,14 @@ class FiniteGuard:
     def read(self) -> None:
         """Count the updates that the device has masked; without a flag on the device, the counts are complete."""
 
+    def send(self, late: LateReads, verdict: Callable[[], object]) -> None:
+        """Send flags of the device to the host; without one, there is nothing to send.
+
+        Args:
+            late: The queue of values on their way.
+            verdict: Called once they are counted; it may end the run.
+        """
+
     def _count_skipped(self, *, tolerated: bool) -> None:
         self.in_a_row += not tolerated
         self.skipped_updates += 1
@@ -133,8 +144,13 @@ class FiniteGuard:
     def _is_too_much(self) -> bool:
         return self.in_a_row > 0 and not (self.skip and self.in_a_row < self.max_in_a_row)
 
-    def raise_if_given_up(self, update: int, last_checkpoint: str | None) -> None:
+    def raise_if_given_up(self, update: int, last_checkpoint: str | None, *, waits: bool = True) -> None:
         """End the run if too many updates were skipped.
+
+        Args:
+            update: Completed updates.
+            last_checkpoint: The last checkpoint, for the message.
+            waits: False to go by the flags that have been counted.
 
         Raises:
             NonFiniteError: if skipping is off, or too many updates in a row were skipped.
@@ -231,20 +247,21 @@ class DeviceGuard(FiniteGuard):
     """Guard that leaves the decision on the device, as torch's GradScaler does; the host waits at boundaries only.
 
     Every update goes to the optimizers, with a flag on the device that masks it in their kernels. The flags are kept
-    there until `read` copies all of them to the host at once and counts them just as if it had looked each time. So a
-    run gives up for the same update, but at the boundary that reads it; what came in between is in no checkpoint,
-    because a checkpoint reads the flags first.
+    there until `send` copies all of them to the host at once, without waiting, and they are counted when they have
+    arrived, just as if the host had looked each time. So a run gives up for the same update, but at a later boundary;
+    what came in between is in no checkpoint, because a checkpoint waits for the flags first, and not in its metrics.
 
     The host looks at an update, as `FiniteGuard` does, if an optimizer takes no flag or a mask would harm it.
     """
 
-    __slots__ = ("_flags", "_gave_up_at", "_is_masking", "_momentum_start", "_updates")
+    __slots__ = ("_flags", "_gave_up_at", "_is_masking", "_momentum_start", "_sent", "_updates")
 
     def __init__(self, *, skip: bool, max_in_a_row: int) -> None:
         super().__init__(skip=skip, max_in_a_row=max_in_a_row)
         self._is_masking = False
         self._momentum_start = MomentumStart([])
         self._flags: list[Tensor] = []
+        self._sent: deque[tuple[int, Tensor, Transfer]] = deque()  # updates at that time, flags, and their way
         self._updates = 0
         self._gave_up_at: int | None = None
 
@@ -264,11 +281,12 @@ class DeviceGuard(FiniteGuard):
 
     def admits(self, loss: Tensor, gradients: list[Tensor], scaler: torch.amp.GradScaler | None = None) -> bool:
         """Return True if the update may be applied; with a `mask`, the optimizers decide in their kernels."""
-        self._updates += 1
         self._defers = self._is_masking and not self._momentum_start.is_near()
         if not self._defers:
             self.read()  # the updates before this one are counted before it
             self.mask = None
+        self._updates += 1
+        if not self._defers:
             return super().admits(loss, gradients, scaler)
         super().admits(loss, gradients, scaler)
         self._defer(scaler)
@@ -286,13 +304,43 @@ class DeviceGuard(FiniteGuard):
         self.was_skipped = False
         self.waiting = True
 
-    def read(self) -> None:
-        """Copy the flags to the host, all at once, and count them up to the one that ends the run."""
-        if not self._flags:
-            return
-        flags = torch.hstack(self._flags).tolist()
+    def send(self, late: LateReads, verdict: Callable[[], object]) -> None:
+        """Send the flags to the host, all at once and without waiting; they are counted once they are there.
+
+        Args:
+            late: The queue of values on their way.
+            verdict: Called once they are counted; it may end the run.
+        """
+        self.waiting = False
+        if self._flags:
+            sent = self._send()
+            late.add(sent[2], partial(self._arrived, sent, verdict), once=True)
+
+    def _send(self) -> tuple[int, Tensor, Transfer]:
+        transfer = Transfer()
+        sent = self._updates, transfer.send(torch.hstack(self._flags)), transfer
         self._flags = []
-        for update, flag in enumerate(flags, start=self._updates - len(flags) + 1):
+        self._sent.append(sent)
+        return sent
+
+    def _arrived(self, sent: tuple[int, Tensor, Transfer], verdict: Callable[[], object]) -> None:
+        while self._sent and self._sent[0][0] <= sent[0]:
+            self._count(*self._sent.popleft()[:2])
+        verdict()
+
+    def read(self) -> None:
+        """Count the flags, up to the one that ends the run; waits for them."""
+        if self._flags:
+            self._send()[2].end()
+        while self._sent:
+            updates, flags, transfer = self._sent[0]
+            transfer.wait()
+            self._count(updates, flags)
+            self._sent.popleft()
+
+    def _count(self, updates: int, flags: Tensor) -> None:
+        found = flags.tolist()
+        for update, flag in enumerate(found, start=updates - len(found) + 1):
             if self._gave_up_at is not None:
                 return
             if flag:
@@ -301,14 +349,15 @@ class DeviceGuard(FiniteGuard):
             else:
                 self.in_a_row = 0
 
-    def raise_if_given_up(self, update: int, last_checkpoint: str | None) -> None:
-        """Read the flags, and end the run if too many updates were skipped.
+    def raise_if_given_up(self, update: int, last_checkpoint: str | None, *, waits: bool = True) -> None:
+        """End the run if too many updates were skipped; see `FiniteGuard.raise_if_given_up`.
 
         Raises:
             NonFiniteError: if skipping is off, or too many updates in a row were skipped.
         """
-        self.read()
-        self.waiting = False
+        if waits:
+            self.read()
+            self.waiting = False
         since = 0 if self._gave_up_at is None else self._updates - self._gave_up_at
         self._gave_up_at = None
         super().raise_if_given_up(update - since, last_checkpoint)

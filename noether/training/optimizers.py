@@ -15,7 +15,7 @@ from noether.core.models.base import ModelBase
 from noether.errors import SpecError, TrainingError
 from noether.kernel.progress import UpdateCounter
 from noether.metrics.log import LogWriter
-from noether.optim.plateau import MetricSchedule
+from noether.optim.plateau import MetricSchedule, ReduceOnPlateau
 from noether.training.state import RunState
 from noether.training.trainers.types import TrainerResult
 from noether.training.update import StepOutcome, Update
@@ -178,7 +178,14 @@ def _metric_schedules(model: ModelBase) -> list[MetricSchedule]:
 
 def follow_metrics(log_writer: LogWriter, model: ModelBase) -> None:
     """Let a log writer show the metrics of each boundary to the model's schedules that follow one."""
-    log_writer.on_metrics = [schedule.read for schedule in _metric_schedules(model)]
+    schedules = _metric_schedules(model)
+    log_writer.on_metrics = [schedule.read for schedule in schedules]
+    if all(type(schedule) is ReduceOnPlateau for schedule in schedules):
+        log_writer.followed = frozenset(
+            key for schedule in schedules for key in schedule.consumed_metrics(schedule.schedule_config)
+        )
+    else:
+        log_writer.followed = None  # another schedule may count the boundaries
 
 
 def warn_of_unread_metrics(model: ModelBase) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import Tensor
 
 from noether.errors import SpecError
 
@@ -39,6 +40,14 @@ class Precision:
                 hint='set precision = "fp32", or use another device',
             )
         self.scaler = torch.amp.GradScaler(device.type) if self.dtype is torch.float16 else None
+
+    @property
+    def grad_scale(self) -> float | Tensor | None:
+        """Scale of the gradients, on the device once there was an update; None without a scaler."""
+        if self.scaler is None:
+            return None
+        scale = self.scaler._get_scale_async()  # `get_scale` would wait for the device
+        return float(self.scaler.get_scale()) if scale is None else scale
 
     def forget(self) -> None:
         """Forget which optimizers of an unfinished update have unscaled gradients; the scale stays."""

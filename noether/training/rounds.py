@@ -18,6 +18,7 @@ from noether.core.models.agreement import evaluation_weights, require_agreement,
 from noether.core.models.base import ModelBase, evaluating
 from noether.data.randomness import preserved_rng
 from noether.data.samplers.tagged import TaggedBatch
+from noether.errors import NonFiniteError
 from noether.kernel.compile import HookCall
 from noether.kernel.dispatch import Dispatch
 from noether.kernel.markers import is_when_due
@@ -95,7 +96,7 @@ class Rounds:
         if counter.update < self.due:
             self._call(dispatch.after_update_always, dispatch.after_epoch_always, checked=False)
             return
-        self.read_flags()
+        self.send_flags()
         with interruptible(self.trainer, self.model) if self._is_pass_due() else _NOTHING:
             self._call(dispatch.after_update, dispatch.after_epoch)
         self.due = dispatch.next_due_update(counter)
@@ -176,23 +177,40 @@ class Rounds:
             ]
         return self._doing[declared, hook]
 
+    def send_flags(self) -> None:
+        """Send the flags of updates that only the device knows to the host; they are counted when they have arrived."""
+        if self.guard.waiting:
+            self.guard.send(self.log_writer.late, self._give_up_late)
+
     def read_flags(self) -> None:
-        """Count updates that were masked, if only the device knows; before anything is measured, logged or saved.
+        """Count all updates that were masked, and write the lines that wait for their values; waits for the device.
 
         Raises:
             NonFiniteError: if the run gives up because of them.
         """
-        if self.guard.waiting:
-            self.give_up_if_not_finite()
+        self.send_flags()
+        self.log_writer.late.settle()
 
-    def give_up_if_not_finite(self) -> None:
+    def _give_up_late(self) -> None:
+        """End the run as `give_up_if_not_finite`; what was measured since that update is not written."""
+        try:
+            self.give_up_if_not_finite(waits=False)
+        except NonFiniteError:
+            self.log_writer.late.forget()
+            self.log_writer.discard()
+            raise
+
+    def give_up_if_not_finite(self, *, waits: bool = True) -> None:
         """End the run if too many updates were not applied.
+
+        Args:
+            waits: False to go by the updates that have been counted.
 
         Raises:
             NonFiniteError: if too many updates in a row were non-finite.
         """
         last = self.checkpoint_writer.last_committed
-        self.guard.raise_if_given_up(self.counter.update, str(last) if last else None)
+        self.guard.raise_if_given_up(self.counter.update, str(last) if last else None, waits=waits)
 
     # Checkpoints
 

@@ -74,6 +74,8 @@ class RoundStart:
     """
 
     def __init__(self, trainer: TrainerParts, model: ModelBase) -> None:
+        if trainer.log_writer.round.counts:
+            trainer.log_writer.round.read()
         changing = [member for member in family(trainer.callbacks) if member.changes_files_in_rounds]
         self.states: Mapping[str, Any] = own(states_of(trainer.callbacks))
         self.files: Mapping[str, Mapping[str, Mapping[str, Tensor]]] = own(files_of(changing))

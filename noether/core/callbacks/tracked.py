@@ -7,6 +7,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from noether.metrics.late import read_now
+
 T = TypeVar("T")
 
 HOLD = 256  # accumulation steps held before they are read or added up: bounds the tensors of a long interval
@@ -60,7 +62,7 @@ class AppliedSteps(Generic[T]):
         """Return the values of applied updates, in order, with one copy to the host if only the device knows."""
         complete = self.take()
         unread = [applied for _, applied in complete if applied is not None]
-        known = iter(torch.stack(unread).tolist() if unread else ())
+        known = iter(read_now(torch.stack(unread)) if unread else ())
         return [values for values, applied in complete if applied is None or next(known)]
 
 
@@ -74,5 +76,12 @@ def precise(tensor: Tensor) -> Tensor:
 def weighted(value: Tensor, weight: float | Tensor) -> Tensor:
     """Return values times their weights, in double precision; 0 for a mean over nothing, which is NaN."""
     value = precise(value)
-    times = torch.as_tensor(weight, dtype=value.dtype, device=value.device)
+    times = beside(value, weight)
     return torch.where(times > 0, value * times, 0.0)
+
+
+def beside(values: Tensor, number: float | Tensor) -> Tensor:
+    """Return a number as a tensor beside others; one of the host is filled in there, because a copy would wait."""
+    if isinstance(number, Tensor):
+        return number.to(values)
+    return torch.full((), number, dtype=values.dtype, device=values.device)

@@ -11,8 +11,10 @@ import torch
 from noether.checkpoint.manifest import SPEC
 from noether.checkpoint.save import SaveRequest
 from noether.checkpoint.state import encode_checkpoint
+from noether.core.callbacks.periodic import iterator_callbacks
 from noether.core.models.base import ModelBase
 from noether.data.dataset import length_of
+from noether.data.resident import require_resident
 from noether.runs.plan.plan_callbacks import (
     PlannedCallback,
     PlannedPass,
@@ -88,6 +90,9 @@ class Plan:
     Attributes:
         name: Name of the run.
         device: Device of the run.
+        threads: CPU threads within one operation.
+        threads_reason: Reason for their number.
+        residence: Place of the data sets, in words.
         datasets: Samples of each data set.
         parameters: Parameters of the model.
         trainable: Parameters that are trained.
@@ -111,6 +116,9 @@ class Plan:
 
     name: str
     device: str
+    threads: int
+    threads_reason: str
+    residence: str
     datasets: dict[str, int]
     parameters: int
     trainable: int
@@ -158,6 +166,9 @@ def _plan_of(run: Run, update_time: float | None) -> Plan:
     return Plan(
         name=run.spec.name,
         device=run.spec.device,
+        threads=run.threads.number,
+        threads_reason=run.threads.reason,
+        residence=_residence(run, trains=trains),
         datasets=datasets,
         parameters=sum(parameter.numel() for parameter in parameters),
         trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
@@ -178,6 +189,19 @@ def _plan_of(run: Run, update_time: float | None) -> Plan:
         checkpoints=_checkpoints(run),
         seconds=None if update_time is None else update_time * max(updates - counter.update, 0),
     )
+
+
+def _residence(run: Run, *, trains: bool) -> str:
+    """Describe whether the data sets stay on the device; empty on the CPU, where there is no other place."""
+    consumers = [callback.sampler_config for callback in iterator_callbacks(run.trainer.callbacks)]
+    found = run.data.residence(consumers, run.trainer.device, trains=trains)
+    if found.free is None:
+        return ""
+    if require_resident(found, run.data.device_resident):
+        return f"on the device, {found.words}"
+    if found.hindrance:
+        return f"on the host: {found.hindrance}"
+    return f"on the host; {found.words} fit on the device: device_resident = true under [loader] keeps them there"
 
 
 def _checkpoints(run: Run) -> PlannedCheckpoints:

@@ -12,7 +12,7 @@ from torch import Tensor
 from noether.config.components import PeriodicDataIteratorCallbackConfig
 from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
-from noether.core.callbacks.tracked import precise, weighted
+from noether.core.callbacks.tracked import beside, precise, weighted
 from noether.training.accumulation import Weights, weights_of
 from noether.training.trainers.types import TrainerResult, as_loss
 
@@ -88,10 +88,10 @@ def _sums(values: Mapping[str, Any], weights: Weights) -> dict[str, dict[str, Te
         sums[name] = (
             {"total": precise(value)}
             if weight is None
-            else {"total": weighted(value, weight), "weight": torch.as_tensor(weight, dtype=torch.float64)}
+            else {"total": (total := weighted(value, weight)), "weight": beside(total, weight)}
         )
     return sums
 
 
 def _put_together(total: Tensor, weight: Tensor | None = None) -> Tensor:
-    return total.sum() if weight is None else total.sum() / weight.sum().to(total.device)
+    return total.sum() if weight is None else total.sum() / weight.sum()

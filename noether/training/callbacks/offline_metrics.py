@@ -41,8 +41,12 @@ class SummedMetric(ABC):
         """Return the metric of all batches; each sum has one entry a batch."""
 
 
-def _count(values: Tensor) -> Tensor:
-    return torch.tensor(values.numel(), dtype=torch.float64)
+def _count(values: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Return the number of values that count, beside them: a copy from the host would wait for the device."""
+    if valid is not None:
+        return precise(_over(valid, values).expand_as(values).sum())
+    device = "cpu" if values.device.type == "mps" else values.device  # as `precise`
+    return torch.full((), values.numel(), dtype=torch.float64, device=device)
 
 
 def _names(values: Any) -> list[str] | str:
@@ -55,7 +59,13 @@ def _error(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def _counted(values: Tensor, valid: Tensor | None) -> Tensor:
-    return values if valid is None else values[valid]
+    """Return the values with zeros where they do not count; to select them would wait for the device."""
+    return values if valid is None else values.where(_over(valid, values), 0)
+
+
+def _over(valid: Tensor, values: Tensor) -> Tensor:
+    """Return a mask of the leading dimensions of some values in a shape that goes with theirs."""
+    return valid.reshape(valid.shape + (1,) * (values.ndim - valid.ndim))
 
 
 def _refuse_broadcasting(prediction: Tensor, target: Tensor) -> None:
@@ -76,7 +86,7 @@ class Accuracy(SummedMetric):
         predicted = prediction.argmax(dim=1)
         _refuse_broadcasting(predicted, target)
         hits = _counted(predicted == target, valid)
-        return {"hits": precise(hits.sum()), "count": _count(hits)}
+        return {"hits": precise(hits.sum()), "count": _count(hits, valid)}
 
     @staticmethod
     def value(sums: dict[str, Tensor]) -> Tensor:
@@ -89,7 +99,7 @@ class MeanAbsoluteError(SummedMetric):
     @staticmethod
     def sums(prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
         error = _counted(_error(prediction, target), valid).abs()
-        return {"absolute": error.sum(), "count": _count(error)}
+        return {"absolute": error.sum(), "count": _count(error, valid)}
 
     @staticmethod
     def value(sums: dict[str, Tensor]) -> Tensor:
@@ -102,7 +112,7 @@ class RootMeanSquareError(SummedMetric):
     @staticmethod
     def sums(prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
         error = _counted(_error(prediction, target), valid).abs().square()
-        return {"squared": error.sum(), "count": _count(error)}
+        return {"squared": error.sum(), "count": _count(error, valid)}
 
     @staticmethod
     def value(sums: dict[str, Tensor]) -> Tensor:
@@ -115,19 +125,20 @@ class R2(SummedMetric):
     @staticmethod
     def sums(prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
         squared = _counted(_error(prediction, target), valid).abs().square().sum()
-        target = precise(_counted(target, valid))
-        mean = target.sum() / max(target.numel(), 1)
+        target = precise(target)
+        count = _count(target, valid)
+        mean = _counted(target, valid).sum() / count.clamp(min=1)
         # Each batch around its own mean: squares of targets far from zero would leave nothing of their deviation.
         return {
             "squared": squared,
             "mean": mean,
-            "deviation": (target - mean).abs().square().sum(),
-            "count": _count(target),
+            "deviation": _counted((target - mean).abs().square(), valid).sum(),
+            "count": count,
         }
 
     @staticmethod
     def value(sums: dict[str, Tensor]) -> Tensor:
-        count, mean = sums["count"].to(sums["mean"].device), sums["mean"]
+        count, mean = sums["count"], sums["mean"]
         around = mean - mean[0]
         around = around - (count * around).sum() / count.sum()
         deviation = sums["deviation"].sum() + (count * around.abs().square()).sum()
@@ -141,8 +152,7 @@ class RelativeL2(SummedMetric):
     def sums(prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
         error, target = _error(prediction, target), precise(target)
         if valid is not None:
-            valid = valid.reshape(valid.shape + (1,) * (target.ndim - valid.ndim))
-            error, target = error.where(valid, 0.0), target.where(valid, 0.0)
+            error, target = _counted(error, valid), _counted(target, valid)
         ratios = error.reshape(len(target), -1).norm(dim=1) / target.reshape(len(target), -1).norm(dim=1)
         return {"ratios": ratios.sum(), "count": _count(ratios)}
 

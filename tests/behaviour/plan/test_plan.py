@@ -207,3 +207,26 @@ def test_check_notes_what_may_be_meant(spec_file, monkeypatch, capsys):
     code, out, _ = command(monkeypatch, capsys, "check", spec_file, *changes)
     assert code == 0
     assert "note: trainer.callbacks.1.every_n_epochs: every_n_epochs = 3 never fires" in out
+
+
+@pytest.mark.parametrize(
+    ("free", "wanted", "words"),
+    [
+        (None, "auto", ""),
+        (10**9, False, "device_resident = true"),
+        (10**9, "auto", "on the device"),
+        (10, "auto", "on the host"),
+    ],
+)
+def test_a_plan_says_where_the_data_sets_are(plan, monkeypatch, free, wanted, words):
+    monkeypatch.setattr("noether.data.container.free_memory", lambda _: free)
+    found = plan({"loader.device_resident": wanted, "trainer.callbacks": [loss()]}).residence
+    assert words in found
+    assert bool(found) == (free is not None)
+
+
+def test_a_plan_gives_the_threads_with_their_reason(plan, capsys):
+    made = plan({"threads": "auto"})
+    assert made.threads == 1
+    print_plan(made)
+    assert f"1: {made.threads_reason}" in capsys.readouterr().out

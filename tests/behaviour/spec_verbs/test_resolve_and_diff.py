@@ -39,10 +39,10 @@ def test_resolve_takes_overrides(noether_command, spec_file):
 
 
 def test_resolve_takes_what_to_unset_in_its_order(noether_command, spec_file):
-    def threads(*options: str) -> int | None:
+    def threads(*options: str) -> int | str:
         return tomllib.loads(noether_command("spec", "resolve", spec_file, *options).out).get("threads")
 
-    assert threads("-s", "threads=3", "--unset", "threads") is None
+    assert threads("-s", "threads=3", "--unset", "threads") == "auto"
     assert threads("-s", "threads=3", "--unset", "threads", "-s", "threads=2") == 2
 
 

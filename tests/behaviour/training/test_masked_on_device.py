@@ -276,16 +276,3 @@ def test_a_host_that_looks_waits_at_every_update(tmp_path):
         for updates in (UPDATES, 2 * UPDATES)
     )
     assert long - short == UPDATES
-
-
-def test_a_boundary_that_reads_no_metric_costs_one_read(tmp_path):
-    nothing = [{"kind": "dataset-stats"}]
-    rarely, often = (
-        sum(reads_of(tmp_path / str(every), make_model(), deferred=True, callbacks=nothing + due(every)))
-        for every in (100, 3)
-    )
-    assert often - rarely == UPDATES // 3 - 1  # the last boundary is one of both runs
-
-
-def due(every: int) -> list[dict[str, Any]]:
-    return [{"kind": "progress", "every_n_updates": every}]

@@ -85,7 +85,7 @@ def test_a_plugin_may_add_a_callback_and_leave_out_what_has_a_default(
 
     def add(spec: Any) -> None:
         spec.trainer = type(spec.trainer).model_validate({**tiny_spec["trainer"], "callbacks": [table, table]})
-        spec.threads = None
+        spec.matmul_precision = None
 
     spec = configured_by(tiny_spec, monkeypatch, add)
     assert [(callback.kind, callback.id) for callback in spec.trainer.callbacks] == [("checkpoint", None)] * 2

@@ -13,7 +13,7 @@ from torch import Tensor
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.periodic import PeriodicCallback
-from noether.core.callbacks.tracked import HOLD, AppliedSteps, precise, weighted
+from noether.core.callbacks.tracked import HOLD, AppliedSteps, beside, precise, weighted
 from noether.metrics.values import read_scalars
 
 _Losses: TypeAlias = tuple[dict[str, Tensor], Mapping[str, float | Tensor | None] | None]
@@ -102,8 +102,8 @@ class OnlineLossCallback(PeriodicCallback):
 
     def _add_weighted(self, name: str, steps: list[tuple[Tensor, float | Tensor, Tensor | None]]) -> None:
         values = precise(torch.stack([value for value, _, _ in steps]))
-        weights = torch.stack([torch.as_tensor(weight).to(values) for _, weight, _ in steps])
-        applied = torch.stack([torch.ones(()).to(values) if flag is None else flag.to(values) for _, _, flag in steps])
+        weights = torch.stack([beside(values, weight) for _, weight, _ in steps])
+        applied = torch.stack([beside(values, 1.0 if flag is None else flag) for _, _, flag in steps])
         self._add(name, weighted(values, weights * applied).sum())
         self._unread[name] = self._unread.get(name, 0.0) + (weights * applied).sum()
 
@@ -120,17 +120,26 @@ class OnlineLossCallback(PeriodicCallback):
         self._unread.clear()
 
     def periodic_callback(self, **_: Any) -> None:
-        """Log the means and start a new interval."""
+        """Log the means and start a new interval; only the device may know how many losses there were of a name."""
         self._fold()
-        if self._unread:
-            self._read_counts()
-        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        counts: dict[str, float | Tensor] = {
+            name: self._counts[name] + self._unread.get(name, 0.0) for name in self._sums
+        }
+        means = {name: total / counts[name] for name, total in self._sums.items()}
         if means and "total" not in means:  # its parts have counts of their own
-            means = {"total": torch.stack(list(means.values())).sum(), **means}
+            parts = torch.stack(list(means.values()))
+            known = torch.stack([beside(parts, count) for count in counts.values()])
+            means = {"total": parts.where(known > 0, 0.0).sum(), **means}
+            counts["total"] = known.sum() if self._unread else 1.0
         for name, mean in means.items():
-            self.writer.add_scalar(f"{ONLINE}{name}{self._suffix}", mean)
+            count = counts[name]
+            if isinstance(count, Tensor):
+                self.writer.add_mean(f"{ONLINE}{name}{self._suffix}", mean, count)
+            else:
+                self.writer.add_scalar(f"{ONLINE}{name}{self._suffix}", mean)
         self._sums.clear()
         self._counts.clear()
+        self._unread.clear()
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return the sums of the current interval."""

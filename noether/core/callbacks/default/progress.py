@@ -104,7 +104,7 @@ class ProgressCallback(PeriodicCallback):
 
     def _losses(self) -> str:
         """Return the total losses as short text: of training the mean since the last display, else the last ones."""
-        known = self.writer.final_metrics
+        known = self.writer.written_metrics
         if self._noted:
             known[TRAINING_LOSS] = sum(self._noted) / len(self._noted)
         matches = ((_TOTAL.fullmatch(key), value) for key, value in known.items())

@@ -70,6 +70,6 @@ class TrainingStabilityCallback(PeriodicCallback):
         """Log the norms of this update."""
         for name, value in self._seen.items():
             self.writer.add_scalar(f"stability/{name}", value)
-        scaler = self.trainer.precision.scaler
-        if scaler is not None:
-            self.writer.add_scalar("stability/grad_scale", float(scaler.get_scale()))
+        scale = self.trainer.precision.grad_scale
+        if scale is not None:
+            self.writer.add_scalar("stability/grad_scale", scale)

@@ -20,6 +20,7 @@ from noether.core.callbacks.tracked import HOLD, AppliedSteps, precise
 from noether.errors import TrainingError
 from noether.kernel.names import did_you_mean
 from noether.kernel.progress import UpdateCounter
+from noether.metrics.late import read_now
 
 
 def write_outputs(path: Path, outputs: Mapping[str, Sequence[Tensor]], *, run: Path | None = None) -> None:
@@ -107,7 +108,8 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         **kwargs: Arguments of `PeriodicCallback`.
 
     Attributes:
-        tracked_values: Values of the current interval, by output.
+        tracked_values: Values of the current interval, by output. If only the device knows which updates were applied,
+            those of all updates, until a checkpoint asks.
     """
 
     calls_model = False
@@ -124,6 +126,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         self.save_output = callback_config.save_output
         self.tracked_values: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._steps: AppliedSteps[dict[str, Tensor]] = AppliedSteps()
+        self._flags: dict[str, list[Tensor]] = {}  # 1.0 or 0.0 for each value of an output in masked updates
         self._returned: tuple[str, ...] = ()
         self._warned = False
 
@@ -168,7 +171,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             selected, accumulation_steps=accumulation_steps, accumulation_step=accumulation_step, applied=applied
         )
         if not isinstance(applied, Tensor) or self._steps.held >= HOLD:
-            self._keep(self._steps.read())
+            self._take()
 
     def _tensor(self, name: str, output: Any) -> Tensor:
         try:
@@ -196,15 +199,35 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         """Return the part of an output that is used, as a copy: it may be a parameter, which updates change."""
         return output.clone() if self.save_output else _one_number(output)
 
-    def _keep(self, outputs: Iterable[dict[str, Tensor]]) -> None:
-        for output in outputs:
+    def _take(self) -> None:
+        """Keep the values of complete updates; if only the device knows which were applied, with its flags."""
+        if self.save_output:
+            self._keep((values, None) for values in self._steps.read())
+        else:
+            self._keep(self._steps.take())
+
+    def _keep(self, steps: Iterable[tuple[dict[str, Tensor], Tensor | None]]) -> None:
+        for output, applied in steps:
             for name, value in output.items():
                 values = self.tracked_values[name]
-                if self.reduce == "last" and not self.save_output:
+                if applied is not None or name in self._flags:
+                    one = torch.ones((), device=value.device)
+                    flags = self._flags.setdefault(name, [one.expand(sum(known.numel() for known in values))])
+                    _append(flags, one if applied is None else applied, fold=True)
+                elif self.reduce == "last" and not self.save_output:
                     values.clear()
-                values.append(value)
-                if not self.save_output and len(values) >= HOLD and not values[-HOLD].ndim:
-                    values[-HOLD:] = [torch.stack(values[-HOLD:])]
+                _append(values, value, fold=not self.save_output)
+
+    def _read_flags(self) -> None:
+        """Forget the values of updates that were not applied; waits for the device, and is for checkpoints."""
+        for name, flags in self._flags.items():
+            known = read_now(torch.cat([flag.reshape(-1) for flag in flags]))
+            numbers = torch.cat([value.reshape(-1) for value in self.tracked_values[name]]).unbind()
+            kept = [number for number, flag in zip(numbers, known, strict=True) if flag]
+            self.tracked_values[name] = kept[-1:] if self.reduce == "last" else kept
+            if not kept:
+                del self.tracked_values[name]
+        self._flags.clear()
 
     def periodic_callback(
         self, *, update_counter: UpdateCounter, interval_type: IntervalType = "update", **_: Any
@@ -214,16 +237,17 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         Raises:
             StorageError: if the disk refuses a file.
         """
-        self._keep(self._steps.read())
+        self._take()
         if not self.tracked_values:
             self._warn_once(interval_type)
         for name, values in self.tracked_values.items():
             if self.log_output or self.verbose:
-                self._tell(name + self._suffix, self._reduced(values))
+                self._tell(name + self._suffix, *self._reduced(values, self._flags.get(name)))
         if self.out is not None and self.tracked_values:
             file = self.out / f"{update_counter.cur_iteration}.safetensors"
             write_outputs(file, self.tracked_values, run=self.trainer.path_provider.run_path)
         self.tracked_values.clear()
+        self._flags.clear()
 
     def _warn_once(self, interval_type: IntervalType) -> None:
         """Warn once about patterns that match no output, as a misspelt one does."""
@@ -239,27 +263,41 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             returned or "no outputs beside its losses",
         )
 
-    def _reduced(self, values: list[Tensor]) -> Tensor:
+    def _reduced(self, values: list[Tensor], flags: list[Tensor] | None) -> tuple[Tensor, Tensor | None]:
+        """Return the number to log, and the number of values in it if only the device knows it."""
+        if flags is not None:
+            numbers = precise(torch.cat([value.reshape(-1) for value in values]))
+            applied = precise(torch.cat([flag.reshape(-1) for flag in flags]))
+            count = applied.sum()
+            if self.reduce == "last":
+                places = torch.arange(1, len(applied) + 1, device=applied.device)
+                return numbers.index_select(0, (applied * places).argmax().reshape(1)).reshape(()), count
+            return numbers.where(applied > 0, 0.0).sum() / count, count
         if self.reduce == "last":
-            return _one_number(values[-1])
-        numbers = map(_one_number, values) if self.save_output else values
-        return precise(torch.cat([number.reshape(-1) for number in numbers])).mean()
+            return _one_number(values[-1]), None
+        numbers_of = map(_one_number, values) if self.save_output else values
+        return precise(torch.cat([number.reshape(-1) for number in numbers_of])).mean(), None
 
-    def _tell(self, key: str, value: Tensor) -> None:
-        if self.log_output:
-            self.writer.add_scalar(key, value, logger=self.logger if self.verbose else None)
-        else:
-            self.logger.info("%s: %s", key, f"{value.item():.6g}")
+    def _tell(self, key: str, value: Tensor, count: Tensor | None) -> None:
+        logger = self.logger if self.verbose else None
+        if self.log_output and count is not None:
+            self.writer.add_mean(key, value, count, logger=logger)
+        elif self.log_output:
+            self.writer.add_scalar(key, value, logger=logger)
+        elif count is None or read_now(count):
+            self.logger.info("%s: %s", key, f"{read_now(value):.6g}")
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return the values of the current interval."""
-        self._keep(self._steps.read())
+        self._take()
+        self._read_flags()
         tracked = {name: list(values) for name, values in self.tracked_values.items()}
         return {"tracked": tracked} if tracked else None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the values of the current interval."""
         self.tracked_values.clear()
+        self._flags.clear()
         for name, values in state_dict["tracked"].items():
             self.tracked_values[name] = [value.to(self.trainer.device) for value in values]
 
@@ -274,3 +312,10 @@ def _one_number(output: Tensor) -> Tensor:
     if output.numel() == 1:
         return output.reshape(()).clone()
     return output.mean(dtype=torch.promote_types(output.dtype, torch.float32))
+
+
+def _append(numbers: list[Tensor], number: Tensor, *, fold: bool) -> None:
+    """Add a tensor to a list; with `fold`, many numbers in a row become one tensor."""
+    numbers.append(number)
+    if fold and len(numbers) >= HOLD and not numbers[-HOLD].ndim:
+        numbers[-HOLD:] = [torch.stack(numbers[-HOLD:])]

@@ -1,0 +1,149 @@
+"""Late reads: values of a device that travel to the host without waiting and are used, in order, once they are there.
+
+Code that needs a value at once reads it with `read_now`, which counts the wait in `WAITS`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Event(Protocol):
+    """A place in the work of a device, as `torch.cuda.Event`."""
+
+    def query(self) -> bool:
+        """Return True if the device has come to it."""
+
+    def synchronize(self) -> None:
+        """Wait until it has."""
+
+
+class _Reached:
+    """An event of a device whose copies to the host wait in any case."""
+
+    def query(self) -> bool:
+        return True
+
+    def synchronize(self) -> None:
+        return None
+
+
+class Waits:
+    """Number of times that the host has waited for a value of a device.
+
+    Attributes:
+        count: The number, since the process began.
+    """
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+WAITS = Waits()
+"""The waits of this process, for metrics, flags and whatever a callback has asked for."""
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """Return a copy in the host's memory, which is complete once an event recorded after it is reached."""
+    if not tensor.is_cuda:
+        return tensor.cpu()
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
+
+
+def recorded(device: torch.device) -> Event:
+    """Return an event after the work that the device has been given so far."""
+    if device.type != "cuda":
+        return _Reached()
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # untyped in torch
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def read_now(tensor: Tensor) -> Any:
+    """Return the numbers of a tensor; waits for its device and counts that."""
+    WAITS.count += not tensor.is_cpu
+    return tensor.tolist()
+
+
+class Transfer:
+    """Copies of some tensors on their way to the host."""
+
+    __slots__ = ("_devices", "_events")
+
+    def __init__(self) -> None:
+        self._devices: set[torch.device] = set()
+        self._events: list[Event] = []
+
+    def send(self, tensor: Tensor) -> Tensor:
+        """Return a copy in the host's memory, to be read when the transfer is done."""
+        self._devices.add(tensor.device)
+        return to_host(tensor)
+
+    def end(self) -> None:
+        """Mark the end of the copies."""
+        self._events = [recorded(device) for device in self._devices]
+
+    @property
+    def is_done(self) -> bool:
+        """True if all copies are complete."""
+        return all(event.query() for event in self._events)
+
+    def wait(self) -> None:
+        """Wait for the copies; count that unless they are complete."""
+        for event in self._events:
+            if not event.query():
+                WAITS.count += 1
+                event.synchronize()
+        self._events = []
+
+
+class LateReads:
+    """A queue of transfers and the actions that use their values: first in, first out.
+
+    An action that raises an error is not called again if it is a verdict on the run (`once`), and stays first in the
+    queue otherwise, as a line that a full disk has refused.
+
+    Attributes:
+        waiting: The transfers and actions, the oldest first. Empty if everything has been used.
+    """
+
+    __slots__ = ("waiting",)
+
+    def __init__(self) -> None:
+        self.waiting: deque[tuple[Transfer, Callable[[], object], bool]] = deque()
+
+    def add(self, transfer: Transfer, action: Callable[[], object], *, once: bool = False) -> None:
+        """Call `action` when `transfer` is done and all actions before it have been called."""
+        transfer.end()
+        self.waiting.append((transfer, action, once))
+
+    def poll(self) -> None:
+        """Call the actions whose values have arrived; never waits."""
+        while self.waiting and self.waiting[0][0].is_done:
+            self._call_first()
+
+    def settle(self) -> None:
+        """Call all actions; waits for their values."""
+        while self.waiting:
+            self.waiting[0][0].wait()
+            self._call_first()
+
+    def forget(self) -> None:
+        """Forget all actions that were not called."""
+        self.waiting.clear()
+
+    def _call_first(self) -> None:
+        _, action, once = self.waiting[0]
+        if once:
+            self.waiting.popleft()
+        action()
+        if not once:
+            self.waiting.popleft()
