@@ -39,6 +39,7 @@ from noether.metrics.tracker import BaseTracker
 from noether.training import loop, resume, stop
 from noether.training.capture import capture_trainer, trainer_state
 from noether.training.default_callbacks import ChoosesCallbacks
+from noether.training.forms import Choice, give_form, report_fallback
 from noether.training.nonfinite import finite_guard
 from noether.training.optimizers import TrainsParameters
 from noether.training.parallel import Parallel, parallel_of
@@ -77,6 +78,7 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
     Attributes:
         state: Progress of the run; read it through the attributes of the trainer.
         one_update: The update that the loop repeats.
+        update_form: The form of that update, and the reasons against faster ones; None before `prepare` or `train`.
         parallel: The ranks of the run.
         callbacks: All callbacks, once `prepare`, `train` or `eval` has built them.
         participants: Callbacks and run plugins, once hooks are compiled.
@@ -114,6 +116,7 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         self.callbacks: list[CallbackBase] = []
         self.participants: Sequence[Participant] = ()
         self.dispatch: Dispatch | None = None
+        self.update_form: Choice | None = None
         self.run: Any = None
         self.parallel: Parallel = parallel_of()
         self._plugins: Sequence[Participant] = ()
@@ -326,6 +329,8 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         if self._callback_states is not None:
             self._restore_callbacks()
         require_agreement(model)
+        if give_optimizer and model.optimizers():
+            vars(self)["update_form"] = give_form(self, model)
         self._prepared = model, dist_model
 
     def train(self, model: ModelBase) -> None:
@@ -337,6 +342,8 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         """
         if self._prepared is None or self._prepared[0] is not model:
             self.prepare(model)
+        if self.update_form is not None:
+            report_fallback(self.update_form)
         self._go(loop.train if self.total_training_updates else loop.train_nothing)
 
     def eval(self, model: ModelBase, parts: RunParts | None = None) -> None:

@@ -207,3 +207,11 @@ def test_check_notes_what_may_be_meant(spec_file, monkeypatch, capsys):
     code, out, _ = command(monkeypatch, capsys, "check", spec_file, *changes)
     assert code == 0
     assert "note: trainer.callbacks.1.every_n_epochs: every_n_epochs = 3 never fires" in out
+
+
+def test_a_plan_says_in_which_form_updates_run_and_why_not_in_a_faster_one(plan, capsys):
+    made = plan({"trainer.update": "graph"})
+    assert made.form == "eager"
+    assert "graph" in made.slower_because
+    print_plan(made)
+    assert f"eager; not graph: {made.slower_because['graph']}" in capsys.readouterr().out
