@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import struct
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -23,6 +24,23 @@ _FUSED: dict[str, tuple[torch.dtype, ...]] = {
     "xpu": (_SINGLE, _DOUBLE),
 }
 """Types by device that fused kernels update as a loop does; half precision is rounded elsewhere, or not updated."""
+
+
+_SINGLE_RATES = frozenset({"cuda"})
+"""Devices with graphs, whose fused kernels read a learning rate from a tensor of float32."""
+
+
+def takes_single_rates(optimizer: Optimizer) -> bool:
+    """Return True if learning rates are rounded to float32, so that eager updates equal those of a graph."""
+    groups = optimizer.param_groups
+    devices = {parameter.device.type for group in groups for parameter in group["params"]}
+    return devices <= _SINGLE_RATES and all(group.get("fused") for group in groups)
+
+
+def single(number: float) -> float:
+    """Return the nearest number of float32."""
+    (rounded,) = struct.unpack("f", struct.pack("f", number))
+    return float(rounded)
 
 
 def with_implementation(

@@ -9,6 +9,7 @@ from typing import Any
 
 from noether.core.models.base import ModelBase
 from noether.errors import CheckpointError
+from noether.training.graph import graph_refusal, graph_update
 from noether.training.state import TrainerParts
 from noether.training.update import Update
 
@@ -22,22 +23,24 @@ class Form:
 
     Attributes:
         name: Value of `update` under [trainer] that asks for it.
-        equals_eager: True if its results equal the eager ones bit for bit: `auto` may choose it, and a resume may
-            change from or to eager.
+        equals_eager: True if its results equal the eager ones bit for bit: a resume may change from or to eager.
         refusal: Return the reason why a prepared trainer cannot train a model in this form, as the second half of a
             sentence ("not compiled: …"); None if it can.
         build: Return the update that takes the place of the eager one. It has that one as its attribute `plain`, and
             its own name as `form`.
+        is_automatic: True if `auto` may choose it, which takes results that equal the eager ones.
     """
 
     name: str
     equals_eager: bool
     refusal: Callable[[TrainerParts, ModelBase], str | None]
     build: Callable[[TrainerParts, Update, ModelBase], Update]
+    is_automatic: bool = True
 
 
 EAGER = Form("eager", True, lambda trainer, model: None, lambda trainer, update, model: update)
-FORMS: tuple[Form, ...] = (EAGER,)
+GRAPH = Form("graph", True, graph_refusal, graph_update, is_automatic=False)  # until it has run on a device
+FORMS: tuple[Form, ...] = (GRAPH, EAGER)
 """All forms, the fastest first; the last one is always possible."""
 
 
@@ -75,7 +78,7 @@ def choose(asked: str, trainer: TrainerParts, model: ModelBase, *, explain: bool
     """
     reasons = {} if asked in (AUTO, *(form.name for form in FORMS)) else {asked: "this version does not have it"}
     for form in FORMS:
-        is_asked = form is EAGER or asked == form.name or (asked == AUTO and form.equals_eager)
+        is_asked = form is EAGER or asked == form.name or (asked == AUTO and form.equals_eager and form.is_automatic)
         reason = form.refusal(trainer, model) if is_asked or explain else None
         if reason is None and is_asked:
             return Choice(asked, form, reasons)

@@ -279,12 +279,27 @@ class DeviceGuard(FiniteGuard):
         found, self._found = self._found, None  # the next update gets a tensor of its own
         assert found is not None, "it was looked for before"
         # 0.0 if the update is finite; otherwise 1.0, with a scaler plus its scale in that update.
-        self._flags.append(found if scaler is None else found + scaler.scale(found))
+        self._keep(found if scaler is None else found + scaler.scale(found))
+        self.mask, self.applied = found, 1.0 - found
+
+    def _keep(self, flag: Tensor) -> None:
+        self._flags.append(flag)
         if len(self._flags) == _FOLD:
             self._flags = [torch.hstack(self._flags)]
-        self.mask, self.applied = found, 1.0 - found
         self.was_skipped = False
         self.waiting = True
+
+    def count_masked(self, flag: Tensor, mask: Tensor, applied: Tensor) -> None:
+        """Count an update that a graph has masked by itself.
+
+        Args:
+            flag: 0.0 if it is finite; otherwise 1.0, with a scaler plus its scale in that update.
+            mask: 1.0 if it was not applied, else 0.0.
+            applied: The opposite.
+        """
+        self._updates += 1
+        self._keep(flag)
+        self.mask, self.applied = mask, applied
 
     def read(self) -> None:
         """Copy the flags to the host, all at once, and count them up to the one that ends the run."""

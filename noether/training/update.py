@@ -282,6 +282,9 @@ class Update:
     def take_form(self, state: Mapping[str, Any]) -> None:
         """Go on in the form of `form_state`; a form of its own may have given way to the eager one."""
 
+    def look_again(self) -> None:
+        """Take note that hooks have run, which may have changed the model."""
+
     def recall(self, last_loss: Tensor | None) -> None:
         """Set the loss of an update that an earlier session has done, for the round that repeats its hooks."""
         self.last_loss = last_loss

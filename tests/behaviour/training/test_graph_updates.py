@@ -1,0 +1,100 @@
+"""Runs whose updates are graphs end bit for bit as eager ones do; a CPU stands in for the device."""
+
+from __future__ import annotations
+
+import json
+import logging
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from noether.core.models.base import ModelBase
+from noether.testing import RecordingDevice, make_data, make_model, make_trainer
+
+ADAMW = {"kind": "AdamW", "lr": 0.013}
+ONLINE_LOSS = {"kind": "online-loss", "every_n_updates": 2}
+OFFLINE_LOSS = {"kind": "offline-loss", "every_n_updates": 3, "dataset_key": "test"}
+EMA = {"kind": "ema", "every_n_updates": 4, "target_factors": [0.9], "eval_callbacks": [OFFLINE_LOSS]}
+STOPPER = {"kind": "metric-early-stopper", "every_n_updates": 3, "metric_key": "loss/test/total", "patience": 1}
+
+
+class Normed(ModelBase):
+    """A model with batch norm and dropout."""
+
+    def __init__(self, optimizer: dict[str, Any]) -> None:
+        super().__init__(make_model(optimizer=optimizer).model_config)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            self.net = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.GELU(), nn.Dropout(0.3), nn.Linear(8, 2))
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"y": self.net(x)}
+
+
+def trained(folder: Path, update: str, *, model: str = "mlp", bad: tuple[int, ...] = (), **table: Any) -> Any:
+    optimizer = table.pop("optimizer", ADAMW)
+    data = table.pop("data", None) or make_data()
+    data.train.properties["x"][list(bad)] = float("nan")
+    made = Normed(optimizer) if model == "normed" else make_model(optimizer=optimizer, dropout=table.pop("dropout", 0))
+    torch.manual_seed(7)
+    trainer = make_trainer(folder / update, data=data, update=update, **{"max_updates": 14, **table})
+    with closing(trainer.log_writer):
+        trainer.train(made)
+    return trainer, made
+
+
+def without_times(line: dict[str, Any]) -> list[Any]:
+    return [line["update"], {k: v for k, v in line["metrics"].items() if not k.startswith(("profiling/", "eta"))}]
+
+
+def left(folder: Path, trainer: Any, model: ModelBase) -> dict[str, Any]:
+    """Return all that a run leaves behind."""
+    lines = (folder / trainer.config.update / "test-run" / "metrics.jsonl").read_text().splitlines()
+    scaler = trainer.precision.scaler
+    return {
+        "weights": {name: tensor.tolist() for name, tensor in model.state_dict().items()},
+        "optimizer": {
+            f"{part}/{name}": tensor.tolist()
+            for part, optimizer in model.optimizers().items()
+            for name, tensor in optimizer.state_tensors().items()
+        },
+        "metrics": [without_times(json.loads(line)) for line in lines],
+        "counts": (trainer.update_counter.update, trainer.skip_nan_loss_counter, trainer.finite_guard.skipped_updates),
+        "scaler": scaler and scaler.state_dict(),
+        "loss": repr(trainer.last_loss.item()),
+        "generator": torch.get_rng_state().tolist(),
+    }
+
+
+RUNS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "schedule and clipping": {"optimizer": {**ADAMW, "schedule": "cosine", "clip_grad_norm": 0.2}},
+    "values clipped, SGD": {"optimizer": {"kind": "SGD", "lr": 0.1, "momentum": 0.9, "clip_grad_value": 0.1}},
+    "dropout and batch norm": {"model": "normed", "optimizer": {**ADAMW, "clip_grad_norm": 0.5}},
+    "accumulation": {"model": "normed", "max_batch_size": 2},
+    "bf16": {"precision": "bf16", "dropout": 0.2},
+    "fp16 with a scaler": {"precision": "fp16", "optimizer": {**ADAMW, "clip_grad_norm": 0.5}, "max_batch_size": 2},
+    "updates that are skipped": {"model": "normed", "bad": (1, 9, 22), "skip_nan_loss": True, "max_batch_size": 2},
+    "averages, evaluation, early stop": {"dropout": 0.2, "callbacks": [OFFLINE_LOSS, EMA, STOPPER], "max_updates": 40},
+    "default callbacks": {"add_default_callbacks": True, "track_every_n_updates": 1},
+    "two updates": {"max_updates": 2},
+}
+
+
+@pytest.mark.parametrize("settings", RUNS.values(), ids=list(RUNS))
+def test_a_run_by_graphs_ends_as_an_eager_one(
+    tmp_path: Path, graphs_on_cpu: RecordingDevice, caplog: pytest.LogCaptureFixture, settings: dict[str, Any]
+) -> None:
+    settings = {"callbacks": [ONLINE_LOSS], **settings}
+    eager = left(tmp_path, *trained(tmp_path, "eager", **settings))
+    assert graphs_on_cpu.calls == []
+    with caplog.at_level(logging.WARNING, "noether.update"):
+        trainer, model = trained(tmp_path, "graph", **settings)
+    assert left(tmp_path, trainer, model) == eager
+    assert trainer.one_update.reason is None, caplog.text
+    replays = graphs_on_cpu.calls.count("replay") - 2  # those of the rehearsal
+    assert replays == max(trainer.update_counter.update - 3, 0)
