@@ -58,7 +58,7 @@ class RecordingDevice:
 
     def refusing_waits(self) -> AbstractContextManager[Any]:
         """Return a context in which an operation that would wait for a device raises RuntimeError."""
-        return _Refusing()
+        return _Refusing()  # type: ignore[no-untyped-call]  # untyped in torch
 
     def generator_state(self) -> Tensor:
         """Return the state of the default generator."""
@@ -87,7 +87,7 @@ class RecordedGraph:
                     target.copy_(value)
 
 
-class _Refusing(TorchDispatchMode):
+class _Refusing(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in torch
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name.rpartition("::")[2]
         if name in _WAITS or name in _COPIES:
@@ -98,23 +98,21 @@ class _Refusing(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-class _Recorder(_Refusing):
+class _Recorder(_Refusing):  # type: ignore[no-untyped-call]  # untyped in torch
     """Records operations, and the memory that they may change as it was before."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped in torch
         self.operations: list[tuple[Any, Any, Any, list[Tensor | None]]] = []
         self._own: set[int] = set()
-        self._before: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+        self._before: dict[int, tuple[Tensor, Tensor]] = {}
 
     def do(self, func: Any, args: Any, kwargs: Any) -> Any:
         tensors = [tensor for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)]
         for tensor in tensors:  # all of them: not every operation declares what it writes to
             if _place(tensor) not in self._own:
-                storage = tensor.untyped_storage()
-                self._before.setdefault(
-                    _place(tensor), (storage, torch.UntypedStorage(storage.nbytes()).copy_(storage))
-                )
+                whole = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+                self._before.setdefault(_place(tensor), (whole, whole.clone()))
         given, result = set(map(_place, tensors)), func(*args, **kwargs)
         leaves = tree_leaves(result)
         made = [leaf if isinstance(leaf, Tensor) and _place(leaf) not in given else None for leaf in leaves]
@@ -125,8 +123,8 @@ class _Recorder(_Refusing):
     @torch.no_grad()
     def undo(self) -> None:
         """Put memory back, and leave no number in the memory of the graph."""
-        for storage, before in self._before.values():
-            storage.copy_(before)
+        for whole, before in self._before.values():
+            whole.copy_(before)
         for _, _, _, made in self.operations:
             for tensor in made:
                 if tensor is not None and tensor.is_floating_point():

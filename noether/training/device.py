@@ -68,7 +68,7 @@ class CudaDevice:
         """Run a block on a side stream, between the work of the current stream before and after it."""
         current = torch.cuda.current_stream(self._device)
         if self._side is None:
-            self._side = torch.cuda.Stream(self._device)
+            self._side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # untyped in torch
         self._side.wait_stream(current)
         try:
             with torch.cuda.stream(self._side):

@@ -280,6 +280,12 @@ class GraphUpdate(Update):
         self.guard, self._buffers = GraphGuard(self.guard.skip), buffers
         try:
             yield
+        except BaseException:  # in the middle of an update
+            if self._model is not None:
+                self._model.optimizer_zero_grad()
+            self._accumulation, self._is_weighing = None, False
+            self.precision.forget()
+            raise
         finally:
             self.guard, self._buffers, self.loss_weights = kept
 
@@ -288,7 +294,7 @@ class GraphUpdate(Update):
         if self._has_to_look or self._looks_always:
             changed = difference(self._facts, self._present_facts() | addresses_of(self._optimizers))
             if changed is not None:
-                self._fall_back(f"{changed} has changed, which the graph has baked in")
+                self._fall_back(f"{changed} changed since the graph was captured")
                 return False
             self._has_to_look = False
         rates = [group["lr"] for group, _ in self._rates]

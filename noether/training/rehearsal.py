@@ -39,15 +39,16 @@ def facts_of(models: Iterable[nn.Module], optimizers: Iterable[ModelOptimizer], 
     """
     facts: Facts = {f"{type(owner).__name__}.{key}": _plain(value) for key, value in _attributes(owner)}
     for name, module in _named_modules(models):
-        facts[f"module '{name}'"] = id(module)
-        facts[f"the mode of module '{name}'"] = module.training
-        facts[f"the hooks of module '{name}'"] = tuple(len(vars(module).get(hooks, ())) for hooks in _HOOKS)
+        place = f"module '{name}'" if name else "the model"
+        facts[place] = id(module)
+        facts[f"the mode of {place}"] = module.training
+        facts[f"the hooks of {place}"] = tuple(len(vars(module).get(hooks, ())) for hooks in _HOOKS)
         for key, parameter in module._parameters.items():
-            facts[f"parameter '{key}' of module '{name}'"] = parameter is not None and _placed(parameter)
+            facts[f"parameter '{key}' of {place}"] = parameter is not None and _placed(parameter)
         for key, buffer in module._buffers.items():
-            facts[f"buffer '{key}' of module '{name}'"] = buffer is not None and _placed(buffer)
+            facts[f"buffer '{key}' of {place}"] = buffer is not None and _placed(buffer)
         for key, value in _attributes(module):
-            facts[f"attribute '{key}' of module '{name}'"] = _plain(value)
+            facts[f"attribute '{key}' of {place}"] = _plain(value)
     for optimizer in optimizers:
         kind, torch_optimizer = type(optimizer.torch_optimizer).__name__, optimizer.torch_optimizer
         facts[f"the optimizer {kind}"] = (id(torch_optimizer), id(torch_optimizer.state), len(optimizer.parameters))

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 import torch
 from torch import nn
 
 from noether.core.models.base import ModelBase
+from noether.runs.verify.verify_resume import verify_resume
 from noether.testing import RecordingDevice, make_data, make_model, make_trainer
+from noether.training.forms import choose
 
 ADAMW = {"kind": "AdamW", "lr": 0.013}
 ONLINE_LOSS = {"kind": "online-loss", "every_n_updates": 2}
@@ -98,3 +101,62 @@ def test_a_run_by_graphs_ends_as_an_eager_one(
     assert trainer.one_update.reason is None, caplog.text
     replays = graphs_on_cpu.calls.count("replay") - 2  # those of the rehearsal
     assert replays == max(trainer.update_counter.update - 3, 0)
+
+
+REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
+    "gradients are read": ({"monitor_training_stability": True, "add_default_callbacks": True}, "reads gradients"),
+    "no fused kernel": ({"optimizer": {**ADAMW, "fused": False}}, "AdamW has no fused kernel that takes a mask"),
+    "a closure": ({"optimizer": {"kind": "LBFGS"}, "max_updates": 2}, "LBFGS has no fused kernel"),
+    "another schedule": (
+        {"optimizer": {**ADAMW, "weight_decay": 0.1, "weight_decay_schedule": "cosine"}},
+        "a schedule sets weight_decay of AdamW",
+    ),
+}
+
+
+@pytest.mark.parametrize(("settings", "reason"), REFUSALS.values(), ids=list(REFUSALS))
+def test_a_run_that_cannot_be_a_graph_says_so_before_training(
+    tmp_path: Path,
+    graphs_on_cpu: RecordingDevice,
+    caplog: pytest.LogCaptureFixture,
+    settings: dict[str, Any],
+    reason: str,
+) -> None:
+    trainer, model = trained(tmp_path, "graph", **settings)
+    assert (trainer.one_update.form, graphs_on_cpu.calls) == ("eager", [])
+    (line,) = [record.getMessage() for record in caplog.records if "not graph" in record.getMessage()]
+    assert reason in line
+    assert reason in choose("graph", trainer, model).reasons["graph"]
+
+
+def test_a_machine_without_cuda_trains_eagerly_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer, _ = trained(tmp_path, "graph")
+    assert trainer.one_update.form == "eager"
+    assert "updates are eager, not graph: the device is cpu, and only CUDA devices have graphs" in caplog.text
+
+
+def test_auto_does_not_choose_graphs_before_they_have_run_on_a_device(
+    tmp_path: Path, graphs_on_cpu: RecordingDevice
+) -> None:
+    trainer, _ = trained(tmp_path, "auto")
+    assert (trainer.one_update.form, graphs_on_cpu.calls) == ("eager", [])
+
+
+def test_a_run_by_graphs_is_resumed_exactly(tiny_spec: dict[str, Any], graphs_on_cpu: RecordingDevice) -> None:
+    optimizer = {**ADAMW, "schedule": "cosine", "clip_grad_norm": 0.5}
+    spec = {**tiny_spec, "model": {"kind": "mlp", "hidden": [8], "dropout": 0.2, "optimizer": optimizer}}
+    spec["trainer"] = {**spec["trainer"], "update": "graph", "max_batch_size": 4, "callbacks": [EMA]}
+    Path("resumed.toml").write_text(tomli_w.dumps(spec))
+    assert verify_resume("resumed.toml", at=[2, 5, 8]).is_equal
+    assert graphs_on_cpu.calls.count("replay") > 12
+
+
+def test_a_resume_may_change_between_graphs_and_eager_updates(finish: Any, graphs_on_cpu: RecordingDevice) -> None:
+    def weights(outcome: Any) -> bytes:
+        return (max((outcome.run_dir / "checkpoints").glob("step-*")) / "model.safetensors").read_bytes()
+
+    settings = {"trainer.max_epochs": 2, "trainer.update": "eager"}
+    whole = weights(finish(settings, run_id="whole"))
+    stops = {"kind": "fixed-early-stopper", "stop_at_update": 6}
+    finish({**settings, "trainer.update": "graph", "trainer.callbacks": [stops]}, run_id="parts")
+    assert weights(finish(settings, run_id="parts", resume="auto", allow_spec_change=True)) == whole
