@@ -273,7 +273,7 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
 
     @property
     def has_own_update(self) -> bool:
-        """True if the class, or this instance, has another `update` than every trainer."""
+        """True if the class, or this instance, has an `update` of its own."""
         return type(self).update is not BaseTrainer.update or "update" in vars(self)
 
     def autocast(self) -> AbstractContextManager[None]:

@@ -17,6 +17,8 @@ from noether.core.models.base import ModelBase
 from noether.runs.verify.verify_resume import verify_resume
 from noether.testing import RecordingDevice, make_data, make_model, make_trainer
 from noether.training.forms import choose
+from noether.training.trainers.types import Counted
+from noether.training.trainers.weighted_loss import WeightedLossTrainer
 
 ADAMW = {"kind": "AdamW", "lr": 0.013}
 ONLINE_LOSS = {"kind": "online-loss", "every_n_updates": 2}
@@ -160,3 +162,34 @@ def test_a_resume_may_change_between_graphs_and_eager_updates(finish: Any, graph
     stops = {"kind": "fixed-early-stopper", "stop_at_update": 6}
     finish({**settings, "trainer.update": "graph", "trainer.callbacks": [stops]}, run_id="parts")
     assert weights(finish(settings, run_id="parts", resume="auto", allow_spec_change=True)) == whole
+
+
+@pytest.mark.parametrize("hook", ["periodic_callback", "track_after_update_step", "track_after_accumulation_step"])
+def test_a_callback_that_changes_the_model_in_any_hook_ends_the_graphs(
+    finish: Any, lab: Path, graphs_on_cpu: RecordingDevice, final_weights: Any, hook: str
+) -> None:
+    changes = {"kind": "lab.changing.ChangesDropout", "every_n_updates": 1, "hook": hook, "at_update": 6}
+    settings = {"model.dropout": 0.2, "trainer.callbacks": [changes]}
+    eager = finish({**settings, "trainer.update": "eager"}, run_id="eager")
+    graph = finish({**settings, "trainer.update": "graph"}, run_id="graph")
+    assert final_weights(eager) == final_weights(graph)
+    assert graphs_on_cpu.calls.count("replay") in (4, 5, 6)  # two of them in the rehearsal
+    lines = (graph.run_dir / "log.txt").read_text().splitlines()
+    (line,) = [line for line in lines if "updates are eager, not graph" in line]
+    assert line.endswith("attribute 'p' of module 'layers.2' changed since the graph was captured")
+
+
+def counted(self: WeightedLossTrainer, forward_output: dict[str, Any], targets: dict[str, Any]) -> Any:
+    error = (forward_output["y"] - targets["y_target"]).square()
+    return {"y": Counted(error.mean(), float(error.numel())), "small": Counted(error[:1].sum(), "sum")}
+
+
+def test_losses_with_counts_are_weighted_inside_of_the_graph(
+    tmp_path: Path, graphs_on_cpu: RecordingDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WeightedLossTrainer, "loss_compute", counted)
+    settings = {"callbacks": [ONLINE_LOSS], "max_batch_size": 2}
+    eager = left(tmp_path, *trained(tmp_path, "eager", **settings))
+    trainer, model = trained(tmp_path, "graph", **settings)
+    assert left(tmp_path, trainer, model) == eager
+    assert trainer.one_update.reason is None
