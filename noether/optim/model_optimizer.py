@@ -11,15 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from noether.errors import CheckpointError, TrainingError
-from noether.optim.kernels import (
-    clip_norm,
-    clip_value,
-    fit_to_gradients,
-    single,
-    takes_single_rates,
-    total_norm,
-    wrong_gradients,
-)
+from noether.optim.kernels import clip_norm, clip_value, fit_to_gradients, rate_rounding, total_norm, wrong_gradients
 from noether.optim.optimizer_state import (
     OptimizerState,
     Options,
@@ -118,8 +110,9 @@ class ModelOptimizer:
         self.clips = clip_grad_norm is not None or clip_grad_value is not None
         self._find = find or (lambda: ())
         self._names = {id(p): name for p, name in zip(self.parameters, names, strict=True)}
-        self._rounds = takes_single_rates(optimizer)
-        self._round_rates()
+        self._round_rates = rate_rounding(optimizer)
+        if self._round_rates is not None:
+            self._round_rates()
         self._given = options_of(optimizer.param_groups)
         self._members = _members(optimizer)
         self._first_added = len(self._given) - added
@@ -148,14 +141,8 @@ class ModelOptimizer:
         """Set learning rate and weight decay from the completed updates."""
         for scheduled in self.scheduled:
             scheduled.apply(update)
-        if self._rounds:
+        if self._round_rates is not None:
             self._round_rates()
-
-    def _round_rates(self) -> None:
-        """Round learning rates to the numbers that a graph on the device can read."""
-        for group in self.torch_optimizer.param_groups if self._rounds else ():
-            if type(group["lr"]) is float:
-                group["lr"] = single(group["lr"])
 
     def fit_to_gradients(self) -> None:
         """Leave a kernel that does not suit the first gradients; called before the first optimizer step."""
@@ -275,7 +262,8 @@ class ModelOptimizer:
         self._take_parameters()
         for scheduled in self.scheduled:
             scheduled.include(new)
-        self._round_rates()
+        if self._round_rates is not None:
+            self._round_rates()
         self.on_change()
 
     # Optimizers that train other weights than they evaluate, and switch between them by `train` and `eval`
@@ -377,7 +365,8 @@ class ModelOptimizer:
         for scheduled in self.scheduled:
             scheduled.follow(self.torch_optimizer.param_groups)
         restore_options(self.torch_optimizer, self.names, saved)
-        self._round_rates()
+        if self._round_rates is not None:
+            self._round_rates()
         self.is_training = self._switches and bool(weights)
         frozen = values.get("frozen", ())
         with torch.no_grad():
