@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import noether
-from noether.optim import kernels
 from noether.runs.outcome import Outcome, RunInterrupted
 from noether.testing import RecordingDevice
 from noether.training import graph, nonfinite
@@ -130,5 +129,5 @@ def graphs_on_cpu(monkeypatch: pytest.MonkeyPatch) -> RecordingDevice:
     device = RecordingDevice()
     monkeypatch.setattr(graph, "graph_device", lambda _: device)
     monkeypatch.setattr(nonfinite, "MASKING_DEVICES", frozenset({"cpu"}))
-    monkeypatch.setattr(kernels, "_SINGLE_RATES", frozenset({"cpu"}))
+    monkeypatch.setattr(nonfinite, "ROUNDING_DEVICES", frozenset({"cpu"}))
     return device

@@ -323,18 +323,17 @@ def table(result: dict[str, Any]) -> Iterator[str]:
 @contextlib.contextmanager
 def stand_in() -> Iterator[Callable[..., Any]]:
     """Let the CPU be a device with graphs."""
-    from noether.optim import kernels
     from noether.testing import RecordingDevice
     from noether.training import graph, nonfinite
 
     device = RecordingDevice()
-    kept = graph.graph_device, nonfinite.MASKING_DEVICES, kernels._SINGLE_RATES
+    kept = graph.graph_device, nonfinite.MASKING_DEVICES, nonfinite.ROUNDING_DEVICES
     graph.graph_device = lambda _: device
-    nonfinite.MASKING_DEVICES = kernels._SINGLE_RATES = frozenset({"cpu"})
+    nonfinite.MASKING_DEVICES = nonfinite.ROUNDING_DEVICES = frozenset({"cpu"})
     try:
         yield lambda work: device.capture(work)[0]
     finally:
-        graph.graph_device, nonfinite.MASKING_DEVICES, kernels._SINGLE_RATES = kept
+        graph.graph_device, nonfinite.MASKING_DEVICES, nonfinite.ROUNDING_DEVICES = kept
 
 
 def measured(plan: Plan, capture: Callable[..., Any], folder: Path) -> dict[str, Any]:

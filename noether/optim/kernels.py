@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import struct
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -24,28 +24,6 @@ _FUSED: dict[str, tuple[torch.dtype, ...]] = {
     "xpu": (_SINGLE, _DOUBLE),
 }
 """Types by device that fused kernels update as a loop does; half precision is rounded elsewhere, or not updated."""
-
-
-_SINGLE_RATES = frozenset({"cuda"})
-"""Devices with graphs, whose fused kernels read a learning rate from a tensor of float32."""
-
-
-def rate_rounding(optimizer: Optimizer) -> Callable[[], None] | None:
-    """Return a function that rounds learning rates as a graph reads them, so that eager updates have the same bits.
-
-    Returns:
-        The function; None on a device without graphs.
-    """
-    devices = {parameter.device.type for group in optimizer.param_groups for parameter in group["params"]}
-    if not devices <= _SINGLE_RATES or not all(group.get("fused") for group in optimizer.param_groups):
-        return None
-
-    def round_rates() -> None:
-        for group in optimizer.param_groups:
-            if type(group["lr"]) is float:
-                group["lr"] = single(group["lr"])
-
-    return round_rates
 
 
 def single(number: float) -> float:

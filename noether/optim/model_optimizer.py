@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from noether.errors import CheckpointError, TrainingError
-from noether.optim.kernels import clip_norm, clip_value, fit_to_gradients, rate_rounding, total_norm, wrong_gradients
+from noether.optim.kernels import clip_norm, clip_value, fit_to_gradients, total_norm, wrong_gradients
 from noether.optim.optimizer_state import (
     OptimizerState,
     Options,
@@ -110,9 +110,6 @@ class ModelOptimizer:
         self.clips = clip_grad_norm is not None or clip_grad_value is not None
         self._find = find or (lambda: ())
         self._names = {id(p): name for p, name in zip(self.parameters, names, strict=True)}
-        self._round_rates = rate_rounding(optimizer)
-        if self._round_rates is not None:
-            self._round_rates()
         self._given = options_of(optimizer.param_groups)
         self._members = _members(optimizer)
         self._first_added = len(self._given) - added
@@ -141,8 +138,6 @@ class ModelOptimizer:
         """Set learning rate and weight decay from the completed updates."""
         for scheduled in self.scheduled:
             scheduled.apply(update)
-        if self._round_rates is not None:
-            self._round_rates()
 
     def fit_to_gradients(self) -> None:
         """Leave a kernel that does not suit the first gradients; called before the first optimizer step."""
@@ -262,8 +257,6 @@ class ModelOptimizer:
         self._take_parameters()
         for scheduled in self.scheduled:
             scheduled.include(new)
-        if self._round_rates is not None:
-            self._round_rates()
         self.on_change()
 
     # Optimizers that train other weights than they evaluate, and switch between them by `train` and `eval`
@@ -365,8 +358,6 @@ class ModelOptimizer:
         for scheduled in self.scheduled:
             scheduled.follow(self.torch_optimizer.param_groups)
         restore_options(self.torch_optimizer, self.names, saved)
-        if self._round_rates is not None:
-            self._round_rates()
         self.is_training = self._switches and bool(weights)
         frozen = values.get("frozen", ())
         with torch.no_grad():

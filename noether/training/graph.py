@@ -300,10 +300,10 @@ class GraphUpdate(Update):
         rates = [group["lr"] for group, _ in self._rates]
         if rates == self._last_rates:
             return True
+        if not all(type(rate) is float for rate in rates):
+            self._fall_back("a learning rate is not a plain number")
+            return False
         for (_, tensor), rate in zip(self._rates, rates, strict=True):
-            if isinstance(rate, Tensor) or single(rate) != rate:
-                self._fall_back(f"a learning rate of {rate!r}, expected a number of float32, which a graph can read")
-                return False
             tensor.fill_(rate)
         self._last_rates = rates
         return True

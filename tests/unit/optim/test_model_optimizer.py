@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from noether.optim import kernels
 from noether.optim.model_optimizer import ModelOptimizer, Scheduled
 from noether.optim.schedules import Exponential, ExponentialConfig
 
@@ -163,18 +162,3 @@ def test_the_norm_of_parameters_that_are_added_in_float16_does_not_overflow(netw
     added.grad = torch.full((4,), 60_000.0, dtype=torch.float16)
     optimizer.clip()
     assert float(optimizer.last_grad_norm) == pytest.approx(120_000.0)
-
-
-def test_learning_rates_are_numbers_of_float32_where_a_graph_may_read_them(
-    network: nn.Sequential, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kernels, "_SINGLE_RATES", frozenset({"cpu"}))
-    names, parameters = zip(*network.named_parameters(), strict=True)
-    torch_optimizer = torch.optim.AdamW(parameters, lr=0.1, fused=True)
-    optimizer = ModelOptimizer(torch_optimizer, names=names)
-    assert optimizer.lr == kernels.single(0.1) != 0.1
-    assert kernels.rate_rounding(torch.optim.AdamW(parameters, lr=0.1, fused=False)) is None
-    for group in torch_optimizer.param_groups:
-        group["lr"] = 0.3
-    optimizer.schedule_step(0)
-    assert optimizer.lr == kernels.single(0.3)

@@ -159,20 +159,20 @@ def test_each_shape_that_stays_gets_a_graph_up_to_a_bound(reasons: Callable[[], 
     assert reasons() == []
 
 
-def halved(model: Any) -> None:
-    model.optimizer.torch_optimizer.param_groups[0]["lr"] = 0.005
-
-
 def test_learning_rates_are_read_by_each_replay() -> None:
     runs = Runs()
     runs.go(4, 4, 4, 4)
 
     def other(model: Any) -> None:
-        model.optimizer.torch_optimizer.param_groups[0]["lr"] = 2.0**-9
+        model.optimizer.torch_optimizer.param_groups[0]["lr"] = 0.005
 
     runs.go(4, 4, change=other)
     assert runs.device.calls[-2:] == ["replay", "replay"]
     assert runs.are_equal()
+
+
+def in_a_tensor(model: Any) -> None:
+    model.optimizer.torch_optimizer.param_groups[0]["lr"] = torch.tensor(0.25)
 
 
 def replaced(model: Any) -> None:
@@ -209,7 +209,7 @@ CHANGES: dict[str, tuple[Callable[[Any], object], str]] = {
         "the clipping of AdamW changed",
     ),
     "another state": (reloaded, "AdamW"),
-    "a rate that is not float32": (halved, "a learning rate of 0.005"),
+    "a rate in a tensor": (in_a_tensor, "a learning rate is not a plain number"),
 }
 
 
