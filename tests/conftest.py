@@ -12,6 +12,8 @@ import pytest
 
 import noether
 from noether.runs.outcome import Outcome, RunInterrupted
+from noether.testing import RecordingDevice
+from noether.training import graph, nonfinite
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("no deadline")
@@ -119,3 +121,13 @@ def figures(record_property: Callable[[str, object], None]) -> Callable[..., Non
         record_property(name, json.dumps(values))
 
     return publish
+
+
+@pytest.fixture
+def graphs_on_cpu(monkeypatch: pytest.MonkeyPatch) -> RecordingDevice:
+    """A stand-in of a device with graphs; the CPU masks updates and rounds learning rates as such a device does."""
+    device = RecordingDevice()
+    monkeypatch.setattr(graph, "graph_device", lambda _: device)
+    monkeypatch.setattr(nonfinite, "MASKING_DEVICES", frozenset({"cpu"}))
+    monkeypatch.setattr(nonfinite, "ROUNDING_DEVICES", frozenset({"cpu"}))
+    return device

@@ -68,8 +68,8 @@ def plan(
 def _plan_json(plan: Plan) -> dict[str, Any]:
     of_training = (
         "name device threads threads_reason residence datasets parameters trainable loss updates_per_epoch "
-        "samples_left_out effective_batch_size ranks batch_size accumulation_steps first_update updates epochs samples "
-        "hooks seconds"
+        "samples_left_out effective_batch_size ranks batch_size accumulation_steps form slower_because first_update "
+        "updates epochs samples hooks seconds"
     )
     return {
         **picked(plan, of_training),
@@ -133,6 +133,8 @@ def _training(plan: Plan) -> dict[str, str]:
         return lines
     left_out = f"; {counted(plan.samples_left_out, 'sample')} left out" if plan.samples_left_out else ""
     lines["update"] = f"{counted(plan.effective_batch_size, 'sample')} = {_batches(plan)}"
+    if plan.form is not None:
+        lines["form"] = "; ".join([plan.form, *(f"not {name}: {why}" for name, why in plan.slower_because.items())])
     lines["epoch"] = counted(plan.updates_per_epoch, "update") + left_out
     lines["whole run"] = " = ".join(
         (counted(plan.updates, "update"), counted(plan.epochs, "epoch"), counted(plan.samples, "sample"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import struct
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -23,6 +24,12 @@ _FUSED: dict[str, tuple[torch.dtype, ...]] = {
     "xpu": (_SINGLE, _DOUBLE),
 }
 """Types by device that fused kernels update as a loop does; half precision is rounded elsewhere, or not updated."""
+
+
+def single(number: float) -> float:
+    """Return the nearest number of float32."""
+    (rounded,) = struct.unpack("f", struct.pack("f", number))
+    return float(rounded)
 
 
 def with_implementation(

@@ -97,7 +97,9 @@ class Accumulation:
         """Return a loss times its share so far, and the factor of the gradients before it; None leaves them alone."""
         if count is None:
             return loss, None
-        each = precise(torch.as_tensor(count, device=loss.device)).detach()
+        if not isinstance(count, Tensor):
+            count = torch.full((), count, device=loss.device)  # not `torch.tensor`, whose copy waits for the device
+        each = precise(count.to(loss.device)).detach()
         before = self._counts.get(key)
         now = self._counts[key] = each if before is None else before + each
         share = (each / now).nan_to_num(0.0).to(loss.dtype)

@@ -18,6 +18,7 @@ from noether.core.callbacks.tree import family
 from noether.core.models.agreement import evaluation_weights
 from noether.core.models.base import ModelBase
 from noether.kernel.stops import note
+from noether.training.forms import form_state
 from noether.training.state import TrainerParts
 
 _MT19937 = 624  # numbers in the state of this generator
@@ -30,6 +31,7 @@ def trainer_state(trainer: TrainerParts) -> dict[str, Any]:
     return {
         **trainer.state.state_dict(),
         "skipped_in_a_row": guard.in_a_row,
+        "form": form_state(trainer),
         "grad_scaler": scaler.state_dict() if scaler else None,
         "log_writer": trainer.log_writer.state_dict(),
         "callbacks": states_of(trainer.callbacks) if pending is None else pending.states,

@@ -14,7 +14,7 @@ from torch.optim import SGD, Optimizer
 from noether.core.models.base import ModelBase
 from noether.errors import NonFiniteError
 from noether.metrics.late import LateReads, Transfer
-from noether.optim.kernels import strided
+from noether.optim.kernels import single, strided
 
 TOLERATED_ABOVE = 1.0
 """Scale of a gradient scaler above which an overflow is its normal way to find a lower one."""
@@ -184,7 +184,8 @@ def takes_found_inf(optimizer: Optimizer) -> bool:
 def step_masked(model: ModelBase, optimizers: Sequence[Optimizer], mask: Tensor) -> None:
     """Do the optimizer step, unless `mask` is 1.0; then parameters and states stay as they are.
 
-    No gradient scaler takes part: the gradients are unscaled, and its own mask would cover one optimizer at a time.
+    No gradient scaler takes part: the gradients are unscaled, and its own mask would cover one optimizer at a time. On
+    a device with graphs, the optimizers read their learning rates as a graph does, so that both give the same bits.
 
     Args:
         model: The model.
@@ -193,9 +194,16 @@ def step_masked(model: ModelBase, optimizers: Sequence[Optimizer], mask: Tensor)
     """
     for optimizer in optimizers:
         optimizer.found_inf, optimizer.grad_scale = mask, None  # type: ignore[attr-defined]  # torch's agreement
+    groups = [group for one in optimizers for group in one.param_groups] if mask.device.type in ROUNDING_DEVICES else []
+    rates = [group["lr"] for group in groups]
+    for group, rate in zip(groups, rates, strict=True):
+        if type(rate) is float:
+            group["lr"] = single(rate)
     try:
         model.optimizer_step()
     finally:
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
         for optimizer in optimizers:
             del optimizer.found_inf, optimizer.grad_scale  # type: ignore[attr-defined]  # as above
 
@@ -233,6 +241,9 @@ def _has_momentum(optimizer: SGD, *, everywhere: bool) -> bool:
 
 MASKING_DEVICES = frozenset({"cuda"})
 """Devices that the host would have to wait for, and whose fused optimizers are known to leave a masked update out."""
+
+ROUNDING_DEVICES = frozenset({"cuda"})
+"""Devices with graphs, whose fused kernels read a learning rate from a tensor of float32."""
 
 _FOLD = 256  # flags kept one by one before they become one tensor
 
@@ -297,12 +308,27 @@ class DeviceGuard(FiniteGuard):
         found, self._found = self._found, None  # the next update gets a tensor of its own
         assert found is not None, "it was looked for before"
         # 0.0 if the update is finite; otherwise 1.0, with a scaler plus its scale in that update.
-        self._flags.append(found if scaler is None else found + scaler.scale(found))
+        self._keep(found if scaler is None else found + scaler.scale(found))
+        self.mask, self.applied = found, 1.0 - found
+
+    def _keep(self, flag: Tensor) -> None:
+        self._flags.append(flag)
         if len(self._flags) == _FOLD:
             self._flags = [torch.hstack(self._flags)]
-        self.mask, self.applied = found, 1.0 - found
         self.was_skipped = False
         self.waiting = True
+
+    def count_masked(self, flag: Tensor, mask: Tensor, applied: Tensor) -> None:
+        """Count an update that a graph has masked by itself.
+
+        Args:
+            flag: 0.0 if it is finite; otherwise 1.0, with a scaler plus its scale in that update.
+            mask: 1.0 if it was not applied, else 0.0.
+            applied: The opposite.
+        """
+        self._updates += 1
+        self._keep(flag)
+        self.mask, self.applied = mask, applied
 
     def send(self, late: LateReads, verdict: Callable[[], object]) -> None:
         """Send the flags to the host, all at once and without waiting; they are counted once they are there.

@@ -211,7 +211,7 @@ class TrainsParameters:
         """
         give_optimizers(model, self.state.counter)
         require_keepable(model)
-        plain = self.one_update.plain if isinstance(self.one_update, ClosureUpdate) else self.one_update
+        plain: Update = getattr(self.one_update, "plain", self.one_update)
         skips = self.config.skip_nan_loss
         vars(self)["one_update"] = ClosureUpdate(plain, skips=skips) if takes_closure(model) else plain
         self._trained = model

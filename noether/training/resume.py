@@ -27,6 +27,7 @@ from noether.core.models.weights import load_weights
 from noether.errors import CheckpointError, DataError, NoetherError, error_text, notes_of
 from noether.kernel.names import did_you_mean
 from noether.training.capture import named, restore_rng
+from noether.training.forms import restore_form
 from noether.training.state import SIZES, RunState, TrainerParts
 
 _LOG = logging.getLogger("noether.resume")
@@ -254,6 +255,7 @@ def restore_trainer(trainer: TrainerParts, state: Mapping[str, Any]) -> None:
     scaler = trainer.precision.scaler
     trainer.state.load_state_dict(state)
     trainer.one_update.guard.count_from(state["skipped_in_a_row"])
+    restore_form(trainer, state.get("form"))
     if scaler is not None and state["grad_scaler"] is not None:
         scaler.load_state_dict(state["grad_scaler"])
     if "log_writer" in state and any(trainer.log_writer.state_dict().values()):  # a new run has nothing to cut back

@@ -124,6 +124,7 @@ class Rounds:
                 update_hooks(counter, **self.arguments)
             if epoch_hooks is not None:
                 epoch_hooks(counter, **self.arguments)
+        self.trainer.one_update.look_again()
 
     def _is_pass_due(self) -> bool:
         """Return True if a callback may go through data in this round; one without an interval always may."""

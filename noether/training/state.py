@@ -101,7 +101,7 @@ def _reads(path: str, doc: str) -> Any:
     return property(attrgetter(path), doc=doc)
 
 
-_OWN_PARTS = ("state", "one_update", "parallel", "participants", "dispatch", "run", "signals")
+_OWN_PARTS = ("state", "one_update", "update_form", "parallel", "participants", "dispatch", "run", "signals")
 _OWN_SIZES = ("batch_size", "accumulation_steps")
 _OWN_METHODS = ("prepare", "stand_at", "check_state", "restore_state", "capture_state", "raise_if_stopped")
 
@@ -228,6 +228,7 @@ class TrainerParts(Protocol):
     config: Any
     state: RunState
     one_update: Update
+    update_form: Any
     precision: Precision
     device: torch.device
     batch_size: int
@@ -242,6 +243,10 @@ class TrainerParts(Protocol):
     data_container: DataContainer
     path_provider: PathProvider
     logger: Logger
+
+    @property
+    def has_own_update(self) -> bool:
+        """True if its `update` is not that of every trainer."""
 
     def get_data_loader(
         self, iterator_callbacks: Sequence[PeriodicDataIteratorCallback], batch_size: int, evaluation: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from time import perf_counter
 from typing import Any, TypeAlias
@@ -64,6 +64,7 @@ class Update:
         to_device: Moves a batch to the device; None if batches are there already.
 
     Attributes:
+        form: Name of its form; see `noether.training.forms`.
         last_loss: Total loss of the last accumulation step, detached.
         applied: 1.0 if the last update was applied, else 0.0, on the device; None before the first update. Before the
             last accumulation step of an update it is 1.0 if that accumulation step's loss is finite.
@@ -72,6 +73,8 @@ class Update:
         is_scheduled: True if a learning rate or another value is set before each update.
         loss_weights: Weights of the last losses in a mean over several accumulation steps; None if all are equal.
     """
+
+    form = "eager"
 
     def __init__(
         self,
@@ -271,6 +274,16 @@ class Update:
         loss = total if steps == 1 else total / steps
         scale(loss).backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # as above
         return total.detach()
+
+    def form_state(self) -> dict[str, Any]:
+        """Return the form of the next update with all that decides about the forms of later ones, for a checkpoint."""
+        return {"form": self.form}
+
+    def take_form(self, state: Mapping[str, Any]) -> None:
+        """Go on in the form of `form_state`; a form of its own may have given way to the eager one."""
+
+    def look_again(self) -> None:
+        """Take note that hooks have run, which may have changed the model."""
 
     def recall(self, last_loss: Tensor | None) -> None:
         """Set the loss of an update that an earlier session has done, for the round that repeats its hooks."""

@@ -26,6 +26,7 @@ from noether.runs.plan.plan_callbacks import (
 )
 from noether.runs.prepare import Run, rehearsal
 from noether.spec.load import LoadedSpec
+from noether.training.forms import choose
 
 
 @torch.no_grad()
@@ -103,6 +104,8 @@ class Plan:
         ranks: Number of processes.
         batch_size: Samples of one forward pass on one rank.
         accumulation_steps: Forward passes of an update on each rank.
+        form: Form of an update; None without training.
+        slower_because: Reason against each faster form, by name.
         first_update: Completed updates at the start.
         updates: Completed updates at the end.
         epochs: Epochs at the end, with the fraction of an incomplete one.
@@ -129,6 +132,8 @@ class Plan:
     ranks: int
     batch_size: int
     accumulation_steps: int
+    form: str | None
+    slower_because: dict[str, str]
     first_update: int
     updates: int
     epochs: float
@@ -160,6 +165,7 @@ def _plan_of(run: Run, update_time: float | None) -> Plan:
     trains = trainer.total_training_updates > 0
     datasets = {key: length_of(run.data.get_dataset(key)) for key in run.data.keys()}  # noqa: SIM118  # no mapping
     parameters = list(run.model.parameters())
+    form = choose(trainer.config.update, trainer, run.model, explain=True) if trainer.update_form else None
     updates, size = counter.end_update, counter.effective_batch_size
     at_end = type(counter)(counter.cur_iteration, counter.end_iteration, counter.updates_per_epoch, size)
     at_end.update = updates
@@ -179,6 +185,8 @@ def _plan_of(run: Run, update_time: float | None) -> Plan:
         ranks=trainer.parallel.world,
         batch_size=trainer.batch_size,
         accumulation_steps=trainer.accumulation_steps,
+        form=None if form is None else form.form.name,
+        slower_because={} if form is None else dict(form.reasons),
         first_update=counter.update,
         updates=updates,
         epochs=at_end.epoch_as_float if trains else 0.0,

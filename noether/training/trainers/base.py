@@ -39,6 +39,7 @@ from noether.metrics.tracker import BaseTracker
 from noether.training import loop, resume, stop
 from noether.training.capture import capture_trainer, trainer_state
 from noether.training.default_callbacks import ChoosesCallbacks
+from noether.training.forms import Choice, give_form, report_fallback
 from noether.training.nonfinite import finite_guard
 from noether.training.optimizers import TrainsParameters
 from noether.training.parallel import Parallel, parallel_of
@@ -77,6 +78,7 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
     Attributes:
         state: Progress of the run; read it through the attributes of the trainer.
         one_update: The update that the loop repeats.
+        update_form: The form of that update, and the reasons against faster ones; None before `prepare` or `train`.
         parallel: The ranks of the run.
         callbacks: All callbacks, once `prepare`, `train` or `eval` has built them.
         participants: Callbacks and run plugins, once hooks are compiled.
@@ -114,6 +116,7 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         self.callbacks: list[CallbackBase] = []
         self.participants: Sequence[Participant] = ()
         self.dispatch: Dispatch | None = None
+        self.update_form: Choice | None = None
         self.run: Any = None
         self.parallel: Parallel = parallel_of()
         self._plugins: Sequence[Participant] = ()
@@ -268,6 +271,11 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         update.train_step = self.train_step  # an instance may have been given one of its own
         return update.accumulate(batch, dist_model, model, accumulation_steps_total, accumulation_step, retain_graph)
 
+    @property
+    def has_own_update(self) -> bool:
+        """True if the class, or this instance, has an `update` of its own."""
+        return type(self).update is not BaseTrainer.update or "update" in vars(self)
+
     def autocast(self) -> AbstractContextManager[None]:
         """Return a context with the precision of training."""
         return self.precision.autocast()
@@ -326,6 +334,8 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         if self._callback_states is not None:
             self._restore_callbacks()
         require_agreement(model)
+        if give_optimizer and model.optimizers():
+            vars(self)["update_form"] = give_form(self, model)
         self._prepared = model, dist_model
 
     def train(self, model: ModelBase) -> None:
@@ -337,6 +347,8 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         """
         if self._prepared is None or self._prepared[0] is not model:
             self.prepare(model)
+        if self.update_form is not None:
+            report_fallback(self.update_form)
         self._go(loop.train if self.total_training_updates else loop.train_nothing)
 
     def eval(self, model: ModelBase, parts: RunParts | None = None) -> None:
@@ -349,9 +361,7 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         assert self._prepared is not None, "prepared before"
         model, dist_model = self._prepared
         stop.begin_anew(self.state)
-        # An instance may have been given ones of its own.
-        has_update = type(self).update is not BaseTrainer.update or "update" in vars(self)
-        self.one_update.follow(self.train_step, self.update if has_update else None)
+        self.one_update.follow(self.train_step, self.update if self.has_own_update else None)
         try:
             with loop.closing(self.callbacks):
                 self.apply_resume_initializer(model)

@@ -15,6 +15,7 @@ from noether.kernel.progress import TrainingIteration
 TCallbackConfig = TypeVar("TCallbackConfig", bound=CallBackBaseConfig)
 Precision = Literal["float32", "fp32", "float16", "fp16", "bfloat16", "bf16"]
 StopSignal = Literal["SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU"]
+UpdateForm = Literal["eager", "compiled", "graph", "auto"]
 LIMITS = ("max_epochs", "max_updates", "max_samples")
 
 
@@ -95,6 +96,12 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
         examples=[3600.0],
         description="Seconds after which a hook that has not returned ends the run: a pass over data within it counts. "
         "The log gets its callback and the stack of every thread. Unset: never.",
+    )
+    update: UpdateForm = Field(
+        "eager",
+        description="Form of an update. `compiled`: one graph of forward pass, backward pass and optimizer on a CPU, "
+        "equal to eager within rounding. `graph`: one CUDA graph, equal to eager bit for bit. `auto`: the fastest form "
+        "that equals eager bit for bit. A form that is not possible gives way to eager, and the run says why.",
     )
     use_torch_compile: bool = Field(False, description="Compile the model with torch.compile.")
     find_unused_params: bool = Field(False, description="DistributedDataParallel's find_unused_parameters.")

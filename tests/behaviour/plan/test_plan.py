@@ -230,3 +230,11 @@ def test_a_plan_gives_the_threads_with_their_reason(plan, capsys):
     assert made.threads == 1
     print_plan(made)
     assert f"1: {made.threads_reason}" in capsys.readouterr().out
+
+
+def test_a_plan_says_in_which_form_updates_run_and_why_not_in_a_faster_one(plan, capsys):
+    made = plan({"trainer.update": "graph"})
+    assert made.form == "eager"
+    assert "graph" in made.slower_because
+    print_plan(made)
+    assert f"eager; not graph: {made.slower_because['graph']}" in capsys.readouterr().out

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from noether.core.models.base import ModelBase
+from noether.optim.kernels import single
 from noether.testing import make_model
+from noether.training import nonfinite
 from noether.training.nonfinite import MomentumStart, step_masked, takes_found_inf
 
 
@@ -84,3 +86,18 @@ def test_momentum_starts_until_every_parameter_with_a_gradient_has_one() -> None
 @pytest.mark.parametrize("options", [{"kind": "SGD"}, {"kind": "AdamW"}])
 def test_without_momentum_nothing_starts(options: dict[str, Any]) -> None:
     assert not MomentumStart(prepared(options)[1]).is_near()
+
+
+def test_a_masked_step_reads_a_learning_rate_as_a_graph_does_on_a_device_with_graphs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nonfinite, "ROUNDING_DEVICES", frozenset({"cpu"}))
+    weights = []
+    for rate in (0.013, single(0.013)):
+        model, optimizers = prepared({"kind": "SGD", "lr": rate})
+        seen: list[float] = []
+        optimizers[0].register_step_pre_hook(lambda one, *_: seen.append(one.param_groups[0]["lr"]))  # noqa: B023
+        step_masked(model, optimizers, torch.zeros(()))
+        assert (seen, optimizers[0].param_groups[0]["lr"]) == ([single(0.013)], rate)
+        weights.append([weight.clone() for weight in model.parameters()])
+    assert all(map(torch.equal, *weights))

@@ -1,0 +1,135 @@
+"""RecordingDevice: a CPU in place of a device with streams and graphs, for tests of code that captures its work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+T = TypeVar("T")
+
+_WAITS = frozenset(
+    {"_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive"}
+)
+_COPIES = frozenset({"lift_fresh", "lift_fresh_copy"})  # `torch.tensor(…)`, which comes from pageable memory
+
+
+class RecordingDevice:
+    """Stand-in of a device with streams and graphs, which works on the CPU.
+
+    It captures as CUDA does: a capture changes no memory and no generator; numbers of Python are a part of the graph; a
+    replay repeats the operations of torch on the same memory, and nothing else; what a graph computes is not a number
+    before its first replay; an operation that would wait for the device is refused.
+
+    Attributes:
+        calls: Calls in order: `aside`, `back` at its end, `capture`, `replay`.
+    """
+
+    name = "cpu"
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Note the begin and the end of a block on a side stream."""
+        self.calls.append("aside")
+        try:
+            yield
+        finally:
+            self.calls.append("back")
+
+    def capture(self, work: Callable[[], T]) -> tuple[RecordedGraph, T]:
+        """Record the operations of some work, and undo what they have changed."""
+        self.calls.append("capture")
+        recorder, generator = _Recorder(), torch.get_rng_state()
+        try:
+            with recorder:
+                result = work()
+        finally:
+            recorder.undo()
+            torch.set_rng_state(generator)
+        return RecordedGraph(recorder.operations, self.calls), result
+
+    def refusing_waits(self) -> AbstractContextManager[Any]:
+        """Return a context in which an operation that would wait for a device raises RuntimeError."""
+        return _Refusing()  # type: ignore[no-untyped-call]  # untyped in torch
+
+    def generator_state(self) -> Tensor:
+        """Return the state of the default generator."""
+        return torch.get_rng_state()
+
+
+class RecordedGraph:
+    """Operations of torch, to repeat on the same memory.
+
+    Args:
+        operations: The operations.
+        calls: Log of calls.
+    """
+
+    def __init__(self, operations: list[tuple[Any, Any, Any, list[Tensor | None]]], calls: list[str]) -> None:
+        self._operations = operations
+        self._calls = calls
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        """Repeat the operations; a result is copied to the memory of the result that was recorded."""
+        self._calls.append("replay")
+        for operation, args, kwargs, made in self._operations:
+            for target, value in zip(made, tree_leaves(operation(*args, **kwargs)), strict=True):
+                if target is not None:
+                    target.copy_(value)
+
+
+class _Refusing(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in torch
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name.rpartition("::")[2]
+        if name in _WAITS or name in _COPIES:
+            raise RuntimeError(f"operation not permitted: {name} waits for the device")
+        return self.do(func, args, kwargs or {})
+
+    def do(self, func: Any, args: Any, kwargs: Any) -> Any:
+        return func(*args, **kwargs)
+
+
+class _Recorder(_Refusing):  # type: ignore[no-untyped-call]  # untyped in torch
+    """Records operations, and the memory that they may change as it was before."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped in torch
+        self.operations: list[tuple[Any, Any, Any, list[Tensor | None]]] = []
+        self._own: set[int] = set()
+        self._before: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def do(self, func: Any, args: Any, kwargs: Any) -> Any:
+        tensors = [tensor for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)]
+        for tensor in tensors:  # all of them: not every operation declares what it writes to
+            if _place(tensor) not in self._own:
+                whole = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+                self._before.setdefault(_place(tensor), (whole, whole.clone()))
+        given, result = set(map(_place, tensors)), func(*args, **kwargs)
+        leaves = tree_leaves(result)
+        made = [leaf if isinstance(leaf, Tensor) and _place(leaf) not in given else None for leaf in leaves]
+        self._own.update(_place(tensor) for tensor in made if tensor is not None)
+        self.operations.append((func, args, kwargs, made))
+        return result
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Put memory back, and leave no number in the memory of the graph."""
+        for whole, before in self._before.values():
+            whole.copy_(before)
+        for _, _, _, made in self.operations:
+            for tensor in made:
+                if tensor is not None and tensor.is_floating_point():
+                    tensor.detach().fill_(float("nan"))
+
+
+def _place(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
