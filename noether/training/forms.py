@@ -9,6 +9,7 @@ from typing import Any
 
 from noether.core.models.base import ModelBase
 from noether.errors import CheckpointError
+from noether.training import compiled
 from noether.training.state import TrainerParts
 from noether.training.update import Update
 
@@ -37,7 +38,8 @@ class Form:
 
 
 EAGER = Form("eager", True, lambda trainer, model: None, lambda trainer, update, model: update)
-FORMS: tuple[Form, ...] = (EAGER,)
+COMPILED = Form("compiled", False, compiled.refusal, compiled.build)
+FORMS: tuple[Form, ...] = (COMPILED, EAGER)
 """All forms, the fastest first; the last one is always possible."""
 
 

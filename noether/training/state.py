@@ -244,6 +244,10 @@ class TrainerParts(Protocol):
     path_provider: PathProvider
     logger: Logger
 
+    @property
+    def has_own_update(self) -> bool:
+        """True if the class, or the instance, has an `update` of its own."""
+
     def get_data_loader(
         self, iterator_callbacks: Sequence[PeriodicDataIteratorCallback], batch_size: int, evaluation: bool = False
     ) -> TrainingLoader:

@@ -271,6 +271,11 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         update.train_step = self.train_step  # an instance may have been given one of its own
         return update.accumulate(batch, dist_model, model, accumulation_steps_total, accumulation_step, retain_graph)
 
+    @property
+    def has_own_update(self) -> bool:
+        """True if the class, or this instance, has an `update` of its own."""
+        return type(self).update is not BaseTrainer.update or "update" in vars(self)
+
     def autocast(self) -> AbstractContextManager[None]:
         """Return a context with the precision of training."""
         return self.precision.autocast()
@@ -356,9 +361,7 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         assert self._prepared is not None, "prepared before"
         model, dist_model = self._prepared
         stop.begin_anew(self.state)
-        # An instance may have been given ones of its own.
-        has_update = type(self).update is not BaseTrainer.update or "update" in vars(self)
-        self.one_update.follow(self.train_step, self.update if has_update else None)
+        self.one_update.follow(self.train_step, self.update if self.has_own_update else None)
         try:
             with loop.closing(self.callbacks):
                 self.apply_resume_initializer(model)
