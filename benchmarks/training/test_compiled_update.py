@@ -1,8 +1,8 @@
 """The cost of one compiled update: `noether run` with `update = "compiled"` compared with the textbook loop.
 
-The work is that of `test_update.py`: an MLP 8 -> 32 -> 1 on batches of 32 samples, AdamW, default callbacks. The textbook
-loop has torch's default AdamW, and its batches lie ready in memory. Both agree within rounding, which is looked at
-first. The two alternate in one process, some hundred updates each, and the quickest of each count.
+The work is that of `test_update.py`: an MLP 8 -> 32 -> 1 on batches of 32 samples, AdamW, default callbacks. The
+textbook loop has torch's default AdamW, and its batches lie ready in memory. Both agree within rounding, which is
+looked at first. The two alternate in one process, some hundred updates each, and the quickest of each count.
 """
 
 from __future__ import annotations

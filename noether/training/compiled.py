@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import sys
 from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any, TypeAlias
@@ -36,7 +39,7 @@ def refusal(trainer: TrainerParts, model: ModelBase) -> str | None:
         f"precision is {config.precision}, expected float32": trainer.precision.dtype is not None,
         "use_torch_compile compiles the forward pass already": config.use_torch_compile,
         "the trainer has an `update` of its own": trainer.has_own_update,
-        "the optimizer evaluates the loss itself": hasattr(trainer.one_update, "plain"),
+        "the optimizer evaluates the loss itself": any(one.traits.takes_closure for one in model.optimizers().values()),
     }
     for reason, applies in reasons.items():
         if applies:
@@ -66,13 +69,9 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def _missing_compiler() -> str | None:
-    from torch._inductor.cpp_builder import get_cpp_compiler  # imports Inductor, which other forms do not need
-
-    try:
-        get_cpp_compiler()
-    except Exception:
-        return "no C++ compiler was found (set CXX to one)"
-    return None
+    """Look for the compiler that Inductor will call, without importing Inductor."""
+    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    return None if shutil.which(name) else f"no C++ compiler was found: {name} is not on the PATH (set CXX to one)"
 
 
 def build(trainer: TrainerParts, update: Update, model: ModelBase) -> Update:

@@ -1,6 +1,7 @@
 """`noether plan` predicts the behaviour of `noether run`."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,14 @@ def test_check_notes_what_may_be_meant(spec_file, monkeypatch, capsys):
     code, out, _ = command(monkeypatch, capsys, "check", spec_file, *changes)
     assert code == 0
     assert "note: trainer.callbacks.1.every_n_epochs: every_n_epochs = 3 never fires" in out
+
+
+@pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("clang++") is None, reason="compiles with a C++ compiler"
+)
+def test_a_plan_says_that_updates_will_be_compiled(plan):
+    assert plan({"trainer.update": "compiled"}).form == "compiled"
+    assert plan().slower_because["compiled"].startswith("possible")
 
 
 def test_a_plan_says_in_which_form_updates_run_and_why_not_in_a_faster_one(plan, capsys):
