@@ -93,9 +93,9 @@ class FunctionalStep:
         own = self.optimizer.torch_optimizer
         return own.state is self._states and own.param_groups is self._groups and len(self._groups) == len(self.given)
 
-    def states(self) -> list[State]:
-        """Return the tensors of the state of each parameter, as they are now."""
-        return [{name: entry[name] for name in names} for entry, names in zip(self._entries, self._named, strict=True)]
+    def states(self) -> list[Tensor]:
+        """Return the tensors of the state of all parameters, as they are now; one flat list is quick to guard."""
+        return [entry[name] for entry, names in zip(self._entries, self._named, strict=True) for name in names]
 
     def refresh(self) -> None:
         """Fill `given` if a schedule or a callback has set other values."""
@@ -120,11 +120,21 @@ class FunctionalStep:
         return gradient if self._clip_value is None else gradient.clamp(-self._clip_value, self._clip_value)
 
     def apply(
-        self, parameters: list[Tensor], states: list[State], given: Tensor, gradients: list[Tensor], bad: Tensor
+        self, parameters: list[Tensor], states: list[Tensor], given: Tensor, gradients: list[Tensor], bad: Tensor
     ) -> None:
-        """Do the optimizer step in place, unless `bad` is true: then parameters and state stay as they are."""
-        compute = self._adam if self._is_adam else self._sgd
-        for parameter, state, index, gradient in zip(parameters, states, self.group_of, gradients, strict=True):
+        """Do the optimizer step in place, unless `bad` is true: then parameters and state stay as they are.
+
+        Args:
+            parameters: The parameters.
+            states: Return value of `states`.
+            given: The attribute `given`.
+            gradients: Return value of `clipped`.
+            bad: True on the device if a gradient or a loss is not finite.
+        """
+        compute, start = self._adam if self._is_adam else self._sgd, 0
+        for parameter, names, index, gradient in zip(parameters, self._named, self.group_of, gradients, strict=True):
+            state = dict(zip(names, states[start : start + len(names)], strict=True))
+            start += len(names)
             group, lr, weight_decay = self._groups[index], given[index, 0], given[index, 1]
             if group["maximize"]:
                 gradient = -gradient

@@ -24,6 +24,9 @@ _set_grad_enabled = torch._C._set_grad_enabled
 # numpy's generator would be replaced by torch's, and hooks that are added later would not be noticed.
 _TRACING = {"trace_numpy": False, "skip_nnmodule_hook_guards": False}
 
+# Random numbers are those of the eager kernels, drawn in the same order.
+_COMPILING = {"fallback_random": True}
+
 
 class UnusableGraphError(Exception):
     """A graph cannot be made or used; the text says why, as the second half of a sentence."""
@@ -162,8 +165,7 @@ class CompiledStep:
             raise UnusableGraphError(CHANGED)
         from torch._inductor.compile_fx import compile_fx
 
-        # Random numbers are those of the eager kernels, drawn in the same order.
-        compiled = compile_fx(graph, inputs, config_patches={"fallback_random": True})
+        compiled = compile_fx(graph, inputs, config_patches=_COMPILING)
         self._is_made = True
         return compiled
 
@@ -182,7 +184,7 @@ class CompiledStep:
 def _step(
     graph: CompiledStep,
     parameters: list[Tensor],
-    states: list[list[dict[str, Tensor]]],
+    states: list[list[Tensor]],
     buffers: list[Tensor],
     given: list[Tensor],
     batch: dict[str, Tensor],
@@ -218,7 +220,7 @@ def _step(
         bad = bad | ~earlier.isfinite().all()
     norms, start = [], 0
     for optimizer, state, values in zip(graph.optimizers, states, given, strict=True):
-        end = start + len(state)
+        end = start + len(optimizer.parameters)
         clipped, norm = optimizer.clipped(computed[start:end], bad)
         optimizer.apply(parameters[start:end], state, values, clipped, bad)
         norms.append(norm)
