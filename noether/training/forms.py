@@ -9,6 +9,7 @@ from typing import Any
 
 from noether.core.models.base import ModelBase
 from noether.errors import CheckpointError
+from noether.training import compiled
 from noether.training.graph import graph_refusal, graph_update
 from noether.training.state import TrainerParts
 from noether.training.update import Update
@@ -40,7 +41,8 @@ class Form:
 
 EAGER = Form("eager", True, lambda trainer, model: None, lambda trainer, update, model: update)
 GRAPH = Form("graph", True, graph_refusal, graph_update, is_automatic=False)  # until it has run on a device
-FORMS: tuple[Form, ...] = (GRAPH, EAGER)
+COMPILED = Form("compiled", False, compiled.refusal, compiled.build)
+FORMS: tuple[Form, ...] = (GRAPH, COMPILED, EAGER)
 """All forms, the fastest first; the last one is always possible."""
 
 

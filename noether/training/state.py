@@ -246,7 +246,7 @@ class TrainerParts(Protocol):
 
     @property
     def has_own_update(self) -> bool:
-        """True if its `update` is not that of every trainer."""
+        """True if the class, or the instance, has an `update` of its own."""
 
     def get_data_loader(
         self, iterator_callbacks: Sequence[PeriodicDataIteratorCallback], batch_size: int, evaluation: bool = False

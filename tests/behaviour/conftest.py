@@ -5,10 +5,12 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from noether.cli.main import main
+from noether.training.compiled_step import CompiledStep
 
 LAB = Path(__file__).parent / "lab"
 
@@ -23,6 +25,20 @@ def lab(workplace: Path) -> Iterator[Path]:
     sys.path[:] = path
     for name in [name for name in sys.modules if name.partition(".")[0] == "lab"]:
         del sys.modules[name]
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled updates are traced and guarded as always, and run without Inductor, which takes seconds for each."""
+    again = CompiledStep._backend
+
+    def backend(self: CompiledStep, graph: Any, inputs: Any) -> Any:
+        if self._is_made:
+            return again(self, graph, inputs)
+        self._is_made = True
+        return graph.forward
+
+    monkeypatch.setattr(CompiledStep, "_backend", backend)
 
 
 @dataclass(frozen=True)

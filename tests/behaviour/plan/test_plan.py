@@ -1,6 +1,7 @@
 """`noether plan` predicts the behaviour of `noether run`."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,14 @@ def test_a_plan_gives_the_threads_with_their_reason(plan, capsys):
     assert made.threads == 1
     print_plan(made)
     assert f"1: {made.threads_reason}" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("clang++") is None, reason="compiles with a C++ compiler"
+)
+def test_a_plan_says_that_updates_will_be_compiled(plan):
+    assert plan({"trainer.update": "compiled"}).form == "compiled"
+    assert plan().slower_because["compiled"].startswith("possible")
 
 
 def test_a_plan_says_in_which_form_updates_run_and_why_not_in_a_faster_one(plan, capsys):

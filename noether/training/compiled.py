@@ -1,0 +1,269 @@
+"""The compiled form of an update: forward pass, backward pass and optimizer as one Inductor graph on a CPU."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from time import perf_counter
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from noether.core.models.base import ModelBase
+from noether.kernel.progress import Stopwatch
+from noether.optim.functional import FunctionalStep, step_refusal
+from noether.optim.kernels import sharing
+from noether.training.compiled_step import CompiledStep, UnusableGraphError
+from noether.training.state import TrainerParts
+from noether.training.trainers.types import TrainerResult
+from noether.training.update import StepOutcome, Update
+
+_LOG = logging.getLogger("noether.trainers")
+
+MAX_SHAPES = 4
+"""Shapes of a batch that get graphs; each takes seconds to compile. Further ones run eagerly."""
+
+Shapes: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
+"""Shape of each tensor of a batch, in its order."""
+
+
+def refusal(trainer: TrainerParts, model: ModelBase) -> str | None:
+    """Return the reason why the updates of a trainer cannot be compiled, as far as it is known before the first one."""
+    config, dispatch = trainer.config, trainer.dispatch
+    reasons = {
+        f"the device is {trainer.device}, expected cpu": trainer.device.type != "cpu",
+        f"precision is {config.precision}, expected float32": trainer.precision.dtype is not None,
+        "use_torch_compile compiles the forward pass already": config.use_torch_compile,
+        "the trainer has an `update` of its own": trainer.has_own_update,
+        "the optimizer evaluates the loss itself": any(one.traits.takes_closure for one in model.optimizers().values()),
+    }
+    for reason, applies in reasons.items():
+        if applies:
+            return reason
+    if dispatch is not None and (readers := dispatch.order("before_optimizer_step")):
+        return f"'{readers[0]}' reads gradients in before_optimizer_step"
+    return _refusal_of_model(model) or _missing_compiler()
+
+
+def _refusal_of_model(model: ModelBase) -> str | None:
+    for name, module in model.named_modules():
+        if any(getattr(module, hooks) for hooks in _HOOKS):
+            return f"module '{name or type(module).__name__}' has hooks"
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+            return f"the gradients of '{name}' are sparse"
+    for method in ("optimizer_step", "optimizer_zero_grad"):
+        if not getattr(type(model), method).__module__.startswith("noether."):
+            return f"the model has a method {method} of its own"
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if shared := sharing(trained):
+        return f"parameters '{shared[0]}' and '{shared[1]}' share memory"
+    reasons = map(step_refusal, model.optimizers().values())
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _missing_compiler() -> str | None:
+    """Look for the compiler that Inductor will call, without importing Inductor."""
+    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    return None if shutil.which(name) else f"no C++ compiler was found: {name} is not on the PATH (set CXX to one)"
+
+
+def build(trainer: TrainerParts, update: Update, model: ModelBase) -> Update:
+    """Return the compiled update that takes the place of an eager one."""
+    return CompiledUpdate(update)
+
+
+class CompiledUpdate(Update):
+    """An update whose accumulation steps are graphs; the graph of the last one applies the gradients as well.
+
+    A graph is made for each shape of a batch, up to `MAX_SHAPES`; batches of further shapes run eagerly. The shapes are
+    part of a checkpoint, so that a resumed run makes the same choices. Everything that a graph has read from model,
+    loss and optimizer is guarded: if it changes, or if a graph cannot be made, the run goes on eagerly to its end, and
+    says why in one line.
+
+    Args:
+        plain: The eager update that it takes the place of.
+
+    Attributes:
+        plain: That update, for a trainer that is prepared again.
+    """
+
+    def __init__(self, plain: Update) -> None:
+        super().__init__(
+            plain.train_step,
+            plain.precision,
+            plain.guard,
+            accumulation_steps=plain.accumulation_steps,
+            to_device=plain.to_device,
+        )
+        self.plain = plain
+        self.form = "compiled"
+        self._shapes: list[Shapes] = []
+        self._graphs: dict[tuple[Shapes, bool, bool], CompiledStep] = {}
+        self._last: tuple[tuple[Shapes, bool, bool], CompiledStep | None] | None = None
+        self._optimizer_steps: list[FunctionalStep] = []
+        self._losses: list[Tensor] = []  # of the accumulation steps of the update under way
+        self._watch, self._no_time = Stopwatch(), Stopwatch()
+        self._no_time.elapsed_seconds = 0.0
+        self._parts = {"forward_time": self._no_time, "update_time": self._watch}
+
+    # The form
+
+    def follow(
+        self,
+        train_step: Callable[[Any, nn.Module], TrainerResult],
+        accumulate: Callable[..., StepOutcome] | None = None,
+    ) -> None:
+        """Set the train step; an `update` of the trainer's own calls it eagerly."""
+        super().follow(train_step, accumulate)
+        if accumulate is not None:
+            self._give_way("the trainer has an `update` of its own")
+
+    def form_state(self) -> dict[str, Any]:
+        """Return the form of the next update, and the shapes that have graphs, for a checkpoint."""
+        if self.form != "compiled" or not self._is_valid():
+            return {"form": "eager"}  # a graph that does not hold any more gives way in the next update
+        return {
+            "form": self.form,
+            "shapes": [[[name, list(shape)] for name, shape in shapes] for shapes in self._shapes],
+        }
+
+    def _is_valid(self) -> bool:
+        return all(step.is_current() for step in self._optimizer_steps) and all(
+            graph.is_valid() for graph in self._graphs.values()
+        )
+
+    def take_form(self, state: Mapping[str, Any]) -> None:
+        """Go on in the form of `form_state`."""
+        if state["form"] != self.form:
+            self._give_way("as in the checkpoint")
+        self._shapes = [tuple((name, tuple(shape)) for name, shape in shapes) for shapes in state.get("shapes", ())]
+
+    def _give_way(self, reason: str) -> None:
+        """Run all further updates eagerly, with one line that says why."""
+        if self.form == "compiled":
+            self.form = "eager"
+            self._graphs, self._optimizer_steps, self._last = {}, [], None
+            _LOG.warning("updates are eager from now on, not compiled: %s", reason)
+
+    def take_optimizers(self, model: ModelBase) -> None:
+        """Remember the optimizers of a model; graphs that were made for fewer groups cannot be used any more."""
+        super().take_optimizers(model)
+        if self._optimizer_steps and not self._has_same_optimizers():
+            self._give_way("the parameter groups of the optimizer changed")
+
+    def _has_same_optimizers(self) -> bool:
+        known = [step.optimizer for step in self._optimizer_steps]
+        return known == self._optimizers and all(step.is_current() for step in self._optimizer_steps)
+
+    # An accumulation step
+
+    def accumulate(
+        self,
+        batch: Any,
+        dist_model: nn.Module,
+        model: ModelBase,
+        accumulation_steps_total: int,
+        accumulation_step: int,
+        retain_graph: bool = False,
+    ) -> StepOutcome:
+        """Do one accumulation step as one graph, with the optimizer step if it is the last one; see `Update`."""
+        started = perf_counter()
+        if model is not self._model:
+            self.adopt(model, dist_model)
+        is_first, is_last = accumulation_step == 0, accumulation_step == accumulation_steps_total - 1
+        if is_first:
+            self._losses = []
+        graph = None
+        if self.form == "compiled":
+            graph = self._graph_for(batch, is_first=is_first, is_last=is_last, steps=accumulation_steps_total)
+        if graph is not None:
+            if is_first and not is_last and self._buffers is not None and not self._buffers.keep():
+                self._buffers = None
+            outcome = self._run(graph, batch, is_first=is_first, is_last=is_last)
+            if outcome is not None:
+                self._watch.started_at = self._no_time.started_at = started
+                self._watch.elapsed_seconds = perf_counter() - started
+                return *outcome, self._parts
+        done = super().accumulate(batch, dist_model, model, accumulation_steps_total, accumulation_step, retain_graph)
+        self._losses.append(done[0]["total"])
+        return done
+
+    def _run(
+        self, graph: CompiledStep, batch: Any, *, is_first: bool, is_last: bool
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor] | None] | None:
+        """Run a graph and settle what it computed; None if something changed, and nothing was done."""
+        steps = self._optimizer_steps
+        for step in steps:
+            if not step.is_current():
+                self._give_way("the state of the optimizer was replaced")
+                return None
+            step.refresh()
+        gradients = None if is_first else [p.grad for p in self._parameters if p.grad is not None]
+        earlier = None if is_first or not is_last else torch.stack(self._losses)
+        try:
+            losses, outputs, flag, norms, computed = graph(batch, gradients, earlier)
+        except UnusableGraphError as error:
+            self._give_way(str(error))
+            return None
+        self.loss_weights = None
+        if not is_last:
+            if is_first:
+                for parameter, gradient in zip(self._parameters, computed, strict=True):
+                    parameter.grad = gradient
+            self._losses.append(losses["total"])
+            self.guard.keep(losses["total"])
+            return losses, outputs
+        for step, norm in zip(steps, norms, strict=True):
+            if norm is not None:
+                step.optimizer.last_grad_norm = norm
+        if not self.guard.admits(flag, []) and not is_first and self._buffers is not None:
+            self._buffers.put_back()
+        if not is_first:
+            self._model.optimizer_zero_grad()  # type: ignore[union-attr]  # adopted above
+        return losses, outputs
+
+    def _graph_for(self, batch: Any, *, is_first: bool, is_last: bool, steps: int) -> CompiledStep | None:
+        """Return the graph for a batch, made if it is the first of its shape; None if it runs eagerly."""
+        if type(batch) is not dict:
+            self._give_way(f"a batch is a {type(batch).__name__}, expected a dict of tensors")
+            return None
+        shapes: Shapes = tuple([(name, getattr(value, "shape", ())) for name, value in batch.items()])
+        if self._last is not None and self._last[0] == (shapes, is_first, is_last):
+            return self._last[1]
+        key = (shapes, is_first, is_last)
+        graph = self._graphs.get(key)
+        if graph is None:
+            graph = self._made(batch, key, steps)
+        self._last = (key, graph) if self.form == "compiled" else None
+        return graph
+
+    def _made(self, batch: dict[str, Any], key: tuple[Shapes, bool, bool], steps: int) -> CompiledStep | None:
+        if stray := [name for name, value in batch.items() if not isinstance(value, Tensor)]:
+            self._give_way(f"batches have values that are not tensors: '{stray[0]}'")
+            return None
+        shapes: Shapes = tuple((name, tuple(value.shape)) for name, value in batch.items())
+        if shapes not in self._shapes:
+            if len(self._shapes) == MAX_SHAPES:
+                return None
+            self._shapes.append(shapes)
+        assert self._model is not None, "adopted before"
+        try:
+            optimizers = self._optimizer_steps or [FunctionalStep(optimizer) for optimizer in self._optimizers]
+            graph = CompiledStep(self.train_step, self._model, optimizers, is_first=key[1], is_last=key[2], count=steps)
+            graph.look_at(batch)
+        except UnusableGraphError as error:
+            self._give_way(str(error))
+            return None
+        if not self._optimizer_steps:
+            self._optimizer_steps = optimizers
+            for optimizer in optimizers:
+                optimizer.create_state()
+        self._graphs[key] = graph
+        return graph
