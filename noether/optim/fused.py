@@ -60,7 +60,7 @@ class FusedStep:
             or _global_optimizer_pre_hooks
             or _global_optimizer_post_hooks
             or profiler._is_profiler_enabled
-            or "step" in own  # put there by a schedule of torch or a compiler
+            or "step" in own  # a schedule of torch or a compiler has put it there
             or type(optimizer).step is not self._step
             or ("grad_scale" in own and own["grad_scale"] is not None)
             or torch.is_grad_enabled()
@@ -127,7 +127,7 @@ def _tensors_of(group: Options, state: Iterator[tuple[Tensor, Any]]) -> _Tensors
 
 
 def _is_of_torch(function: Any) -> bool:
-    """Return False if a function, or one that it wraps, is not torch's: somebody has replaced it."""
+    """Return False if a function, or one that it wraps, is not torch's, because it was replaced."""
     last = inspect.unwrap(function, stop=lambda each: not _is_in_torch(each))
     return _is_in_torch(last)
 
