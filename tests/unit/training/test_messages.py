@@ -13,6 +13,7 @@ from noether.config.components import CallBackBaseConfig
 from noether.core.models.build import AdaptedModule
 from noether.testing import make_callback, make_model, make_trainer
 from noether.training.callbacks.offline_metrics import METRICS
+from noether.training.forms import restore_form
 from noether.training.nonfinite import FiniteGuard
 from noether.training.parallel import parallel_of
 from noether.training.resume import blamed_on, restore_optimizers
@@ -50,8 +51,15 @@ def of_settings(folder: Path) -> dict[str, Any]:
         "nothing to train": lambda: make_trainer(folder / "b").train(frozen),
         "layers without sizes": lambda: make_trainer(folder / "c").train(AdaptedModule(nn.LazyLinear(2), None)),
         "unfreezing without a run": lambda: make_trainer(folder / "d").unfreeze("*"),
+        "a form that is not possible any more": lambda: resumed_in_another_form(folder),
         **of_closures(folder),
     }
+
+
+def resumed_in_another_form(folder: Path) -> None:
+    trainer = make_trainer(folder / "e", update="compiled", precision="bf16")
+    trainer.prepare(make_model())
+    restore_form(trainer, {"asked": "compiled", "form": "compiled", "shapes": []})
 
 
 def of_closures(folder: Path) -> dict[str, Any]:
