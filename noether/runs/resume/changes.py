@@ -58,6 +58,9 @@ FREE = (
 EXACT_ONLY_IF_EQUAL = ("device", "threads", "deterministic", "matmul_precision")
 """Keys that may change and then alter the last bits: the run warns that the resume is not exact."""
 
+ADDED = {"trainer.update": "eager"}
+"""Keys that earlier versions did not have, with the value that says what those did: a run of theirs goes on."""
+
 _FROZEN = ("datasets.train*",)
 _LIMITS = ("trainer.max_epochs", "trainer.max_updates", "trainer.max_samples")
 
@@ -69,14 +72,20 @@ def refused_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[D
     """
     scheduled = _has_schedule(before.get("model")) or _has_schedule(now.get("model"))
     return [
-        difference for difference in differences(dict(before), dict(now)) if _is_decisive(difference.key, scheduled)
+        difference
+        for difference in differences(dict(before), dict(now))
+        if _is_decisive(difference.key, scheduled) and not _is_added(difference)
     ]
 
 
 def mathematics(tables: Mapping[str, Any]) -> str:
     """Return a digest of the settings of a resolved spec that decide about the values that training computes."""
     scheduled = _has_schedule(tables.get("model"))
-    decisive = [(key, repr(value)) for key, value in _leaves(tables) if _is_decisive(key, scheduled)]
+    decisive = [
+        (key, repr(value))
+        for key, value in _leaves(tables)
+        if _is_decisive(key, scheduled) and value != ADDED.get(key, ABSENT)
+    ]
     return hashlib.sha256(repr(sorted(decisive)).encode()).hexdigest()[:16]
 
 
@@ -93,6 +102,10 @@ def is_free(key: str) -> bool:
     if any(fnmatchcase(key, pattern) for pattern in _FROZEN):
         return False
     return any(fnmatchcase(key, pattern) for pattern in (*FREE, *EXACT_ONLY_IF_EQUAL))
+
+
+def _is_added(difference: Difference) -> bool:
+    return difference.left is ABSENT and difference.right == ADDED.get(difference.key, ABSENT)
 
 
 def _is_decisive(key: str, scheduled: bool) -> bool:

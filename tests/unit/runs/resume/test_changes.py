@@ -14,6 +14,7 @@ from noether.runs.resume.changes import (
     _sources,
     inexact_changes,
     is_free,
+    mathematics,
     refused_changes,
     require_same_mathematics,
 )
@@ -92,6 +93,13 @@ def test_a_refused_change_is_reported_with_both_values_and_the_way_out() -> None
 def test_all_refused_changes_are_reported_at_once() -> None:
     now = {**changed(trainer={"effective_batch_size": 16}), "seed": 1}
     assert [change.key for change in refused_changes(BEFORE, now)] == ["trainer.effective_batch_size", "seed"]
+
+
+def test_a_run_of_a_version_without_a_key_goes_on_as_it_was_and_not_otherwise() -> None:
+    assert refused_changes(BEFORE, changed(trainer={"update": "eager"})) == []
+    assert mathematics(BEFORE) == mathematics(changed(trainer={"update": "eager"}))
+    assert refused_changes(BEFORE, changed(trainer={"update": "compiled"}))
+    assert mathematics(BEFORE) != mathematics(changed(trainer={"update": "compiled"}))
 
 
 @pytest.mark.parametrize("scheduled", [False, True])
