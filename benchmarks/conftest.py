@@ -98,6 +98,8 @@ class Gate:
         return result
 
     def _compare(self, name: str, found: gate.Figures) -> None:
+        if not found:
+            return
         if name not in self.baselines:
             self.is_final = True
             pytest.fail(f"has no baseline\n{RENEW} --new", pytrace=False)

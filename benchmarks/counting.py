@@ -29,6 +29,9 @@ OURS = (RUNNING, "noether/", "<noether ", "benchmarks/")
 READS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique")
 """Operations for which the host waits on an accelerator."""
 
+INEXACT = ("noether/spec/errors/words.py <genexpr>",)
+"""Called for each character of a printed number, such as seconds: their number differs."""
+
 _PLAN = re.compile(r"<noether (\w+) \d+>")
 
 
@@ -144,7 +147,8 @@ def _edges(profile: cProfile.Profile) -> Counter[tuple[str, str]]:
         edges[RUNNING, label(*called)] += calls - sum(number for number, *_ in callers.values())
         for caller, (number, *_) in callers.items():
             edges[label(*caller), label(*called)] += number
-    own = [edge for edge in edges if any("/counting.py " in end or "_lsprof.Profiler" in end for end in edge)]
-    for edge in own:  # the calls that end the count
-        del edges[edge]
+    for edge in list(edges):
+        ends_the_count = any("/counting.py " in end or "_lsprof.Profiler" in end for end in edge)
+        if ends_the_count or any(end in INEXACT for end in edge):
+            del edges[edge]
     return +edges

@@ -1,7 +1,7 @@
 """Run the benchmarks, and write the goals of speed with their measured values into docs/explanation/performance.md.
 
 python docs/performance_figures.py            measure and write: minutes
-python docs/performance_figures.py --from F   write the table of a report F of an earlier call
+python docs/performance_figures.py --from F   write the table of the reports F of earlier calls
 
 A goal without a benchmark that publishes its figure is shown as not measured.
 """
@@ -215,13 +215,13 @@ def write(text: str) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--from", dest="report", type=Path, help="a report of an earlier call")
+    parser.add_argument("--from", dest="reports", type=Path, nargs="+", help="reports of earlier calls")
     options = parser.parse_args(arguments)
-    report = options.report or Path(tempfile.mkdtemp(prefix="performance-")) / "benchmarks.json"
-    if options.report is None:
-        measure(report)
-        print(f"the report is {report}")
-    write(table(json.loads(report.read_text("utf-8"))["benchmarks"]))
+    reports = options.reports or [Path(tempfile.mkdtemp(prefix="performance-")) / "benchmarks.json"]
+    if options.reports is None:
+        measure(reports[0])
+        print(f"the report is {reports[0]}")
+    write(table([one for report in reports for one in json.loads(report.read_text("utf-8"))["benchmarks"]]))
 
 
 if __name__ == "__main__":

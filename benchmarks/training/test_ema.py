@@ -1,14 +1,12 @@
 """An exponential moving average: one update and one exchange, compared with the plain loop and the machine.
 
-All sides are checked to agree before they are timed, in rounds that alternate. The lowest seconds are compared, because
-other users of the machine only add to them, and the ratios go into `extra_info`. The machine's limit is one add that
-reads two streams and writes one, as an average does. A gate is wider than its goal, by what machines differ.
+All sides are checked to agree before they are timed, in rounds that alternate. The medians of the rounds' ratios go
+into `extra_info`: both sides of a round share the memory's bandwidth with the same other users. The machine's limit is
+one add that reads two streams and writes one, as an average does. A gate is wider than its goal: machines differ.
 """
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -16,6 +14,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
+from benchmarks.timing import Timing, interleaved
 from noether.core.callbacks.checkpoint.averages import Average, FlatParameters, LiveWeights
 
 FACTOR = 0.999
@@ -43,27 +42,17 @@ def plain_loop(averages: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
         average.mul_(FACTOR).add_(weight, alpha=1 - FACTOR)
 
 
-def seconds(call: Callable[[], object]) -> float:
-    started = time.thread_time()
-    call()
-    return time.thread_time() - started
-
-
 @torch.no_grad()
-def best(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Return the lowest seconds of each call, in rounds of all of them, because each call changes the caches."""
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(ROUNDS + 2):
-        for name in random.sample(list(calls), k=len(calls)):
-            taken[name].append(seconds(calls[name]))
-    return {name: min(times[2:]) for name, times in taken.items()}
+def timed(calls: dict[str, Callable[[], object]]) -> Timing:
+    """Time the calls in rounds of all of them, because each call changes the caches."""
+    return interleaved(calls, rounds=ROUNDS)
 
 
 def ratios(calls: dict[str, Callable[[], object]], goals: dict[tuple[str, str], float]) -> dict[str, float]:
     """Return the ratios that have goals; measure up to ten times if the machine's other users hide one."""
     for _ in range(10):
-        took = best(calls)
-        found = {f"{one} / {other}": took[one] / took[other] for one, other in goals}
+        timing = timed(calls)
+        found = {f"{one} / {other}": timing.ratio(one, other) for one, other in goals}
         if all(found[f"{one} / {other}"] <= goal for (one, other), goal in goals.items()):
             return found
     pytest.fail(f"found {found}, expected at most {list(goals.values())}")
@@ -151,6 +140,6 @@ def test_exchange(benchmark: BenchmarkFixture) -> None:
 
     calls = {"copying": copy_there_and_back, "ours": exchange}
     benchmark.extra_info["ratios"] = ratios(calls, {("ours", "copying"): 0.5})
-    benchmark.extra_info["us a tensor"] = 1e6 * best(calls)["ours"] / MANY_SMALL["tensors"] / 2  # there and back
+    benchmark.extra_info["us a tensor"] = timed(calls).micro("ours") / MANY_SMALL["tensors"] / 2  # there and back
     with torch.no_grad():
         benchmark.pedantic(exchange, rounds=5, warmup_rounds=1)
