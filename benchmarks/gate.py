@@ -2,12 +2,16 @@
 
 A benchmark publishes figures in `extra_info`: `counts`, numbers that are the same on every machine; `ratio`, or several
 in `ratios`, its time above that of the way beside it; and `calls`, a table that says which function made the calls.
-Any growth of a count fails. A ratio fails beyond its baseline by max(10 %, 4 median absolute deviations).
+Any growth of a count fails. A ratio fails beyond its baseline by max(10 %, 4 median absolute deviations); on another
+processor than that of the baselines, where ratios are others, by max(50 %, 4 deviations).
 """
 
 from __future__ import annotations
 
 import json
+import os
+import platform
+import re
 import statistics
 import sys
 from collections import defaultdict
@@ -18,7 +22,7 @@ from typing import Any
 
 BASELINES = Path(__file__).with_name("baselines.json")
 TRIES = 3
-AT_LEAST, DEVIATIONS = 0.10, 4.0
+AT_LEAST, ELSEWHERE, DEVIATIONS = 0.10, 0.50, 4.0
 SHOWN = 8
 """Functions named in a failure."""
 
@@ -64,20 +68,21 @@ def grown_calls(found: Mapping[str, float], before: Mapping[str, float]) -> list
     ]
 
 
-def grown_ratios(found: Figures, baseline: Figures) -> list[str]:
-    """Return a line for each ratio that lies beyond its limit or vanished."""
+def grown_ratios(found: Figures, baseline: Figures, at_least: float = AT_LEAST) -> list[str]:
+    """Return a line for each ratio that lies beyond its limit or vanished; see `limit`."""
     ratios, before = found.get("ratios", {}), baseline.get("ratios", {})
     lines = []
     for name, (ratio, deviation) in before.items():
-        if name in ratios and ratios[name] > limit(ratio, deviation):
-            above = f"{ratio:.3f} + {limit(ratio, deviation) / ratio - 1:.0%}"
-            lines.append(f"{name}: found {ratios[name]:.3f}, expected at most {limit(ratio, deviation):.3f} ({above})")
+        largest = limit(ratio, deviation, at_least)
+        if name in ratios and ratios[name] > largest:
+            above = f"{ratio:.3f} + {largest / ratio - 1:.0%}"
+            lines.append(f"{name}: found {ratios[name]:.3f}, expected at most {largest:.3f} ({above})")
     return lines + _unequal_names(ratios, before)
 
 
-def limit(ratio: float, deviation: float) -> float:
-    """Return the largest ratio that passes."""
-    return ratio + max(AT_LEAST * abs(ratio), DEVIATIONS * deviation)
+def limit(ratio: float, deviation: float, at_least: float = AT_LEAST) -> float:
+    """Return the largest ratio that passes: a share of the baseline above it, or what it varies by if that is more."""
+    return ratio + max(at_least * abs(ratio), DEVIATIONS * deviation)
 
 
 def _unequal_names(found: Iterable[str], before: Iterable[str]) -> list[str]:
@@ -105,6 +110,19 @@ def _spread(values: Sequence[float]) -> list[float]:
     return [round(middle, 4), round(statistics.median(abs(value - middle) for value in values), 4)]
 
 
+def processor() -> str:
+    """Return the name of this machine's processor, and how many cores there are."""
+    names = (
+        re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else []
+    )
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def processor_of(file: Path = BASELINES) -> str:
+    """Return the processor that baselines were measured on; without a file, the present one."""
+    return json.loads(file.read_text("utf-8")).get("processor", "") if file.exists() else processor()
+
+
 def versions() -> dict[str, str]:
     """Return the versions that counts depend on."""
     return {"python": f"{sys.version_info.major}.{sys.version_info.minor}", "torch": version("torch").split("+")[0]}
@@ -122,9 +140,8 @@ def load(file: Path = BASELINES) -> dict[str, Figures]:
 
 def save(machine: str, benchmarks: Mapping[str, Figures], file: Path = BASELINES) -> None:
     """Write baselines, in order of names."""
-    text = json.dumps(
-        {"machine": machine, "versions": versions(), "benchmarks": dict(sorted(benchmarks.items()))}, indent=1
-    )
+    measured_by = {"machine": machine, "processor": processor(), "versions": versions()}
+    text = json.dumps({**measured_by, "benchmarks": dict(sorted(benchmarks.items()))}, indent=1)
     file.write_text(text + "\n", "utf-8")
 
 

@@ -80,6 +80,7 @@ GOALS: dict[str, tuple[Goal, ...]] = {
         Goal("… with the check of all gradients", "15 µs", READY, "above_bare", 15, "{:+.1f} µs"),
         Goal("… and with our own data path from memory", "35 µs", IN_MEMORY, "above_bare", 35, "{:+.1f} µs"),
         Goal("Python calls, batches ready-made", "12", CALLS, "calls_above_bare", 12, "{:+.0f}"),
+        Goal("… above a loop that calls the kernels by hand", "12", CALLS, "calls_above_by_hand", 12, "{:+.0f}"),
         Goal("… with our own data path, between boundaries", "no goal", COUNTS, OUR_CALLS, NO_LIMIT, "{:+.0f}"),
         Goal("Beside the textbook loop, whose AdamW has torch's defaults", "0.7", IN_MEMORY, "ratio_textbook", 0.7),
         Goal("A data set by sample, for each sample", "5 µs", BATCHES, "microseconds_a_sample", 5, "{:.1f} µs"),

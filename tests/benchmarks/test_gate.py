@@ -156,6 +156,7 @@ def test_a_ratio_may_grow_by_a_tenth_or_by_four_deviations(ratio: float, deviati
     baseline = {"ratios": {"ratio": [ratio, deviation]}}
     assert gate.grown_ratios({"ratios": {"ratio": limit - 0.001}}, baseline) == []
     assert len(gate.grown_ratios({"ratios": {"ratio": limit + 0.001}}, baseline)) == 1
+    assert gate.grown_ratios({"ratios": {"ratio": ratio * 1.49}}, baseline, gate.ELSEWHERE) == []
 
 
 def test_a_baseline_is_the_median_and_its_deviation_over_the_tries():
