@@ -1,6 +1,7 @@
 """The gate of benchmarks: what it compares, and two injections into a copy of the repository that it has to catch."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -45,7 +46,11 @@ class Tree:
     def run(self, what: str, *options: str) -> subprocess.CompletedProcess[str]:
         addopts = "addopts=--import-mode=importlib --strict-markers -p no:cacheprovider"
         command = [sys.executable, "-m", "pytest", what, "--benchmark-only", "-q", "-o", addopts, "-o", "timeout=600"]
-        return subprocess.run([*command, *options], cwd=self.folder, capture_output=True, text=True, check=False)
+        # Without what xdist has set for the process of this test: pytest-benchmark would measure nothing.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        return subprocess.run(
+            [*command, *options], cwd=self.folder, env=environment, capture_output=True, text=True, check=False
+        )
 
     def renew(self, what: str) -> None:
         done = self.run(what, f"--record={self.folder / 'found.json'}", "--tries=3")

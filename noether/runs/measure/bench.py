@@ -6,6 +6,7 @@ import cProfile
 import gc
 import os
 import platform
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
@@ -363,7 +364,7 @@ class _Costs(_Phases):
 def machine_facts(device: str) -> dict[str, Any]:
     """Return what times depend on: processor, cores, threads, versions."""
     facts: dict[str, Any] = {
-        "system": f"{platform.system()} {platform.machine()}",
+        "system": f"{sys.platform} {platform.machine()}",
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 1),

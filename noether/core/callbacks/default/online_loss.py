@@ -148,7 +148,8 @@ class OnlineLossCallback(PeriodicCallback):
             self._read_counts()
         if not self._sums:
             return None
-        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+        # Each of its own: a file holds a tensor of two names once, and a resumed interval has two.
+        return {"sums": {name: total.clone() for name, total in self._sums.items()}, "counts": dict(self._counts)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the sums of the current interval."""
