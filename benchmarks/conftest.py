@@ -67,19 +67,19 @@ class Gate:
         """Measure until a benchmark passes, or until it has been recorded often enough."""
         self.is_final = False
         tries = self.config.getoption("tries") if self.record else gate.TRIES
-        for number in range(1, tries + 1):
+        for number in range(1, (2 * tries if self.record else tries) + 1):  # some that are recorded may fail
             self._forget(item)
             reports = runtestprotocol(item, log=False, nextitem=nextitem)
             failed = any(report.failed for report in reports)
-            is_enough = failed or self._is_recorded(item) if self.record else not failed or self.is_final
-            if number == tries or is_enough or any(report.skipped for report in reports):
+            is_enough = not failed and self._is_recorded(item, tries) if self.record else not failed or self.is_final
+            if (number == tries and not self.record) or is_enough or any(report.skipped for report in reports):
                 break
         return reports
 
-    def _is_recorded(self, item: pytest.Item) -> bool:
+    def _is_recorded(self, item: pytest.Item, tries: int) -> bool:
         """Return True for a benchmark without figures, and for one with nothing but counts, once they are confirmed."""
         found = self.found.get(item.nodeid, [])
-        return not found or not found[-1] or (len(found) > 1 and "ratios" not in found[-1])
+        return not found or not found[-1] or len(found) >= (tries if "ratios" in found[-1] else 2)
 
     def _forget(self, item: pytest.Item) -> None:
         """Drop what pytest-benchmark keeps of an earlier measurement."""

@@ -52,7 +52,8 @@ def feed(server: str, tmp_path: Path) -> Iterator[TrackerFeed]:
     opened.start()
     time.sleep(0.5)  # its first request is on its way
     yield opened
-    opened.close("KILLED", deadline_s=0.1)
+    opened.end("KILLED")
+    opened.wait_closed(0.1)
 
 
 def make_update() -> Callable[[], None]:
