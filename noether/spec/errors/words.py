@@ -84,6 +84,8 @@ def quoted(text: str, limit: int = 60) -> str:
 
 def visible(text: str) -> str:
     """Return text with control and direction characters escaped."""
+    if text.isprintable():  # nearly always: a run passes every line that it prints through here
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
