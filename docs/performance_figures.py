@@ -88,7 +88,7 @@ GOALS: dict[str, tuple[Goal, ...]] = {
         Goal("Python calls of 100 callbacks that override nothing hot", "0", QUIET, "idle_calls", 0, "{:+.0f}"),
         Goal("One more callback with an empty hook", "0.15 µs", HOT, "us_a_hook", 0.15, "{:.2f} µs"),
         Goal("A boundary that logs the default metrics", "60 µs", BOUNDARY, "us", 60, "{:.0f} µs"),
-        Goal("The whole update compiled, beside the textbook loop", "0.4", "test_compiled_update.py", "ratio", 0.4),
+        Goal("The whole update compiled, beside the textbook loop", "0.4", "test_update_compiled.py", "ratio", 0.4),
     ),
     "Hooks, averages, logging": (
         Goal("20 implementations of a hook, beside a loop over bound methods", "1.3", "pluggy[20]", "ratio", 1.3),

@@ -3,6 +3,8 @@
 The work is that of `test_update.py`: an MLP 8 -> 32 -> 1 on batches of 32 samples, AdamW, default callbacks. The
 textbook loop has torch's default AdamW, and its batches lie ready in memory. Both agree within rounding, which is
 looked at first. The two alternate in one process, some hundred updates each, and the quickest of each count.
+
+The last file of its folder: torch's compiler, once imported, adds calls to every loop, which the others count.
 """
 
 from __future__ import annotations
