@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+import pytest
 import torch
 
 from benchmarks.counting import RUNNING, Calls, tensor_counts
@@ -23,6 +24,7 @@ def twice() -> None:
         len(())
 
 
+@pytest.mark.long  # it has hung once, in cProfile, after thousands of other tests in its process
 def test_calls_are_those_of_an_update_with_their_callers():
     calls = Calls(trained(twice), 2, 6)
     assert calls.total == 3
