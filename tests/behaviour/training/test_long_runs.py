@@ -99,6 +99,7 @@ def test_a_boundary_costs_calls_in_proportion_to_its_metrics(tmp_path: Path) -> 
     assert thousand - hundred <= 10.5 * (hundred - ten)
 
 
+@pytest.mark.long  # counts calls, to which other tests in its process may add some
 def test_the_thousandth_epoch_starts_with_the_calls_of_the_first(tmp_path: Path) -> None:
     """The short form of the first test, for every run of the tests."""
     model = make_model()
