@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from written_block import write_block
 
 REPOSITORY = Path(__file__).parents[1]
 PAGE = Path(__file__).parent / "explanation" / "performance.md"
@@ -203,16 +203,6 @@ def measure(report: Path) -> None:
     subprocess.run(command, cwd=REPOSITORY, check=False)
 
 
-def write(text: str) -> None:
-    """Write the table into its place on the page."""
-    block = f"{BEGIN}\n\n{text}\n\n{END}"
-    page = PAGE.read_text("utf-8")
-    replaced, places = re.subn(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: block, page, flags=re.DOTALL)
-    assert places == 1, f"{PAGE} has one place for the table"
-    PAGE.write_text(replaced, "utf-8")
-    print(f"wrote {PAGE}")
-
-
 def main(arguments: Sequence[str]) -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -222,7 +212,12 @@ def main(arguments: Sequence[str]) -> None:
     if options.reports is None:
         measure(reports[0])
         print(f"the report is {reports[0]}")
-    write(table([one for report in reports for one in json.loads(report.read_text("utf-8"))["benchmarks"]]))
+    write_block(
+        PAGE,
+        BEGIN,
+        END,
+        table([one for report in reports for one in json.loads(report.read_text("utf-8"))["benchmarks"]]),
+    )
 
 
 if __name__ == "__main__":

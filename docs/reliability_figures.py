@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import torch
 from reliability_report import NotMeasuredError, Report
+from written_block import write_block
 
 REPOSITORY = Path(__file__).parents[1]
 PAGE = Path(__file__).parent / "explanation" / "reliability.md"
@@ -195,16 +195,6 @@ def run(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=REPOSITORY, check=False)
 
 
-def write(report: Report) -> None:
-    """Write the table into its place on the page."""
-    text = PAGE.read_text("utf-8")
-    block = f"{BEGIN}\n\n{table(report)}\n\n{END}"
-    replaced, places = re.subn(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: block, text, flags=re.DOTALL)
-    assert places == 1, f"{PAGE} has one place for the table"
-    PAGE.write_text(replaced, "utf-8")
-    print(f"wrote {PAGE}")
-
-
 def main(arguments: Sequence[str]) -> int:
     """Measure and write; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -220,7 +210,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"failed: {failed}", file=sys.stderr)
     if report.failed:
         return 1
-    write(report)
+    write_block(PAGE, BEGIN, END, table(report))
     return 0
 
 

@@ -25,6 +25,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
+
+from written_block import write_block  # noqa: E402  # after the path that it is found in
+
 PAGE = ROOT / "docs" / "explanation" / "performance.md"
 BEGIN, END = "<!-- peers: written by benchmarks/peers/measure.py -->", "<!-- end of peers -->"
 SIZES = {"tiny": "8→32→1, 32 samples", "middle": "512→1024→1024→512, 256 samples"}
@@ -105,16 +109,6 @@ def versions(python: Path) -> str:
     return subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True).stdout.strip() + "."
 
 
-def write(text: str) -> None:
-    """Write the table into its place on the page."""
-    block = f"{BEGIN}\n\n{text}\n\n{END}"
-    page = PAGE.read_text("utf-8")
-    replaced, places = re.subn(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: block, page, flags=re.DOTALL)
-    assert places == 1, f"{PAGE} has one place for the table"
-    PAGE.write_text(replaced, "utf-8")
-    print(f"wrote {PAGE}")
-
-
 def main(arguments: Sequence[str]) -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -124,7 +118,7 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         python = environment((options.environment or Path(temporary) / "peers").absolute())
         sizes = options.size or list(SIZES)
-        write(table(measured(python, sizes), sizes, versions(python)))
+        write_block(PAGE, BEGIN, END, table(measured(python, sizes), sizes, versions(python)))
 
 
 if __name__ == "__main__":

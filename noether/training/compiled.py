@@ -20,7 +20,7 @@ from noether.optim.kernels import sharing
 from noether.training.compiled_step import CompiledStep, UnusableGraphError
 from noether.training.state import TrainerParts
 from noether.training.trainers.types import TrainerResult
-from noether.training.update import StepOutcome, Update
+from noether.training.update import AnotherForm, StepOutcome, Update
 
 _LOG = logging.getLogger("noether.trainers")
 
@@ -79,7 +79,7 @@ def build(trainer: TrainerParts, update: Update, model: ModelBase) -> Update:
     return CompiledUpdate(update)
 
 
-class CompiledUpdate(Update):
+class CompiledUpdate(AnotherForm):
     """An update whose accumulation steps are graphs; the graph of the last one applies the gradients as well.
 
     A graph is made for each shape of a batch, up to `MAX_SHAPES`; batches of further shapes run eagerly. The shapes are
@@ -89,20 +89,10 @@ class CompiledUpdate(Update):
 
     Args:
         plain: The eager update that it takes the place of.
-
-    Attributes:
-        plain: That update, for a trainer that is prepared again.
     """
 
     def __init__(self, plain: Update) -> None:
-        super().__init__(
-            plain.train_step,
-            plain.precision,
-            plain.guard,
-            accumulation_steps=plain.accumulation_steps,
-            to_device=plain.to_device,
-        )
-        self.plain = plain
+        super().__init__(plain)
         self.form = "compiled"
         self._shapes: list[Shapes] = []
         self._graphs: dict[tuple[Shapes, bool, bool], CompiledStep] = {}

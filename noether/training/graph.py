@@ -29,7 +29,7 @@ from noether.training.device import GraphDevice, graph_device
 from noether.training.nonfinite import DeviceGuard, takes_found_inf
 from noether.training.rehearsal import Facts, Rehearsal, Snapshot, addresses_of, difference, facts_of
 from noether.training.state import TrainerParts
-from noether.training.update import AfterStep, BeforeOptimizer, Update, UpdateOutcome
+from noether.training.update import AfterStep, AnotherForm, BeforeOptimizer, Update, UpdateOutcome
 
 WARM_UPS = 3
 """Eager updates of one shape in a row, before the next one is captured: kernels are chosen and states are made."""
@@ -42,7 +42,7 @@ _READ: tuple[str, ...] = ("lr", "capturable")  # options of a group that a captu
 _LR = 1e-3  # of a rehearsal at a learning rate of zero, which would prove nothing
 
 
-class GraphUpdate(Update):
+class GraphUpdate(AnotherForm):
     """An update that is one graph: accumulation steps, autocast, scaler, clipping, mask and optimizer step.
 
     The first updates of a shape run eagerly, and are real ones. Before the very first, a rehearsal on the real objects,
@@ -59,21 +59,13 @@ class GraphUpdate(Update):
         looks_always: True if hooks of every update may change the model; otherwise only `look_again` says so.
 
     Attributes:
-        plain: The eager update.
         reason: Reason why all later updates are eager; None if they are not.
     """
 
     form = "graph"
 
     def __init__(self, plain: Update, device: GraphDevice, *, owner: object = None, looks_always: bool = False) -> None:
-        super().__init__(
-            plain.train_step,
-            plain.precision,
-            plain.guard,
-            accumulation_steps=plain.accumulation_steps,
-            to_device=plain.to_device,
-        )
-        self.plain = plain
+        super().__init__(plain)
         self.reason: str | None = None
         self._device = device
         self._owner = owner

@@ -18,10 +18,10 @@ from noether.metrics.log import LogWriter
 from noether.optim.plateau import MetricSchedule, ReduceOnPlateau
 from noether.training.state import RunState
 from noether.training.trainers.types import TrainerResult
-from noether.training.update import StepOutcome, Update
+from noether.training.update import AnotherForm, StepOutcome, Update
 
 
-class ClosureUpdate(Update):
+class ClosureUpdate(AnotherForm):
     """An update with an optimizer that takes a closure; it has one batch and no scaler.
 
     The losses and outputs of callbacks are those of the first evaluation, and `before_optimizer_step` sees its
@@ -31,17 +31,13 @@ class ClosureUpdate(Update):
         update: The update that it takes the place of, with its settings.
         skips: True if non-finite updates are skipped.
 
-    Attributes:
-        plain: That update, for a model with another optimizer.
-
     Raises:
         SpecError: if a setting of the update cannot be kept.
     """
 
     def __init__(self, update: Update, *, skips: bool) -> None:
         _require_plain(update, skips=skips)
-        self.plain = update
-        super().__init__(update.train_step, update.precision, update.guard, to_device=update.to_device)
+        super().__init__(update)
         self._batch: Any = None
 
     def follow(

@@ -358,6 +358,20 @@ class Update:
         model.optimizer_zero_grad()
 
 
+class AnotherForm(Update):
+    """An update that takes the place of an eager one, `plain`, with its settings; it keeps it for another model."""
+
+    def __init__(self, plain: Update) -> None:
+        super().__init__(
+            plain.train_step,
+            plain.precision,
+            plain.guard,
+            accumulation_steps=plain.accumulation_steps,
+            to_device=plain.to_device,
+        )
+        self.plain = plain
+
+
 def _unscaled(loss: Tensor) -> Tensor:
     return loss
 

@@ -1,7 +1,6 @@
 """The table of goals of speed shows what benchmarks have published, and says what nobody has measured."""
 
-import importlib.util
-import sys
+import importlib
 from pathlib import Path
 from types import ModuleType
 
@@ -10,15 +9,10 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def figures() -> ModuleType:
-    found = importlib.util.spec_from_file_location("performance_figures", REPOSITORY / "docs/performance_figures.py")
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module  # where its dataclass looks for it
-    found.loader.exec_module(module)
-    return module
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(REPOSITORY / "docs")
+    return importlib.import_module("performance_figures")
 
 
 def row(figures: ModuleType, extra_info: dict, **changes: object) -> tuple[str, str]:

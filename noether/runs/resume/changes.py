@@ -10,6 +10,7 @@ import secrets
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -167,6 +168,7 @@ def _has_schedule(table: Any) -> bool:
 
 SALT, VALUE, CODE, VERSION, DATA = "salt", "value ", "code ", "version ", "data "
 _SAMPLED = 1 << 16  # bytes at the beginning and the end of a data file
+_MOST_FILES = 1000  # of a folder of data
 
 
 def facts_of(spec: RunSpec, plugins: Iterable[Participant], former: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -175,7 +177,7 @@ def facts_of(spec: RunSpec, plugins: Iterable[Participant], former: Mapping[str,
     - a salted digest of each value that the spec takes from the environment, and of no secret;
     - hashes of the source files of the project's own code that the spec names, and of those that it imports;
     - versions of the distributions of its components and plugins;
-    - a salted digest of size, beginning and end of each data file.
+    - a salted digest of size, beginning and end of each data file, or of the first 1,000 files of a folder of data.
 
     Args:
         spec: The spec.
@@ -257,15 +259,21 @@ def _sources(code: Any) -> dict[str, str]:
 
 
 def _files(table: Any, place: str) -> Iterator[tuple[str, Path]]:
-    """Yield the files that the values of a table name."""
+    """Yield the files that the values of a table name, and folders that hold data as `disk` reads them."""
     if isinstance(table, dict):
         for key, value in table.items():
             yield from _files(value, f"{place}.{key}")
-    elif isinstance(table, str) and Path(table).is_absolute() and Path(table).is_file():
-        yield place, Path(table)
+    elif isinstance(table, str) and Path(table).is_absolute():
+        path = Path(table)
+        if path.is_file() or path.suffix == ".zarr" or any(path.glob("*.npy")):
+            yield place, path
 
 
 def _sample_of(path: Path) -> bytes:
+    """Return size, beginning and end of a file; of a folder, those of the arrays or of the chunks in it, with names."""
+    if path.is_dir():
+        files = islice(sorted(path.rglob("*") if path.suffix == ".zarr" else path.glob("*.npy")), _MOST_FILES)
+        return b"".join(str(each.relative_to(path)).encode() + _sample_of(each) for each in files if each.is_file())
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)

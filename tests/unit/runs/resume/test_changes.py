@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from noether.errors import UsageError
+from noether.runs.resume import changes
 from noether.runs.resume.changes import (
     FREE,
     _sources,
@@ -122,3 +124,18 @@ def test_modules_that_lie_side_by_side_in_a_project_are_all_part_of_its_code(tmp
     (tmp_path / "side_model.py").write_text("from side_layers import Block\nclass Net: ...\n")
     net = importlib.import_module("side_model").Net
     assert _sources(net).keys() == {"side_model", "side_layers"}
+
+
+@pytest.mark.parametrize("chunk", ["train/x.npy", "train.zarr/x/c/0"])
+def test_a_folder_of_data_is_compared_by_the_files_in_it(tmp_path: Path, chunk: str) -> None:
+    """And another folder is not: the runs of a project may lie in it."""
+    file = tmp_path / chunk
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"before")
+    tables = {"train": {"path": str(tmp_path / Path(chunk).parts[0])}, "other": {"root": str(tmp_path)}}
+    ((place, folder),) = changes._files(tables, "datasets")
+    assert place == "datasets.train.path"
+    before = changes._sample_of(folder)
+    assert changes._sample_of(folder) == before
+    file.write_bytes(b"after!")
+    assert changes._sample_of(folder) != before
