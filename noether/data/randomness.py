@@ -79,7 +79,7 @@ class Bijection:
     ROUNDS = 6
 
     def __init__(self, n: int, word: int) -> None:
-        bits = max(2, (n - 1).bit_length())
+        bits = max(3, (n - 1).bit_length())
         mask = (1 << bits) - 1
         self._n = np.uint64(n)
         self._mask, self._fold = np.uint64(mask), np.uint64((bits + 1) // 2)
@@ -142,8 +142,8 @@ class BlockShuffle:
         blocks = mixed // self._block
         moved = self._places.at(torch.from_numpy(np.minimum(blocks, max(self._blocks - 1, 0)))).numpy()
         mixed += np.where(blocks < self._blocks, moved - blocks, 0) * self._block  # the incomplete block stays
-        mixed += self._shift
-        mixed[mixed >= self._n] -= self._n
+        mixed += self._shift - self._n  # a sum of both could be too large
+        mixed[mixed < 0] += self._n
         return torch.from_numpy(mixed)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,11 +30,15 @@ def own_scalar(key: str, value: Any) -> float | Tensor:
         TrainingError: if it is not a real scalar.
     """
     if isinstance(value, Tensor):
-        if value.numel() != 1 or value.is_complex():
-            raise _not_a_scalar(key, f"a tensor of shape {tuple(value.shape)} and type {value.dtype}")
+        if value.is_nested or value.is_meta or value.numel() != 1 or value.is_complex():
+            shape = "a nested tensor" if value.is_nested else f"a tensor of shape {tuple(value.shape)}"
+            raise _not_a_scalar(key, f"{shape} and type {value.dtype}{' without data' if value.is_meta else ''}")
         return float(value.item()) if value.is_cpu else value.detach().clone()
     if isinstance(value, Real):
-        return float(value)
+        try:
+            return float(value)
+        except (OverflowError, TypeError, ValueError):  # an integer without a float near it, a time span of numpy
+            raise _not_a_scalar(key, f"{value!r:.80} ({type(value).__name__})") from None
     if getattr(value, "size", None) == 1 and hasattr(value, "item"):  # an array with one element
         return own_scalar(key, value.item())
     raise _not_a_scalar(key, f"{value!r:.80} ({type(value).__name__})")
@@ -80,16 +85,21 @@ def own_nonscalar(key: str, value: Any) -> Any:
     Raises:
         TrainingError: if it holds something that JSON cannot express.
     """
-    if isinstance(value, Tensor):
-        return value.detach().clone()
+    if isinstance(value, Tensor) and not (value.is_complex() or value.is_meta or value.is_nested):
+        return (value.detach().dequantize() if value.is_quantized else value.detach().to_dense()).clone()
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, Mapping):
         return {str(name): own_nonscalar(key, item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [own_nonscalar(key, item) for item in value]
-    if hasattr(value, "tolist"):  # an array
-        return value.tolist()
+    if isinstance(value, np.ndarray | np.generic):
+        if value.dtype.kind == "f":
+            value = value.astype(np.float64)  # a list of longer numbers holds no floats
+        if value.dtype.kind in "biufUS" and not isinstance(value, np.bytes_):
+            return value.tolist()
+        if value.dtype.kind == "O":
+            return own_nonscalar(key, value.tolist())
     raise TrainingError(
         f"non-scalar {key!r} cannot be logged: found a value of type {type(value).__name__} in it, "
         "expected numbers, strings, tensors, arrays, and lists and dicts of them",

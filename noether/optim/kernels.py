@@ -261,20 +261,51 @@ def wrong_gradients(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]
     )
 
 
-def fit_to_gradients(optimizer: Optimizer, gradients: Sequence[Tensor]) -> None:
-    """Give up a fused kernel if the first gradients are not those that it expects; make sparse ones dense for SGD.
+def fit_to_gradients(optimizer: Optimizer, gradients: Sequence[Tensor]) -> bool:
+    """Give up a fused kernel if the gradients are not those that it expects; make sparse ones dense for SGD.
 
     Sparse gradients of a function, such as `embedding(…, sparse=True)`, cannot be known before. With momentum or weight
     decay, SGD would keep sparse sums, which no checkpoint holds, or refuse them.
+
+    Returns:
+        True if a kernel was given up.
     """
-    if not all(map(is_contiguous, gradients)):
-        for group in optimizer.param_groups:
-            if group.get("fused"):
-                group["fused"] = False
-        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # torch's agreement with scalers
+    fused = [group for group in optimizer.param_groups if group.get("fused")]
+    if _are_contiguous(gradients):
+        return False
+    for group in fused:
+        group["fused"] = False
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # torch's agreement with scalers
     keeps_sums = any(group.get("momentum") or group.get("weight_decay") for group in optimizer.param_groups)
-    if isinstance(optimizer, SGD) and keeps_sums and any(gradient.is_sparse for gradient in gradients):
+    is_made_dense = _make_dense in optimizer._optimizer_step_pre_hooks.values()
+    if isinstance(optimizer, SGD) and keeps_sums and not is_made_dense and any(g.is_sparse for g in gradients):
         optimizer.register_step_pre_hook(_make_dense)
+    return bool(fused)
+
+
+def lay_out(parameters: Sequence[nn.Parameter]) -> bool:
+    """Give gradients that a callback has replaced memory row by row, as their parameters have it.
+
+    Returns:
+        True if some are sparse, or their parameters lie otherwise.
+    """
+    if _are_contiguous([parameter.grad for parameter in parameters if parameter.grad is not None]):
+        return False
+    for parameter in parameters:
+        gradient = parameter.grad
+        if gradient is None or gradient.layout is not torch.strided or gradient.is_contiguous():
+            continue
+        if parameter.is_contiguous() or is_expanded(gradient):
+            parameter.grad = gradient.contiguous()
+    return not _are_contiguous([parameter.grad for parameter in parameters if parameter.grad is not None])
+
+
+def _are_contiguous(gradients: Sequence[Tensor]) -> bool:
+    """Return True for gradients that are dense and lie in memory row by row; no call of Python for each."""
+    try:
+        return all(map(Tensor.is_contiguous, gradients))
+    except RuntimeError:  # of a sparse one
+        return False
 
 
 def _make_dense(optimizer: Optimizer, *_: Any) -> None:

@@ -120,9 +120,9 @@ class ModelOptimizer:
         for scheduled in self.scheduled:
             scheduled.apply(update)
 
-    def fit_to_gradients(self) -> None:
-        """Leave a kernel that does not suit the first gradients; called before the first optimizer step."""
-        fit_to_gradients(self.torch_optimizer, [p.grad for p in self.parameters if p.grad is not None])
+    def fit_to_gradients(self) -> bool:
+        """Leave a kernel that does not suit the gradients; return True if one was left."""
+        return fit_to_gradients(self.torch_optimizer, [p.grad for p in self.parameters if p.grad is not None])
 
     def clip(self) -> None:
         """Clip the gradients; the norm before clipping stays on the device as `last_grad_norm`."""

@@ -15,7 +15,7 @@ from noether.core.models.agreement import require_agreement, require_same_names,
 from noether.core.models.base import ModelBase
 from noether.data.samplers.tagged import TRAINING, TaggedBatch
 from noether.kernel.progress import Stopwatch
-from noether.optim.kernels import require_scalable
+from noether.optim.kernels import lay_out, require_scalable
 from noether.optim.model_optimizer import ModelOptimizer
 from noether.training.accumulation import Accumulation, Weights, shown, weights_of
 from noether.training.buffers import KeptBuffers
@@ -339,6 +339,9 @@ class Update:
                     scaler.unscale_(optimizer.torch_optimizer)
         if self._before_optimizer_step is not None:
             self._before_optimizer_step(model)
+            if lay_out(self._parameters) and sum(optimizer.fit_to_gradients() for optimizer in self._optimizers):
+                self.take_optimizers(model)  # the guard's mask follows from their kernels
+                self._fitted = model
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         guard = self.guard
         if guard.admits(loss, gradients, scaler):

@@ -82,6 +82,10 @@ def test_whole_numbers_and_booleans_become_floats(writer, value):
         ([1.0], "list"),
         ("0.5", "str"),
         (None, "None"),
+        (10**400, "int"),
+        (np.timedelta64(3, "s"), "timedelta64"),
+        (torch.empty((), device="meta"), "without data"),
+        (torch.nested.nested_tensor([torch.ones(1)], layout=torch.jagged), "nested"),
     ],
 )
 def test_a_value_that_is_not_a_scalar_is_an_error_that_names_the_metric(writer, value, found):
@@ -188,10 +192,44 @@ def test_non_scalars_are_written_beside_the_metrics(writer):
     assert second["value"] == [0.5, "Infinity"]
 
 
-def test_a_non_scalar_that_json_cannot_say_is_refused_where_it_is_added(writer):
+@pytest.mark.parametrize(
+    "value",
+    [
+        object(),
+        1j,
+        torch.tensor([1j]),
+        torch.ones(2, device="meta"),
+        torch.nested.nested_tensor([torch.ones(1)], layout=torch.jagged),
+        np.array([1j]),
+        np.array([object()]),
+        np.array([np.datetime64("2026-11-28")]),
+        np.timedelta64(3, "s"),
+        b"bytes",
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_non_scalar_that_json_cannot_say_is_refused_where_it_is_added(writer, value):
     with pytest.raises(TrainingError) as caught:
-        writer.add_nonscalar("model", {"it": object()})
+        writer.add_nonscalar("model", {"it": value})
     assert "'model'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (torch.eye(2).to_sparse(), [[1.0, 0.0], [0.0, 1.0]]),
+        (np.array([0.5, np.nan], dtype=np.longdouble), [0.5, "NaN"]),
+        (np.longdouble(0.5), 0.5),
+        (np.array([0.5, None, "a"], dtype=object), [0.5, None, "a"]),
+        (np.array(["a"]), ["a"]),
+        (np.bool_(True), True),
+    ],
+    ids=["sparse", "long doubles", "a long double", "objects", "text", "a truth value"],
+)
+def test_an_array_of_any_type_that_json_can_say_is_written(writer, value, written):
+    writer.add_nonscalar("x", value)
+    writer.flush(counter_at(3))
+    assert nonscalars(writer)[0]["value"] == written
 
 
 def test_final_and_best_values_follow_the_lines(writer):

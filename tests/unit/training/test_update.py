@@ -216,3 +216,37 @@ def test_a_mean_over_samples_beside_steps_with_a_count_has_its_share() -> None:
         update.begin(model, model)
         update(batches(*X.chunk(2)))
     torch.testing.assert_close(models[0].state_dict(), models[1].state_dict())
+
+
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+@pytest.mark.parametrize(
+    "replaced",
+    [
+        lambda gradient: gradient.t().contiguous().t(),
+        lambda gradient: gradient.mean().expand_as(gradient).clone(),
+        lambda gradient: gradient.mean().expand_as(gradient),
+        lambda gradient: None,
+    ],
+    ids=["in another order", "clone of an expanded one", "expanded", "none"],
+)
+@pytest.mark.parametrize("first", [0, 1])
+def test_gradients_that_a_callback_replaces_are_applied_as_they_are(kind: str, replaced: Any, first: int) -> None:
+    models = []
+    for fused in (None, False):
+        options = {"kind": kind, "lr": 0.1} | ({} if fused is None else {"fused": fused})
+        model, done = make_model(optimizer=options), iter(range(3))
+        model.initialize_optimizer(total_updates=10, updates_per_epoch=5)
+
+        def replace(model: ModelBase, done: Iterator[int] = done) -> None:
+            if next(done) >= first:
+                weight = next(model.parameters())
+                assert weight.grad is not None
+                weight.grad = replaced(weight.grad)
+
+        update = update_of()
+        update.begin(model, model, before_optimizer_step=replace)
+        for _ in range(3):
+            update(batches(X))
+        models.append(model)
+    chosen, plain = (model.state_dict() for model in models)
+    torch.testing.assert_close(chosen, plain)
