@@ -81,8 +81,7 @@ class ModelOptimizer:
         self.torch_optimizer = optimizer
         self.scheduled = list(scheduled)
         self.built_for = built_for
-        self.clip_grad_norm = clip_grad_norm
-        self.clip_grad_value = clip_grad_value
+        self.clip_grad_norm, self.clip_grad_value = clip_grad_norm, clip_grad_value
         self.traits = traits or Traits(takes_closure=requires_closure(optimizer))
         self._clips_any = False
         self._take_parameters()
@@ -99,6 +98,7 @@ class ModelOptimizer:
         optimizer.add_param_group = self.add_group  # type: ignore[method-assign, assignment]  # groups that a callback adds
         self._switches = all(callable(getattr(optimizer, mode, None)) for mode in ("train", "eval"))
         self.is_training = False
+        optimizer.register_load_state_dict_post_hook(self._follow_groups)
 
     @property
     def names(self) -> list[str]:
@@ -119,6 +119,10 @@ class ModelOptimizer:
         """Set learning rate and weight decay from the completed updates."""
         for scheduled in self.scheduled:
             scheduled.apply(update)
+
+    def _follow_groups(self, optimizer: Optimizer) -> None:
+        for scheduled in self.scheduled:
+            scheduled.follow(optimizer.param_groups)
 
     def fit_to_gradients(self) -> bool:
         """Leave a kernel that does not suit the gradients; return True if one was left."""
@@ -354,8 +358,6 @@ class ModelOptimizer:
         weights = {key.rpartition("/")[0]: tensor for key, tensor in tensors.items() if key.endswith(f"/{_WEIGHT}")}
         others = {key: tensor for key, tensor in tensors.items() if not key.endswith(f"/{_WEIGHT}")}
         restore_entries(self.torch_optimizer, self.names, others, values)
-        for scheduled in self.scheduled:
-            scheduled.follow(self.torch_optimizer.param_groups)
         restore_options(self.torch_optimizer, self.names, saved)
         self.is_training = self._switches and bool(weights)
         frozen = values.get("frozen", ())

@@ -149,6 +149,17 @@ def test_a_schedule_still_sets_the_values_after_the_state_came_back() -> None:
     assert optimizer.lr == 0.5
 
 
+def test_a_schedule_still_sets_the_values_after_a_callback_has_loaded_a_state() -> None:
+    module = network()
+    torch_optimizer = torch.optim.AdamW(module.parameters(), lr=1.0)
+    names = [name for name, _ in module.named_parameters()]
+    optimizer = ModelOptimizer(torch_optimizer, names=names, scheduled=[schedule_of(torch_optimizer)])
+    optimizer.schedule_step(0)
+    torch_optimizer.load_state_dict(torch_optimizer.state_dict())
+    optimizer.schedule_step(2)
+    assert torch_optimizer.param_groups[0]["lr"] == optimizer.lr == 0.25
+
+
 def test_options_stay_those_of_this_run() -> None:
     then = optimizer_over(network(), lambda p: torch.optim.AdamW(p, lr=0.1))
     now = optimizer_over(network(), lambda p: torch.optim.AdamW(p, lr=0.3))
