@@ -149,7 +149,7 @@ def _tensor(value: Any) -> Tensor:
 
 
 def _not_stackable(name: str, values: list[Any], error: Exception) -> DataError:
-    found = ", ".join(map(str, sorted({tuple(np.shape(value)) for value in values if _is_numeric(value)})))
+    found = ", ".join(map(str, sorted({shape for value in values if (shape := _shape(value)) is not None})))
     if "), (" in found:
         return DataError(
             f"different shapes of property {name!r} in one batch: found {found}, expected one shape", hint=UNEQUAL_HINT
@@ -158,6 +158,14 @@ def _not_stackable(name: str, values: list[Any], error: Exception) -> DataError:
     return DataError(
         f"property {name!r} cannot be converted: found {types}, expected tensors, arrays or numbers: {error}"
     )
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    """Return the shape of numbers; None for other values, and for lists whose entries differ in shape."""
+    try:
+        return tuple(np.shape(value)) if _is_numeric(value) else None
+    except (RuntimeError, TypeError, ValueError):
+        return None
 
 
 def _sizes(

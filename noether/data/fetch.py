@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from types import CellType, FunctionType, MethodType, ModuleType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from noether.data.batches import first_of
+from noether.data.batches import first_of, named_parts
 from noether.data.collators import Collator, stack
 from noether.data.dataset import AnyDataset, Batch, GatheringDataset, called, gathering, length_of
 from noether.data.randomness import EVALUATION_EPOCH, epoch_key, mix, preserved_rng, seed_sample
@@ -24,6 +25,9 @@ from noether.errors import DataError, NoetherError, TrainingError, notes_of, tex
 from noether.kernel.progress import EarlyStopIteration
 from noether.kernel.stops import not_by_a_hook, note
 from noether.kernel.watchdog import Overdue, has_progressed, in_time
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _WITH_A_MEANING = (StopIteration, StopAsyncIteration, EarlyStopIteration, SystemExit, GeneratorExit)
 """Exceptions that end a loop, a run or a process without an error if they leave the code that raised them."""
@@ -73,6 +77,7 @@ class FetchSamples:
         self.name = name
         self.seed = seed
         self._generators: list[Any] | None = None
+        self._is_checked = False
 
     def __call__(self, indices: Tensor, epoch: int) -> Batch:
         """Return the samples at `indices` as they are in epoch `epoch`."""
@@ -97,12 +102,53 @@ class FetchSamples:
             raise
 
     def _collated(self, samples: list[Any], indices: Tensor) -> Batch:
+        if not self._is_checked and len(samples) > 1:
+            self._require_own_memory(samples, indices)
         try:
             batch: Batch = self.collator(samples)
         except BaseException as error:
             explain(error, f"while making a batch of samples {_shown(indices)} of {self.name}")
             raise
         return batch
+
+    def _require_own_memory(self, samples: list[Any], indices: Tensor) -> None:
+        """Check that loading a sample leaves those before it as they are; a part that is common to all is fine.
+
+        Raises:
+            DataError: if the data set returns one buffer for all samples, and writes to it.
+        """
+        one, other = indices[:2].tolist()
+        self._is_checked = one != other
+        if not _places(samples[0]) & _places(samples[1]):
+            return
+        sample = self._sample(one)
+        before = {name: copy.copy(value) for name, value in _arrays(sample).items()}
+        self._sample(other)
+        for name, value in _arrays(sample).items():
+            if name in before and not np.array_equal(value, before[name], equal_nan=value.dtype.kind in "fc"):
+                raise DataError(
+                    f"samples of {self.name} overwrite each other: loading sample {other} has changed {name!r} of "
+                    f"sample {one}, expected samples with memory of their own",
+                    hint="return copies from __getitem__, for example buffer.clone()",
+                )
+
+
+def _arrays(sample: Any) -> dict[str, NDArray[Any]]:
+    """Return the tensors and arrays of numbers in a sample by name, as arrays that share its memory."""
+    found = {}
+    for name, value in (named_parts(sample) or {}).items():
+        if isinstance(value, Tensor) and value.layout is torch.strided and value.device.type == "cpu":
+            with suppress(TypeError, RuntimeError):  # of a type that numpy lacks, or of no numbers
+                found[name] = value.detach().numpy()
+        elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+            found[name] = value
+    return found
+
+
+def _places(sample: Any) -> set[int]:
+    """Return the addresses of the arrays in a sample, and its own if it may be changed."""
+    own = {id(sample)} if isinstance(sample, MutableMapping) else set()
+    return own | {array.ctypes.data for array in _arrays(sample).values() if array.size}
 
 
 def explain(error: BaseException, where: str) -> None:

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
@@ -226,6 +227,18 @@ def _explained(lost: WorkerLostError) -> TrainingError:
 def _pinned(tagged: TaggedBatch) -> TaggedBatch:
     """Pin the tensors of a batch, which may hold other values or be of any type, as torch does for workers."""
     return tagged._replace(batch=pin_memory(tagged.batch))  # type: ignore[no-untyped-call]
+
+
+def _sent_generator(generator: torch.Generator) -> tuple[Any, ...]:
+    """Reduce a generator for a worker; torch's own way shares the memory of a state that is gone before it starts."""
+    return _received_generator, (str(generator.device), generator.get_state().numpy().tobytes())
+
+
+def _received_generator(device: str, state: bytes) -> torch.Generator:
+    return torch.Generator(device).set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+
+
+ForkingPickler.register(torch.Generator, _sent_generator)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -69,7 +69,9 @@ def test_dicts_are_stacked_entry_by_entry() -> None:
     assert mesh["box"]["low"].shape == (2, 3)
 
 
-@pytest.mark.parametrize("values", [(torch.ones(2), "two"), (None, torch.ones(2)), (1.0, None)])
+@pytest.mark.parametrize(
+    "values", [(torch.ones(2), "two"), (None, torch.ones(2)), (1.0, None), ((torch.ones(2), 1), (torch.ones(2), 2))]
+)
 def test_numbers_beside_other_values_are_an_error_that_names_the_property(values: tuple[Any, Any]) -> None:
     assert "'x'" in message_of(stack, [{"x": value} for value in values])
 

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from noether.data.collators import stack
 from noether.data.dataset import Dataset, InMemoryDataset
 from noether.data.fetch import FetchSamples, fetch_of
-from noether.errors import TrainingError
+from noether.errors import DataError, TrainingError
 
 
 class Noisy(Dataset):
@@ -95,6 +96,41 @@ def test_an_error_that_takes_no_note_names_the_sample_all_the_same() -> None:
     with pytest.raises(TrainingError, match="Unwritable") as caught:
         FetchSamples(Unreadable(), stack)(torch.tensor([2]), 0)
     assert any("sample 2 of" in said for said in caught.value.__notes__)
+
+
+class OneBuffer(Dataset):
+    """Returns the same memory for every sample."""
+
+    deterministic = True
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form, self.x, self.grid = form, torch.zeros(2), torch.full((3,), torch.nan)
+        self.array, self.sample = np.zeros(2), {"x": torch.zeros(2)}
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Any:
+        if self.form == "a dict":
+            self.sample["x"] = torch.full((2,), float(index))
+            return self.sample
+        self.x.fill_(index)
+        self.array.fill(index)
+        x = {"a tensor": self.x, "a view": self.x[:1], "an array": self.array}.get(self.form, self.x.clone())
+        return {"x": x, "grid": self.grid}
+
+
+@pytest.mark.parametrize("form", ["a tensor", "a view", "an array", "a dict"])
+def test_samples_that_overwrite_each_other_are_refused(form: str) -> None:
+    with pytest.raises(DataError, match="'x' of sample 2"):
+        fetch_of(OneBuffer(form), seed=0)(torch.tensor([2, 1, 3]), 0)
+
+
+def test_samples_may_have_a_part_in_common() -> None:
+    batch = fetch_of(OneBuffer("copies"), seed=0)(torch.tensor([2, 1, 3]), 0)
+    assert batch["x"][:, 0].tolist() == [2.0, 1.0, 3.0]
+    assert batch["grid"].shape == (3, 3)
 
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]

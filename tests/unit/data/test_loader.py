@@ -104,10 +104,24 @@ def test_iterating_again_starts_again() -> None:
     assert torch.equal(first.batch["x"], second.batch["x"])
 
 
+class Drawing(Dataset):
+    """Draws from generators of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.torch, self.numpy = torch.Generator().manual_seed(1), np.random.default_rng(1)
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"x": torch.rand(1, generator=self.torch) + self.numpy.random()}
+
+
 @pytest.mark.slow
-def test_spawned_workers_give_the_same_batches() -> None:
-    data = DataContainer({"train": InMemoryDataset({"x": torch.arange(8)})})
-    here = data.build_loader(batch_size=4, end_update=3)
+@pytest.mark.parametrize("samples", [InMemoryDataset({"x": torch.arange(8)}), Drawing()], ids=["rows", "drawn"])
+def test_spawned_workers_give_the_same_batches(samples: Dataset) -> None:
+    here = DataContainer({"train": samples}).build_loader(batch_size=4, end_update=3)
     spawned = TrainingLoader(here.dataset, here.sampler, num_workers=1, start_method="spawn")  # type: ignore[arg-type]  # torch forgets the types
     assert [one.batch["x"].tolist() for one in spawned] == [one.batch["x"].tolist() for one in here]
 

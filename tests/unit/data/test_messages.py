@@ -12,7 +12,7 @@ import torch
 from noether.data.collators import concat, pad, stack
 from noether.data.container import DataContainer
 from noether.data.dataset import Dataset, InMemoryDataset, length_of
-from noether.data.fetch import first_sample
+from noether.data.fetch import fetch_of, first_sample
 from noether.data.loader import _explained, _too_slow, evaluation_pass
 from noether.data.randomness import split_indices
 from noether.data.samplers.training_order import TrainingOrder, updates_per_epoch
@@ -34,6 +34,17 @@ class Uneven(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {"x": torch.ones(())} if index else {"x": torch.ones(()), "y": torch.ones(())}
+
+
+class OneBuffer(Uneven):
+    """A data set that returns the same memory for every sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x = torch.zeros(2)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"x": self.x.fill_(index)}
 
 
 def normalize(name: str) -> Normalize:
@@ -58,6 +69,7 @@ def of_data_sets() -> dict[str, Any]:
         "a property that a sample lacks": lambda: subset(Uneven(), properties=["y"])[1],
         "a sample of a wrong type": lambda: stack([(1, 2)]),  # type: ignore[list-item]  # wrong on purpose
         "a property that a sample of a batch lacks": lambda: stack([Uneven()[0], Uneven()[1]]),
+        "samples that overwrite each other": lambda: fetch_of(OneBuffer(), 0)(torch.arange(2), 0),
         "shapes that differ": lambda: stack([{"x": torch.ones(2)}, {"x": torch.ones(3)}]),
         "two numbers of points": lambda: pad([{"x": torch.ones(n, 2), "s": torch.ones(n + 1, 2)} for n in (2, 3)]),
         "no points": lambda: concat([{"x": 1.0}]),
