@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adam, AdamW
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from noether.optim.model_optimizer import ModelOptimizer
@@ -22,13 +22,18 @@ State = dict[str, Tensor]
 """State of one parameter: as in torch's optimizer, whose tensors these are."""
 
 
+def is_wrapped(optimizer: Optimizer) -> bool:
+    """Return True if an optimizer step calls hooks, or something has put its own function in place of `step`."""
+    hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks or _global_optimizer_pre_hooks
+    return bool(hooks or _global_optimizer_post_hooks) or "step" in vars(optimizer)
+
+
 def step_refusal(optimizer: ModelOptimizer) -> str | None:
     """Return the reason why an optimizer step cannot be a function of tensors; None if it can."""
     own, name = optimizer.torch_optimizer, type(optimizer.torch_optimizer).__name__
     if type(own) not in _ENTRIES:
         return f"the optimizer is {name}, expected SGD, Adam or AdamW"
-    hooks = own._optimizer_step_pre_hooks or own._optimizer_step_post_hooks or _global_optimizer_pre_hooks
-    if hooks or _global_optimizer_post_hooks or "step" in vars(own):
+    if is_wrapped(own):
         return f"{name} has hooks around its optimizer step"
     for group in own.param_groups:
         for option in ("differentiable", "capturable", "dampening"):
@@ -89,9 +94,11 @@ class FunctionalStep:
         self._named = [[name for name in entry if entry[name] is not None] for entry in self._entries]
 
     def is_current(self) -> bool:
-        """Return False if the torch optimizer has loaded a state, or has other groups, since."""
+        """Return False if the torch optimizer has loaded a state, or has other groups or a wrapped step, since."""
         own = self.optimizer.torch_optimizer
-        return own.state is self._states and own.param_groups is self._groups and len(self._groups) == len(self.given)
+        if own.state is not self._states or own.param_groups is not self._groups or is_wrapped(own):
+            return False
+        return len(self._groups) == len(self.given)
 
     def states(self) -> list[Tensor]:
         """Return the tensors of the state of all parameters, as they are now; one flat list is quick to guard."""

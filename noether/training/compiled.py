@@ -192,7 +192,7 @@ class CompiledUpdate(AnotherForm):
         steps = self._optimizer_steps
         for step in steps:
             if not step.is_current():
-                self._give_way("the state of the optimizer was replaced")
+                self._give_way("the state of the optimizer was replaced, or hooks are around its step")
                 return None
             step.refresh()
         gradients = None if is_first else [p.grad for p in self._parameters if p.grad is not None]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from noether.core.models.base import ModelBase
 from noether.data.samplers.tagged import TRAINING, TaggedBatch
+from noether.optim.functional import is_wrapped
 from noether.optim.kernels import single
 from noether.training.buffers import KeptBuffers
 from noether.training.captured import (
@@ -143,6 +144,8 @@ class GraphUpdate(AnotherForm):
         if not is_ripe and self._proven:
             return None
         try:
+            if any(is_wrapped(optimizer) for optimizer in self._torch_optimizers):
+                raise NotCapturedError("hooks are around the optimizer step, which a graph cannot call")
             inputs = [tensor.detach().clone() for tensor in tensors]
             batches = refilled(taken, iter(inputs))
             facts = self._present_facts()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from noether.data.randomness import preserved_rng
+from noether.optim.functional import is_wrapped
 from noether.optim.model_optimizer import ModelOptimizer
 from noether.training.captured import NotCapturedError
 from noether.training.device import GraphDevice
@@ -52,6 +53,7 @@ def facts_of(models: Iterable[nn.Module], optimizers: Iterable[ModelOptimizer], 
     for optimizer in optimizers:
         kind, torch_optimizer = type(optimizer.torch_optimizer).__name__, optimizer.torch_optimizer
         facts[f"the optimizer {kind}"] = (id(torch_optimizer), id(torch_optimizer.state), len(optimizer.parameters))
+        facts[f"the optimizer step of {kind}"] = is_wrapped(torch_optimizer)
         facts[f"the clipping of {kind}"] = (optimizer.clip_grad_norm, optimizer.clip_grad_value)
         for number, group in enumerate(torch_optimizer.param_groups, start=1):
             options = {key: _plain(value) for key, value in group.items() if key not in ("lr", "params")}

@@ -255,8 +255,19 @@ def replaces_state(trainer: Any, model: ModelBase) -> None:
     optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
 
 
+def hooks_step(trainer: Any, model: ModelBase) -> None:
+    parameters = list(model.parameters())
+    model.optimizer.torch_optimizer.register_step_post_hook(lambda *_: torch._foreach_mul_(parameters, 0.9))
+
+
+def wraps_step(trainer: Any, model: ModelBase) -> None:
+    torch.optim.lr_scheduler.StepLR(model.optimizer.torch_optimizer, 1)
+
+
 @pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize("change", [changes_dropout, adds_hook, sets_option, thaws, replaces_state])
+@pytest.mark.parametrize(
+    "change", [changes_dropout, adds_hook, sets_option, thaws, replaces_state, hooks_step, wraps_step]
+)
 def test_a_change_of_something_that_the_graph_has_read_ends_the_form_with_one_line(tmp_path, caplog, change):
     ran = {}
     for form in ("compiled", "eager"):
@@ -278,6 +289,20 @@ def test_a_change_of_something_that_the_graph_has_read_ends_the_form_with_one_li
     assert ran["compiled"].form == "eager"
     assert told(caplog)
     ran["compiled"].assert_agrees(ran["eager"])
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_hook_that_is_added_before_the_first_update_is_called(tmp_path, caplog):
+    trainer, model, called = make_trainer(tmp_path, update="compiled", max_updates=4), make_model(), []
+    trainer.prepare(model)
+    stream = iter(trainer.get_data_loader([], 4))
+    trainer.one_update.begin(model, model)
+    model.optimizer.torch_optimizer.register_step_post_hook(lambda *_: called.append(1))
+    with caplog.at_level(logging.WARNING, "noether"), torch.no_grad():
+        for _ in range(2):
+            trainer.one_update(stream)
+    assert (len(called), trainer.one_update.form) == (2, "eager")
+    assert "hooks" in told(caplog)
 
 
 @pytest.mark.usefixtures("traced")

@@ -105,4 +105,4 @@ def test_a_script_without_a_guard_is_told_once(method, workplace):
     assert ended.returncode == 1
     assert ended.stderr.count("TrainingError: the script begins a run again") == 1
     assert ended.stderr.count("Traceback") == 1
-    assert ended.stdout.count("imported") == 3
+    assert ended.stdout.count("imported") in (2, 3)  # the second worker may be killed before it says so

@@ -209,6 +209,10 @@ CHANGES: dict[str, tuple[Callable[[Any], object], str]] = {
         "the clipping of AdamW changed",
     ),
     "another state": (reloaded, "AdamW"),
+    "a hook on the optimizer step": (
+        lambda m: m.optimizer.torch_optimizer.register_step_post_hook(lambda *_: None),
+        "the optimizer step of AdamW changed",
+    ),
     "a rate in a tensor": (in_a_tensor, "a learning rate is not a plain number"),
 }
 
