@@ -340,3 +340,13 @@ def test_an_optimizer_that_takes_no_mask_keeps_updates_eager(reasons: Callable[[
     runs.go(*[4] * 6)
     assert len(reasons()) == 1
     assert runs.are_equal()
+
+
+def test_hooks_around_the_optimizer_step_keep_updates_eager(reasons: Callable[[], list[str]]) -> None:
+    runs, called = Runs(), []
+    for model in runs.models:
+        model.optimizer.torch_optimizer.register_step_post_hook(lambda *_: called.append(1))
+    runs.go(*[4] * 6)
+    assert len(reasons()) == 1
+    assert len(called) == 2 * 6
+    assert runs.are_equal()
