@@ -34,6 +34,8 @@ READS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select
 INEXACT = ("noether/spec/errors/words.py <genexpr>", "built-in method resource.getrusage")
 """Calls whose number differs: one for each character of printed seconds; the peak of the memory, by the clock."""
 
+COMPILER = "torch/_dynamo/"
+
 _PLAN = re.compile(r"<noether (\w+) \d+>")
 
 
@@ -161,6 +163,11 @@ def _edges(profile: cProfile.Profile) -> Counter[tuple[str, str]]:
             edges[label(*caller), label(*called)] += number
     for edge in list(edges):
         ends_the_count = any("/counting.py " in end or "_lsprof.Profiler" in end for end in edge)
-        if ends_the_count or any(end in INEXACT for end in edge):
+        if ends_the_count or any(end in INEXACT for end in edge) or _is_of_the_compiler(*edge):
             del edges[edge]
     return +edges
+
+
+def _is_of_the_compiler(caller: str, called: str) -> bool:
+    """Return True for a call that torch's optimizers make more often once anything was compiled in a process."""
+    return COMPILER in called or (COMPILER in caller and not called.startswith("torch/optim/"))

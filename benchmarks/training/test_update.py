@@ -44,7 +44,7 @@ class Hot(OneShotCallback):
 
 
 RATIOS: dict[type, float] = {Ready: 1.0, InMemory: 1.1}  # of the bare loop
-CALLS_ABOVE: dict[type, float] = {Ready: -125.0, InMemory: -124.0}  # the bare loop
+CALLS_ABOVE: dict[type, float] = {Ready: -115.0, InMemory: -114.0}  # the bare loop
 CALLS_ABOVE_BY_HAND: dict[type, float] = {Ready: 34.0, InMemory: 35.0}
 BOUNDARY_CALLS, BOUNDARY_RATIO = 249.0, 60 / 111  # beyond those of its update; of an update of the bare loop
 CALLBACKS = 20

@@ -3,8 +3,6 @@
 The work is that of `test_update.py`, with our own data path. The textbook loop has torch's default AdamW, and its
 batches lie ready in memory. The two take turns of some updates in one process, and have to end with the same weights
 within rounding.
-
-The last file of its folder: torch's compiler, once imported, adds calls to every loop, which the others count.
 """
 
 from __future__ import annotations

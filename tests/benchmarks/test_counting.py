@@ -81,6 +81,21 @@ def test_what_the_clock_decides_is_not_counted():
     assert Calls(trained(now_and_then), 1, 3).total == Calls(trained(now_and_then), 1, 3).total
 
 
+def test_a_compiler_that_was_used_before_adds_no_calls():
+    weights = torch.zeros(3, requires_grad=True)
+    optimizer = torch.optim.AdamW([weights], fused=True)
+
+    def update() -> None:
+        weights.grad = torch.ones(3)
+        optimizer.step()
+
+    before = Calls(trained(update), 2, 6)
+    torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2))
+    after = Calls(trained(update), 2, 6)
+    assert after.total == before.total
+    assert after.to(["_fused_adam"]) == before.to(["_fused_adam"]) == 1
+
+
 def test_tensors_with_memory_of_their_own_and_reads_are_counted():
     x = torch.zeros(3)
     found = {
