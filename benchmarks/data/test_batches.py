@@ -21,10 +21,10 @@ from noether.data.randomness import permutation
 from noether.data.samplers.tagged import TRAINING
 
 BATCH_SIZE = 32
-BATCHES = 500
+BATCHES = 200
 SAMPLES = BATCH_SIZE * BATCHES
 SEED = 3
-ROUNDS = 9
+ROUNDS = 21
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
