@@ -2,8 +2,8 @@
 
 A benchmark publishes figures in `extra_info`: `counts`, numbers that are the same on every machine; `ratio`, or several
 in `ratios`, its time above that of the way beside it; and `calls`, a table that says which function made the calls.
-Any growth of a count fails. A ratio fails beyond its baseline by max(10 %, 4 median absolute deviations), and by 40 % in
-any case, so that a function that takes half as long again is seen; on another processor than that of the baselines,
+Any growth of a count fails. A ratio fails beyond its baseline by max(10 %, 4 median absolute deviations), and by 40 %
+in any case, so that a function that takes half as long again is seen; on another processor than that of the baselines,
 where ratios are others, by 50 %.
 """
 
