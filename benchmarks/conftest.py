@@ -37,6 +37,17 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Gate(config), "benchmark gate")
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class Gate:
     """Compares or records the figures of the benchmarks of one session.
 

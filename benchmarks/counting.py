@@ -1,7 +1,8 @@
 """Exact counts of an update: Python calls by function, tensor operations, allocations, reads of values.
 
-Counted is what happens between two updates of one run, so that its start and its end do not count. The garbage
-collector is off meanwhile: it calls functions at instants of its own.
+Counted is what one thread does between two updates of one run, so that its start and its end do not count. The garbage
+collector is off meanwhile: it calls functions at instants of its own, those of objects that earlier tests have left
+among them. What the clock decides is left out too, so that a count does not depend on the speed of a machine.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import gc
 import pstats
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,10 @@ OURS = (RUNNING, "noether/", "<noether ", "benchmarks/")
 READS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique")
 """Operations for which the host waits on an accelerator."""
 
-INEXACT = ("noether/spec/errors/words.py <genexpr>",)
-"""Called for each character of a printed number, such as seconds: their number differs."""
+INEXACT = ("noether/spec/errors/words.py <genexpr>", "built-in method resource.getrusage")
+"""Calls whose number differs: one for each character of printed seconds; the peak of the memory, by the clock."""
+
+COMPILER = "torch/_dynamo/"
 
 _PLAN = re.compile(r"<noether (\w+) \d+>")
 
@@ -49,7 +53,8 @@ class Calls:
 
     def __init__(self, run: Run, first: int = SPAN[0], last: int = SPAN[1]) -> None:
         profile = cProfile.Profile()
-        run({first: lambda: settle(profile.enable), last: lambda: unsettle(profile.disable)})
+        with uncollected():
+            run({first: profile.enable, last: profile.disable})
         self._updates = last - first
         self.edges = _edges(profile)
 
@@ -102,21 +107,30 @@ def memories(value: Any) -> set[int]:
 def tensor_counts(run: Run, first: int = SPAN[0], last: int = SPAN[1]) -> dict[str, float]:
     """Return the tensor operations, the allocations of tensor memory and the reads of values of an update."""
     mode = Tensors()
-    run({first: lambda: settle(mode.__enter__), last: lambda: unsettle(lambda: mode.__exit__(None, None, None))})
+    with uncollected():
+        run({first: mode.__enter__, last: lambda: mode.__exit__(None, None, None)})
     return {name: round(count / (last - first), 2) for name, count in mode.counts.items()}
 
 
-def settle(begin: Callable[[], object]) -> None:
-    """Collect garbage and begin to count."""
-    gc.collect()
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep the garbage collector off.
+
+    It does not collect before: what others have left may wait for a thread or a process as it is deleted.
+    """
+    was_on = gc.isenabled()
     gc.disable()
-    begin()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
-def unsettle(end: Callable[[], object]) -> None:
-    """Count no more."""
-    end()
-    gc.enable()
+def warmed(run: Run) -> Run:
+    """Run once, so that no import and no first use is counted."""
+    run({4: lambda: None})
+    return run
 
 
 def ours(function: str) -> bool:
@@ -149,6 +163,11 @@ def _edges(profile: cProfile.Profile) -> Counter[tuple[str, str]]:
             edges[label(*caller), label(*called)] += number
     for edge in list(edges):
         ends_the_count = any("/counting.py " in end or "_lsprof.Profiler" in end for end in edge)
-        if ends_the_count or any(end in INEXACT for end in edge):
+        if ends_the_count or any(end in INEXACT for end in edge) or _is_of_the_compiler(*edge):
             del edges[edge]
     return +edges
+
+
+def _is_of_the_compiler(caller: str, called: str) -> bool:
+    """Return True for a call that torch's optimizers make more often once anything was compiled in a process."""
+    return COMPILER in called or (COMPILER in caller and not called.startswith("torch/optim/"))

@@ -1,6 +1,6 @@
 """Run the benchmarks, and write the goals of speed with their measured values into docs/explanation/performance.md.
 
-python docs/performance_figures.py            measure and write: minutes
+python docs/performance_figures.py            measure and write: about seven minutes on a machine that is not busy
 python docs/performance_figures.py --from F   write the table of the reports F of earlier calls
 
 A goal without a benchmark that publishes its figure is shown as not measured.
@@ -198,7 +198,16 @@ def table(benchmarks: Sequence[dict[str, Any]]) -> str:
 
 def measure(report: Path) -> None:
     """Run the benchmarks; a benchmark that fails its own limit is shown with its value all the same."""
-    options = ["-o", "addopts=--import-mode=importlib --strict-markers", "-o", "timeout=900", "--benchmark-only", "-q"]
+    options = [
+        "-o",
+        "addopts=--import-mode=importlib --strict-markers",
+        "-o",
+        "timeout=900",
+        "--benchmark-only",
+        "-q",
+        "-m",
+        "not long",
+    ]
     command = [sys.executable, "-m", "pytest", "benchmarks", *options, f"--benchmark-json={report}"]
     subprocess.run(command, cwd=REPOSITORY, check=False)
 

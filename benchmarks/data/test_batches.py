@@ -21,10 +21,11 @@ from noether.data.randomness import permutation
 from noether.data.samplers.tagged import TRAINING
 
 BATCH_SIZE = 32
-BATCHES = 500
+BATCHES = 200
 SAMPLES = BATCH_SIZE * BATCHES
 SEED = 3
-ROUNDS = 9
+ROUNDS = 21
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def properties() -> dict[str, torch.Tensor]:
@@ -98,14 +99,6 @@ def beside(benchmark: BenchmarkFixture, dataset: Any, other: Batches) -> tuple[f
     benchmark.extra_info.update(ratio=timing.ratio("ours", other.__name__), microseconds=mine, beside=theirs)
     benchmark.pedantic(seconds, args=(dataset, ours), rounds=ROUNDS, warmup_rounds=1)
     return mine, theirs
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_batch_from_memory_against_torchs_loader(benchmark: BenchmarkFixture) -> None:

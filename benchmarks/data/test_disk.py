@@ -27,14 +27,7 @@ from noether.data.sources.disk import DiskConfig, DiskDataset
 
 ROWS, WIDTH, BATCH, SEED, ROUNDS = 1 << 15, 1 << 10, 64, 3, 5  # 128 MiB, 4 KiB a sample
 UPDATES = ROWS // BATCH
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -1,11 +1,12 @@
 """Measure other frameworks beside ours, and write the table of docs/explanation/performance.md.
 
-python benchmarks/peers/measure.py                  everything: some minutes
+python benchmarks/peers/measure.py                  everything: five minutes
 python benchmarks/peers/measure.py --size tiny      one size only
 python benchmarks/peers/measure.py --environment D  keep the frameworks' environment in D, and use it again
 
 Each framework runs in a process of its own, beside the loop by hand in the same process. The frameworks are installed
-into an environment of their own; ours runs in the environment of this command, on the same torch.
+into an environment of their own, which is deleted in the end; ours runs in the environment of this command, on the same
+torch. A framework that fails is left out of the table, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import venv
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -40,41 +42,56 @@ FRAMEWORKS = (
     "Lightning, logging the loss",
     "transformers, `Trainer`",
 )
-OURS = "**`noether run`**, its own data path included"
+OURS = {
+    "ready": "**`noether run`**, batches lie ready",
+    "path": "**`noether run`**, with its own data path",
+}
+INSTALL_S, PROCESS_S = 900, 300  # a busy machine included; a process takes 10 to 20 s on a quiet one
 
 Results = dict[str, dict[str, dict[str, float]]]
 """Figures by framework and size."""
 
 
 def environment(folder: Path) -> Path:
-    """Return the Python of an environment with the frameworks; make it if it is not there.
+    """Return the Python of an environment with the frameworks; make it unless a whole one is there.
 
     Args:
         folder: The environment's folder.
     """
-    python = folder / "bin" / "python"
-    if not python.exists():
-        venv.create(folder, with_pip=True)
+    python, whole = folder / "bin" / "python", folder / "installed"
+    if not whole.exists():
+        venv.create(folder, with_pip=True, clear=True)
         torch = next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
         wanted = [torch, "-r", str(HERE / "requirements.txt"), "-c", str(ROOT / "constraints.txt")]
-        subprocess.run([str(python), "-m", "pip", "install", "-q", *wanted], check=True)
+        command = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *wanted]
+        subprocess.run(command, check=True, timeout=INSTALL_S)
+        whole.touch()
     return python
 
 
-def figures(*command: str) -> dict[str, float]:
-    """Return the figures that a process prints."""
-    variables = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=HERE, env=variables, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+def figures(*command: str) -> dict[str, float] | None:
+    """Return the figures that a process prints; None if it fails, which is said on standard error."""
+    variables = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    options: Any = {"cwd": HERE, "env": variables, "capture_output": True, "text": True, "timeout": PROCESS_S}
+    try:
+        done = subprocess.run(command, check=True, **options)
+        return json.loads(done.stdout.splitlines()[-1])
+    except (subprocess.SubprocessError, ValueError, IndexError) as error:
+        print(f"{' '.join(command)} failed: {error}\n{str(getattr(error, 'stderr', ''))[-2000:]}", file=sys.stderr)
+        return None
 
 
 def measured(python: Path, sizes: Sequence[str]) -> Results:
-    """Return the figures of all frameworks, ours among them."""
-    results: Results = {OURS: {size: figures(sys.executable, "ours.py", size) for size in sizes}}
-    for name in FRAMEWORKS:
-        results[name] = {size: figures(str(python), "frameworks.py", name, size) for size in sizes}
+    """Return the figures of all frameworks that work, ours among them."""
+    commands = {name: (sys.executable, "ours.py", "SIZE", way) for way, name in OURS.items()}
+    commands |= {name: (str(python), "frameworks.py", name, "SIZE") for name in FRAMEWORKS}
+    results: Results = {}
+    for name, command in commands.items():
+        found = {size: figures(*(size if part == "SIZE" else part for part in command)) for size in sizes}
+        whole = {size: each for size, each in found.items() if each is not None}
+        if len(whole) == len(sizes):
+            results[name] = whole
+            print(f"{name}: " + ", ".join(f"{size} {each['ratio']:.2f}" for size, each in whole.items()), flush=True)
     return results
 
 
@@ -109,8 +126,8 @@ def versions(python: Path) -> str:
     return subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True).stdout.strip() + "."
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Measure and write."""
+def main(arguments: Sequence[str]) -> int:
+    """Measure and write; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, action="append", help="default: both")
     parser.add_argument("--environment", type=Path, help="default: a temporary one")
@@ -118,8 +135,11 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         python = environment((options.environment or Path(temporary) / "peers").absolute())
         sizes = options.size or list(SIZES)
-        write_block(PAGE, BEGIN, END, table(measured(python, sizes), sizes, versions(python)))
+        results = measured(python, sizes)
+        if results:
+            write_block(PAGE, BEGIN, END, table(results, sizes, versions(python)))
+    return int(len(results) < len(OURS) + len(FRAMEWORKS))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

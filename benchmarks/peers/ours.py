@@ -1,7 +1,7 @@
-"""`noether run` in one process: `python ours.py SIZE` prints its figures as JSON, as `frameworks.py` does.
+"""`noether run` in one process: `python ours.py SIZE ready|path` prints its figures as JSON, as `frameworks.py` does.
 
-It runs with its default callbacks, and samples and gathers its batches itself: no path that only this file takes. The
-loop by hand has its batches ready.
+It runs with its default callbacks. Its batches lie ready as those of the frameworks do, or it samples and gathers them
+itself, which is what users have. The loop by hand always has its batches ready.
 """
 
 from __future__ import annotations
@@ -20,19 +20,46 @@ import torch
 from safetensors.torch import load_file
 
 import noether
-from noether.core.callbacks.periodic import PeriodicCallback
+from noether.core.callbacks.base import CallbackBase
+from noether.data.dataset import InMemoryDataset
 from noether.data.randomness import permutation
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from work import SEED, SIZES, Bare, Size, _calls, figures  # after the path that it is found in
+from work import SEED, SIZES, Bare, Size, calls_of, figures  # after the path that it is found in
 
 
-class Beside(PeriodicCallback):
-    """After each slice the loop by hand does the same updates, and both are timed."""
+def arrays(size: Size) -> dict[str, torch.Tensor]:
+    """Return the samples: as many as one slice trains on."""
+    rng = np.random.default_rng(SEED)
+    widths = {"x": size.widths[0], "y_target": size.widths[-1]}
+    drawn = {name: rng.normal(size=(size.batch * size.slice, n)).astype("float32") for name, n in widths.items()}
+    return {name: torch.from_numpy(array) for name, array in drawn.items()}
+
+
+def batches(size: Size, number: int) -> list[dict[str, torch.Tensor]]:
+    """Return the batches of one slice, in the order of a run."""
+    held, order = arrays(size), permutation(size.batch * size.slice, SEED, number).split(size.batch)
+    return [{name: tensor[indices] for name, tensor in held.items()} for indices in order]
+
+
+class Ready(InMemoryDataset):
+    """Batches that lie ready, in the order in which the run asks for them; others are gathered."""
 
     size: Size
-    arrays: dict[str, torch.Tensor]
+
+    def __init__(self) -> None:
+        super().__init__(arrays(self.size))
+        self._left = (batch for batch in [each for n in range(self.size.slices) for each in batches(self.size, n)])
+
+    def __getitems__(self, indices: Any) -> Any:
+        return next(self._left) if indices.shape[0] == self.size.batch else super().__getitems__(indices)
+
+
+class Beside(CallbackBase):
+    """Lets the loop by hand do each slice too, and times both; in the last one it counts calls."""
+
+    size: Size
     bare: Bare
     seconds: list[tuple[float, float]]
     calls = 0.0
@@ -46,35 +73,36 @@ class Beside(PeriodicCallback):
             copied.data.copy_(weights)
         mine.started = process_time()
 
-    def periodic_callback(self, *, update_counter: Any, **_: Any) -> None:
-        ended, mine, size = process_time(), type(self), self.size
-        number = update_counter.update // size.slice
-        order = permutation(size.batch * size.slice, SEED, number - 1).split(size.batch)
-        batches = [(self.arrays["x"][indices], self.arrays["y_target"][indices]) for indices in order]
-        if number == size.slices - 1:  # counted, not timed
+    def track_after_update_step(self, *, update_counter: Any, times: Any) -> None:
+        if update_counter.update % self.size.slice == 0:
+            with torch.enable_grad():
+                self.after_slice(process_time(), update_counter.update // self.size.slice)
+
+    def after_slice(self, ended: float, number: int) -> None:
+        mine, size = type(self), self.size
+        given = [(batch["x"], batch["y_target"]) for batch in batches(size, number - 1)]
+        if number == size.slices:
             mine.profile.disable()
             by_hand = cProfile.Profile()
-            with torch.enable_grad():
-                by_hand.runcall(mine.bare.train, batches)
-            mine.calls = (_calls(mine.profile) - _calls(by_hand)) / size.slice
+            by_hand.runcall(mine.bare.train, given)
+            mine.calls = (calls_of(mine.profile) - calls_of(by_hand)) / size.slice
         else:
             begun = process_time()
-            with torch.enable_grad():
-                mine.bare.train(batches)
+            mine.bare.train(given)
             mine.seconds.append((ended - mine.started, process_time() - begun))
         mine.started = process_time()
-        if number == size.slices - 2:
+        if number == size.slices - 1:
             mine.profile.enable()
 
 
-def spec(size: Size) -> dict[str, Any]:
-    """Return the spec of the work."""
+def spec(size: Size, dataset: dict[str, Any]) -> dict[str, Any]:
+    """Return the spec of the work; a run takes the optimizer's fused kernel by itself."""
     optimizer = {"kind": "AdamW", "lr": 1e-3, "weight_decay": 1e-2, "decay_bias_and_norm": True}
     return {
         "name": "peers",
         "seed": SEED,
         "threads": 1,
-        "datasets": {"train": {"kind": "file", "path": "train.npz"}},
+        "datasets": {"train": dataset},
         "model": {"kind": "mlp", "hidden": list(size.widths[1:-1]), "optimizer": optimizer},
         "trainer": {
             "kind": "weighted-loss",
@@ -84,22 +112,20 @@ def spec(size: Size) -> dict[str, Any]:
             "target_properties": ["y_target"],
             "field_weights": {"y": 1.0},
             "log_every_n_updates": 50,
-            "callbacks": [{"kind": f"{Beside.__module__}.Beside", "every_n_updates": size.slice}],
+            "callbacks": [{"kind": f"{Beside.__module__}.Beside"}],
         },
         "trackers": [{"kind": "noop"}],
     }
 
 
-def measured(size: Size) -> dict[str, float]:
+def measured(size: Size, way: str) -> dict[str, float]:
     """Return the figures of a run, in a folder of its own."""
-    rng = np.random.default_rng(SEED)
-    widths = {"x": size.widths[0], "y_target": size.widths[-1]}
-    arrays = {name: rng.normal(size=(size.batch * size.slice, n)).astype("float32") for name, n in widths.items()}
+    Beside.size = Ready.size = size
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        np.savez("train.npz", **arrays)
-        Beside.size, Beside.arrays = size, {name: torch.from_numpy(array) for name, array in arrays.items()}
-        outcome = noether.run(spec(size), quiet=True, trust=["ours"])
+        np.savez("train.npz", **{name: tensor.numpy() for name, tensor in arrays(size).items()})
+        dataset = {"kind": f"{Ready.__module__}.Ready"} if way == "ready" else {"kind": "file", "path": "train.npz"}
+        outcome = noether.run(spec(size, dataset), quiet=True, trust=["ours"])
         assert outcome.error is None, outcome.error
         weights = load_file(next((outcome.run_dir / "checkpoints").glob("step-*")) / "model.safetensors")
         os.chdir("/")
@@ -112,4 +138,4 @@ def measured(size: Size) -> dict[str, float]:
 if __name__ == "__main__":
     import ours  # a spec names the callback by the module that it can import
 
-    print(json.dumps(ours.measured(SIZES[sys.argv[1]])))
+    print(json.dumps(ours.measured(SIZES[sys.argv[1]], sys.argv[2])))

@@ -67,12 +67,19 @@ def bench(
         return is_quick and (former is None or former.allows(timing))
 
     loaded = load_spec(spec, options.overrides, trust=options.trusted, plugins=options.plugins)
+    if former is not None:
+        former.require_same(loaded.spec.name)
     found = measure(loaded, options.plugins, updates=updates, is_enough=is_enough)
     record = found.record()
     print_json(record) if as_json else _print_bench(found, record)
     failures = [] if former is None else [f"{line} (compared with {former.path})" for line in former.growth(record)]
     if fail_over is not None and found.timing.ratio > fail_over:
         failures.insert(0, f"the ratio is {found.timing.ratio:.2f}, allowed up to {fail_over:g}; {_dearest(found)}")
+    if former is not None and (other := former.other_machine(record["machine"])):
+        say(
+            f"note: {former.path} is of another machine or other versions ({other}): ratios differ there",
+            to_stderr=True,
+        )
     for failure in failures:
         say(f"error: {failure}", to_stderr=True)
     if former is not None and not failures and not as_json:

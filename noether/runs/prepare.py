@@ -224,9 +224,9 @@ def rehearsal(loaded: LoadedSpec, plugins: Iterable[str] = (), *, extras: Iterab
         UsageError: if something in the spec cannot be built.
     """
     with (
-        TemporaryDirectory(prefix="noether-") as folder,
         _quiet_callbacks(),
         preparation(loaded, plugins, extras=extras) as prepared,
+        TemporaryDirectory(prefix="noether-") as folder,  # after the imports, in which Ctrl-C ends the process at once
     ):
         spec = prepared.loaded.spec
         paths = PathProvider(spec.output, spec.name)  # an initializer may take weights of another run there

@@ -155,9 +155,12 @@ def test_the_functions_that_make_more_calls_are_named_the_most_first():
 
 
 @pytest.mark.parametrize(
-    ("ratio", "deviation", "limit"), [(1.0, 0.0, 1.1), (1.0, 0.02, 1.1), (1.0, 0.05, 1.2), (2.0, 0.1, 2.4)]
+    ("ratio", "deviation", "limit"),
+    [(1.0, 0.0, 1.1), (1.0, 0.02, 1.1), (1.0, 0.05, 1.2), (2.0, 0.1, 2.4), (1.0, 0.2, 1.4)],
 )
-def test_a_ratio_may_grow_by_a_tenth_or_by_four_deviations(ratio: float, deviation: float, limit: float):
+def test_a_ratio_may_grow_by_a_tenth_or_by_four_deviations_but_never_by_half(
+    ratio: float, deviation: float, limit: float
+):
     assert gate.limit(ratio, deviation) == pytest.approx(limit)
     baseline = {"ratios": {"ratio": [ratio, deviation]}}
     assert gate.grown_ratios({"ratios": {"ratio": limit - 0.001}}, baseline) == []

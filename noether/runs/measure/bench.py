@@ -53,7 +53,7 @@ class Timing:
         slices: Slices that were timed.
         slice_updates: Updates of a slice.
         python_calls: Function calls of an update, of the run and of the bare loop.
-        difference: Where weights differ in the end; None if they are equal bit by bit.
+        difference: Where weights differ in the end, or why they were not compared; None if they are equal bit by bit.
     """
 
     update_us: float
@@ -131,7 +131,7 @@ def bench(
         is_enough: Returns False for a timing that should be tried again.
 
     Raises:
-        UsageError: if the spec is wrong, or trains too few updates.
+        UsageError: if the spec is wrong, or trains too few updates, or stops by itself too early.
         TrainingError: if training fails.
     """
     timings: list[Timing] = []
@@ -142,12 +142,13 @@ def bench(
     costs = _Costs(updates)
     with watch_hooks(HookWatch(around=costs.meter.around)):
         run = _train(loaded, plugins, costs)
+    found = [one for one in costs.found() if one.name != _OWN_ID]
     return Bench(
         name=run.spec.name,
         device=run.spec.device,
         end_update=run.trainer.update_counter.end_update,
         timing=min(timings, key=lambda one: one.ratio),
-        callbacks=[one for one in costs.found() if one.name != _OWN_ID],
+        callbacks=found,
         mean_us=1e6 * costs.seconds / costs.timed,
         not_called=costs.not_called(run),
     )
@@ -229,6 +230,14 @@ class _Phases(ABC):
             self._running.close()
             gc.unfreeze()
 
+    def too_short(self) -> UsageError:
+        """Return the error for a training that has ended by itself before anything was measured."""
+        update = self.run.trainer.update_counter.update
+        return UsageError(
+            f"nothing was measured: training ended by itself at update {update}",
+            hint="remove what stops it, for example an early stopper, or let it stop later",
+        )
+
     def whole_periods(self, updates: int) -> int:
         """Return a number of updates in which as many intervals fire as in any other, if that is not much longer."""
         return ceil(updates / self.period) * self.period if self.period <= 8 * updates else updates
@@ -245,9 +254,28 @@ class _Phases(ABC):
 class _Slices(_Phases):
     """Lets the bare loop do the same updates after each slice, and times both."""
 
+    def __init__(self, updates: int | None) -> None:
+        super().__init__(updates)
+        self._ours: list[float] = []
+        self._theirs: list[float] = []
+        self._done = self._length = 0
+        self._difference: str | None = "not compared: training ended before the measurement"
+
     def timing(self) -> Timing:
-        """Return the result."""
-        return self._timing
+        """Return the result; that of the slices before, if training has ended by itself."""
+        if not self._ours:
+            raise self.too_short()
+        length = self._length
+        return Timing(
+            update_us=1e6 * min(self._ours) / length,
+            bare_us=1e6 * min(self._theirs) / length,
+            noise=_noise(self._ours, self._theirs),
+            updates=self._done,
+            slices=len(self._ours),
+            slice_updates=length,
+            python_calls=self._python_calls,
+            difference=self._difference,
+        )
 
     def phases(self) -> Iterator[int]:
         bare = BareLoop(self.run)
@@ -264,27 +292,22 @@ class _Slices(_Phases):
         calls.disable()
         bare_calls = cProfile.Profile()
         bare.train(counted, around=bare_calls.runcall)
-        done = 2 * self.warm_up + counted
+        self._python_calls = _calls(calls) / counted - 1, _calls(bare_calls) / counted  # one call is the plugin's own
+        self._done = 2 * self.warm_up + counted
         length = self.whole_periods(max(1, min(_LONGEST, round(_SLICE / each))))
-        length = min(length, max(1, (self.total - done) // 4))
-        ours: list[float] = []
-        theirs: list[float] = []
-        while done + length <= self.total and not self.is_long_enough(done, sum(ours) + sum(theirs)):
+        self._length = length = min(length, max(1, (self.total - self._done) // 4))
+        while self._done + length <= self.total and not self.is_long_enough(self._done, self._seconds):
             started = now(self.device)
             yield length
-            ours.append(now(self.device) - started)
-            theirs.append(bare.train(length))
-            done += length
-        self._timing = Timing(
-            update_us=1e6 * min(ours) / length,
-            bare_us=1e6 * min(theirs) / length,
-            noise=_noise(ours, theirs),
-            updates=done,
-            slices=len(ours),
-            slice_updates=length,
-            python_calls=(_calls(calls) / counted - 1, _calls(bare_calls) / counted),  # one call is the plugin's own
-            difference=bare.difference(self.run.model),
-        )
+            ours = now(self.device) - started
+            self._theirs.append(bare.train(length))
+            self._ours.append(ours)
+            self._done += length
+        self._difference = bare.difference(self.run.model)
+
+    @property
+    def _seconds(self) -> float:
+        return sum(self._ours) + sum(self._theirs)
 
 
 def _noise(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
@@ -335,6 +358,8 @@ class _Costs(_Phases):
 
     def found(self) -> list[CallbackCost]:
         """Return the costs of all hooks."""
+        if not self.timed:
+            raise self.too_short()
         rates = {one.id: rate for one in self.run.trainer.participants if (rate := self._rate(one.instance))}
         return self.meter.costs(self.timed, self.seconds, rates)
 

@@ -46,12 +46,35 @@ class Former:
                 raise TypeError("its ratio is not a number, or its callbacks are not a list")
             for one in record["callbacks"]:
                 _key(one), float(one["us"]), float(one["calls"]), float(one["waits"] or 0)
-            float(record["noise"] or 0), record["python_calls"]["update"], record["machine"]["python"]
+            float(record["noise"] or 0), record["name"], record["machine"]["python"], record["machine"]["device"]
+            for calls in (record["python_calls"][side] for side in ("update", "bare")):
+                float(calls)
         except OSError as error:
             raise UsageError(f"cannot read {path}: {error.strerror or error}", hint=hint) from error
         except (ValueError, TypeError, KeyError) as error:
             raise UsageError(f"{path} is not a measurement of noether bench: {error}", hint=hint) from error
         return cls(path, record)
+
+    def require_same(self, name: str) -> None:
+        """Check that a spec of this name was measured.
+
+        Raises:
+            UsageError: if it was another one, so that nothing can be compared.
+        """
+        if self.record["name"] != name:
+            raise UsageError(
+                f"{self.path} is a measurement of another spec: found '{self.record['name']}', expected '{name}'",
+                hint="measure this spec with noether bench SPEC --json > FILE, at the commit to compare with",
+            )
+
+    def other_machine(self, machine: Mapping[str, Any]) -> str | None:
+        """Return how the machine of the earlier measurement differs, as text; None if it does not."""
+        parts = ("system", "cores", "threads", "device", "python", "torch")
+        before = self.record["machine"]
+        other = [
+            f"{part} {before.get(part)}, here {machine[part]}" for part in parts if before.get(part) != machine[part]
+        ]
+        return "; ".join(other) or None
 
     def limit(self, noise: float | None) -> float:
         """Return the largest ratio that is no growth, for a measurement with this noise."""

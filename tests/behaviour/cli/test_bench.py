@@ -107,6 +107,22 @@ def test_an_interval_that_does_not_fire_is_named(bench):
     assert "not measured: checkpoint acts first after update 90\n" in ended.out
 
 
+STOPS = {"kind": "fixed-early-stopper", "stop_at_update": 30}
+
+
+def test_a_run_that_stops_by_itself_is_measured_up_to_there(measured):
+    found = measured(callbacks=[STOPS, BUSY])
+    assert found["updates"] <= 30
+    assert found["weights_differ"].startswith("not compared: ")
+    assert found["callbacks"][0]["name"] == "busy"
+
+
+def test_a_run_that_stops_before_anything_was_measured_is_refused(bench):
+    ended = bench(callbacks=[STOPS | {"stop_at_update": 3}])
+    assert ended.code == 2
+    assert ended.err.startswith("error: nothing was measured: training ended by itself at update 3\n")
+
+
 def test_a_ratio_over_the_limit_fails_with_one_line(bench):
     ended = bench("--fail-over", "0.01", callbacks=[BUSY])
     assert ended.code == 1
@@ -143,6 +159,20 @@ def test_an_update_that_is_as_quick_as_before_passes(bench, measured):
     assert ended.out.splitlines()[-1].startswith("nothing grew since former.json")
 
 
+def test_a_measurement_of_another_spec_is_not_compared(bench, measured):
+    ended = bench(*former(measured(), name="other"))
+    assert ended.code == 2
+    assert "found 'other', expected 'tiny'" in ended.err
+
+
+def test_a_measurement_of_another_machine_is_compared_with_a_note(bench, measured):
+    found = measured()
+    machine = found["machine"] | {"cores": 96, "torch": "2.99"}
+    ended = bench(*former(found, ratio=1000.0, machine=machine))
+    assert ended.code == 0
+    assert ended.err.startswith("note: former.json is of another machine or other versions (cores 96, here ")
+
+
 def test_a_callback_that_begins_to_wait_is_named(bench, measured):
     found = measured(callbacks=[{**READS, "id": "losses"}])
     reading = costs_of(found, "losses")["track_after_accumulation_step"]
@@ -166,7 +196,12 @@ def test_code_that_a_spec_may_not_import_is_refused(refusal, spec_file, tiny_spe
     assert "os" in refusal("bench", spec)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"ratio": 1.5}', '{"ratio": "1", "callbacks": []}', None])
+HALF = '{"ratio": 1.5, "callbacks": [], "noise": 0.1, "name": "tiny", "machine": {"python": "3", "device": "cpu"}, ' + (
+    '"python_calls": {"update": 3.0}}'
+)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"ratio": 1.5}', '{"ratio": "1", "callbacks": []}', HALF, None])
 def test_a_file_that_is_no_measurement_is_refused(refusal, spec_file, text):
     if text is not None:
         Path("former.json").write_text(text)
