@@ -1,4 +1,4 @@
-"""Accumulation of losses that are not means over samples, with the gradients and numbers of one large batch."""
+"""Backward passes; accumulation of losses that are not means over samples, with the gradients of one large batch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import _engine_run_backward
 from torch.nn import Parameter
 
 from noether.core.callbacks.tracked import precise
@@ -34,6 +35,22 @@ def weights_of(result: TrainerResult, per_batch: float) -> Weights:
     else:
         counts = dict.fromkeys(names, per_batch if count is None else count)
     return {name: None if isinstance(each, str) else each for name, each in counts.items()}
+
+
+def run_backward(loss: Tensor, *, retain_graph: bool = False) -> None:
+    """Do what `loss.backward()` does, without the 26 calls that torch makes around its engine.
+
+    What is not a plain loss, a real number of type `Tensor`, is left to torch with its checks.
+
+    Args:
+        loss: The loss.
+        retain_graph: Keep the graph.
+    """
+    if type(loss) is not Tensor or loss.ndim or not loss.dtype.is_floating_point:
+        loss.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # untyped in torch
+        return
+    one = torch.ones_like(loss)  # a new one each time, as in torch: a gradient may share its memory
+    _engine_run_backward((loss,), (one,), retain_graph, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
 class Accumulation:
@@ -83,7 +100,7 @@ class Accumulation:
         if len(groups) == 1 and not self._held and self._direct in (None, *groups):
             self._direct = next(iter(groups))
             _scale(self._parameters, shares[0][1])
-            scale(shares[0][0]).backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # untyped in torch
+            run_backward(scale(shares[0][0]), retain_graph=retain_graph)
         else:
             self._backward_apart(dict(zip(groups, shares, strict=True)), scale, retain_graph=retain_graph)
         if step == steps - 1:
@@ -122,7 +139,7 @@ class Accumulation:
             _swap(self._parameters, self._held.get(key))
             _scale(self._parameters, kept)
             if share.requires_grad:  # a part may be a number
-                scale(share).backward(retain_graph=retain_graph or left > 0)  # type: ignore[no-untyped-call]  # as above
+                run_backward(scale(share), retain_graph=retain_graph or left > 0)
             self._held[key] = _swap(self._parameters, None)
 
     def _add_up(self) -> None:
