@@ -130,7 +130,7 @@ class LogWriter:
         if logger is not None:
             added.printed[key] = (logger, format_str or ".6g")
 
-    def add_mean(self, key: str, mean: Tensor, count: Tensor, logger: logging.Logger | None = None) -> None:
+    def add_mean(self, key: str, mean: float | Tensor, count: Tensor, logger: logging.Logger | None = None) -> None:
         """Add a mean whose number of values only the device knows; it is left out if there were none.
 
         Args:
