@@ -117,7 +117,7 @@ class LogWriter:
         Raises:
             TrainingError: if the key is not a string or the value not a scalar.
         """
-        if not isinstance(key, str) or not key:
+        if (type(key) is not str and not isinstance(key, str)) or not key:  # no call for a plain text
             raise TrainingError(f"wrong metric key: found {key!r}, expected a non-empty string")
         key = self.prefix + key
         if not key.isprintable() and has_control(key):

@@ -1,4 +1,4 @@
-"""Backward passes; accumulation of losses that are not means over samples, with the gradients of one large batch."""
+"""Accumulation of losses that are not means over samples, with the gradients and numbers of one large batch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import _engine_run_backward
 from torch.nn import Parameter
 
 from noether.core.callbacks.tracked import precise
-from noether.training.trainers.types import Count, TrainerResult
+from noether.training.trainers.types import Count, TrainerResult, run_backward
 
 Weights: TypeAlias = dict[str, float | Tensor | None]
 """Weight of each loss of a batch in a mean over batches; None for a loss that is a sum.
@@ -35,22 +34,6 @@ def weights_of(result: TrainerResult, per_batch: float) -> Weights:
     else:
         counts = dict.fromkeys(names, per_batch if count is None else count)
     return {name: None if isinstance(each, str) else each for name, each in counts.items()}
-
-
-def run_backward(loss: Tensor, *, retain_graph: bool = False) -> None:
-    """Do what `loss.backward()` does, without the 26 calls that torch makes around its engine.
-
-    What is not a plain loss, a real number of type `Tensor`, is left to torch with its checks.
-
-    Args:
-        loss: The loss.
-        retain_graph: Keep the graph.
-    """
-    if type(loss) is not Tensor or loss.ndim or not loss.dtype.is_floating_point:
-        loss.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # untyped in torch
-        return
-    one = torch.ones_like(loss)  # a new one each time, as in torch: a gradient may share its memory
-    _engine_run_backward((loss,), (one,), retain_graph, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
 class Accumulation:

@@ -17,11 +17,11 @@ from noether.data.samplers.tagged import TRAINING, TaggedBatch
 from noether.kernel.progress import Stopwatch
 from noether.optim.kernels import require_scalable
 from noether.optim.model_optimizer import ModelOptimizer
-from noether.training.accumulation import Accumulation, Weights, run_backward, shown, weights_of
+from noether.training.accumulation import Accumulation, Weights, shown, weights_of
 from noether.training.buffers import KeptBuffers
 from noether.training.nonfinite import FiniteGuard, step_masked
 from noether.training.precision import Precision
-from noether.training.trainers.types import TrainerResult, as_loss, check_graph, check_parts, detached
+from noether.training.trainers.types import TrainerResult, as_loss, check_graph, check_parts, detached, run_backward
 
 # torch.set_grad_enabled is a context manager that also works as a call, at four times the price of what it calls.
 _set_grad_enabled = torch._C._set_grad_enabled

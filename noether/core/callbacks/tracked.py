@@ -78,7 +78,7 @@ def summed(values: list[Tensor]) -> float | Tensor:
 
     Scalars in the host's memory give a number: reading them costs less than a tensor operation.
     """
-    if values[0].is_cpu and not values[0].is_complex():
+    if values[0].is_cpu and not values[0].dtype.is_complex:
         return sum([value.item() for value in values], 0.0)
     return precise(torch.stack(values)).sum()
 

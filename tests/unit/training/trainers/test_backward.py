@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from noether.training.accumulation import run_backward
+from noether.training.trainers.types import run_backward
 
 
 def network() -> nn.Module:
