@@ -80,8 +80,12 @@ class Dispatch:
 
         The loop asks again when it has reached that update: the rounds in between cost one comparison.
         """
-        due = (next_due(update_counter) for next_due in self._next_due)
-        return min((update for update in due if update is not None), default=NEVER)
+        first = NEVER
+        for next_due in self._next_due:  # plain steps: a generator would be two calls for each, at every boundary
+            due = next_due(update_counter)
+            if due is not None and due < first:
+                first = due
+        return first
 
     def digest(self) -> str:
         """Return a hash of the order of calls, with kinds and versions; equal on all ranks of a sound run."""

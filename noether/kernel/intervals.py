@@ -45,7 +45,7 @@ class Intervals:
         """Return the first update after `update` at which any interval fires; `NEVER` without one."""
         due = NEVER
         if self.every_n_updates is not None:
-            due = min(due, (update // self.every_n_updates + 1) * self.every_n_updates)
+            due = (update // self.every_n_updates + 1) * self.every_n_updates
         if self.every_n_samples is not None:
             next_multiple = (update * effective_batch_size // self.every_n_samples + 1) * self.every_n_samples
             due = min(due, -(-next_multiple // effective_batch_size))

@@ -117,7 +117,7 @@ class LogWriter:
         Raises:
             TrainingError: if the key is not a string or the value not a scalar.
         """
-        if not isinstance(key, str) or not key:
+        if (type(key) is not str and not isinstance(key, str)) or not key:  # no call for a plain text
             raise TrainingError(f"wrong metric key: found {key!r}, expected a non-empty string")
         key = self.prefix + key
         if not key.isprintable() and has_control(key):
@@ -130,7 +130,7 @@ class LogWriter:
         if logger is not None:
             added.printed[key] = (logger, format_str or ".6g")
 
-    def add_mean(self, key: str, mean: Tensor, count: Tensor, logger: logging.Logger | None = None) -> None:
+    def add_mean(self, key: str, mean: float | Tensor, count: Tensor, logger: logging.Logger | None = None) -> None:
         """Add a mean whose number of values only the device knows; it is left out if there were none.
 
         Args:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from itertools import islice
-from operator import is_, itemgetter
 from typing import Any, TypeAlias
 
 import torch
@@ -16,9 +14,8 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from noether.optim.optimizer_state import Options
 
-_Tensors: TypeAlias = tuple[list[Tensor] | tuple[Tensor, ...], ...]
+_Tensors: TypeAlias = tuple[tuple[Tensor, ...], ...]
 """Parameters, gradients and entries of the state of a group."""
-_ENTRIES = itemgetter("exp_avg", "exp_avg_sq", "step")
 
 
 class FusedStep:
@@ -112,18 +109,18 @@ def _tensors_of(group: Options, state: Iterator[tuple[Tensor, Any]]) -> _Tensors
         state: State by parameter, from the first parameter of the group on.
     """
     parameters, lr, (beta1, beta2) = group["params"], group["lr"], group["betas"]
-    gradients = [gradient for parameter in parameters if (gradient := parameter.grad) is not None]
-    number = len(parameters)
-    is_plain = group["fused"] and not group["amsgrad"] and not group["differentiable"] and len(gradients) == number
+    is_plain = group["fused"] and not group["amsgrad"] and not group["differentiable"]
     if not is_plain or type(lr) is not float or type(beta1) is not float or type(beta2) is not float:
         return None
     try:
-        members, entries = zip(*islice(state, number), strict=True)
-        averages, squares, steps = zip(*map(_ENTRIES, entries), strict=True)
-    except (KeyError, ValueError):  # there is none yet, or a callback has removed it
+        rows = [
+            (parameter, gradient, entries["exp_avg"], entries["exp_avg_sq"], entries["step"])
+            for parameter, (member, entries) in zip(parameters, state, strict=False)
+            if member is parameter and (gradient := parameter.grad) is not None
+        ]
+    except KeyError:  # there is none yet, or a callback has removed it
         return None
-    in_order = len(steps) == number and all(map(is_, members, parameters))
-    return (parameters, gradients, averages, squares, steps) if in_order else None
+    return tuple(zip(*rows, strict=True)) if len(rows) == len(parameters) else None
 
 
 def _is_of_torch(function: Any) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from noether.core.callbacks.tracked import precise
-from noether.training.trainers.types import Count, TrainerResult
+from noether.training.trainers.types import Count, TrainerResult, run_backward
 
 Weights: TypeAlias = dict[str, float | Tensor | None]
 """Weight of each loss of a batch in a mean over batches; None for a loss that is a sum.
@@ -83,7 +83,7 @@ class Accumulation:
         if len(groups) == 1 and not self._held and self._direct in (None, *groups):
             self._direct = next(iter(groups))
             _scale(self._parameters, shares[0][1])
-            scale(shares[0][0]).backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # untyped in torch
+            run_backward(scale(shares[0][0]), retain_graph=retain_graph)
         else:
             self._backward_apart(dict(zip(groups, shares, strict=True)), scale, retain_graph=retain_graph)
         if step == steps - 1:
@@ -122,7 +122,7 @@ class Accumulation:
             _swap(self._parameters, self._held.get(key))
             _scale(self._parameters, kept)
             if share.requires_grad:  # a part may be a number
-                scale(share).backward(retain_graph=retain_graph or left > 0)  # type: ignore[no-untyped-call]  # as above
+                run_backward(scale(share), retain_graph=retain_graph or left > 0)
             self._held[key] = _swap(self._parameters, None)
 
     def _add_up(self) -> None:

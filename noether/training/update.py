@@ -21,7 +21,7 @@ from noether.training.accumulation import Accumulation, Weights, shown, weights_
 from noether.training.buffers import KeptBuffers
 from noether.training.nonfinite import FiniteGuard, step_masked
 from noether.training.precision import Precision
-from noether.training.trainers.types import TrainerResult, as_loss, check_graph, check_parts, detached
+from noether.training.trainers.types import TrainerResult, as_loss, check_graph, check_parts, detached, run_backward
 
 # torch.set_grad_enabled is a context manager that also works as a call, at four times the price of what it calls.
 _set_grad_enabled = torch._C._set_grad_enabled
@@ -253,7 +253,7 @@ class Update:
             forwarded = perf_counter()
             if steps > 1 or precision.scaler is not None:
                 return result, self._backward(result, steps, step, retain_graph=retain_graph), forwarded
-            result.total_loss.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # untyped in torch
+            run_backward(result.total_loss, retain_graph=retain_graph)
             return result, result.total_loss.detach(), forwarded
         except (AttributeError, RuntimeError):
             if result is not None:
@@ -272,7 +272,7 @@ class Update:
             self._is_weighing = step < steps - 1
             return self._accumulation.backward(result, steps, step, scale, retain_graph=retain_graph)
         loss = total if steps == 1 else total / steps
-        scale(loss).backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # as above
+        run_backward(scale(loss), retain_graph=retain_graph)
         return total.detach()
 
     def form_state(self) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -25,13 +26,26 @@ from noether.errors import DataError
 from noether.kernel.compile import active_watch, measured
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.intervals import Intervals, fires
-from noether.kernel.markers import inherited_no_op, when_due
+from noether.kernel.markers import inherited_no_op, unguarded, when_due
 from noether.kernel.participant import Binding, bind
 from noether.kernel.progress import UpdateCounter
 from noether.metrics.log import LogWriter
 from noether.metrics.tracker import BaseTracker
 
 IntervalType = Literal["epoch", "update", "sample", "eval"]
+
+
+class _Every:
+    """Interval of a `PeriodicCallback` in one unit, kept in its `intervals`, which every round reads."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, callback: PeriodicCallback | None, owner: type) -> Any:
+        return self if callback is None else getattr(callback.intervals, self._name)
+
+    def __set__(self, callback: PeriodicCallback, every: int | None) -> None:
+        callback.intervals = replace(callback.intervals, **{self._name: every})
 
 
 class PeriodicCallback(CallbackBase):
@@ -50,7 +64,18 @@ class PeriodicCallback(CallbackBase):
         checkpoint_writer: See `CallbackBase`.
         metric_property_provider: See `CallbackBase`.
         name: See `CallbackBase`.
+
+    Attributes:
+        intervals: The interval as one value.
+        every_n_epochs: The interval in epochs; a subclass may set it, as the two below.
+        every_n_updates: The interval in updates.
+        every_n_samples: The interval in samples.
     """
+
+    intervals = Intervals()
+    every_n_epochs = _Every()
+    every_n_updates = _Every()
+    every_n_samples = _Every()
 
     def __init__(
         self,
@@ -77,11 +102,9 @@ class PeriodicCallback(CallbackBase):
         self.callback_config = callback_config
         self.id = callback_config.id or self.id
         self.component = callback_config._component
-        self.every_n_epochs = callback_config.every_n_epochs
-        self.every_n_updates = callback_config.every_n_updates
-        self.every_n_samples = callback_config.every_n_samples
-        self._own_batch_size = callback_config.batch_size
-        self._intervals = Intervals()
+        config = callback_config
+        self.intervals = Intervals(config.every_n_epochs, config.every_n_updates, config.every_n_samples)
+        self._own_batch_size = config.batch_size
 
     @property
     def batch_size(self) -> int:
@@ -91,18 +114,6 @@ class PeriodicCallback(CallbackBase):
     @batch_size.setter
     def batch_size(self, batch_size: int | None) -> None:
         self._own_batch_size = batch_size
-
-    @property
-    def intervals(self) -> Intervals:
-        """The interval as one value; follows the attributes, which a subclass may set."""
-        known = self._intervals
-        if (
-            known.every_n_updates != self.every_n_updates
-            or known.every_n_epochs != self.every_n_epochs
-            or known.every_n_samples != self.every_n_samples
-        ):
-            known = self._intervals = Intervals(self.every_n_epochs, self.every_n_updates, self.every_n_samples)
-        return known
 
     @inherited_no_op
     def periodic_callback(self, *, interval_type: IntervalType, update_counter: UpdateCounter, **kwargs: Any) -> None:
@@ -134,7 +145,8 @@ class PeriodicCallback(CallbackBase):
     @when_due
     def after_update(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
         """Act if the update or the sample interval fires."""
-        if interval := fires(self.intervals, update_counter, "update"):
+        interval = self.intervals.fires_after_update(update_counter.update, update_counter.effective_batch_size)
+        if interval is not None:
             self._act(interval_type=interval, update_counter=update_counter, **kwargs)
 
     def at_eval(self, update_counter: UpdateCounter, **kwargs: Any) -> None:
@@ -142,22 +154,23 @@ class PeriodicCallback(CallbackBase):
         self._act(interval_type="eval", update_counter=update_counter, **kwargs)
 
     @cached_property
-    def _binding(self) -> Binding:
-        return bind(self.periodic_callback, HOOKS["periodic_callback"])
+    def _periodic(self) -> tuple[Callable[..., None], Binding]:
+        function = unguarded(self.periodic_callback)  # what calls it is guarded itself
+        return function, bind(function, HOOKS["periodic_callback"])
 
     def _act(self, **arguments: Any) -> None:
         """Call `periodic_callback` with the arguments that it names, or with all of them if it takes `**kwargs`."""
-        binding, positional, named = self._binding, [], arguments
+        (call, binding), positional, named = self._periodic, [], arguments
         if binding.positional or not binding.takes_all:
             positional = [arguments[name] for name in binding.positional]
             takes = arguments if binding.takes_all else binding.keywords
             named = {name: arguments[name] for name in takes if name in arguments and name not in binding.positional}
         watch = active_watch()
         if watch is None or not watch.measures:
-            self.periodic_callback(*positional, **named)
+            call(*positional, **named)
         else:
             with measured("periodic_callback", self.id, arguments["update_counter"], watch):
-                self.periodic_callback(*positional, **named)
+                call(*positional, **named)
 
     def is_due(self, update_counter: UpdateCounter, hook: Literal["update", "epoch"]) -> bool:
         """Return True if this callback acts in the current round of `after_update` or `after_epoch`."""

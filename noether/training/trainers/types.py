@@ -1,4 +1,4 @@
-"""Loss results: values that `loss_compute` may return, and the TrainerResult that `train_step` returns."""
+"""Losses: values that `loss_compute` may return, the TrainerResult that `train_step` returns, and backward passes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 
 from noether.data.batches import named_parts
@@ -248,6 +249,22 @@ def check_total(total: Any, losses: Mapping[str, Any] | None) -> None:
             f"wrong shape of the loss: found {found or tuple(total.shape)}, expected one number for the batch",
             hint='reduce it, for example with .mean(), or reduction = "mean"',
         )
+
+
+def run_backward(loss: Tensor, *, retain_graph: bool = False) -> None:
+    """Do what `loss.backward()` does, without the 26 calls that torch makes around its engine.
+
+    What is not a plain loss, a real number of type `Tensor`, is left to torch with its checks.
+
+    Args:
+        loss: The loss.
+        retain_graph: Keep the graph.
+    """
+    if type(loss) is not Tensor or loss.ndim or not loss.dtype.is_floating_point:
+        loss.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # untyped in torch
+        return
+    one = torch.ones_like(loss)  # a new one each time, as in torch: a gradient may share its memory
+    _engine_run_backward((loss,), (one,), retain_graph, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
 def check_graph(result: TrainerResult) -> None:

@@ -18,20 +18,13 @@ class Pace:
         self._first_update = update_counter.update
         self._started = monotonic()
 
-    @property
-    def elapsed_seconds(self) -> float:
-        """Seconds since this session began."""
-        return monotonic() - self._started
-
-    def updates_per_second(self, update_counter: UpdateCounter) -> float | None:
-        """Return the rate of this session; None before its first update."""
+    def estimate(self, update_counter: UpdateCounter) -> tuple[float, float] | None:
+        """Return the updates per second and the remaining seconds at that rate; None before the first update."""
         updates = update_counter.update - self._first_update
-        return updates / max(self.elapsed_seconds, 1e-9) if updates else None
-
-    def remaining_seconds(self, update_counter: UpdateCounter) -> float | None:
-        """Return the remaining seconds at that rate; None before the first update."""
-        rate = self.updates_per_second(update_counter)
-        return None if rate is None else (update_counter.end_update - update_counter.update) / rate
+        if not updates:
+            return None
+        rate = updates / max(monotonic() - self._started, 1e-9)
+        return rate, (update_counter.end_update - update_counter.update) / rate
 
 
 def clock(seconds: float) -> str:
@@ -73,7 +66,8 @@ class EtaCallback(PeriodicCallback):
 
     def periodic_callback(self, *, update_counter: UpdateCounter, **_: Any) -> None:
         """Log the rate and the remaining time."""
-        if self._pace is None or (rate := self._pace.updates_per_second(update_counter)) is None:
+        if self._pace is None or (estimate := self._pace.estimate(update_counter)) is None:
             return
+        rate, remaining = estimate
         self.writer.add_scalar("profiling/updates_per_second", rate)
-        self.writer.add_scalar("profiling/remaining_seconds", self._pace.remaining_seconds(update_counter) or 0.0)
+        self.writer.add_scalar("profiling/remaining_seconds", remaining)

@@ -13,7 +13,7 @@ from torch import Tensor
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.periodic import PeriodicCallback
-from noether.core.callbacks.tracked import HOLD, AppliedSteps, beside, precise, weighted
+from noether.core.callbacks.tracked import HOLD, AppliedSteps, beside, precise, summed, weighted
 from noether.metrics.values import read_scalars
 
 _Losses: TypeAlias = tuple[dict[str, Tensor], Mapping[str, float | Tensor | None] | None]
@@ -54,7 +54,7 @@ class OnlineLossCallback(PeriodicCallback):
         super().__init__(callback_config, **kwargs)
         self._suffix = _suffix(callback_config)
         self._steps: AppliedSteps[_Losses] = AppliedSteps()
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[str, float | Tensor] = {}
         self._counts: dict[str, float] = defaultdict(int)
         self._unread: dict[str, float | Tensor] = {}  # counts that are still on the device
 
@@ -78,27 +78,22 @@ class OnlineLossCallback(PeriodicCallback):
 
     def _fold(self) -> None:
         """Add up the held losses by name, without waiting for the device; not every accumulation step has each loss."""
-        steps = self._steps.take()
-        added: tuple[list[Tensor], Tensor] | None = None
-        for name in dict.fromkeys([name for (losses, _), _ in steps for name in losses]):
-            known = [
-                losses[name]
-                for (losses, weights), applied in steps
-                if name in losses and weights is None and applied is None
-            ]
-            others = [
-                (losses[name], _weight(name, weights), applied)
-                for (losses, weights), applied in steps
-                if name in losses and (applied is not None if weights is None else name in weights)
-            ]
-            if known:
-                if added is None or len(known) != len(added[0]) or not all(map(is_, known, added[0])):
-                    # In double: a mean must not depend on the moments of adding up.
-                    added = known, precise(torch.stack(known)).sum()
-                self._add(name, added[1])  # the only loss of a trainer is its total as well, and is added up once
-                self._counts[name] += len(known)
-            if others:
-                self._add_weighted(name, others)
+        plain: dict[str, list[Tensor]] = {}
+        others: dict[str, list[tuple[Tensor, float | Tensor, Tensor | None]]] = {}
+        for (losses, weights), applied in self._steps.take():
+            for name in losses:
+                if weights is None and applied is None:
+                    plain.setdefault(name, []).append(losses[name])
+                elif weights is None or name in weights:
+                    others.setdefault(name, []).append((losses[name], _weight(name, weights), applied))
+        added: tuple[list[Tensor], float | Tensor] | None = None
+        for name, values in plain.items():
+            if added is None or len(values) != len(added[0]) or not all(map(is_, values, added[0])):
+                added = values, summed(values)
+            self._add(name, added[1])  # the only loss of a trainer is its total as well, and is added up once
+            self._counts[name] += len(values)
+        for name, steps in others.items():
+            self._add_weighted(name, steps)
 
     def _add_weighted(self, name: str, steps: list[tuple[Tensor, float | Tensor, Tensor | None]]) -> None:
         values = precise(torch.stack([value for value, _, _ in steps]))
@@ -107,7 +102,7 @@ class OnlineLossCallback(PeriodicCallback):
         self._add(name, weighted(values, weights * applied).sum())
         self._unread[name] = self._unread.get(name, 0.0) + (weights * applied).sum()
 
-    def _add(self, name: str, total: Tensor) -> None:
+    def _add(self, name: str, total: float | Tensor) -> None:
         self._sums[name] = self._sums[name] + total if name in self._sums else total
 
     def _read_counts(self) -> None:
@@ -127,7 +122,7 @@ class OnlineLossCallback(PeriodicCallback):
         }
         means = {name: total / counts[name] for name, total in self._sums.items()}
         if means and "total" not in means:  # its parts have counts of their own
-            parts = torch.stack(list(means.values()))
+            parts = torch.stack(list(means.values()))  # type: ignore[arg-type]  # a loss without a count has a total
             known = torch.stack([beside(parts, count) for count in counts.values()])
             means = {"total": parts.where(known > 0, 0.0).sum(), **means}
             counts["total"] = known.sum() if self._unread else 1.0
@@ -149,7 +144,11 @@ class OnlineLossCallback(PeriodicCallback):
         if not self._sums:
             return None
         # Each of its own: a file holds a tensor of two names once, and a resumed interval has two.
-        return {"sums": {name: total.clone() for name, total in self._sums.items()}, "counts": dict(self._counts)}
+        sums = {
+            name: total.clone() if isinstance(total, Tensor) else torch.tensor(total, dtype=torch.float64)
+            for name, total in self._sums.items()
+        }
+        return {"sums": sums, "counts": dict(self._counts)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the sums of the current interval."""

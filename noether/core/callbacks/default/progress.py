@@ -191,5 +191,7 @@ class PlainLines:
 
 
 def _rate(counter: UpdateCounter, pace: Pace) -> str:
-    rate, remaining = pace.updates_per_second(counter), pace.remaining_seconds(counter)
-    return "" if rate is None or remaining is None else f"{rate:.0f} updates/s  {clock(remaining)} left"
+    if (estimate := pace.estimate(counter)) is None:
+        return ""
+    rate, remaining = estimate
+    return f"{rate:.0f} updates/s  {clock(remaining)} left"

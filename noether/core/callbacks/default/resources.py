@@ -58,9 +58,10 @@ class TrainTimeCallback(PeriodicCallback):
 
     def periodic_callback(self, *, update_counter: UpdateCounter, **_: Any) -> None:
         """Log the means and start a new interval."""
-        updates = update_counter.update - self._update
+        updates, before = max(update_counter.update - self._update, 1), self._seconds
         for part, seconds in self.trainer.seconds.items():
-            self.writer.add_scalar(f"profiling/{part}", (seconds - self._seconds.get(part, 0.0)) / max(updates, 1))
+            since = seconds - before[part] if part in before else seconds
+            self.writer.add_scalar(f"profiling/{part}", since / updates)
         self._remember(update_counter)
 
 

@@ -79,6 +79,15 @@ def test_updates_till_the_next_call_are_a_whole_interval_at_an_exact_multiple(tm
     assert callback.get_interval_string_verbose() == "every_n_epochs=2"
 
 
+def test_an_interval_that_a_callback_sets_later_counts(tmp_path: Path) -> None:
+    callback = recorder(tmp_path, every_n_epochs=2)
+    callback.every_n_updates, callback.every_n_epochs = 5, None
+    callback.after_update(make_counter(update=5))
+    assert callback.calls == [("update", 5)]
+    assert callback.next_due_update(make_counter(update=5)) == 10
+    assert callback.get_interval_string_verbose() == "every_n_updates=5"
+
+
 def collector(folder: Path, **settings: Any) -> tuple[Collector, dict[str, Any]]:
     """Return a collector over `test`, and the arguments of its call from the stream of an evaluation."""
     trainer, model = make_trainer(folder), make_model()

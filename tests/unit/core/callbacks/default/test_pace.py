@@ -37,19 +37,20 @@ def test_clock_loses_no_second(seconds: int) -> None:
 
 def test_before_the_first_update_there_is_no_rate() -> None:
     pace = Pace(make_counter(update=10))
-    assert pace.updates_per_second(make_counter(update=10)) is None
-    assert pace.remaining_seconds(make_counter(update=10)) is None
+    assert pace.estimate(make_counter(update=10)) is None
 
 
 def test_updates_before_a_resume_do_not_count() -> None:
     pace = Pace(make_counter(update=1000, end_update=2000))
     sleep(0.01)
-    now = make_counter(update=1001, end_update=2000)
-    rate, remaining = pace.updates_per_second(now), pace.remaining_seconds(now)
-    assert rate is not None and rate <= 100
-    assert remaining is not None and remaining >= 9.99
+    estimate = pace.estimate(make_counter(update=1001, end_update=2000))
+    assert estimate is not None
+    rate, remaining = estimate
+    assert rate <= 100
+    assert remaining >= 9.99
 
 
 def test_at_the_end_nothing_remains() -> None:
     pace = Pace(make_counter())
-    assert pace.remaining_seconds(make_counter(update=100, end_update=100)) == 0
+    estimate = pace.estimate(make_counter(update=100, end_update=100))
+    assert estimate is not None and estimate[1] == 0
