@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from noether.cli.options import Spec, SpecOptions
+from noether.cli.options import Spec, SpecOptions, verb, verbs
 from noether.cli.output import say
 from noether.errors import NoetherError
 
 if TYPE_CHECKING:
     from noether.spec.load import LoadedSpec
 
-EXAMPLE = "noether check specs/experiment.toml -s trainer.precision=bf16"
+app = verbs()
 
 
+@verb(app, "check", example="noether check specs/experiment.toml -s trainer.precision=bf16")
 def check(
     spec: Spec,
     options: SpecOptions,
