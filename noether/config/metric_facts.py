@@ -79,6 +79,8 @@ def intervals_of(config: CallBackBaseConfig) -> Intervals:
 
 def key_matches(pattern: str, key: str) -> bool:
     """Return True if a metric key matches a pattern; `*` matches anything."""
+    if "*" not in pattern:
+        return pattern == key
     return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), key) is not None
 
 
