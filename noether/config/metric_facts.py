@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias, get_args
 
 from noether.config.components import CallBackBaseConfig
 from noether.errors import UsageError
-from noether.kernel.intervals import Intervals
+from noether.kernel.progress import Intervals
 
 Direction: TypeAlias = Literal["lower", "higher", "neutral"]
 """The direction in which a metric gets better; `neutral` for a metric without one."""

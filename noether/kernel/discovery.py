@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from noether.kernel.compile import HookWatch, compile_call, measured
 from noether.kernel.hookspecs import HOOKS
-from noether.kernel.intervals import Intervals, fires
 from noether.kernel.markers import (
     implementation_options,
     interval_of,
@@ -21,7 +20,7 @@ from noether.kernel.markers import (
 )
 from noether.kernel.names import did_you_mean
 from noether.kernel.participant import Binding, Implementation, Participant, bind
-from noether.kernel.progress import UpdateCounter
+from noether.kernel.progress import Intervals, UpdateCounter, fires
 
 
 def place_of(attribute: Any) -> str:

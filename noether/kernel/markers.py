@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pluggy
 
 from noether.errors import PluginError
-from noether.kernel.intervals import Intervals
+from noether.kernel.progress import Intervals
 
 _MARK = "noether_every"
 _Function = TypeVar("_Function", bound=Callable[..., Any])

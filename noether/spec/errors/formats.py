@@ -9,9 +9,9 @@ from typing import Any
 from noether.config.secrets import mask, withheld
 from noether.errors import NoetherError
 from noether.spec.errors.codes import CODES
-from noether.spec.errors.place import Place
 from noether.spec.errors.problem import InvalidSpecError, Problem
 from noether.spec.errors.words import toml_path, visible
+from noether.spec.locate import Place
 
 
 def problems_in(error: NoetherError) -> tuple[Problem, ...]:

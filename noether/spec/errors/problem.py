@@ -9,10 +9,9 @@ from typing import NamedTuple, TypeAlias
 from noether.config.secrets import withheld
 from noether.errors import SpecError
 from noether.spec.errors.codes import CODES
-from noether.spec.errors.place import Place
 from noether.spec.errors.render import render
 from noether.spec.errors.words import visible
-from noether.spec.locate import TomlPath
+from noether.spec.locate import Place, TomlPath
 
 MAX_PROBLEMS = 100
 """Problems that are shown; further ones are only counted."""
