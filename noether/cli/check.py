@@ -68,6 +68,6 @@ def _notes(loaded: LoadedSpec, options: SpecOptions) -> list[str]:
 
 
 def _print_problems(error: NoetherError, output: Literal["json", "github"]) -> None:
-    from noether.spec.errors.formats import as_github, as_json, problems_in
+    from noether.spec.errors.problem import as_github, as_json, problems_in
 
     say(as_json(problems_in(error)) if output == "json" else as_github(problems_in(error)))
