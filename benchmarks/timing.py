@@ -8,12 +8,17 @@ vary, more rounds are measured. The garbage collector leaves alone what earlier 
 from __future__ import annotations
 
 import gc
+import os
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 PRECISION = 0.01
 """Standard error of a ratio, as a share of it, with which a measurement ends."""
@@ -117,3 +122,15 @@ def timed(call: Callable[[], object], calls: int = 1, clock: Callable[[], float]
     for _ in range(calls):
         call()
     return (clock() - started) / calls
+
+
+WITH_BYTECODE = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""The environment of an installed package: without bytecode, each process would compile the whole package."""
+
+
+def processor_seconds(folder: Path, *arguments: str) -> float:
+    """Run Python with these arguments in a folder; return the processor time of that process and its children."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *arguments], check=True, capture_output=True, cwd=folder, env=WITH_BYTECODE)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -6,12 +6,11 @@ are not measured. Both sides start Python and import the same modules.
 
 from __future__ import annotations
 
-import resource
-import subprocess
-import sys
 from pathlib import Path
 
 from pytest_benchmark.fixture import BenchmarkFixture
+
+from benchmarks.timing import processor_seconds
 
 SPEC = Path(__file__).parents[2] / "specs" / "experiment.toml"
 NAMED = (
@@ -22,19 +21,12 @@ NAMED = (
 PROCESSES, GOAL, GATE = 5, 0.5, 0.8  # seconds; the gate leaves room for a busy machine
 
 
-def processor_seconds(*arguments: str) -> float:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
 def quickest_of_both() -> tuple[float, float]:
     """Return the fastest time of each side, in turns; measure up to three times as long if noise hides the goal."""
     imports, check = [], []
     for count in range(1, 3 * PROCESSES + 1):
-        imports.append(processor_seconds("-c", NAMED))
-        check.append(processor_seconds("-m", "noether", "check", str(SPEC)))
+        imports.append(processor_seconds(Path.cwd(), "-c", NAMED))
+        check.append(processor_seconds(Path.cwd(), "-m", "noether", "check", str(SPEC)))
         if count >= PROCESSES and min(check) - min(imports) <= GOAL:
             break
     return min(imports), min(check)

@@ -26,7 +26,7 @@ def _below(name: str, command: click.Command, parent: click.Context | None) -> I
     word = name.rpartition(" ")[2]
     context = command.make_context(word, [], parent, resilient_parsing=True, terminal_width=100)
     yield name, context
-    for verb, below in getattr(command, "commands", {}).items():
+    for verb, below in getattr(context.command, "commands", {}).items():
         yield from _below(f"{name} {verb}", below, context)
 
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noether.cli.options import AsJson, Spec, SpecOptions
+from noether.cli.options import AsJson, Spec, SpecOptions, verb, verbs
 from noether.cli.output import counted, print_facts, print_json, print_table, say
 
 if TYPE_CHECKING:
     from noether.runs.measure.bench import Bench, Timing
     from noether.runs.measure.hook_costs import CallbackCost
 
-EXAMPLE = "noether bench specs/experiment.toml --fail-over 1.3"
+app = verbs()
 _DEAREST = 3
 _SMALLEST = 0.05  # µs an update: hooks that take less are counted together
 
@@ -41,6 +41,7 @@ Compare = Annotated[
 ]
 
 
+@verb(app, "bench", example="noether bench specs/experiment.toml --fail-over 1.3")
 def bench(
     spec: Spec,
     options: SpecOptions,

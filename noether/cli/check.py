@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from noether.cli.options import Spec, SpecOptions
+from noether.cli.options import Spec, SpecOptions, verb, verbs
 from noether.cli.output import say
 from noether.errors import NoetherError
 
 if TYPE_CHECKING:
     from noether.spec.load import LoadedSpec
 
-EXAMPLE = "noether check specs/experiment.toml -s trainer.precision=bf16"
+app = verbs()
 
 
+@verb(app, "check", example="noether check specs/experiment.toml -s trainer.precision=bf16")
 def check(
     spec: Spec,
     options: SpecOptions,
@@ -67,6 +68,6 @@ def _notes(loaded: LoadedSpec, options: SpecOptions) -> list[str]:
 
 
 def _print_problems(error: NoetherError, output: Literal["json", "github"]) -> None:
-    from noether.spec.errors.formats import as_github, as_json, problems_in
+    from noether.spec.errors.problem import as_github, as_json, problems_in
 
     say(as_json(problems_in(error)) if output == "json" else as_github(problems_in(error)))

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noether.cli.options import RUNS, AsJson, Checkpoint, Group, Output, Project, RunArgument, Trusted, verb
+from noether.cli.options import RUNS, AsJson, Checkpoint, Output, Project, RunArgument, Trusted, verb, verbs
 from noether.cli.output import print_facts, print_json, print_table, say, size_in_words
 
 if TYPE_CHECKING:
     from noether.runs.checkpoints.listing import Listed
     from noether.runs.checkpoints.verify import Verdict
 
-app = typer.Typer(cls=Group, help="Look after the checkpoints of a run.", no_args_is_help=True, rich_markup_mode=None)
+app = verbs("Look after the checkpoints of a run.")
 NameArgument = Annotated[
     str,
     typer.Argument(

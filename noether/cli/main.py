@@ -8,36 +8,50 @@ import logging
 import os
 import sys
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from noether.cli import (
-    bench,
-    check,
-    checkpoint,
-    evaluate,
-    plan,
-    plugins,
-    predict,
-    resume,
-    run,
-    spec,
-    tracker,
-    verify_resume,
-)
 from noether.cli.interrupts import CTRL_C
-from noether.cli.options import Group, verb
+from noether.cli.options import Group
 from noether.cli.output import print_error, say
 from noether.config.secrets import MaskSecrets, masked_traceback
 from noether.errors import NoetherError, StorageError, UsageError
-from noether.kernel.registry import active_registry
+from noether.kernel.entries import installed_commands
 from noether.spec.errors.words import visible_lines
 
 if TYPE_CHECKING:
     from noether.kernel.entries import Entry
+
+
+_BUILT_IN = {
+    "run": "Train the run that SPEC describes.",
+    "resume": "Continue a run that stopped.",
+    "eval": "Evaluate a checkpoint of RUN.",
+    "predict": "Predict the fields for new samples with the model of RUN.",
+    "check": "Validate SPEC without running it.",
+    "plan": "Show what running SPEC would do.",
+    "bench": "Measure what an update of SPEC costs, beside a bare loop with the same model, loss, optimizer and data.",
+    "verify-resume": "Check that an interrupted run ends with the same bytes.",
+    "checkpoint": "Look after the checkpoints of a run.",
+    "spec": "Look at specs and make them.",
+    "plugins": "Look at what is installed.",
+    "tracker": "Deliver metrics that trackers missed.",
+}
+"""The built-in verbs, each in the module of its name, with their lines in the help: listing them imports none."""
+
+
+class _BuiltIn(TyperCommand):
+    """A built-in verb, or a group of them, whose module is imported when the verb is called."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Import the verb, and parse its arguments."""
+        module = import_module(f"noether.cli.{str(self.name).replace('-', '_')}")
+        command = typer.main.get_command(module.app)
+        return command.make_context(info_name, args, parent, **extra)
 
 
 class _PluginCommand(TyperCommand):
@@ -58,6 +72,8 @@ class _PluginCommand(TyperCommand):
         Raises:
             PluginError: if the import fails, or the imported object cannot be called.
         """
+        from noether.kernel.registry import active_registry
+
         target = active_registry().command(self.entry.qualified)
         command = target if callable(getattr(target, "main", None)) else typer.main.get_command(_as_app(target))
         try:
@@ -71,9 +87,13 @@ class _PluginCommand(TyperCommand):
 class _Verbs(Group):
     """The built-in verbs and those of the entry-point group `noether.commands`; a built-in verb cannot be replaced."""
 
+    def __init__(self, **settings: Any) -> None:
+        commands = {name: _BuiltIn(name, help=line) for name, line in _BUILT_IN.items()}
+        super().__init__(**settings | {"commands": commands})
+
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all verbs; a plugin's name that is taken is shown qualified, `x/name`."""
-        entries = active_registry().commands()
+        entries = installed_commands()
         names = Counter([*self.commands, *(entry.name for entry in entries)])
         return [*self.commands, *(entry.name if names[entry.name] == 1 else entry.qualified for entry in entries)]
 
@@ -94,10 +114,11 @@ class _Verbs(Group):
         """
         if (found := self.commands.get(cmd_name)) is not None:
             return found
-        registry = active_registry()
-        if not any(cmd_name in (entry.name, entry.qualified) for entry in registry.commands()):
+        if not any(cmd_name in (entry.name, entry.qualified) for entry in installed_commands()):
             return None
-        return _PluginCommand(cmd_name, registry.find("command", cmd_name))
+        from noether.kernel.registry import active_registry
+
+        return _PluginCommand(cmd_name, active_registry().find("command", cmd_name))
 
 
 app = typer.Typer(
@@ -110,18 +131,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-verb(app, "run", example=run.EXAMPLE)(run.run)
-verb(app, "resume", example=resume.EXAMPLE)(resume.resume)
-verb(app, "eval", example=evaluate.EXAMPLE)(evaluate.evaluate)
-verb(app, "predict", example=predict.EXAMPLE)(predict.predict)
-verb(app, "check", example=check.EXAMPLE)(check.check)
-verb(app, "plan", example=plan.EXAMPLE)(plan.plan)
-verb(app, "bench", example=bench.EXAMPLE)(bench.bench)
-verb(app, "verify-resume", example=verify_resume.EXAMPLE)(verify_resume.verify_resume)
-app.add_typer(checkpoint.app, name="checkpoint")
-app.add_typer(spec.app, name="spec")
-app.add_typer(plugins.app, name="plugins")
-app.add_typer(tracker.app, name="tracker")
 
 
 def _as_app(target: Any) -> typer.Typer:

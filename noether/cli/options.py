@@ -5,10 +5,9 @@ from __future__ import annotations
 import inspect
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -68,8 +67,7 @@ Like = Annotated[
 RUNS = Path("runs")
 
 
-@dataclass(frozen=True, slots=True)
-class SpecOptions:
+class SpecOptions(NamedTuple):
     """Values of `-s`, `--unset`, `-p` and `--trust`, which every verb that reads a spec takes.
 
     Attributes:
@@ -119,7 +117,11 @@ def _spec_options(
 
 _ORDER = "noether.order"
 _SIGNAL_BASE = 128  # a shell reports an end by signal n as 128 + n
-_SPEC_OPTIONS = inspect.signature(_spec_options, eval_str=True).parameters
+
+
+def verbs(help: str | None = None) -> typer.Typer:
+    """Return the app of a module of verbs: a group with this help, or without it a single verb."""
+    return typer.Typer(cls=Group, help=help, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
 
 
 def verb(app: typer.Typer, name: str, *, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -144,16 +146,17 @@ def _with_spec_options(function: Callable[..., None]) -> Callable[..., None]:
     taking = next((name for name, parameter in own.items() if parameter.annotation is SpecOptions), None)
     if taking is None:
         return _kept_from_ending(function)
+    shared_options = inspect.signature(_spec_options, eval_str=True).parameters
 
     @wraps(function)
     def with_options(**values: Any) -> None:
-        shared = {name: values.pop(name) for name in _SPEC_OPTIONS}
+        shared = {name: values.pop(name) for name in shared_options}
         _kept_from_ending(function)(**values, **{taking: _spec_options(**shared)})
 
     parameters = [
         shown.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for name, parameter in own.items()
-        for shown in (_SPEC_OPTIONS.values() if name == taking else [parameter])
+        for shown in (shared_options.values() if name == taking else [parameter])
     ]
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

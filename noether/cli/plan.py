@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noether.cli.options import AsJson, Spec, SpecOptions
+from noether.cli.options import AsJson, Spec, SpecOptions, verb, verbs
 from noether.cli.output import (
     counted,
     duration_in_words,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from noether.runs.plan.plan import Plan, PlannedCheckpoints
     from noether.runs.plan.plan_callbacks import PlannedCallback, PlannedPass
 
-EXAMPLE = "noether plan specs/experiment.toml -s trainer.max_epochs=50 --update-time 0.02"
+app = verbs()
 _HOOKS = {
     "run_started": "when the run starts",
     "before_training": "before training",
@@ -38,6 +38,7 @@ _HOOKS = {
 _SHOWN_UPDATES = 6
 
 
+@verb(app, "plan", example="noether plan specs/experiment.toml -s trainer.max_epochs=50 --update-time 0.02")
 def plan(
     spec: Spec,
     options: SpecOptions,

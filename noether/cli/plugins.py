@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 import typer
 
-from noether.cli.options import AsJson, Group, Trusted, verb
+from noether.cli.options import AsJson, Trusted, verb, verbs
 from noether.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from noether.kernel.entries import Component
 
-app = typer.Typer(cls=Group, help="Look at what is installed.", no_args_is_help=True, rich_markup_mode=None)
+app = verbs("Look at what is installed.")
 RoleName = Annotated[
     str | None,
     typer.Option("--role", metavar="ROLE", help="Only this role: callback, model, …", show_default=False),
@@ -43,12 +43,13 @@ def list_plugins(role: RoleName = None, as_json: AsJson = False) -> None:
 
     Each with its distribution; none is imported.
     """
-    from noether.kernel.registry import Registry
+    from noether.kernel.entries import installed_entries
 
-    entries = Registry.installed().entries(_checked(role))
+    only = _checked(role)
     rows = [
         {"role": entry.role, "kind": entry.name, "from": entry.origin, "target": entry.target}
-        for entry in sorted(entries, key=lambda e: (e.role, not e.is_built_in, e.name.lower()))
+        for entry in sorted(installed_entries(), key=lambda e: (e.role, not e.is_built_in, e.name.lower()))
+        if only in (None, entry.role)
     ]
     if as_json:
         print_json(rows)

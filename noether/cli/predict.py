@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from noether.cli.options import RUNS, AsJson, Checkpoint, Like, Output, Project, RunArgument, Trusted
+from noether.cli.options import RUNS, AsJson, Checkpoint, Like, Output, Project, RunArgument, Trusted, verb, verbs
 from noether.cli.output import counted, picked, print_json, say
 
 if TYPE_CHECKING:
@@ -32,9 +32,10 @@ BatchSize = Annotated[
     typer.Option(min=1, metavar="N", help="Samples in one forward pass.", show_default="that of training"),
 ]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")]
-EXAMPLE = "noether predict runs/airfoil-20260102-030405-ab12 --data new.csv --out predictions.csv"
+app = verbs()
 
 
+@verb(app, "predict", example="noether predict runs/airfoil-20260102-030405-ab12 --data new.csv --out predictions.csv")
 def predict(
     run: RunArgument,
     data: DataFile,

@@ -16,13 +16,16 @@ from noether.cli.options import (
     ShowTraceback,
     SpecOptions,
     StrictCode,
+    verb,
+    verbs,
 )
 from noether.cli.output import say
 from noether.cli.run import end
 
-EXAMPLE = "noether resume runs/airfoil-20260102-030405-ab12 -s trainer.max_epochs=60"
+app = verbs()
 
 
+@verb(app, "resume", example="noether resume runs/airfoil-20260102-030405-ab12 -s trainer.max_epochs=60")
 def resume(
     run: RunArgument,
     options: SpecOptions,

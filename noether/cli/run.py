@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from noether.cli.options import AllowSpecChange, Quiet, ShowTraceback, Spec, SpecOptions, StrictCode
+from noether.cli.options import AllowSpecChange, Quiet, ShowTraceback, Spec, SpecOptions, StrictCode, verb, verbs
 from noether.cli.output import print_error, print_problem, say
 from noether.config.secrets import masked_traceback
 from noether.errors import NoetherError, error_text, notes_of
@@ -15,7 +15,7 @@ from noether.errors import NoetherError, error_text, notes_of
 if TYPE_CHECKING:
     from noether.runs.outcome import Outcome
 
-EXAMPLE = "noether run specs/experiment.toml -s trainer.max_epochs=5 --run-id first-try"
+app = verbs()
 
 
 RunId = Annotated[str | None, typer.Option(help="Name of the run folder.", show_default="<name>-<date>-<time>-<4 hex>")]
@@ -40,6 +40,7 @@ WithProfile = Annotated[
 ]
 
 
+@verb(app, "run", example="noether run specs/experiment.toml -s trainer.max_epochs=5 --run-id first-try")
 def run(
     spec: Spec,
     options: SpecOptions,

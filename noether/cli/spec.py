@@ -2,29 +2,67 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noether.cli.options import RUNS, AsJson, Group, Spec, SpecOptions, Trusted, verb
+from noether.cli.options import RUNS, AsJson, Spec, SpecOptions, Trusted, verb, verbs
 from noether.cli.output import print_file, print_json, say, write_text
 from noether.cli.spec_explain import EXAMPLE as EXPLAIN_EXAMPLE
 from noether.cli.spec_explain import explain
-from noether.cli.spec_init import EXAMPLE as INIT_EXAMPLE
-from noether.cli.spec_init import init
 
 if TYPE_CHECKING:
     from noether.spec.diff import Difference
+    from noether.spec.scaffold import Content
 
-app = typer.Typer(cls=Group, help="Look at specs and make them.", no_args_is_help=True, rich_markup_mode=None)
+app = verbs("Look at specs and make them.")
 OutputFile = Annotated[
     Path | None,
     typer.Option("-o", "--output", metavar="FILE", help="Write to this file instead.", show_default=False),
 ]
 
-verb(app, "init", example=INIT_EXAMPLE)(init)
+
+@verb(app, "init", example="noether spec init specs/wing.toml --data data/wing.npz --targets pressure")
+def init(
+    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="The spec to write.")] = Path("spec.toml"),
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Train on this file: .npz, .safetensors, .parquet or .csv.", show_default="handwritten digits"
+        ),
+    ] = None,
+    targets: Annotated[
+        str, typer.Option(metavar="NAME,…", help="Arrays of --data to predict.", show_default="all in …_target")
+    ] = "",
+    inputs: Annotated[
+        str, typer.Option(metavar="NAME,…", help="Arrays of --data to predict from.", show_default="all real others")
+    ] = "",
+    model: Annotated[str, typer.Option(metavar="KIND", help="The model.")] = "mlp",
+    name: Annotated[str | None, typer.Option(help="Name of the run.", show_default="the file's")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs to train for.")] = 20,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples of one update.")] = 64,
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
+) -> None:
+    """Write a first spec, with comments.
+
+    It runs as it is. Nothing is asked, and no file is overwritten. Without --data, the spec trains on handwritten
+    digits, images that come with scikit-learn.
+    """
+    from noether.errors import UsageError
+    from noether.kernel.registry import active_registry
+    from noether.spec.scaffold import DIGITS, Choices, spec_text
+
+    active_registry().find("model", model)
+    if not data and (targets or inputs):
+        raise UsageError("--targets and --inputs name arrays of a data file", hint="name it with --data")
+    content = _data_content(data, file, _names(inputs), _names(targets)) if data else DIGITS
+    choices = Choices(_run_name(name or file.stem), model, epochs, batch_size, lr)
+    write_text(file, spec_text(content, choices, str(file)), replace=False)
+    say(f"wrote {file}; next: noether run {file}")
 
 
 @verb(app, "resolve", example="noether spec resolve specs/experiment.toml -o resolved.toml")
@@ -89,6 +127,25 @@ def schema(output: OutputFile = None, trusted: Trusted = []) -> None:
     for kind in unreadable:
         say(f"note: {kind.role} '{kind.kind}' takes any option: {kind.reason}", to_stderr=True)
     _write(json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False) + "\n", output)
+
+
+def _data_content(data: Path, spec: Path, inputs: list[str], targets: list[str]) -> Content:
+    """Read the arrays of a data file, and return the parts of a spec that depend on them."""
+    from noether.data.sources.columns import facts_of, read_columns
+    from noether.spec.scaffold import content_of_file
+
+    samples, properties = facts_of(data, read_columns(data, None))
+    path = Path(os.path.relpath(data, spec.parent)).as_posix()
+    return content_of_file(str(data), path, samples, properties, inputs, targets)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _run_name(stem: str) -> str:
+    """Return the name of a run made from the name of a file."""
+    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("._-") or "run"
 
 
 def _write(text: str, output: Path | None) -> None:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from noether.cli.options import RUNS, AsJson, Group, Output, RunArgument, Trusted, verb
+from noether.cli.options import RUNS, AsJson, Output, RunArgument, Trusted, verb, verbs
 from noether.cli.output import picked, print_json, say
 
 if TYPE_CHECKING:
     from noether.runs.tracking.sync import Synced
 
-app = typer.Typer(cls=Group, help="Deliver metrics that trackers missed.", no_args_is_help=True, rich_markup_mode=None)
+app = verbs("Deliver metrics that trackers missed.")
 
 
 @app.callback()

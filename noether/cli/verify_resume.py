@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noether.cli.options import AsJson, Spec, SpecOptions
+from noether.cli.options import AsJson, Spec, SpecOptions, verb, verbs
 from noether.cli.output import counted, picked, print_json, print_table, say
 
 if TYPE_CHECKING:
     from noether.runs.verify.verify_resume import Report
 
-EXAMPLE = "noether verify-resume specs/experiment.toml --at 3,40,217"
+app = verbs()
 
 
 At = Annotated[
@@ -29,6 +29,7 @@ Updates = Annotated[
 ]
 
 
+@verb(app, "verify-resume", example="noether verify-resume specs/experiment.toml --at 3,40,217")
 def verify_resume(
     spec: Spec,
     options: SpecOptions,

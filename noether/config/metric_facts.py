@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias, get_args
 
 from noether.config.components import CallBackBaseConfig
 from noether.errors import UsageError
-from noether.kernel.intervals import Intervals
+from noether.kernel.progress import Intervals
 
 Direction: TypeAlias = Literal["lower", "higher", "neutral"]
 """The direction in which a metric gets better; `neutral` for a metric without one."""
@@ -79,6 +79,8 @@ def intervals_of(config: CallBackBaseConfig) -> Intervals:
 
 def key_matches(pattern: str, key: str) -> bool:
     """Return True if a metric key matches a pattern; `*` matches anything."""
+    if "*" not in pattern:
+        return pattern == key
     return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), key) is not None
 
 

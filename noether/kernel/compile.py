@@ -267,8 +267,14 @@ class Registration(pluggy.PluginManager):
         self._stops = KeptStops(on_stop)
         # pluggy calls the last registered first. The groups are decided already: its own order for `trylast`
         # is the reverse of the others'.
+        wrapped = {implementation.hook for implementation in ordered if implementation.wraps}
         for implementation in reversed(ordered):
-            self.register(_Handle(implementation, _adapter(implementation, self._stops, watch)))
+            # Only hooks with a wrapper are called through pluggy, which else looks at the parameters.
+            is_called = implementation.hook in wrapped
+            function = (
+                _adapter(implementation, self._stops, watch) if is_called else vars(hookspecs)[implementation.hook]
+            )
+            self.register(_Handle(implementation, function))
 
     def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
         """Return the options of a handle's one hook; pluggy asks for each of its attributes."""

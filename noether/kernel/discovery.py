@@ -10,11 +10,17 @@ from typing import Any, Literal
 
 from noether.kernel.compile import HookWatch, compile_call, measured
 from noether.kernel.hookspecs import HOOKS
-from noether.kernel.intervals import Intervals, fires
-from noether.kernel.markers import implementation_options, interval_of, is_inherited_no_op, is_when_due, unguarded
+from noether.kernel.markers import (
+    implementation_options,
+    interval_of,
+    is_inherited_no_op,
+    is_when_due,
+    static_attributes,
+    unguarded,
+)
 from noether.kernel.names import did_you_mean
 from noether.kernel.participant import Binding, Implementation, Participant, bind
-from noether.kernel.progress import UpdateCounter
+from noether.kernel.progress import Intervals, UpdateCounter, fires
 
 
 def place_of(attribute: Any) -> str:
@@ -209,10 +215,9 @@ class Discovery:
 
 def _candidates(participant: Participant) -> Iterator[tuple[str, Any]]:
     """Yield the attributes that claim to be hooks, as the class defines them; no property is evaluated."""
-    for name in dir(participant.instance):
+    for name, static in sorted(static_attributes(participant.instance).items()):
         if name in participant.without:
             continue
-        static = inspect.getattr_static(participant.instance, name, None)
-        by_name = name in HOOKS and not participant.is_plugin and static is not None
+        by_name = name in HOOKS and not participant.is_plugin
         if implementation_options(static) is not None or (by_name and not is_inherited_no_op(static)):
             yield name, static

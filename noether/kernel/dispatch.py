@@ -10,9 +10,8 @@ from noether.errors import PluginError
 from noether.kernel.compile import HookCall, HookWatch, Registration, active_watch
 from noether.kernel.discovery import Discovery
 from noether.kernel.hookspecs import HOOKS
-from noether.kernel.intervals import NEVER
 from noether.kernel.participant import Implementation, NextDue, Participant, call_order
-from noether.kernel.progress import UpdateCounter
+from noether.kernel.progress import NEVER, UpdateCounter
 from noether.kernel.stops import OnStop
 
 _MANY = "several hook implementations cannot work:"

@@ -6,14 +6,11 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib.metadata import Distribution, PackageNotFoundError, entry_points, packages_distributions, version
-from typing import Any
-
-from noether.kernel.trust import ALWAYS_TRUSTED, Trust, lies_in_libraries
+from importlib.metadata import Distribution, entry_points
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Role:
+class Role(NamedTuple):
     """A role that components play in a spec.
 
     Attributes:
@@ -136,8 +133,7 @@ class Entry:
         return self.target.partition(":")[0].partition(".")[0]
 
 
-@dataclass(frozen=True)
-class Component:
+class Component(NamedTuple):
     """The object that a `kind` resolves to, with its kind and its origin.
 
     Attributes:
@@ -169,18 +165,26 @@ class Component:
 
 @cache
 def installed_entries() -> tuple[Entry, ...]:
-    """Return the entries of all installed distributions, in the same order on every machine.
+    """Return the entries of all installed distributions, in the same order on every machine."""
+    found = _entries_of(GROUPS.values())
+    return tuple(sorted(found, key=lambda entry: (entry.role, entry.distribution, entry.name, entry.target)))
 
-    They are read once per process: a scan reads a file of every installed distribution.
-    """
+
+@cache
+def installed_commands() -> tuple[Entry, ...]:
+    """Return the subcommands that plugins register, by name."""
+    return tuple(sorted(_entries_of([COMMAND]), key=lambda entry: (entry.name, entry.distribution)))
+
+
+def _entries_of(roles: Iterable[Role]) -> set[Entry]:
+    """Scan all installed distributions, which reads a file of each."""
     points = entry_points()
     read = cache(_name_and_version)  # it parses the distribution's metadata, and we register a hundred entries
-    found = {
+    return {
         Entry(role.name, point.name, point.value.partition("[")[0].strip(), *read(point.dist))
-        for group, role in GROUPS.items()
-        for point in points.select(group=group)
+        for role in roles
+        for point in points.select(group=role.group)
     }
-    return tuple(sorted(found, key=lambda entry: (entry.role, entry.distribution, entry.name, entry.target)))
 
 
 def _name_and_version(distribution: Distribution | None) -> tuple[str, str]:
@@ -258,28 +262,3 @@ def canonical(entries: Sequence[Entry], entry: Entry, *, qualified: bool = False
         return entry.name
     contested = by_short_name(entries, entry.name) != [entry]
     return entry.qualified if qualified or contested else entry.name
-
-
-def origin_of(top: str, entries: Iterable[Entry], trust: Trust) -> tuple[str, str]:
-    """Return distribution and version of a top-level package; both empty for a project's own code."""
-    for entry in entries:
-        if entry.top_package == top and top not in ALWAYS_TRUSTED:
-            return entry.distribution, entry.version
-    if trust.is_project(top):
-        return "", ""
-    distribution = BUILT_IN if top == "noether" else _distribution_of(top)
-    try:
-        return distribution, version(distribution)
-    except PackageNotFoundError:
-        return "", ""
-
-
-@cache
-def _distribution_of(package: str) -> str:
-    """Return the distribution that holds a package, which may have another name: `neuralop` is of neuraloperator."""
-    try:
-        version(package)
-    except PackageNotFoundError:
-        is_installed = lies_in_libraries(package)  # other packages may hold a top-level `tests` too
-        return next(iter(packages_distributions().get(package, ())), package) if is_installed else package
-    return package

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pluggy
 
 from noether.errors import PluginError
-from noether.kernel.intervals import Intervals
+from noether.kernel.progress import Intervals
 
 _MARK = "noether_every"
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -97,12 +97,18 @@ def is_when_due(function: object) -> bool:
     return getattr(function, _WHEN_DUE, False) is True
 
 
+def static_attributes(target: object) -> dict[str, Any]:
+    """Return the attributes of a module or object as they are defined: no property or `__getattr__` is called."""
+    holders = [vars(owner) for owner in reversed(type(target).__mro__)]
+    return {name: static for holder in (*holders, getattr(target, "__dict__", {})) for name, static in holder.items()}
+
+
 def implementation_options(attribute: object) -> dict[str, Any] | None:
     """Return the options that `@noether.hookimpl` gave a function, or None if it was not decorated.
 
     Args:
-        attribute: An attribute as `inspect.getattr_static` finds it. Only functions are inspected: another object may
-            have a `__getattr__` of its own.
+        attribute: One of `static_attributes`. Only functions are inspected: another object may have a `__getattr__`
+            of its own.
     """
     if not inspect.isroutine(attribute):
         return None
@@ -112,5 +118,4 @@ def implementation_options(attribute: object) -> dict[str, Any] | None:
 
 def has_implementations(target: object) -> bool:
     """Return True if a function of a module or object is marked with `@noether.hookimpl`."""
-    functions = (inspect.getattr_static(target, name, None) for name in dir(target))
-    return any(implementation_options(function) is not None for function in functions)
+    return any(implementation_options(found) is not None for found in static_attributes(target).values())

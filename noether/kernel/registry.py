@@ -7,12 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, partial
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from noether.errors import PluginError
 from noether.kernel.entries import (
+    BUILT_IN,
     COMMAND,
     GROUPS,
     PLUGIN,
@@ -27,11 +29,10 @@ from noether.kernel.entries import (
     is_dotted,
     matching,
     normal,
-    origin_of,
 )
 from noether.kernel.importing import check_role, described, import_entry, resolve_dotted, roles_that_fit
 from noether.kernel.names import did_you_mean, listed, nearest
-from noether.kernel.trust import Trust
+from noether.kernel.trust import ALWAYS_TRUSTED, Trust, lies_in_libraries
 
 _SHOWN = 8  # kinds in a message
 _ROLES_HINT = f"roles are {', '.join(ROLES)}, and plugin (functions marked with @noether.hookimpl)"
@@ -176,10 +177,6 @@ class Registry:
         check_role(_ROLES[role], component.kind, target, self.entries(role))
         return component
 
-    def commands(self) -> tuple[Entry, ...]:
-        """Return the subcommands that plugins register, by name; imports nothing."""
-        return tuple(sorted(self.entries(COMMAND.name), key=lambda entry: (entry.name, entry.distribution)))
-
     def command(self, name: str) -> Any:
         """Import the subcommand `name`: a function, a typer app or a click command.
 
@@ -236,7 +233,7 @@ class Registry:
         for entry in by_object(entries, target):
             return Component.registered(canonical(entries, entry), target, entry)
         top = kind.replace(":", ".").partition(".")[0]
-        return Component(role, kind, target, None, *origin_of(top, self._entries, self._trust))
+        return Component(role, kind, target, None, *_origin_of(top, self._entries, self._trust))
 
 
 def kind_of(target: Any) -> str:
@@ -247,6 +244,31 @@ def kind_of(target: Any) -> str:
     if isinstance(target, partial):
         return f"{kind_of(target.func)}.<partial>"
     return f"{target.__module__}.{getattr(target, '__qualname__', type(target).__qualname__)}"
+
+
+def _origin_of(top: str, entries: Iterable[Entry], trust: Trust) -> tuple[str, str]:
+    """Return distribution and version of a top-level package; both empty for a project's own code."""
+    for entry in entries:
+        if entry.top_package == top and top not in ALWAYS_TRUSTED:
+            return entry.distribution, entry.version
+    if trust.is_project(top):
+        return "", ""
+    distribution = BUILT_IN if top == "noether" else _distribution_of(top)
+    try:
+        return distribution, version(distribution)
+    except PackageNotFoundError:
+        return "", ""
+
+
+@cache
+def _distribution_of(package: str) -> str:
+    """Return the distribution that holds a package, which may have another name: `neuralop` is of neuraloperator."""
+    try:
+        version(package)
+    except PackageNotFoundError:
+        is_installed = lies_in_libraries(package)  # other packages may hold a top-level `tests` too
+        return next(iter(packages_distributions().get(package, ())), package) if is_installed else package
+    return package
 
 
 @cache

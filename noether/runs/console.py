@@ -12,8 +12,6 @@ from contextvars import ContextVar
 from io import TextIOWrapper
 from pathlib import Path
 
-from noether.checkpoint.durable import storage_error
-from noether.checkpoint.untrusted import NotPlainError, open_inside
 from noether.config.secrets import MaskSecrets
 from noether.spec.errors.words import visible_lines
 
@@ -83,6 +81,9 @@ def open_log(path: Path, run: Path) -> TextIOWrapper:
         StorageError: if it is a link or not a regular file.
         OSError: if the disk refuses.
     """
+    from noether.checkpoint.durable import storage_error  # the command imports this module before its verb
+    from noether.checkpoint.untrusted import NotPlainError, open_inside
+
     try:
         return os.fdopen(open_inside(run, path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a", encoding="utf-8")
     except NotPlainError as error:

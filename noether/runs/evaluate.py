@@ -29,7 +29,7 @@ from noether.core.protocols import RunningTrainer
 from noether.data.container import DataContainer
 from noether.data.dataset import InMemoryDataset
 from noether.errors import UsageError
-from noether.kernel.intervals import EVERY
+from noether.kernel.progress import EVERY
 from noether.runs.folder.run_folder import find_run
 from noether.runs.outcome import EXIT_CODE
 from noether.runs.predict.files import read_samples

@@ -29,7 +29,7 @@ from noether.runs.folder.lock import RunLock
 from noether.runs.folder.run_folder import SAMPLES, RunFolder
 from noether.runs.outcome import EXIT_CODE, Outcome, describe
 from noether.runs.prepare import Preparation, Run
-from noether.runs.process_state import shares_generators
+from noether.runs.process_state import keep_threads, shares_generators
 from noether.runs.resume.changes import FormerRun, facts_of, mathematics
 from noether.runs.resume.continuation import (
     AUTO,
@@ -44,7 +44,6 @@ from noether.runs.resume.continuation import (
 )
 from noether.runs.resume.repair import repair
 from noether.runs.saved_spec import PROJECT, SPEC_SHA256, write_saved_spec
-from noether.runs.threads import keep_threads
 from noether.runs.tracking.tracking import Tracking, flattened, until_stopped
 from noether.spec.describe.fields import components_in
 from noether.spec.errors.words import visible, visible_lines

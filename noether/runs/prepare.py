@@ -37,8 +37,7 @@ from noether.kernel.names import TARGET
 from noether.kernel.participant import Participant, load_plugins
 from noether.kernel.registry import use_registry
 from noether.metrics.tracker import BaseTracker
-from noether.runs.process_state import device_of, process_state
-from noether.runs.threads import ThreadChoice, choose_threads, usable_cores
+from noether.runs.process_state import ThreadChoice, choose_threads, device_of, process_state, usable_cores
 from noether.spec.describe.fields import alternatives, configs_in
 from noether.spec.errors.problem import InvalidSpecError, Problem
 from noether.spec.load import LoadedSpec, load_spec

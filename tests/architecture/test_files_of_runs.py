@@ -43,7 +43,7 @@ KNOWN = {
     "runs/predict/files.py": "files that the command line names",
     "runs/resume/changes.py": "source files of the project, and data files that the spec names, for their hashes",
     "runs/resume/continuation.py: paths.output_path.iterdir": "the folder of all runs, for a free name",
-    "runs/threads.py: path.read_text": "limits of the control group, which the kernel writes",
+    "runs/process_state.py: path.read_text": "limits of the control group, which the kernel writes",
     "training/compiled.py: shutil.which": "the C++ compiler of this machine",
     "runs/tracking/own_store.py: spec.read_text": "specs of the user's project",
     "runs/tracking/own_store.py: top.glob": "specs of the user's project",

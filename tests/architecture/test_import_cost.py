@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import noether
 
 HEAVY = ("torch", "mlflow", "pandas", "numpy", "sklearn", "matplotlib", "pyarrow")
 DISASTER_SECONDS = 0.5
-MOST_MODULES = 270
+MOST_MODULES = 245
 
 LOOK = f"""
 import json, sys, atexit
@@ -69,6 +70,28 @@ def test_a_command_that_reads_no_spec_starts_without_pydantic_and_pluggy(argumen
     found, _, count = run.stdout.splitlines()[-1].rpartition(" ")
     assert found == "[]"
     assert int(count) < MOST_MODULES
+
+
+def test_listing_verbs_and_kinds_imports_no_plugin_and_no_other_verb(tmp_path: Path) -> None:
+    for number in range(50):
+        metadata = tmp_path / f"noether_plugin_n{number}-1.0.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: noether-plugin-n{number}\nVersion: 1.0\n")
+        points = (
+            f"[noether.commands]\nverb{number} = n{number}:verb\n[noether.callbacks]\nkind{number} = n{number}:Kind\n"
+        )
+        (metadata / "entry_points.txt").write_text(points)
+    for arguments, listed, own in ((("--help",), "verb49", set()), (("plugins", "list"), "kind49", {"plugins"})):
+        at_exit = (
+            "atexit.register(lambda: print([name for name in sys.modules if name.startswith(('n', 'noether.cli.'))]))"
+        )
+        code = f"import atexit, sys\nsys.path.insert(0, {str(tmp_path)!r})\n{at_exit}\n{command(*arguments)}"
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert (run.returncode, listed in run.stdout) == (0, True), run.stderr
+        imported = set(ast.literal_eval(run.stdout.splitlines()[-1]))
+        verbs = {name.removeprefix("noether.cli.") for name in imported if name.startswith("noether.cli.")}
+        assert verbs == {"interrupts", "main", "options", "output", *own}
+        assert not {name for name in imported if name[1:].isdecimal()}
 
 
 def modules_below(package: str) -> list[str]:

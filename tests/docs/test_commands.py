@@ -41,7 +41,7 @@ def problem_of(line: str, added: Collection[str] = ()) -> str | None:
         elif getattr(command, "commands", None) and not word.isupper():
             if word not in command.commands:
                 return f"{line!r}: there is no verb {word}"
-            command = command.commands[word]
+            command = command.commands[word].make_context(word, [], resilient_parsing=True).command
     return None
 
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from noether.errors import NoetherError
 from noether.kernel.registry import Registry, active_registry
-from noether.spec.errors.place import Place
 from noether.spec.errors.problem import InvalidSpecError
 from noether.spec.load import load_spec
+from noether.spec.locate import Place
 from noether.spec.read.document import read_document
 
 SPECS = Path(__file__).parents[2] / "specs"

@@ -25,10 +25,9 @@ from noether.data.samplers.tagged import SamplerIntervalConfig
 from noether.errors import DataError
 from noether.kernel.compile import active_watch, measured
 from noether.kernel.hookspecs import HOOKS
-from noether.kernel.intervals import Intervals, fires
 from noether.kernel.markers import inherited_no_op, unguarded, when_due
 from noether.kernel.participant import Binding, bind
-from noether.kernel.progress import UpdateCounter
+from noether.kernel.progress import Intervals, UpdateCounter, fires
 from noether.metrics.log import LogWriter
 from noether.metrics.tracker import BaseTracker
 

@@ -9,7 +9,7 @@ import torch
 from noether.data.randomness import EVALUATION_EPOCH
 from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig, TaggedIndices
 from noether.data.samplers.training_order import TrainingOrder
-from noether.kernel.intervals import NEVER
+from noether.kernel.progress import NEVER
 
 _CHUNK = 4096  # batches of a pass cut at once: a pass over any number of samples holds no more indices
 

@@ -12,7 +12,7 @@ import torch
 
 from noether.data.collators import Collator
 from noether.data.dataset import AnyDataset, Batch, length_of
-from noether.kernel.intervals import Intervals
+from noether.kernel.progress import Intervals
 
 TRAINING = 0
 """The tag of training batches; consumers have tags from 1 on."""

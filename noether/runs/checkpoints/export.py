@@ -1,21 +1,31 @@
-"""`checkpoint export`: the weights as plain safetensors, or the model as a program; see `program`."""
+"""`checkpoint export`: the weights as plain safetensors, or the model as one program, `torch.export` or ONNX."""
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from noether.checkpoint.durable import replace_file
 from noether.checkpoint.names import Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.state import encode_state
 from noether.checkpoint.tensor_file import IN_PAIRS
-from noether.errors import UsageError
-from noether.runs.checkpoints.program import program_of
-from noether.runs.load import load_run
+from noether.config.base import component_of
+from noether.data.batches import selected
+from noether.data.container import build_dataset
+from noether.data.dataset import length_of
+from noether.data.fetch import fetch_of
+from noether.data.randomness import EVALUATION_EPOCH
+from noether.data.views import apply
+from noether.errors import DataError, NoetherError, TrainingError, UsageError
+from noether.runs.load import SavedRun, load_run
+from noether.runs.predict.predictor import Predictor
 
 FORMATS = {"safetensors": ".safetensors", "torch-export": ".pt2", "onnx": ".onnx"}
 
@@ -83,3 +93,193 @@ def plain_safetensors(tensors: Mapping[str, Any]) -> bytes:
     if all(isinstance(value, Tensor) and value.dtype not in IN_PAIRS for value in separate.values()):
         return save({name: value.contiguous() for name, value in separate.items()}, metadata={"format": "pt"})
     return encode_state(separate)[0]
+
+
+_TRACED, _CHECKED = 2, 3  # samples; torch.export takes a batch of one for a fixed size
+
+
+class _Physical(nn.Module):
+    """A model with its transforms: raw properties in, fields in the units of the data out.
+
+    Args:
+        predictor: The model and its transforms.
+
+    Raises:
+        DataError: if a transform cannot be applied to batches, or is random.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__()
+        self.model = predictor.model
+        self.names = predictor.needed
+        self.predictor = predictor
+        inputs = predictor.inputs
+        self.transforms = inputs.data.transforms(inputs.key)
+        self.placeholders = {name: value for name, value in inputs.placeholders.items() if name not in self.names}
+        for transform in self.transforms:
+            if not (transform.batched and transform.deterministic):
+                raise DataError(
+                    f"the transform {type(transform).__name__} cannot be a part of a program: found batched = "
+                    f"{transform.batched} and deterministic = {transform.deterministic}, expected True for both",
+                    hint="declare them in its class if they hold, or leave the transforms out with --no-transforms",
+                )
+
+    def forward(self, *properties: Tensor) -> dict[str, Tensor]:
+        """Map properties, in the order of `names`, to fields."""
+        size = properties[0].shape[0]
+        unknown = {name: value.expand(size, *value.shape) for name, value in self.placeholders.items()}
+        sample = apply(self.predictor.inputs.steps(), dict(zip(self.names, properties, strict=True)) | unknown)
+        outputs = self.model(**{name: sample[name] for name in self.predictor.names})
+        return self.predictor.in_units(self.predictor.by_field(outputs))
+
+
+class _Transformed(nn.Module):
+    """A model without transforms: its inputs are transformed as in training, and its outputs are not mapped back.
+
+    Args:
+        predictor: The model.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__()
+        self.model = predictor.model
+        self.names = list(predictor.names)
+        self.predictor = predictor
+
+    def forward(self, *properties: Tensor) -> dict[str, Tensor]:
+        """Map forward properties, in the order of the spec, to fields."""
+        outputs = self.model(**dict(zip(self.names, properties, strict=True)))
+        return self.predictor.by_field(outputs)
+
+
+def program_of(run: SavedRun, form: str, *, checkpoint: str, averages: str | None, transforms: bool) -> bytes:
+    """Return a model in evaluation mode as a `.pt2` or `.onnx` file; its inputs are tensors in the order of `needed`.
+
+    Shapes are those of the first samples of the data; the batch size stays open.
+
+    Args:
+        run: The run.
+        form: `torch-export` or `onnx`.
+        checkpoint: Name of the checkpoint.
+        averages: Take its averaged weights instead: the factor, or id and factor.
+        transforms: Put the transforms of the run inside.
+
+    Raises:
+        UsageError: if packages are missing, or a transform cannot be part of a program.
+        CheckpointError: if there is no such checkpoint, or it holds only a part of the weights.
+        TrainingError: if the model cannot be exported, or the program computes other values than `predict`.
+    """
+    if form == "onnx":
+        _require_onnx()
+    predictor = run.predictor(checkpoint, averages)
+    _require_stacked(predictor)
+    raw = _raw_samples(predictor, run.spec.seed)
+    module: nn.Module
+    if transforms:
+        module, inputs, wanted = _Physical(predictor), raw, predictor(raw)
+    else:
+        module = _Transformed(predictor)
+        batch = predictor.inputs.fetch(raw, _CHECKED)(torch.arange(_CHECKED), EVALUATION_EPOCH)
+        inputs = selected(batch, predictor.names)
+        with torch.no_grad():
+            wanted = module(*inputs.values())
+    program = _exported(module.eval(), tuple(values[:_TRACED] for values in inputs.values()))
+    if form == "onnx":
+        return _onnx(program, inputs, wanted)
+    with torch.no_grad():
+        _compare(program.module()(*inputs.values()), wanted)
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    return file.getvalue()
+
+
+def _require_stacked(predictor: Predictor) -> None:
+    """Refuse batches that a collator makes: a program takes stacked samples, of one size."""
+    collate = predictor.inputs.config.collate
+    if collate is not None and (kind := component_of(collate).kind) != "stack":
+        raise UsageError(
+            f"a program takes samples of one size: found collate = {kind!r} of the data set {predictor.inputs.key!r}",
+            hint="`noether checkpoint export` without --format writes the weights alone",
+        )
+
+
+def _raw_samples(predictor: Predictor, seed: int) -> dict[str, Tensor]:
+    """Return the properties that a prediction needs of the first samples of the data."""
+    dataset = build_dataset(predictor.inputs.config, seed=seed)
+    if length_of(dataset) < _CHECKED:
+        raise DataError(f"too few samples to check the program: found {length_of(dataset)}, expected {_CHECKED}")
+    batch = fetch_of(dataset, seed)(torch.arange(_CHECKED), EVALUATION_EPOCH)
+    return selected(batch, predictor.needed)
+
+
+def _exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch")
+    try:
+        with torch.no_grad():
+            # `*properties` is one argument.
+            return torch.export.export(module, inputs, dynamic_shapes=(tuple({0: batch} for _ in inputs),))
+    except NoetherError:
+        raise
+    except Exception as error:  # torch.export raises errors of many types
+        raise TrainingError(
+            f"torch.export cannot follow this model: {str(error).splitlines()[0]}",
+            hint="`noether checkpoint export` without --format writes the weights alone",
+        ) from error
+
+
+def _compare(found: Any, wanted: Mapping[str, Tensor]) -> None:
+    """Compare program and model on a batch of another size than that of the export."""
+    try:
+        torch.testing.assert_close(found, dict(wanted))
+    except AssertionError as error:
+        raise TrainingError(
+            f"the exported program and the model differ: {str(error).splitlines()[0]}",
+            hint="the model may depend on more than its inputs; nothing was written",
+        ) from error
+
+
+# ONNX
+
+
+def _require_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            f"missing package for --format onnx: {error.name} is not installed", hint="pip install onnx onnxscript"
+        ) from error
+
+
+def _onnx(program: torch.export.ExportedProgram, inputs: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bytes:
+    """Return a program as an ONNX file with named inputs and outputs, after comparing what it computes."""
+    from onnx.reference import ReferenceEvaluator
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter uses functions of torch that are deprecated
+            converted = torch.onnx.export(
+                program, input_names=list(inputs), output_names=list(wanted), dynamo=True, verbose=False
+            )
+    except Exception as error:  # the exporter raises errors of many types
+        raise TrainingError(
+            f"ONNX cannot hold this model: {str(error).splitlines()[0]}", hint="--format torch-export may"
+        ) from error
+    assert converted is not None, "with dynamo=True it returns the program"
+    model = _with_named_batch(converted.model_proto)
+    data: bytes = model.SerializeToString()
+    session = ReferenceEvaluator(model)
+    values = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    _compare({field: torch.as_tensor(value) for field, value in zip(wanted, values, strict=True)}, wanted)
+    return data
+
+
+def _with_named_batch(model: Any) -> Any:
+    """Name the size of a batch `batch`: the exporter invents a name, such as s97, and users read it."""
+    graph = model.graph
+    invented = {value.type.tensor_type.shape.dim[0].dim_param for value in graph.input}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param in invented - {""}:
+                size.dim_param = "batch"
+    return model

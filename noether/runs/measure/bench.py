@@ -21,10 +21,9 @@ import torch
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.errors import NoetherError, TrainingError, UsageError
 from noether.kernel.compile import HookWatch, watch_hooks
-from noether.kernel.intervals import NEVER
 from noether.kernel.markers import hookimpl, is_when_due
 from noether.kernel.participant import Participant
-from noether.kernel.progress import UpdateCounter
+from noether.kernel.progress import NEVER, UpdateCounter
 from noether.runs.measure.bare_loop import BareLoop
 from noether.runs.measure.hook_costs import CallbackCost, Meter, counting, is_eager, now
 from noether.runs.outcome import EXIT_CODE, describe

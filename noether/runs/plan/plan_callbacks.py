@@ -11,10 +11,9 @@ from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIterat
 from noether.core.callbacks.tree import family
 from noether.kernel.dispatch import Dispatch
 from noether.kernel.hookspecs import HOOKS
-from noether.kernel.intervals import Intervals
 from noether.kernel.markers import interval_of, is_when_due
 from noether.kernel.participant import Participant
-from noether.kernel.progress import UpdateCounter
+from noether.kernel.progress import Intervals, UpdateCounter
 from noether.runs.prepare import Run
 
 Hook = Literal["update", "epoch"]

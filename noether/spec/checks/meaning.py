@@ -9,9 +9,8 @@ from typing import Any
 from noether.config.base import component_of
 from noether.config.components import CallBackBaseConfig, CollatorBaseConfig, PeriodicDataIteratorCallbackConfig
 from noether.config.metric_facts import intervals_of
-from noether.kernel.intervals import Intervals
 from noether.kernel.names import did_you_mean
-from noether.kernel.progress import TrainingIteration, UpdateCounter
+from noether.kernel.progress import Intervals, TrainingIteration, UpdateCounter
 from noether.spec.checks.metrics import metric_findings, metric_flow, schedule_findings
 from noether.spec.errors.problem import MAX_PROBLEMS, Finding, Problem
 from noether.spec.errors.words import quoted

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from noether.config.base import component_of
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts, intervals_of, key_matches, metric_direction
-from noether.kernel.intervals import EVERY, Intervals
 from noether.kernel.names import did_you_mean, listed
+from noether.kernel.progress import EVERY, Intervals
 from noether.spec.describe.fields import configs_in
 from noether.spec.errors.problem import Finding, Problem
 from noether.spec.errors.words import quoted

@@ -14,8 +14,8 @@ from pydantic import BaseModel
 
 from noether.config.components import CallBackBaseConfig
 from noether.config.discriminated import Discriminated
-from noether.kernel.intervals import EVERY
 from noether.kernel.names import nearest
+from noether.kernel.progress import EVERY
 from noether.spec.describe.fields import ID, LONGEST_ID, class_of, default_id, item_ids, lists_of_role
 from noether.spec.errors.problem import Problem
 from noether.spec.errors.words import described, listed, quoted, suggestion, toml_path

@@ -1,18 +1,18 @@
-"""A problem of a spec, and the error that shows all problems of a spec at once."""
+"""A problem of a spec, the error that shows all problems of a spec at once, and their form for programs."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from noether.config.secrets import withheld
-from noether.errors import SpecError
+from noether.config.secrets import mask, withheld
+from noether.errors import NoetherError, SpecError
 from noether.spec.errors.codes import CODES
-from noether.spec.errors.place import Place
 from noether.spec.errors.render import render
-from noether.spec.errors.words import visible
-from noether.spec.locate import TomlPath
+from noether.spec.errors.words import toml_path, visible
+from noether.spec.locate import Place, TomlPath
 
 MAX_PROBLEMS = 100
 """Problems that are shown; further ones are only counted."""
@@ -117,3 +117,66 @@ def _order(problem: Problem) -> _Order:
     place = problem.places[0]
     length = 0 if place.is_file else len(place.origin)  # argument 2 comes before argument 10
     return False, not place.is_file, place.via or "", length, place.origin, place.line, place.column, path
+
+
+def problems_in(error: NoetherError) -> tuple[Problem, ...]:
+    """Return the problems of an error; an error without places in a spec is one problem without a path."""
+    if isinstance(error, InvalidSpecError):
+        return error.problems
+    code = error.code if error.code in CODES else "failed"
+    return (Problem(code or "failed", (), withheld(error.message), withheld(error.hint) if error.hint else None),)
+
+
+def as_json(problems: Iterable[Problem]) -> str:
+    """Return a JSON list with one object per problem."""
+    return json.dumps([_object(problem) for problem in problems], indent=2, ensure_ascii=False)
+
+
+def as_github(problems: Iterable[Problem]) -> str:
+    """Return one workflow command `::error …` per problem, each in one line."""
+    return "\n".join(_command(problem) for problem in problems)
+
+
+def _object(problem: Problem) -> dict[str, Any]:
+    return {
+        "code": problem.code,
+        "path": toml_path(problem.path),
+        "message": problem.message,
+        "hint": problem.hint,
+        "places": [_place(place) for place in problem.places],
+    }
+
+
+def _place(place: Place) -> dict[str, Any]:
+    return {
+        "file": place.origin,
+        "line": place.line,
+        "column": place.column,
+        "endLine": place.end_line,
+        "endColumn": place.end_column,
+    }
+
+
+def _command(problem: Problem) -> str:
+    head = f"{toml_path(problem.path)}: " if problem.path else ""
+    place = next((place for place in problem.places if place.is_file), None)
+    others = [f"{other.label or 'also'}: {_in_words(other)}" for other in problem.places if other is not place]
+    help_lines = [f"help: {problem.hint}"] if problem.hint else []
+    text = "\n".join([head + problem.message, *(others if place else ()), *help_lines])
+    where = f"file={_property(place.origin)},line={place.line},col={place.column}," if place else ""
+    return f"::error {where}title={problem.code}::{_data(text)}"
+
+
+def _in_words(place: Place) -> str:
+    """Return a further place of a problem as text, since an annotation has only one place."""
+    if place.is_file:
+        return f"{place.origin}:{place.line}:{place.column}"
+    return f"{place.origin}: {visible(mask(place.text))}"
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")

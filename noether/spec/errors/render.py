@@ -6,9 +6,8 @@ import unicodedata
 from typing import Protocol
 
 from noether.config.secrets import mask
-from noether.spec.errors.place import Place
 from noether.spec.errors.words import toml_path, visible
-from noether.spec.locate import TomlPath
+from noether.spec.locate import Place, TomlPath
 
 _CONTEXT = 40  # characters shown before and behind the marked part of a long line
 _MARKED = 60  # characters shown of the marked part

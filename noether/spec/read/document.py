@@ -16,10 +16,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from noether.errors import SpecError
-from noether.spec.errors.place import Place, SourceText
 from noether.spec.errors.problem import InvalidSpecError, Problem, problem_at
 from noether.spec.errors.words import toml_path, visible
-from noether.spec.locate import TomlPath
+from noether.spec.locate import Place, SourceText, TomlPath
 from noether.spec.read.layers import Layer
 
 MAX_BYTES = 1 << 20

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 import tomli_w
 
 from noether.errors import SpecError
-from noether.spec.errors.place import Place
 from noether.spec.errors.problem import InvalidSpecError, Problem, problem_at
 from noether.spec.errors.words import described, quoted
-from noether.spec.locate import TomlPath
+from noether.spec.locate import Place, TomlPath
 from noether.spec.model import VERSION
 from noether.spec.read.document import MAX_BYTES, MAX_FILES, Document, plain, read_document
 from noether.spec.read.layers import FileLayer, Layer, Node, Origins, merged, node_of

@@ -12,10 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from noether.spec.errors.place import Place, SourceText
 from noether.spec.errors.problem import Problem, problem_at
 from noether.spec.errors.words import listed, quoted, suggestion
-from noether.spec.locate import Located, Locations, Span, TomlPath
+from noether.spec.locate import Located, Locations, Place, SourceText, Span, TomlPath
 from noether.spec.read.reference import Reference, is_reference
 
 BEGINNING = "value = "

@@ -61,6 +61,7 @@ def install(workplace: Path, monkeypatch) -> Iterator[Callable[..., None]]:
     def forget() -> None:
         """Forget the scan of installed components, which is cached for each process."""
         entries.installed_entries.cache_clear()
+        entries.installed_commands.cache_clear()
         registry._installed.cache_clear()
 
     yield install_here

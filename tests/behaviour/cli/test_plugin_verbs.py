@@ -1,8 +1,12 @@
 """Verbs of plugins, from the entry-point group `noether.commands`: listed without an import, called by name."""
 
 import json
+from importlib import import_module
 
 import pytest
+import typer
+
+from noether.cli.main import app
 
 FUNCTION = '''
 def greet(name: str, loud: bool = False) -> None:
@@ -71,6 +75,12 @@ def test_help_lists_the_verbs_and_imports_none(noether_command, verbs):
     assert ended.code == 0
     for name in ("greet", "count", "repeat", "sick", "talk/run"):
         assert [name, "From", "noether-plugin-talk", "1.2."] in [line.split() for line in ended.out.splitlines()]
+
+
+@pytest.mark.parametrize("name", typer.main.get_command(app).commands)
+def test_the_line_of_a_built_in_verb_is_the_first_of_its_own_help(name: str):
+    verb = typer.main.get_command(import_module(f"noether.cli.{name.replace('-', '_')}").app)
+    assert typer.main.get_command(app).commands[name].help == verb.help.partition("\n")[0]
 
 
 def test_a_verb_has_the_help_of_the_plugin(noether_command, verbs):

@@ -29,7 +29,7 @@ def test_the_command_for_a_trusted_package_trusts_it(tiny_spec, noether_command,
     folder = tmp_path_factory.mktemp("site")
     (folder / "zoo_of_faults.py").write_text("from torch import nn\n\n" + BROKEN.replace("Line", "nn.Module"))
     monkeypatch.syspath_prepend(folder)
-    monkeypatch.setattr("noether.kernel.entries._distribution_of", lambda package: "pytest")
+    monkeypatch.setattr("noether.kernel.registry._distribution_of", lambda package: "pytest")
     with pytest.raises(SpecError) as caught:
         noether.run(
             tiny_spec,

@@ -41,9 +41,10 @@ py-modules = ["{name}"]
 LOOK = """
 import json, sys
 from noether.errors import PluginError
+from noether.kernel.entries import installed_commands
 from noether.kernel.registry import Registry
 registry = Registry.installed()
-commands = [[entry.name, entry.origin] for entry in registry.commands()]
+commands = [[entry.name, entry.origin] for entry in installed_commands()]
 found = {"commands": commands, "imported": "greetings" in sys.modules}
 for name in sys.argv[1:]:
     try:

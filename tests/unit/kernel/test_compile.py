@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from noether.kernel import compile as compile_module
 from noether.kernel import hookimpl, hookspecs
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.hookspecs import HOOKS
@@ -195,3 +196,19 @@ def test_generated_source_is_forgotten_with_its_hook():
     assert filename in linecache.cache
     del call
     assert filename not in linecache.cache
+
+
+def test_a_hundred_callbacks_without_wrappers_compile_no_more_functions_than_one(monkeypatch: pytest.MonkeyPatch):
+    class Quiet:
+        def before_training(self) -> None: ...
+        def after_training(self) -> None: ...
+
+    def compiled(count: int) -> int:
+        made: list[str] = []
+        define = compile_module.define
+        with monkeypatch.context() as patched:
+            patched.setattr(compile_module, "define", lambda name, *rest: made.append(name) or define(name, *rest))
+            compile_dispatch([Participant(f"quiet-{number}", "quiet", Quiet()) for number in range(count)])
+        return len(made)
+
+    assert compiled(100) == compiled(1) > 0

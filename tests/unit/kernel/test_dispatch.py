@@ -12,9 +12,9 @@ import noether
 from noether.errors import PluginError
 from noether.kernel.dispatch import Dispatch, compile_dispatch
 from noether.kernel.hookspecs import HOOKS
-from noether.kernel.intervals import NEVER
 from noether.kernel.markers import inherited_no_op, when_due
 from noether.kernel.participant import Participant
+from noether.kernel.progress import NEVER
 
 ROUND = {"trainer_model": "model", "data_iter": "data", "batch_size": 4}
 

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.kernel.intervals import NEVER, Intervals, fires
-from noether.kernel.progress import TrainingIteration, UpdateCounter
+from noether.kernel.progress import NEVER, Intervals, TrainingIteration, UpdateCounter, fires
 
 numbers = st.integers(1, 12)
 maybe = st.none() | numbers

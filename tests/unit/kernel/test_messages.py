@@ -10,9 +10,8 @@ import pytest
 import noether
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.entries import Entry
-from noether.kernel.intervals import Intervals
 from noether.kernel.participant import Participant, load_plugins
-from noether.kernel.progress import TrainingIteration, UpdateCounter
+from noether.kernel.progress import Intervals, TrainingIteration, UpdateCounter
 from noether.kernel.registry import Registry
 
 TORCH, OTHER = ("noether-train", "0.1.0"), ("noether-plugin-x", "1.2")

@@ -16,7 +16,7 @@ import noether
 from noether.checkpoint.paths import PathProvider
 from noether.runs.outcome import Outcome
 from noether.runs.prepare import rehearsal
-from noether.runs.threads import WORK_OF_A_THREAD, choose_threads, multiply_adds, usable_cores
+from noether.runs.process_state import WORK_OF_A_THREAD, ThreadChoice, choose_threads, multiply_adds, usable_cores
 from noether.spec.errors.problem import InvalidSpecError
 from noether.spec.load import load_spec
 
@@ -154,7 +154,7 @@ def test_omp_num_threads_bounds_them_and_is_named(monkeypatch: pytest.MonkeyPatc
 def test_the_resolved_spec_pins_the_number_that_the_run_computes_with(
     tiny_spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("noether.runs.prepare.choose_threads", lambda *_: noether.runs.threads.ThreadChoice(2, "why"))
+    monkeypatch.setattr("noether.runs.prepare.choose_threads", lambda *_: ThreadChoice(2, "why"))
     before = torch.get_num_threads()
     with rehearsal(load_spec({**tiny_spec, "threads": "auto"})) as run:
         assert torch.get_num_threads() == run.threads.number == run.spec.threads == 2

@@ -6,8 +6,7 @@ import pytest
 
 from noether.errors import SpecError
 from noether.kernel.registry import Entry, Registry, use_registry
-from noether.spec.errors.formats import problems_in
-from noether.spec.errors.problem import InvalidSpecError
+from noether.spec.errors.problem import InvalidSpecError, problems_in
 from noether.spec.errors.words import toml_path
 from noether.spec.load import LoadedSpec, load_spec
 

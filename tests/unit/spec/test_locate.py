@@ -2,8 +2,7 @@ import tomllib
 
 import pytest
 
-from noether.spec.errors.place import SourceText
-from noether.spec.locate import Located, Locations, Span, TomlPath
+from noether.spec.locate import Located, Locations, SourceText, Span, TomlPath
 
 SPEC = """\
 # what the model learns

@@ -12,9 +12,8 @@ from pydantic import ValidationError
 
 from noether.core.callbacks.early_stoppers import FixedEarlyStopperCallback, FixedEarlyStopperCallbackConfig
 from noether.kernel.dispatch import compile_dispatch
-from noether.kernel.intervals import NEVER
 from noether.kernel.participant import Participant
-from noether.kernel.progress import EarlyStopIteration
+from noether.kernel.progress import NEVER, EarlyStopIteration
 from noether.testing import make_counter, make_model, make_trainer
 from noether.training.trainers.base import BaseTrainer
 

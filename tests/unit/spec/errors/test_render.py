@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noether.spec.errors.formats import as_github, as_json, problems_in
-from noether.spec.errors.place import Place, SourceText
-from noether.spec.errors.problem import InvalidSpecError, Problem
+from noether.spec.errors.problem import InvalidSpecError, Problem, as_github, as_json, problems_in
 from noether.spec.errors.render import excerpt
+from noether.spec.locate import Place, SourceText
 
 GOOD = """\
 name = "a"

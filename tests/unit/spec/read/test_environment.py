@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from noether.config.secrets import MaskSecrets, mask
-from noether.spec.errors.formats import as_json, problems_in
-from noether.spec.errors.problem import InvalidSpecError
+from noether.spec.errors.problem import InvalidSpecError, as_json, problems_in
 from noether.spec.model import resolved_tables, resolved_toml
 
 SECRET = "correct-horse-battery"

@@ -1,6 +1,6 @@
 import pytest
 
-from noether.spec.errors.place import SourceText
+from noether.spec.locate import SourceText
 
 
 def place(text: str, offset: int) -> tuple[int, int, str]:

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from noether.cli.options import RUNS, AsJson, Checkpoint, Like, Output, Project, RunArgument, Trusted
+from noether.cli.options import RUNS, AsJson, Checkpoint, Like, Output, Project, RunArgument, Trusted, verb, verbs
 from noether.cli.output import print_json, print_table, say
 
-EXAMPLE = "noether eval runs/airfoil-20260102-030405-ab12 --checkpoint best_model.loss/test/total"
+app = verbs()
 
 
+@verb(app, "eval", example="noether eval runs/airfoil-20260102-030405-ab12 --checkpoint best_model.loss/test/total")
 def evaluate(
     run: RunArgument,
     checkpoint: Checkpoint = "latest",
