@@ -220,10 +220,12 @@ class CompiledStep:
         finally:
             _set_grad_enabled(were_enabled)
         self._calls += 1
-        if self._is_settled and self._calls > 1 and self._recorded is not None:
-            of_model = (*self.forward.parameters(), *self.forward.buffers())
-            lasting = (*of_model, *itertools.chain(*states), *given)
-            self._unguarded = unguarded(self._recorded, fresh, lasting, result)
+        if self._recorded is not None:
+            if self._is_settled and self._calls > 1:
+                of_model = (*self.forward.parameters(), *self.forward.buffers())
+                lasting = (*of_model, *itertools.chain(*states), *given)
+                self._unguarded = unguarded(self._recorded, fresh, lasting, result)
+            self._recorded.forget()
         return result
 
     def look_again(self) -> None:

@@ -42,6 +42,10 @@ class Recorded:
         self.inputs, self.results = inputs, self.code(*inputs)
         return self.results
 
+    def forget(self) -> None:
+        """Let the tensors go."""
+        self.inputs, self.results = (), ()
+
 
 class Unguarded:
     """A call of compiled code as its last call through guards was, with other fresh tensors.
@@ -92,7 +96,7 @@ def unguarded(recorded: Recorded, fresh: Sequence[Tensor], lasting: Iterable[Ten
         lasting: Tensors that stay the same objects from call to call.
         result: What the call has returned.
     """
-    inputs, results, recorded.inputs, recorded.results = recorded.inputs, recorded.results, (), ()
+    inputs, results = recorded.inputs, recorded.results
     places = {id(tensor): place for place, tensor in enumerate(inputs)}
     known = {id(tensor) for tensor in (*lasting, *fresh)}
     if len({id(tensor) for tensor in fresh}) < len(fresh) or not places.keys() <= known:
@@ -117,7 +121,7 @@ def _layout(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def changed_by(code: types.CodeType, read: Sequence[str] | None = None) -> str | None:
-    """Return what code that dynamo has made changes apart from tensors; None if it only computes.
+    """Name the first change that code of dynamo makes apart from those of tensors; None if it only computes.
 
     Args:
         code: The code: calls one compiled function.
