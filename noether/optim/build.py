@@ -351,6 +351,11 @@ def _construct(
 ) -> Optimizer:
     try:
         made: Optimizer = call_with_options(optimizer_class, options, groups)
+    except OSError as error:  # torch makes the folder of its compiler with the first optimizer
+        raise SpecError(
+            f"optimizer '{kind}' cannot be made: {error}",
+            hint="TORCHINDUCTOR_CACHE_DIR names the folder that torch keeps compiled code in: it has to be writable",
+        ) from error
     except Exception as error:  # a class or function of the user may raise any
         raise SpecError(f"wrong options of optimizer '{kind}': {error}") from error
     if (problem := result_problem(ROLES["optimizer"], made)) is not None:

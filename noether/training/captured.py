@@ -78,7 +78,7 @@ def placed(value: Any, tensors: list[Tensor], name: str = "") -> Any:
     raise NotCapturedError(f"the output{name} is a {type(value).__name__}, expected tensors, numbers, dicts and lists")
 
 
-def filled(value: Any, tensors: Sequence[Tensor]) -> Any:
+def filled(value: Any, tensors: Sequence[Any]) -> Any:
     """Return the result of `placed` with tensors in their places."""
     kind = type(value)
     if kind is Place:

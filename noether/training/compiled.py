@@ -18,7 +18,7 @@ from noether.kernel.progress import Stopwatch
 from noether.optim.functional import FunctionalStep, step_refusal
 from noether.optim.kernels import sharing
 from noether.training.compiled_step import CompiledStep, UnusableGraphError
-from noether.training.state import TrainerParts
+from noether.training.state import TrainerParts, may_change_at_every_update
 from noether.training.trainers.types import TrainerResult
 from noether.training.update import AnotherForm, StepOutcome, Update
 
@@ -76,7 +76,7 @@ def _missing_compiler() -> str | None:
 
 def build(trainer: TrainerParts, update: Update, model: ModelBase) -> Update:
     """Return the compiled update that takes the place of an eager one."""
-    return CompiledUpdate(update)
+    return CompiledUpdate(update, looks_always=may_change_at_every_update(trainer))
 
 
 class CompiledUpdate(AnotherForm):
@@ -89,10 +89,12 @@ class CompiledUpdate(AnotherForm):
 
     Args:
         plain: The eager update that it takes the place of.
+        looks_always: True if hooks of every update may change the model; otherwise only `look_again` says so.
     """
 
-    def __init__(self, plain: Update) -> None:
+    def __init__(self, plain: Update, *, looks_always: bool = False) -> None:
         super().__init__(plain)
+        self._looks_always = looks_always
         self.form = "compiled"
         self._shapes: list[Shapes] = []
         self._graphs: dict[tuple[Shapes, bool, bool], CompiledStep] = {}
@@ -142,9 +144,15 @@ class CompiledUpdate(AnotherForm):
             self._graphs, self._optimizer_steps, self._last = {}, [], None
             _LOG.warning("updates are eager from now on, not compiled: %s", reason)
 
+    def look_again(self) -> None:
+        """Let guards look at what graphs have read before they are used again: hooks may have changed it."""
+        for graph in self._graphs.values():
+            graph.look_again()
+
     def take_optimizers(self, model: ModelBase) -> None:
         """Remember the optimizers of a model; graphs that were made for fewer groups cannot be used any more."""
         super().take_optimizers(model)
+        self.look_again()
         if self._optimizer_steps and not self._has_same_optimizers():
             self._give_way("the parameter groups of the optimizer changed")
 
@@ -195,6 +203,8 @@ class CompiledUpdate(AnotherForm):
                 self._give_way("the state of the optimizer was replaced, or hooks are around its step")
                 return None
             step.refresh()
+        if self._looks_always:
+            graph.look_again()
         gradients = None if is_first else [p.grad for p in self._parameters if p.grad is not None]
         earlier = None if is_first or not is_last else torch.stack(self._losses)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import types
 import warnings
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from noether.core.models.base import ModelBase
 from noether.data.randomness import preserved_rng, rng_snapshot
 from noether.optim.functional import FunctionalStep
+from noether.training.rehearsal import Attributes
 from noether.training.trainers.types import TrainerResult, check_parts, detached
+from noether.training.unguarded import Recorded, Unguarded, changed_by, is_settled, unguarded
 
 CHANGED = "something that the graph has read from model, loss or optimizer has changed"
 _CONTEXT = "Developer debug context:"
@@ -30,6 +33,30 @@ _COMPILING = {"fallback_random": True}
 
 class UnusableGraphError(Exception):
     """A graph cannot be made or used; the text says why, as the second half of a sentence."""
+
+
+class _TracedError(Exception):
+    """A function was traced, and is not to be run."""
+
+
+def _stop(*_: Any) -> Any:
+    raise _TracedError
+
+
+def _entries(code: types.CodeType) -> list[Any]:
+    """Return the code that dynamo has made, with its guards; nothing if this version of torch does not show it."""
+    find = getattr(torch._dynamo.eval_frame, "_debug_get_cache_entry_list", None)
+    return [] if find is None else list(find(code))
+
+
+def _to_compile(
+    function: Callable[..., Any], backend: Callable[..., Any], guarded_by: Callable[[Sequence[Any]], list[bool]]
+) -> tuple[types.CodeType, Callable[..., Any]]:
+    """Return a function to compile and its code: dynamo keeps graphs by code object, and few for each."""
+    code = function.__code__.replace()
+    copy = types.FunctionType(code, function.__globals__, function.__name__)
+    options: Any = {"guard_filter_fn": guarded_by}
+    return code, torch.compile(copy, backend=backend, fullgraph=True, dynamic=False, options=options)
 
 
 class _Forward(nn.Module):
@@ -48,6 +75,10 @@ class _Forward(nn.Module):
 
 class CompiledStep:
     """One accumulation step as a graph, which is made at its first call.
+
+    Guards look at everything that the graph has read, which takes longer than a small graph itself. So the second call
+    in a row is remembered, and further ones do without guards, until `look_again` says that hooks have run. That takes
+    a graph that has read nothing but parameters, modules, settings and the like, and that leaves nothing but tensors.
 
     Args:
         train_step: Forward pass and loss of one batch.
@@ -77,17 +108,30 @@ class CompiledStep:
         self.buffers: dict[str, Tensor] = {}
         self._arguments: tuple[Any, ...] = ()
         self._is_made = False
-        self._code = _step.__code__.replace()  # dynamo keeps graphs by code object, and few for each
-        function = types.FunctionType(self._code, _step.__globals__, _step.__name__)
-        self._compiled = torch.compile(function, backend=self._backend, fullgraph=True, dynamic=False)
+        self._recorded: Recorded | None = None
+        self._unguarded: Unguarded | None = None
+        self._is_settled, self._calls = False, 0  # calls since hooks have run
+        self._code, self._compiled = _to_compile(_step, self._recording, self._guarded_by)
 
     def look_at(self, batch: dict[str, Tensor]) -> None:
         """Run forward and backward pass eagerly once, then put back random numbers and buffers.
+
+        Attributes are put back as well if it is not one that a graph repeats.
 
         Raises:
             UnusableGraphError: if something was found that a graph would not compute as an eager update does.
             TrainingError: if the parts of the loss are not what they say.
         """
+        batch = {name: tensor.clone() for name, tensor in batch.items()}  # it may be changed in place
+        attributes = Attributes((self.forward, getattr(self.forward.train_step, "__self__", None)))
+        try:
+            self._look_at(batch)
+            self._require_repeatable(batch)
+        except Exception:
+            attributes.put_back()
+            raise
+
+    def _look_at(self, batch: dict[str, Tensor]) -> None:
         kept = {name: (buffer, buffer._version, buffer.clone()) for name, buffer in self.forward.named_buffers()}
         with preserved_rng():
             try:
@@ -102,6 +146,31 @@ class CompiledStep:
             raise UnusableGraphError(f"the forward pass replaces the buffer '{_own_name(replaced[0])}'")
         check_parts(result)
         _require_plain(result, dict(zip(self.names, gradients, strict=True)))
+
+    def _require_repeatable(self, batch: dict[str, Tensor]) -> None:
+        """Trace the forward pass, which does not run it.
+
+        Raises:
+            UnusableGraphError: if it cannot be traced, or changes objects of Python that it reads.
+        """
+        read: list[str] = []
+
+        def guarded_by(guards: Sequence[Any]) -> list[bool]:
+            read.extend(guard.name for guard in guards)
+            return [True] * len(guards)
+
+        trace = _to_compile(_forward, lambda *_: _stop, guarded_by)
+        values = dict([*self.forward.named_parameters(), *self.forward.named_buffers()])
+        try:
+            with torch._dynamo.config.patch(_TRACING), torch.enable_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch warns of what it uses itself
+                trace[1](self, batch, list(values), list(values.values()))
+        except _TracedError:
+            for entry in _entries(trace[0]):
+                if (changed := changed_by(entry.code, read)) is not None:
+                    raise UnusableGraphError(f"the forward pass changes {changed}") from None
+        except Exception as error:
+            raise UnusableGraphError(_shortened(error)) from error
 
     def _put_back(self, kept: Mapping[str, tuple[Tensor, int, Tensor]]) -> list[str]:
         """Put buffers back, and remember those that changed in place; return the names of others."""
@@ -135,18 +204,33 @@ class CompiledStep:
         Raises:
             UnusableGraphError: if the graph cannot be made, or does not hold any more; nothing was changed then.
         """
-        states = [optimizer.states() for optimizer in self.optimizers]
-        given = [optimizer.given for optimizer in self.optimizers]
-        buffers = list(self.buffers.values())
-        self._arguments = (self, self.parameters, states, buffers, given, batch, gradients, earlier)
+        fresh = [*batch.values(), *(gradients or ()), *(() if earlier is None else (earlier,))]
         were_enabled = torch.is_grad_enabled()
         _set_grad_enabled(False)
         try:
-            return self._compiled(*self._arguments) if self._is_made else self._first_call()
+            if self._unguarded is not None and (result := self._unguarded(fresh)) is not None:
+                return result
+            states = [optimizer.states() for optimizer in self.optimizers]
+            given = [optimizer.given for optimizer in self.optimizers]
+            buffers = list(self.buffers.values())
+            self._arguments = (self, self.parameters, states, buffers, given, batch, gradients, earlier)
+            result = self._compiled(*self._arguments) if self._is_made else self._first_call()
         except torch._dynamo.exc.TorchDynamoException as error:
             raise UnusableGraphError(CHANGED) from error
         finally:
             _set_grad_enabled(were_enabled)
+        self._calls += 1
+        if self._recorded is not None:
+            if self._is_settled and self._calls > 1:
+                of_model = (*self.forward.parameters(), *self.forward.buffers())
+                lasting = (*of_model, *itertools.chain(*states), *given)
+                self._unguarded = unguarded(self._recorded, fresh, lasting, result)
+            self._recorded.forget()
+        return result
+
+    def look_again(self) -> None:
+        """Let guards look at what the graph has read before it is used again: hooks may have changed it."""
+        self._unguarded, self._calls = None, 0
 
     def _first_call(self) -> Any:
         """Make the graph and run it."""
@@ -154,10 +238,17 @@ class CompiledStep:
         try:
             with torch._dynamo.config.patch(_TRACING), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch warns of what it uses itself
-                return self._compiled(*self._arguments)
+                result = self._compiled(*self._arguments)
         except Exception as error:
             put_back()
             raise UnusableGraphError(_shortened(error)) from error
+        entries = _entries(self._code)
+        self._is_settled = self._is_settled and bool(entries) and all(changed_by(one.code) is None for one in entries)
+        return result
+
+    def _recording(self, graph: Any, inputs: list[Tensor]) -> Any:
+        self._recorded = Recorded(self._backend(graph, inputs))
+        return self._recorded
 
     def _backend(self, graph: Any, inputs: list[Tensor]) -> Any:
         """Compile what was traced; being called again means that a guard has failed."""
@@ -173,12 +264,28 @@ class CompiledStep:
         """Return True if everything that the graph has read is as it was, so that it may be used again."""
         if not self._is_made:
             return True
-        find = getattr(torch._dynamo.eval_frame, "_debug_get_cache_entry_list", None)
-        if find is None:
-            return True
         values = dict(zip(self._code.co_varnames, self._arguments, strict=False))
+        entries = _entries(self._code)
         with torch.no_grad():
-            return any(entry.guard_manager.check(values) for entry in find(self._code))
+            return not entries or any(entry.guard_manager.check(values) for entry in entries)
+
+    def _guarded_by(self, guards: Sequence[Any]) -> list[bool]:
+        """Look at what a graph has read; all guards are kept."""
+        owners = [self, *self.optimizers, getattr(self.forward.train_step, "__self__", None)]
+        self._is_settled = all(is_settled(guard.value, owners) for guard in guards if guard.has_value)
+        return [True] * len(guards)
+
+
+def _forward(graph: CompiledStep, batch: dict[str, Tensor], names: list[str], tensors: list[Tensor]) -> Any:
+    """Run the forward pass; this function is traced, and not run."""
+    return _parts(torch.func.functional_call(graph.forward, dict(zip(names, tensors, strict=True)), (batch,)))
+
+
+def _parts(result: TrainerResult) -> tuple[dict[str, Tensor], Any]:
+    losses = {"total": result.total_loss.detach()}
+    for name, part in (result.losses_to_log or {}).items():
+        losses[name] = part.detach()
+    return losses, detached(result.additional_outputs) if result.additional_outputs else {}
 
 
 def _step(
@@ -196,11 +303,7 @@ def _step(
     def loss_of(trained: list[Tensor], changing: list[Tensor], batch: dict[str, Tensor]) -> Any:
         values = dict(zip(graph.names, trained, strict=True)) | dict(zip(graph.buffers, changing, strict=True))
         result = torch.func.functional_call(graph.forward, values, (batch,))
-        losses = {"total": result.total_loss.detach()}
-        for name, part in (result.losses_to_log or {}).items():
-            losses[name] = part.detach()
-        outputs = detached(result.additional_outputs) if result.additional_outputs else {}
-        return result.total_loss / graph.count, (losses, outputs)
+        return result.total_loss / graph.count, _parts(result)
 
     changing = [buffer.clone() for buffer in buffers]
     computed, (_, (losses, outputs)) = torch.func.grad_and_value(loss_of, has_aux=True)(parameters, changing, batch)

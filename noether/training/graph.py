@@ -28,8 +28,17 @@ from noether.training.captured import (
 )
 from noether.training.device import GraphDevice, graph_device
 from noether.training.nonfinite import DeviceGuard, takes_found_inf
-from noether.training.rehearsal import Facts, Rehearsal, Snapshot, addresses_of, difference, facts_of
-from noether.training.state import TrainerParts
+from noether.training.rehearsal import (
+    Attributes,
+    Facts,
+    Rehearsal,
+    Snapshot,
+    addresses_of,
+    difference,
+    facts_of,
+    unread,
+)
+from noether.training.state import TrainerParts, may_change_at_every_update
 from noether.training.update import AfterStep, AnotherForm, BeforeOptimizer, Update, UpdateOutcome
 
 WARM_UPS = 3
@@ -167,16 +176,21 @@ class GraphUpdate(AnotherForm):
         """
         assert self._model is not None and self._dist_model is not None, "call begin first"
         snapshot = Snapshot((self._model, self._dist_model), self._optimizers, self.precision.scaler)
+        attributes = Attributes((self._model, self._dist_model, self._owner))
         rehearsal = Rehearsal(snapshot, self._device, self._present_facts, _REHEARSED)
-        fitted = self._fitted
+        fitted, counter = self._fitted, getattr(getattr(self._owner, "state", None), "counter", None)
         try:
             for update, otherwise in (
                 (self._eager_trial(batches), ""),
                 (self._eager_trial(batches), "eager updates do not repeat bit for bit"),
                 (self._graph_trial(batches, inputs), "a replay does not leave the bits of an eager update"),
             ):
-                with self._apart(KeptBuffers(self._dist_model, self._model) if self._buffers is not None else None):
+                kept = KeptBuffers(self._dist_model, self._model) if self._buffers is not None else None
+                with self._apart(kept), unread(counter):
                     rehearsal.require_same(update, otherwise)
+        except Exception:
+            attributes.put_back()
+            raise
         finally:
             self._fitted = fitted
 
@@ -356,11 +370,4 @@ def graph_update(trainer: TrainerParts, update: Update, model: ModelBase) -> Gra
     """Return the update of a prepared trainer as a graph."""
     device = graph_device(trainer.device)
     assert device is not None, "refused before"
-    return GraphUpdate(update, device, owner=trainer, looks_always=_may_change_at_every_update(trainer))
-
-
-def _may_change_at_every_update(trainer: TrainerParts) -> bool:
-    """Return True if a hook of every update is not one of our own, which leave the model as it is."""
-    hooks = ("track_after_accumulation_step", "track_after_update_step")
-    found = [one.instance for hook in hooks for one in trainer.dispatch.participants(hook)] if trainer.dispatch else []
-    return not all(type(instance).__module__.startswith("noether.") for instance in found)
+    return GraphUpdate(update, device, owner=trainer, looks_always=may_change_at_every_update(trainer))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,6 +21,7 @@ from noether.training.device import GraphDevice
 Facts: TypeAlias = dict[str, Any]
 _PLAIN = (bool, int, float, complex, str, type(None))
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_NOT_OWN = {"torch", __name__.partition(".")[0]}
 _DEPTH = 3  # levels of lists and dicts in an attribute whose numbers are compared
 _MOST = 64  # entries of a list or dict that are compared
 
@@ -113,6 +116,70 @@ def _named_modules(models: Iterable[nn.Module]) -> Iterator[tuple[str, nn.Module
     seen: set[nn.Module] = set()
     for model in models:
         yield from model.named_modules(seen)
+
+
+@contextmanager
+def unread(counter: object) -> Iterator[None]:
+    """Refuse reads of the counter of a run: a replay would go on with the numbers that it was captured with.
+
+    Raises:
+        NotCapturedError: if the block reads it.
+    """
+    if counter is None:
+        yield
+        return
+    kind = type(counter)
+    counter.__class__ = type(kind.__name__, (kind,), {"__slots__": (), "__getattribute__": _refuse_read})
+    try:
+        yield
+    finally:
+        counter.__class__ = kind
+
+
+def _refuse_read(counter: object, name: str) -> Any:
+    if name.startswith("__"):
+        return object.__getattribute__(counter, name)
+    raise NotCapturedError(f"the train step reads '{name}' of the run's counter, which is not the same in a replay")
+
+
+class Attributes:
+    """Attributes of modules and trainers, to put back; with the contents of their lists, dicts, sets and generators.
+
+    The globals of the files that define them, if they are not part of torch or of this package, belong to them.
+
+    Args:
+        owners: The objects; modules that they hold are taken as well.
+    """
+
+    def __init__(self, owners: Iterable[object]) -> None:
+        self._holders: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        self._contents: list[tuple[Any, Any]] = []
+        self._generators: list[tuple[torch.Generator, Tensor]] = []
+        given = [owner for owner in owners if owner is not None]
+        held = [value for owner in given for value in vars(owner).values() if isinstance(value, nn.Module)]
+        modules = [module for one in (*given, *held) if isinstance(one, nn.Module) for module in one.modules()]
+        files = [sys.modules.get(type(one).__module__) for one in (*given, *modules)]
+        own = [file for file in files if file is not None and file.__name__.partition(".")[0] not in _NOT_OWN]
+        for attributes in {id(one): vars(one) for one in (*given, *modules, *own)}.values():
+            self._holders.append((attributes, dict(attributes)))
+            for value in attributes.values():
+                if isinstance(value, list | dict | set):
+                    self._contents.append((value, value.copy()))
+                elif isinstance(value, torch.Generator):
+                    self._generators.append((value, value.get_state()))
+
+    def put_back(self) -> None:
+        """Give all attributes the values that they had."""
+        for holder, entries in self._holders:
+            _put_back(holder, entries)
+        for holder, content in self._contents:
+            if isinstance(holder, dict):
+                _put_back(holder, content)
+            elif list(map(id, holder)) != list(map(id, content)):
+                holder.clear()
+                (holder.extend if isinstance(holder, list) else holder.update)(content)
+        for generator, state in self._generators:
+            generator.set_state(state)
 
 
 class Snapshot:

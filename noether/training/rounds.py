@@ -257,6 +257,7 @@ class Rounds:
         if committed is not None and self.dispatch.checkpoint_committed is not None:
             with preserved_rng(), self._modes("checkpoint_committed"):
                 self.dispatch.checkpoint_committed(run=self.trainer.run, checkpoint=committed)
+            self.trainer.one_update.look_again()
 
 
 def compile_run_hooks(

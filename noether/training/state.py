@@ -264,3 +264,10 @@ class TrainerParts(Protocol):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take back the trainer's own state."""
+
+
+def may_change_at_every_update(trainer: TrainerParts) -> bool:
+    """Return True if a hook of every update is not one of our own, which leave the model as it is."""
+    hooks = ("track_after_accumulation_step", "track_after_update_step")
+    found = [one.instance for hook in hooks for one in trainer.dispatch.participants(hook)] if trainer.dispatch else []
+    return not all(type(instance).__module__.startswith("noether.") for instance in found)

@@ -283,6 +283,7 @@ def test_a_change_of_something_that_the_graph_has_read_ends_the_form_with_one_li
                 if update == 2:
                     assert trainer.one_update.form_state()["form"] == form
                     change(trainer, model)
+                    trainer.one_update.look_again()  # as after hooks
                     assert trainer.one_update.form_state() == {"form": "eager"}
                 trainer.one_update(stream)
         ran[form] = Ended(model, trainer)

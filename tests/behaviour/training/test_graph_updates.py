@@ -17,7 +17,8 @@ from noether.core.models.base import ModelBase
 from noether.runs.verify.verify_resume import verify_resume
 from noether.testing import RecordingDevice, make_data, make_model, make_trainer
 from noether.training.forms import choose
-from noether.training.trainers.types import Counted
+from noether.training.trainers.base import BaseTrainer
+from noether.training.trainers.types import Counted, TrainerResult
 from noether.training.trainers.weighted_loss import WeightedLossTrainer
 
 ADAMW = {"kind": "AdamW", "lr": 0.013}
@@ -193,3 +194,18 @@ def test_losses_with_counts_are_weighted_inside_of_the_graph(
     trainer, model = trained(tmp_path, "graph", **settings)
     assert left(tmp_path, trainer, model) == eager
     assert trainer.one_update.reason is None
+
+
+def weighted_by_epoch(self: WeightedLossTrainer, batch: Any, model: Any) -> TrainerResult:
+    result = BaseTrainer.train_step(self, batch, model)
+    return TrainerResult(result.total_loss * (1.0 if self.update_counter.epoch < 2 else 0.1))
+
+
+def test_a_train_step_that_reads_the_epoch_is_not_captured(
+    tmp_path: Path, graphs_on_cpu: RecordingDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WeightedLossTrainer, "train_step", weighted_by_epoch)
+    eager = left(tmp_path, *trained(tmp_path, "eager", callbacks=[ONLINE_LOSS]))
+    trainer, model = trained(tmp_path, "graph", callbacks=[ONLINE_LOSS])
+    assert left(tmp_path, trainer, model) == eager
+    assert "reads 'epoch' of the run's counter" in trainer.one_update.reason

@@ -217,3 +217,14 @@ def test_state_is_named_after_the_parameters_whatever_the_groups_are(network: nn
     for name, parameter in network.named_parameters():
         assert optimizer.state_tensors()[f"{name}/exp_avg"] is optimizer.torch_optimizer.state[parameter]["exp_avg"]
     assert sorted(name for group in optimizer.state_values()["groups"] for name in group["names"]) == sorted(names)
+
+
+def test_a_folder_of_the_compiler_that_cannot_be_made_is_not_blamed_on_options(monkeypatch) -> None:
+    def without_folder(self: Any, *_: Any, **__: Any) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "/proc/nothing")
+
+    monkeypatch.setattr(torch.optim.SGD, "__init__", without_folder)
+    with pytest.raises(SpecError) as error:
+        build(nn.Linear(2, 2), "SGD")
+    assert "options" not in str(error.value)
+    assert "TORCHINDUCTOR_CACHE_DIR" in str(error.value.hint)

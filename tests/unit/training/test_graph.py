@@ -38,6 +38,8 @@ class Net(ModelBase):
             self.first, self.drop, self.last = nn.Linear(3, 4), nn.Dropout(0.2), nn.Linear(4, 2)
         self.first.bias.requires_grad_(False)
         self.calls = 0
+        self.seen: list[int] = []
+        self.own = torch.Generator().manual_seed(5)
         self.state = torch.zeros(())
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -263,7 +265,18 @@ def returns_an_object(batch: dict[str, Any], model: nn.Module) -> TrainerResult:
     return TrainerResult(squared(batch, model).total_loss, additional_outputs={"own": slice(1)})
 
 
+def lists(batch: dict[str, Any], model: Any) -> TrainerResult:
+    model.seen.append(1)
+    return TrainerResult(squared(batch, model).total_loss * len(model.seen))
+
+
+def draws_by_its_own(batch: dict[str, Any], model: Any) -> TrainerResult:
+    return TrainerResult(squared(batch, model).total_loss * torch.rand((), generator=model.own))
+
+
 STEPS: dict[str, tuple[Step, str]] = {
+    "it fills a list": (lists, "attribute 'seen' of the model changes in an update"),
+    "it draws by a generator of its own": (draws_by_its_own, "eager updates"),
     "it reads its loss": (reads_its_loss, "waits for the device"),
     "it counts its calls": (counts, "attribute 'calls' of the model changes in an update"),
     "it goes on from a tensor": (remembers, "a replay does not leave the bits of an eager update"),
