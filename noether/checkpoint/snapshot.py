@@ -18,6 +18,7 @@ from noether.checkpoint.tensor_file import IN_PAIRS, TensorFile, identity_of, is
 
 SMALL = 1 << 16
 """Bytes of a tensor; files of larger ones are laid out anew: it costs little beside a copy, and keeps no memory."""
+_STRETCH = 256  # tensors
 _PLAIN = {Tensor, nn.Parameter}
 _shape, _dtype = attrgetter("shape"), attrgetter("dtype")
 
@@ -37,7 +38,7 @@ class _Layout:
     """
 
     names: list[str]
-    facts: tuple[list[Any], ...]
+    facts: list[tuple[list[Any], ...]]
     exact: dict[int, tuple[object, ...]]
     file: TensorFile
     aliases: dict[str, str]
@@ -146,13 +147,18 @@ class Snapshot:
         return layout.runs or []
 
 
-def _facts_of(tensors: list[Tensor]) -> tuple[list[Any], ...]:
-    try:
-        places = list(map(Tensor.data_ptr, tensors))
-    except RuntimeError:  # of a sparse tensor, which no file holds
-        return ()
-    contiguous, negated = list(map(Tensor.is_contiguous, tensors)), list(map(Tensor.is_neg, tensors))
-    return places, list(map(_shape, tensors)), list(map(_dtype, tensors)), contiguous, negated
+def _facts_of(tensors: list[Tensor]) -> list[tuple[list[Any], ...]]:
+    """Return place, shape, type and contiguity of tensors; a stretch at a time, which stays in the cache."""
+    facts = []
+    for start in range(0, len(tensors), _STRETCH):
+        part = tensors[start : start + _STRETCH]
+        try:
+            places = list(map(Tensor.data_ptr, part))
+        except RuntimeError:  # of a sparse tensor, which no file holds
+            return []
+        contiguous, negated = list(map(Tensor.is_contiguous, part)), list(map(Tensor.is_neg, part))
+        facts.append((places, list(map(_shape, part)), list(map(_dtype, part)), contiguous, negated))
+    return facts
 
 
 def _exact(tensors: list[Tensor]) -> dict[int, tuple[object, ...]]:
