@@ -149,7 +149,7 @@ class Snapshot:
 
 def _facts_of(tensors: list[Tensor]) -> list[tuple[list[Any], ...]]:
     """Return place, shape, type and contiguity of tensors; a stretch at a time, which stays in the cache."""
-    facts = []
+    facts: list[tuple[list[Any], ...]] = []
     for start in range(0, len(tensors), _STRETCH):
         part = tensors[start : start + _STRETCH]
         try:

@@ -108,6 +108,9 @@ class ModelState:
         if not modules or modules[0] is not model or self._structure != _structure_of(modules):
             found = list(_named_modules(model, ""))
             self._modules = modules = [module for _, module in found]
+            if not all(isinstance(table, dict) for module in modules for table in _tables(module)):
+                self._modules = []  # a compiled module of TorchScript has tables of its own
+                return None
             self._structure = _structure_of(modules)
             self._names = [name for prefix, module in found for name in _state_names(prefix, module)]
             kinds = set(map(type, modules))

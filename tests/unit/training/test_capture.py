@@ -105,10 +105,12 @@ CHANGES: dict[str, Callable[[Net], object]] = {
     "a class with a state of its own": lambda net: setattr(net.one, "__class__", WithExtra),
     "a state of its own": own_state,
     "a hook": added_hook,
+    "a compiled layer": lambda net: setattr(net, "norm", torch.jit.script(torch.nn.Linear(3, 2))),
     "the first one frozen": lambda net: net.one.requires_grad_(False),
 }
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("is_adapted", [False, True])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
 def test_names_that_are_kept_give_the_state_dict_after_a_change(
