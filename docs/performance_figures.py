@@ -126,6 +126,13 @@ GOALS: dict[str, tuple[Goal, ...]] = {
             "stall_ratio",
             1.2,
         ),
+        Goal(
+            "… of 12,000 small tensors, found and copied",
+            "1.2",
+            "test_asynchronous_save.py",
+            "stall_ratio_of_small",
+            1.2,
+        ),
         Goal("… time that training takes longer, in copies", "2", "test_asynchronous_save.py", "extra_ratio", 2),
         Goal(
             "An epoch with evaluation, over the cost of its samples",

@@ -127,7 +127,7 @@ def figures(record_property: Callable[[str, object], None]) -> Callable[..., Non
 def graphs_on_cpu(monkeypatch: pytest.MonkeyPatch) -> RecordingDevice:
     """A stand-in of a device with graphs; the CPU masks updates and rounds learning rates as such a device does."""
     device = RecordingDevice()
-    monkeypatch.setattr(graph, "graph_device", lambda _: device)
+    monkeypatch.setattr(graph, "device_of", lambda _: device)
     monkeypatch.setattr(nonfinite, "MASKING_DEVICES", frozenset({"cpu"}))
     monkeypatch.setattr(nonfinite, "ROUNDING_DEVICES", frozenset({"cpu"}))
     return device

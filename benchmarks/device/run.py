@@ -327,13 +327,13 @@ def stand_in() -> Iterator[Callable[..., Any]]:
     from noether.training import graph, nonfinite
 
     device = RecordingDevice()
-    kept = graph.graph_device, nonfinite.MASKING_DEVICES, nonfinite.ROUNDING_DEVICES
-    graph.graph_device = lambda _: device
+    kept = graph.device_of, nonfinite.MASKING_DEVICES, nonfinite.ROUNDING_DEVICES
+    graph.device_of = lambda _: device
     nonfinite.MASKING_DEVICES = nonfinite.ROUNDING_DEVICES = frozenset({"cpu"})
     try:
         yield lambda work: device.capture(work)[0]
     finally:
-        graph.graph_device, nonfinite.MASKING_DEVICES, nonfinite.ROUNDING_DEVICES = kept
+        graph.device_of, nonfinite.MASKING_DEVICES, nonfinite.ROUNDING_DEVICES = kept
 
 
 def measured(plan: Plan, capture: Callable[..., Any], folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Saves: requests of one boundary, snapshots, background writing, and the policy if the disk refuses."""
+"""Saves: requests of one boundary, background writing, and the policy if the disk refuses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from noether.checkpoint.commit import CheckpointFolder, RunLostError
@@ -221,12 +220,12 @@ class PreparedSave:
     passing: frozenset[str] = frozenset()
     outdated: Mapping[int, frozenset[str]] = field(default_factory=dict)
 
-    def captured(self, snapshot: Snapshot) -> PreparedSave:
-        """Return the same save with copies of the tensors, which training cannot change."""
-        files = snapshot.take(self.files)
+    def captured(self, take: Callable[[Mapping[str, Content]], dict[str, Content]]) -> PreparedSave:
+        """Return the same save with copies of the tensors, which `take` makes and training cannot change."""
+        files = take(self.files)
         weights = files.get(WEIGHTS)
         if self.request.holds_whole_model and isinstance(weights, TensorFile):
-            return replace(self, files=files, weights=list(weights.tensors.values()))
+            return replace(self, files=files, weights=weights.blocks)
         manifest = replace(self.manifest, finite=all_finite(self.weights))  # not all of them were copied
         return replace(self, files=files, manifest=manifest, weights=())
 
@@ -283,45 +282,3 @@ class BackgroundSave:
             self._outcome.set_result(write())
         except BaseException as error:
             self._outcome.set_exception(error)  # raised in the training thread
-
-
-class Snapshot:
-    """Main memory for a copy of the tensors of one save, one piece for each file, reused by the next save.
-
-    A copy is valid until the next one is taken.
-    """
-
-    def __init__(self) -> None:
-        self._copies: dict[str, TensorFile] = {}
-
-    @torch.no_grad()
-    def take(self, files: Mapping[str, Content]) -> dict[str, Content]:
-        """Return files of the same bytes that no later change of a tensor reaches.
-
-        Args:
-            files: The files of `encode_checkpoint`; those that are bytes already are not copied.
-        """
-        taken: dict[str, Content] = dict(files)
-        sources: list[Tensor] = []
-        targets: list[Tensor] = []
-        for name, file in files.items():
-            if isinstance(file, TensorFile):
-                former = self._copies.get(name)
-                if former is None or former.header != file.header:
-                    self._copies.pop(name, None)  # two copies at once are too many
-                    former = self._copies[name] = file.like()
-                sources += file.tensors.values()
-                targets += former.tensors.values()
-                taken[name] = former
-        _copy(sources, targets)
-        return taken
-
-
-def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:
-    """Copy all tensors, those of a GPU in parallel, and wait for the copies."""
-    if not sources:
-        return
-    devices = {tensor.device for tensor in sources if tensor.is_cuda}
-    torch._foreach_copy_(targets, sources, non_blocking=bool(devices))
-    for device in devices:
-        torch.cuda.synchronize(device)

@@ -24,6 +24,7 @@ from noether.kernel.names import EXPECTED, are_path_parts
 DATA = "data.safetensors"
 TRAINER, TRAINER_TENSORS = "trainer.json", "trainer.safetensors"
 CALLBACKS = "callbacks"
+LayOut = Callable[[str, Mapping[str, Any]], tuple[TensorFile, dict[str, str]]]
 _SHOWN = 200  # characters of a quotation in a message
 
 
@@ -78,18 +79,24 @@ def callback_file(owner: str, name: str | None = None) -> str:
 
 
 def encode_checkpoint(
-    state: CheckpointState, request: SaveRequest
+    state: CheckpointState, request: SaveRequest, lay_out: LayOut | None = None
 ) -> tuple[dict[str, Content], dict[str, dict[str, str]]]:
     """Return the files of a checkpoint by name, and the aliases of tied tensors by file.
 
     The tensors are not copied: the files get the values at the time of writing.
+
+    Args:
+        state: The state.
+        request: The parts to save.
+        lay_out: Return the file of a `state_dict` by the name of the file; by default it is laid out anew.
 
     Raises:
         TrainingError: if something in the state has a type that a checkpoint cannot hold.
     """
     tree, tensors = _without_tensors(state)
     tensors |= _asked_for(state, request)
-    laid_out = {name: lay_out_state(group) for name, group in tensors.items() if group}
+    lay_out = lay_out or (lambda _, group: lay_out_state(group))
+    laid_out = {name: lay_out(name, group) for name, group in tensors.items() if group}
     files: dict[str, Content] = {name: file for name, (file, _) in laid_out.items()}
     files[TRAINER] = _json(tree)
     files["rank-00000.json"] = _json(state.rank)
@@ -120,6 +127,8 @@ def _asked_for(state: CheckpointState, request: SaveRequest) -> dict[str, Mappin
 def _weights(state: CheckpointState, request: SaveRequest) -> dict[str, Any]:
     dropped = () if request.frozen_weights else state.frozen
     parts = request.model_names
+    if not dropped and parts is None:
+        return dict(state.model)
     return {
         name: tensor
         for name, tensor in state.model.items()
@@ -263,6 +272,9 @@ def split_state(state: Any, owner: str, beside: Mapping[str, Tensor] | None = No
         raise TrainingError(f"the state of {owner} is nested too deeply, or contains itself") from None
 
 
+_IMMEDIATE = frozenset({str, int, bool})
+
+
 def _split(value: Any, owner: str, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         name = path or "value"
@@ -282,6 +294,8 @@ def _split(value: Any, owner: str, path: str, tensors: dict[str, Tensor]) -> Any
         return {"$code": value.name}
     if isinstance(value, dict):
         return _split_dict(value, owner, path, tensors)
+    if isinstance(value, list) and _IMMEDIATE.issuperset(map(type, value)):
+        return list(value)  # thousands of names, for example
     if isinstance(value, list | tuple):
         items = [_split(item, owner, f"{path}/{index}".lstrip("/"), tensors) for index, item in enumerate(value)]
         return {"$tuple": items} if isinstance(value, tuple) else items

@@ -6,9 +6,11 @@ import json
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from json.encoder import encode_basestring
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -35,6 +37,8 @@ _GATHERED = 1 << 18
 """Bytes; smaller tensors are joined up to this size, to save writes."""
 _PIECE = 1 << 20
 """Bytes; larger tensors are cut, so that a piece is still in the processor's cache between hashing and writing."""
+_BLOCK = 1 << 22
+"""Values; more of them are cut, because some types are converted to be looked at."""
 # In the order in which the format lays them out, widest first.
 _KINDS: dict[torch.dtype, str] = {
     torch.uint64: "U64",
@@ -84,12 +88,14 @@ class TensorFile:
         header: The first bytes of the file.
         size: Bytes of the tensors together.
         memory: Bytes of all tensors one after the other, if they lie in memory like that.
+        blocks: All values in that memory, as few large tensors.
     """
 
     tensors: Mapping[str, Tensor]
     header: bytes = field(repr=False)
     size: int
     memory: Tensor | None = field(default=None, repr=False)
+    blocks: Sequence[Tensor] = field(default=(), repr=False)
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], values: Any = None) -> TensorFile:
@@ -128,7 +134,18 @@ class TensorFile:
         parts = torch.split(memory, [tensor.nbytes for tensor in self.tensors.values()])
         named = zip(self.tensors.items(), parts, strict=True)
         tensors = {name: part.view(tensor.dtype).view(tensor.shape) for (name, tensor), part in named}
-        return TensorFile(tensors, self.header, self.size, memory)
+        return TensorFile(tensors, self.header, self.size, memory, _blocks(tensors, memory))
+
+
+def _blocks(tensors: Mapping[str, Tensor], memory: Tensor) -> list[Tensor]:
+    """Return the memory of a file's tensors as few large ones."""
+    found: list[Tensor] = []
+    start = 0
+    for dtype, alike in groupby(tensors.values(), key=attrgetter("dtype")):
+        end = start + sum(tensor.nbytes for tensor in alike)
+        found += torch.split(memory[start:end].view(dtype), _BLOCK)
+        start = end
+    return found
 
 
 def _joined(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -152,6 +169,11 @@ def _flat(tensors: list[Tensor]) -> list[Tensor]:
     if last.nbytes < _GATHERED:
         return [torch._C._nn.flatten_dense_tensors(tensors)]
     return [torch._C._nn.flatten_dense_tensors(small), last]
+
+
+def is_joinable(tensor: Tensor) -> bool:
+    """Return True if the values lie in main memory one after the other, in a common type."""
+    return tensor.dtype in _COMMON and tensor.is_cpu and tensor.is_contiguous() and not tensor.is_neg()
 
 
 def _require_storable(name: str, tensor: Tensor) -> None:
@@ -230,7 +252,7 @@ def lay_out_tensors(tensors: Mapping[str, Tensor], values: Any = None) -> tuple[
             tensor = tensor.detach()
         if tensor.layout is torch.strided and not tensor.is_meta and (pointer := tensor.data_ptr()):
             others = at.get(pointer, ())
-            first = next((other for other in others if _values(distinct[other]) == _values(tensor)), None)
+            first = next((other for other in others if identity_of(distinct[other]) == identity_of(tensor)), None)
             if first is not None:
                 aliases[name] = first
                 continue
@@ -239,8 +261,8 @@ def lay_out_tensors(tensors: Mapping[str, Tensor], values: Any = None) -> tuple[
     return TensorFile.of(distinct, values), aliases
 
 
-def _values(tensor: Tensor) -> tuple[object, ...]:
-    """Return what the values of a tensor depend on beside the place of its memory."""
+def identity_of(tensor: Tensor) -> tuple[object, ...]:
+    """Return the facts that the values of a tensor depend on beside the place of its memory."""
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.is_conj(), tensor.is_neg()
 
 

@@ -239,17 +239,17 @@ def json_excess(data: bytes) -> str | None:
 
 def is_too_deep(tree: Any) -> bool:
     """Return True if a tree of lists and dicts is deeper than the limit."""
-    level = [tree]
-    for _ in range(MAX_DEPTH + 1):
+    level = [tree] if isinstance(tree, dict | list) else []
+    for _ in range(MAX_DEPTH):  # of containers: there may be thousands of names in them
         level = [
             item
             for parent in level
-            if isinstance(parent, dict | list)
             for item in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(item, dict | list)
         ]
         if not level:
             return False
-    return True
+    return any(level)
 
 
 def _refuse_constant(name: str) -> NoReturn:

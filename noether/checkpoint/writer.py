@@ -17,7 +17,8 @@ from noether.checkpoint.commit import CheckpointFolder
 from noether.checkpoint.manifest import SPEC, WEIGHTS, Manifest, NamedCheckpoint
 from noether.checkpoint.paths import PathProvider, checkpoint_name
 from noether.checkpoint.retention import Retention
-from noether.checkpoint.save import LAST, BackgroundSave, PreparedSave, SavePolicy, SaveQueue, SaveRequest, Snapshot
+from noether.checkpoint.save import LAST, BackgroundSave, PreparedSave, SavePolicy, SaveQueue, SaveRequest
+from noether.checkpoint.snapshot import Snapshot
 from noether.checkpoint.state import CheckpointState, callback_file, encode_checkpoint, passing_files
 from noether.errors import SpecError, StorageError, TrainingError
 
@@ -221,7 +222,7 @@ class CheckpointWriter:
         prepared = self._prepare_save(state, request)
         if not self.asynchronous or request.is_last:
             return self._record(prepared, partial(prepared.write, self.folder, self.retention))
-        captured = prepared.captured(self._snapshot)
+        captured = prepared.captured(self._snapshot.take)
         self.queue.in_flight = BackgroundSave(captured, partial(captured.write, self.folder, self.retention))
         return None
 
@@ -240,7 +241,7 @@ class CheckpointWriter:
     def _prepare_save(self, state: CheckpointState, request: SaveRequest) -> PreparedSave:
         """Return the files and the manifest of a checkpoint of `state`."""
         self._include_earlier(state.update, request)
-        files, aliases = encode_checkpoint(state, request)
+        files, aliases = encode_checkpoint(state, request, self._snapshot.lay_out)
         if self.spec and request.is_whole:
             files[SPEC] = self.spec
         manifest = Manifest(

@@ -22,11 +22,11 @@ from noether.data.resident import Residence, Wanted, free_memory, on_device, req
 from noether.data.samplers.interleaved import InterleavedSampler
 from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig
 from noether.data.samplers.training_order import TrainingOrder
-from noether.data.staging import copier_of
 from noether.data.transforms.base import Transform
 from noether.data.views import PreparedDatasets, subset
 from noether.errors import DataError
 from noether.kernel.names import did_you_mean
+from noether.metrics.device import device_of
 from noether.spec.model import LoaderTable
 
 _Consumers = Iterable[SamplerIntervalConfig]
@@ -265,8 +265,8 @@ class DataContainer:
         trains = sampler.order is not None
         sources, workers = self._sources(sampler.consumers, trains=trains), self.num_workers
         pins = device is not None and device.type == "cuda" if self.pin_memory is None else self.pin_memory
-        copier = copier_of(device) if pins or self.device_resident else None
-        if device is not None and copier is not None and self.device_resident:
+        streams = device_of(device) if pins or self.device_resident else None
+        if device is not None and streams is not None and self.device_resident:
             found = self.residence(sampler.consumers, device, trains=trains)
             if require_resident(found, self.device_resident if trains else "auto"):
                 sources, workers = on_device(sources, device, self._resident), 0
@@ -278,7 +278,7 @@ class DataContainer:
             pin_memory=pins,
             start_method=self.start_method,
             timeout=self.timeout,
-            copier=copier,
+            device=streams,
         )
 
     def raw_properties(self) -> dict[str, dict[str, Any]]:

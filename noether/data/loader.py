@@ -17,7 +17,7 @@ from noether.data.dataset import Batch
 from noether.data.fetch import Fetch
 from noether.data.samplers.interleaved import InterleavedSampler
 from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig, TaggedBatch, TaggedIndices
-from noether.data.staging import Copier, staged_batches, staged_requests
+from noether.data.staging import staged_batches, staged_requests
 from noether.data.workers import (
     CHECK_EVERY,
     GUARD,
@@ -34,6 +34,7 @@ from noether.data.workers import (
 )
 from noether.errors import TrainingError, UsageError
 from noether.kernel.stops import not_by_a_hook
+from noether.metrics.device import Device
 
 
 def evaluation_pass(
@@ -115,7 +116,7 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
         pin_memory: Put batches in page-locked memory, for the copy to an accelerator.
         start_method: Start method of worker processes: `fork`, `forkserver` or `spawn`; None for Python's default.
         timeout: Seconds to wait for a batch of a worker; None for `WORKER_TIMEOUT`.
-        copier: Copies batches to the device ahead of their use; None to leave them on the host.
+        device: Batches are copied there ahead of their use; None to leave them on the host.
     """
 
     def __init__(
@@ -128,9 +129,9 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
         pin_memory: bool = False,
         start_method: str | None = None,
         timeout: float | None = None,
-        copier: Copier | None = None,
+        device: Device | None = None,
     ) -> None:
-        self.copier = copier
+        self.device = device
         super().__init__(
             dataset,
             batch_size=None,  # the sampler asks for whole batches
@@ -155,10 +156,10 @@ class TrainingLoader(torch.utils.data.DataLoader[TaggedBatch]):
             end_by_killing(from_workers._workers)
             from_workers._timeout = min(self.timeout, CHECK_EVERY)
             loaded = self._from_workers(from_workers)
-            return loaded if self.copier is None else staged_batches(loaded, self.copier)
-        if self.copier is not None:
+            return loaded if self.device is None else staged_batches(loaded, self.device)
+        if self.device is not None:
             assert isinstance(self.dataset, TaggedDataset), "torch declares it as any data set"
-            return staged_requests(iter(self.sampler), self.dataset.sources, self.copier)
+            return staged_requests(iter(self.sampler), self.dataset.sources, self.device)
         batches = self._in_this_process()
         return map(_pinned, batches) if self.pin_memory else batches
 

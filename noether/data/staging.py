@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from noether.data.batches import moved
 from noether.data.dataset import Batch, InMemoryDataset, in_memory
 from noether.data.fetch import Fetch, FetchBatch
 from noether.data.samplers.tagged import TaggedBatch, TaggedIndices
+from noether.metrics.device import Copy, Device
 
 AHEAD = 2
 """Batches that are loaded and on their way before the first of them is used."""
@@ -21,81 +22,15 @@ AHEAD = 2
 _SLOTS = AHEAD + 1  # with one slot more, the host waits only if the device has not copied the batch in use
 
 
-class Copy(Protocol):
-    """A copy to the device that is under way."""
-
-    def wait(self) -> None:
-        """Wait on the host until the copy is complete, and its source may be overwritten."""
-
-    def receive(self) -> None:
-        """Let the work that the device is given from now on wait for the copy; the host does not."""
-
-
-class Copier(Protocol):
-    """Copies tensors to a device beside its computations."""
-
-    def buffer(self, size: int) -> Tensor:
-        """Return a flat buffer of `size` bytes from which the device can copy by itself."""
-
-    def send(self, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], Copy]:
-        """Begin to copy tensors that lie in such buffers; return the tensors on the device, and the copy."""
-
-    def move(self, value: Any) -> Any:
-        """Return a value that may hold tensors of the host on the device, in its computations."""
-
-
-class CudaCopier:
-    """Copies on a stream of its own.
-
-    Args:
-        device: The device.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # untyped in torch
-
-    def buffer(self, size: int) -> Tensor:
-        """Return a buffer of page-locked memory."""
-        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
-
-    def send(self, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], Copy]:
-        """Copy on the stream, into memory that torch gives to that stream."""
-        with torch.cuda.stream(self._stream):
-            sent = {name: tensor.to(self._device, non_blocking=True) for name, tensor in tensors.items()}
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # untyped in torch
-            event.record(self._stream)
-        return sent, _CudaCopy(event, list(sent.values()))
-
-    def move(self, value: Any) -> Any:
-        """Move what does not lie in a buffer as before."""
-        return moved(value, self._device)
-
-
-class _CudaCopy:
-    def __init__(self, event: torch.cuda.Event, tensors: list[Tensor]) -> None:
-        self._event, self._tensors = event, tensors
-
-    def wait(self) -> None:
-        self._event.synchronize()
-
-    def receive(self) -> None:
-        for tensor in self._tensors:
-            current = torch.cuda.current_stream(tensor.device)
-            current.wait_event(self._event)
-            tensor.record_stream(current)  # its memory must not be given away while the current stream uses it
-        self._tensors = []
-
-
 class Slot:
     """Buffers of one batch.
 
     Args:
-        copier: Gives page-locked memory.
+        device: Gives page-locked memory.
     """
 
-    def __init__(self, copier: Copier) -> None:
-        self._copier = copier
+    def __init__(self, device: Device) -> None:
+        self._device = device
         self._buffers: dict[str, Tensor] = {}
         self._copy: Copy | None = None
         self._held: Any = None
@@ -107,7 +42,7 @@ class Slot:
             size *= length
         buffer = self._buffers.get(name)
         if buffer is None or len(buffer) < size:
-            buffer = self._buffers[name] = self._copier.buffer(size)
+            buffer = self._buffers[name] = self._device.buffer(size)
         return buffer[:size].view(dtype).view(shape)
 
     def free(self) -> None:
@@ -118,7 +53,7 @@ class Slot:
 
     def send(self, tensors: dict[str, Tensor], held: Any = None) -> tuple[dict[str, Tensor], Copy]:
         """Begin to copy tensors to the device; keep `held` until they are copied."""
-        sent, self._copy = self._copier.send(tensors)
+        sent, self._copy = self._device.send(tensors)
         self._held = held
         return sent, self._copy
 
@@ -131,12 +66,13 @@ class Stage:
     """Stages the batches of a loader, one after the other.
 
     Args:
-        copier: Copies to the device.
+        device: The device to copy to.
     """
 
-    def __init__(self, copier: Copier) -> None:
-        self._copier = copier
-        self._slots = deque(Slot(copier) for _ in range(_SLOTS))
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._place = torch.device(device.name)
+        self._slots = deque(Slot(device) for _ in range(_SLOTS))
 
     def _slot(self) -> Slot:
         self._slots.rotate(-1)
@@ -164,7 +100,7 @@ class Stage:
     def take(self, batch: Any) -> Receive:
         """Begin to copy a batch that is loaded; one that is not a dict is moved when it is used."""
         if type(batch) is not dict:
-            return lambda: self._copier.move(batch)
+            return lambda: moved(batch, self._place)
         slot, tensors, others = self._slot(), {}, {}
         for name, value in batch.items():
             if type(value) is not Tensor or value.layout is not torch.strided or value.device.type != "cpu":
@@ -175,7 +111,7 @@ class Stage:
                 tensors[name] = slot.room(name, tuple(value.shape), value.dtype).copy_(value)
         sent, copy = slot.send(tensors, held=batch)
         receive = _received(sent, copy)
-        return receive if not others else lambda: _in_order(batch, receive(), self._copier.move(others))
+        return receive if not others else lambda: _in_order(batch, receive(), moved(others, self._place))
 
 
 def _received(sent: Batch, copy: Copy) -> Receive:
@@ -197,18 +133,18 @@ def rows_of(source: Fetch) -> InMemoryDataset | None:
 
 
 def staged_requests(
-    requests: Iterator[TaggedIndices], sources: dict[int, Fetch], copier: Copier
+    requests: Iterator[TaggedIndices], sources: dict[int, Fetch], device: Device
 ) -> Iterator[TaggedBatch]:
     """Yield the batches of requests on the device, each loaded and copied while the ones before it are used."""
-    stage = Stage(copier)
+    stage = Stage(device)
     return _ahead(
         (tag, position, partial(stage.load, sources[tag], indices, epoch)) for tag, epoch, position, indices in requests
     )
 
 
-def staged_batches(batches: Iterator[TaggedBatch], copier: Copier) -> Iterator[TaggedBatch]:
+def staged_batches(batches: Iterator[TaggedBatch], device: Device) -> Iterator[TaggedBatch]:
     """Yield the batches of workers on the device, each copied while the ones before it are used."""
-    stage = Stage(copier)
+    stage = Stage(device)
     return _ahead((tag, position, partial(stage.take, batch)) for tag, position, batch in batches)
 
 
@@ -236,9 +172,3 @@ def _raising(error: Exception) -> Receive:
         raise error
 
     return receive
-
-
-def copier_of(device: torch.device | None) -> Copier | None:
-    """Return the copier of a device; None for one that copies no faster from page-locked memory."""
-    uses_cuda = device is not None and device.type == "cuda" and torch.cuda.is_available()
-    return CudaCopier(device) if device is not None and uses_cuda else None

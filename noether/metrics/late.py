@@ -7,30 +7,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-
-class Event(Protocol):
-    """A place in the work of a device, as `torch.cuda.Event`."""
-
-    def query(self) -> bool:
-        """Return True if the device has come to it."""
-
-    def synchronize(self) -> None:
-        """Wait until it has."""
-
-
-class _Reached:
-    """An event of a device whose copies to the host wait in any case."""
-
-    def query(self) -> bool:
-        return True
-
-    def synchronize(self) -> None:
-        return None
+from noether.metrics.device import Event, recorded, to_host
 
 
 class Waits:
@@ -48,23 +30,6 @@ class Waits:
 
 WAITS = Waits()
 """The waits of this process, for metrics, flags and whatever a callback has asked for."""
-
-
-def to_host(tensor: Tensor) -> Tensor:
-    """Return a copy in the host's memory, which is complete once an event recorded after it is reached."""
-    if not tensor.is_cuda:
-        return tensor.cpu()
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
-    return host.copy_(tensor, non_blocking=True)
-
-
-def recorded(device: torch.device) -> Event:
-    """Return an event after the work that the device has been given so far."""
-    if device.type != "cuda":
-        return _Reached()
-    event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # untyped in torch
-    event.record(torch.cuda.current_stream(device))
-    return event
 
 
 def read_now(tensor: Tensor) -> Any:

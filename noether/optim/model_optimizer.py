@@ -22,13 +22,12 @@ from noether.optim.kernels import (
     wrong_gradients,
 )
 from noether.optim.optimizer_state import (
+    NamedEntries,
     OptimizerState,
     Options,
     Traits,
     changed_options,
-    is_flat,
     options_of,
-    plain_part,
     require_same_class,
     require_same_names,
     requires_closure,
@@ -94,6 +93,7 @@ class ModelOptimizer:
         self._members = _members(optimizer)
         self._first_added = len(self._given) - added
         self._claimable: list[set[int]] = []
+        self._entries = NamedEntries()
         self._add = optimizer.add_param_group
         optimizer.add_param_group = self.add_group  # type: ignore[method-assign, assignment]  # groups that a callback adds
         self._switches = all(callable(getattr(optimizer, mode, None)) for mode in ("train", "eval"))
@@ -299,20 +299,18 @@ class ModelOptimizer:
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
         """Return the state as flat tensors named `<parameter name>/<entry>`, for a checkpoint."""
-        names, tensors = self.names, {}
-        for place, state in OptimizerState.of(self.torch_optimizer).entries.items():
-            for entry, value in state.items() if isinstance(state, dict) else ():
-                if is_flat(entry, value):
-                    tensors[f"{names[place]}/{entry}"] = value
-        if self.is_training:
-            tensors |= {f"{name}/{_WEIGHT}": p.detach() for name, p in zip(names, self.parameters, strict=True)}
-        return tensors
+        return self.capture()[0]
 
     def state_values(self) -> dict[str, Any]:
-        """Return all that is not a tensor: class, options of each group, plain entries of the state by parameter name.
+        """Return all of the state that is not a flat tensor; see `capture`."""
+        return self.capture()[1]
 
-        A group's `changed` names the options that are not as they were when the optimizer was built, those aside that
-        a schedule sets. Further parts are there only if they hold something.
+    def capture(self, prefix: str = "") -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Return the state as flat tensors named `<prefix><parameter name>/<entry>`, and all that is not such a tensor.
+
+        The second are class, options of each group, and plain entries of the state by parameter name. A group's
+        `changed` names the options that are not as they were when the optimizer was built, those aside that a schedule
+        sets. Further parts are there only if they hold something.
         """
         self.take_up_groups()
         under_schedule = {scheduled.key for scheduled in self.scheduled}
@@ -324,7 +322,9 @@ class ModelOptimizer:
             groups.append({"names": names[start:end], "changed": changed, **options})
             start = end
         state = OptimizerState.of(self.torch_optimizer)
-        plain = {names[place]: plain_part(entries) for place, entries in state.entries.items()}
+        tensors, plain = self._entries.split(state.entries, names, prefix)
+        if self.is_training:
+            tensors |= {f"{prefix}{name}/{_WEIGHT}": p.detach() for name, p in zip(names, self.parameters, strict=True)}
         further = {
             "whole": state.whole,
             "own": state.own,
@@ -333,10 +333,10 @@ class ModelOptimizer:
             "attributes": {name: getattr(self.torch_optimizer, name) for name in self.traits.attributes},
             "schedules": {key: schedule.state_dict() for key, schedule in self.metric_schedules().items()},
         }
-        return {
+        return tensors, {
             "class": type(self.torch_optimizer).__name__,
             "groups": groups,
-            "state": {name: entries for name, entries in plain.items() if not isinstance(entries, dict) or entries},
+            "state": plain,
             **{key: value for key, value in further.items() if value},
         }
 

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -94,6 +95,46 @@ def plain_part(state: Any) -> Any:
     if not isinstance(state, dict):
         return state
     return {entry: value for entry, value in state.items() if not is_flat(entry, value)}
+
+
+class NamedEntries:
+    """Entries of an optimizer's state under the names of parameters; the names are put together once.
+
+    They are made again if a parameter gets an entry, loses one, or an entry gets another type.
+    """
+
+    def __init__(self) -> None:
+        self._structure: tuple[list[Any], ...] = ()
+        self._names: list[str | None] = []
+        self._with_plain: list[int] = []
+
+    def split(
+        self, entries: Mapping[int, Any], names: Sequence[str], prefix: str = ""
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the tensors as `<prefix><parameter>/<entry>`, and by parameter all other entries, if it has some.
+
+        Args:
+            entries: State of each parameter by its place.
+            names: Names of the parameters.
+            prefix: Begin of the tensors' names.
+        """
+        states = [state for state in entries.values() if isinstance(state, dict)]
+        values = list(chain.from_iterable(map(dict.values, states)))
+        places = [prefix], list(names), list(entries), list(map(type, entries.values())), list(map(len, states))
+        structure = *places, list(chain.from_iterable(states)), list(map(type, values))
+        if structure != self._structure:
+            self._structure = structure
+            self._names = [
+                f"{prefix}{names[place]}/{entry}" if is_flat(entry, value) else None
+                for place, state in entries.items()
+                if isinstance(state, dict)
+                for entry, value in state.items()
+            ]
+            self._with_plain = [
+                place for place, state in entries.items() if plain_part(state) or not isinstance(state, dict)
+            ]
+        tensors = {name: value for name, value in zip(self._names, values, strict=True) if name is not None}
+        return tensors, {names[place]: plain_part(entries[place]) for place in self._with_plain}
 
 
 def options_of(groups: Sequence[Options]) -> list[Options]:

@@ -1,4 +1,4 @@
-"""RecordingDevice: a CPU in place of a device with streams and graphs, for tests of code that captures its work."""
+"""RecordingDevice: a CPU in place of a device with streams and graphs, for tests of code that copies or captures."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ class RecordingDevice:
     replay repeats the operations of torch on the same memory, and nothing else; what a graph computes is not a number
     before its first replay; an operation that would wait for the device is refused.
 
+    It copies as late as it may: when the host waits for a copy, or the device uses it.
+
     Attributes:
-        calls: Calls in order: `aside`, `back` at its end, `capture`, `replay`.
+        calls: Calls in order: `aside`, `back` at its end, `capture`, `replay`; `buffer`, `send`, `receive`; `wait` if
+            the host had to wait for a copy.
     """
 
     name = "cpu"
@@ -63,6 +66,48 @@ class RecordingDevice:
     def generator_state(self) -> Tensor:
         """Return the state of the default generator."""
         return torch.get_rng_state()
+
+    def buffer(self, size: int) -> Tensor:
+        """Return memory in which no number is yet."""
+        self.calls.append("buffer")
+        return torch.full((size,), 255, dtype=torch.uint8)
+
+    def send(self, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], RecordedCopy]:
+        """Return other tensors, which get their values when the host waits for the copy or the device uses it."""
+        self.calls.append("send")
+        sent = {name: torch.empty_like(tensor) for name, tensor in tensors.items()}
+        return sent, RecordedCopy(tensors, sent, self.calls)
+
+
+class RecordedCopy:
+    """A copy that is not done before it has to be.
+
+    Args:
+        tensors: Tensors to copy.
+        sent: Their copies.
+        calls: Log of calls.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor], sent: dict[str, Tensor], calls: list[str]) -> None:
+        self._tensors, self._sent, self._calls = tensors, sent, calls
+        self._is_done = False
+
+    def wait(self) -> None:
+        """Copy now, and note that the host waits, unless it was done."""
+        if not self._is_done:
+            self._calls.append("wait")
+            self._copy()
+
+    def receive(self) -> None:
+        """Copy before the device uses it."""
+        self._calls.append("receive")
+        if not self._is_done:
+            self._copy()
+
+    def _copy(self) -> None:
+        for name, tensor in self._tensors.items():
+            self._sent[name].copy_(tensor)
+        self._is_done = True
 
 
 class RecordedGraph:

@@ -6,6 +6,9 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
+from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.tree import family
 from noether.core.models.agreement import evaluation_weights
 from noether.core.models.base import ModelBase
+from noether.core.models.build import AdaptedModule
 from noether.kernel.stops import note
 from noether.training.forms import form_state
 from noether.training.state import TrainerParts
@@ -38,50 +42,130 @@ def trainer_state(trainer: TrainerParts) -> dict[str, Any]:
     }
 
 
-def capture_trainer(trainer: TrainerParts, model: ModelBase, state: Mapping[str, Any]) -> CheckpointState:
+def capture_trainer(
+    trainer: TrainerParts, model: ModelBase, state: Mapping[str, Any], weights: ModelState
+) -> CheckpointState:
     """Return everything that a checkpoint of a trainer holds.
 
     Args:
         trainer: The trainer.
         model: The unwrapped model, with its optimizers.
         state: The trainer's `state_dict`, which a subclass may have extended.
+        weights: Keeps the names of the model's state between two captures.
     """
-    counter, pending, optimizers = trainer.state.counter, trainer.state.pending_round, model.optimizers()
-    tensors = {
-        f"{name}/{key}": tensor
-        for name, optimizer in optimizers.items()
-        for key, tensor in optimizer.state_tensors().items()
-    }
+    counter, pending = trainer.state.counter, trainer.state.pending_round
+    captured = {name: optimizer.capture(f"{name}/") for name, optimizer in model.optimizers().items()}
     files = files_of(family(trainer.callbacks))
+    held, frozen = weights.of(model)
     return CheckpointState(
         epoch=counter.epoch,
         update=counter.update,
         sample=counter.sample,
-        model=_weights(model),
-        optimizer_tensors=tensors,
-        optimizer_values={name: optimizer.state_values() for name, optimizer in optimizers.items()},
+        model=_evaluated(model) or held,
+        optimizer_tensors=dict(chain.from_iterable(tensors.items() for tensors, _ in captured.values())),
+        optimizer_values={name: values for name, (_, values) in captured.items()},
         trainer={key: value for key, value in state.items() if key != "callbacks"},
         callbacks=state["callbacks"],
         data=trainer.data_container.state_dict(),
         rank=capture_rng(),
-        frozen=_frozen(model),
+        frozen=frozen,
         callback_files=files if pending is None else {**files, **pending.files},
         logs=trainer.log_writer.written(),
     )
 
 
-def _weights(model: ModelBase) -> Mapping[str, Tensor]:
-    """Return the weights to evaluate: copies, if the parameters hold others while they are trained."""
+def _evaluated(model: ModelBase) -> Mapping[str, Tensor] | None:
+    """Return copies of the weights to evaluate if the parameters hold others while they are trained."""
     if not any(optimizer.is_training for optimizer in model.optimizers().values()):
-        return model.state_dict()
+        return None
     with evaluation_weights(model):
         return deepcopy(model.state_dict())  # tied tensors stay tied
 
 
-def _frozen(model: ModelBase) -> frozenset[str]:
-    """Return the parameters that do not train, under all names that the model's `state_dict` has for them."""
-    state = model.state_dict(keep_vars=True).items()
-    return frozenset(name for name, value in state if isinstance(value, nn.Parameter) and not value.requires_grad)
+class ModelState:
+    """The `state_dict` of a model with its parameters themselves, by names that are put together once.
+
+    They are put together again if a module, a parameter or a buffer comes, goes, or gets another name. A model with a
+    module that saves its state in its own way, or by hooks, is asked for its `state_dict` each time.
+    """
+
+    def __init__(self) -> None:
+        self._modules: list[nn.Module] = []
+        self._structure: tuple[list[Any], ...] = ()
+        self._names: list[str | None] = []
+        self._is_own = False
+
+    def of(self, model: nn.Module) -> tuple[Mapping[str, Any], frozenset[str]]:
+        """Return the state of a model by name, and the names of the parameters that do not train."""
+        tensors = self._held(model)
+        state = model.state_dict(keep_vars=True) if tensors is None else tensors
+        still = [name for name, value in state.items() if isinstance(value, nn.Parameter) and not value.requires_grad]
+        return state if tensors is not None else model.state_dict(), frozenset(still)
+
+    def _held(self, model: nn.Module) -> dict[str, Any] | None:
+        """Return the tensors of modules that leave their state to torch; None if one does not."""
+        modules = self._modules
+        if not modules or modules[0] is not model or self._structure != _structure_of(modules):
+            found = list(_named_modules(model, ""))
+            self._modules = modules = [module for _, module in found]
+            if not all(isinstance(table, dict) for module in modules for table in _tables(module)):
+                self._modules = []  # a compiled module of TorchScript has tables of its own
+                return None
+            self._structure = _structure_of(modules)
+            self._names = [name for prefix, module in found for name in _state_names(prefix, module)]
+            kinds = set(map(type, modules))
+            self._is_own = True in self._structure[-1] or not all(map(_leaves_its_state_to_torch, kinds))
+        if self._is_own or any(chain.from_iterable(map(_hooks, modules))):
+            return None
+        tensors = chain.from_iterable(_values(chain.from_iterable(map(_held_by, modules))))
+        return {name: tensor for name, tensor in zip(self._names, tensors, strict=True) if name is not None}
+
+
+_values = partial(map, dict.values)
+_held_by = attrgetter("_parameters", "_buffers")
+_tables = attrgetter("_modules", "_parameters", "_buffers")
+_hooks = attrgetter("_state_dict_hooks", "_state_dict_pre_hooks")
+_unsaved = attrgetter("_non_persistent_buffers_set")
+
+
+def _structure_of(modules: list[nn.Module]) -> tuple[list[Any], ...]:
+    """Return all that the names of a state depend on, to be compared; without a line of Python for each module."""
+    tables = list(chain.from_iterable(map(_tables, modules)))
+    return (
+        list(map(type, modules)),
+        list(map(len, tables)),
+        list(chain.from_iterable(tables)),
+        list(map(type, chain.from_iterable(_values(tables)))),
+        list(chain.from_iterable(_values(tables[::3]))),
+        list(map(frozenset, filter(None, map(_unsaved, modules)))),
+        ["state_dict" in own or "_save_to_state_dict" in own or "get_extra_state" in own for own in map(vars, modules)],
+    )
+
+
+def _named_modules(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    """Yield modules in the order of their state, each with the begin of its names; one with two names comes twice."""
+    yield prefix, module
+    for name, child in module._modules.items():
+        if child is not None:
+            yield from _named_modules(child, prefix if isinstance(module, AdaptedModule) else f"{prefix}{name}.")
+
+
+def _state_names(prefix: str, module: nn.Module) -> Iterator[str | None]:
+    """Yield the names of parameters and buffers; None for those that are None or not saved."""
+    for held in _held_by(module):
+        for name, value in held.items():
+            is_saved = value is not None and (
+                held is module._parameters or name not in module._non_persistent_buffers_set
+            )
+            yield prefix + name if is_saved else None
+
+
+def _leaves_its_state_to_torch(kind: type[nn.Module]) -> bool:
+    return (
+        (kind.state_dict is nn.Module.state_dict or kind is AdaptedModule)
+        and kind._save_to_state_dict is nn.Module._save_to_state_dict
+        and kind.get_extra_state is nn.Module.get_extra_state
+    )
 
 
 def capture_rng() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from noether.training.device import Graph
+from noether.metrics.device import Graph
 from noether.training.nonfinite import FiniteGuard
 
 

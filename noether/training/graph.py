@@ -13,6 +13,7 @@ from torch import Tensor
 
 from noether.core.models.base import ModelBase
 from noether.data.samplers.tagged import TRAINING, TaggedBatch
+from noether.metrics.device import Device, device_of
 from noether.optim.functional import is_wrapped
 from noether.optim.kernels import single
 from noether.training.buffers import KeptBuffers
@@ -26,7 +27,6 @@ from noether.training.captured import (
     placed,
     refilled,
 )
-from noether.training.device import GraphDevice, graph_device
 from noether.training.nonfinite import DeviceGuard, takes_found_inf
 from noether.training.rehearsal import (
     Attributes,
@@ -74,7 +74,7 @@ class GraphUpdate(AnotherForm):
 
     form = "graph"
 
-    def __init__(self, plain: Update, device: GraphDevice, *, owner: object = None, looks_always: bool = False) -> None:
+    def __init__(self, plain: Update, device: Device, *, owner: object = None, looks_always: bool = False) -> None:
         super().__init__(plain)
         self.reason: str | None = None
         self._device = device
@@ -351,7 +351,7 @@ def _trial_rates(optimizers: Sequence[torch.optim.Optimizer]) -> list[tuple[dict
 
 def graph_refusal(trainer: TrainerParts, model: ModelBase) -> str | None:
     """Return the reason why a prepared trainer cannot train a model by graphs; None if it can, as far as is known."""
-    if graph_device(trainer.device) is None:
+    if device_of(trainer.device) is None:
         return f"the device is {trainer.device}, and only CUDA devices have graphs"
     if trainer.has_own_update:
         return f"{type(trainer).__name__} has an `update` of its own"
@@ -368,6 +368,6 @@ def graph_refusal(trainer: TrainerParts, model: ModelBase) -> str | None:
 
 def graph_update(trainer: TrainerParts, update: Update, model: ModelBase) -> GraphUpdate:
     """Return the update of a prepared trainer as a graph."""
-    device = graph_device(trainer.device)
+    device = device_of(trainer.device)
     assert device is not None, "refused before"
     return GraphUpdate(update, device, owner=trainer, looks_always=may_change_at_every_update(trainer))

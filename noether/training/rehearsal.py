@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from noether.data.randomness import preserved_rng
+from noether.metrics.device import Device
 from noether.optim.functional import is_wrapped
 from noether.optim.model_optimizer import ModelOptimizer
 from noether.training.captured import NotCapturedError
-from noether.training.device import GraphDevice
 
 Facts: TypeAlias = dict[str, Any]
 _PLAIN = (bool, int, float, complex, str, type(None))
@@ -265,7 +265,7 @@ class Rehearsal:
         updates: Number of updates of a trial.
     """
 
-    def __init__(self, snapshot: Snapshot, device: GraphDevice, facts: Callable[[], Facts], updates: int) -> None:
+    def __init__(self, snapshot: Snapshot, device: Device, facts: Callable[[], Facts], updates: int) -> None:
         self._snapshot = snapshot
         self._device = device
         self._facts = facts

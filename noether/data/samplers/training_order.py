@@ -31,7 +31,7 @@ def updates_per_epoch(samples: int, effective_batch_size: int, *, drop_last: boo
         raise DataError(
             f"the training set is too small: found {samples} samples, expected at least one effective batch of "
             f"{effective_batch_size}",
-            hint=f"set effective_batch_size to at most {samples}",
+            hint=f"set effective_batch_size to at most {samples}" if samples else "check the path and the split",
         )
     return samples // effective_batch_size
 

@@ -113,7 +113,10 @@ def common_length(path: Path, tensors: dict[str, Tensor]) -> int:
     lengths = {name: len(tensor) if tensor.ndim else None for name, tensor in tensors.items()}
     if len(set(lengths.values())) != 1 or None in lengths.values():
         found = ", ".join(f"{name}: {'no dimension' if n is None else n}" for name, n in lengths.items())
-        raise DataError(f"{path}: wrong lengths of arrays: found {found or 'no array'}, expected one entry a sample")
+        raise DataError(
+            f"{path}: wrong lengths of arrays: found {found or 'no array'}, expected one entry a sample",
+            hint="choose arrays of one length with `properties`",
+        )
     length = next(iter(lengths.values()))
     assert length is not None
     return length

@@ -59,25 +59,21 @@ class _Layout:
         return math.prod(self.shape[1:]) * self.dtype.itemsize
 
 
-class _MappedFile:
-    """A file mapped for reading only; every process maps it for itself."""
+class _OpenFile:
+    """A file as it was when it was opened."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         weakref.finalize(self, os.close, self._descriptor)
         self._status = self._now()
-        if not self._status[0]:
-            raise DataError(f"{path} is empty: found 0 bytes, expected arrays", hint="check that the file is complete")
-        self.bytes = mmap.mmap(self._descriptor, 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
-        self._touched = 0
 
     def _now(self) -> tuple[int, int]:
         status = os.fstat(self._descriptor)
         return status.st_size, status.st_mtime_ns
 
-    def about_to_read(self, rows: int, row_bytes: int) -> None:
-        """Give pages back once many were read, and refuse a file that has changed: reading beyond its end kills.
+    def require_unchanged(self) -> None:
+        """Refuse a file that has changed: what is read would be half old and half new, and beyond its end it kills.
 
         Raises:
             DataError: if the file has changed since it was opened.
@@ -88,6 +84,21 @@ class _MappedFile:
                 f"{self._status[0]} that it had",
                 hint="write new data to a new file, and rename that",
             )
+
+
+class _MappedFile(_OpenFile):
+    """A file mapped for reading only; every process maps it for itself."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        if not self._status[0]:
+            raise DataError(f"{path} is empty: found 0 bytes, expected arrays", hint="check that the file is complete")
+        self.bytes = mmap.mmap(self._descriptor, 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+        self._touched = 0
+
+    def about_to_read(self, rows: int, row_bytes: int) -> None:
+        """Give pages back once many were read, and refuse a file that has changed."""
+        self.require_unchanged()
         self._touched += rows * max(row_bytes, _PAGE)
         if self._touched > _DROPPED and hasattr(mmap, "MADV_DONTNEED"):
             self._touched = 0
@@ -138,10 +149,11 @@ class ChunkedArray:
         path: The file.
         name: Name of the array.
         array: The array: has `shape`, `dtype` and `chunks`, and is sliced by rows.
+        file: The file that holds all of it; None for a folder.
     """
 
-    def __init__(self, path: Path, name: str, array: Any) -> None:
-        self._path, self._name, self._array = path, name, array
+    def __init__(self, path: Path, name: str, array: Any, file: _OpenFile | None = None) -> None:
+        self._path, self._name, self._array, self._file = path, name, array, file
         self.shape = tuple(array.shape)
         self.dtype = from_numpy(path, name, np.empty(0, dtype=array.dtype)).dtype
         row_bytes = max(1, math.prod(self.shape[1:]) * array.dtype.itemsize)
@@ -153,8 +165,10 @@ class ChunkedArray:
         """Return the rows at `indices`, in this order, as a new tensor; each chunk is read once.
 
         Raises:
-            DataError: if a chunk is damaged.
+            DataError: if a chunk is damaged, or the file has changed.
         """
+        if self._file is not None:
+            self._file.require_unchanged()
         result = np.empty((len(indices), *self.shape[1:]), dtype=self._array.dtype)
         chunks, within = np.divmod(indices, self._rows)
         order = np.argsort(chunks, kind="stable")
@@ -211,7 +225,10 @@ def _open_npy(path: Path) -> Openers:
 
 
 def _open_folder(path: Path) -> Openers:
-    return {name: opener for file in sorted(path.glob("*.npy")) for name, opener in _open_npy(file).items()}
+    files = sorted(path.glob("*.npy"))
+    if wrong := [file for file in files if not file.is_file()]:  # reading a pipe would wait for ever
+        raise no_file(wrong[0])
+    return {name: opener for file in files for name, opener in _open_npy(file).items()}
 
 
 def _npy_array(file: _MappedFile, name: str, start: int) -> StoredArray:
@@ -277,15 +294,17 @@ def _open_hdf5(path: Path) -> Openers:
         import h5py
     except ImportError as error:
         raise _no_package(path, "h5py", "hdf5") from error
-    file = h5py.File(path, "r")
+    opened, file = _OpenFile(path), h5py.File(path, "r")
     found: dict[str, Any] = {}
     file.visititems(lambda name, item: found.update({name: item}) if isinstance(item, h5py.Dataset) else None)
 
     def opener(name: str) -> StoredArray:
         array = found[name]
+        if array.shape is None:
+            raise wrong_type(path, name, "no values")
         offset = array.id.get_offset() if array.chunks is None and not array.external else None
         if offset is None or array.dtype.kind not in "biuf":
-            return ChunkedArray(path, name, array)
+            return ChunkedArray(path, name, array, opened)
         return MappedArray(_MappedFile(path), name, _Layout(array.dtype, array.shape, offset))
 
     return {name: lambda name=name: opener(name) for name in found}  # type: ignore[misc]

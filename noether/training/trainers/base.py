@@ -37,7 +37,7 @@ from noether.metrics.log import LogWriter
 from noether.metrics.metrics_file import MetricsFile
 from noether.metrics.tracker import BaseTracker
 from noether.training import loop, resume, stop
-from noether.training.capture import capture_trainer, trainer_state
+from noether.training.capture import ModelState, capture_trainer, trainer_state
 from noether.training.default_callbacks import ChoosesCallbacks
 from noether.training.forms import Choice, give_form, report_fallback
 from noether.training.nonfinite import finite_guard
@@ -123,7 +123,7 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         self._prepared: tuple[ModelBase, nn.Module] | None = None
         self._own_step: Callable[[Any], TrainerResult] | None = None
         self._has_compared = self.different_shapes
-        self._initializers = CalledOnce()
+        self._initializers, self._model_state = CalledOnce(), ModelState()
         self._set_up_progress(config)
         self._set_up_update(config)
         metrics_file = MetricsFile(path_provider.metrics_path, path_provider.run_path)
@@ -394,4 +394,4 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
 
     def capture_state(self, model: ModelBase) -> CheckpointState:
         """Return everything that a checkpoint holds, as it is now."""
-        return capture_trainer(self, model, self.state_dict())
+        return capture_trainer(self, model, self.state_dict(), self._model_state)

@@ -196,10 +196,10 @@ def test_a_run_that_lost_a_worker_goes_on_where_it_stopped(run, finish, bad, lab
 def test_memory_that_runs_out_in_a_save_leaves_the_earlier_checkpoints(run, verified_updates, monkeypatch):
     encode = checkpoint_writer.encode_checkpoint
 
-    def encode_until_full(state, request):
+    def encode_until_full(state, request, *layouts):
         if state.update == 3:
             raise MemoryError
-        return encode(state, request)
+        return encode(state, request, *layouts)
 
     monkeypatch.setattr(checkpoint_writer, "encode_checkpoint", encode_until_full)
     outcome = run({"trainer.callbacks": EVERY_UPDATE})

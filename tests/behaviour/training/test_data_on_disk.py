@@ -54,3 +54,14 @@ def test_a_run_in_blocks_is_resumed_to_the_same_weights(final_weights: Weights) 
     assert resumed.status == "FINISHED"
     assert final_weights(whole) == final_weights(resumed)
     assert final_weights(whole) != final_weights(noether.run(spec("disk"), quiet=True))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_that_ends_within_an_epoch_is_resumed_to_the_same_weights(final_weights: Weights, workers: int) -> None:
+    started = {"loader": {"num_workers": workers, "start_method": "spawn"}} if workers else {}
+    whole = noether.run(spec("disk"), quiet=True)
+    cut = {"trainer.max_epochs": None, "trainer.max_updates": 13}  # of 20
+    noether.run({**spec("disk"), **started}, set=cut, run_id="cut", quiet=True)
+    resumed = noether.run({**spec("disk"), **started}, run_id="cut", resume="auto", quiet=True)
+    assert resumed.status == "FINISHED", resumed.error
+    assert final_weights(whole) == final_weights(resumed)

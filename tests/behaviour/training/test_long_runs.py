@@ -2,6 +2,7 @@
 
 import cProfile
 import gc
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,8 @@ class Watch:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("updates", [100_000])
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("updates", [100_000, 1_000_000])
 def test_the_last_updates_of_a_long_run_cost_what_the_first_ones_do(tmp_path: Path, updates: int) -> None:
     model = make_model()
     watch = Watch(early=updates // 10, late=9 * updates // 10)
@@ -67,6 +68,41 @@ def test_the_last_updates_of_a_long_run_cost_what_the_first_ones_do(tmp_path: Pa
     early, late = watch.calls
     assert late <= early + 2
     assert watch.memory[1] - watch.memory[0] < 8 * MEGABYTE
+
+
+@pytest.mark.long  # counts calls, to which other tests in its process may add some
+def test_an_update_before_the_millionth_costs_what_one_before_the_thousandth_does(tmp_path: Path) -> None:
+    """The short form of the test above: the run begins near its end."""
+
+    def costs(start: int) -> tuple[int, int, int]:
+        """Return the calls of a window of updates, and the objects and bytes of Python that the next one leaves."""
+        model, watch, held = make_model(), Watch(early=60, late=10 * MEGABYTE), []
+
+        def look(*_: Any) -> None:
+            watch()
+            if watch.update in (WINDOW + 70, 2 * WINDOW + 70):
+                gc.collect()
+                held.append((len(gc.get_objects()), tracemalloc.get_traced_memory()[0]))
+
+        model.register_forward_hook(look)
+        often = {"log_every_n_updates": 50, "track_every_n_updates": 50}  # it depends on the length of the run else
+        end = start + 2 * WINDOW + 90
+        trainer = make_trainer(tmp_path / str(start), max_updates=end, add_default_callbacks=True, **often)
+        epochs = start // trainer.updates_per_epoch
+        trainer.stand_at(epochs, start, start * trainer.config.effective_batch_size)
+        tracemalloc.start()
+        trainer.train(model)
+        tracemalloc.stop()
+        trainer.log_writer.close()
+        assert trainer.update_counter.update == end
+        (objects, size), (later_objects, later_size) = held
+        return watch.calls[0], later_objects - objects, later_size - size
+
+    costs(0)  # imports
+    near_the_start, near_the_end = costs(0), costs(999_000)
+    assert near_the_end[0] <= near_the_start[0] + 2
+    assert max(near_the_start[1], near_the_end[1]) < WINDOW / 10  # an object for each update would be 20 times as many
+    assert max(near_the_start[2], near_the_end[2]) < 16 * WINDOW
 
 
 @pytest.mark.long

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
-from noether.checkpoint.save import Snapshot
+from noether.checkpoint.snapshot import Snapshot
 from noether.checkpoint.tensor_file import (
     _KINDS,
     TensorFile,

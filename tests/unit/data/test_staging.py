@@ -18,64 +18,20 @@ from noether.data.fetch import fetch_of
 from noether.data.loader import TrainingLoader
 from noether.data.resident import SHARE, FetchResident, require_resident, residence
 from noether.data.samplers.tagged import SamplerIntervalConfig
-from noether.data.staging import AHEAD, Copy, Stage
+from noether.data.staging import AHEAD, Stage
 from noether.data.transforms.base import Transform
 from noether.errors import DataError
+from noether.testing import RecordingDevice
+from noether.testing.device import RecordedCopy
 
 CPU = torch.device("cpu")
 
 
-class LateCopier:
-    """Stands in for a device that copies as late as it may: when the host waits for it or the batch is used.
-
-    Attributes:
-        calls: What was asked of it, in order.
-        buffers: Buffers that it gave.
-        waits: Number of times that the host had to wait for a copy.
-    """
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-        self.buffers = 0
-        self.waits = 0
-
-    def buffer(self, size: int) -> Tensor:
-        self.buffers += 1
-        return torch.full((size,), 255, dtype=torch.uint8)
-
-    def send(self, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], Copy]:
-        self.calls.append("send")
-        return (sent := {name: torch.empty_like(one) for name, one in tensors.items()}), LateCopy(self, tensors, sent)
-
-    def move(self, value: Any) -> Any:
-        self.calls.append("move")
-        return value
-
-
-class LateCopy:
-    def __init__(self, copier: LateCopier, tensors: dict[str, Tensor], sent: dict[str, Tensor]) -> None:
-        self.copier, self.tensors, self.sent, self.is_done = copier, tensors, sent, False
-
-    def _copy(self) -> None:
-        for name, tensor in self.tensors.items():
-            if not self.is_done:
-                self.sent[name].copy_(tensor)
-        self.is_done = True
-
-    def wait(self) -> None:
-        self.copier.waits += not self.is_done
-        self._copy()
-
-    def receive(self) -> None:
-        self.copier.calls.append("receive")
-        self._copy()
-
-
 @pytest.fixture
-def copier(monkeypatch: pytest.MonkeyPatch) -> LateCopier:
+def device(monkeypatch: pytest.MonkeyPatch) -> RecordingDevice:
     """A device that copies late, in place of the CPU."""
-    made = LateCopier()
-    monkeypatch.setattr(container, "copier_of", lambda _: made)
+    made = RecordingDevice()
+    monkeypatch.setattr(container, "device_of", lambda _: made)
     return made
 
 
@@ -164,41 +120,43 @@ def assert_equal(found: list[tuple[bool, int, Any]], expected: list[tuple[bool, 
 @pytest.mark.parametrize("name", DATA)
 def test_staged_batches_are_those_of_the_host_in_their_order(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = batches(DATA[name]())
-    monkeypatch.setattr(container, "copier_of", lambda _: LateCopier())
+    monkeypatch.setattr(container, "device_of", lambda _: RecordingDevice())
     assert_equal(batches(DATA[name]()), expected)
 
 
-def test_a_copy_begins_before_the_batch_before_it_is_used(copier: LateCopier) -> None:
+def test_a_copy_begins_before_the_batch_before_it_is_used(device: RecordingDevice) -> None:
     for place, _ in enumerate(loader_of(DATA["rows of tensors"]()), start=1):
-        assert copier.calls.count("receive") == place
+        assert device.calls.count("receive") == place
         if place < 10:
-            assert copier.calls.count("send") == place + AHEAD - 1
+            assert device.calls.count("send") == place + AHEAD - 1
 
 
-def test_buffers_are_used_again_and_the_host_never_waits_for_one(copier: LateCopier) -> None:
+def test_buffers_are_used_again_and_the_host_never_waits_for_one(device: RecordingDevice) -> None:
     stream = loader_of(DATA["rows of tensors"]())
     seen = list(stream)
     assert len(seen) > 20
-    assert copier.buffers <= 4 * 2 * (AHEAD + 1)  # one for each property of a slot, and larger ones for evaluation
-    assert copier.waits == 0
+    assert device.calls.count("buffer") <= 4 * 2 * (
+        AHEAD + 1
+    )  # one for each property of a slot, and larger ones for evaluation
+    assert "wait" not in device.calls
 
 
 def test_a_copy_that_is_late_is_waited_for_before_its_buffer_is_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Lazy(LateCopy):
+    class Lazy(RecordedCopy):
         def receive(self) -> None:
             pass  # the device has not come to the batch that the host has passed on
 
-    copier = LateCopier()
-    monkeypatch.setattr(container, "copier_of", lambda _: copier)
-    monkeypatch.setattr(f"{__name__}.LateCopy", Lazy)
+    device = RecordingDevice()
+    monkeypatch.setattr(container, "device_of", lambda _: device)
+    monkeypatch.setattr("noether.testing.device.RecordedCopy", Lazy)
     found = batches(DATA["rows of tensors"]())
-    monkeypatch.setattr(container, "copier_of", lambda _: None)
-    assert copier.waits > 0
+    monkeypatch.setattr(container, "device_of", lambda _: None)
+    assert "wait" in device.calls
     done = len(found) - AHEAD - 1  # the last copies were never waited for
     assert_equal(found[:done], batches(DATA["rows of tensors"]())[:done])
 
 
-def test_rows_are_gathered_straight_into_the_buffers(copier: LateCopier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_gathered_straight_into_the_buffers(device: RecordingDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(InMemoryDataset, "__getitems__", property())
     monkeypatch.setattr("noether.data.staging.in_memory", lambda dataset: dataset)
     assert len(batches(DATA["rows of tensors"]())) > 20
@@ -206,8 +164,8 @@ def test_rows_are_gathered_straight_into_the_buffers(copier: LateCopier, monkeyp
 
 def test_an_error_of_a_sample_comes_in_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     places = []
-    for copier in (LateCopier(), None):
-        monkeypatch.setattr(container, "copier_of", lambda _, copier=copier: copier)
+    for device in (RecordingDevice(), None):
+        monkeypatch.setattr(container, "device_of", lambda _, device=device: device)
         data, found = DATA["samples with texts"](), []
         data.train.broken = True  # type: ignore[attr-defined]  # both are `Squares`
         with pytest.raises(DataError, match="record 13"):
@@ -219,7 +177,7 @@ def test_an_error_of_a_sample_comes_in_its_turn(monkeypatch: pytest.MonkeyPatch)
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12))
 def test_batches_of_any_sizes_fit_into_the_ring(sizes: list[int]) -> None:
-    stage, source, staged = Stage(LateCopier()), fetch_of(rows(), 0), []
+    stage, source, staged = Stage(RecordingDevice()), fetch_of(rows(), 0), []
     wanted = [torch.arange(size) for size in sizes]
     for indices in wanted:
         staged.append((indices, stage.load(source, indices, 0)))
@@ -228,12 +186,12 @@ def test_batches_of_any_sizes_fit_into_the_ring(sizes: list[int]) -> None:
             assert torch.equal(receive()["label"], used)
 
 
-def test_workers_and_staging_give_the_same_batches(copier: LateCopier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_and_staging_give_the_same_batches(device: RecordingDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     def data(workers: int) -> DataContainer:
         return staged_data({"train": Squares(), "test": Squares()}, seed=3, num_workers=workers)
 
     found = batches(data(2))
-    monkeypatch.setattr(container, "copier_of", lambda _: None)
+    monkeypatch.setattr(container, "device_of", lambda _: None)
     assert_equal(found, batches(data(0)))
 
 
@@ -241,7 +199,7 @@ def test_workers_and_staging_give_the_same_batches(copier: LateCopier, monkeypat
 
 
 @pytest.fixture
-def free(copier: LateCopier, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+def free(device: RecordingDevice, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Free memory of the device."""
     memory = {"bytes": 10**6}
     monkeypatch.setattr(container, "free_memory", lambda _: memory["bytes"])
@@ -250,19 +208,19 @@ def free(copier: LateCopier, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 @pytest.mark.parametrize("resident", [True, "auto"])
 def test_batches_gathered_on_the_device_are_those_of_the_host(
-    free: dict[str, int], copier: LateCopier, monkeypatch: pytest.MonkeyPatch, resident: Any
+    free: dict[str, int], device: RecordingDevice, monkeypatch: pytest.MonkeyPatch, resident: Any
 ) -> None:
     data = staged_data({"train": rows(), "test": rows(7)}, seed=3, device_resident=resident)
     monkeypatch.setattr(FetchResident, "__call__", lambda *_: pytest.fail("gathered on the host"))
     found = batches(data)
-    monkeypatch.setattr(container, "copier_of", lambda _: None)
+    monkeypatch.setattr(container, "device_of", lambda _: None)
     assert_equal(found, batches(DATA["rows of tensors"]()))
 
 
-def test_only_indices_travel(free: dict[str, int], copier: LateCopier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_indices_travel(free: dict[str, int], device: RecordingDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[dict[str, Tensor]] = []
-    send = copier.send
-    monkeypatch.setattr(copier, "send", lambda tensors: (sent.append(tensors), send(tensors))[1])
+    send = device.send
+    monkeypatch.setattr(device, "send", lambda tensors: (sent.append(tensors), send(tensors))[1])
     batches(staged_data({"train": rows(), "test": rows(7)}, device_resident=True))
     assert {tensor.dtype for tensors in sent for tensor in tensors.values()} == {torch.int64}
     assert all(len(tensors) == 1 for tensors in sent)
@@ -301,12 +259,12 @@ def test_data_fit_if_they_take_no_more_than_their_share() -> None:
 
 def test_on_the_cpu_nothing_moves() -> None:
     data = staged_data({"train": rows(), "test": rows(7)}, seed=3, device_resident=True)
-    assert loader_of(data).copier is None
+    assert loader_of(data).device is None
     assert_equal(batches(data), batches(DATA["rows of tensors"]()))
 
 
-def test_without_page_locked_memory_batches_stay_on_the_host(copier: LateCopier) -> None:
-    assert loader_of(DataContainer({"train": rows(), "test": rows(7)}, pin_memory=False)).copier is None
+def test_without_page_locked_memory_batches_stay_on_the_host(device: RecordingDevice) -> None:
+    assert loader_of(DataContainer({"train": rows(), "test": rows(7)}, pin_memory=False)).device is None
 
 
 def test_data_sets_are_copied_to_the_device_once(free: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Samples of a file that stays on disk: those of `file` bit for bit, in bounded memory, and clear errors."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -259,6 +260,48 @@ def test_a_file_that_is_cut_or_rewritten_while_it_is_read_is_refused(tmp_path: P
         stored[99_999]
 
 
+def test_a_file_of_chunks_that_is_rewritten_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    save_hdf5(tmp_path / "a.h5", {"x": np.zeros(160)}, compression="gzip")
+    save_hdf5(tmp_path / "b.h5", {"x": np.ones(160)}, compression="gzip")
+    stored = on_disk(tmp_path / "a.h5")
+    stored[0]
+    (tmp_path / "a.h5").write_bytes((tmp_path / "b.h5").read_bytes())
+    with pytest.raises(DataError, match="changed"):
+        stored[159]
+
+
+def test_a_file_of_many_gigabytes_is_read_at_its_end(tmp_path: Path) -> None:
+    rows = (5 << 30) // 4096
+    np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=np.float32, shape=(rows, 1024))[-1] = 7
+    stored = on_disk(tmp_path / "x.npy")  # the file is sparse: it takes a few pages of the disk
+    assert stored.__getitems__([rows - 1, 0])["x"][:, 0].tolist() == [7, 0]
+    os.truncate(tmp_path / "x.npy", 3 << 30)
+    with pytest.raises(DataError, match="truncated"):
+        on_disk(tmp_path / "x.npy")
+
+
+def test_links_and_folders_that_cannot_be_written_are_read(path: Path) -> None:
+    link = path.with_name(f"link{path.suffix}")
+    link.symlink_to(path)
+    for place in (path, *path.rglob("*")):
+        place.chmod(0o555 if place.is_dir() else 0o444)
+    try:
+        assert_equal(on_disk(link, properties={"x": "x"})[5], on_disk(path, properties={"x": "x"})[5])
+    finally:
+        for place in (path, *path.rglob("*")):
+            place.chmod(0o755)
+
+
+def test_no_samples_and_samples_without_values_have_their_shapes(tmp_path: Path) -> None:
+    np.save(tmp_path / "none.npy", np.zeros((0, 3)))
+    np.save(tmp_path / "hollow.npy", np.zeros((4, 0)))
+    assert len(on_disk(tmp_path / "none.npy")) == 0
+    assert on_disk(tmp_path / "hollow.npy").__getitems__([1, 2])["hollow"].shape == (2, 0)
+    with pytest.raises(DataError, match="found 0 samples") as caught:
+        DataContainer({"train": on_disk(tmp_path / "none.npy")}).build_loader(batch_size=2, end_update=1)
+    assert "at most 0" not in str(caught.value.hint)
+
+
 def test_a_file_that_is_replaced_by_a_new_one_is_read_to_its_end(tmp_path: Path) -> None:
     file, other = tmp_path / "x.npy", tmp_path / "y.npy"
     np.save(file, np.arange(100))
@@ -328,6 +371,22 @@ def test_what_cannot_be_mapped_is_refused_with_the_way_out(tmp_path: Path) -> No
             on_disk(tmp_path / name)
         assert name in str(caught.value)
         assert caught.value.hint
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_among_the_files_of_a_folder_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    os.mkfifo(tmp_path / "pipe.npy")
+    with pytest.raises(DataError, match=r"pipe\.npy is a pipe"):
+        on_disk(tmp_path)
+
+
+def test_an_hdf5_array_without_values_is_refused(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("x", data=h5py.Empty("f4"))
+    with pytest.raises(DataError, match="found no values"):
+        on_disk(tmp_path / "a.h5")
 
 
 def test_a_single_number_and_arrays_of_different_lengths_are_refused(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from noether.metrics.device import CudaDevice, device_of
 from noether.testing import RecordingDevice
-from noether.training.device import CudaDevice, graph_device
 
 
 def test_a_capture_does_no_work_and_a_replay_does_it_again_on_the_same_memory() -> None:
@@ -63,9 +63,12 @@ def test_an_operation_that_waits_for_a_device_is_refused_and_leaves_no_trace(wai
         wait(value)
 
 
-def test_only_cuda_devices_have_graphs() -> None:
-    assert graph_device(torch.device("cpu")) is None
-    assert isinstance(graph_device(torch.device("cuda", 1)), CudaDevice)
+def test_only_cuda_devices_that_are_there_have_streams_and_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_of(torch.device("cpu")) is None
+    assert isinstance(device_of(torch.device("cuda", 1)), CudaDevice)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_of(torch.device("cuda", 1)) is None
 
 
 class FakeCuda:
@@ -74,12 +77,13 @@ class FakeCuda:
     def __init__(self) -> None:
         self.calls: list[Any] = []
         self.mode = 0
+        self.current = "current"
 
     def Stream(self, device: Any = None) -> Any:  # noqa: N802  # torch's name
         return self.named("side")
 
     def current_stream(self, device: Any) -> Any:
-        return self.named("current")
+        return self.named(self.current)
 
     def named(self, name: str) -> Any:
         calls = self.calls
@@ -87,6 +91,14 @@ class FakeCuda:
         class Named:
             def wait_stream(self, other: Any) -> None:
                 calls.append(f"{name} waits for {other}")
+
+            wait_event = wait_stream
+
+            def record(self, stream: Any) -> None:
+                calls.append(f"{name} recorded on {stream}")
+
+            def synchronize(self) -> None:
+                calls.append(f"the host waits for {name}")
 
             def __str__(self) -> str:
                 return name
@@ -96,12 +108,17 @@ class FakeCuda:
     @contextmanager
     def stream(self, stream: Any) -> Iterator[None]:
         self.calls.append(f"on {stream}")
+        outer, self.current = self.current, str(stream)
         yield
+        self.current = outer
 
     @contextmanager
     def device(self, device: Any) -> Iterator[None]:
         self.calls.append(f"device {device}")
         yield
+
+    def Event(self) -> Any:  # noqa: N802  # torch's name
+        return self.named("event")
 
     def CUDAGraph(self) -> str:  # noqa: N802  # torch's name
         return "graph"
@@ -144,3 +161,32 @@ def test_waits_are_refused_in_a_block_only(cuda: FakeCuda) -> None:
     with CudaDevice(torch.device("cuda")).refusing_waits():
         assert cuda.mode == "error"
     assert cuda.mode == 0
+
+
+class Sent:
+    """Stands for a tensor, and writes down what it is asked for."""
+
+    device = torch.device("cuda", 0)
+
+    def __init__(self, calls: list[Any]) -> None:
+        self.calls = calls
+
+    def to(self, device: Any, *, non_blocking: bool) -> Any:
+        self.calls.append(f"copy, waits: {not non_blocking}")
+        return self
+
+    def record_stream(self, stream: Any) -> None:
+        self.calls.append(f"memory is used on {stream}")
+
+
+def test_a_batch_is_copied_on_a_side_stream_and_its_memory_kept_while_the_current_one_reads_it(cuda: FakeCuda) -> None:
+    sent, copy = CudaDevice(torch.device("cuda", 0)).send({"x": Sent(cuda.calls)})  # type: ignore[dict-item]
+    assert cuda.calls == ["on side", "copy, waits: False", "event recorded on side"]
+    cuda.calls.clear()
+    copy.receive()
+    assert cuda.calls == ["current waits for event", "memory is used on current"]
+    cuda.calls.clear()
+    copy.receive()  # once is enough
+    copy.wait()
+    assert cuda.calls == ["the host waits for event"]
+    assert list(sent) == ["x"]
