@@ -77,10 +77,10 @@ def refused_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[D
     """
     is_decisive = _decisive(before, now)
     return [
-        difference
-        for difference in differences(dict(before), dict(now))
-        if is_decisive(difference.key)
-        and not (difference.left is ABSENT and _is_added(difference.key, difference.right))
+        change
+        for change in differences(dict(before), dict(now))
+        if is_decisive(change.key, change.left, change.right)
+        and not (change.left is ABSENT and _is_added(change.key, change.right))
     ]
 
 
