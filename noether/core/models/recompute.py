@@ -190,7 +190,7 @@ class _State:
             for name, buffer in part._buffers.items():
                 if buffer is None or id(buffer) in self._copies:
                     continue
-                if buffer.nbytes > _SMALL:
+                if buffer.numel() * buffer.element_size() > _SMALL:
                     self._large.append(((place, name), buffer, _version(buffer)))
                     if (place, name) in constant:
                         continue
@@ -204,13 +204,13 @@ class _State:
         """
         for holder, entries in self._holders:
             for name, value in entries.items():
-                if holder.get(name) is not value:
+                if holder.get(name) is not value and id(value) not in self._copies:
                     entries[name] = tree_map_only(Tensor, _without_history, value)
         for key, buffer, version in self._large:
             if key in constant:
                 if _version(buffer) != version:
                     return key[1]
-            elif _version(buffer) == version and torch.equal(buffer, self._copies[id(buffer)]):
+            elif _version(buffer) == version and _equal(buffer, self._copies[id(buffer)]):
                 constant.add(key)
                 del self._copies[id(buffer)]
         self._large = []
@@ -242,6 +242,11 @@ def restore(holder: dict[Any, Any], entries: Mapping[Any, Any]) -> None:
 
 def _without_history(tensor: Tensor) -> Tensor:
     return tensor if tensor.is_leaf else tensor.detach()
+
+
+def _equal(buffer: Tensor, copy: Tensor) -> bool:
+    """Compare the values of a buffer whose version is the same; sparse ones are not written to in another way."""
+    return buffer.layout is not torch.strided or torch.equal(buffer, copy)
 
 
 def _version(tensor: Tensor) -> int:
