@@ -30,7 +30,7 @@ TITLES = {
     "noether.core.callbacks.early_stoppers": "Stopping early",
     "noether.core.callbacks.default": "Defaults",
 }
-"""Titles of the packages of callbacks, in the order of the page; another package has its own name as title."""
+"""Titles of modules and packages of callbacks, in the order of the page; others have their own name as title."""
 
 _INTRODUCTION = """
 # Callbacks
@@ -73,10 +73,12 @@ def excerpt_of(target: Any) -> str:
 
 
 def _by_package() -> dict[str, list[Entry]]:
-    """Return the built-in callbacks by the package that they are defined in."""
+    """Return the built-in callbacks by the module or package of `TITLES` that they are defined in."""
     packages: dict[str, list[Entry]] = defaultdict(list)
     for entry in built_in("callback"):
-        packages[entry.target.partition(":")[0].rpartition(".")[0]].append(entry)
+        module = entry.target.partition(":")[0]
+        package = module.rpartition(".")[0]
+        packages[module if module in TITLES else package].append(entry)
     known = [package for package in TITLES if package in packages]
     return {package: packages[package] for package in dict.fromkeys([*known, *sorted(packages)])}
 

@@ -12,7 +12,7 @@ from torch import nn
 from noether.config.components import CallBackBaseConfig
 from noether.core.models.build import AdaptedModule
 from noether.testing import make_callback, make_model, make_trainer
-from noether.training.callbacks.offline_metrics import METRICS
+from noether.training.callbacks import METRICS
 from noether.training.forms import restore_form
 from noether.training.nonfinite import FiniteGuard
 from noether.training.parallel import parallel_of

@@ -6,25 +6,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from noether.core.callbacks.default.dataset_stats import DatasetStatsCallback as DatasetStatsCallback
     from noether.core.callbacks.default.eta import EtaCallback as EtaCallback
-    from noether.core.callbacks.default.learning_rate import LearningRateCallback as LearningRateCallback
     from noether.core.callbacks.default.online_loss import OnlineLossCallback as OnlineLossCallback
-    from noether.core.callbacks.default.parameter_count import ParameterCountCallback as ParameterCountCallback
-    from noether.core.callbacks.default.peak_memory import PeakMemoryCallback as PeakMemoryCallback
     from noether.core.callbacks.default.progress import ProgressCallback as ProgressCallback
+    from noether.core.callbacks.default.resources import PeakMemoryCallback as PeakMemoryCallback
+    from noether.core.callbacks.default.resources import TrainTimeCallback as TrainTimeCallback
+    from noether.core.callbacks.default.sizes import DatasetStatsCallback as DatasetStatsCallback
+    from noether.core.callbacks.default.sizes import ParameterCountCallback as ParameterCountCallback
+    from noether.core.callbacks.default.stability import LearningRateCallback as LearningRateCallback
     from noether.core.callbacks.default.stability import TrainingStabilityCallback as TrainingStabilityCallback
-    from noether.core.callbacks.default.train_time import TrainTimeCallback as TrainTimeCallback
 
 _HOMES = {
-    "DatasetStatsCallback": "dataset_stats",
+    "DatasetStatsCallback": "sizes",
     "EtaCallback": "eta",
-    "LearningRateCallback": "learning_rate",
+    "LearningRateCallback": "stability",
     "OnlineLossCallback": "online_loss",
-    "ParameterCountCallback": "parameter_count",
-    "PeakMemoryCallback": "peak_memory",
+    "ParameterCountCallback": "sizes",
+    "PeakMemoryCallback": "resources",
     "ProgressCallback": "progress",
-    "TrainTimeCallback": "train_time",
+    "TrainTimeCallback": "resources",
     "TrainingStabilityCallback": "stability",
 }
 __all__ = [

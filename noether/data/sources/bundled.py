@@ -1,11 +1,12 @@
-"""terrain: measured elevation on a grid of 344 by 403 points, which comes with matplotlib."""
+"""digits and terrain: real data sets that come with scikit-learn and matplotlib, so that nothing is downloaded."""
 
 from __future__ import annotations
 
+import gzip
 import math
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +18,62 @@ from noether.data.randomness import permutation, train_test_indices
 from noether.errors import DataError
 
 _EARTH_RADIUS = 6_371_008.8  # metres, mean radius (IUGG)
+
+
+class DigitsConfig(DatasetBaseConfig):
+    """Settings of `digits`."""
+
+    split: Literal["train", "test"] = Field("train", description="Which part of the random split.")
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="Share of the digits that is held out.")
+    split_seed: int | None = Field(None, examples=[0], description="Seed of the split; without it the seed of the run.")
+
+
+class DigitsDataset(InMemoryDataset):
+    """Handwritten digits, optically recognised (Alpaydin & Kaynak 1998; bundled with scikit-learn).
+
+    A sample has `image`, float32 of shape (1, 8, 8) between 0 and 1, and `label_target`, an int64 number from
+    0 to 9.
+
+    Args:
+        dataset_config: The part of the digits.
+        seed: Seed of the run; decides the split where the config names no seed.
+
+    Raises:
+        DataError: if scikit-learn is not installed.
+    """
+
+    @classmethod
+    def known_properties(cls, config: DigitsConfig) -> tuple[str, ...]:
+        """Return the properties of every sample."""
+        return ("image", "label_target")
+
+    def __init__(self, dataset_config: DigitsConfig, *, seed: int = 0) -> None:
+        images, labels = _read_digits()
+        split_seed = seed if dataset_config.split_seed is None else dataset_config.split_seed
+        indices = train_test_indices(len(labels), dataset_config.split, dataset_config.test_fraction, split_seed)
+        super().__init__({"image": images[indices], "label_target": labels[indices]}, dataset_config)
+
+
+def _read_digits() -> tuple[torch.Tensor, torch.Tensor]:
+    package = find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise DataError(
+            "missing package for kind 'digits': scikit-learn is not installed", hint="pip install scikit-learn"
+        )
+    table = torch.from_numpy(_digits_table(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"))
+    images = (table[:, :64] / 16).to(torch.float32).view(-1, 1, 8, 8)  # 16 is the brightest
+    return images, table[:, 64].to(torch.int64)
+
+
+def _digits_table(path: Path) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return 64 pixels and the label; read from the file, because importing scikit-learn takes seconds."""
+    if path.is_file():
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            return np.loadtxt(lines, delimiter=",", dtype=np.float64)
+    from sklearn.datasets import load_digits  # the file has moved; its owner knows where to
+
+    digits = load_digits()
+    return np.column_stack([digits.data, digits.target]).astype(np.float64)
 
 
 class TerrainConfig(DatasetBaseConfig):
@@ -53,7 +110,7 @@ class TerrainDataset(InMemoryDataset):
         return ("coords", "elevation_target")
 
     def __init__(self, dataset_config: TerrainConfig) -> None:
-        coords, elevation = _read()
+        coords, elevation = _read_terrain()
         seed = dataset_config.split_seed
         indices = train_test_indices(len(coords), dataset_config.split, dataset_config.test_fraction, seed)
         if dataset_config.max_samples is not None:
@@ -61,8 +118,8 @@ class TerrainDataset(InMemoryDataset):
         super().__init__({"coords": coords[indices], "elevation_target": elevation[indices]}, dataset_config)
 
 
-def _read() -> tuple[torch.Tensor, torch.Tensor]:
-    with np.load(_path(), allow_pickle=False) as file:
+def _read_terrain() -> tuple[torch.Tensor, torch.Tensor]:
+    with np.load(_terrain_path(), allow_pickle=False) as file:
         elevation = torch.from_numpy(file["elevation"].astype(np.float32))
         # The first row is the northernmost: `ymin` is the latitude of its upper edge, `ymax` of the lower.
         west, north, south = float(file["xmin"]), float(file["ymin"]), float(file["ymax"])
@@ -77,7 +134,7 @@ def _read() -> tuple[torch.Tensor, torch.Tensor]:
     return coords, elevation.reshape(-1, 1)
 
 
-def _path() -> Path:
+def _terrain_path() -> Path:
     package = find_spec("matplotlib")  # found, not imported: the file needs none of its code
     if package is None or package.origin is None:
         raise DataError(

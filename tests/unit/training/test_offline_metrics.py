@@ -14,7 +14,7 @@ from torch import Tensor
 
 from noether.errors import TrainingError
 from noether.testing import make_callback, make_trainer
-from noether.training.callbacks.offline_metrics import METRICS, OfflineMetricsCallback
+from noether.training.callbacks import METRICS, OfflineMetricsCallback
 
 
 def direct_relative_l2(prediction: Tensor, target: Tensor) -> Tensor:

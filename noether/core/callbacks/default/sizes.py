@@ -1,4 +1,4 @@
-"""`dataset-stats`: sizes of the data sets."""
+"""`dataset-stats` and `param-count`: sizes of the data sets and of the model, logged once before training."""
 
 from __future__ import annotations
 
@@ -32,3 +32,29 @@ class DatasetStatsCallback(OneShotCallback):
         self.logger.info("data: %s", ", ".join(f"{key} {size:,} samples" for key, size in sizes.items()))
         for key, size in sizes.items():
             self.writer.add_scalar(f"data/{key}/samples", size)
+
+
+class ParameterCountCallback(OneShotCallback):
+    """Log `model/parameters` and `model/trainable_parameters` once, before training.
+
+    ```toml
+    [[trainer.callbacks]]
+    kind = "param-count"
+    ```
+    """
+
+    calls_model = False
+
+    @classmethod
+    def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:
+        """Return the keys that it logs."""
+        return ("model/parameters", "model/trainable_parameters")
+
+    def before_training(self, *, update_counter: UpdateCounter) -> None:
+        """Log the number of parameters."""
+        parameters = list(self.model.parameters())
+        trainable = sum(p.numel() for p in parameters if p.requires_grad)
+        total = sum(p.numel() for p in parameters)
+        self.logger.info("model: %s parameters, %s trainable", f"{total:,}", f"{trainable:,}")
+        self.writer.add_scalar("model/parameters", total)
+        self.writer.add_scalar("model/trainable_parameters", trainable)

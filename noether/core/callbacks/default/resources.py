@@ -1,8 +1,14 @@
-"""`train-time`: mean seconds of each part of an update."""
+"""`train-time` and `peak-memory`: time and memory that a run takes."""
 
 from __future__ import annotations
 
+import math
+import resource
+import sys
+from time import monotonic
 from typing import Any
+
+import torch
 
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts
@@ -56,3 +62,38 @@ class TrainTimeCallback(PeriodicCallback):
         for part, seconds in self.trainer.seconds.items():
             self.writer.add_scalar(f"profiling/{part}", (seconds - self._seconds.get(part, 0.0)) / max(updates, 1))
         self._remember(update_counter)
+
+
+_ASKED_AFTER = 0.05  # seconds; the kernel of some machines takes 40 µs to answer, as long as a small update
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, KiB elsewhere
+
+
+class PeakMemoryCallback(PeriodicCallback):
+    """Log `profiling/peak_memory_gib`: the peak of the device on an accelerator, of the process elsewhere, in GiB.
+
+    ```toml
+    [[trainer.callbacks]]
+    kind = "peak-memory"
+    every_n_epochs = 1
+    ```
+    """
+
+    calls_model = False
+    draws_in_rounds = False
+
+    def __init__(self, callback_config: CallBackBaseConfig, **kwargs: Any) -> None:
+        super().__init__(callback_config, **kwargs)
+        self._peak, self._asked_at = 0, -math.inf
+
+    @classmethod
+    def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:
+        """Return the keys that it logs."""
+        return ("profiling/peak_memory_gib",)
+
+    def periodic_callback(self, **_: Any) -> None:
+        """Log the peak memory; that of the process as it was at most 50 ms ago."""
+        if self.trainer.device.type == "cuda":
+            self._peak = torch.cuda.max_memory_allocated(self.trainer.device)
+        elif (now := monotonic()) - self._asked_at > _ASKED_AFTER:
+            self._peak, self._asked_at = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT, now
+        self.writer.add_scalar("profiling/peak_memory_gib", self._peak / 2**30)
