@@ -18,6 +18,7 @@ from noether.cli.output import (
     say,
     size_in_words,
 )
+from noether.kernel.names import listed
 
 if TYPE_CHECKING:
     from noether.runs.plan.plan import Plan, PlannedCheckpoints
@@ -36,6 +37,7 @@ _HOOKS = {
     "run_finished": "when the run ends",
 }
 _SHOWN_UPDATES = 6
+_SHOWN_MODULES = 4
 
 
 @verb(app, "plan", example="noether plan specs/experiment.toml -s trainer.max_epochs=50 --update-time 0.02")
@@ -68,7 +70,7 @@ def plan(
 
 def _plan_json(plan: Plan) -> dict[str, Any]:
     of_training = (
-        "name device threads threads_reason residence datasets parameters trainable loss updates_per_epoch "
+        "name device threads threads_reason residence datasets parameters trainable recomputed loss updates_per_epoch "
         "samples_left_out effective_batch_size ranks batch_size accumulation_steps form slower_because first_update "
         "updates epochs samples hooks seconds"
     )
@@ -126,6 +128,8 @@ def _headline(plan: Plan) -> str:
 def _training(plan: Plan) -> dict[str, str]:
     sizes = ", ".join(f"{key} {size:,}" for key, size in plan.datasets.items())
     lines = {"samples": sizes, "model": f"{plan.parameters:,} parameters, {plan.trainable:,} trainable"}
+    if plan.recomputed:
+        lines["recomputed"] = f"{counted(len(plan.recomputed), 'module')}: {listed(plan.recomputed, _SHOWN_MODULES)}"
     lines["loss"] = plan.loss
     lines["threads"] = f"{plan.threads}: {plan.threads_reason}"
     if plan.residence:

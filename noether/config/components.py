@@ -79,6 +79,12 @@ class ModelBaseConfig(_RegistryBase):
         examples=[["encoder.*"]],
         description="Patterns of parameter names that are not trained (`encoder.*`).",
     )
+    checkpoint: list[str] = Field(
+        default_factory=list,
+        examples=[["blocks.*"]],
+        description="Patterns of module names (`blocks.*`) that are recomputed in the backward pass instead of keeping "
+        "their activations.",
+    )
 
 
 class LossBaseConfig(_RegistryBase):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ from noether.optim.schedules import Schedule, Scheduled
 from noether.optim.trial import traits_of
 
 _SHOWN = 4  # names in a hint
+_COMPARED = 1000  # names that the nearest are chosen of
 
 
 def matching(pattern: str, names: Collection[str], *, setting: str, of: str) -> list[str]:
@@ -32,19 +34,20 @@ def matching(pattern: str, names: Collection[str], *, setting: str, of: str) -> 
 
     Args:
         pattern: As in a shell: `encoder.*`, `*.bias`.
-        names: Parameter names.
+        names: Names of parameters or modules.
         setting: Place of the pattern in the spec, for the message.
-        of: Kind of the names, for the message: "parameter of the model".
+        of: Kind of the names, for the message: "parameter of the model", "module of the model".
 
     Raises:
         SpecError: if no name matches.
     """
     matched = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
     if not matched:
-        shown = ", ".join(list(names)[:_SHOWN])
+        shown = ", ".join(difflib.get_close_matches(pattern, list(names)[:_COMPARED], n=_SHOWN, cutoff=0.0))
+        kind = "modules" if of.startswith("module") else "parameters"
         raise SpecError(
             f"{setting} matches nothing: found {pattern!r}, expected a pattern of a {of}",
-            hint=f"parameters have names such as {shown}",
+            hint=f"{kind} have names such as {shown}" if shown else f"the model has no {kind} to name",
         )
     return matched
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from noether.core.models.base import ModelBase
+from noether.core.models.recompute import recomputed
 from noether.kernel.progress import Stopwatch
 from noether.optim.functional import FunctionalStep, step_refusal
 from noether.optim.kernels import sharing
@@ -59,6 +60,8 @@ def _refusal_of_model(model: ModelBase) -> str | None:
         if not getattr(type(model), method).__module__.startswith("noether."):
             return f"the model has a method {method} of its own"
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if recomputed(model):
+        return "`checkpoint` under [model] names modules, and torch cannot trace their recomputation in such a graph"
     if shared := sharing(trained):
         return f"parameters '{shared[0]}' and '{shared[1]}' share memory"
     reasons = map(step_refusal, model.optimizers().values())

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from noether.core.models.recompute import restore
 from noether.data.randomness import preserved_rng
 from noether.metrics.device import Device
 from noether.optim.functional import is_wrapped
@@ -232,21 +233,13 @@ class Snapshot:
     def put_back(self) -> None:
         """Give all tensors and dicts the values that they had."""
         for name, holder in self._holders.items():
-            _put_back(holder, self._entries[name])
+            restore(holder, self._entries[name])
         for optimizer, states in zip(self._optimizers, self._states, strict=True):
-            _put_back(optimizer.torch_optimizer.state, states)
+            restore(optimizer.torch_optimizer.state, states)
         for part, entries in self._parts:
-            _put_back(part, entries)
+            restore(part, entries)
         for tensor, value in self._values:
             tensor.copy_(value)
-
-
-def _put_back(holder: dict[Any, Any], entries: Mapping[Any, Any]) -> None:
-    for key in [key for key in holder if key not in entries]:
-        del holder[key]
-    for key, value in entries.items():
-        if key not in holder or holder[key] is not value:
-            holder[key] = value
 
 
 def bits(tensor: Tensor) -> bytes:

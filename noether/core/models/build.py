@@ -1,10 +1,10 @@
-"""Build a model from `[model]`: sizes inferred, any `nn.Module` adapted, frozen parts frozen."""
+"""Build a model from `[model]`: sizes inferred, any `nn.Module` adapted, parts frozen and recomputed."""
 
 from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from noether.config.base import component_of
 from noether.config.components import ModelBaseConfig
 from noether.config.signature import build_component
 from noether.core.models.base import ModelBase, check_call, positional_only
+from noether.core.models.recompute import recompute
+from noether.optim.build import matching
 
 
 class AdaptedModule(ModelBase):
@@ -141,12 +143,14 @@ def infer_sizes(
 
 
 def build_model(config: ModelBaseConfig, device: torch.device) -> ModelBase:
-    """Construct the model that `config` names, move it to `device` and freeze its frozen parts.
+    """Construct the model that `config` names, move it to `device`, and apply its patterns `frozen` and `checkpoint`.
 
     Raises:
-        SpecError: if the class refuses its arguments, or a `frozen` pattern matches no parameter.
+        SpecError: if the class refuses its arguments, or a pattern matches nothing.
     """
-    return construct_model(config).to(device).freeze()
+    model = construct_model(config).to(device).freeze()
+    recompute_matching(model)
+    return model
 
 
 def construct_model(config: ModelBaseConfig) -> ModelBase:
@@ -161,3 +165,43 @@ def construct_model(config: ModelBaseConfig) -> ModelBase:
     if made.model_config is None:  # a function built it without the config of the spec
         made.model_config, made.optimizer_config = config, config.optimizer
     return made
+
+
+def recompute_matching(model: ModelBase) -> None:
+    """Recompute the modules that match the patterns `checkpoint` of a model and of the parts in it.
+
+    A module within another one that matches is recomputed along with it; a shared one has its first name.
+
+    Raises:
+        SpecError: if a pattern matches no module that is called.
+    """
+    modules, names, configs = list(_named_modules(model)), dict[nn.Module, str](), set[int]()
+    for owner, found in modules:
+        config = found.model_config if isinstance(found, ModelBase) else None
+        patterns = [] if config is None else config.checkpoint
+        if id(config) in configs or not isinstance(patterns, list):  # the composite's config, or an option of its own
+            continue
+        configs.add(id(config))
+        prefix = f"{owner}." if owner else ""
+        within = {
+            name.removeprefix(prefix): module
+            for name, module in modules
+            if name.startswith(prefix) and name != owner and type(module).forward is not nn.Module.forward
+        }
+        for pattern in patterns:
+            for name in matching(pattern, within, setting="`checkpoint` pattern", of="module of the model"):
+                names.setdefault(within[name], prefix + name)
+    inner = {part for module in names for part in module.modules() if part is not module}
+    for module, name in names.items():
+        if module not in inner:
+            recompute(module, name)
+
+
+def _named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield modules under all of their names, without the adapters of torch modules, as parameters are named."""
+    named = dict(model.named_modules(remove_duplicate=False))
+    adapters = {name for name, module in named.items() if isinstance(module, AdaptedModule)}
+    for name, module in named.items():
+        parts = name.split(".")
+        kept = [part for place, part in enumerate(parts) if ".".join(parts[:place]) not in adapters]
+        yield ".".join(kept), module

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from noether.checkpoint.durable import replace_file
 from noether.checkpoint.paths import shown_path
 from noether.checkpoint.untrusted import read_chosen
+from noether.core.models.recompute import keep_activations
 from noether.data.randomness import preserved_rng
 from noether.data.samplers.tagged import TRAINING
 from noether.kernel.compile import HookWatch
@@ -205,11 +206,14 @@ def _quiet_kineto() -> Iterator[None]:
 
 
 def flops_of(run: Run, batch: Any) -> int:
-    """Count the floating point operations of one forward and backward pass, on another model of the same sizes."""
+    """Count the floating point operations of one forward and backward pass, on another model of the same sizes.
+
+    Those of recomputed modules count once: utilisation is about the work that the model needs.
+    """
     trainer = run.trainer
     with preserved_rng(), torch.enable_grad():
         model = built_model(run.spec, run.data.first_sample(), trainer.device)
-        model.to(trainer.device)
+        keep_activations(model.to(trainer.device))
         with FlopCounterMode(display=False) as counter, trainer.autocast():
             loss = TrainerResult.of(trainer.train_step(trainer.to_device(batch), model)).total_loss
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped

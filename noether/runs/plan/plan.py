@@ -13,6 +13,7 @@ from noether.checkpoint.save import SaveRequest
 from noether.checkpoint.state import encode_checkpoint
 from noether.core.callbacks.periodic import iterator_callbacks
 from noether.core.models.base import ModelBase
+from noether.core.models.recompute import recomputed
 from noether.data.dataset import length_of
 from noether.data.resident import require_resident
 from noether.runs.plan.plan_callbacks import (
@@ -97,6 +98,7 @@ class Plan:
         datasets: Samples of each data set.
         parameters: Parameters of the model.
         trainable: Parameters that are trained.
+        recomputed: Modules whose forward pass runs again in the backward pass.
         loss: Values that the loss is a mean of, in words.
         updates_per_epoch: Updates in one epoch.
         samples_left_out: Samples of an epoch that do not fill an update.
@@ -125,6 +127,7 @@ class Plan:
     datasets: dict[str, int]
     parameters: int
     trainable: int
+    recomputed: list[str]
     loss: str
     updates_per_epoch: int
     samples_left_out: int
@@ -178,6 +181,7 @@ def _plan_of(run: Run, update_time: float | None) -> Plan:
         datasets=datasets,
         parameters=sum(parameter.numel() for parameter in parameters),
         trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        recomputed=recomputed(run.model),
         loss=trainer.average,
         updates_per_epoch=counter.updates_per_epoch if trains else 0,
         samples_left_out=datasets["train"] - counter.updates_per_epoch * size if trains else 0,

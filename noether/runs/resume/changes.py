@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
@@ -62,6 +62,10 @@ EXACT_ONLY_IF_EQUAL = ("device", "threads", "deterministic", "matmul_precision")
 ADDED = {"trainer.update": "eager"}
 """Keys that earlier versions did not have, with the value that says what those did: a run of theirs goes on."""
 
+RECOMPUTED = ("model.checkpoint", "model.*.checkpoint")
+"""Keys that may change, except with `use_torch_compile`: recomputed modules are then compiled one by one, and draw
+other random numbers. Earlier versions did not have them."""
+
 _FROZEN = ("datasets.train*",)
 _LIMITS = ("trainer.max_epochs", "trainer.max_updates", "trainer.max_samples")
 
@@ -71,21 +75,20 @@ def refused_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[D
 
     A schedule stretches over the whole run, so the limit may change only if there is none.
     """
-    scheduled = _has_schedule(before.get("model")) or _has_schedule(now.get("model"))
+    is_decisive = _decisive(before, now)
     return [
-        difference
-        for difference in differences(dict(before), dict(now))
-        if _is_decisive(difference.key, scheduled) and not _is_added(difference)
+        change
+        for change in differences(dict(before), dict(now))
+        if is_decisive(change.key, change.left, change.right)
+        and not (change.left is ABSENT and _is_added(change.key, change.right))
     ]
 
 
 def mathematics(tables: Mapping[str, Any]) -> str:
     """Return a digest of the settings of a resolved spec that decide about the values that training computes."""
-    scheduled = _has_schedule(tables.get("model"))
+    is_decisive = _decisive(tables)
     decisive = [
-        (key, repr(value))
-        for key, value in _leaves(tables)
-        if _is_decisive(key, scheduled) and value != ADDED.get(key, ABSENT)
+        (key, repr(value)) for key, value in _leaves(tables) if is_decisive(key, value) and not _is_added(key, value)
     ]
     return hashlib.sha256(repr(sorted(decisive)).encode()).hexdigest()[:16]
 
@@ -102,15 +105,29 @@ def is_free(key: str) -> bool:
     """Return True if a key may have another value when a run is continued."""
     if any(fnmatchcase(key, pattern) for pattern in _FROZEN):
         return False
-    return any(fnmatchcase(key, pattern) for pattern in (*FREE, *EXACT_ONLY_IF_EQUAL))
+    return any(fnmatchcase(key, pattern) for pattern in (*FREE, *EXACT_ONLY_IF_EQUAL, *RECOMPUTED))
 
 
-def _is_added(difference: Difference) -> bool:
-    return difference.left is ABSENT and difference.right == ADDED.get(difference.key, ABSENT)
+def _is_added(key: str, value: Any) -> bool:
+    """Return True if a value says what versions without the key did."""
+    return bool(value == ([] if _is_recomputed(key) else ADDED.get(key, ABSENT)))
 
 
-def _is_decisive(key: str, scheduled: bool) -> bool:
-    return not is_free(key) or (scheduled and key in _LIMITS)
+def _is_recomputed(key: str) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in RECOMPUTED)
+
+
+def _decisive(*specs: Mapping[str, Any]) -> Callable[..., bool]:
+    """Return a function that is True for keys that alter training, by key and values, in specs with these tables."""
+    scheduled = any(_has_schedule(tables.get("model")) for tables in specs)
+    compiled = any(tables.get("trainer", {}).get("use_torch_compile") for tables in specs)
+
+    def is_decisive(key: str, *values: Any) -> bool:
+        if _is_recomputed(key):  # a model may have an option of this name that is no list of patterns
+            return compiled or not all(isinstance(value, list) or value is ABSENT for value in values)
+        return not is_free(key) or (scheduled and key in _LIMITS)
+
+    return is_decisive
 
 
 def inexact_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -129,9 +146,8 @@ def require_same_mathematics(before: Mapping[str, Any], now: Mapping[str, Any], 
     Raises:
         UsageError: if it does; the message shows every such difference.
     """
-    scheduled = _has_schedule(now.get("model"))
     lines = shown(refused_changes(before, now))
-    lines += [another_value(key) for key in sorted(values) if _is_decisive(key, scheduled)]
+    lines += [another_value(key) for key in sorted(values) if _decisive(now)(key, None)]
     if lines:
         raise UsageError(
             "\n  ".join(["resume refused: these changes alter training:", *lines]),

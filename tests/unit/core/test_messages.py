@@ -22,9 +22,11 @@ from noether.core.callbacks.evaluation import put_together
 from noether.core.initializers import ResumeInitializerConfig
 from noether.core.initializers.weights import read_weights, renamed, run_below
 from noether.core.models.agreement import require_same_names
+from noether.core.models.build import recompute_matching
 from noether.core.models.cnn import CNN, CNNConfig
 from noether.core.models.composite import CompositeModel
 from noether.core.models.mlp import MLP, MLPConfig
+from noether.core.models.recompute import recompute
 from noether.core.models.weights import match_weights
 from noether.core.trackers.mlflow.store import resolve_store
 from noether.testing import make_callback, make_counter, make_model, make_trainer
@@ -122,6 +124,11 @@ def of_the_others(tmp_path: Path) -> dict[str, Callable[[], object]]:
         ),
         "no optimizer": lambda: make_model(optimizer=None).initialize_optimizer(**LENGTH),
         "a parameter of no part": lambda: loose.initialize_optimizer(**LENGTH),
+        "no module of a pattern": lambda: recompute_matching(
+            MLP(MLPConfig(kind="mlp", in_features={"x": 1}, out_features={"y": 1}, checkpoint=["layer.*"]))
+        ),
+        "a recomputed module that changes its input": lambda: repeated(nn.ReLU(inplace=True)),
+        "a recomputed module within torch.func": lambda: torch.func.vmap(repeated(nn.GELU()))(torch.ones(2)),
         "wrong forward properties": lambda: CNN.check_inputs(NoProperties(), ["x"]),
         "properties that an mlp lacks": lambda: MLP(
             MLPConfig(kind="mlp", in_features={"a": 1}, out_features={"y": 1})
@@ -132,6 +139,13 @@ def of_the_others(tmp_path: Path) -> dict[str, Callable[[], object]]:
         "a file store": lambda: resolve_store("file:./mlruns", {}, tmp_path),
         "an unknown store": lambda: resolve_store(None, {"MLFLOW_TRACKING_URI": "ftp://x"}, tmp_path),
     }
+
+
+def repeated(module: nn.Module) -> nn.Module:
+    """Return a module that is recomputed, after a first forward pass."""
+    recompute(module, "blocks.0.act")
+    module(torch.ones(2, requires_grad=True) * 2)
+    return module
 
 
 class NoProperties(MLP):

@@ -58,6 +58,9 @@ def test_every_field_of_a_spec_is_classified(table: str, fields: dict[str, Any])
         ("trainer.callbacks[ema].every_n_epochs", True),
         ("trainer.effective_batch_size", False),
         ("model.optimizer.lr", False),
+        ("model.checkpoint", True),
+        ("model.encoder.checkpoint", True),
+        ("model.checkpoint_path", False),
         ("loader.num_workers", True),
         ("seed", False),
         ("trainer.loss_fn.kind", False),
@@ -102,6 +105,16 @@ def test_a_run_of_a_version_without_a_key_goes_on_as_it_was_and_not_otherwise() 
     assert mathematics(BEFORE) == mathematics(changed(trainer={"update": "eager"}))
     assert refused_changes(BEFORE, changed(trainer={"update": "compiled"}))
     assert mathematics(BEFORE) != mathematics(changed(trainer={"update": "compiled"}))
+
+
+def test_recomputed_modules_may_change_unless_each_of_them_is_compiled_and_draws_other_numbers() -> None:
+    assert refused_changes(BEFORE, changed(model={"checkpoint": ["blocks.*"]})) == []
+    assert refused_changes(BEFORE, changed(model={"checkpoint": "weights.pt"}))  # an option of the model's own
+    tables: dict[str, Any] = {"model": {}, "trainer": {"use_torch_compile": True}}
+    more = {**tables, "model": {"checkpoint": ["blocks.*"]}}
+    assert [change.key for change in refused_changes(tables, more)] == ["model.checkpoint"]
+    assert refused_changes(tables, {**tables, "model": {"checkpoint": []}}) == []
+    assert mathematics(tables) == mathematics({**tables, "model": {"checkpoint": []}}) != mathematics(more)
 
 
 @pytest.mark.parametrize("scheduled", [False, True])
