@@ -172,10 +172,10 @@ class Attributes:
     def put_back(self) -> None:
         """Give all attributes the values that they had."""
         for holder, entries in self._holders:
-            _put_back(holder, entries)
+            restore(holder, entries)
         for holder, content in self._contents:
             if isinstance(holder, dict):
-                _put_back(holder, content)
+                restore(holder, content)
             elif list(map(id, holder)) != list(map(id, content)):
                 holder.clear()
                 (holder.extend if isinstance(holder, list) else holder.update)(content)
