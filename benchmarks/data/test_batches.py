@@ -18,7 +18,7 @@ from benchmarks.timing import in_turns
 from noether.data.container import DataContainer
 from noether.data.dataset import Dataset, InMemoryDataset
 from noether.data.randomness import permutation
-from noether.data.samplers.tagged import TRAINING
+from noether.data.samplers import TRAINING
 
 BATCH_SIZE = 32
 BATCHES = 200

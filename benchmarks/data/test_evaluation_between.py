@@ -24,7 +24,7 @@ from noether.data.container import DataContainer
 from noether.data.dataset import AnyDataset, Batch
 from noether.data.loader import evaluation_pass
 from noether.data.randomness import permutation
-from noether.data.samplers.tagged import TRAINING
+from noether.data.samplers import TRAINING
 
 TRAIN, TEST, BATCH, WORKERS = 400, 100, 20, 2
 COST_S = 2e-4

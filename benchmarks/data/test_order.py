@@ -13,7 +13,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.timing import interleaved
 from noether.data.randomness import Bijection, BlockShuffle, mix
-from noether.data.samplers.training_order import TrainingOrder
+from noether.data.samplers import TrainingOrder
 
 GOAL = 50  # nanoseconds an index
 INDICES = 1 << 22

@@ -14,7 +14,7 @@ from benchmarks.timing import processor_seconds
 
 SPEC = Path(__file__).parents[2] / "specs" / "experiment.toml"
 NAMED = (
-    "import torch.optim, noether.data.sources.bundled, noether.data.transforms.normalize, noether.core.models.mlp, "
+    "import torch.optim, noether.data.sources.bundled, noether.data.transforms, noether.core.models.mlp, "
     "noether.optim.schedules, noether.training.trainers.weighted_loss, "
     "noether.training.callbacks, noether.core.callbacks, noether.core.trackers.mlflow"
 )

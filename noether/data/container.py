@@ -19,10 +19,8 @@ from noether.data.dataset import AnyDataset, Batch, length_of, shuffle_block
 from noether.data.fetch import Fetch, fetch_of, first_batch, first_sample, usable
 from noether.data.loader import TaggedDataset, TrainingLoader, refuse_import_by_worker
 from noether.data.resident import Residence, Wanted, free_memory, on_device, require_resident, residence
-from noether.data.samplers.interleaved import InterleavedSampler
-from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig
-from noether.data.samplers.training_order import TrainingOrder
-from noether.data.transforms.base import Transform
+from noether.data.samplers import TRAINING, InterleavedSampler, SamplerIntervalConfig, TrainingOrder
+from noether.data.transforms import Transform
 from noether.data.views import PreparedDatasets, subset
 from noether.errors import DataError
 from noether.kernel.names import did_you_mean

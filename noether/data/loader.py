@@ -15,8 +15,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from noether.data.dataset import Batch
 from noether.data.fetch import Fetch
-from noether.data.samplers.interleaved import InterleavedSampler
-from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig, TaggedBatch, TaggedIndices
+from noether.data.samplers import TRAINING, InterleavedSampler, SamplerIntervalConfig, TaggedBatch, TaggedIndices
 from noether.data.staging import staged_batches, staged_requests
 from noether.data.workers import (
     CHECK_EVERY,

@@ -13,7 +13,7 @@ from torch import Tensor
 from noether.data.batches import moved
 from noether.data.dataset import Batch, InMemoryDataset, in_memory
 from noether.data.fetch import Fetch, FetchBatch
-from noether.data.samplers.tagged import TaggedBatch, TaggedIndices
+from noether.data.samplers import TaggedBatch, TaggedIndices
 from noether.metrics.device import Copy, Device
 
 AHEAD = 2

@@ -26,7 +26,7 @@ from noether.data.dataset import (
     single,
 )
 from noether.data.fetch import FetchBatch, FetchSamples, first_sample
-from noether.data.transforms.base import Transform
+from noether.data.transforms import Transform
 from noether.errors import DataError
 from noether.kernel.names import TARGET, did_you_mean
 

@@ -52,7 +52,7 @@ ROLES: dict[str, Role] = {
         _role("model", "torch.nn:Module", "[model]"),
         _role("dataset", "torch.utils.data:Dataset", "[datasets.<key>]"),
         _role("collator", None, "collate of [datasets.<key>]"),
-        _role("transform", "noether.data.transforms.base:Transform", "[[transforms]]"),
+        _role("transform", "noether.data.transforms:Transform", "[[transforms]]"),
         _role("optimizer", "torch.optim:Optimizer", "[model.optimizer]"),
         _role("schedule", "noether.optim.schedules:Schedule", "schedule of [model.optimizer]"),
         _role("tracker", "noether.metrics.tracker:BaseTracker", "[[trackers]]"),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from noether.core.models.base import ModelBase
-from noether.data.samplers.tagged import TRAINING, TaggedBatch
+from noether.data.samplers import TRAINING, TaggedBatch
 from noether.metrics.device import Device, device_of
 from noether.optim.functional import is_wrapped
 from noether.optim.kernels import single

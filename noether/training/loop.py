@@ -16,7 +16,7 @@ from noether.core.callbacks.tree import family
 from noether.core.models.agreement import begin_training
 from noether.core.models.base import ModelBase, check_state, evaluating
 from noether.data.randomness import preserved_rng
-from noether.data.samplers.tagged import TaggedBatch
+from noether.data.samplers import TaggedBatch
 from noether.errors import NonFiniteError
 from noether.kernel.compile import watched
 from noether.kernel.dispatch import Dispatch

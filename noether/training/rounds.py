@@ -17,7 +17,7 @@ from noether.core.callbacks.tree import compile_hooks, family
 from noether.core.models.agreement import evaluation_weights, require_agreement, require_same_names, state_names
 from noether.core.models.base import ModelBase, evaluating
 from noether.data.randomness import preserved_rng
-from noether.data.samplers.tagged import TaggedBatch
+from noether.data.samplers import TaggedBatch
 from noether.errors import NonFiniteError
 from noether.kernel.compile import HookCall
 from noether.kernel.dispatch import Dispatch

@@ -20,7 +20,7 @@ from noether.core.initializers.base import InitializerBase
 from noether.core.models.base import ModelBase
 from noether.data.container import DataContainer
 from noether.data.loader import TrainingLoader
-from noether.data.samplers.training_order import updates_per_epoch
+from noether.data.samplers import updates_per_epoch
 from noether.errors import PluginError, SpecError
 from noether.kernel.dispatch import Dispatch
 from noether.kernel.participant import Participant

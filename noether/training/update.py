@@ -13,7 +13,7 @@ from torch import Tensor
 
 from noether.core.models.agreement import require_agreement, require_same_names, state_names
 from noether.core.models.base import ModelBase
-from noether.data.samplers.tagged import TRAINING, TaggedBatch
+from noether.data.samplers import TRAINING, TaggedBatch
 from noether.kernel.progress import Stopwatch
 from noether.optim.kernels import lay_out, require_scalable
 from noether.optim.model_optimizer import ModelOptimizer

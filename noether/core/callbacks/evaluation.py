@@ -15,7 +15,7 @@ from torch import Tensor
 from noether.core.models.base import evaluating
 from noether.data.container import DataContainer
 from noether.data.loader import TrainingLoader, evaluation_pass
-from noether.data.samplers.tagged import SamplerIntervalConfig, TaggedBatch
+from noether.data.samplers import SamplerIntervalConfig, TaggedBatch
 from noether.errors import TrainingError
 from noether.spec.errors.words import visible
 

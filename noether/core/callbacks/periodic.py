@@ -21,7 +21,7 @@ from noether.core.protocols import RunningTrainer
 from noether.data.batches import properties_of
 from noether.data.container import DataContainer
 from noether.data.dataset import length_of
-from noether.data.samplers.tagged import SamplerIntervalConfig
+from noether.data.samplers import SamplerIntervalConfig
 from noether.errors import DataError
 from noether.kernel.compile import active_watch, measured
 from noether.kernel.hookspecs import HOOKS

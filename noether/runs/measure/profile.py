@@ -20,7 +20,7 @@ from noether.checkpoint.paths import shown_path
 from noether.checkpoint.untrusted import read_chosen
 from noether.core.models.recompute import keep_activations
 from noether.data.randomness import preserved_rng
-from noether.data.samplers.tagged import TRAINING
+from noether.data.samplers import TRAINING
 from noether.kernel.compile import HookWatch
 from noether.runs.measure.hook_costs import Meter, is_eager
 from noether.runs.outcome import describe

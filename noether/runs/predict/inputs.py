@@ -19,7 +19,7 @@ from noether.data.container import DataContainer, build_data
 from noether.data.dataset import Batch, Dataset
 from noether.data.fetch import Fetch, fetch_of
 from noether.data.randomness import EVALUATION_EPOCH, preserved_rng, seed_sample
-from noether.data.transforms.base import Transform
+from noether.data.transforms import Transform
 from noether.data.views import apply
 from noether.errors import DataError, SpecError, error_text
 from noether.kernel.names import did_you_mean

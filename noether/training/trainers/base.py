@@ -29,7 +29,7 @@ from noether.data.container import DataContainer
 from noether.data.dataset import length_of
 from noether.data.loader import TrainingLoader
 from noether.data.randomness import preserved_rng
-from noether.data.samplers.training_order import order_options
+from noether.data.samplers import order_options
 from noether.kernel.dispatch import Dispatch
 from noether.kernel.participant import Participant
 from noether.kernel.progress import Stopwatch

@@ -8,7 +8,7 @@ from torch.nn.functional import l1_loss, mse_loss
 
 from noether.core.callbacks import CallbackBase, PeriodicCallback
 from noether.core.models.build import AdaptedModule
-from noether.data.samplers.tagged import TRAINING
+from noether.data.samplers import TRAINING
 from noether.errors import PluginError, SpecError, TrainingError
 from noether.testing import make_counter, make_model
 from noether.training.trainers import BaseTrainer, BaseTrainerConfig, TrainerResult, WeightedLossTrainer

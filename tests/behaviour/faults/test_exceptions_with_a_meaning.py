@@ -10,7 +10,7 @@ import sys
 import torch
 from noether.data.collators import stack
 from noether.data.dataset import Dataset
-from noether.data.transforms.base import Transform
+from noether.data.transforms import Transform
 from noether.kernel.progress import EarlyStopIteration
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from noether.data.transforms.base import Transform
+from noether.data.transforms import Transform
 
 
 class Log(Transform):

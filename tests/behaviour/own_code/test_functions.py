@@ -12,7 +12,7 @@ ONE_UPDATE = {"trainer.max_epochs": None, "trainer.max_updates": 1}
 
 FACTORIES = """
     from functools import lru_cache, partial
-    from noether.data.transforms.base import Transform
+    from noether.data.transforms import Transform
 
     def net(width: int = 3, *, act: str = "relu", **kwargs) -> nn.Module:
         GIVEN.append((width, act, kwargs))

@@ -9,7 +9,7 @@ from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.initializers import InitializerBase, InitializerConfig
-from noether.data.samplers.tagged import TRAINING
+from noether.data.samplers import TRAINING
 from noether.errors import TrainingError
 from noether.kernel.entries import Component
 from noether.testing import make_model, make_trainer

@@ -8,10 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.data import randomness
+from noether.data import randomness, samplers
 from noether.data.randomness import Bijection, BlockShuffle, mix, permutation
-from noether.data.samplers import training_order
-from noether.data.samplers.training_order import TrainingOrder
+from noether.data.samplers import TrainingOrder
 
 words = st.integers(min_value=0, max_value=2**64 - 1)
 
@@ -75,8 +74,8 @@ def test_a_window_of_a_block_shuffle_reads_few_blocks() -> None:
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute orders of more than 50 samples, a few at a time, so that small ones show what large ones do."""
     monkeypatch.setattr(randomness, "LARGEST_SORTED", 50)
-    monkeypatch.setattr(training_order, "LARGEST_SORTED", 50)
-    monkeypatch.setattr(training_order, "_COMPUTED", 24)
+    monkeypatch.setattr(samplers, "LARGEST_SORTED", 50)
+    monkeypatch.setattr(samplers, "_COMPUTED", 24)
 
 
 @pytest.mark.parametrize("drop_last", [True, False])
@@ -109,7 +108,7 @@ def test_a_training_order_shuffles_in_blocks() -> None:
 def test_the_order_of_a_billion_samples_takes_no_memory() -> None:
     code = """
 import resource, torch
-from noether.data.samplers.training_order import TrainingOrder
+from noether.data.samplers import TrainingOrder
 order = TrainingOrder(10**9, 64, 64)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 batches = order.batches(0, first_update=12_345_678)

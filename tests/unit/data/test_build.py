@@ -6,7 +6,7 @@ from noether.config.components import DatasetBaseConfig
 from noether.config.discriminated import config_class_of
 from noether.data.container import build_data, build_dataset
 from noether.data.sources.bundled import DigitsConfig, DigitsDataset
-from noether.data.transforms.normalize import NormalizeConfig
+from noether.data.transforms import NormalizeConfig
 from noether.kernel.entries import Component
 from noether.spec.model import LoaderTable
 

@@ -7,8 +7,7 @@ import torch
 
 from noether.data.container import DataContainer
 from noether.data.dataset import InMemoryDataset
-from noether.data.transforms.base import Transform
-from noether.data.transforms.normalize import Normalize, NormalizeConfig
+from noether.data.transforms import Normalize, NormalizeConfig, Transform
 from noether.errors import DataError
 
 

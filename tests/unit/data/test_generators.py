@@ -12,7 +12,7 @@ import torch
 from noether.data.container import DataContainer
 from noether.data.dataset import Dataset
 from noether.data.fetch import private_generators
-from noether.data.transforms.base import Transform
+from noether.data.transforms import Transform
 
 OF_THE_MODULE = np.random.default_rng(0)
 

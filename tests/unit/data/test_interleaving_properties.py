@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from noether.data.container import DataContainer
 from noether.data.dataset import Batch, Dataset
 from noether.data.loader import evaluation_pass
-from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig, TaggedBatch
+from noether.data.samplers import TRAINING, SamplerIntervalConfig, TaggedBatch
 
 
 class Noisy(Dataset):

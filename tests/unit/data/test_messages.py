@@ -15,11 +15,11 @@ from noether.data.dataset import Dataset, InMemoryDataset, length_of
 from noether.data.fetch import fetch_of, first_sample
 from noether.data.loader import _explained, _too_slow, evaluation_pass
 from noether.data.randomness import split_indices
-from noether.data.samplers.training_order import TrainingOrder, updates_per_epoch
+from noether.data.samplers import TrainingOrder, updates_per_epoch
 from noether.data.sources.columns import checked, facts_of, read_columns
 from noether.data.sources.disk import DiskConfig, DiskDataset
 from noether.data.sources.file import FileConfig, FileDataset
-from noether.data.transforms.normalize import Normalize, NormalizeConfig
+from noether.data.transforms import Normalize, NormalizeConfig
 from noether.data.views import PreparedDatasets, subset
 from noether.data.workers import WorkerLostError
 

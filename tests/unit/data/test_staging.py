@@ -17,9 +17,9 @@ from noether.data.dataset import Dataset, InMemoryDataset
 from noether.data.fetch import fetch_of
 from noether.data.loader import TrainingLoader
 from noether.data.resident import SHARE, FetchResident, require_resident, residence
-from noether.data.samplers.tagged import SamplerIntervalConfig
+from noether.data.samplers import SamplerIntervalConfig
 from noether.data.staging import AHEAD, Stage
-from noether.data.transforms.base import Transform
+from noether.data.transforms import Transform
 from noether.errors import DataError
 from noether.testing import RecordingDevice
 from noether.testing.device import RecordedCopy

@@ -9,7 +9,7 @@ import torch
 from noether.data.container import DataContainer
 from noether.data.dataset import InMemoryDataset
 from noether.data.loader import evaluation_pass
-from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig, TaggedBatch
+from noether.data.samplers import TRAINING, SamplerIntervalConfig, TaggedBatch
 from noether.errors import TrainingError
 
 

@@ -8,7 +8,7 @@ import torch
 from noether.data.container import DataContainer
 from noether.data.dataset import Dataset, InMemoryDataset
 from noether.data.fetch import fetch_of
-from noether.data.transforms.base import Transform
+from noether.data.transforms import Transform
 from noether.data.views import BatchTransformedDataset, PreparedDatasets, TransformedDataset, transformed
 from noether.errors import DataError
 

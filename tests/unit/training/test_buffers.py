@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from noether.config.components import ModelBaseConfig
 from noether.core.models.base import ModelBase
-from noether.data.samplers.tagged import TRAINING, TaggedBatch
+from noether.data.samplers import TRAINING, TaggedBatch
 from noether.training.buffers import KeptBuffers
 from noether.training.nonfinite import DeviceGuard, FiniteGuard
 from noether.training.trainers.types import TrainerResult

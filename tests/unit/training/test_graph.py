@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from noether.core.models.agreement import unfreeze
 from noether.core.models.base import ModelBase
-from noether.data.samplers.tagged import TRAINING, TaggedBatch
+from noether.data.samplers import TRAINING, TaggedBatch
 from noether.testing import RecordingDevice, make_model
 from noether.training.graph import MOST_GRAPHS, WARM_UPS, GraphUpdate
 from noether.training.nonfinite import DeviceGuard

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from noether.config.components import ModelBaseConfig
 from noether.core.models.base import ModelBase
-from noether.data.samplers.tagged import TRAINING, TaggedBatch
+from noether.data.samplers import TRAINING, TaggedBatch
 from noether.testing import make_callback, make_data, make_trainer
 from noether.training.nonfinite import FiniteGuard
 from noether.training.trainers.base import BaseTrainer

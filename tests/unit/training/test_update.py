@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from noether.core.models.base import ModelBase
-from noether.data.samplers.tagged import TRAINING, TaggedBatch
+from noether.data.samplers import TRAINING, TaggedBatch
 from noether.errors import TrainingError
 from noether.testing import make_model
 from noether.training.nonfinite import FiniteGuard

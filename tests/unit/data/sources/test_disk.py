@@ -18,12 +18,12 @@ from safetensors.torch import save_file
 from noether.data import randomness
 from noether.data.container import DataContainer
 from noether.data.randomness import BlockShuffle, mix
-from noether.data.samplers.tagged import TRAINING
+from noether.data.samplers import TRAINING
 from noether.data.sources import disk, mapped
 from noether.data.sources.disk import DiskConfig, DiskDataset
 from noether.data.sources.file import FileConfig, FileDataset
 from noether.data.sources.mapped import ChunkedArray, MappedArray
-from noether.data.transforms.normalize import Normalize, NormalizeConfig
+from noether.data.transforms import Normalize, NormalizeConfig
 from noether.errors import DataError
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -319,7 +319,7 @@ def test_memory_stays_bounded_while_a_larger_file_is_trained_on(tmp_path: Path) 
 import resource
 from noether.data.container import DataContainer
 from noether.data.sources.disk import DiskConfig, DiskDataset
-from noether.data.transforms.normalize import Normalize, NormalizeConfig
+from noether.data.transforms import Normalize, NormalizeConfig
 
 def kilobytes(name):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))

@@ -11,8 +11,7 @@ from safetensors.torch import save_file
 
 from noether.data.container import DataContainer, build_data
 from noether.data.sources.file import FileConfig, FileDataset
-from noether.data.transforms.base import Transform
-from noether.data.transforms.normalize import NormalizeConfig
+from noether.data.transforms import NormalizeConfig, Transform
 from noether.errors import DataError
 
 U = np.linspace(0, 1, 10)

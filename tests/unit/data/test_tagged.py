@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.multiprocessing  # tells ForkingPickler how tensors travel
 
-from noether.data.samplers.tagged import TaggedBatch
+from noether.data.samplers import TaggedBatch
 
 SMALL, LARGE = 64 * 1024, 64 * 1024 + 1  # numbers of four bytes: 256 KiB, and a bit more
 

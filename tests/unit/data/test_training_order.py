@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noether.data.randomness import permutation
-from noether.data.samplers.training_order import TrainingOrder, updates_per_epoch
+from noether.data.samplers import TrainingOrder, updates_per_epoch
 from noether.errors import DataError
 
 

@@ -7,9 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noether.data.dataset import InMemoryDataset
-from noether.data.samplers.interleaved import InterleavedSampler
-from noether.data.samplers.tagged import TRAINING, SamplerIntervalConfig, TaggedIndices
-from noether.data.samplers.training_order import TrainingOrder
+from noether.data.samplers import TRAINING, InterleavedSampler, SamplerIntervalConfig, TaggedIndices, TrainingOrder
 
 
 def numbers(n: int) -> InMemoryDataset:

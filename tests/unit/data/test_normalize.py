@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noether.data.dataset import Dataset, InMemoryDataset
-from noether.data.transforms.normalize import Normalize, NormalizeConfig, RunningStatistics
+from noether.data.transforms import Normalize, NormalizeConfig, RunningStatistics
 from noether.errors import DataError
 
 finite = st.floats(-1e6, 1e6, width=32)
