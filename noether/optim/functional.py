@@ -33,8 +33,6 @@ def step_refusal(optimizer: ModelOptimizer) -> str | None:
     own, name = optimizer.torch_optimizer, type(optimizer.torch_optimizer).__name__
     if type(own) not in _ENTRIES:
         return f"the optimizer is {name}, expected SGD, Adam or AdamW"
-    if is_wrapped(own):
-        return f"{name} has hooks around its optimizer step"
     for group in own.param_groups:
         for option in ("differentiable", "capturable", "dampening"):
             if group.get(option):
@@ -44,8 +42,6 @@ def step_refusal(optimizer: ModelOptimizer) -> str | None:
     for parameter_name, parameter in zip(optimizer.names, optimizer.parameters, strict=True):
         if parameter.dtype not in (torch.float32, torch.float64) or parameter.layout is not torch.strided:
             return f"parameter '{parameter_name}' is of {parameter.dtype}, expected dense float32 or float64"
-        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
-            return f"parameter '{parameter_name}' has a hook on its gradient"
     return None
 
 
@@ -94,11 +90,12 @@ class FunctionalStep:
         self._named = [[name for name in entry if entry[name] is not None] for entry in self._entries]
 
     def is_current(self) -> bool:
-        """Return False if the torch optimizer has loaded a state, or has other groups or a wrapped step, since."""
+        """Return False if the optimizer has loaded a state, or has other groups or bounds of clipping, since."""
         own = self.optimizer.torch_optimizer
-        if own.state is not self._states or own.param_groups is not self._groups or is_wrapped(own):
+        if own.state is not self._states or own.param_groups is not self._groups:
             return False
-        return len(self._groups) == len(self.given)
+        bounds = self.optimizer.clip_grad_value, self.optimizer.clip_grad_norm
+        return bounds == (self._clip_value, self._clip_norm) and len(self._groups) == len(self.given)
 
     def states(self) -> list[Tensor]:
         """Return the tensors of the state of all parameters, as they are now; one flat list is quick to guard."""

@@ -18,6 +18,7 @@ from noether.core.models.recompute import recomputed
 from noether.kernel.progress import Stopwatch
 from noether.optim.functional import FunctionalStep, step_refusal
 from noether.optim.kernels import sharing
+from noether.training.another_form import hook_refusal
 from noether.training.compiled_step import CompiledStep, UnusableGraphError
 from noether.training.state import TrainerParts, may_change_at_every_update
 from noether.training.trainers.types import TrainerResult
@@ -28,8 +29,8 @@ _LOG = logging.getLogger("noether.trainers")
 MAX_SHAPES = 4
 """Shapes of a batch that get graphs; each takes seconds to compile. Further ones run eagerly."""
 
-Shapes: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
-"""Shape of each tensor of a batch, in its order."""
+Shapes: TypeAlias = tuple[tuple[str, tuple[int, ...], Any], ...]
+"""Name, shape and type of numbers of each tensor of a batch."""
 
 
 def refusal(trainer: TrainerParts, model: ModelBase) -> str | None:
@@ -52,8 +53,6 @@ def refusal(trainer: TrainerParts, model: ModelBase) -> str | None:
 
 def _refusal_of_model(model: ModelBase) -> str | None:
     for name, module in model.named_modules():
-        if any(getattr(module, hooks) for hooks in _HOOKS):
-            return f"module '{name or type(module).__name__}' has hooks"
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
             return f"the gradients of '{name}' are sparse"
     for method in ("optimizer_step", "optimizer_zero_grad"):
@@ -64,11 +63,9 @@ def _refusal_of_model(model: ModelBase) -> str | None:
         return "`checkpoint` under [model] names modules, and torch cannot trace their recomputation in such a graph"
     if shared := sharing(trained):
         return f"parameters '{shared[0]}' and '{shared[1]}' share memory"
-    reasons = map(step_refusal, model.optimizers().values())
+    optimizers = model.optimizers().values()
+    reasons = (hook_refusal(model, optimizers), *map(step_refusal, optimizers))
     return next((reason for reason in reasons if reason is not None), None)
-
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def _missing_compiler() -> str | None:
@@ -100,8 +97,8 @@ class CompiledUpdate(AnotherForm):
         self._looks_always = looks_always
         self.form = "compiled"
         self._shapes: list[Shapes] = []
-        self._graphs: dict[tuple[Shapes, bool, bool], CompiledStep] = {}
-        self._last: tuple[tuple[Shapes, bool, bool], CompiledStep | None] | None = None
+        self._graphs: dict[tuple[Shapes, bool, bool], CompiledStep | None] = {}  # None for a batch that runs eagerly
+        self._has_to_look = True
         self._optimizer_steps: list[FunctionalStep] = []
         self._losses: list[Tensor] = []  # of the accumulation steps of the update under way
         self._watch, self._no_time = Stopwatch(), Stopwatch()
@@ -126,31 +123,40 @@ class CompiledUpdate(AnotherForm):
             return {"form": "eager"}  # a graph that does not hold any more gives way in the next update
         return {
             "form": self.form,
-            "shapes": [[[name, list(shape)] for name, shape in shapes] for shapes in self._shapes],
+            "shapes": [[[name, list(shape), str(kind)] for name, shape, kind in shapes] for shapes in self._shapes],
         }
 
     def _is_valid(self) -> bool:
-        return all(step.is_current() for step in self._optimizer_steps) and all(
-            graph.is_valid() for graph in self._graphs.values()
-        )
+        return self._change() is None and all(graph.is_valid() for graph in self._graphs.values() if graph is not None)
+
+    def _change(self) -> str | None:
+        """Return the reason why graphs do not hold any more, apart from what their guards look at."""
+        if not all(step.is_current() for step in self._optimizer_steps):
+            return "the state, the groups or the clipping of the optimizer changed"
+        return None if self._model is None else hook_refusal(self._model, self._optimizers)
 
     def take_form(self, state: Mapping[str, Any]) -> None:
         """Go on in the form of `form_state`."""
         if state["form"] != self.form:
             self._give_way("as in the checkpoint")
-        self._shapes = [tuple((name, tuple(shape)) for name, shape in shapes) for shapes in state.get("shapes", ())]
+        self._shapes = [
+            tuple((name, tuple(shape), getattr(torch, kind.removeprefix("torch."))) for name, shape, kind in shapes)
+            for shapes in state.get("shapes", ())
+        ]
 
     def _give_way(self, reason: str) -> None:
         """Run all further updates eagerly, with one line that says why."""
         if self.form == "compiled":
             self.form = "eager"
-            self._graphs, self._optimizer_steps, self._last = {}, [], None
+            self._graphs, self._optimizer_steps = {}, []
             _LOG.warning("updates are eager from now on, not compiled: %s", reason)
 
     def look_again(self) -> None:
         """Let guards look at what graphs have read before they are used again: hooks may have changed it."""
+        self._has_to_look = True
         for graph in self._graphs.values():
-            graph.look_again()
+            if graph is not None:
+                graph.look_again()
 
     def take_optimizers(self, model: ModelBase) -> None:
         """Remember the optimizers of a model; graphs that were made for fewer groups cannot be used any more."""
@@ -182,7 +188,7 @@ class CompiledUpdate(AnotherForm):
         if is_first:
             self._losses = []
         graph = None
-        if self.form == "compiled":
+        if self.form == "compiled" and self._holds():
             graph = self._graph_for(batch, is_first=is_first, is_last=is_last, steps=accumulation_steps_total)
         if graph is not None:
             if is_first and not is_last and self._buffers is not None and not self._buffers.keep():
@@ -196,18 +202,23 @@ class CompiledUpdate(AnotherForm):
         self._losses.append(done[0]["total"])
         return done
 
+    def _holds(self) -> bool:
+        """Give way if hooks have changed something that guards do not look at; return True if they have not."""
+        if self._looks_always:
+            self.look_again()
+        if self._has_to_look and (change := self._change()) is not None:
+            self._give_way(change)
+            return False
+        self._has_to_look = False
+        return True
+
     def _run(
         self, graph: CompiledStep, batch: Any, *, is_first: bool, is_last: bool
     ) -> tuple[dict[str, Tensor], dict[str, Tensor] | None] | None:
         """Run a graph and settle what it computed; None if something changed, and nothing was done."""
         steps = self._optimizer_steps
         for step in steps:
-            if not step.is_current():
-                self._give_way("the state of the optimizer was replaced, or hooks are around its step")
-                return None
             step.refresh()
-        if self._looks_always:
-            graph.look_again()
         gradients = None if is_first else [p.grad for p in self._parameters if p.grad is not None]
         earlier = None if is_first or not is_last else torch.stack(self._losses)
         try:
@@ -237,27 +248,28 @@ class CompiledUpdate(AnotherForm):
         if type(batch) is not dict:
             self._give_way(f"a batch is a {type(batch).__name__}, expected a dict of tensors")
             return None
-        shapes: Shapes = tuple([(name, getattr(value, "shape", ())) for name, value in batch.items()])
-        if self._last is not None and self._last[0] == (shapes, is_first, is_last):
-            return self._last[1]
-        key = (shapes, is_first, is_last)
-        graph = self._graphs.get(key)
-        if graph is None:
+        kinds = [(name, getattr(value, "shape", ()), getattr(value, "dtype", None)) for name, value in batch.items()]
+        key = (tuple(kinds), is_first, is_last)
+        if key not in self._graphs:
             graph = self._made(batch, key, steps)
-        self._last = (key, graph) if self.form == "compiled" else None
-        return graph
+            if self.form == "eager":
+                return None
+            self._graphs[key] = graph
+        return self._graphs[key]
 
     def _made(self, batch: dict[str, Any], key: tuple[Shapes, bool, bool], steps: int) -> CompiledStep | None:
         if stray := [name for name, value in batch.items() if not isinstance(value, Tensor)]:
             self._give_way(f"batches have values that are not tensors: '{stray[0]}'")
             return None
-        shapes: Shapes = tuple((name, tuple(value.shape)) for name, value in batch.items())
+        shapes: Shapes = tuple((name, tuple(shape), kind) for name, shape, kind in key[0])
         if shapes not in self._shapes:
             if len(self._shapes) == MAX_SHAPES:
                 return None
             self._shapes.append(shapes)
         assert self._model is not None, "adopted before"
         try:
+            if not self._optimizer_steps and (reason := _refusal_of_model(self._model)) is not None:
+                raise UnusableGraphError(reason)  # it was not so before training
             optimizers = self._optimizer_steps or [FunctionalStep(optimizer) for optimizer in self._optimizers]
             graph = CompiledStep(self.train_step, self._model, optimizers, is_first=key[1], is_last=key[2], count=steps)
             graph.look_at(batch)
@@ -268,5 +280,4 @@ class CompiledUpdate(AnotherForm):
             self._optimizer_steps = optimizers
             for optimizer in optimizers:
                 optimizer.create_state()
-        self._graphs[key] = graph
         return graph

@@ -88,13 +88,6 @@ def choose(asked: str, trainer: TrainerParts, model: ModelBase, *, explain: bool
     raise AssertionError("the eager form is always possible")
 
 
-def give_form(trainer: TrainerParts, model: ModelBase) -> Choice:
-    """Give a trainer the update in the form that its config asks for; return the choice."""
-    choice = choose(trainer.config.update, trainer, model)
-    vars(trainer)["one_update"] = choice.form.build(trainer, trainer.one_update, model)
-    return choice
-
-
 def report_fallback(choice: Choice) -> None:
     """Log one line if the form that was asked for is not the one that is used."""
     if choice.is_fallback:

@@ -14,8 +14,8 @@ from torch import Tensor
 from noether.core.models.base import ModelBase
 from noether.data.samplers import TRAINING, TaggedBatch
 from noether.metrics.device import Device, device_of
-from noether.optim.functional import is_wrapped
 from noether.optim.kernels import single
+from noether.training.another_form import hook_refusal
 from noether.training.buffers import KeptBuffers
 from noether.training.captured import (
     Captured,
@@ -153,8 +153,8 @@ class GraphUpdate(AnotherForm):
         if not is_ripe and self._proven:
             return None
         try:
-            if any(is_wrapped(optimizer) for optimizer in self._torch_optimizers):
-                raise NotCapturedError("hooks are around the optimizer step, which a graph cannot call")
+            if (reason := self._hook()) is not None:
+                raise NotCapturedError(reason)
             inputs = [tensor.detach().clone() for tensor in tensors]
             batches = refilled(taken, iter(inputs))
             facts = self._present_facts()
@@ -301,6 +301,9 @@ class GraphUpdate(AnotherForm):
     def _is_current(self) -> bool:
         """Give the graph the learning rates of the groups; return False if something that it has baked in changed."""
         if self._has_to_look or self._looks_always:
+            if (reason := self._hook()) is not None:
+                self._fall_back(reason)
+                return False
             changed = difference(self._facts, self._present_facts() | addresses_of(self._optimizers))
             if changed is not None:
                 self._fall_back(f"{changed} changed since the graph was captured")
@@ -320,6 +323,10 @@ class GraphUpdate(AnotherForm):
     def _present_facts(self) -> Facts:
         assert self._model is not None and self._dist_model is not None, "call begin first"
         return facts_of((self._model, self._dist_model), self._optimizers, self._owner)
+
+    def _hook(self) -> str | None:
+        assert self._model is not None, "call begin first"
+        return hook_refusal(self._model, self._optimizers)
 
     def _replay(self, captured: Captured, taken: list[Any], tensors: list[Tensor], waited: float) -> UpdateOutcome:
         """Do an update by its graph; then call the hooks of its accumulation steps."""
@@ -363,7 +370,7 @@ def graph_refusal(trainer: TrainerParts, model: ModelBase) -> str | None:
             return f"the optimizer {kind} has no fused kernel that takes a mask"
         if others := [scheduled.key for scheduled in optimizer.scheduled if scheduled.key != "lr"]:
             return f"a schedule sets {others[0]} of {kind}, which is a number inside of the graph"
-    return None
+    return hook_refusal(model, model.optimizers().values())
 
 
 def graph_update(trainer: TrainerParts, update: Update, model: ModelBase) -> GraphUpdate:

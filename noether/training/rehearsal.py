@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from noether.core.models.recompute import restore
 from noether.data.randomness import preserved_rng
 from noether.metrics.device import Device
-from noether.optim.functional import is_wrapped
 from noether.optim.model_optimizer import ModelOptimizer
 from noether.training.captured import NotCapturedError
 
@@ -43,8 +42,7 @@ def facts_of(models: Iterable[nn.Module], optimizers: Iterable[ModelOptimizer], 
         owner: The object that the train step is a method of; None without one.
     """
     facts: Facts = {f"{type(owner).__name__}.{key}": _plain(value) for key, value in _attributes(owner)}
-    for name, module in _named_modules(models):
-        place = f"module '{name}'" if name else "the model"
+    for place, module in _named_modules(models):
         facts[place] = id(module)
         facts[f"the mode of {place}"] = module.training
         facts[f"the hooks of {place}"] = tuple(len(vars(module).get(hooks, ())) for hooks in _HOOKS)
@@ -57,7 +55,6 @@ def facts_of(models: Iterable[nn.Module], optimizers: Iterable[ModelOptimizer], 
     for optimizer in optimizers:
         kind, torch_optimizer = type(optimizer.torch_optimizer).__name__, optimizer.torch_optimizer
         facts[f"the optimizer {kind}"] = (id(torch_optimizer), id(torch_optimizer.state), len(optimizer.parameters))
-        facts[f"the optimizer step of {kind}"] = is_wrapped(torch_optimizer)
         facts[f"the clipping of {kind}"] = (optimizer.clip_grad_norm, optimizer.clip_grad_value)
         for number, group in enumerate(torch_optimizer.param_groups, start=1):
             options = {key: _plain(value) for key, value in group.items() if key not in ("lr", "params")}
@@ -114,9 +111,11 @@ def _placed(tensor: Tensor) -> tuple[int, bool]:
 
 
 def _named_modules(models: Iterable[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules of a model, and those that only its wrapper has, with their names in messages."""
     seen: set[nn.Module] = set()
-    for model in models:
-        yield from model.named_modules(seen)
+    for model, root, end in zip(models, ("the model", "the wrapper"), ("", " of the wrapper"), strict=True):
+        for name, module in model.named_modules(seen):
+            yield (f"module '{name}'{end}" if name else root), module
 
 
 @contextmanager
@@ -198,26 +197,25 @@ class Snapshot:
         optimizers: Iterable[ModelOptimizer],
         scaler: torch.amp.GradScaler | None,
     ) -> None:
-        self._holders: dict[str, dict[Any, Any]] = {}
-        for name, module in _named_modules(models):
-            place = f"{name}." if name else ""
-            self._holders |= {place: module._parameters, f"{place} ": module._buffers, f"{place}  ": vars(module)}
+        self._holders: list[tuple[str, dict[Any, Any]]] = []
+        for place, module in _named_modules(models):
+            self._holders += [(place, held) for held in (module._parameters, module._buffers, vars(module))]
         self._optimizers = list(optimizers)
         for number, optimizer in enumerate(self._optimizers):
-            self._holders[f"optimizer {number}: "] = vars(optimizer)
+            self._holders.append((f"optimizer {number}", vars(optimizer)))
             for index, group in enumerate(optimizer.torch_optimizer.param_groups):
-                self._holders[f"optimizer {number}, group {index}: "] = group
+                self._holders.append((f"optimizer {number}, group {index}", group))
         if scaler is not None:
-            self._holders |= {"the scaler: ": vars(scaler), "its optimizers: ": scaler._per_optimizer_states}
-        self._entries = {name: dict(holder) for name, holder in self._holders.items()}
+            self._holders += [("the scaler", vars(scaler)), ("its optimizers", scaler._per_optimizer_states)]
+        self._entries = [dict(holder) for _, holder in self._holders]
         self._states = [dict(o.torch_optimizer.state) for o in self._optimizers]
         self._parts = [(part, dict(part)) for states in self._states for part in states.values()]
         self._values = [(tensor, tensor.detach().clone()) for _, tensor in self._tensors()]
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the tensors as they are now, by name."""
-        for name, holder in self._holders.items():
-            yield from ((f"{name}{key}", value) for key, value in holder.items() if isinstance(value, Tensor))
+        for place, holder in self._holders:
+            yield from ((f"'{key}' of {place}", value) for key, value in holder.items() if isinstance(value, Tensor))
         for number, optimizer in enumerate(self._optimizers):
             names = {id(p): n for p, n in zip(optimizer.parameters, optimizer.names, strict=True)}
             for parameter, state in optimizer.torch_optimizer.state.items():
@@ -232,8 +230,8 @@ class Snapshot:
     @torch.no_grad()
     def put_back(self) -> None:
         """Give all tensors and dicts the values that they had."""
-        for name, holder in self._holders.items():
-            restore(holder, self._entries[name])
+        for (_, holder), entries in zip(self._holders, self._entries, strict=True):
+            restore(holder, entries)
         for optimizer, states in zip(self._optimizers, self._states, strict=True):
             restore(optimizer.torch_optimizer.state, states)
         for part, entries in self._parts:

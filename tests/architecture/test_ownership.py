@@ -29,6 +29,15 @@ def assigned(tree: ast.AST) -> Iterator[ast.Attribute]:
             yield from (part for part in parts if isinstance(part, ast.Attribute))
 
 
+def written_through_vars(tree: ast.AST) -> Iterator[str]:
+    """Yield the owner of each attribute that is assigned to by `vars(owner)[name] = value`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Call):
+            call = node.value
+            if isinstance(call.func, ast.Name) and call.func.id == "vars":
+                yield ast.unparse(call.args[0])
+
+
 def chain(node: ast.expr) -> list[str]:
     """Return the names of an expression such as `run.trainer.state`, the last one first."""
     names = []
@@ -55,6 +64,13 @@ def test_attributes_of_a_trainer_cannot_be_assigned() -> None:
         for name, tree in MODULES.items()
     }
     assert {name: list(map(ast.unparse, targets)) for name, targets in found.items() if targets} == {}
+
+
+def test_a_trainer_alone_writes_its_attributes_through_vars() -> None:
+    owners = {
+        name: [owner for owner in written_through_vars(tree) if "trainer" in owner] for name, tree in MODULES.items()
+    }
+    assert {name: found for name, found in owners.items() if found} == {}
 
 
 def test_only_loop_stop_and_resume_write_the_state_of_a_run() -> None:

@@ -39,7 +39,7 @@ from noether.metrics.tracker import BaseTracker
 from noether.training import loop, resume, stop
 from noether.training.capture import ModelState, capture_trainer, trainer_state
 from noether.training.default_callbacks import ChoosesCallbacks
-from noether.training.forms import Choice, give_form, report_fallback
+from noether.training.forms import Choice, choose, report_fallback
 from noether.training.nonfinite import finite_guard
 from noether.training.optimizers import TrainsParameters
 from noether.training.parallel import Parallel, parallel_of
@@ -335,7 +335,8 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
             self._restore_callbacks()
         require_agreement(model)
         if give_optimizer and model.optimizers():
-            vars(self)["update_form"] = give_form(self, model)
+            choice = vars(self)["update_form"] = choose(self.config.update, self, model)
+            vars(self)["one_update"] = choice.form.build(self, self.one_update, model)
         self._prepared = model, dist_model
 
     def train(self, model: ModelBase) -> None:

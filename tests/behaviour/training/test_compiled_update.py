@@ -264,9 +264,31 @@ def wraps_step(trainer: Any, model: ModelBase) -> None:
     torch.optim.lr_scheduler.StepLR(model.optimizer.torch_optimizer, 1)
 
 
+def hooks_gradient(trainer: Any, model: ModelBase) -> None:
+    model.layers[0].weight.register_hook(lambda gradient: gradient * 0.5)
+
+
+def hooks_sum_of_gradients(trainer: Any, model: ModelBase) -> None:
+    def halves(parameter: Tensor) -> None:
+        parameter.grad.mul_(0.5)
+
+    model.layers[0].weight.register_post_accumulate_grad_hook(halves)
+
+
+def clips_norm(trainer: Any, model: ModelBase) -> None:
+    model.optimizer.clip_grad_norm = 0.01
+
+
+def clips_values(trainer: Any, model: ModelBase) -> None:
+    model.optimizer.clip_grad_value = 0.001
+
+
+HOOKS = [adds_hook, hooks_step, wraps_step, hooks_gradient, hooks_sum_of_gradients]
+
+
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize(
-    "change", [changes_dropout, adds_hook, sets_option, thaws, replaces_state, hooks_step, wraps_step]
+    "change", [changes_dropout, sets_option, thaws, replaces_state, clips_norm, clips_values, *HOOKS]
 )
 def test_a_change_of_something_that_the_graph_has_read_ends_the_form_with_one_line(tmp_path, caplog, change):
     ran = {}
@@ -293,17 +315,41 @@ def test_a_change_of_something_that_the_graph_has_read_ends_the_form_with_one_li
 
 
 @pytest.mark.usefixtures("traced")
-def test_a_hook_that_is_added_before_the_first_update_is_called(tmp_path, caplog):
-    trainer, model, called = make_trainer(tmp_path, update="compiled", max_updates=4), make_model(), []
+@pytest.mark.parametrize("change", HOOKS)
+def test_a_hook_that_is_added_before_the_first_update_is_called(tmp_path, caplog, change):
+    ran = {}
+    for form in ("compiled", "eager"):
+        trainer, model = make_trainer(tmp_path / form, update=form, max_updates=4), make_model()
+        trainer.prepare(model)
+        stream = iter(trainer.get_data_loader([], 4))
+        trainer.one_update.begin(model, model)
+        change(trainer, model)
+        torch.manual_seed(2)
+        with caplog.at_level(logging.WARNING, "noether"), torch.no_grad():
+            for _ in range(2):
+                trainer.one_update(stream)
+        ran[form] = Ended(model, trainer)
+    assert ran["compiled"].form == "eager"
+    assert "hook" in told(caplog)
+    ran["compiled"].assert_agrees(ran["eager"])
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_batch_of_another_type_gets_a_graph_of_its_own_also_after_a_resume(tmp_path):
+    def states(update: Any) -> list[Any]:
+        return update.form_state()["shapes"]
+
+    trainer, model = make_trainer(tmp_path, update="compiled"), make_model()
     trainer.prepare(model)
-    stream = iter(trainer.get_data_loader([], 4))
-    trainer.one_update.begin(model, model)
-    model.optimizer.torch_optimizer.register_step_post_hook(lambda *_: called.append(1))
-    with caplog.at_level(logging.WARNING, "noether"), torch.no_grad():
-        for _ in range(2):
-            trainer.one_update(stream)
-    assert (len(called), trainer.one_update.form) == (2, "eager")
-    assert "hooks" in told(caplog)
+    batch = {name: tensor[:4] for name, tensor in make_data().train.properties.items()}
+    for targets in (batch["y_target"], batch["y_target"].double()):
+        trainer.one_update.accumulate({**batch, "y_target": targets}, model, model, 1, 0)
+    assert (trainer.one_update.form, len(states(trainer.one_update))) == ("compiled", 2)
+    resumed = make_trainer(tmp_path, update="compiled")
+    resumed.prepare(model)
+    resumed.one_update.take_form(trainer.one_update.form_state())
+    resumed.one_update.accumulate(batch, model, model, 1, 0)
+    assert states(resumed.one_update) == states(trainer.one_update)
 
 
 @pytest.mark.usefixtures("traced")
@@ -313,10 +359,12 @@ def test_a_few_shapes_get_graphs_and_further_ones_run_eagerly_also_after_a_resum
     batch = make_data().train.properties
 
     def ran(trainer: Any, samples: int) -> str:
-        made = len(trainer.one_update._graphs)
-        small = {name: tensor[:samples] for name, tensor in batch.items()}
+        def made() -> int:
+            return sum(graph is not None for graph in trainer.one_update._graphs.values())
+
+        before, small = made(), {name: tensor[:samples] for name, tensor in batch.items()}
         trainer.one_update.accumulate(small, model, model, 1, 0)
-        return "new graph" if len(trainer.one_update._graphs) > made else "no graph"
+        return "new graph" if made() > before else "no graph"
 
     assert [ran(trainer, samples) for samples in range(1, MAX_SHAPES + 3)] == ["new graph"] * MAX_SHAPES + [
         "no graph"

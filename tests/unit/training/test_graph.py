@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -197,7 +198,7 @@ CHANGES: dict[str, tuple[Callable[[Any], object], str]] = {
     "a weight is frozen": (lambda m: m.last.bias.requires_grad_(False), "parameter 'bias' of module 'last' changed"),
     "dropout changes": (lambda m: setattr(m.drop, "p", 0.5), "attribute 'p' of module 'drop' changed"),
     "a module is in another mode": (lambda m: m.drop.eval(), "the mode of module 'drop' changed"),
-    "a forward hook": (lambda m: m.last.register_forward_hook(lambda *_: None), "the hooks of module 'last' changed"),
+    "a forward hook": (lambda m: m.last.register_forward_hook(lambda *_: None), "module 'last' has hooks"),
     "unfreezing": (
         lambda m: unfreeze(m, "first.bias", span=(90, 5), lr=0.5, weight_decay=None),
         "parameter 'bias' of module 'first' changed",
@@ -213,7 +214,7 @@ CHANGES: dict[str, tuple[Callable[[Any], object], str]] = {
     "another state": (reloaded, "AdamW"),
     "a hook on the optimizer step": (
         lambda m: m.optimizer.torch_optimizer.register_step_post_hook(lambda *_: None),
-        "the optimizer step of AdamW changed",
+        "AdamW has hooks around its optimizer step",
     ),
     "a rate in a tensor": (in_a_tensor, "a learning rate is not a plain number"),
 }
@@ -355,11 +356,76 @@ def test_an_optimizer_that_takes_no_mask_keeps_updates_eager(reasons: Callable[[
     assert runs.are_equal()
 
 
-def test_hooks_around_the_optimizer_step_keep_updates_eager(reasons: Callable[[], list[str]]) -> None:
-    runs, called = Runs(), []
+HOOKS: dict[str, Callable[[Any, Callable[..., None]], object]] = {
+    "the optimizer step": lambda model, hook: model.optimizer.torch_optimizer.register_step_post_hook(hook),
+    "a module": lambda model, hook: model.last.register_forward_hook(hook),
+    "a gradient": lambda model, hook: model.last.weight.register_hook(hook),
+    "a sum of gradients": lambda model, hook: model.last.weight.register_post_accumulate_grad_hook(hook),
+}
+
+
+@pytest.mark.parametrize("register", HOOKS.values(), ids=list(HOOKS))
+def test_hooks_of_torch_keep_updates_eager_and_are_called_once_an_update(
+    reasons: Callable[[], list[str]], register: Callable[[Any, Callable[..., None]], object]
+) -> None:
+    runs = Runs()
+    called: list[int] = []
     for model in runs.models:
-        model.optimizer.torch_optimizer.register_step_post_hook(lambda *_: called.append(1))
+        register(model, lambda *_: called.append(1))
     runs.go(*[4] * 6)
-    assert len(reasons()) == 1
+    assert ["hook" in line for line in reasons()] == [True]
     assert len(called) == 2 * 6
     assert runs.are_equal()
+
+
+@pytest.mark.parametrize("register", HOOKS.values(), ids=list(HOOKS))
+def test_hooks_of_torch_that_are_added_later_end_the_graphs(
+    reasons: Callable[[], list[str]], register: Callable[[Any, Callable[..., None]], object]
+) -> None:
+    runs = Runs()
+    called: list[int] = []
+    runs.go(*[4] * 6)
+    runs.go(4, 4, change=lambda model: register(model, lambda *_: called.append(1)))
+    assert len(reasons()) == 1
+    assert len(called) == 2 * 2
+    assert runs.are_equal()
+
+
+class Wrapper(nn.Module):
+    """Calls a model, as the wrappers of torch.compile and of several ranks do."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.wrapped = model
+
+    def forward(self, **batch: Any) -> Any:
+        return self.wrapped(**batch)
+
+
+class Scaled(Net):
+    """Has a parameter and a buffer of its own, which none of its modules holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1.5))
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        self.passes += 1
+        return {"y": super().forward(x)["y"] * self.scale}
+
+
+def test_what_a_wrapped_model_holds_itself_is_put_back_after_a_rehearsal(
+    reasons: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "Net", Scaled)
+    runs = Runs()
+    for model, update in zip(runs.models, runs.updates, strict=True):
+        update.begin(model, Wrapper(model))
+    runs.go(*[4] * 6)
+    assert reasons() == []
+    assert runs.device.calls[-1] == "replay"
+    assert runs.are_equal()
+    runs.go(4, 4, change=lambda model: setattr(model.scale, "requires_grad", False))
+    (line,) = reasons()
+    assert "parameter 'scale' of the model changed" in line
