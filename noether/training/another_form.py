@@ -1,16 +1,107 @@
-"""Common parts of the forms of an update that are not eager: the reasons against them."""
+"""Common parts of the forms of an update that are not eager: giving way to eager updates, and the reasons for it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from noether.core.models.base import ModelBase
 from noether.optim.functional import is_wrapped
 from noether.optim.model_optimizer import ModelOptimizer
+from noether.training.state import TrainerParts
+from noether.training.trainers.types import TrainerResult
+from noether.training.update import AfterStep, BeforeOptimizer, StepOutcome, Substitute, Update
 
+MOST_SHAPES = 4
+"""Shapes of batches that get graphs; each takes time to make and memory. Batches of further shapes run eagerly."""
+
+_LOG = logging.getLogger("noether.trainers")
+_OWN_UPDATE = "the trainer has an `update` of its own"
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class UnfitError(Exception):
+    """An update does not fit another form; the text says why, as the second half of a sentence."""
+
+
+class AnotherForm(Substitute):
+    """An update that does the work of an eager one by graphs, until it gives way to it.
+
+    Args:
+        plain: The eager update.
+        looks_always: True if hooks of every update may change the model; otherwise only `look_again` says so.
+
+    Attributes:
+        reason: Reason why all later updates are eager, so that `form` is as well; None if they are not.
+    """
+
+    def __init__(self, plain: Update, *, looks_always: bool = False) -> None:
+        super().__init__(plain)
+        self.reason: str | None = None
+        self._looks_always = looks_always
+        self._has_to_look = True
+
+    def give_way(self, reason: str) -> None:
+        """Run all further updates eagerly, with one line that says why."""
+        if self.reason is None:
+            report_fallback(self.form, reason)
+            self.form, self.reason = "eager", reason
+            self._forget()
+
+    def _forget(self) -> None:
+        """Let all graphs go."""
+
+    def look_again(self) -> None:
+        """Look at what graphs have read before they are used again: hooks may have changed it."""
+        self._has_to_look = True
+
+    def take_optimizers(self, model: ModelBase) -> None:
+        """Remember the optimizers of a model; graphs know those that they were made with."""
+        super().take_optimizers(model)
+        self.look_again()
+
+    def follow(
+        self,
+        train_step: Callable[[Any, nn.Module], TrainerResult],
+        accumulate: Callable[..., StepOutcome] | None = None,
+    ) -> None:
+        """Set the train step; an `update` of the trainer's own calls it eagerly."""
+        super().follow(train_step, accumulate)
+        if accumulate is not None:
+            self.give_way(_OWN_UPDATE)
+
+    def begin(
+        self,
+        model: ModelBase,
+        dist_model: nn.Module,
+        *,
+        before_optimizer_step: BeforeOptimizer | None = None,
+        after_step: AfterStep | None = None,
+    ) -> None:
+        """Set the model of the following updates, and the callables to call within them; see `Update.begin`."""
+        super().begin(model, dist_model, before_optimizer_step=before_optimizer_step, after_step=after_step)
+        if before_optimizer_step is not None:
+            self.give_way("a hook reads gradients in before_optimizer_step")
+
+
+def report_fallback(form: str, reason: str) -> None:
+    """Log the line that says why updates are eager, though another form was asked for."""
+    _LOG.warning("updates are eager, not %s: %s", form, reason)
+
+
+def common_refusal(trainer: TrainerParts, model: ModelBase) -> str | None:
+    """Return the reason why a prepared trainer can only train a model eagerly; None if other forms may suit it."""
+    if trainer.has_own_update:
+        return _OWN_UPDATE
+    if trainer.dispatch is not None and (readers := trainer.dispatch.order("before_optimizer_step")):
+        return f"'{readers[0]}' reads gradients in before_optimizer_step"
+    if any(one.traits.takes_closure for one in model.optimizers().values()):
+        return "the optimizer evaluates the loss itself"
+    return hook_refusal(model, model.optimizers().values())
 
 
 def hook_refusal(model: nn.Module, optimizers: Iterable[ModelOptimizer]) -> str | None:

@@ -10,11 +10,8 @@ import torch
 from torch import Tensor
 
 from noether.metrics.device import Graph
+from noether.training.another_form import UnfitError
 from noether.training.nonfinite import FiniteGuard
-
-
-class NotCapturedError(RuntimeError):
-    """A part of an update does not fit a graph; the message is the second half of a sentence."""
 
 
 class Place(NamedTuple):
@@ -30,7 +27,7 @@ class Unreadable:
         self.__dict__["kind"] = kind
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
-        raise NotCapturedError(f"the train step reads a {self.__dict__['kind'].__name__} of the batch, not a tensor")
+        raise UnfitError(f"the train step reads a {self.__dict__['kind'].__name__} of the batch, not a tensor")
 
     __getattr__ = __getitem__ = __len__ = __iter__ = __bool__ = __call__ = __eq__ = __hash__ = _refuse
     __int__ = __float__ = __index__ = __add__ = __radd__ = __mul__ = __rmul__ = __str__ = __contains__ = _refuse
@@ -64,7 +61,7 @@ def placed(value: Any, tensors: list[Tensor], name: str = "") -> Any:
     """Return a result with places instead of tensors, which are appended to a list.
 
     Raises:
-        NotCapturedError: if a part may hold tensors in a way that cannot be copied.
+        UnfitError: if a part may hold tensors in a way that cannot be copied.
     """
     if isinstance(value, Tensor):
         tensors.append(value)
@@ -75,7 +72,7 @@ def placed(value: Any, tensors: list[Tensor], name: str = "") -> Any:
         return type(value)(placed(part, tensors, name) for part in value)
     if value is None or isinstance(value, bool | int | float | complex | str):
         return value
-    raise NotCapturedError(f"the output{name} is a {type(value).__name__}, expected tensors, numbers, dicts and lists")
+    raise UnfitError(f"the output{name} is a {type(value).__name__}, expected tensors, numbers, dicts and lists")
 
 
 def filled(value: Any, tensors: Sequence[Any]) -> Any:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -18,16 +17,10 @@ from noether.core.models.recompute import recomputed
 from noether.kernel.progress import Stopwatch
 from noether.optim.functional import FunctionalStep, step_refusal
 from noether.optim.kernels import sharing
-from noether.training.another_form import hook_refusal
-from noether.training.compiled_step import CompiledStep, UnusableGraphError
+from noether.training.another_form import MOST_SHAPES, AnotherForm, UnfitError, common_refusal, hook_refusal
+from noether.training.compiled_step import CompiledStep
 from noether.training.state import TrainerParts, may_change_at_every_update
-from noether.training.trainers.types import TrainerResult
-from noether.training.update import AnotherForm, StepOutcome, Update
-
-_LOG = logging.getLogger("noether.trainers")
-
-MAX_SHAPES = 4
-"""Shapes of a batch that get graphs; each takes seconds to compile. Further ones run eagerly."""
+from noether.training.update import StepOutcome, Update
 
 Shapes: TypeAlias = tuple[tuple[str, tuple[int, ...], Any], ...]
 """Name, shape and type of numbers of each tensor of a batch."""
@@ -35,20 +28,16 @@ Shapes: TypeAlias = tuple[tuple[str, tuple[int, ...], Any], ...]
 
 def refusal(trainer: TrainerParts, model: ModelBase) -> str | None:
     """Return the reason why the updates of a trainer cannot be compiled, as far as it is known before the first one."""
-    config, dispatch = trainer.config, trainer.dispatch
+    config = trainer.config
     reasons = {
         f"the device is {trainer.device}, expected cpu": trainer.device.type != "cpu",
         f"precision is {config.precision}, expected float32": trainer.precision.dtype is not None,
         "use_torch_compile compiles the forward pass already": config.use_torch_compile,
-        "the trainer has an `update` of its own": trainer.has_own_update,
-        "the optimizer evaluates the loss itself": any(one.traits.takes_closure for one in model.optimizers().values()),
     }
     for reason, applies in reasons.items():
         if applies:
             return reason
-    if dispatch is not None and (readers := dispatch.order("before_optimizer_step")):
-        return f"'{readers[0]}' reads gradients in before_optimizer_step"
-    return _refusal_of_model(model) or _missing_compiler()
+    return common_refusal(trainer, model) or _refusal_of_model(model) or _missing_compiler()
 
 
 def _refusal_of_model(model: ModelBase) -> str | None:
@@ -82,8 +71,8 @@ def build(trainer: TrainerParts, update: Update, model: ModelBase) -> Update:
 class CompiledUpdate(AnotherForm):
     """An update whose accumulation steps are graphs; the graph of the last one applies the gradients as well.
 
-    A graph is made for each shape of a batch, up to `MAX_SHAPES`; batches of further shapes run eagerly. The shapes are
-    part of a checkpoint, so that a resumed run makes the same choices. Everything that a graph has read from model,
+    A graph is made for each shape of a batch, up to `MOST_SHAPES`; batches of further shapes run eagerly. The shapes
+    are part of a checkpoint, so that a resumed run makes the same choices. Everything that a graph has read from model,
     loss and optimizer is guarded: if it changes, or if a graph cannot be made, the run goes on eagerly to its end, and
     says why in one line.
 
@@ -92,13 +81,12 @@ class CompiledUpdate(AnotherForm):
         looks_always: True if hooks of every update may change the model; otherwise only `look_again` says so.
     """
 
+    form = "compiled"
+
     def __init__(self, plain: Update, *, looks_always: bool = False) -> None:
-        super().__init__(plain)
-        self._looks_always = looks_always
-        self.form = "compiled"
+        super().__init__(plain, looks_always=looks_always)
         self._shapes: list[Shapes] = []
         self._graphs: dict[tuple[Shapes, bool, bool], CompiledStep | None] = {}  # None for a batch that runs eagerly
-        self._has_to_look = True
         self._optimizer_steps: list[FunctionalStep] = []
         self._losses: list[Tensor] = []  # of the accumulation steps of the update under way
         self._watch, self._no_time = Stopwatch(), Stopwatch()
@@ -107,19 +95,9 @@ class CompiledUpdate(AnotherForm):
 
     # The form
 
-    def follow(
-        self,
-        train_step: Callable[[Any, nn.Module], TrainerResult],
-        accumulate: Callable[..., StepOutcome] | None = None,
-    ) -> None:
-        """Set the train step; an `update` of the trainer's own calls it eagerly."""
-        super().follow(train_step, accumulate)
-        if accumulate is not None:
-            self._give_way("the trainer has an `update` of its own")
-
     def form_state(self) -> dict[str, Any]:
         """Return the form of the next update, and the shapes that have graphs, for a checkpoint."""
-        if self.form != "compiled" or not self._is_valid():
+        if self.reason is not None or not self._is_valid():
             return {"form": "eager"}  # a graph that does not hold any more gives way in the next update
         return {
             "form": self.form,
@@ -138,22 +116,19 @@ class CompiledUpdate(AnotherForm):
     def take_form(self, state: Mapping[str, Any]) -> None:
         """Go on in the form of `form_state`."""
         if state["form"] != self.form:
-            self._give_way("as in the checkpoint")
+            self.give_way("as in the checkpoint")
         self._shapes = [
             tuple((name, tuple(shape), getattr(torch, kind.removeprefix("torch."))) for name, shape, kind in shapes)
             for shapes in state.get("shapes", ())
         ]
 
-    def _give_way(self, reason: str) -> None:
-        """Run all further updates eagerly, with one line that says why."""
-        if self.form == "compiled":
-            self.form = "eager"
-            self._graphs, self._optimizer_steps = {}, []
-            _LOG.warning("updates are eager from now on, not compiled: %s", reason)
+    def _forget(self) -> None:
+        """Let all graphs go."""
+        self._graphs, self._optimizer_steps = {}, []
 
     def look_again(self) -> None:
         """Let guards look at what graphs have read before they are used again: hooks may have changed it."""
-        self._has_to_look = True
+        super().look_again()
         for graph in self._graphs.values():
             if graph is not None:
                 graph.look_again()
@@ -161,9 +136,8 @@ class CompiledUpdate(AnotherForm):
     def take_optimizers(self, model: ModelBase) -> None:
         """Remember the optimizers of a model; graphs that were made for fewer groups cannot be used any more."""
         super().take_optimizers(model)
-        self.look_again()
         if self._optimizer_steps and not self._has_same_optimizers():
-            self._give_way("the parameter groups of the optimizer changed")
+            self.give_way("the parameter groups of the optimizer changed")
 
     def _has_same_optimizers(self) -> bool:
         known = [step.optimizer for step in self._optimizer_steps]
@@ -188,7 +162,7 @@ class CompiledUpdate(AnotherForm):
         if is_first:
             self._losses = []
         graph = None
-        if self.form == "compiled" and self._holds():
+        if self.reason is None and self._holds():
             graph = self._graph_for(batch, is_first=is_first, is_last=is_last, steps=accumulation_steps_total)
         if graph is not None:
             if is_first and not is_last and self._buffers is not None and not self._buffers.keep():
@@ -207,7 +181,7 @@ class CompiledUpdate(AnotherForm):
         if self._looks_always:
             self.look_again()
         if self._has_to_look and (change := self._change()) is not None:
-            self._give_way(change)
+            self.give_way(change)
             return False
         self._has_to_look = False
         return True
@@ -223,8 +197,8 @@ class CompiledUpdate(AnotherForm):
         earlier = None if is_first or not is_last else torch.stack(self._losses)
         try:
             losses, outputs, flag, norms, computed = graph(batch, gradients, earlier)
-        except UnusableGraphError as error:
-            self._give_way(str(error))
+        except UnfitError as error:
+            self.give_way(str(error))
             return None
         self.loss_weights = None
         if not is_last:
@@ -246,35 +220,35 @@ class CompiledUpdate(AnotherForm):
     def _graph_for(self, batch: Any, *, is_first: bool, is_last: bool, steps: int) -> CompiledStep | None:
         """Return the graph for a batch, made if it is the first of its shape; None if it runs eagerly."""
         if type(batch) is not dict:
-            self._give_way(f"a batch is a {type(batch).__name__}, expected a dict of tensors")
+            self.give_way(f"a batch is a {type(batch).__name__}, expected a dict of tensors")
             return None
         kinds = [(name, getattr(value, "shape", ()), getattr(value, "dtype", None)) for name, value in batch.items()]
         key = (tuple(kinds), is_first, is_last)
         if key not in self._graphs:
             graph = self._made(batch, key, steps)
-            if self.form == "eager":
+            if self.reason is not None:
                 return None
             self._graphs[key] = graph
         return self._graphs[key]
 
     def _made(self, batch: dict[str, Any], key: tuple[Shapes, bool, bool], steps: int) -> CompiledStep | None:
         if stray := [name for name, value in batch.items() if not isinstance(value, Tensor)]:
-            self._give_way(f"batches have values that are not tensors: '{stray[0]}'")
+            self.give_way(f"batches have values that are not tensors: '{stray[0]}'")
             return None
         shapes: Shapes = tuple((name, tuple(shape), kind) for name, shape, kind in key[0])
         if shapes not in self._shapes:
-            if len(self._shapes) == MAX_SHAPES:
+            if len(self._shapes) == MOST_SHAPES:
                 return None
             self._shapes.append(shapes)
         assert self._model is not None, "adopted before"
         try:
             if not self._optimizer_steps and (reason := _refusal_of_model(self._model)) is not None:
-                raise UnusableGraphError(reason)  # it was not so before training
+                raise UnfitError(reason)  # it was not so before training
             optimizers = self._optimizer_steps or [FunctionalStep(optimizer) for optimizer in self._optimizers]
             graph = CompiledStep(self.train_step, self._model, optimizers, is_first=key[1], is_last=key[2], count=steps)
             graph.look_at(batch)
-        except UnusableGraphError as error:
-            self._give_way(str(error))
+        except UnfitError as error:
+            self.give_way(str(error))
             return None
         if not self._optimizer_steps:
             self._optimizer_steps = optimizers

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from noether.core.models.base import ModelBase
 from noether.data.randomness import preserved_rng, rng_snapshot
 from noether.optim.functional import FunctionalStep
+from noether.training.another_form import UnfitError
 from noether.training.rehearsal import Attributes
 from noether.training.trainers.types import TrainerResult, check_parts, detached
 from noether.training.unguarded import Recorded, Unguarded, changed_by, is_settled, unguarded
@@ -29,10 +30,6 @@ _TRACING = {"trace_numpy": False, "skip_nnmodule_hook_guards": False}
 
 # Random numbers are those of the eager kernels, drawn in the same order.
 _COMPILING = {"fallback_random": True}
-
-
-class UnusableGraphError(Exception):
-    """A graph cannot be made or used; the text says why, as the second half of a sentence."""
 
 
 class _TracedError(Exception):
@@ -119,7 +116,7 @@ class CompiledStep:
         Attributes are put back as well if it is not one that a graph repeats.
 
         Raises:
-            UnusableGraphError: if something was found that a graph would not compute as an eager update does.
+            UnfitError: if something was found that a graph would not compute as an eager update does.
             TrainingError: if the parts of the loss are not what they say.
         """
         batch = {name: tensor.clone() for name, tensor in batch.items()}  # it may be changed in place
@@ -139,11 +136,11 @@ class CompiledStep:
                     result = self.forward(batch)
                     gradients = torch.autograd.grad(result.total_loss, self.parameters, allow_unused=True)
             except Exception as error:  # the eager update that follows raises it again
-                raise UnusableGraphError(f"the first one failed: {type(error).__name__}") from error
+                raise UnfitError(f"the first one failed: {type(error).__name__}") from error
             finally:
                 replaced = self._put_back(kept)
         if replaced:
-            raise UnusableGraphError(f"the forward pass replaces the buffer '{_own_name(replaced[0])}'")
+            raise UnfitError(f"the forward pass replaces the buffer '{_own_name(replaced[0])}'")
         check_parts(result)
         _require_plain(result, dict(zip(self.names, gradients, strict=True)))
 
@@ -151,7 +148,7 @@ class CompiledStep:
         """Trace the forward pass, which does not run it.
 
         Raises:
-            UnusableGraphError: if it cannot be traced, or changes objects of Python that it reads.
+            UnfitError: if it cannot be traced, or changes objects of Python that it reads.
         """
         read: list[str] = []
 
@@ -168,9 +165,9 @@ class CompiledStep:
         except _TracedError:
             for entry in _entries(trace[0]):
                 if (changed := changed_by(entry.code, read)) is not None:
-                    raise UnusableGraphError(f"the forward pass changes {changed}") from None
+                    raise UnfitError(f"the forward pass changes {changed}") from None
         except Exception as error:
-            raise UnusableGraphError(_shortened(error)) from error
+            raise UnfitError(_shortened(error)) from error
 
     def _put_back(self, kept: Mapping[str, tuple[Tensor, int, Tensor]]) -> list[str]:
         """Put buffers back, and remember those that changed in place; return the names of others."""
@@ -202,7 +199,7 @@ class CompiledStep:
             gradients of each optimizer; and in a first accumulation step that is not the last the gradients.
 
         Raises:
-            UnusableGraphError: if the graph cannot be made, or does not hold any more; nothing was changed then.
+            UnfitError: if the graph cannot be made, or does not hold any more; nothing was changed then.
         """
         fresh = [*batch.values(), *(gradients or ()), *(() if earlier is None else (earlier,))]
         were_enabled = torch.is_grad_enabled()
@@ -216,7 +213,7 @@ class CompiledStep:
             self._arguments = (self, self.parameters, states, buffers, given, batch, gradients, earlier)
             result = self._compiled(*self._arguments) if self._is_made else self._first_call()
         except torch._dynamo.exc.TorchDynamoException as error:
-            raise UnusableGraphError(CHANGED) from error
+            raise UnfitError(CHANGED) from error
         finally:
             _set_grad_enabled(were_enabled)
         self._calls += 1
@@ -241,7 +238,7 @@ class CompiledStep:
                 result = self._compiled(*self._arguments)
         except Exception as error:
             put_back()
-            raise UnusableGraphError(_shortened(error)) from error
+            raise UnfitError(_shortened(error)) from error
         entries = _entries(self._code)
         self._is_settled = self._is_settled and bool(entries) and all(changed_by(one.code) is None for one in entries)
         return result
@@ -253,7 +250,7 @@ class CompiledStep:
     def _backend(self, graph: Any, inputs: list[Tensor]) -> Any:
         """Compile what was traced; being called again means that a guard has failed."""
         if self._is_made:
-            raise UnusableGraphError(CHANGED)
+            raise UnfitError(CHANGED)
         from torch._inductor.compile_fx import compile_fx
 
         compiled = compile_fx(graph, inputs, config_patches=_COMPILING)
@@ -348,19 +345,19 @@ def _require_plain(result: TrainerResult, gradients: Mapping[str, Tensor | None]
     """Refuse results that a graph would not handle as an eager update does.
 
     Raises:
-        UnusableGraphError: if one was found.
+        UnfitError: if one was found.
     """
     if result.count is not None:
-        raise UnusableGraphError("the losses have counts, as those of padded batches")
+        raise UnfitError("the losses have counts, as those of padded batches")
     for name, gradient in gradients.items():
         if gradient is None:
-            raise UnusableGraphError(f"parameter '{_own_name(name)}' has no gradient")
+            raise UnfitError(f"parameter '{_own_name(name)}' has no gradient")
         if gradient.layout is not torch.strided:
-            raise UnusableGraphError(f"the gradient of '{_own_name(name)}' is sparse")
+            raise UnfitError(f"the gradient of '{_own_name(name)}' is sparse")
     if not all(isinstance(part, Tensor) for part in (result.losses_to_log or {}).values()):
-        raise UnusableGraphError("a part of the loss is not a tensor")
+        raise UnfitError("a part of the loss is not a tensor")
     if not _has_only_tensors(result.additional_outputs or {}):
-        raise UnusableGraphError("an additional output is not a tensor")
+        raise UnfitError("an additional output is not a tensor")
 
 
 def _has_only_tensors(value: Any) -> bool:

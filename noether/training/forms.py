@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from noether.core.models.base import ModelBase
 from noether.errors import CheckpointError
-from noether.training import compiled
-from noether.training.graph import graph_refusal, graph_update
+from noether.training import another_form, compiled, graph
 from noether.training.state import TrainerParts
 from noether.training.update import Update
 
 AUTO = "auto"
-_LOG = logging.getLogger("noether.trainers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +33,11 @@ class Form:
     equals_eager: bool
     refusal: Callable[[TrainerParts, ModelBase], str | None]
     build: Callable[[TrainerParts, Update, ModelBase], Update]
-    is_automatic: bool = True
+    is_automatic: bool = False
 
 
 EAGER = Form("eager", True, lambda trainer, model: None, lambda trainer, update, model: update)
-GRAPH = Form("graph", True, graph_refusal, graph_update, is_automatic=False)  # until it has run on a device
+GRAPH = Form("graph", True, graph.refusal, graph.build)  # not automatic until it has run on a device
 COMPILED = Form("compiled", False, compiled.refusal, compiled.build)
 FORMS: tuple[Form, ...] = (GRAPH, COMPILED, EAGER)
 """All forms, the fastest first; the last one is always possible."""
@@ -80,7 +77,7 @@ def choose(asked: str, trainer: TrainerParts, model: ModelBase, *, explain: bool
     """
     reasons = {} if asked in (AUTO, *(form.name for form in FORMS)) else {asked: "this version does not have it"}
     for form in FORMS:
-        is_asked = form is EAGER or asked == form.name or (asked == AUTO and form.equals_eager and form.is_automatic)
+        is_asked = form is EAGER or asked == form.name or (asked == AUTO and form.is_automatic)
         reason = form.refusal(trainer, model) if is_asked or explain else None
         if reason is None and is_asked:
             return Choice(asked, form, reasons)
@@ -91,7 +88,7 @@ def choose(asked: str, trainer: TrainerParts, model: ModelBase, *, explain: bool
 def report_fallback(choice: Choice) -> None:
     """Log one line if the form that was asked for is not the one that is used."""
     if choice.is_fallback:
-        _LOG.warning("updates are %s, not %s: %s", choice.form.name, choice.asked, choice.reasons[choice.asked])
+        another_form.report_fallback(choice.asked, choice.reasons[choice.asked])
 
 
 def form_state(trainer: TrainerParts) -> dict[str, Any]:

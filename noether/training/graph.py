@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from time import perf_counter
@@ -15,13 +14,12 @@ from noether.core.models.base import ModelBase
 from noether.data.samplers import TRAINING, TaggedBatch
 from noether.metrics.device import Device, device_of
 from noether.optim.kernels import single
-from noether.training.another_form import hook_refusal
+from noether.training.another_form import MOST_SHAPES, AnotherForm, UnfitError, common_refusal, hook_refusal
 from noether.training.buffers import KeptBuffers
 from noether.training.captured import (
     Captured,
     Copies,
     GraphGuard,
-    NotCapturedError,
     filled,
     laid_out,
     placed,
@@ -39,14 +37,11 @@ from noether.training.rehearsal import (
     unread,
 )
 from noether.training.state import TrainerParts, may_change_at_every_update
-from noether.training.update import AfterStep, AnotherForm, BeforeOptimizer, Update, UpdateOutcome
+from noether.training.update import AfterStep, BeforeOptimizer, Update, UpdateOutcome
 
 WARM_UPS = 3
 """Eager updates of one shape in a row, before the next one is captured: kernels are chosen and states are made."""
-MOST_GRAPHS = 4
-"""Graphs of a run, one for each shape of an update; each has memory of its own."""
 
-_LOG = logging.getLogger("noether.update")
 _REHEARSED = WARM_UPS + 2  # updates of a rehearsal: replays have to go on from one another
 _READ: tuple[str, ...] = ("lr", "capturable")  # options of a group that a capture has other values of
 _LR = 1e-3  # of a rehearsal at a learning rate of zero, which would prove nothing
@@ -67,19 +62,14 @@ class GraphUpdate(AnotherForm):
         device: Streams and graphs.
         owner: The object that the train step is a method of.
         looks_always: True if hooks of every update may change the model; otherwise only `look_again` says so.
-
-    Attributes:
-        reason: Reason why all later updates are eager; None if they are not.
     """
 
     form = "graph"
 
     def __init__(self, plain: Update, device: Device, *, owner: object = None, looks_always: bool = False) -> None:
-        super().__init__(plain)
-        self.reason: str | None = None
+        super().__init__(plain, looks_always=looks_always)
         self._device = device
         self._owner = owner
-        self._looks_always = looks_always
         self._forget()
 
     def _forget(self) -> None:
@@ -88,7 +78,6 @@ class GraphUpdate(AnotherForm):
         self._facts: Facts = {}
         self._shape: Any = None
         self._in_a_row = 0
-        self._has_to_look = False
         self._rates: list[tuple[dict[str, Any], Tensor]] = []
         self._last_rates: list[float] = []
 
@@ -103,18 +92,6 @@ class GraphUpdate(AnotherForm):
         """Set the model of the following updates, and the callables to call within them; see `Update.begin`."""
         super().begin(model, dist_model, before_optimizer_step=before_optimizer_step, after_step=after_step)
         self._forget()
-        self.reason = None
-        if before_optimizer_step is not None:
-            self._fall_back("a hook reads gradients, which are inside of the graph")
-
-    def take_optimizers(self, model: ModelBase) -> None:
-        """Remember the optimizers of a model; a graph knows those that it was captured with."""
-        super().take_optimizers(model)
-        self._has_to_look = True
-
-    def look_again(self) -> None:
-        """Compare what the graph has baked in before the next update: hooks may have changed it."""
-        self._has_to_look = True
 
     def __call__(self, batches: Iterator[TaggedBatch]) -> UpdateOutcome:
         """Do one update with the next training batches."""
@@ -139,22 +116,16 @@ class GraphUpdate(AnotherForm):
         self.times["data_time"] += waited
         return outcome
 
-    def _fall_back(self, reason: str) -> None:
-        """Run eagerly from now on, and say why."""
-        _LOG.warning("updates are eager, not graph: %s", reason)
-        self._forget()
-        self.reason = reason
-
     # A graph, from the first update to its replays
 
     def _prepared(self, shape: Any, taken: list[Any], tensors: list[Tensor]) -> Captured | None:
         """Prove and capture an update of a new shape if it is time; None for an eager update."""
-        is_ripe = self._in_a_row > WARM_UPS and len(self._graphs) < MOST_GRAPHS
+        is_ripe = self._in_a_row > WARM_UPS and len(self._graphs) < MOST_SHAPES
         if not is_ripe and self._proven:
             return None
         try:
             if (reason := self._hook()) is not None:
-                raise NotCapturedError(reason)
+                raise UnfitError(reason)
             inputs = [tensor.detach().clone() for tensor in tensors]
             batches = refilled(taken, iter(inputs))
             facts = self._present_facts()
@@ -162,17 +133,17 @@ class GraphUpdate(AnotherForm):
                 self._prove(batches, inputs)
                 self._proven[shape] = self._present_facts()  # a first update may set things up
             return self._capture(shape, batches, inputs) if is_ripe else None
-        except NotCapturedError as error:
-            self._fall_back(str(error))
+        except UnfitError as error:
+            self.give_way(str(error))
         except Exception as error:  # of a model or a library: the eager update raises it again if it is a mistake
-            self._fall_back(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+            self.give_way(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
         return None
 
     def _prove(self, batches: list[Any], inputs: list[Tensor]) -> None:
         """Rehearse eager updates twice and graphs once from the present state, and put the state back.
 
         Raises:
-            NotCapturedError: if not all of them leave the same bits.
+            UnfitError: if not all of them leave the same bits.
         """
         assert self._model is not None and self._dist_model is not None, "call begin first"
         snapshot = Snapshot((self._model, self._dist_model), self._optimizers, self.precision.scaler)
@@ -230,7 +201,7 @@ class GraphUpdate(AnotherForm):
 
     def _capture(self, shape: Any, batches: list[Any], inputs: list[Tensor]) -> Captured:
         if self.guard.mask is None:
-            raise NotCapturedError("the host decides whether an update is applied: an optimizer takes no mask")
+            raise UnfitError("the host decides whether an update is applied: an optimizer takes no mask")
         self._make_rates()
         with self._apart(self._buffers):
             captured = self._graphs[shape] = self._recorded(batches, inputs)
@@ -302,18 +273,18 @@ class GraphUpdate(AnotherForm):
         """Give the graph the learning rates of the groups; return False if something that it has baked in changed."""
         if self._has_to_look or self._looks_always:
             if (reason := self._hook()) is not None:
-                self._fall_back(reason)
+                self.give_way(reason)
                 return False
             changed = difference(self._facts, self._present_facts() | addresses_of(self._optimizers))
             if changed is not None:
-                self._fall_back(f"{changed} changed since the graph was captured")
+                self.give_way(f"{changed} changed since the graph was captured")
                 return False
             self._has_to_look = False
         rates = [group["lr"] for group, _ in self._rates]
         if rates == self._last_rates:
             return True
         if not all(type(rate) is float for rate in rates):
-            self._fall_back("a learning rate is not a plain number")
+            self.give_way("a learning rate is not a plain number")
             return False
         for (_, tensor), rate in zip(self._rates, rates, strict=True):
             tensor.fill_(rate)
@@ -356,24 +327,22 @@ def _trial_rates(optimizers: Sequence[torch.optim.Optimizer]) -> list[tuple[dict
 # The form
 
 
-def graph_refusal(trainer: TrainerParts, model: ModelBase) -> str | None:
+def refusal(trainer: TrainerParts, model: ModelBase) -> str | None:
     """Return the reason why a prepared trainer cannot train a model by graphs; None if it can, as far as is known."""
     if device_of(trainer.device) is None:
         return f"the device is {trainer.device}, and only CUDA devices have graphs"
-    if trainer.has_own_update:
-        return f"{type(trainer).__name__} has an `update` of its own"
-    if trainer.dispatch is not None and (readers := trainer.dispatch.order("before_optimizer_step")):
-        return f"the callback '{readers[0]}' reads gradients, which are inside of the graph"
+    if (reason := common_refusal(trainer, model)) is not None:
+        return reason
     for optimizer in model.optimizers().values():
         kind = type(optimizer.torch_optimizer).__name__
-        if optimizer.traits.takes_closure or not takes_found_inf(optimizer.torch_optimizer):
+        if not takes_found_inf(optimizer.torch_optimizer):
             return f"the optimizer {kind} has no fused kernel that takes a mask"
         if others := [scheduled.key for scheduled in optimizer.scheduled if scheduled.key != "lr"]:
             return f"a schedule sets {others[0]} of {kind}, which is a number inside of the graph"
-    return hook_refusal(model, model.optimizers().values())
+    return None
 
 
-def graph_update(trainer: TrainerParts, update: Update, model: ModelBase) -> GraphUpdate:
+def build(trainer: TrainerParts, update: Update, model: ModelBase) -> GraphUpdate:
     """Return the update of a prepared trainer as a graph."""
     device = device_of(trainer.device)
     assert device is not None, "refused before"

@@ -18,10 +18,10 @@ from noether.metrics.log import LogWriter
 from noether.optim.plateau import MetricSchedule, ReduceOnPlateau
 from noether.training.state import RunState
 from noether.training.trainers.types import TrainerResult
-from noether.training.update import AnotherForm, StepOutcome, Update
+from noether.training.update import StepOutcome, Substitute, Update
 
 
-class ClosureUpdate(AnotherForm):
+class ClosureUpdate(Substitute):
     """An update with an optimizer that takes a closure; it has one batch and no scaler.
 
     The losses and outputs of callbacks are those of the first evaluation, and `before_optimizer_step` sees its

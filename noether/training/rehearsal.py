@@ -16,7 +16,7 @@ from noether.core.models.recompute import restore
 from noether.data.randomness import preserved_rng
 from noether.metrics.device import Device
 from noether.optim.model_optimizer import ModelOptimizer
-from noether.training.captured import NotCapturedError
+from noether.training.another_form import UnfitError
 
 Facts: TypeAlias = dict[str, Any]
 _PLAIN = (bool, int, float, complex, str, type(None))
@@ -123,7 +123,7 @@ def unread(counter: object) -> Iterator[None]:
     """Refuse reads of the counter of a run: a replay would go on with the numbers that it was captured with.
 
     Raises:
-        NotCapturedError: if the block reads it.
+        UnfitError: if the block reads it.
     """
     if counter is None:
         yield
@@ -139,7 +139,7 @@ def unread(counter: object) -> Iterator[None]:
 def _refuse_read(counter: object, name: str) -> Any:
     if name.startswith("__"):
         return object.__getattribute__(counter, name)
-    raise NotCapturedError(f"the train step reads '{name}' of the run's counter, which is not the same in a replay")
+    raise UnfitError(f"the train step reads '{name}' of the run's counter, which is not the same in a replay")
 
 
 class Attributes:
@@ -271,7 +271,7 @@ class Rehearsal:
             otherwise: Begin of the message if it leaves something else.
 
         Raises:
-            NotCapturedError: if it does, or if Python's part of an update would be missing in a replay.
+            UnfitError: if it does, or if Python's part of an update would be missing in a replay.
         """
         with preserved_rng():
             try:
@@ -281,7 +281,7 @@ class Rehearsal:
         if self._first is None:
             self._first = found
         if (name := difference(self._first, found)) is not None:
-            raise NotCapturedError(f"{otherwise}: {name}")
+            raise UnfitError(f"{otherwise}: {name}")
 
     def _trial(self, update: Callable[[int], list[Tensor]]) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
@@ -295,5 +295,5 @@ class Rehearsal:
             (difference(facts or {}, self._facts()), "changes"),
         ):
             if name is not None:
-                raise NotCapturedError(f"{name} {now} in an update, which a replay would not repeat")
+                raise UnfitError(f"{name} {now} in an update, which a replay would not repeat")
         return found | self._snapshot.values() | {"the generator of the device": bits(self._device.generator_state())}

@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from noether.training.captured import NotCapturedError, Place, filled, placed
+from noether.training.another_form import UnfitError
+from noether.training.captured import Place, filled, placed
 
 _PURE = (
     *("BINARY_OP", "BINARY_SUBSCR", "BUILD_", "CACHE", "CALL", "COPY", "DELETE_FAST", "EXTENDED_ARG", "KW_NAMES"),
@@ -104,7 +105,7 @@ def unguarded(recorded: Recorded, fresh: Sequence[Tensor], lasting: Iterable[Ten
     leaves: list[Tensor] = []
     try:
         layout = placed(result, leaves)
-    except NotCapturedError:
+    except UnfitError:
         return None
     numbers = {id(tensor): number for number, tensor in enumerate(results)}
     if not all(id(leaf) in numbers for leaf in leaves):

@@ -361,7 +361,7 @@ class Update:
         model.optimizer_zero_grad()
 
 
-class AnotherForm(Update):
+class Substitute(Update):
     """An update that takes the place of an eager one, `plain`, with its settings; it keeps it for another model."""
 
     def __init__(self, plain: Update) -> None:

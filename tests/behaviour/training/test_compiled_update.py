@@ -18,7 +18,7 @@ from noether.core.models.base import ModelBase
 from noether.core.models.build import AdaptedModule
 from noether.core.models.composite import CompositeModel
 from noether.testing import make_data, make_model, make_trainer
-from noether.training.compiled import MAX_SHAPES
+from noether.training.another_form import MOST_SHAPES
 
 ADAMW = {"kind": "AdamW", "lr": 0.01, "clip_grad_norm": 0.5, "schedule": "cosine"}
 SGD = {"kind": "SGD", "lr": 0.1, "momentum": 0.9, "groups": [{"match": ["*.bias"], "lr_scale": 0.1}]}
@@ -366,12 +366,12 @@ def test_a_few_shapes_get_graphs_and_further_ones_run_eagerly_also_after_a_resum
         trainer.one_update.accumulate(small, model, model, 1, 0)
         return "new graph" if made() > before else "no graph"
 
-    assert [ran(trainer, samples) for samples in range(1, MAX_SHAPES + 3)] == ["new graph"] * MAX_SHAPES + [
+    assert [ran(trainer, samples) for samples in range(1, MOST_SHAPES + 3)] == ["new graph"] * MOST_SHAPES + [
         "no graph"
     ] * 2
     state = trainer.one_update.form_state()
     resumed = make_trainer(tmp_path, update="compiled")
     resumed.prepare(model)
     resumed.one_update.take_form(state)
-    assert [ran(resumed, samples) for samples in (MAX_SHAPES + 1, 2, 1)] == ["no graph", "new graph", "new graph"]
+    assert [ran(resumed, samples) for samples in (MOST_SHAPES + 1, 2, 1)] == ["no graph", "new graph", "new graph"]
     assert resumed.one_update.form_state() == state

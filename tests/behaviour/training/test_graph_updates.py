@@ -98,7 +98,7 @@ def test_a_run_by_graphs_ends_as_an_eager_one(
     settings = {"callbacks": [ONLINE_LOSS], **settings}
     eager = left(tmp_path, *trained(tmp_path, "eager", **settings))
     assert graphs_on_cpu.calls == []
-    with caplog.at_level(logging.WARNING, "noether.update"):
+    with caplog.at_level(logging.WARNING, "noether.trainers"):
         trainer, model = trained(tmp_path, "graph", **settings)
     assert left(tmp_path, trainer, model) == eager
     assert trainer.one_update.reason is None, caplog.text
@@ -109,7 +109,7 @@ def test_a_run_by_graphs_ends_as_an_eager_one(
 REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "gradients are read": ({"monitor_training_stability": True, "add_default_callbacks": True}, "reads gradients"),
     "no fused kernel": ({"optimizer": {**ADAMW, "fused": False}}, "AdamW has no fused kernel that takes a mask"),
-    "a closure": ({"optimizer": {"kind": "LBFGS"}, "max_updates": 2}, "LBFGS has no fused kernel"),
+    "a closure": ({"optimizer": {"kind": "LBFGS"}, "max_updates": 2}, "the optimizer evaluates the loss itself"),
     "another schedule": (
         {"optimizer": {**ADAMW, "weight_decay": 0.1, "weight_decay_schedule": "cosine"}},
         "a schedule sets weight_decay of AdamW",

@@ -31,7 +31,7 @@ def form(name: str, *, equals_eager: bool, refusal: str | None = None) -> Form:
         quick.form = name
         return quick
 
-    return Form(name, equals_eager, lambda trainer, model: refusal, build)
+    return Form(name, equals_eager, lambda trainer, model: refusal, build, is_automatic=equals_eager)
 
 
 GRAPH = form("graph", equals_eager=True)

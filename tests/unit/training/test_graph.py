@@ -17,7 +17,8 @@ from noether.core.models.agreement import unfreeze
 from noether.core.models.base import ModelBase
 from noether.data.samplers import TRAINING, TaggedBatch
 from noether.testing import RecordingDevice, make_model
-from noether.training.graph import MOST_GRAPHS, WARM_UPS, GraphUpdate
+from noether.training.another_form import MOST_SHAPES
+from noether.training.graph import WARM_UPS, GraphUpdate
 from noether.training.nonfinite import DeviceGuard
 from noether.training.precision import Precision
 from noether.training.trainers.types import TrainerResult
@@ -95,11 +96,11 @@ class Runs:
 @pytest.fixture
 def reasons(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     """Return the lines that say why updates are eager, without their beginning."""
-    caplog.set_level(logging.WARNING, "noether.update")
+    caplog.set_level(logging.WARNING, "noether.trainers")
     begin = "updates are eager, not graph: "
 
     def found() -> list[str]:
-        lines = [record.getMessage() for record in caplog.records if record.name == "noether.update"]
+        lines = [record.getMessage() for record in caplog.records if record.name == "noether.trainers"]
         assert all(line.startswith(begin) for line in lines)
         return [line.removeprefix(begin) for line in lines]
 
@@ -156,8 +157,8 @@ def test_an_odd_last_batch_runs_eagerly_between_replays() -> None:
 
 def test_each_shape_that_stays_gets_a_graph_up_to_a_bound(reasons: Callable[[], list[str]]) -> None:
     runs = Runs()
-    runs.go(*[size for size in range(2, MOST_GRAPHS + 4) for _ in range(WARM_UPS + 2)])
-    assert runs.device.calls.count("capture") == 2 * MOST_GRAPHS  # each is rehearsed as well
+    runs.go(*[size for size in range(2, MOST_SHAPES + 4) for _ in range(WARM_UPS + 2)])
+    assert runs.device.calls.count("capture") == 2 * MOST_SHAPES  # each is rehearsed as well
     assert runs.are_equal()
     assert reasons() == []
 
