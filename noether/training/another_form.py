@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
@@ -13,8 +12,7 @@ from noether.core.models.base import ModelBase
 from noether.optim.functional import is_wrapped
 from noether.optim.model_optimizer import ModelOptimizer
 from noether.training.state import TrainerParts
-from noether.training.trainers.types import TrainerResult
-from noether.training.update import AfterStep, BeforeOptimizer, StepOutcome, Substitute, Update
+from noether.training.update import Substitute, Update
 
 MOST_SHAPES = 4
 """Shapes of batches that get graphs; each takes time to make and memory. Batches of further shapes run eagerly."""
@@ -64,28 +62,23 @@ class AnotherForm(Substitute):
         super().take_optimizers(model)
         self.look_again()
 
-    def follow(
-        self,
-        train_step: Callable[[Any, nn.Module], TrainerResult],
-        accumulate: Callable[..., StepOutcome] | None = None,
-    ) -> None:
-        """Set the train step; an `update` of the trainer's own calls it eagerly."""
-        super().follow(train_step, accumulate)
-        if accumulate is not None:
-            self.give_way(_OWN_UPDATE)
+    def _change(self) -> str | None:
+        """Return the reason why graphs cannot be made or used any more."""
+        if self._accumulate != self.accumulate:
+            return _OWN_UPDATE
+        if self._before_optimizer_step is not None:
+            return "a hook reads gradients in before_optimizer_step"
+        return None if self._model is None else hook_refusal(self._model, self._optimizers)
 
-    def begin(
-        self,
-        model: ModelBase,
-        dist_model: nn.Module,
-        *,
-        before_optimizer_step: BeforeOptimizer | None = None,
-        after_step: AfterStep | None = None,
-    ) -> None:
-        """Set the model of the following updates, and the callables to call within them; see `Update.begin`."""
-        super().begin(model, dist_model, before_optimizer_step=before_optimizer_step, after_step=after_step)
-        if before_optimizer_step is not None:
-            self.give_way("a hook reads gradients in before_optimizer_step")
+    def _holds(self) -> bool:
+        """Return True if graphs may be used: hooks have changed nothing, otherwise the form gives way."""
+        if self._looks_always:
+            self.look_again()
+        if self._has_to_look and (change := self._change()) is not None:
+            self.give_way(change)
+            return False
+        self._has_to_look = False
+        return True
 
 
 def report_fallback(form: str, reason: str) -> None:

@@ -108,10 +108,10 @@ class CompiledUpdate(AnotherForm):
         return self._change() is None and all(graph.is_valid() for graph in self._graphs.values() if graph is not None)
 
     def _change(self) -> str | None:
-        """Return the reason why graphs do not hold any more, apart from what their guards look at."""
+        """Return the reason why graphs cannot be made or used any more, apart from what their guards look at."""
         if not all(step.is_current() for step in self._optimizer_steps):
             return "the state, the groups or the clipping of the optimizer changed"
-        return None if self._model is None else hook_refusal(self._model, self._optimizers)
+        return super()._change()
 
     def take_form(self, state: Mapping[str, Any]) -> None:
         """Go on in the form of `form_state`."""
@@ -175,16 +175,6 @@ class CompiledUpdate(AnotherForm):
         done = super().accumulate(batch, dist_model, model, accumulation_steps_total, accumulation_step, retain_graph)
         self._losses.append(done[0]["total"])
         return done
-
-    def _holds(self) -> bool:
-        """Give way if hooks have changed something that guards do not look at; return True if they have not."""
-        if self._looks_always:
-            self.look_again()
-        if self._has_to_look and (change := self._change()) is not None:
-            self.give_way(change)
-            return False
-        self._has_to_look = False
-        return True
 
     def _run(
         self, graph: CompiledStep, batch: Any, *, is_first: bool, is_last: bool

@@ -14,7 +14,7 @@ from noether.core.models.base import ModelBase
 from noether.data.samplers import TRAINING, TaggedBatch
 from noether.metrics.device import Device, device_of
 from noether.optim.kernels import single
-from noether.training.another_form import MOST_SHAPES, AnotherForm, UnfitError, common_refusal, hook_refusal
+from noether.training.another_form import MOST_SHAPES, AnotherForm, UnfitError, common_refusal
 from noether.training.buffers import KeptBuffers
 from noether.training.captured import (
     Captured,
@@ -37,7 +37,7 @@ from noether.training.rehearsal import (
     unread,
 )
 from noether.training.state import TrainerParts, may_change_at_every_update
-from noether.training.update import AfterStep, BeforeOptimizer, Update, UpdateOutcome
+from noether.training.update import Update, UpdateOutcome
 
 WARM_UPS = 3
 """Eager updates of one shape in a row, before the next one is captured: kernels are chosen and states are made."""
@@ -81,16 +81,9 @@ class GraphUpdate(AnotherForm):
         self._rates: list[tuple[dict[str, Any], Tensor]] = []
         self._last_rates: list[float] = []
 
-    def begin(
-        self,
-        model: ModelBase,
-        dist_model: torch.nn.Module,
-        *,
-        before_optimizer_step: BeforeOptimizer | None = None,
-        after_step: AfterStep | None = None,
-    ) -> None:
-        """Set the model of the following updates, and the callables to call within them; see `Update.begin`."""
-        super().begin(model, dist_model, before_optimizer_step=before_optimizer_step, after_step=after_step)
+    def adopt(self, model: ModelBase, dist_model: torch.nn.Module) -> None:
+        """Remember a model, its optimizers and its buffers; graphs of another one cannot be used."""
+        super().adopt(model, dist_model)
         self._forget()
 
     def __call__(self, batches: Iterator[TaggedBatch]) -> UpdateOutcome:
@@ -124,7 +117,7 @@ class GraphUpdate(AnotherForm):
         if not is_ripe and self._proven:
             return None
         try:
-            if (reason := self._hook()) is not None:
+            if (reason := self._change()) is not None:
                 raise UnfitError(reason)
             inputs = [tensor.detach().clone() for tensor in tensors]
             batches = refilled(taken, iter(inputs))
@@ -269,17 +262,18 @@ class GraphUpdate(AnotherForm):
         finally:
             self.guard, self._buffers, self.loss_weights = kept
 
+    def _change(self) -> str | None:
+        """Return the reason why graphs cannot be made or used any more."""
+        reason = super()._change()
+        if reason is None and self._facts:
+            name = difference(self._facts, self._present_facts() | addresses_of(self._optimizers))
+            return None if name is None else f"{name} changed since the graph was captured"
+        return reason
+
     def _is_current(self) -> bool:
         """Give the graph the learning rates of the groups; return False if something that it has baked in changed."""
-        if self._has_to_look or self._looks_always:
-            if (reason := self._hook()) is not None:
-                self.give_way(reason)
-                return False
-            changed = difference(self._facts, self._present_facts() | addresses_of(self._optimizers))
-            if changed is not None:
-                self.give_way(f"{changed} changed since the graph was captured")
-                return False
-            self._has_to_look = False
+        if not self._holds():
+            return False
         rates = [group["lr"] for group, _ in self._rates]
         if rates == self._last_rates:
             return True
@@ -294,10 +288,6 @@ class GraphUpdate(AnotherForm):
     def _present_facts(self) -> Facts:
         assert self._model is not None and self._dist_model is not None, "call begin first"
         return facts_of((self._model, self._dist_model), self._optimizers, self._owner)
-
-    def _hook(self) -> str | None:
-        assert self._model is not None, "call begin first"
-        return hook_refusal(self._model, self._optimizers)
 
     def _replay(self, captured: Captured, taken: list[Any], tensors: list[Tensor], waited: float) -> UpdateOutcome:
         """Do an update by its graph; then call the hooks of its accumulation steps."""

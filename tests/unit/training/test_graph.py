@@ -235,6 +235,15 @@ def test_a_change_of_what_a_graph_has_baked_in_ends_the_graphs(
     assert runs.are_equal()
 
 
+def test_a_change_before_a_graph_of_another_shape_ends_the_earlier_graph_too(reasons: Callable[[], list[str]]) -> None:
+    runs = Runs()
+    runs.go(*[4] * 5)
+    runs.go(*[2] * 5, 4, change=lambda model: setattr(model.drop, "p", 0.5))
+    (line,) = reasons()
+    assert "attribute 'p' of module 'drop' changed" in line
+    assert runs.are_equal()
+
+
 def reads_its_loss(batch: dict[str, Any], model: nn.Module) -> TrainerResult:
     loss = squared(batch, model).total_loss
     return TrainerResult(loss if loss > 0.1 else 2 * loss)
@@ -340,7 +349,7 @@ def test_a_hook_that_reads_gradients_keeps_updates_eager(reasons: Callable[[], l
     runs = Runs(before_optimizer_step=lambda model: seen.append(model.last.weight.grad is not None))
     runs.go(4, 4, 4, 4, 4)
     assert seen == [True] * 10
-    assert runs.device.calls == []
+    assert runs.device.calls == ["aside", "back"]
     assert len(reasons()) == 1
 
 
