@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from itertools import chain
 from operator import is_
 from typing import Any, TypeAlias
 
@@ -78,13 +79,14 @@ class OnlineLossCallback(PeriodicCallback):
 
     def _fold(self) -> None:
         """Add up the held losses by name, without waiting for the device; not every accumulation step has each loss."""
-        plain: dict[str, list[Tensor]] = {}
+        steps = self._steps.take()
+        held = [losses for (losses, weights), applied in steps if weights is None and applied is None]
+        names = dict.fromkeys(chain.from_iterable(held))
+        plain = {name: [losses[name] for losses in held if name in losses] for name in names}
         others: dict[str, list[tuple[Tensor, float | Tensor, Tensor | None]]] = {}
-        for (losses, weights), applied in self._steps.take():
-            for name in losses:
-                if weights is None and applied is None:
-                    plain.setdefault(name, []).append(losses[name])
-                elif weights is None or name in weights:
+        for (losses, weights), applied in steps:
+            for name in () if weights is None and applied is None else losses:
+                if weights is None or name in weights:
                     others.setdefault(name, []).append((losses[name], _weight(name, weights), applied))
         added: tuple[list[Tensor], float | Tensor] | None = None
         for name, values in plain.items():
@@ -92,8 +94,8 @@ class OnlineLossCallback(PeriodicCallback):
                 added = values, summed(values)
             self._add(name, added[1])  # the only loss of a trainer is its total as well, and is added up once
             self._counts[name] += len(values)
-        for name, steps in others.items():
-            self._add_weighted(name, steps)
+        for name, values_weighted in others.items():
+            self._add_weighted(name, values_weighted)
 
     def _add_weighted(self, name: str, steps: list[tuple[Tensor, float | Tensor, Tensor | None]]) -> None:
         values = precise(torch.stack([value for value, _, _ in steps]))
