@@ -57,6 +57,13 @@ def _refusal_of_model(model: ModelBase) -> str | None:
     return next((reason for reason in reasons if reason is not None), None)
 
 
+def _dtype(name: str = "torch.float32") -> torch.dtype:
+    """Return a type of values by its name; a checkpoint of an earlier version names none."""
+    found = getattr(torch, name.removeprefix("torch."))
+    assert isinstance(found, torch.dtype), name
+    return found
+
+
 def _missing_compiler() -> str | None:
     """Look for the compiler that Inductor will call, without importing Inductor."""
     name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
@@ -118,7 +125,7 @@ class CompiledUpdate(AnotherForm):
         if state["form"] != self.form:
             self.give_way("as in the checkpoint")
         self._shapes = [
-            tuple((name, tuple(shape), getattr(torch, kind.removeprefix("torch."))) for name, shape, kind in shapes)
+            tuple((name, tuple(shape), _dtype(*kind)) for name, shape, *kind in shapes)
             for shapes in state.get("shapes", ())
         ]
 

@@ -375,3 +375,10 @@ def test_a_few_shapes_get_graphs_and_further_ones_run_eagerly_also_after_a_resum
     resumed.one_update.take_form(state)
     assert [ran(resumed, samples) for samples in (MOST_SHAPES + 1, 2, 1)] == ["no graph", "new graph", "new graph"]
     assert resumed.one_update.form_state() == state
+
+
+def test_shapes_of_an_earlier_version_which_kept_no_types_are_those_of_float32(tmp_path):
+    trainer = make_trainer(tmp_path, update="compiled")
+    trainer.prepare(make_model())
+    trainer.one_update.take_form({"form": "compiled", "shapes": [[["x", [4, 3]]]]})
+    assert trainer.one_update.form_state()["shapes"] == [[["x", [4, 3], "torch.float32"]]]
