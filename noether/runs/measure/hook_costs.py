@@ -14,6 +14,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from noether.metrics.device import READING_METHODS, is_read
+
 HOOKS_OF_UPDATES = (
     "before_optimizer_step",
     "track_after_accumulation_step",
@@ -218,16 +220,6 @@ def _nanoseconds_waited() -> int:
 
 # Counts: the tensors that a call makes, and the values that it reads
 
-_READING_OPERATORS = {
-    "aten::_local_scalar_dense",
-    "aten::equal",
-    "aten::masked_select",
-    "aten::nonzero",
-    "aten::_unique2",
-    "aten::unique_dim",
-}
-_READING_METHODS = {torch.Tensor.cpu, torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__}
-
 
 class _Methods(TorchFunctionMode):
     """Count the methods that read a tensor: on a CPU no operator is called for them."""
@@ -237,7 +229,7 @@ class _Methods(TorchFunctionMode):
         self._meter = meter
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _READING_METHODS:
+        if func in READING_METHODS:
             self._meter.current.waits += 1
         return func(*args, **(kwargs or {}))
 
@@ -252,7 +244,7 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         cost, name = self._meter.current, func._schema.name
-        if name in _READING_OPERATORS:
+        if is_read(func, args):
             cost.waits += _device_of(args) == self._device
         elif self._device != "cpu" and name in ("aten::_to_copy", "aten::copy_"):
             source, target = (args[0], result) if name == "aten::_to_copy" else (args[1], args[0])
