@@ -187,9 +187,9 @@ def _seconds_of_nothing() -> float:
     return lowest
 
 
-def is_eager(config: Any) -> bool:
-    """Return True if the updates of a trainer call each operator by itself; in a graph none can be seen."""
-    return not config.use_torch_compile and getattr(config, "update", "eager") == "eager"
+def is_eager(trainer: Any) -> bool:
+    """Return True if the updates of a trainer call each operator by itself now; in a graph none can be seen."""
+    return not trainer.config.use_torch_compile and trainer.one_update.form == "eager"
 
 
 # Time without that of other processes

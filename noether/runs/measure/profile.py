@@ -102,7 +102,7 @@ class Profile:
 
     def _forward_ranges(self, run: Run) -> list[Any]:
         """Name the forward passes of a model that is called as it is; a graph has them inside."""
-        if not is_eager(run.trainer.config):
+        if not is_eager(run.trainer):
             return []
         opened: list[AbstractContextManager[None]] = []
 
