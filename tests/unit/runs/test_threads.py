@@ -140,6 +140,15 @@ def test_the_cores_that_the_process_may_run_on_bound_them(monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("many")
+def test_the_cores_of_the_process_are_named_though_pytorch_counts_as_many(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3}, raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert usable_cores(tmp_path) == (1, "the process may run on 1 core")
+
+
+@pytest.mark.usefixtures("many")
 def test_omp_num_threads_bounds_them_and_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
