@@ -182,6 +182,15 @@ def test_a_resume_with_auto_keeps_the_number_of_the_earlier_attempt(
     assert "last bits" not in capsys.readouterr().err
 
 
+def test_a_resume_with_another_number_is_warned_that_its_last_bits_differ(
+    finish: Callable[..., Outcome], capsys: pytest.CaptureFixture[str]
+) -> None:
+    callbacks = {"trainer.callbacks": [{"kind": "checkpoint", "every_n_epochs": 1}]}
+    finish({"threads": 1, **callbacks}, run_id="one")
+    finish({"threads": 2, "trainer.max_epochs": 3, **callbacks}, run_id="one", resume="auto")
+    assert "the run continues, but its last bits will differ: threads: 1 → 2" in capsys.readouterr().out
+
+
 def test_data_and_model_are_built_with_one_thread_whatever_the_spec_says(
     tiny_spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
