@@ -44,8 +44,7 @@ class Tree:
         shutil.copy(REPOSITORY / "pyproject.toml", folder)
 
     def run(self, what: str, *options: str) -> subprocess.CompletedProcess[str]:
-        addopts = "addopts=--import-mode=importlib --strict-markers -p no:cacheprovider"
-        command = [sys.executable, "-m", "pytest", what, "--benchmark-only", "-q", "-o", addopts, "-o", "timeout=600"]
+        command = [sys.executable, "benchmarks", what, "-p", "no:cacheprovider"]
         # Without what xdist has set for the process of this test: pytest-benchmark would measure nothing.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
         return subprocess.run(
