@@ -74,6 +74,21 @@ class CallbackCost:
     waits: float | None = None
 
 
+COLUMNS = ("callback", "hook", "us", "share", "calls")
+
+
+def cells(cost: CallbackCost) -> dict[str, str]:
+    """Return a row of the table of costs, by `COLUMNS`."""
+    return dict(
+        zip(COLUMNS, (cost.name, cost.hook, in_us(cost.us), f"{cost.share:.1%}", f"{cost.calls:.3g}"), strict=True)
+    )
+
+
+def in_us(us: float) -> str:
+    """Return microseconds as text: `0.31`, `42.5`, `1,540`."""
+    return f"{us:,.0f}" if us >= 100 else f"{us:.3g}"
+
+
 class Meter:
     """Time and count the calls of hooks that are compiled with its `around`.
 
