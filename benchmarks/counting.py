@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+
+from noether.metrics.device import READING_METHODS, is_read
 
 Run = Callable[[Mapping[int, Callable[[], object]]], object]
 """Trains, and calls each function once its number of updates is done; it ends after the last."""
@@ -28,8 +31,6 @@ SPAN = (10, 42)
 """Of the tiny problem, within its first epoch and between two boundaries."""
 RUNNING = "the loop of the run"
 OURS = (RUNNING, "noether/", "<noether ", "benchmarks/")
-READS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique")
-"""Operations for which the host waits on an accelerator."""
 
 INEXACT = ("noether/spec/errors/words.py <genexpr>", "built-in method resource.getrusage")
 """Calls whose number differs: one for each character of printed seconds; the peak of the memory, by the clock."""
@@ -87,6 +88,18 @@ class Tensors(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.counts = {"operations": 0, "allocations": 0, "reads": 0}
+        self._methods = Methods(self.counts)
+
+    def __enter__(self) -> Tensors:
+        """Begin to count."""
+        self._methods.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Count no more."""
+        super().__exit__(*error)
+        self._methods.__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Count one operation."""
@@ -94,9 +107,27 @@ class Tensors(TorchDispatchMode):
         held = memories((args, kwargs))
         result = func(*args, **(kwargs or {}))
         self.counts["operations"] += 1
-        self.counts["reads"] += func.overloadpacket.__name__ in READS
+        self.counts["reads"] += is_read(func, args)
         self.counts["allocations"] += len(memories(result) - held)
         return result
+
+
+class Methods(TorchFunctionMode):
+    """Counts methods that read a tensor of the host: no operation is dispatched for them.
+
+    Args:
+        counts: The counts to add to.
+    """
+
+    def __init__(self, counts: dict[str, int]) -> None:
+        super().__init__()
+        self._counts = counts
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count one call of a function."""
+        del types
+        self._counts["reads"] += func in READING_METHODS
+        return func(*args, **(kwargs or {}))
 
 
 def memories(value: Any) -> set[int]:

@@ -25,8 +25,7 @@ import gate
 import torch
 
 ROOT = Path(__file__).parents[1]
-OPTIONS = ("--benchmark-only", "-q", "-m", "not long", "-o", "timeout=900")
-ADDOPTS = "addopts=--import-mode=importlib --strict-markers -ra"
+COMMAND = (sys.executable, str(ROOT / "benchmarks"), "-m", "not long")
 
 
 def record(tree: Path, what: Sequence[str], tries: int) -> dict[str, gate.Figures]:
@@ -37,8 +36,8 @@ def record(tree: Path, what: Sequence[str], tries: int) -> dict[str, gate.Figure
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "figures.json"
-        arguments = [*what, *OPTIONS, "-o", ADDOPTS, f"--record={file}", f"--tries={tries}"]
-        code = subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=tree, check=False).returncode
+        command = [*COMMAND, *what, f"--record={file}", f"--tries={tries}"]
+        code = subprocess.run(command, cwd=tree, check=False).returncode
         if code:
             raise SystemExit(f"a benchmark in {tree} failed (exit code {code}); no baseline was written")
         return json.loads(file.read_text("utf-8"))
@@ -62,8 +61,7 @@ def git(*arguments: str) -> str:
 
 def without_baseline(what: Sequence[str], baselines: dict[str, gate.Figures]) -> list[str]:
     """Return the benchmarks that have no baseline."""
-    arguments = [*what, "--collect-only", *OPTIONS, "-o", ADDOPTS]
-    command = [sys.executable, "-m", "pytest", *arguments]
+    command = [*COMMAND, *what, "--collect-only"]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
     return [line for line in listed if "::" in line and line not in baselines]
 

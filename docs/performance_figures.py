@@ -2,6 +2,7 @@
 
 python docs/performance_figures.py            measure and write: about seven minutes on a machine that is not busy
 python docs/performance_figures.py --from F   write the table of the reports F of earlier calls
+python docs/performance_figures.py --device F.json   with the figures of `benchmarks/device/run.py --out F.json`
 
 A goal without a benchmark that publishes its figure is shown as not measured.
 """
@@ -27,7 +28,8 @@ from written_block import write_block
 REPOSITORY = Path(__file__).parents[1]
 PAGE = Path(__file__).parent / "explanation" / "performance.md"
 BEGIN, END = "<!-- figures: written by docs/performance_figures.py -->", "<!-- end of figures -->"
-NO_GPU = "not measured: no GPU"
+DEVICE, DEVICE_PEERS = "benchmarks/device/run.py", "benchmarks/peers on a GPU"
+"""In the place of benchmarks: they are no tests of pytest, and need a GPU."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Goal:
     Attributes:
         what: The cost.
         at_most: The goal, in words.
-        benchmark: Part of the name of the benchmark that measures it; None for one that needs an accelerator.
+        benchmark: Part of the name of the benchmark that measures it.
         key: The figure in its `extra_info`, with dots between nested keys.
         limit: The largest value that meets the goal.
         show: Format of the value.
@@ -46,7 +48,7 @@ class Goal:
 
     what: str
     at_most: str
-    benchmark: str | None
+    benchmark: str
     key: str = ""
     limit: float = 0.0
     show: str = "{:.2f}"
@@ -167,20 +169,18 @@ GOALS: dict[str, tuple[Goal, ...]] = {
         ),
     ),
     "On one H100": (
-        Goal("The graph, fed by the loader, beside the graph captured by hand", "1.25", None),
-        Goal("… with the data set on the device", "1.15", None),
-        Goal("Eager, beside the bare loop with pinned copies", "1.1", None),
-        Goal("Waits for the device, in an update and for metrics", "0", None),
-        Goal("Weights of the graph and of eager updates", "equal bit for bit", None),
-        Goal("Lightning's `barebones=True`, beside ours: tiny, middle", "at least 15, 5", None),
+        Goal("The graph, fed by the loader, beside the graph captured by hand", "1.25", DEVICE, "ratios.graph", 1.25),
+        Goal("… with the data set on the device", "1.15", DEVICE, "ratios.graph, data on the device", 1.15),
+        Goal("Eager, beside the bare loop with pinned copies", "1.1", DEVICE, "ratios.eager", 1.1),
+        Goal("Waits for the device, in an update and for metrics", "0", DEVICE, "waits", 0, "{:.0f} forms wait"),
+        Goal("Weights of the graph and of eager updates", "equal bit for bit", DEVICE, "unequal", 0, "{:.0f} differ"),
+        Goal("Lightning's `barebones=True`, beside ours: tiny, middle", "at least 15, 5", DEVICE_PEERS),
     ),
 }
 
 
 def found(goal: Goal, benchmarks: Sequence[dict[str, Any]]) -> tuple[str, str]:
     """Return the measured value of a goal as text, and if it is met."""
-    if goal.benchmark is None:
-        return NO_GPU, ""
     for one in benchmarks:
         value: Any = one["extra_info"] if goal.benchmark in one["fullname"] else None
         for key in goal.key.split("."):
@@ -188,11 +188,37 @@ def found(goal: Goal, benchmarks: Sequence[dict[str, Any]]) -> tuple[str, str]:
         if value is not None:
             met = "" if goal.limit == NO_LIMIT else "yes" if value <= goal.limit else "no"
             return goal.show.format(value * goal.factor), met
-    return "not measured", ""
+    return "not measured: no GPU" if goal.benchmark in (DEVICE, DEVICE_PEERS) else "not measured", ""
 
 
-def table(benchmarks: Sequence[dict[str, Any]]) -> str:
-    """Return the table, and the machine that it was measured on."""
+def of_device(report: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures of `benchmarks/device/run.py` as those of one benchmark: the highest ratio of all rows.
+
+    Raises:
+        SystemExit: if they are not of a GPU.
+    """
+    if report["device"].startswith("a CPU"):
+        raise SystemExit(f"the report was measured on {report['device']}; run {DEVICE} on a machine with a GPU")
+    ratios: dict[str, float] = {}
+    for row in report["rows"].values():
+        for name, ratio in row.get("figures", {"ratios": {}})["ratios"].items():
+            ratios[name] = max(ratio, ratios.get(name, 0.0))
+    unequal = sum(any(row["equality"].values()) for row in report["rows"].values())
+    waits = sum(wait is not None for wait in report["waits"].values())
+    return {"fullname": DEVICE, "extra_info": {"ratios": ratios, "waits": waits, "unequal": unequal}}
+
+
+def table(benchmarks: Sequence[dict[str, Any]], device: dict[str, Any] | None = None) -> str:
+    """Return the table, and the machines that it was measured on.
+
+    Args:
+        benchmarks: Figures by benchmark, as pytest-benchmark reports them.
+        device: Report of `benchmarks/device/run.py`.
+    """
+    gpu = ""
+    if device is not None:
+        benchmarks = [*benchmarks, of_device(device)]
+        gpu = f"; the last rows on {device['device']}, torch {device['torch']}"
     lines = ["| Cost | At most | Measured | Met |", "| --- | --- | --- | --- |"]
     for part, goals in GOALS.items():
         lines.append(f"| **{part}** | | | |")
@@ -200,22 +226,12 @@ def table(benchmarks: Sequence[dict[str, Any]]) -> str:
     load, cores = os.getloadavg()[2], os.cpu_count() or 1
     busy = f", which others used too (load {load:.0f}): microseconds are too high there" if load > cores else ""
     where = f"{platform.machine()}, {cores} cores, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}"
-    return "\n".join([*lines, "", f"Measured on {where}{busy}."])
+    return "\n".join([*lines, "", f"Measured on {where}{busy}{gpu}."])
 
 
 def measure(report: Path) -> None:
     """Run the benchmarks; a benchmark that fails its own limit is shown with its value all the same."""
-    options = [
-        "-o",
-        "addopts=--import-mode=importlib --strict-markers",
-        "-o",
-        "timeout=900",
-        "--benchmark-only",
-        "-q",
-        "-m",
-        "not long",
-    ]
-    command = [sys.executable, "-m", "pytest", "benchmarks", *options, f"--benchmark-json={report}"]
+    command = [sys.executable, "benchmarks", "-m", "not long", f"--benchmark-json={report}"]
     subprocess.run(command, cwd=REPOSITORY, check=False)
 
 
@@ -223,17 +239,15 @@ def main(arguments: Sequence[str]) -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from", dest="reports", type=Path, nargs="+", help="reports of earlier calls")
+    parser.add_argument("--device", type=Path, help=f"report of {DEVICE}")
     options = parser.parse_args(arguments)
+    device = options.device and json.loads(options.device.read_text("utf-8"))
     reports = options.reports or [Path(tempfile.mkdtemp(prefix="performance-")) / "benchmarks.json"]
     if options.reports is None:
         measure(reports[0])
         print(f"the report is {reports[0]}")
-    write_block(
-        PAGE,
-        BEGIN,
-        END,
-        table([one for report in reports for one in json.loads(report.read_text("utf-8"))["benchmarks"]]),
-    )
+    benchmarks = [one for report in reports for one in json.loads(report.read_text("utf-8"))["benchmarks"]]
+    write_block(PAGE, BEGIN, END, table(benchmarks, device))
 
 
 if __name__ == "__main__":

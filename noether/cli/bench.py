@@ -75,7 +75,9 @@ def bench(
     print_json(record) if as_json else _print_bench(found, record)
     failures = [] if former is None else [f"{line} (compared with {former.path})" for line in former.growth(record)]
     if fail_over is not None and found.timing.ratio > fail_over:
-        failures.insert(0, f"the ratio is {found.timing.ratio:.2f}, allowed up to {fail_over:g}; {_dearest(found)}")
+        failures.insert(
+            0, f"the ratio is {found.timing.ratio:.2f}, allowed up to {fail_over:g}; dearest: {_dearest(found)}"
+        )
     if former is not None and (other := former.other_machine(record["machine"])):
         say(
             f"note: {former.path} is of another machine or other versions ({other}): ratios differ there",
@@ -89,14 +91,16 @@ def bench(
 
 
 def _print_bench(found: Bench, record: dict[str, Any]) -> None:
+    from noether.runs.measure.hook_costs import in_us
+
     timing = found.timing
     noise = "unknown" if timing.noise is None else f"{timing.noise:.0%}"
     say(
-        f"{found.name}: an update takes {_us(timing.update_us)} µs, the bare loop {_us(timing.bare_us)} µs: "
+        f"{found.name}: an update takes {in_us(timing.update_us)} µs, the bare loop {in_us(timing.bare_us)} µs: "
         f"ratio {timing.ratio:.2f}, noise {noise}"
     )
     print_facts(_facts(found, record["machine"]).items(), indent="  ")
-    say(f"\nhooks an update, as a mean with evaluation and boundaries: {_us(found.mean_us)} µs in all")
+    say(f"\nhooks an update, as a mean with evaluation and boundaries: {in_us(found.mean_us)} µs in all")
     shown = [one for one in found.callbacks if one.us >= _SMALLEST or one.waits]
     print_table([_row(one) for one in shown], indent="  ")
     if len(shown) < len(found.callbacks):
@@ -110,7 +114,7 @@ def _facts(found: Bench, machine: dict[str, Any]) -> dict[str, str]:
     ours, bare = timing.python_calls
     of_all = f"{timing.updates:,} of {counted(found.end_update, 'update')}"
     return {
-        "dearest callbacks": _dearest(found).removeprefix("dearest: "),
+        "dearest callbacks": _dearest(found),
         "measured": f"{of_all}; {counted(timing.slices, 'slice')} of {timing.slice_updates} each were timed",
         "weights": timing.difference or "equal to those of the bare loop, bit by bit",
         "Python calls": f"{ours:.1f} an update, {bare:.1f} in the bare loop",
@@ -119,27 +123,17 @@ def _facts(found: Bench, machine: dict[str, Any]) -> dict[str, str]:
 
 
 def _dearest(found: Bench) -> str:
-    from noether.runs.measure.hook_costs import dearest
+    from noether.runs.measure.hook_costs import dearest, in_us
 
-    named = [f"{name} {_us(us)} µs" for name, us in list(dearest(found.callbacks).items())[:_DEAREST]]
-    return f"dearest: {', '.join(named) or 'no callback has a hook'}"
+    named = [f"{name} {in_us(us)} µs" for name, us in list(dearest(found.callbacks).items())[:_DEAREST]]
+    return ", ".join(named) or "no callback has a hook"
 
 
 def _row(cost: CallbackCost) -> dict[str, str]:
-    return {
-        "callback": cost.name,
-        "hook": cost.hook,
-        "us": _us(cost.us),
-        "share": f"{cost.share:.1%}",
-        "calls": f"{cost.calls:.3g}",
-        "allocations": _count(cost.allocations),
-        "waits": _count(cost.waits),
-    }
+    from noether.runs.measure.hook_costs import cells
+
+    return {**cells(cost), "allocations": _count(cost.allocations), "waits": _count(cost.waits)}
 
 
 def _count(number: float | None) -> str:
     return "not counted" if number is None else f"{number:.3g}"
-
-
-def _us(us: float) -> str:
-    return f"{us:,.0f}" if us >= 100 else f"{us:.3g}"

@@ -18,8 +18,8 @@ from noether.data.collators import Collator, stack
 from noether.data.dataset import AnyDataset, Batch, length_of, shuffle_block
 from noether.data.fetch import Fetch, fetch_of, first_batch, first_sample, usable
 from noether.data.loader import TaggedDataset, TrainingLoader, refuse_import_by_worker
-from noether.data.resident import Residence, Wanted, free_memory, on_device, require_resident, residence
 from noether.data.samplers import TRAINING, InterleavedSampler, SamplerIntervalConfig, TrainingOrder
+from noether.data.staging import Residence, Wanted, free_memory, on_device, require_resident, residence
 from noether.data.transforms import Transform
 from noether.data.views import PreparedDatasets, subset
 from noether.errors import DataError
@@ -255,7 +255,7 @@ class DataContainer:
         return sources
 
     def residence(self, consumers: _Consumers, device: torch.device | None, *, trains: bool = True) -> Residence:
-        """Return if the data sets of a loader can stay on the device, and their size; see `build_loader`."""
+        """Return the size of the data sets of a loader, and the reason why they cannot stay on the device."""
         return residence(self._sources(consumers, trains=trains).values(), free_memory(device), self._resident)
 
     def _loader(self, sampler: InterleavedSampler, device: torch.device | None) -> TrainingLoader:

@@ -1,11 +1,12 @@
-"""Staging: batches gathered into a ring of page-locked buffers, and copied to the device ahead of their use."""
+"""Staging: batches copied to the device ahead of their use, from page-locked buffers or data sets that stay there."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from noether.data.batches import moved
 from noether.data.dataset import Batch, InMemoryDataset, in_memory
 from noether.data.fetch import Fetch, FetchBatch
 from noether.data.samplers import TaggedBatch, TaggedIndices
+from noether.errors import DataError
 from noether.metrics.device import Copy, Device
 
 AHEAD = 2
@@ -82,12 +84,12 @@ class Stage:
 
     def load(self, source: Fetch, indices: Tensor, epoch: int) -> Receive:
         """Load a batch and begin to copy it: rows of tensors are gathered into the buffers, others are copied there."""
-        if (gather := getattr(source, "gather_on_device", None)) is not None:
+        if isinstance(source, FetchResident):
             slot = self._slot()
             room = slot.room("", tuple(indices.shape), indices.dtype)
             sent, copy = slot.send({"": room.copy_(indices)})
             receive = _received(sent, copy)
-            return lambda: gather(receive()[""])
+            return lambda: source(receive()[""], epoch)
         rows = rows_of(source)
         if rows is None:
             return self.take(source(indices, epoch))
@@ -172,3 +174,115 @@ def _raising(error: Exception) -> Receive:
         raise error
 
     return receive
+
+
+# Data sets that stay on the device
+
+
+SHARE = 0.5
+"""Largest share of the device's free memory that data sets may take; the rest is for the model and its activations."""
+
+Wanted = bool | Literal["auto"]
+
+
+@dataclass(frozen=True, slots=True)
+class Residence:
+    """The data sets of a loader that may stay on the device.
+
+    Attributes:
+        bytes: Size of those that are rows of tensors.
+        free: Free memory of the device in bytes; None if the device is the host's memory.
+        hindrance: Reason why they do not stay there, in words; empty if they can.
+    """
+
+    bytes: int
+    free: int | None
+    hindrance: str
+
+    @property
+    def words(self) -> str:
+        """The size in words."""
+        return f"{_mib(self.bytes)} MiB"
+
+
+def residence(sources: Iterable[Fetch], free: int | None, kept: Collection[int] = ()) -> Residence:
+    """Return the size of all data sets of a loader, and the reason why they cannot stay on the device.
+
+    Args:
+        sources: The way in which batches of each data set are loaded.
+        free: Free memory of the device in bytes; None for that of the host.
+        kept: Identities of tensors that are there already.
+    """
+    sources = list(sources)
+    others = dict.fromkeys(str(getattr(source, "name", source)) for source in sources if rows_of(source) is None)
+    tensors = {
+        id(tensor): tensor
+        for source in sources
+        if (rows := rows_of(source)) is not None
+        for tensor in rows.properties.values()
+    }
+    size = sum(tensor.nbytes for key, tensor in tensors.items() if key not in kept)
+    if free is None:
+        return Residence(size, free, "the run computes where they are: in the memory of the host")
+    if others:
+        found = ", ".join(others)
+        return Residence(size, free, f"samples of {found} are loaded one by one or transformed on the way to the batch")
+    if size > SHARE * free:
+        return Residence(size, free, f"they have {_mib(size)} MiB, and {_mib(SHARE * free)} MiB are free for them")
+    return Residence(size, free, "")
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:,.1f}"
+
+
+def require_resident(found: Residence, wanted: Wanted) -> bool:
+    """Return True if data sets are to stay on the device.
+
+    Raises:
+        DataError: if the spec wants it and they cannot.
+    """
+    if wanted is True and found.hindrance and found.free is not None:
+        raise DataError(
+            f"the data sets cannot stay on the device: {found.hindrance}",
+            hint='set device_resident = "auto" under [loader], which loads them from the host then',
+        )
+    return bool(wanted) and not found.hindrance
+
+
+class FetchResident:
+    """Gather batches of a data set on the device.
+
+    Args:
+        source: The way in which its batches are loaded on the host.
+        device: The device.
+        kept: Tensors that are on the device already, by the identity of those on the host; several sources share them.
+    """
+
+    def __init__(self, source: Fetch, device: torch.device, kept: dict[int, tuple[Tensor, Tensor]]) -> None:
+        rows = rows_of(source)
+        assert rows is not None, "residence has found that it has rows"
+        self._properties: dict[str, Tensor] = {}
+        for name, tensor in rows.properties.items():
+            if id(tensor) not in kept:
+                kept[id(tensor)] = tensor, tensor.to(device)
+            self._properties[name] = kept[id(tensor)][1]
+
+    def __call__(self, indices: Tensor, epoch: int) -> Batch:
+        """Return the samples at `indices`, which are on the device too."""
+        del epoch  # rows are the same in each
+        return {name: tensor.index_select(0, indices) for name, tensor in self._properties.items()}
+
+
+def on_device(
+    sources: Mapping[int, Fetch], device: torch.device, kept: dict[int, tuple[Tensor, Tensor]]
+) -> dict[int, Fetch]:
+    """Copy the data sets of sources to the device, and return sources that gather there; see `FetchResident`."""
+    return {tag: FetchResident(source, device, kept) for tag, source in sources.items()}
+
+
+def free_memory(device: torch.device | None) -> int | None:
+    """Return the free memory of a device in bytes; None if it has none of its own, or it cannot be asked."""
+    if device is None or device.type != "cuda":
+        return None
+    return torch.cuda.mem_get_info(device)[0]

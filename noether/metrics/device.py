@@ -6,7 +6,7 @@ complete.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -14,6 +14,25 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
+
+READING_OPERATORS = frozenset(
+    {
+        "_local_scalar_dense",
+        "equal",
+        "nonzero",
+        "masked_select",
+        "bincount",
+        "_unique",
+        "_unique2",
+        "unique_dim",
+        "unique_consecutive",
+        "unique_dim_consecutive",
+        "_linalg_check_errors",
+    }
+)
+"""Operators for which the host waits for a value of the device, or for a size that depends on one."""
+READING_METHODS = frozenset({Tensor.cpu, Tensor.numpy, Tensor.tolist, Tensor.__array__})
+"""Methods that read a tensor of the host without an operator; for a tensor of a device the host waits."""
 
 
 class Graph(Protocol):
@@ -164,6 +183,19 @@ class _Reached:
 
     def synchronize(self) -> None:
         return None
+
+
+def is_read(operator: Any, args: Sequence[Any]) -> bool:
+    """Return True if the host waits for an operator that a dispatch mode sees.
+
+    Args:
+        operator: The operator.
+        args: Its arguments.
+    """
+    name = operator.overloadpacket.__name__
+    if name == "index" or (name in ("index_put", "index_put_") and args[2].numel() != 1):  # one value fills a mask
+        return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+    return name in READING_OPERATORS
 
 
 def recorded(device: torch.device) -> Event:

@@ -1,41 +1,14 @@
-"""Late reads: values of a device that travel to the host without waiting and are used, in order, once they are there.
-
-Code that needs a value at once reads it with `read_now`, which counts the wait in `WAITS`.
-"""
+"""Late reads: values of a device that travel to the host without waiting; used, in order, once they are there."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from noether.metrics.device import Event, recorded, to_host
-
-
-class Waits:
-    """Number of times that the host has waited for a value of a device.
-
-    Attributes:
-        count: The number, since the process began.
-    """
-
-    __slots__ = ("count",)
-
-    def __init__(self) -> None:
-        self.count = 0
-
-
-WAITS = Waits()
-"""The waits of this process, for metrics, flags and whatever a callback has asked for."""
-
-
-def read_now(tensor: Tensor) -> Any:
-    """Return the numbers of a tensor; waits for its device and counts that."""
-    WAITS.count += not tensor.is_cpu
-    return tensor.tolist()
 
 
 class Transfer:
@@ -62,11 +35,9 @@ class Transfer:
         return all(event.query() for event in self._events)
 
     def wait(self) -> None:
-        """Wait for the copies; count that unless they are complete."""
+        """Wait for the copies."""
         for event in self._events:
-            if not event.query():
-                WAITS.count += 1
-                event.synchronize()
+            event.synchronize()
         self._events = []
 
 

@@ -242,17 +242,19 @@ class LogWriter:
             record: Its place in the training, and its scalars.
             take: Takes values that were sent to the host; None if they are there.
         """
+        if not line.has_values:  # it is written, and one of those who follow has raised an error
+            return
         if take is not None:
             take()
-        metrics = record.metrics
+        metrics, printed = record.metrics, line.printed
         self._write(line, record)
-        for key, (logger, format_str) in line.printed.items():
+        line.clear()
+        for key, (logger, format_str) in printed.items():
             if key in metrics:
                 logger.info("%s: %s", key, format(metrics[key], format_str))
         self._summary.add(metrics)
         for read in self.on_metrics:
             read(record.update, metrics)
-        line.clear()
         for notify in self.on_written:
             notify(metrics)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from noether.errors import TrainingError
-from noether.metrics.late import Transfer, read_now
+from noether.metrics.late import Transfer
 from noether.metrics.metrics_file import MetricRecord, spell_number
 
 
@@ -54,7 +54,7 @@ def _not_a_scalar(key: str, found: str) -> TrainingError:
 def read_scalars(values: MutableMapping[str, float | Tensor]) -> None:
     """Replace the tensors in `values` with floats, with one copy to the host for each device and type; waits."""
     for keys, stacked in grouped(values):
-        fill(values, keys, read_now(stacked))
+        fill(values, keys, stacked.tolist())
 
 
 def grouped(values: Mapping[str, float | Tensor]) -> list[tuple[list[str], Tensor]]:
@@ -124,7 +124,7 @@ def encode_nonscalar(at: MetricRecord, key: str, value: Any) -> bytes:
 
 def _as_json(value: Any) -> Any:
     if isinstance(value, Tensor):
-        value = read_now(value)
+        value = value.tolist()
     if isinstance(value, float):
         return spell_number(value)
     if isinstance(value, dict):

@@ -201,20 +201,13 @@ def build_optimizer(
     optimizer_class = component_of(config).target
     options = _options(config)
     groups = list(given) or parameter_groups(named_parameters, _defaults(config), config.groups)
-    if not groups:
-        raise SpecError(
-            "the model has no trainable parameters, expected at least one", hint="loosen `frozen` under [model]"
-        )
-    names = [name for group in groups for name in group.pop("names")]
-    trainable = dict(zip(names, (parameter for group in groups for parameter in group["params"]), strict=True))
+    trainable = _trainable(groups)
     if config.clip_grad_value is not None:
         _require_real(trainable)
     implementation = partial(with_implementation, optimizer_class, options, sparse=sparse)
     build = partial(_construct, optimizer_class, options=implementation(trainable), kind=config.kind)
     optimizer = build(groups)
     name_of = {id(parameter): name for name, parameter in trainable.items()}  # a function may have regrouped them
-    everything = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    names = [name_of.get(id(parameter), "one of its own") for parameter in everything]
     if is_of_torch(type(optimizer)):
         traits = Traits(requires_closure(optimizer), implementation=implementation)
     else:
@@ -222,7 +215,7 @@ def build_optimizer(
     _require_closable(config, traits)
     return ModelOptimizer(
         optimizer,
-        names=names,
+        names=[name_of.get(id(p), "one of its own") for group in optimizer.param_groups for p in group["params"]],
         scheduled=_scheduled(config, optimizer, total_updates=total_updates, updates_per_epoch=updates_per_epoch),
         clip_grad_norm=config.clip_grad_norm,
         clip_grad_value=config.clip_grad_value,
@@ -231,6 +224,20 @@ def build_optimizer(
         traits=traits,
         added=len(given),
     )
+
+
+def _trainable(groups: list[dict[str, Any]]) -> dict[str, nn.Parameter]:
+    """Take the names out of parameter groups; return the parameters by name.
+
+    Raises:
+        SpecError: if there are none.
+    """
+    if not groups:
+        raise SpecError(
+            "the model has no trainable parameters, expected at least one", hint="loosen `frozen` under [model]"
+        )
+    names = [name for group in groups for name in group.pop("names")]
+    return dict(zip(names, (parameter for group in groups for parameter in group["params"]), strict=True))
 
 
 def unfrozen_groups(

@@ -192,13 +192,13 @@ def usable_cores(root: Path = Path("/")) -> tuple[int, str]:
     Args:
         root: Root of the file system that holds `proc` and `sys`.
     """
-    limits = {"PyTorch would use {}": torch.get_num_threads()}  # it follows OMP_NUM_THREADS, and counts real cores
-    if os.environ.get("OMP_NUM_THREADS"):
-        limits = {"OMP_NUM_THREADS allows {}": torch.get_num_threads()}
+    limits = {}  # of equal ones the first is named: PyTorch follows the others, and counts real cores
     if hasattr(os, "sched_getaffinity"):
         limits["the process may run on {}"] = len(os.sched_getaffinity(0))
     if (quota := _cgroup_quota(root)) is not None:
         limits["the control group allows the time of {}"] = max(1, math.floor(quota))
+    by = "OMP_NUM_THREADS allows" if os.environ.get("OMP_NUM_THREADS") else "PyTorch would use"
+    limits[f"{by} {{}}"] = torch.get_num_threads()
     words, cores = min(limits.items(), key=lambda limit: limit[1])
     return cores, words.format(f"{cores} core{'s' if cores > 1 else ''}")
 

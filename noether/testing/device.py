@@ -11,11 +11,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from noether.metrics.device import is_read
+
 T = TypeVar("T")
 
-_WAITS = frozenset(
-    {"_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive"}
-)
 _COPIES = frozenset({"lift_fresh", "lift_fresh_copy"})  # `torch.tensor(…)`, which comes from pageable memory
 
 
@@ -134,9 +133,8 @@ class RecordedGraph:
 
 class _Refusing(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in torch
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name.rpartition("::")[2]
-        if name in _WAITS or name in _COPIES:
-            raise RuntimeError(f"operation not permitted: {name} waits for the device")
+        if is_read(func, args) or func.overloadpacket.__name__ in _COPIES:
+            raise RuntimeError(f"operation not permitted: {func.overloadpacket.__name__} waits for the device")
         return self.do(func, args, kwargs or {})
 
     def do(self, func: Any, args: Any, kwargs: Any) -> Any:

@@ -297,11 +297,10 @@ class DeviceGuard(FiniteGuard):
             self.read()  # the updates before this one are counted before it
             self.mask = None
         self._updates += 1
-        if not self._defers:
-            return super().admits(loss, gradients, scaler)
-        super().admits(loss, gradients, scaler)
-        self._defer(scaler)
-        return True
+        is_admitted = super().admits(loss, gradients, scaler)
+        if self._defers:
+            self._defer(scaler)
+        return is_admitted
 
     def _defer(self, scaler: torch.amp.GradScaler | None) -> None:
         """Keep the flag of an update for `read`, and mask the update by it."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
-from time import perf_counter
 
 import pytest
 
@@ -111,13 +112,20 @@ def test_the_lower_layers_import_nothing_heavy(package: str) -> None:
     assert heavy_imports(f"import importlib\nfor name in {names!r}: importlib.import_module(name)") == []
 
 
+def processor_time_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_help_is_there_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     script = Path(sys.executable).with_name("noether")
+    # Processor time, which other processes do not change; with bytecode, as where a command is installed.
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     seconds = []
     for _ in range(5):
-        started = perf_counter()
-        subprocess.run([script, "--help"], capture_output=True, check=True)
-        seconds.append(perf_counter() - started)
+        started = processor_time_of_children()
+        subprocess.run([script, "--help"], capture_output=True, check=True, env=variables)
+        seconds.append(processor_time_of_children() - started)
     with capsys.disabled():
         print(f"\nnoether --help: {min(seconds):.3f} s, the best of {len(seconds)}")
     assert min(seconds) < DISASTER_SECONDS

@@ -11,6 +11,18 @@ import torch
 from benchmarks.counting import RUNNING, Calls, tensor_counts
 from benchmarks.timing import BUDGET, in_turns
 
+READS = {
+    "if": lambda x: bool(x[0, 0]),
+    "tolist": lambda x: x.tolist(),
+    "cpu": lambda x: x.cpu(),
+    "numpy": lambda x: x.numpy(),
+    "mask": lambda x: x[x > 0],
+    "equal": lambda x: torch.equal(x, x.clone()),
+    "unique": lambda x: torch.unique(x),
+    "unique rows": lambda x: torch.unique(x, dim=0),
+    "unique_consecutive": lambda x: torch.unique_consecutive(x),
+}
+
 
 def trained(update: Callable[[], object]) -> Callable[[Mapping[int, Callable[[], object]]], None]:
     def run(waits: Mapping[int, Callable[[], object]]) -> None:
@@ -108,6 +120,12 @@ def test_tensors_with_memory_of_their_own_and_reads_are_counted():
         "new": 1, "in place": 0, "view": 0, "read": 0,
     }  # fmt: skip
     assert {name: counts["reads"] for name, counts in found.items()} == {"new": 0, "in place": 0, "view": 0, "read": 1}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_each_way_to_read_values_is_one_read(read):
+    x = torch.ones(3, 3)
+    assert tensor_counts(trained(lambda: read(x)), 1, 3)["reads"] == 1
 
 
 def test_the_ratio_of_two_ways_is_the_median_of_the_rounds(monkeypatch):

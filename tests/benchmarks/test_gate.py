@@ -44,8 +44,7 @@ class Tree:
         shutil.copy(REPOSITORY / "pyproject.toml", folder)
 
     def run(self, what: str, *options: str) -> subprocess.CompletedProcess[str]:
-        addopts = "addopts=--import-mode=importlib --strict-markers -p no:cacheprovider"
-        command = [sys.executable, "-m", "pytest", what, "--benchmark-only", "-q", "-o", addopts, "-o", "timeout=600"]
+        command = [sys.executable, "benchmarks", what, "-p", "no:cacheprovider"]
         # Without what xdist has set for the process of this test: pytest-benchmark would measure nothing.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
         return subprocess.run(
@@ -117,7 +116,7 @@ def test_a_hot_function_slowed_by_half_fails(tree: Tree, file: str, function: st
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_benchmark_that_vanished_and_one_without_baseline_fail(tree: Tree):
+def test_a_benchmark_that_vanished_one_that_publishes_nothing_and_one_without_baseline_fail(tree: Tree):
     file = tree.folder / "benchmarks" / "test_small.py"
     file.write_text(
         "def test_kept(benchmark):\n"
@@ -126,15 +125,20 @@ def test_a_benchmark_that_vanished_and_one_without_baseline_fail(tree: Tree):
         "def test_new(benchmark):\n"
         "    benchmark.extra_info['counts'] = {'calls': 1}\n"
         "    benchmark.pedantic(int)\n"
+        "def test_silent(benchmark):\n"
+        "    benchmark.pedantic(int)\n"
+        "def test_without_figures(benchmark):\n"
+        "    benchmark.pedantic(int)\n"
     )
     name = "benchmarks/test_small.py"
-    baselines = {f"{name}::{test}": {"counts": {"calls": 1}} for test in ("test_kept", "test_gone")}
+    baselines = {f"{name}::{test}": {"counts": {"calls": 1}} for test in ("test_kept", "test_silent", "test_gone")}
     gate.save("here", baselines, tree.folder / "benchmarks" / "baselines.json")
     found = tree.run(name, "--gate")
     assert found.returncode == 1
     assert f"{name}::test_gone - it has a baseline, but did not run" in found.stdout
     assert "has no baseline" in found.stdout
-    assert "1 failed, 1 passed" in found.stdout
+    assert "calls: no longer published" in found.stdout
+    assert "2 failed, 2 passed" in found.stdout
 
 
 def test_a_count_may_shrink_but_not_grow():

@@ -7,8 +7,6 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from noether.metrics.late import read_now
-
 T = TypeVar("T")
 
 HOLD = 256  # accumulation steps held before they are read or added up: bounds the tensors of a long interval
@@ -62,7 +60,7 @@ class AppliedSteps(Generic[T]):
         """Return the values of applied updates, in order, with one copy to the host if only the device knows."""
         complete = self.take()
         unread = [applied for _, applied in complete if applied is not None]
-        known = iter(read_now(torch.stack(unread)) if unread else ())
+        known = iter(torch.stack(unread).tolist() if unread else ())
         return [values for values, applied in complete if applied is None or next(known)]
 
 

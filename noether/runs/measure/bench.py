@@ -339,7 +339,7 @@ class _Costs(_Phases):
     def phases(self) -> Iterator[int]:
         yield self.warm_up
         done, started = self.warm_up, now(self.device)
-        counts = counting(self.meter, self.device) if is_eager(self.run.trainer.config) else nullcontext()
+        counts = counting(self.meter, self.device) if is_eager(self.run.trainer) else nullcontext()
         with counts:
             count = min(self.whole_periods(1), self.total // 4)
             yield count

@@ -14,6 +14,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from noether.metrics.device import READING_METHODS, is_read
+
 HOOKS_OF_UPDATES = (
     "before_optimizer_step",
     "track_after_accumulation_step",
@@ -70,6 +72,21 @@ class CallbackCost:
     share: float
     allocations: float | None = None
     waits: float | None = None
+
+
+COLUMNS = ("callback", "hook", "us", "share", "calls")
+
+
+def cells(cost: CallbackCost) -> dict[str, str]:
+    """Return a row of the table of costs, by `COLUMNS`."""
+    return dict(
+        zip(COLUMNS, (cost.name, cost.hook, in_us(cost.us), f"{cost.share:.1%}", f"{cost.calls:.3g}"), strict=True)
+    )
+
+
+def in_us(us: float) -> str:
+    """Return microseconds as text: `0.31`, `42.5`, `1,540`."""
+    return f"{us:,.0f}" if us >= 100 else f"{us:.3g}"
 
 
 class Meter:
@@ -185,9 +202,9 @@ def _seconds_of_nothing() -> float:
     return lowest
 
 
-def is_eager(config: Any) -> bool:
-    """Return True if the updates of a trainer call each operator by itself; in a graph none can be seen."""
-    return not config.use_torch_compile and getattr(config, "update", "eager") == "eager"
+def is_eager(trainer: Any) -> bool:
+    """Return True if the updates of a trainer call each operator by itself now; in a graph none can be seen."""
+    return not trainer.config.use_torch_compile and trainer.one_update.form == "eager"
 
 
 # Time without that of other processes
@@ -218,16 +235,6 @@ def _nanoseconds_waited() -> int:
 
 # Counts: the tensors that a call makes, and the values that it reads
 
-_READING_OPERATORS = {
-    "aten::_local_scalar_dense",
-    "aten::equal",
-    "aten::masked_select",
-    "aten::nonzero",
-    "aten::_unique2",
-    "aten::unique_dim",
-}
-_READING_METHODS = {torch.Tensor.cpu, torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__}
-
 
 class _Methods(TorchFunctionMode):
     """Count the methods that read a tensor: on a CPU no operator is called for them."""
@@ -237,7 +244,7 @@ class _Methods(TorchFunctionMode):
         self._meter = meter
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _READING_METHODS:
+        if func in READING_METHODS:
             self._meter.current.waits += 1
         return func(*args, **(kwargs or {}))
 
@@ -252,7 +259,7 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         cost, name = self._meter.current, func._schema.name
-        if name in _READING_OPERATORS:
+        if is_read(func, args):
             cost.waits += _device_of(args) == self._device
         elif self._device != "cpu" and name in ("aten::_to_copy", "aten::copy_"):
             source, target = (args[0], result) if name == "aten::_to_copy" else (args[1], args[0])

@@ -22,7 +22,7 @@ from noether.core.models.recompute import keep_activations
 from noether.data.randomness import preserved_rng
 from noether.data.samplers import TRAINING
 from noether.kernel.compile import HookWatch
-from noether.runs.measure.hook_costs import Meter, is_eager
+from noether.runs.measure.hook_costs import COLUMNS, Meter, cells, in_us, is_eager
 from noether.runs.outcome import describe
 from noether.runs.prepare import Run, built_model
 from noether.training.trainers.types import TrainerResult
@@ -102,7 +102,7 @@ class Profile:
 
     def _forward_ranges(self, run: Run) -> list[Any]:
         """Name the forward passes of a model that is called as it is; a graph has them inside."""
-        if not is_eager(run.trainer.config):
+        if not is_eager(run.trainer):
             return []
         opened: list[AbstractContextManager[None]] = []
 
@@ -159,7 +159,7 @@ class Profile:
         if not self._timed:
             _LOG.info("the run is too short for a profile: all of its %d updates were traced", self._updates)
             return
-        _LOG.info("an update takes %s on average, evaluation and boundaries included", in_us(self._us))
+        _LOG.info("an update takes %s µs on average, evaluation and boundaries included", in_us(self._us))
         for line in [*self._parts(run), *self._flops(run), *self._table()]:
             _LOG.info("  %s", line)
 
@@ -171,13 +171,12 @@ class Profile:
         updates = run.trainer.update_counter.update - self._began_at
         seconds = run.trainer.seconds
         parts = {part.removesuffix("_time"): seconds[part] for part in _PARTS if part in seconds}
-        return [f"{part} {in_us(1e6 * taken / max(1, updates))}" for part, taken in parts.items()]
+        return [f"{part} {in_us(1e6 * taken / max(1, updates))} µs" for part, taken in parts.items()]
 
     def _table(self) -> list[str]:
-        """Return the costs of all callbacks and run plugins in columns, the dearest first."""
+        """Return the costs of all callbacks and run plugins for an update in columns, the dearest first."""
         costs = self._meter.costs(self._measured, 1e-6 * self._us * self._measured)
-        rows = [("CALLBACK", "HOOK", "AN UPDATE", "SHARE", "CALLS")]
-        rows += [(one.name, one.hook, in_us(one.us), f"{one.share:.1%}", f"{one.calls:.3g}") for one in costs]
+        rows = [tuple(map(str.upper, COLUMNS)), *(tuple(cells(one).values()) for one in costs)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
@@ -224,8 +223,3 @@ def peak_of(device: torch.device, dtype: torch.dtype | None) -> float | None:
     """Return the FLOP/s that a device reaches at most; None if that is not known."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return next((peaks[dtype is not None] for part, peaks in _PEAKS.items() if part in name), None)
-
-
-def in_us(us: float) -> str:
-    """Return microseconds as text: `0.31 µs`, `42 µs`, `1,540 µs`."""
-    return f"{us:,.0f} µs" if us >= 10 else f"{us:.2f} µs"

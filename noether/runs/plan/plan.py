@@ -15,7 +15,7 @@ from noether.core.callbacks.periodic import iterator_callbacks
 from noether.core.models.base import ModelBase
 from noether.core.models.recompute import recomputed
 from noether.data.dataset import length_of
-from noether.data.resident import require_resident
+from noether.data.staging import require_resident
 from noether.runs.plan.plan_callbacks import (
     PlannedCallback,
     PlannedPass,

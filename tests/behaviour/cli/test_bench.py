@@ -67,8 +67,12 @@ def test_json_has_the_ratio_both_times_and_each_hook_with_its_share(measured):
     assert found["callbacks"][0]["name"] == "busy"
 
 
-def test_values_that_a_callback_reads_are_waits_and_tensors_that_it_makes_allocations(measured):
-    found = costs_of(measured(callbacks=[READS, BUSY]), "reads")["track_after_accumulation_step"]
+@pytest.mark.parametrize("update", ["eager", "auto", "graph"])
+def test_values_that_a_callback_reads_are_waits_and_tensors_that_it_makes_allocations(measured, update):
+    """On a CPU `auto` and `graph` are eager updates."""
+    found = costs_of(measured(callbacks=[READS, BUSY], trainer={"update": update}), "reads")[
+        "track_after_accumulation_step"
+    ]
     assert (found["waits"], found["allocations"]) == (3, 1)
 
 

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from noether.checkpoint.paths import checkpoint_folders
 from noether.core.models.composite import CompositeModel
 from noether.errors import NonFiniteError
+from noether.metrics.device import READING_METHODS, is_read
 from noether.testing import make_data, make_model, make_trainer
 from noether.training.nonfinite import DeviceGuard
 
@@ -234,7 +235,7 @@ class DispatchedReads(TorchDispatchMode):
     count = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += function in {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default}
+        self.count += is_read(function, args)
         return function(*args, **(kwargs or {}))
 
 
@@ -244,7 +245,7 @@ class CalledReads(TorchFunctionMode):
     count = 0
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        self.count += getattr(function, "__name__", "") in {"tolist", "cpu", "numpy", "nonzero"}
+        self.count += function in READING_METHODS
         return function(*args, **(kwargs or {}))
 
 

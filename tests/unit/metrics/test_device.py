@@ -41,6 +41,17 @@ def test_a_number_of_python_is_a_part_of_the_graph() -> None:
     assert total.item() == 1.0
 
 
+def test_one_value_fills_a_mask_without_a_wait() -> None:
+    value, zero = torch.tensor([1.0, -1.0]), torch.zeros(())
+
+    def work() -> None:
+        value.index_put_((value < 0,), zero)
+
+    graph, _ = RecordingDevice().capture(work)
+    graph.replay()
+    assert value.tolist() == [1.0, 0.0]
+
+
 def test_replays_draw_as_eager_calls_do() -> None:
     torch.manual_seed(1)
     eager = [torch.rand(3).tolist() for _ in range(3)]
@@ -53,7 +64,17 @@ def test_replays_draw_as_eager_calls_do() -> None:
     assert replayed == eager
 
 
-@pytest.mark.parametrize("wait", [torch.Tensor.item, bool, torch.nonzero, lambda value: value * torch.tensor(1.0)])
+WAITS = {
+    "item": torch.Tensor.item,
+    "if": bool,
+    "nonzero": torch.nonzero,
+    "mask": lambda value: value.expand(2)[torch.ones(2) > 0],
+    "values at a mask": lambda value: value.repeat(2).index_put_((value.expand(2) > 0,), value.expand(2)),
+    "number of Python": lambda value: value * torch.tensor(1.0),
+}
+
+
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
 def test_an_operation_that_waits_for_a_device_is_refused_and_leaves_no_trace(wait: Any) -> None:
     value, device = torch.ones(()), RecordingDevice()
     with pytest.raises(RuntimeError, match="waits for the device"):

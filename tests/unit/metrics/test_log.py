@@ -299,6 +299,24 @@ def refuse_once(monkeypatch, owner, name):
     monkeypatch.setattr(owner, name, refuse)
 
 
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("told", ["on_metrics", "on_written"])
+def test_a_line_is_written_once_if_those_who_follow_raise_an_error(writer, told, waits):
+    def fail(*_):
+        raise ZeroDivisionError
+
+    getattr(writer, told).append(fail)
+    for update in (1, 2):
+        writer.add_scalar("loss", 0.5)
+        writer.add_nonscalar("table", [update])
+        with pytest.raises(ZeroDivisionError):
+            writer.flush(counter_at(update), waits=waits)
+            writer.late.settle()
+    writer.flush(counter_at(3))
+    assert [line["update"] for line in lines(writer)] == [1, 2]
+    assert [line["update"] for line in nonscalars(writer)] == [1, 2]
+
+
 def test_a_view_sees_changes_that_are_made_after_it(writer, tmp_path):
     view = writer.below("ema=0.9/")
     other = MetricsFile(tmp_path / "other.jsonl")

@@ -140,6 +140,15 @@ def test_the_cores_that_the_process_may_run_on_bound_them(monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("many")
+def test_the_cores_of_the_process_are_named_though_pytorch_counts_as_many(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3}, raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert usable_cores(tmp_path) == (1, "the process may run on 1 core")
+
+
+@pytest.mark.usefixtures("many")
 def test_omp_num_threads_bounds_them_and_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
@@ -171,6 +180,15 @@ def test_a_resume_with_auto_keeps_the_number_of_the_earlier_attempt(
     finish({"trainer.max_epochs": 3, **callbacks}, run_id="one", resume="auto")
     assert tomllib.loads(PathProvider("runs", "one").resolved_spec_path.read_text())["threads"] == 2
     assert "last bits" not in capsys.readouterr().err
+
+
+def test_a_resume_with_another_number_is_warned_that_its_last_bits_differ(
+    finish: Callable[..., Outcome], capsys: pytest.CaptureFixture[str]
+) -> None:
+    callbacks = {"trainer.callbacks": [{"kind": "checkpoint", "every_n_epochs": 1}]}
+    finish({"threads": 1, **callbacks}, run_id="one")
+    finish({"threads": 2, "trainer.max_epochs": 3, **callbacks}, run_id="one", resume="auto")
+    assert "the run continues, but its last bits will differ: threads: 1 → 2" in capsys.readouterr().out
 
 
 def test_data_and_model_are_built_with_one_thread_whatever_the_spec_says(

@@ -20,7 +20,6 @@ from noether.core.callbacks.tracked import HOLD, AppliedSteps, precise
 from noether.errors import TrainingError
 from noether.kernel.names import did_you_mean
 from noether.kernel.progress import UpdateCounter
-from noether.metrics.late import read_now
 
 
 def write_outputs(path: Path, outputs: Mapping[str, Sequence[Tensor]], *, run: Path | None = None) -> None:
@@ -221,7 +220,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
     def _read_flags(self) -> None:
         """Forget the values of updates that were not applied; waits for the device, and is for checkpoints."""
         for name, flags in self._flags.items():
-            known = read_now(torch.cat([flag.reshape(-1) for flag in flags]))
+            known = torch.cat([flag.reshape(-1) for flag in flags]).tolist()
             numbers = torch.cat([value.reshape(-1) for value in self.tracked_values[name]]).unbind()
             kept = [number for number, flag in zip(numbers, known, strict=True) if flag]
             self.tracked_values[name] = kept[-1:] if self.reduce == "last" else kept
@@ -284,8 +283,8 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             self.writer.add_mean(key, value, count, logger=logger)
         elif self.log_output:
             self.writer.add_scalar(key, value, logger=logger)
-        elif count is None or read_now(count):
-            self.logger.info("%s: %s", key, f"{read_now(value):.6g}")
+        elif count is None or count.item():
+            self.logger.info("%s: %s", key, f"{value.item():.6g}")
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return the values of the current interval."""

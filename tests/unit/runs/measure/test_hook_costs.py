@@ -113,6 +113,8 @@ READS = {
     "numpy": lambda x: x.numpy(),
     "nonzero": lambda x: x.nonzero(),
     "mask": lambda x: x[x > 0],
+    "mask of many": lambda x: x.expand(3)[x.expand(3) > 0],
+    "unique": lambda x: torch.unique_consecutive(x),
 }
 
 
