@@ -257,6 +257,8 @@ class CompiledUpdate(AnotherForm):
                 return None
             self._shapes.append(shapes)
         assert self._model is not None, "adopted before"
+        if not self._graphs:
+            _LOG.info("compiling updates: this takes some seconds, and more in a new environment")
         try:
             optimizers = self._optimizer_steps or [FunctionalStep(optimizer) for optimizer in self._optimizers]
             graph = CompiledStep(self.train_step, self._model, optimizers, is_first=key[1], is_last=key[2], count=steps)
