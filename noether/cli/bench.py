@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,8 @@ from noether.cli.options import AsJson, Spec, SpecOptions, verb, verbs
 from noether.cli.output import counted, print_facts, print_json, print_table, say
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from noether.runs.measure.bench import Bench, Timing
     from noether.runs.measure.hook_costs import CallbackCost
 
@@ -76,17 +79,26 @@ def bench(
     failures = [] if former is None else [f"{line} (compared with {former.path})" for line in former.growth(record)]
     if fail_over is not None and found.timing.ratio > fail_over:
         failures.insert(
-            0, f"the ratio is {found.timing.ratio:.2f}, allowed up to {fail_over:g}; dearest: {_dearest(found)}"
+            0,
+            f"the ratio is {found.timing.ratio:.2f}, allowed up to {fail_over:g}; "
+            f"dearest: {_dearest(_of_slices(found))}",
         )
     if former is not None and (other := former.other_machine(record["machine"])):
         say(
             f"note: {former.path} is of another machine or other versions ({other}): ratios differ there",
             to_stderr=True,
         )
+    if former is not None and former.limit(found.timing.noise) == inf:
+        say(
+            "note: the ratio is not compared, since too few slices were timed to know its noise: raise --updates",
+            to_stderr=True,
+        )
     for failure in failures:
         say(f"error: {failure}", to_stderr=True)
     if former is not None and not failures and not as_json:
-        say(f"\nnothing grew since {former.path}, where the ratio is {former.record['ratio']:.2f}")
+        limit = former.limit(found.timing.noise)
+        allowed = "" if limit == inf else f", allowed up to {limit:.2f}"
+        say(f"\nnothing grew since {former.path}, where the ratio is {former.record['ratio']:.2f}{allowed}")
     raise typer.Exit(1 if failures else 0)
 
 
@@ -100,7 +112,7 @@ def _print_bench(found: Bench, record: dict[str, Any]) -> None:
         f"ratio {timing.ratio:.2f}, noise {noise}"
     )
     print_facts(_facts(found, record["machine"]).items(), indent="  ")
-    say(f"\nhooks an update, as a mean with evaluation and boundaries: {in_us(found.mean_us)} µs in all")
+    say(f"\nhooks of an update, which takes {in_us(found.mean_us)} µs as a mean with evaluation and boundaries")
     shown = [one for one in found.callbacks if one.us >= _SMALLEST or one.waits]
     print_table([_row(one) for one in shown], indent="  ")
     if len(shown) < len(found.callbacks):
@@ -114,7 +126,7 @@ def _facts(found: Bench, machine: dict[str, Any]) -> dict[str, str]:
     ours, bare = timing.python_calls
     of_all = f"{timing.updates:,} of {counted(found.end_update, 'update')}"
     return {
-        "dearest callbacks": _dearest(found),
+        "dearest callbacks": _dearest(found.callbacks),
         "measured": f"{of_all}; {counted(timing.slices, 'slice')} of {timing.slice_updates} each were timed",
         "weights": timing.difference or "equal to those of the bare loop, bit by bit",
         "Python calls": f"{ours:.1f} an update, {bare:.1f} in the bare loop",
@@ -122,10 +134,15 @@ def _facts(found: Bench, machine: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _dearest(found: Bench) -> str:
+def _of_slices(found: Bench) -> list[CallbackCost]:
+    """Return the hooks that each slice calls: the others, such as evaluation, are not in the ratio."""
+    return [one for one in found.callbacks if one.calls * found.timing.slice_updates >= 1]
+
+
+def _dearest(callbacks: Iterable[CallbackCost]) -> str:
     from noether.runs.measure.hook_costs import dearest, in_us
 
-    named = [f"{name} {in_us(us)} µs" for name, us in list(dearest(found.callbacks).items())[:_DEAREST]]
+    named = [f"{name} {in_us(us)} µs" for name, us in list(dearest(callbacks).items())[:_DEAREST]]
     return ", ".join(named) or "no callback has a hook"
 
 

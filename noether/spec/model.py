@@ -48,7 +48,7 @@ class LoaderTable(SpecTable):
     device_resident: bool | Literal["auto"] = Field(
         False,
         description="Keep the data sets in the memory of the device and gather batches there: auto if they fit and are "
-        "rows of tensors. Order and batches stay the same.",
+        "rows of tensors. Order and batches stay the same. It changes nothing on a CPU.",
     )
     start_method: Literal["fork", "forkserver", "spawn"] | None = Field(
         None, examples=["forkserver"], description="Start method of worker processes; Python's default if left out."

@@ -17,7 +17,7 @@ from noether.training.update import Substitute, Update
 MOST_SHAPES = 4
 """Shapes of batches that get graphs; each takes time to make and memory. Batches of further shapes run eagerly."""
 
-_LOG = logging.getLogger("noether.trainers")
+LOG = logging.getLogger("noether.trainers")
 _OWN_UPDATE = "the trainer has an `update` of its own"
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -83,7 +83,7 @@ class AnotherForm(Substitute):
 
 def report_fallback(form: str, reason: str) -> None:
     """Log the line that says why updates are eager, though another form was asked for."""
-    _LOG.warning("updates are eager, not %s: %s", form, reason)
+    LOG.warning("updates are eager, not %s: %s", form, reason)
 
 
 def common_refusal(trainer: TrainerParts, model: ModelBase) -> str | None:

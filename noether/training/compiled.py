@@ -17,7 +17,7 @@ from noether.core.models.recompute import recomputed
 from noether.kernel.progress import Stopwatch
 from noether.optim.functional import FunctionalStep, step_refusal
 from noether.optim.kernels import sharing
-from noether.training.another_form import MOST_SHAPES, AnotherForm, UnfitError, common_refusal, hook_refusal
+from noether.training.another_form import LOG, MOST_SHAPES, AnotherForm, UnfitError, common_refusal, hook_refusal
 from noether.training.compiled_step import CompiledStep
 from noether.training.state import TrainerParts, may_change_at_every_update
 from noether.training.update import StepOutcome, Update
@@ -238,6 +238,8 @@ class CompiledUpdate(AnotherForm):
                 return None
             self._shapes.append(shapes)
         assert self._model is not None, "adopted before"
+        if not self._graphs:
+            LOG.info("compiling updates: this takes some seconds, and more in a new environment")
         try:
             if not self._optimizer_steps and (reason := _refusal_of_model(self._model)) is not None:
                 raise UnfitError(reason)  # it was not so before training

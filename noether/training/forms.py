@@ -81,8 +81,15 @@ def choose(asked: str, trainer: TrainerParts, model: ModelBase, *, explain: bool
         reason = form.refusal(trainer, model) if is_asked or explain else None
         if reason is None and is_asked:
             return Choice(asked, form, reasons)
-        reasons[form.name] = reason or f'possible, but update = "{asked}" does not ask for it'
+        reasons[form.name] = reason or _not_asked(asked, form)
     raise AssertionError("the eager form is always possible")
+
+
+def _not_asked(asked: str, form: Form) -> str:
+    if asked != AUTO:
+        return f'possible, but update = "{asked}" does not ask for it'
+    why = "it has not been proven on a device" if form.equals_eager else "its results differ in rounding"
+    return f'possible with update = "{form.name}"; auto does not choose it, as {why}'
 
 
 def report_fallback(choice: Choice) -> None:

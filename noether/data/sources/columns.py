@@ -54,7 +54,8 @@ def _reader(path: Path) -> Reader:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(
-            f"{path}: unknown format: found {path.suffix or 'no suffix'!r}, expected one of {', '.join(_READERS)}"
+            f"{path}: unknown format: found {path.suffix or 'no suffix'!r}, expected one of {', '.join(_READERS)}",
+            hint='.npy, a folder of them, .h5, .hdf5 and .zarr are read by kind = "disk"',
         )
     if not os.path.isfile(path):  # noqa: PTH113  # that of pathlib raises for a name that is too long
         raise no_file(path)

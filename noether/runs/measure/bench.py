@@ -294,7 +294,8 @@ class _Slices(_Phases):
         self._python_calls = _calls(calls) / counted - 1, _calls(bare_calls) / counted  # one call is the plugin's own
         self._done = 2 * self.warm_up + counted
         length = self.whole_periods(max(1, min(_LONGEST, round(_SLICE / each))))
-        self._length = length = min(length, max(1, (self.total - self._done) // 4))
+        most = max(1, (self.total - self._done) // (2 * _GROUPS))  # enough slices to tell the noise
+        self._length = length = min(length, most - most % self.period if self.period <= most else most)
         while self._done + length <= self.total and not self.is_long_enough(self._done, self._seconds):
             started = now(self.device)
             yield length

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ _CALLS = 0.5
 _WAITS = 0.01
 """Waits an update, as above."""
 _NAMED = 3
+_CAUSE = 0.1
+"""Share of a growth below which a hook is not named as its cause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +80,11 @@ class Former:
         return "; ".join(other) or None
 
     def limit(self, noise: float | None) -> float:
-        """Return the largest ratio that is no growth, for a measurement with this noise."""
-        return float(self.record["ratio"]) * (1 + max(_ALLOWED, noise or 0.0, self.record["noise"] or 0.0))
+        """Return the largest ratio that is not growth for a measurement with this noise; infinite if it is unknown."""
+        before = self.record["noise"]
+        if noise is None or before is None:
+            return inf
+        return float(self.record["ratio"]) * (1 + max(_ALLOWED, noise, float(before)))
 
     def allows(self, timing: Timing) -> bool:
         """Return True if a ratio has not grown."""
@@ -94,12 +100,15 @@ class Former:
         return [*found, *self._more_calls(record), *self._more_waits(record)]
 
     def _dearer(self, record: Mapping[str, Any]) -> str:
-        """Name the hooks that take more time than before, those that grew most first."""
+        """Name the hooks of every slice that explain a tenth of the growth, those that grew most first."""
         before = {_key(one): one["us"] for one in self.record["callbacks"]}
-        growth = {_key(one): one["us"] - before.get(_key(one), 0.0) for one in record["callbacks"]}
+        hooks = [one for one in record["callbacks"] if one["calls"] * record["slice_updates"] >= 1]
+        growth = {_key(one): one["us"] - before.get(_key(one), 0.0) for one in hooks}
         most = sorted(growth, key=lambda key: -growth[key])[:_NAMED]
-        named = [f"{' '.join(key)} +{growth[key]:,.1f} µs" for key in most if growth[key] > 0]
-        return f"; most of all {', '.join(named)}" if named else ""
+        least = _CAUSE * (record["ratio"] - self.record["ratio"]) * record["bare_us"]
+        named = [f"{' '.join(key)} +{growth[key]:,.1f} µs" for key in most if growth[key] >= least]
+        elsewhere = "not in a hook: look at the model, the loss and the data, or for other work on the machine"
+        return f"; most of all {', '.join(named)}" if named else f"; {elsewhere}"
 
     def _more_calls(self, record: Mapping[str, Any]) -> list[str]:
         """Return the growth of Python calls above the bare loop, where the same versions are compared."""
@@ -108,7 +117,7 @@ class Former:
         before, after = (one["python_calls"]["update"] - one["python_calls"]["bare"] for one in (self.record, record))
         if after <= before + _CALLS:
             return []
-        text = f"an update makes {after:.1f} Python calls more than the bare loop, {before:.1f} before"
+        text = f"Python calls of an update, less those of the bare loop, grew from {before:.1f} to {after:.1f}"
         return [f"{text}{self._called_more(record)}"]
 
     def _called_more(self, record: Mapping[str, Any]) -> str:

@@ -152,8 +152,28 @@ def test_what_grew_since_an_earlier_measurement_is_named(bench, measured):
     assert line.startswith("error: the ratio grew from ")
     assert "most of all busy track_after_update_step +" in line
     (calls,) = others
-    assert "Python calls more than the bare loop" in calls
+    assert "Python calls of an update, less those of the bare loop, grew from " in calls
     assert "new or called more often: busy track_after_update_step" in calls
+
+
+def test_a_ratio_whose_noise_is_unknown_is_not_compared_and_a_note_says_so(bench, measured):
+    found = measured()
+    ended = bench(*former(found, ratio=found["ratio"] / 100, noise=None))
+    assert ended.code == 0
+    assert ended.err.startswith("note: the ratio is not compared, since too few slices were timed")
+
+
+def test_a_short_measurement_has_enough_slices_to_tell_its_noise(measured):
+    found = measured()
+    assert found["slices"] >= 10
+    assert found["noise"] is not None
+
+
+def test_a_ratio_that_no_hook_explains_names_none(bench, measured):
+    found = measured(callbacks=[BUSY])
+    ended = bench(*former(found, ratio=found["ratio"] / 100, noise=0.0), callbacks=[BUSY])
+    assert ended.code == 1
+    assert "; not in a hook: look at the model, the loss and the data" in ended.err
 
 
 def test_an_update_that_is_as_quick_as_before_passes(bench, measured):
