@@ -45,7 +45,7 @@ def list_plugins(role: RoleName = None, as_json: AsJson = False) -> None:
     """
     from noether.kernel.entries import installed_entries
 
-    only = _checked(role)
+    only = checked_role(role)
     rows = [
         {"role": entry.role, "kind": entry.name, "from": entry.origin, "target": entry.target}
         for entry in sorted(installed_entries(), key=lambda e: (e.role, not e.is_built_in, e.name.lower()))
@@ -71,13 +71,53 @@ def info(
 
     registry = Registry.installed(trusted=trusted, project_folders=(Path.cwd(),))
     with use_registry(registry):
-        for number, found in enumerate([_checked(role)] if role else registry.roles_of(kind)):
+        for number, found in enumerate([checked_role(role)] if role else registry.roles_of(kind)):
             if number:
                 say()
             _print_kind(registry.load(found or "callback", kind))
 
 
-def _checked(role: str | None) -> str | None:
+@verb(app, "new", example="noether plugins new grad-noise --role callback")
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The kind, as a spec will name it.", show_default=False)],
+    role: Annotated[str, typer.Option("--role", metavar="ROLE", help="Its role: callback, model, …")] = "callback",
+    folder: Annotated[
+        Path | None,
+        typer.Option("--folder", metavar="FOLDER", help="The new folder.", show_default="noether-plugin-NAME"),
+    ] = None,
+) -> None:
+    """Write a package with one plugin of a role.
+
+    It passes its own tests as it is; change it step by step.
+    """
+    from noether.cli.new_plugin import write_package
+
+    folder = write_package(name, checked_role(role) or role, folder or Path(f"noether-plugin-{name}"))
+    say(f"{folder}: a package with the {role} '{name}'\n")
+    say(f"cd {folder}\npython -m pip install -e '.[test]'\npython -m pytest\nnoether plugins check .")
+
+
+@verb(app, "check", example="noether plugins check .")
+def check(
+    folder: Annotated[Path, typer.Argument(metavar="PATH", help="The folder of the package.", show_default=False)],
+) -> None:
+    """Check a package of plugins before it is published.
+
+    Its metadata, its entry points, what it imports, a contract for each plugin, and its tests.
+    """
+    from noether.cli.check_plugin import problems_of, run_tests
+    from noether.errors import UsageError
+
+    found = problems_of(folder)
+    for problem in found:
+        say(f"error: {problem}")
+    if found:
+        raise UsageError(f"{len(found)} problem{'s' * (len(found) > 1)} in {folder}", hint="mend them, and check again")
+    run_tests(folder)
+    say(f"{folder} is ready to publish")
+
+
+def checked_role(role: str | None) -> str | None:
     """Return the role in its singular form, as typed or in the plural."""
     from noether.errors import UsageError
     from noether.kernel.entries import GROUPS

@@ -1,0 +1,111 @@
+"""`noether plugins new` and `check`: a package of each role passes its own tests as it is written."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from noether.cli.check_plugin import problems_of
+from noether.cli.new_plugin import package, write_package
+from noether.errors import UsageError
+from noether.kernel.entries import GROUPS
+
+ROLES = [role.name for role in GROUPS.values()]
+
+
+def written(folder: Path, role: str, name: str = "demo") -> Path:
+    return write_package(name, role, folder / f"noether-plugin-{name}")
+
+
+@pytest.mark.slow
+def test_a_new_package_of_each_role_passes_its_own_tests(tmp_path: Path):
+    folders = [written(tmp_path, role, f"my-{role}") for role in ROLES]
+    library = tmp_path / "library"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(library)]
+    subprocess.run([*pip, *map(str, folders)], check=True, capture_output=True, timeout=100)
+    command = [sys.executable, "-m", "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider"]
+    environment = {**os.environ, "PYTHONPATH": str(library), "OMP_NUM_THREADS": "1"}
+    tests = [str(folder / "tests") for folder in folders]
+    ended = subprocess.run(
+        [*command, *tests], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=110
+    )
+    assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-2000:]
+    assert int(re.search(r"(\d+) passed", ended.stdout)[1]) > 10 * len(ROLES) - 20
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_new_package_is_ready_to_publish(tmp_path: Path, role: str):
+    assert problems_of(written(tmp_path, role)) == []
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_new_package_is_formatted_and_has_no_unused_line(tmp_path: Path, role: str):
+    folder = written(tmp_path, role)
+    for command in (["check", "--select=E,F,I,UP,B,D1", "--ignore=D107"], ["format", "--check"]):
+        options = ["--isolated", "--line-length=120", str(folder / "src")]
+        ended = subprocess.run(["ruff", *command, *options], capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stdout
+
+
+def test_no_template_word_is_left_in_a_package():
+    for role in ROLES:
+        text = "\n".join(package("grad-noise", role).values())
+        assert not re.search(r"\b(NAME|CLASS|MODULE|PURPOSE|TARGET|GROUP|USE|VERSION|NEXT)\b", text), role
+
+
+@pytest.mark.parametrize("name", ["Demo", "my_demo", "1st", "a--b", "", "../x", "class"])
+def test_a_name_that_cannot_be_a_kind_is_refused(tmp_path: Path, name: str):
+    with pytest.raises(UsageError):
+        write_package(name, "callback", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_with_files_is_left_alone(tmp_path: Path):
+    written(tmp_path, "callback")
+    with pytest.raises(UsageError):
+        written(tmp_path, "model")
+
+
+def changed(folder: Path, file: str, old: str, new: str) -> list[str]:
+    """Return the problems of a new package after a change of one file."""
+    path = folder / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return problems_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "named"),
+    [
+        ("pyproject.toml", 'name = "noether-plugin-demo"', 'name = "demo"', "noether-plugin-"),
+        ("pyproject.toml", ",<0.2", "", "upper bound"),
+        ("pyproject.toml", ">=0.1,<0.2", ">=7,<8", "does not take the installed"),
+        ("pyproject.toml", '"noether-train>=0.1,<0.2"', "", "missing dependency"),
+        ("pyproject.toml", "noether.callbacks", "noether.callback", "noether.callbacks"),
+        ("pyproject.toml", "noether.callbacks", "other.callbacks", "no plugin"),
+        ("pyproject.toml", "demo = ", "ema = ", "built in"),
+        ("pyproject.toml", "demo.callback:", "demo.callbacks:", "names no module"),
+        (
+            "src/noether_plugin_demo/callback.py",
+            "import Field",
+            "import Field\nfrom noether.config.base import _x",
+            "_x",
+        ),
+        ("src/noether_plugin_demo/callback.py", "class Demo", "clas Demo", "callback.py"),
+        ("tests/test_contract.py", "Contract", "Base", "no contract"),
+    ],
+)
+def test_what_keeps_a_package_from_being_published_is_named(tmp_path: Path, file: str, old: str, new: str, named: str):
+    problems = changed(written(tmp_path, "callback"), file, old, new)
+    assert any(named in problem for problem in problems), problems
+
+
+def test_a_folder_without_a_package_is_refused(tmp_path: Path):
+    with pytest.raises(UsageError):
+        problems_of(tmp_path)
