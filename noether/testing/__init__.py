@@ -1,6 +1,47 @@
-"""Test kit for Noether and its plugins: builders of small real objects, instead of fakes."""
+"""Test kit for Noether and its plugins: contracts, builders of small real objects instead of fakes, a pytest plugin.
 
-from noether.testing.builders import make_callback, make_counter, make_data, make_model, make_trainer
-from noether.testing.device import RecordingDevice
+Names are imported when they are first used: pytest loads its plugin from here at every start, and pays for no torch.
+"""
 
-__all__ = ["RecordingDevice", "make_callback", "make_counter", "make_data", "make_model", "make_trainer"]
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from noether.testing.builders import make_callback as make_callback
+    from noether.testing.builders import make_counter as make_counter
+    from noether.testing.builders import make_data as make_data
+    from noether.testing.builders import make_model as make_model
+    from noether.testing.builders import make_trainer as make_trainer
+    from noether.testing.device import RecordingDevice as RecordingDevice
+
+_HOMES = {
+    "contract": ("Contract",),
+    "builders": ("make_callback", "make_counter", "make_data", "make_model", "make_trainer"),
+    "device": ("RecordingDevice",),
+    "observers": ("CallbackContract", "CommandContract", "RunPluginContract", "TrackerContract"),
+    "parts": (
+        "CollatorContract",
+        "DatasetContract",
+        "InitializerContract",
+        "LossContract",
+        "ModelContract",
+        "OptimizerContract",
+        "ScheduleContract",
+        "TrainerContract",
+        "TransformContract",
+    ),
+    "tiny": ("TinyData", "tiny_spec"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME_OF)  # the names above
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'noether.testing' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"noether.testing.{_HOME_OF[name]}"), name)

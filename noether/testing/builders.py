@@ -29,24 +29,17 @@ from noether.core.trackers.noop import NoopTracker
 from noether.data.container import DataContainer
 from noether.data.dataset import InMemoryDataset
 from noether.kernel.progress import TrainingIteration, UpdateCounter
+from noether.testing.tiny import BATCH, SAMPLES, TEST_SAMPLES, tiny_samples
 from noether.training.trainers.base import BaseTrainer
 from noether.training.trainers.weighted_loss import WeightedLossTrainer, WeightedLossTrainerConfig
-
-SAMPLES, TEST_SAMPLES, BATCH = 24, 10, 4
-"""An epoch of `make_trainer` has six updates of four samples."""
 
 _CONFIG: TypeAdapter[CallBackBaseConfig] = TypeAdapter(Annotated[Any, Discriminated("callback")])
 
 
 def make_data(*, samples: int = SAMPLES, test_samples: int = TEST_SAMPLES, seed: int = 0) -> DataContainer:
     """Return data sets `train` and `test`: `x` of shape (3,), and `y_target` of shape (2,), a linear map of `x`."""
-    generator = torch.Generator().manual_seed(seed)
-    slope = torch.randn(3, 2, generator=generator)
-    sets = {}
-    for key, size in (("train", samples), ("test", test_samples)):
-        x = torch.randn(size, 3, generator=generator)
-        sets[key] = InMemoryDataset({"x": x, "y_target": x @ slope})
-    return DataContainer(sets, seed=seed)
+    parts = tiny_samples(samples, test_samples, seed)
+    return DataContainer({key: InMemoryDataset(properties) for key, properties in parts.items()}, seed=seed)
 
 
 def make_model(*, seed: int = 0, **settings: Any) -> ModelBase:

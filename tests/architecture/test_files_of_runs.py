@@ -24,6 +24,8 @@ OTHER_MEANING = {
 KNOWN = {
     "checkpoint/untrusted.py": "the one module",
     "checkpoint/durable.py": "changes names below folders that `untrusted` has checked, and opens new files (O_EXCL)",
+    "cli/check_plugin.py": "a package that the command line names, which is the user's own; nothing of it is imported",
+    "cli/new_plugin.py": "a new folder that the command line names, and our own templates",
     "cli/main.py: os.open": "the null device, in place of a missing standard stream",
     "cli/main.py: Path(os.devnull).open": "the null device",
     "cli/output.py": "a file that the command line names",
@@ -52,6 +54,9 @@ KNOWN = {
     "spec/read/document.py": "spec files; `spec/load` refuses links to and in run folders",
     "training/signals.py: os.open": "the null device, in place of a terminal that was closed",
     "testing/builders.py": "a folder for tests",
+    "testing/contract.py": "a folder for tests",
+    "testing/observers.py": "a folder for tests, and trackers",
+    "testing/pytest_plugin.py": "a folder for tests",
 }
 """Calls, or whole modules, that do not touch the run folder of a stranger; each with the reason."""
 

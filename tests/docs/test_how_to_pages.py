@@ -1,6 +1,8 @@
 """The commands and specs of the how-to pages, in a short run of the shipped digits."""
 
 import json
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -265,3 +267,14 @@ def test_a_spec_without_training_evaluates_a_checkpoint(page, finish):
     initializer = tables["initializer"] | {"path": str(first.run_dir)}
     again = finish({"trainer": {**tables["trainer"], "callbacks": [losses]}}, {"initializer": initializer})
     assert again.metrics["loss/test/total"] == pytest.approx(first.metrics["loss/test/total/best"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_the_contract_and_the_fixtures_of_the_page_pass(page, project: Path):
+    _, contract, fixtures = page["test-a-plugin.md"].blocks("python")
+    for number, block in enumerate((contract, fixtures)):
+        (project / f"test_page_{number}.py").write_text(block.text)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."]
+    ended = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False, timeout=110)
+    assert ended.returncode == 0, ended.stdout[-3000:]
+    assert " passed" in ended.stdout

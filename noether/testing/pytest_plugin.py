@@ -1,0 +1,74 @@
+"""Pytest plugin, loaded wherever Noether is installed: `tiny_run`, `spec_file`, `run_folder`, `noether_registry`.
+
+Torch is imported when a fixture is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from noether.kernel.entries import Entry
+    from noether.runs.outcome import Outcome
+
+
+@pytest.fixture
+def spec_file(tmp_path: Path) -> Callable[[Mapping[str, Any] | str], Path]:
+    """Return a function that writes a spec, a dict of tables or TOML, and returns its file; runs lie beside it."""
+
+    def write(spec: Mapping[str, Any] | str) -> Path:
+        from noether.testing.contract import write_spec
+
+        if not isinstance(spec, str):
+            return write_spec(tmp_path, spec)
+        path = tmp_path / "spec.toml"
+        path.write_text(spec, encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def tiny_run(spec_file: Callable[[Mapping[str, Any]], Path]) -> Callable[..., Outcome]:
+    """Return a function that runs the tiny spec with changes, `tiny_run(trainer={"max_updates": 3})`, to a good end."""
+
+    def run(**tables: Any) -> Outcome:
+        import noether
+        from noether.testing.tiny import tiny_spec
+
+        outcome = noether.run(spec_file(tiny_spec(**tables)), quiet=True)
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome
+
+    return run
+
+
+@pytest.fixture
+def run_folder(tiny_run: Callable[..., Outcome]) -> Path:
+    """Return the folder of a finished run of the tiny spec."""
+    return tiny_run().run_dir
+
+
+@pytest.fixture
+def noether_registry(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, Any], None]:
+    """Hide every installed plugin, and return a function that registers an object: `add("callback", "mine", Mine)`.
+
+    Tests then see what is built in and what they register themselves, whatever else is installed.
+    """
+    from noether.kernel import registry
+    from noether.kernel.entries import Entry, installed_entries
+
+    known: list[Entry] = [entry for entry in installed_entries() if entry.is_built_in]
+    monkeypatch.setattr(registry, "installed_entries", lambda: tuple(known))
+    registry._installed.cache_clear()
+
+    def add(role: str, kind: str, target: Any) -> None:
+        known.append(Entry(role, kind, f"{target.__module__}:{target.__qualname__}", "noether-plugin-under-test", "0"))
+        registry._installed.cache_clear()
+
+    return add
