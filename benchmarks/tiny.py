@@ -233,7 +233,9 @@ def beside(
     Turns.loops, Turns.turn, Turns.seconds = loops, turn, {name: [] for name in ("ours", *loops)}
     models = {name: next(loop) for name, loop in loops.items()}
     with undisturbed():
-        folder = train(spec(turn * turns, callbacks=[*callbacks, {"kind": kind(Turns), "every_n_updates": turn}], **settings))
+        folder = train(
+            spec(turn * turns, callbacks=[*callbacks, {"kind": kind(Turns), "every_n_updates": turn}], **settings)
+        )
     weights = load_file(next((folder / "checkpoints").glob("step-*")) / "model.safetensors")
     for loop, model in models.items():
         roundings = {"rtol": 1e-3, "atol": 1e-4} if loop == "textbook" else {"rtol": 0.0, "atol": 0.0}
