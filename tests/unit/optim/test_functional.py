@@ -136,16 +136,6 @@ def test_other_optimizers_and_options_are_refused(table, reason):
     assert reason in (step_refusal(optimizer_of({"lr": 0.1, **table})) or "")
 
 
-def test_hooks_on_optimizers_and_gradients_are_refused():
-    optimizer = optimizer_of({"kind": "SGD", "lr": 0.1})
-    assert step_refusal(optimizer) is None
-    handle = optimizer.parameters[0].register_hook(lambda gradient: gradient)
-    assert "hook on its gradient" in (step_refusal(optimizer) or "")
-    handle.remove()
-    optimizer.torch_optimizer.register_step_post_hook(lambda *_: None)
-    assert "hooks" in (step_refusal(optimizer) or "")
-
-
 def test_parameters_in_half_precision_are_refused():
     weight = nn.Parameter(torch.zeros(2, dtype=torch.bfloat16))
     optimizer = ModelOptimizer(torch.optim.SGD([weight], lr=0.1), names=["weight"])
