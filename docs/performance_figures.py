@@ -104,7 +104,7 @@ GOALS: dict[str, tuple[Goal, ...]] = {
         Goal(
             "… of 1,200 small tensors, beside `_foreach_lerp_`", "1.1", f"{EMA}many", "ratios.ours / cached lists", 1.1
         ),
-        Goal("… the same with flat parameters", "0.5", f"{EMA}many", "ratios.flat / cached lists", 0.5),
+        Goal("… the same with flat parameters", "0.5", f"{EMA}many", "flat / cached lists", 0.5),
         Goal(
             "Exchange of weights and averages, for each tensor", "1 µs", f"{EMA}exchange", "us a tensor", 1, "{:.2f} µs"
         ),

@@ -53,8 +53,13 @@ Goals = dict[tuple[str, str], float]
 """The largest ratio of two calls."""
 
 
-def publish(benchmark: BenchmarkFixture, calls: dict[str, Callable[[], object]], goals: Goals) -> None:
-    """Publish the ratios that have goals; measure up to three times if the machine's other users hide one."""
+def publish(
+    benchmark: BenchmarkFixture, calls: dict[str, Callable[[], object]], goals: Goals, ungated: Sequence[str] = ()
+) -> None:
+    """Publish the ratios that have goals; measure up to three times if the machine's other users hide one.
+
+    Those of the names in `ungated` have their goal alone: they vary by more than the gate allows.
+    """
     for _ in range(3):
         timing = timed(calls)
         found = {f"{one} / {other}": timing.ratio(one, other) for one, other in goals}
@@ -65,7 +70,8 @@ def publish(benchmark: BenchmarkFixture, calls: dict[str, Callable[[], object]],
         ]
         if not missed:
             break
-    benchmark.extra_info |= {"ratios": found, "us_ours": timing.micro("ours")}
+    gated = {name: ratio for name, ratio in found.items() if name not in ungated}
+    benchmark.extra_info |= found | {"ratios": gated, "us_ours": timing.micro("ours")}
     with torch.no_grad():
         benchmark.pedantic(calls["ours"], rounds=5, warmup_rounds=1)
     assert not missed, "\n".join(missed)
@@ -119,7 +125,8 @@ def test_many_small_tensors(benchmark: BenchmarkFixture) -> None:
     }
     # The goals are 1.1 and 0.5 of the cached lists.
     goals = {("ours", "cached lists"): 1.4, ("ours", "plain loop"): 0.5, ("flat", "cached lists"): 0.9}
-    publish(benchmark, calls, goals)
+    # One is bound by memory, the other by calls: 0.21 and 0.34 were found on one machine within an hour.
+    publish(benchmark, calls, goals, ungated=["flat / cached lists"])
 
 
 @pytest.mark.benchmark(group="ema: exchange of 1,200 tensors and back")
