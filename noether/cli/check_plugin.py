@@ -31,7 +31,9 @@ def problems_of(folder: Path) -> list[str]:
         UsageError: if that cannot be read.
     """
     project = _project(folder)
-    points = {group: table for group, table in project.get("entry-points", {}).items() if group.startswith("noether.")}
+    groups = project.get("entry-points", {})
+    tables = groups.items() if isinstance(groups, dict) else ()
+    points = {group: table for group, table in tables if group.startswith("noether.") and isinstance(table, dict)}
     found = [*_of_metadata(project), *_of_entry_points(folder, points, str(project.get("name", "")))]
     if not points:
         known = ", ".join(sorted(GROUPS))
@@ -59,7 +61,8 @@ def _of_metadata(project: dict[str, Any]) -> Iterator[str]:
         if not project.get(field):
             yield f"missing {field} of [project]"
     ours = version(BUILT_IN)
-    for text in project.get("dependencies", []):
+    dependencies = project.get("dependencies", [])
+    for text in map(str, dependencies if isinstance(dependencies, list) else [dependencies]):
         try:
             requirement = Requirement(text)
         except InvalidRequirement as error:
@@ -102,10 +105,8 @@ def _file_of(folder: Path, module: str) -> Path | None:
 def _of_imports(folder: Path) -> Iterator[str]:
     """Yield imports of private names of Noether, which any version may change."""
     for path in sorted([*(folder / "src").rglob("*.py"), *(folder / "tests").rglob("*.py")]):
-        try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-        except (SyntaxError, ValueError) as error:
-            yield f"{path}: {error}"
+        if (tree := _tree(path)) is None:
+            yield f"{path}: expected Python, which this is not"
             continue
         imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level]
         for node in imports:
@@ -115,15 +116,32 @@ def _of_imports(folder: Path) -> Iterator[str]:
 
 
 def _of_contracts(folder: Path, points: dict[str, Any]) -> Iterator[str]:
-    tests = "\n".join(path.read_text(encoding="utf-8") for path in sorted((folder / "tests").rglob("*.py")))
+    tested = set(_tested_kinds(folder / "tests"))
     for group, table in points.items():
         for kind in table if group in GROUPS else ():
-            if not re.search(rf"""["'](?:[\w.-]+/)?{re.escape(kind)}["']""", tests) or "Contract" not in tests:
+            if normal(kind) not in tested:
                 contract = f"{_CONTRACTS.get(GROUPS[group].name, GROUPS[group].name.capitalize())}Contract"
                 yield f"no contract of {kind!r} in {folder / 'tests'}: expected class Test…({contract}): config = …"
 
 
 _CONTRACTS = {"plugin": "RunPlugin"}
+
+
+def _tested_kinds(tests: Path) -> Iterator[str]:
+    """Yield the texts in classes that derive from a contract, as kinds are compared; a kind may be qualified."""
+    for path in sorted(tests.rglob("*.py")):
+        for node in ast.walk(_tree(path) or ast.Module([], [])):
+            if isinstance(node, ast.ClassDef) and any(ast.unparse(base).endswith("Contract") for base in node.bases):
+                texts = (each.value for each in ast.walk(node) if isinstance(each, ast.Constant))
+                yield from (normal(text.rpartition("/")[2]) for text in texts if isinstance(text, str))
+
+
+def _tree(path: Path) -> ast.Module | None:
+    """Return the code of a file; None if it is none."""
+    try:
+        return ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return None
 
 
 def run_tests(folder: Path) -> None:

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from noether.errors import UsageError
-from noether.kernel.entries import COMMAND, GROUPS
+from noether.kernel.entries import COMMAND, GROUPS, installed_entries
 
 _PARTS = re.compile(r"^=== \w+\n", re.MULTILINE)
 _FUNCTIONS = {"loss", "collator", "command"}  # roles of plain functions
@@ -32,13 +32,15 @@ def write_package(name: str, role: str, folder: Path) -> Path:
         folder: The folder, which is missing or empty.
 
     Raises:
-        UsageError: if the name cannot be a kind, or the folder has files.
+        UsageError: if the name cannot be a kind or is built in, or the folder has files.
     """
     if not _NAME.fullmatch(name) or keyword.iskeyword(name.replace("-", "_")):
         raise UsageError(
             f"wrong name of a plugin: found {name!r}, expected lower-case letters, digits and single hyphens",
             hint="noether plugins new grad-noise --role callback",
         )
+    if any(entry.is_built_in and entry.role == role and entry.normal_name == name for entry in installed_entries()):
+        raise UsageError(f"the {role} {name!r} is built in", hint="choose another name: specs would find the other one")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists already", hint="choose another place with --folder")
     for path, text in package(name, role).items():

@@ -110,7 +110,7 @@ def check(
 
     found = problems_of(folder)
     for problem in found:
-        say(f"error: {problem}")
+        say(f"error: {problem}", to_stderr=True)
     if found:
         raise UsageError(f"{len(found)} problem{'s' * (len(found) > 1)} in {folder}", hint="mend them, and check again")
     run_tests(folder)

@@ -14,7 +14,23 @@ if TYPE_CHECKING:
     from noether.testing.builders import make_data as make_data
     from noether.testing.builders import make_model as make_model
     from noether.testing.builders import make_trainer as make_trainer
+    from noether.testing.contract import Contract as Contract
     from noether.testing.device import RecordingDevice as RecordingDevice
+    from noether.testing.observers import CallbackContract as CallbackContract
+    from noether.testing.observers import CommandContract as CommandContract
+    from noether.testing.observers import RunPluginContract as RunPluginContract
+    from noether.testing.observers import TrackerContract as TrackerContract
+    from noether.testing.parts import CollatorContract as CollatorContract
+    from noether.testing.parts import DatasetContract as DatasetContract
+    from noether.testing.parts import InitializerContract as InitializerContract
+    from noether.testing.parts import LossContract as LossContract
+    from noether.testing.parts import ModelContract as ModelContract
+    from noether.testing.parts import OptimizerContract as OptimizerContract
+    from noether.testing.parts import ScheduleContract as ScheduleContract
+    from noether.testing.parts import TrainerContract as TrainerContract
+    from noether.testing.parts import TransformContract as TransformContract
+    from noether.testing.tiny import TinyData as TinyData
+    from noether.testing.tiny import tiny_spec as tiny_spec
 
 _HOMES = {
     "contract": ("Contract",),

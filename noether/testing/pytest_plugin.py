@@ -5,7 +5,7 @@ Torch is imported when a fixture is used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +55,8 @@ def run_folder(tiny_run: Callable[..., Outcome]) -> Path:
 
 
 @pytest.fixture
-def noether_registry(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, Any], None]:
-    """Hide every installed plugin, and return a function that registers an object: `add("callback", "mine", Mine)`.
+def noether_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str, Any], None]]:
+    """Hide every installed plugin, and give a function that registers an object: `add("callback", "mine", Mine)`.
 
     Tests then see what is built in and what they register themselves, whatever else is installed.
     """
@@ -71,4 +71,5 @@ def noether_registry(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, Any
         known.append(Entry(role, kind, f"{target.__module__}:{target.__qualname__}", "noether-plugin-under-test", "0"))
         registry._installed.cache_clear()
 
-    return add
+    yield add
+    registry._installed.cache_clear()  # no other test finds what this one has registered

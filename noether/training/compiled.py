@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from noether.core.models.base import ModelBase
 from noether.core.models.recompute import recomputed
+from noether.errors import CheckpointError
 from noether.kernel.progress import Stopwatch
 from noether.optim.functional import FunctionalStep, step_refusal
 from noether.optim.kernels import sharing
@@ -59,8 +60,12 @@ def _refusal_of_model(model: ModelBase) -> str | None:
 
 def _dtype(name: str = "torch.float32") -> torch.dtype:
     """Return a type of values by its name; a checkpoint of an earlier version names none."""
-    found = getattr(torch, name.removeprefix("torch."))
-    assert isinstance(found, torch.dtype), name
+    found = getattr(torch, str(name).removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype):
+        raise CheckpointError(
+            f"damaged form of the updates: found a type of values {name!r}, expected one such as 'torch.float32'",
+            hint="resume from an older checkpoint",
+        )
     return found
 
 

@@ -106,6 +106,30 @@ def test_what_keeps_a_package_from_being_published_is_named(tmp_path: Path, file
     assert any(named in problem for problem in problems), problems
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('dependencies = ["noether-train>=0.1,<0.2"]', "dependencies = 3"),
+        ('[project.entry-points."noether.callbacks"]\ndemo = "noether_plugin_demo.callback:DemoCallback"', ""),
+        ('[project.entry-points."noether.callbacks"]', "[project.entry-points]"),
+    ],
+)
+def test_metadata_of_another_form_are_problems_and_no_traceback(tmp_path: Path, old: str, new: str):
+    assert changed(written(tmp_path, "callback"), "pyproject.toml", old, new)
+
+
+def test_a_kind_that_only_a_comment_names_has_no_contract(tmp_path: Path):
+    problems = changed(
+        written(tmp_path, "callback"), "tests/test_contract.py", '"kind": "demo"', '"kind": "d"  # "demo"\n'
+    )
+    assert any("no contract" in problem for problem in problems), problems
+
+
+def test_a_name_that_is_built_in_is_refused(tmp_path: Path):
+    with pytest.raises(UsageError):
+        write_package("mse", "loss", tmp_path / "new")
+
+
 def test_a_folder_without_a_package_is_refused(tmp_path: Path):
     with pytest.raises(UsageError):
         problems_of(tmp_path)

@@ -17,6 +17,7 @@ from noether.core.callbacks.base import CallbackBase
 from noether.core.models.base import ModelBase
 from noether.core.models.build import AdaptedModule
 from noether.core.models.composite import CompositeModel
+from noether.errors import CheckpointError
 from noether.testing import make_data, make_model, make_trainer
 from noether.training.another_form import MOST_SHAPES
 
@@ -382,3 +383,10 @@ def test_shapes_of_an_earlier_version_which_kept_no_types_are_those_of_float32(t
     trainer.prepare(make_model())
     trainer.one_update.take_form({"form": "compiled", "shapes": [[["x", [4, 3]]]]})
     assert trainer.one_update.form_state()["shapes"] == [[["x", [4, 3], "torch.float32"]]]
+
+
+def test_a_type_of_values_that_torch_has_not_is_a_damaged_checkpoint(tmp_path):
+    trainer = make_trainer(tmp_path, update="compiled")
+    trainer.prepare(make_model())
+    with pytest.raises(CheckpointError):
+        trainer.one_update.take_form({"form": "compiled", "shapes": [[["x", [4, 3], "torch.save"]]]})
