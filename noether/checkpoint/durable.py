@@ -84,7 +84,11 @@ def make_folders(path: Path, *, inside: Path | None = None) -> None:
         require_folders(inside, path)
     if not path.is_dir():
         make_folders(path.parent)
-        make_folder(path)
+        try:
+            make_folder(path)
+        except FileExistsError:  # another run that begins at the same moment was first, or a file has the name
+            if path.is_symlink() or not path.is_dir():
+                raise
         sync_folder(path.parent)
 
 

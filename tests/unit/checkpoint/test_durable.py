@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from noether.checkpoint import durable
 from noether.checkpoint.durable import replace_file, storage_error, write_new_file
 from noether.errors import StorageError
 
@@ -56,3 +57,17 @@ def test_a_refusal_names_the_remedy_and_the_safe_state() -> None:
     error = storage_error(OSError(28, "No space left on device"), Path("/run/a"))
     assert error.message == "cannot write /run/a: No space left on device"
     assert "still valid" in str(error)
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_a_folder_that_another_run_makes_at_the_same_moment_is_taken_and_a_file_is_not(
+    tmp_path, monkeypatch, is_folder
+):
+    def comes_second(path):
+        path.mkdir() if is_folder else path.touch()
+        raise FileExistsError(path)
+
+    monkeypatch.setattr(durable, "make_folder", comes_second)
+    with nullcontext() if is_folder else pytest.raises(FileExistsError):
+        durable.make_folders(tmp_path / "runs")
+    assert (tmp_path / "runs").is_dir() is is_folder
