@@ -124,13 +124,14 @@ def timed(call: Callable[[], object], calls: int = 1, clock: Callable[[], float]
     return (clock() - started) / calls
 
 
-WITH_BYTECODE = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+PROCESS = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 """The environment of an installed package: without bytecode, each process would compile the whole package."""
+PROCESS["OMP_NUM_THREADS"] = "1"  # threads that wait for each other compute as long as they wait
 
 
 def processor_seconds(folder: Path, *arguments: str) -> float:
     """Run Python with these arguments in a folder; return the processor time of that process and its children."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, *arguments], check=True, capture_output=True, cwd=folder, env=WITH_BYTECODE)
+    subprocess.run([sys.executable, *arguments], check=True, capture_output=True, cwd=folder, env=PROCESS)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

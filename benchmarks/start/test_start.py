@@ -70,4 +70,4 @@ def test_first_update(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
         "ours": lambda: processor_seconds(tmp_path, "-c", RUN),
         "other": lambda: processor_seconds(tmp_path, "-c", BY_HAND),
     }
-    assert published(benchmark, in_turns(ways, rounds=3)) <= 4.0
+    assert published(benchmark, in_turns(ways, rounds=PROCESSES)) <= 4.0
