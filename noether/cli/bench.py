@@ -72,7 +72,7 @@ def bench(
 
     loaded = load_spec(spec, options.overrides, trust=options.trusted, plugins=options.plugins)
     if former is not None:
-        former.require_same(loaded.spec.name)
+        former.require_same(loaded.spec.name, updates)
     found = measure(loaded, options.plugins, updates=updates, is_enough=is_enough)
     record = found.record()
     print_json(record) if as_json else _print_bench(found, record)

@@ -38,7 +38,7 @@ def refusal(trainer: TrainerParts, model: ModelBase) -> str | None:
     for reason, applies in reasons.items():
         if applies:
             return reason
-    return common_refusal(trainer, model) or _refusal_of_model(model) or _missing_compiler()
+    return common_refusal(trainer, model) or _refusal_of_model(model) or missing_compiler()
 
 
 def _refusal_of_model(model: ModelBase) -> str | None:
@@ -69,8 +69,8 @@ def _dtype(name: str = "torch.float32") -> torch.dtype:
     return found
 
 
-def _missing_compiler() -> str | None:
-    """Look for the compiler that Inductor will call, without importing Inductor."""
+def missing_compiler() -> str | None:
+    """Return the reason if the compiler that Inductor will call is not there; without importing Inductor."""
     name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     return None if shutil.which(name) else f"no C++ compiler was found: {name} is not on the PATH (set CXX to one)"
 

@@ -58,16 +58,25 @@ class Former:
             raise UsageError(f"{path} is not a measurement of noether bench: {error}", hint=hint) from error
         return cls(path, record)
 
-    def require_same(self, name: str) -> None:
-        """Check that a spec of this name was measured.
+    def require_same(self, name: str, updates: int | None) -> None:
+        """Check that a spec of this name was measured, over as many updates.
+
+        Args:
+            name: Its name.
+            updates: Updates that were asked for, if any.
 
         Raises:
-            UsageError: if it was another one, so that nothing can be compared.
+            UsageError: if nothing can be compared: other updates call other hooks.
         """
         if self.record["name"] != name:
             raise UsageError(
                 f"{self.path} is a measurement of another spec: found '{self.record['name']}', expected '{name}'",
                 hint="measure this spec with noether bench SPEC --json > FILE, at the commit to compare with",
+            )
+        if (wanted := self.record.get("wanted")) != updates:
+            raise UsageError(
+                f"{self.path} is a measurement of other updates: found {_asked(wanted)}, here {_asked(updates)}",
+                hint=f"{'leave out --updates' if wanted is None else f'add --updates {wanted}'}, or measure it anew",
             )
 
     def other_machine(self, machine: Mapping[str, Any]) -> str | None:
@@ -130,10 +139,14 @@ class Former:
     def _more_waits(self, record: Mapping[str, Any]) -> list[str]:
         before = {_key(one): one["waits"] for one in self.record["callbacks"]}
         return [
-            f"{one['name']} reads {one['waits']:.2g} values an update in {one['hook']}, {was or 0:.2g} before"
+            f"{one['name']} reads {one['waits']:.2g} {'value' if one['waits'] == 1 else 'values'} an update in {one['hook']}, {was or 0:.2g} before"
             for one in record["callbacks"]
             if one["waits"] is not None and one["waits"] > (was := before.get(_key(one)) or 0.0) + _WAITS
         ]
+
+
+def _asked(updates: object) -> str:
+    return "no --updates" if updates is None else f"--updates {updates}"
 
 
 def _key(cost: Mapping[str, Any]) -> tuple[str, str]:

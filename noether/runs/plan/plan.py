@@ -204,11 +204,12 @@ def _plan_of(run: Run, update_time: float | None) -> Plan:
 
 
 def _residence(run: Run, *, trains: bool) -> str:
-    """Describe whether the data sets stay on the device; empty on the CPU, where there is no other place."""
+    """Describe whether the data sets stay on the device; empty on the CPU, unless the spec wants them there."""
     consumers = [callback.sampler_config for callback in iterator_callbacks(run.trainer.callbacks)]
     found = run.data.residence(consumers, run.trainer.device, trains=trains)
     if found.free is None:
-        return ""
+        wanted = run.data.device_resident is True
+        return f"in memory: device_resident = true changes nothing on device '{run.spec.device}'" if wanted else ""
     if require_resident(found, run.data.device_resident):
         return f"on the device, {found.words}"
     if found.hindrance:

@@ -27,6 +27,8 @@ from noether.runs.resume.repair import damages, repair_run
 from noether.runs.saved_spec import load_saved_spec, noting_missing_code
 from noether.spec.diff import differences
 from noether.spec.model import resolved_tables
+from noether.training.compiled import missing_compiler
+from noether.training.forms import COMPILED
 
 
 def resume(
@@ -133,6 +135,9 @@ def _position(paths: PathProvider, saved: SavedState | None, damaged: Collection
     if saved.state.trainer.get("ended"):
         return [f"continues   after {saved.checkpoint.manifest.iteration}, where it had ended"]
     position = [f"continues   after {saved.checkpoint.manifest.iteration}"]
+    is_compiled = saved.state.trainer.get("form", {}).get("form") == COMPILED.name
+    if is_compiled and (reason := missing_compiler()):
+        position.append(f"refused     its updates are compiled, and {reason}")
     if paths.metrics_path in damaged:
         return position
     return [*position, f"again       {lost_updates(paths, saved.state.update)} updates are computed again"]

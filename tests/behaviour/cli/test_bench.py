@@ -189,6 +189,13 @@ def test_a_measurement_of_another_spec_is_not_compared(bench, measured):
     assert "found 'other', expected 'tiny'" in ended.err
 
 
+@pytest.mark.parametrize(("wanted", "way_out"), [(20, "add --updates 20"), (None, "leave out --updates")])
+def test_a_measurement_of_other_updates_is_not_compared(bench, measured, wanted, way_out):
+    ended = bench(*former(measured(), wanted=wanted))
+    assert ended.code == 2
+    assert way_out in ended.err
+
+
 def test_a_measurement_of_another_machine_is_compared_with_a_note(bench, measured):
     found = measured()
     machine = found["machine"] | {"cores": 96, "torch": "2.99"}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from noether.errors import UsageError
+from noether.runs.resume.resume import preview
 
 UPDATES_PER_EPOCH, BATCH = 6, 8
 SAVES = {"kind": "checkpoint", "every_n_updates": 1}
@@ -66,6 +67,16 @@ def test_a_run_that_gave_way_resumes_in_the_form_that_it_had_at_each_checkpoint(
     outcome = finish(changes, run_id="whole")
     assert forms(outcome.run_dir) == ["compiled"] * 3 + ["eager"] * 9
     assert unequal(outcome, changes, 3, 4, 5) == []
+
+
+@importing_the_compiler_warns
+@pytest.mark.usefixtures("traced")
+def test_a_preview_says_that_a_resume_needs_the_compiler(finish, monkeypatch):
+    folder = finish({**COMPILED, "trainer.max_epochs": 1}, run_id="whole").run_dir
+    assert not any(line.startswith("refused") for line in preview(folder, checkpoint="E0_U1_S8"))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    (line,) = (line for line in preview(folder, checkpoint="E0_U1_S8") if line.startswith("refused"))
+    assert "no-such-compiler is not on the PATH" in line
 
 
 @needs_a_compiler
