@@ -139,7 +139,7 @@ class Former:
     def _more_waits(self, record: Mapping[str, Any]) -> list[str]:
         before = {_key(one): one["waits"] for one in self.record["callbacks"]}
         return [
-            f"{one['name']} reads {one['waits']:.2g} {'value' if one['waits'] == 1 else 'values'} an update in {one['hook']}, {was or 0:.2g} before"
+            f"{one['name']} reads values in {one['hook']}: {one['waits']:.2g} an update, {was or 0:.2g} before"
             for one in record["callbacks"]
             if one["waits"] is not None and one["waits"] > (was := before.get(_key(one)) or 0.0) + _WAITS
         ]

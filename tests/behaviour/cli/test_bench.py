@@ -210,7 +210,7 @@ def test_a_callback_that_begins_to_wait_is_named(bench, measured):
     reading["waits"] = 0
     ended = bench(*former(found, ratio=1000.0), callbacks=[{**READS, "id": "losses"}])
     assert ended.code == 1
-    assert "losses reads 3 values an update in track_after_accumulation_step, 0 before" in ended.err
+    assert "losses reads values in track_after_accumulation_step: 3 an update, 0 before" in ended.err
 
 
 def test_a_wrong_spec_is_one_clear_error(refusal):
