@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,7 @@ import pytest
 
 import noether
 from noether.runs.outcome import Outcome, RunInterrupted
-from noether.testing import RecordingDevice
-from noether.training import graph, nonfinite
+from noether.testing import RecordingDevice, device
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("no deadline")
@@ -124,10 +123,7 @@ def figures(record_property: Callable[[str, object], None]) -> Callable[..., Non
 
 
 @pytest.fixture
-def graphs_on_cpu(monkeypatch: pytest.MonkeyPatch) -> RecordingDevice:
-    """A stand-in of a device with graphs; the CPU masks updates and rounds learning rates as such a device does."""
-    device = RecordingDevice()
-    monkeypatch.setattr(graph, "device_of", lambda _: device)
-    monkeypatch.setattr(nonfinite, "MASKING_DEVICES", frozenset({"cpu"}))
-    monkeypatch.setattr(nonfinite, "ROUNDING_DEVICES", frozenset({"cpu"}))
-    return device
+def graphs_on_cpu() -> Iterator[RecordingDevice]:
+    """A stand-in of a device with graphs."""
+    with device.graphs_on_cpu() as stand_in:
+        yield stand_in

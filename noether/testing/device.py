@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from noether.metrics.device import is_read
+from noether.training import graph, nonfinite
 
 T = TypeVar("T")
 
@@ -76,6 +78,17 @@ class RecordingDevice:
         self.calls.append("send")
         sent = {name: torch.empty_like(tensor) for name, tensor in tensors.items()}
         return sent, RecordedCopy(tensors, sent, self.calls)
+
+
+@contextmanager
+def graphs_on_cpu() -> Iterator[RecordingDevice]:
+    """Train with a stand-in of a device with graphs; the CPU masks updates and rounds rates as such ones do."""
+    device = RecordingDevice()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph, "device_of", lambda _: device)
+        patch.setattr(nonfinite, "MASKING_DEVICES", frozenset({"cpu"}))
+        patch.setattr(nonfinite, "ROUNDING_DEVICES", frozenset({"cpu"}))
+        yield device
 
 
 class RecordedCopy:

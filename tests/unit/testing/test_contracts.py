@@ -10,6 +10,7 @@ import pytest
 import torch
 from pydantic import Field
 
+import noether
 from noether.config.components import CallBackBaseConfig, TransformBaseConfig
 from noether.core.callbacks import CallbackBase, PeriodicCallback
 from noether.data.dataset import InMemoryDataset
@@ -25,6 +26,8 @@ from noether.testing import (
     TransformContract,
 )
 from noether.testing.contract import Contract
+from noether.testing.device import graphs_on_cpu
+from noether.testing.tiny import merged, tiny_spec
 
 EVERY = {"every_n_updates": 1}
 
@@ -192,3 +195,9 @@ def call(tested: Contract, test: str, folder: Path) -> None:
     given = {"tmp_path": folder, "record_property": lambda name, value: None}
     method = getattr(tested, test)
     method(**{name: given[name] for name in method.__annotations__ if name in given})
+
+
+def test_the_tiny_spec_of_the_contracts_trains_by_graphs(tmp_path: Path) -> None:
+    with graphs_on_cpu() as device:
+        noether.run(merged(tiny_spec(), {"trainer": {"update": "graph"}, "output": str(tmp_path)}), quiet=True)
+    assert device.calls.count("replay") > 6
