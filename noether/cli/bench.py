@@ -74,7 +74,7 @@ def bench(
     if former is not None:
         former.require_same(loaded.spec.name, updates)
     found = measure(loaded, options.plugins, updates=updates, is_enough=is_enough)
-    record = found.record()
+    record = {**found.record(), "wanted": updates}  # None: as many as fit into some seconds
     print_json(record) if as_json else _print_bench(found, record)
     failures = [] if former is None else [f"{line} (compared with {former.path})" for line in former.growth(record)]
     if fail_over is not None and found.timing.ratio > fail_over:

@@ -82,7 +82,6 @@ class Bench:
         callbacks: Cost of each hook, the dearest callback first.
         mean_us: Microseconds of an update in which those were measured, with evaluation and boundaries.
         not_called: First update at which they would act, by id of callbacks whose interval did not fire.
-        wanted: Updates that were asked for; None for as many as fit into some seconds.
     """
 
     name: str
@@ -92,7 +91,6 @@ class Bench:
     callbacks: Sequence[CallbackCost]
     mean_us: float
     not_called: Mapping[str, int | None]
-    wanted: int | None
 
     def record(self) -> dict[str, Any]:
         """Return everything as plain values, for JSON."""
@@ -104,7 +102,6 @@ class Bench:
             "update_us": timing.update_us,
             "noise": timing.noise,
             "updates": timing.updates,
-            "wanted": self.wanted,
             "slices": timing.slices,
             "slice_updates": timing.slice_updates,
             "end_update": self.end_update,
@@ -153,7 +150,6 @@ def bench(
         callbacks=found,
         mean_us=1e6 * costs.seconds / costs.timed,
         not_called=costs.not_called(run),
-        wanted=updates,
     )
 
 
