@@ -16,7 +16,7 @@ from noether.metrics.device import Device, device_of
 from noether.optim.kernels import single
 from noether.training.another_form import MOST_SHAPES, AnotherForm, UnfitError, common_refusal
 from noether.training.buffers import KeptBuffers
-from noether.training.captured import (
+from noether.training.graph_layout import (
     Captured,
     Copies,
     GraphGuard,

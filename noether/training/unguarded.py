@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from noether.training.another_form import UnfitError
-from noether.training.captured import Place, filled, placed
+from noether.training.graph_layout import Place, filled, placed
 
 _PURE = (
     *("BINARY_OP", "BINARY_SUBSCR", "BUILD_", "CACHE", "CALL", "COPY", "DELETE_FAST", "EXTENDED_ARG", "KW_NAMES"),

@@ -1,4 +1,4 @@
-"""Captured updates: layout of batches and results, the guard inside of a graph, and copies of what it leaves."""
+"""What a captured update is given and leaves: layout of batches and results, the guard in it, and copies."""
 
 from __future__ import annotations
 
