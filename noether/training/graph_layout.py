@@ -1,4 +1,4 @@
-"""What a captured update is given and leaves: layout of batches and results, the guard in it, and copies."""
+"""Layout of the batches and results of a captured update, the guard inside of it, and copies of what it leaves."""
 
 from __future__ import annotations
 
