@@ -95,7 +95,7 @@ class Tracking:
             feed.start()
 
     def follow(self, log_writer: LogWriter) -> None:
-        """Follow metrics and files of callbacks, and log the addresses of trackers once they are open.
+        """Follow metrics and results of callbacks, and log the addresses of trackers once they are open.
 
         Training waits a few seconds for all trackers together.
 
@@ -108,7 +108,6 @@ class Tracking:
             if feed.wait_open(max(0.0, began + patience - time.monotonic())):
                 _LOG.info("%s: %s", feed.name, feed.tracker.description)
             log_writer.on_written.append(feed.notify)
-            log_writer.on_file.append(feed.log_artifact)
 
     def abandon(self) -> None:
         """Stop all deliveries: another process may work on the run now."""
@@ -138,7 +137,7 @@ class Tracking:
         if lacking and status == "FINISHED":
             names = ", ".join(feed.name for feed in lacking)
             raise TrackerError(
-                f"the run finished, but the tracker {names} lacks some of its metrics or files",
+                f"the run finished, but the tracker {names} lacks some of its metrics or results",
                 hint=f"deliver the rest with: {sync_command(self.paths.run_path, lacking[0].tracker)}",
             )
 

@@ -1,8 +1,13 @@
+import json
 import urllib.request
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from noether.core.trackers import TrackerFeed
+from noether.metrics.figures import content_of, encoded
+from noether.metrics.results import ResultsFile, folder_of
 
 pytestmark = [
     pytest.mark.slow,  # the server needs some ten seconds to start
@@ -26,23 +31,30 @@ def tracked(server, make_tracker, make_run, records):
     feed.start()
     assert feed.wait_open(30)
     metrics_path.write_bytes(b"".join(record.encode() for record in records))
+    results = ResultsFile(run.run_dir)
+    plot, errors = encoded("figure", "plot", np.zeros((4, 4))), encoded("table", "Errors", {"a": [1.5]})
+    results.keep(records[-1], {"plot": content_of(plot), "Errors": content_of(errors)})
+    results.close()
     feed.notify()
-    plot = run.run_dir / "plot.txt"
-    plot.write_text("a plot")
-    feed.log_artifact(plot, "figures")
     assert closed(feed, "FINISHED") == 0
     return tracker
 
 
-def test_a_run_reaches_a_server_with_everything(tracked, capfd):
+def test_a_run_reaches_a_server_with_everything(tracked, tmp_path, capfd):
     run = tracked.client.get_run(tracked.mlflow_run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["trainer.max_epochs"] == "3"
     history = tracked.client.get_metric_history(tracked.mlflow_run_id, "loss/test/total")
     assert [point.step for point in history] == [1, 2, 3]
-    assert [item.path for item in tracked.client.list_artifacts(tracked.mlflow_run_id, "figures")] == [
-        "figures/plot.txt"
+    assert [item.path for item in tracked.client.list_artifacts(tracked.mlflow_run_id, "results/plot")] == [
+        "results/plot/U000000000003.png"
     ]
+    small, image = (item.path for item in tracked.client.list_artifacts(tracked.mlflow_run_id, "images"))
+    assert small == image.replace(".png", "+compressed.webp")
+    assert image.startswith("images/plot+step+3+")
+    path = f"results/{folder_of('Errors')}/U000000000003.json"
+    table = Path(tracked.client.download_artifacts(tracked.mlflow_run_id, path, str(tmp_path)))
+    assert json.loads(table.read_text()) == {"columns": ["a"], "data": [[1.5]]}
     assert {item.path for item in tracked.client.list_artifacts(tracked.mlflow_run_id, "spec")} == {
         "spec/spec.toml",
         "spec/spec.resolved.toml",
