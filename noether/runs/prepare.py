@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import NoneType
@@ -33,6 +34,7 @@ from noether.data.container import DataContainer, build_data
 from noether.data.loader import refuse_import_by_worker
 from noether.errors import SpecError, error_text
 from noether.kernel.dispatch import compile_dispatch
+from noether.kernel.importing import explained
 from noether.kernel.names import TARGET
 from noether.kernel.participant import Participant, load_plugins
 from noether.kernel.registry import use_registry
@@ -257,25 +259,24 @@ def _quiet_callbacks() -> Iterator[None]:
 def _configured(loaded: LoadedSpec, names: Iterable[str]) -> tuple[LoadedSpec, list[Participant]]:
     """Load the run plugins and return the spec as they configure it, checked again."""
     spec = loaded.spec.model_copy(deep=True)
-    spec.plugins.use = list(dict.fromkeys([*spec.plugins.use, *names]))
-    participants = load_plugins(spec.plugins.use)
-    used = list(spec.plugins.use)
-    order = _configure(spec, participants)
+    spec.plugins.use = used = list(dict.fromkeys([*spec.plugins.use, *names]))
+    participants = load_plugins(used)
+    new = [one for one in participants if one.id not in spec._configured_by]  # a resumed run is configured already
+    order = _configure(spec, new)
     if order and (problems := _problems_of(spec, loaded, used)):
-        culprit = _first_to_break(loaded, used, participants, order)
+        culprit = _first_to_break(loaded, used, new, order)
         raise InvalidSpecError(problems, origin=f"the spec after configure_spec of run plugin '{culprit}'")
+    spec._configured_by += order
     return replace(loaded, spec=spec), participants
 
 
-def _first_to_break(
-    loaded: LoadedSpec, used: Sequence[str], participants: Sequence[Participant], order: Sequence[str]
-) -> str:
+def _first_to_break(loaded: LoadedSpec, used: list[str], new: list[Participant], order: list[str]) -> str:
     """Return the id of the run plugin after which the spec is no longer valid; the last one if that cannot be found."""
     for count in range(1, len(order)):
         again = loaded.spec.model_copy(deep=True)
         again.plugins.use = list(used)
         try:
-            _configure(again, [one for one in participants if one.id in order[:count]])
+            _configure(again, [one for one in new if one.id in order[:count]])
         except Exception:  # a plugin that cannot be called again; the problems that were found are reported
             break
         if _problems_of(again, loaded, used):
@@ -287,7 +288,7 @@ def _configure(spec: RunSpec, participants: Sequence[Participant]) -> list[str]:
     """Let run plugins configure a spec in place; return the ids of those that do, in their order."""
     dispatch = compile_dispatch(participants)
     if dispatch.configure_spec is not None:
-        dispatch.configure_spec(spec=spec)
+        explained("the spec", partial(dispatch.configure_spec, spec=spec), "configure")
     return list(dict.fromkeys(dispatch.order("configure_spec")))
 
 
@@ -304,12 +305,11 @@ def _problems_of(spec: RunSpec, loaded: LoadedSpec, used: Sequence[str]) -> list
         return [Problem("wrong-value", (), str(error))]
     built = {path for path, _ in configs_in(spec)}
     tables_only = [path for path, _ in configs_in(again.spec) if path not in built]
+    tables_only += [(name,) for name in spec.plugin_tables if not isinstance(getattr(spec, name), BaseModel)]
+    unset = "found None, which a spec does not have, expected a value"
     return [
         *(Problem("wrong-type", path, "found a plain table, expected a config object") for path in tables_only),
-        *(
-            Problem("wrong-type", path, "found None, which a spec does not have, expected a value")
-            for path in _paths_unset(spec)
-        ),
+        *(Problem("wrong-type", path, unset) for path in _paths_unset(spec)),
     ]
 
 
