@@ -153,7 +153,7 @@ class Discovery:
         for name, static in _candidates(participant):
             self._take(name, static)
         if not participant.is_plugin:
-            self.problems += [f"{participant}: {miss}" for miss in near_misses(type(participant.instance))]
+            self.problems += [f"{participant.with_distribution}: {miss}" for miss in near_misses(type(participant.instance))]
 
     def _take(self, name: str, static: Any) -> None:
         """Add an attribute as an implementation, or the problem with it."""
@@ -210,7 +210,7 @@ class Discovery:
             self.implementations += periodic_implementations(implementation, interval, self._watch)
 
     def _report(self, where: Any, message: str) -> None:
-        self.problems.append(f"{self.participant}: {message}{place_of(where)}")
+        self.problems.append(f"{self.participant.with_distribution}: {message}{place_of(where)}")
 
 
 def _candidates(participant: Participant) -> Iterator[tuple[str, Any]]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from noether.errors import PluginError
 from noether.kernel.compile import HookCall, HookWatch, Registration, active_watch
 from noether.kernel.discovery import Discovery
+from noether.kernel.entries import way_out
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.participant import Implementation, NextDue, Participant, call_order
 from noether.kernel.progress import NEVER, UpdateCounter
@@ -74,6 +75,10 @@ class Dispatch:
         """Return the participants that implement a hook, as they are called; wrappers come first."""
         return [implementation.participant for implementation in self._order[hook]]
 
+    def implementations(self, hook: str) -> list[Implementation]:
+        """Return the implementations of a hook, as they are called; wrappers come first."""
+        return self._order[hook]
+
     def next_due_update(self, update_counter: UpdateCounter) -> int:
         """Return the first update after the current one at which any interval fires; `NEVER` without one.
 
@@ -115,7 +120,9 @@ def compile_dispatch(
     discoveries = [Discovery(participant, watch) for participant in participants]
     problems = [*_shared_ids(participants), *(problem for found in discoveries for problem in found.problems)]
     if problems:
-        raise PluginError(problems[0] if len(problems) == 1 else "\n  - ".join([_MANY, *problems]))
+        remedies = (way_out(found.participant.distribution) for found in discoveries if found.problems)
+        text = problems[0] if len(problems) == 1 else "\n  - ".join([_MANY, *problems])
+        raise PluginError(text, hint=next(filter(None, remedies), None))
     implementations = [found for discovery in discoveries for found in discovery.implementations]
     return Dispatch(Registration(sorted(implementations, key=call_order), on_stop=on_stop, watch=watch))
 

@@ -9,6 +9,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext, redirect_stdout
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,7 +19,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from noether.errors import PluginError, error_text
-from noether.kernel.entries import COMMAND, ROLES, Entry, Role
+from noether.kernel.entries import COMMAND, ROLES, Component, Entry, Role, way_out
 from noether.kernel.names import did_you_mean
 from noether.kernel.trust import ALWAYS_TRUSTED, SCRIPT, Trust, trust_hint
 
@@ -78,18 +79,31 @@ def import_entry(entry: Entry) -> Any:
     Raises:
         PluginError: if its code fails to import, or has no such attribute.
     """
-    return explained(f"{entry.role} '{entry.name}' of {entry.origin}", lambda: import_target(entry.target))
+    subject = f"{entry.role} '{entry.name}' of {entry.origin}"
+    remedy = way_out(entry.distribution)
+    return explained(subject, lambda: import_target(entry.target), remedy, prints=entry.role == COMMAND.name)
 
 
-def explained(subject: str, importer: Callable[[], _Imported]) -> _Imported:
-    """Call `importer`; turn its errors into a `PluginError` with the place and a hint."""
+def explained(
+    subject: str, importer: Callable[[], _Imported], remedy: str | None = None, *, prints: bool = False
+) -> _Imported:
+    """Call `importer`; turn its errors into a `PluginError` with the place and a hint.
+
+    Args:
+        subject: The imported thing, as errors name it.
+        importer: Imports it.
+        remedy: Hint for errors that have none of their own.
+        prints: True to leave standard output to the imported code; else its prints go to standard error, because the
+            output of a command may be read by a program.
+    """
     try:
-        return importer()
+        with nullcontext() if prints else redirect_stdout(sys.stderr):
+            return importer()
     except PluginError:
         raise
     except (Exception, SystemExit) as error:  # a module that calls sys.exit() must not end the command
         message = f"cannot import {subject}: {error_text(error)}{_place(error)}"
-        raise PluginError(message, hint=_hint(error)) from error
+        raise PluginError(message, hint=_hint(error) or remedy) from error
 
 
 def _place(error: BaseException) -> str:
@@ -109,21 +123,26 @@ def _hint(error: BaseException) -> str | None:
     return None
 
 
-def check_role(role: Role, kind: str, found: Any, entries: Iterable[Entry] = ()) -> None:
+def check_role(role: Role, kind: str, component: Component, entries: Iterable[Entry] = ()) -> None:
     """Check the object that a kind resolves to: a subclass of the role's base; for a loss a function of two tensors.
 
     Args:
         role: The role that it should play.
         kind: The kind as the spec has it.
-        found: The object.
+        component: The object, with its registration.
         entries: The registrations of the role, to suggest another kind.
 
     Raises:
         PluginError: if the object does not fit; the hint names the role that it fits.
     """
-    if (problem := role_problem(role, found)) is not None:
-        hint = function_instead(found, entries) if role.name == "loss" and is_module(found) else _where_it_fits(found)
+    found, entry = component.target, component.entry
+    if (problem := role_problem(role, found)) is None:
+        return
+    hint = function_instead(found, entries) if role.name == "loss" and is_module(found) else _where_it_fits(found)
+    if entry is None or entry.is_built_in:
         raise PluginError(f"{role.named(kind)} {problem}", hint=hint, code="wrong-role")
+    hint = hint or way_out(entry.distribution)
+    raise PluginError(f"{role.named(kind)} of {entry.origin} {problem}", hint=hint, code="wrong-role")
 
 
 def role_problem(role: Role, found: Any) -> str | None:
