@@ -195,6 +195,7 @@ def installed_commands() -> tuple[Entry, ...]:
 
 def _entries_of(roles: Iterable[Role]) -> set[Entry]:
     """Scan all installed distributions, which reads a file of each."""
+    points: Any  # its class differs between versions of Python
     try:
         points = entry_points()
     except Exception:  # of one distribution, which must not hide the others
@@ -207,12 +208,15 @@ def _entries_of(roles: Iterable[Role]) -> set[Entry]:
     }
 
 
+_UNKNOWN = "unknown"
+
+
 def _each_distribution() -> Iterator[tuple[str, list[EntryPoint] | Exception]]:
     """Yield the origin of each distribution with its entry points, or with the error of reading them."""
     seen = set()
     for distribution in distributions():
         name, its_version, *_ = _facts_of(distribution)
-        if normal(name) in seen:  # a later folder of sys.path has another copy
+        if normal(name) in seen and name != _UNKNOWN:  # a later folder of sys.path has another copy
             continue
         seen.add(normal(name))
         try:
@@ -238,7 +242,7 @@ def _facts_of(distribution: Distribution | None) -> tuple[str, str, tuple[str, .
     except Exception:  # no file, no text, or refused by the finder of importlib_metadata, once that is imported
         metadata = {}
     needs = (text for text in metadata.get("requires_dist", ()) if normal(re.split(r"[^\w-]", text)[0]) == BUILT_IN)
-    name, its_version = (str(metadata.get(key, "unknown")) for key in ("name", "version"))
+    name, its_version = (str(metadata.get(key, _UNKNOWN)) for key in ("name", "version"))
     return name, its_version, tuple(needs), str(metadata.get("summary", ""))
 
 

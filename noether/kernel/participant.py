@@ -85,7 +85,7 @@ class Participant:
 
     @property
     def with_distribution(self) -> str:
-        """Its name, with the distribution that a third party is responsible for: `callback 'x' of noether-plugin-x 1`."""
+        """Its name, with the distribution of a third party: `callback 'x' of noether-plugin-x 1.2`."""
         is_ours = normal(self.distribution) in ("", BUILT_IN)
         return str(self) if is_ours else f"{self} of {self.distribution} {self.version}"
 
