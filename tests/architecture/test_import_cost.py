@@ -77,7 +77,8 @@ def test_listing_verbs_and_kinds_imports_no_plugin_and_no_other_verb(tmp_path: P
     for number in range(50):
         metadata = tmp_path / f"noether_plugin_n{number}-1.0.dist-info"
         metadata.mkdir()
-        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: noether-plugin-n{number}\nVersion: 1.0\n")
+        name = f"Metadata-Version: 2.1\nName: noether-plugin-n{number}\nVersion: 1.0\n"
+        (metadata / "METADATA").write_text(f"{name}Requires-Dist: noether-train>=0.1,<{number + 1}\n")
         points = (
             f"[noether.commands]\nverb{number} = n{number}:verb\n[noether.callbacks]\nkind{number} = n{number}:Kind\n"
         )
