@@ -56,13 +56,18 @@ def check(
 def _notes(loaded: LoadedSpec, options: SpecOptions) -> list[str]:
     """Return notes on a valid spec: values that may mean something else than the author thinks."""
     from noether.config.secrets import withheld
+    from noether.kernel.discovery import Discovery, discovered
+    from noether.kernel.dispatch import require_working
     from noether.kernel.participant import load_plugins
     from noether.kernel.registry import use_registry
     from noether.spec.checks.meaning import meaning_notes
+    from noether.spec.describe.fields import components_in
     from noether.spec.errors.words import toml_path
 
     with use_registry(loaded.registry):
-        load_plugins([*loaded.spec.plugins.use, *options.plugins])
+        plugins = load_plugins([*loaded.spec.plugins.use, *options.plugins])
+        callbacks = {one.kind: one for _, one in components_in(loaded.spec) if one.role == "callback"}
+        require_working([*map(discovered, callbacks.values()), *map(Discovery, plugins)])
         found = meaning_notes(loaded.spec, plugins=options.plugins)
     return [*loaded.notes, *(withheld(f"{toml_path(note.path)}: {note.message}") for note in found)]
 

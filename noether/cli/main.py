@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from noether.kernel.entries import Entry
 
 
-_BUILT_IN = {
+BUILT_IN_VERBS = {
     "run": "Train the run that SPEC describes.",
     "resume": "Continue a run that stopped.",
     "eval": "Evaluate a checkpoint of RUN.",
@@ -88,7 +88,7 @@ class _Verbs(Group):
     """The built-in verbs and those of the entry-point group `noether.commands`; a built-in verb cannot be replaced."""
 
     def __init__(self, **settings: Any) -> None:
-        commands = {name: _BuiltIn(name, help=line) for name, line in _BUILT_IN.items()}
+        commands = {name: _BuiltIn(name, help=line) for name, line in BUILT_IN_VERBS.items()}
         super().__init__(**settings | {"commands": commands})
 
     def list_commands(self, ctx: Any) -> list[str]:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import inspect
+import re
+from collections.abc import Sequence
 from enum import Enum
+from itertools import groupby
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 import typer
 
-from noether.cli.options import AsJson, Trusted, verb, verbs
+from noether.cli.options import AsJson, Spec, SpecOptions, Trusted, verb, verbs
 from noether.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
-    from noether.kernel.entries import Component
+    from noether.kernel.entries import Component, Entry
 
 app = verbs("Look at what is installed.")
 RoleName = Annotated[
@@ -25,6 +28,8 @@ RoleName = Annotated[
     typer.Option("--role", metavar="ROLE", help="Only this role: callback, model, …", show_default=False),
 ]
 
+_NAME = re.compile(r"[\w-]+")
+_TARGET = re.compile(r"[\w.]+(:[\w.]+)?")
 _PLACES = {
     "callback": "[[trainer.callbacks]]",
     "dataset": "[datasets.train]",
@@ -41,20 +46,55 @@ _INLINE = {"loss": "loss_fn", "collator": "collate", "optimizer": "optimizer", "
 def list_plugins(role: RoleName = None, as_json: AsJson = False) -> None:
     """List every kind that a spec can name.
 
-    Each with its distribution; none is imported.
+    Each with its distribution, its status, and what to write if that is not ok. Nothing is imported.
     """
-    from noether.kernel.entries import installed_entries
+    from noether.kernel.entries import installed_entries, unreadable_distributions, way_out
 
     only = checked_role(role)
-    rows = [
-        {"role": entry.role, "kind": entry.name, "from": entry.origin, "target": entry.target}
-        for entry in sorted(installed_entries(), key=lambda e: (e.role, not e.is_built_in, e.name.lower()))
-        if only in (None, entry.role)
-    ]
+    entries = sorted(installed_entries(), key=lambda e: (e.role, not e.is_built_in, e.name.lower()))
+    of_role = {name: list(group) for name, group in groupby(entries, lambda entry: entry.role)}
+    rows = [_listed(entry, *standing(entry, of_role[entry.role])) for entry in entries if only in (None, entry.role)]
+    for origin, error in unreadable_distributions().items():
+        note = f"its entry points cannot be read, {error}: {way_out(origin.partition(' ')[0])}"
+        rows.append(dict.fromkeys(rows[0], "") | {"origin": origin, "status": "invalid", "note": note})
     if as_json:
         print_json(rows)
     else:
-        print_table(rows)
+        shown = ["role", "kind", "origin", "status", *(key for key in ("note", "summary") if any(r[key] for r in rows))]
+        print_table([{key: row[key] for key in shown} for row in rows])
+
+
+def _listed(entry: Entry, status: str, note: str) -> dict[str, str]:
+    summary = "" if entry.is_built_in else entry.summary
+    found = {"role": entry.role, "kind": entry.name, "origin": entry.origin, "status": status, "note": note}
+    return found | {"summary": summary, "target": entry.target}
+
+
+def standing(entry: Entry, of_role: Sequence[Entry]) -> tuple[str, str]:
+    """Return the status of a registration, and what to do if it is not `ok`; imports nothing.
+
+    Args:
+        entry: The registration.
+        of_role: All registrations of its role.
+    """
+    from noether.cli.main import BUILT_IN_VERBS
+    from noether.kernel.entries import matching, unmet, way_out
+
+    if entry.is_built_in:
+        return "ok", ""
+    if not _NAME.fullmatch(entry.name) or not _TARGET.fullmatch(entry.target):
+        found = f"{entry.name} = {entry.target}"
+        return "invalid", f"found {found!r}, expected NAME = module:Attr: {way_out(entry.distribution)}"
+    if (wrong := unmet(entry.distribution, entry.needs)) is not None:
+        status = "too old" if wrong.is_old else "too new"
+        return status, f"needs {wrong.requirement}, found {wrong.found}: {wrong.remedy}"
+    claims = matching(of_role, entry.name)
+    if claims[0].is_built_in or (entry.role == "command" and entry.name in BUILT_IN_VERBS):
+        return "shadowed", f"'{entry.name}' is built in: write {entry.qualified}"
+    others = {claim.origin for claim in claims if claim.target != entry.target or claim.package != entry.package}
+    if others - {entry.origin}:
+        return "conflict", f"also of {', '.join(sorted(others - {entry.origin}))}: write {entry.qualified}"
+    return ("conflict", f"twice in {entry.origin}: {way_out(entry.distribution)}") if others else ("ok", "")
 
 
 @verb(app, "info", example="noether plugins info offline-loss")
@@ -75,6 +115,77 @@ def info(
             if number:
                 say()
             _print_kind(registry.load(found or "callback", kind))
+
+
+@verb(app, "hooks", example="noether plugins hooks after_epoch -p ema")
+def hooks(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One hook.", show_default="all of them")] = None,
+    kinds: Annotated[
+        list[str],
+        typer.Option(
+            "-p",
+            "--plugin",
+            metavar="KIND",
+            help="Import this callback or run plugin too, to show its hooks; may be repeated.",
+            show_default=False,
+        ),
+    ] = [],
+    trusted: Trusted = [],
+    as_json: AsJson = False,
+) -> None:
+    """Show each hook, its arguments, and the callbacks that implement it.
+
+    Only an import tells what implements a hook: it is done for what is built in and for what -p names, and for no other
+    installed plugin. `noether plugins order SPEC` shows what a run calls.
+    """
+    from noether.cli.hooks import print_hooks
+
+    print_hooks(name, kinds, trusted, as_json=as_json)
+
+
+@verb(app, "order", example="noether plugins order specs/experiment.toml")
+def order(spec: Spec, options: SpecOptions, as_json: AsJson = False) -> None:
+    """Show the calls of each hook in a run of SPEC, in their order.
+
+    Wrappers, run plugins that are first, callbacks in the order of the spec, the other run plugins, those that are
+    last. Hooks are compiled as for the run; nothing is trained or left behind.
+    """
+    from noether.cli.hooks import print_order
+    from noether.runs.plan.plan_callbacks import ordered_calls
+    from noether.runs.prepare import rehearsal
+    from noether.spec.load import load_spec
+
+    loaded = load_spec(spec, options.overrides, trust=options.trusted, plugins=options.plugins)
+    with rehearsal(loaded, options.plugins) as run:
+        calls = ordered_calls(run)
+    print_order(calls, as_json=as_json)
+
+
+@verb(app, "doctor", example="noether plugins doctor noether-plugin-x")
+def doctor(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="A distribution, or a kind of it.", show_default="every one but Noether"),
+    ] = None,
+    limit: Annotated[
+        float, typer.Option("--time-limit", metavar="SECONDS", min=0.0, help="The longest time for one import.")
+    ] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Import each installed plugin in a process of its own, and report its cost and defects.
+
+    Seconds, memory, torch, versions, taken names, wrong kinds and hooks, prints, and changes of global state. Exit
+    codes: 0 nothing is wrong, 1 something is.
+    """
+    from noether.cli.doctor import examine, print_reports
+
+    reports = examine(name, limit)
+    if as_json:
+        print_json(reports)
+    else:
+        print_reports(reports)
+    if any(report["problems"] for report in reports):
+        raise typer.Exit(1)
 
 
 @verb(app, "new", example="noether plugins new grad-noise --role callback")
@@ -151,21 +262,28 @@ def _print_kind(component: Component) -> None:
         if (table_class := table_class_of(field)) is not None:
             say(f"\neach table of {name}\n")
             print_table([_row(*option) for option in table_class.model_fields.items()])
+    if component.role == "callback":
+        say()
+        _print_hooks(component)
     for name, reason in getattr(config_class, "left_out", {}).items():
         say(f"\n{name} is not an option: {reason}")
     say(f"\n{_example(component, config_class)}")
 
 
 def _print_plugin(component: Component) -> None:
-    from noether.kernel.hookspecs import HOOKS
-    from noether.kernel.markers import implementation_options
-
-    hooks = [name for name in HOOKS if implementation_options(getattr(component.target, name, None)) is not None]
     summary = (inspect.getdoc(component.target) or "").strip().partition("\n")[0]
     say(f"run plugin '{component.kind}' from {component.origin}")
     say(f"  {summary}\n" if summary else "")
-    say(f"implements {', '.join(hooks) or 'no hook'}\n")
-    say(f'[plugins]\nuse = ["{component.kind}"]')
+    _print_hooks(component)
+    say(f'\n[plugins]\nuse = ["{component.kind}"]')
+
+
+def _print_hooks(component: Component) -> None:
+    from noether.kernel.discovery import discovered, implemented_hooks
+
+    say(f"implements {', '.join(implemented_hooks(component)) or 'no hook'}")
+    for problem in discovered(component).problems:
+        say(f"error: {problem}")
 
 
 def _row(name: str, field: FieldInfo) -> dict[str, str]:

@@ -8,7 +8,9 @@ from dataclasses import replace
 from difflib import SequenceMatcher
 from typing import Any, Literal
 
+from noether.errors import PluginError
 from noether.kernel.compile import HookWatch, compile_call, measured
+from noether.kernel.entries import PLUGIN, Component, way_out
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.markers import (
     implementation_options,
@@ -153,7 +155,9 @@ class Discovery:
         for name, static in _candidates(participant):
             self._take(name, static)
         if not participant.is_plugin:
-            self.problems += [f"{participant}: {miss}" for miss in near_misses(type(participant.instance))]
+            self.problems += [
+                f"{participant.with_distribution}: {miss}" for miss in near_misses(type(participant.instance))
+            ]
 
     def _take(self, name: str, static: Any) -> None:
         """Add an attribute as an implementation, or the problem with it."""
@@ -210,7 +214,34 @@ class Discovery:
             self.implementations += periodic_implementations(implementation, interval, self._watch)
 
     def _report(self, where: Any, message: str) -> None:
-        self.problems.append(f"{self.participant}: {message}{place_of(where)}")
+        self.problems.append(f"{self.participant.with_distribution}: {message}{place_of(where)}")
+
+
+def discovered(component: Component) -> Discovery:
+    """Return the hooks of a callback class or run plugin, with its problems; nothing is constructed.
+
+    Raises:
+        PluginError: if the class is abstract.
+    """
+    is_plugin = component.role == PLUGIN.name
+    if not is_plugin and inspect.isabstract(component.target):
+        missing = ", ".join(sorted(component.target.__abstractmethods__))
+        raise PluginError(
+            f"callback '{component.kind}' ({component.origin}) is abstract: found a class without {missing}",
+            hint=way_out(component.distribution),
+        )
+    instance = component.target if is_plugin else object.__new__(component.target)
+    kind, distribution, version = component.kind, component.distribution, component.version
+    return Discovery(Participant(kind, kind, instance, distribution, version, is_plugin=is_plugin))
+
+
+def implemented_hooks(component: Component) -> list[str]:
+    """Return the hooks that a callback class or run plugin implements, in the order of a run.
+
+    What acts when an interval fires implements `periodic_callback`, and not the round that calls it.
+    """
+    found = {PERIODIC if one.next_due is not None else one.hook for one in discovered(component).implementations}
+    return [hook for hook in HOOKS if hook in found]
 
 
 def _candidates(participant: Participant) -> Iterator[tuple[str, Any]]:

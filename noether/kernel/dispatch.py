@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from noether.errors import PluginError
 from noether.kernel.compile import HookCall, HookWatch, Registration, active_watch
 from noether.kernel.discovery import Discovery
+from noether.kernel.entries import way_out
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.participant import Implementation, NextDue, Participant, call_order
 from noether.kernel.progress import NEVER, UpdateCounter
@@ -74,6 +75,10 @@ class Dispatch:
         """Return the participants that implement a hook, as they are called; wrappers come first."""
         return [implementation.participant for implementation in self._order[hook]]
 
+    def implementations(self, hook: str) -> list[Implementation]:
+        """Return the implementations of a hook, as they are called; wrappers come first."""
+        return self._order[hook]
+
     def next_due_update(self, update_counter: UpdateCounter) -> int:
         """Return the first update after the current one at which any interval fires; `NEVER` without one.
 
@@ -113,11 +118,23 @@ def compile_dispatch(
     """
     watch = watch or active_watch()
     discoveries = [Discovery(participant, watch) for participant in participants]
-    problems = [*_shared_ids(participants), *(problem for found in discoveries for problem in found.problems)]
-    if problems:
-        raise PluginError(problems[0] if len(problems) == 1 else "\n  - ".join([_MANY, *problems]))
+    require_working(discoveries, _shared_ids(participants))
     implementations = [found for discovery in discoveries for found in discovery.implementations]
     return Dispatch(Registration(sorted(implementations, key=call_order), on_stop=on_stop, watch=watch))
+
+
+def require_working(discoveries: Iterable[Discovery], problems: Sequence[str] = ()) -> None:
+    """Raise the problems of all participants together, after those that are given.
+
+    Raises:
+        PluginError: if there are problems.
+    """
+    broken = [found for found in discoveries if found.problems]
+    problems = [*problems, *(problem for found in broken for problem in found.problems)]
+    if problems:
+        remedies = (way_out(found.participant.distribution) for found in broken)
+        text = problems[0] if len(problems) == 1 else "\n  - ".join([_MANY, *problems])
+        raise PluginError(text, hint=next(filter(None, remedies), None))
 
 
 def _shared_ids(participants: Sequence[Participant]) -> list[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib.metadata import Distribution, entry_points
+from importlib.metadata import Distribution, EntryPoint, EntryPoints, distributions, entry_points, version
 from typing import Any, NamedTuple
+
+from noether.errors import PluginError, error_text
 
 
 class Role(NamedTuple):
@@ -73,6 +76,9 @@ TABLE = _role("table", "noether.config.components:SpecTable", "[NAME]")
 GROUPS: dict[str, Role] = {role.group: role for role in (*ROLES.values(), PLUGIN, COMMAND, TABLE)}
 """The entry-point groups, with their roles."""
 
+ROLE_OF: dict[str, Role] = {role.name: role for role in GROUPS.values()}
+"""The roles by name, those of run plugins and commands among them."""
+
 BUILT_IN = "noether-train"
 PLUGIN_PREFIX = "noether-plugin-"
 
@@ -80,6 +86,13 @@ PLUGIN_PREFIX = "noether-plugin-"
 def normal(name: str) -> str:
     """Return the form in which names are compared: without differences of case and of `-`/`_`."""
     return name.lower().replace("_", "-")
+
+
+def way_out(distribution: str) -> str | None:
+    """Return the remedy for a defect of a third party's distribution; None for Noether's own and for project code."""
+    if normal(distribution) in ("", BUILT_IN):
+        return None
+    return f"try another version of it, python -m pip install --upgrade {distribution}, or tell its authors"
 
 
 @dataclass(frozen=True)
@@ -92,6 +105,8 @@ class Entry:
         target: The registered object, as `module:Attr`.
         distribution: Name of the distribution.
         version: Its version.
+        needs: Requirements on Noether in its metadata: `noether-train>=0.1,<0.2`.
+        summary: The line that describes the distribution.
     """
 
     role: str
@@ -99,6 +114,8 @@ class Entry:
     target: str
     distribution: str
     version: str
+    needs: tuple[str, ...] = ()
+    summary: str = ""
 
     @property
     def is_built_in(self) -> bool:
@@ -183,8 +200,12 @@ def installed_commands() -> tuple[Entry, ...]:
 
 def _entries_of(roles: Iterable[Role]) -> set[Entry]:
     """Scan all installed distributions, which reads a file of each."""
-    points = entry_points()
-    read = cache(_name_and_version)  # it parses the distribution's metadata, and we register a hundred entries
+    points: Any  # its class differs between versions of Python
+    try:
+        points = entry_points()
+    except Exception:  # of one distribution, which must not hide the others
+        points = EntryPoints(point for _, found in _each_distribution() if isinstance(found, list) for point in found)
+    read = cache(_facts_of)  # it parses the distribution's metadata, and we register a hundred entries
     return {
         Entry(role.name, point.name, point.value.partition("[")[0].strip(), *read(point.dist))
         for role in roles
@@ -192,13 +213,103 @@ def _entries_of(roles: Iterable[Role]) -> set[Entry]:
     }
 
 
-def _name_and_version(distribution: Distribution | None) -> tuple[str, str]:
-    """Return name and version of a distribution, also if its metadata is damaged."""
+_UNKNOWN = "unknown"
+
+
+def _each_distribution() -> Iterator[tuple[str, list[EntryPoint] | Exception]]:
+    """Yield the origin of each distribution with its entry points, or with the error of reading them."""
+    seen = set()
+    for distribution in distributions():
+        name, its_version, *_ = _facts_of(distribution)
+        if normal(name) in seen and name != _UNKNOWN:  # a later folder of sys.path has another copy
+            continue
+        seen.add(normal(name))
+        try:
+            yield f"{name} {its_version}", list(distribution.entry_points)
+        except Exception as error:
+            yield f"{name} {its_version}", error
+
+
+def unreadable_distributions() -> dict[str, str]:
+    """Return the error of each distribution whose entry points cannot be read, by its origin."""
+    try:
+        entry_points()
+    except Exception:
+        found = dict(_each_distribution())
+        return {origin: error_text(error) for origin, error in found.items() if isinstance(error, Exception)}
+    return {}
+
+
+def _facts_of(distribution: Distribution | None) -> tuple[str, str, tuple[str, ...], str]:
+    """Return name, version, requirements on Noether and summary of a distribution, also if its metadata is damaged."""
     try:
         metadata = {} if distribution is None else distribution.metadata.json
-    except FileNotFoundError:  # the finder of importlib_metadata, once imported, refuses what the built-in one reads
+    except Exception:  # no file, no text, or refused by the finder of importlib_metadata, once that is imported
         metadata = {}
-    return str(metadata.get("name", "unknown")), str(metadata.get("version", "unknown"))
+    needs = (text for text in metadata.get("requires_dist", ()) if normal(re.split(r"[^\w-]", text)[0]) == BUILT_IN)
+    name, its_version = (str(metadata.get(key, _UNKNOWN)) for key in ("name", "version"))
+    return name, its_version, tuple(needs), str(metadata.get("summary", ""))
+
+
+class Unmet(NamedTuple):
+    """A requirement of a distribution on Noether that the installed version does not meet.
+
+    Attributes:
+        requirement: The requirement: `noether-train>=7`.
+        found: The installed version of Noether.
+        remedy: The pip line that mends it.
+        is_old: True if the distribution is too old for this Noether, False if it needs a later one.
+    """
+
+    requirement: str
+    found: str
+    remedy: str
+    is_old: bool
+
+
+@cache
+def unmet(distribution: str, needs: tuple[str, ...]) -> Unmet | None:
+    """Return the first requirement on Noether that does not hold; None if all do, those of extras aside.
+
+    Args:
+        distribution: Name of the distribution that needs it.
+        needs: Its requirements, as an entry has them.
+    """
+    if not needs:
+        return None
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.version import InvalidVersion, Version
+
+    ours = version(BUILT_IN)
+    upgrade = f"python -m pip install --upgrade {distribution}"
+    for text in needs:
+        try:
+            wanted = Requirement(text)
+            if (wanted.marker and not wanted.marker.evaluate()) or wanted.specifier.contains(ours, prereleases=True):
+                continue
+            lower = [one.version for one in wanted.specifier if one.operator in (">", ">=", "~=", "==")]
+            needs_later = any(Version(each.removesuffix(".*")) >= Version(ours) for each in lower)
+        except (InvalidRequirement, InvalidVersion):
+            return Unmet(text, ours, upgrade, is_old=True)
+        requirement = f"{BUILT_IN}{wanted.specifier}"
+        remedy = f'python -m pip install "{requirement}"' if needs_later else upgrade
+        return Unmet(requirement, ours, remedy, is_old=not needs_later)
+    return None
+
+
+def require_version(entry: Entry) -> None:
+    """Check that the installed Noether is one that the distribution of an entry asks for.
+
+    Raises:
+        PluginError: if it is another; the hint is the pip line that mends it.
+    """
+    if (wrong := unmet(entry.distribution, entry.needs)) is not None:
+        raise PluginError(
+            f"{ROLE_OF[entry.role].named(entry.name)} of {entry.origin} needs {wrong.requirement}: found "
+            f"{BUILT_IN} {wrong.found}",
+            hint=wrong.remedy,
+            code="other-version",
+        )
 
 
 def is_dotted(kind: str) -> bool:

@@ -10,6 +10,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext, redirect_stdout
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
@@ -19,7 +20,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from noether.errors import NoetherError, PluginError, error_text, notes_of
-from noether.kernel.entries import COMMAND, ROLES, Entry, Role
+from noether.kernel.entries import COMMAND, ROLES, Component, Entry, Role, way_out
 from noether.kernel.names import did_you_mean
 from noether.kernel.trust import ALWAYS_TRUSTED, SCRIPT, Trust, trust_hint
 
@@ -79,7 +80,9 @@ def import_entry(entry: Entry) -> Any:
     Raises:
         PluginError: if its code fails to import, or has no such attribute.
     """
-    return explained(f"{entry.role} '{entry.name}' of {entry.origin}", lambda: import_target(entry.target))
+    subject = f"{entry.role} '{entry.name}' of {entry.origin}"
+    remedy = way_out(entry.distribution)
+    return explained(subject, lambda: import_target(entry.target), remedy=remedy, prints=entry.role == COMMAND.name)
 
 
 def import_file(name: str, file: Path) -> ModuleType:
@@ -97,14 +100,31 @@ def import_file(name: str, file: Path) -> ModuleType:
     return sys.modules[own_name]
 
 
-def explained(subject: str, call: Callable[[], _Imported], verb: str = "import") -> _Imported:
-    """Call code of a plugin or project; turn its errors into a `PluginError` with the place, a hint and its notes."""
+def explained(
+    subject: str,
+    call: Callable[[], _Imported],
+    verb: str = "import",
+    remedy: str | None = None,
+    *,
+    prints: bool = False,
+) -> _Imported:
+    """Call code of a plugin or project; turn its errors into a `PluginError` with the place, a hint and its notes.
+
+    Args:
+        subject: The imported thing, as errors name it.
+        call: Imports it, or calls its code.
+        verb: The action, in errors.
+        remedy: Hint for errors that have none of their own.
+        prints: True to leave standard output to that code; else its prints go to standard error, because the output of
+            a command may be read by a program.
+    """
     try:
-        return call()
+        with nullcontext() if prints else redirect_stdout(sys.stderr):
+            return call()
     except NoetherError:
         raise
     except (Exception, SystemExit) as error:  # a module that calls sys.exit() must not end the command
-        told = PluginError(f"cannot {verb} {subject}: {error_text(error)}{_place(error)}", hint=_hint(error))
+        told = PluginError(f"cannot {verb} {subject}: {error_text(error)}{_place(error)}", hint=_hint(error) or remedy)
         for note in notes_of(error):
             told.add_note(note)
         raise told from error
@@ -127,21 +147,26 @@ def _hint(error: BaseException) -> str | None:
     return None
 
 
-def check_role(role: Role, kind: str, found: Any, entries: Iterable[Entry] = ()) -> None:
+def check_role(role: Role, kind: str, component: Component, entries: Iterable[Entry] = ()) -> None:
     """Check the object that a kind resolves to: a subclass of the role's base; for a loss a function of two tensors.
 
     Args:
         role: The role that it should play.
         kind: The kind as the spec has it.
-        found: The object.
+        component: The object, with its registration.
         entries: The registrations of the role, to suggest another kind.
 
     Raises:
         PluginError: if the object does not fit; the hint names the role that it fits.
     """
-    if (problem := role_problem(role, found)) is not None:
-        hint = function_instead(found, entries) if role.name == "loss" and is_module(found) else _where_it_fits(found)
+    found, entry = component.target, component.entry
+    if (problem := role_problem(role, found)) is None:
+        return
+    hint = function_instead(found, entries) if role.name == "loss" and is_module(found) else _where_it_fits(found)
+    if entry is None or entry.is_built_in:
         raise PluginError(f"{role.named(kind)} {problem}", hint=hint, code="wrong-role")
+    hint = hint or way_out(entry.distribution)
+    raise PluginError(f"{role.named(kind)} of {entry.origin} {problem}", hint=hint, code="wrong-role")
 
 
 def role_problem(role: Role, found: Any) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from noether.errors import PluginError
-from noether.kernel.entries import Component
+from noether.kernel.entries import BUILT_IN, Component, normal
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.markers import has_implementations
 from noether.kernel.names import nearest
@@ -42,8 +42,8 @@ def load_plugins(names: Iterable[str], registry: Registry | None = None) -> list
 def _check(component: Component) -> None:
     if inspect.isclass(component.target):
         raise PluginError(
-            f"plugin '{component.kind}' has the wrong type: found the class {component.target.__qualname__}, expected "
-            "a module or an object",
+            f"plugin '{component.kind}' of {component.origin} has the wrong type: found the class "
+            f"{component.target.__qualname__}, expected a module or an object",
             hint="name a module, or an object of that class",
         )
     if not has_implementations(component.target):
@@ -82,6 +82,12 @@ class Participant:
     def __str__(self) -> str:
         """Return its name in errors: `callback 'ema'`, `plugin 'hello'`."""
         return f"{'plugin' if self.is_plugin else 'callback'} '{self.id}'"
+
+    @property
+    def with_distribution(self) -> str:
+        """Its name, with the distribution of a third party: `callback 'x' of noether-plugin-x 1.2`."""
+        is_ours = normal(self.distribution) in ("", BUILT_IN)
+        return str(self) if is_ours else f"{self} of {self.distribution} {self.version}"
 
     @property
     def description(self) -> str:

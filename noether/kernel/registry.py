@@ -16,9 +16,9 @@ from noether.errors import PluginError
 from noether.kernel.entries import (
     BUILT_IN,
     COMMAND,
-    GROUPS,
     PLUGIN,
     PLUGIN_PREFIX,
+    ROLE_OF,
     ROLES,
     TABLE,
     Component,
@@ -30,6 +30,7 @@ from noether.kernel.entries import (
     is_dotted,
     matching,
     normal,
+    require_version,
 )
 from noether.kernel.importing import (
     check_role,
@@ -107,8 +108,6 @@ def _list_command(role: Role) -> str:
 LOCAL_PLUGIN = "noether_plugin"
 """Name of the run plugin in the file `noether_plugin.py`, beside the spec or in the working folder."""
 
-_ROLES: dict[str, Role] = {role.name: role for role in GROUPS.values()}
-
 
 class Registry:
     """Finds components by kind; only `load` imports, and only the requested component.
@@ -160,9 +159,9 @@ class Registry:
         """
         matches = matching(self.entries(role), kind)
         if not matches:
-            raise unknown(_ROLES[role], kind, self._entries)
+            raise unknown(ROLE_OF[role], kind, self._entries)
         if len({(match.distribution, match.target) for match in matches}) > 1:
-            raise conflict(_ROLES[role], kind, matches)
+            raise conflict(ROLE_OF[role], kind, matches)
         return matches[0]
 
     def load(self, role: str, kind: str, *, author: str | None = None) -> Component:
@@ -174,7 +173,8 @@ class Registry:
             author: Package of the Python code that wrote the kind, which may name its own code; None for a spec.
 
         Raises:
-            PluginError: if the kind is unknown, contested or not trusted, fails to import, or has another role.
+            PluginError: if the kind is unknown, contested or not trusted, needs another version of Noether, fails to
+                import, or has another role.
         """
         key = (role, kind, author)  # what Python may name, the text of a spec may not
         if key not in self._loaded:
@@ -182,7 +182,7 @@ class Registry:
                 component = self._load_local()
             else:
                 component = self._load_dotted(role, kind, author) if is_dotted(kind) else self._load_entry(role, kind)
-            check_role(_ROLES[role], kind, component.target, self.entries(role))
+            check_role(ROLE_OF[role], kind, component, self.entries(role))
             self._loaded[key] = component
         return self._loaded[key]
 
@@ -192,8 +192,10 @@ class Registry:
         Raises:
             PluginError: if it does not fit the role.
         """
-        component = self._component(role, kind_of(target), target)
-        check_role(_ROLES[role], component.kind, target, self.entries(role))
+        kind = kind_of(target)
+        self._require_version(kind)
+        component = self._component(role, kind, target)
+        check_role(ROLE_OF[role], component.kind, component, self.entries(role))
         return component
 
     def command(self, name: str) -> Any:
@@ -237,6 +239,7 @@ class Registry:
 
     def _load_entry(self, role: str, kind: str) -> Component:
         entry = self.find(role, kind)
+        require_version(entry)
         name = canonical(self.entries(role), entry, qualified="/" in kind)
         return Component.registered(name, import_entry(entry), entry)
 
@@ -269,12 +272,20 @@ class Registry:
 
     def _load_dotted(self, role: str, kind: str, author: str | None) -> Component:
         """Resolve a dotted path; one that is another spelling of a registration becomes that."""
+        self._require_version(kind)
         written = self._written_in_python.get(kind)
         if written is None:
             top = kind.replace(":", ".").partition(".")[0]
             is_own = kind in self._written_in_python or (author is not None and author == top)
             written = resolve_dotted(kind, self._trust.also(top) if is_own else self._trust)
         return self._component(role, kind, written)
+
+    def _require_version(self, path: str) -> None:
+        """Check the version of Noether for the plugin that holds a dotted path."""
+        top = path.replace(":", ".").partition(".")[0]
+        for entry in self._entries:
+            if entry.needs and entry.top_package == top and not entry.is_built_in:
+                require_version(entry)
 
     def _component(self, role: str, kind: str, target: Any) -> Component:
         entries = self.entries(role)

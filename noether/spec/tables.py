@@ -43,8 +43,9 @@ class _Claim(NamedTuple):
         """Import the class of the table, and check it."""
         if self.plugin is None:
             return active_registry().load(TABLE.name, self.found.qualified)._replace(kind=name)
-        check_role(TABLE, name, self.found)
-        return self.plugin._replace(role=TABLE.name, kind=name, target=self.found)
+        component = self.plugin._replace(role=TABLE.name, kind=name, target=self.found)
+        check_role(TABLE, name, component)
+        return component
 
 
 def with_tables(

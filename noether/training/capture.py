@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from noether.checkpoint.state import CheckpointState
 from noether.core.callbacks.base import CallbackBase
-from noether.core.callbacks.tree import family
+from noether.core.callbacks.tree import as_participant, family
 from noether.core.models.agreement import evaluation_weights
 from noether.core.models.base import ModelBase
 from noether.core.models.build import AdaptedModule
@@ -233,5 +233,5 @@ def named(callback: CallbackBase, method: str) -> Iterator[None]:
         # A callback that is built by hand may have no trainer.
         counter = getattr(getattr(callback, "trainer", None), "update_counter", None)
         place = f" at update {counter.update}" if counter is not None else ""
-        note(error, f"raised by callback '{callback.id}' in {method}{place}")
+        note(error, f"raised by {as_participant(callback).description} in {method}{place}")
         raise

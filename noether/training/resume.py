@@ -20,7 +20,7 @@ from noether.checkpoint.save import SaveRequest
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.state import TRAINER, CheckpointState, encode_checkpoint
 from noether.core.callbacks.base import CallbackBase
-from noether.core.callbacks.tree import family
+from noether.core.callbacks.tree import as_participant, family
 from noether.core.models.agreement import give_saved_optimizers
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import load_weights
@@ -224,16 +224,21 @@ def verify_restored(trainer: TrainerParts, model: ModelBase, checkpoint: SavedCh
         if name == SPEC or not (same_spec or name.startswith(_MATHEMATICS)):
             continue
         if name not in files or FileRecord.of(files[name]) != record:
-            raise _not_as_saved(name, files.get(name), checkpoint)
+            raise _not_as_saved(name, files.get(name), checkpoint, trainer.callbacks)
 
 
-def _not_as_saved(name: str, content: Content | None, checkpoint: SavedCheckpoint) -> CheckpointError:
+def _not_as_saved(
+    name: str, content: Content | None, checkpoint: SavedCheckpoint, callbacks: Sequence[CallbackBase]
+) -> CheckpointError:
     place = name
     if name == TRAINER and isinstance(content, bytes):
         saved = json.loads(read_file(checkpoint.folder, checkpoint.manifest, name))
         place = f"{name} at {_first_difference(saved, json.loads(content))}"
+    starts = ("callbacks.{}.", "callbacks/{}.")  # in the file of all states, and as a file of tensors
+    owners = [one for one in family(callbacks) if any(start.format(one.id) in f"{place}." for start in starts)]
+    owner = f", of {as_participant(max(owners, key=lambda one: len(one.id))).description}" if owners else ""
     return CheckpointError(
-        f"the state restored from {checkpoint.folder} differs from the saved one in {place}",
+        f"the state restored from {checkpoint.folder} differs from the saved one in {place}{owner}",
         hint="restore in load_state_dict of a callback all that its state_dict returns, or resume without the callback",
     )
 

@@ -1,6 +1,8 @@
 """The commands and specs of the how-to pages, in a short run of the shipped digits."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -13,8 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import noether
+from noether.cli.main import main
 from noether.core.initializers import weights
 from noether.data.container import build_dataset
+from noether.kernel.entries import installed_entries
 from noether.runs.outcome import Outcome
 from noether.testing.contract import write_spec
 from noether.testing.tiny import tiny_spec
@@ -310,3 +314,31 @@ def test_the_contract_and_the_fixtures_of_the_page_pass(page, project: Path):
     ended = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False, timeout=110)
     assert ended.returncode == 0, ended.stdout[-3000:]
     assert " passed" in ended.stdout
+
+
+def test_the_commands_of_the_page_about_silent_callbacks_answer_as_it_says(
+    page, repository: Path, project: Path, monkeypatch, capsys
+):
+    """Lines of a block stand in the output of its command in this order; `…` stands for anything."""
+    how_to = page["find-why-a-callback-did-not-run.md"]
+    how_to.write_files(project)
+    shutil.copytree(repository / "specs", project / "specs")
+    metadata = project / "site/noether_plugin_loud-1.2.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: noether-plugin-loud\nVersion: 1.2\n")
+    (metadata / "entry_points.txt").write_text("[noether.plugins]\nloud = loud\n")
+    loud = "import noether\nprint('hello')\n@noether.hookimpl\ndef run_started(): ...\n"
+    (project / "site/loud.py").write_text(loud)
+    monkeypatch.syspath_prepend(project / "site")
+    monkeypatch.setattr("noether.cli.doctor.installed_entries", installed_entries.__wrapped__)
+    parts = [part for block in how_to.blocks("console") for part in block.text.split("$ noether ")[1:]]
+    assert len(parts) == 8
+    for part in parts:
+        line, *shown = part.splitlines()
+        monkeypatch.setattr(sys, "argv", ["noether", *line.split()])
+        with pytest.raises(SystemExit):
+            main()
+        printed = capsys.readouterr()
+        pattern = ".*".join(re.escape(text) for text in "\n".join(shown).split("…"))
+        pattern = re.sub(r"(\\ )+", " +", pattern)  # the widths of columns depend on the machine
+        assert re.search(pattern, printed.out + printed.err, re.DOTALL), (line, printed)

@@ -11,6 +11,7 @@ MADE_UP = [
     Entry("callback", "swa", "made_up_plugin:AverageCallback", "noether-plugin-average", "1.2"),
     Entry("callback", "swa", "another_plugin:Ema", "noether-plugin-swa", "0.3"),
     Entry("model", "broken", "made_up_plugin:Missing", "noether-plugin-average", "1.2"),
+    Entry("callback", "from-the-future", "nowhere:Late", "noether-plugin-late", "1.0", ("noether-train>=7",)),
 ]
 
 

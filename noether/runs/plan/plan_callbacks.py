@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.checkpoint.best import BestCheckpointCallback
 from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
 from noether.core.callbacks.tree import family
+from noether.kernel.discovery import PERIODIC
 from noether.kernel.dispatch import Dispatch
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.markers import interval_of, is_when_due
-from noether.kernel.participant import Participant
+from noether.kernel.participant import Implementation, Participant
 from noether.kernel.progress import Intervals, UpdateCounter
 from noether.runs.prepare import Run
 
 Hook = Literal["update", "epoch"]
 _ROUNDS: tuple[tuple[str, Hook], ...] = (("after_update", "update"), ("after_epoch", "epoch"))
 _EVERY: dict[Hook, Intervals] = {"update": Intervals(every_n_updates=1), "epoch": Intervals(every_n_epochs=1)}
+_IN_TRAINING = {hook for hook in HOOKS if hook.startswith(("track_", "after_update", "after_epoch", "before_optim"))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,75 @@ class PlannedPass:
     samples: int
     batches: int
     times: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class OrderedCall:
+    """One call of a hook.
+
+    Attributes:
+        hook: Name of the hook.
+        id: Id of the callback or run plugin.
+        kind: Its kind.
+        origin: Its distribution and version; empty for project code.
+        place: Reason for its place: `wrapper`, `first`, `component`, `plugin` or `last`; `child` of the callback
+            `owner`, which passes the hook on.
+        interval: Interval at which it is called, as in a spec; empty if it is called each time.
+        owner: Id of the callback that calls it; empty for the run.
+    """
+
+    hook: str
+    id: str
+    kind: str
+    origin: str
+    place: str
+    interval: str
+    owner: str
+
+
+def ordered_calls(run: Run) -> list[OrderedCall]:
+    """Return all calls of all hooks as the run compiled them, hook by hook, in the order of the calls.
+
+    An implementation that acts when its interval fires is called in `after_update` or `after_epoch`, not in both.
+    """
+    dispatch = run.trainer.dispatch
+    assert dispatch is not None, "a rehearsal is prepared"
+    left_out = {PERIODIC} | ({"at_eval"} if run.trainer.total_training_updates else _IN_TRAINING)
+    return [
+        _ordered(hook, implementation, owner, interval)
+        for hook in HOOKS
+        if hook not in left_out
+        for implementation, owner in _called(dispatch, hook)
+        if (interval := _interval_of_call(implementation, hook)) is not None
+    ]
+
+
+def _interval_of_call(implementation: Implementation, hook: str) -> str | None:
+    """Return the interval of a call as in a spec, empty for each time; None if it is due in the other round only."""
+    if implementation.next_due is None:
+        return ""
+    instance: Any = implementation.participant.instance
+    is_plugin = implementation.participant.is_plugin
+    own = interval_of(instance.periodic_callback) if is_plugin else getattr(instance, "intervals", None)
+    if own is None or not own.verbose:
+        return "when its owner asks"
+    return _of_hook(own, dict(_ROUNDS)[hook]).verbose or None
+
+
+def _ordered(hook: str, implementation: Implementation, owner: str, interval: str) -> OrderedCall:
+    participant = implementation.participant
+    origin = f"{participant.distribution} {participant.version}".strip()
+    return OrderedCall(hook, participant.id, participant.kind, origin, _place(implementation, owner), interval, owner)
+
+
+def _place(implementation: Implementation, owner: str) -> str:
+    if owner:
+        return "child"
+    if implementation.wraps:
+        return "wrapper"
+    if implementation.tryfirst or implementation.trylast:
+        return "first" if implementation.tryfirst else "last"
+    return "plugin" if implementation.participant.is_plugin else "component"
 
 
 def planned_callbacks(run: Run) -> list[PlannedCallback]:
@@ -129,22 +201,38 @@ def _schedule(run: Run) -> Iterator[tuple[Participant, str, Hook, Intervals]]:
     """Yield participant, hook and interval of each call in a round, in the order of the calls."""
     dispatch = run.trainer.dispatch
     assert dispatch is not None, "a rehearsal is prepared"
-    participants = {participant.id: participant for participant in run.trainer.participants}
     for name, hook in _ROUNDS:
-        for participant in _called(dispatch, name, participants):
+        called = (found.participant for found, _ in _called(dispatch, name, scheduled_only=True))
+        for participant in {one.id: one for one in called}.values():
             for intervals in _intervals(participant, name, hook):
                 yield participant, name, hook, intervals
 
 
-def _called(dispatch: Dispatch, name: str, participants: Mapping[str, Participant]) -> Iterator[Participant]:
-    """Yield the participants of a hook, each followed by the children that it calls on their own intervals."""
-    for identifier in dict.fromkeys(dispatch.order(name)):
-        participant = participants[identifier]
-        yield participant
-        callback = participant.instance
-        if isinstance(callback, PeriodicCallback) and callback.callback_config.children_need_interval:
-            for group in callback.nested():
-                yield from _called(group.dispatch, name, participants)
+def _called(
+    dispatch: Dispatch, name: str, owner: str = "", *, scheduled_only: bool = False
+) -> Iterator[tuple[Implementation, str]]:
+    """Yield the implementations of a hook, each followed by those of the children that it passes the hook on to.
+
+    Args:
+        dispatch: The compiled hooks of the run, or of a group of children.
+        name: The hook.
+        owner: Id of the callback that owns the group; empty for the run.
+        scheduled_only: Leave out children that have no intervals of their own.
+
+    Yields:
+        The implementation, and the id of the callback that calls it.
+    """
+    for implementation in dispatch.implementations(name):
+        yield implementation, owner
+        callback, identifier = implementation.participant.instance, implementation.participant.id
+        if not isinstance(callback, CallbackBase) or (scheduled_only and not _children_have_intervals(callback)):
+            continue
+        for group in callback.nested():
+            yield from _called(group.dispatch, name, identifier, scheduled_only=scheduled_only)
+
+
+def _children_have_intervals(callback: CallbackBase) -> bool:
+    return isinstance(callback, PeriodicCallback) and callback.callback_config.children_need_interval
 
 
 def _intervals(participant: Participant, name: str, hook: Hook) -> Iterator[Intervals]:

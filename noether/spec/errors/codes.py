@@ -56,6 +56,10 @@ CODES: dict[str, Code] = {
         "A component was found and cannot be used: it fails to import, or its config is wrong.",
         'kind = "my_project.broken.Model"',
     ),
+    "other-version": Code(
+        "A kind or run plugin is of a distribution that needs another version of Noether.",
+        'kind = "grad-norm"  # of a plugin with noether-train>=7',
+    ),
     # The environment
     "invalid-reference": Code("A reference to the environment is malformed.", 'root = { env = "DATA", defualt = "." }'),
     "unset-variable": Code("An environment variable without a default is not set.", 'root = { env = "DATA" }'),

@@ -45,10 +45,13 @@ def install(workplace: Path, monkeypatch) -> Iterator[Callable[..., None]]:
     monkeypatch.syspath_prepend(site)
     known = set(sys.modules)
 
-    def install_here(name: str, entry_points: dict[str, dict[str, str]], modules: dict[str, str]) -> None:
+    def install_here(
+        name: str, entry_points: dict[str, dict[str, str]], modules: dict[str, str], *metadata_lines: str
+    ) -> None:
         metadata = site / f"{name.replace('-', '_')}-1.2.dist-info"
         metadata.mkdir()
-        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
+        lines = ["Metadata-Version: 2.1", f"Name: {name}", "Version: 1.2", *metadata_lines, ""]
+        (metadata / "METADATA").write_text("\n".join(lines))
         sections = [
             "\n".join([f"[{group}]", *(f"{key} = {target}" for key, target in named.items()), ""])
             for group, named in entry_points.items()

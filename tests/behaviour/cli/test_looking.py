@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from noether.cli import plugins
+from noether.kernel.entries import Component
 
 SPECS = sorted((Path(__file__).parents[3] / "specs").rglob("*.toml"))
 
@@ -32,9 +33,10 @@ def test_check_trains_nothing(noether_command, spec_file, workplace):
 def test_plugins_list_is_json_where_asked_for(noether_command):
     ended = noether_command("plugins", "list", "--json")
     rows = json.loads(ended.out)
-    assert {"role": "model", "kind": "mlp", "from": "noether-train 0.1.0", "target": "noether.core.models.mlp:MLP"} in [
-        row | {"from": "noether-train 0.1.0"} for row in rows
-    ]
+    (mlp,) = [row for row in rows if row["kind"] == "mlp"]
+    assert mlp.pop("origin").startswith("noether-train ")
+    target = "noether.core.models.mlp:MLP"
+    assert mlp == {"role": "model", "kind": "mlp", "status": "ok", "note": "", "summary": "", "target": target}
     assert {row["role"] for row in rows} >= {"callback", "dataset", "loss", "model", "optimizer", "schedule", "tracker"}
 
 
@@ -55,7 +57,92 @@ def test_an_installed_plugin_is_listed_and_not_imported(noether_command, install
         {"noether_plugin_sick": "1 / 0\n"},
     )
     rows = json.loads(noether_command("plugins", "list", "--json").out)
-    assert [row["from"] for row in rows if row["kind"] == "fever"] == ["noether-plugin-sick 1.2"]
+    assert [row["origin"] for row in rows if row["kind"] == "fever"] == ["noether-plugin-sick 1.2"]
+
+
+def test_the_summary_of_a_plugin_is_listed(noether_command, install):
+    install("noether-plugin-kind", {"noether.callbacks": {"kind": "kind:Kind"}}, {}, "Summary: Is kind.")
+    assert [
+        row["summary"] for row in json.loads(noether_command("plugins", "list", "--json").out) if row["kind"] == "kind"
+    ]
+    assert noether_command("plugins", "list").out.splitlines()[0].split() == [
+        "ROLE",
+        "KIND",
+        "ORIGIN",
+        "STATUS",
+        "SUMMARY",
+    ]
+
+
+def test_hooks_are_shown_with_arguments_moment_and_built_in_implementations(noether_command):
+    (row,) = json.loads(noether_command("plugins", "hooks", "track_after_update_step", "--json").out)
+    assert (row["hook"], row["arguments"]) == ("track_after_update_step", ["update_counter", "times"])
+    assert row["fires"].startswith("Fires after each applied update")
+    assert "ema" in [one["kind"] for one in row["implemented_by"]]
+
+
+def test_all_hooks_are_shown_in_words(noether_command):
+    shown = noether_command("plugins", "hooks").out
+    assert "after_update(update_counter, trainer_model, data_iter, batch_size)\n  Fires after each update" in shown
+    assert "  implemented by training-stability  (noether-train " in shown
+
+
+def test_hooks_of_another_plugin_are_shown_if_it_is_named(noether_command, install, refusal):
+    source = "import noether\n@noether.hookimpl\n@noether.every(epochs=1)\ndef periodic_callback(): ...\n"
+    install("noether-plugin-tick", {"noether.plugins": {"tick": "ticking"}}, {"ticking": source})
+    hooks = json.loads(noether_command("plugins", "hooks", "-p", "tick", "--json").out)
+    implemented = [row["hook"] for row in hooks for one in row["implemented_by"] if one["kind"] == "tick"]
+    assert implemented == ["periodic_callback", "at_eval"]
+    hooks = json.loads(noether_command("plugins", "hooks", "--json").out)
+    assert not [row for row in hooks for one in row["implemented_by"] if one["kind"] == "tick"]
+    assert "'mlp' has no hooks" in refusal("plugins", "hooks", "-p", "mlp")
+    assert "Did you mean 'after_epoch'?" in refusal("plugins", "hooks", "after_epoc")
+
+
+ORDERED = """
+import noether
+
+@noether.hookimpl(wrapper=True)
+def before_training():
+    yield
+
+@noether.hookimpl(tryfirst=True)
+def after_epoch(): ...
+
+@noether.hookimpl(trylast=True)
+def after_training(): ...
+
+@noether.every(updates=4)
+@noether.hookimpl
+def periodic_callback(): ...
+"""
+
+
+def test_the_order_of_a_spec_is_that_of_the_run(noether_command, install, spec_file, tiny_spec):
+    install("noether-plugin-o", {"noether.plugins": {"ordered": "ordered"}}, {"ordered": ORDERED})
+    nested = {"kind": "offline-loss", "dataset_key": "test", "every_n_epochs": 1}
+    averages = {"kind": "ema", "target_factors": [0.9], "every_n_epochs": 2, "eval_callbacks": [nested]}
+    spec = spec_file(trainer=tiny_spec["trainer"] | {"callbacks": [averages]}, plugins={"use": ["ordered"]})
+    calls = json.loads(noether_command("plugins", "order", spec, "--json").out)
+
+    def of(hook: str) -> list[tuple[str, str, str, str]]:
+        return [
+            tuple(call[key] for key in ("id", "place", "interval", "owner")) for call in calls if call["hook"] == hook
+        ]
+
+    assert of("before_training")[0] == ("ordered", "wrapper", "", "")
+    assert ("ema", "component", "", "") in of("before_training")
+    assert of("after_epoch")[0] == ("ordered", "first", "", "")
+    assert ("ema", "component", "every_n_epochs=2", "") in of("after_epoch")
+    assert ("ema/0.9/offline-loss", "child", "every_n_epochs=1", "ema") in of("after_epoch")
+    assert of("after_update")[-1] == ("ordered", "plugin", "every_n_updates=4", "")
+    assert of("after_training")[-1] == ("ordered", "last", "", "")
+    assert of("at_eval") == []
+    assert {call["origin"] for call in calls if call["id"] == "ordered"} == {"noether-plugin-o 1.2"}
+    assert not Path("runs").exists()
+    shown = noether_command("plugins", "order", spec, "-s", "trainer.max_epochs=0").out
+    assert "at_eval" in shown
+    assert "after_update" not in shown
 
 
 @pytest.mark.parametrize(
@@ -115,8 +202,7 @@ def test_plugins_info_of_a_class_in_a_module_without_a_package(noether_command, 
 
 
 def test_a_run_plugin_without_a_docstring_has_no_empty_summary(capsys):
-    plugin = types.ModuleType("hello")
-    plugins._print_plugin(types.SimpleNamespace(kind="hello", origin="x 1.0", target=plugin))
+    plugins._print_plugin(Component("plugin", "hello", types.ModuleType("hello"), None, "x", "1.0"))
     assert capsys.readouterr().out.startswith("run plugin 'hello' from x 1.0\n\nimplements no hook\n")
 
 

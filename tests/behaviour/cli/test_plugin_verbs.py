@@ -126,4 +126,4 @@ def test_a_dotted_path_is_not_a_verb(noether_command, verbs):
 
 def test_plugins_list_shows_them(noether_command, verbs):
     rows = json.loads(noether_command("plugins", "list", "--role", "command", "--json").out)
-    assert {row["kind"] for row in rows if row["from"] == "noether-plugin-talk 1.2"} >= {"greet", "count"}
+    assert {row["kind"] for row in rows if row["origin"] == "noether-plugin-talk 1.2"} >= {"greet", "count"}

@@ -44,7 +44,7 @@ def noether(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_installed_plugin_is_listed_without_being_imported(site: Path) -> None:
     listed = noether(site, "plugins", "list", "--role", "callback", "--json")
     rows = {row["kind"]: row for row in json.loads(listed.stdout)}
-    assert rows["weight-norm"]["from"] == "noether-plugin-weightnorm 0.1"
+    assert rows["weight-norm"]["origin"] == "noether-plugin-weightnorm 0.1"
     assert IMPORTED not in listed.stderr
 
 

@@ -286,7 +286,7 @@ def test_property_with_the_name_of_a_hook_is_refused():
 def test_wrapper_without_yield_is_refused():
     with pytest.raises(PluginError) as caught:
         compile_dispatch([plugin("x", before_training=answering("no", wrapper=True))])
-    assert "plugin 'x': before_training" in str(caught.value)
+    assert "plugin 'x' of noether-plugin-x 1.2: before_training" in str(caught.value)
 
 
 def test_two_participants_cannot_share_an_id():

@@ -15,7 +15,7 @@ class Remembers(CallbackBase):
     """Has a state, and maybe a child."""
 
     def __init__(self, id: str, *children: CallbackBase) -> None:
-        self.id, self.children, self.value = id, list(children), 0
+        self.id, self.children, self.value, self.component = id, list(children), 0, None
 
     def get_children(self) -> list[CallbackBase]:
         return self.children
@@ -56,4 +56,4 @@ def test_states_without_a_callback_and_callbacks_without_a_state_are_logged(capl
 def test_a_state_that_a_callback_refuses_names_it() -> None:
     with pytest.raises(KeyError) as error:
         restore_callbacks([Remembers("best")], {"best": {}})
-    assert error.value.__notes__ == ["raised by callback 'best' in load_state_dict"]
+    assert error.value.__notes__ == ["raised by callback 'best' (kind Remembers) in load_state_dict"]

@@ -1,0 +1,266 @@
+"""`noether plugins doctor`: each installed plugin, imported in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from importlib import import_module
+from itertools import groupby
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+from noether.cli.output import print_table, say
+from noether.errors import NoetherError, PluginError, UsageError, error_text
+from noether.kernel.entries import (
+    PLUGIN,
+    ROLE_OF,
+    ROLES,
+    Entry,
+    installed_entries,
+    normal,
+    unreadable_distributions,
+    way_out,
+)
+from noether.kernel.importing import import_target
+from noether.kernel.names import did_you_mean
+
+Report = dict[str, Any]
+_CHILD = (
+    "import json, sys; job = json.loads(sys.argv[1]); sys.path[:] = job['path']; "
+    "from noether.cli.doctor import probe; probe(job)"
+)
+_STATEFUL = ("numpy", "torch")
+"""Modules with state of the process that a plugin may change; imported first if the plugin imports them anyway."""
+
+
+def examine(name: str | None, limit: float) -> list[Report]:
+    """Import the plugins, and return a report of each.
+
+    Args:
+        name: A distribution, with or without its prefix, or one of its kinds; None for all.
+        limit: Seconds after which the process of an import is killed.
+
+    Raises:
+        UsageError: if no plugin has this name.
+    """
+    entries = [entry for entry in installed_entries() if not entry.is_built_in]
+    by_origin = {origin: list(group) for origin, group in groupby(sorted(entries, key=_origin), key=_origin)}
+    damaged = {} if name else unreadable_distributions()
+    if name is not None:
+        wanted = {origin: group for origin, group in by_origin.items() if normal(name) in _names(group)}
+        if not wanted:
+            known = {one for group in by_origin.values() for one in _names(group)}
+            hint = "see the installed ones: noether plugins list"
+            raise UsageError(f"no plugin is named '{name}'.{did_you_mean(name, known)}", hint=hint)
+        by_origin = wanted
+    reports = [_examined(group, limit) for group in by_origin.values()]
+    unread = [
+        _report(origin, problems=[f"its entry points cannot be read: {error}"]) for origin, error in damaged.items()
+    ]
+    return [*reports, *unread]
+
+
+def print_reports(reports: Sequence[Report]) -> None:
+    """Print a table, and the problems and notes of each plugin below it."""
+    if not reports:
+        say("no plugin is installed beside Noether")
+        return
+    print_table([_row(report) for report in reports])
+    for report in reports:
+        if report["problems"] or report["notes"]:
+            say(f"\n{report['origin']}")
+        for problem in report["problems"]:
+            say(f"  error: {problem}")
+        for note in report["notes"]:
+            say(f"  note: {note}")
+        if report["problems"]:
+            say(f"  help: {way_out(report['origin'].rpartition(' ')[0])}")
+
+
+def _row(report: Report) -> dict[str, object]:
+    def shown(value: object) -> object:
+        return "unknown" if value is None else value
+
+    torch = {None: "unknown", True: "imports it", False: "no"}[report["imports_torch"]]
+    return {
+        "plugin": report["origin"],
+        "status": "wrong" if report["problems"] else "ok",
+        "seconds": shown(report["seconds"]),
+        "MiB": shown(report["memory_mib"]),
+        "torch": torch,
+    }
+
+
+def _origin(entry: Entry) -> str:
+    return entry.origin
+
+
+def _names(entries: Sequence[Entry]) -> set[str]:
+    return {name for one in entries for name in (normal(one.distribution), one.package, one.normal_name, one.qualified)}
+
+
+def _report(origin: str, **facts: Any) -> Report:
+    """Return a report; what is not known is None."""
+    empty: Report = {"origin": origin, "seconds": None, "memory_mib": None, "imports_torch": None}
+    return {**empty, "problems": [], "notes": [], **facts}
+
+
+def _examined(entries: Sequence[Entry], limit: float) -> Report:
+    problems = [*_of_metadata(entries)]
+    facts = _probed(entries, limit)
+    if again := facts.pop("again", ()):  # its state can only be compared if it was there before
+        second = _probed(entries, limit, again)
+        facts |= {key: second[key] for key in ("problems", "notes") if key in second}
+    problems += facts.pop("problems")
+    return _report(entries[0].origin, **facts, problems=list(dict.fromkeys(problems)))
+
+
+def _of_metadata(entries: Sequence[Entry]) -> Iterator[str]:
+    """Yield the defects that are known without an import: versions and names."""
+    from noether.cli.plugins import standing
+
+    everything = installed_entries()
+    for entry in entries:
+        status, note = standing(entry, [one for one in everything if one.role == entry.role])
+        if status in ("too old", "too new"):
+            yield note
+        elif status != "ok":
+            yield f"{ROLE_OF[entry.role].named(entry.name)}: {note}"
+
+
+def _probed(entries: Sequence[Entry], limit: float, preload: Sequence[str] = ()) -> Report:
+    """Import the targets of entries in a process of their own, and return its report."""
+    with TemporaryDirectory(prefix="noether-") as folder:
+        report, out, err = (Path(folder, name) for name in ("report.json", "out", "err"))
+        job = {"path": sys.path, "entries": [asdict(entry) for entry in entries], "preload": preload}
+        command = [sys.executable, "-c", _CHILD, json.dumps(job | {"report": str(report)})]
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True
+            )
+            try:
+                code = child.wait(limit)
+            except subprocess.TimeoutExpired:
+                return {"problems": [f"its import takes longer than {limit:g} s"]}
+            finally:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(child.pid, signal.SIGKILL)  # with what it started
+                child.wait()
+        if report.exists():
+            found: Report = json.loads(report.read_text("utf-8"))
+            return found
+        said = err.read_text("utf-8", "replace").strip().splitlines()
+        ended = f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with exit code {code}"
+        return {"problems": [f"its import ends the process {ended}{f': {said[-1]}' if said else ''}"]}
+
+
+# In the process of a plugin
+
+
+def probe(job: dict[str, Any]) -> None:
+    """Import the targets of entries, write a report, and end the process.
+
+    Args:
+        job: `entries`, modules to `preload`, and the file of the `report`.
+    """
+    import psutil
+
+    entries = [Entry(**{**values, "needs": tuple(values["needs"])}) for values in job["entries"]]
+    for module in job["preload"]:
+        import_module(module)
+    process = psutil.Process()
+    before, noted, threads = _state(), _settings(), set(_threads())
+    memory, started = process.memory_info().rss, perf_counter()
+    problems = [problem for entry in entries for problem in _import_problem(entry)]
+    facts = {
+        "seconds": round(perf_counter() - started, 3),
+        "memory_mib": round((process.memory_info().rss - memory) / 2**20, 1),
+        "imports_torch": "torch" in sys.modules,
+        "again": [name for name in _STATEFUL if name in sys.modules and name not in job["preload"]],
+    }
+    sys.stdout.flush()
+    if os.fstat(sys.stdout.fileno()).st_size:
+        problems.append("prints to standard output on import, where other programs read the output of commands")
+    after, settings = _state(), _settings()
+    problems += [f"changes {what} on import" for what in before if before[what] != after[what]]
+    notes = [f"changes {what} on import" for what in noted if noted[what] != settings[what]]
+    notes += [f"starts the thread '{name}' on import" for name in sorted(set(_threads()) - threads)]
+    if not facts["again"]:
+        problems += [problem for entry in entries for problem in _use_problems(entry)]
+    Path(job["report"]).write_text(json.dumps({**facts, "problems": problems, "notes": notes}), "utf-8")
+    os._exit(0)  # whatever it has started would keep the process
+
+
+def _import_problem(entry: Entry) -> Iterator[str]:
+    try:
+        import_target(entry.target)
+    except (Exception, SystemExit) as error:
+        yield f"{ROLE_OF[entry.role].named(entry.name)}: cannot be imported: {error_text(error)}"
+
+
+def _use_problems(entry: Entry) -> Iterator[str]:
+    """Yield the reasons why a spec could not use what an entry names, if it can be imported."""
+    from noether.config.discriminated import config_class_of
+    from noether.kernel.discovery import discovered
+    from noether.kernel.participant import load_plugins
+    from noether.kernel.registry import Registry, use_registry
+
+    with suppress(Exception, SystemExit):
+        import_target(entry.target)
+        try:
+            registry = Registry([replace(entry, needs=())])
+            with use_registry(registry):
+                component = registry.load(entry.role, entry.qualified)
+                if entry.role == PLUGIN.name:
+                    load_plugins([entry.qualified], registry)
+                elif entry.role in ROLES:
+                    config_class_of(component.target, entry.role)
+                if entry.role in (PLUGIN.name, "callback"):
+                    yield from discovered(component).problems
+        except (NoetherError, TypeError) as error:
+            yield error.message if isinstance(error, PluginError) else error_text(error)
+
+
+def _state() -> dict[str, Any]:
+    """Return the state of the process that decides what a run computes, or how it ends."""
+    found: dict[str, Any] = {
+        "the generator of random": random.getstate(),
+        "the working folder": Path.cwd(),
+        "signal handlers": {number: signal.getsignal(number) for number in signal.valid_signals()},
+    }
+    if (numpy := sys.modules.get("numpy")) is not None:
+        name, keys, *rest = numpy.random.get_state()
+        found["the generator of numpy"] = (name, keys.tobytes(), rest)
+    if (torch := sys.modules.get("torch")) is not None:
+        found["the generator of torch"] = torch.get_rng_state().tolist()
+        found["torch's default dtype"] = torch.get_default_dtype()
+        found["torch's default device"] = torch.get_default_device()
+        found["torch's threads"] = torch.get_num_threads()
+        found["torch's gradient mode"] = torch.is_grad_enabled()
+        found["torch's deterministic mode"] = torch.are_deterministic_algorithms_enabled()
+    return found
+
+
+def _settings() -> dict[str, Any]:
+    """Return further state of the process, which a run does not depend on."""
+    return {
+        "filters of warnings": list(warnings.filters),
+        "the root logger": (logging.root.level, list(logging.root.handlers), logging.root.manager.disable),
+        "environment variables": dict(os.environ),
+    }
+
+
+def _threads() -> Iterator[str]:
+    return (thread.name for thread in threading.enumerate())
