@@ -7,9 +7,10 @@ import inspect
 import pkgutil
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -97,13 +98,32 @@ def explained(
             output of a command may be read by a program.
     """
     try:
-        with nullcontext() if prints else redirect_stdout(sys.stderr):
+        with nullcontext() if prints else _prints_to_stderr():
             return importer()
     except PluginError:
         raise
     except (Exception, SystemExit) as error:  # a module that calls sys.exit() must not end the command
         message = f"cannot import {subject}: {error_text(error)}{_place(error)}"
         raise PluginError(message, hint=_hint(error) or remedy) from error
+
+
+_printing = threading.Lock()
+_printed_to: list[Any] = []
+
+
+@contextmanager
+def _prints_to_stderr() -> Iterator[None]:
+    """Let prints go to standard error; of several imports in threads, the last to end puts standard output back."""
+    with _printing:
+        _printed_to.append(_printed_to[0] if _printed_to else sys.stdout)
+        sys.stdout = sys.stderr
+    try:
+        yield
+    finally:
+        with _printing:
+            found = _printed_to.pop()
+            if not _printed_to:
+                sys.stdout = found
 
 
 def _place(error: BaseException) -> str:
