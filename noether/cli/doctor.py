@@ -155,9 +155,9 @@ def _probed(entries: Sequence[Entry], limit: float, preload: Sequence[str] = ())
             except subprocess.TimeoutExpired:
                 return {"problems": [f"its import takes longer than {limit:g} s"]}
             finally:
-                with suppress(ProcessLookupError, PermissionError):
+                if child.poll() is None:
                     os.killpg(child.pid, signal.SIGKILL)  # with what it started
-                child.wait()
+                    child.wait()
         if report.exists():
             found: Report = json.loads(report.read_text("utf-8"))
             return found
@@ -199,8 +199,10 @@ def probe(job: dict[str, Any]) -> None:
     notes += [f"starts the thread '{name}' on import" for name in sorted(set(_threads()) - threads)]
     if not facts["again"]:
         problems += [problem for entry in entries for problem in _use_problems(entry)]
-    Path(job["report"]).write_text(json.dumps({**facts, "problems": problems, "notes": notes}), "utf-8")
-    os._exit(0)  # whatever it has started would keep the process
+    part = Path(job["report"]).with_suffix(".part")
+    part.write_text(json.dumps({**facts, "problems": problems, "notes": notes}), "utf-8")
+    part.replace(job["report"])
+    os.killpg(0, signal.SIGKILL)  # itself with what the plugin has started: threads and processes
 
 
 def _import_problem(entry: Entry) -> Iterator[str]:

@@ -28,6 +28,7 @@ RoleName = Annotated[
     typer.Option("--role", metavar="ROLE", help="Only this role: callback, model, …", show_default=False),
 ]
 
+_COLUMNS = ("role", "kind", "origin", "status", "note", "summary", "target")
 _NAME = re.compile(r"[\w-]+")
 _TARGET = re.compile(r"[\w.]+(:[\w.]+)?")
 _PLACES = {
@@ -56,18 +57,18 @@ def list_plugins(role: RoleName = None, as_json: AsJson = False) -> None:
     rows = [_listed(entry, *standing(entry, of_role[entry.role])) for entry in entries if only in (None, entry.role)]
     for origin, error in unreadable_distributions().items():
         note = f"its entry points cannot be read, {error}: {way_out(origin.partition(' ')[0])}"
-        rows.append(dict.fromkeys(rows[0], "") | {"origin": origin, "status": "invalid", "note": note})
+        rows.append(dict.fromkeys(_COLUMNS, "") | {"origin": origin, "status": "invalid", "note": note})
     if as_json:
         print_json(rows)
     else:
-        shown = ["role", "kind", "origin", "status", *(key for key in ("note", "summary") if any(r[key] for r in rows))]
+        shown = [*_COLUMNS[:4], *(key for key in _COLUMNS[4:6] if any(row[key] for row in rows))]
         print_table([{key: row[key] for key in shown} for row in rows])
 
 
 def _listed(entry: Entry, status: str, note: str) -> dict[str, str]:
     summary = "" if entry.is_built_in else entry.summary
-    found = {"role": entry.role, "kind": entry.name, "origin": entry.origin, "status": status, "note": note}
-    return found | {"summary": summary, "target": entry.target}
+    values = (entry.role, entry.name, entry.origin, status, note, summary, entry.target)
+    return dict(zip(_COLUMNS, values, strict=True))
 
 
 def standing(entry: Entry, of_role: Sequence[Entry]) -> tuple[str, str]:

@@ -230,9 +230,17 @@ def discovered(component: Component) -> Discovery:
             f"callback '{component.kind}' ({component.origin}) is abstract: found a class without {missing}",
             hint=way_out(component.distribution),
         )
-    instance = component.target if is_plugin else object.__new__(component.target)
+    instance = component.target if is_plugin else _bare(component.target)
     kind, distribution, version = component.kind, component.distribution, component.version
     return Discovery(Participant(kind, kind, instance, distribution, version, is_plugin=is_plugin))
+
+
+def _bare(cls: type) -> object:
+    """Return an instance that no constructor was called for; None if the class cannot have one."""
+    try:
+        return object.__new__(cls)
+    except TypeError:  # of a class that derives from one written in C
+        return None
 
 
 def implemented_hooks(component: Component) -> list[str]:

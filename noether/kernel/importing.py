@@ -8,9 +8,10 @@ import inspect
 import pkgutil
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
@@ -119,7 +120,7 @@ def explained(
             a command may be read by a program.
     """
     try:
-        with nullcontext() if prints else redirect_stdout(sys.stderr):
+        with nullcontext() if prints else _prints_to_stderr():
             return call()
     except NoetherError:
         raise
@@ -128,6 +129,25 @@ def explained(
         for note in notes_of(error):
             told.add_note(note)
         raise told from error
+
+
+_printing = threading.Lock()
+_printed_to: list[Any] = []
+
+
+@contextmanager
+def _prints_to_stderr() -> Iterator[None]:
+    """Let prints go to standard error; of several imports in threads, the last to end puts standard output back."""
+    with _printing:
+        _printed_to.append(_printed_to[0] if _printed_to else sys.stdout)
+        sys.stdout = sys.stderr
+    try:
+        yield
+    finally:
+        with _printing:
+            found = _printed_to.pop()
+            if not _printed_to:
+                sys.stdout = found
 
 
 def _place(error: BaseException) -> str:

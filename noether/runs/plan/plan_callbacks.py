@@ -21,7 +21,13 @@ from noether.runs.prepare import Run
 Hook = Literal["update", "epoch"]
 _ROUNDS: tuple[tuple[str, Hook], ...] = (("after_update", "update"), ("after_epoch", "epoch"))
 _EVERY: dict[Hook, Intervals] = {"update": Intervals(every_n_updates=1), "epoch": Intervals(every_n_epochs=1)}
-_IN_TRAINING = {hook for hook in HOOKS if hook.startswith(("track_", "after_update", "after_epoch", "before_optim"))}
+_IN_TRAINING = {
+    "before_optimizer_step",
+    "track_after_accumulation_step",
+    "track_after_update_step",
+    "after_update",
+    "after_epoch",
+}
 
 
 @dataclass(frozen=True, slots=True)
