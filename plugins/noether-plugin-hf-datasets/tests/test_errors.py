@@ -45,10 +45,17 @@ def test_an_unknown_column_is_named_with_the_one_that_was_meant(tmp_path: Path):
 
 
 @pytest.mark.parametrize("column", [[1.0, None, 2.0], [[1.0], None, [2.0]], [[1.0], [None], [2.0]]])
-def test_a_missing_value(tmp_path: Path, column):
-    path = saved(tmp_path, x=column)
-    with pytest.raises(DataError, match="'x'"):
-        opened(path)[0]
+def test_a_missing_value_is_refused_before_training(tmp_path: Path, column):
+    path = saved(tmp_path, x=column, y=[1, 2, 3])
+    refused(path, "'x'")
+    assert len(opened(path, properties={"y": "y"})) == 3
+
+
+def test_a_missing_value_in_parquet_is_refused_before_training_unless_it_is_in_a_list(tmp_path: Path):
+    parquet.write_table(pa.table({"x": [1.0, None], "points": [[1.0], [None]]}), tmp_path / "a.parquet")
+    refused(tmp_path, "'x'", streaming=True)
+    with pytest.raises(DataError, match="'points'"):
+        opened(tmp_path, streaming=True, properties={"points": "points"})[1]
 
 
 def test_lists_of_different_lengths_below_the_first_dimension(tmp_path: Path):

@@ -74,10 +74,7 @@ def decoded(source: Path, name: str, array: pa.Array) -> Column:
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     if array.null_count:
-        raise DataError(
-            f"{source}: missing values in {name!r}: found {array.null_count} in {len(array)} rows, expected none",
-            hint="fill them in, or leave these rows out: dataset.filter(…), then save_to_disk",
-        )
+        raise missing(source, name, array.null_count)
     if types.is_fixed_size_list(array.type):
         return _dense(source, name, array.flatten(), len(array), array.type.list_size)
     if types.is_list(array.type) or types.is_large_list(array.type):
@@ -93,6 +90,22 @@ def decoded(source: Path, name: str, array: pa.Array) -> Column:
     return values
 
 
+def missing(source: Path, name: str, count: int) -> DataError:
+    """Return the error for a column with missing values."""
+    return DataError(
+        f"{source}: missing values in {name!r}: found {count}, expected none",
+        hint="fill them in, or leave these rows out: dataset.filter(…), then save_to_disk",
+    )
+
+
+def gaps_in(array: pa.Array) -> int:
+    """Return the number of missing values in an array and the lists in it."""
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    is_list = types.is_list(array.type) or types.is_large_list(array.type) or types.is_fixed_size_list(array.type)
+    return int(array.null_count) + (gaps_in(array.flatten()) if is_list else 0)
+
+
 def _dense(source: Path, name: str, flat: pa.Array, rows: int, size: int) -> Array:
     inner = decoded(source, name, flat)
     if isinstance(inner, Ragged):
@@ -106,6 +119,14 @@ def _varies(source: Path, name: str) -> DataError:
         "dimension of a sample varies",
         hint="choose other columns with `properties`, or pad the inner lists",
     )
+
+
+def all_rows(source: Path, name: str, column: Column) -> Rows:
+    """Return all rows of a column as tensors, in the types of the file."""
+    if isinstance(column, np.ndarray):
+        return from_numpy(source, name, column)
+    order = np.arange(len(column))
+    return joined(source, name, [rows_at(column, order)], order)
 
 
 def rows_at(column: Column, places: Places) -> Array | list[Array]:

@@ -18,8 +18,8 @@ from noether.data.randomness import LARGEST_SORTED, train_test_indices
 from noether.data.sources.columns import checked
 from noether.data.sources.file import array_names, assembled, served
 from noether.errors import DataError
-from noether_plugin_hf_datasets.blocks import Blocks, RowGroups
 from noether_plugin_hf_datasets.columns import Rows, require_numbers
+from noether_plugin_hf_datasets.tables import RowGroups, Table
 
 _logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class HfDataset(StoredDataset):
         seed: Seed of the run; decides the parts where the config names no seed.
 
     Attributes:
-        shuffle_block: Consecutive samples that training reads in a row; None for an order without blocks.
+        shuffle_block: Consecutive samples that training reads in a row; None for an order without table.
 
     Raises:
         DataError: if the data set is missing, damaged, lacks a column, or its columns are not numbers.
@@ -127,15 +127,15 @@ class HfDataset(StoredDataset):
 
     def __init__(self, dataset_config: HfDatasetConfig, *, seed: int = 0) -> None:
         super().__init__(dataset_config)
-        self._blocks = _opened(dataset_config)
+        self._table = _opened(dataset_config)
         self._wanted = dataset_config.properties
         self._is_exact = False
         self._names = self._columns()
         self.shuffle_block = dataset_config.shuffle_block
-        self._part = _part_of(self._blocks, dataset_config, seed)
-        if isinstance(self._blocks, RowGroups):
-            self.shuffle_block = self.shuffle_block or self._blocks.largest
-            self._warn_of_a_small_cache(self._blocks, dataset_config.cached_mib)
+        self._part = _part_of(self._table, dataset_config, seed)
+        if isinstance(self._table, RowGroups):
+            self.shuffle_block = self.shuffle_block or self._table.largest
+            self._warn_of_a_small_cache(self._table, dataset_config.cached_mib)
 
     def _columns(self) -> list[str]:
         """Return the columns that are read, and note whether one is in float64.
@@ -143,22 +143,23 @@ class HfDataset(StoredDataset):
         Raises:
             DataError: if one is missing, or holds something else than numbers.
         """
-        blocks, source = self._blocks, self._blocks.source
-        if not len(blocks):
+        table, source = self._table, self._table.source
+        if not len(table):
             raise DataError(f"{source}: no samples: found 0 rows, expected at least 1")
-        names = checked(source, None if self._wanted is None else array_names(self._wanted), blocks.schema.names)
-        kinds = [require_numbers(source, name, blocks.schema.field(name).type) for name in names]
+        names = checked(source, None if self._wanted is None else array_names(self._wanted), table.schema.names)
+        kinds = [require_numbers(source, name, table.schema.field(name).type) for name in names]
+        table.require_no_gaps(names)
         self.holds_doubles = any(kind.equals("double") for kind in kinds)
         return names
 
-    def _warn_of_a_small_cache(self, blocks: RowGroups, cached_mib: int) -> None:
+    def _warn_of_a_small_cache(self, table: RowGroups, cached_mib: int) -> None:
         first = self._exact(torch.arange(1))
-        group = blocks.largest * sum(_bytes_of(values) for values in first.values())
-        if (needed := group * _MIXED >> 20) > cached_mib and len(blocks) > blocks.largest:
+        group = table.largest * sum(_bytes_of(values) for values in first.values())
+        if (needed := group * _MIXED >> 20) > cached_mib and len(table) > table.largest:
             _logger.warning(
                 "%s: %d row groups of %d MiB are mixed at a time and %d MiB are kept, so that each is decoded several "
                 "times an epoch; write smaller row groups, or set cached_mib = %d",
-                blocks.source, _MIXED, group >> 20, cached_mib, needed + 1,
+                table.source, _MIXED, group >> 20, cached_mib, needed + 1,
             )  # fmt: skip
 
     def __len__(self) -> int:
@@ -177,7 +178,7 @@ class HfDataset(StoredDataset):
     def _exact(self, indices: Tensor) -> dict[str, Rows]:
         """Return samples in the types of the file."""
         places = self._part[indices] if isinstance(self._part, Tensor) else indices
-        columns = self._blocks.take(np.ascontiguousarray(places.numpy()), self._names)
+        columns = self._table.take(np.ascontiguousarray(places.numpy()), self._names)
         if self._wanted is None:
             return columns
         dense: dict[str, Tensor] = {name: rows for name, rows in columns.items() if isinstance(rows, Tensor)}
@@ -185,7 +186,7 @@ class HfDataset(StoredDataset):
             name: parts for name, parts in self._wanted.items() if not isinstance(parts, str)
         }
         single = {name: columns[part] for name, part in self._wanted.items() if isinstance(part, str)}
-        made = assembled(self._blocks.source, beside, dense) if beside else {}
+        made = assembled(self._table.source, beside, dense) if beside else {}
         return {name: made[name] if name in made else single[name] for name in self._wanted}
 
     def in_full(self) -> HfDataset:
@@ -222,14 +223,14 @@ class GatheredHfDataset(HfDataset):
             if isinstance(values, list):
                 shapes = sorted({tuple(row.shape) for row in values})
                 raise DataError(
-                    f"{self._blocks.source}: samples of different shapes: found {name!r} of {shapes[0]} and "
+                    f"{self._table.source}: samples of different shapes: found {name!r} of {shapes[0]} and "
                     f"{shapes[-1]} in one batch, expected one shape",
                     hint='collate = "pad" of the data set fills them up; collate = "concat" joins them',
                 )
         return batch
 
 
-def _opened(config: HfDatasetConfig) -> Blocks:
+def _opened(config: HfDatasetConfig) -> Table:
     from noether_plugin_hf_datasets.opening import open_hub, open_path
 
     if config.hub is not None:
@@ -240,17 +241,17 @@ def _opened(config: HfDatasetConfig) -> Blocks:
     return open_path(Path(config.path), config.split, streaming=config.streaming, most_bytes=most_bytes)
 
 
-def _part_of(blocks: Blocks, config: HfDatasetConfig, seed: int) -> range | Tensor:
+def _part_of(table: Table, config: HfDatasetConfig, seed: int) -> range | Tensor:
     if config.part is None:
-        return range(len(blocks))
-    if len(blocks) > LARGEST_SORTED:
+        return range(len(table))
+    if len(table) > LARGEST_SORTED:
         raise DataError(
-            f"{blocks.source} cannot be divided at random: found {len(blocks)} samples, expected at most "
+            f"{table.source} cannot be divided at random: found {len(table)} samples, expected at most "
             f"{LARGEST_SORTED}",
             hint="save the parts as data sets of their own: dataset.train_test_split(…)",
         )
     part_seed = seed if config.part_seed is None else config.part_seed
-    return train_test_indices(len(blocks), config.part, config.test_fraction, part_seed)
+    return train_test_indices(len(table), config.part, config.test_fraction, part_seed)
 
 
 def _each(values: Rows, function: Any) -> Rows:

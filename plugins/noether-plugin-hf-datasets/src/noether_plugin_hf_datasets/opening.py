@@ -9,12 +9,12 @@ from typing import Any
 from noether.data.sources.columns import no_file
 from noether.errors import DataError
 from noether.kernel.names import did_you_mean
-from noether_plugin_hf_datasets.blocks import ArrowBlocks, Blocks, RowGroups
+from noether_plugin_hf_datasets.tables import ArrowTable, RowGroups, Table
 
 SUFFIXES = (".parquet", ".arrow", ".csv", ".json", ".jsonl")
 
 
-def open_path(path: Path, split: str | None, *, streaming: bool, most_bytes: int) -> Blocks:
+def open_path(path: Path, split: str | None, *, streaming: bool, most_bytes: int) -> Table:
     """Return the table of a folder or a file; uses no network.
 
     Args:
@@ -27,7 +27,7 @@ def open_path(path: Path, split: str | None, *, streaming: bool, most_bytes: int
         DataError: if there is no such data set.
     """
     if path.is_dir() and _is_saved(path):
-        return ArrowBlocks(path, _one_split(str(path), _loaded(path), split))
+        return ArrowTable(path, _one_split(str(path), _loaded(path), split))
     files = _files(path)
     if split is not None:
         raise DataError(
@@ -44,7 +44,7 @@ def open_path(path: Path, split: str | None, *, streaming: bool, most_bytes: int
             hint="leave out `streaming`: the file is converted to Arrow once, and read from there",
         )
     try:
-        return ArrowBlocks(path, _converted(files, suffix))
+        return ArrowTable(path, _converted(files, suffix))
     except DataError:
         raise
     except Exception as error:  # each format has errors of its own
@@ -104,7 +104,7 @@ def _converted(files: list[Path], suffix: str) -> Any:
     return readers[suffix](names)
 
 
-def open_hub(name: str, subset: str | None, revision: str, split: str | None) -> Blocks:
+def open_hub(name: str, subset: str | None, revision: str, split: str | None) -> Table:
     """Return a data set of the hub, which is downloaded unless the cache of `datasets` has it.
 
     Raises:
@@ -120,7 +120,7 @@ def open_hub(name: str, subset: str | None, revision: str, split: str | None) ->
             hint="check its name, subset, revision and split; without a network, download it elsewhere, save it with "
             "save_to_disk, and give that folder as `path`",
         ) from error
-    return ArrowBlocks(Path(name), _one_split(name, found, split))
+    return ArrowTable(Path(name), _one_split(name, found, split))
 
 
 def _one_split(source: str, found: Any, split: str | None) -> Any:
