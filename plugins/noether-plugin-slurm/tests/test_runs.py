@@ -1,0 +1,137 @@
+"""Real runs in jobs: preempted at an update, requeued, and equal to an uninterrupted one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import submitit
+import tomli_w
+from noether_plugin_slurm.submit import SlurmTable, command_of, submit
+
+from noether.testing import tiny_spec
+
+PREEMPT = '''
+"""Preempts its job once: beside update 7 of 12 it sends the signals of SIGNALS, to the job and to its own process."""
+
+import os, signal, time
+from pathlib import Path
+
+from noether.core.callbacks import CallbackBase
+
+
+class Preempt(CallbackBase):
+    """Sends signals, and waits until the run knows that it has to stop."""
+
+    def track_after_update_step(self, *, update_counter, **_):
+        once = Path(os.environ.get("PREEMPTED", ""))
+        if update_counter.update != 7 or "PREEMPTED" not in os.environ or once.exists():
+            return
+        once.touch()
+        for name in os.environ["SIGNALS"].split():
+            number = signal.Signals[name]
+            if os.environ.get("TO_ALL"):
+                os.kill(os.getpid(), number)
+            os.kill(os.getppid(), number)
+        while self.trainer.signals.received is None:
+            time.sleep(0.01)
+'''
+
+
+@pytest.fixture
+def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tiny spec in a project with the callback above, and a checkpoint every five updates."""
+    (tmp_path / "preempt.py").write_text(PREEMPT)
+    (tmp_path / "pyproject.toml").touch()
+    trainer = {"callbacks": [{"kind": "preempt.Preempt"}, {"kind": "checkpoint", "every_n_updates": 5}]}
+    (tmp_path / "spec.toml").write_text(tomli_w.dumps(tiny_spec(trainer=trainer, output="runs")))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "spec.toml"
+
+
+def attempts(run: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted((run / "attempts").iterdir())]
+
+
+def last_checkpoint(run: Path) -> dict[str, bytes]:
+    newest = max(path for path in (run / "checkpoints").iterdir() if path.name.startswith("step-"))
+    return {str(path.relative_to(newest)): path.read_bytes() for path in newest.rglob("*.safetensors")}
+
+
+def straight(spec: Path) -> dict[str, bytes]:
+    subprocess.run([sys.executable, "-m", "noether", "run", spec, "--run-id", "straight", "-q"], check=True)
+    return last_checkpoint(spec.parent / "runs" / "straight")
+
+
+def submitted(spec: Path, **options) -> submitit.Job:
+    return submit(command_of(spec, "job", []), "job", SlurmTable(**options), "local")
+
+
+@pytest.mark.parametrize(
+    ("signals", "to_all"),
+    [
+        pytest.param("SIGUSR2", "", id="time-out"),
+        pytest.param("SIGTERM SIGUSR2", "1", id="preemption", marks=pytest.mark.long),
+        pytest.param("SIGUSR2", "1", id="time-out sent to all", marks=pytest.mark.long),
+    ],
+)
+def test_a_preempted_run_ends_with_the_bytes_of_a_straight_one(
+    spec: Path, monkeypatch: pytest.MonkeyPatch, signals: str, to_all: str
+):
+    monkeypatch.setenv("PREEMPTED", str(spec.parent / "once"))
+    monkeypatch.setenv("SIGNALS", signals)
+    monkeypatch.setenv("TO_ALL", to_all)
+    assert submitted(spec).result() == 0
+    run = spec.parent / "runs" / "job"
+    assert [attempt["status"] for attempt in attempts(run)] == ["KILLED", "FINISHED"]
+    monkeypatch.delenv("PREEMPTED")
+    expected = straight(spec)
+    assert len(expected) >= 2 and last_checkpoint(run) == expected
+
+
+@pytest.mark.long
+def test_a_run_out_of_attempts_goes_on_when_it_is_submitted_again(spec: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PREEMPTED", str(spec.parent / "once"))
+    monkeypatch.setenv("SIGNALS", "SIGUSR2")
+    assert "attempt 1 of at most 1" in str(submitted(spec, max_attempts=1).exception())
+    assert submitted(spec, max_attempts=1).result() == 0
+    run = spec.parent / "runs" / "job"
+    assert [attempt["status"] for attempt in attempts(run)] == ["KILLED", "FINISHED"]
+    monkeypatch.delenv("PREEMPTED")
+    assert last_checkpoint(run) == straight(spec)
+
+
+@pytest.mark.long
+def test_a_run_that_fails_is_left_alone(spec: Path):
+    text = spec.read_text().replace("lr = 0.01", "lr = 1e38").replace('kind = "AdamW"', 'kind = "SGD"')
+    spec.write_text(text)
+    error = submitted(spec).exception()
+    assert "exit code 4" in str(error)
+    assert [attempt["status"] for attempt in attempts(spec.parent / "runs" / "job")] == ["FAILED"]
+
+
+def noether_command(*arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": f"{path}:{os.environ['PATH']}"}
+    command = [sys.executable, "-m", "noether", "slurm-submit", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_a_machine_without_slurm_is_named(spec: Path):
+    ended = noether_command(str(spec))
+    assert ended.returncode == 2 and "--local" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_a_spec_that_is_wrong_is_never_submitted(spec: Path):
+    ended = noether_command(str(spec), "--local", "-s", "trainer.max_updates=-1")
+    assert ended.returncode == 2 and "max_updates" in ended.stderr
+    assert not (spec.parent / "slurm").exists()
+    assert noether_command(str(spec), "--local", "--run-id", "a/b").returncode == 2
+
+
+def test_options_are_checked_before_a_job_is_made():
+    with pytest.raises(ValueError, match="signal_s"):
+        SlurmTable(time_min=1, signal_s=60)
+    with pytest.raises(ValueError, match="partitoin"):
+        SlurmTable(partitoin="gpu")
