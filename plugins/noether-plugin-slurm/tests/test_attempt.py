@@ -1,6 +1,7 @@
 """Attempts of a command in jobs of submitit's local executor, with the signals that submitit and Slurm send."""
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,7 @@ STOPPED_BEFORE_ITS_HANDLERS = """if is_first:
 """
 ALWAYS_STOPPED = "os.kill(os.getpid(), signal.SIGTERM)"
 FINISHING = "signal.signal(signal.SIGHUP, signal.SIG_IGN); os.kill(job, signal.SIGUSR2); say('finished')"
+ENDED_ALONE = "os.kill(job, signal.SIGTERM); wait_for_a_signal()"
 CANCELLED = "os.kill(job, signal.SIGTERM); os.kill(os.getpid(), signal.SIGTERM)"
 KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
 
@@ -55,10 +57,14 @@ def said(folder: Path) -> list[str]:
 
 
 def job_of(folder: Path, code: str, most: int = 4, patience: float = 20.0) -> submitit.Job:
+    """Return a job that has ended."""
     (folder / "command.py").write_text(COMMAND + code)
     executor = submitit.AutoExecutor(folder / "job", cluster="local", local_max_num_timeout=most)
     executor.update_parameters(timeout_min=5)
-    return executor.submit(Attempt([sys.executable, "command.py"], folder, most, patience=patience))
+    job = executor.submit(Attempt([sys.executable, "command.py"], folder, most, patience=patience, settled=0.1))
+    while not job.done():  # submitit itself looks once a second
+        time.sleep(0.02)
+    return job
 
 
 @pytest.mark.parametrize(
@@ -94,8 +100,9 @@ def test_attempts_are_limited(tmp_path: Path):
     assert said(tmp_path).count("attempt") == 3
 
 
-def test_a_job_that_is_cancelled_stays_cancelled(tmp_path: Path):
-    """scancel sends SIGTERM to every process, and no signal that asks for a requeue."""
-    error = job_of(tmp_path, CANCELLED, patience=0.1).exception()
-    assert "SIGTERM" in str(error)
-    assert said(tmp_path) == ["attempt", "stopped by SIGTERM"]
+@pytest.mark.parametrize(("code", "end"), [(CANCELLED, "SIGTERM"), (ENDED_ALONE, "SIGHUP")])
+def test_a_job_that_is_cancelled_stays_cancelled(tmp_path: Path, code: str, end: str):
+    """scancel sends SIGTERM to every process, and no signal that asks for a requeue; `kill` sends it to one."""
+    error = job_of(tmp_path, code, patience=0.1).exception()
+    assert "ended by SIGTERM" in str(error)
+    assert said(tmp_path) == ["attempt", f"stopped by {end}"]

@@ -15,6 +15,10 @@ _SIGNALLED = 128
 """Exit code of `noether run` that a signal has stopped, before the number of the signal is added."""
 _PATIENCE = 30.0
 """Seconds that Slurm waits after SIGTERM before it kills, `KillWait`, by default."""
+_SETTLED = 5.0
+"""Seconds in which a run has taken notice of a SIGTERM that was sent to every process of the job."""
+_LOOKS = 0.1
+"""Seconds between two looks at the child."""
 
 
 class RunNotFinishedError(RuntimeError):
@@ -26,7 +30,8 @@ class Attempt:
 
     The command is a child process, so that submitit keeps its own signals. It is told to stop by SIGHUP. Noether counts
     that for nothing after a SIGTERM, which Slurm may have sent to every process of the job; a second SIGTERM would end
-    the run before its checkpoint.
+    the run before its checkpoint. Since Python handles the lower signal first if two are pending, SIGHUP is held back
+    until the run has handled its SIGTERM.
 
     Args:
         command: The command; it continues where an earlier attempt was stopped.
@@ -34,18 +39,23 @@ class Attempt:
         most: Attempts that a run may take, with the first.
         number: Number of this attempt, from 1.
         patience: Seconds to wait, after a SIGTERM to the whole job, for the signal that asks for a requeue.
+        settled: Seconds after such a SIGTERM before a run that still trains is told to stop.
     """
 
     def __init__(
-        self, command: Sequence[str], folder: Path, most: int, number: int = 1, patience: float = _PATIENCE
+        self,
+        command: Sequence[str],
+        folder: Path,
+        most: int,
+        number: int = 1,
+        patience: float = _PATIENCE,
+        settled: float = _SETTLED,
     ) -> None:
         self.command, self.folder, self.most = list(command), str(folder), most
-        self.number, self.patience = number, patience
+        self.number, self.patience, self.settled = number, patience, settled
         self._process: subprocess.Popen[bytes] | None = None
         self._is_cancelled = False
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_process": None, "_is_cancelled": False}
+        self._stops_at = float("inf")
 
     def __call__(self) -> int:
         """Run the command to its end; return 0.
@@ -67,7 +77,7 @@ class Attempt:
             code = self._exit_code()
         finally:
             signal.signal(signal.SIGTERM, former)
-            if self._process is not None and not self._has_ended():
+            if self._process is not None:  # of a job that is ended in another way; nothing, if the run has ended
                 os.kill(self._process.pid, signal.SIGHUP)
         if code:
             raise RunNotFinishedError(self._reason(code))
@@ -77,17 +87,17 @@ class Attempt:
         """Stop the command, and return the next attempt; None if there is nothing to requeue."""
         import submitit
 
-        if self._process is not None and not self._has_ended():
-            print("stopping the run, which saves its checkpoint", flush=True)
-            os.kill(self._process.pid, signal.SIGHUP)
-        if (self._process is not None and not _is_stop(self._exit_code())) or self.number >= self.most:
+        if not self._is_cancelled:
+            self._stops_at = time.monotonic()
+        if self.number >= self.most or (self._process is not None and not _is_stop(self._exit_code())):
             return None
-        following = Attempt(self.command, Path(self.folder), self.most, self.number + 1, self.patience)
-        return submitit.helpers.DelayedSubmission(following)
+        following = (self.number + 1, self.patience, self.settled)
+        return submitit.helpers.DelayedSubmission(Attempt(self.command, Path(self.folder), self.most, *following))
 
     def _note_cancelled(self, number: int, frame: FrameType | None) -> None:
-        """Note that Slurm ends the job, as `scancel` and a preemption do; both send SIGTERM to every process."""
+        """Note that the job is ended, as by `scancel` and a preemption; both send SIGTERM to every process."""
         self._is_cancelled = True
+        self._stops_at = time.monotonic() + self.settled
 
     def _ask_for_requeue(self) -> None:
         """Let submitit requeue the job, unless Slurm has ended it and sends no signal that asks for a requeue."""
@@ -96,18 +106,18 @@ class Attempt:
         time.sleep(self.patience)  # the handler of submitit interrupts it, and does not return
 
     def _exit_code(self) -> int:
-        """Wait for the command and return its exit code; may be called again inside of a signal handler.
+        """Wait for the command, stop it in its time, and return its exit code; a signal handler may call it again.
 
         `Popen.wait` holds a lock while it waits, which a handler would wait for in vain.
         """
         assert self._process is not None, "the command has been started"
-        ended = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
-        assert ended is not None, "it waits without a limit"
+        while (ended := os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)) is None:
+            if time.monotonic() >= self._stops_at:
+                print("stopping the run, which saves its checkpoint", flush=True)
+                self._stops_at = float("inf")
+                os.kill(self._process.pid, signal.SIGHUP)
+            time.sleep(_LOOKS)
         return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
-
-    def _has_ended(self) -> bool:
-        assert self._process is not None, "the command has been started"
-        return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
     def _reason(self, code: int) -> str:
         if not _is_stop(code):
