@@ -15,8 +15,9 @@ from typing import Any
 from packaging.requirements import InvalidRequirement, Requirement
 
 from noether.errors import UsageError
-from noether.kernel.entries import BUILT_IN, GROUPS, PLUGIN_PREFIX, installed_entries, normal
+from noether.kernel.entries import BUILT_IN, GROUPS, PLUGIN_PREFIX, TABLE, installed_entries, normal
 from noether.kernel.names import did_you_mean
+from noether.spec.tables import can_be_table
 
 _KIND = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -86,7 +87,10 @@ def _of_entry_points(folder: Path, points: dict[str, Any], name: str) -> Iterato
             yield f"unknown group {group}.{did_you_mean(group, GROUPS)}"
             continue
         for kind, target in table.items():
-            if not _KIND.fullmatch(kind):
+            if role is TABLE:
+                if not can_be_table(kind):
+                    yield f"{group}: wrong name {kind!r}, expected a Python name that is no other part of a spec"
+            elif not _KIND.fullmatch(kind):
                 yield f"{group}: wrong kind {kind!r}, expected lower-case letters, digits and single hyphens"
             if (role.name, normal(kind)) in taken:
                 qualified = f"{normal(name).removeprefix(PLUGIN_PREFIX)}/{kind}"
@@ -124,7 +128,7 @@ def _of_contracts(folder: Path, points: dict[str, Any]) -> Iterator[str]:
                 yield f"no contract of {kind!r} in {folder / 'tests'}: expected class Test…({contract}): config = …"
 
 
-_CONTRACTS = {"plugin": "RunPlugin"}
+_CONTRACTS = {"plugin": "RunPlugin", "table": "RunPlugin"}
 
 
 def _tested_kinds(tests: Path) -> Iterator[str]:

@@ -10,10 +10,12 @@ from importlib.resources import files
 from pathlib import Path
 
 from noether.errors import UsageError
-from noether.kernel.entries import COMMAND, GROUPS, installed_entries
+from noether.kernel.entries import COMMAND, GROUPS, PLUGIN, TABLE, installed_entries
+from noether.spec.tables import can_be_table
 
 _PARTS = re.compile(r"^=== \w+\n", re.MULTILINE)
 _FUNCTIONS = {"loss", "collator", "command"}  # roles of plain functions
+_TABLE = '[project.entry-points."noether.tables"]\nMODULE = "noether_plugin_MODULE.plugin:CLASSTable"\n\n'
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _TEST = '''"""`{name}` keeps the contract of its role."""
 
@@ -28,7 +30,7 @@ def write_package(name: str, role: str, folder: Path) -> Path:
 
     Args:
         name: Its kind.
-        role: Its role.
+        role: Its role; a table comes with a run plugin that reads it.
         folder: The folder, which is missing or empty.
 
     Raises:
@@ -39,6 +41,8 @@ def write_package(name: str, role: str, folder: Path) -> Path:
             f"wrong name of a plugin: found {name!r}, expected lower-case letters, digits and single hyphens",
             hint="noether plugins new grad-noise --role callback",
         )
+    if role in (PLUGIN.name, TABLE.name) and not can_be_table(name.replace("-", "_")):
+        raise UsageError(f"a spec cannot have a table of the run plugin {name!r}", hint="choose another name")
     if any(entry.is_built_in and entry.role == role and entry.normal_name == name for entry in installed_entries()):
         raise UsageError(f"the {role} {name!r} is built in", hint="choose another name: specs would find the other one")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -56,15 +60,17 @@ def package(name: str, role: str) -> Mapping[str, str]:
         name: Its kind, in lower case with hyphens.
         role: Its role.
     """
+    role = PLUGIN.name if role == TABLE.name else role
     module, camel = name.replace("-", "_"), "".join(part.capitalize() for part in name.split("-"))
     code, test, use = _PARTS.split(_template(f"{role}.txt"))
     group = next(group for group, known in GROUPS.items() if known.name == role)
-    attribute = module if role in _FUNCTIONS else _class_in(code)
+    attribute = module if role in _FUNCTIONS else "" if role == PLUGIN.name else _class_in(code)
     major, minor, *_ = version("noether-train").split(".")
     words = {
         "PURPOSE": code.partition('"""')[2].partition('"""')[0],
         "TARGET": f"noether_plugin_MODULE.{role}" + (f":{attribute}" if attribute else ""),
         "GROUP": group,
+        "[tool.hatch": (_TABLE if role == PLUGIN.name else "") + "[tool.hatch",
         "USE": f"```{'console' if role == COMMAND.name else 'toml'}\n{use}```",
         "VERSION": f"{major}.{minor}",
         "NEXT": f"{major}.{int(minor) + 1}" if major == "0" else f"{int(major) + 1}.0",
@@ -93,7 +99,7 @@ def _template(name: str) -> str:
 
 
 def _class_in(code: str) -> str:
-    """Return the name of the last class of a template; empty for a module of hooks."""
+    """Return the name of the last class of a template; empty without one."""
     classes = re.findall(r"^class (\w+)", code, re.MULTILINE)
     return classes[-1] if classes else ""
 

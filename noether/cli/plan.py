@@ -72,7 +72,7 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
     of_training = (
         "name device threads threads_reason residence datasets parameters trainable recomputed loss updates_per_epoch "
         "samples_left_out effective_batch_size ranks batch_size accumulation_steps form slower_because first_update "
-        "updates epochs samples hooks seconds"
+        "updates epochs samples hooks plugins tables seconds"
     )
     return {
         **picked(plan, of_training),
@@ -83,9 +83,14 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
 
 
 def print_plan(plan: Plan) -> None:
-    """Print a plan, a section each for training, callbacks, evaluation and checkpoints."""
+    """Print a plan, a section each for training, run plugins, callbacks, evaluation and checkpoints."""
+    from noether.spec.errors.words import toml_literal
+
     say(f"{plan.name}: {_headline(plan)}")
     print_section("training", _training(plan))
+    print_section("run plugins", plan.plugins)
+    for name, table in plan.tables.items():
+        print_section(f"[{name}]", {key: toml_literal(value) for key, value in table.items()})
     if plan.callbacks:
         say("\nafter an update, in this order")
         print_table([_callback_row(row) for row in plan.callbacks], indent="  ")

@@ -10,6 +10,12 @@ from noether.config.base import _RegistryBase
 from noether.config.discriminated import Discriminated
 
 
+class SpecTable(BaseModel):
+    """A table of a spec without a kind, Noether's own or a plugin's: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+
+
 class ScheduleBaseConfig(_RegistryBase):
     """Settings of every schedule: its kind."""
 

@@ -36,7 +36,7 @@ class Role(NamedTuple):
         return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
 
 
-_NOUNS = {"plugin": "run plugin", "command": "command"}
+_NOUNS = {"plugin": "run plugin", "command": "command", "table": "table"}
 
 
 def _role(name: str, base: str | None, hint: str, *, plural: str = "") -> Role:
@@ -67,7 +67,10 @@ PLUGIN = _role("plugin", None, "use of [plugins], or -p NAME")
 COMMAND = _role("command", None, "the command line: noether NAME")
 """Subcommands of `noether`."""
 
-GROUPS: dict[str, Role] = {role.group: role for role in (*ROLES.values(), PLUGIN, COMMAND)}
+TABLE = _role("table", "noether.config.components:SpecTable", "[NAME]")
+"""Tables that a spec has beside Noether's own; an entry point names the class of the table `[NAME]`."""
+
+GROUPS: dict[str, Role] = {role.group: role for role in (*ROLES.values(), PLUGIN, COMMAND, TABLE)}
 """The entry-point groups, with their roles."""
 
 BUILT_IN = "noether-train"
@@ -143,6 +146,7 @@ class Component(NamedTuple):
         entry: The registration; None for a dotted path that is not registered.
         distribution: Its distribution; empty for a project's own code.
         version: The version of that distribution; empty for a project's own code.
+        place: Path of a local run plugin, relative to its project if it lies there; else empty.
     """
 
     role: str
@@ -151,6 +155,7 @@ class Component(NamedTuple):
     entry: Entry | None = None
     distribution: str = ""
     version: str = ""
+    place: str = ""
 
     @classmethod
     def registered(cls, kind: str, target: Any, entry: Entry) -> Component:
@@ -159,8 +164,8 @@ class Component(NamedTuple):
 
     @property
     def origin(self) -> str:
-        """The distribution and its version, or `project code`."""
-        return f"{self.distribution} {self.version}" if self.distribution else "project code"
+        """The distribution and its version, the file of a local run plugin, or `project code`."""
+        return f"{self.distribution} {self.version}" if self.distribution else self.place or "project code"
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import pkgutil
@@ -11,13 +12,13 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from noether.errors import PluginError, error_text
+from noether.errors import NoetherError, PluginError, error_text, notes_of
 from noether.kernel.entries import COMMAND, ROLES, Entry, Role
 from noether.kernel.names import did_you_mean
 from noether.kernel.trust import ALWAYS_TRUSTED, SCRIPT, Trust, trust_hint
@@ -81,15 +82,32 @@ def import_entry(entry: Entry) -> Any:
     return explained(f"{entry.role} '{entry.name}' of {entry.origin}", lambda: import_target(entry.target))
 
 
-def explained(subject: str, importer: Callable[[], _Imported]) -> _Imported:
-    """Call `importer`; turn its errors into a `PluginError` with the place and a hint."""
+def import_file(name: str, file: Path) -> ModuleType:
+    """Import a file as the module `<name>@<digest of its path>`: files of one name in two folders are two modules."""
+    own_name = f"{name}@{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}"
+    if own_name not in sys.modules:
+        spec = spec_from_file_location(own_name, file)
+        assert spec is not None and spec.loader is not None, "it is a file of Python"
+        sys.modules[own_name] = module = module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[own_name]
+            raise
+    return sys.modules[own_name]
+
+
+def explained(subject: str, call: Callable[[], _Imported], verb: str = "import") -> _Imported:
+    """Call code of a plugin or project; turn its errors into a `PluginError` with the place, a hint and its notes."""
     try:
-        return importer()
-    except PluginError:
+        return call()
+    except NoetherError:
         raise
     except (Exception, SystemExit) as error:  # a module that calls sys.exit() must not end the command
-        message = f"cannot import {subject}: {error_text(error)}{_place(error)}"
-        raise PluginError(message, hint=_hint(error)) from error
+        told = PluginError(f"cannot {verb} {subject}: {error_text(error)}{_place(error)}", hint=_hint(error))
+        for note in notes_of(error):
+            told.add_note(note)
+        raise told from error
 
 
 def _place(error: BaseException) -> str:

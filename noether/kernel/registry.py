@@ -20,6 +20,7 @@ from noether.kernel.entries import (
     PLUGIN,
     PLUGIN_PREFIX,
     ROLES,
+    TABLE,
     Component,
     Entry,
     Role,
@@ -30,7 +31,15 @@ from noether.kernel.entries import (
     matching,
     normal,
 )
-from noether.kernel.importing import check_role, described, import_entry, resolve_dotted, roles_that_fit
+from noether.kernel.importing import (
+    check_role,
+    described,
+    explained,
+    import_entry,
+    import_file,
+    resolve_dotted,
+    roles_that_fit,
+)
 from noether.kernel.names import did_you_mean, listed, nearest
 from noether.kernel.trust import ALWAYS_TRUSTED, Trust, lies_in_libraries
 
@@ -95,6 +104,9 @@ def _list_command(role: Role) -> str:
     return f"noether plugins list --role {role.name}"
 
 
+LOCAL_PLUGIN = "noether_plugin"
+"""Name of the run plugin in the file `noether_plugin.py`, beside the spec or in the working folder."""
+
 _ROLES: dict[str, Role] = {role.name: role for role in GROUPS.values()}
 
 
@@ -106,6 +118,7 @@ class Registry:
         trusted: Top-level packages that dotted paths may import besides our own, torch's and the plugins'.
         project_folders: Folders whose own code dotted paths may import.
         data_folders: Folders beside run folders in which nothing is code.
+        plugin_folders: Folders in which `noether_plugin.py` is looked for, in order; by default the project folders.
         written_in_python: Dotted kinds that Python code wrote, trusted as they are, and objects that it passed, by the
             kind that stands for them.
     """
@@ -117,11 +130,14 @@ class Registry:
         trusted: Iterable[str] = (),
         project_folders: Iterable[Path] = (),
         data_folders: Iterable[Path] = (),
+        plugin_folders: Iterable[Path] | None = None,
         written_in_python: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self._entries = tuple(entries)
         plugins = {entry.top_package for entry in self._entries if not entry.is_built_in}
-        self._trust = Trust([*trusted, *plugins], project_folders, data_folders)
+        self._projects = [Path(folder) for folder in project_folders]
+        self._plugin_folders = list(dict.fromkeys(self._projects if plugin_folders is None else plugin_folders))
+        self._trust = Trust([*trusted, *plugins], self._projects, data_folders)
         self._written_in_python = dict(written_in_python)
         self._loaded: dict[tuple[str, str, str | None], Component] = {}
 
@@ -162,7 +178,10 @@ class Registry:
         """
         key = (role, kind, author)  # what Python may name, the text of a spec may not
         if key not in self._loaded:
-            component = self._load_dotted(role, kind, author) if is_dotted(kind) else self._load_entry(role, kind)
+            if role == PLUGIN.name and kind == LOCAL_PLUGIN:
+                component = self._load_local()
+            else:
+                component = self._load_dotted(role, kind, author) if is_dotted(kind) else self._load_entry(role, kind)
             check_role(_ROLES[role], kind, component.target, self.entries(role))
             self._loaded[key] = component
         return self._loaded[key]
@@ -207,7 +226,9 @@ class Registry:
                     f"kind {kind!r} names {described(found)}, which fits no role", hint=_ROLES_HINT, code="wrong-role"
                 )
             return roles
-        roles = [role for role in (*ROLES, PLUGIN.name) if matching(self.entries(role), kind)]
+        roles = [role for role in (*ROLES, PLUGIN.name, TABLE.name) if matching(self.entries(role), kind)]
+        if not roles and kind == LOCAL_PLUGIN:
+            roles = [PLUGIN.name]
         if not roles:
             names = [entry.name for entry in self._entries]
             message = f"unknown kind {kind!r}: no role has it.{did_you_mean(kind, names)}"
@@ -218,6 +239,33 @@ class Registry:
         entry = self.find(role, kind)
         name = canonical(self.entries(role), entry, qualified="/" in kind)
         return Component.registered(name, import_entry(entry), entry)
+
+    def _load_local(self) -> Component:
+        """Import `noether_plugin.py` from the first of its folders that has it."""
+        files = [folder / f"{LOCAL_PLUGIN}.py" for folder in self._plugin_folders]
+        file = next(filter(self._trust.is_own_file, files), None)
+        if file is None:
+            if matching(self.entries(PLUGIN.name), LOCAL_PLUGIN):
+                return self._load_entry(PLUGIN.name, LOCAL_PLUGIN)
+            raise PluginError(
+                f"unknown run plugin '{LOCAL_PLUGIN}': found no file {LOCAL_PLUGIN}.py in "
+                f"{' or '.join(map(str, self._plugin_folders))}",
+                hint="put it beside the spec; nothing in a run folder is code",
+                code="unknown-kind",
+            )
+        if others := matching(self.entries(PLUGIN.name), LOCAL_PLUGIN):
+            raise PluginError(
+                f"run plugin '{LOCAL_PLUGIN}' is claimed by {file} and {others[0].origin}",
+                hint=f"rename the file, and name it as a module of the project; or write {others[0].qualified}",
+                code="ambiguous-kind",
+            )
+        if self._trust.would_import(LOCAL_PLUGIN, file):  # kinds may name it too: one file, one module
+            module = resolve_dotted(LOCAL_PLUGIN, self._trust)
+        else:
+            module = explained(f"{file}", partial(import_file, LOCAL_PLUGIN, file))
+        real, project = file.resolve(), next(iter(self._projects), file.parent).resolve()
+        place = real.relative_to(project) if real.is_relative_to(project) else real
+        return Component(PLUGIN.name, LOCAL_PLUGIN, module, place=place.as_posix())
 
     def _load_dotted(self, role: str, kind: str, author: str | None) -> Component:
         """Resolve a dotted path; one that is another spelling of a registration becomes that."""

@@ -135,6 +135,19 @@ class Trust:
         """Return True if `top` is the project's own code, neither installed nor trusted by name."""
         return top not in self._packages and self._project_root(top) is not None
 
+    def is_own_file(self, file: Path) -> bool:
+        """Return True if a file exists, lies in a project folder, and neither among installed nor among saved data."""
+        real = file.resolve()
+        if not real.is_file() or _is_installed(real) or run_folder_of(file) is not None:
+            return False
+        is_data = any(real.is_relative_to(folder) for folder in self._data_folders)
+        return not is_data and any(real.is_relative_to(folder) for folder in self._folders)
+
+    def would_import(self, top: str, file: Path) -> bool:
+        """Return True if `import top` loads this file of a project."""
+        root = self._project_root(top)
+        return root is not None and root / file.name == file.resolve()
+
     def _project_root(self, top: str) -> Path | None:
         """Return the project folder from which `import top` would load it, or None."""
         for folder in self._folders:

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import NoneType
@@ -33,6 +34,7 @@ from noether.data.container import DataContainer, build_data
 from noether.data.loader import refuse_import_by_worker
 from noether.errors import SpecError, error_text
 from noether.kernel.dispatch import compile_dispatch
+from noether.kernel.importing import explained
 from noether.kernel.names import TARGET
 from noether.kernel.participant import Participant, load_plugins
 from noether.kernel.registry import use_registry
@@ -260,10 +262,12 @@ def _configured(loaded: LoadedSpec, names: Iterable[str]) -> tuple[LoadedSpec, l
     spec.plugins.use = list(dict.fromkeys([*spec.plugins.use, *names]))
     participants = load_plugins(spec.plugins.use)
     used = list(spec.plugins.use)
-    order = _configure(spec, participants)
+    new = [one for one in participants if one.id not in spec._configured_by]  # a resumed run is configured already
+    order = _configure(spec, new)
     if order and (problems := _problems_of(spec, loaded, used)):
-        culprit = _first_to_break(loaded, used, participants, order)
+        culprit = _first_to_break(loaded, used, new, order)
         raise InvalidSpecError(problems, origin=f"the spec after configure_spec of run plugin '{culprit}'")
+    spec._configured_by += order
     return replace(loaded, spec=spec), participants
 
 
@@ -287,7 +291,7 @@ def _configure(spec: RunSpec, participants: Sequence[Participant]) -> list[str]:
     """Let run plugins configure a spec in place; return the ids of those that do, in their order."""
     dispatch = compile_dispatch(participants)
     if dispatch.configure_spec is not None:
-        dispatch.configure_spec(spec=spec)
+        explained("the spec", partial(dispatch.configure_spec, spec=spec), "configure")
     return list(dict.fromkeys(dispatch.order("configure_spec")))
 
 
@@ -304,6 +308,7 @@ def _problems_of(spec: RunSpec, loaded: LoadedSpec, used: Sequence[str]) -> list
         return [Problem("wrong-value", (), str(error))]
     built = {path for path, _ in configs_in(spec)}
     tables_only = [path for path, _ in configs_in(again.spec) if path not in built]
+    tables_only += [(name,) for name in spec.plugin_tables if not isinstance(getattr(spec, name), BaseModel)]
     return [
         *(Problem("wrong-type", path, "found a plain table, expected a config object") for path in tables_only),
         *(

@@ -25,12 +25,12 @@ from noether.checkpoint.durable import replace_file
 from noether.checkpoint.manifest import SPEC
 from noether.checkpoint.paths import PathProvider, checkpoint_folders, read_file, read_manifest
 from noether.checkpoint.untrusted import is_file_inside, read_untrusted
+from noether.config.components import SpecTable
 from noether.errors import CheckpointError, SpecError, UsageError
 from noether.runs.folder.run_folder import read_run
 from noether.spec.errors.problem import InvalidSpecError
 from noether.spec.errors.translate import problems_of
 from noether.spec.load import LoadedSpec, load_spec
-from noether.spec.model import SpecTable
 from noether.spec.read.document import read_document
 from noether.spec.read.environment import concealed, read_environment
 from noether.spec.read.layering import layered

@@ -21,7 +21,7 @@ from noether.config.secrets import withheld
 from noether.config.signature import SignatureConfig
 from noether.errors import SpecError
 from noether.kernel.names import free_name
-from noether.kernel.registry import Registry, kind_of, use_registry
+from noether.kernel.registry import LOCAL_PLUGIN, Registry, kind_of, use_registry
 from noether.kernel.trust import calling_package, is_path, run_folder_of
 from noether.spec.checks.meaning import meaning_problems
 from noether.spec.checks.structure import check, id_notes
@@ -34,9 +34,10 @@ from noether.spec.model import RunSpec, dumped
 from noether.spec.read.document import MAX_DEPTH, not_numbers_in
 from noether.spec.read.environment import Readings, concealed, passwords_in, read_environment
 from noether.spec.read.layering import THE_SPEC, layered, located, override, project_folder
-from noether.spec.read.layers import Node, Origins
+from noether.spec.read.layers import Node, Origins, value_of
 from noether.spec.read.overrides import Unset
 from noether.spec.read.reference import KeptReference, Reference
+from noether.spec.tables import with_tables
 
 
 def complete(
@@ -61,11 +62,12 @@ def complete(
 
     siblings: dict[TomlPath, list[CallBackBaseConfig]] = {}
     moved: list[TomlPath] = []
-    for path, config in configs_in(spec):
+    own: list[tuple[TomlPath, BaseModel]] = [((name,), getattr(spec, name)) for name in spec.plugin_tables]
+    for path, config in [*own, *configs_in(spec)]:
         if isinstance(config, CallBackBaseConfig):
             siblings.setdefault(path[:-1], []).append(config)
         for field in type(config).model_fields:
-            paths = _Paths(start_of, text_too=field in config.path_fields)
+            paths = _Paths(start_of, text_too=field in getattr(config, "path_fields", ()))
             value = paths.absolute(getattr(config, field), (*path, field))
             if paths.moved:
                 setattr(config, field, value)
@@ -232,17 +234,41 @@ def load_spec(
     registry = registry or Registry.installed(
         trusted=trust,
         project_folders=(project, Path.cwd()),
+        plugin_folders=_plugin_folders(root, folder, project),
         written_in_python=objects,
     )
     with use_registry(registry):
         problems = override(root, [*map(Unset, unset), *overrides], set, path)
         origins = Origins(root)
-        spec, readings = _validated(root, origins, problems, origin)
+        spec, readings = _validated(root, origins, problems, origin, plugins)
         complete(spec, origins, folder, readings.references)
         if wrong := meaning_problems(spec, plugins=plugins):
             raise InvalidSpecError(located(concealed(wrong, readings.references), origins), origin=origin)
         notes = tuple(map(withheld, (*id_notes(readings.table), *option_notes(spec))))
     return LoadedSpec(spec, text, path, project, registry, origins, readings.table, notes)
+
+
+def _plugin_folders(root: Node, folder: Path, project: Path) -> Iterator[Path]:
+    """Yield the folders in which `noether_plugin.py` is looked for.
+
+    Those of the file that uses it, of the spec, of the project of a run that used it (its place there is in the
+    resolved spec), and the working folder.
+    """
+    yield from (source.layer.folder for source in Origins(root).of(("plugins", "use"))[:1])
+    yield folder
+    resolved = value_of(root).get("resolved")
+    kinds = resolved.get("kinds") if isinstance(resolved, dict) else None
+    for origin in kinds.values() if isinstance(kinds, dict) else ():
+        if isinstance(origin, str) and origin.startswith(f"{LOCAL_PLUGIN} from "):
+            yield (project / origin.removeprefix(f"{LOCAL_PLUGIN} from ")).parent
+    yield Path.cwd()
+
+
+def _configured_by(root: Node) -> list[str]:
+    """Return the run plugins that have configured a resolved spec."""
+    resolved = value_of(root).get("resolved")
+    names = resolved.get("configured_by") if isinstance(resolved, dict) else None
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 _COMPONENTS = {"kind", "model", "trainer", "loss_fn", "optimizer", "schedule", "weight_decay_schedule", "initializer"}
@@ -300,18 +326,23 @@ def option_notes(spec: RunSpec) -> Iterator[str]:
             yield f"{toml_path((*path, name))}: not checked, passed on in the **keywords of {of}"
 
 
-def _validated(root: Node, origins: Origins, problems: list[Problem], origin: str) -> tuple[RunSpec, Readings]:
+def _validated(
+    root: Node, origins: Origins, problems: list[Problem], origin: str, plugins: Sequence[str]
+) -> tuple[RunSpec, Readings]:
     """Return the validated spec, or raise all problems together."""
-    readings = read_environment(root, RunSpec)
+    use = item_at(item_at(read_environment(root, RunSpec).table, "plugins"), "use")
+    spec_class, wrong = with_tables(root.content, use if isinstance(use, list) else (), plugins)
+    readings = read_environment(root, spec_class)
     table = readings.table
-    problems = [*problems, *readings.problems, *passwords_in(table, readings.references)]
+    problems = [*problems, *wrong, *readings.problems, *passwords_in(table, readings.references)]
     found: list[Problem] = []
     more = 0
     spec: RunSpec | None = None
     try:
-        spec = RunSpec.model_validate_json(json.dumps(table), strict=True)
+        spec = spec_class.model_validate_json(json.dumps(table), strict=True)
     except ValidationError as error:
-        found, more = problems_of(error, table, RunSpec)
+        found, more = problems_of(error, table, spec_class)
+        found = [problem for problem in found if problem.path not in {one.path for one in wrong}]
     if not more:
         checked = list(islice(check(table), MAX_PROBLEMS))
         same = {(problem.path, problem.message) for problem in checked}
@@ -323,6 +354,8 @@ def _validated(root: Node, origins: Origins, problems: list[Problem], origin: st
     if spec is None or problems:  # outside of the handler: pydantic's error may hold a part of a secret
         more += max(0, len(problems) - MAX_PROBLEMS)
         raise InvalidSpecError(located(problems[:MAX_PROBLEMS], origins), origin=origin, more=more)
+    spec.plugins.use = list(dict.fromkeys([*spec.plugins.use, *plugins]))
+    spec._configured_by = _configured_by(root)
     return spec, readings
 
 

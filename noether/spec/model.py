@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, field_validator, model_validator
 
+from noether.config.components import SpecTable
 from noether.config.discriminated import Discriminated
 from noether.config.parameters import survives
 from noether.config.secrets import mask
+from noether.kernel.entries import PLUGIN, Component
+from noether.kernel.registry import active_registry
 from noether.spec.describe.fields import components_in, configs_in, item_at
 from noether.spec.errors.words import toml_path
 from noether.spec.locate import TomlPath
@@ -27,12 +30,6 @@ VERSION = 1
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _LONGEST_NAME = 80
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
-
-
-class SpecTable(BaseModel):
-    """A table of the spec that is Noether's own: unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
 
 class LoaderTable(SpecTable):
@@ -190,6 +187,10 @@ class RunSpec(SpecTable):
         None, description="Written by Noether into resolved specs: versions and origins. Ignored when read."
     )
 
+    plugin_tables: ClassVar[Mapping[str, Component]] = {}
+    """Tables of plugins, by name: fields of a subclass; see `noether.spec.tables`."""
+    _configured_by: list[str] = PrivateAttr(default_factory=list)
+    """Run plugins whose `configure_spec` made the values what they are; it is not called again for a resume."""
     _references: dict[TomlPath, KeptReference] = PrivateAttr(default_factory=dict)
 
     @field_validator("spec")
@@ -336,5 +337,9 @@ def _masked(value: Any) -> Any:
 
 
 def _origins(spec: RunSpec) -> dict[str, Any]:
-    kinds = {toml_path(path): f"{component.kind} from {component.origin}" for path, component in components_in(spec)}
-    return {"noether": version("noether-train"), "kinds": kinds}
+    used = enumerate(spec.plugins.use)
+    plugins = ((("plugins", "use", index), active_registry().load(PLUGIN.name, name)) for index, name in used)
+    found = [*components_in(spec), *plugins]
+    kinds = {toml_path(path): f"{component.kind} from {component.origin}" for path, component in found}
+    configured = {"configured_by": spec._configured_by} if spec._configured_by else {}
+    return {"noether": version("noether-train"), "kinds": kinds, **configured}

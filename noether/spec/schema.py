@@ -20,7 +20,7 @@ from noether.config.discriminated import config_class_of
 from noether.errors import PluginError
 from noether.kernel.entries import ROLES, Entry, canonical
 from noether.kernel.registry import Registry, use_registry
-from noether.spec.model import RunSpec
+from noether.spec.tables import all_installed
 
 Json = dict[str, Any]
 _ANNOTATIONS = ("description", "default", "examples", "unit")
@@ -206,7 +206,10 @@ def schema_of(registry: Registry) -> tuple[Json, list[Unreadable]]:
                 _Kind(role, kind, entry) for entry in registry.entries(role) for kind in _spellings(registry, entry)
             ]
             definitions |= _role(role, sorted(kinds, key=lambda kind: kind.name.lower()), registry, unreadable)
-    top = tables_of(RunSpec, "spec", definitions)
+        spec_class, reasons = all_installed()
+        unreadable += [Unreadable("table", name, reason) for name, reason in reasons.items()]
+    top = tables_of(spec_class, "spec", definitions)
+    top["properties"] |= {name: {"type": "object"} for name in reasons.keys() - top["properties"]}
     top["required"].remove("name")  # the file's name if left out
     definitions |= parts(definitions, tuple(ROLES))
     head = {"$schema": DIALECT, "title": "A run of Noether", "description": top.pop("description", "")}

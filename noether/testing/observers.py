@@ -11,19 +11,22 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from pydantic.fields import FieldInfo
 
 import noether
 from noether.config.base import construct
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.tree import family
+from noether.errors import SpecError
 from noether.kernel.compile import HookWatch, watch_hooks
+from noether.kernel.entries import Component
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.markers import implementation_options
 from noether.metrics.metrics_file import MetricRecord
 from noether.metrics.tracker import RunDescription
 from noether.runs.prepare import Run
 from noether.spec.load import load_spec
-from noether.testing.contract import Contract, bits, built, write_spec
+from noether.testing.contract import UNKNOWN, Contract, bits, built, write_spec
 from noether.testing.tiny import merged, tiny_spec
 
 HOT_HOOKS = ("track_after_accumulation_step", "before_optimizer_step", "track_after_update_step")
@@ -124,10 +127,19 @@ class CallbackContract(_FollowerContract):
 
 
 class RunPluginContract(_FollowerContract):
-    """Contract of run plugins: `config` is the name that `[plugins] use` has."""
+    """Contract of run plugins: `config` is the name that `[plugins] use` has.
+
+    Attributes:
+        tables: Its tables as a spec holds them, with every required option: `{"meter": {"every": 5}}`.
+    """
 
     role = "plugin"
-    absent: ClassVar = {"plugins": None}
+    tables: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    @property
+    def absent(self) -> dict[str, Any]:  # type: ignore[override]
+        """The changes that take it out of the spec again."""
+        return {"plugins": None, **dict.fromkeys(self.tables)}
 
     @property
     def participant(self) -> str:  # type: ignore[override]
@@ -135,13 +147,32 @@ class RunPluginContract(_FollowerContract):
         return str(self.table["kind"])
 
     def place(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Name it in `[plugins]`; there is no place for options, so that an unknown one stands beside it."""
+        """Name it in `[plugins]`, and write its tables; an unknown option goes into each table, or beside its name."""
         others = {key: value for key, value in config.items() if key != "kind"}
-        return {"plugins": {"use": [config["kind"]], **others}}
+        tables = {name: {**table, **others} for name, table in self.tables.items()}
+        return {"plugins": {"use": [config["kind"]], **({} if tables else others)}, **tables}
 
-    def options(self) -> Iterator[tuple[str, Any]]:
-        """Yield nothing: a run plugin has no options of its own in `[plugins]`."""
-        yield from ()
+    def options(self) -> Iterator[tuple[str, FieldInfo]]:
+        """Yield the options of its tables."""
+        for name, table in self._known_tables().items():
+            yield from ((f"{name}.{key}", field) for key, field in table.target.model_fields.items())
+
+    def _known_tables(self) -> Mapping[str, Component]:
+        return load_spec(self.spec_of(self.table)).spec.plugin_tables
+
+    def test_its_tables_are_those_of_the_contract(self) -> None:
+        """`tables` names each table that its use adds to a spec; one without required options may be left out."""
+        known = self._known_tables()
+        assert set(known) == set(self.tables), f"a spec that uses it has the tables {', '.join(known) or '(none)'}"
+        for name, table in known.items():
+            if not any(field.is_required() for field in table.target.model_fields.values()):
+                load_spec(merged(self.spec_of(self.table), {name: None}))
+
+    def test_each_of_its_tables_refuses_an_unknown_option(self) -> None:
+        """A base class other than `SpecTable`, or `extra = "ignore"`, would let a misspelled one have no effect."""
+        for name, table in self.tables.items():
+            with pytest.raises(SpecError, match=UNKNOWN):
+                load_spec(merged(self.spec_of(self.table), {name: {**table, UNKNOWN: 1}}))
 
     def test_it_implements_a_hook(self) -> None:
         """Only functions marked with `@noether.hookimpl` are called."""

@@ -8,14 +8,14 @@ import pytest
 from pydantic import BaseModel
 
 from noether import errors
-from noether.config.components import ParameterGroupConfig
+from noether.config.components import ParameterGroupConfig, SpecTable
 from noether.config.discriminated import config_class_of
 from noether.config.signature import SignatureConfig
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.registry import Registry
 from noether.spec import model
 from noether.spec.describe.explain import example_of
-from noether.spec.model import RunSpec, SpecTable
+from noether.spec.model import RunSpec
 
 
 def test_every_hook_is_documented_with_its_exact_arguments(page):

@@ -22,11 +22,12 @@ from noether.checkpoint.paths import (
 )
 from noether.checkpoint.retention import Retention, pinned, remove_checkpoint
 from noether.checkpoint.untrusted import is_file_inside, parse_json
+from noether.config.components import SpecTable
 from noether.errors import CheckpointError
 from noether.kernel.names import did_you_mean
 from noether.runs.folder.lock import RunLock
 from noether.runs.saved_spec import read_part
-from noether.spec.model import CheckpointsTable, SpecTable
+from noether.spec.model import CheckpointsTable
 
 LATEST = "latest"
 

@@ -16,6 +16,8 @@ from noether.core.models.base import ModelBase
 from noether.core.models.recompute import recomputed
 from noether.data.dataset import length_of
 from noether.data.staging import require_resident
+from noether.kernel.entries import PLUGIN
+from noether.kernel.registry import active_registry
 from noether.runs.plan.plan_callbacks import (
     PlannedCallback,
     PlannedPass,
@@ -27,6 +29,7 @@ from noether.runs.plan.plan_callbacks import (
 )
 from noether.runs.prepare import Run, rehearsal
 from noether.spec.load import LoadedSpec
+from noether.spec.model import resolved_tables
 from noether.training.forms import choose
 
 
@@ -116,6 +119,8 @@ class Plan:
         hooks: Ids of the participants in all other hooks, in the order of the calls.
         passes: Passes over evaluation data.
         checkpoints: Updates, number and size of the checkpoints.
+        plugins: Origin of each run plugin, in the order of their use.
+        tables: Tables of plugins, by name.
         seconds: Duration of all updates at the given time of one; None without it.
     """
 
@@ -145,6 +150,8 @@ class Plan:
     hooks: dict[str, list[str]]
     passes: list[PlannedPass]
     checkpoints: PlannedCheckpoints
+    plugins: dict[str, str]
+    tables: dict[str, dict[str, Any]]
     seconds: float | None = None
 
 
@@ -199,6 +206,8 @@ def _plan_of(run: Run, update_time: float | None) -> Plan:
         hooks=other_hooks(run),
         passes=planned_passes(run),
         checkpoints=_checkpoints(run),
+        plugins={name: active_registry().load(PLUGIN.name, name).origin for name in run.spec.plugins.use},
+        tables={name: table for name, table in resolved_tables(run.spec).items() if name in run.spec.plugin_tables},
         seconds=None if update_time is None else update_time * max(updates - counter.update, 0),
     )
 

@@ -105,6 +105,8 @@ def is_free(key: str) -> bool:
     """Return True if a key may have another value when a run is continued."""
     if any(fnmatchcase(key, pattern) for pattern in _FROZEN):
         return False
+    if key.partition(".")[0] not in RunSpec.model_fields:  # a table of a plugin is as free as the use of the plugin
+        return True
     return any(fnmatchcase(key, pattern) for pattern in (*FREE, *EXACT_ONLY_IF_EQUAL, *RECOMPUTED))
 
 
@@ -211,7 +213,7 @@ def facts_of(spec: RunSpec, plugins: Iterable[Participant], former: Mapping[str,
             facts[VERSION + part.distribution] = part.version
         else:
             code = part.target if isinstance(part, Component) else part.instance
-            facts |= {CODE + name: digest for name, digest in _sources(code).items()}
+            facts |= {CODE + name.partition("@")[0]: digest for name, digest in _sources(code).items()}
     facts.pop(VERSION + BUILT_IN, None)  # one of the versions of the environment
     tables = dumped(spec)
     for place, file in _files(tables.get("datasets"), "datasets"):

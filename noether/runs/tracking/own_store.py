@@ -17,7 +17,7 @@ from pydantic import Field
 
 from noether.checkpoint.paths import PathProvider
 from noether.config.base import construct
-from noether.config.components import TrackerBaseConfig
+from noether.config.components import SpecTable, TrackerBaseConfig
 from noether.config.discriminated import Discriminated
 from noether.config.secrets import remember_password_in
 from noether.errors import NoetherError, UsageError
@@ -27,7 +27,6 @@ from noether.metrics.spool import read_spool
 from noether.metrics.tracker import BaseTracker
 from noether.runs.saved_spec import read_saved_spec, validated_part
 from noether.runs.tracking.tracking import tracker_names
-from noether.spec.model import SpecTable
 from noether.spec.read.layering import is_project_root, project_folder
 
 _LOG = logging.getLogger("noether.tracking")

@@ -21,7 +21,7 @@ from noether.spec.describe.lookup import Meaning, kinds_of, meanings
 from noether.spec.errors.words import BOUNDS, TYPES, listed, quoted, toml_literal, toml_path
 from noether.spec.load import LoadedSpec
 from noether.spec.locate import TomlPath
-from noether.spec.model import RunSpec, resolved_tables
+from noether.spec.model import resolved_tables
 from noether.spec.read.overrides import ItemId, Part, parse_path
 
 UNSET = None
@@ -201,9 +201,10 @@ def explained(key: str, loaded: LoadedSpec) -> Explanation:
     """
     tables = resolved_tables(loaded.spec)
     with use_registry(loaded.registry):
-        path = _concrete(parse_path(key), tables)
+        root = type(loaded.spec)
+        path = _concrete(parse_path(key), tables, root)
         said = tuple(_said(loaded, path))
-        meaning, depth = _meaning(path, tables)
+        meaning, depth = _meaning(path, tables, root)
         holder = toml_path(path[:depth]) if depth < len(path) else ""
         return Explanation(key, _value_at(tables, path), said, meaning, holder)
 
@@ -215,7 +216,7 @@ def _said(loaded: LoadedSpec, path: TomlPath) -> Iterator[Said]:
         yield Said(source.value, where)
 
 
-def _concrete(parts: Sequence[Part], tables: Any) -> TomlPath:
+def _concrete(parts: Sequence[Part], tables: Any, root: type[BaseModel]) -> TomlPath:
     """Return the path with indices in place of ids.
 
     Raises:
@@ -228,7 +229,7 @@ def _concrete(parts: Sequence[Part], tables: Any) -> TomlPath:
             path.append(_index_of(part, value, path))
         elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
             path.append(int(part))
-        elif (isinstance(value, dict) and part in value) or part in (keys := _keys_at(path, tables, value)):
+        elif (isinstance(value, dict) and part in value) or part in (keys := _keys_at(path, tables, value, root)):
             path.append(part)
         else:
             raise _unknown(part, path, keys)
@@ -247,8 +248,8 @@ def _index_of(part: ItemId, value: Any, path: Sequence[str | int]) -> int:
     return ids.index(part.id)
 
 
-def _keys_at(path: Sequence[str | int], tables: Any, value: Any) -> list[str]:
-    owner = class_at(RunSpec, tables, path)
+def _keys_at(path: Sequence[str | int], tables: Any, value: Any, root: type[BaseModel]) -> list[str]:
+    owner = class_at(root, tables, path)
     known = list(owner.model_fields) if owner else []
     return known or (list(value) if isinstance(value, dict) else [])
 
@@ -259,13 +260,13 @@ def _unknown(part: str, path: Sequence[str | int], keys: list[str]) -> SpecError
     return SpecError(f"{where} {quoted(part)}.{did_you_mean(part, keys)}", hint=hint, code=_UNKNOWN)
 
 
-def _meaning(path: TomlPath, tables: Any) -> tuple[Meaning, int]:
+def _meaning(path: TomlPath, tables: Any, root: type[BaseModel]) -> tuple[Meaning, int]:
     """Return the field at a path, or the field that holds this entry of a table or list, and its depth."""
     for end in range(len(path), 0, -1):
-        owner, name = class_at(RunSpec, tables, path[: end - 1]), str(path[end - 1])
+        owner, name = class_at(root, tables, path[: end - 1]), str(path[end - 1])
         if owner is not None and name in owner.model_fields:
             return Meaning(_owner(path[: end - 1], tables), name, owner.model_fields[name]), end
-    raise AssertionError(f"{path} begins with a key of RunSpec")
+    raise AssertionError(f"{path} begins with a key of {root.__name__}")
 
 
 def _owner(path: TomlPath, tables: Any) -> str:

@@ -37,7 +37,8 @@ def configs_in(value: Any, path: TomlPath = ()) -> Iterator[tuple[TomlPath, _Reg
 
 
 def components_in(value: Any) -> Iterator[tuple[TomlPath, Component]]:
-    """Yield every component below `value` that has a kind, with its path."""
+    """Yield every component below `value` that has a kind, and the tables of plugins in a spec, with their paths."""
+    yield from (((name,), table) for name, table in getattr(value, "plugin_tables", {}).items())
     for path, config in configs_in(value):
         if names_component(config):
             yield path, component_of(config)

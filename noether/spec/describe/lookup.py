@@ -15,8 +15,8 @@ from noether.kernel.names import did_you_mean
 from noether.kernel.registry import active_registry
 from noether.spec.describe.fields import alternatives
 from noether.spec.errors.words import listed, quoted
-from noether.spec.model import RunSpec
 from noether.spec.read.overrides import ItemId, Part
+from noether.spec.tables import with_tables
 
 _UNKNOWN = "unknown-path"
 
@@ -42,7 +42,10 @@ def meanings(parts: Sequence[Part]) -> list[Meaning]:
     Raises:
         SpecError: if no installed config has the key.
     """
-    found = [Meaning("", "", RunSpec)]
+    root, wrong = with_tables(map(str, parts[:1]), ())
+    if wrong:
+        raise SpecError(wrong[0].message, hint=wrong[0].hint, code=wrong[0].code)
+    found = [Meaning("", "", root)]
     walked = ""
     for part in parts:
         below = [after for before in found for after in _below(before, part)]

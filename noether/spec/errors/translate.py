@@ -11,8 +11,9 @@ from pydantic_core import ErrorDetails
 
 from noether.config.discriminated import CONFIG_BASES, Discriminated, base_config
 from noether.config.signature import SignatureConfig
-from noether.kernel.entries import PLUGIN, ROLES
+from noether.kernel.entries import PLUGIN, ROLES, TABLE
 from noether.kernel.names import nearest
+from noether.kernel.registry import active_registry
 from noether.spec.describe.fields import alternatives, class_at, class_of, item_at
 from noether.spec.errors.codes import CODES
 from noether.spec.errors.problem import MAX_PROBLEMS, Problem
@@ -165,8 +166,11 @@ def _unknown_key(path: TomlPath, document: Any, root: type[BaseModel]) -> Proble
     allowed = list(owner.model_fields) if owner else []
     home = home_of(path, document, root)
     meant = nearest(key, allowed, similarity=_CLOSE if home else _SOMEHOW_CLOSE)
-    message = f"unknown key {quoted(key)}" + (f". Did you mean '{meant}'?" if meant else "")
     hints = [f"it belongs {home}"] if home else []
+    tables = {entry.name: entry for entry in active_registry().entries(TABLE.name)} if len(path) == 1 else {}
+    if not meant and not home and (meant := nearest(key, tables)):
+        hints.append(f"{tables[meant].origin} has a table [{meant}]")
+    message = f"unknown key {quoted(key)}" + (f". Did you mean '{meant}'?" if meant else "")
     if allowed and (len(allowed) <= _FEW or not (meant or home)):
         hints.append(f"allowed here: {', '.join(allowed)}")
     return Problem("unknown-key", path, message, "\n".join(hints) or None, on_key=True)

@@ -46,7 +46,11 @@ FIELDS = {"": RunSpec.model_fields, "trainer": WeightedLossTrainerConfig.model_f
 @pytest.mark.parametrize(("table", "fields"), FIELDS.items())
 def test_every_field_of_a_spec_is_classified(table: str, fields: dict[str, Any]) -> None:  # D1
     names = set(fields) - PART_OF_NO_RUN
-    free = {name for name in names if is_free(f"{table}.{name}".removeprefix(".")) or is_free(f"{name}.test.split")}
+    free = {
+        name
+        for name in names
+        if is_free(f"{table}.{name}".removeprefix(".")) or is_free(f"{table}.{name}.test.split".removeprefix("."))
+    }
     assert free == OBSERVE_STORE_OR_END[table] & names
 
 

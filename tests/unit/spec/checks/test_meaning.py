@@ -17,6 +17,10 @@ from noether.spec.load import LoadedSpec, load_spec
 HERE = Path(__file__).stem
 
 
+class Guest:
+    """A run plugin, whose metrics nobody knows."""
+
+
 class WatchConfig(CallBackBaseConfig):
     metric_key: str = Field(description="What it reads.")
     higher_is_better: bool | None = Field(None, description="Which way it gets better.")
@@ -175,7 +179,7 @@ def test_a_component_without_declared_metrics_makes_it_a_note(load):
     assert "'quiet'" in note.message
 
 
-@pytest.mark.parametrize("plugins", [{"plugins": ["guest"]}, {}])
+@pytest.mark.parametrize("plugins", [{"plugins": [f"{HERE}.Guest"]}, {}])
 def test_a_run_plugin_may_log_anything(load, refused, plugins):
     changes = {"expect": {"my/error": {"max": 1.0}}}
     if plugins:

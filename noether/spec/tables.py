@@ -1,0 +1,191 @@
+"""Tables of plugins: those that a spec has beside Noether's own, known if they are written or if their plugin is used.
+
+A distribution registers a table in the group `noether.tables`; a run plugin that is not registered, such as a local
+`noether_plugin.py`, has them in `TABLES`, a dict of classes by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+from pydantic import Field, create_model
+
+from noether.errors import PluginError
+from noether.kernel.entries import PLUGIN, TABLE, Component, Entry, is_dotted, matching
+from noether.kernel.importing import check_role
+from noether.kernel.registry import LOCAL_PLUGIN, active_registry
+from noether.spec.errors.codes import CODES
+from noether.spec.errors.problem import Problem
+from noether.spec.locate import TomlPath
+from noether.spec.model import RunSpec
+
+_ATTRIBUTE = "TABLES"
+
+
+class _Claim(NamedTuple):
+    """The claim of a plugin to a table.
+
+    Attributes:
+        origin: The plugin with its version, or its file.
+        found: The registration, or the class in `TABLES`.
+        plugin: The run plugin that has it in `TABLES`.
+        path: Place of the name of its run plugin in the spec; empty without one.
+    """
+
+    origin: str
+    found: Entry | Any
+    plugin: Component | None = None
+    path: TomlPath = ()
+
+    def load(self, name: str) -> Component:
+        """Import the class of the table, and check it."""
+        if self.plugin is None:
+            return active_registry().load(TABLE.name, self.found.qualified)._replace(kind=name)
+        check_role(TABLE, name, self.found)
+        return self.plugin._replace(role=TABLE.name, kind=name, target=self.found)
+
+
+def with_tables(
+    written: Iterable[str], use: Sequence[str], more: Sequence[str] = ()
+) -> tuple[type[RunSpec], list[Problem]]:
+    """Return the class of a spec with the tables of its plugins, and the problems of those.
+
+    Args:
+        written: Keys of the spec; a key that is not Noether's own names the installed table of that name.
+        use: Run plugins that the spec uses.
+        more: Run plugins of the command line.
+
+    Raises:
+        PluginError: if a run plugin of the command line is unknown, or cannot be imported.
+    """
+    written, names = list(written), [name for name in dict.fromkeys([*use, *more]) if isinstance(name, str)]
+    claims: dict[str, list[_Claim]] = {}
+    problems: list[Problem] = []
+    for name in names:
+        path: TomlPath = ("plugins", "use", use.index(name)) if name in use else ()
+        try:
+            for table, claim in _tables_of(name):
+                claims.setdefault(table, []).append(claim._replace(path=path))
+        except PluginError as error:
+            if not path:
+                raise
+            problems.append(_problem(error, path))
+    in_use = set(claims)
+    for key in written:
+        if key not in claims and key not in RunSpec.model_fields and (owners := installed_tables(key)):
+            claims[key] = [_Claim(entry.origin, entry) for entry in owners]
+    found: dict[str, Component] = {}
+    for name, claimed in claims.items():
+        is_written = name in written and name not in RunSpec.model_fields
+        distinct = list({(claim.origin, claim.found): claim for claim in claimed}.values())
+        try:
+            found[name] = _the_one(name, distinct, in_use=name in in_use).load(name)
+        except PluginError as error:
+            problems.append(_problem(error, (name,) if is_written else distinct[-1].path))
+            continue
+        if name not in written and (required := _required(found[name])):
+            message = f"[{name}] is missing, which {found[name].origin} needs"
+            problems.append(
+                Problem("missing-key", distinct[-1].path, message, f"write [{name}] with {', '.join(required)}")
+            )
+    return class_with(found), problems
+
+
+def installed_tables(name: str) -> list[Entry]:
+    """Return the registrations of a table, nothing is imported."""
+    return [entry for entry in active_registry().entries(TABLE.name) if entry.name == name]
+
+
+def _tables_of(plugin: str) -> Iterator[tuple[str, _Claim]]:
+    """Yield the tables of the distribution that registers a run plugin, or of its module if none does."""
+    registry = active_registry()
+    if plugin != LOCAL_PLUGIN and (not is_dotted(plugin) or matching(registry.entries(PLUGIN.name), plugin)):
+        owner = registry.find(PLUGIN.name, plugin).distribution
+        entries = (entry for entry in registry.entries(TABLE.name) if entry.distribution == owner)
+        yield from ((entry.name, _Claim(entry.origin, entry)) for entry in entries)
+        return
+    component = registry.load(PLUGIN.name, plugin)
+    tables = getattr(component.target, _ATTRIBUTE, {})
+    if not isinstance(tables, dict):
+        raise PluginError(
+            f"wrong {_ATTRIBUTE} of run plugin '{plugin}': found {type(tables).__name__}, expected a dict of classes",
+            code="unusable-kind",
+        )
+    yield from ((name, _Claim(component.origin, target, component)) for name, target in tables.items())
+
+
+def _the_one(name: str, claims: list[_Claim], *, in_use: bool) -> _Claim:
+    """Return the one claim to a table.
+
+    Raises:
+        PluginError: if there are more, or no plugin may have a table of this name.
+    """
+    if name in RunSpec.model_fields:
+        raise PluginError(
+            f"{claims[0].origin} has a table [{name}], which is Noether's own",
+            hint="ask its author for another name, or do not use the plugin",
+            code="ambiguous-kind",
+        )
+    if not can_be_table(name):
+        raise PluginError(
+            f"wrong name of a table: {claims[0].origin} has [{name}], expected a Python name that hooks can read as "
+            f"spec.{name if name.isidentifier() else 'name'}, and that no method of a spec has",
+            code="unusable-kind",
+        )
+    if len(claims) > 1:
+        way = "use only one of them" if in_use else "name the run plugin of the one that you mean"
+        raise PluginError(
+            f"[{name}] is a table of {' and of '.join(claim.origin for claim in claims)}",
+            hint=f"{way} in use of [plugins], or uninstall the other",
+            code="ambiguous-kind",
+        )
+    return claims[0]
+
+
+def can_be_table(name: str) -> bool:
+    """Return True if a plugin may have a table of this name, an attribute of specs that nothing else is."""
+    is_free = name not in RunSpec.model_fields and not hasattr(RunSpec, name)
+    return is_free and name.isidentifier() and not name.startswith("_")
+
+
+def _required(table: Component) -> list[str]:
+    return [name for name, field in table.target.model_fields.items() if field.is_required()]
+
+
+def _problem(error: PluginError, path: TomlPath) -> Problem:
+    return Problem(
+        error.code if error.code in CODES else "unusable-kind", path, error.message, error.hint, on_key=len(path) == 1
+    )
+
+
+def class_with(tables: dict[str, Component]) -> type[RunSpec]:
+    """Return the class of a spec with some tables of plugins; one that may be left out has its defaults then."""
+    return _class_with(tuple(tables.items())) if tables else RunSpec
+
+
+@cache
+def _class_with(tables: tuple[tuple[str, Component], ...]) -> type[RunSpec]:
+    fields: dict[str, Any] = {}
+    for name, table in tables:
+        purpose = (table.target.__doc__ or "").strip().partition("\n\n")[0].replace("\n", " ")
+        description = f"{' '.join(purpose.split())} From {table.origin}."
+        default: dict[str, Any] = {"default": None} if _required(table) else {"default_factory": table.target}
+        fields[name] = (table.target, Field(description=description, **default))
+    made: type[RunSpec] = create_model("RunSpec", __base__=RunSpec, __module__=RunSpec.__module__, **fields)
+    made.__doc__, made.plugin_tables = RunSpec.__doc__, dict(tables)
+    return made
+
+
+def all_installed() -> tuple[type[RunSpec], dict[str, str]]:
+    """Return the class of a spec with every installed table, and the reason against each one that cannot be used."""
+    found: dict[str, Component] = {}
+    reasons: dict[str, str] = {}
+    for name in sorted({entry.name for entry in active_registry().entries(TABLE.name)}):
+        try:
+            claims = [_Claim(entry.origin, entry) for entry in installed_tables(name)]
+            found[name] = _the_one(name, claims, in_use=False).load(name)
+        except PluginError as error:
+            reasons[name] = error.message.partition("\n")[0]
+    return class_with(found), reasons
