@@ -1,4 +1,4 @@
-"""The verb keeps the contract of commands."""
+"""The verb keeps the contract of commands, with its table in a spec."""
 
 from pathlib import Path
 
@@ -7,4 +7,5 @@ from noether.testing import CommandContract
 
 class TestSlurmSubmit(CommandContract):
     config = "slurm-submit"
-    arguments = (str(Path(__file__).parents[1] / "specs" / "smoke.toml"), "--dry-run")
+    table = "slurm"
+    arguments = (str(Path(__file__).parents[1] / "specs" / "smoke.toml"), "--dry-run", "-s", f"{table}.partition=gpu")

@@ -9,9 +9,11 @@ import pytest
 import submitit
 import tomli_w
 from noether_plugin_slurm.command import app
-from noether_plugin_slurm.submit import SlurmTable, command_of, submit
+from noether_plugin_slurm.submit import command_of, submit
+from noether_plugin_slurm.table import SlurmTable
 from typer.testing import CliRunner
 
+import noether
 from noether.errors import UsageError
 from noether.testing import tiny_spec
 
@@ -49,6 +51,14 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "pyproject.toml").touch()
     trainer = {"callbacks": [{"kind": "preempt.Preempt"}, {"kind": "checkpoint", "every_n_updates": 5}]}
     (tmp_path / "spec.toml").write_text(tomli_w.dumps(tiny_spec(trainer=trainer, output="runs")))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "spec.toml"
+
+
+@pytest.fixture
+def plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tiny spec alone."""
+    (tmp_path / "spec.toml").write_text(tomli_w.dumps(tiny_spec()))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "spec.toml"
 
@@ -121,18 +131,28 @@ def refused(*arguments: str) -> UsageError:
     return error
 
 
-def test_a_machine_without_slurm_is_named(spec: Path):
-    assert "--local" in str(refused(str(spec)))
+def test_a_machine_without_slurm_is_named(plain: Path):
+    assert "--local" in str(refused(str(plain)))
 
 
-def test_what_is_wrong_is_never_submitted(spec: Path):
-    assert "max_updates" in str(refused(str(spec), "--local", "-s", "trainer.max_updates=-1"))
-    refused(str(spec), "--local", "--run-id", "a/b")
-    assert not (spec.parent / "slurm").exists()
+def test_what_is_wrong_is_never_submitted(plain: Path):
+    assert "max_updates" in str(refused(str(plain), "--local", "-s", "trainer.max_updates=-1"))
+    refused(str(plain), "--local", "--run-id", "a/b")
+    assert not (plain.parent / "slurm").exists()
 
 
-def test_options_are_checked_before_a_job_is_made():
-    with pytest.raises(ValueError, match="signal_s"):
-        SlurmTable(time_min=1, signal_s=60)
-    with pytest.raises(ValueError, match="partitoin"):
-        SlurmTable(partitoin="gpu")
+@pytest.mark.parametrize("option", ["partitoin='gpu'", "signal_s=3600", "time_min=0"])
+def test_an_option_of_the_job_that_is_wrong_is_refused_with_the_spec(plain: Path, option: str):
+    assert option.partition("=")[0] in str(refused(str(plain), "--local", "-s", f"slurm.{option}"))
+
+
+def test_options_of_the_job_come_from_the_spec(plain: Path):
+    plain.write_text(plain.read_text() + '\n[slurm]\npartition = "gpu"\nfolder = "jobs"\ntime_min = 90\n')
+    table = noether.load_spec(plain, overrides=["slurm.time_min=30"]).spec.slurm
+    assert (table.partition, table.time_min, table.folder) == ("gpu", 30, str(plain.parent / "jobs"))
+    shown = CliRunner().invoke(app, [str(plain), "--dry-run"]).stdout
+    assert "gpu" in shown and "90" in shown
+
+
+def test_each_option_of_the_job_has_a_description():
+    assert all(field.description for field in SlurmTable.model_fields.values())

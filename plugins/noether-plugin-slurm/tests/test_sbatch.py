@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from noether_plugin_slurm.submit import SlurmTable, submit
+from noether_plugin_slurm.submit import submit
+from noether_plugin_slurm.table import SlurmTable
 
 from noether.errors import UsageError
 

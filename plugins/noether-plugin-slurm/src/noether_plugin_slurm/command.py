@@ -33,7 +33,8 @@ def slurm_submit(
     """Submit the run that SPEC describes to Slurm; it is requeued with its checkpoint until it has finished."""
     import noether
     from noether.runs.folder.run_folder import checked_run_id, new_run_id
-    from noether_plugin_slurm.submit import SlurmTable, command_of, submit
+    from noether_plugin_slurm.submit import command_of, submit
+    from noether_plugin_slurm.table import SlurmTable
 
     loaded = noether.load_spec(spec, options.overrides, plugins=options.plugins, trust=options.trusted)
     table = getattr(loaded.spec, "slurm", None) or SlurmTable()
