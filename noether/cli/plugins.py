@@ -134,13 +134,14 @@ def checked_role(role: str | None) -> str | None:
 def _print_kind(component: Component) -> None:
     """Print the origin of a kind, its purpose, its options, and an example."""
     from noether.config.discriminated import config_class_of
-    from noether.kernel.entries import PLUGIN
+    from noether.kernel.entries import PLUGIN, TABLE
     from noether.spec.describe.fields import table_class_of
 
     if component.role == PLUGIN.name:
         _print_plugin(component)
         return
-    config_class = config_class_of(component.target, component.role)
+    is_table = component.role == TABLE.name
+    config_class = component.target if is_table else config_class_of(component.target, component.role)
     summary = (inspect.getdoc(component.target) or "").strip().partition("\n")[0]
     path = f"{component.target.__module__}.{getattr(component.target, '__qualname__', '')}"
     say(f"{component.role} '{component.kind}' from {component.origin}: {path}\n  {summary}\n")
@@ -216,6 +217,8 @@ def _example(component: Component, config_class: type[BaseModel]) -> str:
         options = "".join(f", {name} = …" for name in required)
         return f'{_INLINE[component.role]} = {{ kind = "{component.kind}"{options} }}'
     lines = [_PLACES.get(component.role, ""), f'kind = "{component.kind}"']
+    if component.role == "table":
+        lines = [f"[{component.kind.rpartition('/')[2]}]"]
     if getattr(config_class, "needs_interval", False):
         lines.append("every_n_epochs = 1")
     return "\n".join([*lines, *(f"{name} = …" for name in required)])

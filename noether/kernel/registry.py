@@ -248,8 +248,8 @@ class Registry:
             if matching(self.entries(PLUGIN.name), LOCAL_PLUGIN):
                 return self._load_entry(PLUGIN.name, LOCAL_PLUGIN)
             raise PluginError(
-                f"unknown run plugin '{LOCAL_PLUGIN}': found no file {LOCAL_PLUGIN}.py in "
-                f"{' or '.join(map(str, self._plugin_folders))}",
+                f"unknown run plugin '{LOCAL_PLUGIN}': found no file {LOCAL_PLUGIN}.py"
+                f"{' in ' * bool(self._plugin_folders)}{' or '.join(map(str, self._plugin_folders))}",
                 hint="put it beside the spec; nothing in a run folder is code",
                 code="unknown-kind",
             )

@@ -259,9 +259,8 @@ def _quiet_callbacks() -> Iterator[None]:
 def _configured(loaded: LoadedSpec, names: Iterable[str]) -> tuple[LoadedSpec, list[Participant]]:
     """Load the run plugins and return the spec as they configure it, checked again."""
     spec = loaded.spec.model_copy(deep=True)
-    spec.plugins.use = list(dict.fromkeys([*spec.plugins.use, *names]))
-    participants = load_plugins(spec.plugins.use)
-    used = list(spec.plugins.use)
+    spec.plugins.use = used = list(dict.fromkeys([*spec.plugins.use, *names]))
+    participants = load_plugins(used)
     new = [one for one in participants if one.id not in spec._configured_by]  # a resumed run is configured already
     order = _configure(spec, new)
     if order and (problems := _problems_of(spec, loaded, used)):
@@ -271,15 +270,13 @@ def _configured(loaded: LoadedSpec, names: Iterable[str]) -> tuple[LoadedSpec, l
     return replace(loaded, spec=spec), participants
 
 
-def _first_to_break(
-    loaded: LoadedSpec, used: Sequence[str], participants: Sequence[Participant], order: Sequence[str]
-) -> str:
+def _first_to_break(loaded: LoadedSpec, used: list[str], new: list[Participant], order: list[str]) -> str:
     """Return the id of the run plugin after which the spec is no longer valid; the last one if that cannot be found."""
     for count in range(1, len(order)):
         again = loaded.spec.model_copy(deep=True)
         again.plugins.use = list(used)
         try:
-            _configure(again, [one for one in participants if one.id in order[:count]])
+            _configure(again, [one for one in new if one.id in order[:count]])
         except Exception:  # a plugin that cannot be called again; the problems that were found are reported
             break
         if _problems_of(again, loaded, used):
@@ -309,12 +306,10 @@ def _problems_of(spec: RunSpec, loaded: LoadedSpec, used: Sequence[str]) -> list
     built = {path for path, _ in configs_in(spec)}
     tables_only = [path for path, _ in configs_in(again.spec) if path not in built]
     tables_only += [(name,) for name in spec.plugin_tables if not isinstance(getattr(spec, name), BaseModel)]
+    unset = "found None, which a spec does not have, expected a value"
     return [
         *(Problem("wrong-type", path, "found a plain table, expected a config object") for path in tables_only),
-        *(
-            Problem("wrong-type", path, "found None, which a spec does not have, expected a value")
-            for path in _paths_unset(spec)
-        ),
+        *(Problem("wrong-type", path, unset) for path in _paths_unset(spec)),
     ]
 
 

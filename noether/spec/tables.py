@@ -60,41 +60,48 @@ def with_tables(
     Raises:
         PluginError: if a run plugin of the command line is unknown, or cannot be imported.
     """
-    written, names = list(written), [name for name in dict.fromkeys([*use, *more]) if isinstance(name, str)]
-    claims: dict[str, list[_Claim]] = {}
-    problems: list[Problem] = []
-    for name in names:
-        path: TomlPath = ("plugins", "use", use.index(name)) if name in use else ()
-        try:
-            for table, claim in _tables_of(name):
-                claims.setdefault(table, []).append(claim._replace(path=path))
-        except PluginError as error:
-            if not path:
-                raise
-            problems.append(_problem(error, path))
+    written = list(written)
+    claims, problems = _claims(use, more)
     in_use = set(claims)
     for key in written:
         if key not in claims and key not in RunSpec.model_fields and (owners := installed_tables(key)):
             claims[key] = [_Claim(entry.origin, entry) for entry in owners]
     found: dict[str, Component] = {}
     for name, claimed in claims.items():
-        is_written = name in written and name not in RunSpec.model_fields
-        distinct = list({(claim.origin, claim.found): claim for claim in claimed}.values())
+        last = claimed[-1]
         try:
-            found[name] = _the_one(name, distinct, in_use=name in in_use).load(name)
+            found[name] = _the_one(name, claimed, in_use=name in in_use).load(name)
         except PluginError as error:
-            problems.append(_problem(error, (name,) if is_written else distinct[-1].path))
-            continue
-        if name not in written and (required := _required(found[name])):
-            message = f"[{name}] is missing, which {found[name].origin} needs"
-            problems.append(
-                Problem("missing-key", distinct[-1].path, message, f"write [{name}] with {', '.join(required)}")
-            )
+            is_written = name in written and name not in RunSpec.model_fields
+            problems.append(_problem(error, (name,) if is_written else last.path, last.origin))
+        else:
+            if name not in written and (required := _required(found[name])):
+                message = f"[{name}] is missing, which {last.origin} needs"
+                hint = f"write [{name}] with {', '.join(required)}"
+                problems.append(Problem("missing-key", last.path, message, hint))
     return class_with(found), problems
 
 
+def _claims(use: Sequence[str], more: Sequence[str]) -> tuple[dict[str, list[_Claim]], list[Problem]]:
+    """Return the claims of run plugins to tables, and the problems of run plugins of the spec."""
+    claims: dict[str, list[_Claim]] = {}
+    problems: list[Problem] = []
+    for plugin in dict.fromkeys(name for name in [*use, *more] if isinstance(name, str)):
+        path: TomlPath = ("plugins", "use", use.index(plugin)) if plugin in use else ()
+        try:
+            for table, claim in _tables_of(plugin):
+                same = [one for one in claims.setdefault(table, []) if (one.origin, one.found) == claim[:2]]
+                if not same:
+                    claims[table].append(claim._replace(path=path))
+        except PluginError as error:
+            if not path:
+                raise
+            problems.append(_problem(error, path))
+    return claims, problems
+
+
 def installed_tables(name: str) -> list[Entry]:
-    """Return the registrations of a table, nothing is imported."""
+    """Return the registrations of a table; nothing is imported."""
     return [entry for entry in active_registry().entries(TABLE.name) if entry.name == name]
 
 
@@ -154,9 +161,14 @@ def _required(table: Component) -> list[str]:
     return [name for name, field in table.target.model_fields.items() if field.is_required()]
 
 
-def _problem(error: PluginError, path: TomlPath) -> Problem:
+def _problem(error: PluginError, path: TomlPath, origin: str = "") -> Problem:
+    named = "" if origin in error.message else f" (from {origin})"
     return Problem(
-        error.code if error.code in CODES else "unusable-kind", path, error.message, error.hint, on_key=len(path) == 1
+        error.code if error.code in CODES else "unusable-kind",
+        path,
+        error.message + named,
+        error.hint,
+        on_key=len(path) == 1,
     )
 
 

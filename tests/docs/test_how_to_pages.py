@@ -16,6 +16,8 @@ import noether
 from noether.core.initializers import weights
 from noether.data.container import build_dataset
 from noether.runs.outcome import Outcome
+from noether.testing.contract import write_spec
+from noether.testing.tiny import tiny_spec
 
 UPDATES = 22
 """Updates of the digits in one epoch."""
@@ -103,6 +105,22 @@ def test_nested_callbacks_see_rounded_weights_and_leave_no_trace(page, project: 
     assert rounded != plain
     weights = [(newest_step(outcome) / "model.safetensors").read_bytes() for outcome in (watched, alone)]
     assert weights[0] == weights[1]
+
+
+def test_a_run_plugin_beside_the_spec_counts_checkpoints_and_takes_options(page, project: Path, capfd):
+    how_to = page["write-a-run-plugin.md"]
+    plain, with_table, _, timing = how_to.blocks("python")
+    callback = {"callbacks": [{"kind": "checkpoint", "every_n_updates": 5}]}
+    for name, code, tables, printed in (
+        ("plain", plain, 0, "FINISHED, 3 checkpoints"),
+        ("table", with_table, 1, "FINISHED, 3 saved states"),
+        ("timing", timing, 0, "after_training took 0."),
+    ):
+        (project / name).mkdir()
+        (project / name / "noether_plugin.py").write_text(code.text)
+        spec = tiny_spec(trainer=callback, **tomllib.loads(how_to.blocks("toml")[tables].text))
+        assert noether.run(write_spec(project / name, spec), quiet=True).error is None
+        assert printed in capfd.readouterr().out
 
 
 def test_training_ends_when_the_metric_has_stopped_getting_better(page, finish):

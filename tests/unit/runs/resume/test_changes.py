@@ -46,11 +46,8 @@ FIELDS = {"": RunSpec.model_fields, "trainer": WeightedLossTrainerConfig.model_f
 @pytest.mark.parametrize(("table", "fields"), FIELDS.items())
 def test_every_field_of_a_spec_is_classified(table: str, fields: dict[str, Any]) -> None:  # D1
     names = set(fields) - PART_OF_NO_RUN
-    free = {
-        name
-        for name in names
-        if is_free(f"{table}.{name}".removeprefix(".")) or is_free(f"{table}.{name}.test.split".removeprefix("."))
-    }
+    keys = {name: f"{table}.{name}".removeprefix(".") for name in names}
+    free = {name for name, key in keys.items() if is_free(key) or is_free(f"{key}.test.split")}
     assert free == OBSERVE_STORE_OR_END[table] & names
 
 

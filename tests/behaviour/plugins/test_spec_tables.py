@@ -1,0 +1,226 @@
+"""Tables that plugins bring: `[x]` of a spec, validated by a class of the plugin."""
+
+import json
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import noether
+from noether.errors import PluginError, SpecError
+from noether.runs.resume.resume import resume
+from noether.spec.errors.problem import InvalidSpecError
+from noether.testing.contract import write_spec
+from noether.testing.tiny import tiny_spec
+
+METER = '''
+"""Reads the meter."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+import noether
+from noether.config.components import SpecTable
+
+
+class MeterTable(SpecTable):
+    """Readings of the meter."""
+
+    every: int = Field(10, ge=1, description="Updates between two readings.")
+    file: Path = Field(Path("meter.csv"), description="File of the readings.")
+
+
+class StrictTable(SpecTable):
+    """Has an option without a default."""
+
+    address: str = Field(description="Address of the meter.")
+
+
+class Loose:
+    """Is no table."""
+
+
+@noether.hookimpl
+def run_finished(run, outcome):
+    print("every", run.spec.meter.every)
+'''
+
+
+@pytest.fixture
+def plugin(install) -> Callable[..., Path]:
+    """Installs `noether-plugin-NAME 1.0` with a run plugin and tables, by name with the name of their class."""
+
+    def installed(name: str = "meter", **tables: str) -> Path:
+        module = f"{name}_module"
+        points = {key: f"{module}:{target}" for key, target in (tables or {"meter": "MeterTable"}).items()}
+        return install(f"noether-plugin-{name}", {"plugins": {name: module}, "tables": points}, **{module: METER})
+
+    return installed
+
+
+def refused(folder: Path, **tables) -> list[tuple]:
+    """Return code, path and position of each problem of the tiny spec with some tables."""
+    with pytest.raises(InvalidSpecError) as error:
+        noether.load_spec(write_spec(folder, tiny_spec(**tables)))
+    lines = (folder / "spec.toml").read_text().splitlines()
+    found = []
+    for problem in error.value.problems:
+        place = problem.places[0]
+        found.append((problem.code, ".".join(map(str, problem.path)), lines[place.line - 1][place.column - 1 :]))
+    return found
+
+
+USED = {"plugins": {"use": ["meter"]}}
+
+
+def test_a_used_plugin_has_its_table_with_defaults_in_the_resolved_spec(workplace: Path, plugin, capsys):
+    plugin()
+    outcome = noether.run(write_spec(workplace, tiny_spec(**USED)), run_id="a", quiet=True)
+    resolved = tomllib.loads((outcome.run_dir / "spec.resolved.toml").read_text())
+    assert resolved["meter"] == {"every": 10, "file": str(workplace / "meter.csv")}
+    assert resolved["resolved"]["kinds"]["meter"] == "meter from noether-plugin-meter 1.0"
+    assert "every 10" in capsys.readouterr().out
+
+
+def test_a_value_of_its_table_may_change_when_a_run_is_continued(workplace: Path, plugin, capsys):
+    plugin()
+    noether.run(write_spec(workplace, tiny_spec(**USED)), run_id="a", quiet=True)
+    assert resume("a", quiet=True, set={"meter.every": 3, "trainer.max_updates": 14}).status == "FINISHED"
+    assert "every 3" in capsys.readouterr().out
+
+
+def test_an_installed_plugin_that_is_not_named_changes_nothing(workplace: Path, plugin):
+    path = write_spec(workplace, tiny_spec())
+    before = noether.load_spec(path)
+    plugin()
+    assert type(noether.load_spec(path).spec) is type(before.spec)
+    assert "meter_module" not in sys.modules
+
+
+def test_to_write_its_table_names_a_plugin(workplace: Path, plugin):
+    plugin()
+    assert noether.load_spec(write_spec(workplace, tiny_spec(meter={"every": 2}))).spec.meter.every == 2
+
+
+@pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        ({"evry": 2}, ("unknown-key", "meter.evry", "evry = 2")),
+        ({"every": "2"}, ("wrong-type", "meter.every", '"2"')),
+        ({"every": 1.5}, ("wrong-type", "meter.every", "1.5")),
+        ({"every": 0}, ("out-of-range", "meter.every", "0")),
+    ],
+)
+def test_its_problems_have_places(workplace: Path, plugin, table, problem):
+    plugin()
+    assert refused(workplace, meter=table) == [problem]
+
+
+def test_several_problems_are_told_at_once(workplace: Path, plugin):
+    plugin()
+    found = refused(workplace, meter={"every": 0}, sed=1, plugins={"use": ["meterr"]})
+    assert sorted(code for code, *_ in found) == ["out-of-range", "unknown-key", "unknown-kind"]
+
+
+def test_an_unknown_table_near_an_installed_one_names_its_plugin(workplace: Path, plugin):
+    plugin()
+    with pytest.raises(InvalidSpecError, match=r"'meter'(.|\n)*noether-plugin-meter 1.0"):
+        noether.load_spec(write_spec(workplace, tiny_spec(metre={"every": 3})))
+    assert "meter_module" not in sys.modules
+
+
+def test_a_required_option_is_asked_for_where_the_plugin_is_used(workplace: Path, plugin):
+    plugin(strict="StrictTable")
+    assert refused(workplace, **USED) == [("missing-key", "plugins.use.0", '"meter",')]
+    assert refused(workplace, strict={}) == [("missing-key", "strict.address", "[strict]")]
+    loaded = noether.load_spec(write_spec(workplace, tiny_spec(strict={"address": "here"})))
+    assert loaded.spec.strict.address == "here"
+
+
+def test_one_table_of_two_plugins_is_an_error_where_it_is_not_clear(workplace: Path, plugin):
+    plugin()
+    plugin("other", meter="StrictTable")
+    with pytest.raises(InvalidSpecError) as error:
+        noether.load_spec(write_spec(workplace, tiny_spec(meter={"every": 3})))
+    assert all(origin in str(error.value) for origin in ("noether-plugin-meter 1.0", "noether-plugin-other 1.0"))
+    assert refused(workplace, plugins={"use": ["meter", "other"]}) == [("ambiguous-kind", "plugins.use.1", '"other",')]
+    loaded = noether.load_spec(write_spec(workplace, tiny_spec(meter={"every": 3}, **USED)))
+    assert loaded.spec.meter.every == 3
+
+
+@pytest.mark.parametrize("name", ["trainer", "copy", "two-words", "_own"])
+def test_a_name_that_a_table_cannot_have_is_refused_on_use(workplace: Path, plugin, name: str):
+    plugin(**{name: "MeterTable"})
+    noether.load_spec(write_spec(workplace, tiny_spec()))
+    (problem,) = refused(workplace, **USED)
+    assert problem[1] == "plugins.use.0"
+
+
+@pytest.mark.parametrize("target", ["Loose", "Missing"])
+def test_a_table_of_the_wrong_type_names_its_plugin(workplace: Path, plugin, target: str):
+    plugin(meter=target)
+    with pytest.raises(InvalidSpecError, match=r"noether-plugin-meter 1\.0"):
+        noether.load_spec(write_spec(workplace, tiny_spec(meter={"every": 3})))
+
+
+def test_overrides_and_the_environment_reach_it(workplace: Path, plugin, monkeypatch):
+    plugin()
+    path = write_spec(workplace, tiny_spec(**USED))
+    monkeypatch.setenv("EVERY", "7")
+    assert noether.load_spec(path, ["meter.every=5"]).spec.meter.every == 5
+    loaded = noether.load_spec(write_spec(workplace, tiny_spec(meter={"every": {"env": "EVERY"}})))
+    assert loaded.spec.meter.every == 7
+    with pytest.raises(InvalidSpecError) as error:
+        noether.load_spec(path, ["meter.every=x"])
+    assert [problem.code for problem in error.value.problems] == ["wrong-type"]
+
+
+def test_the_verbs_that_look_at_specs_know_it(workplace: Path, plugin, noether_command):
+    plugin()
+    path = write_spec(workplace, tiny_spec(**USED))
+    plan = noether_command("plan", path, "--json")
+    assert json.loads(plan.out)["tables"] == {"meter": {"every": 10, "file": str(workplace / "meter.csv")}}
+    assert json.loads(plan.out)["plugins"] == {"meter": "noether-plugin-meter 1.0"}
+    assert "[meter]" in noether_command("plan", path).out
+    for arguments in (("meter.every", path), ("meter.every",)):
+        assert "Updates between two readings." in noether_command("spec", "explain", *arguments).out
+    table = tomllib.loads(noether_command("spec", "resolve", path).out)["meter"]
+    assert table["every"] == 10
+    schema = json.loads(noether_command("spec", "schema").out)
+    assert "Readings of the meter. From noether-plugin-meter 1.0." in json.dumps(schema["else"]["properties"]["meter"])
+    assert "meter" not in schema["else"]["required"]
+    assert "every" in noether_command("plugins", "info", "meter", "--role", "table").out
+
+
+def test_a_plugin_may_change_its_table_within_what_it_allows(workplace: Path, install):
+    text = METER + "\n@noether.hookimpl\ndef configure_spec(spec): spec.meter.every = {}"
+    install(
+        "noether-plugin-meter",
+        {"plugins": {"good": "good", "bad": "bad"}, "tables": {"meter": "good:MeterTable"}},
+        good=text.format(4),
+        bad=text.format(0),
+    )
+    path = write_spec(workplace, tiny_spec())
+    outcome = noether.run(path, plugins=["good"], quiet=True)
+    assert tomllib.loads((outcome.run_dir / "spec.resolved.toml").read_text())["meter"]["every"] == 4
+    with pytest.raises(InvalidSpecError, match="bad"):
+        noether.run(path, plugins=["bad"], quiet=True)
+
+
+def test_a_local_file_has_tables_too(workplace: Path):
+    (workplace / "noether_plugin.py").write_text(METER + '\nTABLES = {"meter": MeterTable}\n')
+    path = write_spec(workplace, tiny_spec(meter={"every": 6}))
+    loaded = noether.load_spec(path, plugins=["noether_plugin"])
+    assert loaded.spec.meter.every == 6
+    with pytest.raises(SpecError):
+        noether.load_spec(path)
+
+
+@pytest.mark.parametrize("tables", ["[]", '{"meter": Loose}', '{"trainer": MeterTable}'])
+def test_wrong_tables_of_a_local_file_are_refused(workplace: Path, tables: str):
+    (workplace / "noether_plugin.py").write_text(METER + f"\nTABLES = {tables}\n")
+    with pytest.raises((PluginError, SpecError)):
+        noether.load_spec(write_spec(workplace, tiny_spec()), plugins=["noether_plugin"])
