@@ -1,0 +1,1 @@
+"""A Noether plugin for data sets of Hugging Face `datasets`."""

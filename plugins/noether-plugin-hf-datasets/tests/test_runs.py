@@ -1,0 +1,95 @@
+"""Whole runs: killed and resumed, with workers, on real digits."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+import noether
+from noether.testing import tiny_spec
+
+SPECS = Path(__file__).parents[1] / "specs"
+
+CRASH = '''
+import os, signal
+from pathlib import Path
+from noether.core.callbacks import CallbackBase
+
+class Crash(CallbackBase):
+    """Kills the process at the end of update 8, unless it has been killed before."""
+
+    def track_after_update_step(self, *, update_counter, **_):
+        if update_counter.update == 8 and os.environ.get("CRASH"):
+            os.kill(os.getpid(), signal.SIGKILL)
+'''
+
+
+def noether_run(spec: Path, run_id: str, **environment: str) -> int:
+    command = [sys.executable, "-m", "noether", "run", str(spec), "--run-id", run_id, "--resume", "auto", "--quiet"]
+    ended = subprocess.run(
+        command, cwd=spec.parent, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode in (0, -signal.SIGKILL), ended.stderr
+    return ended.returncode
+
+
+def last_checkpoint(folder: Path) -> dict[str, bytes]:
+    """Return the files of the last checkpoint that hold the state of training."""
+    newest = max(path for path in (folder / "checkpoints").iterdir() if path.name.startswith("step-"))
+    return {path.name: path.read_bytes() for path in newest.rglob("*.safetensors")}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param({"path": "tiny"}, id="mapped", marks=pytest.mark.long),
+        pytest.param({"path": "parquet", "streaming": True}, id="streamed"),
+        pytest.param({"path": "tiny", "shuffle_block": 5}, id="in blocks", marks=pytest.mark.long),
+    ],
+)
+def test_a_run_that_is_killed_ends_with_the_same_bytes(tiny_folder: Path, tmp_path: Path, data):
+    """Update 8 of 12 is in the second epoch, two updates after a checkpoint; the resumed run has a worker."""
+    (tmp_path / "crash.py").write_text(CRASH)
+    (tmp_path / "pyproject.toml").touch()
+    spec = tiny_spec(
+        datasets={
+            "train": {"kind": "hf-datasets", **data, "path": str(tiny_folder / data["path"]), "part": None},
+            "test": None,
+        },
+        trainer={"callbacks": [{"kind": "crash.Crash"}, {"kind": "checkpoint", "every_n_updates": 6}]},
+        output="runs",
+    )
+    (tmp_path / "spec.toml").write_text(tomli_w.dumps(spec))
+    (tmp_path / "workers.toml").write_text(tomli_w.dumps({**spec, "loader": {"num_workers": 1}}))
+    assert noether_run(tmp_path / "spec.toml", "straight") == 0
+    assert noether_run(tmp_path / "spec.toml", "killed", CRASH="1") == -signal.SIGKILL
+    assert noether_run(tmp_path / "workers.toml", "killed") == 0
+    straight, killed = (last_checkpoint(tmp_path / "runs" / name) for name in ("straight", "killed"))
+    assert set(straight) == set(killed) and len(straight) >= 2
+    assert straight == killed
+
+
+def test_spawned_workers_load_the_same_samples(tiny_folder: Path, tiny_run):
+    ends = []
+    for loader in ({}, {"num_workers": 1, "start_method": "spawn"}):
+        data = {"kind": "hf-datasets", "path": str(tiny_folder / "parquet"), "streaming": True, "part": None}
+        outcome = tiny_run(
+            datasets={"train": data, "test": None}, loader=loader, trainer={"max_updates": 2}, name=f"run-{len(ends)}"
+        )
+        ends.append(last_checkpoint(outcome.run_dir)["model.safetensors"])
+    assert ends[0] == ends[1]
+
+
+def test_the_smoke_spec_reads_digits_as_datasets_wrote_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name in ("digits.py", "smoke.toml"):
+        shutil.copy(SPECS / name, tmp_path)
+    subprocess.run([sys.executable, "digits.py"], cwd=tmp_path, check=True, capture_output=True)
+    outcome = noether.run(tmp_path / "smoke.toml", set={"output": str(tmp_path / "runs")}, quiet=True)
+    assert outcome.error is None
+    assert outcome.metrics["accuracy/test/label"] >= 0.95

@@ -1,0 +1,1 @@
+"""A Noether plugin that submits runs to Slurm."""

@@ -1,0 +1,68 @@
+"""Submission of a run to the executor of submitit."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from noether.errors import UsageError, error_text
+from noether_plugin_slurm.attempt import Attempt
+from noether_plugin_slurm.table import SlurmTable
+
+Cluster = Literal["slurm", "local"]
+
+
+def command_of(spec: Path, run_id: str, arguments: Sequence[str]) -> list[str]:
+    """Return the command of each attempt; it continues a run that exists.
+
+    Args:
+        spec: The spec.
+        run_id: Name of the run folder.
+        arguments: Further arguments of `noether run`.
+    """
+    run = ["run", str(spec.absolute()), "--run-id", run_id, "--resume", "auto"]
+    return [sys.executable, "-m", "noether", *run, *arguments]
+
+
+def submit(command: Sequence[str], run_id: str, table: SlurmTable, cluster: Cluster | None = None) -> Any:
+    """Submit a run; return the job of submitit.
+
+    Args:
+        command: The command of each attempt.
+        run_id: Name of the run folder, and of the job.
+        table: Options of the job.
+        cluster: `"local"` runs the job in processes of this machine; None asks for Slurm.
+
+    Raises:
+        UsageError: if there is no Slurm here, or it refuses the job.
+    """
+    import submitit
+
+    folder = Path(table.folder or "slurm").absolute() / run_id
+    try:
+        executor = submitit.AutoExecutor(
+            folder,
+            cluster=cluster or "slurm",
+            slurm_max_num_timeout=table.max_attempts,  # the limit is that of `Attempt`, which preemptions count for too
+            local_max_num_timeout=table.max_attempts,
+        )
+    except RuntimeError as error:
+        raise UsageError(
+            f"cannot submit a job: found no srun on {_host()}, expected a machine of a Slurm cluster",
+            hint="submit from a login node; --local runs the job on this machine",
+        ) from error
+    executor.update_parameters(**table.parameters(run_id))
+    try:
+        return executor.submit(Attempt(command, Path.cwd(), table.max_attempts))
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError, OSError) as error:
+        raise UsageError(
+            f"Slurm refuses the job: {error_text(error)}", hint="look at the options of the job: --dry-run shows them"
+        ) from error
+
+
+def _host() -> str:
+    import socket
+
+    return socket.gethostname()
