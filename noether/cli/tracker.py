@@ -36,7 +36,7 @@ def sync(
 ) -> None:
     """Deliver what the trackers of RUN missed.
 
-    Metrics, files and the status of a run that finished, failed or was killed while a tracker was down. Nothing is
+    Metrics, results and the status of a run that finished, failed or was killed while a tracker was down. Nothing is
     sent twice. Your own store is that of a spec in the current project, else of the environment, else the default; if
     the run folder names another one, the command refuses until you name it with --store. Exit codes: 0 the trackers
     have everything, 1 a tracker still lacks something, 2 wrong usage, a foreign store, or the run has not ended.
@@ -45,7 +45,7 @@ def sync(
 
     results = []
     for synced in sync_trackers(run, output=output, trusted=trusted, store=store, verify=verify):
-        results.append(picked(synced, "tracker lines files status where missing error points resent lost"))
+        results.append(picked(synced, "tracker lines results status where missing error points resent lost"))
         if not as_json:
             say(_line(synced), flush=True)
     if as_json:
@@ -59,7 +59,7 @@ def sync(
 def _line(synced: Synced) -> str:
     from noether.config.secrets import mask
 
-    got = f"{synced.lines} metric lines and {synced.files} files"
+    got = f"{synced.lines} metric lines and {synced.results} results"
     if synced.lost:
         got += f", had lost {', '.join(synced.lost)}: {synced.resent} points were sent again"
     if synced.error:

@@ -8,21 +8,22 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import uuid
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from noether.checkpoint.commit import always_own
 from noether.checkpoint.untrusted import read_untrusted
+from noether.metrics.metrics_file import MetricRecord
+from noether.metrics.results import INDEX, Result
 from noether.metrics.spool import (
     Batch,
     Delivered,
-    ListedFile,
     MetricsTail,
+    ResultsTail,
     description_path,
     read_spool,
     write_description,
@@ -36,7 +37,7 @@ _EVERYTHING = Delivered(sys.maxsize, 0)
 
 
 class Delivery:
-    """Open a tracker, deliver the new lines of `metrics.jsonl` to it, and close it.
+    """Open a tracker, deliver the new lines of `metrics.jsonl` and `results.jsonl` to it, and close it.
 
     Every action is recorded in the spool file: after it, and also before it if a process that dies in the middle
     would leave an unknown run at the tracker. So another process continues from there, and neither leaves anything
@@ -55,8 +56,6 @@ class Delivery:
         is_open: True once the tracker is open.
         is_closed: True once the tracker knows the end of the run.
         lines_sent: Number of lines of which this object has sent at least one value.
-        own_files: Files of this process that wait to be uploaded, each with its target folder.
-        listed_files: Files that an earlier process has listed and not uploaded.
     """
 
     def __init__(
@@ -78,13 +77,11 @@ class Delivery:
         self._require_own = require_own
         self._state = read_spool(spool_path)
         self._tail = MetricsTail(metrics_path, self._state.delivered)
+        self._results_path = metrics_path.with_name(INDEX)
+        self._results = ResultsTail(self._results_path, self._state.results)
         self._doubtful = Delivered()  # lines up to there may have arrived although they count as undelivered
         self._is_unsure = False
         self._spool_refused = False
-        self._remembering = threading.Lock()  # at the end of a run, the run records files while `open` may hang
-        self.own_files: deque[tuple[Path, str]] = deque()
-        self.listed_files = deque(self._state.files)
-        self._hashed: dict[tuple[Path, str], ListedFile | None] = {}
 
     @property
     def ended(self) -> str:
@@ -97,9 +94,9 @@ class Delivery:
         return self._state.delivered.update
 
     @property
-    def files_waiting(self) -> int:
-        """The number of files that wait to be uploaded."""
-        return len(self.own_files) + len(self.listed_files)
+    def results_waiting(self) -> int:
+        """The number of results that were not delivered."""
+        return self._results.remaining()
 
     def open(self) -> None:
         """Start the run at the tracker, or continue it."""
@@ -151,28 +148,20 @@ class Delivery:
         finally:
             self._doubtful = Delivered()
 
-    def add_file(self, path: Path, folder: str) -> None:
-        """Upload a file of this process with the next `deliver_files`."""
-        self._hashed.pop((path, folder), None)
-        self.own_files.append((path, folder))
+    def deliver_results(self, stopped: Callable[[], bool] = bool) -> int:
+        """Deliver all new figures, tables, histograms and files, and return their number.
 
-    def deliver_files(self, stopped: Callable[[], bool] = bool) -> int:
-        """Upload the files that wait, and return their number."""
-        uploaded = 0
-        while not stopped() and self.listed_files:
-            uploaded += self._upload_listed(self.listed_files[0])
-            self.listed_files.popleft()
-            self.remember_files()
-        while not stopped() and self.own_files:
-            path, folder = self.own_files[0]
-            if path.exists():  # the process that gives it may give any file
-                self.tracker.log_artifact(path, folder)
-                uploaded += 1
-            else:
-                self._note(f"{path} was removed before it was uploaded")
-            self._hashed.pop(self.own_files.popleft(), None)
-            self.remember_files()
-        return uploaded
+        Those of an update in doubt come again: a tracker identifies a result by its key and update.
+        """
+        sent = 0
+        while not stopped() and (batch := self._results.next_batch(1)):
+            for result in batch.records:
+                sent += self._send_result(result)
+            self._results.commit(batch)
+            self._remember()
+            if batch.damaged:
+                self._note(f"left out {batch.damaged} damaged lines of {self._results_path}")
+        return sent
 
     def upload(self, name: str, folder: str) -> None:
         """Upload a file of the run folder that the framework has written, such as its spec; a link is left out."""
@@ -181,12 +170,8 @@ class Delivery:
         except (OSError, ValueError) as error:
             self._note(f"{name} is not sent: {error}")
         else:
-            _upload_content(self.tracker, content, name, folder)
-
-    def remember_files(self) -> None:
-        """Record the files that wait, if they have changed, with the hash that another process checks."""
-        if self._waiting() != self._state.files:
-            self._remember()
+            with _copied(content, name) as copy:
+                self.tracker.log_artifact(copy, folder)
 
     def close(self, status: RunStatus, error: str | None) -> None:
         """End the run at the tracker."""
@@ -227,19 +212,21 @@ class Delivery:
 
     def _begin_another_run(self) -> None:
         """Keep the run at the tracker as it is, and begin another one that names it."""
+        self._tail = MetricsTail(self._metrics_path, Delivered())
+        self._results = ResultsTail(self._results_path, Delivered())
+        self._doubtful = Delivered()
         self._remember(
             durably=True,
             token=uuid.uuid4().hex,
             reference={},
             continues=self._state.reference,
-            delivered=Delivered(),
             sending=Delivered(),
         )
-        self._begin_anew()
         self._note("this attempt may log other values for updates that were logged before: it gets a run of its own")
 
     def _begin_anew(self) -> None:
         self._tail = MetricsTail(self._metrics_path, Delivered())
+        self._results = ResultsTail(self._results_path, Delivered())
         self._doubtful = Delivered()
         self._remember(sending=Delivered())
 
@@ -255,7 +242,7 @@ class Delivery:
             self._tail = MetricsTail(self._metrics_path, Delivered(start, 0))
         self._is_unsure = False
 
-    def _send(self, batch: Batch) -> None:
+    def _send(self, batch: Batch[MetricRecord]) -> None:
         records = batch.records
         if self._tail.delivered < self._doubtful:
             records = tuple(self.tracker.undelivered(records))
@@ -264,37 +251,21 @@ class Delivery:
             self.tracker.log_metrics(records)
         self.lines_sent += len(records)
 
-    def _upload_listed(self, listed: ListedFile) -> bool:
-        """Upload a file that another process has listed; False if it is not what was listed."""
+    def _send_result(self, result: Result) -> bool:
+        """Give a result to the tracker as a copy of what the run has written; False if it is something else by now."""
         try:
-            content = listed.read(self._run.run_dir)
+            content = result.read(self._results_path.parent)
         except (OSError, ValueError) as error:
-            self._note(f"{listed.path!r} is not sent: {error}")
+            self._note(f"{result.file!r} is not sent: {error}")
             return False
-        _upload_content(self.tracker, content, Path(listed.path).name, listed.folder)
+        with _copied(content, Path(result.file).name) as copy:
+            self.tracker.log_result(result, copy)
         return True
 
-    def _waiting(self) -> tuple[ListedFile, ...]:
-        own = (self._hash(path, folder) for path, folder in tuple(self.own_files))
-        return (*tuple(self.listed_files), *(file for file in own if file is not None))
-
-    def _hash(self, path: Path, folder: str) -> ListedFile | None:
-        """List a file of this process; None if it lies outside of the run folder, from which others read nothing."""
-        if (path, folder) not in self._hashed:
-            try:
-                self._hashed[path, folder] = ListedFile.of(path, folder, self._run.run_dir)
-            except FileNotFoundError:  # told when its turn comes
-                return None
-            except (OSError, ValueError) as error:
-                self._note(f"{path} waits for this process only, noether tracker sync will not send it: {error}")
-                self._hashed[path, folder] = None
-        return self._hashed[path, folder]
-
     def _remember(self, *, durably: bool = False, **changes: object) -> None:
-        with self._remembering:
-            known = {"delivered": self._tail.delivered, "files": self._waiting()} | changes
-            self._state = replace(self._state, **known)  # type: ignore[arg-type]  # names of fields with their values
-            self._write(lambda: write_spool(self._spool_path, self._state, durably=durably))
+        known = {"delivered": self._tail.delivered, "results": self._results.delivered} | changes
+        self._state = replace(self._state, **known)  # type: ignore[arg-type]  # names of fields with their values
+        self._write(lambda: write_spool(self._spool_path, self._state, durably=durably))
 
     def _write(self, write: Callable[[], None]) -> None:
         self._require_own()
@@ -308,12 +279,13 @@ class Delivery:
             self._spool_refused = False
 
 
-def _upload_content(tracker: BaseTracker, content: bytes, name: str, folder: str) -> None:
-    """Upload bytes as a file of this name."""
+@contextmanager
+def _copied(content: bytes, name: str) -> Iterator[Path]:
+    """Yield a file of this name with the content, in a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="noether-") as place:
         copy = Path(place) / name
         copy.write_bytes(content)
-        tracker.log_artifact(copy, folder)
+        yield copy
 
 
 def process_facts(spec_path: Path | None) -> dict[str, str]:

@@ -8,7 +8,6 @@ import re
 import shlex
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import copy_context
 from pathlib import Path
 
@@ -34,9 +33,9 @@ _RANDOM = random.Random()
 
 
 class TrackerFeed:
-    """Deliver a run's `metrics.jsonl` to one tracker, on a daemon thread.
+    """Deliver a run's `metrics.jsonl` and `results.jsonl` to one tracker, on a daemon thread.
 
-    The file is the only buffer: the thread reads on from the end of its last delivery, so an outage costs neither
+    The files are the only buffer: the thread reads on from the end of its last delivery, so an outage costs neither
     memory nor values. The position is kept in `spool/<name>.json` of the run folder; a later attempt at the run
     continues from there and sends nothing twice. Errors of the tracker are tried again, logged once for each outage,
     and never reach the caller, unless the tracker is `required`.
@@ -141,11 +140,6 @@ class TrackerFeed:
                 hint="repair it and resume the run, or set `required = false` in its table",
             ) from self._last_error
 
-    def log_artifact(self, path: Path, folder: str = "") -> None:
-        """Upload the file `path` in the background; it must not be removed before."""
-        self._delivery.add_file(path, folder)
-        self._wake.set()
-
     def end(self, status: RunStatus, error: str | None = None) -> None:
         """Announce the end of the run, and return; delivery goes on in the background.
 
@@ -172,10 +166,8 @@ class TrackerFeed:
             self.abandon()
         if self.has_everything:
             return 0
-        with suppress(RunLostError):
-            self._delivery.remember_files()
         lines = self._delivery.remaining()
-        self._outage.lost(lines, self._delivery.files_waiting, sync_command(self._run_dir, self.tracker))
+        self._outage.lost(lines, self._delivery.results_waiting, sync_command(self._run_dir, self.tracker))
         return lines
 
     def abandon(self) -> None:
@@ -211,14 +203,13 @@ class TrackerFeed:
     def _advance(self) -> None:
         """Open the tracker if it is not open, deliver everything new, and close it if the run has ended."""
         delivery = self._delivery
-        delivery.remember_files()
         if not delivery.is_open:
             delivery.open()
             self._settled.set()
         self._wake.clear()
         if self._has_lines:  # before the first, a resume may not have cut the file yet
             delivery.deliver_metrics(self._abandoned.is_set)
-        delivery.deliver_files(self._abandoned.is_set)
+            delivery.deliver_results(self._abandoned.is_set)
         if self._ending.is_set() and not self._wake.is_set() and not self._abandoned.is_set():
             delivery.close(*self._end)
 
@@ -296,14 +287,14 @@ class Outage:
             self._down = False
             _LOGGER.info("tracker %s answers again%s", self._name, f": {url}" if url else "")
 
-    def lost(self, lines: int, files: int, command: str) -> None:
+    def lost(self, lines: int, results: int, command: str) -> None:
         """Warn about everything that was not delivered, and name the command that delivers it later."""
         _LOGGER.warning(
-            "tracker %s: the run ended before everything was delivered: %d metric lines, %d files and the end of "
+            "tracker %s: the run ended before everything was delivered: %d metric lines, %d results and the end of "
             "the run are missing there; all metrics are in %s. Deliver the rest later: %s",
             self._name,
             lines,
-            files,
+            results,
             self._metrics_path,
             command,
         )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,28 +14,20 @@ from torch import Tensor
 from noether.checkpoint.manifest import FileRecord
 from noether.config.metric_facts import MetricPropertyProvider
 from noether.errors import StorageError, TrainingError
-from noether.kernel.names import did_you_mean, has_control
+from noether.kernel.names import has_control
 from noether.kernel.progress import UpdateCounter
+from noether.metrics.figures import encoded, size_of
 from noether.metrics.late import LateReads, Transfer
 from noether.metrics.metrics_file import AppendOnlyFile, MetricRecord, MetricsFile
-from noether.metrics.values import Round, encode_nonscalar, own_nonscalar, own_scalar
-
-
-class MissingMetricError(TrainingError, KeyError):
-    """A metric was read that was not logged in this round.
-
-    Args:
-        key: The key that was read.
-        present: The keys that were logged.
-    """
-
-    def __init__(self, key: str, present: Iterable[str]) -> None:
-        present = sorted(present)
-        listed = ", ".join(repr(name) for name in present) or "none"
-        super().__init__(
-            f"metric {key!r} was not logged in this round: found {listed}.{did_you_mean(key, present)}",
-            hint="the callback that logs it has to come earlier in the spec and fire in the same round",
-        )
+from noether.metrics.results import Limits, ResultsFile
+from noether.metrics.values import (
+    MetricSummary,
+    MissingMetricError,
+    Round,
+    encode_nonscalar,
+    own_nonscalar,
+    own_scalar,
+)
 
 
 class LogWriter:
@@ -52,6 +43,7 @@ class LogWriter:
     Args:
         metrics_file: The file of the lines; None on ranks that do not write.
         metric_property_provider: Decides which metrics have a best value; without it `best_metrics` stays empty.
+        limits: Most results that are kept.
 
     Attributes:
         prefix: Text before every key of this view; empty for the run's own writer.
@@ -61,13 +53,13 @@ class LogWriter:
         on_metrics: Called with the completed updates and the metrics of each line; schedules follow them.
         on_written: Called with the metrics of each line; a tracker feed is notified through it.
         is_repaired: True if a file was damaged when the state was restored.
-        on_file: Called with each file that callbacks add, and its folder.
     """
 
     def __init__(
         self,
         metrics_file: MetricsFile | None,
         metric_property_provider: MetricPropertyProvider | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.metrics_file = metrics_file
         self.prefix = ""
@@ -76,13 +68,13 @@ class LogWriter:
         self.followed: frozenset[str] | None = frozenset()
         self.on_metrics: list[Callable[[int, Mapping[str, float]], object]] = []
         self.on_written: list[Callable[[Mapping[str, float]], object]] = []
-        self.on_file: list[Callable[[Path, str], object]] = []
         self._summary = MetricSummary(metric_property_provider)
-        self._nonscalars_file = (
-            AppendOnlyFile(metrics_file.path.with_name("nonscalars.jsonl"), metrics_file.run) if metrics_file else None
-        )
-        files = {"metrics": metrics_file, "nonscalars": self._nonscalars_file}
-        self._files: dict[str, AppendOnlyFile] = {name: file for name, file in files.items() if file is not None}
+        self._files: dict[str, AppendOnlyFile] = {}
+        if metrics_file is not None:
+            folder, run = metrics_file.path.parent, metrics_file.run
+            self._nonscalars_file = AppendOnlyFile(folder / "nonscalars.jsonl", run)
+            self._results_file = ResultsFile(folder, run, limits)
+            self._files = {"metrics": metrics_file, "nonscalars": self._nonscalars_file, "results": self._results_file}
         self.is_repaired = False
         self._written_at = 0.0
 
@@ -157,15 +149,68 @@ class LogWriter:
         self.round.nonscalars[self.prefix + key] = own_nonscalar(key, value)
         self.round.has_values = True
 
-    def add_file(self, path: str | Path, folder: str = "") -> None:
-        """Give a file to the trackers, such as a figure; they upload it in the background.
+    def add_figure(self, key: str, figure: Any) -> None:
+        """Add a picture to this round, drawn now.
+
+        Figures, tables, histograms and files are kept in `results/` of the run folder, listed in `results.jsonl` with
+        their update, and sent to the trackers. Of two with one key in a round the last is kept.
 
         Args:
-            path: The file; it has to stay where it is.
-            folder: Folder for it at the tracker.
+            key: Its key, as that of a metric.
+            figure: A matplotlib figure, a Pillow image, or an array or tensor of shape (height, width) or (height,
+                width, 3 or 4): floating-point numbers from 0 to 1, or whole ones up to 255.
+
+        Raises:
+            TrainingError: if it is anything else, or cannot be drawn.
         """
-        for upload in self.on_file:
-            upload(Path(path).absolute(), folder)
+        self._add_result("figure", key, figure)
+
+    def add_table(self, key: str, rows_or_columns: Any) -> None:
+        """Add a table to this round; see `add_figure`.
+
+        Args:
+            key: Its key.
+            rows_or_columns: A dict of columns, a list of rows that are dicts, or a pandas DataFrame without its index.
+                A column has numbers, booleans or texts, and None for missing ones.
+
+        Raises:
+            TrainingError: if it is anything else.
+        """
+        self._add_result("table", key, rows_or_columns)
+
+    def add_histogram(self, key: str, values: Any, bins: Any = 64) -> None:
+        """Add the histogram of a tensor to this round, counted on its device without waiting; see `add_figure`.
+
+        Args:
+            key: Its key.
+            values: Numbers of any shape. Those that are not finite, or outside of given edges, are counted apart.
+            bins: Number of equal bins from the lowest to the highest value, or their edges.
+
+        Raises:
+            TrainingError: if it is not of numbers, or the bins are not increasing.
+        """
+        self._add_result("histogram", key, values, bins)
+
+    def add_file(self, key: str, path: str | Path) -> None:
+        """Add a copy of a file to this round; see `add_figure`.
+
+        Args:
+            key: Its key.
+            path: The file, which may change or go afterwards.
+
+        Raises:
+            TrainingError: if it cannot be read.
+        """
+        self._add_result("file", key, path)
+
+    def _add_result(self, kind: str, key: str, *given: Any) -> None:
+        if not isinstance(key, str) or not key or has_control(key):
+            expected = "a non-empty string without control characters"
+            raise TrainingError(f"wrong key of a {kind}: found {key!r}, expected {expected}")
+        key = self.prefix + key
+        if self.metrics_file is not None and self._results_file.takes(key, size_of(kind, *given)):
+            self.round.results[key] = encoded(kind, key, *given)
+            self.round.has_values = True
 
     def below(self, prefix: str) -> LogWriter:
         """Return a view of this writer that puts `prefix` before every key that it adds or reads.
@@ -271,11 +316,15 @@ class LogWriter:
         self.late.settle()
         for file in self._files.values():
             file.sync()
-        return {name: file.offset for name, file in self._files.items()}
+        return {name: file.offset for name, file in self._kept().items()}
 
     def written(self) -> dict[str, FileRecord]:
         """Return length and hash of each file by name; call it after `state_dict`."""
-        return {file.path.name: file.written() for file in self._files.values()}
+        return {file.path.name: file.written() for file in self._kept().values()}
+
+    def _kept(self) -> dict[str, AppendOnlyFile]:
+        """Return the files of a state; a run without results saves the state that it had before there were any."""
+        return {name: file for name, file in self._files.items() if file.offset or name != "results"}
 
     def load_state_dict(
         self, state: Mapping[str, int], written: Mapping[str, FileRecord] | None = None, update: int | None = None
@@ -297,8 +346,9 @@ class LogWriter:
         self._summary.clear()
         if self.metrics_file is None:
             return
+        offsets = {"results": 0, **state}  # a run without results has no offset of theirs
         for name, file in self._files.items() if state else ():
-            self.is_repaired |= not file.restore(state[name], (written or {}).get(file.path.name), update)
+            self.is_repaired |= not file.restore(offsets[name], (written or {}).get(file.path.name), update)
         for record in self.metrics_file.read():
             self._summary.add(record.metrics)
 
@@ -313,20 +363,25 @@ class LogWriter:
             file.close()
 
     def _write(self, line: Round, record: MetricRecord) -> None:
-        """Write the lines of a round to both files, or to none of them."""
-        if self.metrics_file is None or self._nonscalars_file is None:
+        """Write the lines of a round to all files, or to none of them."""
+        if self.metrics_file is None:
             return
-        before = self._nonscalars_file.offset
-        if line.nonscalars:
-            self._nonscalars_file.write(
-                b"".join(encode_nonscalar(record, key, value) for key, value in line.nonscalars.items())
-            )
-        if not record.metrics:
+        if not line.nonscalars and not line.results:
+            if record.metrics:
+                self.metrics_file.append(record)
             return
+        before = {file: file.offset for file in (self._nonscalars_file, self._results_file)}
         try:
-            self.metrics_file.append(record)
+            if line.nonscalars:
+                encoded_lines = (encode_nonscalar(record, key, value) for key, value in line.nonscalars.items())
+                self._nonscalars_file.write(b"".join(encoded_lines))
+            if line.results:
+                self._results_file.keep(record, line.results)
+            if record.metrics:
+                self.metrics_file.append(record)
         except StorageError:
-            self._nonscalars_file.truncate(before)
+            for file, offset in before.items():
+                file.truncate(offset)
             raise
 
 
@@ -340,40 +395,3 @@ class _View(LogWriter):
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._owner, name)
-
-
-class MetricSummary:
-    """Final and best values of the metrics of a run, updated line by line.
-
-    Args:
-        provider: Decides in which direction a metric gets better; without it there are no best values.
-    """
-
-    def __init__(self, provider: MetricPropertyProvider | None) -> None:
-        self.final: dict[str, float] = {}
-        self.best: dict[str, float] = {}
-        self._provider = provider
-        self._signs: dict[str, int] = {}
-
-    def add(self, metrics: Mapping[str, float]) -> None:
-        """Add the values of one line."""
-        self.final.update(metrics)
-        if self._provider is None:
-            return
-        signs = self._signs
-        for key, value in metrics.items():
-            sign = signs[key] if key in signs else self._sign(key)
-            if sign and math.isfinite(value):
-                best = self.best.get(key, value)
-                self.best[key] = max(best, value) if sign > 0 else min(best, value)
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self.final.clear()
-        self.best.clear()
-
-    def _sign(self, key: str) -> int:
-        """Return 1 for a metric that is better higher, -1 for one that is better lower, 0 for any other; note it."""
-        direction = self._provider.direction(key) if self._provider else None
-        self._signs[key] = {"higher": 1, "lower": -1}.get(direction or "", 0)
-        return self._signs[key]

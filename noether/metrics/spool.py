@@ -1,20 +1,23 @@
-"""The spool: the undelivered part of a metrics file, and each tracker's position in it, kept between attempts."""
+"""The spool: the undelivered lines of metrics and results, and the position of each tracker in them."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path, PurePosixPath
-from typing import Any
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-from noether.checkpoint.untrusted import open_inside, read_record, read_untrusted
+from noether.checkpoint.untrusted import read_record
 from noether.metrics.metrics_file import MetricRecord, lines_of, update_of
+from noether.metrics.results import Result
 from noether.metrics.tracker import RunDescription
+
+_Record = TypeVar("_Record", MetricRecord, Result)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -34,17 +37,17 @@ class Delivered:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Generic[_Record]):
     """Records to deliver together, and the position in the file after them."""
 
-    records: tuple[MetricRecord, ...]
+    records: tuple[_Record, ...]
     offset: int
     seen: Delivered
     damaged: int
 
 
-class MetricsTail:
-    """The undelivered lines of a metrics file, in batches of bounded size.
+class Tail(ABC, Generic[_Record]):
+    """The undelivered lines of a file that grows, in batches of bounded size.
 
     Args:
         path: The file; it may not exist yet.
@@ -57,7 +60,15 @@ class MetricsTail:
         self._seen = Delivered()
         self.delivered = delivered
 
-    def next_batch(self, limit: int, max_values: int = 10_000) -> Batch | None:
+    @abstractmethod
+    def decode(self, line: bytes) -> tuple[_Record, int]:
+        """Return the record of a line, and the number of its values.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
+
+    def next_batch(self, limit: int, max_values: int = 10_000) -> Batch[_Record] | None:
         """Return records that were not committed yet, or None if there are no new ones.
 
         Args:
@@ -65,7 +76,7 @@ class MetricsTail:
             max_values: Number of values, over all records, after which no further update is begun.
         """
         self._notice_a_cut()
-        records: list[MetricRecord] = []
+        records: list[_Record] = []
         offset, seen, damaged, values = self._offset, self._seen, 0, 0
         for line in self._lines():
             try:
@@ -74,14 +85,15 @@ class MetricsTail:
                     break  # between two updates, so that one in doubt is looked up as a whole
                 seen = seen.and_line(update)
                 if seen > self.delivered:
-                    records.append(MetricRecord.decode(line))
-                    values += len(records[-1].metrics)
+                    record, count = self.decode(line)
+                    records.append(record)
+                    values += count
             except ValueError:
                 damaged += 1
             offset += len(line)
         return Batch(tuple(records), offset, seen, damaged) if offset > self._offset else None
 
-    def commit(self, batch: Batch) -> None:
+    def commit(self, batch: Batch[_Record]) -> None:
         """Mark this batch as delivered; the next one starts after it."""
         self._offset, self._seen = batch.offset, batch.seen
         self.delivered = max(self.delivered, batch.seen)
@@ -107,48 +119,21 @@ class MetricsTail:
         return lines_of(self._path.parent, self._path, self._offset)
 
 
-@dataclass(frozen=True, slots=True)
-class ListedFile:
-    """A file of the run folder that waits to be uploaded, as the run that wrote it has listed it.
+class MetricsTail(Tail[MetricRecord]):
+    """The undelivered lines of `metrics.jsonl`."""
 
-    Attributes:
-        path: Path below the run folder, with slashes.
-        folder: Target folder at the tracker.
-        sha256: Hash of the content.
-        size: Size in bytes.
-    """
+    def decode(self, line: bytes) -> tuple[MetricRecord, int]:
+        """Return the record of a line, and the number of its metrics."""
+        record = MetricRecord.decode(line)
+        return record, len(record.metrics)
 
-    path: str
-    folder: str
-    sha256: str
-    size: int
 
-    @classmethod
-    def of(cls, path: Path, folder: str, run_dir: Path) -> ListedFile:
-        """List a file.
+class ResultsTail(Tail[Result]):
+    """The undelivered lines of `results.jsonl`."""
 
-        Raises:
-            OSError: if it cannot be read.
-            ValueError: if it lies outside of the run folder, or is not a regular file.
-        """
-        inside = path.absolute().relative_to(run_dir.absolute()).as_posix()
-        with os.fdopen(open_inside(run_dir, inside), "rb") as file:
-            return cls(inside, folder, hashlib.file_digest(file, "sha256").hexdigest(), file.tell())
-
-    def read(self, run_dir: Path) -> bytes:
-        """Return the content.
-
-        Raises:
-            OSError: if it cannot be read.
-            ValueError: if it is not the file that was listed, or one of the two paths leads elsewhere.
-        """
-        parts = PurePosixPath(self.folder).parts
-        if not self.folder.isprintable() or ".." in parts or parts[:1] == ("/",) or not self.path.isprintable():
-            raise ValueError(f"wrong target folder: {self.folder!r}")
-        data = read_untrusted(run_dir, self.path, size=self.size)
-        if hashlib.sha256(data).hexdigest() != self.sha256:
-            raise ValueError("its content is not what the run listed")
-        return data
+    def decode(self, line: bytes) -> tuple[Result, int]:
+        """Return the result of a line."""
+        return Result.decode(line), 1
 
 
 _PATHS = ("run_dir", "spec_path", "resolved_spec_path")
@@ -169,7 +154,7 @@ class SpoolState:
         token: `RunDescription.token`.
         continues: `RunDescription.continues`.
         computed: `RunDescription.mathematics` of the points after an update, for each change of it.
-        files: Files that wait to be uploaded.
+        results: End of the last delivery of results.
         ended: The status that the tracker has acknowledged; empty while the run goes on.
     """
 
@@ -179,7 +164,7 @@ class SpoolState:
     token: str = ""
     continues: Mapping[str, str] = field(default_factory=dict)
     computed: tuple[tuple[int, str], ...] = ()
-    files: tuple[ListedFile, ...] = ()
+    results: Delivered = field(default_factory=Delivered)
     ended: str = ""
 
 
@@ -198,18 +183,11 @@ def read_spool(path: Path) -> SpoolState:
             token=token if _TOKEN.fullmatch(token) else "",
             continues=_texts(found.get("continues", {})),
             computed=tuple((int(update), str(digest)) for update, digest in found.get("computed", ())),
-            files=tuple(_listed(each) for each in found.get("files", ())),
+            results=Delivered(*(int(part) for part in found.get("results", (-1, 0)))),
             ended=str(found.get("ended", "")),
         )
     except (AttributeError, KeyError, TypeError, ValueError):
         return SpoolState()
-
-
-def _listed(found: Any) -> ListedFile:
-    """Return an entry of the list; one without a hash, as older versions wrote, fits no file."""
-    if isinstance(found, dict):
-        return ListedFile(str(found["path"]), str(found["folder"]), str(found["sha256"]), int(found["size"]))
-    return ListedFile(str(found[0]), str(found[1]), "", -1)
 
 
 def write_spool(path: Path, state: SpoolState, *, durably: bool = False) -> None:
@@ -232,7 +210,7 @@ def write_spool(path: Path, state: SpoolState, *, durably: bool = False) -> None
         "token": state.token,
         "continues": dict(state.continues),
         "computed": state.computed,
-        "files": [asdict(each) for each in state.files],
+        "results": [state.results.update, state.results.lines],
         "ended": state.ended,
     }
     _replace(path, body, durably=durably)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar, Literal, TypeAlias
 
 from noether.config.components import TrackerBaseConfig
 from noether.errors import NoetherError
 from noether.metrics.metrics_file import MetricRecord
+from noether.metrics.results import Result
 
 RunStatus: TypeAlias = Literal["FINISHED", "FAILED", "KILLED"]
 """The end of a run: by itself (early stops included), by an error, by a signal."""
@@ -89,6 +90,17 @@ class BaseTracker(ABC):
             status: The end of the run.
             error: Text of the error, for a run that failed.
         """
+
+    def log_result(self, result: Result, path: Path) -> None:
+        """Show a figure, table, histogram or file of the run; by default as a file, see `log_artifact`.
+
+        Called again with the same one after it raised, or the process died: its key and update identify it.
+
+        Args:
+            result: Its key, kind and place in the training.
+            path: A copy of its file, which is removed afterwards.
+        """
+        self.log_artifact(path, str(PurePosixPath(result.file).parent))
 
     def log_artifact(self, path: Path, folder: str = "") -> None:  # noqa: B027  # optional on purpose
         """Keep a copy of the file `path` with the run, below `folder`; a tracker without files ignores it."""

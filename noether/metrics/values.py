@@ -1,10 +1,11 @@
-"""Scalars and non-scalars of a round: convert logged values to numbers and JSON with few device reads."""
+"""The values of a round: metrics become numbers with few device reads, other values JSON; and those of a whole run."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -12,9 +13,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from noether.config.metric_facts import MetricPropertyProvider
 from noether.errors import TrainingError
+from noether.kernel.names import did_you_mean
 from noether.metrics.late import Transfer
 from noether.metrics.metrics_file import MetricRecord, spell_number
+
+
+class MissingMetricError(TrainingError, KeyError):
+    """A metric was read that was not logged in this round.
+
+    Args:
+        key: The key that was read.
+        present: The keys that were logged.
+    """
+
+    def __init__(self, key: str, present: Iterable[str]) -> None:
+        present = sorted(present)
+        listed = ", ".join(repr(name) for name in present) or "none"
+        super().__init__(
+            f"metric {key!r} was not logged in this round: found {listed}.{did_you_mean(key, present)}",
+            hint="the callback that logs it has to come earlier in the spec and fire in the same round",
+        )
 
 
 def own_scalar(key: str, value: Any) -> float | Tensor:
@@ -107,30 +127,31 @@ def own_nonscalar(key: str, value: Any) -> Any:
     )
 
 
-def sent_nonscalar(value: Any, transfer: Transfer) -> Any:
+def sent(value: Any, transfer: Transfer) -> Any:
     """Return a value with its tensors on their way to the host."""
     if isinstance(value, Tensor):
         return transfer.send(value)
     if isinstance(value, dict):
-        return {name: sent_nonscalar(item, transfer) for name, item in value.items()}
-    return [sent_nonscalar(item, transfer) for item in value] if isinstance(value, list) else value
+        return {name: sent(item, transfer) for name, item in value.items()}
+    return [sent(item, transfer) for item in value] if isinstance(value, list) else value
 
 
 def encode_nonscalar(at: MetricRecord, key: str, value: Any) -> bytes:
     """Return the line of one value: counters and time as in `metrics.jsonl`, then `key` and `value`."""
     fields = {"update": at.update, "epoch": at.epoch, "sample": at.sample, "time": round(at.time, 3), "key": key}
-    return json.dumps(fields | {"value": _as_json(value)}, allow_nan=False).encode() + b"\n"
+    return json.dumps(fields | {"value": as_json(value)}, allow_nan=False).encode() + b"\n"
 
 
-def _as_json(value: Any) -> Any:
+def as_json(value: Any) -> Any:
+    """Return a value with its tensors as lists, and numbers that JSON lacks as texts."""
     if isinstance(value, Tensor):
         value = value.tolist()
     if isinstance(value, float):
         return spell_number(value)
     if isinstance(value, dict):
-        return {name: _as_json(item) for name, item in value.items()}
+        return {name: as_json(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_as_json(item) for item in value]
+        return [as_json(item) for item in value]
     return value
 
 
@@ -140,12 +161,13 @@ class Round:
     Attributes:
         scalars: Metrics by whole key; tensors stay on their device until they are read.
         counts: Numbers of values in means whose number only the device knows; a mean over nothing is left out.
-        nonscalars: Arrays, histograms and tables by whole key.
+        nonscalars: Values of `add_nonscalar` by whole key.
+        results: Figures, tables, histograms and files by whole key, as `figures.encoded` returns them.
         printed: Logger and format of each metric that is printed too.
         has_values: True if anything was added; an attribute, because the loop reads it at every update.
     """
 
-    __slots__ = ("counts", "has_values", "nonscalars", "printed", "scalars")
+    __slots__ = ("counts", "has_values", "nonscalars", "printed", "results", "scalars")
 
     def __init__(self) -> None:
         self.clear()
@@ -155,6 +177,7 @@ class Round:
         self.scalars: dict[str, float | Tensor] = {}
         self.counts: dict[str, float | Tensor] = {}
         self.nonscalars: dict[str, Any] = {}
+        self.results: dict[str, dict[str, Any]] = {}
         self.printed: dict[str, tuple[logging.Logger, str]] = {}
         self.has_values = False
 
@@ -164,7 +187,7 @@ class Round:
         for value in self.scalars.values():  # a generator would be a call for each, at every boundary
             if type(value) is not float:
                 return True
-        return bool(self.nonscalars or self.counts)
+        return bool(self.nonscalars or self.results or self.counts)
 
     def read(self) -> None:
         """Read all scalars; waits for the device if one is a tensor there."""
@@ -183,7 +206,7 @@ class Round:
 
     def send(self, transfer: Transfer) -> Callable[[], None]:
         """Send all values to the host; return a function that takes them once they are there."""
-        self.nonscalars = {key: sent_nonscalar(value, transfer) for key, value in self.nonscalars.items()}
+        self.nonscalars, self.results = sent(self.nonscalars, transfer), sent(self.results, transfer)
         groups = [
             (values, keys, transfer.send(stacked))
             for values in (self.scalars, self.counts)
@@ -203,3 +226,40 @@ class Round:
             if not count:
                 self.scalars.pop(key, None)
         self.counts.clear()
+
+
+class MetricSummary:
+    """Final and best values of the metrics of a run, updated line by line.
+
+    Args:
+        provider: Decides in which direction a metric gets better; without it there are no best values.
+    """
+
+    def __init__(self, provider: MetricPropertyProvider | None) -> None:
+        self.final: dict[str, float] = {}
+        self.best: dict[str, float] = {}
+        self._provider = provider
+        self._signs: dict[str, int] = {}
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Add the values of one line."""
+        self.final.update(metrics)
+        if self._provider is None:
+            return
+        signs = self._signs
+        for key, value in metrics.items():
+            sign = signs[key] if key in signs else self._sign(key)
+            if sign and math.isfinite(value):
+                best = self.best.get(key, value)
+                self.best[key] = max(best, value) if sign > 0 else min(best, value)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.final.clear()
+        self.best.clear()
+
+    def _sign(self, key: str) -> int:
+        """Return 1 for a metric that is better higher, -1 for one that is better lower, 0 for any other; note it."""
+        direction = self._provider.direction(key) if self._provider else None
+        self._signs[key] = {"higher": 1, "lower": -1}.get(direction or "", 0)
+        return self._signs[key]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from noether.checkpoint.durable import make_folders, remove, storage_error
+from noether.checkpoint.durable import make_folders, remove_tree, storage_error
 from noether.checkpoint.manifest import Manifest
 from noether.checkpoint.names import Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
@@ -30,6 +30,8 @@ from noether.data.container import DataContainer
 from noether.data.dataset import InMemoryDataset
 from noether.errors import UsageError
 from noether.kernel.progress import EVERY
+from noether.metrics.results import FOLDER as RESULTS
+from noether.metrics.results import INDEX
 from noether.runs.folder.run_folder import find_run
 from noether.runs.outcome import EXIT_CODE
 from noether.runs.predict.files import read_samples
@@ -241,15 +243,16 @@ def _metrics(prepared: Preparation, evaluated: Run, weights: _SavedWeights) -> M
 
 
 def _begin_anew(target: EvaluationPaths) -> None:
-    """Remove the metrics of an earlier evaluation of the same weights.
+    """Remove the metrics and results of an earlier evaluation of the same weights.
 
     Raises:
         StorageError: if the disk refuses, or the folder of evaluations is a link.
     """
     try:
         make_folders(target.results_path, inside=target.run_path)
-        with suppress(FileNotFoundError):
-            remove(target.metrics_path)
+        for name in (target.metrics_path.name, "nonscalars.jsonl", INDEX, RESULTS):
+            with suppress(FileNotFoundError):
+                remove_tree(target.results_path / name)
     except OSError as error:
         raise storage_error(error, target.metrics_path) from error
 

@@ -1,4 +1,4 @@
-"""`noether.load_run`: a run that exists, as Python objects: its spec, its metrics, its model, its predictions."""
+"""`noether.load_run`: a run that exists, as Python objects: its spec, metrics and results, its model, predictions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from noether.checkpoint.names import Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import load_weights
+from noether.errors import UsageError
+from noether.kernel.names import did_you_mean
 from noether.metrics.metrics_file import MetricsFile
+from noether.metrics.results import Result, results_in
 from noether.runs.folder.run_folder import find_run
 from noether.runs.predict.inputs import Inputs
 from noether.runs.predict.predictor import Predictor
@@ -69,6 +72,47 @@ class SavedRun:
         keys = dict.fromkeys(key for record in records for key in record.metrics)
         rows = [{"update": r.update, "epoch": r.epoch, "sample": r.sample, **r.metrics} for r in records]
         return DataFrame(rows, columns=["update", "epoch", "sample", *keys])
+
+    @cached_property
+    def results(self) -> DataFrame:
+        """The figures, tables, histograms and files of the run: a row for each, with update, key, kind and path.
+
+        Raises:
+            StorageError: if their list is damaged.
+        """
+        from pandas import DataFrame
+
+        rows = [
+            (one.update, one.epoch, one.sample, one.key, one.kind, self.run_dir / one.file) for one in self._results
+        ]
+        return DataFrame(rows, columns=["update", "epoch", "sample", "key", "kind", "path"])
+
+    def table(self, key: str, update: int | None = None) -> DataFrame:
+        """Return a table of the run, or a histogram as a table of `low`, `high` and `count`.
+
+        Args:
+            key: Its key.
+            update: Its update; by default the last one that has it.
+
+        Raises:
+            UsageError: if there is none.
+            StorageError: if it is damaged.
+        """
+        tables = [one for one in self._results if one.kind in ("table", "histogram")]
+        found = [one for one in tables if one.key == key and update in (None, one.update)]
+        if not found:
+            updates = [one.update for one in tables if one.key == key]
+            keys = sorted({one.key for one in tables})
+            raise UsageError(
+                f"the run has no table {key!r}{f' at update {update}' if updates else ''}."
+                f"{'' if updates else did_you_mean(key, keys)}",
+                hint=f"it has {', '.join(map(str, updates or keys)) or 'none'}",
+            )
+        return found[-1].table(self.run_dir)
+
+    @cached_property
+    def _results(self) -> list[Result]:
+        return list(results_in(self.run_dir))
 
     @cached_property
     def final_metrics(self) -> dict[str, float]:

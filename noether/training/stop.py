@@ -68,6 +68,7 @@ class RoundStart:
         files: The `state_files` by id, of the callbacks that may change them in a round.
         metrics: Scalars that the hooks of the update have logged before.
         nonscalars: Arrays, histograms and tables that they have logged.
+        results: Figures, tables, histograms and files that they have added.
         stop_reason: Reason to end training after this update; None without one.
         last_loss: The loss of the update.
         grad_norms: Norms of its gradients by part of the model, if they are clipped.
@@ -81,6 +82,7 @@ class RoundStart:
         self.files: Mapping[str, Mapping[str, Mapping[str, Tensor]]] = own(files_of(changing))
         self.metrics = dict(trainer.log_writer.round.scalars)
         self.nonscalars = dict(trainer.log_writer.round.nonscalars)
+        self.results = dict(trainer.log_writer.round.results)
         self.stop_reason = trainer.state.stop_reason
         self.last_loss = trainer.one_update.last_loss
         self.grad_norms = {name: optimizer.last_grad_norm for name, optimizer in model.optimizers().items()}
@@ -105,6 +107,7 @@ class RoundStart:
         return {
             "metrics": self.metrics,
             "nonscalars": self.nonscalars,
+            **({"results": self.results} if self.results else {}),
             "stop_reason": self.stop_reason,
             "last_loss": self.last_loss,
             "grad_norms": self.grad_norms,
@@ -149,7 +152,8 @@ def take_up(trainer: TrainerParts, model: ModelBase, before_round: Mapping[str, 
     logged = trainer.log_writer.round
     logged.scalars.update(before_round["metrics"])
     logged.nonscalars.update(before_round["nonscalars"])
-    logged.has_values = bool(logged.scalars or logged.nonscalars)
+    logged.results.update(before_round.get("results", {}))
+    logged.has_values = bool(logged.scalars or logged.nonscalars or logged.results)
     state.stop_reason = before_round["stop_reason"]
 
 

@@ -3,6 +3,7 @@
 from noether.core.trackers.noop import NoopTracker, NoopTrackerConfig
 from noether.metrics.feed import TrackerFeed
 from noether.metrics.metrics_file import MetricRecord
+from noether.metrics.results import Result
 from noether.metrics.tracker import (
     BaseTracker,
     RunDescription,
@@ -17,6 +18,7 @@ __all__ = [
     "MetricRecord",
     "NoopTracker",
     "NoopTrackerConfig",
+    "Result",
     "RunDescription",
     "RunStatus",
     "TrackerError",

@@ -27,6 +27,7 @@ from noether.spec.diff import ABSENT, Difference, differences
 from noether.spec.errors.words import toml_path
 from noether.spec.model import RunSpec, dumped, resolved_tables
 
+_LIMITS = ("trainer.max_epochs", "trainer.max_updates", "trainer.max_samples")
 FREE = (
     "name",
     "output",
@@ -50,9 +51,8 @@ FREE = (
     "trainer.skip_nan_loss*",
     "trainer.dataloader_prefetch_factor",
     "trainer.initializer*",
-    "trainer.max_epochs",
-    "trainer.max_updates",
-    "trainer.max_samples",
+    "trainer.max_results*",
+    *_LIMITS,
 )
 """Keys that may change: they observe, store, or limit."""
 
@@ -67,7 +67,6 @@ RECOMPUTED = ("model.checkpoint", "model.*.checkpoint")
 other random numbers. Earlier versions did not have them."""
 
 _FROZEN = ("datasets.train*",)
-_LIMITS = ("trainer.max_epochs", "trainer.max_updates", "trainer.max_samples")
 
 
 def refused_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:

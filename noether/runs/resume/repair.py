@@ -15,6 +15,8 @@ from noether.checkpoint.paths import ABANDONED, PathProvider, checkpoint_folders
 from noether.checkpoint.retention import FOLDER as PINS
 from noether.checkpoint.untrusted import is_file_inside, is_folder, read_untrusted
 from noether.errors import CheckpointError, SpecError, StorageError
+from noether.metrics.results import FOLDER as RESULTS
+from noether.metrics.results import INDEX
 from noether.runs.folder.lock import RunLock
 from noether.runs.folder.run_folder import RUN, read_run, recent_attempts, record_path
 from noether.runs.saved_spec import SPEC_SHA256, copy_in_checkpoint, read_spec_file
@@ -78,15 +80,16 @@ def damages(paths: PathProvider) -> list[Damage]:
 
 
 def _of_other_types(paths: PathProvider) -> Iterator[Damage]:
-    nonscalars = paths.metrics_path.with_name("nonscalars.jsonl")
-    appended = (paths.log_path, paths.metrics_path, nonscalars)
+    nonscalars, index = (paths.metrics_path.with_name(name) for name in ("nonscalars.jsonl", INDEX))
+    appended = (paths.log_path, paths.metrics_path, nonscalars, index)
     for path in (*appended, paths.spec_path):
         if os.path.lexists(path) and not is_file_inside(paths.run_path, path):
             yield Damage(path, "is not a regular file")
         elif path in appended and os.path.lexists(path) and (names := path.lstat().st_nlink) > 1:  # a copy by `cp -l`
             reason = f"has {names} names (hard links), and is replaced by a copy"
             yield Damage(path, reason, _content(paths, path))
-    for path in (paths.attempts_path, paths.checkpoint_path / PINS, paths.spool_path, paths.run_path / ABANDONED):
+    folders = (paths.attempts_path, paths.checkpoint_path / PINS, paths.spool_path)
+    for path in (*folders, paths.run_path / ABANDONED, paths.run_path / RESULTS):
         if os.path.lexists(path) and not is_folder(path):
             yield Damage(path, "is not a folder")
 

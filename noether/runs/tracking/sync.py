@@ -1,4 +1,4 @@
-"""`noether tracker sync`: deliver the metrics and files that the trackers of a run missed."""
+"""`noether tracker sync`: deliver the metrics and results that the trackers of a run missed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Synced:
     Attributes:
         tracker: Name of the tracker.
         lines: Metric lines delivered now.
-        files: Files delivered now.
+        results: Figures, tables, histograms and files delivered now.
         status: Status of the run that the tracker has now.
         where: Address of the run on the tracker.
         missing: Metric lines that the tracker still lacks; points with `--verify`.
@@ -53,7 +53,7 @@ class Synced:
 
     tracker: str
     lines: int
-    files: int
+    results: int
     status: str
     where: str
     missing: int = 0
@@ -144,7 +144,7 @@ def sync_trackers(
     store: str | None = None,
     verify: bool = False,
 ) -> Iterator[Synced]:
-    """Deliver missing metrics and files to the trackers of a run, one after another, and the status of the run.
+    """Deliver missing metrics and results to the trackers of a run, one after another, and the status of the run.
 
     Args:
         run: Folder of the run, or its id below `output`.
@@ -184,7 +184,7 @@ def _sync(tracker: BaseTracker, name: str, paths: PathProvider, end: _End, lock:
     )
     note = partial(_LOG.warning, "%s: %s", name)
     delivery = Delivery(tracker, paths.metrics_path, run, spool_path, note, lock.require_own)
-    if delivery.ended == end.status and not (verify or delivery.remaining() or delivery.files_waiting):
+    if delivery.ended == end.status and not (verify or delivery.remaining() or delivery.results_waiting):
         return Synced(name, 0, 0, end.status, "")
     return _Sync(delivery, paths, end, verify).run(name)
 
@@ -197,7 +197,7 @@ class _Sync:
     paths: PathProvider
     end: _End
     verify: bool
-    files: int = 0
+    results: int = 0
     found: Comparison | None = None
     before: Comparison | None = None
 
@@ -231,7 +231,7 @@ class _Sync:
             if self.before.missing:
                 delivery.deliver_again()
             self.found = compare(delivery.tracker, metrics_path)
-        self.files += delivery.deliver_files()
+        self.results += delivery.deliver_results()
         delivery.close(self.end.status, self.end.error)
 
     def _outcome(self, name: str, error: str) -> Synced:
@@ -243,7 +243,7 @@ class _Sync:
         where = "" if error else delivery.tracker.description
         before = self.before.missing if self.before else []
         return Synced(
-            name, delivery.lines_sent, self.files, self.end.status, where, missing, error,
+            name, delivery.lines_sent, self.results, self.end.status, where, missing, error,
             points=found.points if found else 0,
             resent=max(0, len(before) - (len(found.missing) if found else 0)),
             lost=tuple(before[:_SHOWN]),

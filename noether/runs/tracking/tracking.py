@@ -95,7 +95,7 @@ class Tracking:
             feed.start()
 
     def follow(self, log_writer: LogWriter) -> None:
-        """Follow metrics and files of callbacks, and log the addresses of trackers once they are open.
+        """Follow metrics and results of callbacks, and log the addresses of trackers once they are open.
 
         Training waits a few seconds for all trackers together.
 
@@ -108,7 +108,6 @@ class Tracking:
             if feed.wait_open(max(0.0, began + patience - time.monotonic())):
                 _LOG.info("%s: %s", feed.name, feed.tracker.description)
             log_writer.on_written.append(feed.notify)
-            log_writer.on_file.append(feed.log_artifact)
 
     def abandon(self) -> None:
         """Stop all deliveries: another process may work on the run now."""

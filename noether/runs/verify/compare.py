@@ -211,7 +211,7 @@ def _bytes(checkpoint: SavedCheckpoint, name: str) -> bytes:
 
 
 _CONTENT = "weights, optimizer, averages, callbacks, RNG, counters"
-_NONSCALARS = "nonscalars.jsonl"
+_LISTS = ("nonscalars.jsonl", "results.jsonl")  # the lines of results hold the hashes of their files
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,14 +356,13 @@ class Comparison:
 
 
 def _written(paths: PathProvider) -> Iterator[tuple[str, object]]:
-    """Yield the files that callbacks have written, by name with their content; non-scalars without their times."""
+    """Yield the files that callbacks have written, by name with their content; lines without their times."""
     for path in sorted(paths.outputs_path.rglob("*")):
         if path.is_file():
             yield str(path.relative_to(paths.run_path)), path.read_bytes()
-    nonscalars = paths.run_path / _NONSCALARS
-    if nonscalars.exists():
-        lines = [json.loads(line) for line in nonscalars.read_text("utf-8").splitlines()]
-        yield _NONSCALARS, [{key: value for key, value in line.items() if key != "time"} for line in lines]
+    for path in (paths.run_path / name for name in _LISTS if (paths.run_path / name).exists()):
+        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        yield path.name, [{key: value for key, value in line.items() if key != "time"} for line in lines]
 
 
 def _forgotten(before: Remembered, now: Remembered) -> Iterable[tuple[str, str, str, str]]:

@@ -11,6 +11,7 @@ from noether.config.components import CallBackBaseConfig
 from noether.config.discriminated import Discriminated
 from noether.errors import SpecError
 from noether.kernel.progress import TrainingIteration
+from noether.metrics.results import Limits
 
 TCallbackConfig = TypeVar("TCallbackConfig", bound=CallBackBaseConfig)
 Precision = Literal["float32", "fp32", "float16", "fp16", "bfloat16", "bf16"]
@@ -121,6 +122,13 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
     dataloader_prefetch_factor: int | None = Field(
         None, ge=1, examples=[4], description="Batches that each worker prepares ahead; overrides the loader's own."
     )
+    max_results: int = Field(
+        2000,
+        ge=0,
+        description="Figures, tables, histograms and files that a run keeps; further ones are left out, which the log "
+        "says once.",
+    )
+    max_results_mb: int = Field(1000, ge=0, description="Megabytes that all of them may have together.")
     monitor_training_stability: bool = Field(
         False, description="Log gradient norm, model norm and the scale of the gradient scaler."
     )
@@ -136,6 +144,11 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
     def end_iteration(self) -> TrainingIteration:
         """The limit of the run."""
         return TrainingIteration(self.max_epochs, self.max_updates, self.max_samples)
+
+    @property
+    def result_limits(self) -> Limits:
+        """Most results that the run keeps."""
+        return Limits(self.max_results, self.max_results_mb * 10**6)
 
     @model_validator(mode="after")
     def validate_callback_frequency(self) -> BaseTrainerConfig[TCallbackConfig]:

@@ -16,7 +16,9 @@ from noether.core.trackers import (
     TrackerRefusedError,
     TrackerSettingError,
 )
+from noether.metrics.figures import encoded
 from noether.metrics.metrics_file import MetricRecord
+from noether.metrics.results import ResultsFile
 
 
 def closed(feed, status, error=None, deadline_s=30.0):
@@ -61,6 +63,18 @@ def write(tmp_path):
                 file.write(MetricRecord(update, 0, update, 0.0, {"loss": 1.0}).encode())
 
     return append
+
+
+@pytest.fixture
+def draw(tmp_path):
+    """Adds a table to the results of an update."""
+
+    def add(update, key):
+        file = ResultsFile(tmp_path)
+        file.keep(MetricRecord(update, 0, update, 0.0), {key: encoded("table", key, {"update": [update]})})
+        file.close()
+
+    return add
 
 
 @pytest.fixture
@@ -256,16 +270,14 @@ def test_an_unreadable_spool_file_is_not_a_reason_to_fail(feed, write, tmp_path)
     assert tracker.updates == [1]
 
 
-def test_files_are_handed_over_and_one_that_vanished_is_named(feed, tmp_path, caplog):
-    plot = tmp_path / "plot.png"
-    plot.write_bytes(b"png")
+def test_results_are_handed_over_and_one_that_was_changed_is_named(feed, write, draw, tmp_path, caplog):
+    draw(1, "gone")
+    draw(2, "plot")
+    (tmp_path / "results/gone/U000000000001.json").write_text("other")
     tracker = RecordingTracker()
-    fed = feed(tracker)
-    fed.log_artifact(tmp_path / "gone.png")
-    fed.log_artifact(plot, "figures")
-    closed(fed, "FINISHED")
-    assert tracker.artifacts == [("plot.png", "figures")]
-    assert "gone.png" in caplog.text
+    closed(feed(tracker), "FINISHED")
+    assert tracker.artifacts == [("U000000000002.json", "results/plot")]
+    assert "gone" in caplog.text
 
 
 def test_the_noop_tracker_needs_no_thread(feed):
@@ -283,49 +295,54 @@ def test_no_thread_is_left_behind(feed, write):
     assert threading.active_count() == before
 
 
-def test_files_that_wait_for_a_tracker_are_kept_for_a_later_delivery(feed, tmp_path):
-    plot = tmp_path / "plot.png"
-    plot.write_bytes(b"png")
-    down = feed(RecordingTracker(trouble=fail_times(100, "open")))
-    down.log_artifact(plot, "figures")
-    closed(down, "KILLED", deadline_s=5)
+def test_results_that_wait_for_a_tracker_are_delivered_later(feed, draw):
+    draw(1, "plot")
+    closed(feed(RecordingTracker(trouble=fail_times(100, "open"))), "KILLED", deadline_s=5)
     later = RecordingTracker()
     closed(feed(later), "KILLED")
-    assert later.artifacts == [("plot.png", "figures")]
+    assert later.artifacts == [("U000000000001.json", "results/plot")]
 
 
-def test_files_that_were_added_while_the_tracker_hung_are_kept_too(feed, tmp_path):
-    plot = tmp_path / "plot.png"
-    plot.write_bytes(b"png")
-    opening, released = threading.Event(), threading.Event()
-
-    def hang(what):
-        opening.set()
-        released.wait(5)
-
-    hanging = feed(RecordingTracker(trouble=hang))
-    assert opening.wait(5)
-    hanging.log_artifact(plot, "figures")
-    closed(hanging, "FINISHED", deadline_s=0.1)
-    later = RecordingTracker()
-    try:
-        closed(feed(later), "FINISHED")
-        assert later.artifacts == [("plot.png", "figures")]
-    finally:
-        released.set()
+def test_results_that_a_resumed_run_makes_again_are_sent_once(feed, draw, tmp_path):
+    draw(1, "plot")
+    draw(3, "plot")
+    first = RecordingTracker()
+    closed(feed(first), "KILLED")
+    lines = (tmp_path / "results.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "results.jsonl").write_bytes(lines[0])  # a resume from update 2
+    draw(3, "plot")
+    draw(4, "plot")
+    second = RecordingTracker()
+    closed(feed(second), "FINISHED")
+    assert [name for name, _ in first.artifacts + second.artifacts] == [f"U{update:012}.json" for update in (1, 3, 4)]
 
 
-def test_before_the_first_line_of_an_attempt_the_file_is_not_read(feed, write, tmp_path):
-    """A resume has not cut it yet."""
+def test_a_result_that_the_tracker_did_not_take_comes_again(feed, draw):
+    draw(1, "plot")
+    draw(1, "table")
+    tracker = RecordingTracker()
+    take, failures = tracker.log_result, [TrackerError("not now")]
+
+    def log_result(result, path):
+        if result.key == "table" and failures:
+            raise failures.pop()
+        take(result, path)
+
+    tracker.log_result = log_result
+    closed(feed(tracker), "FINISHED")
+    assert {folder for _, folder in tracker.artifacts} == {"results/plot", "results/table"}
+
+
+def test_before_the_first_line_of_an_attempt_the_files_are_not_read(feed, write, draw):
+    """A resume has not cut them yet."""
     write(1, 2, 3)
-    plot = tmp_path / "plot.png"
-    plot.write_bytes(b"png")
+    draw(2, "plot")
     tracker = RecordingTracker()
     fed = feed(tracker)
-    fed.log_artifact(plot)
-    until(lambda: tracker.artifacts)
-    assert tracker.updates == []
+    assert fed.wait_open(5)
+    assert tracker.updates == tracker.artifacts == []
     fed.notify()
+    until(lambda: tracker.artifacts)
     until(lambda: tracker.updates == [1, 2, 3])
     closed(fed, "FINISHED")
 

@@ -327,13 +327,6 @@ def test_a_view_sees_changes_that_are_made_after_it(writer, tmp_path):
     assert view.below("best=1/").prefix == "ema=0.9/best=1/"
 
 
-def test_a_file_goes_to_every_tracker_with_its_folder_also_from_a_view(writer, tmp_path):
-    first, second = [], []
-    writer.on_file += [lambda *added: first.append(added), lambda *added: second.append(added)]
-    writer.below("ema=0.9/").add_file(str(tmp_path / "plot.png"), "figures")
-    assert first == second == [(tmp_path / "plot.png", "figures")]
-
-
 def test_a_state_without_files_cuts_nothing(writer):
     """A rank that writes nothing saves an empty state; another one may read it."""
     writer.add_scalar("loss", 0.5)

@@ -3,7 +3,6 @@ from pathlib import Path
 from noether.core.trackers import RunDescription
 from noether.metrics.spool import (
     Delivered,
-    ListedFile,
     SpoolState,
     read_description,
     read_spool,
@@ -20,7 +19,7 @@ def test_a_state_comes_back_as_it_was_written(tmp_path):
         "token",
         {"run_id": "a"},
         ((0, "one"), (5, "two")),
-        (ListedFile("plots/plot.png", "figures", "ab", 7),),
+        Delivered(6, 1),
         "FINISHED",
     )
     write_spool(tmp_path / "spool/mlflow.json", state, durably=True)
