@@ -137,7 +137,7 @@ class Tracking:
         if lacking and status == "FINISHED":
             names = ", ".join(feed.name for feed in lacking)
             raise TrackerError(
-                f"the run finished, but the tracker {names} lacks some of its metrics or files",
+                f"the run finished, but the tracker {names} lacks some of its metrics or results",
                 hint=f"deliver the rest with: {sync_command(self.paths.run_path, lacking[0].tracker)}",
             )
 

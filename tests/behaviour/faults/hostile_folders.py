@@ -32,6 +32,8 @@ FILES = (
     "log.txt",
     "metrics.jsonl",
     "nonscalars.jsonl",
+    "results.jsonl",
+    "results/plot/U000000000012.png",
     "run.json",
     "spec.toml",
     "spec.resolved.toml",
@@ -56,6 +58,8 @@ FOLDERS = (
     "checkpoints/.old-step-000000000006",
     "spool",
     "outputs",
+    "results",
+    "results/plot",
 )
 TABLE = dict[str, Any]
 
@@ -226,6 +230,8 @@ def other_names(run: Path, outside: Path) -> None:
 
 NO_MARK = "no run.json, and a spec that names code beside it"
 DEEP = "[" * 100_000 + "]" * 100_000
+A_RESULT = {"update": 6, "epoch": 1, "sample": 48, "time": 1.0, "key": "plot", "kind": "figure", "size": 3, "types": {}}
+A_RESULT |= {"file": "results/plot/U000000000006.png", "sha256": "0" * 64}
 CONTENT: dict[str, Callable[[Path, Path], object]] = {
     "deep run.json": written("run.json", DEEP),
     "run.json of a list": written("run.json", "[1]"),
@@ -259,6 +265,12 @@ CONTENT: dict[str, Callable[[Path, Path], object]] = {
     ),
     "metrics without a line end": written("metrics.jsonl", b"\0" * (1 << 20)),
     "nonscalars of anything": written("nonscalars.jsonl", ESCAPES),
+    "results that lie elsewhere": written(
+        "results.jsonl",
+        "".join(json.dumps({**A_RESULT, "file": file}) + "\n" for file in ("../../id_rsa", "/etc/passwd", "run.json")),
+    ),
+    "results that escape": written("results.jsonl", json.dumps({**A_RESULT, "key": ESCAPES}) + "\n"),
+    "deep results": written("results.jsonl", DEEP + "\n"),
     "deep trainer.json that fits": with_forged("trainer.json", DEEP.encode()),
     "trainer.json of a list that fits": with_forged("trainer.json", b"[]"),
     "trainer.json with ids of paths that fits": with_forged(

@@ -64,7 +64,11 @@ def ends_as(metric_lines):
         )
 
     def arrays(outcome):
-        return lines_of(outcome.run_dir / "nonscalars.jsonl")
+        folder = outcome.run_dir
+        results = lines_of(folder / "results.jsonl")
+        files = [path.relative_to(folder).as_posix() for path in folder.glob("results/*/*")]
+        assert sorted(files) == sorted(result["file"] for result in results)
+        return lines_of(folder / "nonscalars.jsonl"), results
 
     return read
 

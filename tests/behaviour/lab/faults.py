@@ -47,6 +47,8 @@ class Counts(PeriodicCallback):
     def track_after_update_step(self, *, update_counter):
         self.updates["count"] += 1
         self.writer.add_scalar("counted/updates", self.updates["count"])
+        self.writer.add_table("counted/table", {"updates": [self.updates["count"]]})
+        self.writer.add_histogram("counted/histogram", torch.arange(self.updates["count"] + 1.0), bins=2)
         if update_counter.update % 3 == 0:
             self.checkpoint_writer.save("third")
 

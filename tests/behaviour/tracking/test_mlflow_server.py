@@ -1,8 +1,12 @@
 import urllib.request
 
+import mlflow
+import numpy as np
 import pytest
 
 from noether.core.trackers import TrackerFeed
+from noether.metrics.figures import encoded
+from noether.metrics.results import ResultsFile, folder_of
 
 pytestmark = [
     pytest.mark.slow,  # the server needs some ten seconds to start
@@ -26,10 +30,11 @@ def tracked(server, make_tracker, make_run, records):
     feed.start()
     assert feed.wait_open(30)
     metrics_path.write_bytes(b"".join(record.encode() for record in records))
+    results = ResultsFile(run.run_dir)
+    added = {"plot": encoded("figure", "plot", np.zeros((4, 4))), "Errors": encoded("table", "Errors", {"a": [1.5]})}
+    results.keep(records[-1], added)
+    results.close()
     feed.notify()
-    plot = run.run_dir / "plot.txt"
-    plot.write_text("a plot")
-    feed.log_artifact(plot, "figures")
     assert closed(feed, "FINISHED") == 0
     return tracker
 
@@ -40,9 +45,13 @@ def test_a_run_reaches_a_server_with_everything(tracked, capfd):
     assert run.data.params["trainer.max_epochs"] == "3"
     history = tracked.client.get_metric_history(tracked.mlflow_run_id, "loss/test/total")
     assert [point.step for point in history] == [1, 2, 3]
-    assert [item.path for item in tracked.client.list_artifacts(tracked.mlflow_run_id, "figures")] == [
-        "figures/plot.txt"
+    assert [item.path for item in tracked.client.list_artifacts(tracked.mlflow_run_id, "results/plot")] == [
+        "results/plot/U000000000003.png"
     ]
+    (image, small) = [item.path for item in tracked.client.list_artifacts(tracked.mlflow_run_id, "images")]
+    assert image.startswith("images/plot+step+3+") and small.endswith("+compressed.webp")
+    path = f"results/{folder_of('Errors')}/U000000000003.json"
+    assert mlflow.artifacts.load_dict(f"runs:/{tracked.mlflow_run_id}/{path}") == {"columns": ["a"], "data": [[1.5]]}
     assert {item.path for item in tracked.client.list_artifacts(tracked.mlflow_run_id, "spec")} == {
         "spec/spec.toml",
         "spec/spec.resolved.toml",

@@ -1,5 +1,6 @@
-"""`tracker sync` sends a run to the user's own store only, and only what the run has listed."""
+"""`tracker sync` sends a run to the user's own store only, and only what the run has written."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -27,13 +28,9 @@ from noether.core.callbacks import PeriodicCallback
 
 class Drawing(PeriodicCallback):
     def periodic_callback(self, *, update_counter, **_):
-        path = self.trainer.path_provider.outputs_path / "figure.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("a figure")
-        self.writer.add_file(path, "figures")
-        if not Path("outside.txt").exists():
-            Path("outside.txt").write_text("not of the run")
-        self.writer.add_file("outside.txt", "figures")
+        for key in ("kept", "changed", "linked", "piped"):
+            Path("given.txt").write_text(key)
+            self.writer.add_file(key, "given.txt")
 """
 
 
@@ -147,38 +144,46 @@ def test_a_class_that_lies_with_the_run_is_not_imported(of_a_stranger, noether_c
     assert not (here / "executed").exists()
 
 
-def test_only_files_that_the_run_has_listed_are_sent(of_a_stranger, fake_server, noether_command, workplace, capsys):
+def test_only_results_that_the_run_has_written_are_sent(of_a_stranger, fake_server, noether_command, workplace, capsys):
     secret = workplace / "id_rsa"
     secret.write_text("secret")
-    run, spool = of_a_stranger, of_a_stranger / "spool/mlflow.json"
-    kept = json.loads(spool.read_text())
-    (listed,) = kept["files"]
-    assert listed["path"] == "outputs/figure.txt"  # the file outside of the folder is not listed
-    (run / "linked.txt").symlink_to(secret)
-    (run / "unlisted.txt").write_text("x")
-    os.mkfifo(run / "pipe")
-    (run / "changed.txt").write_text("changed")
-    tempting = [str(secret), "../../id_rsa", "linked.txt", "unlisted.txt", "pipe", "changed.txt", "\x1b[2Jx"]
-    kept["files"] += [listed | {"path": path} for path in tempting]
-    kept["files"] += [[str(secret), "old"], listed | {"folder": "../../up"}, listed | {"folder": "/up"}]
-    spool.write_text(json.dumps(kept))
+    run = of_a_stranger
+    kept, changed, linked, piped = (run / json.loads(line)["file"] for line in lines_in(run / "results.jsonl"))
+    changed.write_text("CHANGED")
+    for path in (linked, piped):
+        path.unlink()
+    linked.symlink_to(secret)
+    os.mkfifo(piped)
+    (run / "results/kept/unlisted.txt").write_text("x")
+    line = json.loads(lines_in(run / "results.jsonl")[0])
+    tempting = [str(secret), "../../id_rsa", "results/../id_rsa", "run.json", "results/kept/unlisted.txt", "\x1b[2Jx"]
+    digest = hashlib.sha256(b"secret").hexdigest()
+    forged = [line | {"file": path, "size": 6, "sha256": digest} for path in tempting] + [line | {"key": "\x1b[2J"}]
+    with (run / "results.jsonl").open("a") as index:
+        index.writelines(json.dumps(each) + "\n" for each in [*forged, 3, {"update": "x"}])
     (run / "spec.toml").unlink()
     (run / "spec.toml").symlink_to(secret)
     synced = noether_command("tracker", "sync", "r", "--store", fake_server.address)
-    assert "and 1 files, FINISHED" in synced.out
-    assert {Path(path).name for path in uploaded(fake_server)} == {"figure.txt", "spec.resolved.toml"}
+    assert "and 1 results, FINISHED" in synced.out
+    assert {Path(path).name for path in uploaded(fake_server)} == {kept.name, "spec.resolved.toml"}
     assert "\x1b" not in synced.out + synced.err
 
 
+def lines_in(path):
+    return path.read_text().splitlines()
+
+
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("name", ["metrics.jsonl", "spool/mlflow.json", "spool/mlflow.run.json", "spec.toml"])
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "results.jsonl", "spool/mlflow.json", "spool/mlflow.run.json", "spec.toml"]
+)
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(
     of_a_stranger, fake_server, noether_command, monkeypatch, name
 ):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", fake_server.address)
     (of_a_stranger / name).unlink()
     os.mkfifo(of_a_stranger / name)
-    assert noether_command("tracker", "sync", "r").code == (name == "metrics.jsonl")
+    assert noether_command("tracker", "sync", "r").code == name.endswith(".jsonl")
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "spool"])
@@ -228,7 +233,6 @@ def test_a_run_that_is_taken_away_while_it_is_synced_is_not_delivered(
 def test_the_warning_at_the_end_of_a_run_names_the_store_that_sync_needs(of_a_stranger, fake_server):
     log = (of_a_stranger / "log.txt").read_text()
     assert f"noether tracker sync {of_a_stranger} --store {fake_server.address}" in log
-    assert "outside.txt" in log
 
 
 def test_a_tracker_that_takes_no_store_says_so(tiny_spec, workplace, monkeypatch, noether_command, caplog):

@@ -29,10 +29,7 @@ from noether.core.callbacks import PeriodicCallback
 
 class Drawing(PeriodicCallback):
     def periodic_callback(self, *, update_counter, **_):
-        path = self.trainer.path_provider.outputs_path / self.id / f"{update_counter.update}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("a figure")
-        self.writer.add_file(path, "figures")
+        self.writer.add_table("table", {"update": [update_counter.update]})
 """
 
 
@@ -91,7 +88,7 @@ def test_a_server_that_is_down_from_start_to_end_changes_nothing_and_is_synced_l
     fake_server.mode = "ok"
     synced = noether_command("tracker", "sync", "runs/down", "--store", fake_server.address)
     assert synced.code == 0, synced
-    assert "delivered 13 metric lines and 0 files, FINISHED" in synced.out
+    assert "delivered 13 metric lines and 0 results, FINISHED" in synced.out
     assert arrived(fake_server) == losses(outcome.run_dir)
     run = fake_server.run
     record = json.loads((outcome.run_dir / "attempts/0001.json").read_text())
@@ -107,7 +104,7 @@ def test_a_server_that_is_down_from_start_to_end_changes_nothing_and_is_synced_l
     assert len(fake_server.requests) == asked
 
 
-def test_files_of_a_callback_wait_for_a_server_that_is_down(tracked, fake_server, noether_command, project_module):
+def test_results_of_a_callback_wait_for_a_server_that_is_down(tracked, fake_server, noether_command, project_module):
     project_module("draws", DRAWS)
     spec = tracked(flush_timeout_s=1.0)
     spec["trainer"]["callbacks"] = [{"kind": "draws.Drawing", "every_n_epochs": 1}]
@@ -115,7 +112,7 @@ def test_files_of_a_callback_wait_for_a_server_that_is_down(tracked, fake_server
     outcome = noether.run(spec, run_id="down", quiet=True)
     assert (outcome.status, outcome.exit_code) == ("FINISHED", 0)
     fake_server.up()
-    assert "and 2 files, FINISHED" in noether_command("tracker", "sync", "down", "--store", fake_server.address).out
+    assert "and 2 results, FINISHED" in noether_command("tracker", "sync", "down", "--store", fake_server.address).out
 
 
 def test_a_resumed_run_goes_on_in_the_same_mlflow_run(tracked, fake_server, project_module):  # H-8
@@ -264,7 +261,7 @@ def test_a_required_tracker_that_lacks_something_at_the_end_is_an_exit_code(
     fake_server.mode = lambda call: 500 if call == "runs/log-batch" and fake_server.run.params else "ok"
     ended = noether_command("run", spec_file(tracked(required=True, flush_timeout_s=0.1)), "--run-id", "r", "--quiet")
     assert ended.code == 1
-    assert "lacks some of its metrics or files" in ended.err
+    assert "lacks some of its metrics or results" in ended.err
     assert "noether tracker sync" in ended.err
     fake_server.mode = "ok"
     assert noether_command("tracker", "sync", "r", "--store", fake_server.address).code == 0

@@ -27,6 +27,7 @@ from noether.core.callbacks.default.online_loss import OnlineLossCallback
 from noether.errors import NonFiniteError
 from noether.metrics import late
 from noether.metrics.device import READING_METHODS, is_read
+from noether.metrics.results import results_in
 from noether.runs.prepare import rehearsal
 from noether.spec.load import load_spec
 from noether.testing import make_data, make_model, make_trainer
@@ -354,11 +355,15 @@ def test_a_plot_and_a_histogram_travel_the_same_way(tmp_path):
     trainer.dispatch.track_after_update_step = lambda counter, times: trainer.log_writer.add_nonscalar(
         "loss", {"bins": [trainer.last_loss.reshape(1), 3]}
     )
+    trainer.dispatch.track_after_accumulation_step = lambda *_, **__: trainer.log_writer.add_histogram(
+        "weights", next(model.parameters())
+    )
     with FakeDevice(delay=1) as device:
         trainer.train(model)
     trainer.log_writer.close()
     rows = (tmp_path / "test-run" / "nonscalars.jsonl").read_text().splitlines()
     assert [json.loads(row)["update"] for row in rows] == [1, 2, 3, 4]
+    assert [result.update for result in results_in(tmp_path / "test-run")] == [1, 2, 3, 4]
     assert not [place for place in device.reads if "metrics/" in place]
 
 

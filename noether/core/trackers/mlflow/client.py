@@ -264,3 +264,15 @@ def _lock(store: Store) -> AbstractContextManager[object]:
 
     store.database.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(f"{store.database}.lock", timeout=_LOCK_TIMEOUT_S)
+
+
+def found_run(client: MlflowClient, run_id: str) -> Any:
+    """Return an MLflow run; None if the store does not have it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None

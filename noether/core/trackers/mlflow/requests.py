@@ -1,4 +1,4 @@
-"""MLflow requests: names, tags, batches, history and refused values."""
+"""MLflow requests: names, tags, batches, results, history and refused values."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
 
 from noether.core.trackers.mlflow.answers import RequestTooLargeError
 from noether.metrics.delivery import process_facts
 from noether.metrics.metrics_file import MetricRecord
+from noether.metrics.results import Result
 from noether.metrics.tracker import RunDescription
 
 if TYPE_CHECKING:
@@ -220,6 +222,51 @@ def logged_values(client: MlflowClient, run_id: str, keys: Collection[str]) -> d
         for point in client.get_metric_history(run_id, mlflow_name(key)):
             found.setdefault(key, {}).setdefault(point.step, []).append(point.value)
     return found
+
+
+_IMAGE = re.compile(r"images/(.+?)[+%]step[+%](\d+)[+%].+\.png")
+"""MLflow's name of the picture of a key and step; older versions wrote `%` for `+`."""
+_IMAGE_KEY = re.compile(r"[\w\-./ ]{1,150}", re.ASCII)
+
+
+class ResultSender:
+    """Give results to one MLflow run: each as an artifact below `results/`, a figure as an image of its step as well.
+
+    An artifact that comes again replaces itself; an image is looked up before.
+
+    Args:
+        client: MLflow's client.
+        run_id: Id of the MLflow run.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self._client = client
+        self._run_id = run_id
+        self._images: set[tuple[str, int]] | None = None
+
+    def send(self, result: Result, path: Path) -> None:
+        """Upload a result.
+
+        Args:
+            result: Its key, kind and update.
+            path: Its file.
+        """
+        folder = PurePosixPath(result.file).parent
+        self._client.log_artifact(self._run_id, str(path), str(folder))
+        if result.kind != "figure":
+            return
+        if self._images is None:
+            listed = (_IMAGE.fullmatch(item.path) for item in self._client.list_artifacts(self._run_id, "images"))
+            self._images = {(found[1], int(found[2])) for found in listed if found}
+        key = result.key if _IMAGE_KEY.fullmatch(result.key) else folder.name
+        image = (key.replace("/", "~"), result.update)
+        if image not in self._images:
+            from PIL import Image
+
+            with Image.open(path) as picture:
+                milliseconds = int(result.time * 1000)
+                self._client.log_image(self._run_id, picture, key=key, step=result.update, timestamp=milliseconds)
+            self._images.add(image)
 
 
 _LOGGER = logging.getLogger(__name__)

@@ -19,6 +19,7 @@ from noether.core.trackers.mlflow.client import (
     TRACKING_URI,
     ClientSettings,
     as_tracker_errors,
+    found_run,
     open_client,
     open_experiment,
     remember_credentials,
@@ -37,6 +38,7 @@ from noether.core.trackers.mlflow.requests import (
     RUN_ID_TAG,
     History,
     MetricSender,
+    ResultSender,
     in_requests,
     logged_values,
     process_tags,
@@ -47,6 +49,7 @@ from noether.core.trackers.mlflow.requests import (
 )
 from noether.core.trackers.mlflow.store import Store, is_named, kept_store, resolve_store, run_link, ui_command
 from noether.metrics.metrics_file import MetricRecord
+from noether.metrics.results import Result
 from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, TrackerError, TrackerSettingError
 
 if TYPE_CHECKING:
@@ -95,7 +98,6 @@ class MlflowTrackerConfig(TrackerBaseConfig):
     )
 
 
-_MISSING = "RESOURCE_DOES_NOT_EXIST"
 _LONG_PATIENCE_S = 30.0
 """Seconds; creating a new database takes several, and needs no warning."""
 
@@ -129,6 +131,7 @@ class MlflowTracker(BaseTracker):
         self._settings = ClientSettings(config.request_timeout_s)
         self._system_metrics: Any = None
         self._sender: MetricSender | None = None
+        self._results: ResultSender | None = None
         self._history: History | None = None
         self._left_out = {INFINITIES_TAG: 0, REFUSED_TAG: 0}
         self._ended: float | None = None
@@ -196,6 +199,12 @@ class MlflowTracker(BaseTracker):
     def takes(self, value: float) -> bool:
         """Return False for an infinity, which flattens MLflow's charts."""
         return not math.isinf(value)
+
+    def log_result(self, result: Result, path: Path) -> None:
+        """Upload it, and show a figure by its step."""
+        with as_tracker_errors(self.store.shown_uri):
+            self._results = self._results or ResultSender(self.client, self._id)
+            self._results.send(result, path)
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Upload a file."""
@@ -297,17 +306,6 @@ class MlflowTracker(BaseTracker):
             )
             self.mlflow_run_id = created.info.run_id
 
-    def _found(self, run_id: str) -> Any:
-        """Return the MLflow run; None if the store does not have it."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return self.client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code != _MISSING:
-                raise
-            return None
-
     def _created_unnoticed(self) -> str | None:
         """Return the run that an earlier try created without receiving the reply."""
         found = self.client.search_runs(
@@ -321,7 +319,7 @@ class MlflowTracker(BaseTracker):
         Raises:
             TrackerSettingError: if it is not the one that was created for this run.
         """
-        known = self._found(run_id)
+        known = found_run(self.client, run_id)
         if known is None:
             _LOGGER.warning("the MLflow run %s is gone from %s: a new one is begun", run_id, self.store.shown_uri)
             return False
@@ -353,7 +351,7 @@ class MlflowTracker(BaseTracker):
         wanted = os.environ.get(RUN_ID)
         if not wanted or run.continues:
             return False
-        found = self._found(wanted)
+        found = found_run(self.client, wanted)
         if found is None or found.info.lifecycle_stage == "deleted":
             raise TrackerSettingError(
                 f"unknown MLflow run: found {RUN_ID} = {wanted!r}, expected the id of one at {self.store.shown_uri}",
