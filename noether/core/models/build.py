@@ -77,7 +77,11 @@ class AdaptedModule(ModelBase):
 
     def forward(self, *inputs: Tensor, **properties: Tensor) -> Any:
         """Call the module with the forward properties, by name or in their order."""
-        if inputs or self._names.issuperset(properties) or (self._takes_any_name and self._required <= properties.keys()):
+        if (
+            inputs
+            or self._names.issuperset(properties)
+            or (self._takes_any_name and self._required <= properties.keys())
+        ):
             if self._by_position and not inputs:
                 inputs = tuple(properties.pop(name) for name in self._by_position if name in properties)
             return self.module(*inputs, **properties)

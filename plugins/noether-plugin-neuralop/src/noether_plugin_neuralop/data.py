@@ -40,8 +40,9 @@ class DarcyConfig(_NeuralopDataConfig):
     """Options of `darcy`."""
 
     resolution: Literal[16, 32] = Field(
-        16, description="Points along an edge of the grid. There are 1,000 fields to train on, at 16; the same 50 to "
-        "test on at both, so that 32 tests a resolution that training has not seen."
+        16,
+        description="Points along an edge of the grid. There are 1,000 fields to train on, at 16; the same 50 to "
+        "test on at both, so that 32 tests a resolution that training has not seen.",
     )
 
 
@@ -79,7 +80,9 @@ class BurgersConfig(_NeuralopDataConfig):
     """Options of `burgers`."""
 
     window: int = Field(1, ge=1, description="Frames that the model is given: the channels of `u`.")
-    steps: int = Field(1, ge=1, description="Frames after them that it has to predict: the channels of `u_next_target`.")
+    steps: int = Field(
+        1, ge=1, description="Frames after them that it has to predict: the channels of `u_next_target`."
+    )
 
 
 class BurgersDataset(InMemoryDataset):

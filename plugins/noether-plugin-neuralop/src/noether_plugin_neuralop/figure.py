@@ -78,7 +78,9 @@ def drawn(images: dict[str, list[Any]], input: str, field: str) -> Figure:
     rows = len(images["truth"])
     figure = Figure(figsize=(11, 2.6 * rows), layout="constrained")
     axes = figure.subplots(rows, 4, squeeze=False)
-    for row, (given, truth, prediction) in enumerate(zip(images["input"], images["truth"], images["prediction"], strict=True)):
+    for row, (given, truth, prediction) in enumerate(
+        zip(images["input"], images["truth"], images["prediction"], strict=True)
+    ):
         error = prediction - truth
         largest = abs(error).max()
         low, high = truth.min(), truth.max()

@@ -15,7 +15,9 @@ from noether.errors import TrainingError
 class RolloutConfig(PeriodicDataIteratorCallbackConfig):
     """Options of `rollout`, beside its interval and its data set."""
 
-    field: str = Field(examples=["u_next"], description="Field that the model predicts; its target are all later frames.")
+    field: str = Field(
+        examples=["u_next"], description="Field that the model predicts; its target are all later frames."
+    )
     input: str = Field(examples=["u"], description="Property with the frames that the model is given first.")
 
 

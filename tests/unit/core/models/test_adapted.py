@@ -39,7 +39,7 @@ class TakesAnything(nn.Module):
         return torch.stack([properties["x"], properties["y"]])
 
 
-class WithOptions(nn.Module):
+class Scaled(nn.Module):
     def forward(self, x: torch.Tensor, **options: float) -> torch.Tensor:
         return x * options.get("scale", 1.0)
 
@@ -63,7 +63,7 @@ def test_a_module_that_takes_any_keyword_gets_names() -> None:
 
 
 def test_a_required_argument_beside_any_keyword_is_filled_in_order_if_no_property_has_its_name() -> None:
-    network = WithOptions()
+    network = Scaled()
     model = AdaptedModule(network)
     model.check_inputs(["field"])
     assert torch.equal(model(field=X), network(X))
