@@ -28,11 +28,11 @@ from neuralop.data.transforms.data_processors import DefaultDataProcessor
 from neuralop.data.transforms.normalizers import UnitGaussianNormalizer
 from neuralop.losses import H1Loss
 from neuralop.models import FNO
+from noether_plugin_neuralop.data import DarcyConfig, DarcyDataset
 from torch.utils.data import DataLoader
 
 import noether
 from noether.core.callbacks import PeriodicCallback
-from noether_plugin_neuralop.data import DarcyConfig, DarcyDataset
 
 SPEC = Path(__file__).parents[3] / "specs" / "darcy.toml"
 LOSSES = {"h1": H1Loss, "lp": LpLoss}

@@ -108,11 +108,11 @@ class TestRollout(CallbackContract):
 class TestFieldFigure(OnFields, CallbackContract):
     config = {
         "kind": "field-figure",
-        "every_n_epochs": 1,
+        "every_n_updates": 6,
         "dataset_key": "test",
         "field": "pressure",
         "input": "permeability",
-        "samples": 2,
+        "samples": 1,
     }
 
 

@@ -21,9 +21,9 @@ def test_a_spec_is_valid(spec: Path):
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.stem)
 def test_without_data_the_line_to_type_is_named(spec: Path, tmp_path: Path):
     folders = {f"datasets.{key}.folder": str(tmp_path / "data") for key in noether.load_spec(spec).spec.datasets}
-    outcome = noether.run(spec, set={**folders, "output": str(tmp_path / "runs")}, quiet=True)
-    assert isinstance(outcome.error, DataError)
-    assert f"noether neuralop-data {tmp_path / 'data'}" in str(outcome.error)
+    with pytest.raises(DataError, match="does not exist") as error:
+        noether.run(spec, set={**folders, "output": str(tmp_path / "runs")}, quiet=True)
+    assert error.value.hint == f"noether neuralop-data {tmp_path / 'data'}"
 
 
 @pytest.mark.long

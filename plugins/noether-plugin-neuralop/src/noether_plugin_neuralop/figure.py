@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from noether.core.callbacks import PeriodicDataIteratorCallback, PeriodicDataIteratorCallbackConfig
-from noether.errors import TrainingError
+from noether_plugin_neuralop.fields import prediction_of, require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,14 +47,9 @@ class FieldFigureCallback(PeriodicDataIteratorCallback):
     def process_data(self, batch: dict[str, Tensor], *, trainer_model: Any) -> dict[str, Tensor]:
         """Return input, truth and prediction of each sample."""
         target = f"{self.field}_target"
-        lacking = [name for name in (self.input, target) if name not in batch]
-        if lacking:
-            raise TrainingError(
-                f"callback '{self.id}': missing {' and '.join(map(repr, lacking))} in a sample: found {', '.join(batch)}",
-                hint="name a field of the model and a property of its data: field = …, input = …",
-            )
+        require(batch, self.input, target, callback=self.id)
         output = self.trainer.forward(batch, trainer_model)
-        prediction = output if isinstance(output, Tensor) else output[self.field]
+        prediction = prediction_of(output, self.field, self.id)
         named = (("input", self.input, batch[self.input]), ("truth", target, batch[target]))
         shown = {title: self.in_units(name, values) for title, name, values in named}
         return {**shown, "prediction": self.in_units(target, prediction.float())}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from noether.core.callbacks import PeriodicDataIteratorCallback, PeriodicDataIteratorCallbackConfig
 from noether.errors import TrainingError
+from noether_plugin_neuralop.fields import prediction_of, require
 
 
 class RolloutConfig(PeriodicDataIteratorCallbackConfig):
@@ -48,12 +49,7 @@ class RolloutCallback(PeriodicDataIteratorCallback):
 
     def process_data(self, batch: dict[str, Tensor], *, trainer_model: Any) -> dict[str, Tensor]:
         """Return both errors of each sample."""
-        lacking = [name for name in (self.input, self.target) if name not in batch]
-        if lacking:
-            raise TrainingError(
-                f"callback '{self.id}': missing {' and '.join(map(repr, lacking))} in a sample: found {', '.join(batch)}",
-                hint="name the field and the input of the model: field = …, input = …",
-            )
+        require(batch, self.input, self.target, callback=self.id)
         self._require_one_unit(batch)
         predicted, last = self.predict(batch, trainer_model)
         truth = batch[self.target]
@@ -69,11 +65,11 @@ class RolloutCallback(PeriodicDataIteratorCallback):
         frames: list[Tensor] = []
         while (missing := wanted - sum(part.shape[1] for part in frames)) > 0:
             output = self.trainer.forward({**batch, self.input: window}, model)
-            step = output if isinstance(output, Tensor) else output[self.field]
+            step = prediction_of(output, self.field, self.id)
             if step.shape[2:] != window.shape[2:]:
                 raise TrainingError(
-                    f"callback '{self.id}': wrong shape of '{self.field}': found {tuple(step.shape)}, expected the grid "
-                    f"{tuple(window.shape[2:])} of '{self.input}', so that it can be the next input"
+                    f"callback '{self.id}': wrong shape of '{self.field}': found {tuple(step.shape)}, expected the "
+                    f"grid {tuple(window.shape[2:])} of '{self.input}', so that it can be the next input"
                 )
             frames.append(step[:, :missing])
             window = torch.cat([window, step], dim=1)[:, -window.shape[1] :]
