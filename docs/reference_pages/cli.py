@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import click
 import typer
 
+from noether.cli import main
 from noether.cli.main import app
 
 _INTRODUCTION = """
@@ -31,6 +32,7 @@ def _below(name: str, command: click.Command, parent: click.Context | None) -> I
 
 
 def page() -> str:
-    """Return the page."""
+    """Return the page, the same whatever plugins are installed."""
+    main.installed_commands = tuple
     sections = (f"## {name}\n\n```text\n{context.get_help()}\n```" for name, context in contexts().items())
     return "\n\n".join([_INTRODUCTION.strip(), *sections])

@@ -23,6 +23,8 @@ from torch import Tensor
 from noether.checkpoint.untrusted import read_chosen
 from noether.errors import TrainingError
 from noether.metrics.metrics_file import spell_number
+from noether.metrics.results import Content
+from noether.metrics.values import as_json
 
 Encoded = dict[str, Any]
 """A result of a round: its `kind`, the `suffix` of its file, and its `content`: bytes as a tensor, or a table of
@@ -60,6 +62,16 @@ def size_of(kind: str, value: Any, *_: Any) -> int:
         return Path(value).stat().st_size if kind == "file" else 0
     except (OSError, TypeError, ValueError):  # `encoded` reports it
         return 0
+
+
+def content_of(result: Encoded) -> Content:
+    """Return what is kept of a result, whose tensors are on the host; the same bytes after a stay in a checkpoint."""
+    content = result["content"]
+    if isinstance(content, Tensor):
+        data = content.numpy().tobytes()
+    else:
+        data = json.dumps(as_json(content), allow_nan=False, sort_keys=True).encode()
+    return Content(result["kind"], result["suffix"], data, result.get("types", {}))
 
 
 class _WrongError(Exception):

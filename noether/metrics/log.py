@@ -16,7 +16,7 @@ from noether.config.metric_facts import MetricPropertyProvider
 from noether.errors import StorageError, TrainingError
 from noether.kernel.names import has_control
 from noether.kernel.progress import UpdateCounter
-from noether.metrics.figures import encoded, size_of
+from noether.metrics.figures import content_of, encoded, size_of
 from noether.metrics.late import LateReads, Transfer
 from noether.metrics.metrics_file import AppendOnlyFile, MetricRecord, MetricsFile
 from noether.metrics.results import Limits, ResultsFile
@@ -376,7 +376,7 @@ class LogWriter:
                 encoded_lines = (encode_nonscalar(record, key, value) for key, value in line.nonscalars.items())
                 self._nonscalars_file.write(b"".join(encoded_lines))
             if line.results:
-                self._results_file.keep(record, line.results)
+                self._results_file.keep(record, {key: content_of(result) for key, result in line.results.items()})
             if record.metrics:
                 self.metrics_file.append(record)
         except StorageError:

@@ -9,18 +9,15 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-from torch import Tensor
 
 from noether.checkpoint.durable import make_folders, remove, replace_file, size_text, storage_error
 from noether.checkpoint.manifest import FileRecord
 from noether.checkpoint.untrusted import is_folder, json_excess, names_inside, parse_json, read_untrusted
 from noether.errors import StorageError
 from noether.kernel.names import has_control
-from noether.metrics.figures import Encoded
 from noether.metrics.metrics_file import AppendOnlyFile, MetricRecord, lines_of
-from noether.metrics.values import as_json
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -42,6 +39,15 @@ class Limits(NamedTuple):
 
     number: int = 2000
     size: int = 1_000_000_000
+
+
+class Content(NamedTuple):
+    """What is kept of a result: its kind, the suffix and the bytes of its file, and the types of a table's columns."""
+
+    kind: str
+    suffix: str
+    data: bytes
+    types: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,26 +201,24 @@ class ResultsFile(AppendOnlyFile):
         self._listed: dict[str, int] | None = None  # size by file; None until it is needed
         self._reasons: set[str] = set()
 
-    def keep(self, at: MetricRecord, results: Mapping[str, Encoded]) -> None:
-        """Write the files of results, and then their lines.
+    def keep(self, at: MetricRecord, results: Mapping[str, Content]) -> None:
+        """Write the files of results, and then their lines, in the order of their keys.
 
         Args:
             at: Their place in the training.
-            results: The results by key, on the host.
+            results: The results by key.
 
         Raises:
             StorageError: if the disk refuses; no line is written.
         """
         lines = []
-        for key, result in results.items():
-            content = _content(result["content"])
-            if self.takes(key, len(content), json_excess(content) if result["suffix"] == "json" else None):
-                name = self._name(key, at.update, result["suffix"])
-                self._write_file(self.path.parent / name, content)
-                self._files[name] = len(content)
-                place, sha256 = (at.update, at.epoch, at.sample, round(at.time, 3)), hashlib.sha256(content).hexdigest()
-                kept = Result(*place, key, result["kind"], name, len(content), sha256, result.get("types", {}))
-                lines.append(kept.encode())
+        for key, (kind, suffix, data, types) in sorted(results.items()):
+            if self.takes(key, len(data), json_excess(data) if kind in ("table", "histogram") else None):
+                name = self._name(key, at.update, suffix)
+                self._write_file(self.path.parent / name, data)
+                self._files[name] = len(data)
+                place, sha256 = (at.update, at.epoch, at.sample, round(at.time, 3)), hashlib.sha256(data).hexdigest()
+                lines.append(Result(*place, key, kind, name, len(data), sha256, dict(sorted(types.items()))).encode())
         if lines:
             self.write(b"".join(lines))
 
@@ -290,10 +294,3 @@ class ResultsFile(AppendOnlyFile):
                         remove(path)
                     except OSError as error:
                         _LOG.warning("cannot remove %s, which is not listed: %s", path, error.strerror or error)
-
-
-def _content(content: Tensor | Mapping[str, Any]) -> bytes:
-    """Return the bytes of a result, whose tensors are on the host."""
-    if isinstance(content, Tensor):
-        return content.numpy().tobytes()
-    return json.dumps(as_json(content), allow_nan=False).encode()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import torch
 
 import noether
 from noether.config.base import construct
@@ -19,7 +20,9 @@ from noether.core.callbacks.tree import family
 from noether.kernel.compile import HookWatch, watch_hooks
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.markers import implementation_options
+from noether.metrics.figures import content_of, encoded
 from noether.metrics.metrics_file import MetricRecord
+from noether.metrics.results import ResultsFile, results_in
 from noether.metrics.tracker import RunDescription
 from noether.runs.prepare import Run
 from noether.spec.load import load_spec
@@ -175,6 +178,31 @@ class TrackerContract(Contract):
             again.close("FINISHED", None)
             arrived = again.newest_update()
         assert arrived in (None, 2), f"the newest update is said to be {arrived}; it was 2"
+
+    def test_it_takes_results_of_every_kind_and_the_same_ones_again(self, tmp_path: Path) -> None:
+        """A figure, a table, a histogram and a file; they come again after an error, or when a process has died."""
+        kept = ResultsFile(tmp_path)
+        given = tmp_path / "given.txt"
+        given.write_text("text")
+        kept.keep(
+            MetricRecord(update=1, epoch=0, sample=4, time=0.0),
+            {
+                kind: content_of(encoded(kind, kind, *values))
+                for kind, values in {
+                    "figure": (torch.zeros(2, 2),),
+                    "table": ({"x": [1.5, None], "name": ["a", "b"]},),
+                    "histogram": (torch.arange(4.0), 2),
+                    "file": (given,),
+                }.items()
+            },
+        )
+        kept.close()
+        with built(tmp_path, merged(self.spec_of(self.table), {"trackers": [{"kind": "noop"}]})) as run:
+            tracker = self.tracker()
+            tracker.open(described(run, {}))
+            for result in [*results_in(tmp_path)] * 2:
+                tracker.log_result(result, tmp_path / result.file)
+            tracker.close("FINISHED", None)
 
     def test_its_constructor_uses_no_network(self) -> None:
         """A spec is checked, and a run built, where no network is."""

@@ -32,6 +32,7 @@ KNOWN = {
     "cli/spec.py: runs.iterdir": "the folder of all runs, for their names",
     "core/initializers/weights.py: output.iterdir": "the folder of all runs, for their names",
     "core/trackers/mlflow/client.py": "the folder of MLflow's own store",
+    "core/trackers/mlflow/requests.py: Image.open": "a copy in a temporary folder, for a tracker",
     "data/sources/bundled.py": "data that scikit-learn brings",
     "data/sources/columns.py": "data files that the spec names",
     "data/sources/mapped.py": "data files that the spec names",

@@ -72,7 +72,21 @@ def test_the_confidence_is_a_probability_that_grows(page, project: Path, finish)
     first, last = curve(outcome, "confidence/test")
     assert 0.1 < first < last < 1
     assert len(curve(outcome, "confidence/test/lowest")) == 2
-    assert [path.name for path in sorted((outcome.run_dir / "outputs/histogram").iterdir())] == ["22.png", "44.png"]
+    assert noether.load_run(outcome.run_dir).results["update"].tolist() == [22, 44]
+
+
+def test_the_errors_are_a_picture_a_table_and_a_histogram_in_every_epoch(page, project: Path, finish):
+    how_to = page["log-a-figure-or-a-table.md"]
+    how_to.write_files(project)
+    run = noether.load_run(finish(tomllib.loads(how_to.blocks("toml")[0].text)).run_dir)
+    assert run.results["update"].tolist() == [22, 22, 22, 44, 44, 44]
+    assert run.results["kind"].tolist()[:3] == ["figure", "table", "histogram"]
+    worst = run.table("errors/test/worst")
+    assert worst["error"].is_monotonic_decreasing
+    assert worst.dtypes.astype(str).to_dict() == {"sample": "int64", "error": "float64"}
+    counted = run.table("weights", update=22)
+    assert len(counted) == 32
+    assert counted["count"].sum() == sum(parameter.numel() for parameter in run.model.parameters())
 
 
 def test_the_worst_error_is_in_metres(page, repository: Path, project: Path):

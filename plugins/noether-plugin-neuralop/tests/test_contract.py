@@ -38,7 +38,7 @@ class OnFields:
 
 class TestFno(OnFields, ModelContract):
     model = {}
-    config = FNO
+    config = {**FNO, "kind": "fno"}
 
 
 class TestTfno(OnFields, ModelContract):

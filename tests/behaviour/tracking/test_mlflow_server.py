@@ -1,11 +1,12 @@
+import json
 import urllib.request
+from pathlib import Path
 
-import mlflow
 import numpy as np
 import pytest
 
 from noether.core.trackers import TrackerFeed
-from noether.metrics.figures import encoded
+from noether.metrics.figures import content_of, encoded
 from noether.metrics.results import ResultsFile, folder_of
 
 pytestmark = [
@@ -31,15 +32,15 @@ def tracked(server, make_tracker, make_run, records):
     assert feed.wait_open(30)
     metrics_path.write_bytes(b"".join(record.encode() for record in records))
     results = ResultsFile(run.run_dir)
-    added = {"plot": encoded("figure", "plot", np.zeros((4, 4))), "Errors": encoded("table", "Errors", {"a": [1.5]})}
-    results.keep(records[-1], added)
+    plot, errors = encoded("figure", "plot", np.zeros((4, 4))), encoded("table", "Errors", {"a": [1.5]})
+    results.keep(records[-1], {"plot": content_of(plot), "Errors": content_of(errors)})
     results.close()
     feed.notify()
     assert closed(feed, "FINISHED") == 0
     return tracker
 
 
-def test_a_run_reaches_a_server_with_everything(tracked, capfd):
+def test_a_run_reaches_a_server_with_everything(tracked, tmp_path, capfd):
     run = tracked.client.get_run(tracked.mlflow_run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["trainer.max_epochs"] == "3"
@@ -48,10 +49,12 @@ def test_a_run_reaches_a_server_with_everything(tracked, capfd):
     assert [item.path for item in tracked.client.list_artifacts(tracked.mlflow_run_id, "results/plot")] == [
         "results/plot/U000000000003.png"
     ]
-    (image, small) = [item.path for item in tracked.client.list_artifacts(tracked.mlflow_run_id, "images")]
-    assert image.startswith("images/plot+step+3+") and small.endswith("+compressed.webp")
+    small, image = (item.path for item in tracked.client.list_artifacts(tracked.mlflow_run_id, "images"))
+    assert small == image.replace(".png", "+compressed.webp")
+    assert image.startswith("images/plot+step+3+")
     path = f"results/{folder_of('Errors')}/U000000000003.json"
-    assert mlflow.artifacts.load_dict(f"runs:/{tracked.mlflow_run_id}/{path}") == {"columns": ["a"], "data": [[1.5]]}
+    table = Path(tracked.client.download_artifacts(tracked.mlflow_run_id, path, str(tmp_path)))
+    assert json.loads(table.read_text()) == {"columns": ["a"], "data": [[1.5]]}
     assert {item.path for item in tracked.client.list_artifacts(tracked.mlflow_run_id, "spec")} == {
         "spec/spec.toml",
         "spec/spec.resolved.toml",

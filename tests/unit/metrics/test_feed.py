@@ -16,7 +16,7 @@ from noether.core.trackers import (
     TrackerRefusedError,
     TrackerSettingError,
 )
-from noether.metrics.figures import encoded
+from noether.metrics.figures import content_of, encoded
 from noether.metrics.metrics_file import MetricRecord
 from noether.metrics.results import ResultsFile
 
@@ -71,7 +71,7 @@ def draw(tmp_path):
 
     def add(update, key):
         file = ResultsFile(tmp_path)
-        file.keep(MetricRecord(update, 0, update, 0.0), {key: encoded("table", key, {"update": [update]})})
+        file.keep(MetricRecord(update, 0, update, 0.0), {key: content_of(encoded("table", key, {"update": [update]}))})
         file.close()
 
     return add

@@ -19,7 +19,7 @@ from noether.errors import StorageError, TrainingError
 from noether.kernel.progress import TrainingIteration, UpdateCounter
 from noether.metrics.log import LogWriter
 from noether.metrics.metrics_file import MetricRecord, MetricsFile
-from noether.metrics.results import Limits, Result, ResultsFile, folder_of, results_in
+from noether.metrics.results import Content, Limits, Result, ResultsFile, folder_of, results_in
 
 
 def counter_at(update):
@@ -420,7 +420,7 @@ def test_links_in_place_of_results_are_neither_followed_nor_written(opened, tmp_
     file = ResultsFile(run)
     file.restore(0)
     with pytest.raises(StorageError):
-        file.keep(MetricRecord(1, 0, 4, 0.0), {"t": {"kind": "table", "suffix": "json", "content": {}}})
+        file.keep(MetricRecord(1, 0, 4, 0.0), {"t": Content("table", "json", b"{}")})
     assert (elsewhere / "U000000000001.json").read_text() == "precious"
     assert list(results_in(run)) == []
 

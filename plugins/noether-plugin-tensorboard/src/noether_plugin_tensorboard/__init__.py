@@ -1,0 +1,1 @@
+"""Noether runs in TensorBoard."""
