@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from unittest.mock import patch
 
 import click
 import typer
@@ -33,6 +34,6 @@ def _below(name: str, command: click.Command, parent: click.Context | None) -> I
 
 def page() -> str:
     """Return the page, the same whatever plugins are installed."""
-    main.installed_commands = tuple
-    sections = (f"## {name}\n\n```text\n{context.get_help()}\n```" for name, context in contexts().items())
+    with patch.object(main, "installed_commands", tuple):
+        sections = [f"## {name}\n\n```text\n{context.get_help()}\n```" for name, context in contexts().items()]
     return "\n\n".join([_INTRODUCTION.strip(), *sections])
