@@ -83,7 +83,8 @@ class _WrongError(Exception):
 
 
 def _in_bytes(content: bytes, suffix: str, **facts: Any) -> Encoded:
-    return {"suffix": suffix, "content": torch.frombuffer(bytearray(content), dtype=torch.uint8), **facts}
+    data = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
+    return {"suffix": suffix, "content": data, **facts}
 
 
 def _figure(figure: Any) -> Encoded:

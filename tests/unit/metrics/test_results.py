@@ -1,5 +1,6 @@
 """Figures, tables, histograms and files: what is taken, what is written, and what is read back."""
 
+import errno
 import hashlib
 import io
 import json
@@ -15,6 +16,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from noether.checkpoint import durable
 from noether.errors import StorageError, TrainingError
 from noether.kernel.progress import TrainingIteration, UpdateCounter
 from noether.metrics.log import LogWriter
@@ -282,6 +284,13 @@ def test_a_file_is_copied_when_it_is_added(writer, kept, tmp_path):
     assert result.read(tmp_path) == b"mesh"
 
 
+def test_an_empty_file_is_kept_too(writer, kept, tmp_path):
+    (tmp_path / "empty").touch()
+    writer.add_file("f", str(tmp_path / "empty"))
+    result = kept()
+    assert (result.file, result.read(tmp_path)) == ("results/f/U000000000012.bin", b"")
+
+
 @pytest.mark.parametrize("path", ["missing.txt", ".", b"x", 3])
 def test_a_file_that_cannot_be_read_is_an_error(writer, path):
     with pytest.raises(TrainingError, match="'f'"):
@@ -437,6 +446,24 @@ def test_a_flush_that_is_tried_again_writes_each_result_once(writer, tmp_path, m
     with pytest.raises(StorageError):
         writer.flush(counter_at(1))
     assert list(results_in(tmp_path)) == []
+    writer.flush(counter_at(1))
+    assert [result.file for result in results_in(tmp_path)] == files_in(tmp_path) == ["results/t/U000000000001.json"]
+
+
+@pytest.mark.parametrize("call", ["mkdir", "open", "fsync", "replace"])
+def test_a_full_disk_is_an_error_that_names_the_file_and_the_round_can_be_written_later(
+    writer, tmp_path, monkeypatch, call
+):
+    def refuse(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer.add_table("t", {"a": [1]})
+    writer.add_scalar("loss", 0.5)
+    with monkeypatch.context() as full:
+        full.setattr(durable.os, call, refuse)
+        with pytest.raises(StorageError, match="results"):
+            writer.flush(counter_at(1))
+    assert not (tmp_path / "metrics.jsonl").exists()
     writer.flush(counter_at(1))
     assert [result.file for result in results_in(tmp_path)] == files_in(tmp_path) == ["results/t/U000000000001.json"]
 
