@@ -21,21 +21,20 @@ def test_a_row_has_its_error_in_words_and_colours():
     assert shown[3].get_clim() == pytest.approx((-0.4, 0.4))
 
 
-def test_a_run_keeps_a_figure_at_each_interval(folder: Path, tmp_path: Path):
-    outcome = smoke_run(folder, tmp_path)
+@pytest.fixture(scope="module")
+def outcome(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> noether.Outcome:
+    folders = {f"datasets.{key}.folder": str(folder) for key in ("train", "test", "test32")}
+    outcome = noether.run(SMOKE, set={**folders, "output": str(tmp_path_factory.mktemp("runs"))}, quiet=True)
+    assert outcome.error is None, outcome.error
+    return outcome
+
+
+def test_a_run_keeps_a_figure_at_each_interval(outcome: noether.Outcome):
     results = noether.load_run(outcome.run_dir).results
     assert list(results["update"]) == [3, 6]
     assert set(results["key"]) == {"fields/test/pressure"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in results["path"])
 
 
-def test_the_same_weights_are_tested_on_a_grid_that_training_has_not_seen(folder: Path, tmp_path: Path):
-    metrics = smoke_run(folder, tmp_path).metrics
-    assert 0 < metrics["relative-l2/test32/pressure"] < 1
-
-
-def smoke_run(folder: Path, tmp_path: Path) -> noether.Outcome:
-    folders = {f"datasets.{key}.folder": str(folder) for key in ("train", "test", "test32")}
-    outcome = noether.run(SMOKE, set={**folders, "output": str(tmp_path)}, quiet=True)
-    assert outcome.error is None, outcome.error
-    return outcome
+def test_the_same_weights_are_tested_on_a_grid_that_training_has_not_seen(outcome: noether.Outcome):
+    assert 0 < outcome.metrics["relative-l2/test32/pressure"] < 1

@@ -148,7 +148,7 @@ def _is_sound(path: Path) -> bool:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt"):
+        with safe_open(path, framework="numpy"):
             return True
     except (OSError, SafetensorError):
         return False
