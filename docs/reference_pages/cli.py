@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from unittest.mock import patch
 
 import click
 import typer
 
+from noether.cli import main
 from noether.cli.main import app
 
 _INTRODUCTION = """
@@ -31,6 +33,7 @@ def _below(name: str, command: click.Command, parent: click.Context | None) -> I
 
 
 def page() -> str:
-    """Return the page."""
-    sections = (f"## {name}\n\n```text\n{context.get_help()}\n```" for name, context in contexts().items())
+    """Return the page, the same whatever plugins are installed."""
+    with patch.object(main, "installed_commands", tuple):
+        sections = [f"## {name}\n\n```text\n{context.get_help()}\n```" for name, context in contexts().items()]
     return "\n\n".join([_INTRODUCTION.strip(), *sections])

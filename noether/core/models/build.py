@@ -22,7 +22,8 @@ class AdaptedModule(ModelBase):
     """Adapter for any torch module; state, attributes, and names of parameters and buffers are the module's own.
 
     The forward properties are passed by name if the module's `forward` has arguments of these names, positional-only
-    ones by position; otherwise in the order of `forward_properties`.
+    ones by position; otherwise in the order of `forward_properties`. A `forward(x, **kwargs)` is given names if `x` is
+    one of them.
 
     Args:
         module: The adapted module.
@@ -33,10 +34,11 @@ class AdaptedModule(ModelBase):
     def __init__(self, module: nn.Module, model_config: ModelBaseConfig | None = None, *, name: str = "model") -> None:
         super().__init__(model_config, name=name)
         self.register_load_state_dict_pre_hook(AdaptedModule._load_below)  # type: ignore[no-untyped-call]  # torch's own
-        parameters = inspect.signature(module.forward).parameters.values()
+        parameters = list(inspect.signature(module.forward).parameters.values())
         self._by_position = positional_only(module.forward)
         self._names = frozenset(p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
         self._takes_any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        self._required = frozenset(p.name for p in parameters if p.default is p.empty and p.name in self._names)
         self.module = module  # from here on, other attributes are the module's
 
     def __getattr__(self, name: str) -> Any:
@@ -75,7 +77,11 @@ class AdaptedModule(ModelBase):
 
     def forward(self, *inputs: Tensor, **properties: Tensor) -> Any:
         """Call the module with the forward properties, by name or in their order."""
-        if inputs or self._takes_any_name or self._names.issuperset(properties):
+        if (
+            inputs
+            or self._names.issuperset(properties)
+            or (self._takes_any_name and self._required <= properties.keys())
+        ):
             if self._by_position and not inputs:
                 inputs = tuple(properties.pop(name) for name in self._by_position if name in properties)
             return self.module(*inputs, **properties)
@@ -83,7 +89,8 @@ class AdaptedModule(ModelBase):
 
     def check_inputs(self, names: Sequence[str]) -> None:
         """Check that the module accepts these properties, by name or in their order."""
-        check_call(self.module.forward, names, by_name=self._takes_any_name or self._names.issuperset(names))
+        by_name = self._names.issuperset(names) or (self._takes_any_name and self._required.issubset(names))
+        check_call(self.module.forward, names, by_name=by_name)
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
         """Return the module's parameters under the module's names."""

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-SPECS = sorted((Path(__file__).parents[3] / "specs").rglob("*.toml"))
+PLUGIN_SPECS = {"darcy"}  # tested by the plugins that they need
+SPECS = sorted(path for path in (Path(__file__).parents[3] / "specs").rglob("*.toml") if path.stem not in PLUGIN_SPECS)
 DIGITS = next(path for path in SPECS if path.name == "digits.toml").read_text()
 
 

@@ -39,6 +39,11 @@ class TakesAnything(nn.Module):
         return torch.stack([properties["x"], properties["y"]])
 
 
+class Scaled(nn.Module):
+    def forward(self, x: torch.Tensor, **options: float) -> torch.Tensor:
+        return x * options.get("scale", 1.0)
+
+
 X, SHIFT = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[10.0, 20.0]])
 
 
@@ -55,6 +60,14 @@ def test_other_properties_are_passed_in_their_order() -> None:
 
 def test_a_module_that_takes_any_keyword_gets_names() -> None:
     assert AdaptedModule(TakesAnything())(x=torch.ones(1), y=torch.zeros(1)).tolist() == [[1.0], [0.0]]
+
+
+def test_a_required_argument_beside_any_keyword_is_filled_in_order_if_no_property_has_its_name() -> None:
+    network = Scaled()
+    model = AdaptedModule(network)
+    model.check_inputs(["field"])
+    assert torch.equal(model(field=X), network(X))
+    assert torch.equal(model(x=X, scale=2.0), network(X, scale=2.0))
 
 
 def test_a_torch_module_takes_the_only_property_whatever_its_name() -> None:

@@ -1,0 +1,1 @@
+"""Neural operators for Noether: models and losses of neuraloperator, its data, and what shows their predictions."""
