@@ -39,8 +39,8 @@ class Contract:
     """Tests of one component in runs of a tiny spec; each role has a subclass, which adds its own tests.
 
     ```python
-    class TestGradNorm(CallbackContract):
-        config = {"kind": "gradnorm/grad-norm", "every_n_updates": 1}
+    class TestWeightNorm(CallbackContract):
+        config = {"kind": "weight-norm", "every_n_updates": 1}
     ```
 
     Attributes:
