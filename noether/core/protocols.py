@@ -18,6 +18,10 @@ class RunningTrainer(Protocol):
     loss is finite; before the first update it is None. `verdict` is the same as a bool if the host knows it, otherwise
     it is `applied`. `track_after_update_step` is not called for an update that the host knows was not applied.
 
+    `batch_size` is that of one accumulation step on one rank, and an update has `accumulation_steps` of them.
+    `precision.grad_scale` is the scale of the gradients between accumulation steps, on the device once there was an
+    update; None without a scaler.
+
     `loss_weights` has the weights of the losses of the last accumulation step in a mean over several steps, by name:
     the number of values that each is a mean of. It is None if all steps weigh the same. Without an entry `total`, the
     mean of the total is the sum of the others.
@@ -34,6 +38,7 @@ class RunningTrainer(Protocol):
     precision: Any
     seconds: dict[str, float]
     batch_size: int
+    accumulation_steps: int
     path_provider: Any
     data_container: Any
     callbacks: Any

@@ -33,7 +33,7 @@ from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec, dumped
 from noether.spec.read.document import MAX_DEPTH, not_numbers_in
 from noether.spec.read.environment import Readings, concealed, passwords_in, read_environment
-from noether.spec.read.layering import THE_SPEC, layered, located, override, project_folder
+from noether.spec.read.layering import THE_SPEC, layered, located, override, project_folder, tidy
 from noether.spec.read.layers import Node, Origins, value_of
 from noether.spec.read.overrides import Unset
 from noether.spec.read.reference import KeptReference, Reference
@@ -221,7 +221,7 @@ def load_spec(
     objects: dict[str, Any] = {}
     if isinstance(source, (str, Path)):
         _require_inside(Path(source))
-        folder = Path(source).parent.absolute()
+        folder = tidy(Path(source).parent.absolute())
     else:
         source, folder = named_objects(source, objects, author), Path.cwd()
     set = named_objects(set or {}, objects, author)

@@ -40,8 +40,8 @@ class Contract:
     """Tests of one component in runs of a tiny spec; each role has a subclass, which adds its own tests.
 
     ```python
-    class TestGradNorm(CallbackContract):
-        config = {"kind": "gradnorm/grad-norm", "every_n_updates": 1}
+    class TestWeightNorm(CallbackContract):
+        config = {"kind": "weight-norm", "every_n_updates": 1}
     ```
 
     Attributes:
@@ -89,8 +89,8 @@ class Contract:
         assert not lacking, f"missing description of {', '.join(lacking)}; write = Field(…, description=…)"
 
     def test_an_option_that_may_be_unset_is_unset_by_default(self) -> None:
-        """TOML has no null, so that nobody could switch off another default."""
-        stuck = [name for name, field in self.options() if _may_be_none(field) and field.get_default() is not None]
+        """TOML has no null, so that nobody could switch off another default, except a boolean by false."""
+        stuck = [name for name, field in self.options() if _is_off_by_none(field) and field.get_default() is not None]
         assert not stuck, f"wrong default of {', '.join(stuck)}: expected None, since no spec can set an option to None"
 
     def test_an_unknown_option_is_refused(self) -> None:
@@ -172,8 +172,9 @@ def built(folder: Path, spec: Mapping[str, Any]) -> Iterator[Run]:
         yield run
 
 
-def _may_be_none(field: FieldInfo) -> bool:
-    return not field.is_required() and NoneType in get_args(field.annotation)
+def _is_off_by_none(field: FieldInfo) -> bool:
+    kinds = get_args(field.annotation)
+    return not field.is_required() and NoneType in kinds and bool not in kinds
 
 
 def _last_checkpoint(outcome: Outcome) -> Path:

@@ -9,6 +9,7 @@ import torch
 from pydantic import TypeAdapter
 
 from noether.checkpoint.writer import CheckpointWriter
+from noether.config.base import component_of
 from noether.config.components import CallBackBaseConfig
 from noether.config.discriminated import Discriminated
 from noether.config.metric_facts import MetricPropertyProvider
@@ -20,7 +21,7 @@ from noether.kernel.dispatch import Dispatch
 from noether.kernel.progress import UpdateCounter
 from noether.metrics.log import LogWriter
 from noether.metrics.tracker import BaseTracker
-from noether.spec.describe.fields import item_ids
+from noether.spec.describe.fields import configs_in, item_ids
 from noether.training.trainers.config import BaseTrainerConfig
 
 PRODUCERS = ("online-loss", "lr")
@@ -121,6 +122,10 @@ class ChoosesCallbacks:
         configs = self.config.callbacks or []
         ids = item_ids([{"id": config.id, "kind": config.kind} for config in configs], "callback")
         named = [config.model_copy(update={"id": name}) for config, name in zip(configs, ids, strict=True)]
+        for _, config in configs_in(configs):  # before a callback asks for the direction of a metric
+            if isinstance(config, CallBackBaseConfig):
+                for pattern, direction in component_of(config).target.metric_directions(config).items():
+                    self.metric_property_provider.add(pattern, direction)
         callbacks = [build_callback(config, default_kwargs) for config in named]
         return [callback for callback in callbacks if not evaluation or hasattr(callback, "at_eval")]
 

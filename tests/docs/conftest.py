@@ -11,7 +11,8 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 _BLOCK = re.compile(
-    r"^(?:<!-- (?P<mark>[^\n]*?) -->\n)?```(?P<language>[\w-]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"^(?:<!-- (?P<mark>[^\n]*?) -->\n)?(?P<fence>`{3,})(?P<language>[\w-]*)\n(?P<text>.*?)^(?P=fence)$",
+    re.MULTILINE | re.DOTALL,
 )
 
 
@@ -36,15 +37,20 @@ class Page:
     path: Path
     text: str
 
-    def blocks(self, language: str) -> list[Block]:
+    def all_blocks(self) -> list[Block]:
         name = self.path.relative_to(REPOSITORY)
         return [
             Block(
-                f"{name}:{self.text.count(chr(10), 0, found.start()) + 1}", language, found["text"], found["mark"] or ""
+                f"{name}:{self.text.count(chr(10), 0, found.start()) + 1}",
+                found["language"],
+                found["text"],
+                found["mark"] or "",
             )
             for found in _BLOCK.finditer(self.text)
-            if found["language"] == language
         ]
+
+    def blocks(self, language: str) -> list[Block]:
+        return [block for block in self.all_blocks() if block.language == language]
 
     def write_files(self, folder: Path) -> None:
         """Write the files that the page shows; of a file that it shows twice, the later version stays."""

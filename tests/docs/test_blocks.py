@@ -154,16 +154,6 @@ def test_the_callback_that_logs_a_metric_logs_it(page, repository: Path, project
     assert outcome.metrics["profiling/samples_per_second"] > 0
 
 
-@pytest.mark.slow
-def test_the_tutorials_plugin_installs_is_listed_and_logs(page, workplace: Path):
-    page["your-first-plugin.md"].write_files(workplace)
-    site = installed(workplace)
-    listed = noether_command("plugins", "list", "--role", "callback", folder=workplace, site=site)
-    assert listed.splitlines()[-1].split()[:2] == ["callback", "weight-norm"]
-    options = ["-s", "trainer.callbacks[weight-norm].norm_type=1.0"]
-    assert "model/weight_norm" in metrics_of_a_run("digits.toml", *options, folder=workplace, site=site)
-
-
 @pytest.mark.long
 def test_the_readmes_plugin_installs_and_its_spec_logs(page, workplace: Path):
     readme = page["README.md"]

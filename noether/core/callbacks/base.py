@@ -14,7 +14,7 @@ from torch import Tensor
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.writer import CheckpointWriter
 from noether.config.components import CallBackBaseConfig
-from noether.config.metric_facts import MetricFacts, MetricPropertyProvider
+from noether.config.metric_facts import Direction, MetricFacts, MetricPropertyProvider
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
 from noether.data.container import DataContainer
@@ -155,6 +155,11 @@ class CallbackBase:
         """Return the keys whose direction has to be known: all, unless `higher_is_better` is set or missing."""
         compares = getattr(config, "higher_is_better", False) is None
         return cls.consumed_metrics(config) if compares else ()
+
+    @classmethod
+    def metric_directions(cls, config: Any) -> Mapping[str, Direction]:
+        """Return `higher`, `lower` or `neutral` for metrics that it logs, by pattern; they come before known names."""
+        return {}
 
     @classmethod
     def child_metric_prefixes(cls, config: Any) -> tuple[str, ...] | None:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from noether.config.base import component_of
 from noether.config.components import CallBackBaseConfig
-from noether.config.metric_facts import MetricFacts, intervals_of, key_matches, metric_direction
+from noether.config.metric_facts import Direction, MetricFacts, intervals_of, key_matches, metric_direction
 from noether.kernel.names import did_you_mean, listed
 from noether.kernel.progress import EVERY, Intervals
 from noether.spec.describe.fields import configs_in
@@ -89,6 +89,11 @@ class MetricFlow:
         actors = [actor for actor in self.actors if not actor.reads(besides)]
         actors.sort(key=lambda actor: actor.path is None)
         return list(dict.fromkeys(pattern for actor in actors for pattern in actor.produced))
+
+    @property
+    def directions(self) -> list[tuple[str, Direction]]:
+        """The directions that callbacks declare for their metrics, by pattern."""
+        return [(p.lower(), d) for each in self.actors for p, d in each.target.metric_directions(each.config).items()]
 
     def owner_of(self, child: Actor) -> Actor | None:
         """Return the parent of a nested callback."""
@@ -188,7 +193,7 @@ def metric_findings(flow: MetricFlow, expected: Iterable[str]) -> Iterator[Findi
     yield from _logged_twice(flow)
     for actor in flow.actors:
         yield from _reads(actor, flow)
-        yield from _directions(actor)
+        yield from _directions(actor, flow)
     for key in expected:
         yield from _expectation(key, flow)
 
@@ -309,18 +314,14 @@ def _unproduced(path: TomlPath, reads: str, key: str, flow: MetricFlow, *, insid
     everything = flow.known_keys(besides=inside + key)
     known = [pattern.removeprefix(inside) for pattern in everything if pattern.startswith(inside)]
     message = f"{reads}, which nothing logs.{did_you_mean(key, known)}"
+    on_key = path[:1] == ("expect",)  # there the metrics are keys
     if flow.silent:
         may = f"{_listed(flow.silent)} may log it, without declaring it in produced_metrics"
-        problem = Problem("unlogged-metric", path, f"{message} {may}", on_key=_is_key(path))
+        problem = Problem("unlogged-metric", path, f"{message} {may}", on_key=on_key)
         return Finding(problem, certain=False)
     there = " there" if inside else ""
     hint = f"logged{there} are {listed(known, _SHOWN)}" if known else f"add a callback that logs it{there}"
-    return Finding(Problem("unlogged-metric", path, message, hint, on_key=_is_key(path)))
-
-
-def _is_key(path: TomlPath) -> bool:
-    """Return True if the key at a path names the metric, as in `[expect]`."""
-    return path[:1] == ("expect",)
+    return Finding(Problem("unlogged-metric", path, message, hint, on_key=on_key))
 
 
 def _covers(producer: Actor, consumer: Actor) -> bool:
@@ -351,16 +352,16 @@ def _too_late(actor: Actor, producers: Sequence[Actor]) -> tuple[str, str]:
     )
 
 
-def _directions(actor: Actor) -> Iterator[Finding]:
+def _directions(actor: Actor, flow: MetricFlow) -> Iterator[Finding]:
     for key in actor.target.compared_metrics(actor.config):
-        if (why := _no_direction(key)) is not None:
+        if (why := _no_direction(key, flow.directions)) is not None:
             hint = "set higher_is_better = true or higher_is_better = false"
             message = f"the metric {quoted(key)} {why}"
             yield Finding(Problem("unknown-direction", _place(actor, key), message, hint))
 
 
-def _no_direction(key: str) -> str | None:
-    direction = metric_direction(key)
+def _no_direction(key: str, declared: Sequence[tuple[str, Direction]] = ()) -> str | None:
+    direction = metric_direction(key, declared)
     if direction is None:
         return "has no known direction: it may be better higher or lower"
     return "is neither good nor bad" if direction == "neutral" else None
@@ -372,7 +373,7 @@ def _expectation(key: str, flow: MetricFlow) -> Iterator[Finding]:
         return
     if wanted == key or not flow.producers(wanted):
         yield _unproduced(("expect", key), f"expects the metric {quoted(wanted)}", wanted, flow)
-    elif (why := _no_direction(wanted)) is not None:
+    elif (why := _no_direction(wanted, flow.directions)) is not None:
         hint = f"expect the final value: {quoted(wanted)} = {{ … }}"
         message = f"no best value: the metric {quoted(wanted)} {why}"
         yield Finding(Problem("unknown-direction", ("expect", key), message, hint))
@@ -380,8 +381,7 @@ def _expectation(key: str, flow: MetricFlow) -> Iterator[Finding]:
 
 def _place(actor: Actor, value: str) -> TomlPath:
     """Return the path at which a callback names a metric."""
-    for field in type(actor.config).model_fields:
-        held = getattr(actor.config, field)
+    for field, held in actor.config:
         if held == value:
             return *(actor.path or ()), field
         if isinstance(held, list) and value in held:

@@ -152,7 +152,7 @@ class _Reader:
     def _add_base(self, base: str, layer: Layer, at: TomlPath, chain: list[Path]) -> None:
         folder = chain[-1].parent if chain else Path()
         try:
-            path = _tidy(folder / Path(base).expanduser())
+            path = tidy(folder / Path(base).expanduser())
         except (ValueError, RuntimeError, OSError) as error:  # a NUL, no home folder, or links in a circle
             raise _wrong(layer, "invalid-extends", at, f"{quoted(base)} is not a path: {error}") from None
         if not chain:  # Python code may read any file, and names this one
@@ -188,7 +188,7 @@ class _Reader:
             raise _wrong(layer, error.code or "unreadable-file", at, error.message + where, hint) from None
 
 
-def _tidy(path: Path) -> Path:
+def tidy(path: Path) -> Path:
     """Return a path without `..`, unless that is another file."""
     normal = Path(os.path.normpath(path))
     return normal if normal.resolve() == path.resolve() else path

@@ -115,6 +115,21 @@ class Fails(PeriodicCallback):
             raise ZeroDivisionError("the lab is on fire")
 
 
+class Scores(PeriodicCallback):
+    """Logs the completed updates as a score, of which higher ones are better."""
+
+    @classmethod
+    def produced_metrics(cls, config, facts):
+        return ("score/test",)
+
+    @classmethod
+    def metric_directions(cls, config):
+        return {"score/*": "higher"}
+
+    def periodic_callback(self, *, update_counter):
+        self.writer.add_scalar("score/test", float(update_counter.update))
+
+
 class SignalsConfig(CallBackBaseConfig):
     numbers: list[int] = Field(description="Signals to send, one after the other.")
     at_update: int = Field(3, description="Completed updates at which they are sent.")

@@ -37,3 +37,11 @@ def test_an_optional_target_need_not_be_logged(finish):
     outcome = finish({"trainer.callbacks": [*HELD_OUT, {**AT_BEST, **optional}]})
     assert f"{TARGET}/at_best/{SOURCE}" in outcome.metrics
     assert f"accuracy/test/y/at_best/{SOURCE}" not in outcome.metrics
+
+
+def test_the_callback_that_logs_a_source_may_declare_its_direction(finish, lab):
+    scores = {"kind": "lab.callbacks.Scores", "every_n_updates": 1}
+    at_best = {**AT_BEST, "every_n_updates": None, "every_n_epochs": 1, "source_metric_key": "score/test"}
+    callbacks = [at_best, {**HELD_OUT[1]}, scores]
+    outcome = finish({"trainer.callbacks": callbacks, "expect": {"best/score/test": {"min": 1.0}}})
+    assert outcome.metrics[f"{TARGET}/at_best/score/test"] == outcome.metrics[TARGET]

@@ -35,6 +35,15 @@ def test_a_spec_without_a_project_has_its_own_folder(load: Callable, spec_file: 
     assert load(spec_file).project_folder == spec_file.parent
 
 
+def test_a_spec_above_another_project_belongs_to_its_own_folder(load: Callable, spec_file: Path, monkeypatch):
+    (spec_file.parents[1] / "pyproject.toml").unlink()
+    package = spec_file.parent / "package"
+    package.mkdir()
+    (package / "pyproject.toml").touch()
+    monkeypatch.chdir(package)
+    assert load(Path("..") / spec_file.name).project_folder == spec_file.parent
+
+
 def test_the_name_is_the_file_name_unless_given(load: Callable, spec_file: Path):
     assert load(spec_file).spec.name == "my-run-2"
     assert load(spec_file, ["name=other"]).spec.name == "other"

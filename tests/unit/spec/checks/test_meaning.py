@@ -45,6 +45,18 @@ class Quiet(PeriodicCallback):
     """Does not declare its metrics."""
 
 
+class Scores(PeriodicCallback):
+    """Logs a score, and says that higher ones are better."""
+
+    @classmethod
+    def produced_metrics(cls, config, facts):
+        return ("Score",)
+
+    @classmethod
+    def metric_directions(cls, config):
+        return {"Score*": "higher"}
+
+
 class ParentConfig(CallBackBaseConfig):
     eval_callbacks: list[Annotated[Any, Discriminated("callback")]] = Field([], description="Children.")
 
@@ -238,6 +250,11 @@ def test_a_comparison_needs_a_direction(refused):
     found = refused({"trainer.callbacks": [QUIET, watch("score")]})
     assert found.codes == ["unknown-direction trainer.callbacks.1.metric_key"]
     assert "set higher_is_better = true or higher_is_better = false" in found.text
+
+
+def test_the_callback_that_logs_a_metric_may_declare_its_direction(load):
+    scores = {"kind": f"{HERE}.Scores", "every_n_epochs": 1}
+    load({"trainer.callbacks": [scores, watch("Score")], "expect": {"best/Score": {"max": 1.0}}})
 
 
 def test_a_comparison_of_a_neutral_metric_needs_one_too(refused):

@@ -1,0 +1,1 @@
+"""A Noether plugin: The callback `gradient-noise`."""

@@ -1,1 +1,0 @@
-"""A Noether plugin that logs the norm of the gradients."""

@@ -1,0 +1,1 @@
+"""A Noether plugin: any metric of torchmetrics as an evaluation callback."""
