@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
 from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from noether.config.discriminated import CONFIG_BASES, Discriminated, base_config
+from noether.config.discriminated import CONFIG_BASES, Discriminated, base_config, hint_for_own_option
 from noether.config.signature import SignatureConfig
 from noether.kernel.entries import PLUGIN, ROLES
 from noether.kernel.names import nearest
@@ -167,6 +168,9 @@ def _unknown_key(path: TomlPath, document: Any, root: type[BaseModel]) -> Proble
     meant = nearest(key, allowed, similarity=_CLOSE if home else _SOMEHOW_CLOSE)
     message = f"unknown key {quoted(key)}" + (f". Did you mean '{meant}'?" if meant else "")
     hints = [f"it belongs {home}"] if home else []
+    kind = reduce(item_at, (*path[:-1], "kind"), document)
+    if not (home or meant) and (own := hint_for_own_option(owner, kind, key)):
+        hints.append(own)
     if allowed and (len(allowed) <= _FEW or not (meant or home)):
         hints.append(f"allowed here: {', '.join(allowed)}")
     return Problem("unknown-key", path, message, "\n".join(hints) or None, on_key=True)
