@@ -15,7 +15,7 @@ from importlib import import_module
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import GetJsonSchemaHandler, ValidationError, ValidationInfo
+from pydantic import BaseModel, GetJsonSchemaHandler, ValidationError, ValidationInfo
 from pydantic.errors import PydanticUndefinedAnnotation
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
@@ -75,11 +75,68 @@ def config_class_of(target: Callable[..., Any], role: str) -> type[_RegistryBase
             f"{label(target)} cannot be built: found the parameters {', '.join(needed)}, expected them in its config",
             hint=f"annotate a config class with fields for them: def __init__(self, {role}_config: MyConfig, **kwargs)",
         )
+    if found is not None and role in _BUILT_BY_THE_RUN:
+        _require_inherited_fields(found, target, role)
     found = found or base_config(role)
     acts_around_training = hasattr(target, "before_training") and not hasattr(target, "periodic_callback")
     if acts_around_training and getattr(found, "needs_interval", False):
         return type(found.__name__, (found,), {"needs_interval": False, "__module__": found.__module__})
     return found
+
+
+def _require_inherited_fields(found: type[_RegistryBase], target: Callable[..., Any], role: str) -> None:
+    """Refuse a config that lacks fields which a class of Noether, from which the component derives, reads.
+
+    Raises:
+        PluginError: if it does; names the class to derive it from.
+    """
+    expected = inherited_config(target, role)
+    if lacking := [name for name in expected.model_fields if name not in found.model_fields]:
+        name = expected.__name__.partition("[")[0]
+        raise PluginError(
+            f"the config {label(found)} of {label(target)} lacks {', '.join(lacking)}: expected a subclass of {name}",
+            hint=f"class {found.__name__}({name}): …, with from {expected.__module__} import {name}",
+        )
+
+
+def inherited_config(target: Any, role: str) -> type[_RegistryBase]:
+    """Return the class that the config of a component has to derive from: that of its nearest base in Noether."""
+    for owner in getattr(target, "__mro__", ()):
+        if is_of_noether(owner) and inspect.isfunction(constructor := vars(owner).get("__init__")):
+            for parameter in _config_parameters(constructor):
+                for candidate in _alternatives(evaluated(parameter.annotation, constructor)):
+                    if isinstance(candidate, type) and issubclass(candidate, _RegistryBase) and candidate.role == role:
+                        return candidate
+    return base_config(role)
+
+
+def hint_for_own_option(config: type[BaseModel] | None, kind: Any, option: str) -> str | None:
+    """Return the way to give a component an option if its class has no config of its own; None if it has one.
+
+    Args:
+        config: The class that validated its table.
+        kind: Its kind.
+        option: Name of the option.
+    """
+    role = getattr(config, "role", "")
+    if config is None or role not in _BUILT_BY_THE_RUN or not is_of_noether(config) or not isinstance(kind, str):
+        return None
+    try:
+        target = active_registry().load(role, kind).target
+    except PluginError:
+        return None
+    if is_of_noether(target) or not inspect.isclass(target):
+        return None
+    name, base = target.__name__, config.__name__.partition("[")[0]
+    return (
+        f"for an option of {name}: class {name}Config({base}), with the field {option}, in the annotation of its "
+        f"constructor: def __init__(self, {role}_config: {name}Config, **kwargs)"
+    )
+
+
+def is_of_noether(found: Any) -> bool:
+    """Return True if a class or function is of the framework, and not of a project or a plugin."""
+    return str(getattr(found, "__module__", "")).partition(".")[0] == "noether"
 
 
 def _annotated_config(target: Callable[..., Any], role: str) -> type[_RegistryBase] | None:
@@ -156,8 +213,9 @@ def _annotated_class(
             )
     if role in CONFIG_BASES and role not in _BUILT_BY_THE_RUN:
         return None
-    hint = CONFIG_BASES.get(role, _TRAINER).replace(":", ".")
-    raise PluginError(f"{where} is not a config class", hint=f"derive the config from {hint}")
+    expected = inherited_config(target, role)
+    hint = f"derive the config from {expected.__module__}.{expected.__name__.partition('[')[0]}"
+    raise PluginError(f"{where} is not a config class", hint=hint)
 
 
 def _evaluated(constructor: Callable[..., Any], annotation: Any, where: str) -> Any:

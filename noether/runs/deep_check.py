@@ -15,7 +15,7 @@ from torch import Tensor
 
 from noether.checkpoint.paths import read_checkpoint
 from noether.config.components import CallBackBaseConfig
-from noether.core.callbacks.base import CallbackBase
+from noether.core.callbacks.base import CallbackBase, explaining_gradients
 from noether.core.callbacks.evaluation import put_together
 from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback, iterator_callbacks
 from noether.core.models.agreement import require_agreement
@@ -93,7 +93,7 @@ def forward_problems(run: Run) -> list[Problem]:
     outputs: list[Any] = []
     seen = run.model.register_forward_hook(lambda _, __, output: outputs.append(output))
     try:
-        with torch.no_grad(), trainer.autocast(), _strict_about_shapes():
+        with torch.no_grad(), trainer.autocast(), _strict_about_shapes(), explaining_gradients():
             trainer.train_step(batch, run.model)
     except Exception as error:
         parts = [f"one batch does not go through {'the loss' if outputs else 'the model'}: {describe(error)}"]
@@ -164,8 +164,8 @@ def _failing(run: Run, model: torch.nn.Module, counter: UpdateCounter) -> Iterat
                 if isinstance(callback, PeriodicDataIteratorCallback):
                     doing = "cannot use a batch of its data set"
                     batch = _first_batch(run, callback)
-                    with _strict_about_shapes(), run.trainer.autocast():
-                        result = callback.process_data(run.trainer.to_device(batch), trainer_model=model)
+                    with torch.no_grad(), _strict_about_shapes(), run.trainer.autocast(), explaining_gradients():
+                        result = callback.process_on_device(batch, trainer_model=model)
                     doing, results = "cannot use the results of its data set", put_together([result])
                     callback.process_results(results, interval_type="eval", update_counter=counter)
                 else:

@@ -41,6 +41,12 @@ class TrainerContract(Contract):
                 ends.append({name: tensor.clone() for name, tensor in run.model.state_dict().items()})
         torch.testing.assert_close(*ends, rtol=1e-3, atol=1e-5)
 
+    def test_an_evaluation_leaves_it_alone(self, tmp_path: Path) -> None:
+        """Training goes on as without `offline-loss`, which calls its `train_step`: no state follows evaluations."""
+        watch = {"kind": "offline-loss", "every_n_updates": 1, "dataset_key": "train"}
+        plain, watched = self.spec_of(self.table), self.spec_of(self.table, trainer={"callbacks": [watch]})
+        self.require_equal_training(tmp_path, watched, plain)
+
     def test_its_losses_are_logged_by_name(self, tmp_path: Path) -> None:
         """`total` and each part."""
         keys = self.run(tmp_path, self.spec_of(self.table)).metrics

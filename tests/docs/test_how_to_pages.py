@@ -102,13 +102,15 @@ def test_the_worst_error_is_in_metres(page, repository: Path, project: Path):
     for key in ("train", "test"):
         spec["datasets"][key]["max_samples"] = 600
     worst = {"kind": "watching.worst.WorstCallback", "every_n_epochs": 1, "dataset_key": "test"}
-    spec["trainer"] |= {"max_epochs": 1, "callbacks": [worst]}
+    median = {"kind": "watching.worst.WorstCallback", "every_n_epochs": 1, "dataset_key": "train", "quantile": 0.5}
+    spec["trainer"] |= {"max_epochs": 1, "callbacks": [worst, median]}
     outcome = noether.run({**spec, "trackers": [{"kind": "noop"}], "threads": 1, "device": "cpu"}, quiet=True)
     assert outcome.error is None
     held = build_dataset(noether.load_run(outcome.run_dir).spec.datasets["test"]).properties
     predicted = noether.load_run(outcome.run_dir).predict({"coords": held["coords"]})["elevation"]
     wanted = (predicted - held["elevation_target"]).abs().max()
     assert outcome.metrics["worst/test"] == pytest.approx(wanted.item(), rel=1e-5)
+    assert 0 < outcome.metrics["worst/train"] < outcome.metrics["worst/test"] / 2
 
 
 def test_nested_callbacks_see_rounded_weights_and_leave_no_trace(page, project: Path, finish):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tomli_w
+import torch
 
 from noether.checkpoint.paths import checkpoint_folders
 from noether.checkpoint.saved import SavedCheckpoint
@@ -20,6 +21,14 @@ SAMPLES, UPDATES = 12, 4
 EMA = {"kind": "ema", "every_n_updates": 2, "target_factors": [0.5]}
 LOSS = {"kind": "offline-loss", "every_n_updates": 2, "dataset_key": "test"}
 AdamW = {"kind": "AdamW", "lr": 0.01, "clip_grad_norm": 1.0}
+
+try:
+    import torchvision  # noqa: F401
+except ImportError:
+    pass
+except RuntimeError:  # that of the index is built for CUDA, and its operators do not load beside a torch for CPUs
+    for _operator in ("nms", "qnms"):
+        torch.library.define(f"torchvision::{_operator}", "(Tensor dets, Tensor scores, float threshold) -> Tensor")
 
 
 @pytest.fixture

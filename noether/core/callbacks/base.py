@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from inspect import isasyncgenfunction, iscoroutinefunction, isfunction, isgeneratorfunction
 from typing import Any, ClassVar, ParamSpec, Protocol, TypeVar
@@ -18,6 +19,7 @@ from noether.config.metric_facts import Direction, MetricFacts, MetricPropertyPr
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
 from noether.data.container import DataContainer
+from noether.errors import TrainingError
 from noether.kernel.dispatch import Dispatch
 from noether.kernel.entries import Component
 from noether.kernel.hookspecs import HOOKS
@@ -44,6 +46,24 @@ def without_gradients(hook: Callable[P, T]) -> Callable[P, T]:
 
     setattr(call, GUARDED, (call, hook))  # the guard too: `functools.wraps` copies the mark to other functions
     return call
+
+
+@contextmanager
+def explaining_gradients() -> Iterator[None]:
+    """Explain an error of autograd that gradients are off in evaluations.
+
+    Raises:
+        TrainingError: in place of that error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if torch.is_grad_enabled() or "does not require grad" not in str(error):
+            raise
+        raise TrainingError(
+            f"gradients are taken in an evaluation, where they are off: found {error}",
+            hint="put what they are taken of, and torch.autograd.grad, below `with torch.enable_grad():`",
+        ) from error
 
 
 def _only_begins(hook: Callable[..., Any]) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 from noether.checkpoint.writer import CheckpointWriter
 from noether.config.components import PeriodicDataIteratorCallbackConfig
 from noether.config.metric_facts import MetricPropertyProvider
-from noether.core.callbacks.base import CallbackBase, CallBackBaseConfig, without_gradients
+from noether.core.callbacks.base import CallbackBase, CallBackBaseConfig, explaining_gradients, without_gradients
 from noether.core.callbacks.evaluation import DatasetPass, put_together
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
@@ -345,8 +345,8 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
             name=self.id,
         )
         try:
-            with self.trainer.autocast():
-                results = dataset_pass.collect(data_iter, trainer_model, self._process_on_device)
+            with self.trainer.autocast(), explaining_gradients():
+                results = dataset_pass.collect(data_iter, trainer_model, self.process_on_device)
         finally:
             self._pass = None
         self.total_data_time += dataset_pass.data_time
@@ -360,7 +360,8 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
         """
         return put_together(results)
 
-    def _process_on_device(self, batch: dict[str, Tensor], *, trainer_model: torch.nn.Module) -> Any:
+    def process_on_device(self, batch: dict[str, Tensor], *, trainer_model: torch.nn.Module) -> Any:
+        """Return the result of `process_data` for a batch of the stream, which is moved to the device of the run."""
         self._present = tuple(batch) if isinstance(batch, Mapping) else ()
         return self.process_data(self.trainer.to_device(batch), trainer_model=trainer_model)
 

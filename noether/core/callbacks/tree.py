@@ -27,7 +27,7 @@ def build_callback(config: CallBackBaseConfig, default_kwargs: Mapping[str, Any]
         default_kwargs: The arguments of every callback's constructor beside its config.
 
     Raises:
-        SpecError: if its class is abstract.
+        SpecError: if its class is abstract, or its constructor does not call that of its base class.
     """
     component = component_of(config)
     target = component.target
@@ -37,6 +37,13 @@ def build_callback(config: CallBackBaseConfig, default_kwargs: Mapping[str, Any]
     with construction_of(config):
         arguments = {**seed_for(target), **default_kwargs}
         callback: CallbackBase = target(config, **arguments) if _takes_config(target) else target(**arguments)
+    if "trainer" not in vars(callback):
+        call = "callback_config, **kwargs" if _takes_config(target) else "**kwargs"
+        raise SpecError(
+            f"the callback '{component.kind}' is not initialised: {target.__name__}.__init__ does not call that of its "
+            "base class",
+            hint=f"begin it with super().__init__({call})",
+        )
     callback.component = component
     callback.id = config.id or ""
     return callback

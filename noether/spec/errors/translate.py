@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
 from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from noether.config.discriminated import CONFIG_BASES, Discriminated, base_config
+from noether.config.discriminated import CONFIG_BASES, Discriminated, base_config, hint_for_own_option
 from noether.config.signature import SignatureConfig
 from noether.kernel.entries import PLUGIN, ROLES, TABLE
 from noether.kernel.names import nearest
@@ -170,6 +171,9 @@ def _unknown_key(path: TomlPath, document: Any, root: type[BaseModel]) -> Proble
     tables = {entry.name: entry for entry in active_registry().entries(TABLE.name)} if len(path) == 1 else {}
     if not meant and not home and (meant := nearest(key, tables)):
         hints.append(f"{tables[meant].origin} has a table [{meant}]")
+    kind = reduce(item_at, (*path[:-1], "kind"), document)
+    if not (home or meant) and (own := hint_for_own_option(owner, kind, key)):
+        hints.append(own)
     message = f"unknown key {quoted(key)}" + (f". Did you mean '{meant}'?" if meant else "")
     if allowed and (len(allowed) <= _FEW or not (meant or home)):
         hints.append(f"allowed here: {', '.join(allowed)}")

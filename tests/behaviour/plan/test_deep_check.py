@@ -86,6 +86,20 @@ def test_an_evaluation_callback_is_shown_a_batch_though_its_interval_is_far(deep
     assert "the batch has x (8, 3) float32, y_target (8, 2) float32" in problem.message
 
 
+def test_a_target_of_the_test_set_alone_can_be_evaluated(deep):
+    np.savez("test.npz", **{name: np.ones((8, size), "float32") for name, size in [("x", 3), ("z_target", 1)]})
+    metrics = {"kind": "offline-metrics", "dataset_key": "test", "every_n_epochs": 1, "metrics": {"z": ["mae"]}}
+    assert deep({"model.out_features": {"y": 2, "z": 1}, "trainer.callbacks": [metrics]}) == []
+
+
+def test_a_callback_that_takes_gradients_is_shown_how(deep, lab):
+    (lab / "slope.py").write_text(SLOPE)
+    slope = {"kind": "lab.slope.Slope", "every_n_epochs": 1, "dataset_key": "test"}
+    (problem,) = deep({"trainer.callbacks": [slope]})
+    assert problem.code == "evaluation-failed"
+    assert "torch.enable_grad" in (problem.hint or "")
+
+
 def test_a_sum_in_place_of_a_mean_is_reported_where_steps_are_accumulated(deep, lab):
     (problem,) = deep({"trainer.loss_fn": "lab.losses.summed", "trainer.max_batch_size": 4})
     assert (problem.code, problem.path) == ("summed-loss", ("trainer", "loss_fn"))
@@ -156,6 +170,21 @@ def test_what_a_callback_does_when_its_interval_fires_is_tried(deep, lab):
     assert "'figures' cannot use the results of its data set: KeyError: 'rmse'" in found[0].message
     assert "'round' fails when its interval fires: ZeroDivisionError" in found[1].message
 
+
+SLOPE = """
+import torch
+
+from noether.core.callbacks import PeriodicDataIteratorCallback
+
+
+class Slope(PeriodicDataIteratorCallback):
+    def process_data(self, batch, *, trainer_model):
+        x = batch["x"].requires_grad_()
+        return torch.autograd.grad(trainer_model(x=x)["y"].sum(), x)[0]
+
+    def process_results(self, results, **_):
+        pass
+"""
 
 LATE = """
 from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from noether.config.components import CallBackBaseConfig, ModelBaseConfig
+from noether.core.callbacks import PeriodicDataIteratorCallback
 
 if TYPE_CHECKING:
     from nowhere import HiddenConfig, Other
@@ -53,6 +54,10 @@ class OfAModel:
 
 class NoConfig:
     def __init__(self, callback_config: dict): ...
+
+
+class OfAnotherBase(PeriodicDataIteratorCallback):
+    def __init__(self, callback_config: NoteConfig, **kwargs: Any): ...
 
 
 class WithoutOne:

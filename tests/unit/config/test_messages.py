@@ -36,6 +36,7 @@ def test_messages(golden: Any, annotated: ModuleType) -> None:
             "a constructor that fails": lambda: construct(KeyError("tanhh")),
             "a trainer without a config": lambda: config_class_of(annotated.WithoutOne, "trainer"),
             "a config of another role": lambda: config_class_of(annotated.OfAModel, "callback"),
+            "a config without fields of its base class": lambda: config_class_of(annotated.OfAnotherBase, "callback"),
             "an annotation that is not a config": lambda: config_class_of(annotated.NoConfig, "callback"),
             "an annotation that cannot be evaluated": lambda: config_class_of(annotated.Hidden, "callback"),
             "a component for another field": lambda: Discriminated(MLPConfig).config_class("cnn"),

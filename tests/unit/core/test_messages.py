@@ -10,6 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from noether.core.callbacks.base import CallBackBaseConfig, explaining_gradients
 from noether.core.callbacks.checkpoint.averages import (
     Average,
     FlatParameters,
@@ -19,6 +20,7 @@ from noether.core.callbacks.checkpoint.averages import (
 from noether.core.callbacks.checkpoint.interval import check_parts
 from noether.core.callbacks.checkpoint.live_weights import LiveWeights
 from noether.core.callbacks.evaluation import put_together
+from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.initializers import ResumeInitializerConfig
 from noether.core.initializers.weights import read_weights, renamed, run_below
 from noether.core.models.agreement import require_same_names
@@ -29,6 +31,7 @@ from noether.core.models.mlp import MLP, MLPConfig
 from noether.core.models.recompute import recompute
 from noether.core.models.weights import match_weights
 from noether.core.trackers.mlflow.store import resolve_store
+from noether.kernel.entries import Component
 from noether.testing import make_callback, make_counter, make_model, make_trainer
 
 CHECKPOINT = {"kind": "checkpoint", "every_n_epochs": 1}
@@ -49,6 +52,24 @@ def plain(call: Callable[[], object]) -> Any:
 
 def average(**sizes: int) -> Average:
     return Average(LiveWeights(nn.ParameterDict({name: torch.ones(size) for name, size in sizes.items()})), 0.5)
+
+
+class Uninitialised(PeriodicCallback):
+    """Forgets its base class."""
+
+    def __init__(self, callback_config: CallBackBaseConfig, **kwargs: Any) -> None:
+        """Do nothing."""
+
+
+def own_kind(callback: type) -> CallBackBaseConfig:
+    config = CallBackBaseConfig(kind="mine", every_n_epochs=1)
+    config._component = Component("callback", "mine", callback, None)
+    return config
+
+
+def gradients_in_an_evaluation() -> None:
+    with torch.no_grad(), explaining_gradients():
+        torch.autograd.grad(make_model()(x=torch.ones(1, 3))["y"].sum(), torch.ones(1, 3, requires_grad=True))
 
 
 def of_callbacks(tmp_path: Path) -> dict[str, Callable[[], object]]:
@@ -94,6 +115,8 @@ def of_callbacks(tmp_path: Path) -> dict[str, Callable[[], object]]:
         "parameters that left the buffer": moved.check,
         "averages of other weights": lambda: load_averages([average(b=1)], ones, "ema.safetensors"),
         "averages of another shape": lambda: load_averages([average(a=2)], ones, "ema.safetensors"),
+        "a constructor that calls no other": lambda: make_callback(own_kind(Uninitialised), trainer),
+        "gradients in an evaluation": gradients_in_an_evaluation,
         "results that differ": lambda: put_together([torch.ones(1), 1.0]),
         "results of a wrong type": lambda: put_together(["a"]),
     }

@@ -23,11 +23,13 @@ from noether.testing import (
     LossContract,
     ModelContract,
     ScheduleContract,
+    TrainerContract,
     TransformContract,
 )
 from noether.testing.contract import Contract
 from noether.testing.device import graphs_on_cpu
 from noether.testing.tiny import merged, tiny_spec
+from noether.training.trainers import WeightedLossTrainer
 
 EVERY = {"every_n_updates": 1}
 
@@ -142,6 +144,17 @@ class Unsteady(torch.nn.Module):
         return {"y": self.layer(x) + torch.rand(2)}
 
 
+class CountsCalls(WeightedLossTrainer):
+    """Divides its loss by the number of its calls, evaluations among them."""
+
+    calls = 0
+
+    def loss_compute(self, forward_output: Any, targets: Any) -> Any:
+        self.calls += 1
+        losses = super().loss_compute(forward_output, targets)
+        return {name: loss / self.calls for name, loss in losses.items()}
+
+
 def not_a_number(input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Return NaN."""
     return (input - target).mean() * float("nan")
@@ -162,6 +175,7 @@ BROKEN: list[tuple[type[Contract], Any, dict[str, Any], str]] = [
     (DatasetContract, Drawn, {}, "test_a_batch_has_the_samples"),
     (ScheduleContract, Remembers, {}, "test_it_is_a_pure_function_of_the_update"),
     (ModelContract, Unsteady, {}, "test_evaluation_is_repeatable"),
+    (TrainerContract, CountsCalls, {}, "test_an_evaluation_leaves_it_alone"),
     (LossContract, not_a_number, {}, "test_it_has_a_finite_gradient"),
 ]
 
