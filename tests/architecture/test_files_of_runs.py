@@ -25,6 +25,7 @@ KNOWN = {
     "checkpoint/untrusted.py": "the one module",
     "checkpoint/durable.py": "changes names below folders that `untrusted` has checked, and opens new files (O_EXCL)",
     "cli/check_plugin.py": "a package that the command line names, which is the user's own; nothing of it is imported",
+    "cli/doctor.py": "a temporary folder, for the output and the report of the process of a plugin",
     "cli/new_plugin.py": "a new folder that the command line names, and our own templates",
     "cli/doctor.py": "the output and the report of a process of its own, in a temporary folder",
     "cli/main.py: os.open": "the null device, in place of a missing standard stream",
