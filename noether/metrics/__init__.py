@@ -1,1 +1,1 @@
-"""Metrics: the log writer, the metrics file, and the feed that delivers them to trackers."""
+"""Metrics and results: the log writer, their files, and the feed that delivers them to trackers."""
