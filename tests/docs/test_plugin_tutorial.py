@@ -28,7 +28,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)  # thirteen commands, a minute of one quiet core
 def test_the_tutorial_goes_from_an_empty_folder_to_the_package_of_the_repository(
     page, workplace: Path, repository: Path, environment: dict[str, str]
 ):
