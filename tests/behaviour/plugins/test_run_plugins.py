@@ -2,9 +2,8 @@
 
 import json
 import signal
-import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -184,15 +183,6 @@ def test_a_plugin_that_is_not_named_is_not_imported(workplace: Path, plugin):
 
 
 # The file noether_plugin.py
-
-
-@pytest.fixture(autouse=True)
-def _as_in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield
-    for name in [name for name in sys.modules if name.partition("@")[0] == "noether_plugin"]:
-        del sys.modules[name]
-
 
 LOCAL = (
     CALLS
