@@ -11,7 +11,7 @@ import pytest
 import noether
 from noether.errors import PluginError
 from noether.runs.outcome import RunInterrupted
-from noether.runs.resume.resume import resume
+from noether.runs.resume.resume import preview, resume
 from noether.spec.errors.problem import InvalidSpecError
 from noether.testing.contract import write_spec
 from noether.testing.tiny import tiny_spec
@@ -246,6 +246,7 @@ def test_a_changed_file_is_told_as_other_code_of_the_project(workplace: Path):
     noether.run(path, run_id="a", quiet=True)
     with (path.parent / "noether_plugin.py").open("a") as file:
         file.write("# changed")
+    assert any("the code of noether_plugin changed" in line for line in preview("a"))
     with pytest.raises(noether.errors.UsageError, match="the code of noether_plugin changed"):
         resume("a", quiet=True, set={"trainer.max_updates": 14}, strict_code=True)
     assert resume("a", quiet=True, set={"trainer.max_updates": 14}).status == "FINISHED"
