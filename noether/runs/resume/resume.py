@@ -8,6 +8,7 @@ from typing import Any
 
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.untrusted import is_folder
+from noether.kernel.participant import load_plugins
 from noether.kernel.registry import use_registry
 from noether.runs.folder.lock import is_locked
 from noether.runs.folder.run_folder import RUN, RunFolder, environment_changes, find_run, last_attempt
@@ -113,7 +114,7 @@ def preview(
         lines += [f"            {change.key}" for change in refused]
     if saved is not None:
         recorded = saved.checkpoint.manifest.facts
-        facts = facts_of(now.spec, (), recorded)
+        facts = facts_of(now.spec, load_plugins(now.spec.plugins.use, now.registry), recorded)
         lines += [f"spec        {another_value(key)}" for key in changed_facts(recorded, facts, VALUE)]
         lines += [f"code        {line}" for line in code_changes(recorded, facts)]
     machine = environment_changes(RunFolder(paths).recorded_environment())

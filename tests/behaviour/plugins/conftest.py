@@ -15,6 +15,19 @@ def _forget() -> None:
         cached.cache_clear()
 
 
+def _forget_local_plugins() -> None:
+    for name in [name for name in sys.modules if name.partition("@")[0] == "noether_plugin"]:
+        del sys.modules[name]
+
+
+@pytest.fixture(autouse=True)
+def _no_local_plugin_of_another_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if not Path(one, "noether_plugin.py").exists()])
+    _forget_local_plugins()
+    yield
+    _forget_local_plugins()
+
+
 @pytest.fixture
 def install(tmp_path_factory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
     """Installs a distribution: its name, its entry points by group, and its modules by name; returns its folder."""

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,9 @@ import pytest
 from noether.cli.check_plugin import problems_of
 from noether.cli.new_plugin import package, write_package
 from noether.errors import UsageError
-from noether.kernel.entries import GROUPS
+from noether.kernel.entries import GROUPS, TABLE
 
-ROLES = [role.name for role in GROUPS.values()]
+ROLES = [role.name for role in GROUPS.values() if role is not TABLE]  # a table comes with a run plugin
 
 
 def written(folder: Path, role: str, name: str = "demo") -> Path:
@@ -50,6 +51,14 @@ def test_a_new_package_is_formatted_and_has_no_unused_line(tmp_path: Path, role:
         options = ["--isolated", "--line-length=120", str(folder / "src")]
         ended = subprocess.run(["ruff", *command, *options], capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stdout
+
+
+def test_a_table_comes_with_a_run_plugin_that_reads_it(tmp_path: Path):
+    assert package("demo", "table") == package("demo", "plugin")
+    metadata = tomllib.loads(package("demo", "table")["pyproject.toml"])
+    assert metadata["project"]["entry-points"]["noether.tables"] == {"demo": "noether_plugin_demo.plugin:DemoTable"}
+    with pytest.raises(UsageError):
+        written(tmp_path, "plugin", "trainer")
 
 
 def test_no_template_word_is_left_in_a_package():

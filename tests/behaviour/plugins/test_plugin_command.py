@@ -35,3 +35,17 @@ def test_an_installed_command_is_listed_and_called(site: Path, workplace: Path) 
     Path("runs/one").mkdir(parents=True)
     Path("runs/one/log.txt").write_text("x" * 2000)
     assert noether("disk-usage", "runs/one") == "runs/one: 2,000 bytes\n"
+
+
+def test_taken_names_are_listed_qualified_and_reached_so(install, noether_command) -> None:
+    install("noether-plugin-one", {"commands": {"run": "one:go", "both": "one:go"}}, one="raise RuntimeError('no')")
+    install("noether-plugin-two", {"commands": {"both": "two:go"}}, two="def go(): print('two went')")
+    listed = noether_command("--help").out
+    assert all(name in listed for name in ("one/run", "one/both", "two/both", "From noether-plugin-one 1.0."))
+    assert "two went" in noether_command("two/both").out
+    contested = noether_command("both")
+    assert contested.code == 2
+    assert all(part in contested.err for part in ("noether-plugin-one 1.0", "noether-plugin-two 1.0", "two/both"))
+    broken = noether_command("one/run")
+    assert broken.code == 2
+    assert "noether-plugin-one 1.0" in broken.err

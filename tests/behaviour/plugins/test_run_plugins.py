@@ -2,9 +2,8 @@
 
 import json
 import signal
-import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 import noether
 from noether.errors import PluginError
 from noether.runs.outcome import RunInterrupted
-from noether.runs.resume.resume import resume
+from noether.runs.resume.resume import preview, resume
 from noether.spec.errors.problem import InvalidSpecError
 from noether.testing.contract import write_spec
 from noether.testing.tiny import tiny_spec
@@ -185,15 +184,6 @@ def test_a_plugin_that_is_not_named_is_not_imported(workplace: Path, plugin):
 
 # The file noether_plugin.py
 
-
-@pytest.fixture(autouse=True)
-def _as_in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield
-    for name in [name for name in sys.modules if name.partition("@")[0] == "noether_plugin"]:
-        del sys.modules[name]
-
-
 LOCAL = (
     CALLS
     + """
@@ -256,6 +246,7 @@ def test_a_changed_file_is_told_as_other_code_of_the_project(workplace: Path):
     noether.run(path, run_id="a", quiet=True)
     with (path.parent / "noether_plugin.py").open("a") as file:
         file.write("# changed")
+    assert any("the code of noether_plugin changed" in line for line in preview("a"))
     with pytest.raises(noether.errors.UsageError, match="the code of noether_plugin changed"):
         resume("a", quiet=True, set={"trainer.max_updates": 14}, strict_code=True)
     assert resume("a", quiet=True, set={"trainer.max_updates": 14}).status == "FINISHED"
