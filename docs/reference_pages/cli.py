@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from unittest.mock import patch
 
 import click
 import typer
@@ -31,6 +32,7 @@ def _below(name: str, command: click.Command, parent: click.Context | None) -> I
 
 
 def page() -> str:
-    """Return the page."""
-    sections = (f"## {name}\n\n```text\n{context.get_help()}\n```" for name, context in contexts().items())
+    """Return the page, without the verbs of the plugins that happen to be installed."""
+    with patch("noether.cli.main.installed_commands", tuple):
+        sections = [f"## {name}\n\n```text\n{context.get_help()}\n```" for name, context in contexts().items()]
     return "\n\n".join([_INTRODUCTION.strip(), *sections])
