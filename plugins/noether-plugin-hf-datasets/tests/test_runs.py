@@ -1,6 +1,7 @@
 """Whole runs: killed and resumed, with workers, on real digits."""
 
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -29,15 +30,6 @@ class Crash(CallbackBase):
 '''
 
 
-def noether_run(spec: Path, run_id: str, **environment: str) -> int:
-    command = [sys.executable, "-m", "noether", "run", str(spec), "--run-id", run_id, "--resume", "auto", "--quiet"]
-    ended = subprocess.run(
-        command, cwd=spec.parent, env={**os.environ, **environment}, capture_output=True, text=True, check=False
-    )
-    assert ended.returncode in (0, -signal.SIGKILL), ended.stderr
-    return ended.returncode
-
-
 def last_checkpoint(folder: Path) -> dict[str, bytes]:
     """Return the files of the last checkpoint that hold the state of training."""
     newest = max(path for path in (folder / "checkpoints").iterdir() if path.name.startswith("step-"))
@@ -54,26 +46,30 @@ def last_checkpoint(folder: Path) -> dict[str, bytes]:
 )
 def test_a_run_that_is_killed_ends_with_the_same_bytes(tiny_folder: Path, tmp_path: Path, data):
     """Update 8 of 12 is in the second epoch, two updates after a checkpoint; the resumed run has a worker."""
-    (tmp_path / "crash.py").write_text(CRASH)
+    module = f"crash_{tmp_path.name}"  # a process imports a module of one name from one project only
+    (tmp_path / f"{module}.py").write_text(CRASH)
     (tmp_path / "pyproject.toml").touch()
     spec = tiny_spec(
         datasets={
             "train": {"kind": "hf-datasets", **data, "path": str(tiny_folder / data["path"]), "part": None},
             "test": None,
         },
-        trainer={"callbacks": [{"kind": "crash.Crash"}, {"kind": "checkpoint", "every_n_updates": 6}]},
-        output="runs",
+        trainer={"callbacks": [{"kind": f"{module}.Crash"}, {"kind": "checkpoint", "every_n_updates": 6}]},
+        output=str(tmp_path / "runs"),
     )
-    (tmp_path / "spec.toml").write_text(tomli_w.dumps(spec))
-    (tmp_path / "workers.toml").write_text(tomli_w.dumps({**spec, "loader": {"num_workers": 1}}))
-    assert noether_run(tmp_path / "spec.toml", "straight") == 0
-    assert noether_run(tmp_path / "spec.toml", "killed", CRASH="1") == -signal.SIGKILL
-    assert noether_run(tmp_path / "workers.toml", "killed") == 0
-    straight, killed = (last_checkpoint(tmp_path / "runs" / name) for name in ("straight", "killed"))
-    assert set(straight) == set(killed) and len(straight) >= 2
-    assert straight == killed
+    path = tmp_path / "spec.toml"
+    path.write_text(tomli_w.dumps(spec))
+    command = [sys.executable, "-m", "noether", "run", str(path), "--run-id", "killed"]
+    killed = subprocess.run(command, env={**os.environ, "CRASH": "1"}, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    resumed = noether.run(path, run_id="killed", resume="auto", set={"loader.num_workers": 1}, quiet=True)
+    straight = noether.run(path, run_id="straight", quiet=True)
+    assert resumed.status == straight.status == "FINISHED"
+    expected = last_checkpoint(straight.run_dir)
+    assert len(expected) >= 2 and last_checkpoint(resumed.run_dir) == expected
 
 
+@pytest.mark.long
 def test_spawned_workers_load_the_same_samples(tiny_folder: Path, tiny_run):
     ends = []
     for loader in ({}, {"num_workers": 1, "start_method": "spawn"}):
@@ -85,11 +81,9 @@ def test_spawned_workers_load_the_same_samples(tiny_folder: Path, tiny_run):
     assert ends[0] == ends[1]
 
 
-def test_the_smoke_spec_reads_digits_as_datasets_wrote_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    for name in ("digits.py", "smoke.toml"):
-        shutil.copy(SPECS / name, tmp_path)
-    subprocess.run([sys.executable, "digits.py"], cwd=tmp_path, check=True, capture_output=True)
+def test_the_smoke_spec_reads_digits_as_datasets_wrote_them(tmp_path: Path):
+    shutil.copy(SPECS / "smoke.toml", tmp_path)
+    runpy.run_path(str(SPECS / "digits.py"))["write_digits"](tmp_path / "data" / "digits")
     outcome = noether.run(tmp_path / "smoke.toml", set={"output": str(tmp_path / "runs")}, quiet=True)
     assert outcome.error is None
     assert outcome.metrics["accuracy/test/label"] >= 0.95

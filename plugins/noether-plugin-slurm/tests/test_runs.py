@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,9 +48,10 @@ class Preempt(CallbackBase):
 @pytest.fixture
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tiny spec in a project with the callback above, and a checkpoint every five updates."""
-    (tmp_path / "preempt.py").write_text(PREEMPT)
+    module = f"preempt_{tmp_path.name}"  # a process imports a module of one name from one project only
+    (tmp_path / f"{module}.py").write_text(PREEMPT)
     (tmp_path / "pyproject.toml").touch()
-    trainer = {"callbacks": [{"kind": "preempt.Preempt"}, {"kind": "checkpoint", "every_n_updates": 5}]}
+    trainer = {"callbacks": [{"kind": f"{module}.Preempt"}, {"kind": "checkpoint", "every_n_updates": 5}]}
     (tmp_path / "spec.toml").write_text(tomli_w.dumps(tiny_spec(trainer=trainer, output="runs")))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "spec.toml"
@@ -73,8 +75,9 @@ def last_checkpoint(run: Path) -> dict[str, bytes]:
 
 
 def straight(spec: Path) -> dict[str, bytes]:
-    subprocess.run([sys.executable, "-m", "noether", "run", spec, "--run-id", "straight", "-q"], check=True)
-    return last_checkpoint(spec.parent / "runs" / "straight")
+    outcome = noether.run(spec, run_id="straight", quiet=True)
+    assert outcome.status == "FINISHED"
+    return last_checkpoint(outcome.run_dir)
 
 
 def submitted(spec: Path, **options) -> submitit.Job:
@@ -139,6 +142,18 @@ def test_what_is_wrong_is_never_submitted(plain: Path):
     assert "max_updates" in str(refused(str(plain), "--local", "-s", "trainer.max_updates=-1"))
     refused(str(plain), "--local", "--run-id", "a/b")
     assert not (plain.parent / "slurm").exists()
+
+
+@pytest.mark.long
+def test_a_local_job_goes_on_after_the_command_has_ended(plain: Path):
+    """The pipe is closed at once, although the job runs."""
+    command = [sys.executable, "-m", "noether", "slurm-submit", "spec.toml", "--local", "--run-id", "job"]
+    shown = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout.split()
+    job = submitit.LocalJob(plain.parent / "slurm" / "job", shown[shown.index("job") + 1])
+    assert not job.paths.result_pickle.exists()
+    while not job.done() or not job.paths.result_pickle.exists():
+        time.sleep(0.05)
+    assert job.result() == 0
 
 
 @pytest.mark.parametrize("option", ["partitoin='gpu'", "signal_s=3600", "time_min=0"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,11 +57,28 @@ def submit(command: Sequence[str], run_id: str, table: SlurmTable, cluster: Clus
         ) from error
     executor.update_parameters(**table.parameters(run_id))
     try:
-        return executor.submit(Attempt(command, Path.cwd(), table.max_attempts))
+        with _no_streams() if cluster == "local" else nullcontext():
+            return executor.submit(Attempt(command, Path.cwd(), table.max_attempts))
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError, OSError) as error:
         raise UsageError(
             f"Slurm refuses the job: {error_text(error)}", hint="look at the options of the job: --dry-run shows them"
         ) from error
+
+
+@contextmanager
+def _no_streams() -> Iterator[None]:
+    """Let no process that is started hold a pipe of this command: `noether slurm-submit … | cat` would wait for it."""
+    streams = (1, 2)
+    kept, nowhere = [os.dup(stream) for stream in streams], os.open(os.devnull, os.O_WRONLY)
+    try:
+        for stream in streams:
+            os.dup2(nowhere, stream)
+        yield
+    finally:
+        for stream, copy in zip(streams, kept, strict=True):
+            os.dup2(copy, stream)
+            os.close(copy)
+        os.close(nowhere)
 
 
 def _host() -> str:
