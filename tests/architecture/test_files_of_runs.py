@@ -27,7 +27,6 @@ KNOWN = {
     "cli/check_plugin.py": "a package that the command line names, which is the user's own; nothing of it is imported",
     "cli/doctor.py": "a temporary folder, for the output and the report of the process of a plugin",
     "cli/new_plugin.py": "a new folder that the command line names, and our own templates",
-    "cli/doctor.py": "the output and the report of a process of its own, in a temporary folder",
     "cli/main.py: os.open": "the null device, in place of a missing standard stream",
     "cli/main.py: Path(os.devnull).open": "the null device",
     "cli/output.py": "a file that the command line names",

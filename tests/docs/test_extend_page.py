@@ -23,7 +23,8 @@ def rows(page) -> dict[str, list[str]]:
 def test_every_role_has_a_row_with_its_group_and_contract(rows: dict[str, list[str]]):
     assert {role.name: f"`{group}`" for group, role in GROUPS.items()} == {role: row[0] for role, row in rows.items()}
     for role, (*_, contract, page) in rows.items():
-        assert getattr(getattr(noether.testing, contract.strip("`")), "role", role) == role
+        tested = "plugin" if role == "table" else role  # a run plugin brings its tables
+        assert getattr(getattr(noether.testing, contract.strip("`")), "role", role) == tested
         assert page
 
 

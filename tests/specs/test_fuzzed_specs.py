@@ -23,7 +23,12 @@ from noether.spec.read.document import read_document
 
 SPECS = Path(__file__).parents[2] / "specs"
 WRONG = Path(__file__).parent / "wrong"
-GOOD = [path.read_text() for path in (WRONG / "good.toml", *sorted(SPECS.rglob("*.toml")))]
+PLUGIN_SPECS = {"darcy"}  # tested by the plugins that they need
+GOOD = [
+    path.read_text()
+    for path in (WRONG / "good.toml", *sorted(SPECS.rglob("*.toml")))
+    if path.stem not in PLUGIN_SPECS
+]
 ADDITION = """
 [[transforms]]
 kind = "normalize"

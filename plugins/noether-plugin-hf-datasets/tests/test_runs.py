@@ -55,7 +55,7 @@ def test_a_run_that_is_killed_ends_with_the_same_bytes(tiny_folder: Path, tmp_pa
             "test": None,
         },
         trainer={"callbacks": [{"kind": f"{module}.Crash"}, {"kind": "checkpoint", "every_n_updates": 6}]},
-        output="runs",
+        output=str(tmp_path / "runs"),
     )
     path = tmp_path / "spec.toml"
     path.write_text(tomli_w.dumps(spec))
