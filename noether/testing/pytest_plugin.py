@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -58,7 +59,8 @@ def run_folder(tiny_run: Callable[..., Outcome]) -> Path:
 def noether_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str, Any], None]]:
     """Hide every installed plugin, and give a function that registers an object: `add("callback", "mine", Mine)`.
 
-    Tests then see what is built in and what they register themselves, whatever else is installed.
+    The object is a class, a function, or the module of a run plugin. Tests then see what is built in and what they
+    register themselves, whatever else is installed.
     """
     from noether.kernel import registry
     from noether.kernel.entries import Entry, installed_entries
@@ -68,7 +70,8 @@ def noether_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str,
     registry._installed.cache_clear()
 
     def add(role: str, kind: str, target: Any) -> None:
-        known.append(Entry(role, kind, f"{target.__module__}:{target.__qualname__}", "noether-plugin-under-test", "0"))
+        place = target.__name__ if isinstance(target, ModuleType) else f"{target.__module__}:{target.__qualname__}"
+        known.append(Entry(role, kind, place, "noether-plugin-under-test", "0"))
         registry._installed.cache_clear()
 
     yield add
