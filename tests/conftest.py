@@ -18,12 +18,20 @@ hypothesis.settings.register_profile("no deadline", deadline=None)  # a busy mac
 hypothesis.settings.load_profile("no deadline")
 
 TRAIN_SAMPLES, TEST_SAMPLES, BATCH = 48, 13, 8
+SPECS = Path(__file__).parents[1] / "specs"
+OF_PLUGINS = {SPECS / "darcy.toml"}  # tested by the packages in plugins/ that they need
 
 
 @pytest.fixture(scope="session", autouse=True)
 def ctrl_c_interrupts() -> None:
     """A shell's background job, such as CI may be, ignores SIGINT, and Python then leaves it so."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(params=sorted({*SPECS.rglob("*.toml")} - OF_PLUGINS), ids=lambda path: path.stem, scope="session")
+def shipped_spec(request: pytest.FixtureRequest) -> Path:
+    """Each spec of the repository that runs without a package of `plugins/`."""
+    return request.param
 
 
 @pytest.fixture
