@@ -27,7 +27,7 @@ from noether.config.parameters import (
 )
 from noether.errors import PluginError, SpecError
 from noether.kernel.entries import ROLES
-from noether.kernel.importing import result_problem
+from noether.kernel.roles import result_problem
 
 SEED = "seed"
 """Option that the run's seed fills in unless the spec gives it."""

@@ -32,16 +32,9 @@ from noether.kernel.entries import (
     normal,
     require_version,
 )
-from noether.kernel.importing import (
-    check_role,
-    described,
-    explained,
-    import_entry,
-    import_file,
-    resolve_dotted,
-    roles_that_fit,
-)
+from noether.kernel.importing import described, explained, import_entry, import_file, resolve_dotted
 from noether.kernel.names import did_you_mean, listed, nearest
+from noether.kernel.roles import check_role, roles_that_fit
 from noether.kernel.trust import ALWAYS_TRUSTED, Trust, lies_in_libraries
 
 _SHOWN = 8  # kinds in a message

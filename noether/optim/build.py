@@ -18,7 +18,7 @@ from noether.config.components import OptimizerBaseConfig, ParameterGroupConfig,
 from noether.config.signature import SignatureConfig, call_with_options
 from noether.errors import SpecError
 from noether.kernel.entries import ROLES
-from noether.kernel.importing import is_of_torch, result_problem
+from noether.kernel.roles import is_of_torch, result_problem
 from noether.optim.kernels import with_implementation
 from noether.optim.model_optimizer import ModelOptimizer
 from noether.optim.optimizer_state import Traits, requires_closure

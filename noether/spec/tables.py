@@ -14,8 +14,8 @@ from pydantic import Field, create_model
 
 from noether.errors import PluginError
 from noether.kernel.entries import PLUGIN, TABLE, Component, Entry, is_dotted, matching
-from noether.kernel.importing import check_role
 from noether.kernel.registry import LOCAL_PLUGIN, active_registry
+from noether.kernel.roles import check_role
 from noether.spec.errors.codes import CODES
 from noether.spec.errors.problem import Problem
 from noether.spec.locate import TomlPath
