@@ -1,4 +1,4 @@
-"""`noether plugins doctor`: each installed plugin, imported in a process of its own."""
+"""`noether plugins doctor`: the status of each installed plugin, by its metadata and by an import in a process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -29,11 +30,12 @@ from noether.kernel.entries import (
     ROLES,
     Entry,
     installed_entries,
+    matching,
     normal,
+    unmet,
     unreadable_distributions,
     way_out,
 )
-from noether.kernel.importing import import_target
 from noether.kernel.names import did_you_mean
 
 Report = dict[str, Any]
@@ -41,6 +43,8 @@ _CHILD = (
     "import json, sys; job = json.loads(sys.argv[1]); sys.path[:] = job['path']; "
     "from noether.cli.doctor import probe; probe(job)"
 )
+_NAME = re.compile(r"[\w-]+")
+_TARGET = re.compile(r"[\w.]+(:[\w.]+)?")
 _STATEFUL = ("numpy", "torch")
 """Modules with state of the process that a plugin may change; imported first if the plugin imports them anyway."""
 
@@ -129,8 +133,6 @@ def _examined(entries: Sequence[Entry], limit: float) -> Report:
 
 def _of_metadata(entries: Sequence[Entry]) -> Iterator[str]:
     """Yield the defects that are known without an import: versions and names."""
-    from noether.cli.plugins import standing
-
     everything = installed_entries()
     for entry in entries:
         status, note = standing(entry, [one for one in everything if one.role == entry.role])
@@ -138,6 +140,32 @@ def _of_metadata(entries: Sequence[Entry]) -> Iterator[str]:
             yield note
         elif status != "ok":
             yield f"{ROLE_OF[entry.role].named(entry.name)}: {note}"
+
+
+def standing(entry: Entry, of_role: Sequence[Entry]) -> tuple[str, str]:
+    """Return the status of a registration, and what to do if it is not `ok`; imports nothing.
+
+    Args:
+        entry: The registration.
+        of_role: All registrations of its role.
+    """
+    from noether.cli.main import BUILT_IN_VERBS
+
+    if entry.is_built_in:
+        return "ok", ""
+    if not _NAME.fullmatch(entry.name) or not _TARGET.fullmatch(entry.target):
+        found = f"{entry.name} = {entry.target}"
+        return "invalid", f"found {found!r}, expected NAME = module:Attr: {way_out(entry.distribution)}"
+    if (wrong := unmet(entry.distribution, entry.needs)) is not None:
+        status = "too old" if wrong.is_old else "too new"
+        return status, f"needs {wrong.requirement}, found {wrong.found}: {wrong.remedy}"
+    claims = matching(of_role, entry.name)
+    if claims[0].is_built_in or (entry.role == "command" and entry.name in BUILT_IN_VERBS):
+        return "shadowed", f"'{entry.name}' is built in: write {entry.qualified}"
+    others = {claim.origin for claim in claims if claim.target != entry.target or claim.package != entry.package}
+    if others - {entry.origin}:
+        return "conflict", f"also of {', '.join(sorted(others - {entry.origin}))}: write {entry.qualified}"
+    return ("conflict", f"twice in {entry.origin}: {way_out(entry.distribution)}") if others else ("ok", "")
 
 
 def _probed(entries: Sequence[Entry], limit: float, preload: Sequence[str] = ()) -> Report:
@@ -206,6 +234,8 @@ def probe(job: dict[str, Any]) -> None:
 
 
 def _import_problem(entry: Entry) -> Iterator[str]:
+    from noether.kernel.importing import import_target
+
     try:
         import_target(entry.target)
     except (Exception, SystemExit) as error:
@@ -216,6 +246,7 @@ def _use_problems(entry: Entry) -> Iterator[str]:
     """Yield the reasons why a spec could not use what an entry names, if it can be imported."""
     from noether.config.discriminated import config_class_of
     from noether.kernel.discovery import discovered
+    from noether.kernel.importing import import_target
     from noether.kernel.participant import load_plugins
     from noether.kernel.registry import Registry, use_registry
 

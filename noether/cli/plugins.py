@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Sequence
 from enum import Enum
 from itertools import groupby
 from pathlib import Path
@@ -29,8 +27,6 @@ RoleName = Annotated[
 ]
 
 _COLUMNS = ("role", "kind", "origin", "status", "note", "summary", "target")
-_NAME = re.compile(r"[\w-]+")
-_TARGET = re.compile(r"[\w.]+(:[\w.]+)?")
 _PLACES = {
     "callback": "[[trainer.callbacks]]",
     "dataset": "[datasets.train]",
@@ -49,6 +45,7 @@ def list_plugins(role: RoleName = None, as_json: AsJson = False) -> None:
 
     Each with its distribution, its status, and what to write if that is not ok. Nothing is imported.
     """
+    from noether.cli.doctor import standing
     from noether.kernel.entries import installed_entries, unreadable_distributions, way_out
 
     only = checked_role(role)
@@ -69,33 +66,6 @@ def _listed(entry: Entry, status: str, note: str) -> dict[str, str]:
     summary = "" if entry.is_built_in else entry.summary
     values = (entry.role, entry.name, entry.origin, status, note, summary, entry.target)
     return dict(zip(_COLUMNS, values, strict=True))
-
-
-def standing(entry: Entry, of_role: Sequence[Entry]) -> tuple[str, str]:
-    """Return the status of a registration, and what to do if it is not `ok`; imports nothing.
-
-    Args:
-        entry: The registration.
-        of_role: All registrations of its role.
-    """
-    from noether.cli.main import BUILT_IN_VERBS
-    from noether.kernel.entries import matching, unmet, way_out
-
-    if entry.is_built_in:
-        return "ok", ""
-    if not _NAME.fullmatch(entry.name) or not _TARGET.fullmatch(entry.target):
-        found = f"{entry.name} = {entry.target}"
-        return "invalid", f"found {found!r}, expected NAME = module:Attr: {way_out(entry.distribution)}"
-    if (wrong := unmet(entry.distribution, entry.needs)) is not None:
-        status = "too old" if wrong.is_old else "too new"
-        return status, f"needs {wrong.requirement}, found {wrong.found}: {wrong.remedy}"
-    claims = matching(of_role, entry.name)
-    if claims[0].is_built_in or (entry.role == "command" and entry.name in BUILT_IN_VERBS):
-        return "shadowed", f"'{entry.name}' is built in: write {entry.qualified}"
-    others = {claim.origin for claim in claims if claim.target != entry.target or claim.package != entry.package}
-    if others - {entry.origin}:
-        return "conflict", f"also of {', '.join(sorted(others - {entry.origin}))}: write {entry.qualified}"
-    return ("conflict", f"twice in {entry.origin}: {way_out(entry.distribution)}") if others else ("ok", "")
 
 
 @verb(app, "info", example="noether plugins info offline-loss")
@@ -202,7 +172,7 @@ def new(
 
     It passes its own tests as it is; change it step by step.
     """
-    from noether.cli.new_plugin import write_package
+    from noether.cli.package import write_package
 
     folder = write_package(name, checked_role(role) or role, folder or Path(f"noether-plugin-{name}"))
     say(f"{folder}: a package with the {role} '{name}'\n")
@@ -217,7 +187,7 @@ def check(
 
     Its metadata, its entry points, what it imports, a contract for each plugin, and its tests.
     """
-    from noether.cli.check_plugin import problems_of, run_tests
+    from noether.cli.package import problems_of, run_tests
     from noether.errors import UsageError
 
     found = problems_of(folder)

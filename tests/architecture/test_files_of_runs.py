@@ -24,12 +24,11 @@ OTHER_MEANING = {
 KNOWN = {
     "checkpoint/untrusted.py": "the one module",
     "checkpoint/durable.py": "changes names below folders that `untrusted` has checked, and opens new files (O_EXCL)",
-    "cli/check_plugin.py": "a package that the command line names, which is the user's own; nothing of it is imported",
     "cli/doctor.py": "a temporary folder, for the output and the report of the process of a plugin",
-    "cli/new_plugin.py": "a new folder that the command line names, and our own templates",
     "cli/main.py: os.open": "the null device, in place of a missing standard stream",
     "cli/main.py: Path(os.devnull).open": "the null device",
     "cli/output.py": "a file that the command line names",
+    "cli/package.py": "folders that the command line names, new or the user's own, and our own templates",
     "cli/spec.py: runs.iterdir": "the folder of all runs, for their names",
     "core/initializers/weights.py: output.iterdir": "the folder of all runs, for their names",
     "core/trackers/mlflow/client.py": "the folder of MLflow's own store",

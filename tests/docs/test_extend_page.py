@@ -6,7 +6,7 @@ from importlib import import_module
 import pytest
 
 import noether.testing
-from noether.cli.new_plugin import package
+from noether.cli.package import package
 from noether.kernel.entries import GROUPS
 
 _MADE_BY = re.compile(r"noether plugins new (\S+) --role (\S+)")

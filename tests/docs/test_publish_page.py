@@ -16,9 +16,8 @@ from packaging.requirements import Requirement
 from trove_classifiers import classifiers
 
 import noether
-from noether.cli.check_plugin import problems_of
 from noether.cli.main import app
-from noether.cli.new_plugin import write_package
+from noether.cli.package import problems_of, write_package
 
 
 @pytest.fixture

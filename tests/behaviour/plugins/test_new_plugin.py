@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from noether.cli.check_plugin import problems_of
-from noether.cli.new_plugin import package, write_package
+from noether.cli.package import package, problems_of, write_package
 from noether.errors import UsageError
 from noether.kernel.entries import GROUPS, TABLE
 
