@@ -37,7 +37,7 @@ from noether.spec.read.layering import THE_SPEC, layered, located, override, pro
 from noether.spec.read.layers import Node, Origins, value_of
 from noether.spec.read.overrides import Unset
 from noether.spec.read.reference import KeptReference, Reference
-from noether.spec.tables import with_tables
+from noether.spec.tables import kept_notes, with_tables
 
 
 def complete(
@@ -244,7 +244,7 @@ def load_spec(
         complete(spec, origins, folder, readings.references)
         if wrong := meaning_problems(spec, plugins=plugins):
             raise InvalidSpecError(located(concealed(wrong, readings.references), origins), origin=origin)
-        notes = tuple(map(withheld, (*id_notes(readings.table), *option_notes(spec))))
+        notes = tuple(map(withheld, (*id_notes(readings.table), *option_notes(spec), *kept_notes(spec, origins))))
     return LoadedSpec(spec, text, path, project, registry, origins, readings.table, notes)
 
 

@@ -20,6 +20,7 @@ from noether.spec.errors.codes import CODES
 from noether.spec.errors.problem import Problem
 from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec
+from noether.spec.read.layers import Origins
 
 _ATTRIBUTE = "TABLES"
 
@@ -189,6 +190,22 @@ def _class_with(tables: tuple[tuple[str, Component], ...]) -> type[RunSpec]:
     made: type[RunSpec] = create_model("RunSpec", __base__=RunSpec, __module__=RunSpec.__module__, **fields)
     made.__doc__, made.plugin_tables = RunSpec.__doc__, dict(tables)
     return made
+
+
+def kept_notes(spec: RunSpec, origins: Origins) -> Iterator[str]:
+    """Yield a note for each changed option of a table whose plugin has configured the spec, which it does once."""
+    if not spec._configured_by:
+        return
+    plugins = [active_registry().load(PLUGIN.name, name) for name in spec.plugins.use]
+    configured = {plugin.origin: plugin.kind for plugin in plugins if plugin.kind in spec._configured_by}
+    for name, table in spec.plugin_tables.items():
+        for field in table.target.model_fields if table.origin in configured else ():
+            sources = origins.of((name, field))
+            if len(sources) > 1 and sources[0].value != sources[-1].value:
+                yield (
+                    f"{name}.{field}: {configured[table.origin]} is not asked again to configure the spec of this run; "
+                    "what it made of the former value stays"
+                )
 
 
 def all_installed() -> tuple[type[RunSpec], dict[str, str]]:

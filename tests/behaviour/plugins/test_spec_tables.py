@@ -210,6 +210,20 @@ def test_a_plugin_may_change_its_table_within_what_it_allows(workplace: Path, in
         noether.run(path, plugins=["bad"], quiet=True)
 
 
+def test_a_changed_table_of_a_plugin_that_has_configured_the_run_is_noted(workplace: Path, install):
+    text = METER + "\n@noether.hookimpl\ndef configure_spec(spec): spec.trainer.max_updates = spec.meter.every\n"
+    install(
+        "noether-plugin-meter", {"plugins": {"meter": "meter"}, "tables": {"meter": "meter:MeterTable"}}, meter=text
+    )
+    outcome = noether.run(write_spec(workplace, tiny_spec(**USED)), set={"meter.every": 5}, quiet=True)
+    resolved = outcome.run_dir / "spec.resolved.toml"
+    assert noether.load_spec(resolved).notes == noether.load_spec(resolved, set={"meter.every": 5}).notes == ()
+    again = noether.load_spec(resolved, set={"meter.every": 7})
+    assert again.spec.trainer.max_updates == 5
+    (note,) = again.notes
+    assert note.startswith("meter.every: meter is not asked again")
+
+
 def test_a_local_file_has_tables_too(workplace: Path):
     (workplace / "noether_plugin.py").write_text(METER + '\nTABLES = {"meter": MeterTable}\n')
     path = write_spec(workplace, tiny_spec(meter={"every": 6}))
