@@ -18,7 +18,7 @@ from pathlib import Path
 from noether.checkpoint.commit import always_own
 from noether.checkpoint.untrusted import read_untrusted
 from noether.metrics.metrics_file import MetricRecord
-from noether.metrics.results import INDEX, Result
+from noether.metrics.results import RESULTS_INDEX, Result
 from noether.metrics.spool import (
     Batch,
     Delivered,
@@ -77,7 +77,7 @@ class Delivery:
         self._require_own = require_own
         self._state = read_spool(spool_path)
         self._tail = MetricsTail(metrics_path, self._state.delivered)
-        self._results_path = metrics_path.with_name(INDEX)
+        self._results_path = metrics_path.with_name(RESULTS_INDEX)
         self._results = ResultsTail(self._results_path, self._state.results)
         self._doubtful = Delivered()  # lines up to there may have arrived although they count as undelivered
         self._is_unsure = False

@@ -21,6 +21,7 @@ from noether.metrics.late import LateReads, Transfer
 from noether.metrics.metrics_file import AppendOnlyFile, MetricRecord, MetricsFile
 from noether.metrics.results import Limits, ResultsFile
 from noether.metrics.values import (
+    NONSCALARS,
     MetricSummary,
     MissingMetricError,
     Round,
@@ -72,7 +73,7 @@ class LogWriter:
         self._files: dict[str, AppendOnlyFile] = {}
         if metrics_file is not None:
             folder, run = metrics_file.path.parent, metrics_file.run
-            self._nonscalars_file = AppendOnlyFile(folder / "nonscalars.jsonl", run)
+            self._nonscalars_file = AppendOnlyFile(folder / NONSCALARS, run)
             self._results_file = ResultsFile(folder, run, limits)
             self._files = {"metrics": metrics_file, "nonscalars": self._nonscalars_file, "results": self._results_file}
         self.is_repaired = False

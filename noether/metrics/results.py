@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 _LOG = logging.getLogger("noether.metrics")
-FOLDER, INDEX = "results", "results.jsonl"
+RESULTS, RESULTS_INDEX = "results", "results.jsonl"
 _PLAIN = re.compile(r"[a-z0-9_][a-z0-9_.]{0,63}", re.ASCII)
 _KEPT = re.compile(r"U[0-9]{12,20}(-[0-9]{1,9})?\.[a-z0-9]{1,16}", re.ASCII)
 _TEMPORARY = re.compile(r"\.U[0-9]+.*\.[0-9]+\.tmp", re.ASCII)
@@ -100,7 +100,7 @@ class Result:
             if not _is_name(found.file) or not _SHA256.fullmatch(found.sha256) or not 0 <= found.time < _LAST_TIME:
                 raise ValueError("it names no file of a result, or no time")
         except (AttributeError, TypeError, ValueError) as error:
-            raise ValueError(f"not a line of {INDEX}: {line[:80]!r}") from error
+            raise ValueError(f"not a line of {RESULTS_INDEX}: {line[:80]!r}") from error
         return found
 
     def read(self, folder: Path) -> bytes:
@@ -160,7 +160,7 @@ def results_in(folder: Path, run: Path | None = None) -> Iterator[Result]:
     Raises:
         StorageError: if a line is damaged.
     """
-    path = folder / INDEX
+    path = folder / RESULTS_INDEX
     for number, line in enumerate(lines_of(run or folder, path), start=1):
         try:
             yield Result.decode(line)
@@ -171,7 +171,7 @@ def results_in(folder: Path, run: Path | None = None) -> Iterator[Result]:
 def _is_name(name: str) -> bool:
     """Return True for a file that `folder_of` and `ResultsFile` may have named; it lies in `results/`."""
     parts = name.split("/")
-    is_one = len(parts) == 3 and parts[0] == FOLDER
+    is_one = len(parts) == 3 and parts[0] == RESULTS
     return is_one and bool(_SUBFOLDER.fullmatch(parts[1])) and bool(_KEPT.fullmatch(parts[2]))
 
 
@@ -196,7 +196,7 @@ class ResultsFile(AppendOnlyFile):
     """
 
     def __init__(self, folder: Path, run: Path | None = None, limits: Limits | None = None) -> None:
-        super().__init__(folder / INDEX, run)
+        super().__init__(folder / RESULTS_INDEX, run)
         self._limits = limits or Limits()
         self._listed: dict[str, int] | None = None  # size by file; None until it is needed
         self._reasons: set[str] = set()
@@ -265,7 +265,7 @@ class ResultsFile(AppendOnlyFile):
 
     def _name(self, key: str, update: int, suffix: str) -> str:
         """Return a name that is free: `before_training` and the first update may add to one key at one update."""
-        start = f"{FOLDER}/{folder_of(key)}/U{update:012d}"
+        start = f"{RESULTS}/{folder_of(key)}/U{update:012d}"
         name, number = f"{start}.{suffix}", 1
         while name in self._files:
             number += 1
@@ -282,7 +282,7 @@ class ResultsFile(AppendOnlyFile):
 
     def _sweep(self) -> None:
         """Remove files of results that no line lists; other files, and links, are left alone."""
-        top, prefix = self.path.parent / FOLDER, self.path.parent
+        top, prefix = self.path.parent / RESULTS, self.path.parent
         if not is_folder(top):
             return
         for folder in (top / name for name in names_inside(self.run, top) if _SUBFOLDER.fullmatch(name)):

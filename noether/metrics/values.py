@@ -19,6 +19,8 @@ from noether.kernel.names import did_you_mean
 from noether.metrics.late import Transfer
 from noether.metrics.metrics_file import MetricRecord, spell_number
 
+NONSCALARS = "nonscalars.jsonl"
+
 
 class MissingMetricError(TrainingError, KeyError):
     """A metric was read that was not logged in this round.

@@ -30,8 +30,8 @@ from noether.data.container import DataContainer
 from noether.data.dataset import InMemoryDataset
 from noether.errors import UsageError
 from noether.kernel.progress import EVERY
-from noether.metrics.results import FOLDER as RESULTS
-from noether.metrics.results import INDEX
+from noether.metrics.results import RESULTS, RESULTS_INDEX
+from noether.metrics.values import NONSCALARS
 from noether.runs.folder.run_folder import find_run
 from noether.runs.outcome import EXIT_CODE
 from noether.runs.predict.files import read_samples
@@ -250,7 +250,7 @@ def _begin_anew(target: EvaluationPaths) -> None:
     """
     try:
         make_folders(target.results_path, inside=target.run_path)
-        for name in (target.metrics_path.name, "nonscalars.jsonl", INDEX, RESULTS):
+        for name in (target.metrics_path.name, NONSCALARS, RESULTS_INDEX, RESULTS):
             with suppress(FileNotFoundError):
                 remove_tree(target.results_path / name)
     except OSError as error:

@@ -15,8 +15,8 @@ from noether.checkpoint.paths import ABANDONED, PathProvider, checkpoint_folders
 from noether.checkpoint.retention import FOLDER as PINS
 from noether.checkpoint.untrusted import is_file_inside, is_folder, read_untrusted
 from noether.errors import CheckpointError, SpecError, StorageError
-from noether.metrics.results import FOLDER as RESULTS
-from noether.metrics.results import INDEX
+from noether.metrics.results import RESULTS, RESULTS_INDEX
+from noether.metrics.values import NONSCALARS
 from noether.runs.folder.lock import RunLock
 from noether.runs.folder.run_folder import RUN, read_run, recent_attempts, record_path
 from noether.runs.saved_spec import SPEC_SHA256, copy_in_checkpoint, read_spec_file
@@ -80,7 +80,7 @@ def damages(paths: PathProvider) -> list[Damage]:
 
 
 def _of_other_types(paths: PathProvider) -> Iterator[Damage]:
-    nonscalars, index = (paths.metrics_path.with_name(name) for name in ("nonscalars.jsonl", INDEX))
+    nonscalars, index = (paths.metrics_path.with_name(name) for name in (NONSCALARS, RESULTS_INDEX))
     appended = (paths.log_path, paths.metrics_path, nonscalars, index)
     for path in (*appended, paths.spec_path):
         if os.path.lexists(path) and not is_file_inside(paths.run_path, path):

@@ -17,6 +17,8 @@ from noether.checkpoint.paths import PathProvider, checkpoint_name, read_file, r
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.state import CALLBACKS, TRAINER, encode_state
 from noether.metrics.metrics_file import MetricRecord, MetricsFile, spell_number
+from noether.metrics.results import RESULTS_INDEX
+from noether.metrics.values import NONSCALARS
 from noether.runs.verify.interruption import Interruption, Remembered
 
 CLOCK = "profiling/"
@@ -211,7 +213,7 @@ def _bytes(checkpoint: SavedCheckpoint, name: str) -> bytes:
 
 
 _CONTENT = "weights, optimizer, averages, callbacks, RNG, counters"
-_LISTS = ("nonscalars.jsonl", "results.jsonl")  # the lines of results hold the hashes of their files
+_LISTS = (NONSCALARS, RESULTS_INDEX)  # the lines of results hold the hashes of their files
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,12 +123,14 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
         None, ge=1, examples=[4], description="Batches that each worker prepares ahead; overrides the loader's own."
     )
     max_results: int = Field(
-        2000,
+        Limits().number,
         ge=0,
         description="Figures, tables, histograms and files that a run keeps; further ones are left out, which the log "
         "says once.",
     )
-    max_results_mb: int = Field(1000, ge=0, description="Megabytes that all of them may have together.")
+    max_results_mb: int = Field(
+        Limits().size // 10**6, ge=0, description="Megabytes that all of them may have together."
+    )
     monitor_training_stability: bool = Field(
         False, description="Log gradient norm, model norm and the scale of the gradient scaler."
     )
