@@ -80,6 +80,15 @@ class SpecOptions(NamedTuple):
     plugins: Sequence[str]
     trusted: Sequence[str]
 
+    def arguments(self) -> list[str]:
+        """Return the options as they were typed, for another command line."""
+        from noether.spec.read.overrides import Unset
+
+        pairs = [("--unset" if isinstance(override, Unset) else "-s", str(override)) for override in self.overrides]
+        pairs += [("-p", plugin) for plugin in self.plugins]
+        pairs += [("--trust", trusted) for trusted in self.trusted]
+        return [text for pair in pairs for text in pair]
+
 
 def _spec_options(
     context: typer.Context,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 import pkgutil
@@ -48,6 +47,8 @@ def import_entry(entry: Entry) -> Any:
 
 def import_file(name: str, file: Path) -> ModuleType:
     """Import a file as the module `<name>@<digest of its path>`: files of one name in two folders are two modules."""
+    import hashlib  # with OpenSSL, for which `noether --help` does not wait
+
     own_name = f"{name}@{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}"
     if own_name not in sys.modules:
         spec = spec_from_file_location(own_name, file)

@@ -90,7 +90,10 @@ def fifty(tmp_path: Path) -> Path:
 
 
 def test_listing_verbs_and_kinds_imports_no_plugin_and_no_other_verb(fifty: Path) -> None:
-    for arguments, listed, own in ((("--help",), "verb49", set()), (("plugins", "list"), "kind49", {"plugins", "doctor"})):
+    for arguments, listed, own in (
+        (("--help",), "verb49", set()),
+        (("plugins", "list"), "kind49", {"plugins", "doctor"}),
+    ):
         at_exit = (
             "atexit.register(lambda: print([name for name in sys.modules if name.startswith(('n', 'noether.cli.'))]))"
         )

@@ -17,8 +17,8 @@ def site(tmp_path: Path) -> Path:
     package = tmp_path / "noether-plugin-disk"
     package.mkdir()
     for language in ("toml", "python"):
-        for text in re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), flags=re.DOTALL):
-            (package / text.partition("\n")[0].removeprefix("# ")).write_text(text)
+        for name, text in re.findall(rf"```{language}\n# (.*?)\n(.*?)```", PAGE.read_text(), flags=re.DOTALL):
+            (package / name).write_text(text)
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target"]
     subprocess.run([*install, str(tmp_path / "site"), str(package)], check=True, capture_output=True)
     return tmp_path / "site"
@@ -35,6 +35,19 @@ def test_an_installed_command_is_listed_and_called(site: Path, workplace: Path) 
     Path("runs/one").mkdir(parents=True)
     Path("runs/one/log.txt").write_text("x" * 2000)
     assert noether("disk-usage", "runs/one") == "runs/one: 2,000 bytes\n"
+
+
+def test_a_command_takes_the_options_of_a_spec_and_gives_them_on(
+    install, noether_command, spec_file, tiny_spec
+) -> None:
+    (code,) = (
+        text for text in re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL) if "verbs()" in text
+    )
+    install("noether-plugin-name", {"commands": {"spec-name": "noether_plugin_name:app"}}, noether_plugin_name=code)
+    options = ["-s", "name=other", "--unset", "threads", "-s", "seed=3", "--trust", "json"]
+    ended = noether_command("spec-name", spec_file(tiny_spec), *options)
+    assert (ended.out, ended.err) == (f"other {' '.join(options)}\n", "")
+    assert noether_command("spec-name", spec_file(tiny_spec), "-s", "sead=3").code == 2
 
 
 def test_taken_names_are_listed_qualified_and_reached_so(install, noether_command) -> None:

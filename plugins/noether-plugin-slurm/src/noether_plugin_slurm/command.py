@@ -39,7 +39,7 @@ def slurm_submit(
     loaded = noether.load_spec(spec, options.overrides, plugins=options.plugins, trust=options.trusted)
     table = getattr(loaded.spec, "slurm", None) or SlurmTable()
     run_id = new_run_id(loaded.spec.name) if run_id is None else checked_run_id(run_id, loaded.spec.output)
-    command = command_of(spec, run_id, _arguments(options))
+    command = command_of(spec, run_id, options.arguments())
     if dry_run:
         parameters = {name: value for name, value in table.parameters(run_id).items() if value is not None}
         print_facts([*parameters.items(), ("attempts", table.max_attempts), ("command", shlex.join(command))])
@@ -53,17 +53,3 @@ def slurm_submit(
             ("cancel", f"kill {job.job_id}" if local else f"scancel {job.job_id}"),
         ]
     )
-
-
-def _arguments(options: SpecOptions) -> list[str]:
-    """Return the options of a spec as they were typed."""
-    from noether.spec.read.overrides import Unset
-
-    arguments: list[str] = []
-    for override in options.overrides:
-        arguments += ["--unset" if isinstance(override, Unset) else "-s", str(override)]
-    for plugin in options.plugins:
-        arguments += ["-p", plugin]
-    for trusted in options.trusted:
-        arguments += ["--trust", trusted]
-    return arguments
