@@ -23,6 +23,7 @@ def written(folder: Path, role: str, name: str = "demo") -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_new_package_of_each_role_passes_its_own_tests(tmp_path: Path):
     folders = [written(tmp_path, role, f"my-{role}") for role in ROLES]
     library = tmp_path / "library"
@@ -32,7 +33,7 @@ def test_a_new_package_of_each_role_passes_its_own_tests(tmp_path: Path):
     environment = {**os.environ, "PYTHONPATH": str(library), "OMP_NUM_THREADS": "1"}
     tests = [str(folder / "tests") for folder in folders]
     ended = subprocess.run(
-        [*command, *tests], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=110
+        [*command, *tests], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=280
     )
     assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-2000:]
     assert int(re.search(r"(\d+) passed", ended.stdout)[1]) > 10 * len(ROLES) - 20
