@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,16 @@ def test_two_losses_are_logged_by_name_with_their_sum_and_the_trainers_own_metri
         parts = metrics[f"loss/{place}/label"] + metrics[f"loss/{place}/drawing"]
         assert metrics[f"loss/{place}/total"] == pytest.approx(parts, rel=1e-4)
     assert metrics["accuracy"] > 0.5 < metrics["accuracy/test"]
+
+
+def test_the_contract_of_two_losses_passes(page, written, noether_registry, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(written)
+    noether_registry("trainer", "read-and-draw", import_module("lessons.two_losses").ReadAndDrawTrainer)
+    (block,) = (one for one in page["write-a-trainer.md"].blocks("python") if one.mark.startswith("contract of"))
+    exec(block.text, shown := {})
+    contract = shown["TestReadAndDraw"]()
+    contract.test_accumulation_gives_the_same_update(tmp_path)
+    contract.test_its_losses_are_logged_by_name(tmp_path)
 
 
 def test_the_oscillator_moves_as_its_equation_says_and_is_evaluated(finish):

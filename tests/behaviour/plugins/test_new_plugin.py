@@ -61,6 +61,12 @@ def test_a_table_comes_with_a_run_plugin_that_reads_it(tmp_path: Path):
         written(tmp_path, "plugin", "trainer")
 
 
+@pytest.mark.parametrize("role", ["callback", "trainer", "optimizer"])
+def test_a_class_has_its_role_in_its_name_once(role: str):
+    target = tomllib.loads(package(f"my-{role}", role)["pyproject.toml"])["project"]["entry-points"]
+    assert target[f"noether.{role}s"] == {f"my-{role}": f"noether_plugin_my_{role}.{role}:My{role.capitalize()}"}
+
+
 def test_no_template_word_is_left_in_a_package():
     for role in ROLES:
         text = "\n".join(package("grad-noise", role).values())

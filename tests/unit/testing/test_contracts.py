@@ -29,7 +29,7 @@ from noether.testing import (
 from noether.testing.contract import Contract
 from noether.testing.device import graphs_on_cpu
 from noether.testing.tiny import merged, tiny_spec
-from noether.training.trainers import WeightedLossTrainer
+from noether.training.trainers import BaseTrainer, WeightedLossTrainer
 
 EVERY = {"every_n_updates": 1}
 
@@ -155,6 +155,13 @@ class CountsCalls(WeightedLossTrainer):
         return {name: loss / self.calls for name, loss in losses.items()}
 
 
+class Squares(BaseTrainer):
+    """Has no option of its own."""
+
+    def loss_compute(self, forward_output: Any, targets: Any) -> Any:
+        return (forward_output["y"] - targets["y_target"]).square().mean()
+
+
 def not_a_number(input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Return NaN."""
     return (input - target).mean() * float("nan")
@@ -203,6 +210,12 @@ class Sound(PeriodicCallback):
 def test_a_sound_callback_passes_the_same_tests(noether_registry, tmp_path: Path, test: str):
     noether_registry("callback", "sound", Sound)
     call(type("Tested", (CallbackContract,), {"config": {"kind": "sound", **EVERY}})(), test, tmp_path)
+
+
+def test_a_trainer_without_the_options_of_the_tiny_one_needs_its_kind_alone(noether_registry, tmp_path: Path):
+    noether_registry("trainer", "squares", Squares)
+    tested = type("Tested", (TrainerContract,), {"config": "squares"})()
+    call(tested, "test_its_losses_are_logged_by_name", tmp_path)
 
 
 def call(tested: Contract, test: str, folder: Path) -> None:
