@@ -25,9 +25,7 @@ SPECS = Path(__file__).parents[2] / "specs"
 WRONG = Path(__file__).parent / "wrong"
 PLUGIN_SPECS = {"darcy"}  # tested by the plugins that they need
 GOOD = [
-    path.read_text()
-    for path in (WRONG / "good.toml", *sorted(SPECS.rglob("*.toml")))
-    if path.stem not in PLUGIN_SPECS
+    path.read_text() for path in (WRONG / "good.toml", *sorted(SPECS.rglob("*.toml"))) if path.stem not in PLUGIN_SPECS
 ]
 ADDITION = """
 [[transforms]]
