@@ -248,8 +248,8 @@ def _facts_of(distribution: Distribution | None) -> tuple[str, str, tuple[str, .
         metadata = {}
     needs = (text for text in metadata.get("requires_dist", ()) if _project(text) == BUILT_IN)
     folder = str(getattr(getattr(distribution, "_path", None), "stem", ""))  # x_y-1.2.dist-info
-    name, _, its_version = folder.replace("_", "-").rpartition("-")
-    name, its_version = metadata.get("name") or name or _UNKNOWN, metadata.get("version") or its_version or _UNKNOWN
+    stem, _, release = folder.replace("_", "-").rpartition("-")
+    name, its_version = metadata.get("name") or stem or _UNKNOWN, metadata.get("version") or release or _UNKNOWN
     return str(name), str(its_version), tuple(needs), str(metadata.get("summary", ""))
 
 
