@@ -23,7 +23,7 @@ from time import perf_counter
 from typing import Any
 
 from noether.cli.output import print_table, say
-from noether.errors import NoetherError, PluginError, UsageError, error_text
+from noether.errors import PluginError, UsageError, error_text
 from noether.kernel.entries import (
     PLUGIN,
     ROLE_OF,
@@ -47,6 +47,7 @@ _NAME = re.compile(r"[\w-]+")
 _TARGET = re.compile(r"[\w.]+(:[\w.]+)?")
 _STATEFUL = ("numpy", "torch")
 """Modules with state of the process that a plugin may change; imported first if the plugin imports them anyway."""
+_PRINTS = "prints to standard output on import, where other programs read the output of commands"
 
 
 def examine(name: str | None, limit: float) -> list[Report]:
@@ -186,12 +187,22 @@ def _probed(entries: Sequence[Entry], limit: float, preload: Sequence[str] = ())
                 if child.poll() is None:
                     os.killpg(child.pid, signal.SIGKILL)  # with what it started
                     child.wait()
-        if report.exists():
-            found: Report = json.loads(report.read_text("utf-8"))
+        if (found := _read(report)) is not None:
+            if out.stat().st_size:
+                found["problems"].append(_PRINTS)
             return found
         said = err.read_text("utf-8", "replace").strip().splitlines()
         ended = f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with exit code {code}"
         return {"problems": [f"its import ends the process {ended}{f': {said[-1]}' if said else ''}"]}
+
+
+def _read(path: Path) -> Report | None:
+    """Return the report of a process, in which a plugin may have changed anything; None if it wrote none."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        return {**found, "problems": [*found["problems"]], "notes": [*found["notes"]]}
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
 
 
 # In the process of a plugin
@@ -208,28 +219,33 @@ def probe(job: dict[str, Any]) -> None:
     entries = [Entry(**{**values, "needs": tuple(values["needs"])}) for values in job["entries"]]
     for module in job["preload"]:
         import_module(module)
-    process = psutil.Process()
+    process, dumps = psutil.Process(), json.dumps
     before, noted, threads = _state(), _settings(), set(_threads())
     memory, started = process.memory_info().rss, perf_counter()
     problems = [problem for entry in entries for problem in _import_problem(entry)]
+    if os.getpid() != process.pid:  # a plugin has forked, and its child came here too
+        os._exit(0)
     facts = {
         "seconds": round(perf_counter() - started, 3),
         "memory_mib": round((process.memory_info().rss - memory) / 2**20, 1),
         "imports_torch": "torch" in sys.modules,
         "again": [name for name in _STATEFUL if name in sys.modules and name not in job["preload"]],
     }
-    sys.stdout.flush()
-    if os.fstat(sys.stdout.fileno()).st_size:
-        problems.append("prints to standard output on import, where other programs read the output of commands")
+    with suppress(Exception):  # the plugin may have closed it
+        sys.stdout.flush()
     after, settings = _state(), _settings()
     problems += [f"changes {what} on import" for what in before if before[what] != after[what]]
     notes = [f"changes {what} on import" for what in noted if noted[what] != settings[what]]
     notes += [f"starts the thread '{name}' on import" for name in sorted(set(_threads()) - threads)]
+    children = process.children(recursive=True)
+    notes += [f"starts the process '{one.name()}' on import" for one in children]
     if not facts["again"]:
         problems += [problem for entry in entries for problem in _use_problems(entry)]
     part = Path(job["report"]).with_suffix(".part")
-    part.write_text(json.dumps({**facts, "problems": problems, "notes": notes}), "utf-8")
+    part.write_text(dumps({**facts, "problems": problems, "notes": notes}), "utf-8")
     part.replace(job["report"])
+    for child in children:  # also those with a session of their own
+        child.kill()
     os.killpg(0, signal.SIGKILL)  # itself with what the plugin has started: threads and processes
 
 
@@ -250,27 +266,31 @@ def _use_problems(entry: Entry) -> Iterator[str]:
     from noether.kernel.participant import load_plugins
     from noether.kernel.registry import Registry, use_registry
 
-    with suppress(Exception, SystemExit):
+    try:
         import_target(entry.target)
-        try:
-            registry = Registry([replace(entry, needs=())])
-            with use_registry(registry):
-                component = registry.load(entry.role, entry.qualified)
-                if entry.role == PLUGIN.name:
-                    load_plugins([entry.qualified], registry)
-                elif entry.role in ROLES:
-                    config_class_of(component.target, entry.role)
-                if entry.role in (PLUGIN.name, "callback"):
-                    yield from discovered(component).problems
-        except (NoetherError, TypeError) as error:
-            yield error.message if isinstance(error, PluginError) else error_text(error)
+    except (Exception, SystemExit):  # reported already
+        return
+    try:
+        registry = Registry([replace(entry, needs=())])
+        with use_registry(registry):
+            component = registry.load(entry.role, entry.qualified)
+            if entry.role == PLUGIN.name:
+                load_plugins([entry.qualified], registry)
+            elif entry.role in ROLES:
+                config_class_of(component.target, entry.role)
+            if entry.role in (PLUGIN.name, "callback"):
+                yield from discovered(component).problems
+    except PluginError as error:
+        yield error.message
+    except (Exception, SystemExit) as error:
+        yield f"{ROLE_OF[entry.role].named(entry.name)}: cannot be used: {error_text(error)}"
 
 
 def _state() -> dict[str, Any]:
     """Return the state of the process that decides what a run computes, or how it ends."""
     found: dict[str, Any] = {
         "the generator of random": random.getstate(),
-        "the working folder": Path.cwd(),
+        "the working folder": _working_folder(),
         "signal handlers": {number: signal.getsignal(number) for number in signal.valid_signals()},
     }
     if (numpy := sys.modules.get("numpy")) is not None:
@@ -293,6 +313,13 @@ def _settings() -> dict[str, Any]:
         "the root logger": (logging.root.level, list(logging.root.handlers), logging.root.manager.disable),
         "environment variables": dict(os.environ),
     }
+
+
+def _working_folder() -> Path | None:
+    try:
+        return Path.cwd()
+    except OSError:  # it was removed
+        return None
 
 
 def _threads() -> Iterator[str]:

@@ -70,11 +70,11 @@ def package(name: str, role: str) -> Mapping[str, str]:
         role: Its role.
     """
     role = PLUGIN.name if role == TABLE.name else role
+    code, test, use = _PARTS.split(_template(f"{role}.txt"))
     module, short = name.replace("-", "_"), name
     if f"CLASS{role.capitalize()}(" in code:
         short = name.removesuffix(f"-{role}")  # MyTrainer, not MyTrainerTrainer
     camel = "".join(part.capitalize() for part in short.split("-"))
-    code, test, use = _PARTS.split(_template(f"{role}.txt"))
     group = next(group for group, known in GROUPS.items() if known.name == role)
     attribute = module if role in _FUNCTIONS else "" if role == PLUGIN.name else _class_in(code)
     major, minor, *_ = version("noether-train").split(".")

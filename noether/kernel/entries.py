@@ -246,9 +246,17 @@ def _facts_of(distribution: Distribution | None) -> tuple[str, str, tuple[str, .
         metadata = {} if distribution is None else distribution.metadata.json
     except Exception:  # no file, no text, or refused by the finder of importlib_metadata, once that is imported
         metadata = {}
-    needs = (text for text in metadata.get("requires_dist", ()) if normal(re.split(r"[^\w-]", text)[0]) == BUILT_IN)
-    name, its_version = (str(metadata.get(key, _UNKNOWN)) for key in ("name", "version"))
-    return name, its_version, tuple(needs), str(metadata.get("summary", ""))
+    needs = (text for text in metadata.get("requires_dist", ()) if _project(text) == BUILT_IN)
+    folder = str(getattr(getattr(distribution, "_path", None), "stem", ""))  # x_y-1.2.dist-info
+    stem, _, release = folder.replace("_", "-").rpartition("-")
+    name, its_version = metadata.get("name") or stem or _UNKNOWN, metadata.get("version") or release or _UNKNOWN
+    return str(name), str(its_version), tuple(needs), str(metadata.get("summary", ""))
+
+
+def _project(requirement: str) -> str:
+    """Return the name in a requirement in the form that package indexes compare: `Noether.Train >= 1` names ours."""
+    name = re.split(r"[^\w.-]", requirement.strip(), maxsplit=1)[0]
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 class Unmet(NamedTuple):
@@ -277,8 +285,8 @@ def unmet(distribution: str, needs: tuple[str, ...]) -> Unmet | None:
     """
     if not needs:
         return None
-    from packaging.requirements import InvalidRequirement, Requirement
-    from packaging.version import InvalidVersion, Version
+    from packaging.requirements import Requirement
+    from packaging.version import Version
 
     ours = version(BUILT_IN)
     upgrade = f"python -m pip install --upgrade {distribution}"
@@ -287,9 +295,13 @@ def unmet(distribution: str, needs: tuple[str, ...]) -> Unmet | None:
             wanted = Requirement(text)
             if (wanted.marker and not wanted.marker.evaluate()) or wanted.specifier.contains(ours, prereleases=True):
                 continue
-            lower = [one.version for one in wanted.specifier if one.operator in (">", ">=", "~=", "==")]
-            needs_later = any(Version(each.removesuffix(".*")) >= Version(ours) for each in lower)
-        except (InvalidRequirement, InvalidVersion):
+            lower = [
+                one.version.removesuffix(".*")
+                for one in wanted.specifier
+                if one.operator in (">", ">=", "~=", "==") and not one.contains(ours, prereleases=True)
+            ]
+            needs_later = any(Version(each) >= Version(ours) for each in lower)
+        except ValueError:  # of the requirement, its marker or its version
             return Unmet(text, ours, upgrade, is_old=True)
         requirement = f"{BUILT_IN}{wanted.specifier}"
         remedy = f'python -m pip install "{requirement}"' if needs_later else upgrade

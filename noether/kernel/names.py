@@ -37,11 +37,11 @@ def are_path_parts(path: str) -> bool:
     return len(path) <= LONGEST_PATH and all(is_path_part(part) for part in path.split("/"))
 
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def has_control(name: str) -> bool:
-    """Return True if a name has control characters, which would act on a terminal that shows it."""
+    """Return True if a name has characters that act on a terminal that shows it, or that no file can hold."""
     return not name.isprintable() and _CONTROL.search(name) is not None
 
 

@@ -141,9 +141,13 @@ def _table(given: Any) -> Encoded:
         found = ", ".join(f"{name}: {length}" for name, length in lengths.items())
         raise _WrongError(f"found columns of different lengths ({found})", "give each column one value a row")
     types = {name: _type_of_column(name, values) for name, values in columns.items()}
-    rows = zip(*(_plain(values) for values in columns.values()), strict=True)
-    body = {"columns": list(columns), "data": [list(row) for row in rows]}
-    return _in_bytes(json.dumps(body, allow_nan=False).encode(), "json", types=types)
+    try:
+        rows = zip(*(_plain(columns[name], kind) for name, kind in types.items()), strict=True)
+        body = {"columns": list(columns), "data": [list(row) for row in rows]}
+        content = json.dumps(body, allow_nan=False, ensure_ascii=False).encode()
+    except (OverflowError, ValueError) as error:
+        raise _WrongError(f"found a value that no file can hold: {error}", "convert it first") from error
+    return _in_bytes(content, "json", types=types)
 
 
 _AS_TABLE = "give a dict of columns, a list of rows that are dicts, or a pandas DataFrame"
@@ -207,8 +211,14 @@ def _type_in_json(value: Any) -> str:
     return "text" if isinstance(value, str) else "float" if isinstance(value, Real) else ""
 
 
-def _plain(values: list[Any]) -> list[Any]:
-    return [spell_number(float(value)) if _type_in_json(value) == "float" else value for value in values]
+def _plain(values: list[Any], kind: str) -> list[Any]:
+    """Return the values of a column as JSON has them; a whole number in a column of fractions stays exact."""
+    if kind == "float":
+        numbers = ((value, None if value is None else float(value)) for value in values)  # raises if it is too large
+        return [
+            value if isinstance(value, int) or number is None else spell_number(number) for value, number in numbers
+        ]
+    return [int(value) if kind == "int" and value is not None else value for value in values]
 
 
 def _histogram(values: Any, bins: Any) -> Encoded:

@@ -147,6 +147,8 @@ def _column(values: tuple[Any, ...], kind: str) -> Series[Any]:
     complete, missing = _TYPES.get(kind, ("object", "object"))
     if kind == "float":  # also those that JSON has as a text, "NaN"
         return Series([None if value is None else float(value) for value in values], dtype="float64")
+    if kind == "int" and not all(value is None or -(1 << 63) <= value < 1 << 63 for value in values):
+        return Series(list(values), dtype="object")  # exact, as a hash of 64 bits without a sign
     return Series(list(values), dtype=missing if None in values else complete)
 
 

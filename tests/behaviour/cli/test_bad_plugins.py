@@ -86,6 +86,8 @@ def test_a_run_that_does_not_name_a_wrong_plugin_is_what_it_was(noether_command,
         ("==7.*", 'python -m pip install "noether-train==7.*"'),
         ("<0.1", f"python -m pip install --upgrade {NAME}"),
         (">>1", f"python -m pip install --upgrade {NAME}"),
+        (">=0.1,<0.1", f"python -m pip install --upgrade {NAME}"),
+        ('>=0.1; python_version ~= "abc"', f"python -m pip install --upgrade {NAME}"),
     ],
 )
 def test_a_plugin_for_another_version_is_refused_before_its_import_with_the_line_that_mends_it(
@@ -106,6 +108,13 @@ def test_a_plugin_for_another_version_is_refused_before_its_import_with_the_line
     (row,) = rows(noether_command)
     assert row["status"] in ("too old", "too new")
     assert remedy in row["note"]
+
+
+@pytest.mark.parametrize("spelled", ["Noether.Train", "noether_train", "noether--train", "noether-train[hdf5]"])
+def test_a_requirement_holds_however_its_name_is_spelled(noether_command, refusal, installed, named, spelled):
+    installed(CALLBACK, f"Requires-Dist: {spelled}>=7")
+    assert 'python -m pip install "noether-train>=7"' in refusal("check", named())
+    assert [row["status"] for row in rows(noether_command)] == ["too new"]
 
 
 @pytest.mark.parametrize("needs", [">=0.1,<0.2", "", '>=7 ; extra == "test"', '>=7 ; python_version < "3"'])

@@ -60,8 +60,9 @@ def test_a_good_plugin_has_its_cost_and_no_problem(examined):
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
         ("raise KeyboardInterrupt", "KeyboardInterrupt"),
         ("import threading; threading.Event().wait()", "longer than 1 s"),
+        ("class E(Exception):\n    def __str__(self): raise self\nraise E", "__str__ raised"),
     ],
-    ids=["raises", "exits", "ends its process", "kills its process", "interrupts", "hangs"],
+    ids=["raises", "exits", "ends its process", "kills its process", "interrupts", "hangs", "no text"],
 )
 def test_an_import_that_fails_in_any_way_is_a_problem_and_not_the_end(examined, source, problem):
     report = examined(source, options=("--time-limit", "1") if "wait" in source else ())
@@ -110,6 +111,42 @@ def test_a_change_that_no_run_depends_on_is_a_note(examined, change, note):
     report = examined(change + GOOD)
     assert report["problems"] == []
     assert note in " ".join(report["notes"])
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        ("import json; json.dumps = lambda *_, **__: 'null'", ""),
+        ("import os, sys; os.close(1); sys.stdout = None", ""),
+        ("import os\nif not os.fork(): pass", ""),
+        ("import subprocess as s; s.Popen(['sleep', '600'], start_new_session=True)", "starts the process 'sleep'"),
+    ],
+    ids=["changes json", "closes its output", "forks", "starts a daemon"],
+)
+def test_a_plugin_that_meddles_with_its_process_has_a_report_all_the_same(examined, change, note):
+    report = examined(change + GOOD)
+    assert report["problems"] == []
+    assert note in " ".join(report["notes"])
+
+
+def test_a_plugin_that_removes_its_working_folder_has_changed_it(examined):
+    change = "import os, tempfile; os.chdir(tempfile.mkdtemp()); os.rmdir(os.getcwd())"
+    assert examined(change + GOOD)["problems"] == ["changes the working folder on import"]
+
+
+def test_a_class_that_cannot_be_looked_at_is_a_problem(examined):
+    source = f"""
+{CALLBACK}
+class Meta(type(Thing)):
+    def __getattribute__(cls, name):
+        if name == "__mro__":
+            raise SystemExit(4)
+        return super().__getattribute__(name)
+
+class Thing(Thing, metaclass=Meta): ...
+"""
+    (problem,) = examined(source, group="callbacks")["problems"]
+    assert "cannot be used: SystemExit: 4" in problem
 
 
 def test_what_a_spec_could_not_use_is_a_problem(noether_command, install):
@@ -180,3 +217,11 @@ def test_a_distribution_whose_entry_points_cannot_be_read_has_a_row(noether_comm
     assert ended.code == 1
     (report,) = (one for one in json.loads(ended.out) if one["origin"] == "noether-plugin-torn 1.2")
     assert "cannot be read" in report["problems"][0]
+
+
+def test_a_distribution_whose_metadata_cannot_be_read_has_the_name_of_its_folder(noether_command, install, workplace):
+    install("noether-plugin-torn", {}, {})
+    for name in ("METADATA", "entry_points.txt"):
+        (workplace / "site/noether_plugin_torn-1.2.dist-info" / name).write_bytes(b"Name: caf\xe9")
+    (report,) = json.loads(noether_command("plugins", "doctor", "--json").out)
+    assert report["origin"] == "noether-plugin-torn 1.2"
