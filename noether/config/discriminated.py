@@ -87,10 +87,15 @@ def config_class_of(target: Callable[..., Any], role: str) -> type[_RegistryBase
 def _require_inherited_fields(found: type[_RegistryBase], target: Callable[..., Any], role: str) -> None:
     """Refuse a config that lacks fields which a class of Noether, from which the component derives, reads.
 
+    A constructor that names the class which has them may make one of its own for that base.
+
     Raises:
         PluginError: if it does; names the class to derive it from.
     """
     expected = inherited_config(target, role)
+    constructor = getattr(getattr(target, "__init__", None), "__code__", None)
+    if constructor is not None and expected.__name__ in constructor.co_names:
+        return
     if lacking := [name for name in expected.model_fields if name not in found.model_fields]:
         name = expected.__name__.partition("[")[0]
         raise PluginError(

@@ -25,7 +25,7 @@ class Quits(PeriodicCallback):
 def test_a_plugin_that_exits_before_the_run_is_an_error(verb, code, lab, noether_command, spec_file):
     (lab / "quits.py").write_text(PLUGIN.format(code=code))
     ended = noether_command(*verb, spec_file(), "-p", "lab.quits")
-    assert ended.code == 1
+    assert ended.code == 2  # wrong plugin, before training
     assert "quits.py" in ended.err
     assert "configure_spec" in ended.err
 
