@@ -179,8 +179,8 @@ def test_scan_reads_names_of_distributions_whole_or_damaged(tmp_path: Path, monk
         (folder / "entry_points.txt").write_text(f"[noether.callbacks]\nof-{name} = package_{name}:Class [extra]\n")
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     assert [(entry.target, entry.origin) for entry in installed_entries.__wrapped__()] == [
+        ("package_damaged:Class", "damaged 1.0"),  # named after its folder
         ("package_whole:Class", "noether-plugin-whole 1.0"),
-        ("package_damaged:Class", "unknown unknown"),
     ]
 
 
