@@ -33,7 +33,7 @@ from noether.testing.contract import UNKNOWN, Contract, bits, built, write_spec
 from noether.testing.tiny import merged, tiny_spec
 
 HOT_HOOKS = ("track_after_accumulation_step", "before_optimizer_step", "track_after_update_step")
-_ID, _LOSS = "under-test", "loss/online/total"
+_ID = "under-test"
 
 
 class _FollowerContract(Contract):

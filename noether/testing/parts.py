@@ -19,7 +19,6 @@ from noether.spec.load import load_spec
 from noether.testing.contract import Contract, bits, built
 from noether.testing.tiny import merged
 
-HOT_HOOKS = ("track_after_accumulation_step", "before_optimizer_step", "track_after_update_step")
 _LOSS = "loss/online/total"
 
 
