@@ -45,6 +45,9 @@ class NoetherError(Exception):
         message: The problem, with the found and the expected value, and its place.
         hint: The remedy; shown on a line of its own.
         code: Stable name of the problem, if it has one: `not-trusted`. See docs/reference/errors.md.
+
+    Attributes:
+        is_reported: True if another rank of the run prints it.
     """
 
     exit_code: ClassVar[int] = 1
@@ -54,6 +57,7 @@ class NoetherError(Exception):
         self.message = message
         self.hint = hint
         self.code = code
+        self.is_reported = False
 
     def __str__(self) -> str:
         return f"{self.message}\n  help: {self.hint}" if self.hint else self.message

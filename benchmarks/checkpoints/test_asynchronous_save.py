@@ -43,7 +43,7 @@ def state() -> CheckpointState:
     counters = {"epoch": 1, "update": 6, "sample": 24}
     return CheckpointState(
         1, 6, 24, model=model, optimizer_tensors=moments, optimizer_values={"model": {}}, trainer=counters,
-        callbacks={}, data={}, rank={},
+        callbacks={}, data={}, ranks=[{}],
     )  # fmt: skip
 
 

@@ -42,7 +42,7 @@ def state(tensors: int, values: int) -> CheckpointState:
     moments = {f"model/{name}/{key}": tensor.square() for name, tensor in model.items() for key in ("m", "v")}
     counters = {"epoch": 1, "update": 6, "sample": 24}
     trainer: dict[str, Any] = {"optimizer_values": {"model": {}}, "trainer": counters, "callbacks": {}, "data": {}}
-    return CheckpointState(1, 6, 24, model=model, optimizer_tensors=moments, rank={}, **trainer)
+    return CheckpointState(1, 6, 24, model=model, optimizer_tensors=moments, ranks=[{}], **trainer)
 
 
 def saved(found: CheckpointState, folder: Path) -> Path:

@@ -21,12 +21,23 @@ class PathProvider:
         output_path: The folder that holds one folder a run; made absolute, since the working folder may change while
             the run trains.
         run_id: Name of the run and of its folder.
+
+    Attributes:
+        run_path: The folder that files are written to.
+        home: The folder of the run.
     """
 
     def __init__(self, output_path: str | Path, run_id: str) -> None:
         self.output_path = Path(output_path).absolute()
         self.run_id = run_id
-        self.run_path = self.output_path / run_id
+        self.run_path = self.home = self.output_path / run_id
+
+    @classmethod
+    def of_follower(cls, paths: PathProvider, scratch: Path) -> PathProvider:
+        """Return the paths of a rank that leaves the run folder to another one, and what it writes to `scratch`."""
+        own = cls(paths.output_path, paths.run_id)
+        own.run_path = scratch
+        return own
 
     @property
     def checkpoint_path(self) -> Path:

@@ -19,6 +19,7 @@ from noether.checkpoint.state import (
     callback_file,
     decode_state,
     join_state,
+    rank_file,
 )
 from noether.checkpoint.untrusted import parse_json
 from noether.errors import CheckpointError
@@ -60,13 +61,10 @@ class SavedCheckpoint:
         except ValueError as error:
             raise self._unreadable(name, error) from error
 
-    def state(self, rank: int = 0) -> CheckpointState:
+    def state(self) -> CheckpointState:
         """Return the whole state, the counterpart of `encode_checkpoint`; the callbacks' own files are verified only.
 
         They are large, and each callback reads its own from the folder.
-
-        Args:
-            rank: The rank whose random generators are read.
 
         Raises:
             CheckpointError: if the checkpoint is damaged, or is a partial save, which cannot be resumed from.
@@ -88,7 +86,7 @@ class SavedCheckpoint:
             trainer=values["trainer"],
             callbacks=self.callbacks(),
             data=self.data(),
-            rank=self._json(f"rank-{rank:05d}.json"),
+            ranks=[self._json(rank_file(rank)) for rank in range(self.manifest.world_size)],
         )
 
     def callbacks(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
@@ -43,7 +43,7 @@ class CheckpointState:
         trainer: The trainer's `state_dict`, without the callbacks.
         callbacks: The callbacks' `state_dict`s by id.
         data: State of the transforms, fitted on the training set.
-        rank: States of the random generators of this rank.
+        ranks: States of the random generators, by rank.
         callback_files: The callbacks' `state_files` by id.
         logs: As in `Manifest`.
     """
@@ -57,10 +57,15 @@ class CheckpointState:
     trainer: Mapping[str, Any]
     callbacks: Mapping[str, Any]
     data: Mapping[str, Tensor]
-    rank: Mapping[str, Any]
+    ranks: Sequence[Mapping[str, Any]]
     frozen: Collection[str] = ()
     callback_files: Mapping[str, Mapping[str, Mapping[str, Tensor]]] = field(default_factory=dict)
     logs: Mapping[str, FileRecord] = field(default_factory=dict)
+
+
+def rank_file(rank: int) -> str:
+    """Return the file for the random generators of a rank."""
+    return f"rank-{rank:05d}.json"
 
 
 def callback_file(owner: str, name: str | None = None) -> str:
@@ -99,7 +104,7 @@ def encode_checkpoint(
     laid_out = {name: lay_out(name, group) for name, group in tensors.items() if group}
     files: dict[str, Content] = {name: file for name, (file, _) in laid_out.items()}
     files[TRAINER] = _json(tree)
-    files["rank-00000.json"] = _json(state.rank)
+    files |= {rank_file(rank): _json(generators) for rank, generators in enumerate(state.ranks)}
     return files, {name: aliases for name, (_, aliases) in laid_out.items() if aliases}
 
 

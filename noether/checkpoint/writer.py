@@ -47,6 +47,7 @@ class CheckpointWriter:
         policy: Policy after a failed save.
         asynchronous: Train on while a save, except the last one, is written. At most one is in flight.
         facts: As in `Manifest`.
+        writes: False on a rank that leaves writing to another one.
         queue: The request since the last boundary, and the save in flight.
         names: Names given to checkpoints of this run, with their targets.
         last_committed: The checkpoint that was written last.
@@ -62,6 +63,7 @@ class CheckpointWriter:
         self.spec, self.spec_sha256 = b"", spec_sha256
         self.facts: dict[str, str] = {}
         self.queue = SaveQueue()
+        self.writes = True
         self.names: dict[str, NamedCheckpoint] = {}
         self.last_committed: Path | None = None
         self._reserved: dict[str, str] = {}
@@ -211,7 +213,8 @@ class CheckpointWriter:
         An asynchronous save is only begun, and `settle` returns its checkpoint; the save before it has to be settled.
 
         Returns:
-            The checkpoint; None if it is being written, or if the disk refused and the policy lets the run go on.
+            The checkpoint; None if another rank or a thread writes it, or if the disk refused and the policy lets the
+            run go on.
 
         Raises:
             StorageError: if the disk refuses; older checkpoints are untouched.
@@ -219,6 +222,9 @@ class CheckpointWriter:
         assert self.queue.pending is not None, "commit needs a request"
         assert self.queue.in_flight is None, "one save after the other"
         request, self.queue.pending = self.queue.pending, None
+        if not self.writes:
+            self.names.update(request.named(state.update))
+            return None
         prepared = self._prepare_save(state, request)
         if not self.asynchronous or request.is_last:
             return self._record(prepared, partial(prepared.write, self.folder, self.retention))
@@ -248,6 +254,7 @@ class CheckpointWriter:
             epoch=state.epoch,
             update=state.update,
             sample=state.sample,
+            world_size=len(state.ranks),
             files={},
             aliases=aliases,
             names=self.names | request.named(state.update),

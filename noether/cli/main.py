@@ -190,6 +190,14 @@ def show_log_visibly() -> None:
             logging.lastResort.addFilter(MaskSecrets())
 
 
+def _exit_code(error: NoetherError) -> int:
+    if "noether.runs" not in sys.modules:  # no run was begun
+        return error.exit_code
+    from noether.runs.processes import exit_code
+
+    return exit_code(error.exit_code)
+
+
 def main() -> None:
     """Run the command line, and end the process with its exit code."""
     _open_missing_streams()
@@ -198,7 +206,7 @@ def main() -> None:
         app()
     except NoetherError as error:
         print_error(error)
-        sys.exit(error.exit_code)
+        sys.exit(_exit_code(error))
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _REFUSALS:
             refusal = _REFUSALS[error.errno](f"{error.strerror}: {error.filename or 'standard output'}")

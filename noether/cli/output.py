@@ -69,7 +69,9 @@ def print_json(value: Any, *, in_one_line: bool = False) -> None:
 
 
 def print_error(error: NoetherError) -> None:
-    """Print an error to standard error: the message, its notes, and the help."""
+    """Print an error to standard error: the message, its notes, and the help; nothing if another rank has done so."""
+    if error.is_reported:
+        return
     from noether.spec.errors.problem import InvalidSpecError
 
     notes = [f"note: {note}" for note in notes_of(error)]

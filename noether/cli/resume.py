@@ -20,7 +20,7 @@ from noether.cli.options import (
     verbs,
 )
 from noether.cli.output import say
-from noether.cli.run import end
+from noether.cli.run import MaxRestarts, Nproc, end, on_ranks
 
 app = verbs()
 
@@ -33,6 +33,8 @@ def resume(
         str, typer.Option(metavar="NAME", help="The checkpoint to continue from; auto is the newest valid one.")
     ] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")] = False,
+    nproc: Nproc = None,
+    max_restarts: MaxRestarts = 0,
     allow_spec_change: AllowSpecChange = False,
     strict_code: StrictCode = False,
     output: Output = RUNS,
@@ -45,6 +47,8 @@ def resume(
     RUN ends with the same bytes as a run that never stopped. Exit codes are those of `noether run`; a run that has
     finished already is exit code 0.
     """
+    if nproc is not None:
+        on_ranks(nproc, max_restarts, [])
     from noether.runs.resume.resume import preview
     from noether.runs.resume.resume import resume as resume_run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -13,6 +14,8 @@ from noether.config.secrets import masked_traceback
 from noether.errors import NoetherError, error_text, notes_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from noether.runs.outcome import Outcome
 
 app = verbs()
@@ -31,6 +34,20 @@ IfExists = Annotated[
 TraceHooks = Annotated[
     bool, typer.Option("--trace-hooks", help="Print each call of a hook to stderr, with its callback and its time.")
 ]
+Nproc = Annotated[
+    int | None,
+    typer.Option(
+        "--nproc",
+        min=1,
+        metavar="N",
+        help="Train with N ranks on this machine, one process each; for several machines, use torchrun.",
+        show_default="1",
+    ),
+]
+MaxRestarts = Annotated[
+    int,
+    typer.Option("--max-restarts", min=0, metavar="N", help="Start the ranks again at most N times if one fails."),
+]
 WithProfile = Annotated[
     bool,
     typer.Option(
@@ -46,6 +63,8 @@ def run(
     options: SpecOptions,
     run_id: RunId = None,
     resume: IfExists = None,
+    nproc: Nproc = None,
+    max_restarts: MaxRestarts = 0,
     allow_spec_change: AllowSpecChange = False,
     strict_code: StrictCode = False,
     quiet: Quiet = False,
@@ -60,6 +79,8 @@ def run(
     """
     import noether
 
+    if nproc is not None:
+        on_ranks(nproc, max_restarts, [] if run_id else ["--run-id", _new_id(spec, options)])
     try:
         outcome = noether.run(
             spec,
@@ -81,6 +102,33 @@ def run(
     end(outcome, show_traceback=show_traceback)
 
 
+def _new_id(spec: Path, options: SpecOptions) -> str:
+    """Return an id for a run of a spec, which is checked meanwhile: its errors shall be shown once."""
+    from noether.runs.folder.run_folder import new_run_id
+    from noether.spec.load import load_spec
+
+    return new_run_id(load_spec(spec, options.overrides, trust=options.trusted, plugins=options.plugins).spec.name)
+
+
+def on_ranks(ranks: int, restarts: int, more: list[str]) -> NoReturn:
+    """Run this command in several processes, one for each rank, and end with the exit code of the run."""
+    from noether.runs.processes import start_ranks
+
+    words, arguments = iter(sys.argv[1:]), []
+    for word in words:
+        if word in _LAUNCH:
+            next(words, None)
+        elif not word.startswith(tuple(f"{name}=" for name in _LAUNCH)):
+            arguments.append(word)
+    code, killed = start_ranks([*arguments, *more], ranks=ranks, restarts=restarts)
+    if killed is not None:
+        print_problem(killed, [])
+    raise typer.Exit(code)
+
+
+_LAUNCH = ("--nproc", "--max-restarts")
+
+
 def end(outcome: Outcome, *, show_traceback: bool) -> NoReturn:
     """End the command with the exit code of a run; print the error if the run failed."""
     error = outcome.error
@@ -91,7 +139,9 @@ def end(outcome: Outcome, *, show_traceback: bool) -> NoReturn:
             print_error(error)
         else:
             _print_defect(error, outcome)
-    raise typer.Exit(outcome.exit_code)
+    from noether.runs.processes import exit_code
+
+    raise typer.Exit(exit_code(outcome.exit_code))
 
 
 def _print_defect(error: BaseException, outcome: Outcome) -> None:

@@ -152,6 +152,22 @@ def kept_for_console() -> Iterator[list[logging.LogRecord]]:
 
 
 @contextmanager
+def log_of_rank(path: Path, run: Path) -> Iterator[TextIOWrapper]:
+    """Send the messages of a rank that does not write the run folder to a log of its own; return that file.
+
+    Args:
+        path: The log.
+        run: The run folder.
+    """
+    with open_log(path, run) as log:
+        handler = logging.StreamHandler(log)
+        handler.setFormatter(VisibleFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.addFilter(MaskSecrets())
+        with _taken_over(handler):
+            yield log
+
+
+@contextmanager
 def console(log_path: Path, run: Path, *, quiet: bool) -> Iterator[None]:
     """Send the messages of a run to stdout and to a file; leave logging as it was found.
 

@@ -30,6 +30,7 @@ from noether.runs.folder.run_folder import SAMPLES, RunFolder
 from noether.runs.outcome import EXIT_CODE, Outcome, describe
 from noether.runs.prepare import Preparation, Run
 from noether.runs.process_state import keep_threads, shares_generators
+from noether.runs.ranks import Decision, require_same
 from noether.runs.resume.changes import FormerRun, facts_of, mathematics
 from noether.runs.resume.continuation import (
     AUTO,
@@ -48,6 +49,7 @@ from noether.runs.tracking.tracking import Tracking, flattened, until_stopped
 from noether.spec.describe.fields import components_in
 from noether.spec.errors.words import visible, visible_lines
 from noether.spec.model import resolved_tables
+from noether.training.parallel import parallel_of
 from noether.training.signals import StoppedBySignal
 
 _LOG = logging.getLogger("noether.run")
@@ -103,6 +105,7 @@ class Execution:
         self.resume = resume
         self.allow_spec_change, self.strict_code = allow_spec_change, strict_code
         self.quiet, self.profile = quiet, profile
+        self.parallel = parallel_of()
         self.folder = RunFolder(paths)
         self.is_older = False
         self.lock = RunLock(paths.run_path)
@@ -117,6 +120,7 @@ class Execution:
         """
         with ExitStack() as stack:
             continues = self._take_over(stack)
+            self.parallel.share(continues)
             with kept_for_console() as said:
                 for line in self.repairs:
                     _LOG.warning("damaged: %s", line)
@@ -131,13 +135,16 @@ class Execution:
                 former = self._compared(run, saved) if continues else None
                 if former is not None and saved is not None:
                     if self._has_ended(run, former, saved):
+                        self.parallel.share(Decision(has_ended=True))
                         return self._nothing_to_do(saved)
                     newest = CheckpointNames(self.paths.checkpoint_path).newest_resumable()
                     self.is_older = newest is not None and newest.update > saved.state.update and self.resume != AUTO
                     state = Continuation(saved, same_spec=former.is_same_training(saved.checkpoint))
                 if continues:
                     self._guard(run)
+                self.parallel.share(Decision.of(run, state))
                 self.prepared.ready(run, state=state)
+                require_same(self.parallel, run)
                 if continues and saved is None:
                     self._clear_for_new_beginning(run)
             if not continues:
@@ -145,6 +152,7 @@ class Execution:
                 stack.enter_context(self.lock)
                 self.folder.require_new()
                 self._guard(run)
+            self.parallel.share(None)  # the folder is there, and the other ranks may open their logs
             stack.enter_context(run.trainer.signals)  # until the end of the run is recorded
             self._begin(run, saved)
             with console(self.paths.log_path, self.paths.run_path, quiet=self.quiet):

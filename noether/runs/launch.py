@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,9 @@ from noether.runs.execution import Execution
 from noether.runs.folder.run_folder import checked_run_id, new_run_id
 from noether.runs.outcome import EXIT_CODE, Outcome, RunInterrupted
 from noether.runs.prepare import preparation
+from noether.runs.ranks import continues_itself, follow, on_all_ranks
 from noether.spec.load import LoadedSpec, load_spec
+from noether.training.parallel import RankLostError, joined, parallel_of
 
 if TYPE_CHECKING:
     from noether.runs.measure.profile import Profile
@@ -72,23 +76,25 @@ def run(
             "missing run id: found a resume without one, expected the id of the run to continue", hint="add --run-id ID"
         )
     plugins = list(plugins)
-    loaded = load_spec(spec, overrides, set, unset=unset, trust=trust, plugins=plugins, project=project)
-    watch = HookWatch(trace=print_call) if trace_hooks else active_watch()
-    options: dict[str, Any] = {}
-    if profile:
-        options["profile"] = profiled = _profile()
-        watch = replace(profiled.watch, trace=None if watch is None else watch.trace)
-    with watch_hooks(watch):
-        return start(
-            loaded,
-            run_id,
-            plugins,
-            resume=resume,
-            allow_spec_change=allow_spec_change,
-            strict_code=strict_code,
-            quiet=quiet,
-            **options,
-        )
+    with joined() as parallel:
+        load = partial(load_spec, spec, overrides, set, unset=unset, trust=trust, plugins=plugins, project=project)
+        loaded = on_all_ranks(parallel, load)
+        watch = HookWatch(trace=print_call) if trace_hooks and parallel.is_writer else active_watch()
+        options: dict[str, Any] = {}
+        if profile and parallel.is_writer:
+            options["profile"] = profiled = _profile()
+            watch = replace(profiled.watch, trace=None if watch is None else watch.trace)
+        with watch_hooks(watch):
+            return start(
+                loaded,
+                run_id,
+                plugins,
+                resume=resume,
+                allow_spec_change=allow_spec_change,
+                strict_code=strict_code,
+                quiet=quiet,
+                **options,
+            )
 
 
 def _profile() -> Profile:
@@ -112,10 +118,23 @@ def start(loaded: LoadedSpec, run_id: str | None, plugins: Iterable[str] = (), *
     watch = active_watch()
     if loaded.spec.trainer.hook_timeout_s is not None:  # otherwise hooks pay nothing
         watch = replace(watch or HookWatch(), counts=True)
+    parallel = parallel_of()
     with preparation(loaded, plugins) as prepared, watch_hooks(watch):
         spec = prepared.loaded.spec
         run_id = new_run_id(spec.name) if run_id is None else checked_run_id(run_id, spec.output)
-        outcome = Execution(prepared, PathProvider(spec.output, run_id), **options).run()
+        run_id, resume = parallel.share((run_id, options.pop("resume", None)))
+        if continues_itself(parallel):
+            resume = "auto"
+        paths = PathProvider(spec.output, run_id)
+        if parallel.is_writer:
+            outcome = Execution(prepared, paths, resume=resume, **options).run()
+        else:
+            outcome = follow(prepared, paths, parallel)
+        if outcome.error is not None:
+            parallel.report(outcome.error)
+        else:  # all ranks end together: a launcher takes the first end for that of all
+            with suppress(RankLostError):
+                parallel.share(None)
     if outcome.exit_code == EXIT_CODE + signal.SIGINT:
         raise RunInterrupted(outcome) from outcome.error
     return outcome

@@ -207,7 +207,7 @@ def preparation(
     refuse_import_by_worker()
     with use_registry(loaded.registry):
         loaded, participants = _configured(loaded, plugins)
-        place, cores = device_of(device or loaded.spec.device), usable_cores()
+        place, cores = device_of(device or loaded.spec.device), usable_cores(ranks=parallel_of().local_world)
         with process_state(loaded.spec, place), building_with_seed(loaded.spec.seed):
             yield Preparation(loaded, [*participants, *extras], place, cores)
 
@@ -231,7 +231,7 @@ def rehearsal(loaded: LoadedSpec, plugins: Iterable[str] = (), *, extras: Iterab
     ):
         spec = prepared.loaded.spec
         paths = PathProvider(spec.output, spec.name)  # an initializer may take weights of another run there
-        paths.run_path = Path(folder)
+        paths.run_path = paths.home = Path(folder)
         run = prepared.assemble(paths)
         prepared.ready(run)
         try:
@@ -369,7 +369,8 @@ def _made_explicit(spec: RunSpec, sample: dict[str, Tensor], device: torch.devic
     targets = _select(sample, spec.trainer.target_properties or [], "target_properties")
     fields = {name.removesuffix(TARGET): value for name, value in targets.items()}
     model = infer_sizes(spec.model, inputs, fields)
-    return spec.model_copy(update={"model": model, "device": str(device)})
+    name = device.type if parallel_of().world > 1 else str(device)  # each rank has another index
+    return spec.model_copy(update={"model": model, "device": name})
 
 
 def _select(sample: dict[str, Tensor], names: list[str], where: str) -> dict[str, Tensor]:

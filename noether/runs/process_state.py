@@ -186,11 +186,12 @@ def keep_threads(spec: RunSpec, paths: PathProvider) -> None:
             spec.threads = pinned
 
 
-def usable_cores(root: Path = Path("/")) -> tuple[int, str]:
+def usable_cores(root: Path = Path("/"), *, ranks: int = 1) -> tuple[int, str]:
     """Return the number of cores that this process may use, and the limit that decides about it in words.
 
     Args:
         root: Root of the file system that holds `proc` and `sys`.
+        ranks: Ranks on this machine, which share its cores.
     """
     limits = {}  # of equal ones the first is named: PyTorch follows the others, and counts real cores
     if hasattr(os, "sched_getaffinity"):
@@ -200,6 +201,8 @@ def usable_cores(root: Path = Path("/")) -> tuple[int, str]:
     by = "OMP_NUM_THREADS allows" if os.environ.get("OMP_NUM_THREADS") else "PyTorch would use"
     limits[f"{by} {{}}"] = torch.get_num_threads()
     words, cores = min(limits.items(), key=lambda limit: limit[1])
+    if ranks > 1:
+        words, cores = f"{ranks} ranks share the machine, {{}} each", max(1, cores // ranks)
     return cores, words.format(f"{cores} core{'s' if cores > 1 else ''}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -36,6 +36,17 @@ def weights_of(result: TrainerResult, per_batch: float) -> Weights:
     return {name: None if isinstance(each, str) else each for name, each in counts.items()}
 
 
+class Adds(Protocol):
+    """Adds up a tensor over all ranks, in place."""
+
+    @property
+    def world(self) -> int:
+        """Return the number of ranks."""
+
+    def reduce(self, value: Tensor) -> Tensor:
+        """Return the sum of a tensor over all ranks."""
+
+
 class Accumulation:
     """Gradients of an update whose losses are weighted by what they count.
 
@@ -43,12 +54,15 @@ class Accumulation:
     share that the earlier steps have, before the backward pass adds its own. Losses with different counts have
     different shares, so each gets a backward pass and gradients of its own, which are added up in the last step.
 
+    With several ranks, the counts are those of all of them; their gradients are averaged afterwards.
+
     Args:
         parameters: The parameters that are trained.
+        ranks: Adds up counts over all ranks; None for one.
     """
 
-    def __init__(self, parameters: Sequence[Parameter]) -> None:
-        self._parameters = parameters
+    def __init__(self, parameters: Sequence[Parameter], ranks: Adds | None = None) -> None:
+        self._parameters, self._ranks = parameters, ranks
         self._counts: dict[str, Tensor] = {}
         self._held: dict[str, list[Tensor | None]] = {}
         self._direct: str | None = None  # the group whose gradients are those of the parameters themselves
@@ -78,7 +92,7 @@ class Accumulation:
             self._forget()
         elif not self._counts and not self._held and self._direct is None:  # the steps before were means over samples
             self._held[_WITHOUT_COUNT] = _swap(self._parameters, None)
-        groups = _groups(result, steps)
+        groups = _groups(result, steps, 1 if self._ranks is None else self._ranks.world)
         shares = [self._share(key, loss, count) for key, (loss, count) in groups.items()]
         if len(groups) == 1 and not self._held and self._direct in (None, *groups):
             self._direct = next(iter(groups))
@@ -100,11 +114,14 @@ class Accumulation:
         if not isinstance(count, Tensor):
             count = torch.full((), count, device=loss.device)  # not `torch.tensor`, whose copy waits for the device
         each = precise(count.to(loss.device)).detach()
+        own = each
+        if self._ranks is not None:
+            each, own = self._ranks.reduce(each.clone()), each * self._ranks.world
         before = self._counts.get(key)
         now = self._counts[key] = each if before is None else before + each
-        share = (each / now).nan_to_num(0.0).to(loss.dtype)
+        share = (own / now).nan_to_num(0.0).to(loss.dtype)
         kept = None if before is None else (before / now).nan_to_num(0.0)
-        return torch.where(each > 0, loss, torch.zeros_like(loss)) * share, kept
+        return torch.where(own > 0, loss, torch.zeros_like(loss)) * share, kept
 
     def _backward_apart(
         self,
@@ -139,18 +156,18 @@ _WITHOUT_COUNT = ""
 """Group of the parts whose share is known before: means over samples, and sums."""
 
 
-def _groups(result: TrainerResult, steps: int) -> dict[str, tuple[Tensor, float | Tensor | None]]:
-    """Return the losses that share a count, by a name of their own."""
+def _groups(result: TrainerResult, steps: int, world: int = 1) -> dict[str, tuple[Tensor, float | Tensor | None]]:
+    """Return the losses that share a count, by a name of their own; sums are to be averaged over `world` ranks."""
     total, count = result.total_loss, result.count
     if not isinstance(count, Mapping):
         if count is None:
             return {_WITHOUT_COUNT: (total / steps, None)}
-        return {_WITHOUT_COUNT: (total, None)} if isinstance(count, str) else {"total": (total, count)}
+        return {_WITHOUT_COUNT: (total * world, None)} if isinstance(count, str) else {"total": (total, count)}
     groups: dict[str, tuple[Tensor, float | Tensor | None]] = {}
     for name, loss in (result.losses_to_log or {}).items():
         each = count.get(name)
         if each is None or isinstance(each, str):
-            key, share, number = _WITHOUT_COUNT, loss / steps if each is None else loss, None
+            key, share, number = _WITHOUT_COUNT, loss / steps if each is None else loss * world, None
         else:
             same = (key for key, (_, other) in groups.items() if other is each and isinstance(each, Tensor))
             key, share, number = next(same, name), loss, each

@@ -10,6 +10,7 @@ from functools import partial
 from itertools import chain
 from operator import attrgetter
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from noether.core.callbacks.tree import as_participant, family
 from noether.core.models.agreement import evaluation_weights
 from noether.core.models.base import ModelBase
 from noether.core.models.build import AdaptedModule
+from noether.errors import TrainingError
 from noether.kernel.stops import note
 from noether.training.forms import form_state
 from noether.training.state import TrainerParts
@@ -67,7 +69,7 @@ def capture_trainer(
         trainer={key: value for key, value in state.items() if key != "callbacks"},
         callbacks=state["callbacks"],
         data=trainer.data_container.state_dict(),
-        rank=capture_rng(),
+        ranks=_generators(trainer, model),
         frozen=frozen,
         callback_files=files if pending is None else {**files, **pending.files},
         logs=trainer.log_writer.written(),
@@ -80,6 +82,33 @@ def _evaluated(model: ModelBase) -> Mapping[str, Tensor] | None:
         return None
     with evaluation_weights(model):
         return deepcopy(model.state_dict())  # tied tensors stay tied
+
+
+def _generators(trainer: TrainerParts, model: ModelBase) -> list[dict[str, Any]]:
+    """Return the random generators of all ranks, whose weights have to be equal.
+
+    Raises:
+        TrainingError: if a rank has other weights than rank 0: something has changed them on one rank alone.
+    """
+    if trainer.parallel.world == 1:
+        return [capture_rng()]
+    found = trainer.parallel.gather((capture_rng(), _mark(model)))
+    others = [str(rank) for rank, (_, mark) in enumerate(found) if mark != found[0][1]]
+    if others:
+        raise TrainingError(
+            f"the ranks have different weights at update {trainer.state.counter.update}: found others than those of "
+            f"rank 0 on rank {', '.join(others)}",
+            hint="change the model on all ranks alike, and let `BaseTrainer.update` apply the gradients",
+        )
+    return [generators for generators, _ in found]
+
+
+def _mark(model: ModelBase) -> int:
+    """Return a checksum of all parameters."""
+    mark = 0
+    for parameter in model.parameters():
+        mark = crc32(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data, mark)
+    return mark
 
 
 class ModelState:

@@ -78,11 +78,19 @@ def choose(asked: str, trainer: TrainerParts, model: ModelBase, *, explain: bool
     reasons = {} if asked in (AUTO, *(form.name for form in FORMS)) else {asked: "this version does not have it"}
     for form in FORMS:
         is_asked = form is EAGER or asked == form.name or (asked == AUTO and form.is_automatic)
-        reason = form.refusal(trainer, model) if is_asked or explain else None
+        reason = _refusal(form, trainer, model) if is_asked or explain else None
         if reason is None and is_asked:
             return Choice(asked, form, reasons)
         reasons[form.name] = reason or _not_asked(asked, form)
     raise AssertionError("the eager form is always possible")
+
+
+def _refusal(form: Form, trainer: TrainerParts, model: ModelBase) -> str | None:
+    if trainer.parallel.world > 1 and form is not EAGER:
+        return (
+            f"the run has {trainer.parallel.world} ranks, which exchange gradients between backward pass and optimizer"
+        )
+    return form.refusal(trainer, model)
 
 
 def _not_asked(asked: str, form: Form) -> str:

@@ -23,8 +23,8 @@ from noether.kernel.dispatch import Dispatch
 from noether.training.capture import named
 from noether.training.optimizers import follow_metrics, warn_of_unread_metrics
 from noether.training.rounds import Rounds, call_hook
-from noether.training.state import TrainerParts
-from noether.training.stop import interruptible_evaluation, stop_for_signal
+from noether.training.state import TrainerParts, may_change_at_every_update
+from noether.training.stop import agree_on_stop, interruptible_evaluation, stop_for_signal
 
 
 @torch.no_grad()
@@ -81,6 +81,10 @@ def _updates(
     _begin_updates(trainer, model, dist_model, dispatch)
     if state.round_to_repeat is not None:
         _repeat_round(trainer, rounds, state.round_to_repeat)
+    ranks = trainer.parallel if trainer.parallel.world > 1 else None
+    may_stop = ranks is not None and may_change_at_every_update(trainer)
+    if ranks is not None:
+        agree_on_stop(trainer, now=True)
     if signals.received is not None and state.stopped_by is None:  # it came while the run began
         stop_for_signal(state, signals, is_over=state.stop_reason is not None or counter.is_finished)
     ends = counter.is_finished or state.stop_reason is not None
@@ -105,6 +109,8 @@ def _updates(
             track_update(counter, times)
         if calls_always or counter.update >= rounds.due:
             rounds.after_update()
+        if ranks is not None:
+            agree_on_stop(trainer, now=may_stop or rounds.last == counter.update)
         if signals.received is not None:
             stop_for_signal(state, signals, is_over=state.stop_reason is not None or counter.update >= end_update)
         ends = counter.update >= end_update or state.stop_reason is not None
@@ -218,7 +224,7 @@ def _running(trainer: TrainerParts, model: ModelBase) -> Iterator[ExitStack]:
     """Listen to signals and report that the run has started; in the end write the metrics, also after an error."""
     with trainer.signals, trainer.signals.interrupting(), ExitStack() as stack:
         stack.callback(_write_rest, trainer)
-        if trainer.dispatch is not None and trainer.dispatch.run_started is not None:
+        if trainer.parallel.is_writer and trainer.dispatch is not None and trainer.dispatch.run_started is not None:
             with evaluating(model):
                 call_hook(trainer.dispatch.run_started, run=trainer.run)
         yield stack

@@ -78,9 +78,9 @@ class FiniteGuard:
         self.applied = torch.zeros_like(loss) if self.was_skipped else torch.ones_like(loss)
 
     @property
-    def keeps_losses(self) -> bool:
-        """True between the first accumulation step of an update and its optimizer step."""
-        return bool(self._losses)
+    def kept(self) -> Sequence[Tensor]:
+        """The losses of accumulation steps of the update under way."""
+        return self._losses
 
     def forget(self) -> None:
         """Forget the losses of an update that was not finished."""

@@ -24,6 +24,7 @@ from noether.core.callbacks.tree import as_participant, family
 from noether.core.models.agreement import give_saved_optimizers
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import load_weights
+from noether.data.randomness import mix, seed_sample
 from noether.errors import CheckpointError, DataError, NoetherError, error_text, notes_of
 from noether.kernel.names import did_you_mean
 from noether.training.capture import named, restore_rng
@@ -156,7 +157,10 @@ def _restore(trainer: TrainerParts, model: ModelBase, checkpoint: SavedCheckpoin
         with named(callback, "resume_from_checkpoint"):
             callback.resume_from_checkpoint(paths, model)
     trainer.data_container.load_state_dict(state.data)
-    restore_rng(state.rank)
+    if len(state.ranks) == trainer.parallel.world:
+        restore_rng(state.ranks[trainer.parallel.rank])
+    else:  # no rank of before; that of a run of one world would be the same after each restart
+        seed_sample(mix(mix(trainer.data_container.seed, state.update), trainer.parallel.rank))
     if progress.is_resumed:  # now that nothing can fail any more: what is cut off cannot be put back
         trainer.checkpoint_writer.continue_from(checkpoint.folder, checkpoint.manifest)
         trainer.log_writer.load_state_dict(metrics_until, checkpoint.manifest.logs, checkpoint.manifest.update)
@@ -193,7 +197,7 @@ def resumption_paths(checkpoint: SavedCheckpoint) -> ResumptionPaths:
 
 
 def _is_own(paths: ResumptionPaths, own: PathProvider) -> bool:
-    return paths.run_path == own.run_path.resolve()
+    return paths.run_path == own.home.resolve()
 
 
 def _listed(names: Mapping[str, Any]) -> str:
@@ -222,6 +226,8 @@ def verify_restored(trainer: TrainerParts, model: ModelBase, checkpoint: SavedCh
     files, _ = encode_checkpoint(state, SaveRequest.whole())
     for name, record in checkpoint.manifest.files.items():
         if name == SPEC or not (same_spec or name.startswith(_MATHEMATICS)):
+            continue
+        if name.startswith("rank-") and checkpoint.manifest.world_size != trainer.parallel.world:
             continue
         if name not in files or FileRecord.of(files[name]) != record:
             raise _not_as_saved(name, files.get(name), checkpoint, trainer.callbacks)

@@ -63,6 +63,7 @@ class Rounds:
         self.checkpoint_writer = trainer.checkpoint_writer
         self.arguments = {"trainer_model": dist_model, "data_iter": data_iter, "batch_size": trainer.batch_size}
         self.due = self.dispatch.next_due_update(self.counter)
+        self.last = -1  # update of the last round
         self._going_through_data = [callback for callback in trainer.callbacks if _goes_through_data(callback)]
         self._state_names = state_names(model)
         self._doing: dict[tuple[str, str], list[tuple[Any, _Unit | None]]] = {}
@@ -96,6 +97,7 @@ class Rounds:
         if counter.update < self.due:
             self._call(dispatch.after_update_always, dispatch.after_epoch_always, checked=False)
             return
+        self.last = counter.update
         self.send_flags()
         with interruptible(self.trainer, self.model) if self._is_pass_due() else _NOTHING:
             self._call(dispatch.after_update, dispatch.after_epoch)

@@ -12,10 +12,13 @@ import termios
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from types import FrameType
 from typing import Any
 
 from noether.kernel.stops import Interruption
+
+_ONCE_S = 5.0
 
 
 class StoppedBySignal(Interruption):
@@ -42,14 +45,19 @@ class StopSignals:
     Args:
         save_on_sigint: True if Ctrl-C waits for a checkpoint; otherwise it interrupts at once, as usual.
         names: Further signals that stop a run as SIGTERM does: `SIGUSR1`.
+        is_shared: True if several ranks have to agree on a signal before they act on it, see `receive`. A launcher
+            passes on what its ranks may have got as well, so that the same signal again counts as a second one only
+            after some seconds.
 
     Attributes:
-        received: The first signal that arrived.
+        heard: The first signal that arrived in this process.
+        received: The first signal that arrived, as the run acts on it.
         count: Number of signals that arrived.
         insists: True if one of them ends the run at once.
     """
 
-    def __init__(self, *, save_on_sigint: bool, names: Iterable[str] = ()) -> None:
+    def __init__(self, *, save_on_sigint: bool, names: Iterable[str] = (), is_shared: bool = False) -> None:
+        self._is_shared = is_shared
         self._saves_on_sigint = save_on_sigint
         self._numbers = [signal.SIGTERM, *(signal.Signals[name] for name in names), signal.SIGHUP, signal.SIGINT]
         self._former: dict[int, Any] = {}
@@ -57,9 +65,15 @@ class StopSignals:
         self._forget()
 
     def _forget(self) -> None:
+        self.heard: int | None = None
         self.received: int | None = None
+        self._heard_at = 0.0
         self.count = 0
         self.insists = False
+
+    def receive(self, number: int) -> None:
+        """Act on a signal that a rank has got."""
+        self.received = self.received or number
 
     @property
     def name(self) -> str:
@@ -116,9 +130,12 @@ class StopSignals:
             _let_go_of_lost_terminal()
             if self.count:
                 return
+        if self._is_shared and number == self.heard and monotonic() - self._heard_at < _ONCE_S:
+            return
         self.count += 1
-        if self.received is None:
-            self.received = number
+        if self.heard is None:
+            self.heard, self._heard_at = number, monotonic()
+            self.received = None if self._is_shared else number
         if self.count > 2:
             _do_as_by_default(number)
         if self.count > 1 or (number == signal.SIGINT and not self._saves_on_sigint):
@@ -127,9 +144,9 @@ class StopSignals:
 
     def _raise(self) -> None:
         if self._interrupting and not self._uninterrupted:
-            assert self.received is not None, "only a signal can insist"
-            only_ctrl_c = self.received == signal.SIGINT and not self._saves_on_sigint
-            raise KeyboardInterrupt if only_ctrl_c else StoppedBySignal(self.received)
+            assert self.heard is not None, "only a signal can insist"
+            only_ctrl_c = self.heard == signal.SIGINT and not self._saves_on_sigint
+            raise KeyboardInterrupt if only_ctrl_c else StoppedBySignal(self.heard)
 
 
 def _let_go_of_lost_terminal() -> None:

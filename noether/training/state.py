@@ -28,6 +28,7 @@ from noether.kernel.progress import TrainingIteration, UpdateCounter
 from noether.metrics.log import LogWriter
 from noether.training.accumulation import Weights
 from noether.training.nonfinite import FiniteGuard
+from noether.training.parallel import Parallel
 from noether.training.precision import Precision
 from noether.training.signals import StopSignals
 from noether.training.trainers.config import BaseTrainerConfig
@@ -228,6 +229,7 @@ class TrainerParts(Protocol):
     config: Any
     state: RunState
     one_update: Update
+    parallel: Parallel
     update_form: Any
     precision: Precision
     device: torch.device

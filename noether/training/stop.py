@@ -44,6 +44,21 @@ def stop_for_signal(state: RunState, signals: StopSignals, *, is_over: bool = Fa
         state.stopped_by, state.stop_reason = signals.received, signals.name
 
 
+def agree_on_stop(trainer: TrainerParts, *, now: bool) -> None:
+    """Take over the signal and the stop of another rank; all ranks call it at the same boundaries.
+
+    Args:
+        trainer: The trainer.
+        now: Act on the votes of this boundary; otherwise on those of the one before, which costs no waiting.
+    """
+    state, signals = trainer.state, trainer.signals
+    number, stops = trainer.parallel.vote(signals.heard, state.stop_reason is not None, now=now)
+    if number is not None:
+        signals.receive(number)
+    if stops and state.stop_reason is None:
+        state.stop_reason = "another rank has ended training"
+
+
 def raise_if_stopped(state: RunState, signals: StopSignals) -> None:
     """Interrupt the round under way if a signal has arrived; called between two batches of an evaluation pass.
 

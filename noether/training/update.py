@@ -17,7 +17,7 @@ from noether.data.samplers import TRAINING, TaggedBatch
 from noether.kernel.progress import Stopwatch
 from noether.optim.kernels import lay_out, require_scalable
 from noether.optim.model_optimizer import ModelOptimizer
-from noether.training.accumulation import Accumulation, Weights, shown, weights_of
+from noether.training.accumulation import Accumulation, Adds, Weights, shown, weights_of
 from noether.training.buffers import KeptBuffers
 from noether.training.nonfinite import FiniteGuard, step_masked
 from noether.training.precision import Precision
@@ -71,6 +71,7 @@ class Update:
         verdict: The same as a bool if the host knows it, otherwise `applied`.
         times: Seconds of the parts of the last update, `data_time` among them.
         is_scheduled: True if a learning rate or another value is set before each update.
+        weighs: The ranks over which counts of losses are added up; None for one.
         loss_weights: Weights of the last losses in a mean over several accumulation steps; None if all are equal.
     """
 
@@ -96,6 +97,7 @@ class Update:
         self.loss_weights: Weights | None = None
         self.is_scheduled = False
         self.to_device = to_device
+        self.weighs: Adds | None = None
         self._accumulate: Callable[..., StepOutcome] = self.accumulate
         self._before_optimizer_step: BeforeOptimizer | None = None
         self._after_step: AfterStep | None = None
@@ -251,7 +253,7 @@ class Update:
             if self._fitted is not self._model and result.losses_to_log:
                 check_parts(result)
             forwarded = perf_counter()
-            if steps > 1 or precision.scaler is not None:
+            if steps > 1 or precision.scaler is not None or self.weighs is not None:
                 return result, self._backward(result, steps, step, retain_graph=retain_graph), forwarded
             run_backward(result.total_loss, retain_graph=retain_graph)
             return result, result.total_loss.detach(), forwarded
@@ -266,9 +268,9 @@ class Update:
         """Run the backward pass of a scaled loss, or of one of several accumulation steps; return its share."""
         total, scaler = result.total_loss, self.precision.scaler
         scale = _unscaled if scaler is None else scaler.scale
-        if steps > 1 and (result.count is not None or self._is_weighing):
+        if (steps > 1 or self.weighs is not None) and (result.count is not None or self._is_weighing):
             if not self._is_weighing or self._accumulation is None:
-                self._accumulation = Accumulation(self._parameters)
+                self._accumulation = Accumulation(self._parameters, self.weighs)
             self._is_weighing = step < steps - 1
             return self._accumulation.backward(result, steps, step, scale, retain_graph=retain_graph)
         loss = total if steps == 1 else total / steps
@@ -292,7 +294,7 @@ class Update:
     @property
     def is_unfinished(self) -> bool:
         """True between two accumulation steps of an update."""
-        return self.guard.keeps_losses
+        return bool(self.guard.kept)
 
     def adopt(self, model: ModelBase, dist_model: torch.nn.Module) -> None:
         """Remember a model, its optimizers and its buffers, so that no update has to collect them."""

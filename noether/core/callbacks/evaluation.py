@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from noether.core.models.base import evaluating
+from noether.core.protocols import Ranked
+from noether.data.batches import moved
 from noether.data.container import DataContainer
 from noether.data.loader import TrainingLoader, evaluation_pass
 from noether.data.samplers import SamplerIntervalConfig, TaggedBatch
@@ -128,6 +130,18 @@ def _open(name: str, batches: int) -> Progress:
     return bar
 
 
+class _One:
+    """The ranks of a run of one process."""
+
+    rank, world = 0, 1
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+
+_ONE = _One()
+
+
 class DatasetPass:
     """One pass of one consumer: takes exactly its batches from the stream.
 
@@ -136,6 +150,7 @@ class DatasetPass:
         batch_size: Samples a batch if the consumer has no batch size of its own.
         before_batch: Called before each batch; an exception from it ends the pass.
         name: Name of the pass on the terminal.
+        parallel: The ranks of the run: the samples of a pass of its stream are divided among them.
 
     Attributes:
         data_time: Seconds spent waiting for batches.
@@ -149,35 +164,49 @@ class DatasetPass:
         batch_size: int,
         before_batch: Callable[[], object] | None = None,
         name: str = "",
+        parallel: Ranked = _ONE,
     ) -> None:
         self.sampler_config = sampler_config
         self.batch_size = batch_size
+        self._parallel = parallel
+        self._place = {"rank": parallel.rank, "world_size": parallel.world}
+        self._is_divided = True  # False for batches that every rank has whole
         self.before_batch = before_batch
         self.name = name
         self.data_time = 0.0
         self.samples = 0
 
     def collect(self, data_iter: Iterator[Any], model: torch.nn.Module, process: Callable[..., Any]) -> list[Any]:
-        """Return the results of `process(batch, trainer_model=model)` for every batch.
+        """Return the results of `process(batch, trainer_model=model)` for every batch, in the order of the data set.
 
+        Each rank has those of all ranks: it processes its own part, and gets the others' through the CPU.
         The model is in evaluation mode meanwhile; afterwards each module has its own mode back, also after an error.
         """
-        bar = PassBar(self.name, self.sampler_config.pass_length(self.batch_size))
+        bar = PassBar(self.name, self.sampler_config.pass_length(self.batch_size, **self._place))
         with evaluating(model), closing(bar):
-            return [process(batch, trainer_model=model) for batch in self._batches(data_iter, bar)]
+            own = [process(batch, trainer_model=model) for batch in self._batches(data_iter, bar)]
+        if self._parallel.world == 1 or not self._is_divided:
+            return own
+        device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+        own = moved(own, torch.device("cpu"))
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)  # the copies did not wait
+        found = self._parallel.gather(own)
+        return [moved(result, device) for results in found for result in results]
 
     def _batches(self, data_iter: Iterator[Any], bar: PassBar) -> Iterator[Any]:
         """Yield the batches of this pass from the stream of the run, or all of an iterator of plain batches."""
         config, begun, data_iter = self.sampler_config, [], iter(data_iter)
-        if config.pass_length(self.batch_size):
+        if config.pass_length(self.batch_size, **self._place):
             started = perf_counter()
             begun = list(islice(data_iter, 1))
             self.data_time += perf_counter() - started
         batches: Iterator[Any] = chain(begun, data_iter)
         lengths: Iterator[int] = repeat(0)
-        if not begun or isinstance(begun[0], TaggedBatch):
-            batches = evaluation_pass(batches, config, self.batch_size)
-            lengths = iter(config.batch_lengths(self.batch_size))
+        self._is_divided = not begun or isinstance(begun[0], TaggedBatch)
+        if self._is_divided:
+            batches = evaluation_pass(batches, config, self.batch_size, **self._place)
+            lengths = iter(config.batch_lengths(self.batch_size, **self._place))
         while True:
             started = perf_counter()
             batch = next(batches, None)
@@ -200,6 +229,7 @@ class EvaluationStream:
         data_container: The data sets.
         consumers: Return the requests of all consumers, in the order in which they read.
         device: The device that batches are for.
+        parallel: The ranks of the run.
     """
 
     def __init__(
@@ -208,7 +238,9 @@ class EvaluationStream:
         consumers: Callable[[], Sequence[SamplerIntervalConfig]],
         *,
         device: torch.device,
+        parallel: Ranked = _ONE,
     ) -> None:
+        self._place: Any = {"rank": parallel.rank, "world_size": parallel.world}
         self._data_container = data_container
         self._consumers = consumers
         self._device = device
@@ -229,7 +261,7 @@ class EvaluationStream:
             self.close()
             self._batch_size = batch_size
             self._loader = self._data_container.build_loader(
-                consumers, batch_size=batch_size, evaluation=True, device=self._device
+                consumers, batch_size=batch_size, evaluation=True, device=self._device, **self._place
             )
         self._batches = iter(self._loader)
         return self._batches

@@ -343,6 +343,7 @@ class PeriodicDataIteratorCallback(PeriodicCallback, ABC):
             batch_size=batch_size,
             before_batch=self.trainer.raise_if_stopped,
             name=self.id,
+            parallel=self.trainer.parallel,
         )
         try:
             with self.trainer.autocast(), explaining_gradients():

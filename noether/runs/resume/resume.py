@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from noether.runs.folder.lock import is_locked
 from noether.runs.folder.run_folder import RUN, RunFolder, environment_changes, find_run, last_attempt
 from noether.runs.launch import start
 from noether.runs.outcome import Outcome
+from noether.runs.ranks import on_all_ranks
 from noether.runs.resume.changes import (
     VALUE,
     another_value,
@@ -30,6 +32,7 @@ from noether.spec.diff import differences
 from noether.spec.model import resolved_tables
 from noether.training.compiled import missing_compiler
 from noether.training.forms import COMPILED
+from noether.training.parallel import joined
 
 
 def resume(
@@ -65,12 +68,14 @@ def resume(
     """
     paths = find_run(run, output, without_record=True)
     plugins = list(plugins)
-    repairs = repair_run(paths)
     changes = {**(set or {}), "output": str(paths.output_path)}
     layers = {"overrides": overrides, "set": changes, "unset": unset, "trusted": trusted, "plugins": plugins}
-    loaded = load_saved_spec(paths, project=project, **layers)
-    with noting_missing_code(paths, project):
-        return start(loaded, paths.run_id, plugins, resume=checkpoint, repairs=repairs, **options)
+    with joined() as parallel:
+        repairs = repair_run(paths) if parallel.is_writer else []
+        parallel.share(None)  # the others read what was repaired
+        loaded = on_all_ranks(parallel, partial(load_saved_spec, paths, project=project, **layers))
+        with noting_missing_code(paths, project):
+            return start(loaded, paths.run_id, plugins, resume=checkpoint, repairs=repairs, **options)
 
 
 def preview(

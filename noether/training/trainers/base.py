@@ -43,6 +43,7 @@ from noether.training.forms import Choice, choose, report_fallback
 from noether.training.nonfinite import finite_guard
 from noether.training.optimizers import TrainsParameters
 from noether.training.parallel import Parallel, parallel_of
+from noether.training.parallel.gradients import UpdateOfRanks
 from noether.training.precision import Precision
 from noether.training.rounds import compile_run_hooks
 from noether.training.signals import StopSignals
@@ -147,14 +148,15 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
     def _set_up_update(self, config: BaseTrainerConfig[Any]) -> None:
         self.precision = Precision(config.precision, self.device)
         guard = finite_guard(self.device, skip=config.skip_nan_loss, max_in_a_row=config.skip_nan_loss_max_count)
-        self.signals = StopSignals(save_on_sigint=config.save_on_sigint, names=config.stop_signals)
-        self.one_update = Update(
-            self.train_step,
-            self.precision,
-            guard,
-            accumulation_steps=self.accumulation_steps,
-            to_device=None if self.device.type == "cpu" else self.to_device,
-        )
+        shared = self.parallel.world > 1
+        self.signals = StopSignals(save_on_sigint=config.save_on_sigint, names=config.stop_signals, is_shared=shared)
+        to_device = None if self.device.type == "cpu" else self.to_device
+        options = {"accumulation_steps": self.accumulation_steps, "to_device": to_device}
+        if shared:
+            kind: Callable[..., Update] = partial(UpdateOfRanks, self.parallel, finds_unused=config.find_unused_params)
+        else:
+            kind = Update
+        self.one_update = kind(self.train_step, self.precision, guard, **options)
 
     def get_data_loader(
         self,
@@ -174,6 +176,8 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
             "repeat_round": self.state.round_to_repeat is not None,
             "evaluation": evaluation,
             "device": self.device,
+            "rank": self.parallel.rank,
+            "world_size": self.parallel.world,
             **(self.main_sampler_kwargs or {}),
         }
         consumers = [callback.sampler_config for callback in iterator_callbacks]
@@ -297,7 +301,7 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
 
     def wrap_ddp(self, model: ModelBase) -> nn.Module:
         """Return the model prepared for the ranks of the run; with one rank, the model itself."""
-        return self.parallel.prepare(model)
+        return self.parallel.prepare(model, self.config)
 
     def wrap_compile(self, ddp_model: nn.Module) -> nn.Module:
         """Compile the model if `use_torch_compile` is set; its parameters stay those of the model."""
@@ -365,6 +369,7 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         self.one_update.follow(self.train_step, self.update if self.has_own_update else None)
         try:
             with loop.closing(self.callbacks):
+                self.parallel.begin(model, self.data_container.seed)
                 self.apply_resume_initializer(model)
                 work(self, model, dist_model)
         finally:

@@ -16,6 +16,7 @@ from noether.metrics.results import Limits
 TCallbackConfig = TypeVar("TCallbackConfig", bound=CallBackBaseConfig)
 Precision = Literal["float32", "fp32", "float16", "fp16", "bfloat16", "bf16"]
 StopSignal = Literal["SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU"]
+Reduce = Literal["exact", "ddp"]
 UpdateForm = Literal["eager", "compiled", "graph", "auto"]
 LIMITS = ("max_epochs", "max_updates", "max_samples")
 
@@ -105,7 +106,17 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
         "that equals eager bit for bit. A form that is not possible gives way to eager, and the run says why.",
     )
     use_torch_compile: bool = Field(False, description="Compile the model with torch.compile.")
-    find_unused_params: bool = Field(False, description="DistributedDataParallel's find_unused_parameters.")
+    reduce: Reduce = Field(
+        "exact",
+        description="Exchange of gradients between ranks. `exact`: once an update in one buffer, in the order of "
+        "names, so that a run that was restarted ends with the same bytes. `ddp`: by DistributedDataParallel, during the "
+        "backward pass; with three ranks or more, a restart may change the last bits.",
+    )
+    find_unused_params: bool = Field(
+        False,
+        description="Parameters may have gradients in some updates only: DistributedDataParallel's "
+        "find_unused_parameters, and for `exact` on accelerators.",
+    )
     static_graph: bool = Field(False, description="DistributedDataParallel's static_graph.")
     forward_properties: list[str] | None = Field(
         [], examples=[["points"]], description="Properties of a batch that the model is called with."

@@ -37,7 +37,7 @@ def save(writer: CheckpointWriter, update: int, *tags: str, more: tuple[str, ...
     weights = {name: torch.tensor([float(update)]) for name in ("w", *more)}
     averages = {"ema": {"0.9": {"w": torch.tensor([float(-update)])}}}
     writer.commit(
-        CheckpointState(update // 4, update, 8 * update, model=weights, rank={}, callback_files=averages, **nothing)
+        CheckpointState(update // 4, update, 8 * update, model=weights, ranks=[{}], callback_files=averages, **nothing)
     )
 
 

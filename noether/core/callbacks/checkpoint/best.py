@@ -131,6 +131,7 @@ class BestCheckpointCallback(PeriodicCallback):
             self.data_container,
             lambda: [child.sampler_config for child in iterator_callbacks(self.eval_callbacks)],
             device=self.trainer.device,
+            parallel=self.trainer.parallel,
         )
 
     # Declarations, read before it is built

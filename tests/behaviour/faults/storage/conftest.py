@@ -121,7 +121,7 @@ def state(update: int, number: int) -> CheckpointState:
         trainer={"epoch": update // 4, "update": update, "sample": 8 * update, "scale": value[:1].double()},
         callbacks={"best": {"number": number}, "ema": {"seen": value.clone()}},
         data={"transforms/0/mean": value.clone()},
-        rank={"torch": f"{number:08x}"},
+        ranks=[{"torch": f"{number:08x}]"},
         callback_files={"ema": {"0.9": {"w": -value}}},
     )
 
@@ -138,7 +138,7 @@ def number_of(found: Checkpoint) -> int:
         float(state.trainer["scale"]),
         state.callbacks["best"]["number"],
         state.optimizer_values["model"]["groups"][0]["number"],
-        int(state.rank["torch"], 16),
+        int(state.ranks[0]["torch"], 16),
     }
     assert len(numbers) == 1, f"a mixed checkpoint: {numbers}"
     return int(numbers.pop())

@@ -26,7 +26,7 @@ def run(tmp_path: Path) -> Path:
     for update in (2, 4):
         weight = torch.tensor([float(update)])
         writer.save("best_model.loss" if update == 2 else "last")
-        writer.commit(CheckpointState(0, update, update, model={"a": weight, "b": weight}, rank={}, **nothing))
+        writer.commit(CheckpointState(0, update, update, model={"a": weight, "b": weight}, ranks=[{}], **nothing))
     return paths.run_path
 
 

@@ -1,0 +1,170 @@
+"""The other ranks of a run: they train beside rank 0, which alone writes the run folder and talks to trackers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.saved import SavedCheckpoint
+from noether.errors import NoetherError, SpecError, TrainingError, UsageError
+from noether.kernel.hookspecs import HOOKS
+from noether.kernel.watchdog import write_stacks
+from noether.runs.console import log_of_rank
+from noether.runs.outcome import EXIT_CODE, Outcome
+from noether.runs.prepare import Preparation, Run
+from noether.runs.process_state import keep_threads
+from noether.runs.resume.changes import facts_of
+from noether.runs.resume.continuation import Continuation, SavedState
+from noether.runs.tracking.tracking import flattened
+from noether.spec.model import resolved_tables
+from noether.training.parallel import Parallel
+
+T = TypeVar("T")
+RESTARTS = "TORCHELASTIC_MAX_RESTARTS"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The way in which rank 0 begins the run.
+
+    Attributes:
+        checkpoint: The checkpoint to continue from; None for a new run.
+        same_spec: True if the spec is the one that it was saved with.
+        has_ended: True if nothing is left to do.
+        facts: Facts of the run, with their salt.
+    """
+
+    checkpoint: Path | None = None
+    same_spec: bool = True
+    has_ended: bool = False
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, run: Run, state: Continuation | None) -> Decision:
+        """Return the decision to begin a run anew, or from a state."""
+        facts = run.trainer.checkpoint_writer.facts
+        return cls(facts=facts) if state is None else cls(state.saved.checkpoint.folder, state.same_spec, facts=facts)
+
+    def state(self) -> Continuation | None:
+        """Read the state that rank 0 continues with."""
+        if self.checkpoint is None:
+            return None
+        saved = SavedCheckpoint.open(self.checkpoint)
+        return Continuation(SavedState(saved, saved.state()), same_spec=self.same_spec)
+
+
+def on_all_ranks(parallel: Parallel, work: Callable[[], T]) -> T:
+    """Do work on every rank, and return its result; if a rank refuses, all do, and rank 0 has its message.
+
+    Raises:
+        NoetherError: if a rank has refused: rank 0 has its own error or that of another one; the others are silent.
+    """
+    result, error = None, None
+    try:
+        result = work()
+    except NoetherError as refused:
+        error = refused
+    said = parallel.gather(None if error is None else str(error))
+    if parallel.is_writer and error is not None:
+        raise error
+    refusing = next((rank for rank, text in enumerate(said) if text is not None), None)
+    if refusing is not None:
+        refusal = UsageError(f"rank {refusing}: {said[refusing]}")
+        refusal.is_reported = not parallel.is_writer
+        raise refusal
+    return result  # type: ignore[return-value]  # there was no error
+
+
+def continues_itself(parallel: Parallel, environment: Mapping[str, str] = os.environ) -> bool:
+    """Return True if the launcher has started the ranks again: the run of before goes on, whatever the command says."""
+    return parallel.attempt > 0
+
+
+def require_same(parallel: Parallel, run: Run) -> None:
+    """Refuse to train if the ranks have not the same spec, code, plugins and hooks; name what differs.
+
+    Raises:
+        SpecError: if something differs.
+    """
+    if parallel.world == 1:
+        return
+    dispatch = run.trainer.dispatch
+    own = {f"spec: {key}": value for key, value in flattened(resolved_tables(run.spec)).items()}
+    own |= run.trainer.checkpoint_writer.facts
+    own |= {f"order of {hook}": ", ".join(dispatch.order(hook)) for hook in HOOKS} if dispatch is not None else {}
+    facts = parallel.gather(own)
+    for rank, found in enumerate(facts):
+        rows = [key for key in sorted(found.keys() | facts[0].keys()) if found.get(key) != facts[0].get(key)]
+        if rows:
+            shown = "; ".join(f"{key}: {found.get(key)!s:.80} (rank 0: {facts[0].get(key)!s:.80})" for key in rows[:5])
+            more = f"; and {len(rows) - 5} more" if len(rows) > 5 else ""
+            raise SpecError(
+                f"rank {rank} would train another run than rank 0: found {shown}{more}",
+                hint="start all ranks with the same files, packages and command",
+            )
+
+
+def follow(prepared: Preparation, paths: PathProvider, parallel: Parallel) -> Outcome:
+    """Train beside rank 0; what callbacks write goes to a folder that is removed in the end.
+
+    Args:
+        prepared: The run to build.
+        paths: Paths of the run.
+        parallel: The ranks; this is not the writer.
+
+    Returns:
+        The outcome of this rank.
+    """
+    with TemporaryDirectory(prefix="noether-rank-") as scratch:
+        own = PathProvider.of_follower(paths, Path(scratch))
+        if parallel.share(False):
+            keep_threads(prepared.loaded.spec, paths)
+        run = prepared.assemble(own)
+        run.trainer.checkpoint_writer.writes = False
+        decision = parallel.share(Decision())
+        if decision.has_ended:
+            return Outcome("FINISHED", paths.run_path)
+        run.trainer.checkpoint_writer.record(facts_of(run.spec, prepared.plugins, decision.facts))
+        state = decision.state()
+        if state is not None:
+            for log in state.saved.checkpoint.manifest.logs:
+                with suppress(FileNotFoundError):  # nothing was written to it yet
+                    shutil.copyfile(paths.run_path / log, own.run_path / log)
+        prepared.ready(run, state=state)
+        require_same(parallel, run)
+        parallel.share(None)
+        with run.trainer.signals:
+            return _train(run, paths, parallel)
+
+
+def _train(run: Run, paths: PathProvider, parallel: Parallel) -> Outcome:
+    name = paths.run_path / f"log.rank-{parallel.rank:05d}.txt"
+    with log_of_rank(name, paths.run_path) as log, redirect_stdout(log):
+        parallel.on_hang(partial(write_stacks, log, f"rank {parallel.rank} was waited for in vain"))
+        try:
+            run.trainer.train(run.model)
+        except BaseException as error:
+            parallel.report(error)
+            return _failure(run, paths, error)
+        finally:
+            run.trainer.log_writer.close()
+    stopped_by = run.trainer.stopped_by
+    if stopped_by is not None:
+        return Outcome("KILLED", paths.run_path, {}, None, EXIT_CODE + stopped_by)
+    return Outcome("FINISHED", paths.run_path)
+
+
+def _failure(run: Run, paths: PathProvider, error: BaseException) -> Outcome:
+    received = run.trainer.signals.heard
+    if received is not None and not isinstance(error, Exception):
+        return Outcome("KILLED", paths.run_path, {}, error, EXIT_CODE + received)
+    code = error.exit_code if isinstance(error, NoetherError) else TrainingError.exit_code
+    return Outcome("FAILED", paths.run_path, {}, error, code)

@@ -1,0 +1,222 @@
+"""An update of several ranks: gradients and losses are those of all of their samples together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.parallel import DistributedDataParallel
+
+from noether.core.models.base import ModelBase
+from noether.errors import TrainingError
+from noether.training.accumulation import Weights
+from noether.training.parallel.one import Parallel
+from noether.training.update import StepOutcome, Update
+
+
+class UpdateOfRanks(Update):
+    """An eager update whose ranks exchange gradients and losses.
+
+    Losses that hooks get, with their weights, are those of the samples of all ranks, so that no callback has to know of
+    ranks. Gradients are exchanged once an update, after the last accumulation step.
+
+    Args:
+        parallel: The ranks.
+        *arguments: See `Update`.
+        finds_unused: True if parameters may get gradients in some updates only.
+        **options: See `Update`.
+    """
+
+    def __init__(self, parallel: Parallel, *arguments: Any, finds_unused: bool = False, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.parallel = parallel
+        self._finds_unused = finds_unused
+        self._exchange: FlatGradients | None = None
+        self._names: tuple[str, ...] | None = None
+        self._is_wrapped = False
+
+    def adopt(self, model: ModelBase, dist_model: torch.nn.Module) -> None:
+        """Remember a model as `Update.adopt` does; a `DistributedDataParallel` exchanges gradients itself."""
+        self._is_wrapped = isinstance(dist_model, DistributedDataParallel)
+        super().adopt(model, dist_model)
+
+    def take_optimizers(self, model: ModelBase) -> None:
+        """Remember the optimizers of a model; the gradients of their parameters are exchanged."""
+        super().take_optimizers(model)
+        self.weighs = self.parallel
+        named = [
+            (f"{part}.{name}", parameter)
+            for part, optimizer in model.optimizers().items()
+            for name, parameter in zip(optimizer.names, optimizer.parameters, strict=True)
+        ]
+        self._exchange = None if self._is_wrapped else FlatGradients(self.parallel, named, reads=self._finds_unused)
+
+    def accumulate(
+        self,
+        batch: Any,
+        dist_model: torch.nn.Module,
+        model: ModelBase,
+        accumulation_steps_total: int,
+        accumulation_step: int,
+        retain_graph: bool = False,
+    ) -> StepOutcome:
+        """Do one accumulation step; see `BaseTrainer.update`."""
+        arguments = (batch, dist_model, model, accumulation_steps_total, accumulation_step, retain_graph)
+        if accumulation_step < accumulation_steps_total - 1:
+            with self.parallel.no_sync(dist_model):
+                losses, outputs, watches = super().accumulate(*arguments)
+        else:
+            losses, outputs, watches = super().accumulate(*arguments)
+        names = tuple(losses)
+        if names != self._names:
+            self._require_same(names)
+        losses, self.loss_weights = over_ranks(self.parallel, losses, self.loss_weights)
+        return losses, outputs, watches
+
+    def _require_same(self, names: tuple[str, ...]) -> None:
+        """Refuse losses with other names on another rank: their sums would be those of different losses."""
+        if self._names is not None:
+            raise TrainingError(
+                f"the losses changed during training: found {', '.join(names)}, expected {', '.join(self._names)}",
+                hint="with several ranks, return the same losses in each accumulation step, 0 for a missing one",
+            )
+        for rank, found in enumerate(self.parallel.gather(names)):
+            if found != names:
+                raise TrainingError(
+                    f"the ranks have different losses: found {', '.join(found)} on rank {rank}, expected "
+                    f"{', '.join(names)}",
+                    hint="return the same losses on each rank, 0 for one that is not there",
+                )
+        self._names = names
+
+    def _apply(self, model: ModelBase, loss: Tensor) -> None:
+        """Exchange the gradients and the loss, then clip and apply as `Update` does."""
+        for kept in self.guard.kept:
+            loss = loss + 0.0 * kept  # not finite if an accumulation step of this rank was not
+        loss = (
+            self.parallel.reduce(loss.clone()) / self.parallel.world if self._exchange is None else self._exchange(loss)
+        )
+        super()._apply(model, loss)
+
+
+def over_ranks(
+    parallel: Parallel, losses: Mapping[str, Tensor], weights: Weights | None
+) -> tuple[dict[str, Tensor], Weights | None]:
+    """Return the losses of one accumulation step over the samples of all ranks, with their weights.
+
+    Args:
+        parallel: The ranks.
+        losses: Losses of this rank by name.
+        weights: See `Update.loss_weights`; of this rank.
+    """
+    names = [name for name in losses if weights is None or name in weights]
+    values = torch.stack([losses[name].detach().double() for name in names])
+    if weights is None:
+        means = parallel.reduce(values) / parallel.world
+        return {name: mean.to(losses[name].dtype) for name, mean in zip(names, means.unbind(), strict=True)}, None
+    own = [weights[name] for name in names]
+    times = torch.stack([_double(1.0 if weight is None else weight, values) for weight in own])
+    total, count = parallel.reduce(torch.cat([torch.where(times > 0, values * times, 0.0), times])).chunk(2)
+    shown: dict[str, Tensor] = {}
+    for name, weight, value, number in zip(names, own, total.unbind(), count.unbind(), strict=True):
+        shown[name] = (value if weight is None else value / number).to(losses[name].dtype)
+    if "total" not in shown:  # its parts have counts of their own
+        shown = {"total": torch.stack(list(shown.values())).sum(), **shown}
+    counts: Weights = {
+        name: None if weight is None else number
+        for name, weight, number in zip(names, own, count.unbind(), strict=True)
+    }
+    return shown, counts
+
+
+def _double(weight: float | Tensor, beside: Tensor) -> Tensor:
+    return weight.to(beside) if isinstance(weight, Tensor) else beside.new_full((), weight)
+
+
+class FlatGradients:
+    """Gradients of all ranks, added up in one buffer in the order of their names.
+
+    The order never changes, so a run that was restarted adds up as one that was not, with any number of ranks. A
+    parameter that has no gradient on any rank gets none.
+
+    Args:
+        parallel: The ranks.
+        named: Names and parameters.
+        reads: Read from an accelerator which parameters have gradients; a CPU is always asked.
+    """
+
+    def __init__(self, parallel: Parallel, named: Sequence[tuple[str, Parameter]], *, reads: bool) -> None:
+        self._parallel = parallel
+        ordered = sorted(named, key=lambda one: (str(one[1].dtype), str(one[1].device), one[0]))
+        self._names = [name for name, _ in ordered]
+        self._parameters = [parameter for _, parameter in ordered]
+        groups = groupby(self._parameters, key=lambda one: (one.dtype, one.device))
+        self._groups = [(list(members), dtype, device) for (dtype, device), members in groups]
+        self._buffers: list[tuple[Tensor, list[Tensor]]] = []
+        self._reads = reads or all(parameter.device.type == "cpu" for parameter in self._parameters)
+        self._present: list[bool] | None = None
+
+    def __call__(self, loss: Tensor) -> Tensor:
+        """Give all parameters the mean of their gradients over the ranks; return that of the loss."""
+        world = self._parallel.world
+        present = [parameter.grad is not None for parameter in self._parameters]
+        marks = torch.tensor([*present, 0.0], dtype=torch.float64).to(loss.device)
+        marks[-1] = loss
+        tail = self._parallel.reduce(marks)
+        if self._reads:
+            present = [count > 0 for count in tail[:-1].tolist()]
+        elif self._present is None:
+            self._present = [count > 0 for count in tail[:-1].tolist()]
+        if not self._reads and present != self._present:
+            self._refuse(present)
+        self._add_up(present)
+        return (tail[-1] / world).to(loss.dtype)
+
+    def _add_up(self, present: Sequence[bool]) -> None:
+        if not self._buffers:
+            self._buffers = [_buffer(members, dtype, device) for members, dtype, device in self._groups]
+        wanted = iter(present)
+        for (members, _, _), (flat, views) in zip(self._groups, self._buffers, strict=True):
+            taken = [next(wanted) for _ in members]
+            for parameter, view, is_taken in zip(members, views, taken, strict=True):
+                if is_taken and parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                elif not is_taken:
+                    view.zero_()
+            there = [parameter for parameter, is_taken in zip(members, taken, strict=True) if is_taken]
+            places = [view for view, is_taken in zip(views, taken, strict=True) if is_taken]
+            gradients = [self._dense(parameter) for parameter in there]
+            torch._foreach_copy_(places, gradients)
+            self._parallel.reduce(torch.view_as_real(flat) if flat.is_complex() else flat)
+            flat.div_(self._parallel.world)
+            torch._foreach_copy_(gradients, places)
+
+    def _dense(self, parameter: Parameter) -> Tensor:
+        gradient = parameter.grad
+        assert gradient is not None, "it has one by now"
+        if gradient.layout is torch.strided:
+            return gradient
+        name = next(name for name, one in zip(self._names, self._parameters, strict=True) if one is parameter)
+        raise TrainingError(
+            f"a sparse gradient cannot be added up over several ranks: found one of '{name}'",
+            hint="build the layer with sparse = false, or train it with one rank",
+        )
+
+    def _refuse(self, present: Sequence[bool]) -> None:
+        before = self._present or ()
+        changed = [name for name, now, then in zip(self._names, present, before, strict=True) if now != then]
+        raise TrainingError(
+            f"other parameters have gradients than in the first update: found a change for {', '.join(changed[:5])}",
+            hint="set find_unused_params = true under [trainer]",
+        )
+
+
+def _buffer(members: Sequence[Parameter], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, list[Tensor]]:
+    """Return a flat buffer, and its parts in the shapes of the parameters."""
+    flat = torch.zeros(sum(parameter.numel() for parameter in members), dtype=dtype, device=device)
+    parts = torch.split(flat, [parameter.numel() for parameter in members])
+    return flat, [part.view(parameter.shape) for part, parameter in zip(parts, members, strict=True)]

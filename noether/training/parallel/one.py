@@ -1,0 +1,117 @@
+"""Parallel: operations of a run that involve all of its ranks; and the run of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol, TypeVar
+
+from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+class Parallel(Protocol):
+    """Operations of a run that involve all of its ranks. Every rank calls the same ones, in the same order.
+
+    Attributes:
+        world: Number of ranks.
+        rank: Number of this process, from 0.
+        is_writer: True on the rank that writes metrics, checkpoints and the run folder: rank 0.
+        local_world: Ranks on this machine.
+        attempt: Restarts of the launcher so far.
+    """
+
+    local_world: int
+    attempt: int
+
+    @property
+    def world(self) -> int:
+        """Return the number of ranks."""
+
+    @property
+    def rank(self) -> int:
+        """Return the number of this process, from 0."""
+
+    @property
+    def is_writer(self) -> bool:
+        """Return True on the rank that writes metrics, checkpoints and the run folder."""
+
+    def prepare(self, model: nn.Module, config: Any) -> nn.Module:
+        """Return the model as the forward pass calls it; called before weights are loaded and optimizers are built.
+
+        Args:
+            model: The model, on its device; its batch norms may become those of all ranks.
+            config: The trainer's config, with `reduce`, `find_unused_params` and `static_graph`.
+        """
+
+    def begin(self, model: nn.Module, seed: int) -> None:
+        """Give all ranks the same weights and buffers, and each its own random numbers, before the first update."""
+
+    def no_sync(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Return a context in which backward passes do not exchange gradients: all accumulation steps but the last."""
+
+    def reduce(self, value: Tensor) -> Tensor:
+        """Return the sum of a tensor over all ranks."""
+
+    def vote(self, signal: int | None, stops: bool, *, now: bool) -> tuple[int | None, bool]:
+        """Return the signal, and True for a stop, if any rank has passed one at this boundary or the one before.
+
+        Args:
+            signal: Number of a signal that this process has got.
+            stops: True if it wants to end training.
+            now: Wait for the votes of this boundary; otherwise those of the one before count.
+        """
+
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all ranks, in the order of ranks; each may be any object, its tensors on the CPU."""
+
+    def share(self, value: T) -> T:
+        """Return the value of the writer."""
+
+    def on_hang(self, call: Callable[[], object]) -> None:
+        """Call this, in a thread of its own, if another rank has waited in vain for this one."""
+
+    def report(self, error: BaseException) -> None:
+        """Tell the other ranks the reason for which this one leaves."""
+
+
+class Single:
+    """A run of one process: collective operations return their argument."""
+
+    world = local_world = 1
+    rank = attempt = 0
+    is_writer = True
+
+    def prepare(self, model: nn.Module, config: Any) -> nn.Module:
+        """Return the model itself."""
+        return model
+
+    def begin(self, model: nn.Module, seed: int) -> None:
+        """Do nothing."""
+
+    def no_sync(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Return an empty context."""
+        return nullcontext()
+
+    def reduce(self, value: Tensor) -> Tensor:
+        """Return the tensor itself."""
+        return value
+
+    def vote(self, signal: int | None, stops: bool, *, now: bool) -> tuple[int | None, bool]:
+        """Return the arguments."""
+        return signal, stops
+
+    def gather(self, value: T) -> list[T]:
+        """Return the one value."""
+        return [value]
+
+    def share(self, value: T) -> T:
+        """Return the value."""
+        return value
+
+    def on_hang(self, call: Callable[[], object]) -> None:
+        """Do nothing: nobody waits."""
+
+    def report(self, error: BaseException) -> None:
+        """Do nothing."""

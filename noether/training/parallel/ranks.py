@@ -1,0 +1,389 @@
+"""Ranks: the processes that a launcher such as torchrun has started for one run, joined by torch.distributed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, TCPStore
+from torch.nn.parallel import DistributedDataParallel
+
+from noether.data.randomness import mix, seed_sample
+from noether.errors import NoetherError, SpecError, TrainingError, UsageError, error_text, notes_of
+from noether.kernel.watchdog import write_stacks
+from noether.training.parallel.batch_norm import of_all_ranks
+from noether.training.parallel.one import Parallel, Single
+
+T = TypeVar("T")
+WORLD_SIZE = "WORLD_SIZE"
+"""Set by launchers such as torchrun: the number of processes that train together."""
+
+TIMEOUT_S = 600.0
+"""Seconds in which every rank has to come to a common operation; then the run ends with the stacks of all ranks."""
+TIMEOUT = "NOETHER_RANK_TIMEOUT_S"
+_NEEDED = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_FAILED, _HANGS, _PLACE = "failed", "hangs", "place"
+_LOOKS_EVERY_S, _ANSWER_S = 0.5, 2.0
+_LOGS = "the logs of the other ranks are log.rank-*.txt in the run folder"
+_ORPHAN_GRACE_S = 30.0
+
+
+class RankLostError(TrainingError):
+    """Raised where other ranks are waited for in vain; it is reported if the one that has failed has left a message.
+
+    Attributes:
+        exit_code: That of the rank that has failed, if it is known.
+    """
+
+    exit_code: int = TrainingError.exit_code  # type: ignore[misc]  # of an instance here
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The place of this process in a launch.
+
+    Attributes:
+        rank: Number among all ranks.
+        world: Number of ranks.
+        local_rank: Number among the ranks of this machine.
+        local_world: Ranks of this machine.
+        host: Machine of the store.
+        port: Port of the store.
+        attempt: Restarts so far.
+        has_store: True if the launcher serves the store.
+    """
+
+    rank: int
+    world: int
+    local_rank: int
+    local_world: int
+    host: str
+    port: int
+    attempt: int
+    has_store: bool
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Place | None:
+        """Return the place that a launcher has described in the environment; None for a process of its own.
+
+        Raises:
+            UsageError: if the description is incomplete, or no number of ranks.
+        """
+        world = environment.get(WORLD_SIZE, "").strip() or "1"
+        if world == "1":
+            return None
+        missing = [name for name in _NEEDED if not environment.get(name, "").strip()]
+        names = ", ".join(missing)
+        if missing:
+            raise UsageError(
+                f"wrong launch: found {WORLD_SIZE}={world} without {names}, expected all that torchrun sets",
+                hint=f"start the ranks with --nproc N or torchrun, or unset {WORLD_SIZE}",
+            )
+        named = (WORLD_SIZE, *(name for name in _NEEDED if name != "MASTER_ADDR"))
+        for name in named:
+            if not environment[name].strip().isdecimal():
+                raise UsageError(f"wrong {name}: found {environment[name]!r}, expected a number of 0 or more")
+        total, rank, local, local_world, port = (int(environment[name]) for name in named)
+        if not (rank < total and local < local_world <= total):
+            raise UsageError(
+                f"wrong launch: found rank {rank} of {total}, and {local} of {local_world} on this machine, expected "
+                "each rank below the number of ranks",
+                hint=f"start the ranks with --nproc N or torchrun, or unset {WORLD_SIZE}",
+            )
+        attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
+        served = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        host = environment["MASTER_ADDR"].strip()
+        return cls(rank, total, local, local_world, host, port, int(attempt) if attempt.isdecimal() else 0, served)
+
+
+_active: Parallel | None = None
+
+
+def parallel_of(environment: Mapping[str, str] = os.environ) -> Parallel:
+    """Return the ranks of the run under way in this process.
+
+    Raises:
+        UsageError: if a launcher has started several processes, and what runs in them is no training.
+    """
+    if _active is not None:
+        return _active
+    place = Place.of(environment)
+    if place is not None:
+        raise UsageError(
+            f"wrong {WORLD_SIZE}: found {place.world}, expected 1 here: only `noether run` and `resume` work on "
+            "several ranks",
+            hint=f"start one process without torchrun, or unset {WORLD_SIZE}",
+        )
+    return Single()
+
+
+@contextmanager
+def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Parallel]:
+    """Join the other ranks that the launcher has started; inside, `parallel_of` returns all of them.
+
+    An error of this rank inside is reported to the others before they are left.
+
+    Raises:
+        UsageError: if the environment describes no complete launch.
+        RankLostError: if the others do not come.
+    """
+    global _active
+    place = Place.of(environment)
+    if place is None or _active is not None:
+        yield parallel_of({})
+        return
+    ranks = Ranks(place, _seconds(environment))
+    _active = ranks
+    try:
+        yield ranks
+    except BaseException as error:
+        ranks.report(error)
+        raise
+    finally:
+        _active = None
+        ranks.leave()
+
+
+def _seconds(environment: Mapping[str, str]) -> float:
+    text = environment.get(TIMEOUT, "")
+    try:
+        seconds = float(text or TIMEOUT_S)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds < float("inf"):
+        raise UsageError(f"wrong {TIMEOUT}: found {text!r}, expected seconds above 0")
+    return seconds
+
+
+class Ranks:
+    """The process group of a run, with what its ranks agree on.
+
+    A second group on the CPU serves votes and objects, so that neither waits for an accelerator.
+
+    Args:
+        place: The place of this process.
+        timeout: Seconds in which every rank has to come to a common operation.
+
+    Attributes:
+        place: The place of this process.
+    """
+
+    def __init__(self, place: Place, timeout: float = TIMEOUT_S) -> None:
+        self.place = place
+        self.world, self.rank = place.world, place.rank
+        self.is_writer = place.rank == 0
+        self.local_world, self.attempt = place.local_world, place.attempt
+        self.timeout = timeout
+        self._thread = threading.get_ident()
+        self._aim: str | None = None  # the common operation that this rank is in
+        self._left = threading.Event()
+        self._hangs: Callable[[], object] = partial(write_stacks, 2, f"rank {place.rank} was waited for in vain")
+        has_cuda = torch.cuda.is_available()
+        if has_cuda:
+            torch.cuda.set_device(place.local_rank)
+        limit = timedelta(seconds=timeout)
+        begun = TCPStore(
+            place.host, place.port, place.world, not place.has_store and self.is_writer, limit, multi_tenant=True
+        )
+        self._store = PrefixStore(f"noether/{place.attempt}", begun)
+        with self._waiting("join"):
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if has_cuda else "gloo",
+                store=self._store,
+                rank=place.rank,
+                world_size=place.world,
+                timeout=limit,
+            )
+            self._group = dist.new_group(backend="gloo", timeout=limit)
+        self._ballot = torch.zeros(2, dtype=torch.int64)
+        self._cast: Any = None
+        self._watch = threading.Thread(target=self._look_around, name="noether-ranks", daemon=True)
+        self._watch.start()
+
+    # The model
+
+    def prepare(self, model: nn.Module, config: Any) -> nn.Module:
+        """Return the model as the forward pass calls it; its batch norms become those of all ranks.
+
+        Raises:
+            SpecError: if the model has a train step of its own, which a wrapper would not see.
+        """
+        of_all_ranks(model, self)
+        if config.reduce != "ddp" or not any(parameter.requires_grad for parameter in model.parameters()):
+            return model
+        if callable(getattr(model, "train_step", None)):
+            raise SpecError(
+                'wrong trainer.reduce: found "ddp" for a model with a train_step of its own, expected "exact"',
+                hint='set reduce = "exact" under [trainer]',
+            )
+        return DistributedDataParallel(
+            model,
+            broadcast_buffers=False,  # they are equal on all ranks, and an evaluation may have other batches on each
+            find_unused_parameters=config.find_unused_params,
+            static_graph=config.static_graph,
+            init_sync=False,  # `begin` does it, once weights are loaded
+        )
+
+    def begin(self, model: nn.Module, seed: int) -> None:
+        """Give all ranks the weights and buffers of the writer, and every other rank its own random numbers."""
+        with torch.no_grad(), self._waiting("begin training"):
+            for tensor in (*model.parameters(), *model.buffers()):
+                dist.broadcast(tensor.detach(), 0)
+        if not self.is_writer:
+            seed_sample(mix(seed, self.rank))
+
+    def no_sync(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Return a context in which backward passes do not exchange gradients."""
+        return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+    # Operations
+
+    def reduce(self, value: Tensor) -> Tensor:
+        """Return the sum of a tensor over all ranks; the tensor itself is overwritten."""
+        with self._waiting("add up values"):
+            dist.all_reduce(value)
+        return value
+
+    def vote(self, signal: int | None, stops: bool, *, now: bool) -> tuple[int | None, bool]:
+        """Return the signal, and True for a stop, if a rank has passed one at this boundary or the one before."""
+        with self._waiting("vote"):
+            found = self._counted()
+            self._ballot[0], self._ballot[1] = signal or 0, stops
+            self._cast = dist.all_reduce(self._ballot, dist.ReduceOp.MAX, group=self._group, async_op=True)
+            if now:
+                found = [max(pair) for pair in zip(found, self._counted(), strict=True)]
+        return found[0] or None, bool(found[1])
+
+    def _counted(self) -> list[int]:
+        cast, self._cast = self._cast, None
+        if cast is None:
+            return [0, 0]
+        cast.wait()
+        return self._ballot.tolist()
+
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all ranks, in the order of ranks."""
+        found: list[Any] = [None] * self.world
+        with self._waiting("collect values"):
+            dist.all_gather_object(found, value, group=self._group)
+        return found
+
+    def share(self, value: T) -> T:
+        """Return the value of the writer."""
+        box = [value]
+        with self._waiting("hear from rank 0"):
+            dist.broadcast_object_list(box, 0, group=self._group)
+        return box[0]
+
+    # Failures
+
+    @contextmanager
+    def _waiting(self, aim: str) -> Iterator[None]:
+        """Explain an operation that fails because other ranks do not take part in it."""
+        self._aim = aim
+        try:
+            yield
+        except (RuntimeError, dist.DistError) as error:
+            raise self._lost(aim, error) from error
+        finally:
+            self._aim = None
+
+    def _lost(self, aim: str, error: Exception) -> RankLostError:
+        said = self._said()
+        if said is not None:
+            lost = RankLostError(said["text"], hint=_LOGS)
+            lost.exit_code = said["code"]
+            lost.is_reported = not self.is_writer  # which repeats it, since its own log and record have it
+            return lost
+        if "imed out" in str(error) or "imeout" in str(error):
+            places = "; ".join(self._places()) or "they do not answer"
+            return RankLostError(
+                f"rank {self.rank} waited {self.timeout:g} s in vain for other ranks to {aim}: {places}", hint=_LOGS
+            )
+        return RankLostError(
+            f"another rank has ended without a message while rank {self.rank} waited for it to {aim}", hint=_LOGS
+        )
+
+    def _places(self) -> list[str]:
+        """Ask the ranks for their places; return those of the ranks that do not wait for others."""
+        with suppress(RuntimeError, dist.DistError):
+            self._store.set(_HANGS, str(self.rank))
+            self._left.wait(_ANSWER_S)
+            keys = [(rank, f"{_PLACE}/{rank}") for rank in range(self.world)]
+            return [f"rank {rank} {self._store.get(key).decode()}" for rank, key in keys if self._store.check([key])]
+        return []
+
+    def _said(self) -> dict[str, Any] | None:
+        """Return message and code of the rank that has failed first; None if there is none, or its machine is gone."""
+        for _ in range(4):
+            try:
+                if self._store.check([_FAILED]):
+                    found: dict[str, Any] = json.loads(self._store.get(_FAILED))
+                    return found
+            except (RuntimeError, dist.DistError):
+                return None
+            self._left.wait(0.1)
+        return None
+
+    def on_hang(self, call: Callable[[], object]) -> None:
+        """Call this, in a thread of its own, if another rank has waited in vain for this one."""
+        self._hangs = call
+
+    def report(self, error: BaseException) -> None:
+        """Tell the other ranks the reason for which this one leaves; the first message counts."""
+        if isinstance(error, RankLostError):
+            return
+        text, code = type(error).__name__, TrainingError.exit_code
+        if isinstance(error, NoetherError):
+            text, code = error.message, error.exit_code
+        elif isinstance(error, Exception):
+            text = error_text(error)
+        text = "; ".join([text, *notes_of(error)])
+        with suppress(RuntimeError, dist.DistError):
+            if not self._store.check([_FAILED]):
+                self._store.set(_FAILED, json.dumps({"text": f"rank {self.rank}: {text[:2000]}", "code": code}))
+
+    def leave(self) -> None:
+        """Leave the process group, without waiting for the others."""
+        self._left.set()
+        self._watch.join()
+        with suppress(RuntimeError, dist.DistError):
+            dist.destroy_process_group()
+
+    def _look_around(self) -> None:
+        """End the run if its launcher is gone, or if another rank has waited in vain for this one."""
+        launcher = os.getppid()
+        while not self._left.wait(_LOOKS_EVERY_S):
+            if os.getppid() != launcher:
+                os.kill(os.getpid(), signal.SIGTERM)
+                self._end_after(_ORPHAN_GRACE_S)
+                return
+            with suppress(RuntimeError, dist.DistError):
+                if self._store.check([_HANGS]):
+                    self._answer()
+                    return
+
+    def _answer(self) -> None:
+        """Tell the ranks that wait for this one the place where it is, write the stacks, and end it."""
+        if self._aim is None:
+            frame = sys._current_frames().get(self._thread)
+            place = f"is at {frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "has ended"
+            self._store.set(f"{_PLACE}/{self.rank}", place)
+        self._hangs()
+        self._end_after(_ANSWER_S * 2)
+
+    def _end_after(self, seconds: float) -> None:
+        if not self._left.wait(seconds):
+            os._exit(TrainingError.exit_code)
