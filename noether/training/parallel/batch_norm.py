@@ -46,7 +46,8 @@ class RanksBatchNorm(_BatchNorm):
         normalise: Any = _Normalise.apply
         mean, variance, count, output = normalise(input, self.weight, self.bias, self)
         self._follow(mean, variance, count)
-        return output
+        found: Tensor = output
+        return found
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
