@@ -17,7 +17,7 @@ from noether.runs.execution import Execution
 from noether.runs.folder.run_folder import checked_run_id, new_run_id
 from noether.runs.outcome import EXIT_CODE, Outcome, RunInterrupted
 from noether.runs.prepare import preparation
-from noether.runs.ranks import continues_itself, follow, on_all_ranks
+from noether.runs.ranks import follow, on_all_ranks, require_name
 from noether.spec.load import LoadedSpec, load_spec
 from noether.training.parallel import RankLostError, joined, parallel_of
 
@@ -121,10 +121,11 @@ def start(loaded: LoadedSpec, run_id: str | None, plugins: Iterable[str] = (), *
     parallel = parallel_of()
     with preparation(loaded, plugins) as prepared, watch_hooks(watch):
         spec = prepared.loaded.spec
+        require_name(parallel, run_id)
         run_id = new_run_id(spec.name) if run_id is None else checked_run_id(run_id, spec.output)
         run_id, resume = parallel.share((run_id, options.pop("resume", None)))
-        if continues_itself(parallel):
-            resume = "auto"
+        if parallel.attempt:
+            resume = "auto"  # the ranks were started again: the run of before goes on, whatever the command says
         paths = PathProvider(spec.output, run_id)
         if parallel.is_writer:
             outcome = Execution(prepared, paths, resume=resume, **options).run()

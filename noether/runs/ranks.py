@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout, suppress
@@ -28,7 +27,6 @@ from noether.spec.model import resolved_tables
 from noether.training.parallel import Parallel
 
 T = TypeVar("T")
-RESTARTS = "TORCHELASTIC_MAX_RESTARTS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +81,18 @@ def on_all_ranks(parallel: Parallel, work: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]  # there was no error
 
 
-def continues_itself(parallel: Parallel, environment: Mapping[str, str] = os.environ) -> bool:
-    """Return True if the launcher has started the ranks again: the run of before goes on, whatever the command says."""
-    return parallel.attempt > 0
+def require_name(parallel: Parallel, run_id: str | None) -> None:
+    """Refuse a launcher that would start the ranks again without a way to find the run of before.
+
+    Raises:
+        UsageError: if the run has no id of its own.
+    """
+    if parallel.restarts and run_id is None:
+        raise UsageError(
+            f"missing run id: found none for ranks that the launcher starts again up to {parallel.restarts} times, "
+            "expected the id of the run that they continue",
+            hint="add --run-id ID",
+        )
 
 
 def require_same(parallel: Parallel, run: Run) -> None:
@@ -146,8 +153,9 @@ def follow(prepared: Preparation, paths: PathProvider, parallel: Parallel) -> Ou
 
 
 def _train(run: Run, paths: PathProvider, parallel: Parallel) -> Outcome:
-    name = paths.run_path / f"log.rank-{parallel.rank:05d}.txt"
-    with log_of_rank(name, paths.run_path) as log, redirect_stdout(log):
+    # A machine that does not share the folder of runs has none for the log of this rank.
+    place = paths.run_path if paths.run_path.is_dir() else run.run_dir
+    with log_of_rank(place / f"log.rank-{parallel.rank:05d}.txt", place) as log, redirect_stdout(log):
         parallel.on_hang(partial(write_stacks, log, f"rank {parallel.rank} was waited for in vain"))
         try:
             run.trainer.train(run.model)

@@ -75,7 +75,7 @@ class UpdateOfRanks(Update):
         if names != self._names:
             self._require_same(names)
         losses, self.loss_weights = over_ranks(self.parallel, losses, self.loss_weights)
-        return losses, outputs, watches
+        return losses, outputs and outputs_over_ranks(self.parallel, outputs), watches
 
     def _require_same(self, names: tuple[str, ...]) -> None:
         """Refuse losses with other names on another rank: their sums would be those of different losses."""
@@ -131,6 +131,21 @@ def over_ranks(
         for name, weight, number in zip(names, own, count.unbind(), strict=True)
     }
     return shown, counts
+
+
+def outputs_over_ranks(parallel: Parallel, outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return additional outputs of all ranks: the mean of a scalar, and all others one after the other."""
+    found: dict[str, Any] = dict(outputs)
+    tensors = {name: torch.as_tensor(output) for name, output in outputs.items() if isinstance(output, Tensor | float)}
+    scalars = [name for name, tensor in tensors.items() if tensor.numel() == 1 and not tensor.is_complex()]
+    if scalars:
+        device = next((tensors[name].device for name in scalars if isinstance(outputs[name], Tensor)), None)
+        values = torch.stack([tensors[name].detach().double().reshape(()).to(device) for name in scalars])
+        found |= dict(zip(scalars, (parallel.reduce(values) / parallel.world).unbind(), strict=True))
+    for name in [name for name in tensors if name not in scalars]:
+        parts = parallel.gather(tensors[name].detach().cpu())
+        found[name] = torch.cat(parts).to(tensors[name].device)
+    return found
 
 
 def _double(weight: float | Tensor, beside: Tensor) -> Tensor:

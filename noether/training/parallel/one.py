@@ -20,10 +20,12 @@ class Parallel(Protocol):
         is_writer: True on the rank that writes metrics, checkpoints and the run folder: rank 0.
         local_world: Ranks on this machine.
         attempt: Restarts of the launcher so far.
+        restarts: Most restarts.
     """
 
     local_world: int
     attempt: int
+    restarts: int
 
     @property
     def world(self) -> int:
@@ -80,7 +82,7 @@ class Single:
     """A run of one process: collective operations return their argument."""
 
     world = local_world = 1
-    rank = attempt = 0
+    rank = attempt = restarts = 0
     is_writer = True
 
     def prepare(self, model: nn.Module, config: Any) -> nn.Module:

@@ -62,6 +62,7 @@ class Place:
         host: Machine of the store.
         port: Port of the store.
         attempt: Restarts so far.
+        restarts: Most restarts.
         has_store: True if the launcher serves the store.
     """
 
@@ -72,6 +73,7 @@ class Place:
     host: str
     port: int
     attempt: int
+    restarts: int
     has_store: bool
 
     @classmethod
@@ -102,10 +104,16 @@ class Place:
                 "each rank below the number of ranks",
                 hint=f"start the ranks with --nproc N or torchrun, or unset {WORLD_SIZE}",
             )
-        attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
+        attempt, restarts = (
+            _count(environment.get(f"TORCHELASTIC_{name}")) for name in ("RESTART_COUNT", "MAX_RESTARTS")
+        )
         served = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         host = environment["MASTER_ADDR"].strip()
-        return cls(rank, total, local, local_world, host, port, int(attempt) if attempt.isdecimal() else 0, served)
+        return cls(rank, total, local, local_world, host, port, attempt, restarts, served)
+
+
+def _count(text: str | None) -> int:
+    return int(text) if text is not None and text.isdecimal() else 0
 
 
 _active: Parallel | None = None
@@ -184,7 +192,7 @@ class Ranks:
         self.place = place
         self.world, self.rank = place.world, place.rank
         self.is_writer = place.rank == 0
-        self.local_world, self.attempt = place.local_world, place.attempt
+        self.local_world, self.attempt, self.restarts = place.local_world, place.attempt, place.restarts
         self.timeout = timeout
         self._thread = threading.get_ident()
         self._aim: str | None = None  # the common operation that this rank is in
