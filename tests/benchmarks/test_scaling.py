@@ -9,12 +9,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 SCALING = Path(__file__).parents[2] / "benchmarks" / "scaling"
-with pytest.MonkeyPatch.context() as path:  # `model` alone would be a name that projects of other tests use
-    path.syspath_prepend(SCALING)
+with pytest.MonkeyPatch.context() as patch:  # `model` alone would be a name that projects of other tests use
+    patch.syspath_prepend(SCALING)
     model, costs, loopback = map(importlib.import_module, ("benchmarks.scaling.model", "costs", "loopback"))
 
 JOBS, Job, estimate = costs.JOBS, costs.Job, costs.estimate
@@ -22,6 +22,7 @@ TIMINGS = json.loads(model.MEASURED.read_text("utf-8"))
 LINKS = costs.links(TIMINGS)
 FREE = costs.Link(0.0, 1e9, "")
 HOUR, MINUTE = 3600.0, 60.0
+FEW = settings(deadline=None, max_examples=40)
 
 ranks = st.integers(1, 8192)
 sizes = st.floats(1.0, 1e12)
@@ -44,12 +45,14 @@ def flat(count: int, link: costs.Link) -> costs.Way:
     return costs.Way(count, 1, count, link, link, link.rate)
 
 
+@FEW
 @given(jobs)
 def test_one_rank_has_nothing_to_say(job):
     alone = estimate(job, 1, TIMINGS)
     assert (alone.communication_s, alone.control_s) == (0.0, 0.0)
 
 
+@FEW
 @given(jobs, ranks)
 def test_one_more_rank_never_makes_communication_control_or_failures_less(job, count):
     few, many = (estimate(job, each, TIMINGS) for each in (count, count + 1))
@@ -58,6 +61,7 @@ def test_one_more_rank_never_makes_communication_control_or_failures_less(job, c
     assert many.mtbf_s <= few.mtbf_s
 
 
+@FEW
 @given(jobs, ranks)
 def test_shares_are_shares(job, count):
     one = estimate(job, count, TIMINGS)
@@ -66,12 +70,14 @@ def test_shares_are_shares(job, count):
     assert one.interval >= 1
 
 
+@FEW
 @given(sizes)
 def test_a_ring_of_many_ranks_sends_twice_the_bytes(size):
     assert costs.ring(size, flat(2, FREE)) == pytest.approx(size / FREE.rate)
     assert costs.ring(size, flat(10**6, FREE)) == pytest.approx(2 * size / FREE.rate, rel=1e-5)
 
 
+@FEW
 @given(sizes)
 def test_sharded_weights_send_half_as_much_again_as_gradients_alone(size):
     link = {"nvlink": FREE, "ndr": FREE}
@@ -94,16 +100,18 @@ def test_a_vote_makes_two_hops_for_each_rank_but_one():
     assert estimate(JOBS["large"], 4096, TIMINGS).control_s == pytest.approx(8190 * hop)
 
 
-@pytest.mark.parametrize(("mtbf", "minutes"), [(24 * HOUR, 117), (6 * HOUR, 57), (15 * MINUTE, 9.1)])
+@pytest.mark.parametrize(("mtbf", "minutes"), [(24 * HOUR, "117"), (6 * HOUR, "57"), (15 * MINUTE, "9.1")])
 def test_the_interval_is_that_of_dalys_figures(mtbf, minutes):
     """His figures 3 to 5: a dump takes 5 minutes, a restart 10."""
-    assert costs.daly(5 * MINUTE, mtbf) / MINUTE == pytest.approx(minutes, abs=0.5)
+    digits = len(minutes.partition(".")[2])
+    assert f"{costs.daly(5 * MINUTE, mtbf) / MINUTE:.{digits}f}" == minutes
 
 
 def time_for_work(interval: float, save: float, mtbf: float) -> float:
     return (interval + save) / interval / costs.kept(interval, save, 0.0, mtbf)
 
 
+@FEW
 @given(st.floats(1e-4, 0.5), st.floats(10.0, 1e6))
 def test_the_interval_is_where_time_is_least(share, mtbf):
     save = share * mtbf
@@ -112,6 +120,7 @@ def test_the_interval_is_where_time_is_least(share, mtbf):
     assert time_for_work(costs.daly(save, mtbf), save, mtbf) == pytest.approx(least, rel=2e-3)
 
 
+@FEW
 @given(st.floats(0.1, 10.0), st.floats(1e3, 1e6))
 def test_youngs_interval_is_the_limit_for_short_saves(save, factor):
     mtbf = save * factor**2
@@ -120,8 +129,8 @@ def test_youngs_interval_is_the_limit_for_short_saves(save, factor):
 
 def test_failures_cost_nothing_if_there_are_none_and_more_with_long_restarts():
     assert costs.kept(100.0, 1.0, 60.0, 1e12) == pytest.approx(1.0)
-    shares = [costs.kept(100.0, 1.0, restart, 1e4) for restart in (0.0, 60.0, 6e3)]
-    assert shares == sorted(shares, reverse=True)
+    none, short, long = (costs.kept(100.0, 1.0, restart, 1e4) for restart in (0.0, 60.0, 6e3))
+    assert none > short > long
     assert costs.kept(1.0, 1e6, 0.0, 1.0) == 0.0  # a save never ends between two failures
 
 
