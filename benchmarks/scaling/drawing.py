@@ -1,4 +1,4 @@
-"""Draw line charts side by side as SVG, with names at the ends of lines."""
+"""Draw line charts as SVG, with names at the ends of lines."""
 
 from __future__ import annotations
 
@@ -82,11 +82,12 @@ def drawn(chart: Chart) -> list[str]:
 
 
 def drawing(*charts: Chart) -> str:
-    """Return the charts side by side."""
-    each = LEFT + WIDTH + RIGHT
-    size = f'width="{each * len(charts)}" height="{TOP + HEIGHT + BOTTOM}"'
+    """Return the charts, two in a row, so that a page shows their text in its own size."""
+    across, down = LEFT + WIDTH + RIGHT, TOP + HEIGHT + BOTTOM
+    size = f'width="{2 * across}" height="{math.ceil(len(charts) / 2) * down}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">'
     lines = [head, '<rect width="100%" height="100%" fill="white"/>']
     for number, chart in enumerate(charts):
-        lines += [f'<g transform="translate({number * each} 0)">', *drawn(chart), "</g>"]
+        place = f"{number % 2 * across} {number // 2 * down}"
+        lines += [f'<g transform="translate({place})">', *drawn(chart), "</g>"]
     return "\n".join([*lines, "</svg>", ""])

@@ -162,10 +162,10 @@ def test_every_line_of_the_picture_is_inside_of_it_and_has_a_name():
     width, height = (float(root.get(name, "")) for name in ("width", "height"))
     tag = "{http://www.w3.org/2000/svg}"
     for group in root.iter(f"{tag}g"):
-        left = float(re.findall(r"\d+", group.get("transform", ""))[0])
+        left, top = map(float, re.findall(r"\d+", group.get("transform", "")))
         for line in group.iter(f"{tag}polyline"):
             points = [tuple(map(float, point.split(","))) for point in line.get("points", "").split()]
-            assert all(0 <= left + x <= width and 0 <= y <= height for x, y in points)
+            assert all(0 <= left + x <= width and 0 <= top + y <= height for x, y in points)
     words = {element.text for element in root.iter(f"{tag}text")}
     assert words >= {"communication", "control", "checkpoint", *JOBS, "4,096"}
 
