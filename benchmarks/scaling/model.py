@@ -110,34 +110,21 @@ def blocks(timings: Timings) -> dict[str, str]:
 
 
 def picture(timings: Timings) -> str:
-    """Return the drawing: costs of one job, efficiency of all, and intervals by mean time between failures."""
+    """Return the drawing: costs of one job, efficiency and intervals of all, and intervals by time between failures."""
     ranks = [2**power for power in range(3, 13)]
     of = {name: [estimate(job, each, timings) for each in ranks] for name, job in JOBS.items()}
-    costs = {
-        name: [(one.ranks, getattr(one, f"{name}_s")) for one in of["middle"]]
-        for name in ("communication", "control", "checkpoint")
-    }
+    parts = ("communication", "control", "checkpoint")
+    costs = {name: [(one.ranks, getattr(one, f"{name}_s")) for one in of["middle"]] for name in parts}
+    shares = {name: [(one.ranks, 100 * one.efficiency) for one in each] for name, each in of.items()}
+    intervals = {name: [(one.ranks, one.interval_s / 60) for one in each] for name, each in of.items()}
     hours = [10 ** (power / 4) for power in range(13)]
-    saves = {
-        seconds(save): [(each, daly(save, each * HOUR_S) / 60) for each in hours] for save in (1.0, 10.0, 60.0, 300.0)
-    }
+    saves = {seconds(save): [(each, daly(save, each * HOUR_S) / 60) for each in hours] for save in (1, 10, 60, 300)}
+    failures = "hours between failures of any node"
     return drawing(
         Chart("Costs of an update, job “middle”", "ranks", "seconds", RANKS, costs),
-        Chart(
-            "Share of time that counts",
-            "ranks",
-            "%",
-            RANKS,
-            {name: [(one.ranks, 100 * one.efficiency) for one in each] for name, each in of.items()},
-            is_linear=True,
-        ),
-        Chart(
-            "Checkpoint interval, by duration of a save",
-            "hours between failures of any node",
-            "minutes",
-            (1, 10, 100, 1000),
-            saves,
-        ),
+        Chart("Share of time that counts", "ranks", "%", RANKS, shares, is_linear=True),
+        Chart("Checkpoint interval of the jobs", "ranks", "minutes", RANKS, intervals),
+        Chart("Checkpoint interval, by duration of a save", failures, "minutes", (1, 10, 100, 1000), saves),
     )
 
 
