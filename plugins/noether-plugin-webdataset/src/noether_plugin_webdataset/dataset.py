@@ -147,7 +147,8 @@ class ShardDataset(StoredDataset):
 
     def _served(self, samples: list[int]) -> list[Sample]:
         return [
-            {name: self._as_served(values) for name, values in sample.items()} for sample in map(self._made, self._exact(samples))
+            {name: self._as_served(values) for name, values in sample.items()}
+            for sample in map(self._made, self._exact(samples))
         ]
 
     def _as_served(self, values: Tensor) -> Tensor:

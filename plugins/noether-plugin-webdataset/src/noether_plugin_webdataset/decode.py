@@ -6,6 +6,7 @@ import io
 import math
 import zipfile
 from collections.abc import Callable, Collection
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def has_names(suffix: str) -> bool:
 
 
 def column_name(suffix: str, name: str = "") -> str:
-    """Return the name of an array: `p` for `p.npy` and for `p` in `npz`, `cls` for `cls`, `flow.p` for `p` in `flow.npz`."""
+    """Return the name of an array: `p` of `p.npy` and of `npz`, `cls` of `cls`, `flow.p` of `flow.npz`."""
     stem = suffix.rpartition(".")[0]
     return ".".join(part for part in (stem, name) if part) or suffix
 
@@ -106,17 +107,26 @@ def names_in(member: Path, suffix: str, data: bytes) -> list[str]:
 
 
 def _npy(member: Path, data: bytes) -> Tensor:
-    stream = io.BytesIO(data)
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, is_fortran, dtype = read(stream)
+    lengths = 2 if data[6:7] == b"\x01" else 4  # bytes of the length, by the version of the format
+    start = 8 + lengths + int.from_bytes(data[8 : 8 + lengths], "little")
+    shape, is_fortran, dtype = _npy_header(data[:start])
     if dtype.hasobject or dtype.kind not in "biuf":
         raise wrong_type(member, member.name, str(dtype))
-    held, expected = len(data) - stream.tell(), math.prod(shape) * dtype.itemsize
+    held, expected = len(data) - start, math.prod(shape) * dtype.itemsize
     if held != expected:
         raise ValueError(f"found {held} bytes of values, expected {expected} for the shape {shape}")
-    flat = np.frombuffer(data, dtype, offset=stream.tell())
+    flat = np.frombuffer(data, dtype, offset=start)
     return from_numpy(member, member.name, flat.reshape(shape, order="F" if is_fortran else "C"))
+
+
+@lru_cache(256)
+def _npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return shape, order and type; most samples have equal headers, and numpy parses them as Python's literals."""
+    stream = io.BytesIO(header)
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    layout: tuple[tuple[int, ...], bool, np.dtype[Any]] = read(stream)
+    return layout
 
 
 def _cls(member: Path, data: bytes) -> Tensor:
@@ -133,12 +143,12 @@ def _image(member: Path, data: bytes) -> Tensor:
         raise DataError(
             f"{member}: reading images needs pillow", hint="pip install 'noether-plugin-webdataset[images]'"
         ) from error
-    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
+    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as opened:
         most = Image.MAX_IMAGE_PIXELS or math.inf
-        if image.width * image.height > most:
-            raise ValueError(f"found {image.width} x {image.height} pixels, expected at most {most}")
-        if image.mode == "P" or image.mode == "1":
-            image = image.convert("RGB" if image.mode == "P" else "L")  # noqa: PLW2901  # a palette has no numbers
+        if opened.width * opened.height > most:
+            raise ValueError(f"found {opened.width} x {opened.height} pixels, expected at most {most}")
+        plain = {"P": "RGB", "1": "L"}.get(opened.mode)  # a palette has no numbers
+        image = opened.convert(plain) if plain else opened
         if image.mode not in ("L", "LA", "RGB", "RGBA"):
             raise ValueError(f"found an image of mode {image.mode}, expected L, LA, RGB or RGBA of 8 bits")
         pixels = np.asarray(image, np.float32) / np.float32(255)
@@ -151,32 +161,33 @@ def _npz(member: Path, data: bytes) -> dict[str, Callable[[], Tensor]]:
     unpacked = sum(entry.file_size for entry in archive.infolist())
     if unpacked > _MOST_BYTES:
         raise ValueError(f"it unpacks to {unpacked} bytes, expected at most {_MOST_BYTES}")
-    return {
-        entry.filename.removesuffix(".npy"): lambda entry=entry: _npy(member / entry.filename, archive.read(entry))
-        for entry in archive.infolist()
-    }
+    names = archive.namelist()
+    return {name.removesuffix(".npy"): partial(_entry, member / name, archive, name) for name in names}
+
+
+def _entry(place: Path, archive: zipfile.ZipFile, name: str) -> Tensor:
+    return _npy(place, archive.read(name))
 
 
 def _safetensors(member: Path, data: bytes) -> dict[str, Callable[[], Tensor]]:
-    found = decode_tensors(data, {})
-    return {name: lambda name=name, values=values: from_torch(member, name, values) for name, values in found.items()}
+    return {name: partial(from_torch, member, name, values) for name, values in decode_tensors(data, {}).items()}
 
 
 def _json(member: Path, data: bytes) -> dict[str, Callable[[], Tensor]]:
     tree = parse_json(data)
     entries = tree if isinstance(tree, dict) else {"": tree}
-    return {name: lambda name=name, value=value: _numbers(member, name, value) for name, value in entries.items()}
+    return {name: partial(_numbers, member, name or member.name, value) for name, value in entries.items()}
 
 
 def _numbers(member: Path, name: str, value: Any) -> Tensor:
     """Return a number, or lists of numbers, as a tensor."""
-    if isinstance(value, str | dict) or value is None:
-        raise wrong_type(member, name or member.name, {str: "text", dict: "an object"}.get(type(value), "null"))
     try:
         array = np.asarray(value)
-    except ValueError as error:  # lists of different lengths
-        raise wrong_type(member, name or member.name, "lists of different lengths") from error
-    return from_numpy(member, name or member.name, array)
+    except ValueError as error:
+        raise wrong_type(member, name, "lists of different lengths") from error
+    if array.dtype.kind in "OU":
+        raise wrong_type(member, name, "text" if isinstance(value, str) else f"{str(value)[:40]!r}")
+    return from_numpy(member, name, array)
 
 
 _SINGLE: dict[str, Callable[[Path, bytes], Tensor]] = {

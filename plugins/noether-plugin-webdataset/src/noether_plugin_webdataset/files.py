@@ -99,7 +99,9 @@ def _expanded(pattern: str) -> list[str]:
     try:
         names = list(islice(braceexpand(pattern), _MOST_SHARDS + 1))
     except (UnbalancedBracesError, ValueError, IndexError) as error:
-        raise DataError(f"wrong name of shards {pattern!r}: {error}", hint="write train-{000000..000099}.tar") from error
+        raise DataError(
+            f"wrong name of shards {pattern!r}: {error}", hint="write train-{000000..000099}.tar"
+        ) from error
     if len(names) > _MOST_SHARDS:
         raise _too_many(pattern)
     if protocol := _protocol(pattern):
@@ -208,7 +210,9 @@ class RemoteFiles:
         """Return size and entity tag, or time of the last change."""
         facts = self._requested(self.names[file], lambda: self._fs.info(self.names[file]))
         if not facts.get("size"):
-            raise DataError(f"{self.names[file]} has no size, expected a file that is read by range requests", hint=COPY)
+            raise DataError(
+                f"{self.names[file]} has no size, expected a file that is read by range requests", hint=COPY
+            )
         stamp = next((str(facts[key]) for key in ("ETag", "Last-Modified", "LastModified") if facts.get(key)), "")
         return int(facts["size"]), stamp
 

@@ -71,7 +71,9 @@ class ShardIndex:
             shape = (self.samples, len(self.suffixes), 2)
             return np.memmap(self.path, np.int64, "r", self.start, shape) if self.samples else np.empty(shape, np.int64)
         except (OSError, ValueError) as error:
-            raise DataError(f"{self.path}, the index of a shard, cannot be read: {error}", hint="begin again") from error
+            raise DataError(
+                f"{self.path}, the index of a shard, cannot be read: {error}", hint="begin again"
+            ) from error
 
 
 def index_of(files: Files, file: int, folder: Path | None) -> ShardIndex:
@@ -124,7 +126,7 @@ def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".index-")
     try:
-        with open(descriptor, "wb") as stream:
+        with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
@@ -259,7 +261,9 @@ class _Walk:
         regular = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse()
         if not (regular or member.isdir()):
             found = _TYPES.get(member.type, "of an unknown type")
-            raise self._refused(member, f"it is {found}, expected a plain file", "tar -h stores files in place of links")
+            raise self._refused(
+                member, f"it is {found}, expected a plain file", "tar -h stores files in place of links"
+            )
         if member.name.startswith("/") or ".." in member.name.split("/"):
             raise self._refused(member, "its name leads out of the shard", "write names without '..' and leading '/'")
         end = member.offset_data + (0 if member.isdir() else member.size)

@@ -74,7 +74,7 @@ class Shards:
     @property
     def source(self) -> Path:
         """Place of the first shard, for messages."""
-        return _shown(self._files.names[0])
+        return Path(_without_protocol(self._files.names[0]))
 
     @property
     def block(self) -> int:
@@ -108,7 +108,7 @@ class Shards:
     def member(self, sample: int, suffix: str) -> Path:
         """Return the place of a member, for messages."""
         file = int(np.searchsorted(self._starts, sample, side="right") - 1)
-        return _shown(self._files.names[file]) / f"sample {sample - self._starts[file]}" / f"*.{suffix}"
+        return Path(f"{_without_protocol(self._files.names[file])}/sample {sample - self._starts[file]}/*.{suffix}")
 
     def read(self, samples: Sequence[int], suffixes: Sequence[str]) -> Iterator[tuple[int, dict[str, bytes]]]:
         """Yield the members of samples, in the order in which they lie in the shards.
@@ -154,8 +154,9 @@ class Shards:
         return self._mapped[file]
 
 
-def _shown(name: str) -> Path:
-    return Path(name.partition("://")[2] or name)
+def _without_protocol(name: str) -> str:
+    """Return a name as a path has it, which makes one slash of two."""
+    return name.partition("://")[2] or name
 
 
 def _joined(spans: list[Span]) -> list[Span]:
