@@ -168,11 +168,17 @@ def test_memory_is_that_of_a_batch(tmp_path: Path):
         tracemalloc.stop()
 
 
-def test_training_reads_few_shards_at_a_time(tmp_path: Path):
+def test_shards_differ_in_size_and_one_may_be_empty(tmp_path: Path):
     """A block is 16 MiB of samples, at most a shard."""
-    for file in range(3):
-        with webdataset.TarWriter(str(tmp_path / f"{file}.tar")) as writer:
-            for row in range(5 + file):
-                writer.write({"__key__": str(row), "cls": row})
-    assert opened(tmp_path).shuffle_block == 7
+    for file, size in enumerate((0, 5, 0, 7, 1)):
+        with webdataset.TarWriter(str(tmp_path / f"[{file}].tar")) as writer:
+            for row in range(size):
+                writer.write({"__key__": str(row), "cls": 10 * file + row})
+    data = opened(tmp_path)
+    assert data.__getitems__([12, 4, 5, 0])["cls"].tolist() == [40, 14, 30, 10]
+    assert len(opened(tmp_path / "[3].tar")) == data.shuffle_block == 7
     assert opened(tmp_path, shuffle_block=2).shuffle_block == 2
+
+
+def test_an_array_may_have_no_numbers(shard):
+    assert opened(shard({"a.x.npy": npy(np.empty((0, 3)))}))[0]["x"].shape == (0, 3)

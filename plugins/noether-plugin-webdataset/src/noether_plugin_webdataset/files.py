@@ -94,7 +94,7 @@ def _protocol(name: str) -> str:
 def _expanded(pattern: str) -> list[str]:
     """Return the names that a pattern stands for: braces, and on a disk `*` or a folder as well."""
     ranges = re.findall(r"\{(-?\d+)\.\.(-?\d+)", pattern)
-    if any(abs(int(end) - int(start)) > _MOST_SHARDS for start, end in ranges if len(start + end) < 40):
+    if any(len(start + end) > 40 or abs(int(end) - int(start)) > _MOST_SHARDS for start, end in ranges):
         raise _too_many(pattern)
     try:
         names = list(islice(braceexpand(pattern), _MOST_SHARDS + 1))
@@ -116,10 +116,10 @@ def _expanded(pattern: str) -> list[str]:
 
 
 def _on_disk(name: str) -> list[str]:
-    if any(mark in name for mark in "*?["):
-        found = sorted(glob.glob(name))  # noqa: PTH207  # a pattern may be absolute
-    elif Path(name).is_dir():
+    if os.path.isdir(name):  # noqa: PTH112  # that of pathlib raises for a name that is too long
         found = sorted(str(path) for path in Path(name).glob("*.tar"))
+    elif any(mark in name for mark in "*?[") and not os.path.exists(name):  # noqa: PTH110
+        found = sorted(glob.glob(name))  # noqa: PTH207  # a pattern may be absolute
     else:
         return [name]
     if not found:

@@ -67,12 +67,14 @@ class ShardIndex:
         Raises:
             DataError: if the file is gone.
         """
+        shape = (self.samples, len(self.suffixes), 2)
+        if not self.samples:
+            return np.empty(shape, np.int64)
         try:
-            shape = (self.samples, len(self.suffixes), 2)
-            return np.memmap(self.path, np.int64, "r", self.start, shape) if self.samples else np.empty(shape, np.int64)
+            return np.memmap(self.path, np.int64, "r", self.start, shape).view(np.ndarray)
         except (OSError, ValueError) as error:
             raise DataError(
-                f"{self.path}, the index of a shard, cannot be read: {error}", hint="begin again"
+                f"{self.path} cannot be read: {error}", hint="it is an index: begin the run again"
             ) from error
 
 
