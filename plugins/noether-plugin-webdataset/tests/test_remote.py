@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from noether_plugin_webdataset import files
 from noether_plugin_webdataset.dataset import ShardDataset, ShardDatasetConfig
+from webdataset import TarWriter
 
 from noether.data.container import DataContainer
 from noether.errors import DataError
@@ -95,6 +97,22 @@ def test_samples_are_read_by_range_requests(server: Server, tmp_path: Path, tiny
         batches.append([tagged.batch for tagged in loader])
     assert all(torch.equal(one["x"], other["x"]) for one, other in zip(*batches, strict=True))
     assert len(server.answers) == 24 and max(server.answers) < 4096  # a request for each sample, of its members only
+
+
+def test_a_large_member_that_is_not_chosen_is_not_read(server: Server, tmp_path: Path):
+    with TarWriter(str(tmp_path / "wing.tar")) as writer:
+        one = np.ones(3)
+        writer.write({"__key__": "a", "x.npy": one, "y.npy": one, "x2.npy": np.ones(1 << 16), "z.npy": one})
+    config = ShardDatasetConfig(
+        kind="webdataset",
+        shards=f"{server.url}/wing.tar",
+        index=str(tmp_path / "index"),
+        properties={name: name for name in "xyz"},
+    )
+    data = ShardDataset(config)
+    server.answers.clear()
+    assert [values.tolist() for values in data[0].values()] == [[1, 1, 1]] * 3
+    assert len(server.answers) == 2 and sum(server.answers) < 4096
 
 
 def test_a_second_start_reads_no_headers_again_unless_a_shard_has_changed(server: Server, tmp_path: Path):

@@ -100,15 +100,19 @@ class Shards:
 
     def has(self, sample: int, suffix: str) -> bool:
         """Return True if a sample has a member of a suffix."""
-        file = int(np.searchsorted(self._starts, sample, side="right") - 1)
+        file, place = self._place(sample)
         suffixes = self._indexes[file].suffixes
-        row = self._places(file)[sample - int(self._starts[file])]
-        return suffix in suffixes and bool(row[suffixes.index(suffix), 0] >= 0)
+        return suffix in suffixes and bool(self._places(file)[place, suffixes.index(suffix), 0] >= 0)
 
     def member(self, sample: int, suffix: str) -> Path:
         """Return the place of a member, for messages."""
+        file, place = self._place(sample)
+        return Path(f"{_without_protocol(self._files.names[file])}/sample {place}/*.{suffix}")
+
+    def _place(self, sample: int) -> tuple[int, int]:
+        """Return the number of the shard of a sample, and its number in that."""
         file = int(np.searchsorted(self._starts, sample, side="right") - 1)
-        return Path(f"{_without_protocol(self._files.names[file])}/sample {sample - self._starts[file]}/*.{suffix}")
+        return file, sample - int(self._starts[file])
 
     def read(self, samples: Sequence[int], suffixes: Sequence[str]) -> Iterator[tuple[int, dict[str, bytes]]]:
         """Yield the members of samples, in the order in which they lie in the shards.
@@ -132,9 +136,8 @@ class Shards:
             yield place, {suffix: _cut(span, read) for suffix, span in spans.items()}
 
     def _spans(self, sample: int, suffixes: Sequence[str]) -> dict[str, Span]:
-        file = int(np.searchsorted(self._starts, sample, side="right") - 1)
-        index = self._indexes[file]
-        row = self._places(file)[sample - int(self._starts[file])]
+        file, place = self._place(sample)
+        index, row = self._indexes[file], self._places(file)[place]
         spans = {}
         for suffix in suffixes:
             offset, size = row[index.suffixes.index(suffix)].tolist() if suffix in index.suffixes else (-1, -1)
