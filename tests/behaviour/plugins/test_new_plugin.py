@@ -15,6 +15,7 @@ from noether.cli.package import package, problems_of, write_package
 from noether.errors import UsageError
 from noether.kernel.entries import GROUPS, TABLE
 
+PLUGINS = Path(__file__).parents[3] / "plugins"
 ROLES = [role.name for role in GROUPS.values() if role is not TABLE]  # a table comes with a run plugin
 
 
@@ -119,6 +120,29 @@ def changed(folder: Path, file: str, old: str, new: str) -> list[str]:
 def test_what_keeps_a_package_from_being_published_is_named(tmp_path: Path, file: str, old: str, new: str, named: str):
     problems = changed(written(tmp_path, "callback"), file, old, new)
     assert any(named in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "way"),
+    [
+        ("from noether.kernel.names import did_you_mean", "noether.kernel.names.did_you_mean", "code of your own"),
+        ("from noether.data.dataset import Batch", "noether.data.dataset.Batch", "public-names.md"),
+        ("from noether.core.callbacks.tree import CallbackBase", "tree.CallbackBase", "from noether.core.callbacks"),
+        ("import noether.kernel.registry as registry", "noether.kernel.registry", "public-names.md"),
+        ("from noether.core import protocols", "noether.core.protocols", "public-names.md"),
+    ],
+)
+def test_an_import_that_is_not_public_is_named_with_its_line_and_the_way_out(tmp_path: Path, line, name, way):
+    folder = written(tmp_path, "callback")
+    place = folder / "tests" / "test_more.py"
+    place.write_text(f"import noether\nfrom noether.core import callbacks\n\n\ndef late():\n    {line}\n")
+    (problem,) = problems_of(folder)
+    assert problem.startswith(f"{place}:6: ") and name in problem and way in problem
+
+
+@pytest.mark.parametrize("package", sorted(PLUGINS.glob("*/")), ids=lambda folder: folder.name)
+def test_a_package_of_this_repository_has_no_problem(package: Path):
+    assert problems_of(package) == []
 
 
 @pytest.mark.parametrize(

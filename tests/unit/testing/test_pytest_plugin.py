@@ -6,6 +6,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
@@ -50,7 +51,7 @@ def test_isolated_registry_has_no_installed_plugin(noether_registry):
 class Broken(CallbackContract):
     """Its spec has an option that is misspelt."""
 
-    config = {"kind": "ema", "every_n_update": 1}
+    config: ClassVar = {"kind": "ema", "every_n_update": 1}
 
 
 def test_a_wrong_spec_of_a_contract_is_shown_as_its_message_alone(tmp_path):
