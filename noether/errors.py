@@ -17,6 +17,8 @@ traceback.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -45,6 +47,9 @@ class NoetherError(Exception):
         message: The problem, with the found and the expected value, and its place.
         hint: The remedy; shown on a line of its own.
         code: Stable name of the problem, if it has one: `not-trusted`. See docs/reference/errors.md.
+
+    Attributes:
+        path: Keys and indices of its place in the spec; empty if it is not known.
     """
 
     exit_code: ClassVar[int] = 1
@@ -54,9 +59,21 @@ class NoetherError(Exception):
         self.message = message
         self.hint = hint
         self.code = code
+        self.path: tuple[str | int, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.message}\n  help: {self.hint}" if self.hint else self.message
+
+
+@contextmanager
+def placed(*path: str | int) -> Iterator[None]:
+    """Put a path in the spec before that of errors raised in the block, unless theirs begins with it."""
+    try:
+        yield
+    except NoetherError as error:
+        if error.path[: len(path)] != path:
+            error.path = (*path, *error.path)
+        raise
 
 
 class UsageError(NoetherError):
