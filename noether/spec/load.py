@@ -32,7 +32,7 @@ from noether.spec.errors.words import toml_path
 from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec, dumped
 from noether.spec.read.document import MAX_DEPTH, not_numbers_in
-from noether.spec.read.environment import Readings, concealed, passwords_in, read_environment
+from noether.spec.read.environment import Readings, concealed, passwords_in, read_environment, secrets_in
 from noether.spec.read.layering import THE_SPEC, layered, located, override, project_folder, tidy
 from noether.spec.read.layers import Node, Origins, value_of
 from noether.spec.read.overrides import Unset
@@ -344,6 +344,7 @@ def _validated(
     spec: RunSpec | None = None
     try:
         spec = spec_class.model_validate_json(json.dumps(table), strict=True)
+        problems += secrets_in(spec, readings.references)
     except ValidationError as error:
         found, more = problems_of(error, table, spec_class)
         found = [problem for problem in found if not _follows(problem, wrong, table)]

@@ -349,3 +349,48 @@ def test_the_schema_of_a_spec_knows_the_tables_of_its_local_file(workplace: Path
     known = json.loads(noether_command("spec", "schema", path).out)["else"]["properties"]
     assert "Readings of the meter. From noether_plugin.py." in json.dumps(known["meter"])
     assert "meter" not in json.loads(noether_command("spec", "schema").out)["else"]["properties"]
+
+
+SECRETIVE = """
+from pydantic import Field, SecretStr
+
+import noether
+from noether.config.components import SpecTable
+
+
+class MeterTable(SpecTable):
+    key: SecretStr | None = Field(None, description="Key.")
+    keys: dict[str, SecretStr] = Field(default_factory=dict, description="More.")
+    usual: SecretStr = Field(SecretStr("of everyone"), description="Default.")
+
+
+@noether.hookimpl
+def run_finished(run, outcome):
+    table = run.spec.meter
+    print("keys", table.key and len(table.key.get_secret_value()), table.usual.get_secret_value())
+"""
+
+
+@pytest.fixture
+def secretive(install):
+    points = {"plugins": {"meter": "meter"}, "tables": {"meter": "meter:MeterTable"}}
+    install("noether-plugin-meter", points, meter=SECRETIVE)
+
+
+@pytest.mark.parametrize(
+    ("table", "place"), [({"key": "opensesame"}, "meter.key"), ({"keys": {"a": "opensesame"}}, "meter.keys.a")]
+)
+def test_a_secret_that_a_spec_writes_is_refused_and_not_shown(workplace: Path, secretive, table, place):
+    with pytest.raises(InvalidSpecError) as error:
+        noether.load_spec(write_spec(workplace, tiny_spec(meter=table, **USED)))
+    assert [(one.code, ".".join(map(str, one.path))) for one in error.value.problems] == [("written-password", place)]
+    assert "opensesame" not in str(error.value)
+
+
+def test_a_secret_of_the_environment_is_the_same_after_a_resume(workplace: Path, secretive, monkeypatch, capsys):
+    monkeypatch.setenv("METER_KEY", "opensesame")
+    table = {"key": {"env": "METER_KEY", "secret": True}}
+    outcome = noether.run(write_spec(workplace, tiny_spec(meter=table, **USED)), run_id="a", quiet=True)
+    resume("a", quiet=True, set={"trainer.max_updates": 14})
+    assert capsys.readouterr().out.count("keys 10 of everyone") == 2
+    assert "opensesame" not in (outcome.run_dir / "spec.resolved.toml").read_text()
