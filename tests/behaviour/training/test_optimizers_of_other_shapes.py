@@ -243,7 +243,7 @@ def test_a_metric_without_a_direction_is_found_by_check(noether_command, tiny_sp
     assert ended.code == 2
 
 
-def test_the_direction_that_a_callback_declares_counts(noether_command, tiny_spec, finish, metric_lines):
+def test_the_direction_that_a_callback_declares_counts(noether_command, tiny_spec, lab, finish, metric_lines):
     scores = {"kind": "lab.callbacks.Scores", "every_n_updates": 1}
     schedule = {**PLATEAU, "metric_key": "score/test", "patience": 0, "threshold": 0.0}
     assert checked(noether_command, tiny_spec, schedule, callbacks=[scores]).code == 0
