@@ -22,7 +22,7 @@ from noether.data.samplers import TRAINING, InterleavedSampler, SamplerIntervalC
 from noether.data.staging import Residence, Wanted, free_memory, on_device, require_resident, residence
 from noether.data.transforms import Transform
 from noether.data.views import PreparedDatasets, subset
-from noether.errors import DataError
+from noether.errors import DataError, placed
 from noether.kernel.names import did_you_mean
 from noether.metrics.device import device_of
 from noether.spec.model import LoaderTable
@@ -366,10 +366,8 @@ def build_data(
     return DataContainer(
         samples,
         seed=seed,
-        transforms=[build_transform(config, seed=seed) for config in transforms],
-        own_transforms={
-            key: [build_transform(own, seed=seed) for own in config.transforms] for key, config in datasets.items()
-        },
+        transforms=_transforms(transforms, seed),
+        own_transforms={key: _transforms(config.transforms, seed, "datasets", key) for key, config in datasets.items()},
         collators={
             key: collator
             for key, config in datasets.items()
@@ -377,6 +375,14 @@ def build_data(
         },
         **loader.model_dump(),
     )
+
+
+def _transforms(configs: Sequence[TransformBaseConfig], seed: int, *path: str) -> list[Transform]:
+    built = []
+    for index, config in enumerate(configs):
+        with placed(*path, "transforms", index):
+            built.append(build_transform(config, seed=seed))
+    return built
 
 
 def build_dataset(config: DatasetBaseConfig, *, seed: int = 0) -> AnyDataset:

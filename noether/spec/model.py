@@ -277,7 +277,9 @@ def _left_to_classes(spec: RunSpec) -> dict[str, Any]:
     They are defaults that would not be read again as they are, such as NaN, and what dataclasses compute themselves.
     """
     excluded: dict[Any, Any] = {}
-    for path, config in configs_in(spec):
+    tables: list[tuple[TomlPath, Any]] = [((name,), getattr(spec, name)) for name in spec.plugin_tables]
+    own = [(path, table) for path, table in tables if isinstance(table, BaseModel)]  # a plugin may have put in a dict
+    for path, config in [*own, *configs_in(spec)]:
         for name in type(config).model_fields:
             is_lost = name not in config.model_fields_set and _is_lost(type(config), name)
             for below in [()] if is_lost else _given_by_classes(getattr(config, name)):
