@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
 from functools import partial
 from multiprocessing import get_all_start_methods
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -68,10 +68,7 @@ class DataContainer:
     ) -> None:
         refuse_import_by_worker()
         if start_method not in (None, *(known := get_all_start_methods())):
-            raise DataError(
-                f"unknown start method on this machine: found start_method = {start_method!r}, "
-                f"expected one of {', '.join(known)}"
-            )
+            raise DataError(f"unknown start_method here: found {start_method!r}, expected one of {', '.join(known)}")
         self.num_workers = num_workers
         self.prefetch_factor = prefetch_factor
         self.pin_memory = pin_memory
@@ -167,8 +164,7 @@ class DataContainer:
         Raises:
             DataError: if the data set is empty, or its samples cannot be loaded.
         """
-        batch: Batch = self._first(first_batch, samples)
-        return batch
+        return cast("Batch", self._first(first_batch, samples))
 
     def first_sample(self) -> dict[str, Any]:
         """Return the first sample of `main` by property, as it is in a batch, to read names and shapes from.
@@ -176,8 +172,7 @@ class DataContainer:
         Raises:
             DataError: if the data set is empty, or its samples cannot be loaded.
         """
-        sample: dict[str, Any] = self._first(first_sample)
-        return sample
+        return cast("dict[str, Any]", self._first(first_sample))
 
     def _first(self, load: Callable[..., Any], *arguments: Any) -> Any:
         key = self._main_key
@@ -205,8 +200,7 @@ class DataContainer:
 
         Args:
             consumers: Passes over data sets, at their intervals.
-            batch_size: Samples in one forward pass on one rank; also in an evaluation batch, unless a
-                consumer has its own.
+            batch_size: Samples in a forward pass on one rank, and in an evaluation batch without a size of its own.
             effective_batch_size: Samples in one update over all ranks; None for one batch on each rank.
             rank: Rank of this process.
             world_size: Number of ranks.
