@@ -78,7 +78,7 @@ def _misfit(
     """Return the reason why a fused kernel does not suit the parameters; None if it does."""
     for name, parameter in parameters.items():
         allowed = _FUSED.get(parameter.device.type, ())
-        if type(parameter) is not nn.Parameter:
+        if type(parameter) is not nn.Parameter and not is_sharded(parameter):
             return f"parameter '{name}' of the class {type(parameter).__name__}, expected torch.nn.Parameter"
         if parameter.dtype not in allowed:
             expected = " or ".join(map(str, allowed)) or "another device"
@@ -154,7 +154,7 @@ def sharing(tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
     """
     spans = sorted(
         (str(tensor.device), tensor.data_ptr(), tensor.data_ptr() + _extent(tensor), name)
-        for name, tensor in tensors.items()
+        for name, tensor in zip(tensors, map(local, tensors.values()), strict=True)
         if tensor.layout is torch.strided and tensor.numel() and not tensor.is_meta
     )
     for (device, _, end, name), (other_device, start, _, other) in pairwise(spans):
@@ -184,6 +184,24 @@ def require_scalable(parameters: Mapping[str, nn.Parameter], precision: str) -> 
             )
 
 
+# Sharded tensors: each rank holds a part, and operations are those of the whole tensor
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Return True for a DTensor, of which each rank holds a part."""
+    return hasattr(tensor, "to_local")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return the part of a sharded tensor that this rank holds, in the same memory; any other tensor as it is."""
+    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[operator, no-any-return]  # a DTensor has it
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a sharded tensor put together, which all ranks do at once; any other tensor as it is."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[operator, no-any-return]  # as above
+
+
 # Gradients
 
 
@@ -202,10 +220,10 @@ def total_norm(tensors: Sequence[Tensor]) -> Tensor:
         [tensor for tensor in numbers if tensor.dtype.itemsize >= _SINGLE.itemsize]
     )
     if not halves:
-        return norm
+        return whole(norm)
     norms = torch._foreach_norm(halves, 2.0, dtype=_SINGLE)
-    whole: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(halves[0].device), *norms]))
-    return whole
+    total: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(halves[0].device), *norms]))
+    return whole(total)
 
 
 def clip_norm(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:

@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from noether.data.randomness import mix, seed_sample
 from noether.errors import NoetherError, SpecError, TrainingError, UsageError, error_text, notes_of
 from noether.kernel.watchdog import write_stacks
+from noether.optim.kernels import is_sharded
 from noether.training.parallel.batch_norm import of_all_ranks
 from noether.training.parallel.one import Parallel, Single
 
@@ -229,6 +230,11 @@ class Ranks:
             SpecError: if the model has a train step of its own, which a wrapper would not see.
         """
         of_all_ranks(model, self)
+        if config.parallel == "fsdp2":
+            from noether.training.parallel.sharded import shard  # its imports take a second
+
+            with self._waiting("shard the model"):
+                return shard(model, config, self.world)
         if config.reduce != "ddp" or not any(parameter.requires_grad for parameter in model.parameters()):
             return model
         if callable(getattr(model, "train_step", None)):
@@ -248,6 +254,8 @@ class Ranks:
         """Give all ranks the weights and buffers of the writer, and every other rank its own random numbers."""
         with torch.no_grad(), self._waiting("begin training"):
             for tensor in (*model.parameters(), *model.buffers()):
+                if is_sharded(tensor):
+                    continue  # its parts differ
                 dist.broadcast(tensor.detach(), 0)
         if not self.is_writer:
             seed_sample(mix(seed, self.rank))
