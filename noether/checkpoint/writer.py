@@ -49,7 +49,6 @@ class CheckpointWriter:
         policy: Policy after a failed save.
         asynchronous: Train on while a save, except the last one, is written. At most one is in flight.
         facts: As in `Manifest`.
-        writes: False on a rank that leaves writing to another one.
         queue: The request since the last boundary, and the save in flight.
         names: Names given to checkpoints of this run, with their targets.
         last_committed: The checkpoint that was written last.
@@ -72,7 +71,6 @@ class CheckpointWriter:
         self.spec, self.spec_sha256 = b"", spec_sha256
         self.facts: dict[str, str] = {}
         self.queue = SaveQueue()
-        self.writes = True
         self.names: dict[str, NamedCheckpoint] = {}
         self.last_committed: Path | None = None
         self._reserved: dict[str, str] = {}
@@ -234,7 +232,7 @@ class CheckpointWriter:
         self._include_earlier(state.update, request)
         parts = None if self._ranks is None else divided(state, request, self._ranks)
         shared = None if parts is None or self._ranks is None else SharedSave(parts, self._ranks)
-        if not self.writes:
+        if not self.path_provider.writes:  # another rank does
             return self._follow(state, request, shared)
         prepared = self._prepare_save(state, request)
         if parts is not None:

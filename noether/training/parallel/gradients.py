@@ -15,6 +15,7 @@ from noether.core.models.base import ModelBase
 from noether.errors import TrainingError
 from noether.optim.kernels import is_sharded, local
 from noether.training.accumulation import Weights
+from noether.training.nonfinite import FiniteGuard
 from noether.training.parallel.one import Parallel
 from noether.training.update import StepOutcome, Update
 
@@ -115,6 +116,16 @@ class UpdateOfRanks(Update):
         found, one = loss.new_zeros(()), loss.new_ones(())
         torch._amp_foreach_non_finite_check_and_unscale_([*self._gradients(), loss.clone()], found, one)
         return torch.where(found > 0.0, torch.full_like(loss, torch.nan), loss)
+
+
+def update_of(trainer: Any, guard: FiniteGuard) -> Update:
+    """Return the eager update of a trainer, with its ranks, step, precision and sizes."""
+    arguments = (trainer.train_step, trainer.precision, guard)
+    to_device = None if trainer.device.type == "cpu" else trainer.to_device
+    options = {"accumulation_steps": trainer.accumulation_steps, "to_device": to_device}
+    if trainer.parallel.world == 1:
+        return Update(*arguments, **options)
+    return UpdateOfRanks(trainer.parallel, *arguments, finds_unused=trainer.config.find_unused_params, **options)
 
 
 def over_ranks(
