@@ -180,6 +180,24 @@ class Ranks:
             init_sync=False,  # `begin` does it, once weights are loaded
         )
 
+    def check(self, trainer: Any, model: Any) -> None:
+        """Check that a trainer can train a prepared model on several ranks.
+
+        Raises:
+            SpecError: if the optimizer evaluates the loss itself, or the trainer does not fit a sharded model.
+        """
+        for optimizer in model.optimizers().values():
+            if optimizer.traits.takes_closure:
+                raise SpecError(
+                    f"{type(optimizer.torch_optimizer).__name__} evaluates the loss several times an update, which "
+                    f"works with one rank only: found {self.world}",
+                    hint="choose another optimizer, or train with one process",
+                )
+        if any(map(is_sharded, model.parameters())):
+            from noether.training.parallel.sharded import require_shardable
+
+            require_shardable(trainer)
+
     def begin(self, model: nn.Module, seed: int) -> None:
         """Give all ranks the weights and buffers of the writer, and every other rank its own random numbers."""
         with torch.no_grad(), self._waiting("begin training"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ def shard(model: nn.Module, config: Any, ranks: int) -> nn.Module:
     Raises:
         SpecError: if the model or the settings do not allow it.
     """
-    _require_settings(config)
+    _require_settings(model, config)
     units = _named_units(model, config.shard) if config.shard is not None else _large_units(model)
     _require_whole_units(model, units)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
@@ -59,17 +59,36 @@ def _precision(name: str) -> MixedPrecisionPolicy:
     return MixedPrecisionPolicy(cast_forward_inputs=False)
 
 
-def _require_settings(config: Any) -> None:
+def _require_settings(model: nn.Module, config: Any) -> None:
+    has_own_step = callable(getattr(model, "train_step", None))
     settings = {
+        "a model with a train_step of its own": (has_own_step, "let the trainer compute the loss"),
         f"precision = {config.precision!r}": (config.precision in ("float16", "fp16"), 'set precision = "bf16"'),
         "use_torch_compile = true": (config.use_torch_compile, "remove it"),
     }
+    _refuse(settings)
+
+
+def _refuse(settings: Mapping[str, tuple[bool, str]]) -> None:
     for setting, (found, hint) in settings.items():
         if found:
             raise SpecError(
                 f'wrong setting beside parallel = "fsdp2": found {setting}, which sharded models do not support',
                 hint=f"{hint}, {_REPLICATED}",
             )
+
+
+def require_shardable(trainer: Any) -> None:
+    """Check that a trainer, its callbacks built, works with a sharded model.
+
+    Raises:
+        SpecError: if it does not.
+    """
+    settings = {
+        "a trainer with an `update` of its own": (trainer.has_own_update, "choose another trainer"),
+        "asynchronous = true under [checkpoints]": (trainer.checkpoint_writer.asynchronous, "remove it"),
+    }
+    _refuse(settings)
 
 
 def _named_units(model: nn.Module, patterns: Sequence[str]) -> list[tuple[str, nn.Module]]:

@@ -333,6 +333,7 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         if self._callback_states is not None:
             self._restore_callbacks()
         require_agreement(model)
+        self.parallel.check(self, model)
         if give_optimizer and model.optimizers():
             choice = vars(self)["update_form"] = choose(self.config.update, self, model)
             vars(self)["one_update"] = choice.form.build(self, self.one_update, model)
