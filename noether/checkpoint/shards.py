@@ -93,7 +93,7 @@ def divide(
             if (other := first.setdefault(id(group[name]), name)) != name:
                 aliases[file][name] = other
             else:
-                state[f"{file}:{name}"] = group[name].detach()
+                state[f"{file}:{name}"] = _added_up(group[name].detach())
     planner = DefaultSavePlanner(
         flatten_state_dict=False, flatten_sharded_tensors=False, dedup_save_to_lowest_rank=True
     )
@@ -117,6 +117,13 @@ def divide(
         {index_file(file): _encoded(tables[file], aliases[file], values.get(file)) for file in groups},
         are_finite,
     )
+
+
+def _added_up(value: Any) -> Tensor:
+    """Return a tensor of which ranks hold summands as a whole one."""
+    is_sum = any(placement.is_partial() for placement in getattr(value, "placements", ()))
+    found: Tensor = value.full_tensor() if is_sum else value
+    return found
 
 
 def _name_of(name: str, dtype: torch.dtype) -> str:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.nn.modules.batchnorm import _NormBase
 
 from noether.core.models.build import named_modules
 from noether.core.models.recompute import recomputed
@@ -37,7 +38,9 @@ def shard(model: nn.Module, config: Any, ranks: int) -> nn.Module:
         SpecError: if the model or the settings do not allow it.
     """
     _require_settings(model, config)
+    is_mixed = config.precision in ("bfloat16", "bf16")
     units = _named_units(model, config.shard) if config.shard is not None else _large_units(model)
+    units += [(name, module) for name, module in named_modules(model) if is_mixed and _needs_single(module)]
     _require_whole_units(model, units)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     mesh = init_device_mesh(device.type, (ranks,))
@@ -45,16 +48,22 @@ def shard(model: nn.Module, config: Any, ranks: int) -> nn.Module:
         for parameter in model.parameters():
             dist.broadcast(parameter.detach(), 0)
     for name, unit in [*reversed(units), ("the model", model)]:
+        policy = _policy(is_mixed=is_mixed and not _needs_single(unit))
         try:
-            fully_shard(unit, mesh=mesh, reshard_after_forward=True, mp_policy=_precision(config.precision))
+            fully_shard(unit, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
         except (ValueError, NotImplementedError, RuntimeError, AssertionError) as error:
             raise _refusal(f"{name} cannot be sharded: {error_text(error)}") from error
     return model
 
 
-def _precision(name: str) -> MixedPrecisionPolicy:
+def _needs_single(module: nn.Module) -> bool:
+    """Return True for a norm with running statistics, whose kernel takes parameters of the same type only."""
+    return isinstance(module, _NormBase) and module.affine and module.running_mean is not None
+
+
+def _policy(*, is_mixed: bool) -> MixedPrecisionPolicy:
     """Return the types of gathered parameters and of added gradients; autocast converts what modules compute with."""
-    if name in ("bfloat16", "bf16"):
+    if is_mixed:
         return MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     return MixedPrecisionPolicy(cast_forward_inputs=False)
 
@@ -92,12 +101,14 @@ def require_shardable(trainer: Any) -> None:
 
 
 def _named_units(model: nn.Module, patterns: Sequence[str]) -> list[tuple[str, nn.Module]]:
-    """Return the modules that match the patterns, in the order of the model."""
+    """Return the modules that match the patterns, in the order of the model; those within another one are left out."""
     modules = {name: module for name, module in named_modules(model) if name and _is_called(module)}
     found: set[str] = set()
     for pattern in patterns:
         found.update(matching(pattern, modules, setting="`shard` pattern", of="module of the model"))
-    return [(name, module) for name, module in modules.items() if name in found and _holds_parameters(module)]
+    chosen = [(name, modules[name]) for name in modules if name in found and _holds_parameters(modules[name])]
+    inner = {id(part) for _, module in chosen for part in module.modules() if part is not module}
+    return [(name, module) for name, module in chosen if id(module) not in inner]
 
 
 def _large_units(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -143,14 +154,14 @@ def _require_whole_units(model: nn.Module, units: Sequence[tuple[str, nn.Module]
     for name, unit in units:
         if _splits_tie(unit, places):
             raise _refusal(
-                f"`shard` names '{name}', which shares a parameter with another module",
+                f"'{name}' would be gathered by itself, and shares a parameter with another module",
                 "name a module around both, or leave it out",
             )
         outer = [other for other in again if name.startswith(f"{other}.")]
         if outer:
             raise _refusal(
-                f"`shard` names '{name}' within '{outer[0]}', which [model] checkpoint recomputes",
-                f"name '{outer[0]}' itself",
+                f"'{name}' would be gathered by itself within '{outer[0]}', which [model] checkpoint recomputes",
+                f"name '{outer[0]}' in `shard`",
             )
 
 
