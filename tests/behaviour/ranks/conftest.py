@@ -36,7 +36,7 @@ class Trained:
     @property
     def metrics(self) -> list[dict[str, float]]:
         """The records of the run, without what is measured by the clock."""
-        assert self.run_dir is not None, self.error
+        assert self.error is None and self.run_dir is not None, self.error
         records = map(json.loads, (self.run_dir / "metrics.jsonl").read_text().splitlines())
         return [
             {key: value for key, value in record["metrics"].items() if not key.startswith("profiling/")}
