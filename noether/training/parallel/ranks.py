@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
@@ -25,15 +24,12 @@ from noether.errors import NoetherError, SpecError, TrainingError, UsageError, e
 from noether.kernel.watchdog import write_stacks
 from noether.training.parallel.batch_norm import of_all_ranks
 from noether.training.parallel.one import Parallel, Single
+from noether.training.parallel.place import WORLD_SIZE, Place
 
 T = TypeVar("T")
-WORLD_SIZE = "WORLD_SIZE"
-"""Set by launchers such as torchrun: the number of processes that train together."""
-
 TIMEOUT_S = 600.0
 """Seconds in which every rank has to come to a common operation; then the run ends with the stacks of all ranks."""
 TIMEOUT = "NOETHER_RANK_TIMEOUT_S"
-_NEEDED = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _FAILED, _HANGS, _PLACE = "failed", "hangs", "place"
 _LOOKS_EVERY_S, _ANSWER_S = 0.5, 2.0
 _LOGS = "the logs of the other ranks are log.rank-*.txt in the run folder"
@@ -48,72 +44,6 @@ class RankLostError(TrainingError):
     """
 
     exit_code: int = TrainingError.exit_code  # type: ignore[misc]  # of an instance here
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The place of this process in a launch.
-
-    Attributes:
-        rank: Number among all ranks.
-        world: Number of ranks.
-        local_rank: Number among the ranks of this machine.
-        local_world: Ranks of this machine.
-        host: Machine of the store.
-        port: Port of the store.
-        attempt: Restarts so far.
-        restarts: Most restarts.
-        has_store: True if the launcher serves the store.
-    """
-
-    rank: int
-    world: int
-    local_rank: int
-    local_world: int
-    host: str
-    port: int
-    attempt: int
-    restarts: int
-    has_store: bool
-
-    @classmethod
-    def of(cls, environment: Mapping[str, str]) -> Place | None:
-        """Return the place that a launcher has described in the environment; None for a process of its own.
-
-        Raises:
-            UsageError: if the description is incomplete, or no number of ranks.
-        """
-        world = environment.get(WORLD_SIZE, "").strip() or "1"
-        if world == "1":
-            return None
-        missing = [name for name in _NEEDED if not environment.get(name, "").strip()]
-        names = ", ".join(missing)
-        if missing:
-            raise UsageError(
-                f"wrong launch: found {WORLD_SIZE}={world} without {names}, expected all that torchrun sets",
-                hint=f"start the ranks with --nproc N or torchrun, or unset {WORLD_SIZE}",
-            )
-        named = (WORLD_SIZE, *(name for name in _NEEDED if name != "MASTER_ADDR"))
-        for name in named:
-            if not environment[name].strip().isdecimal():
-                raise UsageError(f"wrong {name}: found {environment[name]!r}, expected a number of 0 or more")
-        total, rank, local, local_world, port = (int(environment[name]) for name in named)
-        if not (rank < total and local < local_world <= total):
-            raise UsageError(
-                f"wrong launch: found rank {rank} of {total}, and {local} of {local_world} on this machine, expected "
-                "each rank below the number of ranks",
-                hint=f"start the ranks with --nproc N or torchrun, or unset {WORLD_SIZE}",
-            )
-        attempt, restarts = (
-            _count(environment.get(f"TORCHELASTIC_{name}")) for name in ("RESTART_COUNT", "MAX_RESTARTS")
-        )
-        served = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        host = environment["MASTER_ADDR"].strip()
-        return cls(rank, total, local, local_world, host, port, attempt, restarts, served)
-
-
-def _count(text: str | None) -> int:
-    return int(text) if text is not None and text.isdecimal() else 0
 
 
 _active: Parallel | None = None
