@@ -29,33 +29,37 @@ class Normed(nn.Module):
         return self.layers(x)
 
 
-class OneOfTwo(nn.Module):
-    """Uses one of two layers: that of the sign of its first number in the batch, or of the rank."""
+class OnOneRank(nn.Module):
+    """Uses one of two layers on rank 0, and the other one on the others."""
 
-    def __init__(self, by_rank: bool = False):
+    def __init__(self):
         super().__init__()
-        self.by_rank = by_rank
-        self.positive, self.negative = nn.Linear(3, 2), nn.Linear(3, 2)
+        self.first, self.others = nn.Linear(3, 2), nn.Linear(3, 2)
 
     def forward(self, x):
-        first = os.environ.get("RANK", "0") == "0" if self.by_rank else bool(x[0, 0] > 0)
-        return (self.positive if first else self.negative)(x)
+        return (self.first if os.environ["RANK"] == "0" else self.others)(x)
 
 
-class Recording(Dataset):
-    """Notes the indices of the samples that are asked for, in `order-<rank>.txt`."""
+class Seldom(nn.Module):
+    """Has a layer for samples with a large first number, which half of the batches lack."""
 
-    def __init__(self, samples: int = 240):
-        self.samples = samples
+    def __init__(self):
+        super().__init__()
+        self.usual, self.large = nn.Linear(3, 2), nn.Linear(3, 2)
+
+    def forward(self, x):
+        large = x[:, :1] > 2.0
+        return torch.where(large, self.large(x), self.usual(x)) if large.any() else self.usual(x)
+
+
+class Numbers(Dataset):
+    """240 samples that hold their index."""
 
     def __len__(self):
-        return self.samples
+        return 240
 
     def __getitem__(self, index):
-        rank = os.environ.get("RANK", "0")
-        with Path(f"order-{rank}.txt").open("a") as file:
-            file.write(f"{index}\n")
-        value = torch.full((3,), index / self.samples)
+        value = torch.full((3,), index / 240)
         return {"x": value, "y_target": value[:2].square()}
 
 
@@ -78,6 +82,15 @@ def large_ones(input, target):
     return Counted((errors * large).sum() / large.sum().clamp(min=1), large.sum())
 
 
+class Notes(CallbackBase):
+    """Notes the indices of the samples of each update, in the order in which they are trained, for each rank."""
+
+    def track_after_accumulation_step(self, *, update_counter, batch):
+        indices = [round(240 * value) for value in batch["x"][:, 0].tolist()]
+        with Path(f"order-{self.trainer.parallel.rank}.txt").open("a") as file:
+            file.write(f"{update_counter.update} {' '.join(map(str, indices))}\n")
+
+
 class AtConfig(CallBackBaseConfig):
     update: int = Field(5, description="The update at which it happens.")
     ranks: list[int] = Field([0], description="The ranks on which it happens.")
@@ -89,7 +102,7 @@ class At(CallbackBase):
     """Does something after an update on some ranks."""
 
     def __init__(self, callback_config: AtConfig, **kwargs):
-        super().__init__(callback_config, **kwargs)
+        super().__init__(**kwargs)
         self.config = callback_config
 
     def track_after_update_step(self, *, update_counter):
@@ -129,19 +142,27 @@ class Strays(At):
             next(self.model.parameters()).add_(1.0)
 
 
+POISON = []
+"""Holds something if the next loss of this process shall not be finite."""
+
+
 class Poisons(At):
-    """Makes the gradients of the next update of its rank not finite, by a weight."""
+    """Makes the next loss of its rank NaN, with `poisoned` as the loss."""
 
     def act(self):
-        handle = next(self.model.parameters()).register_hook(lambda gradient: gradient * float("nan"))
-        self.handle = handle
+        POISON.append(1)
+
+
+def poisoned(input, target):
+    loss = (input - target).square().mean()
+    return loss * float("nan") if POISON and POISON.pop() else loss
 
 
 class Ordered(PeriodicDataIteratorCallback):
     """Logs a number that depends on the order of all results, and their number."""
 
     def process_data(self, batch, *, trainer_model):
-        return {"x": batch["x"][:, 0], "y": trainer_model(x=batch["x"])["y"].sum(dim=1)}
+        return {"x": batch["x"][:, 0], "y": trainer_model(x=batch["x"]).sum(dim=1)}
 
     def process_results(self, results, **_):
         places = torch.arange(1.0, len(results["x"]) + 1)

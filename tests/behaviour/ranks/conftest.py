@@ -59,7 +59,7 @@ class Trained:
         return {path.relative_to(newest).as_posix(): path.read_bytes() for path in sorted(paths)}
 
 
-def train(spec: dict[str, Any], options: dict[str, Any]) -> Trained:
+def trained(spec: dict[str, Any], options: dict[str, Any]) -> Trained:
     """Run on one rank."""
     try:
         outcome = noether.run(spec, quiet=True, **options)
@@ -69,6 +69,12 @@ def train(spec: dict[str, Any], options: dict[str, Any]) -> Trained:
         return Trained(error.exit_code, str(error), None)
     error = outcome.error
     return Trained(outcome.exit_code, None if error is None else f"{type(error).__name__}: {error}", outcome.run_dir)
+
+
+@pytest.fixture
+def train() -> Callable[[dict[str, Any], dict[str, Any]], Trained]:
+    """The function that trains on one rank."""
+    return trained
 
 
 @pytest.fixture
@@ -108,8 +114,8 @@ def on(spec: dict[str, Any]) -> Callable[..., list[Trained]]:
     ) -> list[Trained]:
         options = {"set": changes, **options}
         if world == 1:
-            return [train(spec, options)]
-        return run_on_ranks(train, world, spec, options, environment=environment)
+            return [trained(spec, options)]
+        return run_on_ranks(trained, world, spec, options, environment=environment)
 
     return run
 
@@ -125,7 +131,7 @@ def started(spec: dict[str, Any]) -> Callable[..., AbstractContextManager[Any]]:
         within: float = 60.0,
         **options: Any,
     ) -> AbstractContextManager[Any]:
-        call = partial(train, spec, {"set": changes, **options})
+        call = partial(trained, spec, {"set": changes, **options})
         return started_ranks(call, world, environment=environment, within=within)
 
     return start

@@ -116,8 +116,7 @@ def test_ddp_accumulates_as_one_process_does(on, batch):
 @pytest.mark.parametrize("reduce", ["exact", "ddp"])
 def test_a_layer_that_only_some_updates_use_trains_as_in_one_process(on, reduce):
     changes = {
-        "model": {"kind": "lab.ranks.OneOfTwo", "optimizer": {"kind": "SGD", "lr": 0.1}},
-        "datasets.train": {"kind": "lab.ranks.Halves"},
+        "model": {"kind": "lab.ranks.Seldom", "optimizer": {"kind": "SGD", "lr": 0.1}},
         "trainer.reduce": reduce,
         "trainer.find_unused_params": True,
     }
@@ -128,7 +127,7 @@ def test_a_layer_that_only_some_updates_use_trains_as_in_one_process(on, reduce)
 @pytest.mark.parametrize("reduce", ["exact", pytest.param("ddp", marks=pytest.mark.long)])
 def test_a_parameter_without_a_gradient_on_one_rank_gets_that_of_the_other(on, reduce):
     changes = {
-        "model": {"kind": "lab.ranks.OneOfTwo", "by_rank": True, "optimizer": {"kind": "SGD", "lr": 0.1}},
+        "model": {"kind": "lab.ranks.OnOneRank", "optimizer": {"kind": "SGD", "lr": 0.1}},
         "trainer.reduce": reduce,
         "trainer.find_unused_params": True,
         "trainer.max_updates": 2,
