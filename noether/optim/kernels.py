@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from noether.errors import SpecError, TrainingError
 from noether.kernel.names import listed
@@ -56,7 +56,8 @@ def with_implementation(
     _require_own_memory(parameters)
     _require_support(optimizer_class, options, parameters)
     shared = sharing(parameters)
-    for option, misfit in (("fused", _misfit(parameters, sparse, shared)), ("foreach", shared and _sharing(*shared))):
+    unfused = _misfit(parameters, sparse, shared) or _unsharded(optimizer_class, parameters)
+    for option, misfit in (("fused", unfused), ("foreach", shared and _sharing(*shared))):
         if options.get(option) and misfit:
             raise SpecError(
                 f"wrong {option} = true for the optimizer {optimizer_class.__name__}: found {misfit}",
@@ -67,7 +68,7 @@ def with_implementation(
     if chosen or not optimizer_class.__module__.startswith("torch.optim"):
         return options
     known = inspect.signature(optimizer_class).parameters
-    if "fused" in known and _misfit(parameters, sparse, shared) is None:
+    if "fused" in known and unfused is None:
         return {**options, "fused": True}
     return {**options, "foreach": False} if shared and "foreach" in known else options
 
@@ -88,6 +89,13 @@ def _misfit(
         if not is_contiguous(parameter):
             return f"parameter '{name}' with gaps or another order in memory, expected a contiguous one"
     return shared and _sharing(*shared)
+
+
+def _unsharded(optimizer_class: type[Optimizer], parameters: Mapping[str, nn.Parameter]) -> str | None:
+    """Return the reason why a fused kernel does not take sharded parameters; None if it does, or if there are none."""
+    if optimizer_class in (Adam, AdamW) or not any(map(is_sharded, parameters.values())):
+        return None
+    return "sharded parameters, expected whole ones, or Adam or AdamW"
 
 
 def _sharing(name: str, other: str) -> str:

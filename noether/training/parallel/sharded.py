@@ -40,7 +40,9 @@ def shard(model: nn.Module, config: Any, ranks: int) -> nn.Module:
     _require_settings(model, config)
     is_mixed = config.precision in ("bfloat16", "bf16")
     units = _named_units(model, config.shard) if config.shard is not None else _large_units(model)
-    units += [(name, module) for name, module in named_modules(model) if is_mixed and _needs_single(module)]
+    known = {id(unit) for _, unit in units}
+    norms = {id(module): (name, module) for name, module in named_modules(model) if is_mixed and _needs_single(module)}
+    units += [norm for key, norm in norms.items() if key not in known]
     _require_whole_units(model, units)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     mesh = init_device_mesh(device.type, (ranks,))
