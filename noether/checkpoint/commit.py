@@ -283,9 +283,7 @@ def commit_checkpoint(
     return target
 
 
-def _write_files(
-    folder: Path, files: Mapping[str, Content], manifest: Manifest, parts: WriteParts | None
-) -> Manifest:
+def _write_files(folder: Path, files: Mapping[str, Content], manifest: Manifest, parts: WriteParts | None) -> Manifest:
     """Write all files into a new folder, so that they are on the disk; return their manifest."""
     subfolders = {folder, *(parent for name in files for parent in (folder / name).parents)}
     inside = sorted(parent for parent in subfolders if parent.is_relative_to(folder))

@@ -140,8 +140,8 @@ def unfreeze(
     named = dict(model.named_parameters())
     if any(map(is_sharded, named.values())):
         raise SpecError(
-            "unfreeze cannot train parameters of a sharded model: found parallel = \"fsdp2\"",
-            hint="train them from the beginning, or set parallel = \"replicated\" under [trainer]",
+            'unfreeze cannot train parameters of a sharded model: found parallel = "fsdp2"',
+            hint='train them from the beginning, or set parallel = "replicated" under [trainer]',
         )
     chosen = matching(pattern, named, setting="pattern of unfreeze", of="parameter of the model")
     trained = {id(parameter) for optimizer in model.optimizers().values() for parameter in optimizer.parameters}

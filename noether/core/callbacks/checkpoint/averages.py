@@ -29,7 +29,7 @@ def flattened(live: LiveWeights) -> FlatParameters:
     if any(map(is_sharded, live.parameters.values())):
         raise SpecError(
             "wrong memory for flat_parameters: found sharded parameters, expected whole ones",
-            hint="remove flat_parameters, or set parallel = \"replicated\" under [trainer]",
+            hint='remove flat_parameters, or set parallel = "replicated" under [trainer]',
         )
     shared = sharing({**live.parameters, **live.copied()})
     if shared:
