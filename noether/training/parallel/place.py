@@ -67,12 +67,16 @@ class Place:
                 "each rank below the number of ranks",
                 hint=f"start the ranks with --nproc N or torchrun, or unset {WORLD_SIZE}",
             )
-        attempt, restarts = (
-            _count(environment.get(f"TORCHELASTIC_{name}")) for name in ("RESTART_COUNT", "MAX_RESTARTS")
-        )
+        attempt, restarts = restarts_in(environment)
         served = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         host = environment["MASTER_ADDR"].strip()
         return cls(rank, total, local, local_world, host, port, attempt, restarts, served)
+
+
+def restarts_in(environment: Mapping[str, str]) -> tuple[int, int]:
+    """Return how often the launcher has started this process again, and how often it may."""
+    attempt, most = (_count(environment.get(f"TORCHELASTIC_{name}")) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+    return attempt, most
 
 
 def _count(text: str | None) -> int:

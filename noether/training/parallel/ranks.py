@@ -24,7 +24,7 @@ from noether.errors import NoetherError, SpecError, TrainingError, UsageError, e
 from noether.kernel.watchdog import write_stacks
 from noether.training.parallel.batch_norm import of_all_ranks
 from noether.training.parallel.one import Parallel, Single
-from noether.training.parallel.place import WORLD_SIZE, Place
+from noether.training.parallel.place import WORLD_SIZE, Place, restarts_in
 
 T = TypeVar("T")
 TIMEOUT_S = 600.0
@@ -64,7 +64,7 @@ def parallel_of(environment: Mapping[str, str] = os.environ) -> Parallel:
             "several ranks",
             hint=f"start one process without torchrun, or unset {WORLD_SIZE}",
         )
-    return Single()
+    return Single(*restarts_in(environment))
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Parallel]:
     global _active
     place = Place.of(environment)
     if place is None or _active is not None:
-        yield parallel_of({})
+        yield parallel_of(environment)
         return
     ranks = Ranks(place, _seconds(environment))
     _active = ranks
