@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 from noether.checkpoint.paths import PathProvider
 from noether.errors import UsageError
 from noether.kernel.compile import HookWatch, active_watch, print_call, watch_hooks
+from noether.runs.console import kept_for_console
 from noether.runs.execution import Execution
 from noether.runs.folder.run_folder import checked_run_id, new_run_id
+from noether.runs.mirror.fetch import open_mirror
 from noether.runs.outcome import EXIT_CODE, Outcome, RunInterrupted
 from noether.runs.prepare import preparation
 from noether.spec.load import LoadedSpec, load_spec
+from noether.training.parallel import parallel_of
 
 if TYPE_CHECKING:
     from noether.runs.measure.profile import Profile
@@ -115,7 +118,17 @@ def start(loaded: LoadedSpec, run_id: str | None, plugins: Iterable[str] = (), *
     with preparation(loaded, plugins) as prepared, watch_hooks(watch):
         spec = prepared.loaded.spec
         run_id = new_run_id(spec.name) if run_id is None else checked_run_id(run_id, spec.output)
-        outcome = Execution(prepared, PathProvider(spec.output, run_id), **options).run()
+        paths, table = PathProvider(spec.output, run_id), spec.checkpoints
+        mirror = None
+        if table.mirror is not None and parallel_of().is_writer:
+            with kept_for_console() as said:
+                mirror = open_mirror(table.mirror, table.mirror_timeout_s, paths, options.get("resume"))
+            mirror.said = said
+        try:
+            outcome = Execution(prepared, paths, mirror=mirror, **options).run()
+        finally:
+            if mirror is not None:
+                mirror.abandon()
     if outcome.exit_code == EXIT_CODE + signal.SIGINT:
         raise RunInterrupted(outcome) from outcome.error
     return outcome

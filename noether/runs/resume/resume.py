@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.untrusted import is_folder
+from noether.errors import SpecError, UsageError
 from noether.kernel.participant import load_plugins
 from noether.kernel.registry import use_registry
+from noether.runs.console import kept_for_console
 from noether.runs.folder.lock import is_locked
 from noether.runs.folder.run_folder import RUN, RunFolder, environment_changes, find_run, last_attempt
 from noether.runs.launch import start
+from noether.runs.mirror.fetch import fetch_run
 from noether.runs.outcome import Outcome
 from noether.runs.resume.changes import (
     VALUE,
@@ -25,8 +30,9 @@ from noether.runs.resume.changes import (
 )
 from noether.runs.resume.continuation import AUTO, SavedState, find_state, lost_updates
 from noether.runs.resume.repair import damages, repair_run
-from noether.runs.saved_spec import load_saved_spec, noting_missing_code
+from noether.runs.saved_spec import load_saved_spec, noting_missing_code, read_saved_spec
 from noether.spec.diff import differences
+from noether.spec.errors.words import visible
 from noether.spec.model import resolved_tables
 from noether.training.compiled import missing_compiler
 from noether.training.forms import COMPILED
@@ -63,14 +69,47 @@ def resume(
         UsageError: if there is no such run, it is in use, or changes of the spec alter training.
         CheckpointError: if there is no such checkpoint, or none that is sound.
     """
-    paths = find_run(run, output, without_record=True)
+    changes = dict(set or {})
+    said: list[str] = []
+    if "://" in str(run):
+        with kept_for_console() as records:
+            paths, changes["checkpoints.mirror"] = fetch_run(str(run), output)
+        said = [record.getMessage() for record in records if record.levelno > logging.INFO]
+    else:
+        paths = find_run(run, output, without_record=True)
+        if not {"checkpoints", "checkpoints.mirror"} & {*changes, *unset, *map(_path_of, overrides)}:
+            _require_own_mirror(paths)
     plugins = list(plugins)
-    repairs = repair_run(paths)
-    changes = {**(set or {}), "output": str(paths.output_path)}
+    repairs = said + repair_run(paths)
+    changes["output"] = str(paths.output_path)
     layers = {"overrides": overrides, "set": changes, "unset": unset, "trusted": trusted, "plugins": plugins}
     loaded = load_saved_spec(paths, project=project, **layers)
     with noting_missing_code(paths, project):
         return start(loaded, paths.run_id, plugins, resume=checkpoint, repairs=repairs, **options)
+
+
+def _path_of(override: str) -> str:
+    """Return the path of a value that an override sets or removes."""
+    return override.partition("=")[0].removesuffix("+").strip()
+
+
+def _require_own_mirror(paths: PathProvider) -> None:
+    """Refuse to upload to an address that only the run folder names: it may come from a stranger.
+
+    Raises:
+        UsageError: if it names one.
+    """
+    try:
+        table = read_saved_spec(paths).tables.get("checkpoints")
+    except SpecError:  # reported when the spec is loaded
+        return
+    mirror = table.get("mirror") if isinstance(table, dict) else None
+    if isinstance(mirror, str):
+        raise UsageError(
+            f"the run folder names a mirror, and a run folder may come from a stranger: found {visible(mirror)!r}",
+            hint=f"to upload there: -s {shlex.quote(f'checkpoints.mirror={visible(mirror)}')}; "
+            "to go on without: --unset checkpoints.mirror",
+        )
 
 
 def preview(
@@ -98,6 +137,10 @@ def preview(
         UsageError: if there is no such run.
         CheckpointError: if there is no such checkpoint, or none that is sound.
     """
+    if "://" in str(run):
+        raise UsageError(
+            f"cannot preview {visible(str(run))}: the run would have to be fetched", hint="leave out --dry-run"
+        )
     paths = find_run(run, output, without_record=True)
     saved = find_state(paths, checkpoint)
     damaged = {damage.path: damage for damage in damages(paths)}
