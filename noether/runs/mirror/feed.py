@@ -30,6 +30,7 @@ _ATTEMPTS_AT_THE_END = 3
 _AFTER_CTRL_C_S = 5.0
 _LOOK_EVERY_S = 0.05
 _CHECK_EVERY_S = 1.0
+_ENDED = "the process that uploads has ended"
 
 
 class NoMirror:
@@ -267,19 +268,15 @@ class _Uploader:
             if self._process is None:
                 self._start()
             self._send(request)
-            while "done" not in (answer := self._answer(check)):
-                if "lost" in answer:
-                    raise _LostError(answer["lost"])
-                if "error" in answer:
-                    raise UnansweredError(answer["error"])
+            while not {"done", "lost", "error"} & (answer := self._answer(check)).keys():
                 self._hear(answer)
-        except UnansweredError:
-            if self._process is not None and self._process.poll() is not None:
-                self.kill()
-            raise
-        except BaseException:
+        except BaseException:  # its next answer would be that to this request
             self.kill()
             raise
+        if "lost" in answer:
+            raise _LostError(answer["lost"])
+        if "error" in answer:
+            raise UnansweredError(answer["error"])
         return answer["done"]
 
     def kill(self) -> None:
@@ -308,7 +305,7 @@ class _Uploader:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
         except OSError as error:
-            raise self._died() from error
+            raise UnansweredError(_ENDED) from error
 
     def _answer(self, check: Callable[[], object]) -> dict[str, Any]:
         """Return the next line of the process."""
@@ -318,7 +315,7 @@ class _Uploader:
             check()
             if select.select([descriptor], [], [], _LOOK_EVERY_S)[0]:
                 if not (data := os.read(descriptor, 1 << 16)):
-                    raise self._died()
+                    raise UnansweredError(_ENDED)
                 self._read += data
         line, _, self._read = self._read.partition(b"\n")
         try:
@@ -326,7 +323,3 @@ class _Uploader:
         except ValueError:  # printed by a library
             return {}
         return answer if isinstance(answer, dict) else {}
-
-    def _died(self) -> UnansweredError:
-        code = self._process.wait() if self._process is not None else None
-        return UnansweredError(f"the process that uploads has ended with exit code {code}")
