@@ -44,6 +44,7 @@ KNOWN = {
     "runs/folder/run_folder.py: Path(output).glob": "the folder of all runs, for their names",
     "runs/measure/hook_costs.py: _SCHEDULER.read_text": "the system's account of this thread's time",
     "runs/predict/files.py": "files that the command line names",
+    "runs/mirror/store.py": "objects of the store that the user names, by fsspec",
     "runs/resume/changes.py": "source files of the project, and data files that the spec names, for their hashes",
     "runs/resume/continuation.py: paths.output_path.iterdir": "the folder of all runs, for a free name",
     "runs/process_state.py: path.read_text": "limits of the control group, which the kernel writes",

@@ -96,6 +96,22 @@ def test_results_come_along(run, mirrored, lab, workplace):
     assert all((resumed / name).read_bytes() == (before / name).read_bytes() for name in names)
 
 
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+def test_the_run_goes_on_in_the_run_of_its_tracker_if_that_is_there(run, finish, mirrored, workplace):
+    from mlflow import MlflowClient
+
+    settings = {**mirrored, "trackers": [{"kind": "mlflow"}]}
+    shutil.rmtree(run(settings, run_id="mine").run_dir)
+    finish(settings, run_id="mine", resume="auto")
+    client = MlflowClient(tracking_uri=f"sqlite:///{workplace}/runs/mlflow.db")
+    (tracked,) = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    points = [point.step for point in client.get_metric_history(tracked.info.run_id, "loss/test/total")]
+    assert sorted(points) == sorted(set(points))
+    shutil.rmtree(workplace / "runs")
+    finish(settings, run_id="mine", resume="auto")
+
+
 def test_a_damaged_object_is_named_and_the_checkpoint_before_it_is_taken(
     lost, run, mirrored, uninterrupted, remains, store, workplace
 ):
