@@ -27,6 +27,7 @@ from noether.checkpoint.untrusted import is_folder, names_inside, open_inside, r
 from noether.config.secrets import mask
 from noether.errors import CheckpointError, error_text
 from noether.metrics.results import RESULTS_INDEX, Result
+from noether.metrics.spool import read_spool
 from noether.runs.folder.run_folder import RUN
 from noether.runs.mirror.store import PIECE, Entry, Store
 
@@ -210,8 +211,13 @@ class Upload:
         for path in (run / RUN, self.paths.spec_path, self.paths.resolved_spec_path):
             if path.exists():
                 yield path, None
-        for folder, suffixes in ((self.paths.attempts_path, (".json", ".toml")), (self.paths.spool_path, (".json",))):
-            yield from ((folder / name, None) for name in names_inside(run, folder) if name.endswith(suffixes))
+        attempts, spool = self.paths.attempts_path, self.paths.spool_path
+        yield from (
+            (attempts / name, None) for name in names_inside(run, attempts) if name.endswith((".json", ".toml"))
+        )
+        for name in names_inside(run, spool):
+            if name.endswith(".json") and not name.endswith(".run.json") and _is_elsewhere(spool / name):
+                yield spool / name, None
         pins = self.paths.checkpoint_path / PINS
         yield from ((pins / name, None) for name in names_inside(run, pins) if update_of(Path(name)) >= 0)
         for name, written in manifest.logs.items():
@@ -261,6 +267,12 @@ class Upload:
             entries.pop(update, None)
         for sha256 in waste:
             self.store.remove_blob(sha256)
+
+
+def _is_elsewhere(spool: Path) -> bool:
+    """Return False for the position of a tracker whose store is a file of this machine: another one has its own."""
+    store = read_spool(spool).reference.get("store", "")
+    return not store or (not store.startswith("file:") and "://" in store and not store.startswith("sqlite"))
 
 
 def _kept(entries: Mapping[int, Entry], retention: Retention, checkpoints: Path, local: set[int]) -> set[int]:

@@ -6,6 +6,7 @@ from noether.checkpoint.manifest import Manifest
 from noether.checkpoint.paths import checkpoint_folders, read_checkpoint
 from noether.checkpoint.retention import pin, remove_checkpoint
 from noether.errors import CheckpointError
+from noether.metrics.spool import SpoolState, write_spool
 from noether.runs.mirror.fetch import fetch
 from noether.runs.mirror.upload import MirrorLostError
 
@@ -110,6 +111,14 @@ def test_a_checkpoint_that_is_pruned_while_it_is_uploaded_arrives_whole(tiny_run
     upload._prune = lambda entries: None
     upload.synchronise()
     assert fetched_update(store, elsewhere) == 2
+
+
+def test_the_position_of_a_tracker_on_a_server_comes_along_and_that_in_a_file_does_not(tiny_run, store):
+    tiny_run.paths.spool_path.mkdir()
+    for name, address in (("server", "https://127.0.0.1"), ("file", "sqlite:////tmp/a.db"), ("folder", "/tmp/mlruns")):
+        write_spool(tiny_run.paths.spool_path / f"{name}.json", SpoolState(reference={"store": address}), durably=False)
+    tiny_run.upload(store).synchronise()
+    assert [name for name in store.entry(2).files if name.startswith("spool/")] == ["spool/server.json"]
 
 
 # Retention
