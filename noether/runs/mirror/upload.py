@@ -6,17 +6,18 @@ connections. It belongs to training, and is a part of its checkpoints; so they a
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import resource
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from noether.checkpoint.durable import replace_file
 from noether.checkpoint.manifest import MAX_BYTES, NAME, FileRecord, Manifest
@@ -34,6 +35,9 @@ from noether.runs.mirror.store import PIECE, Entry, Store
 RECORD = "mirror.json"
 """File of the run folder with the tokens of its attempts, by which a mirror is recognised as that of this run."""
 _TOKENS = 100
+_LARGEST = 32 << 20  # bytes of a file beside a checkpoint that does not grow
+_Source: TypeAlias = Callable[[], Iterator[bytes]]
+_Piece: TypeAlias = tuple[FileRecord, _Source]
 
 
 class MirrorLostError(Exception):
@@ -141,7 +145,7 @@ class Upload:
 
     def _next_to_upload(self, entries: Mapping[int, Entry], tried: set[int]) -> Path | None:
         """Return the newest checkpoint that the mirror lacks, resumable ones first; None if it has all."""
-        partial: Path | None = None
+        newest_partial: Path | None = None
         for folder in reversed(checkpoint_folders(self.paths.checkpoint_path)):
             update = update_of(folder)
             if update in tried:
@@ -157,8 +161,8 @@ class Upload:
             except (CheckpointError, ValueError) as error:
                 self._note(f"{folder.name} is not uploaded: {error}")
                 continue
-            partial = partial or folder
-        return partial
+            newest_partial = newest_partial or folder
+        return newest_partial
 
     def _manifest_of(self, folder: Path) -> bytes:
         try:
@@ -175,74 +179,85 @@ class Upload:
         with ExitStack() as stack:
             text = self._manifest_of(folder)
             manifest = Manifest.decode(text)
-            sources: dict[FileRecord, tuple[int, int]] = {}  # descriptor and offset
+            sources: dict[FileRecord, _Source] = {}
             for name, record in manifest.files.items():
-                sources[record] = (self._open(stack, folder / name, folder), 0)
+                sources[record] = partial(_chunks, self._open(stack, folder / name, folder), 0, record.size)
             files: dict[str, tuple[FileRecord, ...]] = {}
-            for path, written in self._files_beside(manifest):
-                descriptor = self._open(stack, path)
-                pieces = _pieces(descriptor, written.size if written else os.fstat(descriptor).st_size)
-                files[path.relative_to(self.paths.run_path).as_posix()] = tuple(pieces)
-                for number, piece in enumerate(pieces):
-                    sources.setdefault(piece, (descriptor, number * PIECE))
+            for path, pieces in self._files_beside(manifest):
+                files[path.relative_to(self.paths.run_path).as_posix()] = tuple(record for record, _ in pieces)
+                for record, source in pieces:
+                    sources.setdefault(record, source)
             self._upload_blobs(sources)
         self._take_ownership()
         entry = Entry(text, manifest, files)
         self.store.write_entry(entry)
         entries[manifest.update] = entry
 
-    def _open(self, stack: ExitStack, path: Path, checkpoint: Path | None = None) -> int:
+    def _open(self, stack: ExitStack, path: Path, checkpoint: Path) -> int:
         try:
             descriptor = open_inside(self.paths.run_path, path)
         except FileNotFoundError as error:
-            if checkpoint is not None and not is_folder(checkpoint):
+            if not is_folder(checkpoint):
                 raise _VanishedError from error
             raise ValueError(f"{path} is missing") from error
         stack.callback(os.close, descriptor)
         return descriptor
 
-    def _files_beside(self, manifest: Manifest) -> Iterator[tuple[Path, FileRecord | None]]:
-        """Yield the files of the run folder that a resume needs beside a checkpoint; of a file that grows its length.
+    def _files_beside(self, manifest: Manifest) -> Iterator[tuple[Path, list[_Piece]]]:
+        """Yield the files of the run folder that a resume needs beside a checkpoint, with their pieces in order.
 
         Raises:
-            ValueError: if the lines up to the checkpoint are not those that were written.
+            ValueError: if one of them is damaged.
         """
-        run = self.paths.run_path
-        for path in (run / RUN, self.paths.spec_path, self.paths.resolved_spec_path):
-            if path.exists():
-                yield path, None
-        attempts, spool = self.paths.attempts_path, self.paths.spool_path
-        yield from (
-            (attempts / name, None) for name in names_inside(run, attempts) if name.endswith((".json", ".toml"))
-        )
-        for name in names_inside(run, spool):
-            if name.endswith(".json") and not name.endswith(".run.json") and _is_elsewhere(spool / name):
-                yield spool / name, None
+        run, attempts, spool = self.paths.run_path, self.paths.attempts_path, self.paths.spool_path
         pins = self.paths.checkpoint_path / PINS
-        yield from ((pins / name, None) for name in names_inside(run, pins) if update_of(Path(name)) >= 0)
-        for name, written in manifest.logs.items():
-            if not written.size:
+        small = [path for path in (run / RUN, self.paths.spec_path, self.paths.resolved_spec_path) if path.exists()]
+        small += [attempts / name for name in names_inside(run, attempts) if name.endswith((".json", ".toml"))]
+        small += [spool / name for name in names_inside(run, spool) if name.endswith(".json")]
+        small += [pins / name for name in names_inside(run, pins) if update_of(Path(name)) >= 0]
+        for path in small:
+            if path.parent == spool and (path.name.endswith(".run.json") or not _is_elsewhere(path)):
                 continue
-            yield run / name, written
+            data = read_untrusted(run, path, limit=_LARGEST)  # at once: it may be replaced during the upload
+            yield path, [(FileRecord.of(data), partial(iter, [data]))] if data else []
+        for name, written in manifest.logs.items():
+            if written.size:
+                yield run / name, list(self._pieces(run / name, written.size))
             if name == RESULTS_INDEX:
-                yield from ((run / file, None) for file in self._results(run / name, written.size))
+                for result in self._results(run / name, written.size):
+                    record = FileRecord(result.size, result.sha256)
+                    yield run / result.file, [(record, partial(self._read, run / result.file, 0, result.size))]
 
-    def _results(self, index: Path, size: int) -> Iterator[str]:
-        """Yield the files of results that the first bytes of `results.jsonl` list."""
+    def _pieces(self, path: Path, size: int) -> Iterator[_Piece]:
+        """Yield the pieces of the first bytes of a file that grows."""
+        start = 0
+        for data in self._read(path, 0, size):
+            yield FileRecord.of(data), partial(self._read, path, start, len(data))
+            start += len(data)
+
+    def _read(self, path: Path, offset: int, size: int) -> Iterator[bytes]:
+        descriptor = open_inside(self.paths.run_path, path)
+        try:
+            yield from _chunks(descriptor, offset, size)
+        finally:
+            os.close(descriptor)
+
+    def _results(self, index: Path, size: int) -> Iterator[Result]:
+        """Yield the results that the first bytes of `results.jsonl` list."""
         with os.fdopen(open_inside(self.paths.run_path, index), "rb") as lines:
             while lines.tell() < size and (line := lines.readline()):
-                yield Result.decode(line).file
+                yield Result.decode(line)
 
-    def _upload_blobs(self, sources: Mapping[FileRecord, tuple[int, int]]) -> None:
+    def _upload_blobs(self, sources: Mapping[FileRecord, _Source]) -> None:
         """Upload the blobs that the mirror lacks, and look whether it has all of them then.
 
         Raises:
             OSError: if it does not.
         """
         there = self.store.blobs()
-        for record, (descriptor, offset) in sources.items():
+        for record, source in sources.items():
             if there.get(record.sha256) != record.size:
-                self.store.write_blob(record, _chunks(descriptor, offset, record.size))
+                self.store.write_blob(record, source())
         there = self.store.blobs()
         if lost := [record.sha256 for record in sources if there.get(record.sha256) != record.size]:
             raise OSError(f"{len(lost)} files that were uploaded are not there: {lost[0]}")
@@ -281,21 +296,13 @@ def _kept(entries: Mapping[int, Entry], retention: Retention, checkpoints: Path,
     resumable = [update for update in present if entries[update].manifest.resumable]
     finite = [update for update in resumable if entries[update].manifest.finite]
     named = {name.update for name in entries[present[-1]].manifest.names.values()}
-    count = max(retention.keep_last, 1)
-    kept = {*present[-count:], *resumable[-count:], *finite[-1:]} | (local & entries.keys())
+    most = max(retention.keep_last, 1)
+    kept = {*present[-most:], *resumable[-most:], *finite[-1:]} | (local & entries.keys())
     return kept | {one for one in present if retention.is_kept(checkpoints / checkpoint_name(one), named)}
 
 
-def _pieces(descriptor: int, size: int) -> list[FileRecord]:
-    """Return the pieces of the first bytes of a file."""
-    pieces = []
-    for start in range(0, size, PIECE):
-        data = os.pread(descriptor, min(PIECE, size - start), start)
-        pieces.append(FileRecord(len(data), hashlib.sha256(data).hexdigest()))
-    return pieces
-
-
 def _chunks(descriptor: int, offset: int, size: int) -> Iterator[bytes]:
+    """Yield the bytes of an open file from an offset on, all chunks but the last of the size of a piece."""
     end = offset + size
     while offset < end and (data := os.pread(descriptor, min(PIECE, end - offset), offset)):
         yield data
@@ -312,6 +319,9 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # sent to all processes of a terminal or a job
         signal.signal(number, signal.SIG_IGN)
     os.nice(5)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # all files of a checkpoint are open during its upload
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     given = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with, args=(given["pid"],), daemon=True).start()
     paths = PathProvider(given["output"], given["run_id"])
