@@ -48,6 +48,7 @@ KNOWN = {
     "runs/processes.py": "a temporary folder, for the exit code of the ranks",
     "runs/ranks.py": "a temporary folder, for what a rank writes that leaves the run folder to another one",
     "runs/predict/files.py": "files that the command line names",
+    "runs/mirror/store.py": "objects of the store that the user names, by fsspec",
     "runs/resume/changes.py": "source files of the project, and data files that the spec names, for their hashes",
     "runs/resume/continuation.py: paths.output_path.iterdir": "the folder of all runs, for a free name",
     "runs/process_state.py: path.read_text": "limits of the control group, which the kernel writes",
