@@ -6,7 +6,6 @@ import json
 import logging
 import multiprocessing
 import os
-import shlex
 import signal
 import traceback
 from collections.abc import Callable, Iterable
@@ -28,7 +27,7 @@ from noether.runs.expect import check_expectations
 from noether.runs.folder.lock import RunLock
 from noether.runs.folder.run_folder import SAMPLES, RunFolder
 from noether.runs.mirror.feed import NoMirror
-from noether.runs.outcome import EXIT_CODE, Outcome, describe, summary_place
+from noether.runs.outcome import EXIT_CODE, Outcome, describe, say_how_to_continue, summary_place
 from noether.runs.prepare import Preparation, Run
 from noether.runs.process_state import keep_threads, shares_generators
 from noether.runs.ranks import Decision, require_same
@@ -354,7 +353,7 @@ class Execution:
             return outcome
         self._record_end(outcome.status, reason)
         if outcome.status != "FINISHED" and not run.trainer.update_counter.is_finished:
-            self._say_how_to_continue(run, outcome)
+            say_how_to_continue(self.paths, run.trainer.update_counter.update, outcome)
         for key in sorted(outcome.metrics, key=summary_place):  # stable: in the order of logging within a group
             _LOG.info("  %s = %.6g", key, outcome.metrics[key])
         closing = partial(tracking.close, outcome.status, reason if outcome.status == "FAILED" else None)
@@ -369,23 +368,6 @@ class Execution:
         end, place = run.trainer.update_counter.cur_iteration, shown_path(run.run_dir)
         _LOG.info("%s after %s: %s", outcome.status.lower(), end, place)
         return outcome
-
-    def _say_how_to_continue(self, run: Run, outcome: Outcome) -> None:
-        """Log the command that continues the run, the checkpoint that is kept, and the updates that are lost."""
-        saved = CheckpointNames(self.paths.checkpoint_path).newest_resumable()
-        lost = run.trainer.update_counter.update - (saved.update if saved is not None else 0)
-        lost_text = f"{lost} update{'s are' if lost > 1 else ' is'} lost" if lost > 0 else "no update is lost"
-        command = f"noether resume {shlex.quote(str(shown_path(run.run_dir)))}"
-        if saved is not None:
-            _LOG.info("kept: %s; %s; continue with: %s", saved.iteration, lost_text, command)
-            return
-        if lost <= 0:
-            return
-        on_ctrl_c = "; save_on_sigint = true under [trainer] commits one on Ctrl-C"
-        way_out = on_ctrl_c if outcome.exit_code == EXIT_CODE + signal.SIGINT else ""
-        _LOG.info(
-            "no checkpoint to continue from was committed%s; %s; begin again with: %s", way_out, lost_text, command
-        )
 
     def _record_end(self, status: str, reason: str | None) -> None:
         try:
