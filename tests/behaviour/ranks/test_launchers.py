@@ -16,7 +16,8 @@ import tomli_w
 from noether.checkpoint.paths import checkpoint_folders, read_checkpoint
 
 SAVES = {"kind": "checkpoint", "every_n_updates": 4}
-DEADLINE_S = 90.0
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
+DEADLINE_S = 180.0
 MARK = "NOETHER_TEST_LAUNCH"
 
 
@@ -118,6 +119,9 @@ def kills(*ranks):
 SLOW = {"max_updates": 100_000}
 """A run that ends only when it is told to."""
 
+LONGER = {"max_updates": 400, "callbacks": [{**SAVES, "every_n_updates": 50}]}
+"""A run that is not over when its first checkpoint has been seen."""
+
 
 def begins(run_id):
     """Return a condition: the run has committed a checkpoint."""
@@ -133,7 +137,6 @@ def test_a_killed_rank_is_started_again_with_the_others_and_the_run_ends_with_th
     assert len(list(Path("runs/killed/attempts").glob("*.json"))) == 2
 
 
-@pytest.mark.long
 def test_a_rank_that_is_killed_without_restarts_is_named(launch):
     command = launch("killed", 2, {"callbacks": [kills(1), SAVES]})
     assert command.end() == 1
@@ -143,33 +146,29 @@ def test_a_rank_that_is_killed_without_restarts_is_named(launch):
     command.require_none_left()
 
 
-@pytest.mark.long
 def test_ranks_whose_launcher_was_killed_commit_and_end_and_the_run_goes_on(launch, on, figures):
-    changes = {"max_updates": 3000}
-    command = launch("orphans", 2, changes)
+    command = launch("orphans", 2, LONGER)
     command.until(begins("orphans"))
     os.kill(command.pid, signal.SIGKILL)
     killed = time.monotonic()
     command.require_none_left(within=40.0)
     figures("orphans", seconds=time.monotonic() - killed)
     updates = updates_of("orphans")
-    assert updates[-1] < 3000
-    assert launch("orphans", 2, changes, "--resume", "auto").end() == 0
-    on(2, {"trainer.max_updates": 3000, "trainer.callbacks": [SAVES]}, run_id="straight")
+    assert updates[-1] < 400
+    assert launch("orphans", 2, LONGER, "--resume", "auto").end() == 0
+    on(2, {f"trainer.{name}": value for name, value in LONGER.items()}, run_id="straight")
     assert files_of("orphans") == files_of("straight")
 
 
-@pytest.mark.long
 def test_a_run_of_which_all_processes_were_killed_goes_on_to_the_same_bytes(launch, on):
-    changes = {"max_updates": 3000}
-    command = launch("killed", 3, changes)
+    command = launch("killed", 3, LONGER)
     command.until(begins("killed"))
     for process in command.processes():
         with suppress(psutil.Error):
             process.kill()
     command.end()
-    assert launch("killed", 3, changes, "--resume", "auto").end() == 0
-    on(3, {"trainer.max_updates": 3000, "trainer.callbacks": [SAVES]}, run_id="straight")
+    assert launch("killed", 3, LONGER, "--resume", "auto").end() == 0
+    on(3, {f"trainer.{name}": value for name, value in LONGER.items()}, run_id="straight")
     assert files_of("killed") == files_of("straight")
 
 
@@ -192,7 +191,6 @@ def to_all(command, number):
             process.send_signal(number)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("whom", [to_launcher, to_one_rank, to_ranks, to_all])
 def test_sigterm_commits_one_update_and_ends_with_143_whoever_gets_it(launch, whom, times, figures):
@@ -209,7 +207,6 @@ def test_sigterm_commits_one_update_and_ends_with_143_whoever_gets_it(launch, wh
     command.require_none_left()
 
 
-@pytest.mark.long
 def test_ctrl_c_ends_with_130_and_leaves_nothing(launch):
     command = launch("stopped", 2, SLOW)
     command.until(begins("stopped"))
@@ -219,7 +216,6 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing(launch):
     command.require_none_left()
 
 
-@pytest.mark.long
 def test_torchrun_starts_the_same_run(launch, on):
     launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
     command = launch("torchrun", 2, launcher=launcher)
@@ -228,7 +224,6 @@ def test_torchrun_starts_the_same_run(launch, on):
     assert files_of("torchrun") == files_of("straight")
 
 
-@pytest.mark.long
 def test_a_run_under_torchrun_is_started_again_and_ends_with_the_same_bytes(launch, on):
     launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", "-m")
     changes = {"callbacks": [kills(0), SAVES]}
@@ -238,9 +233,8 @@ def test_a_run_under_torchrun_is_started_again_and_ends_with_the_same_bytes(laun
     assert files_of("torchrun") == files_of("straight")
 
 
-@pytest.mark.long
 def test_a_spec_with_an_error_is_refused_once_and_not_started_again(launch):
     command = launch("wrong", 2, {"max_updatez": 3}, "--max-restarts", "3")
     assert command.end() == 2
-    assert command.output.count("max_updatez") == 1
+    assert command.output.count("error[") == 1
     command.require_none_left()
