@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from functools import partial
+from itertools import count
 from typing import Any, TypeVar
 
 import torch
@@ -47,6 +48,8 @@ class RankLostError(TrainingError):
 
 
 _active: Parallel | None = None
+_joins = count()
+"""Runs of this process that had other ranks: each has keys of its own in the store."""
 
 
 def parallel_of(environment: Mapping[str, str] = os.environ) -> Parallel:
@@ -135,7 +138,7 @@ class Ranks:
         begun = TCPStore(
             place.host, place.port, place.world, not place.has_store and self.is_writer, limit, multi_tenant=True
         )
-        self._store = PrefixStore(f"noether/{place.attempt}", begun)
+        self._store = PrefixStore(f"noether/{place.attempt}/{next(_joins)}", begun)
         with self._waiting("join"):
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if has_cuda else "gloo",
