@@ -66,11 +66,11 @@ def resume(
         UsageError: if there is no such run, it is in use, or changes of the spec alter training.
         CheckpointError: if there is no such checkpoint, or none that is sound.
     """
-    paths = find_run(run, output, without_record=True)
     plugins = list(plugins)
-    changes = {**(set or {}), "output": str(paths.output_path)}
-    layers = {"overrides": overrides, "set": changes, "unset": unset, "trusted": trusted, "plugins": plugins}
     with joined() as parallel:
+        paths = on_all_ranks(parallel, partial(find_run, run, output, without_record=True))
+        changes = {**(set or {}), "output": str(paths.output_path)}
+        layers = {"overrides": overrides, "set": changes, "unset": unset, "trusted": trusted, "plugins": plugins}
         repairs = repair_run(paths) if parallel.is_writer else []
         parallel.share(None)  # the others read what was repaired
         loaded = on_all_ranks(parallel, partial(load_saved_spec, paths, project=project, **layers))

@@ -9,15 +9,15 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from itertools import count
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.nn.parallel import DistributedDataParallel
 
 from noether.data.randomness import mix, seed_sample
@@ -25,19 +25,17 @@ from noether.errors import NoetherError, SpecError, TrainingError, UsageError, e
 from noether.kernel.watchdog import write_stacks
 from noether.training.parallel.batch_norm import of_all_ranks
 from noether.training.parallel.one import Parallel, Single
+from noether.training.parallel.place import WORLD_SIZE, Place, restarts_of, world_of
 
 T = TypeVar("T")
-WORLD_SIZE = "WORLD_SIZE"
-"""Set by launchers such as torchrun: the number of processes that train together."""
-
 TIMEOUT_S = 600.0
 """Seconds in which every rank has to come to a common operation; then the run ends with the stacks of all ranks."""
 TIMEOUT = "NOETHER_RANK_TIMEOUT_S"
-_NEEDED = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _FAILED, _HANGS, _PLACE = "failed", "hangs", "place"
 _LOOKS_EVERY_S, _ANSWER_S = 0.5, 2.0
 _LOGS = "the logs of the other ranks are log.rank-*.txt in the run folder"
 _ORPHAN_GRACE_S = 30.0
+_JOINS = count()
 
 
 class RankLostError(TrainingError):
@@ -48,72 +46,6 @@ class RankLostError(TrainingError):
     """
 
     exit_code: int = TrainingError.exit_code  # type: ignore[misc]  # of an instance here
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The place of this process in a launch.
-
-    Attributes:
-        rank: Number among all ranks.
-        world: Number of ranks.
-        local_rank: Number among the ranks of this machine.
-        local_world: Ranks of this machine.
-        host: Machine of the store.
-        port: Port of the store.
-        attempt: Restarts so far.
-        restarts: Most restarts.
-        has_store: True if the launcher serves the store.
-    """
-
-    rank: int
-    world: int
-    local_rank: int
-    local_world: int
-    host: str
-    port: int
-    attempt: int
-    restarts: int
-    has_store: bool
-
-    @classmethod
-    def of(cls, environment: Mapping[str, str]) -> Place | None:
-        """Return the place that a launcher has described in the environment; None for a process of its own.
-
-        Raises:
-            UsageError: if the description is incomplete, or no number of ranks.
-        """
-        world = environment.get(WORLD_SIZE, "").strip() or "1"
-        if world == "1":
-            return None
-        missing = [name for name in _NEEDED if not environment.get(name, "").strip()]
-        names = ", ".join(missing)
-        if missing:
-            raise UsageError(
-                f"wrong launch: found {WORLD_SIZE}={world} without {names}, expected all that torchrun sets",
-                hint=f"start the ranks with --nproc N or torchrun, or unset {WORLD_SIZE}",
-            )
-        named = (WORLD_SIZE, *(name for name in _NEEDED if name != "MASTER_ADDR"))
-        for name in named:
-            if not environment[name].strip().isdecimal():
-                raise UsageError(f"wrong {name}: found {environment[name]!r}, expected a number of 0 or more")
-        total, rank, local, local_world, port = (int(environment[name]) for name in named)
-        if not (rank < total and local < local_world <= total):
-            raise UsageError(
-                f"wrong launch: found rank {rank} of {total}, and {local} of {local_world} on this machine, expected "
-                "each rank below the number of ranks",
-                hint=f"start the ranks with --nproc N or torchrun, or unset {WORLD_SIZE}",
-            )
-        attempt, restarts = (
-            _count(environment.get(f"TORCHELASTIC_{name}")) for name in ("RESTART_COUNT", "MAX_RESTARTS")
-        )
-        served = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        host = environment["MASTER_ADDR"].strip()
-        return cls(rank, total, local, local_world, host, port, attempt, restarts, served)
-
-
-def _count(text: str | None) -> int:
-    return int(text) if text is not None and text.isdecimal() else 0
 
 
 _active: Parallel | None = None
@@ -127,14 +59,14 @@ def parallel_of(environment: Mapping[str, str] = os.environ) -> Parallel:
     """
     if _active is not None:
         return _active
-    place = Place.of(environment)
-    if place is not None:
+    world = world_of(environment)
+    if world != "1":
         raise UsageError(
-            f"wrong {WORLD_SIZE}: found {place.world}, expected 1 here: only `noether run` and `resume` work on "
-            "several ranks",
+            f"wrong {WORLD_SIZE}: found {world}, expected 1 here: only `noether run` and `resume` work on several "
+            "ranks",
             hint=f"start one process without torchrun, or unset {WORLD_SIZE}",
         )
-    return Single()
+    return Single(*restarts_of(environment))
 
 
 @contextmanager
@@ -148,9 +80,9 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Parallel]:
         RankLostError: if the others do not come.
     """
     global _active
-    place = Place.of(environment)
-    if place is None or _active is not None:
-        yield parallel_of({})
+    place = Place.of(environment) if _active is None else None
+    if place is None:
+        yield parallel_of(environment)
         return
     ranks = Ranks(place, _seconds(environment))
     _active = ranks
@@ -175,10 +107,26 @@ def _seconds(environment: Mapping[str, str]) -> float:
     return seconds
 
 
+def _store_of_group() -> Store:
+    """Return a connection of its own to the store of the process group that exists already.
+
+    Raises:
+        UsageError: if the group cannot reduce tensors on the CPU.
+    """
+    backends = dist.get_backend_config()
+    if "cpu:" not in backends:
+        raise UsageError(
+            f"wrong process group: found the backends {backends!r}, expected one for the CPU among them",
+            hint='initialise the group with the backend "cpu:gloo,cuda:nccl"',
+        )
+    return dist.distributed_c10d._get_default_store().clone()
+
+
 class Ranks:
     """The process group of a run, with what its ranks agree on.
 
-    A second group on the CPU serves votes and objects, so that neither waits for an accelerator.
+    A second group on the CPU serves votes and objects, so that neither waits for an accelerator. A process group that
+    exists already is used, and left as it is in the end.
 
     Args:
         place: The place of this process.
@@ -198,27 +146,40 @@ class Ranks:
         self._aim: str | None = None  # the common operation that this rank is in
         self._left = threading.Event()
         self._hangs: Callable[[], object] = partial(write_stacks, 2, f"rank {place.rank} was waited for in vain")
-        has_cuda = torch.cuda.is_available()
-        if has_cuda:
-            torch.cuda.set_device(place.local_rank)
         limit = timedelta(seconds=timeout)
-        begun = TCPStore(
-            place.host, place.port, place.world, not place.has_store and self.is_writer, limit, multi_tenant=True
-        )
-        self._store = PrefixStore(f"noether/{place.attempt}", begun)
+        self._owns_group = not dist.is_initialized()
+        # A process may train several runs one after the other: keys of an earlier one are not those of this one.
+        keys = f"noether/{place.attempt}/{next(_JOINS)}"
+        self._store = PrefixStore(keys, self._reached(limit) if self._owns_group else _store_of_group())
         with self._waiting("join"):
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if has_cuda else "gloo",
-                store=self._store,
-                rank=place.rank,
-                world_size=place.world,
-                timeout=limit,
-            )
+            if self._owns_group:
+                self._form(limit)
             self._group = dist.new_group(backend="gloo", timeout=limit)
         self._ballot = torch.zeros(2, dtype=torch.int64)
         self._cast: Any = None
         self._watch = threading.Thread(target=self._look_around, name="noether-ranks", daemon=True)
         self._watch.start()
+
+    def _reached(self, limit: timedelta) -> Store:
+        """Return the store of this launch; rank 0 serves it if the launcher does not."""
+        place = self.place
+        serves = self.is_writer and not place.has_store
+        try:
+            return TCPStore(place.host, place.port, place.world, serves, limit, multi_tenant=True)
+        except (RuntimeError, dist.DistError) as error:
+            raise RankLostError(
+                f"rank {self.rank} does not reach the others: found no store at {place.host}:{place.port} within "
+                f"{self.timeout:g} s",
+                hint="check MASTER_ADDR and MASTER_PORT, and that rank 0 has started",
+            ) from error
+
+    def _form(self, limit: timedelta) -> None:
+        """Form the process group; one that exists already keeps its backends, its timeout and its device."""
+        backends = "gloo"
+        if torch.cuda.is_available():
+            torch.cuda.set_device(self.place.local_rank)
+            backends = "cpu:gloo,cuda:nccl"
+        dist.init_process_group(backends, store=self._store, rank=self.rank, world_size=self.world, timeout=limit)
 
     # The model
 
@@ -368,7 +329,7 @@ class Ranks:
         self._left.set()
         self._watch.join()
         with suppress(RuntimeError, dist.DistError):
-            dist.destroy_process_group()
+            dist.destroy_process_group(None if self._owns_group else self._group)
 
     def _look_around(self) -> None:
         """End the run if its launcher is gone, or if another rank has waited in vain for this one."""
