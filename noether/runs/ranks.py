@@ -109,7 +109,8 @@ def require_one_folder(parallel: Parallel, paths: PathProvider) -> None:
     found = next((rank for rank, place in enumerate(places) if place is not None), None)
     if places[0] is None and found is not None:
         refusal = UsageError(
-            f"the run is not on the machine of rank 0: found {places[found]} (rank {found}), expected it on all machines",
+            f"the run is not on the machine of rank 0: found {places[found]} (rank {found}), expected it "
+            "on all machines",
             hint="set output to a folder on a file system that all machines share, or start rank 0 where the run is",
         )
         refusal.is_reported = not parallel.is_writer

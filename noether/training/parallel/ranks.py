@@ -119,7 +119,9 @@ def _store_of_group() -> Store:
             f"wrong process group: found the backends {backends!r}, expected one for the CPU among them",
             hint='initialise the group with the backend "cpu:gloo,cuda:nccl"',
         )
-    return dist.distributed_c10d._get_default_store().clone()
+    store: Any = dist.distributed_c10d._get_default_store()
+    own: Store = store.clone()
+    return own
 
 
 class Ranks:
