@@ -25,18 +25,20 @@ class PathProvider:
     Attributes:
         run_path: The folder that files are written to.
         home: The folder of the run.
+        writes: False for a rank that leaves the run folder to another one.
     """
 
     def __init__(self, output_path: str | Path, run_id: str) -> None:
         self.output_path = Path(output_path).absolute()
         self.run_id = run_id
         self.run_path = self.home = self.output_path / run_id
+        self.writes = True
 
     @classmethod
     def of_follower(cls, paths: PathProvider, scratch: Path) -> PathProvider:
         """Return the paths of a rank that leaves the run folder to another one, and what it writes to `scratch`."""
         own = cls(paths.output_path, paths.run_id)
-        own.run_path = scratch
+        own.run_path, own.writes = scratch, False
         return own
 
     @property

@@ -47,7 +47,6 @@ class CheckpointWriter:
         policy: Policy after a failed save.
         asynchronous: Train on while a save, except the last one, is written. At most one is in flight.
         facts: As in `Manifest`.
-        writes: False on a rank that leaves writing to another one.
         queue: The request since the last boundary, and the save in flight.
         names: Names given to checkpoints of this run, with their targets.
         last_committed: The checkpoint that was written last.
@@ -63,7 +62,6 @@ class CheckpointWriter:
         self.spec, self.spec_sha256 = b"", spec_sha256
         self.facts: dict[str, str] = {}
         self.queue = SaveQueue()
-        self.writes = True
         self.names: dict[str, NamedCheckpoint] = {}
         self.last_committed: Path | None = None
         self._reserved: dict[str, str] = {}
@@ -222,7 +220,7 @@ class CheckpointWriter:
         assert self.queue.pending is not None, "commit needs a request"
         assert self.queue.in_flight is None, "one save after the other"
         request, self.queue.pending = self.queue.pending, None
-        if not self.writes:
+        if not self.path_provider.writes:  # another rank does
             self.names.update(request.named(state.update))
             return None
         prepared = self._prepare_save(state, request)

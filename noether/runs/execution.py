@@ -27,7 +27,7 @@ from noether.runs.console import console, kept_for_console, open_log
 from noether.runs.expect import check_expectations
 from noether.runs.folder.lock import RunLock
 from noether.runs.folder.run_folder import SAMPLES, RunFolder
-from noether.runs.outcome import EXIT_CODE, Outcome, describe
+from noether.runs.outcome import EXIT_CODE, Outcome, describe, summary_place
 from noether.runs.prepare import Preparation, Run
 from noether.runs.process_state import keep_threads, shares_generators
 from noether.runs.ranks import Decision, require_same
@@ -53,16 +53,6 @@ from noether.training.parallel import parallel_of
 from noether.training.signals import StoppedBySignal
 
 _LOG = logging.getLogger("noether.run")
-_MACHINERY = ("optim/", "stability/", "data/", "model/", "profiling/")
-
-
-def _place(key: str) -> int:
-    """Return the place of a metric in the summary: best values, evaluations, training losses, sizes and timings."""
-    if key.startswith(_MACHINERY):
-        return 3
-    if key.startswith("best=") or "/best" in key or "/at_best/" in key:
-        return 0
-    return 2 if key.startswith("loss/online/") else 1
 
 
 def _as_failure(overdue: Overdue) -> TrainingError:
@@ -357,7 +347,7 @@ class Execution:
         self._record_end(outcome.status, reason)
         if outcome.status != "FINISHED" and not run.trainer.update_counter.is_finished:
             self._say_how_to_continue(run, outcome)
-        for key in sorted(outcome.metrics, key=_place):  # stable: in the order of logging within a group
+        for key in sorted(outcome.metrics, key=summary_place):  # stable: in the order of logging within a group
             _LOG.info("  %s = %.6g", key, outcome.metrics[key])
         closing = partial(tracking.close, outcome.status, reason if outcome.status == "FAILED" else None)
         try:

@@ -17,6 +17,18 @@ def describe(error: BaseException) -> str:
     return withheld("\n".join([text, *notes_of(error)]))
 
 
+_MACHINERY = ("optim/", "stability/", "data/", "model/", "profiling/")
+
+
+def summary_place(key: str) -> int:
+    """Return the place of a metric in the summary: best values, evaluations, training losses, sizes and timings."""
+    if key.startswith(_MACHINERY):
+        return 3
+    if key.startswith("best=") or "/best" in key or "/at_best/" in key:
+        return 0
+    return 2 if key.startswith("loss/online/") else 1
+
+
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 EXIT_CODE = 128
 """Exit code of a run that a signal ended, before the number of the signal is added: a shell reports it as 128 + n."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout, suppress
@@ -14,7 +15,7 @@ from typing import TypeVar
 
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.saved import SavedCheckpoint
-from noether.checkpoint.untrusted import is_folder
+from noether.checkpoint.untrusted import is_folder, open_inside
 from noether.errors import CheckpointError, NoetherError, SpecError, TrainingError, UsageError
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.watchdog import write_stacks
@@ -171,7 +172,6 @@ def follow(prepared: Preparation, paths: PathProvider, parallel: Parallel) -> Ou
         if parallel.share(False):
             keep_threads(prepared.loaded.spec, paths)
         run = prepared.assemble(own)
-        run.trainer.checkpoint_writer.writes = False
         decision = parallel.share(Decision())
         if decision.has_ended:
             return Outcome("FINISHED", paths.run_path)
@@ -179,13 +179,22 @@ def follow(prepared: Preparation, paths: PathProvider, parallel: Parallel) -> Ou
         state = decision.state(paths)
         if state is not None:
             for log in state.saved.checkpoint.manifest.logs:
-                with suppress(FileNotFoundError):  # nothing was written to it yet
-                    shutil.copyfile(paths.run_path / log, own.run_path / log)
+                _copy(paths.run_path, log, own.run_path)
         prepared.ready(run, state=state)
         require_same(parallel, run)
         parallel.share(None)
         with run.trainer.signals:
             return _train(run, paths, parallel)
+
+
+def _copy(run: Path, name: str, scratch: Path) -> None:
+    """Copy a file of metrics, which is cut back to the checkpoint there; nothing may have been written to it yet."""
+    with (
+        suppress(FileNotFoundError),
+        os.fdopen(open_inside(run, name), "rb") as file,
+        (scratch / name).open("xb") as copy,
+    ):
+        shutil.copyfileobj(file, copy)
 
 
 def _train(run: Run, paths: PathProvider, parallel: Parallel) -> Outcome:

@@ -110,7 +110,7 @@ def _updates(
         if calls_always or counter.update >= rounds.due:
             rounds.after_update()
         if ranks is not None:
-            agree_on_stop(trainer, now=may_stop or rounds.last == counter.update)
+            agree_on_stop(trainer, now=may_stop or rounds.last == counter.update or counter.update >= end_update)
         if signals.received is not None:
             stop_for_signal(state, signals, is_over=state.stop_reason is not None or counter.update >= end_update)
         ends = counter.update >= end_update or state.stop_reason is not None

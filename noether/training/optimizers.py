@@ -197,6 +197,7 @@ class TrainsParameters:
     state: RunState
     one_update: Update
     log_writer: LogWriter
+    parallel: Any
     _trained: ModelBase | None = None
 
     def give_optimizers(self, model: ModelBase) -> None:
@@ -207,6 +208,12 @@ class TrainsParameters:
         """
         give_optimizers(model, self.state.counter)
         require_keepable(model)
+        if takes_closure(model) and self.parallel.world > 1:
+            raise SpecError(
+                f"wrong model.optimizer: found one that evaluates the loss itself, as LBFGS does, with "
+                f"{self.parallel.world} ranks, which exchange gradients once an update; expected another one",
+                hint="train with one rank, or choose another optimizer",
+            )
         plain: Update = getattr(self.one_update, "plain", self.one_update)
         skips = self.config.skip_nan_loss
         vars(self)["one_update"] = ClosureUpdate(plain, skips=skips) if takes_closure(model) else plain

@@ -43,6 +43,8 @@ KNOWN = {
     "runs/console.py: os.open": "the null device, when nobody reads the output any more",
     "runs/folder/run_folder.py: Path(output).glob": "the folder of all runs, for their names",
     "runs/measure/hook_costs.py: _SCHEDULER.read_text": "the system's account of this thread's time",
+    "runs/processes.py": "a temporary folder, for the exit code of the ranks",
+    "runs/ranks.py": "a temporary folder, for what a rank writes that leaves the run folder to another one",
     "runs/predict/files.py": "files that the command line names",
     "runs/resume/changes.py": "source files of the project, and data files that the spec names, for their hashes",
     "runs/resume/continuation.py: paths.output_path.iterdir": "the folder of all runs, for a free name",

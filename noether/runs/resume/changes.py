@@ -280,6 +280,9 @@ def _files(table: Any, place: str) -> Iterator[tuple[str, Path]]:
     if isinstance(table, dict):
         for key, value in table.items():
             yield from _files(value, f"{place}.{key}")
+    elif isinstance(table, list):
+        for number, value in enumerate(table):
+            yield from _files(value, f"{place}[{number}]")
     elif isinstance(table, str) and Path(table).is_absolute():
         path = Path(table)
         if path.is_file() or path.suffix == ".zarr" or any(path.glob("*.npy")):

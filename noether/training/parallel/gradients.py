@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from noether.core.models.base import ModelBase
 from noether.errors import TrainingError
 from noether.training.accumulation import Weights
+from noether.training.nonfinite import FiniteGuard
 from noether.training.parallel.one import Parallel
 from noether.training.update import StepOutcome, Update
 
@@ -101,6 +102,16 @@ class UpdateOfRanks(Update):
             self.parallel.reduce(loss.clone()) / self.parallel.world if self._exchange is None else self._exchange(loss)
         )
         super()._apply(model, loss)
+
+
+def update_of(trainer: Any, guard: FiniteGuard) -> Update:
+    """Return the eager update of a trainer, with its ranks, step, precision and sizes."""
+    arguments = (trainer.train_step, trainer.precision, guard)
+    to_device = None if trainer.device.type == "cpu" else trainer.to_device
+    options = {"accumulation_steps": trainer.accumulation_steps, "to_device": to_device}
+    if trainer.parallel.world == 1:
+        return Update(*arguments, **options)
+    return UpdateOfRanks(trainer.parallel, *arguments, finds_unused=trainer.config.find_unused_params, **options)
 
 
 def over_ranks(

@@ -331,6 +331,9 @@ class Ranks:
         self._left.set()
         self._watch.join()
         with suppress(RuntimeError, dist.DistError):
+            if self._cast is not None:  # a thread that is at work when the process ends would abort it
+                self._cast.wait(timedelta(seconds=_ANSWER_S))
+        with suppress(RuntimeError, dist.DistError):
             dist.destroy_process_group(None if self._owns_group else self._group)
 
     def _look_around(self) -> None:

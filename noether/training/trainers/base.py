@@ -43,14 +43,14 @@ from noether.training.forms import Choice, choose, report_fallback
 from noether.training.nonfinite import finite_guard
 from noether.training.optimizers import TrainsParameters
 from noether.training.parallel import Parallel, parallel_of
-from noether.training.parallel.gradients import UpdateOfRanks
+from noether.training.parallel.gradients import update_of
 from noether.training.precision import Precision
 from noether.training.rounds import compile_run_hooks
 from noether.training.signals import StopSignals
 from noether.training.state import ReadsState, RunParts, RunState, starting_counter
 from noether.training.trainers.config import BaseTrainerConfig, cut_update
 from noether.training.trainers.types import LossFacts, LossResult, NoBroadcasting, TrainerResult
-from noether.training.update import Update, step_of
+from noether.training.update import step_of
 
 
 class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParameters, LossFacts, ABC):
@@ -65,7 +65,8 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
             return torch.nn.functional.mse_loss(forward_output["field"], targets["field_target"])
     ```
 
-    A subclass may override `train_step` as well, for another forward pass than `model(**forward_properties)`.
+    A subclass may override `train_step` as well, for another forward pass than `model(**forward_properties)`, or
+    instead: one that does not call `loss_compute` needs none.
 
     Args:
         config: Limits, batch size, precision, callbacks.
@@ -148,15 +149,10 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
     def _set_up_update(self, config: BaseTrainerConfig[Any]) -> None:
         self.precision = Precision(config.precision, self.device)
         guard = finite_guard(self.device, skip=config.skip_nan_loss, max_in_a_row=config.skip_nan_loss_max_count)
-        shared = self.parallel.world > 1
-        self.signals = StopSignals(save_on_sigint=config.save_on_sigint, names=config.stop_signals, is_shared=shared)
-        to_device = None if self.device.type == "cpu" else self.to_device
-        options = {"accumulation_steps": self.accumulation_steps, "to_device": to_device}
-        if shared:
-            kind: Callable[..., Update] = partial(UpdateOfRanks, self.parallel, finds_unused=config.find_unused_params)
-        else:
-            kind = Update
-        self.one_update = kind(self.train_step, self.precision, guard, **options)
+        self.signals = StopSignals(
+            save_on_sigint=config.save_on_sigint, names=config.stop_signals, is_shared=self.parallel.world > 1
+        )
+        self.one_update = update_of(self, guard)
 
     def get_data_loader(
         self,

@@ -67,7 +67,7 @@ class Training:
             trainer={"update": self.update},
             callbacks={"best": {"history": self.history, "seen": self.weight}},
             data={},
-            ranks=[{"torch": f"{self.update:04x}]"},
+            ranks=[{"torch": f"{self.update:04x}"}],
             frozen=frozenset({"b.frozen"}),
             callback_files={"ema": {"0.9": {"a.weight": self.moment}}},
         )

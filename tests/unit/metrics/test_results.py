@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -101,7 +102,7 @@ def test_a_matplotlib_figure_is_drawn_when_it_is_added(writer, kept, tmp_path):
     assert pixels.min() < 128
 
 
-def test_drawing_needs_no_display_changes_no_backend_and_draws_no_random_numbers(tmp_path):
+def test_drawing_needs_no_display_changes_no_backend_and_draws_no_random_numbers():
     code = """
 import random, sys, torch, matplotlib
 from matplotlib.figure import Figure
@@ -115,7 +116,7 @@ encoded("figure", "a", figure)
 assert before == state()
 assert "matplotlib.pyplot" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True, env={"MPLBACKEND": "TkAgg", "HOME": str(tmp_path)})
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "MPLBACKEND": "TkAgg"})
 
 
 def test_a_pillow_image_stays_as_it_is(writer, kept, tmp_path):

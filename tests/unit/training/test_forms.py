@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from noether.errors import CheckpointError
 from noether.testing import make_model, make_trainer
 from noether.training import forms
 from noether.training.forms import EAGER, Form, choose
+from noether.training.parallel import Single
 from noether.training.update import Update
 
 
@@ -42,7 +44,8 @@ NO_COMPILED = form("compiled", equals_eager=False, refusal="no compiler")
 
 def chosen(monkeypatch: pytest.MonkeyPatch, asked: str, *known: Form, explain: bool = False) -> tuple[str, dict]:
     monkeypatch.setattr(forms, "FORMS", (*known, EAGER))
-    found = choose(asked, None, None, explain=explain)  # type: ignore[arg-type]  # these forms look at neither
+    trainer = SimpleNamespace(parallel=Single())
+    found = choose(asked, trainer, None, explain=explain)  # type: ignore[arg-type]  # these forms look at neither
     return found.form.name, dict(found.reasons)
 
 

@@ -10,7 +10,8 @@ from torch import nn
 
 from noether.errors import UsageError
 from noether.testing import make_trainer
-from noether.training.parallel import WORLD_SIZE, Parallel, Single, parallel_of
+from noether.training.parallel import Parallel, Single, parallel_of
+from noether.training.parallel.place import WORLD_SIZE
 
 
 @pytest.mark.parametrize("environment", [{}, {WORLD_SIZE: "1"}, {WORLD_SIZE: ""}])
@@ -18,12 +19,12 @@ def test_one_process_is_a_run_of_one_rank(environment: dict[str, str]) -> None:
     parallel: Parallel = parallel_of(environment)
     model, value = nn.Linear(1, 1), torch.ones(2)
     assert (parallel.world, parallel.rank, parallel.is_writer) == (1, 0, True)
-    assert parallel.prepare(model) is model
+    assert parallel.prepare(model, None) is model
     assert parallel.reduce(value) is value
     assert parallel.gather(value) == [value]
-    assert [parallel.agree(stop) for stop in (True, False)] == [True, False]
+    assert [parallel.vote(15, stops, now=True) for stops in (True, False)] == [(15, True), (15, False)]
     with parallel.no_sync(model):
-        parallel.barrier()
+        assert parallel.share(value) is value
     assert isinstance(parallel, Single)
 
 

@@ -121,7 +121,7 @@ def state(update: int, number: int) -> CheckpointState:
         trainer={"epoch": update // 4, "update": update, "sample": 8 * update, "scale": value[:1].double()},
         callbacks={"best": {"number": number}, "ema": {"seen": value.clone()}},
         data={"transforms/0/mean": value.clone()},
-        ranks=[{"torch": f"{number:08x}]"},
+        ranks=[{"torch": f"{number:08x}"}],
         callback_files={"ema": {"0.9": {"w": -value}}},
     )
 

@@ -153,3 +153,13 @@ def test_a_folder_of_data_is_compared_by_the_files_in_it(tmp_path: Path, chunk: 
     assert changes._sample_of(folder) == before
     file.write_bytes(b"after!")
     assert changes._sample_of(folder) != before
+
+
+def test_each_file_of_a_list_of_data_is_compared(tmp_path: Path) -> None:
+    files = [tmp_path / "a.tar", tmp_path / "b.tar"]
+    for file in files:
+        file.write_bytes(b"a shard")
+    tables = {"train": {"shards": [*map(str, files), "https://example.org/c.tar"]}}
+    assert list(changes._files(tables, "datasets")) == [
+        (f"datasets.train.shards[{number}]", file) for number, file in enumerate(files)
+    ]

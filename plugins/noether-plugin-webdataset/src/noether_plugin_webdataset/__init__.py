@@ -1,0 +1,1 @@
+"""A Noether plugin for webdataset tar shards."""

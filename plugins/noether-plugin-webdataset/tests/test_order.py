@@ -1,0 +1,56 @@
+"""The order of samples is the same for every number of ranks and workers, and so is its rest from any update on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from noether_plugin_webdataset.dataset import ShardDataset, ShardDatasetConfig
+
+from noether.data.container import DataContainer
+
+UPDATE = 6  # samples, which 1, 2 and 3 ranks divide; four updates are one epoch
+
+
+def global_order(data: DataContainer, world_size: int, start: int = 0, end: int = 8) -> list[torch.Tensor]:
+    """Return the samples of each update in their order, from the loaders of all ranks."""
+    ranks = []
+    for rank in range(world_size):
+        size = UPDATE // world_size
+        loader = data.build_loader(
+            batch_size=size, effective_batch_size=UPDATE, rank=rank, world_size=world_size,
+            start_update=start, end_update=end,
+        )  # fmt: skip
+        ranks.append([tagged.batch["x"] for tagged in loader])
+    return [torch.cat(parts) for parts in zip(*ranks, strict=True)]
+
+
+@pytest.mark.parametrize("options", [{}, {"shuffle_block": 2}], ids=["default", "in blocks"])
+def test_every_world_size_has_the_same_order_also_from_the_middle_of_an_epoch(tiny_shards: Path, options):
+    config = ShardDatasetConfig(kind="webdataset", shards=str(tiny_shards), **options)
+    data = DataContainer({"train": ShardDataset(config)}, seed=3)
+    straight = global_order(data, 1)
+    assert len(straight) == 8 and not torch.equal(torch.cat(straight[:4]), torch.cat(straight[4:]))
+    assert len({tuple(row) for row in torch.cat(straight[:4]).tolist()}) == 24
+    for world_size in (2, 3):
+        assert all(map(torch.equal, global_order(data, world_size), straight))
+    changed = global_order(data, 2, 0, 3) + global_order(data, 1, 3, 5) + global_order(data, 3, 5, 8)
+    assert len(changed) == 8 and all(map(torch.equal, changed, straight))
+
+
+def test_workers_of_two_ranks_continue_within_an_epoch(tiny_shards: Path):
+    config = ShardDatasetConfig(kind="webdataset", shards=str(tiny_shards))
+    straight = global_order(DataContainer({"train": ShardDataset(config)}, seed=3), 1)
+    workers = DataContainer({"train": ShardDataset(config)}, seed=3, num_workers=2)
+    assert all(map(torch.equal, global_order(workers, 2, 5), straight[5:]))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+def test_evaluation_has_every_sample_once(tiny_shards: Path, world_size: int):
+    data = DataContainer({"test": ShardDataset(ShardDatasetConfig(kind="webdataset", shards=str(tiny_shards)))})
+    found = []
+    for rank in range(world_size):
+        request = data.sampler_config("test", every_n_epochs=1)
+        loader = data.build_loader([request], batch_size=4, rank=rank, world_size=world_size, evaluation=True)
+        found += [row for tagged in loader for row in tagged.batch["x"].tolist()]
+    whole = data.get_dataset("test").__getitems__(range(24))["x"].tolist()
+    assert sorted(found) == sorted(whole)
