@@ -58,3 +58,14 @@ def test_a_group_that_the_environment_contradicts_is_refused(
     with pytest.raises(UsageError) as caught:
         noether.run(spec_file)
     assert "found 2, expected 1" in str(caught.value)
+
+
+def test_a_group_without_a_backend_for_the_cpu_is_refused(spec_file: Path, monkeypatch: pytest.MonkeyPatch):
+    found = {"is_initialized": True, "get_world_size": 2, "get_rank": 0, "get_backend_config": "cuda:nccl"}
+    for name, answer in found.items():
+        monkeypatch.setattr(dist, name, lambda answer=answer: answer)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(UsageError) as caught:
+        noether.run(spec_file)
+    assert "cpu:gloo,cuda:nccl" in str(caught.value)
