@@ -65,7 +65,7 @@ PUBLIC = {
 _PAGE = "docs/reference/public-names.md"
 _PARTS = re.compile(r"^=== \w+\n", re.MULTILINE)
 _FUNCTIONS = {"loss", "collator", "command"}  # roles of plain functions
-_TABLE = '[project.entry-points."noether.tables"]\nMODULE = "noether_plugin_MODULE.plugin:CLASSTable"\n\n'
+_TABLE = '\n[project.entry-points."noether.tables"]\nMODULE = "noether_plugin_MODULE.plugin:CLASSTable"\n'
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _KIND = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _TEST = '''"""`{name}` keeps the contract of its role."""
@@ -124,7 +124,7 @@ def package(name: str, role: str) -> Mapping[str, str]:
         "PURPOSE": code.partition('"""')[2].partition('"""')[0],
         "TARGET": f"noether_plugin_MODULE.{role}" + (f":{attribute}" if attribute else ""),
         "GROUP": group,
-        "[tool.hatch": (_TABLE if role == PLUGIN.name else "") + "[tool.hatch",
+        "TABLE_OF_PLUGIN\n": _TABLE if role == PLUGIN.name else "",
         "USE": f"```{'console' if role == COMMAND.name else 'toml'}\n{use}```",
         "VERSION": f"{major}.{minor}",
         "NEXT": f"{major}.{int(minor) + 1}" if major == "0" else f"{int(major) + 1}.0",

@@ -82,7 +82,7 @@ class Single:
     """A run of one process: collective operations return their argument.
 
     Args:
-        attempt: Restarts of the launcher so far, if there is one.
+        attempt: Restarts of its launcher so far, if it has one.
         restarts: Most restarts.
     """
 

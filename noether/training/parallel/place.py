@@ -74,7 +74,7 @@ class Place:
                 "each rank below the number of ranks",
                 hint=f"start the ranks with --nproc N or torchrun, or unset {WORLD_SIZE}",
             )
-        attempt, restarts = restarts_of(environment)
+        attempt, restarts = restarts_in(environment)
         served = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         host = environment["MASTER_ADDR"].strip()
         return cls(rank, total, local, local_world, host, port, attempt, restarts, served)
@@ -85,11 +85,14 @@ def world_of(environment: Mapping[str, str]) -> str:
     return environment.get(WORLD_SIZE, "").strip() or "1"
 
 
-def restarts_of(environment: Mapping[str, str]) -> tuple[int, int]:
-    """Return the number of restarts so far, and the most that the launcher allows."""
-    texts = [environment.get(f"TORCHELASTIC_{name}", "") for name in ("RESTART_COUNT", "MAX_RESTARTS")]
-    so_far, most = (int(text) if text.isdecimal() else 0 for text in texts)
-    return so_far, most
+def restarts_in(environment: Mapping[str, str]) -> tuple[int, int]:
+    """Return how often the launcher has started this process again, and how often it may."""
+    attempt, most = (_count(environment.get(f"TORCHELASTIC_{name}")) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+    return attempt, most
+
+
+def _count(text: str | None) -> int:
+    return int(text) if text is not None and text.isdecimal() else 0
 
 
 def _of_group(environment: Mapping[str, str]) -> dict[str, str]:

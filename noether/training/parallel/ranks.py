@@ -25,7 +25,7 @@ from noether.errors import NoetherError, SpecError, TrainingError, UsageError, e
 from noether.kernel.watchdog import write_stacks
 from noether.training.parallel.batch_norm import of_all_ranks
 from noether.training.parallel.one import Parallel, Single
-from noether.training.parallel.place import WORLD_SIZE, Place, restarts_of, world_of
+from noether.training.parallel.place import WORLD_SIZE, Place, restarts_in, world_of
 
 T = TypeVar("T")
 TIMEOUT_S = 600.0
@@ -66,7 +66,7 @@ def parallel_of(environment: Mapping[str, str] = os.environ) -> Parallel:
             "ranks",
             hint=f"start one process without torchrun, or unset {WORLD_SIZE}",
         )
-    return Single(*restarts_of(environment))
+    return Single(*restarts_in(environment))
 
 
 @contextmanager
