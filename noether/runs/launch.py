@@ -19,7 +19,7 @@ from noether.runs.folder.run_folder import checked_run_id, new_run_id
 from noether.runs.mirror.fetch import open_mirror
 from noether.runs.outcome import EXIT_CODE, Outcome, RunInterrupted
 from noether.runs.prepare import Preparation, preparation
-from noether.runs.ranks import follow, on_all_ranks, require_name
+from noether.runs.ranks import follow, on_all_ranks, require_name, require_one_folder
 from noether.spec.load import LoadedSpec, load_spec
 from noether.training.parallel import RankLostError, joined, parallel_of
 
@@ -129,6 +129,7 @@ def start(loaded: LoadedSpec, run_id: str | None, plugins: Iterable[str] = (), *
         if parallel.attempt:
             resume = "auto"  # the ranks were started again: the run of before goes on, whatever the command says
         paths = PathProvider(spec.output, run_id)
+        require_one_folder(parallel, paths)
         if parallel.is_writer:
             outcome = _execute(prepared, paths, resume=resume, **options)
         else:
