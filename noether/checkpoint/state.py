@@ -16,7 +16,8 @@ from torch import Tensor
 from noether.checkpoint.durable import Content
 from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, FileRecord
 from noether.checkpoint.save import SaveRequest
-from noether.checkpoint.tensor_file import TensorFile, decode_tensors, lay_out_tensors, values_in
+from noether.checkpoint.shards import Gathers, Parts, divide, is_sharded, local
+from noether.checkpoint.tensor_file import TensorFile, all_finite, decode_tensors, lay_out_tensors, values_in
 from noether.checkpoint.untrusted import TOO_DEEP, is_too_deep, json_excess
 from noether.errors import TrainingError
 from noether.kernel.names import EXPECTED, are_path_parts
@@ -88,7 +89,7 @@ def encode_checkpoint(
 ) -> tuple[dict[str, Content], dict[str, dict[str, str]]]:
     """Return the files of a checkpoint by name, and the aliases of tied tensors by file.
 
-    The tensors are not copied: the files get the values at the time of writing.
+    The tensors are not copied: the files get the values at the time of writing. Sharded ones are left out, see `divided`.
 
     Args:
         state: The state.
@@ -101,18 +102,45 @@ def encode_checkpoint(
     tree, tensors = _without_tensors(state)
     tensors |= _asked_for(state, request)
     lay_out = lay_out or (lambda _, group: lay_out_state(group))
-    laid_out = {name: lay_out(name, group) for name, group in tensors.items() if group}
+    laid_out = {name: lay_out(name, group) for name, group in tensors.items() if group and not _has_shards(group)}
     files: dict[str, Content] = {name: file for name, (file, _) in laid_out.items()}
     files[TRAINER] = _json(tree)
     files |= {rank_file(rank): _json(generators) for rank, generators in enumerate(state.ranks)}
     return files, {name: aliases for name, (_, aliases) in laid_out.items() if aliases}
 
 
+def divided(state: CheckpointState, request: SaveRequest, ranks: Gathers) -> Parts | None:
+    """Return the parts of a checkpoint's sharded files that this rank writes; None if no tensor is sharded.
+
+    Args:
+        state: The state; all ranks call this with theirs.
+        request: The parts to save.
+        ranks: The ranks of the run.
+
+    Raises:
+        TrainingError: if something in the state has a type that a checkpoint cannot hold.
+    """
+    if not _has_shards(state.model):
+        return None
+    groups: dict[str, dict[str, Tensor]] = {}
+    values: dict[str, Any] = {}
+    for name, group in (_without_tensors(state)[1] | _asked_for(state, request)).items():
+        if _has_shards(group):
+            tree, groups[name] = _split_values(group)
+            values |= {name: tree} if tree is not None else {}
+    weights = [local(value) for value in state.model.values() if isinstance(value, Tensor)]
+    return divide(groups, ranks, values, are_finite=all(ranks.gather(all_finite(weights))))
+
+
+def _has_shards(group: Mapping[str, Any]) -> bool:
+    return any(map(is_sharded, group.values()))
+
+
 def passing_files(state: CheckpointState, request: SaveRequest, files: Collection[str]) -> frozenset[str]:
     """Return those of a checkpoint's files that are for the newest one only; all of them if nothing else is to stay."""
     lasting = request.lasting
     if not (lasting.weights or lasting.optimizer or lasting.owners):
-        return frozenset(files)
+        return frozenset(files) | _asked_for(state, request).keys()
     return frozenset(_asked_for(state, request).keys() - _asked_for(state, lasting).keys())
 
 
@@ -177,15 +205,21 @@ def lay_out_state(state: Mapping[str, Any]) -> tuple[TensorFile, dict[str, str]]
     Raises:
         TrainingError: if something in the state has a type that a checkpoint cannot hold.
     """
+    tree, tensors = _split_values(state)
+    return lay_out_tensors(tensors, tree)
+
+
+def _split_values(state: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
+    """Return the tensors of a `state_dict`, and the tree of all other values; None if there are none."""
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor) and isinstance(name, str)}
     if len(tensors) == len(state):
-        return lay_out_tensors(tensors)
+        return None, tensors
     if wrong := [name for name in state if not isinstance(name, str)]:
         raise TrainingError(f"wrong names in the state of the model: found {wrong[:_SHOWN]}, expected text")
     others = {name: value for name, value in state.items() if name not in tensors}
     tree, tensors = split_state(others, "the model", tensors)
     _json(tree, "the model")
-    return lay_out_tensors(tensors, tree)
+    return tree, tensors
 
 
 def encode_state(state: Mapping[str, Any]) -> tuple[bytes, dict[str, str]]:
@@ -202,8 +236,15 @@ def decode_state(data: bytes, aliases: Mapping[str, str]) -> dict[str, Any]:
     """
     state: dict[str, Any] = decode_tensors(data, aliases)
     tree = values_in(data)
-    if tree is None:
-        return state
+    return state if tree is None else join_values(tree, state)
+
+
+def join_values(tree: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """Return the `state_dict` of tensors and a tree of all other values.
+
+    Raises:
+        ValueError: if they do not fit.
+    """
     values = join_state(tree, state)
     if not isinstance(values, dict):
         raise ValueError(f"found a {type(values).__name__} as the values of a tensor file, expected a table")

@@ -13,13 +13,14 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from noether.checkpoint.commit import CheckpointFolder
+from noether.checkpoint.commit import CheckpointFolder, SharedSave
 from noether.checkpoint.manifest import SPEC, WEIGHTS, Manifest, NamedCheckpoint
 from noether.checkpoint.paths import PathProvider, checkpoint_name
 from noether.checkpoint.retention import Retention
 from noether.checkpoint.save import LAST, BackgroundSave, PreparedSave, SavePolicy, SaveQueue, SaveRequest
 from noether.checkpoint.snapshot import Snapshot
-from noether.checkpoint.state import CheckpointState, callback_file, encode_checkpoint, passing_files
+from noether.checkpoint.shards import Gathers, local
+from noether.checkpoint.state import CheckpointState, callback_file, divided, encode_checkpoint, passing_files
 from noether.errors import SpecError, StorageError, TrainingError
 
 _LOG = logging.getLogger("noether.checkpoints")
@@ -41,6 +42,7 @@ class CheckpointWriter:
         path_provider: Paths of the run.
         keep_last: Number of newest checkpoints to keep.
         spec_sha256: Hash of the resolved spec, recorded in each manifest.
+        ranks: The ranks of the run, which save sharded tensors together; None for one.
 
     Attributes:
         keep_every: Keep checkpoints whose update is a multiple of it; None for no such checkpoints.
@@ -53,8 +55,15 @@ class CheckpointWriter:
         on_committed: Called in the training thread after each commit.
     """
 
-    def __init__(self, path_provider: PathProvider, *, keep_last: int = 3, spec_sha256: str = "") -> None:
-        self.path_provider = path_provider
+    def __init__(
+        self,
+        path_provider: PathProvider,
+        *,
+        keep_last: int = 3,
+        spec_sha256: str = "",
+        ranks: Gathers | None = None,
+    ) -> None:
+        self.path_provider, self._ranks = path_provider, ranks
         self.keep_last = keep_last
         self.keep_every: int | None = None
         self.policy = SavePolicy()
@@ -222,15 +231,31 @@ class CheckpointWriter:
         assert self.queue.pending is not None, "commit needs a request"
         assert self.queue.in_flight is None, "one save after the other"
         request, self.queue.pending = self.queue.pending, None
+        self._include_earlier(state.update, request)
+        parts = None if self._ranks is None else divided(state, request, self._ranks)
+        shared = None if parts is None or self._ranks is None else SharedSave(parts, self._ranks)
         if not self.path_provider.writes:  # another rank does
-            self.names.update(request.named(state.update))
-            return None
+            return self._follow(state, request, shared)
         prepared = self._prepare_save(state, request)
+        if parts is not None:
+            prepared = prepared.with_parts(parts)
+            return self._record(prepared, partial(prepared.write, self.folder, self.retention, shared))
         if not self.asynchronous or request.is_last:
             return self._record(prepared, partial(prepared.write, self.folder, self.retention))
         captured = prepared.captured(self._snapshot.take)
         self.queue.in_flight = BackgroundSave(captured, partial(captured.write, self.folder, self.retention))
         return None
+
+    def _follow(self, state: CheckpointState, request: SaveRequest, shared: SharedSave | None) -> None:
+        """Take note of a save that rank 0 writes, with the parts of this rank."""
+        try:
+            if shared is not None:
+                shared.follow()
+        except StorageError as error:
+            self.policy.failed(error, request)
+            return
+        self.policy.succeeded()
+        self.names.update(request.named(state.update))
 
     def settle(self) -> Path | None:
         """Wait for the save in flight, if there is one, and record its result.
@@ -246,7 +271,6 @@ class CheckpointWriter:
 
     def _prepare_save(self, state: CheckpointState, request: SaveRequest) -> PreparedSave:
         """Return the files and the manifest of a checkpoint of `state`."""
-        self._include_earlier(state.update, request)
         files, aliases = encode_checkpoint(state, request, self._snapshot.lay_out)
         if self.spec and request.is_whole:
             files[SPEC] = self.spec
@@ -265,9 +289,10 @@ class CheckpointWriter:
             facts=self.facts,
             logs=dict(state.logs),
         )
-        weights = [value for value in state.model.values() if isinstance(value, Tensor)] if request.weights else ()
+        weights = [local(value) for value in state.model.values() if isinstance(value, Tensor)]
         passing = passing_files(state, request, files) if request.newest_of else frozenset()
-        return PreparedSave(request, files, manifest, weights, passing, self._outdated(state.update, request))
+        outdated = self._outdated(state.update, request)
+        return PreparedSave(request, files, manifest, weights if request.weights else (), passing, outdated)
 
     def _outdated(self, update: int, request: SaveRequest) -> dict[int, frozenset[str]]:
         """Return the files that a checkpoint makes outdated, by update of the checkpoints that have them."""
@@ -336,6 +361,8 @@ class CheckpointWriter:
             TrainingError: if something in the state has a type that a checkpoint cannot hold.
         """
         files, _ = encode_checkpoint(state, SaveRequest.whole())
+        if self._ranks is not None:
+            divided(state, SaveRequest.whole(), self._ranks)
         self.folder.warn_if_short_of_room(sum(map(len, files.values())), self.retention)
 
     @property

@@ -344,8 +344,7 @@ class Update:
             if lay_out(self._parameters) and sum(optimizer.fit_to_gradients() for optimizer in self._optimizers):
                 self.take_optimizers(model)  # the guard's mask follows from their kernels
                 self._fitted = model
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        guard = self.guard
+        gradients, guard = self._gradients(), self.guard
         if guard.admits(loss, gradients, scaler):
             if guard.mask is None:
                 model.optimizer_step(scaler)
@@ -361,6 +360,9 @@ class Update:
         if scaler is not None and gradients:
             scaler.update()
         model.optimizer_zero_grad()
+
+    def _gradients(self) -> list[Tensor]:
+        return [p.grad for p in self._parameters if p.grad is not None]
 
 
 class Substitute(Update):

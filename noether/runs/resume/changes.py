@@ -56,10 +56,10 @@ FREE = (
 )
 """Keys that may change: they observe, store, or limit."""
 
-EXACT_ONLY_IF_EQUAL = ("device", "threads", "deterministic", "matmul_precision")
+EXACT_ONLY_IF_EQUAL = ("device", "threads", "deterministic", "matmul_precision", "trainer.parallel", "trainer.shard")
 """Keys that may change and then alter the last bits: the run warns that the resume is not exact."""
 
-ADDED = {"trainer.update": "eager"}
+ADDED = {"trainer.update": "eager", "trainer.parallel": "replicated"}
 """Keys that earlier versions did not have, with the value that says what those did: a run of theirs goes on."""
 
 RECOMPUTED = ("model.checkpoint", "model.*.checkpoint")
@@ -133,7 +133,10 @@ def _decisive(*specs: Mapping[str, Any]) -> Callable[..., bool]:
 
 def inexact_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return the differences that keep the mathematics and alter the last bits."""
-    return shown(d for d in differences(dict(before), dict(now)) if d.key in EXACT_ONLY_IF_EQUAL)
+    changes = differences(dict(before), dict(now))
+    return shown(
+        d for d in changes if d.key in EXACT_ONLY_IF_EQUAL and not (d.left is ABSENT and _is_added(d.key, d.right))
+    )
 
 
 def require_same_mathematics(before: Mapping[str, Any], now: Mapping[str, Any], values: Iterable[str] = ()) -> None:

@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from noether.data.randomness import mix, seed_sample
 from noether.errors import NoetherError, SpecError, TrainingError, UsageError, error_text, notes_of
 from noether.kernel.watchdog import write_stacks
+from noether.optim.kernels import is_sharded
 from noether.training.parallel.batch_norm import of_all_ranks
 from noether.training.parallel.one import Parallel, Single
 from noether.training.parallel.place import WORLD_SIZE, Place, restarts_in, world_of
@@ -36,6 +37,7 @@ _LOOKS_EVERY_S, _ANSWER_S = 0.5, 2.0
 _LOGS = "the logs of the other ranks are log.rank-*.txt in the run folder"
 _ORPHAN_GRACE_S = 30.0
 _JOINS = count()
+"""Runs of this process that had other ranks: each has keys of its own in the store."""
 
 
 class RankLostError(TrainingError):
@@ -49,7 +51,6 @@ class RankLostError(TrainingError):
 
 
 _active: Parallel | None = None
-"""Runs of this process that had other ranks: each has keys of its own in the store."""
 
 
 def parallel_of(environment: Mapping[str, str] = os.environ) -> Parallel:
@@ -193,6 +194,11 @@ class Ranks:
             SpecError: if the model has a train step of its own, which a wrapper would not see.
         """
         of_all_ranks(model, self)
+        if config.parallel == "fsdp2":
+            from noether.training.parallel.sharded import shard  # its imports take a second
+
+            with self._waiting("shard the model"):
+                return shard(model, config, self.world)
         if config.reduce != "ddp" or not any(parameter.requires_grad for parameter in model.parameters()):
             return model
         if callable(getattr(model, "train_step", None)):
@@ -208,10 +214,30 @@ class Ranks:
             init_sync=False,  # `begin` does it, once weights are loaded
         )
 
+    def check(self, trainer: Any, model: Any) -> None:
+        """Check that a trainer can train a prepared model on several ranks.
+
+        Raises:
+            SpecError: if the optimizer evaluates the loss itself, or the trainer does not fit a sharded model.
+        """
+        for optimizer in model.optimizers().values():
+            if optimizer.traits.takes_closure:
+                raise SpecError(
+                    f"{type(optimizer.torch_optimizer).__name__} evaluates the loss several times an update, which "
+                    f"works with one rank only: found {self.world}",
+                    hint="choose another optimizer, or train with one process",
+                )
+        if any(map(is_sharded, model.parameters())):
+            from noether.training.parallel.sharded import require_shardable
+
+            require_shardable(trainer)
+
     def begin(self, model: nn.Module, seed: int) -> None:
         """Give all ranks the weights and buffers of the writer, and every other rank its own random numbers."""
         with torch.no_grad(), self._waiting("begin training"):
             for tensor in (*model.parameters(), *model.buffers()):
+                if is_sharded(tensor):
+                    continue  # its parts differ
                 dist.broadcast(tensor.detach(), 0)
         if not self.is_writer:
             seed_sample(mix(seed, self.rank))
