@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from reference_pages import callbacks, cli, errors, hooks, house, kinds, spec
+from reference_pages import callbacks, cli, errors, hooks, house, kinds, public_names, spec
 
 DOCS = Path(__file__).parent
 NOTICE = "<!-- Written by docs/generate.py: change what it reads, not this page. -->"
@@ -21,6 +21,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "errors.md": errors.page,
     "hooks.md": hooks.page,
     "kinds.md": kinds.page,
+    "public-names.md": public_names.page,
     "spec.md": spec.page,
 }
 ARCHITECTURE = DOCS / "explanation" / "architecture.md"

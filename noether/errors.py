@@ -17,6 +17,8 @@ traceback.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -48,6 +50,7 @@ class NoetherError(Exception):
 
     Attributes:
         is_reported: True if another rank of the run prints it.
+        path: Keys and indices of its place in the spec; empty if it is not known.
     """
 
     exit_code: ClassVar[int] = 1
@@ -58,9 +61,21 @@ class NoetherError(Exception):
         self.hint = hint
         self.code = code
         self.is_reported = False
+        self.path: tuple[str | int, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.message}\n  help: {self.hint}" if self.hint else self.message
+
+
+@contextmanager
+def placed(*path: str | int) -> Iterator[None]:
+    """Put a path in the spec before that of errors raised in the block, unless theirs begins with it."""
+    try:
+        yield
+    except NoetherError as error:
+        if error.path[: len(path)] != path:
+            error.path = (*path, *error.path)
+        raise
 
 
 class UsageError(NoetherError):

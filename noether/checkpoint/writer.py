@@ -52,6 +52,7 @@ class CheckpointWriter:
         queue: The request since the last boundary, and the save in flight.
         names: Names given to checkpoints of this run, with their targets.
         last_committed: The checkpoint that was written last.
+        on_committed: Called in the training thread after each commit.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class CheckpointWriter:
         self.queue = SaveQueue()
         self.names: dict[str, NamedCheckpoint] = {}
         self.last_committed: Path | None = None
+        self.on_committed: Callable[[], object] = bool
         self._reserved: dict[str, str] = {}
         self._saved: tuple[int, SaveRequest] | None = None
         self._newest: dict[str, int] = {}  # update of the newest checkpoint of a callback
@@ -307,6 +309,7 @@ class CheckpointWriter:
         if prepared.passing:
             self._passing[prepared.manifest.update] = prepared.passing
         self.last_committed = checkpoint
+        self.on_committed()
         return checkpoint
 
     @property

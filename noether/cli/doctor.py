@@ -45,6 +45,7 @@ _CHILD = (
 )
 _NAME = re.compile(r"[\w-]+")
 _TARGET = re.compile(r"[\w.]+(:[\w.]+)?")
+_PLACE = re.compile(r"\(.+:\d+\)$")
 _STATEFUL = ("numpy", "torch")
 """Modules with state of the process that a plugin may change; imported first if the plugin imports them anyway."""
 _PRINTS = "prints to standard output on import, where other programs read the output of commands"
@@ -240,7 +241,8 @@ def probe(job: dict[str, Any]) -> None:
     children = process.children(recursive=True)
     notes += [f"starts the process '{one.name()}' on import" for one in children]
     if not facts["again"]:
-        problems += [problem for entry in entries for problem in _use_problems(entry)]
+        found = [problem for entry in entries for problem in _use_problems(entry)]
+        problems += reversed({_defect(problem): problem for problem in reversed(found)}.values())
     part = Path(job["report"]).with_suffix(".part")
     part.write_text(dumps({**facts, "problems": problems, "notes": notes}), "utf-8")
     part.replace(job["report"])
@@ -256,6 +258,12 @@ def _import_problem(entry: Entry) -> Iterator[str]:
         import_target(entry.target)
     except (Exception, SystemExit) as error:
         yield f"{ROLE_OF[entry.role].named(entry.name)}: cannot be imported: {error_text(error)}"
+
+
+def _defect(problem: str) -> str:
+    """Return what two names of one class or module have in common: the message with its place, else all of it."""
+    message = problem.partition(": ")[2]
+    return message if _PLACE.search(message) else problem
 
 
 def _use_problems(entry: Entry) -> Iterator[str]:

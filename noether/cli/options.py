@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -15,6 +15,9 @@ from typer.core import TyperCommand, TyperGroup
 from noether.cli.interrupts import CTRL_C, INTERRUPTED
 from noether.cli.output import say
 from noether.errors import NoetherError, notes_of
+
+if TYPE_CHECKING:
+    from noether.spec.load import LoadedSpec
 
 Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="The TOML file of the run.", show_default=False)]
 RunArgument = Annotated[
@@ -122,6 +125,21 @@ def _spec_options(
     given = {"overrides": iter(overrides), "unset": map(Unset, unset)}
     in_order = [next(given[name]) for name in context.meta[_ORDER] if name in given]
     return SpecOptions(in_order, plugins, trusted)
+
+
+def run_id_for(loaded: LoadedSpec, given: str | None = None) -> str:
+    """Return the id of a run that is to be started: the given one, else a new one.
+
+    Args:
+        loaded: The spec of the run.
+        given: The id that a user gave.
+
+    Raises:
+        UsageError: if it cannot name a run folder.
+    """
+    from noether.runs.folder.run_folder import checked_run_id, new_run_id
+
+    return new_run_id(loaded.spec.name) if given is None else checked_run_id(given, loaded.spec.output)
 
 
 _ORDER = "noether.order"

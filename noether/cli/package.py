@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -21,9 +22,50 @@ from noether.kernel.entries import BUILT_IN, COMMAND, GROUPS, PLUGIN, PLUGIN_PRE
 from noether.kernel.names import did_you_mean
 from noether.spec.tables import can_be_table
 
+PUBLIC = {
+    "noether": "",
+    "noether.cli.options": "AsJson Output RunArgument Spec SpecOptions run_id_for verb verbs",
+    "noether.cli.output": "print_facts print_json print_table say",
+    "noether.config.components": "CallBackBaseConfig CollatorBaseConfig DatasetBaseConfig InitializerConfig "
+    "LossBaseConfig ModelBaseConfig OptimizerBaseConfig PeriodicDataIteratorCallbackConfig ScheduleBaseConfig "
+    "SpecTable TrackerBaseConfig TransformBaseConfig",
+    "noether.config.discriminated": "Discriminated",
+    "noether.core.callbacks": "",
+    "noether.core.callbacks.base": "",
+    "noether.core.callbacks.checkpoint": "",
+    "noether.core.callbacks.default": "",
+    "noether.core.callbacks.early_stoppers": "EarlyStopIteration FixedEarlyStopperCallback "
+    "FixedEarlyStopperCallbackConfig MetricEarlyStopperCallback MetricEarlyStopperCallbackConfig",
+    "noether.core.callbacks.online": "",
+    "noether.core.callbacks.periodic": "IntervalType PeriodicCallback PeriodicDataIteratorCallback",
+    "noether.core.callbacks.tree": "NestedCallbacks",
+    "noether.core.initializers": "",
+    "noether.core.models": "",
+    "noether.core.providers": "",
+    "noether.core.schemas.callbacks": "",
+    "noether.core.schemas.lib": "",
+    "noether.core.trackers": "",
+    "noether.core.utils.training": "",
+    "noether.core.writers": "",
+    "noether.data": "",
+    "noether.data.collators": "concat pad stack",
+    "noether.data.dataset": "Dataset InMemoryDataset StoredDataset",
+    "noether.data.sources.columns": "array_names assembled checked_names from_numpy",
+    "noether.data.sources.file": "FileConfig FileDataset",
+    "noether.data.transforms": "Normalize NormalizeConfig Transform",
+    "noether.errors": "CheckpointError DataError ExpectationError NoetherError NonFiniteError PluginError SpecError "
+    "StorageError TrainingError UsageError error_text",
+    "noether.optim.schedules": "Schedule",
+    "noether.testing": "",
+    "noether.training.callbacks": "OfflineLossCallback OfflineLossCallbackConfig OfflineMetricsCallback "
+    "OfflineMetricsCallbackConfig",
+    "noether.training.trainers": "",
+}
+"""Modules that plugins may import, each with its public names; without any, those of its `__all__`."""
+_PAGE = "docs/reference/public-names.md"
 _PARTS = re.compile(r"^=== \w+\n", re.MULTILINE)
 _FUNCTIONS = {"loss", "collator", "command"}  # roles of plain functions
-_TABLE = '[project.entry-points."noether.tables"]\nMODULE = "noether_plugin_MODULE.plugin:CLASSTable"\n\n'
+_TABLE = '\n[project.entry-points."noether.tables"]\nMODULE = "noether_plugin_MODULE.plugin:CLASSTable"\n'
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _KIND = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _TEST = '''"""`{name}` keeps the contract of its role."""
@@ -82,7 +124,7 @@ def package(name: str, role: str) -> Mapping[str, str]:
         "PURPOSE": code.partition('"""')[2].partition('"""')[0],
         "TARGET": f"noether_plugin_MODULE.{role}" + (f":{attribute}" if attribute else ""),
         "GROUP": group,
-        "[tool.hatch": (_TABLE if role == PLUGIN.name else "") + "[tool.hatch",
+        "TABLE_OF_PLUGIN\n": _TABLE if role == PLUGIN.name else "",
         "USE": f"```{'console' if role == COMMAND.name else 'toml'}\n{use}```",
         "VERSION": f"{major}.{minor}",
         "NEXT": f"{major}.{int(minor) + 1}" if major == "0" else f"{int(major) + 1}.0",
@@ -122,8 +164,13 @@ def _filled(text: str, words: Mapping[str, str]) -> str:
     return text
 
 
+def public_names(module: str) -> tuple[str, ...]:
+    """Return the names of a module that plugins may import."""
+    return tuple(PUBLIC[module].split() or sorted(import_module(module).__all__))
+
+
 def problems_of(folder: Path) -> list[str]:
-    """Return what is wrong with a package, without importing it.
+    """Return the problems of a package, without importing it.
 
     Args:
         folder: The folder that holds its `pyproject.toml`.
@@ -207,16 +254,40 @@ def _file_of(folder: Path, module: str) -> Path | None:
 
 
 def _of_imports(folder: Path) -> Iterator[str]:
-    """Yield imports of private names of Noether, which any version may change."""
+    """Yield imports of names of Noether that are not public, which any version may change."""
     for path in sorted([*(folder / "src").rglob("*.py"), *(folder / "tests").rglob("*.py")]):
         if (tree := _tree(path)) is None:
             yield f"{path}: expected Python, which this is not"
             continue
-        imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level]
-        for node in imports:
-            names = [f"{node.module}.{alias.name}" for alias in node.names if str(node.module).startswith("noether")]
-            private = [name for name in names if any(part.startswith("_") for part in name.split("."))]
-            yield from (f"{path}:{node.lineno}: imports {name}, which is private" for name in private)
+        for line, found, way in imports_of_others(tree):
+            yield f"{path}:{line}: imports {found}, which is not public: {way}"
+
+
+def imports_of_others(tree: ast.Module) -> Iterator[tuple[int, str, str]]:
+    """Yield the line of each import of a name of Noether that is not public, the name, and the way out."""
+    for node in ast.walk(tree):
+        for module, name in _imported(node):
+            if module.partition(".")[0] == "noether" and not _is_public(module, name):
+                yield node.lineno, f"{module}.{name}" if name else module, _public_way(name)  # type: ignore[attr-defined]
+
+
+def _imported(node: ast.AST) -> Iterator[tuple[str, str]]:
+    """Yield the modules that a statement imports, each with the name that it takes from there; empty without one."""
+    if isinstance(node, ast.Import):
+        yield from ((alias.name, "") for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        yield from ((node.module, alias.name) for alias in node.names)
+
+
+def _is_public(module: str, name: str) -> bool:
+    if f"{module}.{name}" in PUBLIC:  # a module of a package
+        return True
+    return module in PUBLIC and (name in ("", "*", "__version__") or name in public_names(module))
+
+
+def _public_way(name: str) -> str:
+    homes = [module for module in PUBLIC if name and name in public_names(module)]
+    return f"import it from {homes[0]}" if homes else f"use a name of {_PAGE}, or code of your own"
 
 
 def _of_contracts(folder: Path, points: dict[str, Any]) -> Iterator[str]:

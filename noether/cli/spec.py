@@ -110,10 +110,18 @@ def diff(
 
 
 @verb(app, "schema", example="noether spec schema -o .noether/spec.schema.json")
-def schema(output: OutputFile = None, trusted: Trusted = []) -> None:
+def schema(
+    spec: Annotated[
+        Path | None,
+        typer.Argument(metavar="[SPEC]", help="Also know the tables of its run plugins.", show_default=False),
+    ] = None,
+    output: OutputFile = None,
+    trusted: Trusted = [],
+) -> None:
     """Print the JSON Schema of specs.
 
-    It knows every kind that is installed.
+    It knows every kind and table that is installed, and with a valid SPEC the tables of run plugins that it uses and
+    that no package registers: those of `noether_plugin.py` beside it, or of a module of your project.
 
     An editor that checks TOML with it (tombi, or its plugin for your editor) completes keys and kinds and marks
     mistakes. Name the file in a spec's first line: `#:schema ../.noether/spec.schema.json`.
@@ -121,9 +129,15 @@ def schema(output: OutputFile = None, trusted: Trusted = []) -> None:
     import json
 
     from noether.kernel.registry import Registry
+    from noether.spec.load import load_spec
     from noether.spec.schema import schema_of
 
-    made, unreadable = schema_of(Registry.installed(trusted=trusted, project_folders=(Path.cwd(),)))
+    if spec is None:
+        registry, use = Registry.installed(trusted=trusted, project_folders=(Path.cwd(),)), []
+    else:
+        loaded = load_spec(spec, trust=trusted)
+        registry, use = loaded.registry, loaded.spec.plugins.use
+    made, unreadable = schema_of(registry, use)
     for kind in unreadable:
         say(f"note: {kind.role} '{kind.kind}' takes any option: {kind.reason}", to_stderr=True)
     _write(json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False) + "\n", output)

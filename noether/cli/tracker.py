@@ -28,7 +28,10 @@ def sync(
         typer.Option(metavar="URI", help="Deliver to this server or database.", show_default="your own store"),
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Compare every point with the tracker's, and send again what it lost.")
+        bool,
+        typer.Option(
+            "--verify", help="Compare every point and result with the tracker's, and send again what it lost."
+        ),
     ] = False,
     output: Output = RUNS,
     trusted: Trusted = [],
@@ -45,7 +48,7 @@ def sync(
 
     results = []
     for synced in sync_trackers(run, output=output, trusted=trusted, store=store, verify=verify):
-        results.append(picked(synced, "tracker lines results status where missing error points resent lost"))
+        results.append(picked(synced, "tracker lines results status where missing error points compared resent lost"))
         if not as_json:
             say(_line(synced), flush=True)
     if as_json:
@@ -56,17 +59,21 @@ def sync(
         raise typer.Exit(1)
 
 
+def _things(synced: Synced) -> str:
+    return "points and results" if synced.compared else "points"
+
+
 def _line(synced: Synced) -> str:
     from noether.config.secrets import mask
 
     got = f"{synced.lines} metric lines and {synced.results} results"
     if synced.lost:
-        got += f", had lost {', '.join(synced.lost)}: {synced.resent} points were sent again"
+        got += f", had lost {', '.join(synced.lost)}: {synced.resent} {_things(synced)} were sent again"
     if synced.error:
-        still = f"{synced.missing} {'points' if synced.points else 'lines'} are still missing"
+        still = f"{synced.missing} {_things(synced) if synced.points else 'lines'} are still missing"
         return mask(f"{synced.tracker}: {synced.error}; delivered {got}, {still}")
     if synced.points:
-        got += f", {synced.points} points verified"
+        got += f", {synced.points} points{f' and {synced.compared} results' if synced.compared else ''} verified"
     if not synced.where:
         return f"{synced.tracker}: has everything, {synced.status}"
     return mask(f"{synced.tracker}: delivered {got}, {synced.status}  {synced.where}")

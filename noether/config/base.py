@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from pydantic_core import PydanticCustomError
 
 from noether.errors import NoetherError, PluginError, SpecError, error_text
-from noether.kernel.entries import Component
+from noether.kernel.entries import Component, way_out
 from noether.kernel.registry import active_registry
 from noether.kernel.trust import ALWAYS_TRUSTED, SCRIPT, calling_package, folder_of
 
@@ -97,12 +97,40 @@ def construction_of(config: _RegistryBase) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         component = component_of(config)
-        last = traceback.extract_tb(error.__traceback__)[-1]
         raise SpecError(
-            f"the {component.role} '{component.kind}' ({component.origin}) cannot be built: "
-            f"{error_text(error)} ({last.filename}:{last.lineno})",
+            f"the {component.role} '{component.kind}' ({component.origin}) cannot be built: {_with_place(error)}",
             hint=_info_command(component),
         ) from error
+
+
+@contextmanager
+def validation_of(component: Component) -> Iterator[None]:
+    """Name the component in errors of its config's validators that pydantic does not take for a wrong value.
+
+    Raises:
+        PydanticCustomError: if a validator raised another error than a `ValueError` or `AssertionError`.
+    """
+    try:
+        yield
+    except (ValueError, AssertionError):
+        raise
+    except (Exception, SystemExit) as error:
+        reason = error.message if isinstance(error, NoetherError) else _with_place(error)
+        raise unknown_kind(
+            f"the options of the {component.role} '{component.kind}' ({component.origin}) cannot be checked: {reason}",
+            hint=(error.hint if isinstance(error, NoetherError) else None) or way_out(component.distribution),
+            code="unusable-kind",
+        ) from error
+
+
+def unknown_kind(message: str, *, hint: str | None, code: str | None) -> PydanticCustomError:
+    """Return an error about a component itself, with one of the codes of kinds."""
+    return PydanticCustomError("unknown_kind", "{message}", {"message": message, "hint": hint, "code": code})
+
+
+def _with_place(error: BaseException) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{error_text(error)} ({last.filename}:{last.lineno})"
 
 
 def _info_command(component: Component) -> str | None:

@@ -20,7 +20,7 @@ from pydantic.errors import PydanticUndefinedAnnotation
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
-from noether.config.base import REFUSED, _RegistryBase
+from noether.config.base import REFUSED, _RegistryBase, unknown_kind, validation_of
 from noether.config.parameters import constructors, evaluated, label, parameters
 from noether.config.signature import config_from_signature
 from noether.errors import PluginError
@@ -309,10 +309,12 @@ class Discriminated:
         try:
             component, config_class = self._resolve(kind, calling_package() if in_python else None)
         except PluginError as error:
-            details = [InitErrorDetails(type=_unknown_kind(error), loc=where, input=kind)]
+            wrong = unknown_kind(error.message, hint=error.hint, code=error.code)
+            details = [InitErrorDetails(type=wrong, loc=where, input=kind)]
             details += self._problems_of_any_kind(table, info)
             raise ValidationError.from_exception_data("component", details) from error
-        config = _parse(config_class, {**table, "kind": component.kind}, info)
+        with validation_of(component):
+            config = _parse(config_class, {**table, "kind": component.kind}, info)
         config._component = component
         return config
 
@@ -351,12 +353,6 @@ def _as_input(details: ErrorDetails) -> InitErrorDetails:
     template = "{message}" if "message" in context else details["msg"]
     error = PydanticCustomError(kind, template, context)
     return InitErrorDetails(type=error, loc=details["loc"], input=details["input"])
-
-
-def _unknown_kind(error: PluginError) -> PydanticCustomError:
-    return PydanticCustomError(
-        "unknown_kind", "{message}", {"message": error.message, "hint": error.hint, "code": error.code}
-    )
 
 
 def _error_at(where: tuple[str, ...], kind_of_error: str | PydanticCustomError, found: Any) -> ValidationError:

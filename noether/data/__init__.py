@@ -9,9 +9,17 @@ if TYPE_CHECKING:
     from noether.data.container import DataContainer as DataContainer
     from noether.data.dataset import Dataset as Dataset
     from noether.data.dataset import InMemoryDataset as InMemoryDataset
+    from noether.data.dataset import StoredDataset as StoredDataset
+    from noether.data.randomness import train_test_indices as train_test_indices
 
-_HOMES = {"DataContainer": "container", "Dataset": "dataset", "InMemoryDataset": "dataset"}
-__all__ = ["DataContainer", "Dataset", "InMemoryDataset"]
+_HOMES = {
+    "DataContainer": "container",
+    "Dataset": "dataset",
+    "InMemoryDataset": "dataset",
+    "StoredDataset": "dataset",
+    "train_test_indices": "randomness",
+}
+__all__ = ["DataContainer", "Dataset", "InMemoryDataset", "StoredDataset", "train_test_indices"]
 
 
 def __getattr__(name: str) -> Any:

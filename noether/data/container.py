@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
 from functools import partial
 from multiprocessing import get_all_start_methods
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from noether.data.samplers import TRAINING, InterleavedSampler, SamplerIntervalC
 from noether.data.staging import Residence, Wanted, free_memory, on_device, require_resident, residence
 from noether.data.transforms import Transform
 from noether.data.views import PreparedDatasets, subset
-from noether.errors import DataError
+from noether.errors import DataError, placed
 from noether.kernel.names import did_you_mean
 from noether.metrics.device import device_of
 from noether.spec.model import LoaderTable
@@ -68,10 +68,7 @@ class DataContainer:
     ) -> None:
         refuse_import_by_worker()
         if start_method not in (None, *(known := get_all_start_methods())):
-            raise DataError(
-                f"unknown start method on this machine: found start_method = {start_method!r}, "
-                f"expected one of {', '.join(known)}"
-            )
+            raise DataError(f"unknown start_method here: found {start_method!r}, expected one of {', '.join(known)}")
         self.num_workers = num_workers
         self.prefetch_factor = prefetch_factor
         self.pin_memory = pin_memory
@@ -167,8 +164,7 @@ class DataContainer:
         Raises:
             DataError: if the data set is empty, or its samples cannot be loaded.
         """
-        batch: Batch = self._first(first_batch, samples)
-        return batch
+        return cast("Batch", self._first(first_batch, samples))
 
     def first_sample(self) -> dict[str, Any]:
         """Return the first sample of `main` by property, as it is in a batch, to read names and shapes from.
@@ -176,8 +172,7 @@ class DataContainer:
         Raises:
             DataError: if the data set is empty, or its samples cannot be loaded.
         """
-        sample: dict[str, Any] = self._first(first_sample)
-        return sample
+        return cast("dict[str, Any]", self._first(first_sample))
 
     def _first(self, load: Callable[..., Any], *arguments: Any) -> Any:
         key = self._main_key
@@ -205,8 +200,7 @@ class DataContainer:
 
         Args:
             consumers: Passes over data sets, at their intervals.
-            batch_size: Samples in one forward pass on one rank; also in an evaluation batch, unless a
-                consumer has its own.
+            batch_size: Samples in a forward pass on one rank, and in an evaluation batch without a size of its own.
             effective_batch_size: Samples in one update over all ranks; None for one batch on each rank.
             rank: Rank of this process.
             world_size: Number of ranks.
@@ -366,10 +360,8 @@ def build_data(
     return DataContainer(
         samples,
         seed=seed,
-        transforms=[build_transform(config, seed=seed) for config in transforms],
-        own_transforms={
-            key: [build_transform(own, seed=seed) for own in config.transforms] for key, config in datasets.items()
-        },
+        transforms=_transforms(transforms, seed),
+        own_transforms={key: _transforms(config.transforms, seed, "datasets", key) for key, config in datasets.items()},
         collators={
             key: collator
             for key, config in datasets.items()
@@ -377,6 +369,14 @@ def build_data(
         },
         **loader.model_dump(),
     )
+
+
+def _transforms(configs: Sequence[TransformBaseConfig], seed: int, *path: str) -> list[Transform]:
+    built = []
+    for index, config in enumerate(configs):
+        with placed(*path, "transforms", index):
+            built.append(build_transform(config, seed=seed))
+    return built
 
 
 def build_dataset(config: DatasetBaseConfig, *, seed: int = 0) -> AnyDataset:

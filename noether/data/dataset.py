@@ -1,9 +1,10 @@
-"""Data sets: the base class, one that holds everything in memory, and its rounding to float32."""
+"""Data sets: the base class, bases of those in memory and of those on disk, and rounding to float32."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, Self, cast
 
 import torch
 from torch import Tensor
@@ -123,22 +124,61 @@ class InMemoryDataset(Dataset):
         return batch
 
 
+_SPREAD_BYTES = 64 << 20
+
+
 class StoredDataset(Dataset):
-    """Base of data sets that stay on disk, serve batches in float32, and may have float64 in their file.
+    """Base of data sets that stay on disk: a subclass has `__len__` and `read`, and a batch is one call of it.
+
+    Models get float32, int64 and bool. Statistics of `normalize` are computed from the numbers of the file.
 
     Attributes:
-        holds_doubles: True if a property is float64 in the file.
+        holds_doubles: True if a property is float64 in the file; transforms that come before rounding then get it.
+        shuffle_block: Consecutive samples that training reads in a row; None if every order is equally fast.
     """
 
+    deterministic = True
     holds_doubles: bool = False
+    shuffle_block: int | None = None
+    _is_exact: bool = False
 
-    def in_full(self) -> AnyDataset:
+    def read(self, indices: Tensor) -> dict[str, Any]:
+        """Return samples in the types of the file: properties by name, with a leading batch dimension.
+
+        Args:
+            indices: Places of the samples, an int64 tensor of shape (batch,), in any order.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no read, which returns the samples at some indices")
+
+    def as_served(self, values: Tensor) -> Tensor:
+        """Return numbers of the file in the types that models take; float64 as it is in a data set of `in_full`."""
+        return values if self._is_exact and values.dtype == torch.float64 else served(values)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {name: tensor[0] for name, tensor in self.__getitems__([range(len(self))[index]]).items()}
+
+    def __getitems__(self, indices: list[int] | Tensor) -> Batch:
+        """Return the batch of the samples at `indices`."""
+        read = self.read(torch.as_tensor(indices, dtype=torch.int64))
+        return {name: self.as_served(values) for name, values in read.items()}
+
+    def in_full(self) -> Self:
         """Return the data set with float64 where the file has it."""
-        raise NotImplementedError(f"{type(self).__name__} defines no in_full")
+        other = copy.copy(self)
+        other._is_exact = True
+        return other
 
     def spread(self, most: int) -> InMemoryDataset:
-        """Return at most `most` samples from all over the data set, with their exact numbers."""
-        raise NotImplementedError(f"{type(self).__name__} defines no spread")
+        """Return samples from all over the data set, at most `most` and 64 MiB, with their exact numbers."""
+        held = sum(values.nbytes for values in self.read(torch.arange(1)).values())
+        count = max(2, min(most, len(self), _SPREAD_BYTES // max(1, held)))
+        return self.held_in_memory(self.read(torch.linspace(0, len(self) - 1, count, dtype=torch.float64).long()))
+
+    def held_in_memory(self, read: Mapping[str, Tensor]) -> InMemoryDataset:
+        """Return samples that were read as a data set of their own, with their exact numbers."""
+        made = InMemoryDataset({name: served(values) for name, values in read.items()}, self.config)
+        made.exact = exact_ones(read, made.properties)
+        return made
 
 
 def shuffle_block(dataset: AnyDataset) -> int | None:
@@ -216,6 +256,13 @@ NOISE = 1e-12
 def single(values: Tensor) -> Tensor:
     """Return a tensor of float64 in float32, others as they are."""
     return values.to(torch.float32) if values.dtype == torch.float64 else values
+
+
+def served(tensor: Tensor) -> Tensor:
+    """Return numbers in the types that models and losses take: float32, int64 and bool."""
+    if tensor.is_floating_point():
+        return tensor.to(torch.float32)
+    return tensor if tensor.dtype == torch.bool else tensor.to(torch.int64)
 
 
 def exact_ones(values: Mapping[str, Tensor], rounded: Mapping[str, Tensor]) -> dict[str, Tensor]:

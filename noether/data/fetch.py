@@ -21,7 +21,7 @@ from noether.data.batches import first_of, named_parts
 from noether.data.collators import Collator, stack
 from noether.data.dataset import AnyDataset, Batch, GatheringDataset, called, gathering, length_of
 from noether.data.randomness import EVALUATION_EPOCH, epoch_key, mix, preserved_rng, seed_sample
-from noether.errors import DataError, NoetherError, TrainingError, notes_of, text_of
+from noether.errors import DataError, NoetherError, TrainingError, notes_of, placed, text_of
 from noether.kernel.progress import EarlyStopIteration
 from noether.kernel.stops import not_by_a_hook, note
 from noether.kernel.watchdog import Overdue, has_progressed, in_time
@@ -258,7 +258,7 @@ def usable(key: str, timeout: float | None = None) -> Iterator[None]:
         place = " ".join([f"reading the data set '{key}' takes too long", *notes_of(error)])
         return DataError(f"{place}: {error}", hint=hint)
 
-    with in_time(timeout or READING_TIMEOUT, too_slow):
+    with placed("datasets", key), in_time(timeout or READING_TIMEOUT, too_slow):
         try:
             yield
         except NoetherError:

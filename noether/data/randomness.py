@@ -182,7 +182,14 @@ def split_key(seed: int) -> int:
 
 
 def train_test_indices(n: int, split: str, test_fraction: float, seed: int) -> torch.Tensor:
-    """Return the ascending indices of the part `"train"` or `"test"`."""
+    """Return the ascending indices of the part `"train"` or `"test"`; a seed gives the same parts of any data set.
+
+    Args:
+        n: Number of samples.
+        split: The part.
+        test_fraction: Share of the samples that is held out as `"test"`.
+        seed: The same seed gives the same parts.
+    """
     return split_indices(n, {"test": test_fraction, "train": 1 - test_fraction}, seed)[split]
 
 

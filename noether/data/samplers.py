@@ -45,8 +45,9 @@ class SamplerIntervalConfig(Intervals):
 
     def samples_on(self, rank: int, world_size: int) -> range:
         """Return the indices that this rank evaluates: over all ranks every sample once, in order, without padding."""
-        samples = length_of(self.dataset)
-        return range(samples * rank // world_size, samples * (rank + 1) // world_size)
+        share, rest = divmod(length_of(self.dataset), world_size)
+        first = rank * share + min(rank, rest)
+        return range(first, first + share + (rank < rest))
 
     def batch_lengths(self, batch_size: int, *, rank: int = 0, world_size: int = 1) -> Iterator[int]:
         """Yield the number of samples in each batch of a pass, whatever the collator makes of them."""

@@ -247,7 +247,7 @@ _ROUNDING = {torch.float64: 1e-7, torch.float32: 1.3e-6, torch.float16: 1e-3, to
 
 
 def _differ(one: Any, other: Any) -> bool:
-    """Return True if two properties differ by more than rounding; `torch.testing` imports for a second what this has."""
+    """Return True if two properties differ by more than rounding; importing `torch.testing` takes a second."""
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) != len(other) or any(map(_differ, one, other))
     if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
@@ -257,8 +257,8 @@ def _differ(one: Any, other: Any) -> bool:
     kinds = [tensor.dtype.to_real() if tensor.dtype.is_complex else tensor.dtype for tensor in (one, other)]
     rounding = max(_ROUNDING.get(kind, 0.0) for kind in kinds)
     wide = torch.promote_types(one.dtype, other.dtype)
-    dense = [(tensor if tensor.layout is torch.strided else tensor.to_dense()).to(wide) for tensor in (one, other)]
-    return not torch.allclose(*dense, rtol=rounding, atol=min(rounding, 1e-5), equal_nan=True)
+    left, right = ((x if x.layout is torch.strided else x.to_dense()).to(wide) for x in (one, other))
+    return not torch.allclose(left, right, rtol=rounding, atol=min(rounding, 1e-5), equal_nan=True)
 
 
 _SPREAD = 4096

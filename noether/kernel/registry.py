@@ -230,6 +230,12 @@ class Registry:
             raise PluginError(message, hint="list what is installed: noether plugins list", code="unknown-kind")
         return roles
 
+    @property
+    def local_plugin(self) -> Path | None:
+        """The file `noether_plugin.py` that a spec would use; None if there is none."""
+        files = (folder / f"{LOCAL_PLUGIN}.py" for folder in self._plugin_folders)
+        return next(filter(self._trust.is_own_file, files), None)
+
     def _load_entry(self, role: str, kind: str) -> Component:
         entry = self.find(role, kind)
         require_version(entry)
@@ -238,8 +244,7 @@ class Registry:
 
     def _load_local(self) -> Component:
         """Import `noether_plugin.py` from the first of its folders that has it."""
-        files = [folder / f"{LOCAL_PLUGIN}.py" for folder in self._plugin_folders]
-        file = next(filter(self._trust.is_own_file, files), None)
+        file = self.local_plugin
         if file is None:
             if matching(self.entries(PLUGIN.name), LOCAL_PLUGIN):
                 return self._load_entry(PLUGIN.name, LOCAL_PLUGIN)

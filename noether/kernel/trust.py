@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from copy import copy
 from importlib import invalidate_caches
 from importlib.machinery import ModuleSpec, PathFinder
@@ -96,6 +96,7 @@ class Trust:
             PluginError: if it is not trusted; nothing was imported.
         """
         if not self.covers(top):
+            self._require_visible(top, kind)
             meant = self._meant(top)
             raise PluginError(
                 f"kind {kind!r} is not imported: '{top}' is {_standing(top)}; a spec may name code of "
@@ -107,6 +108,26 @@ class Trust:
         if root is not None and str(root) not in sys.path:
             sys.path.append(str(root))
             invalidate_caches()
+
+    def _require_visible(self, top: str, kind: str) -> None:
+        """Check that no other package of the same name hides that of the project.
+
+        Raises:
+            PluginError: if one does: it is imported already, or comes earlier on the path.
+        """
+        own = next((folder for folder, _ in self._of_projects(top)), None)
+        if own is None or _is_standard(top):
+            return
+        others = _places_of(top)  # empty for one that is installed
+        is_of_another = top in sys.modules and bool(others)
+        raise PluginError(
+            f"kind {kind!r} is not imported: '{top}' of the project, in {own}, is hidden by another '{top}', "
+            + (f"which this process has imported from {others[0]}" if is_of_another else "which Python finds first"),
+            hint="use a process for each project"
+            if is_of_another
+            else f"rename that of the project; to use the other one, {trust_hint(top)}",
+            code="not-trusted",
+        )
 
     def require_code(self, module: str, kind: str) -> None:
         """Check that a module, whose package is imported, is not in a run folder or another folder of data.
@@ -150,11 +171,15 @@ class Trust:
 
     def _project_root(self, top: str) -> Path | None:
         """Return the project folder from which `import top` would load it, or None."""
+        found = self._of_projects(top)
+        return next((folder for folder, spec in found if self._is_effective(top, spec)), None)
+
+    def _of_projects(self, top: str) -> Iterator[tuple[Path, ModuleSpec]]:
+        """Yield the project folders that have a package or module of this name, with that."""
         for folder in self._folders:
             spec = PathFinder.find_spec(top, [str(folder)])
-            if spec is not None and _lies_in(spec, folder) and self._is_effective(top, spec):
-                return folder
-        return None
+            if spec is not None and _lies_in(spec, folder):
+                yield folder, spec
 
     def _is_effective(self, top: str, spec: ModuleSpec) -> bool:
         """Return True if no package of that name, imported or earlier on the path, hides that of the project."""

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -162,6 +162,16 @@ class Delivery:
             if batch.damaged:
                 self._note(f"left out {batch.damaged} damaged lines of {self._results_path}")
         return sent
+
+    def all_results(self) -> list[Result]:
+        """Return every result that the run has listed, damaged lines aside."""
+        batch = ResultsTail(self._results_path, Delivered()).next_batch(sys.maxsize, sys.maxsize)
+        return list(batch.records) if batch else []
+
+    def deliver_results_again(self, results: Sequence[Result]) -> None:
+        """Deliver results that the tracker has lost."""
+        for result in results:
+            self._send_result(result)
 
     def upload(self, name: str, folder: str) -> None:
         """Upload a file of the run folder that the framework has written, such as its spec; a link is left out."""

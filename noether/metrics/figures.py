@@ -54,6 +54,11 @@ def encoded(kind: str, key: str, *given: Any) -> Encoded:
         return {"kind": kind, **_ENCODERS[kind](*given)}
     except _WrongError as wrong:
         raise TrainingError(f"{kind} {key!r} cannot be added: {wrong}", hint=wrong.hint) from wrong.__cause__
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError) as error:  # of a tensor without values, such as a sparse or a meta one
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise TrainingError(f"{kind} {key!r} cannot be added: {said}", hint="convert it first") from error
 
 
 def size_of(kind: str, value: Any, *_: Any) -> int:
@@ -98,6 +103,7 @@ def _figure(figure: Any) -> Encoded:
         elif isinstance(figure, Tensor | np.ndarray):
             from PIL import Image
 
+            hint = _AS_FIGURE
             Image.fromarray(_pixels(figure)).save(buffer, format="PNG")
         else:
             is_part = _is_of(getattr(figure, "figure", None), "matplotlib.figure", "Figure")
@@ -252,21 +258,30 @@ def _edges(values: Tensor, is_finite: Tensor, bins: Any) -> Tensor:
         low = torch.where(is_finite, values, math.inf).amin()
         high = torch.where(is_finite, values, -math.inf).amax()
         low, high = torch.where(low.isfinite(), low, 0.0), torch.where(high.isfinite(), high, 1.0)
-        is_one = low == high
-        margin = low.abs().clamp_min(1.0) / 2
-        low, high = torch.where(is_one, low - margin, low), torch.where(is_one, high + margin, high)
+        low, high = _widened(low, high, int(bins))
         steps = torch.arange(int(bins) + 1, device=values.device, dtype=values.dtype) / int(bins)
         edges = low * (1 - steps) + high * steps
         edges[0], edges[-1] = low, high
         return edges
     if isinstance(bins, Tensor | np.ndarray | Sequence) and not isinstance(bins, str):
         try:
-            edges = torch.as_tensor(bins, dtype=values.dtype).detach().cpu()
+            given = torch.as_tensor(bins)
+            edges = torch.empty(0) if given.is_complex() else given.detach().cpu().to(values.dtype, copy=True)
         except (TypeError, ValueError, RuntimeError) as error:
             raise _WrongError(f"found {_type_of(bins)} as its bins", hint) from error
         if edges.ndim == 1 and 2 <= len(edges) <= _MOST_BINS + 1 and bool((edges.diff() > 0).all()):
             return edges.to(values.device)
     raise _WrongError(f"found the bins {bins!r:.80}, expected a number of at most {_MOST_BINS}, or edges", hint)
+
+
+def _widened(low: Tensor, high: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+    """Return a range that has room for the edges of so many bins; one that has it already stays as it is."""
+    limits = torch.finfo(low.dtype)
+    largest = torch.maximum(low.abs(), high.abs())
+    is_narrow = high - low <= largest.clamp_min(limits.tiny / limits.eps) * (2 * bins * limits.eps)
+    margin = largest.clamp_min(1.0) / 2
+    wide = (low - margin).clamp_min(limits.min), (high + margin).clamp_max(limits.max)
+    return torch.where(is_narrow, wide[0], low), torch.where(is_narrow, wide[1], high)
 
 
 def _file(path: Any) -> Encoded:

@@ -78,6 +78,13 @@ class BaseTracker(ABC):
         """
         return None
 
+    def results_missing(self, results: Sequence[Result]) -> Sequence[Result] | None:
+        """Return those of the run's results that the tracker lacks or has otherwise; None if it cannot look them up.
+
+        `noether tracker sync --verify` asks for it. A result that it leaves out on purpose is not missing.
+        """
+        return None
+
     def takes(self, value: float) -> bool:
         """Return True if this value is shown; False if it is left out on purpose."""
         return True

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from noether.config.base import component_of, construct, construction_of
 from noether.config.components import OptimizerBaseConfig, ParameterGroupConfig, ScheduleBaseConfig
 from noether.config.signature import SignatureConfig, call_with_options
-from noether.errors import SpecError
+from noether.errors import SpecError, placed
 from noether.kernel.entries import ROLES
 from noether.kernel.roles import is_of_torch, result_problem
 from noether.optim.kernels import with_implementation
@@ -115,7 +115,8 @@ def _owners(names: Sequence[str], groups: Sequence[ParameterGroupConfig], *, che
                     owners.setdefault(name, index)
                 continue
             setting = f"`match` pattern of optimizer group {index + 1}"
-            matched = matching(pattern, names, setting=setting, of="trainable parameter of the model")
+            with placed("groups", index):
+                matched = matching(pattern, names, setting=setting, of="trainable parameter of the model")
             if all(owner < index for owner in [owners.setdefault(name, index) for name in matched]):
                 raise SpecError(
                     f"{setting} has no effect: {pattern!r} matches only parameters of earlier groups",
@@ -341,7 +342,11 @@ def _scheduled(config: OptimizerBaseConfig, optimizer: Optimizer, **span: int) -
                 f"unusable schedule: optimizer '{config.kind}' has no {key}",
                 hint=f"remove the schedule of {key}, or choose another optimizer",
             )
-    return [Scheduled(key, build_schedule(schedule, **span), optimizer.param_groups) for key, schedule in found.items()]
+    scheduled = []
+    for key, schedule in found.items():
+        with placed("schedule" if key == "lr" else f"{key}_schedule"):
+            scheduled.append(Scheduled(key, build_schedule(schedule, **span), optimizer.param_groups))
+    return scheduled
 
 
 def _options(config: OptimizerBaseConfig) -> dict[str, Any]:

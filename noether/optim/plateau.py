@@ -10,8 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from noether.config.components import ScheduleBaseConfig
-from noether.config.metric_facts import metric_direction
-from noether.errors import SpecError
+from noether.config.metric_facts import MetricPropertyProvider
 from noether.optim.schedules import Schedule
 
 
@@ -30,6 +29,13 @@ class MetricSchedule(Schedule):
     @abstractmethod
     def read(self, update: int, metrics: Mapping[str, float]) -> None:
         """Take the metrics that were logged after `update` completed updates."""
+
+    def take_directions(self, directions: MetricPropertyProvider) -> None:  # optional on purpose
+        """Take the directions of the metrics, called before the first `read`: those that callbacks declare too.
+
+        Raises:
+            UnknownDirectionError: if it needs a direction that is not known.
+        """
 
     def unread(self) -> list[str]:
         """Return the metric keys that were not logged so far, for a warning at the end."""
@@ -51,7 +57,7 @@ class ReduceOnPlateauConfig(ScheduleBaseConfig):
         min_length=1, examples=["loss/test/total"], description="Key of the metric that has to improve."
     )
     higher_is_better: bool | None = Field(
-        None, description="True if higher values are better; unset: derived from the metric key."
+        None, description="True if higher values are better; unset: as callbacks declare it, else by the metric key."
     )
     factor: float = Field(0.1, gt=0, lt=1, description="Factor of each reduction.")
     patience: int = Field(
@@ -83,7 +89,9 @@ class ReduceOnPlateau(MetricSchedule):
 
     def __init__(self, schedule_config: ReduceOnPlateauConfig, *, total_updates: int, updates_per_epoch: int) -> None:
         super().__init__(schedule_config, total_updates=total_updates, updates_per_epoch=updates_per_epoch)
-        self._sign = -1.0 if _is_higher_better(schedule_config) else 1.0
+        self._sign = 0.0
+        if schedule_config.higher_is_better is not None:
+            self._sign = -1.0 if schedule_config.higher_is_better else 1.0
         self.best: float | None = None
         self.without_improvement = 0
         self.cooldown_left = 0
@@ -96,6 +104,15 @@ class ReduceOnPlateau(MetricSchedule):
         """Return the key of the metric that it follows."""
         return (config.metric_key,)
 
+    def take_directions(self, directions: MetricPropertyProvider) -> None:
+        """Take the direction of the metric, unless its config has it.
+
+        Raises:
+            UnknownDirectionError: if nothing tells it.
+        """
+        if self._sign == 0.0:
+            self._sign = -1.0 if directions.higher_is_better(self.schedule_config.metric_key) else 1.0
+
     def factor(self, update: int) -> float:
         """Return the product of the reductions that were decided at or before `update`."""
         return self.scale if update >= self.reduced_at else self.scale_before
@@ -106,6 +123,8 @@ class ReduceOnPlateau(MetricSchedule):
         if value is None or update == self.read_at:
             return
         self.read_at = update
+        if self._sign == 0.0:  # it was built by hand
+            self.take_directions(MetricPropertyProvider())
         if self._improves(value):
             self.best, self.without_improvement = value, 0
         else:
@@ -144,20 +163,3 @@ class ReduceOnPlateau(MetricSchedule):
 
 
 _STATE = ("best", "without_improvement", "cooldown_left", "read_at", "reduced_at", "scale", "scale_before")
-
-
-def _is_higher_better(config: ReduceOnPlateauConfig) -> bool:
-    """Return the direction of the metric.
-
-    Raises:
-        SpecError: if neither the config nor the key tells it.
-    """
-    if config.higher_is_better is not None:
-        return config.higher_is_better
-    direction = metric_direction(config.metric_key)
-    if direction not in ("higher", "lower"):
-        raise SpecError(
-            f"the schedule '{config.kind}' follows {config.metric_key!r}, whose direction is not known",
-            hint="set higher_is_better = true or higher_is_better = false",
-        )
-    return direction == "higher"

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from math import isclose
 from typing import Any
@@ -22,7 +23,7 @@ from noether.core.models.agreement import require_agreement
 from noether.core.models.base import evaluating
 from noether.data.batches import described
 from noether.data.dataset import length_of
-from noether.errors import NoetherError, TrainingError, error_text
+from noether.errors import NoetherError, TrainingError, error_text, notes_of
 from noether.kernel.markers import hookimpl
 from noether.kernel.participant import Participant
 from noether.kernel.progress import EarlyStopIteration, UpdateCounter
@@ -287,7 +288,10 @@ def _trained(run: Run, short: TwoUpdates) -> list[Problem]:
     except StoppedBySignal as stop:  # by a second signal, at once
         raise SystemExit(EXIT_CODE + stop.signal_number) from None
     except Exception as error:
-        problems = [*short.problems, _problem("update-failed", "the first two updates fail", error)]
+        problem = _problem("update-failed", "the first two updates fail", error)
+        told = " ".join(notes_of(error))
+        named = (path for id, path in callback_paths(run.spec).items() if f"callback '{id}'" in told)
+        problems = [*short.problems, replace(problem, path=problem.path or next(named, ()))]
     else:
         problems = [*short.problems, *_saved(run)]
     if run.trainer.signals.received is not None:
@@ -307,5 +311,5 @@ def _saved(run: Run) -> list[Problem]:
 
 
 def _problem(code: str, summary: str, error: Exception) -> Problem:
-    hint = error.hint if isinstance(error, NoetherError) else None
-    return Problem(code, (), f"{summary}: {describe(error)}", hint)
+    path, hint = (error.path, error.hint) if isinstance(error, NoetherError) else ((), None)
+    return Problem(code, path, f"{summary}: {describe(error)}", hint)

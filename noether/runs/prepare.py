@@ -32,7 +32,7 @@ from noether.core.models.build import build_model, infer_sizes
 from noether.core.trackers.noop import NoopTracker
 from noether.data.container import DataContainer, build_data
 from noether.data.loader import refuse_import_by_worker
-from noether.errors import SpecError, error_text
+from noether.errors import SpecError, error_text, placed
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.importing import explained
 from noether.kernel.names import TARGET
@@ -152,13 +152,14 @@ class Preparation:
         spec, data, model, threads = self.parts(spec, data)
         resolved = resolved_toml(spec)
         model.check_inputs(spec.trainer.forward_properties or [])
-        trainer: BaseTrainer = construct(
-            spec.trainer,
-            data_container=data,
-            device=self.device,
-            tracker=trackers[0] if trackers else NoopTracker(),
-            path_provider=paths,
-        )
+        with placed("trainer"):
+            trainer: BaseTrainer = construct(
+                spec.trainer,
+                data_container=data,
+                device=self.device,
+                tracker=trackers[0] if trackers else NoopTracker(),
+                path_provider=paths,
+            )
         trainer.checkpoint_writer.configure(
             keep_last=spec.checkpoints.keep_last,
             keep_every=spec.checkpoints.keep_every,
@@ -353,7 +354,8 @@ def _initializer(spec: RunSpec, trainer: BaseTrainer) -> InitializerBase | None:
     """Construct the initializer that `[initializer]` names; the trainer calls it."""
     if spec.initializer is None:
         return None
-    initializer: InitializerBase = construct(spec.initializer)
+    with placed("initializer"):
+        initializer: InitializerBase = construct(spec.initializer)
     if initializer.continues_a_run and trainer.initializer is not None:
         raise SpecError(
             f"[initializer] continues a run ('{spec.initializer.kind}'), and trainer.initializer "
@@ -368,7 +370,8 @@ def _made_explicit(spec: RunSpec, sample: dict[str, Tensor], device: torch.devic
     inputs = _select(sample, spec.trainer.forward_properties or [], "forward_properties")
     targets = _select(sample, spec.trainer.target_properties or [], "target_properties")
     fields = {name.removesuffix(TARGET): value for name, value in targets.items()}
-    model = infer_sizes(spec.model, inputs, fields)
+    with placed("model"):
+        model = infer_sizes(spec.model, inputs, fields)
     name = device.type if parallel_of().world > 1 else str(device)  # each rank has another index
     return spec.model_copy(update={"model": model, "device": name})
 
@@ -376,9 +379,10 @@ def _made_explicit(spec: RunSpec, sample: dict[str, Tensor], device: torch.devic
 def _select(sample: dict[str, Tensor], names: list[str], where: str) -> dict[str, Tensor]:
     missing = [name for name in names if name not in sample]
     if missing:
-        raise SpecError(
-            f"unknown properties in trainer.{where}: found {missing}, expected properties of a sample: "
-            f"{sorted(sample)}",
-            hint="list properties of the data set",
-        )
+        with placed("trainer", where):
+            raise SpecError(
+                f"unknown properties in trainer.{where}: found {missing}, expected properties of a sample: "
+                f"{sorted(sample)}",
+                hint="list properties of the data set",
+            )
     return {name: sample[name] for name in names}

@@ -32,12 +32,12 @@ from noether.spec.errors.words import toml_path
 from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec, dumped
 from noether.spec.read.document import MAX_DEPTH, not_numbers_in
-from noether.spec.read.environment import Readings, concealed, passwords_in, read_environment
+from noether.spec.read.environment import Readings, concealed, passwords_in, read_environment, secrets_in
 from noether.spec.read.layering import THE_SPEC, layered, located, override, project_folder, tidy
 from noether.spec.read.layers import Node, Origins, value_of
 from noether.spec.read.overrides import Unset
 from noether.spec.read.reference import KeptReference, Reference
-from noether.spec.tables import kept_notes, with_tables
+from noether.spec.tables import idle_notes, kept_notes, with_tables
 
 
 def complete(
@@ -244,8 +244,12 @@ def load_spec(
         complete(spec, origins, folder, readings.references)
         if wrong := meaning_problems(spec, plugins=plugins):
             raise InvalidSpecError(located(concealed(wrong, readings.references), origins), origin=origin)
-        notes = tuple(map(withheld, (*id_notes(readings.table), *option_notes(spec), *kept_notes(spec, origins))))
+        notes = tuple(map(withheld, _notes(spec, origins, readings.table)))
     return LoadedSpec(spec, text, path, project, registry, origins, readings.table, notes)
+
+
+def _notes(spec: RunSpec, origins: Origins, table: dict[str, Any]) -> Iterator[str]:
+    yield from (*id_notes(table), *option_notes(spec), *kept_notes(spec, origins), *idle_notes(spec))
 
 
 def _plugin_folders(root: Node, folder: Path, project: Path) -> Iterator[Path]:
@@ -340,9 +344,10 @@ def _validated(
     spec: RunSpec | None = None
     try:
         spec = spec_class.model_validate_json(json.dumps(table), strict=True)
+        problems += secrets_in(spec, readings.references)
     except ValidationError as error:
         found, more = problems_of(error, table, spec_class)
-        found = [problem for problem in found if problem.path not in {one.path for one in wrong}]
+        found = [problem for problem in found if not _follows(problem, wrong, table)]
     if not more:
         checked = list(islice(check(table), MAX_PROBLEMS))
         same = {(problem.path, problem.message) for problem in checked}
@@ -357,6 +362,15 @@ def _validated(
     spec.plugins.use = list(dict.fromkeys([*spec.plugins.use, *plugins]))
     spec._configured_by = _configured_by(root)
     return spec, readings
+
+
+def _follows(problem: Problem, wrong: Sequence[Problem], table: dict[str, Any]) -> bool:
+    """Return True if a problem is of a table whose plugin has a problem, or may be of one that cannot be read."""
+    if any(problem.path == one.path for one in wrong):
+        return True
+    is_unread = any(one.path[:2] == ("plugins", "use") and one.code != "missing-key" for one in wrong)
+    is_table = problem.code == "unknown-key" and isinstance(table.get(str(problem.path[0])), dict)
+    return is_unread and is_table and len(problem.path) == 1 and not problem.meant
 
 
 def _require_inside(path: Path) -> None:

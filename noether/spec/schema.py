@@ -196,8 +196,16 @@ class Unreadable:
     reason: str
 
 
-def schema_of(registry: Registry) -> tuple[Json, list[Unreadable]]:
-    """Return the schema of specs that name what `registry` knows, and the kinds whose options are unknown."""
+def schema_of(registry: Registry, use: Sequence[str] = ()) -> tuple[Json, list[Unreadable]]:
+    """Return the schema of specs that name what `registry` knows, and the kinds whose options are unknown.
+
+    Args:
+        registry: Everything that is known.
+        use: Run plugins whose tables it has beside those of installed packages.
+
+    Raises:
+        PluginError: if one of them is unknown, or cannot be imported.
+    """
     unreadable: list[Unreadable] = []
     definitions: Json = {"env": _ENV}
     with use_registry(registry):
@@ -206,7 +214,7 @@ def schema_of(registry: Registry) -> tuple[Json, list[Unreadable]]:
                 _Kind(role, kind, entry) for entry in registry.entries(role) for kind in _spellings(registry, entry)
             ]
             definitions |= _role(role, sorted(kinds, key=lambda kind: kind.name.lower()), registry, unreadable)
-        spec_class, reasons = all_installed()
+        spec_class, reasons = all_installed(use)
         unreadable += [Unreadable("table", name, reason) for name, reason in reasons.items()]
     top = tables_of(spec_class, "spec", definitions)
     top["properties"] |= {name: {"type": "object"} for name in reasons.keys() - top["properties"]}

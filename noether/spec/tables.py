@@ -6,16 +6,18 @@ A distribution registers a table in the group `noether.tables`; a run plugin tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, partial
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import Field, create_model
+from pydantic import Field, ValidationError, WrapValidator, create_model
 
+from noether.config.base import validation_of
 from noether.errors import PluginError
-from noether.kernel.entries import PLUGIN, TABLE, Component, Entry, is_dotted, matching
+from noether.kernel.entries import COMMAND, PLUGIN, TABLE, Component, Entry, canonical, is_dotted, matching
 from noether.kernel.registry import LOCAL_PLUGIN, active_registry
 from noether.kernel.roles import check_role
+from noether.spec.describe.fields import components_in
 from noether.spec.errors.codes import CODES
 from noether.spec.errors.problem import Problem
 from noether.spec.locate import TomlPath
@@ -72,16 +74,35 @@ def with_tables(
     for name, claimed in claims.items():
         last = claimed[-1]
         try:
-            found[name] = _the_one(name, claimed, in_use=name in in_use).load(name)
-        except PluginError as error:
-            is_written = name in written and name not in RunSpec.model_fields
-            problems.append(_problem(error, (name,) if is_written else last.path, last.origin))
-        else:
-            if name not in written and (required := _required(found[name])):
+            table = _the_one(name, claimed, in_use=name in in_use).load(name)
+            if name not in written and (required := _required(table)):
                 message = f"[{name}] is missing, which {last.origin} needs"
                 hint = f"write [{name}] with {', '.join(required)}"
                 problems.append(Problem("missing-key", last.path, message, hint))
+            elif name not in written:
+                _require_defaults(table)
+            found[name] = table
+        except PluginError as error:
+            is_written = name in written and name not in RunSpec.model_fields
+            problems.append(_problem(error, (name,) if is_written else last.path, last.origin))
     return class_with(found), problems
+
+
+def _require_defaults(table: Component) -> None:
+    """Check that a table that nobody writes is valid.
+
+    Raises:
+        PluginError: if its class refuses its own defaults.
+    """
+    try:
+        with validation_of(table):
+            table.target()
+    except ValueError as error:
+        reason = str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
+        message = f"the defaults of [{table.kind}] are refused by its own class: {reason}"
+        raise PluginError(
+            message, hint=f"write [{table.kind}] with other values, or tell its authors", code="unusable-kind"
+        ) from error
 
 
 def _claims(use: Sequence[str], more: Sequence[str]) -> tuple[dict[str, list[_Claim]], list[Problem]]:
@@ -186,10 +207,17 @@ def _class_with(tables: tuple[tuple[str, Component], ...]) -> type[RunSpec]:
         purpose = (table.target.__doc__ or "").strip().partition("\n\n")[0].replace("\n", " ")
         description = f"{' '.join(purpose.split())} From {table.origin}."
         default: dict[str, Any] = {"default": None} if _required(table) else {"default_factory": table.target}
-        fields[name] = (table.target, Field(description=description, **default))
+        annotation: Any = table.target
+        guard = WrapValidator(partial(_checked, table))
+        fields[name] = (Annotated[annotation, guard], Field(description=description, **default))
     made: type[RunSpec] = create_model("RunSpec", __base__=RunSpec, __module__=RunSpec.__module__, **fields)
     made.__doc__, made.plugin_tables = RunSpec.__doc__, dict(tables)
     return made
+
+
+def _checked(table: Component, value: Any, handler: Callable[[Any], Any]) -> Any:
+    with validation_of(table):
+        return handler(value)
 
 
 def kept_notes(spec: RunSpec, origins: Origins) -> Iterator[str]:
@@ -208,14 +236,52 @@ def kept_notes(spec: RunSpec, origins: Origins) -> Iterator[str]:
                 )
 
 
-def all_installed() -> tuple[type[RunSpec], dict[str, str]]:
-    """Return the class of a spec with every installed table, and the reason against each one that cannot be used."""
+def idle_notes(spec: RunSpec) -> Iterator[str]:
+    """Yield a note for each table that nothing reads: its package has run plugins, and the run uses nothing of it."""
+    registry = active_registry()
+    used = {registry.load(PLUGIN.name, name).distribution for name in spec.plugins.use}
+    used |= {component.distribution for _, component in components_in(spec) if component.role != TABLE.name}
+    for name, table in spec.plugin_tables.items():
+        owned = [entry for entry in registry.entries() if entry.distribution == table.distribution]
+        plugins = [canonical(registry.entries(PLUGIN.name), entry) for entry in owned if entry.role == PLUGIN.name]
+        if plugins and table.distribution not in used and all(entry.role != COMMAND.name for entry in owned):
+            yield (
+                f"[{name}] is a table of {table.origin}, of which the run uses nothing: for its run plugin write "
+                f'use = ["{plugins[0]}"] in [plugins], or give -p {plugins[0]}'
+            )
+
+
+def hint_for_local_table(key: str, use: Any) -> str | None:
+    """Return the way to the table of a `noether_plugin.py` that the spec does not use and that has its name."""
+    file = active_registry().local_plugin
+    if file is None or (isinstance(use, list) and LOCAL_PLUGIN in use):
+        return None
+    try:
+        code = file.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+    if f'"{key}"' not in code and f"'{key}'" not in code:
+        return None
+    return f'if it is a table of {file}: write use = ["{LOCAL_PLUGIN}"] in [plugins], or give -p {LOCAL_PLUGIN}'
+
+
+def all_installed(use: Sequence[str] = ()) -> tuple[type[RunSpec], dict[str, str]]:
+    """Return the class of a spec with every installed table, and the reason against each one that cannot be used.
+
+    Args:
+        use: Run plugins whose tables it has as well, as a local `noether_plugin.py`.
+
+    Raises:
+        PluginError: if one of them is unknown, or cannot be imported.
+    """
     found: dict[str, Component] = {}
     reasons: dict[str, str] = {}
-    for name in sorted({entry.name for entry in active_registry().entries(TABLE.name)}):
+    used, _ = _claims((), use)
+    claims = {entry.name: installed_tables(entry.name) for entry in active_registry().entries(TABLE.name)}
+    for name in sorted({*claims, *used}):
         try:
-            claims = [_Claim(entry.origin, entry) for entry in installed_tables(name)]
-            found[name] = _the_one(name, claims, in_use=False).load(name)
+            of_name = used.get(name) or [_Claim(entry.origin, entry) for entry in claims[name]]
+            found[name] = _the_one(name, of_name, in_use=name in used).load(name)
         except PluginError as error:
             reasons[name] = error.message.partition("\n")[0]
     return class_with(found), reasons

@@ -5,6 +5,7 @@ Torch is imported when a fixture is used.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,20 @@ import pytest
 if TYPE_CHECKING:
     from noether.kernel.entries import Entry
     from noether.runs.outcome import Outcome
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
+    """Show a wrong spec in a contract as its message alone: the frames below are those of Noether."""
+    from noether.errors import UsageError
+
+    try:
+        return (yield)
+    except UsageError as error:
+        contract = sys.modules.get("noether.testing.contract")
+        if contract is None or not issubclass(pyfuncitem.cls or object, contract.Contract):
+            raise
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 @pytest.fixture

@@ -30,7 +30,10 @@ from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
 
-from torch.distributed import TCPStore
+from torch._C._distributed_c10d import TCPStore
+
+from noether.kernel import registry
+from noether.kernel.entries import Entry, installed_entries
 
 BOUND_S = 60.0
 _PRELOADED = (
@@ -169,7 +172,7 @@ class StartedRanks:
 
     def _end(self, rank: int) -> RankEnd:
         said = self._said.get(rank)
-        result, error, kind = (None, None, None) if said is None else pickle.loads(said)  # noqa: S301  # of our own child
+        result, error, kind = (None, None, None) if said is None else pickle.loads(said)  # of our own child
         output = self._outputs[rank].read_text(encoding="utf-8", errors="replace")
         seconds = self._seconds.get(rank, self._within)
         return RankEnd(rank, self._processes[rank].exitcode, result, error, kind, output, seconds)
@@ -228,7 +231,7 @@ def started_ranks(
             stack.callback(ours.close)
             variables = _environment(rank, world, store.port, environment or {})
             process = context.Process(
-                target=_work, args=(theirs, variables, os.getcwd(), str(output), call, within), daemon=False
+                target=_work, args=(theirs, variables, str(Path.cwd()), str(output), call, within), daemon=False
             )
             process.start()
             theirs.close()
@@ -258,18 +261,27 @@ def _environment(rank: int, world: int, port: int, more: Mapping[str, str]) -> d
 
 
 def _packed(function: Callable[..., Any], arguments: Sequence[Any]) -> bytes:
-    """Return a call with the file of its function, since a test may be imported from a place that is on no path."""
+    """Return a call with all that a rank needs for it: what a test has registered, and the files of its modules.
+
+    A test may be imported from a place that is on no path.
+    """
     options: dict[str, Any] = {}
     while isinstance(function, partial):
         arguments, options = (*function.args, *arguments), {**function.keywords, **options}
         function = function.func
-    file = getattr(sys.modules[function.__module__], "__file__", None)
-    return pickle.dumps((function.__module__, file, function.__qualname__, pickle.dumps((arguments, options))))
+    known: Callable[[], Sequence[Entry]] = vars(registry)["installed_entries"]
+    entries = None if known is installed_entries else known()  # of the fixture `noether_registry`
+    registered = [entry.target.partition(":")[0] for entry in entries or () if not entry.is_built_in]
+    modules = {
+        name: getattr(sys.modules[name], "__file__", None)
+        for name in (function.__module__, *registered)
+        if name in sys.modules
+    }
+    call = pickle.dumps((arguments, options))
+    return pickle.dumps((modules, entries, function.__module__, function.__qualname__, call))
 
 
-def _work(
-    pipe: Any, environment: Mapping[str, str], folder: str, output: str, call: bytes, within: float
-) -> None:
+def _work(pipe: Any, environment: Mapping[str, str], folder: str, output: str, call: bytes, within: float) -> None:
     """Run in the process of a rank."""
     os.setsid()  # with its children, so that all of them can be ended
     os.environ.clear()
@@ -278,7 +290,7 @@ def _work(
     file = os.open(output, os.O_WRONLY | os.O_APPEND)
     for descriptor in (1, 2):
         os.dup2(file, descriptor)
-    sys.stdout, sys.stderr = (open(number, "w", buffering=1, encoding="utf-8") for number in (1, 2))  # noqa: SIM115  # until the end
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, encoding="utf-8") for number in (1, 2))
     faulthandler.dump_traceback_later(0.9 * within, file=sys.stderr)
     import torch
 
@@ -293,15 +305,22 @@ def _work(
     sys.stderr.flush()
 
 
-def _called(call: bytes) -> Any:
-    module, file, name, packed = pickle.loads(call)  # noqa: S301  # of our own parent
-    if file is not None and module not in sys.modules:
-        spec = importlib.util.spec_from_file_location(module, file)
-        assert spec is not None and spec.loader is not None, f"{file} is no module"
-        sys.modules[module] = found = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(found)
+def _called(packed: bytes) -> Any:
+    modules, entries, module, name, call = pickle.loads(packed)  # of our own parent
+    for each, file in modules.items():
+        if file is not None and each not in sys.modules:
+            _load(each, file)
+    if entries is not None:
+        vars(registry)["installed_entries"] = lambda: entries
     function: Any = sys.modules[module]
     for part in name.split("."):
         function = getattr(function, part)
-    arguments, options = pickle.loads(packed)  # noqa: S301  # see above
+    arguments, options = pickle.loads(call)  # see above
     return function(*arguments, **options)
+
+
+def _load(name: str, file: str) -> None:
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None, f"{file} is no module"
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)

@@ -17,6 +17,7 @@ from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.tree import build_callback, compile_hooks
 from noether.core.models.base import ModelBase
 from noether.data.container import DataContainer
+from noether.errors import placed
 from noether.kernel.dispatch import Dispatch
 from noether.kernel.progress import UpdateCounter
 from noether.metrics.log import LogWriter
@@ -126,7 +127,10 @@ class ChoosesCallbacks:
             if isinstance(config, CallBackBaseConfig):
                 for pattern, direction in component_of(config).target.metric_directions(config).items():
                     self.metric_property_provider.add(pattern, direction)
-        callbacks = [build_callback(config, default_kwargs) for config in named]
+        callbacks = []
+        for index, config in enumerate(named):
+            with placed("trainer", "callbacks", index):
+                callbacks.append(build_callback(config, default_kwargs))
         return [callback for callback in callbacks if not evaluation or hasattr(callback, "at_eval")]
 
     def get_all_callbacks(self, model: ModelBase) -> list[CallbackBase]:

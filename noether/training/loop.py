@@ -42,7 +42,7 @@ def train(trainer: TrainerParts, model: ModelBase, dist_model: torch.nn.Module) 
     with _running(trainer, model) as stack:
         check_state(model)
         begin_training(model, stack)
-        follow_metrics(trainer.log_writer, model)
+        follow_metrics(trainer.log_writer, model, trainer.metric_property_provider)
         trainer.checkpoint_writer.prepare()
         with preserved_rng():  # those of a resumed run stand at their places already
             if not model.training:

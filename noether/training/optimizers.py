@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from noether.checkpoint.state_tree import split_state
+from noether.config.metric_facts import MetricPropertyProvider
 from noether.core.models.agreement import unfreeze
 from noether.core.models.base import ModelBase
-from noether.errors import SpecError, TrainingError
+from noether.errors import SpecError, TrainingError, placed
 from noether.kernel.progress import UpdateCounter
 from noether.metrics.log import LogWriter
 from noether.optim.plateau import MetricSchedule, ReduceOnPlateau
@@ -172,9 +173,15 @@ def _metric_schedules(model: ModelBase) -> list[MetricSchedule]:
     return [schedule for optimizer in optimizers for schedule in optimizer.metric_schedules().values()]
 
 
-def follow_metrics(log_writer: LogWriter, model: ModelBase) -> None:
-    """Let a log writer show the metrics of each boundary to the model's schedules that follow one."""
+def follow_metrics(log_writer: LogWriter, model: ModelBase, directions: MetricPropertyProvider) -> None:
+    """Let a log writer show the metrics of each boundary to the model's schedules that follow one.
+
+    Raises:
+        UnknownDirectionError: if a schedule needs the direction of a metric that has none.
+    """
     schedules = _metric_schedules(model)
+    for schedule in schedules:
+        schedule.take_directions(directions)
     log_writer.on_metrics = [schedule.read for schedule in schedules]
     if all(type(schedule) is ReduceOnPlateau for schedule in schedules):
         log_writer.followed = frozenset(
@@ -198,6 +205,7 @@ class TrainsParameters:
     one_update: Update
     log_writer: LogWriter
     parallel: Any
+    metric_property_provider: MetricPropertyProvider
     _trained: ModelBase | None = None
 
     def give_optimizers(self, model: ModelBase) -> None:
@@ -206,7 +214,8 @@ class TrainsParameters:
         Raises:
             SpecError: if an optimizer does not fit the model, or an option of the trainer does not fit the optimizer.
         """
-        give_optimizers(model, self.state.counter)
+        with placed("model"):
+            give_optimizers(model, self.state.counter)
         require_keepable(model)
         if takes_closure(model) and self.parallel.world > 1:
             raise SpecError(
@@ -250,5 +259,5 @@ class TrainsParameters:
         names = unfreeze(model, pattern, span=span, lr=lr, weight_decay=weight_decay)
         if names:
             self.one_update.take_optimizers(model)
-            follow_metrics(self.log_writer, model)
+            follow_metrics(self.log_writer, model, self.metric_property_provider)
         return names

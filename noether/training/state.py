@@ -14,6 +14,7 @@ from torch import Tensor
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.state import CheckpointState
 from noether.checkpoint.writer import CheckpointWriter
+from noether.config.metric_facts import MetricPropertyProvider
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.initializers.base import InitializerBase
@@ -242,6 +243,7 @@ class TrainerParts(Protocol):
     signals: StopSignals
     log_writer: LogWriter
     checkpoint_writer: CheckpointWriter
+    metric_property_provider: MetricPropertyProvider
     data_container: DataContainer
     path_provider: PathProvider
     logger: Logger

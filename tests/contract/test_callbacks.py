@@ -1,6 +1,8 @@
-"""Every built-in callback passes the contract of callbacks."""
+"""Every built-in callback passes the contract of callbacks; those that only log, and every run has, in `.ci/full`."""
 
 from __future__ import annotations
+
+import pytest
 
 from noether.kernel.entries import installed_entries
 from noether.testing import CallbackContract
@@ -31,6 +33,7 @@ class TestCheckpoint(CallbackContract):
     nests = False
 
 
+@pytest.mark.long
 class TestDatasetStats(CallbackContract):
     config = "dataset-stats"
 
@@ -40,6 +43,7 @@ class TestEma(CallbackContract):
     nests = False
 
 
+@pytest.mark.long
 class TestEta(CallbackContract):
     config = {"kind": "eta", "every_n_updates": 1}
 
@@ -70,10 +74,12 @@ class TestOnlineLoss(CallbackContract):
     config = {"kind": "online-loss", "every_n_updates": 3}
 
 
+@pytest.mark.long
 class TestParameterCount(CallbackContract):
     config = "param-count"
 
 
+@pytest.mark.long
 class TestPeakMemory(CallbackContract):
     config = {"kind": "peak-memory", "every_n_updates": 1}
 
@@ -87,6 +93,7 @@ class TestTrackAdditionalOutputs(CallbackContract):
     spec = {"trainer": {"track_outputs": True}}
 
 
+@pytest.mark.long
 class TestTrainTime(CallbackContract):
     config = {"kind": "train-time", "every_n_epochs": 1}
 

@@ -36,6 +36,7 @@ class TestMse(LossContract):
     config = "mse"
 
 
+@pytest.mark.long
 class TestHuber(LossContract):
     config = {"kind": "huber", "delta": 0.5}
 
@@ -85,6 +86,7 @@ class TestPad(CollatorContract):
     config = {"kind": "pad", "properties": ["x"]}
 
 
+@pytest.mark.long
 class TestStack(CollatorContract):
     config = "stack"
 
@@ -104,9 +106,11 @@ class TestNoop(TrackerContract):
 def contract_of(base: type, kind: str, options: dict[str, Any]) -> type:
     """Return the test class of one kind."""
     name = f"Test{kind.title().replace('-', '')}"
-    return type(name, (base,), {"config": {"kind": kind, **options}, "__module__": __name__})
+    marks = [] if kind in IN_EVERY_CHECK else [pytest.mark.long]
+    return type(name, (base,), {"config": {"kind": kind, **options}, "__module__": __name__, "pytestmark": marks})
 
 
+IN_EVERY_CHECK = {"Adam", "cosine"}
 OPTIMIZERS = {"SGD": {"lr": 0.05}, "Adam": {"lr": 0.01}, "RMSprop": {"lr": 0.01}, "NAdam": {"lr": 0.01}}
 SCHEDULES: dict[str, dict[str, Any]] = {
     "constant": {},

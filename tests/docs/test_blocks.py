@@ -1,5 +1,6 @@
 """Code in the documentation is code that works: it parses, validates and runs."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -8,12 +9,16 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import noether
+from noether.cli.package import imports_of_others
 from noether.errors import NoetherError
 from noether.kernel.entries import Entry
 from noether.kernel.registry import Registry
+from noether.runs.prepare import rehearsal
+from noether.spec.load import load_spec
 from noether.spec.model import RunSpec
 
 
@@ -188,3 +193,28 @@ def in_python(*arguments: str, folder: Path, site: Path) -> str:
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_code_of_the_documentation_imports_public_names_only(pages):
+    blocks = [block for page in pages for block in page.blocks("python")]
+    found = [f"{block.place}: {one}" for block in blocks for one in imports_of_others(ast.parse(block.text))]
+    assert len(blocks) > 40 and not found
+
+
+def test_a_data_set_that_stays_on_disk_serves_the_numbers_of_its_file(page, project: Path):
+    page["use-your-own-model-data-and-loss.md"].write_files(project)
+    rows = np.random.default_rng(0).normal(1e6, 1e-3, (100, 2))
+    rows.tofile("waves.bin")
+    normalize = {"kind": "normalize", "properties": ["x", "height_target"]}
+    changes = {
+        "datasets.train": {"kind": "surrogate.stored.Logbook", "path": "waves.bin"},
+        "datasets.test": None,
+        "transforms": [normalize],
+        "trainer.callbacks": [],
+        "trackers": [{"kind": "noop"}],
+    }
+    with rehearsal(load_spec("waves.toml", set=changes)) as run:
+        batch = run.data.train.__getitems__([7, 0])
+    expected = ((rows - rows.mean(0)) / rows.std(0))[[7, 0]]
+    assert np.allclose(batch["x"][:, 0], expected[:, 0], atol=1e-4), "float32 would have lost them"
+    assert np.allclose(batch["height_target"][:, 0], expected[:, 1], atol=1e-4)

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 from noether.config.components import InitializerConfig
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
+from noether.errors import placed
 
 __all__ = ["InitializerBase", "InitializerConfig"]
 
@@ -55,13 +56,22 @@ class CalledOnce:
     def __init__(self) -> None:
         self._called: WeakKeyDictionary[ModelBase, set[InitializerBase]] = WeakKeyDictionary()
 
-    def check_and_load(self, trainer: RunningTrainer, model: ModelBase, *initializers: InitializerBase | None) -> None:
+    def check_and_load(
+        self,
+        trainer: RunningTrainer,
+        model: ModelBase,
+        of_run: InitializerBase | None,
+        of_trainer: InitializerBase | None,
+    ) -> None:
         """Check initializers, and call those that load weights alone; None stands for no initializer."""
-        for initializer in dict.fromkeys(initializers):
+        places: dict[InitializerBase | None, tuple[str, ...]] = {of_trainer: ("trainer", "initializer")}
+        places[of_run] = ("initializer",)
+        for initializer, place in reversed(places.items()):
             if initializer is not None and initializer not in self._called.get(model, ()):
-                initializer.check(trainer)
-                if not initializer.continues_a_run:
-                    self.call(trainer, model, initializer)
+                with placed(*place):
+                    initializer.check(trainer)
+                    if not initializer.continues_a_run:
+                        self.call(trainer, model, initializer)
 
     def call(self, trainer: RunningTrainer, model: ModelBase, initializer: InitializerBase) -> None:
         """Call an initializer, unless it was called for this model before."""

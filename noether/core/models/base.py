@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from noether.config.components import ModelBaseConfig, OptimizerBaseConfig
-from noether.errors import SpecError
+from noether.errors import SpecError, placed
 from noether.kernel.names import listed
 from noether.optim.build import build_optimizer, matching
 from noether.optim.model_optimizer import ModelOptimizer
@@ -93,8 +93,10 @@ class ModelBase(nn.Module):
             SpecError: if a pattern matches no parameter.
         """
         names = dict(self.named_parameters(remove_duplicate=False))  # a tied parameter has several
-        for pattern in self.model_config.frozen if self.model_config else []:
-            for name in matching(pattern, names, setting="`frozen` pattern", of="parameter of the model"):
+        for index, pattern in enumerate(self.model_config.frozen if self.model_config else []):
+            with placed("frozen", index):
+                matched = matching(pattern, names, setting="`frozen` pattern", of="parameter of the model")
+            for name in matched:
                 names[name].requires_grad = False  # a lazy parameter has no requires_grad_
         return self
 
@@ -106,14 +108,15 @@ class ModelBase(nn.Module):
         """
         if self.is_frozen:
             return
-        self.optimizer = build_optimizer(
-            self.required_optimizer_config(),
-            list(self.named_parameters()),
-            total_updates=total_updates,
-            updates_per_epoch=updates_per_epoch,
-            find=self.named_parameters,
-            sparse=self.sparse_parameters(),
-        )
+        with placed("optimizer"):
+            self.optimizer = build_optimizer(
+                self.required_optimizer_config(),
+                list(self.named_parameters()),
+                total_updates=total_updates,
+                updates_per_epoch=updates_per_epoch,
+                find=self.named_parameters,
+                sparse=self.sparse_parameters(),
+            )
 
     def sparse_parameters(self) -> list[str]:
         """Return the names of parameters whose gradients are sparse: those of sparse embeddings."""

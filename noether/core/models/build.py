@@ -15,7 +15,10 @@ from noether.config.components import ModelBaseConfig
 from noether.config.signature import build_component
 from noether.core.models.base import ModelBase, check_call, positional_only
 from noether.core.models.recompute import recompute
+from noether.errors import placed
 from noether.optim.build import matching
+from noether.spec.describe.fields import configs_in
+from noether.spec.locate import TomlPath
 
 
 class AdaptedModule(ModelBase):
@@ -155,8 +158,9 @@ def build_model(config: ModelBaseConfig, device: torch.device) -> ModelBase:
     Raises:
         SpecError: if the class refuses its arguments, or a pattern matches nothing.
     """
-    model = construct_model(config).to(device).freeze()
-    recompute_matching(model)
+    with placed("model"):
+        model = construct_model(config).to(device).freeze()
+        recompute_matching(model)
     return model
 
 
@@ -195,13 +199,21 @@ def recompute_matching(model: ModelBase) -> None:
             for name, module in modules
             if name.startswith(prefix) and name != owner and type(module).forward is not nn.Module.forward
         }
-        for pattern in patterns:
-            for name in matching(pattern, within, setting="`checkpoint` pattern", of="module of the model"):
+        place = path_below(model.model_config, config)
+        for index, pattern in enumerate(patterns):
+            with placed(*place, "checkpoint", index):
+                found_names = matching(pattern, within, setting="`checkpoint` pattern", of="module of the model")
+            for name in found_names:
                 names.setdefault(within[name], prefix + name)
     inner = {part for module in names for part in module.modules() if part is not module}
     for module, name in names.items():
         if module not in inner:
             recompute(module, name)
+
+
+def path_below(config: ModelBaseConfig | None, part: Any) -> TomlPath:
+    """Return the path of the config of a part in that of its composite; empty if it is not there."""
+    return next((path for path, one in configs_in(config) if one is part), ())
 
 
 def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -11,8 +11,8 @@ from torch import nn
 
 from noether.config.components import ModelBaseConfig
 from noether.core.models.base import ModelBase
-from noether.core.models.build import AdaptedModule, construct_model
-from noether.errors import SpecError
+from noether.core.models.build import AdaptedModule, construct_model, path_below
+from noether.errors import SpecError, placed
 from noether.optim.model_optimizer import ModelOptimizer
 
 
@@ -52,7 +52,8 @@ class CompositeModel(ModelBase):
         super().__init__(model_config, name=name)
         self._part_names = tuple(parts)
         for part_name, given in parts.items():
-            part = construct_model(given) if isinstance(given, ModelBaseConfig) else given
+            with placed(*path_below(model_config, given)):
+                part = construct_model(given) if isinstance(given, ModelBaseConfig) else given
             self._check_part_name(part_name, parts)
             part.name = part_name
             self.add_module(part_name, part)
@@ -100,7 +101,8 @@ class CompositeModel(ModelBase):
     def freeze(self) -> Self:
         """Freeze parameters by the config of each part, then by the config of the composite."""
         for part in self.submodels.values():
-            part.freeze()
+            with placed(*path_below(self.model_config, part.model_config)):
+                part.freeze()
         return super().freeze()
 
     def initialize_optimizer(self, *, total_updates: int, updates_per_epoch: int) -> None:
@@ -113,7 +115,8 @@ class CompositeModel(ModelBase):
         self._check_owners()
         for part in self.submodels.values():
             part.optimizer_config = part.optimizer_config or self.optimizer_config
-            part.initialize_optimizer(total_updates=total_updates, updates_per_epoch=updates_per_epoch)
+            with placed(*path_below(self.model_config, part.model_config)):
+                part.initialize_optimizer(total_updates=total_updates, updates_per_epoch=updates_per_epoch)
 
     def _check_owners(self) -> None:
         """Check that each parameter that trains belongs to one part; no optimizer, or two, would train it otherwise."""

@@ -30,7 +30,7 @@ def read_columns(path: Path, names: Collection[str] | None) -> Columns:
         DataError: if the file is missing, of an unknown format, or damaged, lacks one of `names`, or holds values
             that are not numbers.
     """
-    return _reader(path)(path, lambda present: checked(path, names, present))
+    return _reader(path)(path, lambda present: checked_names(path, names, present))
 
 
 def column_names(path: Path) -> list[str]:
@@ -169,8 +169,17 @@ _READERS: dict[str, Reader] = {
 }
 
 
-def checked(path: Path, names: Collection[str] | None, present: list[str]) -> list[str]:
-    """Return the names to read."""
+def checked_names(path: Path, names: Collection[str] | None, present: list[str]) -> list[str]:
+    """Return the names of the arrays to read.
+
+    Args:
+        path: Place of the data, for messages.
+        names: The names that a config asks for; None for all.
+        present: Those that the data have.
+
+    Raises:
+        DataError: if one of `names` is not present, is there twice, or cannot be printed.
+    """
     for name in names or ():
         if name not in present:
             guess = did_you_mean(name, present)
@@ -182,6 +191,61 @@ def checked(path: Path, names: Collection[str] | None, present: list[str]) -> li
         if not name or not name.isprintable():
             raise DataError(f"{path}: wrong name of a column: found {name!r}, expected printable text")
     return chosen
+
+
+def array_names(properties: dict[str, str | list[str]]) -> list[str]:
+    """Return each array that is used, once."""
+    used = (name for names in properties.values() for name in ([names] if isinstance(names, str) else names))
+    return list(dict.fromkeys(used))
+
+
+def assembled(path: Path, properties: dict[str, str | list[str]], columns: Columns) -> dict[str, Tensor]:
+    """Return the properties that arrays make.
+
+    Raises:
+        DataError: if the arrays differ in length, or those of a property are not one number a sample.
+    """
+    common_length(path, columns)
+    result = {}
+    for name, parts in properties.items():
+        if isinstance(parts, str):
+            result[name] = columns[parts]
+            continue
+        if not parts:
+            raise DataError(
+                f"{path}: no arrays for property {name!r}: found [], expected at least one name",
+                hint=f"list names of arrays, such as {name} = {list(columns)[:2]}",
+            )
+        for part in parts:
+            if columns[part].ndim != 1 and tuple(columns[part].shape[1:]) != (1,):
+                shape = tuple(columns[part].shape)
+                raise DataError(
+                    f"{path}: wrong shape of {part!r} in property {name!r}: found {shape}, expected (samples,)",
+                    hint=f'to use it as it is: {name} = "{part}"',
+                )
+        columns_of = [columns[part].reshape(-1) for part in parts]  # one number a sample may be (samples, 1)
+        if len({column.dtype for column in columns_of}) > 1:
+            columns_of = [column.double() for column in columns_of]
+        result[name] = torch.stack(columns_of, dim=1)
+    return result
+
+
+def common_length(path: Path, tensors: dict[str, Tensor]) -> int:
+    """Return the number of samples.
+
+    Raises:
+        DataError: if the arrays differ in length.
+    """
+    lengths = {name: len(tensor) if tensor.ndim else None for name, tensor in tensors.items()}
+    if len(set(lengths.values())) != 1 or None in lengths.values():
+        found = ", ".join(f"{name}: {'no dimension' if n is None else n}" for name, n in lengths.items())
+        raise DataError(
+            f"{path}: wrong lengths of arrays: found {found or 'no array'}, expected one entry a sample",
+            hint="choose arrays of one length with `properties`",
+        )
+    length = next(iter(lengths.values()))
+    assert length is not None
+    return length
 
 
 def from_numpy(path: Path, name: str, array: np.ndarray[Any, Any] | bytes) -> Tensor:

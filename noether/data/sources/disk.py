@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,13 +11,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from noether.data.dataset import Batch, InMemoryDataset, StoredDataset, exact_ones
+from noether.data.dataset import StoredDataset
 from noether.data.randomness import LARGEST_SORTED, Bijection, split_key, train_test_indices
-from noether.data.sources.file import FileConfig, array_names, assembled, common_length, served
+from noether.data.sources.columns import array_names, assembled, common_length
+from noether.data.sources.file import FileConfig
 from noether.data.sources.mapped import StoredArray, open_arrays
 from noether.errors import DataError
-
-_SPREAD_BYTES = 64 << 20
 
 
 class DiskConfig(FileConfig):
@@ -57,8 +55,6 @@ class DiskDataset(StoredDataset):
         DataError: if the file is missing, damaged or truncated, lacks an array, or its arrays do not hold samples.
     """
 
-    deterministic = True
-
     @classmethod
     def known_properties(cls, config: DiskConfig) -> tuple[str, ...] | None:
         """Return the properties that the config names; else the file has to be opened for them."""
@@ -69,7 +65,6 @@ class DiskDataset(StoredDataset):
         self.shuffle_block = dataset_config.shuffle_block
         self._path = Path(dataset_config.path)
         self._wanted = dataset_config.properties
-        self._is_exact = False
         self._arrays: dict[str, StoredArray] = {}
         self._opened_by = 0
         shapes = self._properties(
@@ -77,7 +72,6 @@ class DiskDataset(StoredDataset):
         )
         self._total = common_length(self._path, shapes)
         self.holds_doubles = any(shape.dtype == torch.float64 for shape in shapes.values())
-        self._sample_bytes = sum(shape[:1].nbytes for shape in shapes.values())
         self._part = self._part_of(dataset_config, seed)
 
     def _part_of(self, config: DiskConfig, seed: int) -> range | Tensor:
@@ -114,22 +108,12 @@ class DiskDataset(StoredDataset):
     def __len__(self) -> int:
         return len(self._part)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {name: tensor[0] for name, tensor in self.__getitems__([range(len(self))[index]]).items()}
-
-    def __getitems__(self, indices: list[int] | Tensor) -> Batch:
-        """Return the batch of the samples at `indices`.
+    def read(self, indices: Tensor) -> dict[str, Tensor]:
+        """Return samples in the types of the file.
 
         Raises:
             DataError: if the file has changed, or is damaged.
         """
-        exact = self._exact(torch.as_tensor(indices, dtype=torch.int64))
-        if self._is_exact:
-            return {name: values if values.dtype == torch.float64 else served(values) for name, values in exact.items()}
-        return {name: served(values) for name, values in exact.items()}
-
-    def _exact(self, indices: Tensor) -> dict[str, Tensor]:
-        """Return samples in the types of the file."""
         if isinstance(self._part, Tensor):
             indices = self._part[indices]
         elif self._part.start:
@@ -138,17 +122,3 @@ class DiskDataset(StoredDataset):
             indices = self._split.at(indices)
         places = np.ascontiguousarray(indices.numpy())
         return self._properties({name: array.take(places) for name, array in self._opened().items()})
-
-    def in_full(self) -> DiskDataset:
-        """Return the data set with float64 where the file has it."""
-        other = copy.copy(self)
-        other._is_exact = True
-        return other
-
-    def spread(self, most: int) -> InMemoryDataset:
-        """Return samples from all over the data set, at most `most` and 64 MiB, with their exact numbers."""
-        count = max(2, min(most, len(self), _SPREAD_BYTES // max(1, self._sample_bytes)))
-        exact = self._exact(torch.linspace(0, len(self) - 1, count, dtype=torch.float64).long())
-        made = InMemoryDataset({name: served(values) for name, values in exact.items()}, self.config)
-        made.exact = exact_ones(exact, made.properties)
-        return made

@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from noether.config.components import DatasetBaseConfig
-from noether.data.dataset import InMemoryDataset, exact_ones
+from noether.data.dataset import InMemoryDataset, exact_ones, served
 from noether.data.randomness import train_test_indices
-from noether.data.sources.columns import Columns, read_columns
-from noether.errors import DataError
+from noether.data.sources.columns import array_names, assembled, common_length, read_columns
 
 
 class FileConfig(DatasetBaseConfig):
@@ -65,65 +62,3 @@ class FileDataset(InMemoryDataset):
         plain = {name: served(tensor) for name, tensor in tensors.items()}
         super().__init__(plain, dataset_config)
         self.exact = exact_ones(tensors, self.properties)
-
-
-def array_names(properties: dict[str, str | list[str]]) -> list[str]:
-    """Return each array that is used, once."""
-    used = (name for names in properties.values() for name in ([names] if isinstance(names, str) else names))
-    return list(dict.fromkeys(used))
-
-
-def assembled(path: Path, properties: dict[str, str | list[str]], columns: Columns) -> dict[str, Tensor]:
-    """Return the properties that arrays make.
-
-    Raises:
-        DataError: if the arrays differ in length, or those of a property are not one number a sample.
-    """
-    common_length(path, columns)
-    result = {}
-    for name, parts in properties.items():
-        if isinstance(parts, str):
-            result[name] = columns[parts]
-            continue
-        if not parts:
-            raise DataError(
-                f"{path}: no arrays for property {name!r}: found [], expected at least one name",
-                hint=f"list names of arrays, such as {name} = {list(columns)[:2]}",
-            )
-        for part in parts:
-            if columns[part].ndim != 1 and tuple(columns[part].shape[1:]) != (1,):
-                shape = tuple(columns[part].shape)
-                raise DataError(
-                    f"{path}: wrong shape of {part!r} in property {name!r}: found {shape}, expected (samples,)",
-                    hint=f'to use it as it is: {name} = "{part}"',
-                )
-        columns_of = [columns[part].reshape(-1) for part in parts]  # one number a sample may be (samples, 1)
-        if len({column.dtype for column in columns_of}) > 1:
-            columns_of = [column.double() for column in columns_of]
-        result[name] = torch.stack(columns_of, dim=1)
-    return result
-
-
-def common_length(path: Path, tensors: dict[str, Tensor]) -> int:
-    """Return the number of samples.
-
-    Raises:
-        DataError: if the arrays differ in length.
-    """
-    lengths = {name: len(tensor) if tensor.ndim else None for name, tensor in tensors.items()}
-    if len(set(lengths.values())) != 1 or None in lengths.values():
-        found = ", ".join(f"{name}: {'no dimension' if n is None else n}" for name, n in lengths.items())
-        raise DataError(
-            f"{path}: wrong lengths of arrays: found {found or 'no array'}, expected one entry a sample",
-            hint="choose arrays of one length with `properties`",
-        )
-    length = next(iter(lengths.values()))
-    assert length is not None
-    return length
-
-
-def served(tensor: Tensor) -> Tensor:
-    """Return numbers in the types that models and losses take: float32, int64 and bool."""
-    if tensor.is_floating_point():
-        return tensor.to(torch.float32)
-    return tensor if tensor.dtype == torch.bool else tensor.to(torch.int64)

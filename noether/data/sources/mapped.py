@@ -21,7 +21,7 @@ from torch import Tensor
 
 from noether.checkpoint.tensor_file import DTYPES, LENGTH, header_length, require_plausible
 from noether.checkpoint.untrusted import parse_json
-from noether.data.sources.columns import checked, from_numpy, from_torch, no_file, unreadable, wrong_type
+from noether.data.sources.columns import checked_names, from_numpy, from_torch, no_file, unreadable, wrong_type
 from noether.errors import DataError
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
@@ -210,7 +210,7 @@ def open_arrays(path: Path, names: Collection[str] | None) -> dict[str, StoredAr
         raise no_file(path)
     try:
         present = opener(path)
-        return {name: present[name]() for name in checked(path, names, list(present))}
+        return {name: present[name]() for name in checked_names(path, names, list(present))}
     except DataError:
         raise
     except (OSError, ValueError, KeyError, TypeError, EOFError, struct.error, zipfile.BadZipFile) as error:

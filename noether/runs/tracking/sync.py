@@ -18,6 +18,7 @@ from noether.errors import UsageError
 from noether.kernel.registry import use_registry
 from noether.metrics.delivery import Delivery
 from noether.metrics.feed import in_one_line
+from noether.metrics.results import Result
 from noether.metrics.spool import Delivered, MetricsTail, description_path, read_description
 from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, TrackerError, TrackerRefusedError
 from noether.runs.folder.lock import RunLock, is_locked
@@ -44,10 +45,11 @@ class Synced:
         results: Figures, tables, histograms and files delivered now.
         status: Status of the run that the tracker has now.
         where: Address of the run on the tracker.
-        missing: Metric lines that the tracker still lacks; points with `--verify`.
+        missing: Metric lines that the tracker still lacks; points and results with `--verify`.
         error: Reason why it lacks something; empty if it lacks nothing.
         points: Points that were compared with the tracker's.
-        resent: Points that the tracker had lost, and has got again.
+        compared: Results that were compared with the tracker's.
+        resent: Points and results that the tracker had lost, and has got again.
         lost: Some of those that it had lost: `loss/online/total at update 7`.
     """
 
@@ -59,35 +61,46 @@ class Synced:
     missing: int = 0
     error: str = ""
     points: int = 0
+    compared: int = 0
     resent: int = 0
     lost: tuple[str, ...] = ()
 
 
 @dataclass
 class Comparison:
-    """The points of a tracker beside those of `metrics.jsonl`, which is the truth.
+    """The points and results of a tracker beside those of `metrics.jsonl` and `results.jsonl`, which are the truth.
 
     Attributes:
         points: Number of points of the file that the tracker should have.
         missing: Points that it lacks.
         doubled: Points that it has more often.
         differing: Points with another value; those that depend on the clock are not compared.
+        results: Number of results that the run has listed.
+        absent: Results that it lacks or has with another content; None if it cannot look them up.
     """
 
     points: int = 0
     missing: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     differing: list[str] = field(default_factory=list)
+    results: int = 0
+    absent: list[str] | None = None
 
     @property
     def problem(self) -> str:
         """Text about everything that is wrong; empty if nothing is."""
         parts = {"lacks": self.missing, "has twice": self.doubled, "has other values of": self.differing}
-        return "; ".join(
+        texts = [
             f"it {what} {len(points)} of {self.points} points: {', '.join(points[:_SHOWN])}"
             for what, points in parts.items()
             if points
-        )
+        ]
+        if self.absent:
+            shown = ", ".join(self.absent[:_SHOWN])
+            texts.append(f"it lacks {len(self.absent)} of {self.results} results, or has others: {shown}")
+        if self.absent is None and self.results:
+            texts.append(f"its {self.results} results cannot be verified: it does not say what it has")
+        return "; ".join(texts)
 
 
 _CLOCK = ("*profiling/*", "*time*", "*second*", "*memory*", "*duration*", "*latency*")
@@ -200,6 +213,7 @@ class _Sync:
     results: int = 0
     found: Comparison | None = None
     before: Comparison | None = None
+    lost: list[str] = field(default_factory=list)
 
     def run(self, name: str) -> Synced:
         """Deliver; return what came of it."""
@@ -232,22 +246,39 @@ class _Sync:
                 delivery.deliver_again()
             self.found = compare(delivery.tracker, metrics_path)
         self.results += delivery.deliver_results()
+        if self.found is not None:
+            self._verify_results(self.found)
         delivery.close(self.end.status, self.end.error)
+
+    def _verify_results(self, found: Comparison) -> None:
+        """Look every result up at the tracker, and deliver those again that it has lost."""
+        every = self.delivery.all_results()
+        found.results, missing = len(every), self.delivery.tracker.results_missing(every)
+        if missing:
+            self.lost = self.lost or [_named(result) for result in missing]
+            self.delivery.deliver_results_again(missing)
+            missing = self.delivery.tracker.results_missing(every)
+        found.absent = None if missing is None else [_named(result) for result in missing]
 
     def _outcome(self, name: str, error: str) -> Synced:
         delivery, found = self.delivery, self.found
         missing = delivery.remaining()
         if self.verify and not error:
             error = found.problem if found else "it cannot be verified: it does not say what it has"
-            missing = len(found.missing) if found else 0
+            missing = len(found.missing) + len(found.absent or ()) if found else 0
         where = "" if error else delivery.tracker.description
-        before = self.before.missing if self.before else []
+        before = [*(self.before.missing if self.before else ()), *self.lost]
         return Synced(
             name, delivery.lines_sent, self.results, self.end.status, where, missing, error,
             points=found.points if found else 0,
-            resent=max(0, len(before) - (len(found.missing) if found else 0)),
+            compared=found.results if found and found.absent is not None else 0,
+            resent=max(0, len(before) - (len(found.missing) + len(found.absent or ()) if found else 0)),
             lost=tuple(before[:_SHOWN]),
         )  # fmt: skip
+
+
+def _named(result: Result) -> str:
+    return f"{result.kind} {result.key!r} at update {result.update}"
 
 
 def _end_of(paths: PathProvider) -> _End:

@@ -264,7 +264,7 @@ def schedule_findings(spec: RunSpec, flow: MetricFlow) -> Iterator[Finding]:
                 yield _unproduced(place, f"follows the metric {quoted(key)}", key, flow)
             else:
                 yield from _too_rare(spec, config, place, key, producers)
-            if getattr(config, "higher_is_better", False) is None and (why := _no_direction(key)) is not None:
+            if getattr(config, "higher_is_better", False) is None and (why := _no_direction(key, flow.directions)):
                 hint = "set higher_is_better = true or higher_is_better = false"
                 yield Finding(Problem("unknown-direction", place, f"the metric {quoted(key)} {why}", hint))
 

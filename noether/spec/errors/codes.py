@@ -63,7 +63,10 @@ CODES: dict[str, Code] = {
     # The environment
     "invalid-reference": Code("A reference to the environment is malformed.", 'root = { env = "DATA", defualt = "." }'),
     "unset-variable": Code("An environment variable without a default is not set.", 'root = { env = "DATA" }'),
-    "written-password": Code("An address in the spec holds a password.", 'tracking_uri = "https://me:secret@host"'),
+    "written-password": Code(
+        "A secret option is written in the spec, or an address in it holds a password.",
+        'tracking_uri = "https://me:secret@host"',
+    ),
     # Between tables
     "missing-interval": Code("A periodic callback has no interval.", '[[trainer.callbacks]]\nkind = "checkpoint"'),
     "invalid-id": Code("An id has other characters than allowed, or is too long.", 'id = "Val"'),

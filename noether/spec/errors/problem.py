@@ -32,6 +32,7 @@ class Problem:
         at: Paths to point at instead of `path`, the main one first; for a problem between several values.
         on_key: True to point at keys rather than values.
         expected: The expected value in words, which say nothing of the found one; empty if only the message knows it.
+        meant: True if an unknown key is near to a known one, or belongs elsewhere.
         labels: Notes at the first and at the other paths of `at`; by default that they do not fit together.
 
     Raises:
@@ -47,6 +48,7 @@ class Problem:
     on_key: bool = False
     labels: tuple[str, str] | None = None
     expected: str = ""
+    meant: bool = False
 
     def __post_init__(self) -> None:
         if self.code not in CODES:

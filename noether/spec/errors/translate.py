@@ -20,6 +20,7 @@ from noether.spec.errors.codes import CODES
 from noether.spec.errors.problem import MAX_PROBLEMS, Problem
 from noether.spec.errors.words import BOUNDS, TYPES, described, quoted, toml_path
 from noether.spec.locate import TomlPath
+from noether.spec.tables import hint_for_local_table
 
 _INTEGER, _NUMBER, _LIST, _TABLE = f"an {TYPES[int]}", f"a {TYPES[float]}", f"a {TYPES[list]}", f"a {TYPES[dict]}"
 _TYPES: dict[str, str] = {
@@ -64,6 +65,7 @@ _BOUNDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "too_short": lambda context: f"at least {context['min_length']} items",
     "too_long": lambda context: f"at most {context['max_length']} items",
 }
+_USE: TomlPath = ("plugins", "use")
 _SOMEHOW_CLOSE = 0.6  # least similarity of a suggested key
 _CLOSE = 0.9  # the same, beside a suggested table
 _FEW = 12  # keys that are listed even beside a suggestion
@@ -171,13 +173,16 @@ def _unknown_key(path: TomlPath, document: Any, root: type[BaseModel]) -> Proble
     tables = {entry.name: entry for entry in active_registry().entries(TABLE.name)} if len(path) == 1 else {}
     if not meant and not home and (meant := nearest(key, tables)):
         hints.append(f"{tables[meant].origin} has a table [{meant}]")
+    if not (home or meant) and len(path) == 1 and (way := hint_for_local_table(key, reduce(item_at, _USE, document))):
+        hints.append(way)
     kind = reduce(item_at, (*path[:-1], "kind"), document)
     if not (home or meant) and (own := hint_for_own_option(owner, kind, key)):
         hints.append(own)
     message = f"unknown key {quoted(key)}" + (f". Did you mean '{meant}'?" if meant else "")
     if allowed and (len(allowed) <= _FEW or not (meant or home)):
         hints.append(f"allowed here: {', '.join(allowed)}")
-    return Problem("unknown-key", path, message, "\n".join(hints) or None, on_key=True)
+    is_meant = bool(home or meant)
+    return Problem("unknown-key", path, message, "\n".join(hints) or None, on_key=True, meant=is_meant)
 
 
 def _missing_hint(path: TomlPath, owner: Any) -> str | None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretBytes, SecretStr
 
 from noether.config.discriminated import Discriminated
-from noether.config.secrets import remember_password_in, withhold
+from noether.config.secrets import remember_password_in, remember_secret, withhold
 from noether.spec.describe.fields import alternatives, annotation_at
 from noether.spec.errors.codes import CODES
 from noether.spec.errors.problem import Problem
@@ -39,6 +39,29 @@ def passwords_in(table: Any, references: Container[TomlPath], path: TomlPath = (
     elif isinstance(table, list):
         for index, item in enumerate(table):
             yield from passwords_in(item, references, (*path, index))
+
+
+def secrets_in(value: Any, references: Container[TomlPath], path: TomlPath = ()) -> Iterator[Problem]:
+    """Yield a problem for each option of the type `SecretStr` that a spec writes: a dump would hold its mask.
+
+    Args:
+        value: A validated spec, or a part of it.
+        references: The paths of the references to the environment.
+        path: The path of `value`.
+    """
+    if path in references:
+        return
+    if isinstance(value, SecretStr | SecretBytes):
+        secret = value.get_secret_value()
+        remember_secret(secret if isinstance(secret, str) else secret.decode("utf-8", "replace"))
+        message = "the option is a secret, which a run does not keep and every copy of the spec would show"
+        yield Problem("written-password", path, message, 'put it into a variable: { env = "NAME", secret = true }')
+    elif isinstance(value, BaseModel):
+        for name in value.model_fields_set:
+            yield from secrets_in(getattr(value, name), references, (*path, name))
+    elif isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from secrets_in(item, references, (*path, key))
 
 
 _SEE_WHY = "values of the environment are not shown; write the value into the spec to see more"

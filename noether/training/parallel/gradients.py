@@ -222,6 +222,8 @@ class FlatGradients:
         wanted = iter(present)
         for (members, _, _), (flat, views) in zip(self._groups, self._buffers, strict=True):
             taken = [next(wanted) for _ in members]
+            if not any(taken):
+                continue
             for parameter, view, is_taken in zip(members, views, taken, strict=True):
                 if is_taken and parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)

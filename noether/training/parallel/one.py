@@ -82,11 +82,19 @@ class Parallel(Protocol):
 
 
 class Single:
-    """A run of one process: collective operations return their argument."""
+    """A run of one process: collective operations return their argument.
+
+    Args:
+        attempt: Restarts of its launcher so far, if it has one.
+        restarts: Most restarts.
+    """
 
     world = local_world = 1
-    rank = attempt = restarts = 0
+    rank = 0
     is_writer = True
+
+    def __init__(self, attempt: int = 0, restarts: int = 0) -> None:
+        self.attempt, self.restarts = attempt, restarts
 
     def prepare(self, model: nn.Module, config: Any) -> nn.Module:
         """Return the model itself."""

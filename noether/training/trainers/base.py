@@ -65,7 +65,8 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
             return torch.nn.functional.mse_loss(forward_output["field"], targets["field_target"])
     ```
 
-    A subclass may override `train_step` as well, for another forward pass than `model(**forward_properties)`.
+    A subclass may override `train_step` as well, for another forward pass than `model(**forward_properties)`, or
+    instead: one that does not call `loss_compute` needs none.
 
     Args:
         config: Limits, batch size, precision, callbacks.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal
 
 from pydantic import Field, model_validator
+from typing_extensions import TypeVar
 
 from noether.config.base import _RegistryBase
 from noether.config.components import CallBackBaseConfig
@@ -13,7 +14,7 @@ from noether.errors import SpecError
 from noether.kernel.progress import TrainingIteration
 from noether.metrics.results import Limits
 
-TCallbackConfig = TypeVar("TCallbackConfig", bound=CallBackBaseConfig)
+TCallbackConfig = TypeVar("TCallbackConfig", bound=CallBackBaseConfig, default=CallBackBaseConfig)
 Precision = Literal["float32", "fp32", "float16", "fp16", "bfloat16", "bf16"]
 StopSignal = Literal["SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU"]
 Layout = Literal["replicated", "fsdp2"]

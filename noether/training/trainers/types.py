@@ -155,10 +155,23 @@ class LossFacts:
     ignore_index: int | None = None
     different_shapes: bool = False
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Take a class with a `train_step` of its own as complete without `loss_compute`."""
+        super().__init_subclass__(**kwargs)
+        owner = {name: parent for parent in reversed(cls.__mro__) for name in vars(parent)}
+        has_own_step = owner.get("train_step") is not owner.get("loss_compute")
+        if has_own_step and getattr(getattr(cls, "loss_compute", None), "__isabstractmethod__", False):
+            cls.loss_compute = _no_loss_compute  # type: ignore[attr-defined]  # before ABCMeta looks
+
     @classmethod
     def loss_names(cls, config: Any) -> tuple[str, ...] | None:
         """Return the names of the losses of this class's `train_step`, beside `total`; None if they are not known."""
         return None
+
+
+def _no_loss_compute(self: LossFacts, forward_output: Any, targets: Any) -> Any:
+    """Refuse the call: this trainer has a train step only."""
+    raise NotImplementedError(f"{type(self).__name__} defines no loss_compute, which its train_step calls")
 
 
 def _named(losses: Any) -> tuple[dict[str, Any], dict[str, Any] | None]:

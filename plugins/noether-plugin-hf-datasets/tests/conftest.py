@@ -19,9 +19,9 @@ def tiny_folder() -> Path:
     """The samples of the tiny data set as `save_to_disk` writes them, and as Parquet in row groups of five."""
     from datasets import Dataset
 
-    from noether.testing.tiny import tiny_samples
+    from noether.testing import make_data
 
-    columns = {name: values.tolist() for name, values in tiny_samples()["train"].items()}
+    columns = {name: values.tolist() for name, values in make_data().train.properties.items()}
     data = Dataset.from_dict(columns)
     data.save_to_disk(HOME / "tiny")
     (HOME / "parquet").mkdir(exist_ok=True)

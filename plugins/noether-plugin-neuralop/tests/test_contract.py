@@ -41,6 +41,7 @@ class TestFno(OnFields, ModelContract):
     config = {**FNO, "kind": "fno"}
 
 
+@pytest.mark.long
 class TestTfno(OnFields, ModelContract):
     model = {}
     config = {**FNO, "kind": "tfno", "rank": 0.2}
@@ -63,6 +64,7 @@ class TestUno(OnFields, ModelContract):
     }
 
 
+@pytest.mark.long
 class TestLp(OnFields, LossContract):
     config = {"kind": "lp", "p": 2}
 

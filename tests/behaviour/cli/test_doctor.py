@@ -225,3 +225,11 @@ def test_a_distribution_whose_metadata_cannot_be_read_has_the_name_of_its_folder
         (workplace / "site/noether_plugin_torn-1.2.dist-info" / name).write_bytes(b"Name: caf\xe9")
     (report,) = json.loads(noether_command("plugins", "doctor", "--json").out)
     assert report["origin"] == "noether-plugin-torn 1.2"
+
+
+def test_a_defect_of_what_has_two_names_is_reported_once(install, noether_command):
+    source = "import noether\n\n@noether.hookimpl\ndef run_finished(run, outcom): ...\n"
+    install("noether-plugin-odd", {"noether.plugins": {"thing": "odd", "other": "odd"}}, {"odd": source})
+    (report,) = json.loads(noether_command("plugins", "doctor", "noether-plugin-odd", "--json").out)
+    (problem,) = report["problems"]
+    assert "outcom" in problem

@@ -62,6 +62,25 @@ def test_a_trainer_that_defines_loss_compute_alone_trains(as_trainer):
         as_trainer(BaseTrainer)
 
 
+def test_a_trainer_with_a_train_step_of_its_own_needs_no_loss_compute(as_trainer):
+    class Steps(BaseTrainer):
+        def train_step(self, batch, model):
+            return TrainerResult.of(loss_of(model, batch))
+
+    class Calls(BaseTrainer):
+        def train_step(self, batch, model):
+            return TrainerResult.of(self.loss_compute(model(x=batch["x"]), batch))
+
+    class Named(Calls):
+        loss_compute = MyTrainer.loss_compute
+
+    model = make_model()
+    for trainer_class in (Steps, Named):
+        assert torch.equal(as_trainer(trainer_class).train_step(BATCH, model).total_loss, loss_of(model))
+    with pytest.raises(NotImplementedError, match="Calls defines no loss_compute"):
+        as_trainer(Calls).train_step(BATCH, model)
+
+
 @pytest.mark.parametrize(
     ("returned", "losses", "total"),
     [

@@ -1,7 +1,6 @@
 """Parts of runs of several ranks: models with and without draws, ragged data, callbacks that do odd things on one."""
 
 import os
-import signal
 import time
 from pathlib import Path
 
@@ -9,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from noether.config.components import CallBackBaseConfig, PeriodicDataIteratorCallbackConfig
+from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.base import CallbackBase
-from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
+from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.data.dataset import Dataset
 from noether.training.trainers import Counted
 

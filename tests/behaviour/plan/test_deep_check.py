@@ -132,12 +132,36 @@ def test_a_component_that_cannot_be_built_is_reported(deep):
     assert problem.hint == "set effective_batch_size to at most 48"
 
 
+TWO_LENGTHS = {"kind": "linear", "over_updates": 2, "over_epochs": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"datasets.test.path": "missing.npz"}, "datasets.test"),
+        ({"transforms": [{"kind": "normalize", "properties": ["z"]}]}, "datasets.train"),
+        ({"model.checkpoint": ["layers.*", "nothing.*"]}, "model.checkpoint.1"),
+        ({"model.frozen": ["nothing.*"]}, "model.frozen.0"),
+        ({"model.optimizer.groups": [{"match": ["nothing.*"], "lr_scale": 2.0}]}, "model.optimizer.groups.0"),
+        ({"model.optimizer.schedule": TWO_LENGTHS}, "model.optimizer.schedule"),
+        ({"model.hidden": [-1]}, "model"),
+        ({"trainer.forward_properties": ["z"]}, "trainer.forward_properties"),
+        ({"initializer": {"kind": "checkpoint", "path": "missing.safetensors"}}, "initializer"),
+    ],
+)
+def test_what_cannot_be_built_is_reported_at_its_place(deep, changes, path):
+    (problem,) = deep(changes)
+    assert problem.code == "build-failed"
+    assert ".".join(map(str, problem.path)) == path
+
+
 def test_a_callback_that_fails_in_the_first_two_updates_is_named(deep, lab):
     fails = {"kind": "lab.callbacks.Fails", "id": "arsonist", "every_n_updates": 1, "at_update": 2}
     (problem,) = deep({"trainer.callbacks": [fails]})
     assert problem.code == "update-failed"
     assert "ZeroDivisionError: the lab is on fire" in problem.message
     assert "callback 'arsonist'" in problem.message
+    assert problem.path == ("trainer", "callbacks", 0)
 
 
 def test_no_more_than_two_updates_are_made(deep, lab):

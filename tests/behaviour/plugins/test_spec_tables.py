@@ -238,3 +238,159 @@ def test_wrong_tables_of_a_local_file_are_refused(workplace: Path, tables: str):
     (workplace / "noether_plugin.py").write_text(METER + f"\nTABLES = {tables}\n")
     with pytest.raises((PluginError, SpecError)):
         noether.load_spec(write_spec(workplace, tiny_spec()), plugins=["noether_plugin"])
+
+
+RAISING = """
+from pydantic import Field, field_validator, model_validator
+
+from noether.config.components import SpecTable
+from noether.core.callbacks import PeriodicCallback
+from noether.core.schemas.callbacks import CallBackBaseConfig
+
+
+class MeterTable(SpecTable):
+    every: int = Field(10, description="Updates.")
+
+    @field_validator("every")
+    @classmethod
+    def _served(cls, every):
+        raise RuntimeError("the meter does not answer")
+
+
+class DefaultTable(SpecTable):
+    every: int = Field(10, description="Updates.")
+
+    @model_validator(mode="after")
+    def _served(self):
+        raise {error}("the meter does not answer")
+
+
+class MeterConfig(CallBackBaseConfig):
+    every: int = Field(10, description="Updates.")
+
+    @field_validator("every")
+    @classmethod
+    def _served(cls, every):
+        raise RuntimeError("the meter does not answer")
+
+
+class MeterCallback(PeriodicCallback):
+    def __init__(self, callback_config: MeterConfig, **kwargs):
+        super().__init__(callback_config, **kwargs)
+"""
+
+
+@pytest.fixture
+def raising(install) -> Callable[[str, str], Path]:
+    """Installs `noether-plugin-meter` whose validators raise."""
+
+    def installed(table: str, error: str = "RuntimeError") -> Path:
+        points = {"plugins": {"meter": "meter"}, "tables": {"meter": f"meter:{table}"}}
+        text = RAISING.format(error=error)
+        return install("noether-plugin-meter", {**points, "callbacks": {"meter": "meter:MeterCallback"}}, meter=text)
+
+    return installed
+
+
+def test_a_validator_that_fails_is_a_problem_of_its_plugin_at_the_table(workplace: Path, raising):
+    raising("MeterTable")
+    assert refused(workplace, meter={"every": 2}) == [("unusable-kind", "meter", "[meter]")]
+    with pytest.raises(InvalidSpecError, match=r"noether-plugin-meter 1\.0(.|\n)*the meter does not answer.*meter\.py"):
+        noether.load_spec(write_spec(workplace, tiny_spec(meter={"every": 2})))
+
+
+@pytest.mark.parametrize("error", ["RuntimeError", "ValueError", "SystemExit"])
+def test_a_table_that_refuses_its_own_defaults_is_a_problem_where_its_plugin_is_used(workplace, raising, error):
+    raising("DefaultTable", error)
+    assert refused(workplace, **USED) == [("unusable-kind", "plugins.use.0", '"meter",')]
+
+
+def test_a_validator_of_a_callback_that_fails_is_a_problem_of_its_plugin(workplace: Path, raising):
+    raising("MeterTable")
+    trainer = tiny_spec()["trainer"] | {"callbacks": [{"kind": "meter", "every_n_epochs": 1, "every": 2}]}
+    with pytest.raises(InvalidSpecError, match=r"noether-plugin-meter 1\.0") as error:
+        noether.load_spec(write_spec(workplace, tiny_spec(trainer=trainer)))
+    assert [(problem.code, problem.path[:3]) for problem in error.value.problems] == [
+        ("unusable-kind", ("trainer", "callbacks", 0))
+    ]
+
+
+def test_an_unknown_plugin_is_reported_once_and_not_its_table(workplace: Path):
+    found = refused(workplace, plugins={"use": ["notify"]}, notify={"address": "me"}, trainr={})
+    assert sorted((code, path) for code, path, _ in found) == [
+        ("unknown-key", "trainr"),
+        ("unknown-kind", "plugins.use.0"),
+    ]
+
+
+def test_a_table_of_a_plugin_that_is_not_used_is_noted(workplace: Path, plugin, noether_command):
+    plugin()
+    loaded = noether.load_spec(write_spec(workplace, tiny_spec(meter={"every": 2})))
+    (note,) = loaded.notes
+    assert "noether-plugin-meter 1.0" in note
+    assert 'use = ["meter"]' in note
+    assert note in noether_command("check", workplace / "spec.toml").out
+    assert noether.load_spec(write_spec(workplace, tiny_spec(meter={"every": 2}, **USED))).notes == ()
+
+
+def test_a_table_of_a_local_file_that_is_not_used_says_what_to_type(workplace: Path):
+    (workplace / "noether_plugin.py").write_text(METER + '\nTABLES = {"meter": MeterTable}\n')
+    with pytest.raises(InvalidSpecError) as error:
+        noether.load_spec(write_spec(workplace, tiny_spec(meter={"every": 6}, other={})))
+    hints = {problem.path[0]: problem.hint for problem in error.value.problems}
+    assert 'use = ["noether_plugin"]' in hints["meter"]
+    assert "noether_plugin" not in hints["other"]
+
+
+def test_the_schema_of_a_spec_knows_the_tables_of_its_local_file(workplace: Path, noether_command):
+    (workplace / "specs").mkdir()
+    (workplace / "specs" / "noether_plugin.py").write_text(METER + '\nTABLES = {"meter": MeterTable}\n')
+    path = write_spec(workplace / "specs", tiny_spec(plugins={"use": ["noether_plugin"]}))
+    known = json.loads(noether_command("spec", "schema", path).out)["else"]["properties"]
+    assert "Readings of the meter. From noether_plugin.py." in json.dumps(known["meter"])
+    assert "meter" not in json.loads(noether_command("spec", "schema").out)["else"]["properties"]
+
+
+SECRETIVE = """
+from pydantic import Field, SecretStr
+
+import noether
+from noether.config.components import SpecTable
+
+
+class MeterTable(SpecTable):
+    key: SecretStr | None = Field(None, description="Key.")
+    keys: dict[str, SecretStr] = Field(default_factory=dict, description="More.")
+    usual: SecretStr = Field(SecretStr("of everyone"), description="Default.")
+
+
+@noether.hookimpl
+def run_finished(run, outcome):
+    table = run.spec.meter
+    print("keys", table.key and len(table.key.get_secret_value()), table.usual.get_secret_value())
+"""
+
+
+@pytest.fixture
+def secretive(install):
+    points = {"plugins": {"meter": "meter"}, "tables": {"meter": "meter:MeterTable"}}
+    install("noether-plugin-meter", points, meter=SECRETIVE)
+
+
+@pytest.mark.parametrize(
+    ("table", "place"), [({"key": "opensesame"}, "meter.key"), ({"keys": {"a": "opensesame"}}, "meter.keys.a")]
+)
+def test_a_secret_that_a_spec_writes_is_refused_and_not_shown(workplace: Path, secretive, table, place):
+    with pytest.raises(InvalidSpecError) as error:
+        noether.load_spec(write_spec(workplace, tiny_spec(meter=table, **USED)))
+    assert [(one.code, ".".join(map(str, one.path))) for one in error.value.problems] == [("written-password", place)]
+    assert "opensesame" not in str(error.value)
+
+
+def test_a_secret_of_the_environment_is_the_same_after_a_resume(workplace: Path, secretive, monkeypatch, capsys):
+    monkeypatch.setenv("METER_KEY", "opensesame")
+    table = {"key": {"env": "METER_KEY", "secret": True}}
+    outcome = noether.run(write_spec(workplace, tiny_spec(meter=table, **USED)), run_id="a", quiet=True)
+    resume("a", quiet=True, set={"trainer.max_updates": 14})
+    assert capsys.readouterr().out.count("keys 10 of everyone") == 2
+    assert "opensesame" not in (outcome.run_dir / "spec.resolved.toml").read_text()

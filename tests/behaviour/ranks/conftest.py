@@ -107,7 +107,7 @@ def spec(lab: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def on(spec: dict[str, Any]) -> Callable[..., list[Trained]]:
-    """Train on some ranks: `on(3, {"trainer.max_updates": 4})` returns the end of each; `environment` is that of all."""
+    """Train on some ranks: `on(3, {"trainer.max_updates": 4})` returns the end of each."""
 
     def run(
         world: int, changes: dict[str, Any] | None = None, environment: dict[str, str] | None = None, **options: Any

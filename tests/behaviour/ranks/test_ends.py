@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import psutil
 import pytest
@@ -123,3 +124,37 @@ def test_a_rank_that_hangs_ends_all_with_the_stacks_of_each(started, rank, figur
     assert "time.sleep(600)" in log or "in act" in log
     assert committed(run) == [4]
     require_none_left(pids)
+
+
+def with_a_full_disk(spec, train, call):
+    """Train with a disk that refuses rank 0 at a write of its second checkpoint."""
+    import errno
+
+    from noether.checkpoint import durable
+
+    class Disk:
+        calls = 0
+
+        def __getattr__(self, name):
+            if name == "write" and list(Path("runs").glob("*/checkpoints/step-*")):
+                self.calls += 1
+                if self.calls >= call and os.environ["RANK"] == "0":
+                    return self.refuse
+            return getattr(os, name)
+
+        @staticmethod
+        def refuse(*_):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    durable.os = Disk()
+    return train({**spec, "trainer": {**spec["trainer"], "callbacks": [SAVES]}}, {})
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("call", [1, 4])
+def test_a_disk_that_is_full_at_a_commit_ends_all_and_keeps_the_earlier_checkpoint(spec, train, two_ranks, call):
+    ends = two_ranks(with_a_full_disk, spec, train, call)
+    assert [end.code for end in ends] == [1, 1]
+    assert "No space left on device" in ends[0].error
+    assert "No space left on device" in ends[1].error
+    assert committed(ends[0].run_dir) == [4]

@@ -132,5 +132,7 @@ def test_a_parameter_without_a_gradient_on_one_rank_gets_that_of_the_other(on, r
         "trainer.find_unused_params": True,
         "trainer.max_updates": 2,
     }
-    before, after = (load(on(2, {**changes, "trainer.max_updates": updates})[0].files["model.safetensors"]) for updates in (1, 2))
+    before, after = (
+        load(on(2, {**changes, "trainer.max_updates": updates})[0].files["model.safetensors"]) for updates in (1, 2)
+    )
     assert all(not torch.equal(before[name], after[name]) for name in before)

@@ -1,4 +1,4 @@
-"""A run of several ranks that was killed goes on to the bytes of one that was not, also with other ranks than before."""
+"""A run of several ranks that was killed ends with the bytes of one that was not; another number of ranks goes on."""
 
 import signal
 

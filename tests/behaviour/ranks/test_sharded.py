@@ -49,8 +49,10 @@ def require_close_files(one, other, tolerance=1e-5):
         torch.testing.assert_close(others.tensors(name), files.tensors(name), rtol=tolerance, atol=1e-6)
 
 
-def test_two_sharded_ranks_train_as_two_whole_ones(on):
-    whole, sharded = on(2, EVERYTHING)[0], on(2, {**EVERYTHING, **SHARDED})[0]
+@pytest.mark.parametrize("updates", [10, pytest.param(50, marks=pytest.mark.long)])
+def test_two_sharded_ranks_train_as_two_whole_ones(on, updates):
+    changes = {**EVERYTHING, "trainer.max_updates": updates}
+    whole, sharded = on(2, changes)[0], on(2, {**changes, **SHARDED})[0]
     require_close(whole, sharded)
     assert saved(sharded).manifest.holds >= set(FILES)
     parts = [file for file in saved(sharded).manifest.files if file.startswith("shards/")]

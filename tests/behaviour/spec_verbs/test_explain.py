@@ -31,7 +31,7 @@ def test_a_key_of_a_spec_shows_value_chain_and_documentation(noether_command, ex
     )
 
 
-def test_a_key_without_a_spec_shows_its_documentation(noether_command):
+def test_a_key_without_a_spec_shows_its_documentation(noether_command, noether_registry):
     ended = noether_command("spec", "explain", "model.hidden")
     assert ended.out.startswith("model.hidden of cnn\n  meaning  Width of the layer")
     assert "\nmodel.hidden of mlp\n  meaning  Widths of the hidden layers.\n" in ended.out
@@ -42,7 +42,7 @@ def test_kinds_that_mean_the_same_are_reported_together(noether_command):
     assert "model.optimizer.lr of Adam, AdamW, " in out
 
 
-def test_what_a_component_may_be_is_listed(noether_command):
+def test_what_a_component_may_be_is_listed(noether_command, noether_registry):
     assert "  kinds    cnn, mlp\n" in noether_command("spec", "explain", "model").out
 
 

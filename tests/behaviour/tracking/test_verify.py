@@ -1,11 +1,18 @@
 """`tracker sync --verify` finds what a server lost, doubled or changed, and sends again what is missing."""
 
+import hashlib
 import json
+from pathlib import Path
 
 import pytest
 
 import noether
+from noether.core.trackers import BaseTracker
+from noether.core.trackers.mlflow import MlflowTracker
 from noether.runs.tracking.sync import sync_trackers
+
+# MLflow's own models use what SQLAlchemy 2.1 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
 BLIND = """
 from noether.core.trackers import BaseTracker
@@ -110,3 +117,66 @@ def test_a_tracker_that_cannot_look_points_up_is_not_called_verified(
     verified = noether_command("tracker", "sync", "r", "--verify")
     assert verified.code == 1
     assert "cannot be verified" in verified.out
+
+
+KINDS = {"figure", "table", "histogram", "file"}
+
+
+@pytest.fixture
+def with_results(tiny_spec, database, lab):
+    """The folder of the artifacts of a run that has added results of every kind, and its lines."""
+    tiny_spec["trainer"]["callbacks"] = [{"kind": "lab.results.Draws", "every_n_updates": 6}]
+    noether.run(tiny_spec | {"trackers": [{"kind": "mlflow"}]}, run_id="r", quiet=True)
+    listed = [json.loads(line) for line in Path("runs/r/results.jsonl").read_text().splitlines()]
+    assert {line["kind"] for line in listed} == KINDS
+    (artifacts,) = (path.parent for path in Path("mlartifacts").rglob("results"))
+    return artifacts, listed
+
+
+def verified():
+    (synced,) = sync_trackers("r", verify=True)
+    return synced
+
+
+def test_results_are_compared_too(with_results):
+    _, listed = with_results
+    synced = verified()
+    assert (synced.error, synced.compared, synced.resent) == ("", len(listed), 0)
+
+
+def test_results_that_are_missing_or_changed_are_named_and_sent_again(with_results, noether_command):
+    artifacts, listed = with_results
+    harmed = {line["kind"]: line for line in listed}
+    for kind, line in harmed.items():
+        path = artifacts / line["file"]
+        path.write_bytes(path.read_bytes()[:-1] + (b"" if kind == "table" else b"?"))
+        if kind == "file":
+            path.unlink()
+    for image in (artifacts / "images").iterdir():
+        image.unlink()
+    figures = [line for line in listed if line["kind"] == "figure"]
+    synced = noether_command("tracker", "sync", "r", "--verify", "--json")
+    assert synced.code == 0
+    (answer,) = json.loads(synced.out)
+    assert answer["resent"] == len(figures) + len(harmed) - 1
+    assert any(lost.startswith("figure 'noise' at update 6") for lost in answer["lost"])
+    for line in listed:
+        assert hashlib.sha256((artifacts / line["file"]).read_bytes()).hexdigest() == line["sha256"]
+    assert len(list((artifacts / "images").glob("*.png"))) == len(figures)
+    assert f"and {len(listed)} results verified" in noether_command("tracker", "sync", "r", "--verify").out
+
+
+def test_a_result_that_the_run_folder_lost_too_is_still_missing(with_results):
+    artifacts, listed = with_results
+    for place in (artifacts, Path("runs/r")):
+        (place / listed[0]["file"]).unlink()
+    synced = verified()
+    assert (synced.missing, synced.resent) == (1, 0)
+    assert f"it lacks 1 of {len(listed)} results" in synced.error
+
+
+def test_results_are_not_called_verified_by_a_tracker_that_cannot_look_them_up(with_results, monkeypatch):
+    monkeypatch.setattr(MlflowTracker, "results_missing", BaseTracker.results_missing)
+    synced = verified()
+    assert synced.compared == 0
+    assert "results cannot be verified" in synced.error

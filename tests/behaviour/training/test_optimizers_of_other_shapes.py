@@ -243,6 +243,20 @@ def test_a_metric_without_a_direction_is_found_by_check(noether_command, tiny_sp
     assert ended.code == 2
 
 
+def test_the_direction_that_a_callback_declares_counts(noether_command, tiny_spec, lab, finish, metric_lines):
+    scores = {"kind": "lab.callbacks.Scores", "every_n_updates": 1}
+    schedule = {**PLATEAU, "metric_key": "score/test", "patience": 0, "threshold": 0.0}
+    assert checked(noether_command, tiny_spec, schedule, callbacks=[scores]).code == 0
+    optimizer = {"kind": "SGD", "lr": 0.1, "schedule": schedule}
+    outcome = finish({"model.optimizer": optimizer, "trainer.callbacks": [scores]})
+    assert set(rates(metric_lines(outcome))) == {0.1}
+
+
+def test_a_direction_that_nothing_tells_is_refused_before_training(refusal):
+    schedule = {**PLATEAU, "metric_key": "profiling/peak_memory"}
+    assert "profiling/peak_memory" in refusal({"kind": "SGD", "lr": 0.1, "schedule": schedule})
+
+
 def test_a_metric_that_is_logged_too_rarely_is_noted_by_check(noether_command, tiny_spec):
     rare = {"kind": "offline-loss", "every_n_epochs": 1, "dataset_key": "test"}
     ended = checked(noether_command, tiny_spec, PLATEAU, callbacks=[rare])

@@ -68,7 +68,7 @@ def test_results_change_no_weight(finish, final_weights):
     assert final_weights(finish(SETTINGS, run_id="with")) == final_weights(finish(plain, run_id="without"))
 
 
-@pytest.mark.parametrize("at", [7, 12])
+@pytest.mark.parametrize("at", [7, pytest.param(12, marks=pytest.mark.long)])
 def test_a_run_that_is_killed_and_resumed_has_the_same_results_and_its_tracker_gets_each(
     finish, tiny_spec, workplace, at
 ):

@@ -16,7 +16,7 @@ from noether.data.fetch import fetch_of, first_sample
 from noether.data.loader import _explained, _too_slow, evaluation_pass
 from noether.data.randomness import split_indices
 from noether.data.samplers import TrainingOrder, updates_per_epoch
-from noether.data.sources.columns import checked, facts_of, read_columns
+from noether.data.sources.columns import checked_names, facts_of, read_columns
 from noether.data.sources.disk import DiskConfig, DiskDataset
 from noether.data.sources.file import FileConfig, FileDataset
 from noether.data.transforms import Normalize, NormalizeConfig
@@ -131,8 +131,8 @@ def of_files(folder: Path) -> dict[str, Any]:
         "Python objects": lambda: read_columns(folder / "odd.npz", ["objects"]),
         "integers beyond 64 bits with a sign": lambda: read_columns(folder / "odd.npz", ["unsigned"]),
         "numbers that are lost": lambda: DataContainer({"train": odd(x=["x", "far"])}).first_sample(),
-        "a name that is not text": lambda: checked(folder / "a.parquet", None, ["a\n"]),
-        "a doubled column": lambda: checked(folder / "a.parquet", None, ["a", "b", "a"]),
+        "a name that is not text": lambda: checked_names(folder / "a.parquet", None, ["a\n"]),
+        "a doubled column": lambda: checked_names(folder / "a.parquet", None, ["a", "b", "a"]),
         "arrays of different lengths": lambda: file(y="y", z="z"),
         "a property without arrays": lambda: file(x="x", y=[]),
         "an array that cannot be a component": lambda: file(y=["y", "x"]),

@@ -135,7 +135,19 @@ def test_project_does_not_open_other_packages(project: Path, path: str):
 
 def test_installed_package_is_not_the_projects_because_a_folder_has_its_name(project: Path):
     write(project, "sklearn")
-    assert "'sklearn' is not trusted" in refused(Registry((), project_folders=[project]), "sklearn.my_loss")
+    text = refused(Registry((), project_folders=[project]), "sklearn.my_loss")
+    assert "is hidden by another 'sklearn'" in text
+    assert "--trust sklearn" in text
+
+
+def test_code_of_a_second_project_names_the_first_that_hides_it(project: Path):
+    for name in ("first", "second"):
+        write(project / name, "namesake")
+    Registry((), project_folders=[project / "first"]).load("loss", "namesake.my_loss")
+    text = refused(Registry((), project_folders=[project / "second"]), "namesake.my_loss")
+    assert all(str(project / name) in text for name in ("first", "second"))
+    assert "use a process for each project" in text
+    assert "--trust" not in text
 
 
 def test_package_outside_of_the_project_is_not_its_own(project: Path):

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -101,7 +102,7 @@ def test_a_matplotlib_figure_is_drawn_when_it_is_added(writer, kept, tmp_path):
     assert pixels.min() < 128
 
 
-def test_drawing_needs_no_display_changes_no_backend_and_draws_no_random_numbers(tmp_path):
+def test_drawing_needs_no_display_changes_no_backend_and_draws_no_random_numbers():
     code = """
 import random, sys, torch, matplotlib
 from matplotlib.figure import Figure
@@ -115,7 +116,7 @@ encoded("figure", "a", figure)
 assert before == state()
 assert "matplotlib.pyplot" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True, env={"MPLBACKEND": "TkAgg", "HOME": str(tmp_path)})
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "MPLBACKEND": "TkAgg"})
 
 
 def test_a_pillow_image_stays_as_it_is(writer, kept, tmp_path):
@@ -241,6 +242,23 @@ def test_a_key_that_no_file_or_terminal_can_show_is_refused(writer, key):
             add(key, 1.0)
 
 
+WITHOUT_VALUES = {"sparse": torch.eye(3).to_sparse(), "meta": torch.empty(3, 3, device="meta")}
+
+
+@pytest.mark.parametrize("name", WITHOUT_VALUES)
+def test_a_tensor_without_values_is_an_error_that_names_the_key(writer, name):
+    tensor = WITHOUT_VALUES[name]
+    for add in (lambda: writer.add_table("t", {"a": tensor[0]}), lambda: writer.add_figure("t", tensor)):
+        with pytest.raises(TrainingError, match="'t' cannot be added"):
+            add()
+
+
+def test_a_table_takes_tensors_that_need_gradients(writer, kept, tmp_path):
+    weights = torch.ones(2, requires_grad=True) * 2
+    writer.add_table("t", {"a": weights})
+    assert kept().table(tmp_path)["a"].tolist() == [2.0, 2.0]
+
+
 # Histograms
 
 
@@ -268,7 +286,33 @@ def test_a_histogram_of_nothing_or_of_one_value_has_increasing_edges(writer, kep
     assert sorted(set(body["edges"])) == body["edges"]
 
 
-@pytest.mark.parametrize("bins", [0, -1, 1.5, "auto", [1.0], [2.0, 1.0], None, True, 10**9])
+@pytest.mark.parametrize(
+    "values",
+    [
+        torch.tensor([1.0, 1.0000001]),
+        torch.tensor([3.4e38]),
+        torch.tensor([1e-45, 2e-45]),
+        torch.tensor([2**62, 2**62 + 2**40]),
+        torch.tensor([1.7e308], dtype=torch.float64),
+    ],
+    ids=["next to each other", "the largest", "the smallest", "large whole numbers", "the largest double"],
+)
+def test_a_histogram_of_a_range_without_room_for_its_edges_has_a_wider_one(writer, kept, tmp_path, values):
+    writer.add_histogram("h", values)
+    body = json.loads(kept().read(tmp_path))
+    assert (sum(body["counts"]), body["left_out"]) == (len(values), 0)
+    assert sorted(set(body["edges"])) == body["edges"]
+
+
+@pytest.mark.parametrize("make", [torch.tensor, lambda given: np.array(given, dtype="float32")])
+def test_edges_that_are_changed_in_place_later_keep_their_histogram(writer, kept, tmp_path, make):
+    edges = make([0.0, 2.0, 3.0])
+    writer.add_histogram("h", [1.0], bins=edges)
+    edges[:] = 7.0
+    assert json.loads(kept().read(tmp_path))["edges"] == [0.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("bins", [torch.tensor([0j, 1j]), 0, -1, 1.5, "auto", [1.0], [2.0, 1.0], None, True, 10**9])
 def test_wrong_bins_are_an_error(writer, bins):
     with pytest.raises(TrainingError, match="bins"):
         writer.add_histogram("h", torch.zeros(3), bins=bins)

@@ -8,6 +8,7 @@ import logging
 import math
 import posixpath
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ from noether.metrics.tracker import RunDescription
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param
+    from mlflow.entities import FileInfo, Metric, Param
 
 MAX_NAME_LENGTH = 250
 
@@ -164,10 +165,8 @@ _SYSTEM = "system/"
 """Metrics of the machine, which MLflow's own thread writes with another count of steps."""
 
 
-class History:
-    """The points that an MLflow run has, looked up as far as they are asked for.
-
-    A point is its name and step: a resumed run computes timings again that differ from those that arrived.
+class _OfOneRun:
+    """Requests about one MLflow run.
 
     Args:
         client: MLflow's client.
@@ -177,6 +176,16 @@ class History:
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self._client = client
         self._run_id = run_id
+
+
+class History(_OfOneRun):
+    """The points that an MLflow run has, looked up as far as they are asked for.
+
+    A point is its name and step: a resumed run computes timings again that differ from those that arrived.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        super().__init__(client, run_id)
         latest = client.get_run(run_id).data._metric_objs  # the public `metrics` has no steps
         self._newest = {metric.key: metric.step for metric in latest if not metric.key.startswith(_SYSTEM)}
         self._steps: dict[str, Counter[int]] = {}
@@ -229,20 +238,13 @@ _IMAGE = re.compile(r"images/(.+?)[+%]step[+%](\d+)[+%].+\.png")
 _IMAGE_KEY = re.compile(r"[\w\-./ ]{1,150}", re.ASCII)
 
 
-class ResultSender:
+class ResultSender(_OfOneRun):
     """Give results to one MLflow run: each as an artifact below `results/`, a figure as an image of its step as well.
 
     An artifact that comes again replaces itself; an image is looked up before.
-
-    Args:
-        client: MLflow's client.
-        run_id: Id of the MLflow run.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
-        self._client = client
-        self._run_id = run_id
-        self._images: set[tuple[str, int]] | None = None
+    _images: set[tuple[str, int]] | None = None
 
     def send(self, result: Result, path: Path) -> None:
         """Upload a result.
@@ -251,22 +253,47 @@ class ResultSender:
             result: Its key, kind and update.
             path: Its file.
         """
-        folder = PurePosixPath(result.file).parent
-        self._client.log_artifact(self._run_id, str(path), str(folder))
+        self._client.log_artifact(self._run_id, str(path), str(PurePosixPath(result.file).parent))
         if result.kind != "figure":
             return
-        if self._images is None:
-            listed = (_IMAGE.fullmatch(item.path) for item in self._client.list_artifacts(self._run_id, "images"))
-            self._images = {(found[1], int(found[2])) for found in listed if found}
-        key = result.key if _IMAGE_KEY.fullmatch(result.key) else folder.name
-        image = (key.replace("/", "~"), result.update)
-        if image not in self._images:
+        key, image = _image_of(result)
+        if image not in self._shown_images():
             from PIL import Image
 
             with Image.open(path) as picture:
                 milliseconds = int(result.time * 1000)
                 self._client.log_image(self._run_id, picture, key=key, step=result.update, timestamp=milliseconds)
-            self._images.add(image)
+            self._shown_images().add(image)
+
+    def missing(self, results: Sequence[Result]) -> list[Result]:
+        """Return the results that the run lacks, or has with another content."""
+        self._images = None
+        folders = {str(PurePosixPath(result.file).parent) for result in results}
+        listed = {(item.path, item.file_size) for folder in folders for item in self._list(folder)}
+        return [result for result in results if (result.file, result.size) not in listed or not self._has(result)]
+
+    def _has(self, result: Result) -> bool:
+        if result.kind == "figure" and _image_of(result)[1] not in self._shown_images():
+            return False
+        with tempfile.TemporaryDirectory(prefix="noether-") as place:
+            copy = self._client.download_artifacts(self._run_id, result.file, place)
+            return hashlib.sha256(Path(copy).read_bytes()).hexdigest() == result.sha256
+
+    def _list(self, folder: str) -> Sequence[FileInfo]:
+        listed: Sequence[FileInfo] = self._client.list_artifacts(self._run_id, folder)
+        return listed
+
+    def _shown_images(self) -> set[tuple[str, int]]:
+        if self._images is None:
+            listed = (_IMAGE.fullmatch(item.path) for item in self._list("images"))
+            self._images = {(found[1], int(found[2])) for found in listed if found}
+        return self._images
+
+
+def _image_of(result: Result) -> tuple[str, tuple[str, int]]:
+    """Return the key of a figure's image, and that with its step as the name of the image has them."""
+    key = result.key if _IMAGE_KEY.fullmatch(result.key) else PurePosixPath(result.file).parent.name
+    return key, (key.replace("/", "~"), result.update)
 
 
 _LOGGER = logging.getLogger(__name__)
@@ -275,23 +302,16 @@ _TOO_MANY = 20
 """Number of refused values after which the store is assumed to refuse all of them."""
 
 
-class MetricSender:
+class MetricSender(_OfOneRun):
     """Send values to one MLflow run, and leave out values that MLflow refuses.
-
-    Args:
-        client: MLflow's client.
-        run_id: Id of the MLflow run.
 
     Attributes:
         refused: Number of values left out.
         largest: Number of values that one request may hold; a server that takes less lowers it.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
-        self.refused = 0
-        self.largest = MAX_METRICS
-        self._client = client
-        self._run_id = run_id
+    refused = 0
+    largest = MAX_METRICS
 
     def send(self, metrics: Sequence[Metric]) -> None:
         """Send the values in one request; if it is refused or too large, send its halves, down to single values.

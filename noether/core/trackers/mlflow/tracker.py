@@ -174,8 +174,7 @@ class MlflowTracker(BaseTracker):
         """
         metrics, infinities = to_metrics(records)
         with as_tracker_errors(self.store.shown_uri):
-            if self._sender is None:
-                self._sender = MetricSender(self.client, self._id)
+            self._sender = self._sender or MetricSender(self.client, self._id)
             for request in in_requests(metrics, self._sender.largest):
                 self._sender.send(request)
         self._left_out[INFINITIES_TAG] += infinities
@@ -203,8 +202,12 @@ class MlflowTracker(BaseTracker):
     def log_result(self, result: Result, path: Path) -> None:
         """Upload it, and show a figure by its step."""
         with as_tracker_errors(self.store.shown_uri):
-            self._results = self._results or ResultSender(self.client, self._id)
-            self._results.send(result, path)
+            self._result_sender().send(result, path)
+
+    def results_missing(self, results: Sequence[Result]) -> Sequence[Result] | None:
+        """Return the results whose artifact, or whose image of its step, the MLflow run lacks or has otherwise."""
+        with as_tracker_errors(self.store.shown_uri):
+            return self._result_sender().missing(results)
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Upload a file."""
@@ -215,7 +218,7 @@ class MlflowTracker(BaseTracker):
         """Set the final status; the text of an error becomes a tag, and in full the artifact `error.txt`."""
         if self._system_metrics is not None:
             stop_system_metrics(self._system_metrics)
-            self._system_metrics = None
+        self._system_metrics = None
         with as_tracker_errors(self.store.shown_uri):
             refused = self._sender.refused if self._sender else 0
             for tag, before in self._left_out.items():
@@ -268,9 +271,12 @@ class MlflowTracker(BaseTracker):
         return self.mlflow_run_id
 
     def _looked_up(self) -> History:
-        if self._history is None:
-            self._history = History(self.client, self._id)
+        self._history = self._history or History(self.client, self._id)
         return self._history
+
+    def _result_sender(self) -> ResultSender:
+        self._results = self._results or ResultSender(self.client, self._id)
+        return self._results
 
     def _store_for(self, run: RunDescription) -> Store:
         """Return the store that already holds the run, unless its spec names another one now."""
@@ -383,11 +389,8 @@ class MlflowTracker(BaseTracker):
         """
         logged = self.client.get_run(self._id).data.params
         params = to_params(run.params)
-        changed = [
-            key
-            for key, param in zip(run.params, params, strict=True)
-            if logged.get(param.key, param.value) != param.value
-        ]
+        given = zip(run.params, params, strict=True)
+        changed = [key for key, param in given if logged.get(param.key, param.value) != param.value]
         params += to_params({f"attempt/{run.attempt}/{key}": run.params[key] for key in changed})
         for request in in_requests([param for param in params if param.key not in logged], MAX_PARAMS):
             send_params(self.client, self._id, request)

@@ -13,7 +13,7 @@ import torch
 from pyarrow import types
 from torch import Tensor
 
-from noether.data.sources.columns import from_numpy, wrong_type
+from noether.data.sources.columns import from_numpy
 from noether.errors import DataError
 
 Array = np.ndarray[Any, Any]
@@ -61,7 +61,10 @@ def require_numbers(source: Path, name: str, kind: pa.DataType) -> pa.DataType:
         else:
             break
     if not (types.is_integer(inner) or types.is_floating(inner) or types.is_boolean(inner)):
-        raise wrong_type(source, name, str(kind))
+        raise DataError(
+            f"{source}: wrong type of {name!r}: found {kind}, expected numbers or booleans, or lists of them",
+            hint="choose other columns with `properties`",
+        )
     return inner
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,10 +12,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from noether.config.components import DatasetBaseConfig
-from noether.data.dataset import Batch, InMemoryDataset, StoredDataset, exact_ones
-from noether.data.randomness import LARGEST_SORTED, train_test_indices
-from noether.data.sources.columns import checked
-from noether.data.sources.file import array_names, assembled, served
+from noether.data import InMemoryDataset, StoredDataset, train_test_indices
+from noether.data.sources.columns import array_names, assembled, checked_names
 from noether.errors import DataError
 from noether_plugin_hf_datasets.columns import Rows, require_numbers
 from noether_plugin_hf_datasets.tables import RowGroups, Table
@@ -113,8 +110,6 @@ class HfDataset(StoredDataset):
         DataError: if the data set is missing, damaged, lacks a column, or its columns are not numbers.
     """
 
-    deterministic = True
-
     def __new__(cls, dataset_config: HfDatasetConfig | None = None, **_: Any) -> HfDataset:
         """Return a data set that gathers whole batches, unless a collator has to see the samples."""
         gathers = cls is HfDataset and dataset_config is not None and dataset_config.collate is None
@@ -129,7 +124,6 @@ class HfDataset(StoredDataset):
         super().__init__(dataset_config)
         self._table = _opened(dataset_config)
         self._wanted = dataset_config.properties
-        self._is_exact = False
         self._names = self._columns()
         self.shuffle_block = dataset_config.shuffle_block
         self._part = _part_of(self._table, dataset_config, seed)
@@ -146,14 +140,14 @@ class HfDataset(StoredDataset):
         table, source = self._table, self._table.source
         if not len(table):
             raise DataError(f"{source}: no samples: found 0 rows, expected at least 1")
-        names = checked(source, None if self._wanted is None else array_names(self._wanted), table.schema.names)
+        names = checked_names(source, None if self._wanted is None else array_names(self._wanted), table.schema.names)
         kinds = [require_numbers(source, name, table.schema.field(name).type) for name in names]
         table.require_no_gaps(names)
         self.holds_doubles = any(kind.equals("double") for kind in kinds)
         return names
 
     def _warn_of_a_small_cache(self, table: RowGroups, cached_mib: int) -> None:
-        first = self._exact(torch.arange(1))
+        first = self.read(torch.arange(1))
         group = table.largest * sum(_bytes_of(values) for values in first.values())
         if (needed := group * _MIXED >> 20) > cached_mib and len(table) > table.largest:
             _logger.warning(
@@ -169,14 +163,11 @@ class HfDataset(StoredDataset):
         return {name: values[0] for name, values in self._served([range(len(self))[index]]).items()}
 
     def _served(self, indices: list[int] | Tensor) -> dict[str, Rows]:
-        exact = self._exact(torch.as_tensor(indices, dtype=torch.int64))
-        return {name: _each(values, self._as_served) for name, values in exact.items()}
+        read = self.read(torch.as_tensor(indices, dtype=torch.int64))
+        return {name: _each(values, self.as_served) for name, values in read.items()}
 
-    def _as_served(self, values: Tensor) -> Tensor:
-        return values if self._is_exact and values.dtype == torch.float64 else served(values)
-
-    def _exact(self, indices: Tensor) -> dict[str, Rows]:
-        """Return samples in the types of the file."""
+    def read(self, indices: Tensor) -> dict[str, Rows]:
+        """Return samples in the types of the file: a tensor, or a list of tensors that differ in shape."""
         places = self._part[indices] if isinstance(self._part, Tensor) else indices
         columns = self._table.take(np.ascontiguousarray(places.numpy()), self._names)
         if self._wanted is None:
@@ -189,30 +180,21 @@ class HfDataset(StoredDataset):
         made = assembled(self._table.source, beside, dense) if beside else {}
         return {name: made[name] if name in made else single[name] for name in self._wanted}
 
-    def in_full(self) -> HfDataset:
-        """Return the data set with float64 where the file has it."""
-        other = copy.copy(self)
-        other._is_exact = True
-        return other
-
     def spread(self, most: int) -> InMemoryDataset:
         """Return samples from all over the data set, at most `most` and 64 MiB, with their exact numbers.
 
         Points of samples of different sizes stand for samples.
         """
-        held = sum(_bytes_of(values) for values in self._exact(torch.arange(1)).values())
+        held = sum(_bytes_of(values) for values in self.read(torch.arange(1)).values())
         count = max(2, min(most, len(self), _SPREAD_BYTES // max(1, held)))
-        exact = self._exact(torch.linspace(0, len(self) - 1, count, dtype=torch.float64).long())
-        columns = {name: _rows(values, count) for name, values in exact.items()}
-        made = InMemoryDataset({name: served(values) for name, values in columns.items()}, self.config)
-        made.exact = exact_ones(columns, made.properties)
-        return made
+        read = self.read(torch.linspace(0, len(self) - 1, count, dtype=torch.float64).long())
+        return self.held_in_memory({name: _rows(values, count) for name, values in read.items()})
 
 
 class GatheredHfDataset(HfDataset):
     """A data set whose samples have one shape, so that a batch is gathered at once."""
 
-    def __getitems__(self, indices: list[int] | Tensor) -> Batch:
+    def __getitems__(self, indices: list[int] | Tensor) -> dict[str, Any]:
         """Return the batch of the samples at `indices`.
 
         Raises:
@@ -244,12 +226,6 @@ def _opened(config: HfDatasetConfig) -> Table:
 def _part_of(table: Table, config: HfDatasetConfig, seed: int) -> range | Tensor:
     if config.part is None:
         return range(len(table))
-    if len(table) > LARGEST_SORTED:
-        raise DataError(
-            f"{table.source} cannot be divided at random: found {len(table)} samples, expected at most "
-            f"{LARGEST_SORTED}",
-            hint="save the parts as data sets of their own: dataset.train_test_split(…)",
-        )
     part_seed = seed if config.part_seed is None else config.part_seed
     return train_test_indices(len(table), config.part, config.test_fraction, part_seed)
 

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from noether.data.sources.columns import no_file
 from noether.errors import DataError
-from noether.kernel.names import did_you_mean
 from noether_plugin_hf_datasets.tables import ArrowTable, RowGroups, Table
 
 SUFFIXES = (".parquet", ".arrow", ".csv", ".json", ".jsonl")
@@ -75,7 +73,10 @@ def _files(path: Path) -> list[Path]:
     elif path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
     else:
-        raise no_file(path)
+        raise DataError(
+            f"{path} does not exist, or is neither a file nor a folder",
+            hint="a path in a spec starts at the spec's own folder, one of the command line at the working folder",
+        )
     suffixes = sorted({file.suffix.lower() for file in files})
     if len(suffixes) != 1 or suffixes[0] not in SUFFIXES:
         folders = [other.name for other in path.iterdir() if other.is_dir()] if path.is_dir() and not files else []
@@ -138,10 +139,9 @@ def _one_split(source: str, found: Any, split: str | None) -> Any:
     names = sorted(found)
     chosen = names[0] if split is None and len(names) == 1 else split
     if chosen not in found:
-        guess = did_you_mean(chosen, names) if chosen else ""
         raise DataError(
             f"{source}: {'no split is named' if split is None else f'unknown split {split!r}'}: expected one of "
-            f"{', '.join(names)}.{guess}",
+            f"{', '.join(names)}",
             hint=f'write split = "{names[0]}"' if names else "save a data set with at least one split",
         )
     return found[chosen]

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from noether.data.sources.columns import unreadable
 from noether.errors import DataError
 from noether_plugin_hf_datasets.columns import (
     Column,
@@ -192,7 +191,7 @@ class RowGroups:
             try:
                 self._open[place] = parquet.ParquetFile(path, pre_buffer=False)
             except (OSError, pa.ArrowException) as error:
-                raise unreadable(path, error) from error
+                raise _unreadable(path, error) from error
         return self._open[place]
 
     def _read(self, number: int, names: Sequence[str]) -> dict[str, pa.Array]:
@@ -200,7 +199,7 @@ class RowGroups:
         try:
             table = self._file(place).read_row_group(group, columns=list(names), use_threads=False)
         except (OSError, pa.ArrowException) as error:
-            raise unreadable(self._files[place], error) from error
+            raise _unreadable(self._files[place], error) from error
         return {name: _one_array(table.column(name)) for name in names}
 
 
@@ -215,3 +214,7 @@ def _columns(schema: pa.Schema) -> str:
 def _status(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} cannot be read as Parquet: {error}", hint="check that the file is complete")

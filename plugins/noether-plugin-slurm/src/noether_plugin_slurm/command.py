@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from noether.cli.options import Spec, SpecOptions, verb, verbs
+from noether.cli.options import Spec, SpecOptions, run_id_for, verb, verbs
 from noether.cli.output import print_facts
 
 app = verbs()
@@ -32,14 +32,13 @@ def slurm_submit(
 ) -> None:
     """Submit the run that SPEC describes to Slurm; it is requeued with its checkpoint until it has finished."""
     import noether
-    from noether.runs.folder.run_folder import checked_run_id, new_run_id
     from noether_plugin_slurm.submit import command_of, submit
     from noether_plugin_slurm.table import SlurmTable
 
     loaded = noether.load_spec(spec, options.overrides, plugins=options.plugins, trust=options.trusted)
     table = getattr(loaded.spec, "slurm", None) or SlurmTable()
-    run_id = new_run_id(loaded.spec.name) if run_id is None else checked_run_id(run_id, loaded.spec.output)
-    command = command_of(spec, run_id, options.arguments())
+    run_id = run_id_for(loaded, run_id)
+    command = command_of(spec, run_id, options.arguments(), table)
     if dry_run:
         parameters = {name: value for name, value in table.parameters(run_id).items() if value is not None}
         print_facts([*parameters.items(), ("attempts", table.max_attempts), ("command", shlex.join(command))])

@@ -71,3 +71,8 @@ def test_an_error_in_a_callback_is_placed_in_its_table() -> None:
     with pytest.raises(ValidationError) as caught:
         config(max_epochs=1, callbacks=tables)
     assert [error["loc"] for error in caught.value.errors()] == [("callbacks", 1, "every_n_epochs")]
+
+
+def test_a_config_without_brackets_has_any_callbacks_for_type_checkers() -> None:
+    (parameter,) = BaseTrainerConfig.__parameters__  # type: ignore[attr-defined]  # pydantic has it
+    assert parameter.__default__ is CallBackBaseConfig
