@@ -33,7 +33,7 @@ def state(update: int = 6, **parts: Any) -> CheckpointState:
         "trainer": {"update": update},
         "callbacks": {"best": {"value": float("nan")}, "ema": {"weights": {"w": torch.ones(1)}}},
         "data": {},
-        "rank": {"torch": "00ff"},
+        "ranks": [{"torch": "00ff"}],
     }
     return CheckpointState(**{**everything, **parts})
 
