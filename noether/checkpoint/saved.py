@@ -20,10 +20,10 @@ from noether.checkpoint.state import (
     CheckpointState,
     callback_file,
     decode_state,
-    join_state,
     join_values,
     rank_file,
 )
+from noether.checkpoint.state_tree import join_state
 from noether.checkpoint.tensor_file import decode_tensors
 from noether.checkpoint.untrusted import parse_json
 from noether.errors import CheckpointError
@@ -59,7 +59,10 @@ class SavedCheckpoint:
         Raises:
             CheckpointError: if the checkpoint has no such file, or it is damaged.
         """
-        return dict(self._tensors(name))
+        try:
+            return dict(self._tensors(name))
+        except ValueError as error:  # of a part
+            raise self._unreadable(name, error) from error
 
     def _tensors(self, name: str) -> Mapping[str, Any]:
         """Return the tensors of one file; of a sharded one a mapping that reads them when they are asked for."""

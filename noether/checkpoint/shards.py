@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import torch
@@ -51,7 +51,8 @@ def is_sharded(value: Any) -> bool:
 
 def local(value: Tensor) -> Tensor:
     """Return the part of a tensor that this rank holds; a plain one is whole."""
-    return value.to_local() if is_sharded(value) else value  # type: ignore[operator, no-any-return]  # a DTensor has it
+    sharded: Any = value
+    return sharded.to_local() if is_sharded(value) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,9 @@ def divide(
     Raises:
         TrainingError: if a file cannot hold a tensor.
     """
-    from torch.distributed.checkpoint import DefaultSavePlanner  # takes a second, and most runs have no shards
+    from torch.distributed.checkpoint.default_planner import (
+        DefaultSavePlanner,
+    )  # takes a second, and most runs have no shards
 
     aliases: dict[str, dict[str, str]] = {file: {} for file in groups}
     state: dict[str, Tensor] = {}
@@ -101,12 +104,14 @@ def divide(
     plans, metadata = planner.create_global_plan(ranks.gather(planner.create_local_plan()))
     own: dict[str, dict[str, Tensor]] = {}
     tables: dict[str, dict[str, Any]] = {file: {} for file in groups}
+    found: Any
     for key, found in metadata.state_dict_metadata.items():
         file, _, name = key.partition(":")
         tables[file][name] = {"dtype": _name_of(name, found.properties.dtype), "shape": list(found.size), "parts": []}
     for rank, plan in enumerate(plans):
         for item in plan.items:
             file, _, name = item.index.fqn.partition(":")
+            assert item.tensor_data is not None, "all of them are tensors"
             chunk = item.tensor_data.chunk
             if math.prod(chunk.sizes):
                 tables[file][name]["parts"].append([rank, list(chunk.offsets), list(chunk.sizes)])
@@ -160,7 +165,9 @@ class _Entry:
             ValueError: if the parts do not make up the tensor.
         """
         wrong = ValueError(f"not a valid index: {name[:200]!r} has parts that do not make up a tensor")
-        if not isinstance(body, dict) or body.keys() != {"dtype", "shape", "parts"} or body["dtype"] not in _TYPES:
+        if not isinstance(body, dict) or body.keys() != {"dtype", "shape", "parts"}:
+            raise wrong
+        if not isinstance(body["dtype"], str) or body["dtype"] not in _TYPES:
             raise wrong
         shape, parts = body["shape"], body["parts"]
         if not _are_sizes(shape) or not isinstance(parts, list):
@@ -209,7 +216,7 @@ class ShardedTensors(Mapping[str, Any]):
             raise ValueError("not a valid index: tensors and aliases have to be tables")
         self.entries = {name: _Entry.of(name, entry) for name, entry in body["tensors"].items()}
         self.aliases: dict[str, str] = body["aliases"]
-        if any(name in self.entries or self.entries.get(of) is None for name, of in self.aliases.items()):
+        if any(name in self.entries or str(of) not in self.entries for name, of in self.aliases.items()):
             raise ValueError("not a valid index: an alias has no target or the name of a tensor")
         self._tree, self._read, self._join = body["values"], read, join
 
@@ -245,7 +252,7 @@ def load_parts(
     Raises:
         ValueError: if a file does not have the parts that the index says.
     """
-    from torch.distributed.checkpoint import DefaultLoadPlanner
+    from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 
     planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     planner.set_up_planner(dict(targets), _metadata({name: entries[name] for name in targets}), is_coordinator=False)
@@ -287,6 +294,10 @@ def _metadata(entries: Mapping[str, _Entry]) -> Any:
     )
 
 
+def _given(tensors: Mapping[str, Tensor], _: int) -> Mapping[str, Tensor]:
+    return tensors
+
+
 def in_shards_of(like: Mapping[str, Any], saved: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a saved state in which the tensors that are sharded in `like` are sharded in the same way.
 
@@ -305,8 +316,7 @@ def in_shards_of(like: Mapping[str, Any], saved: Mapping[str, Any]) -> Mapping[s
             name: _Entry(value.dtype, tuple(value.shape), [_Part(0, (0,) * value.ndim, tuple(value.shape))])
             for name, value in plain.items()
         }
-        read = lambda _: plain  # noqa: E731
-        names = {name: name for name in entries}
+        read, names = partial(_given, plain), {name: name for name in entries}
     targets: dict[str, Tensor] = {}
     for name, key in names.items():
         entry, own = entries[key], like.get(name)

@@ -18,8 +18,8 @@ from noether.checkpoint.manifest import SPEC, WEIGHTS, Manifest, NamedCheckpoint
 from noether.checkpoint.paths import PathProvider, checkpoint_name
 from noether.checkpoint.retention import Retention
 from noether.checkpoint.save import LAST, BackgroundSave, PreparedSave, SavePolicy, SaveQueue, SaveRequest
-from noether.checkpoint.snapshot import Snapshot
 from noether.checkpoint.shards import Gathers, local
+from noether.checkpoint.snapshot import Snapshot
 from noether.checkpoint.state import CheckpointState, callback_file, divided, encode_checkpoint, passing_files
 from noether.errors import SpecError, StorageError, TrainingError
 
@@ -56,12 +56,7 @@ class CheckpointWriter:
     """
 
     def __init__(
-        self,
-        path_provider: PathProvider,
-        *,
-        keep_last: int = 3,
-        spec_sha256: str = "",
-        ranks: Gathers | None = None,
+        self, path_provider: PathProvider, *, keep_last: int = 3, spec_sha256: str = "", ranks: Gathers | None = None
     ) -> None:
         self.path_provider, self._ranks = path_provider, ranks
         self.keep_last = keep_last
@@ -232,10 +227,11 @@ class CheckpointWriter:
         assert self.queue.in_flight is None, "one save after the other"
         request, self.queue.pending = self.queue.pending, None
         self._include_earlier(state.update, request)
-        parts = None if self._ranks is None else divided(state, request, self._ranks)
+        parts = divided(state, request, self._ranks)
         shared = None if parts is None or self._ranks is None else SharedSave(parts, self._ranks)
         if not self.path_provider.writes:  # another rank does
-            return self._follow(state, request, shared)
+            self._follow(state, request, shared)
+            return None
         prepared = self._prepare_save(state, request)
         if parts is not None:
             prepared = prepared.with_parts(parts)
@@ -361,8 +357,7 @@ class CheckpointWriter:
             TrainingError: if something in the state has a type that a checkpoint cannot hold.
         """
         files, _ = encode_checkpoint(state, SaveRequest.whole())
-        if self._ranks is not None:
-            divided(state, SaveRequest.whole(), self._ranks)
+        divided(state, SaveRequest.whole(), self._ranks)
         self.folder.warn_if_short_of_room(sum(map(len, files.values())), self.retention)
 
     @property

@@ -11,19 +11,21 @@ if TYPE_CHECKING:
     from noether.data.dataset import InMemoryDataset as InMemoryDataset
     from noether.data.dataset import StoredDataset as StoredDataset
     from noether.data.randomness import train_test_indices as train_test_indices
+    from noether.kernel.watchdog import has_progressed as has_progressed
 
 _HOMES = {
-    "DataContainer": "container",
-    "Dataset": "dataset",
-    "InMemoryDataset": "dataset",
-    "StoredDataset": "dataset",
-    "train_test_indices": "randomness",
+    "DataContainer": ".container",
+    "Dataset": ".dataset",
+    "InMemoryDataset": ".dataset",
+    "StoredDataset": ".dataset",
+    "has_progressed": "noether.kernel.watchdog",
+    "train_test_indices": ".randomness",
 }
-__all__ = ["DataContainer", "Dataset", "InMemoryDataset", "StoredDataset", "train_test_indices"]
+__all__ = ["DataContainer", "Dataset", "InMemoryDataset", "StoredDataset", "has_progressed", "train_test_indices"]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: the package itself needs no torch."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(_HOMES[name], __name__), name)

@@ -190,7 +190,7 @@ _readings: dict[int, _Reading] = {}
 
 
 def has_progressed() -> None:
-    """Begin the time anew of the work of this thread inside `in_time`, if there is some."""
+    """Begin anew the time in which this thread has to build or read a data set: `timeout` of `[loader]`."""
     if (reading := _readings.get(threading.get_ident())) is not None:
         reading.since = monotonic()
 

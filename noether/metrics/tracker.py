@@ -89,6 +89,10 @@ class BaseTracker(ABC):
         """Return True if this value is shown; False if it is left out on purpose."""
         return True
 
+    def rounded(self, value: float) -> float:
+        """Return a value as the tracker keeps it, which is what `logged` has: float64 as it is, unless overridden."""
+        return value
+
     @abstractmethod
     def close(self, status: RunStatus, error: str | None) -> None:
         """End the run at the tracker.

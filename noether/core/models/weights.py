@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from noether.checkpoint.state import CodeName, encode_state
+from noether.checkpoint.state import encode_state
+from noether.checkpoint.state_tree import CodeName
 from noether.errors import CheckpointError, error_text
 from noether.kernel.names import listed
 from noether.optim.kernels import is_expanded, is_sharded, local

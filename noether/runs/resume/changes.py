@@ -134,9 +134,8 @@ def _decisive(*specs: Mapping[str, Any]) -> Callable[..., bool]:
 def inexact_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return the differences that keep the mathematics and alter the last bits."""
     changes = differences(dict(before), dict(now))
-    return shown(
-        d for d in changes if d.key in EXACT_ONLY_IF_EQUAL and not (d.left is ABSENT and _is_added(d.key, d.right))
-    )
+    kept = [change for change in changes if not (change.left is ABSENT and _is_added(change.key, change.right))]
+    return shown(change for change in kept if change.key in EXACT_ONLY_IF_EQUAL)
 
 
 def require_same_mathematics(before: Mapping[str, Any], now: Mapping[str, Any], values: Iterable[str] = ()) -> None:

@@ -116,7 +116,7 @@ def compare(tracker: BaseTracker, metrics_path: Path, until: int = sys.maxsize) 
         for record in batch.records:
             for key, value in record.metrics.items():
                 if tracker.takes(value) and record.update <= until:
-                    expected.setdefault(key, {}).setdefault(record.update, []).append(value)
+                    expected.setdefault(key, {}).setdefault(record.update, []).append(tracker.rounded(value))
     logged = tracker.logged(expected.keys())
     if logged is None:
         return None

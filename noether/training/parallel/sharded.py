@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.modules.batchnorm import _NormBase
 
 from noether.core.models.build import named_modules
@@ -55,6 +55,8 @@ def shard(model: nn.Module, config: Any, ranks: int) -> nn.Module:
             fully_shard(unit, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
         except (ValueError, NotImplementedError, RuntimeError, AssertionError) as error:
             raise _refusal(f"{name} cannot be sharded: {error_text(error)}") from error
+    assert isinstance(model, FSDPModule), "sharded just now"
+    model.set_reduce_scatter_unused_params(True)  # else ranks that use different ones would add up different gradients
     return model
 
 

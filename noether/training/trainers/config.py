@@ -122,9 +122,10 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
     )
     reduce: Reduce = Field(
         "exact",
-        description="Exchange of gradients between ranks that each have the whole model. `exact`: once an update in one buffer, in the order of "
-        "names, so that a run that was restarted ends with the same bytes. `ddp`: by DistributedDataParallel, during "
-        "the backward pass; with three ranks or more, a restart may change the last bits.",
+        description="Exchange of gradients between ranks that each have the whole model. `exact`: once an update in "
+        "one buffer, in the order of names, so that a run that was restarted ends with the same bytes. `ddp`: by "
+        "DistributedDataParallel, during the backward pass; with three ranks or more, a restart may change the last "
+        "bits.",
     )
     find_unused_params: bool = Field(
         False,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from noether_plugin_hf_datasets.dataset import HfDataset, HfDatasetConfig
 
-from noether.data.container import DataContainer
+from noether.data import DataContainer
 
 UPDATE = 6  # samples, which 1, 2 and 3 ranks divide; four updates are one epoch
 

@@ -1,6 +1,7 @@
 """Event files, read back with TensorBoard's own reader: every point once, whatever happened to the run."""
 
 import io
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from noether_plugin_tensorboard.events import histogram, points_in, table
+from noether_plugin_tensorboard.events import EventFile, histogram, points_in, scalar, table
 from noether_plugin_tensorboard.tracker import TensorboardTracker, TensorboardTrackerConfig
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -103,6 +104,29 @@ def test_a_run_that_failed_and_went_on_shows_every_point_once():
     assert found["picture"] == [3, 6, 9, 12]
     doubled = {tag: count for tag, at in found.items() for count in Counter(at).values() if count > 1}
     assert doubled == {}
+
+
+def test_a_sync_compares_every_value_and_sends_again_what_the_event_files_have_lost():
+    folder = run().run_dir / "tensorboard"
+    assert verified()["missing"] == 0
+    whole = steps(folder)
+    (file,) = [path for path in folder.iterdir() if path.stat().st_size > 1000]
+    with file.open("r+b") as torn:
+        torn.truncate(file.stat().st_size // 2)
+    lost = sum(map(len, whole.values())) - sum(map(len, steps(folder).values()))
+    assert lost > 5 and verified()["resent"] == lost
+    assert {tag: sorted(at) for tag, at in steps(folder).items()} == whole
+    EventFile(folder).add([(1, 1.0, [scalar("loss/online/total", 7.0)])])
+    assert "loss/online/total" in verified(ends=1)["error"]
+
+
+def verified(ends: int = 0) -> dict:
+    """Return the answer of `noether tracker sync --verify` for the tracker of the run."""
+    command = [sys.executable, "-m", "noether", "tracker", "sync", "runs/r", "--verify", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == ends, done.stderr
+    (synced,) = json.loads(done.stdout)
+    return synced
 
 
 def opened(folder: Path, **fields) -> TensorboardTracker:

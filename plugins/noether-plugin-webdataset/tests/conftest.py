@@ -20,9 +20,9 @@ def tiny_shards() -> Path:
     """The samples of the tiny data set in shards of five, as .npy."""
     from webdataset import ShardWriter
 
-    from noether.testing.tiny import tiny_samples
+    from noether.testing import make_data
 
-    columns = {name: values.numpy() for name, values in tiny_samples()["train"].items()}
+    columns = {name: values.numpy() for name, values in make_data().train.properties.items()}
     (HOME / "tiny").mkdir(exist_ok=True)
     with ShardWriter(str(HOME / "tiny" / "tiny-%06d.tar"), maxcount=5, verbose=0) as writer:
         for sample in range(len(next(iter(columns.values())))):

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from noether_plugin_webdataset import decode
 from noether_plugin_webdataset.dataset import ShardDataset, ShardDatasetConfig
 from noether_plugin_webdataset.index import SUFFIX
 from PIL import Image
+from safetensors.torch import save as safetensors
 
 import noether
 from noether.errors import DataError, SpecError
@@ -134,6 +136,12 @@ def bomb() -> bytes:
     return stream.getvalue()
 
 
+def hollow() -> bytes:
+    """An array whose bytes lie behind the end of the file."""
+    header = json.dumps({"a": {"dtype": "F64", "shape": [4], "data_offsets": [0, 32]}}).encode()
+    return len(header).to_bytes(8, "little") + header + b"0" * 8
+
+
 def objects() -> bytes:
     stream = io.BytesIO()
     np.save(stream, np.array([{}], dtype=object), allow_pickle=True)
@@ -154,9 +162,13 @@ def grey16() -> bytes:
         ("npy", objects()),
         ("npz", b"PK"),
         ("safetensors", b"\xff" * 16),
+        ("safetensors", (1 << 40).to_bytes(8, "little") + b"{}"),
+        ("safetensors", hollow()),
+        ("safetensors", safetensors({"a": torch.ones(2, dtype=torch.complex64)})),
         ("json", b"{"),
         ("json", b"[" * 100_000),
         ("json", b'{"a": NaN}'),
+        ("json", b'{"a": 1, "a": 2}'),
         ("cls", b"cat"),
         ("cls", b"1" * 100),
         ("cls", b"9" * 30),
@@ -176,6 +188,13 @@ def test_arrays_that_unpack_to_too_much(shard, monkeypatch: pytest.MonkeyPatch):
     assert len(opened(path)[0]["x"]) == 1000
     monkeypatch.setattr(decode, "_MOST_BYTES", 8000)
     refused(path, "unpacks to 81")
+
+
+def test_a_header_of_safetensors_that_is_too_long(shard, monkeypatch: pytest.MonkeyPatch):
+    path = shard({"a.safetensors": safetensors({"a": torch.ones(2)})})
+    assert opened(path)[0]["a"].tolist() == [1, 1]
+    monkeypatch.setattr(decode, "_MOST_HEADER", 16)
+    refused(path, "sample 0", "at most 16")
 
 
 @pytest.mark.parametrize("suffix", ["json", "x.cls"])
@@ -228,7 +247,14 @@ def test_an_index_is_written_once_and_again_after_a_change(shard, tmp_path: Path
     assert opened(path).__getitems__([0, 1])["cls"].tolist() == [2, 3]
     assert opened(path, index=str(tmp_path / "index"))[0]["cls"] == 2
     assert len(list((tmp_path / "index").iterdir())) == 1
-    for damage in (b"", b"\xff" * 100, index.read_bytes()[:-8]):
+    for damage in (
+        b"",
+        b"\xff" * 100,
+        index.read_bytes()[:-8],
+        (1 << 40).to_bytes(8, "little") + b"{}",
+        (100_000).to_bytes(8, "little") + b"[" * 100_000,
+        index_of_nothing(path),
+    ):
         index.write_bytes(damage)
         assert opened(path)[1]["cls"] == 3
     index.unlink()
@@ -237,6 +263,15 @@ def test_an_index_is_written_once_and_again_after_a_change(shard, tmp_path: Path
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     refused(path, "cannot be written", "`index`")
+
+
+def index_of_nothing(shard: Path) -> bytes:
+    """An index of a trillion samples without members, which fits the shard otherwise."""
+    status = shard.stat()
+    record = {"version": 1, "size": status.st_size, "stamp": str(status.st_mtime_ns), "suffixes": [], "lacking": {}}
+    header = {"__metadata__": {"shard": json.dumps(record)}, "places": {"shape": [1 << 40, 0, 2]}}
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text
 
 
 def test_an_index_that_points_out_of_the_shard(shard):

@@ -13,7 +13,7 @@ from noether_plugin_webdataset import files
 from noether_plugin_webdataset.dataset import ShardDataset, ShardDatasetConfig
 from webdataset import TarWriter
 
-from noether.data.container import DataContainer
+from noether.data import DataContainer
 from noether.errors import DataError
 
 pytest.importorskip("aiohttp")

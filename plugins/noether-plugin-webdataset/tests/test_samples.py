@@ -46,7 +46,13 @@ def test_each_format_is_decoded(shard):
         {
             "a.p.npy": npy(np.asfortranarray(np.arange(6.0).reshape(2, 3))),
             "a.flow.npz": npz(u=np.float32([1, 2]), wet=np.array([True, False])),
-            "a.safetensors": safetensors({"w": torch.tensor([3], dtype=torch.int32)}),
+            "a.safetensors": safetensors(
+                {
+                    "w": torch.tensor([3], dtype=torch.int32),
+                    "half": torch.tensor([0.5], dtype=torch.bfloat16),
+                    "many": torch.tensor([2**40], dtype=torch.uint64),
+                }
+            ),
             "a.json": json.dumps({"angle": 1.5, "steps": 3, "grid": [[1, 2], [3, 4]]}).encode(),
             "a.cls": b"7\n",
             "a.PNG": image(pixels),
@@ -58,6 +64,8 @@ def test_each_format_is_decoded(shard):
         "p": torch.arange(6.0).reshape(2, 3),
         "flow.u": torch.tensor([1.0, 2.0]),
         "flow.wet": torch.tensor([True, False]),
+        "half": torch.tensor([0.5]),
+        "many": torch.tensor([2**40]),
         "w": torch.tensor([3]),
         "angle": torch.tensor(1.5),
         "steps": torch.tensor(3),

@@ -49,8 +49,10 @@ def require_close_files(one, other, tolerance=1e-5):
         torch.testing.assert_close(others.tensors(name), files.tensors(name), rtol=tolerance, atol=1e-6)
 
 
-def test_two_sharded_ranks_train_as_two_whole_ones(on):
-    whole, sharded = on(2, EVERYTHING)[0], on(2, {**EVERYTHING, **SHARDED})[0]
+@pytest.mark.parametrize("updates", [10, pytest.param(50, marks=pytest.mark.long)])
+def test_two_sharded_ranks_train_as_two_whole_ones(on, updates):
+    changes = {**EVERYTHING, "trainer.max_updates": updates}
+    whole, sharded = on(2, changes)[0], on(2, {**changes, **SHARDED})[0]
     require_close(whole, sharded)
     assert saved(sharded).manifest.holds >= set(FILES)
     parts = [file for file in saved(sharded).manifest.files if file.startswith("shards/")]
@@ -98,12 +100,8 @@ def test_an_evaluation_ends_whatever_number_of_batches_a_rank_has(on, world, sam
     arrays = np.load("test.npz")
     np.savez(f"test-{samples}.npz", **{name: array[:samples] for name, array in arrays.items()})
     ordered = {"kind": "lab.ranks.Ordered", "every_n_updates": 2, "dataset_key": "test", "batch_size": 2}
-    nested = {
-        "kind": "ema",
-        "every_n_updates": 2,
-        "target_factors": [0.5],
-        "eval_callbacks": [{**EVALUATES, "every_n_updates": 2}],
-    }
+    child = {**EVALUATES, "every_n_updates": 2}
+    nested = {"kind": "ema", "every_n_updates": 2, "target_factors": [0.5], "eval_callbacks": [child]}
     changes = {
         "trainer.max_updates": 4,
         "trainer.callbacks": [ordered, nested],
@@ -179,9 +177,8 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(
-    "setting", [pytest.param(name, marks=[] if name == "LBFGS" else pytest.mark.long) for name in REFUSED]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("setting", REFUSED)
 def test_a_setting_that_does_not_fit_is_refused_before_training(on, setting):
     ends = on(2, {"model": MLP, **SHARDED, **REFUSED[setting]})
     assert {end.code for end in ends} == {2}
@@ -189,11 +186,20 @@ def test_a_setting_that_does_not_fit_is_refused_before_training(on, setting):
 
 
 @pytest.mark.long
-def test_parameters_that_one_rank_does_not_use_are_refused_or_trained(on):
+@pytest.mark.parametrize("kind", ["OnOneRank", "Seldom"])
+def test_parameters_that_one_rank_does_not_use_get_the_gradients_of_the_others(on, kind):
     changes = {
-        "model": {"kind": "lab.ranks.OnOneRank", "optimizer": {"kind": "SGD", "lr": 0.1}},
-        "trainer.max_updates": 2,
+        "model": {"kind": f"lab.ranks.{kind}", "optimizer": {"kind": "SGD", "lr": 0.1}},
+        "trainer.max_updates": 6,
     }
-    ends = on(2, {**changes, "trainer.parallel": "fsdp2"})
+    whole, sharded = on(2, changes)[0], on(2, {**changes, "trainer.parallel": "fsdp2"})[0]
+    require_close(whole, sharded)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_on_one_rank_is_the_message_of_all(on, rank):
+    raises = {"kind": "lab.ranks.Raises", "ranks": [rank], "update": 3}
+    ends = on(2, {"model": MLP, **SHARDED, "trainer.callbacks": [raises]})
     assert {end.code for end in ends} == {1}
-    assert "gradients" in ends[0].error
+    assert all(f"out of paper on rank {rank}" in end.error for end in ends)

@@ -57,6 +57,20 @@ def test_a_server_that_has_everything_is_told_so(finished, verify):
     assert (synced.error, synced.missing, synced.resent, synced.points) == ("", 0, 0, points_in(run_dir))
 
 
+def test_a_tracker_that_rounds_is_compared_in_its_own_precision(finished, verify, monkeypatch):
+    finished()
+    exact = MlflowTracker.logged
+
+    def logged(self, keys):
+        points = exact(self, keys)
+        return {key: {at: [round(one, 2) for one in values] for at, values in points[key].items()} for key in points}
+
+    monkeypatch.setattr(MlflowTracker, "logged", logged)
+    assert verify().error
+    monkeypatch.setattr(MlflowTracker, "rounded", lambda self, value: round(value, 2))
+    assert not verify().error
+
+
 def test_a_server_that_accepts_and_forgets_is_found_out_and_gets_everything_again(
     finished, verify, fake_server, noether_command
 ):

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from noether.checkpoint.manifest import Manifest, NamedCheckpoint
 from noether.checkpoint.paths import PathProvider, read_checkpoint
-from noether.checkpoint.state import CheckpointState, join_state
+from noether.checkpoint.state import CheckpointState
+from noether.checkpoint.state_tree import join_state
 from noether.checkpoint.tensor_file import decode_tensors
 from noether.checkpoint.writer import CheckpointWriter
 from noether.errors import StorageError, TrainingError

@@ -58,12 +58,24 @@ class EventFile:
 
 def points_in(folder: Path) -> set[tuple[str, int]]:
     """Return tag and step of each point in the event files of a folder; links are left out."""
-    points = set()
+    return {(value.tag, step) for step, value in _values_in(folder)}
+
+
+def scalars_in(folder: Path) -> dict[str, dict[int, list[float]]]:
+    """Return the numbers in the event files of a folder, by tag and step; links are left out."""
+    found: dict[str, dict[int, list[float]]] = {}
+    for step, value in _values_in(folder):
+        if value.HasField("simple_value"):
+            found.setdefault(value.tag, {}).setdefault(step, []).append(value.simple_value)
+    return found
+
+
+def _values_in(folder: Path) -> Iterator[tuple[int, Any]]:
+    """Yield each value in the event files of a folder, with its step."""
     for path in sorted(folder.glob(f"{_PREFIX}.*")):
         if path.is_file() and not path.is_symlink():
             for event in _events_of(path):
-                points |= {(value.tag, event.step) for value in event.summary.value}
-    return points
+                yield from ((event.step, value) for value in event.summary.value)
 
 
 def _events_of(path: Path) -> Iterator[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -126,6 +126,28 @@ class TensorboardTracker(BaseTracker):
     def newest_update(self) -> int | None:
         """Return the newest update that the event files have."""
         return max((step for tag, step in self._points if tag != _PARAMETERS), default=-1)
+
+    def logged(self, keys: Collection[str]) -> Mapping[str, Mapping[int, Sequence[float]]] | None:
+        """Return the values in the event files, as they are there now."""
+        from noether_plugin_tensorboard.events import scalars_in
+
+        found = {} if self.folder is None else scalars_in(self.folder)
+        return {key: found[key] for key in keys if key in found}
+
+    def rounded(self, value: float) -> float:
+        """Return a value in the 32 bits that TensorBoard keeps of it."""
+        from noether_plugin_tensorboard.events import scalar
+
+        return scalar("", value).simple_value
+
+    def results_missing(self, results: Sequence[Result]) -> Sequence[Result] | None:
+        """Return the results that the event files lack; what they have is whole, by the checksum of each event."""
+        from noether_plugin_tensorboard.events import points_in
+
+        self._points = set() if self.folder is None else points_in(self.folder)
+        return [
+            result for result in results if result.kind != "file" and (result.key, result.update) not in self._points
+        ]
 
     def close(self, status: RunStatus, error: str | None) -> None:
         """Do nothing: everything is written, and TensorBoard shows no status."""

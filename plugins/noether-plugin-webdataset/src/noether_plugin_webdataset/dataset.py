@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,9 +10,8 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from noether.config.components import DatasetBaseConfig
-from noether.data.dataset import Batch, InMemoryDataset, StoredDataset, exact_ones
-from noether.data.sources.columns import checked
-from noether.data.sources.file import array_names, assembled, served
+from noether.data import InMemoryDataset, StoredDataset
+from noether.data.sources.columns import array_names, assembled, checked_names
 from noether.errors import DataError
 from noether_plugin_webdataset.decode import column_name, decoded, has_names, names_in, require_known
 from noether_plugin_webdataset.shards import Shards
@@ -77,8 +75,6 @@ class ShardDataset(StoredDataset):
         DataError: if a shard is missing, damaged or hostile, lacks a member, or a member is not numbers.
     """
 
-    deterministic = True
-
     def __new__(cls, dataset_config: ShardDatasetConfig | None = None, **_: Any) -> ShardDataset:
         """Return a data set that gathers whole batches, unless a collator has to see the samples."""
         gathers = cls is ShardDataset and dataset_config is not None and dataset_config.collate is None
@@ -95,7 +91,6 @@ class ShardDataset(StoredDataset):
         index = None if dataset_config.index is None else Path(dataset_config.index)
         self._shards = Shards([shards] if isinstance(shards, str) else shards, index)
         self._wanted = dataset_config.properties
-        self._is_exact = False
         self._columns = self._chosen()
         self._shards.require(self._columns)
         self.shuffle_block = dataset_config.shuffle_block or self._shards.block
@@ -124,7 +119,7 @@ class ShardDataset(StoredDataset):
                         )
                 present.setdefault(name, suffix)
         chosen: dict[str, list[str]] = {}
-        for name in checked(shards.source, wanted, list(present)):
+        for name in checked_names(shards.source, wanted, list(present)):
             chosen.setdefault(present[name], []).append(name)
         return chosen
 
@@ -147,12 +142,9 @@ class ShardDataset(StoredDataset):
 
     def _served(self, samples: list[int]) -> list[Sample]:
         return [
-            {name: self._as_served(values) for name, values in sample.items()}
+            {name: self.as_served(values) for name, values in sample.items()}
             for sample in map(self._made, self._exact(samples))
         ]
-
-    def _as_served(self, values: Tensor) -> Tensor:
-        return values if self._is_exact and values.dtype == torch.float64 else served(values)
 
     def _exact(self, samples: list[int]) -> list[Sample]:
         """Return the columns of samples, in the types that those of the first sample have."""
@@ -198,12 +190,6 @@ class ShardDataset(StoredDataset):
             name: columns[parts] if isinstance(parts, str) else made[name][0] for name, parts in self._wanted.items()
         }
 
-    def in_full(self) -> ShardDataset:
-        """Return the data set with float64 where the members have it."""
-        other = copy.copy(self)
-        other._is_exact = True
-        return other
-
     def spread(self, most: int) -> InMemoryDataset:
         """Return samples from all over the data set, at most `most` and 64 MiB, with their exact numbers.
 
@@ -213,16 +199,13 @@ class ShardDataset(StoredDataset):
         count = max(2, min(most, len(self), _SPREAD_BYTES // max(1, held)))
         chosen = torch.linspace(0, len(self) - 1, count, dtype=torch.float64).long().tolist()
         samples = [self._made(columns) for columns in self._exact(chosen)]
-        columns = {name: _rows([sample[name] for sample in samples]) for name in samples[0]}
-        made = InMemoryDataset({name: served(values) for name, values in columns.items()}, self.config)
-        made.exact = exact_ones(columns, made.properties)
-        return made
+        return self.held_in_memory({name: _rows([sample[name] for sample in samples]) for name in samples[0]})
 
 
 class GatheredShardDataset(ShardDataset):
     """A data set whose samples have one shape, so that a batch is read at once."""
 
-    def __getitems__(self, indices: list[int] | Tensor) -> Batch:
+    def __getitems__(self, indices: list[int] | Tensor) -> dict[str, Tensor]:
         """Return the batch of the samples at `indices`.
 
         Raises:

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import zipfile
 from collections.abc import Callable, Collection
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from safetensors.torch import load
 from torch import Tensor
 
-from noether.checkpoint.tensor_file import decode_tensors
-from noether.checkpoint.untrusted import parse_json
-from noether.data.sources.columns import from_numpy, from_torch, unreadable, wrong_type
+from noether.data.sources.columns import from_numpy
 from noether.errors import DataError
 
 _PICKLES = ("pyd", "pickle", "pkl", "pth", "pt", "ten", "mp", "msg")
 """Formats of webdataset that run code when they are read, or that hold no plain arrays."""
 _MOST_BYTES = 4 << 30
 """Bytes that the arrays of one member may unpack to."""
+_MOST_HEADER = 16 << 20
+"""Bytes of the header of safetensors; enough for about 100,000 arrays."""
 
 
 def format_of(suffix: str) -> str:
@@ -89,7 +91,7 @@ def decoded(member: Path, suffix: str, data: bytes, wanted: Collection[str] | No
     except DataError:
         raise
     except Exception as error:  # each format has errors of its own
-        raise unreadable(member, error, "write the shard again") from error
+        raise _unreadable(member, error) from error
 
 
 def names_in(member: Path, suffix: str, data: bytes) -> list[str]:
@@ -103,7 +105,18 @@ def names_in(member: Path, suffix: str, data: bytes) -> list[str]:
     except DataError:
         raise
     except Exception as error:  # as above
-        raise unreadable(member, error, "write the shard again") from error
+        raise _unreadable(member, error) from error
+
+
+def _unreadable(member: Path, error: Exception) -> DataError:
+    return DataError(f"{member} cannot be read as {member.suffix.lower()}: {error}", hint="write the shard again")
+
+
+def _not_numbers(member: Path, name: str, found: str) -> DataError:
+    return DataError(
+        f"{member}: wrong type of {name!r}: found {found}, expected numbers or booleans",
+        hint="choose other arrays with `properties`, or write this one as an array of numbers",
+    )
 
 
 def _npy(member: Path, data: bytes) -> Tensor:
@@ -111,7 +124,7 @@ def _npy(member: Path, data: bytes) -> Tensor:
     start = 8 + lengths + int.from_bytes(data[8 : 8 + lengths], "little")
     shape, is_fortran, dtype = _npy_header(data[:start])
     if dtype.kind not in "biuf":
-        raise wrong_type(member, member.name, str(dtype))
+        raise _not_numbers(member, member.name, str(dtype))
     flat = np.frombuffer(data, dtype, offset=start)
     return from_numpy(member, member.name, flat.reshape(shape, order="F" if is_fortran else "C"))
 
@@ -167,13 +180,31 @@ def _entry(place: Path, archive: zipfile.ZipFile, name: str) -> Tensor:
 
 
 def _safetensors(member: Path, data: bytes) -> dict[str, Callable[[], Tensor]]:
-    return {name: partial(from_torch, member, name, values) for name, values in decode_tensors(data, {}).items()}
+    if (length := int.from_bytes(data[:8], "little")) > min(_MOST_HEADER, len(data)):
+        raise ValueError(f"its header has {length} bytes, the member {len(data)}, expected at most {_MOST_HEADER}")
+    return {name: partial(_tensor, member, name, values) for name, values in sorted(load(data).items())}
+
+
+def _tensor(member: Path, name: str, values: Tensor) -> Tensor:
+    """Return a tensor of floats as it is, of which numpy lacks some types."""
+    return values if values.is_floating_point() else from_numpy(member, name, values.numpy())
 
 
 def _json(member: Path, data: bytes) -> dict[str, Callable[[], Tensor]]:
-    tree = parse_json(data)
+    tree = json.loads(data.decode(), parse_constant=_refuse_constant, object_pairs_hook=_distinct)
     entries = tree if isinstance(tree, dict) else {"": tree}
     return {name: partial(_numbers, member, name or member.name, value) for name, value in entries.items()}
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        raise ValueError("an object has the same key twice")
+    return table
 
 
 def _numbers(member: Path, name: str, value: Any) -> Tensor:
@@ -181,9 +212,9 @@ def _numbers(member: Path, name: str, value: Any) -> Tensor:
     try:
         array = np.asarray(value)
     except ValueError as error:
-        raise wrong_type(member, name, "lists of different lengths") from error
+        raise _not_numbers(member, name, "lists of different lengths") from error
     if array.dtype.kind in "OU":
-        raise wrong_type(member, name, "text" if isinstance(value, str) else f"{str(value)[:40]!r}")
+        raise _not_numbers(member, name, "text" if isinstance(value, str) else f"{str(value)[:40]!r}")
     return from_numpy(member, name, array)
 
 

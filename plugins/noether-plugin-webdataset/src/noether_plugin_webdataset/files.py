@@ -16,7 +16,6 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from braceexpand import UnbalancedBracesError, braceexpand
 
-from noether.data.sources.columns import no_file
 from noether.errors import DataError
 
 REMOTE = ("http", "https", "s3", "gs")
@@ -141,7 +140,7 @@ class _OpenFile:
             raise DataError(f"{name} cannot be opened: {error.strerror}") from error
         weakref.finalize(self, os.close, self.descriptor)
         if not stat.S_ISREG(os.fstat(self.descriptor).st_mode):
-            raise no_file(Path(name))
+            raise DataError(f"{name} is a folder, a pipe or a device, expected a file")
         self.was = self.now()
 
     def now(self) -> tuple[int, str]:
@@ -163,7 +162,10 @@ class LocalFiles:
     def identity(self, file: int) -> tuple[int, str]:
         """Return size and time of the last change."""
         if not os.path.lexists(self.names[file]):
-            raise no_file(Path(self.names[file]))
+            raise DataError(
+                f"{self.names[file]} does not exist",
+                hint="a path in a spec starts at the spec's own folder, one of the command line at the working folder",
+            )
         return self._opened(file).was
 
     def stream(self, file: int) -> BinaryIO:

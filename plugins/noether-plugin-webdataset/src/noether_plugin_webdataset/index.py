@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import tarfile
@@ -14,11 +15,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import torch
+from safetensors.numpy import save
 from webdataset.tariterators import base_plus_ext
 
-from noether.checkpoint.tensor_file import LENGTH, TensorFile, header_length, require_plausible, values_in
-from noether.checkpoint.untrusted import parse_json
 from noether.errors import DataError
 from noether_plugin_webdataset.files import Files
 
@@ -27,6 +26,8 @@ _VERSION = 1
 _MOST_SUFFIXES = 64
 _MOST_HEADER = 1 << 20
 """Bytes that are read at once: a header of a tar file has 512, those of a long name a few more."""
+_MOST_INDEX = 16 << 20
+"""Bytes before the places of an index."""
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _OF_WEBDATASET = re.compile(r"__[^/]*__($|/)")
 _TYPES = {
@@ -99,7 +100,7 @@ def index_of(files: Files, file: int, folder: Path | None) -> ShardIndex:
     lacking = {suffix: int((places[:, place, 0] < 0).sum()) for place, suffix in enumerate(suffixes)}
     values = {"version": _VERSION, "size": size, "stamp": stamp, "suffixes": suffixes}
     values["lacking"] = {suffix: count for suffix, count in lacking.items() if count}
-    content = b"".join(TensorFile.of({"places": torch.from_numpy(places)}, values).chunks())
+    content = save({"places": places}, {"shard": json.dumps(values)})
     for path in candidates:
         with suppress(OSError):
             _write(path, content)
@@ -147,18 +148,19 @@ def _read(path: Path, size: int, stamp: str) -> ShardIndex | None:
             return None
         length = path.stat().st_size
         with path.open("rb") as stream:
-            head = stream.read(LENGTH)
-            head += stream.read(header_length(head, length))
-        require_plausible(head[LENGTH:])
-        shape = parse_json(head[LENGTH:])["places"]["shape"]
-        record = values_in(head)
-        suffixes = tuple(record["suffixes"])
+            start = 8 + int.from_bytes(stream.read(8), "little")
+            if start > min(length, _MOST_INDEX):
+                return None
+            header = json.loads(stream.read(start - 8))
+        record = json.loads(header["__metadata__"]["shard"])
+        (samples, *rest), suffixes = header["places"]["shape"], tuple(record["suffixes"])
         fits = (record["version"], record["size"], record["stamp"]) == (_VERSION, size, stamp)
-        whole = shape[1:] == [len(suffixes), 2] and length == len(head) + 16 * shape[0] * len(suffixes)
+        is_plausible = type(samples) is int and samples >= 0 and bool(suffixes or not samples)
+        whole = rest == [len(suffixes), 2] and length == start + 16 * samples * len(suffixes)
         lacking = {str(suffix): int(count) for suffix, count in record["lacking"].items()}
-        if fits and whole and all(isinstance(suffix, str) for suffix in suffixes):
-            return ShardIndex(path, shape[0], suffixes, lacking, len(head), size)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        if fits and is_plausible and whole and all(isinstance(suffix, str) for suffix in suffixes):
+            return ShardIndex(path, samples, suffixes, lacking, start, size)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         pass
     return None
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from noether.data import has_progressed
 from noether.errors import DataError
-from noether.kernel.watchdog import has_progressed
 from noether_plugin_webdataset.files import RemoteFiles, Span, files_of
 from noether_plugin_webdataset.index import Places, ShardIndex, index_of
 
