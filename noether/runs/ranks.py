@@ -210,9 +210,10 @@ def _train(run: Run, paths: PathProvider, parallel: Parallel) -> Outcome:
         finally:
             run.trainer.log_writer.close()
     stopped_by = run.trainer.stopped_by
+    metrics = dict(run.trainer.log_writer.final_metrics)
     if stopped_by is not None:
-        return Outcome("KILLED", paths.run_path, {}, None, EXIT_CODE + stopped_by)
-    return Outcome("FINISHED", paths.run_path)
+        return Outcome("KILLED", paths.run_path, metrics, None, EXIT_CODE + stopped_by)
+    return Outcome("FINISHED", paths.run_path, metrics)
 
 
 def _failure(run: Run, paths: PathProvider, error: BaseException) -> Outcome:

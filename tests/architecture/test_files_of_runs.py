@@ -64,6 +64,7 @@ KNOWN = {
     "testing/contract.py": "a folder for tests",
     "testing/observers.py": "a folder for tests, and trackers",
     "testing/pytest_plugin.py": "a folder for tests",
+    "testing/ranks.py": "a temporary folder, for what the ranks of a test print",
 }
 """Calls, or whole modules, that do not touch the run folder of a stranger; each with the reason."""
 

@@ -28,6 +28,17 @@ class Normed(nn.Module):
         return self.layers(x)
 
 
+class PerPoint(nn.Module):
+    """Two layers for each point of a cloud, without statistics of a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
 class OnOneRank(nn.Module):
     """Uses one of two layers on rank 0, and the other one on the others."""
 

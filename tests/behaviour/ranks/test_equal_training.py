@@ -44,7 +44,7 @@ def require_close_files(one, other):
 PADDED = {
     "datasets.train": {"kind": "lab.ranks.Points", "collate": "pad"},
     "datasets.test": {"kind": "lab.ranks.Points", "collate": "pad"},
-    "model": {"kind": "mlp", "hidden": [8], "out_features": {"y": 2}, "optimizer": {"kind": "AdamW", "lr": 0.01}},
+    "model": {"kind": "lab.ranks.PerPoint", "optimizer": {"kind": "AdamW", "lr": 0.01}},
     "trainer.callbacks": [{"kind": "offline-loss", "every_n_updates": 5, "dataset_key": "test", "batch_size": 7}],
 }
 COUNTED = {"model": PADDED["model"], "trainer.loss_fn": "lab.ranks.large_ones"}

@@ -16,7 +16,7 @@ from noether.checkpoint.writer import CheckpointWriter
 
 
 def state(update):
-    return CheckpointState(0, update, update, {"w": torch.zeros(2)}, {}, {}, {}, {}, {}, {})
+    return CheckpointState(0, update, update, {"w": torch.zeros(2)}, {}, {}, {}, {}, {}, [{}])
 
 
 def refused(writer):
