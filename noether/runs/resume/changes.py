@@ -56,10 +56,11 @@ FREE = (
 )
 """Keys that may change: they observe, store, or limit."""
 
-EXACT_ONLY_IF_EQUAL = ("device", "threads", "deterministic", "matmul_precision", "trainer.parallel", "trainer.shard")
+EXACT_ONLY_IF_EQUAL = ("device", "threads", "deterministic", "matmul_precision")
+EXACT_ONLY_IF_EQUAL += ("trainer.parallel", "trainer.shard", "trainer.reduce")
 """Keys that may change and then alter the last bits: the run warns that the resume is not exact."""
 
-ADDED = {"trainer.update": "eager", "trainer.parallel": "replicated"}
+ADDED = {"trainer.update": "eager", "trainer.parallel": "replicated", "trainer.reduce": "exact"}
 """Keys that earlier versions did not have, with the value that says what those did: a run of theirs goes on."""
 
 RECOMPUTED = ("model.checkpoint", "model.*.checkpoint")
