@@ -10,11 +10,11 @@ import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from noether.checkpoint import durable
 from noether.checkpoint.durable import Chunk, Content, chunks_of
-from noether.checkpoint.manifest import NAME, FileRecord, Manifest
+from noether.checkpoint.manifest import NAME, SHARDS, FileRecord, Manifest, whole_file
 from noether.checkpoint.paths import (
     REPLACED,
     UNFINISHED,
@@ -25,10 +25,13 @@ from noether.checkpoint.paths import (
     sweep_leftovers,
 )
 from noether.checkpoint.retention import Retention, prune_checkpoints, remove_checkpoint
+from noether.checkpoint.shards import Gathers, Parts
 from noether.checkpoint.untrusted import is_folder
 from noether.errors import CheckpointError, StorageError
 
 _LOG = logging.getLogger("noether.checkpoints")
+WriteParts: TypeAlias = Callable[[Path], Mapping[str, FileRecord]]
+"""Writes parts into an unfinished checkpoint, and returns the records of all ranks' files."""
 
 
 class CheckpointFolder:
@@ -68,7 +71,7 @@ class CheckpointFolder:
         durable.probe(self.path)
         self._is_prepared = True
 
-    def commit(self, files: Mapping[str, Content], manifest: Manifest) -> Path:
+    def commit(self, files: Mapping[str, Content], manifest: Manifest, parts: WriteParts | None = None) -> Path:
         """Store one checkpoint; see `commit_checkpoint`.
 
         Raises:
@@ -82,7 +85,7 @@ class CheckpointFolder:
         elif not is_folder(self.path):
             raise FolderGoneError(self.path)
         self.require_own()
-        return commit_checkpoint(self.path, files, manifest, require_own=self.require_own)
+        return commit_checkpoint(self.path, files, manifest, require_own=self.require_own, parts=parts)
 
     def prune(self, retention: Retention, protected: Collection[int]) -> None:
         """Remove the checkpoints that nothing keeps; if the disk refuses, warn and go on."""
@@ -131,6 +134,78 @@ class CheckpointFolder:
         )
 
 
+class SharedSave:
+    """One save of all ranks: each writes its parts, and nothing is committed if one of them fails.
+
+    Args:
+        parts: The parts of this rank.
+        ranks: The ranks of the run.
+    """
+
+    def __init__(self, parts: Parts, ranks: Gathers) -> None:
+        self._parts, self._ranks = parts, ranks
+        self._has_begun = False
+
+    def lead(self, commit: Callable[[WriteParts], Path]) -> Path:
+        """Commit on rank 0; `commit` calls its argument once the unfinished folder is there.
+
+        Raises:
+            StorageError: if the disk refuses on a rank.
+        """
+        try:
+            checkpoint = commit(self._begin)
+        except StorageError as error:
+            if not self._has_begun:
+                self._ranks.share(None)
+            self._ranks.share(error.message)
+            raise
+        self._ranks.share(None)
+        return checkpoint
+
+    def follow(self) -> None:
+        """Write the parts of another rank, and wait until rank 0 has committed the checkpoint.
+
+        Raises:
+            StorageError: if the disk refuses on a rank; all ranks raise it.
+        """
+        folder = self._ranks.share(None)
+        if folder is not None:
+            self._write(folder)
+        if (refusal := self._ranks.share(None)) is not None:
+            raise StorageError(refusal, hint="everything that was committed before is still valid")
+
+    def _begin(self, folder: Path) -> dict[str, FileRecord]:
+        durable.make_folder(folder / SHARDS)
+        self._ranks.share(folder)
+        self._has_begun = True
+        found = self._write(folder)
+        for rank, (_, number, text) in enumerate(found):
+            if number is not None:
+                raise OSError(number, f"{text} (rank {rank})")
+        durable.sync_folder(folder / SHARDS)
+        return {name: record for records, _, _ in found for name, record in records.items()}
+
+    def _write(self, folder: Path) -> list[tuple[dict[str, FileRecord], int | None, str]]:
+        """Write the parts of this rank; return the records, or the error, of all ranks."""
+        records: dict[str, FileRecord] = {}
+        number, text = None, ""
+        try:
+            made: set[Path] = {folder, folder / SHARDS}
+            for name, content in self._parts.files.items():
+                for parent in reversed((folder / name).parents):
+                    if parent.is_relative_to(folder) and parent not in made:
+                        durable.make_folder(parent)
+                        made.add(parent)
+                records[name] = write_file(folder / name, content)
+            for parent in made - {folder, folder / SHARDS}:
+                durable.sync_folder(parent)
+        except OSError as error:
+            number, text = error.errno or 0, error.strerror or str(error)
+            if isinstance(error, FileNotFoundError):
+                text = "the ranks of a sharded run need one folder that all of their machines see"
+        return self._ranks.gather((records, number, text))
+
+
 def always_own() -> None:
     """Take a run for that of this process: a trainer that is built by hand has no lock."""
 
@@ -159,7 +234,7 @@ def _cut(checkpoint: Path, files: frozenset[str]) -> None:
     Its manifest comes first: a file that it does not list is ignored by readers.
     """
     manifest = read_manifest(checkpoint)
-    left = {name: record for name, record in manifest.files.items() if name not in files}
+    left = {name: record for name, record in manifest.files.items() if whole_file(name) not in files}
     if not left:
         remove_checkpoint(checkpoint)
         return
@@ -176,6 +251,7 @@ def commit_checkpoint(
     manifest: Manifest,
     *,
     require_own: Callable[[], object] = always_own,
+    parts: WriteParts | None = None,
 ) -> Path:
     """Store `files` and their manifest as one checkpoint; return its folder once that is final.
 
@@ -184,6 +260,7 @@ def commit_checkpoint(
         files: Content of the checkpoint's files, by relative path.
         manifest: Its manifest; sizes and hashes of the files are filled in here.
         require_own: Raises an error if the run is not that of this process any more.
+        parts: Writes the parts of all ranks into the unfinished folder, and returns their records.
 
     Raises:
         StorageError: if the disk refuses; older checkpoints are untouched, this one is complete or does not exist.
@@ -192,7 +269,7 @@ def commit_checkpoint(
     target = checkpoints / checkpoint_name(manifest.update)
     temporary = checkpoints / f"{UNFINISHED}{target.name}-{os.getpid()}-{secrets.token_hex(4)}"
     try:
-        manifest = _write_files(temporary, files, manifest)
+        manifest = _write_files(temporary, files, manifest, parts)
         require_own()  # it took a while
         if os.path.lexists(target) and _is_saved(target, manifest):
             durable.remove_tree(temporary)
@@ -206,13 +283,14 @@ def commit_checkpoint(
     return target
 
 
-def _write_files(folder: Path, files: Mapping[str, Content], manifest: Manifest) -> Manifest:
+def _write_files(folder: Path, files: Mapping[str, Content], manifest: Manifest, parts: WriteParts | None) -> Manifest:
     """Write all files into a new folder, so that they are on the disk; return their manifest."""
     subfolders = {folder, *(parent for name in files for parent in (folder / name).parents)}
     inside = sorted(parent for parent in subfolders if parent.is_relative_to(folder))
     for subfolder in inside:
         durable.make_folder(subfolder)
-    records = {name: _write_file(folder / name, content) for name, content in files.items()}
+    records = {} if parts is None else dict(parts(folder))
+    records |= {name: write_file(folder / name, content) for name, content in files.items()}
     manifest = replace(manifest, files=records)
     durable.write_new_file(folder / NAME, [manifest.encode()])
     for subfolder in reversed(inside):
@@ -220,7 +298,8 @@ def _write_files(folder: Path, files: Mapping[str, Content], manifest: Manifest)
     return manifest
 
 
-def _write_file(path: Path, content: Content) -> FileRecord:
+def write_file(path: Path, content: Content) -> FileRecord:
+    """Write a new file, and return its size and hash."""
     digest = hashlib.sha256()
     durable.write_new_file(path, _hashed(chunks_of(content), digest))
     return FileRecord(len(content), digest.hexdigest())

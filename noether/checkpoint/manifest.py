@@ -22,6 +22,26 @@ MAX_BYTES = 2 << 20
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 SPEC = "spec.resolved.toml"
+SHARDS = "shards"
+"""Folder of the parts of sharded files, one folder for each rank in it."""
+_INDEX = ".shards.json"
+
+
+def part_file(rank: int, name: str) -> str:
+    """Return the path of the part of a sharded file that a rank has written."""
+    return f"{SHARDS}/{rank:05d}/{name}"
+
+
+def index_file(name: str) -> str:
+    """Return the path of the index of a sharded file."""
+    return f"{name}{_INDEX}"
+
+
+def whole_file(path: str) -> str:
+    """Return the file that a path is a part or the index of; the path itself for a plain file."""
+    if path.startswith(f"{SHARDS}/") and path.count("/") > 1:
+        return path.split("/", 2)[2]
+    return path.removesuffix(_INDEX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +78,11 @@ class Manifest:
     def iteration(self) -> str:
         """The checkpoint as a tag: `E1_U50_S3200`."""
         return f"E{self.epoch}_U{self.update}_S{self.sample}"
+
+    @property
+    def holds(self) -> frozenset[str]:
+        """The files of the checkpoint, a sharded one by the name that it would have in one piece."""
+        return frozenset(map(whole_file, self.files))
 
     def encode(self) -> bytes:
         """Return the manifest as JSON, its own hash included."""

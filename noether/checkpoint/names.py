@@ -168,10 +168,10 @@ class Checkpoint:
         Raises:
             CheckpointError: if they are damaged, or the checkpoint has none.
         """
-        files = self.saved.manifest.files
+        files = self.saved.manifest.holds
         if self.weights not in files:
             raise CheckpointError(
-                f"{self.saved.folder} has no weights: found {', '.join(files)}, expected {self.weights}"
+                f"{self.saved.folder} has no weights: found {', '.join(sorted(files))}, expected {self.weights}"
             )
         live = self.saved.tensors(WEIGHTS) if self.weights != WEIGHTS and WEIGHTS in files else {}
         return live | self.saved.tensors(self.weights)
@@ -185,7 +185,7 @@ class Checkpoint:
         Raises:
             CheckpointError: if the checkpoint has no such averages, or several; the message lists those that it has.
         """
-        files = [name for name in self.saved.manifest.files if name.startswith(CALLBACKS) and name.count("/") > 1]
+        files = [name for name in self.saved.manifest.holds if name.startswith(CALLBACKS) and name.count("/") > 1]
         held = {name.removeprefix(f"{CALLBACKS}/").removesuffix(".safetensors"): name for name in sorted(files)}
         found = [name for name in held if averages in (name, name.rpartition("/")[2])]
         if len(found) == 1:

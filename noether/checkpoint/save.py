@@ -8,15 +8,17 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
 
-from noether.checkpoint.commit import CheckpointFolder, RunLostError
+from noether.checkpoint.commit import CheckpointFolder, RunLostError, SharedSave
 from noether.checkpoint.durable import Content
 from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, Manifest, NamedCheckpoint
 from noether.checkpoint.retention import Retention
+from noether.checkpoint.shards import Parts
 from noether.checkpoint.tensor_file import TensorFile, all_finite
 from noether.errors import StorageError, TrainingError
 from noether.kernel.names import has_control
@@ -220,6 +222,11 @@ class PreparedSave:
     passing: frozenset[str] = frozenset()
     outdated: Mapping[int, frozenset[str]] = field(default_factory=dict)
 
+    def with_parts(self, parts: Parts) -> PreparedSave:
+        """Return the same save with the indexes of sharded files; it is finite if the weights of all ranks are."""
+        manifest = replace(self.manifest, finite=parts.are_finite or not self.request.weights)
+        return replace(self, files={**self.files, **parts.indexes}, manifest=manifest, weights=())
+
     def captured(self, take: Callable[[Mapping[str, Content]], dict[str, Content]]) -> PreparedSave:
         """Return the same save with copies of the tensors, which `take` makes and training cannot change."""
         files = take(self.files)
@@ -229,14 +236,15 @@ class PreparedSave:
         manifest = replace(self.manifest, finite=all_finite(self.weights))  # not all of them were copied
         return replace(self, files=files, manifest=manifest, weights=())
 
-    def write(self, folder: CheckpointFolder, retention: Retention) -> Path:
-        """Commit the checkpoint, then prune old ones; return the new one.
+    def write(self, folder: CheckpointFolder, retention: Retention, shared: SharedSave | None = None) -> Path:
+        """Commit the checkpoint, with the parts of all ranks, then prune old ones; return the new one.
 
         Raises:
             StorageError: if the disk refuses; older checkpoints are untouched.
         """
         manifest = replace(self.manifest, finite=self.manifest.finite and all_finite(self.weights))
-        checkpoint = folder.commit(self.files, manifest)
+        commit = partial(folder.commit, self.files, manifest)
+        checkpoint = commit() if shared is None else shared.lead(commit)
         named = {named.update for named in manifest.names.values()}
         if manifest.finite:
             folder.cut(self.outdated, retention, named)

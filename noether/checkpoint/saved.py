@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from torch import Tensor
 
-from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, Manifest
+from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, Manifest, index_file, part_file, whole_file
 from noether.checkpoint.paths import read_file, read_manifest
+from noether.checkpoint.shards import ShardedTensors
 from noether.checkpoint.state import (
     DATA,
     TRAINER,
@@ -18,9 +20,11 @@ from noether.checkpoint.state import (
     CheckpointState,
     callback_file,
     decode_state,
-    join_state,
+    join_values,
     rank_file,
 )
+from noether.checkpoint.state_tree import join_state
+from noether.checkpoint.tensor_file import decode_tensors
 from noether.checkpoint.untrusted import parse_json
 from noether.errors import CheckpointError
 from noether.kernel.names import are_path_parts
@@ -55,11 +59,24 @@ class SavedCheckpoint:
         Raises:
             CheckpointError: if the checkpoint has no such file, or it is damaged.
         """
-        data = read_file(self.folder, self.manifest, name)
         try:
+            return dict(self._tensors(name))
+        except ValueError as error:  # of a part
+            raise self._unreadable(name, error) from error
+
+    def _tensors(self, name: str) -> Mapping[str, Any]:
+        """Return the tensors of one file; of a sharded one a mapping that reads them when they are asked for."""
+        is_sharded = index_file(name) in self.manifest.files
+        data = read_file(self.folder, self.manifest, index_file(name) if is_sharded else name)
+        try:
+            if is_sharded:
+                return ShardedTensors(data, partial(self._part, name), join_values)
             return decode_state(data, self.manifest.aliases.get(name, {}))
         except ValueError as error:
             raise self._unreadable(name, error) from error
+
+    def _part(self, name: str, rank: int) -> dict[str, Tensor]:
+        return decode_tensors(read_file(self.folder, self.manifest, part_file(rank, name)), {})
 
     def state(self) -> CheckpointState:
         """Return the whole state, the counterpart of `encode_checkpoint`; the callbacks' own files are verified only.
@@ -74,7 +91,7 @@ class SavedCheckpoint:
         values = self._joined({name: tree[name] for name in ("trainer", "optimizer")}, TRAINER_TENSORS)
         files = {callback_file(owner) for owner in tree["callbacks"]}
         for name in self.manifest.files:
-            if name.startswith("callbacks/") and name not in files:
+            if whole_file(name) != name or (name.startswith("callbacks/") and name not in files):
                 read_file(self.folder, self.manifest, name)
         return CheckpointState(
             epoch=self.manifest.epoch,
@@ -98,7 +115,7 @@ class SavedCheckpoint:
         tree = self._trainer_tree()["callbacks"]
         return {owner: self._joined(state, callback_file(owner)) for owner, state in tree.items()}
 
-    def data(self) -> dict[str, Tensor]:
+    def data(self) -> Mapping[str, Tensor]:
         """Return the state of the transforms, fitted on the training set.
 
         Raises:
@@ -114,9 +131,9 @@ class SavedCheckpoint:
                 hint='choose another checkpoint, or take its weights alone with initializer kind = "checkpoint"',
             )
 
-    def _tensors_if_any(self, name: str) -> dict[str, Any]:
+    def _tensors_if_any(self, name: str) -> Mapping[str, Any]:
         """Return the tensors of a file that is written only if there are any."""
-        return self.tensors(name) if name in self.manifest.files else {}
+        return self._tensors(name) if name in self.manifest.holds else {}
 
     def _trainer_tree(self) -> dict[str, Any]:
         """Return the content of `trainer.json` after checking its tables and counters."""

@@ -13,13 +13,14 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from noether.checkpoint.commit import CheckpointFolder
+from noether.checkpoint.commit import CheckpointFolder, SharedSave
 from noether.checkpoint.manifest import SPEC, WEIGHTS, Manifest, NamedCheckpoint
 from noether.checkpoint.paths import PathProvider, checkpoint_name
 from noether.checkpoint.retention import Retention
 from noether.checkpoint.save import LAST, BackgroundSave, PreparedSave, SavePolicy, SaveQueue, SaveRequest
+from noether.checkpoint.shards import Gathers, local
 from noether.checkpoint.snapshot import Snapshot
-from noether.checkpoint.state import CheckpointState, callback_file, encode_checkpoint, passing_files
+from noether.checkpoint.state import CheckpointState, callback_file, divided, encode_checkpoint, passing_files
 from noether.errors import SpecError, StorageError, TrainingError
 
 _LOG = logging.getLogger("noether.checkpoints")
@@ -41,6 +42,7 @@ class CheckpointWriter:
         path_provider: Paths of the run.
         keep_last: Number of newest checkpoints to keep.
         spec_sha256: Hash of the resolved spec, recorded in each manifest.
+        ranks: The ranks of the run, which save sharded tensors together; None for one.
 
     Attributes:
         keep_every: Keep checkpoints whose update is a multiple of it; None for no such checkpoints.
@@ -50,10 +52,13 @@ class CheckpointWriter:
         queue: The request since the last boundary, and the save in flight.
         names: Names given to checkpoints of this run, with their targets.
         last_committed: The checkpoint that was written last.
+        on_committed: Called in the training thread after each commit.
     """
 
-    def __init__(self, path_provider: PathProvider, *, keep_last: int = 3, spec_sha256: str = "") -> None:
-        self.path_provider = path_provider
+    def __init__(
+        self, path_provider: PathProvider, *, keep_last: int = 3, spec_sha256: str = "", ranks: Gathers | None = None
+    ) -> None:
+        self.path_provider, self._ranks = path_provider, ranks
         self.keep_last = keep_last
         self.keep_every: int | None = None
         self.policy = SavePolicy()
@@ -64,6 +69,7 @@ class CheckpointWriter:
         self.queue = SaveQueue()
         self.names: dict[str, NamedCheckpoint] = {}
         self.last_committed: Path | None = None
+        self.on_committed: Callable[[], object] = bool
         self._reserved: dict[str, str] = {}
         self._saved: tuple[int, SaveRequest] | None = None
         self._newest: dict[str, int] = {}  # update of the newest checkpoint of a callback
@@ -211,8 +217,7 @@ class CheckpointWriter:
         An asynchronous save is only begun, and `settle` returns its checkpoint; the save before it has to be settled.
 
         Returns:
-            The checkpoint; None if another rank or a thread writes it, or if the disk refused and the policy lets the
-            run go on.
+            The checkpoint; None if another rank or thread writes it, or if the disk refused and the run may go on.
 
         Raises:
             StorageError: if the disk refuses; older checkpoints are untouched.
@@ -220,14 +225,31 @@ class CheckpointWriter:
         assert self.queue.pending is not None, "commit needs a request"
         assert self.queue.in_flight is None, "one save after the other"
         request, self.queue.pending = self.queue.pending, None
+        self._include_earlier(state.update, request)
+        parts = divided(state, request, self._ranks)
+        shared = None if parts is None or self._ranks is None else SharedSave(parts, self._ranks)
         if not self.path_provider.writes:  # another rank does
-            self.names.update(request.named(state.update))
-            return None
+            return self._follow(state, request, shared)
         prepared = self._prepare_save(state, request)
+        if parts is not None:
+            prepared = prepared.with_parts(parts)
+            return self._record(prepared, partial(prepared.write, self.folder, self.retention, shared))
         if not self.asynchronous or request.is_last:
             return self._record(prepared, partial(prepared.write, self.folder, self.retention))
         captured = prepared.captured(self._snapshot.take)
         self.queue.in_flight = BackgroundSave(captured, partial(captured.write, self.folder, self.retention))
+        return None
+
+    def _follow(self, state: CheckpointState, request: SaveRequest, shared: SharedSave | None) -> Path | None:
+        """Take note of a save that rank 0 writes, with the parts of this rank; return None."""
+        try:
+            if shared is not None:
+                shared.follow()
+        except StorageError as error:
+            self.policy.failed(error, request)
+        else:
+            self.policy.succeeded()
+            self.names.update(request.named(state.update))
         return None
 
     def settle(self) -> Path | None:
@@ -244,7 +266,6 @@ class CheckpointWriter:
 
     def _prepare_save(self, state: CheckpointState, request: SaveRequest) -> PreparedSave:
         """Return the files and the manifest of a checkpoint of `state`."""
-        self._include_earlier(state.update, request)
         files, aliases = encode_checkpoint(state, request, self._snapshot.lay_out)
         if self.spec and request.is_whole:
             files[SPEC] = self.spec
@@ -264,6 +285,7 @@ class CheckpointWriter:
             logs=dict(state.logs),
         )
         weights = [value for value in state.model.values() if isinstance(value, Tensor)] if request.weights else ()
+        weights = weights if self._ranks is None else list(map(local, weights))
         passing = passing_files(state, request, files) if request.newest_of else frozenset()
         return PreparedSave(request, files, manifest, weights, passing, self._outdated(state.update, request))
 
@@ -286,6 +308,7 @@ class CheckpointWriter:
         if prepared.passing:
             self._passing[prepared.manifest.update] = prepared.passing
         self.last_committed = checkpoint
+        self.on_committed()
         return checkpoint
 
     @property
@@ -333,6 +356,7 @@ class CheckpointWriter:
             TrainingError: if something in the state has a type that a checkpoint cannot hold.
         """
         files, _ = encode_checkpoint(state, SaveRequest.whole())
+        divided(state, SaveRequest.whole(), self._ranks)
         self.folder.warn_if_short_of_room(sum(map(len, files.values())), self.retention)
 
     @property

@@ -44,6 +44,8 @@ def resume(
 ) -> None:
     """Continue a run that stopped.
 
+    RUN may also be the address of a run in a mirror, s3://bucket/path/RUN_ID, which is fetched then.
+
     RUN ends with the same bytes as a run that never stopped. Exit codes are those of `noether run`; a run that has
     finished already is exit code 0.
     """

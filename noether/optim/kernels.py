@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from noether.errors import SpecError, TrainingError
 from noether.kernel.names import listed
@@ -56,7 +56,8 @@ def with_implementation(
     _require_own_memory(parameters)
     _require_support(optimizer_class, options, parameters)
     shared = sharing(parameters)
-    for option, misfit in (("fused", _misfit(parameters, sparse, shared)), ("foreach", shared and _sharing(*shared))):
+    unfused = _misfit(parameters, sparse, shared) or _unsharded(optimizer_class, parameters)
+    for option, misfit in (("fused", unfused), ("foreach", shared and _sharing(*shared))):
         if options.get(option) and misfit:
             raise SpecError(
                 f"wrong {option} = true for the optimizer {optimizer_class.__name__}: found {misfit}",
@@ -67,7 +68,7 @@ def with_implementation(
     if chosen or not optimizer_class.__module__.startswith("torch.optim"):
         return options
     known = inspect.signature(optimizer_class).parameters
-    if "fused" in known and _misfit(parameters, sparse, shared) is None:
+    if "fused" in known and unfused is None:
         return {**options, "fused": True}
     return {**options, "foreach": False} if shared and "foreach" in known else options
 
@@ -78,7 +79,7 @@ def _misfit(
     """Return the reason why a fused kernel does not suit the parameters; None if it does."""
     for name, parameter in parameters.items():
         allowed = _FUSED.get(parameter.device.type, ())
-        if type(parameter) is not nn.Parameter:
+        if type(parameter) is not nn.Parameter and not is_sharded(parameter):
             return f"parameter '{name}' of the class {type(parameter).__name__}, expected torch.nn.Parameter"
         if parameter.dtype not in allowed:
             expected = " or ".join(map(str, allowed)) or "another device"
@@ -88,6 +89,13 @@ def _misfit(
         if not is_contiguous(parameter):
             return f"parameter '{name}' with gaps or another order in memory, expected a contiguous one"
     return shared and _sharing(*shared)
+
+
+def _unsharded(optimizer_class: type[Optimizer], parameters: Mapping[str, nn.Parameter]) -> str | None:
+    """Return the reason why a fused kernel does not take sharded parameters; None if it does, or if there are none."""
+    if optimizer_class in (Adam, AdamW) or not any(map(is_sharded, parameters.values())):
+        return None
+    return "sharded parameters, expected whole ones, or Adam or AdamW"
 
 
 def _sharing(name: str, other: str) -> str:
@@ -154,7 +162,7 @@ def sharing(tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
     """
     spans = sorted(
         (str(tensor.device), tensor.data_ptr(), tensor.data_ptr() + _extent(tensor), name)
-        for name, tensor in tensors.items()
+        for name, tensor in zip(tensors, map(local, tensors.values()), strict=True)
         if tensor.layout is torch.strided and tensor.numel() and not tensor.is_meta
     )
     for (device, _, end, name), (other_device, start, _, other) in pairwise(spans):
@@ -184,6 +192,26 @@ def require_scalable(parameters: Mapping[str, nn.Parameter], precision: str) -> 
             )
 
 
+# Sharded tensors: each rank holds a part, and operations are those of the whole tensor
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Return True for a DTensor, of which each rank holds a part."""
+    return hasattr(tensor, "to_local")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return the part of a sharded tensor that this rank holds, in the same memory; any other tensor as it is."""
+    sharded: Any = tensor
+    return sharded.to_local() if is_sharded(tensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a sharded tensor put together, which all ranks do at once; any other tensor as it is."""
+    sharded: Any = tensor
+    return sharded.full_tensor() if is_sharded(tensor) else tensor
+
+
 # Gradients
 
 
@@ -202,10 +230,10 @@ def total_norm(tensors: Sequence[Tensor]) -> Tensor:
         [tensor for tensor in numbers if tensor.dtype.itemsize >= _SINGLE.itemsize]
     )
     if not halves:
-        return norm
+        return whole(norm)
     norms = torch._foreach_norm(halves, 2.0, dtype=_SINGLE)
-    whole: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(halves[0].device), *norms]))
-    return whole
+    total: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(halves[0].device), *norms]))
+    return whole(total)
 
 
 def clip_norm(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:

@@ -19,6 +19,7 @@ from noether.optim.kernels import (
     fit_to_gradients,
     is_uniform,
     total_norm,
+    whole,
     wrong_gradients,
 )
 from noether.optim.optimizer_state import (
@@ -139,7 +140,8 @@ class ModelOptimizer:
                     if gradients:
                         self.last_grad_norm = clip_norm_of_uniform(gradients, self.clip_grad_norm)
                     else:
-                        self.last_grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_grad_norm)
+                        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_grad_norm)
+                        self.last_grad_norm = norm if type(norm) is Tensor else whole(norm)
                 return
             except NotImplementedError:  # for sparse gradients; nothing was scaled yet
                 self._clips_any = True

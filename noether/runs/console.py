@@ -7,10 +7,11 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from io import TextIOWrapper
 from pathlib import Path
+from typing import TextIO
 
 from noether.config.secrets import MaskSecrets
 from noether.spec.errors.words import visible_lines
@@ -152,14 +153,14 @@ def kept_for_console() -> Iterator[list[logging.LogRecord]]:
 
 
 @contextmanager
-def log_of_rank(path: Path, run: Path) -> Iterator[TextIOWrapper]:
+def log_of_rank(name: str, run: Path | None) -> Iterator[TextIO]:
     """Send the messages of a rank that does not write the run folder to a log of its own; return that file.
 
     Args:
-        path: The log.
-        run: The run folder.
+        name: Name of the log.
+        run: The run folder; None if this machine does not have it, and the messages go to stderr.
     """
-    with open_log(path, run) as log:
+    with nullcontext(sys.stderr) if run is None else open_log(run / name, run) as log:
         handler = logging.StreamHandler(log)
         handler.setFormatter(VisibleFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         handler.addFilter(MaskSecrets())

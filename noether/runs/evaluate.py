@@ -61,7 +61,7 @@ def _with_averaged_variants(spec: RunSpec, manifest: Manifest) -> RunSpec:
     for identifier, config in zip(ids, callbacks, strict=True):
         if isinstance(config, EmaCallbackConfig):
             files = [callback_file(identifier, str(factor)) for factor in config.target_factors]
-            if not manifest.files.keys() >= set(files):
+            if not manifest.holds.issuperset(files):
                 continue
             children = list(config.eval_callbacks or [])
             # First, so that a metric key which both log has the meaning that it had in training.

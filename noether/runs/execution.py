@@ -6,7 +6,6 @@ import json
 import logging
 import multiprocessing
 import os
-import shlex
 import signal
 import traceback
 from collections.abc import Callable, Iterable
@@ -27,7 +26,8 @@ from noether.runs.console import console, kept_for_console, open_log
 from noether.runs.expect import check_expectations
 from noether.runs.folder.lock import RunLock
 from noether.runs.folder.run_folder import SAMPLES, RunFolder
-from noether.runs.outcome import EXIT_CODE, Outcome, describe, summary_place
+from noether.runs.mirror.feed import NoMirror
+from noether.runs.outcome import EXIT_CODE, Outcome, describe, say_how_to_continue, summary_place
 from noether.runs.prepare import Preparation, Run
 from noether.runs.process_state import keep_threads, shares_generators
 from noether.runs.ranks import Decision, require_same
@@ -76,6 +76,7 @@ class Execution:
         quiet: Print warnings and errors only.
         repairs: Lines on damaged files of the run that were repaired before.
         profile: Opens a context around training.
+        mirror: Uploads the checkpoints of the run.
     """
 
     def __init__(
@@ -89,13 +90,14 @@ class Execution:
         quiet: bool = False,
         repairs: Iterable[str] = (),
         profile: Callable[[Run], AbstractContextManager[object]] = nullcontext,
+        mirror: NoMirror | None = None,
     ) -> None:
         self.prepared = prepared
         self.loaded = prepared.loaded
         self.paths = paths
         self.resume = resume
         self.allow_spec_change, self.strict_code = allow_spec_change, strict_code
-        self.quiet, self.profile = quiet, profile
+        self.quiet, self.profile, self.mirror = quiet, profile, mirror or NoMirror()
         self.parallel = parallel_of()
         self.folder = RunFolder(paths)
         self.is_older = False
@@ -127,7 +129,7 @@ class Execution:
                 if former is not None and saved is not None:
                     if self._has_ended(run, former, saved):
                         self.parallel.share(Decision(has_ended=True))
-                        return self._nothing_to_do(saved)
+                        return self._nothing_to_do(run, saved)
                     newest = CheckpointNames(self.paths.checkpoint_path).newest_resumable()
                     self.is_older = newest is not None and newest.update > saved.state.update and self.resume != AUTO
                     state = Continuation(saved, same_spec=former.is_same_training(saved.checkpoint))
@@ -214,12 +216,15 @@ class Execution:
         run.trainer.log_writer.load_state_dict({"metrics": 0, "nonscalars": 0})
         move_newer_aside(self.paths, -1)
 
-    def _nothing_to_do(self, saved: SavedState) -> Outcome:
+    def _nothing_to_do(self, run: Run, saved: SavedState) -> Outcome:
         for line in self.repairs:  # the log of the run is not written
             print(visible(f"damaged: {line}"))
         if not self.quiet:
-            run, end = shown_path(self.paths.run_path), saved.checkpoint.manifest.iteration
-            print(visible(f"{run} has finished at {end}; nothing is left to do"))
+            place, end = shown_path(self.paths.run_path), saved.checkpoint.manifest.iteration
+            print(visible(f"{place} has finished at {end}; nothing is left to do"))
+        with console(self.paths.log_path, self.paths.run_path, quiet=self.quiet):
+            self.mirror.start(run.trainer.checkpoint_writer, self.lock.require_own)  # the rest of an earlier attempt
+            self.mirror.close()
         return Outcome("FINISHED", self.paths.run_path, final_metrics(self.paths))
 
     # An attempt
@@ -255,6 +260,7 @@ class Execution:
             self._log_position(saved)
         tracking = Tracking(trackers, self.paths, self._description(run, saved), self.lock.require_own)
         tracking.start()
+        self.mirror.start(run.trainer.checkpoint_writer, self.lock.require_own)
         with self._watching_hooks(run):
             outcome = self._outcome(run, self._train(run, tracking))
             return self._finish(run, outcome, tracking)
@@ -344,10 +350,11 @@ class Execution:
         run.trainer.log_writer.close()
         if not is_own:  # another process may write in the folder, and may deliver it
             tracking.abandon()
+            self.mirror.abandon()
             return outcome
         self._record_end(outcome.status, reason)
         if outcome.status != "FINISHED" and not run.trainer.update_counter.is_finished:
-            self._say_how_to_continue(run, outcome)
+            say_how_to_continue(self.paths, run.trainer.update_counter.update, outcome)
         for key in sorted(outcome.metrics, key=summary_place):  # stable: in the order of logging within a group
             _LOG.info("  %s = %.6g", key, outcome.metrics[key])
         closing = partial(tracking.close, outcome.status, reason if outcome.status == "FAILED" else None)
@@ -358,26 +365,10 @@ class Execution:
             if outcome.status == "FINISHED":
                 outcome = Outcome("FAILED", run.run_dir, outcome.metrics, error, error.exit_code)
                 self._record_end(outcome.status, describe(error))
+        self.mirror.close(run.trainer.signals, is_interrupt=outcome.exit_code == EXIT_CODE + signal.SIGINT)
         end, place = run.trainer.update_counter.cur_iteration, shown_path(run.run_dir)
         _LOG.info("%s after %s: %s", outcome.status.lower(), end, place)
         return outcome
-
-    def _say_how_to_continue(self, run: Run, outcome: Outcome) -> None:
-        """Log the command that continues the run, the checkpoint that is kept, and the updates that are lost."""
-        saved = CheckpointNames(self.paths.checkpoint_path).newest_resumable()
-        lost = run.trainer.update_counter.update - (saved.update if saved is not None else 0)
-        lost_text = f"{lost} update{'s are' if lost > 1 else ' is'} lost" if lost > 0 else "no update is lost"
-        command = f"noether resume {shlex.quote(str(shown_path(run.run_dir)))}"
-        if saved is not None:
-            _LOG.info("kept: %s; %s; continue with: %s", saved.iteration, lost_text, command)
-            return
-        if lost <= 0:
-            return
-        on_ctrl_c = "; save_on_sigint = true under [trainer] commits one on Ctrl-C"
-        way_out = on_ctrl_c if outcome.exit_code == EXIT_CODE + signal.SIGINT else ""
-        _LOG.info(
-            "no checkpoint to continue from was committed%s; %s; begin again with: %s", way_out, lost_text, command
-        )
 
     def _record_end(self, status: str, reason: str | None) -> None:
         try:

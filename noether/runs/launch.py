@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from noether.checkpoint.paths import PathProvider
 from noether.errors import UsageError
 from noether.kernel.compile import HookWatch, active_watch, print_call, watch_hooks
+from noether.runs.console import kept_for_console
 from noether.runs.execution import Execution
 from noether.runs.folder.run_folder import checked_run_id, new_run_id
+from noether.runs.mirror.fetch import open_mirror
 from noether.runs.outcome import EXIT_CODE, Outcome, RunInterrupted
-from noether.runs.prepare import preparation
-from noether.runs.ranks import follow, on_all_ranks, require_name
+from noether.runs.prepare import Preparation, preparation
+from noether.runs.ranks import follow, on_all_ranks, require_name, require_one_folder
 from noether.spec.load import LoadedSpec, load_spec
 from noether.training.parallel import RankLostError, joined, parallel_of
 
@@ -127,8 +129,9 @@ def start(loaded: LoadedSpec, run_id: str | None, plugins: Iterable[str] = (), *
         if parallel.attempt:
             resume = "auto"  # the ranks were started again: the run of before goes on, whatever the command says
         paths = PathProvider(spec.output, run_id)
+        require_one_folder(parallel, paths)
         if parallel.is_writer:
-            outcome = Execution(prepared, paths, resume=resume, **options).run()
+            outcome = _execute(prepared, paths, resume=resume, **options)
         else:
             outcome = follow(prepared, paths, parallel)
         if outcome.error is not None:
@@ -139,3 +142,17 @@ def start(loaded: LoadedSpec, run_id: str | None, plugins: Iterable[str] = (), *
     if outcome.exit_code == EXIT_CODE + signal.SIGINT:
         raise RunInterrupted(outcome) from outcome.error
     return outcome
+
+
+def _execute(prepared: Preparation, paths: PathProvider, *, resume: str | None, **options: Any) -> Outcome:
+    """Make one attempt at a run, with its mirror if it has one."""
+    table = prepared.loaded.spec.checkpoints
+    if table.mirror is None:
+        return Execution(prepared, paths, resume=resume, **options).run()
+    with kept_for_console() as said:
+        mirror = open_mirror(table.mirror, table.mirror_timeout_s, paths, resume)
+    mirror.said = said
+    try:
+        return Execution(prepared, paths, mirror=mirror, resume=resume, **options).run()
+    finally:
+        mirror.abandon()

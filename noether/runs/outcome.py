@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from noether.config.secrets import withheld
 from noether.errors import NoetherError, error_text, notes_of
+
+if TYPE_CHECKING:
+    from noether.checkpoint.paths import PathProvider
+
+_LOG = logging.getLogger("noether.run")
 
 
 def describe(error: BaseException) -> str:
@@ -63,3 +71,28 @@ class RunInterrupted(KeyboardInterrupt):
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(f"Ctrl-C ended {outcome.run_dir}")
         self.outcome = outcome
+
+
+def say_how_to_continue(paths: PathProvider, update: int, outcome: Outcome) -> None:
+    """Log the command that continues a run, the checkpoint that is kept, and the updates that are lost.
+
+    Args:
+        paths: Paths of the run.
+        update: Completed updates.
+        outcome: Its end.
+    """
+    from noether.checkpoint.names import CheckpointNames  # imports torch
+    from noether.checkpoint.paths import shown_path
+
+    saved = CheckpointNames(paths.checkpoint_path).newest_resumable()
+    lost = update - (saved.update if saved is not None else 0)
+    lost_text = f"{lost} update{'s are' if lost > 1 else ' is'} lost" if lost > 0 else "no update is lost"
+    command = f"noether resume {shlex.quote(str(shown_path(paths.run_path)))}"
+    if saved is not None:
+        _LOG.info("kept: %s; %s; continue with: %s", saved.iteration, lost_text, command)
+        return
+    if lost <= 0:
+        return
+    on_ctrl_c = "; save_on_sigint = true under [trainer] commits one on Ctrl-C"
+    way_out = on_ctrl_c if outcome.exit_code == EXIT_CODE + signal.SIGINT else ""
+    _LOG.info("no checkpoint to continue from was committed%s; %s; begin again with: %s", way_out, lost_text, command)

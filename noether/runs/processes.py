@@ -14,7 +14,8 @@ from tempfile import TemporaryDirectory
 from noether.errors import UsageError
 from noether.runs.outcome import EXIT_CODE
 
-_ENDED = "NOETHER_ENDED_WITH"
+ENDED_WITH = "NOETHER_ENDED_WITH"
+"""Names a file for the exit code of a run after which ranks shall not start again; their launcher then sees a 0."""
 _RESTARTS = "TORCHELASTIC_MAX_RESTARTS"
 _FINAL = frozenset({2, 3, 4, EXIT_CODE + signal.SIGINT, EXIT_CODE + signal.SIGTERM, EXIT_CODE + signal.SIGHUP})
 """Exit codes after which another start would end as this one did, or was not wanted."""
@@ -63,7 +64,7 @@ def start_ranks(arguments: Sequence[str], *, ranks: int, restarts: int = 0) -> t
     )
     with TemporaryDirectory(prefix="noether-launch-") as folder:
         ended = Path(folder) / "exit-code"
-        os.environ[_ENDED] = str(ended)
+        os.environ[ENDED_WITH] = str(ended)
         code, silent = 0, None
         try:
             elastic_launch(config, sys.executable)("-m", "noether", *arguments)
@@ -74,9 +75,13 @@ def start_ranks(arguments: Sequence[str], *, ranks: int, restarts: int = 0) -> t
                 silent = f"rank {rank}, process {failure.pid}, was ended by {signal.Signals(-failure.exitcode).name}"
         except SignalException as stop:
             code = EXIT_CODE + int(stop.sigval)
+        finally:
+            del os.environ[ENDED_WITH]  # runs of this process end with codes of their own
         with suppress(FileNotFoundError):
             code = int(ended.read_text(encoding="ascii"))
-    return (code if code >= 0 else 1), silent
+    if code < 0:  # a signal that stops a run has come before it could handle it
+        code = EXIT_CODE - code if EXIT_CODE - code in _FINAL else 1
+    return code, silent
 
 
 def exit_code(code: int, environment: Mapping[str, str] = os.environ) -> int:
@@ -86,7 +91,7 @@ def exit_code(code: int, environment: Mapping[str, str] = os.environ) -> int:
     """
     if code not in _FINAL:
         return code
-    if ended := environment.get(_ENDED):
+    if ended := environment.get(ENDED_WITH):
         with suppress(FileExistsError), Path(ended).open("x", encoding="ascii") as file:
             file.write(str(code))
         return 0

@@ -9,13 +9,14 @@ from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from socket import gethostname
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.saved import SavedCheckpoint
-from noether.checkpoint.untrusted import open_inside
-from noether.errors import NoetherError, SpecError, TrainingError, UsageError
+from noether.checkpoint.untrusted import is_folder, open_inside
+from noether.errors import CheckpointError, NoetherError, SpecError, TrainingError, UsageError
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.watchdog import write_stacks
 from noether.runs.console import log_of_rank
@@ -36,13 +37,13 @@ class Decision:
     """The way in which rank 0 begins the run.
 
     Attributes:
-        checkpoint: The checkpoint to continue from; None for a new run.
+        checkpoint: Name of the checkpoint to continue from; None for a new run.
         same_spec: True if the spec is the one that it was saved with.
         has_ended: True if nothing is left to do.
         facts: Facts of the run, with their salt.
     """
 
-    checkpoint: Path | None = None
+    checkpoint: str | None = None
     same_spec: bool = True
     has_ended: bool = False
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -51,13 +52,29 @@ class Decision:
     def of(cls, run: Run, state: Continuation | None) -> Decision:
         """Return the decision to begin a run anew, or from a state."""
         facts = run.trainer.checkpoint_writer.facts
-        return cls(facts=facts) if state is None else cls(state.saved.checkpoint.folder, state.same_spec, facts=facts)
+        return (
+            cls(facts=facts) if state is None else cls(state.saved.checkpoint.folder.name, state.same_spec, facts=facts)
+        )
 
-    def state(self) -> Continuation | None:
-        """Read the state that rank 0 continues with."""
+    def state(self, paths: PathProvider) -> Continuation | None:
+        """Read the state that rank 0 continues with.
+
+        Args:
+            paths: Paths of the run, as this machine sees it.
+
+        Raises:
+            CheckpointError: if this machine does not have the checkpoint.
+        """
         if self.checkpoint is None:
             return None
-        saved = SavedCheckpoint.open(self.checkpoint)
+        folder = paths.checkpoint_path / self.checkpoint
+        if not is_folder(folder):
+            raise CheckpointError(
+                f"rank 0 continues from a checkpoint that is missing on {gethostname()}: found nothing at {folder}, "
+                "expected a folder of runs that all machines share",
+                hint="set output to a folder on a file system that all machines share, or copy the run to each of them",
+            )
+        saved = SavedCheckpoint.open(folder)
         return Continuation(SavedState(saved, saved.state()), same_spec=self.same_spec)
 
 
@@ -81,6 +98,24 @@ def on_all_ranks(parallel: Parallel, work: Callable[[], T]) -> T:
         refusal.is_reported = not parallel.is_writer
         raise refusal
     return result  # type: ignore[return-value]  # there was no error
+
+
+def require_one_folder(parallel: Parallel, paths: PathProvider) -> None:
+    """Refuse a run that rank 0 does not have and another rank does: rank 0 would begin it anew.
+
+    Raises:
+        UsageError: if the machines have different folders of runs.
+    """
+    places = parallel.gather(f"{paths.run_path} on {gethostname()}" if is_folder(paths.run_path) else None)
+    found = next((rank for rank, place in enumerate(places) if place is not None), None)
+    if places[0] is None and found is not None:
+        refusal = UsageError(
+            f"the run is not on the machine of rank 0: found {places[found]} (rank {found}), expected it "
+            "on all machines",
+            hint="set output to a folder on a file system that all machines share, or start rank 0 where the run is",
+        )
+        refusal.is_reported = not parallel.is_writer
+        raise refusal
 
 
 def require_name(parallel: Parallel, run_id: str | None) -> None:
@@ -141,7 +176,7 @@ def follow(prepared: Preparation, paths: PathProvider, parallel: Parallel) -> Ou
         if decision.has_ended:
             return Outcome("FINISHED", paths.run_path)
         run.trainer.checkpoint_writer.record(facts_of(run.spec, prepared.plugins, decision.facts))
-        state = decision.state()
+        state = decision.state(paths)
         if state is not None:
             for log in state.saved.checkpoint.manifest.logs:
                 _copy(paths.run_path, log, own.run_path)
@@ -164,8 +199,8 @@ def _copy(run: Path, name: str, scratch: Path) -> None:
 
 def _train(run: Run, paths: PathProvider, parallel: Parallel) -> Outcome:
     # A machine that does not share the folder of runs has none for the log of this rank.
-    place = paths.run_path if paths.run_path.is_dir() else run.run_dir
-    with log_of_rank(place / f"log.rank-{parallel.rank:05d}.txt", place) as log, redirect_stdout(log):
+    place = paths.run_path if is_folder(paths.run_path) else None
+    with log_of_rank(f"log.rank-{parallel.rank:05d}.txt", place) as log, redirect_stdout(log):
         parallel.on_hang(partial(write_stacks, log, f"rank {parallel.rank} was waited for in vain"))
         try:
             run.trainer.train(run.model)
@@ -175,9 +210,10 @@ def _train(run: Run, paths: PathProvider, parallel: Parallel) -> Outcome:
         finally:
             run.trainer.log_writer.close()
     stopped_by = run.trainer.stopped_by
+    metrics = dict(run.trainer.log_writer.final_metrics)
     if stopped_by is not None:
-        return Outcome("KILLED", paths.run_path, {}, None, EXIT_CODE + stopped_by)
-    return Outcome("FINISHED", paths.run_path)
+        return Outcome("KILLED", paths.run_path, metrics, None, EXIT_CODE + stopped_by)
+    return Outcome("FINISHED", paths.run_path, metrics)
 
 
 def _failure(run: Run, paths: PathProvider, error: BaseException) -> Outcome:

@@ -29,6 +29,7 @@ VERSION = 1
 """Version of the format of specs."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _LONGEST_NAME = 80
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://(?!.*::)[^?#\s]+")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -84,6 +85,25 @@ class CheckpointsTable(SpecTable):
         description="Continue training while a checkpoint is written. It needs memory for a copy of the saved state. "
         "One checkpoint is written at a time, the next waits; the last one is written before the run ends.",
     )
+    mirror: str | None = Field(
+        None,
+        examples=["s3://bucket/runs"],
+        description="URL of fsspec that committed checkpoints are uploaded to, below a folder with the id of the run.",
+    )
+    mirror_timeout_s: float = Field(
+        300.0,
+        ge=0,
+        allow_inf_nan=False,
+        json_schema_extra={"unit": "seconds"},
+        description="Longest wait at the end of the run for uploads to `mirror`.",
+    )
+
+    @field_validator("mirror")
+    @classmethod
+    def _mirror_is_an_address(cls, mirror: str | None) -> str | None:
+        if mirror is not None and not _ADDRESS.fullmatch(mirror):
+            raise ValueError("expected a URL such as s3://bucket/path, without '?', '#' and '::'")
+        return mirror
 
 
 class Expectation(SpecTable):

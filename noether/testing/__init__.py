@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from noether.testing.parts import ScheduleContract as ScheduleContract
     from noether.testing.parts import TrainerContract as TrainerContract
     from noether.testing.parts import TransformContract as TransformContract
+    from noether.testing.ranks import RankError as RankError
+    from noether.testing.ranks import run_on_ranks as run_on_ranks
+    from noether.testing.ranks import started_ranks as started_ranks
     from noether.testing.tiny import TinyData as TinyData
     from noether.testing.tiny import tiny_spec as tiny_spec
 
@@ -48,6 +51,7 @@ _HOMES = {
         "TrainerContract",
         "TransformContract",
     ),
+    "ranks": ("RankError", "run_on_ranks", "started_ranks"),
     "tiny": ("TinyData", "tiny_spec"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

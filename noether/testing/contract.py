@@ -5,7 +5,9 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from inspect import get_annotations
+from math import isclose
 from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, get_args
@@ -20,17 +22,21 @@ from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS
 from noether.checkpoint.paths import PathProvider, checkpoint_folders
 from noether.checkpoint.state import encode_state
 from noether.config.discriminated import config_class_of
+from noether.core.callbacks.tree import family
 from noether.errors import SpecError
 from noether.kernel.entries import Component
 from noether.kernel.registry import active_registry
+from noether.metrics.metrics_file import MetricsFile
 from noether.runs.outcome import Outcome
 from noether.runs.prepare import Run, rehearsal
-from noether.runs.verify.compare import differences
+from noether.runs.verify.compare import CLOCK, differences
 from noether.runs.verify.verify_resume import verify_resume
 from noether.spec.load import load_spec
 from noether.spec.model import resolved_tables
 from noether.testing.device import graphs_on_cpu
+from noether.testing.ranks import run_on_ranks
 from noether.testing.tiny import merged, tiny_spec
+from noether.training.parallel import joined
 
 _SHARED = ("noether.config.base", "noether.config.components", "noether.training.trainers.config")
 UNKNOWN = "an_option_that_nobody_has"
@@ -134,6 +140,21 @@ class Contract:
         unequal = [f"interrupted {point.where}: {point.difference}" for point in report.points if point.difference]
         assert not unequal, "\n".join([*unequal, *report.forgotten])
 
+    def require_equal_ranks(self, folder: Path) -> None:
+        """Train on two ranks: their weights and states have to be equal, their metrics those of one process."""
+        spec = write_spec(folder, self.spec_of(self.table))
+        first, second = run_on_ranks(trained, 2, spec)
+        other = sorted(name for name in first.states if first.states[name] != second.states[name])
+        assert not other, f"the second rank ends with another state of {', '.join(other)}"
+        alone = trained(spec).metrics
+        assert first.metrics.keys() == alone.keys(), f"other metrics: {sorted(first.metrics.keys() ^ alone.keys())}"
+        unequal = [
+            f"{key} is {first.metrics[update, key]} at update {update}, and {value} in one process"
+            for (update, key), value in alone.items()
+            if not isclose(first.metrics[update, key], value, rel_tol=1e-3, abs_tol=1e-5)
+        ]
+        assert not unequal, "\n".join(unequal)
+
     def options(self) -> Iterator[tuple[str, FieldInfo]]:
         """Yield the options of the component's own, by name: not those that each of its role has."""
         config = config_class_of(self.component.target, self.role)
@@ -146,6 +167,36 @@ class Contract:
         found = differences(_last_checkpoint(ended), _last_checkpoint(plain))
         unequal = [str(one) for one in found if one.file.startswith((WEIGHTS, OPTIMIZER, "rank"))]
         assert not unequal, "other weights, optimizer states or generators:\n" + "\n".join(unequal)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training has left on one rank.
+
+    Attributes:
+        states: Bits of the weights, and of the state of each callback by its id.
+        metrics: Values by update and key, except those that are measured by the clock.
+    """
+
+    states: dict[str, object]
+    metrics: dict[tuple[int, str], float]
+
+
+def trained(spec: Path) -> Trained:
+    """Train a spec on this rank, or in this process alone, in a folder that is removed."""
+    with joined(), rehearsal(load_spec(spec)) as run:
+        run.trainer.train(run.model)
+        states: dict[str, object] = {"the model": bits(run.model.state_dict())}
+        states |= {callback.id: bits(callback.state_dict()) for callback in family(run.trainer.callbacks)}
+        run.trainer.log_writer.close()
+        records = MetricsFile(run.run_dir / "metrics.jsonl").read()
+        metrics = {
+            (record.update, key): value
+            for record in records
+            for key, value in record.metrics.items()
+            if not key.startswith(CLOCK)
+        }
+    return Trained(states, metrics)
 
 
 def write_spec(folder: Path, spec: Mapping[str, Any]) -> Path:

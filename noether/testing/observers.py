@@ -110,6 +110,10 @@ class CallbackContract(_FollowerContract):
                 self._own(run).load_state_dict(copy.deepcopy(state))
                 assert bits(self._own(run).state_dict()) == bits(state)
 
+    def test_two_ranks_have_its_state_and_the_metrics_of_one(self, tmp_path: Path) -> None:
+        """A run may have several ranks, each with a callback of its own: all have equal states, and see all samples."""
+        self.require_equal_ranks(tmp_path)
+
     def test_it_works_within_another_callback(self, tmp_path: Path) -> None:
         """As a child of `ema` it sees averaged weights, and its metrics begin with `ema=0.9/`."""
         if not self.nests or "every_n_" not in str(self.table):

@@ -41,6 +41,10 @@ class TrainerContract(Contract):
                 ends.append({name: tensor.clone() for name, tensor in run.model.state_dict().items()})
         torch.testing.assert_close(*ends, rtol=1e-3, atol=1e-5)
 
+    def test_two_ranks_train_as_one(self, tmp_path: Path) -> None:
+        """Each rank takes its share of a batch; losses and weights are those of the whole one but for rounding."""
+        self.require_equal_ranks(tmp_path)
+
     def test_an_evaluation_leaves_it_alone(self, tmp_path: Path) -> None:
         """Training goes on as without `offline-loss`, which calls its `train_step`: no state follows evaluations."""
         watch = {"kind": "offline-loss", "every_n_updates": 1, "dataset_key": "train"}

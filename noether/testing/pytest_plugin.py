@@ -1,4 +1,4 @@
-"""Pytest plugin, loaded wherever Noether is installed: `tiny_run`, `spec_file`, `run_folder`, `noether_registry`.
+"""Pytest plugin, loaded wherever Noether is installed: `tiny_run`, `two_ranks`, `spec_file`, and others.
 
 Torch is imported when a fixture is used.
 """
@@ -68,6 +68,21 @@ def tiny_run(spec_file: Callable[[Mapping[str, Any]], Path]) -> Callable[..., Ou
 def run_folder(tiny_run: Callable[..., Outcome]) -> Path:
     """Return the folder of a finished run of the tiny spec."""
     return tiny_run().run_dir
+
+
+@pytest.fixture
+def two_ranks() -> Callable[..., list[Any]]:
+    """Return a function that calls a function in two processes, the ranks of one launch: `two_ranks(losses, spec)`.
+
+    It returns the result of each rank, see `noether.testing.run_on_ranks`.
+    """
+
+    def call(function: Callable[..., Any], *arguments: Any, **options: Any) -> list[Any]:
+        from noether.testing.ranks import run_on_ranks
+
+        return run_on_ranks(function, 2, *arguments, **options)
+
+    return call
 
 
 @pytest.fixture

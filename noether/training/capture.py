@@ -24,6 +24,7 @@ from noether.core.models.base import ModelBase
 from noether.core.models.build import AdaptedModule
 from noether.errors import TrainingError
 from noether.kernel.stops import note
+from noether.optim.kernels import is_sharded
 from noether.training.forms import form_state
 from noether.training.state import TrainerParts
 
@@ -104,9 +105,11 @@ def _generators(trainer: TrainerParts, model: ModelBase) -> list[dict[str, Any]]
 
 
 def _mark(model: ModelBase) -> int:
-    """Return a checksum of all parameters."""
+    """Return a checksum of all parameters that every rank has whole."""
     mark = 0
     for parameter in model.parameters():
+        if is_sharded(parameter):
+            continue
         mark = crc32(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data, mark)
     return mark
 
@@ -129,7 +132,9 @@ class ModelState:
         tensors = self._held(model)
         state = model.state_dict(keep_vars=True) if tensors is None else tensors
         still = [name for name, value in state.items() if isinstance(value, nn.Parameter) and not value.requires_grad]
-        return state if tensors is not None else model.state_dict(), frozenset(still)
+        if tensors is None and not any(map(is_sharded, state.values())):
+            state = model.state_dict()
+        return state, frozenset(still)  # a sharded state has the parameters themselves, which tell that they are tied
 
     def _held(self, model: nn.Module) -> dict[str, Any] | None:
         """Return the tensors of modules that leave their state to torch; None if one does not."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noether.checkpoint.state import split_state
+from noether.checkpoint.state_tree import split_state
 from noether.config.metric_facts import MetricPropertyProvider
 from noether.core.models.agreement import unfreeze
 from noether.core.models.base import ModelBase

@@ -14,11 +14,21 @@ from typing import Any, cast
 from torch import Tensor
 
 from noether.checkpoint.durable import Content
-from noether.checkpoint.manifest import OPTIMIZER, SPEC, WEIGHTS, FileRecord
+from noether.checkpoint.manifest import (
+    OPTIMIZER,
+    SHARDS,
+    SPEC,
+    WEIGHTS,
+    FileRecord,
+    index_file,
+    part_file,
+    whole_file,
+)
 from noether.checkpoint.paths import PathProvider, ResumptionPaths, read_file
 from noether.checkpoint.save import SaveRequest
 from noether.checkpoint.saved import SavedCheckpoint
-from noether.checkpoint.state import TRAINER, CheckpointState, encode_checkpoint
+from noether.checkpoint.shards import in_shards_of
+from noether.checkpoint.state import TRAINER, CheckpointState, divided, encode_checkpoint
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.tree import as_participant, family
 from noether.core.models.agreement import give_saved_optimizers
@@ -140,11 +150,11 @@ def restore_checkpoint(
 
 
 def _restore(trainer: TrainerParts, model: ModelBase, checkpoint: SavedCheckpoint, state: CheckpointState) -> None:
-    load_weights(model, state.model, checkpoint.folder, hint=_OTHER_MODEL)
+    load_weights(model, in_shards_of(model.state_dict(), state.model), checkpoint.folder, hint=_OTHER_MODEL)
     if model.optimizers():  # an evaluation has none
         counter = trainer.state.counter
         give_saved_optimizers(model, state.optimizer_values, (counter.end_update, counter.updates_per_epoch))
-        restore_optimizers(model, state.optimizer_tensors, state.optimizer_values)
+        restore_optimizers(model, _optimizer_tensors(model, state.optimizer_tensors), state.optimizer_values)
     trainer_state = {**state.trainer, "callbacks": state.callbacks}
     paths = resumption_paths(checkpoint)
     progress = trainer.state
@@ -164,6 +174,17 @@ def _restore(trainer: TrainerParts, model: ModelBase, checkpoint: SavedCheckpoin
     if progress.is_resumed:  # now that nothing can fail any more: what is cut off cannot be put back
         trainer.checkpoint_writer.continue_from(checkpoint.folder, checkpoint.manifest)
         trainer.log_writer.load_state_dict(metrics_until, checkpoint.manifest.logs, checkpoint.manifest.update)
+
+
+def _optimizer_tensors(model: ModelBase, saved: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return saved tensors of optimizers, those of the shape of their parameter sharded as it is."""
+    parameters = {
+        f"{part}/{name}": parameter
+        for part, optimizer in model.optimizers().items()
+        for name, parameter in zip(optimizer.names, optimizer.parameters, strict=True)
+    }
+    like = {name: parameters[of] for name in saved if (of := name.rpartition("/")[0]) in parameters}
+    return in_shards_of(like, saved)
 
 
 def restore_optimizers(model: ModelBase, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
@@ -224,13 +245,27 @@ def verify_restored(trainer: TrainerParts, model: ModelBase, checkpoint: SavedCh
         saved = json.loads(read_file(checkpoint.folder, checkpoint.manifest, TRAINER))
         state = replace(state, trainer={**state.trainer, "log_writer": saved["trainer"]["log_writer"]})
     files, _ = encode_checkpoint(state, SaveRequest.whole())
+    parts = divided(state, SaveRequest.whole(), trainer.parallel)
+    if parts is not None:
+        files |= {**parts.files, **parts.indexes}
+    is_same_world = checkpoint.manifest.world_size == trainer.parallel.world
     for name, record in checkpoint.manifest.files.items():
-        if name == SPEC or not (same_spec or name.startswith(_MATHEMATICS)):
+        if name == SPEC or not (same_spec or whole_file(name).startswith(_MATHEMATICS)):
             continue
-        if name.startswith("rank-") and checkpoint.manifest.world_size != trainer.parallel.world:
+        if name.startswith("rank-") and not is_same_world:
+            continue
+        if _is_elsewhere(name, trainer.parallel.rank, files, is_comparable=is_same_world and parts is not None):
             continue
         if name not in files or FileRecord.of(files[name]) != record:
             raise _not_as_saved(name, files.get(name), checkpoint, trainer.callbacks)
+
+
+def _is_elsewhere(name: str, rank: int, files: Mapping[str, Content], *, is_comparable: bool) -> bool:
+    """Return True if a file is the part of another rank, or if the run divides the same tensors in another way."""
+    whole = whole_file(name)
+    if whole == name:
+        return name not in files and index_file(name) in files
+    return not is_comparable or (name.startswith(f"{SHARDS}/") and name != part_file(rank, whole))
 
 
 def _not_as_saved(

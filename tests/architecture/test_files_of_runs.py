@@ -49,6 +49,7 @@ KNOWN = {
     "runs/ranks.py": "a temporary folder, for what a rank writes that leaves the run folder to another one",
     "runs/predict/files.py": "files that the command line names",
     "runs/resume/facts.py": "source files of the project, and data files that the spec names, for their hashes",
+    "runs/mirror/store.py": "objects of the store that the user names, by fsspec",
     "runs/resume/continuation.py: paths.output_path.iterdir": "the folder of all runs, for a free name",
     "runs/process_state.py: path.read_text": "limits of the control group, which the kernel writes",
     "training/compiled.py: shutil.which": "the C++ compiler of this machine",
@@ -63,6 +64,7 @@ KNOWN = {
     "testing/contract.py": "a folder for tests",
     "testing/observers.py": "a folder for tests, and trackers",
     "testing/pytest_plugin.py": "a folder for tests",
+    "testing/ranks.py": "a temporary folder, for what the ranks of a test print",
 }
 """Calls, or whole modules, that do not touch the run folder of a stranger; each with the reason."""
 

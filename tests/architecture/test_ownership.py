@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[2] / "noether"
 MODULES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 WRITERS_OF_STATE = {f"training/{name}.py" for name in ("loop", "stop", "resume", "state")}
 RANK_NAMES = {"RANK", "WORLD_SIZE", "LOCAL_RANK"}
-RANKS = {"training/parallel/place.py", "runs/processes.py"}
+RANKS = {"training/parallel/place.py", "runs/processes.py", "testing/ranks.py"}  # the last two start them
 KEPT_FROM_UPDATE = ("trainers.base", "writers", "checkpoint", "callbacks", "training.loop", "training.rounds")
 
 
@@ -88,7 +88,10 @@ def test_ranks_are_known_in_one_place() -> None:
     }
     assert {name for name, values in strings.items() if RANK_NAMES & {v for v in values if isinstance(v, str)}} == RANKS
     users = {name for name, tree in MODULES.items() if any(x.startswith("torch.distributed") for x in imported(tree))}
-    assert {name for name in users if not name.startswith("training/parallel/")} == {"runs/processes.py"}
+    shards = {"checkpoint/shards.py"}
+    assert {name for name in users if not name.startswith("training/parallel/")} == {"runs/processes.py"} | shards
+    used = {name for name in imported(MODULES["checkpoint/shards.py"]) if name.startswith("torch.distributed")}
+    assert all(name.startswith("torch.distributed.checkpoint.") for name in used)
 
 
 def test_an_update_knows_no_trainer_writer_or_callback() -> None:

@@ -309,8 +309,8 @@ def test_a_spec_without_training_evaluates_a_checkpoint(page, finish):
 
 @pytest.mark.slow
 def test_the_contract_and_the_fixtures_of_the_page_pass(page, project: Path):
-    _, contract, fixtures = page["test-a-plugin.md"].blocks("python")
-    for number, block in enumerate((contract, fixtures)):
+    _, *blocks = page["test-a-plugin.md"].blocks("python")
+    for number, block in enumerate(blocks):
         (project / f"test_page_{number}.py").write_text(block.text)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."]
     ended = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False, timeout=110)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
+from functools import partial
 from itertools import chain, islice, repeat
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from noether.data.container import DataContainer
 from noether.data.loader import TrainingLoader, evaluation_pass
 from noether.data.samplers import SamplerIntervalConfig, TaggedBatch
 from noether.errors import TrainingError
+from noether.optim.kernels import is_sharded
 from noether.spec.errors.words import visible
 
 if TYPE_CHECKING:
@@ -183,8 +185,12 @@ class DatasetPass:
         The model is in evaluation mode meanwhile; afterwards each module has its own mode back, also after an error.
         """
         bar = PassBar(self.name, self.sampler_config.pass_length(self.batch_size, **self._place))
+        batches = self._batches(data_iter, bar)
         with evaluating(model), closing(bar):
-            own = [process(batch, trainer_model=model) for batch in self._batches(data_iter, bar)]
+            if self._parallel.world > 1 and any(map(is_sharded, model.parameters())):
+                own = self._in_step(batches, partial(process, trainer_model=model))
+            else:
+                own = [process(batch, trainer_model=model) for batch in batches]
         if self._parallel.world == 1 or not self._is_divided:
             return own
         device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
@@ -193,6 +199,29 @@ class DatasetPass:
             torch.accelerator.synchronize(device)  # the copies did not wait
         found = self._parallel.gather(own)
         return [moved(result, device) for results in found for result in results]
+
+    def _in_step(self, batches: Iterator[Any], process: Callable[[Any], Any]) -> list[Any]:
+        """Return the results of the batches of this rank, with as many calls as on every other rank.
+
+        The ranks gather a sharded model together, so one that has no batch left processes its last one again, or one
+        of another rank if it has none at all; those results are dropped.
+        """
+        first = next(batches, None)
+        if not self._is_divided:
+            return [] if first is None else [process(batch) for batch in chain([first], batches)]
+        ranks = range(self._parallel.world)
+        lengths = [self.sampler_config.pass_length(self.batch_size, rank=r, world_size=len(ranks)) for r in ranks]
+        batch = first
+        if 0 in lengths:
+            found = self._parallel.gather(None if first is None else moved(first, torch.device("cpu")))
+            batch = first if first is not None else next((other for other in found if other is not None), None)
+        own: list[Any] = []
+        if first is not None:
+            for batch in chain([first], batches):
+                own.append(process(batch))
+        for _ in range(max(lengths) - len(own)):
+            process(batch)
+        return own
 
     def _batches(self, data_iter: Iterator[Any], bar: PassBar) -> Iterator[Any]:
         """Yield the batches of this pass from the stream of the run, or all of an iterator of plain batches."""

@@ -13,6 +13,7 @@ from noether.core.models.build import AdaptedModule
 from noether.errors import SpecError, TrainingError
 from noether.kernel.names import listed
 from noether.optim.build import build_optimizer, matching, unfrozen_groups
+from noether.optim.kernels import is_sharded
 
 _SHOWN = 8  # names in a message
 
@@ -137,6 +138,11 @@ def unfreeze(
         SpecError: if no parameter matches, or the optimizer lacks one of the options.
     """
     named = dict(model.named_parameters())
+    if any(map(is_sharded, named.values())):
+        raise SpecError(
+            'unfreeze cannot train parameters of a sharded model: found parallel = "fsdp2"',
+            hint='train them from the beginning, or set parallel = "replicated" under [trainer]',
+        )
     chosen = matching(pattern, named, setting="pattern of unfreeze", of="parameter of the model")
     trained = {id(parameter) for optimizer in model.optimizers().values() for parameter in optimizer.parameters}
     frozen = {id(named[name]): name for name in chosen if id(named[name]) not in trained}

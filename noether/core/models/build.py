@@ -186,7 +186,7 @@ def recompute_matching(model: ModelBase) -> None:
     Raises:
         SpecError: if a pattern matches no module that is called.
     """
-    modules, names, configs = list(_named_modules(model)), dict[nn.Module, str](), set[int]()
+    modules, names, configs = list(named_modules(model)), dict[nn.Module, str](), set[int]()
     for owner, found in modules:
         config = found.model_config if isinstance(found, ModelBase) else None
         patterns = [] if config is None else config.checkpoint
@@ -216,7 +216,7 @@ def path_below(config: ModelBaseConfig | None, part: Any) -> TomlPath:
     return next((path for path, one in configs_in(config) if one is part), ())
 
 
-def _named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield modules under all of their names, without the adapters of torch modules, as parameters are named."""
     named = dict(model.named_modules(remove_duplicate=False))
     adapters = {name for name, module in named.items() if isinstance(module, AdaptedModule)}

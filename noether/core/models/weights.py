@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from noether.checkpoint.state import CodeName, encode_state
+from noether.checkpoint.state import encode_state
+from noether.checkpoint.state_tree import CodeName
 from noether.errors import CheckpointError, error_text
 from noether.kernel.names import listed
-from noether.optim.kernels import is_expanded
+from noether.optim.kernels import is_expanded, is_sharded, local
 
 _SHOWN = 12  # most names in a message
 
@@ -206,13 +207,15 @@ def _is_same(found: Any, loaded: Any) -> bool:
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:
-    return tensor.cpu().resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)
+    return local(tensor).cpu().resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)
 
 
 def _place(tensor: Any) -> object:
     """Return a key that is equal for two names of the same tensor, such as tied weights."""
     if not isinstance(tensor, Tensor) or not tensor.numel() or tensor.layout is not torch.strided:
         return object()
+    if is_sharded(tensor):
+        return object() if not local(tensor).numel() else (local(tensor).data_ptr(), tensor.shape)
     return (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.is_conj(), tensor.is_neg())
 
 

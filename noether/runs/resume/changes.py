@@ -27,8 +27,7 @@ FREE = (
     "initializer*",  # a run that continues has its own state
     "datasets.*",  # data other than `train` only alters what is logged; see `_FROZEN`
     "trainer.callbacks*",
-    "trainer.add_default_callbacks",
-    "trainer.add_trainer_callbacks",
+    "trainer.add_*_callbacks",
     "trainer.log_every_n_*",
     "trainer.track_every_n_*",
     "trainer.monitor_*",
@@ -44,10 +43,11 @@ FREE = (
 )
 """Keys that may change: they observe, store, or limit."""
 
-EXACT_ONLY_IF_EQUAL = ("device", "threads", "deterministic", "matmul_precision")
+_EXCHANGE = ("trainer.parallel", "trainer.shard", "trainer.reduce")
+EXACT_ONLY_IF_EQUAL = ("device", "threads", "deterministic", "matmul_precision", *_EXCHANGE)
 """Keys that may change and then alter the last bits: the run warns that the resume is not exact."""
 
-ADDED = {"trainer.update": "eager"}
+ADDED = {"trainer.update": "eager", "trainer.parallel": "replicated", "trainer.reduce": "exact"}
 """Keys that earlier versions did not have, with the value that says what those did: a run of theirs goes on."""
 
 RECOMPUTED = ("model.checkpoint", "model.*.checkpoint")
@@ -121,7 +121,9 @@ def _decisive(*specs: Mapping[str, Any]) -> Callable[..., bool]:
 
 def inexact_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return the differences that keep the mathematics and alter the last bits."""
-    return shown(d for d in differences(dict(before), dict(now)) if d.key in EXACT_ONLY_IF_EQUAL)
+    changes = differences(dict(before), dict(now))
+    kept = [change for change in changes if not (change.left is ABSENT and _is_added(change.key, change.right))]
+    return shown(change for change in kept if change.key in EXACT_ONLY_IF_EQUAL)
 
 
 def require_same_mathematics(before: Mapping[str, Any], now: Mapping[str, Any], values: Iterable[str] = ()) -> None:

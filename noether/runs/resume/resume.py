@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,19 +11,23 @@ from typing import Any
 
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.untrusted import is_folder
+from noether.errors import SpecError, UsageError
 from noether.kernel.participant import load_plugins
 from noether.kernel.registry import use_registry
+from noether.runs.console import kept_for_console
 from noether.runs.folder.lock import is_locked
 from noether.runs.folder.run_folder import RUN, RunFolder, environment_changes, find_run, last_attempt
 from noether.runs.launch import start
+from noether.runs.mirror.fetch import fetch_run
 from noether.runs.outcome import Outcome
 from noether.runs.ranks import on_all_ranks
 from noether.runs.resume.changes import another_value, refused_changes, shown
 from noether.runs.resume.continuation import AUTO, SavedState, find_state, lost_updates
 from noether.runs.resume.facts import VALUE, changed_facts, code_changes, facts_of
 from noether.runs.resume.repair import damages, repair_run
-from noether.runs.saved_spec import load_saved_spec, noting_missing_code
+from noether.runs.saved_spec import load_saved_spec, noting_missing_code, read_saved_spec
 from noether.spec.diff import differences
+from noether.spec.errors.words import visible
 from noether.spec.model import resolved_tables
 from noether.training.compiled import missing_compiler
 from noether.training.forms import COMPILED
@@ -59,16 +65,67 @@ def resume(
         UsageError: if there is no such run, it is in use, or changes of the spec alter training.
         CheckpointError: if there is no such checkpoint, or none that is sound.
     """
-    paths = find_run(run, output, without_record=True)
     plugins = list(plugins)
-    changes = {**(set or {}), "output": str(paths.output_path)}
-    layers = {"overrides": overrides, "set": changes, "unset": unset, "trusted": trusted, "plugins": plugins}
     with joined() as parallel:
-        repairs = repair_run(paths) if parallel.is_writer else []
-        parallel.share(None)  # the others read what was repaired
+        found = _found(run, output, {*(set or {}), *unset, *map(_path_of, overrides)}) if parallel.is_writer else None
+        found = parallel.share(found)  # the others read what was fetched and repaired
+        assert found is not None, "the writer has found it"
+        paths, changes, repairs = found
+        changes |= {**(set or {}), "output": str(paths.output_path)}
+        layers = {"overrides": overrides, "set": changes, "unset": unset, "trusted": trusted, "plugins": plugins}
         loaded = on_all_ranks(parallel, partial(load_saved_spec, paths, project=project, **layers))
         with noting_missing_code(paths, project):
             return start(loaded, paths.run_id, plugins, resume=checkpoint, repairs=repairs, **options)
+
+
+def _found(
+    run: str | Path, output: str | Path, given: Collection[str]
+) -> tuple[PathProvider, dict[str, Any], list[str]]:
+    """Find a run, or fetch it from its mirror, and repair its files.
+
+    Args:
+        run: As in `resume`.
+        output: As in `resume`.
+        given: Paths in the spec that the caller sets or removes.
+
+    Returns:
+        Its paths, values to set in its spec, and lines on what was done.
+    """
+    changes: dict[str, Any] = {}
+    said: list[str] = []
+    if "://" in str(run):
+        with kept_for_console() as records:
+            paths, changes["checkpoints.mirror"] = fetch_run(str(run), output)
+        said = [record.getMessage() for record in records if record.levelno > logging.INFO]
+    else:
+        paths = find_run(run, output, without_record=True)
+        if not {"checkpoints", "checkpoints.mirror"} & {*given}:
+            _require_own_mirror(paths)
+    return paths, changes, said + repair_run(paths)
+
+
+def _path_of(override: str) -> str:
+    """Return the path of a value that an override sets or removes."""
+    return override.partition("=")[0].removesuffix("+").strip()
+
+
+def _require_own_mirror(paths: PathProvider) -> None:
+    """Refuse to upload to an address that only the run folder names: it may come from a stranger.
+
+    Raises:
+        UsageError: if it names one.
+    """
+    try:
+        table = read_saved_spec(paths).tables.get("checkpoints")
+    except SpecError:  # reported when the spec is loaded
+        return
+    mirror = table.get("mirror") if isinstance(table, dict) else None
+    if isinstance(mirror, str):
+        raise UsageError(
+            f"the run folder names a mirror, and a run folder may come from a stranger: found {visible(mirror)!r}",
+            hint=f"to upload there: -s {shlex.quote(f'checkpoints.mirror={visible(mirror)}')}; "
+            "to go on without: --unset checkpoints.mirror",
+        )
 
 
 def preview(
@@ -96,6 +153,10 @@ def preview(
         UsageError: if there is no such run.
         CheckpointError: if there is no such checkpoint, or none that is sound.
     """
+    if "://" in str(run):
+        raise UsageError(
+            f"cannot preview {visible(str(run))}: the run would have to be fetched", hint="leave out --dry-run"
+        )
     paths = find_run(run, output, without_record=True)
     saved = find_state(paths, checkpoint)
     damaged = {damage.path: damage for damage in damages(paths)}

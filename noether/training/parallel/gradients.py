@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from noether.core.models.base import ModelBase
 from noether.errors import TrainingError
+from noether.optim.kernels import is_sharded, local
 from noether.training.accumulation import Weights
 from noether.training.nonfinite import FiniteGuard
 from noether.training.parallel.one import Parallel
@@ -38,11 +39,12 @@ class UpdateOfRanks(Update):
         self._finds_unused = finds_unused
         self._exchange: FlatGradients | None = None
         self._names: tuple[str, ...] | None = None
-        self._is_wrapped = False
+        self._is_wrapped = self._is_sharded = False
 
     def adopt(self, model: ModelBase, dist_model: torch.nn.Module) -> None:
-        """Remember a model as `Update.adopt` does; a `DistributedDataParallel` exchanges gradients itself."""
-        self._is_wrapped = isinstance(dist_model, DistributedDataParallel)
+        """Remember a model as `Update.adopt` does; a wrapped or a sharded one exchanges gradients itself."""
+        self._is_sharded = any(map(is_sharded, model.parameters()))
+        self._is_wrapped = self._is_sharded or isinstance(dist_model, DistributedDataParallel)
         super().adopt(model, dist_model)
 
     def take_optimizers(self, model: ModelBase) -> None:
@@ -98,10 +100,19 @@ class UpdateOfRanks(Update):
         """Exchange the gradients and the loss, then clip and apply as `Update` does."""
         for kept in self.guard.kept:
             loss = loss + 0.0 * kept  # not finite if an accumulation step of this rank was not
+        if self._is_sharded:
+            loss = self._marked(loss)
         loss = (
             self.parallel.reduce(loss.clone()) / self.parallel.world if self._exchange is None else self._exchange(loss)
         )
         super()._apply(model, loss)
+
+    def _marked(self, loss: Tensor) -> Tensor:
+        """Return the loss, not finite if the share of the gradients that this rank has is not."""
+        found, one = loss.new_zeros(()), loss.new_ones(())
+        own = [local(p.grad) for p in self._parameters if p.grad is not None]
+        torch._amp_foreach_non_finite_check_and_unscale_([*own, loss.clone()], found, one)
+        return torch.where(found > 0.0, torch.full_like(loss, torch.nan), loss)
 
 
 def update_of(trainer: Any, guard: FiniteGuard) -> Update:
@@ -208,6 +219,8 @@ class FlatGradients:
         wanted = iter(present)
         for (members, _, _), (flat, views) in zip(self._groups, self._buffers, strict=True):
             taken = [next(wanted) for _ in members]
+            if not any(taken):
+                continue
             for parameter, view, is_taken in zip(members, views, taken, strict=True):
                 if is_taken and parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)

@@ -44,8 +44,11 @@ class Parallel(Protocol):
 
         Args:
             model: The model, on its device; its batch norms may become those of all ranks.
-            config: The trainer's config, with `reduce`, `find_unused_params` and `static_graph`.
+            config: The trainer's config, with `parallel`, `shard`, `reduce`, `find_unused_params` and `static_graph`.
         """
+
+    def check(self, trainer: Any, model: Any) -> None:
+        """Check that a trainer, its callbacks and optimizers built, can train a prepared model on these ranks."""
 
     def begin(self, model: nn.Module, seed: int) -> None:
         """Give all ranks the same weights and buffers, and each its own random numbers, before the first update."""
@@ -79,15 +82,26 @@ class Parallel(Protocol):
 
 
 class Single:
-    """A run of one process: collective operations return their argument."""
+    """A run of one process: collective operations return their argument.
+
+    Args:
+        attempt: Restarts of its launcher so far, if it has one.
+        restarts: Most restarts.
+    """
 
     world = local_world = 1
-    rank = attempt = restarts = 0
+    rank = 0
     is_writer = True
+
+    def __init__(self, attempt: int = 0, restarts: int = 0) -> None:
+        self.attempt, self.restarts = attempt, restarts
 
     def prepare(self, model: nn.Module, config: Any) -> nn.Module:
         """Return the model itself."""
         return model
+
+    def check(self, trainer: Any, model: Any) -> None:
+        """Do nothing."""
 
     def begin(self, model: nn.Module, seed: int) -> None:
         """Do nothing."""

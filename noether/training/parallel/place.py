@@ -1,9 +1,12 @@
-"""Place: the place of a process among the ranks that a launcher such as torchrun has started."""
+"""Place: the number of a process among the ranks that a launcher has started, as the environment describes it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+import torch.distributed as dist
 
 from noether.errors import UsageError
 
@@ -40,13 +43,17 @@ class Place:
     has_store: bool
 
     @classmethod
-    def of(cls, environment: Mapping[str, str]) -> Place | None:
+    def of(cls, environment: Mapping[str, str] = os.environ) -> Place | None:
         """Return the place that a launcher has described in the environment; None for a process of its own.
 
+        A process group that exists already, as in a worker of Ray Train, comes first.
+
         Raises:
-            UsageError: if the description is incomplete, or no number of ranks.
+            UsageError: if the description is incomplete, no number of ranks, or not that of the process group.
         """
-        world = environment.get(WORLD_SIZE, "").strip() or "1"
+        if dist.is_available() and dist.is_initialized():
+            environment = _of_group(environment)
+        world = world_of(environment)
         if world == "1":
             return None
         missing = [name for name in _NEEDED if not environment.get(name, "").strip()]
@@ -67,13 +74,35 @@ class Place:
                 "each rank below the number of ranks",
                 hint=f"start the ranks with --nproc N or torchrun, or unset {WORLD_SIZE}",
             )
-        attempt, restarts = (
-            _count(environment.get(f"TORCHELASTIC_{name}")) for name in ("RESTART_COUNT", "MAX_RESTARTS")
-        )
+        attempt, restarts = restarts_in(environment)
         served = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         host = environment["MASTER_ADDR"].strip()
         return cls(rank, total, local, local_world, host, port, attempt, restarts, served)
 
 
+def world_of(environment: Mapping[str, str]) -> str:
+    """Return the number of ranks as the environment has it."""
+    return environment.get(WORLD_SIZE, "").strip() or "1"
+
+
+def restarts_in(environment: Mapping[str, str]) -> tuple[int, int]:
+    """Return how often the launcher has started this process again, and how often it may."""
+    attempt, most = (_count(environment.get(f"TORCHELASTIC_{name}")) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+    return attempt, most
+
+
 def _count(text: str | None) -> int:
     return int(text) if text is not None and text.isdecimal() else 0
+
+
+def _of_group(environment: Mapping[str, str]) -> dict[str, str]:
+    """Describe a process group that exists already; its ranks need no address to meet."""
+    group = {WORLD_SIZE: str(dist.get_world_size()), "RANK": str(dist.get_rank())}
+    for name, value in group.items():
+        found = environment.get(name, "").strip() or value
+        if found != value:
+            raise UsageError(
+                f"wrong {name}: found {found}, expected {value}, that of the process group in this process",
+                hint=f"unset {name}, or destroy the process group first",
+            )
+    return {"MASTER_ADDR": "localhost", "MASTER_PORT": "0", **environment, **group}

@@ -11,20 +11,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from functools import partial
+from itertools import count
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.nn.parallel import DistributedDataParallel
 
 from noether.data.randomness import mix, seed_sample
 from noether.errors import NoetherError, SpecError, TrainingError, UsageError, error_text, notes_of
 from noether.kernel.watchdog import write_stacks
+from noether.optim.kernels import is_sharded
 from noether.training.parallel.batch_norm import of_all_ranks
 from noether.training.parallel.one import Parallel, Single
-from noether.training.parallel.place import WORLD_SIZE, Place
+from noether.training.parallel.place import WORLD_SIZE, Place, restarts_in, world_of
 
 T = TypeVar("T")
 TIMEOUT_S = 600.0
@@ -34,6 +36,8 @@ _FAILED, _HANGS, _PLACE = "failed", "hangs", "place"
 _LOOKS_EVERY_S, _ANSWER_S = 0.5, 2.0
 _LOGS = "the logs of the other ranks are log.rank-*.txt in the run folder"
 _ORPHAN_GRACE_S = 30.0
+_JOINS = count()
+"""Runs of this process that had other ranks: each has keys of its own in the store."""
 
 
 class RankLostError(TrainingError):
@@ -57,14 +61,14 @@ def parallel_of(environment: Mapping[str, str] = os.environ) -> Parallel:
     """
     if _active is not None:
         return _active
-    place = Place.of(environment)
-    if place is not None:
+    world = world_of(environment)
+    if world != "1":
         raise UsageError(
-            f"wrong {WORLD_SIZE}: found {place.world}, expected 1 here: only `noether run` and `resume` work on "
-            "several ranks",
+            f"wrong {WORLD_SIZE}: found {world}, expected 1 here: only `noether run` and `resume` work on several "
+            "ranks",
             hint=f"start one process without torchrun, or unset {WORLD_SIZE}",
         )
-    return Single()
+    return Single(*restarts_in(environment))
 
 
 @contextmanager
@@ -78,9 +82,9 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Parallel]:
         RankLostError: if the others do not come.
     """
     global _active
-    place = Place.of(environment)
-    if place is None or _active is not None:
-        yield parallel_of({})
+    place = Place.of(environment) if _active is None else None
+    if place is None:
+        yield parallel_of(environment)
         return
     ranks = Ranks(place, _seconds(environment))
     _active = ranks
@@ -105,10 +109,28 @@ def _seconds(environment: Mapping[str, str]) -> float:
     return seconds
 
 
+def _store_of_group() -> Store:
+    """Return a connection of its own to the store of the process group that exists already.
+
+    Raises:
+        UsageError: if the group cannot reduce tensors on the CPU.
+    """
+    backends = dist.get_backend_config()
+    if "cpu:" not in backends:
+        raise UsageError(
+            f"wrong process group: found the backends {backends!r}, expected one for the CPU among them",
+            hint='initialise the group with the backend "cpu:gloo,cuda:nccl"',
+        )
+    store: Any = dist.distributed_c10d._get_default_store()
+    own: Store = store.clone()
+    return own
+
+
 class Ranks:
     """The process group of a run, with what its ranks agree on.
 
-    A second group on the CPU serves votes and objects, so that neither waits for an accelerator.
+    A second group on the CPU serves votes and objects, so that neither waits for an accelerator. A process group that
+    exists already is used, and left as it is in the end.
 
     Args:
         place: The place of this process.
@@ -128,27 +150,40 @@ class Ranks:
         self._aim: str | None = None  # the common operation that this rank is in
         self._left = threading.Event()
         self._hangs: Callable[[], object] = partial(write_stacks, 2, f"rank {place.rank} was waited for in vain")
-        has_cuda = torch.cuda.is_available()
-        if has_cuda:
-            torch.cuda.set_device(place.local_rank)
         limit = timedelta(seconds=timeout)
-        begun = TCPStore(
-            place.host, place.port, place.world, not place.has_store and self.is_writer, limit, multi_tenant=True
-        )
-        self._store = PrefixStore(f"noether/{place.attempt}", begun)
+        self._owns_group = not dist.is_initialized()
+        # A process may train several runs one after the other: keys of an earlier one are not those of this one.
+        keys = f"noether/{place.attempt}/{next(_JOINS)}"
+        self._store = PrefixStore(keys, self._reached(limit) if self._owns_group else _store_of_group())
         with self._waiting("join"):
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if has_cuda else "gloo",
-                store=self._store,
-                rank=place.rank,
-                world_size=place.world,
-                timeout=limit,
-            )
+            if self._owns_group:
+                self._form(limit)
             self._group = dist.new_group(backend="gloo", timeout=limit)
         self._ballot = torch.zeros(2, dtype=torch.int64)
         self._cast: Any = None
         self._watch = threading.Thread(target=self._look_around, name="noether-ranks", daemon=True)
         self._watch.start()
+
+    def _reached(self, limit: timedelta) -> Store:
+        """Return the store of this launch; rank 0 serves it if the launcher does not."""
+        place = self.place
+        serves = self.is_writer and not place.has_store
+        try:
+            return TCPStore(place.host, place.port, place.world, serves, limit, multi_tenant=True)
+        except (RuntimeError, dist.DistError) as error:
+            raise RankLostError(
+                f"rank {self.rank} does not reach the others: found no store at {place.host}:{place.port} within "
+                f"{self.timeout:g} s",
+                hint="check MASTER_ADDR and MASTER_PORT, and that rank 0 has started",
+            ) from error
+
+    def _form(self, limit: timedelta) -> None:
+        """Form the process group; one that exists already keeps its backends, its timeout and its device."""
+        backends = "gloo"
+        if torch.cuda.is_available():
+            torch.cuda.set_device(self.place.local_rank)
+            backends = "cpu:gloo,cuda:nccl"
+        dist.init_process_group(backends, store=self._store, rank=self.rank, world_size=self.world, timeout=limit)
 
     # The model
 
@@ -159,6 +194,11 @@ class Ranks:
             SpecError: if the model has a train step of its own, which a wrapper would not see.
         """
         of_all_ranks(model, self)
+        if config.parallel == "fsdp2":
+            from noether.training.parallel.sharded import shard  # its imports take a second
+
+            with self._waiting("shard the model"):
+                return shard(model, config, self.world)
         if config.reduce != "ddp" or not any(parameter.requires_grad for parameter in model.parameters()):
             return model
         if callable(getattr(model, "train_step", None)):
@@ -174,10 +214,23 @@ class Ranks:
             init_sync=False,  # `begin` does it, once weights are loaded
         )
 
+    def check(self, trainer: Any, model: Any) -> None:
+        """Check that a trainer, its callbacks and optimizers built, can train a prepared model on these ranks.
+
+        Raises:
+            SpecError: if it does not fit a sharded model.
+        """
+        if any(map(is_sharded, model.parameters())):
+            from noether.training.parallel.sharded import require_shardable
+
+            require_shardable(trainer)
+
     def begin(self, model: nn.Module, seed: int) -> None:
         """Give all ranks the weights and buffers of the writer, and every other rank its own random numbers."""
         with torch.no_grad(), self._waiting("begin training"):
             for tensor in (*model.parameters(), *model.buffers()):
+                if is_sharded(tensor):
+                    continue  # its parts differ
                 dist.broadcast(tensor.detach(), 0)
         if not self.is_writer:
             seed_sample(mix(seed, self.rank))
@@ -301,7 +354,7 @@ class Ranks:
             if self._cast is not None:  # a thread that is at work when the process ends would abort it
                 self._cast.wait(timedelta(seconds=_ANSWER_S))
         with suppress(RuntimeError, dist.DistError):
-            dist.destroy_process_group()
+            dist.destroy_process_group(None if self._owns_group else self._group)
 
     def _look_around(self) -> None:
         """End the run if its launcher is gone, or if another rank has waited in vain for this one."""

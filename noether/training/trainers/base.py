@@ -130,7 +130,7 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         self._set_up_update(config)
         metrics_file = MetricsFile(path_provider.metrics_path, path_provider.run_path)
         self.log_writer = LogWriter(metrics_file, self.metric_property_provider, config.result_limits)
-        self.checkpoint_writer = CheckpointWriter(path_provider)
+        self.checkpoint_writer = CheckpointWriter(path_provider, ranks=self.parallel)
 
     def _set_up_progress(self, config: BaseTrainerConfig[Any]) -> None:
         self.batch_size, self.accumulation_steps = cut_update(
@@ -334,6 +334,7 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         if self._callback_states is not None:
             self._restore_callbacks()
         require_agreement(model)
+        self.parallel.check(self, model)
         if give_optimizer and model.optimizers():
             choice = vars(self)["update_form"] = choose(self.config.update, self, model)
             vars(self)["one_update"] = choice.form.build(self, self.one_update, model)

@@ -17,6 +17,7 @@ from noether.metrics.results import Limits
 TCallbackConfig = TypeVar("TCallbackConfig", bound=CallBackBaseConfig, default=CallBackBaseConfig)
 Precision = Literal["float32", "fp32", "float16", "fp16", "bfloat16", "bf16"]
 StopSignal = Literal["SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU"]
+Layout = Literal["replicated", "fsdp2"]
 Reduce = Literal["exact", "ddp"]
 UpdateForm = Literal["eager", "compiled", "graph", "auto"]
 LIMITS = ("max_epochs", "max_updates", "max_samples")
@@ -107,11 +108,24 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
         "that equals eager bit for bit. A form that is not possible gives way to eager, and the run says why.",
     )
     use_torch_compile: bool = Field(False, description="Compile the model with torch.compile.")
+    parallel: Layout = Field(
+        "replicated",
+        description="Place of the model on several ranks. `replicated`: each rank has the whole model. `fsdp2`: each "
+        "rank has a share of all parameters, gradients and optimizer states, and gathers the parameters of one module "
+        "while it computes, by torch's fully_shard; for a model that does not fit on one device.",
+    )
+    shard: list[str] | None = Field(
+        None,
+        examples=[["blocks.*"]],
+        description="Modules whose parameters are gathered together with `fsdp2`, as patterns of names; those of no "
+        "such module are gathered once for the whole model. Unset: each module of 16 million parameters or more.",
+    )
     reduce: Reduce = Field(
         "exact",
-        description="Exchange of gradients between ranks. `exact`: once an update in one buffer, in the order of "
-        "names, so that a run that was restarted ends with the same bytes. `ddp`: by DistributedDataParallel, during "
-        "the backward pass; with three ranks or more, a restart may change the last bits.",
+        description="Exchange of gradients between ranks that each have the whole model. `exact`: once an update in "
+        "one buffer, in the order of names, so that a run that was restarted ends with the same bytes. `ddp`: by "
+        "DistributedDataParallel, during the backward pass; with three ranks or more, a restart may change the last "
+        "bits.",
     )
     find_unused_params: bool = Field(
         False,

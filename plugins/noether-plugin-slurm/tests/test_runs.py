@@ -106,6 +106,43 @@ def test_a_preempted_run_ends_with_the_bytes_of_a_straight_one(
     assert len(expected) >= 2 and last_checkpoint(run) == expected
 
 
+RANKS = """
+import os, signal, time
+from pathlib import Path
+
+from noether.core.callbacks import CallbackBase
+
+
+class Preempt(CallbackBase):
+    \"\"\"Preempts the job once, beside update 7: the launcher of this rank is a child of the process of the job.\"\"\"
+
+    def track_after_update_step(self, *, update_counter, **_):
+        once = Path("once")
+        if update_counter.update != 7 or once.exists():
+            return
+        once.touch()
+        launcher = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2]
+        os.kill(int(launcher.split()[1]), signal.SIGUSR2)
+        while self.trainer.signals.heard is None:
+            time.sleep(0.01)
+"""
+
+
+def preempts_a_job_of_ranks(spec: Path) -> None:
+    next(spec.parent.glob("preempt_*.py")).write_text(RANKS)
+
+
+@pytest.mark.long
+def test_a_preempted_run_of_two_ranks_is_continued_with_two(spec: Path):
+    preempts_a_job_of_ranks(spec)
+    table = SlurmTable(ranks=2, cpus=2)
+    assert submit(command_of(spec, "job", [], table), "job", table, "local").result() == 0
+    run = spec.parent / "runs" / "job"
+    assert [attempt["status"] for attempt in attempts(run)] == ["KILLED", "FINISHED"]
+    assert attempts(run)[1]["resumed_from"] == "step-000000000007"
+    assert (run / "log.rank-00001.txt").exists()
+
+
 @pytest.mark.long
 def test_a_run_out_of_attempts_goes_on_when_it_is_submitted_again(spec: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PREEMPTED", str(spec.parent / "once"))
@@ -125,6 +162,13 @@ def test_a_run_that_fails_is_left_alone(spec: Path):
     error = submitted(spec).exception()
     assert "exit code 4" in str(error)
     assert [attempt["status"] for attempt in attempts(spec.parent / "runs" / "job")] == ["FAILED"]
+
+
+@pytest.mark.parametrize(
+    ("options", "word"), [(["slurm.nodes=2"], "--local"), (["slurm.ranks=2", "slurm.gpus=1"], "gpus")]
+)
+def test_ranks_that_cannot_be_started_are_refused(plain: Path, options: list[str], word: str):
+    assert word in str(refused(str(plain), "--local", *(part for option in options for part in ("-s", option))))
 
 
 def refused(*arguments: str) -> UsageError:

@@ -9,10 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from noether_plugin_slurm.submit import submit
+import submitit
+import tomli_w
+from noether_plugin_slurm.attempt import Attempt
+from noether_plugin_slurm.submit import command_of, submit
 from noether_plugin_slurm.table import SlurmTable
 
 from noether.errors import UsageError
+from noether.testing import tiny_spec
 
 SBATCH = """#!/bin/bash
 echo "$1" > {folder}/script
@@ -23,6 +27,17 @@ while [ "${{1:0:2}}" = "--" ]; do
   case "$1" in --output|--error) shift 2;; *) shift;; esac
 done
 exec "$@"
+"""
+SRUN_ON_TWO_NODES = """#!/bin/bash
+while [ "${{1:0:2}}" = "--" ]; do
+  case "$1" in --output|--error) shift 2;; *) shift;; esac
+done
+export SLURM_JOB_NUM_NODES=2 SLURM_NTASKS=2 SLURM_JOB_NODELIST=localhost
+SLURM_NODEID=1 SLURM_PROCID=1 "$@" &
+SLURM_NODEID=0 SLURM_PROCID=0 "$@"
+code=$?
+wait
+exit $code
 """
 SCONTROL = """#!/bin/bash
 echo "$@" >> {folder}/scontrol
@@ -39,6 +54,28 @@ if first:
     while True:
         time.sleep(0.01)
 Path("finished").touch()
+"""
+
+
+PREEMPT = """
+import os, signal, time
+from pathlib import Path
+
+from noether.core.callbacks import CallbackBase
+
+
+class Preempt(CallbackBase):
+    \"\"\"Preempts the job at update 7: on the first node, the launcher of rank 0 is a child of the job's process.\"\"\"
+
+    def track_after_update_step(self, *, update_counter, **_):
+        once = Path("once")
+        if update_counter.update != 7 or os.environ["RANK"] != "0" or once.exists():
+            return
+        once.touch()
+        launcher = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2]
+        os.kill(int(launcher.split()[1]), signal.SIGUSR2)
+        while self.trainer.signals.heard is None:
+            time.sleep(0.01)
 """
 
 
@@ -82,6 +119,38 @@ def test_a_job_that_is_announced_its_end_is_requeued_with_scontrol(slurm: Path):
     assert not (slurm / "finished").exists()
     subprocess.run(["bash", script], env=environment, check=True, capture_output=True)  # as Slurm does, in its time
     assert (slurm / "finished").exists()
+
+
+def test_a_job_of_several_nodes_starts_torchrun_on_each(slurm: Path):
+    table = SlurmTable(nodes=2, ranks=4)
+    command = command_of(Path("spec.toml"), "wing", ["-s", "seed=1"], table)
+    assert command[1:7] == ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "4"]
+    assert command[7:11] == ["-m", "noether", "run", str(slurm / "spec.toml")]
+    submit(command, "wing", table)
+    text = (slurm / "slurm" / "wing" / "4242_submission.sh").read_text()
+    assert "#SBATCH --nodes=2\n" in text and "#SBATCH --ntasks-per-node=1\n" in text and "\nsrun " in text
+
+
+@pytest.mark.long
+def test_a_job_of_two_nodes_is_requeued_and_goes_on(slurm: Path):
+    (slurm / "bin" / "srun").write_text(SRUN_ON_TWO_NODES.format())
+    module = f"preempt_{slurm.name}"
+    (slurm / f"{module}.py").write_text(PREEMPT)
+    (slurm / "pyproject.toml").touch()
+    spec = tiny_spec(trainer={"callbacks": [{"kind": f"{module}.Preempt"}]}, output="runs")
+    (slurm / "spec.toml").write_text(tomli_w.dumps(spec))
+    table = SlurmTable(nodes=2)
+    executor = submitit.AutoExecutor(slurm / "job", cluster="slurm")
+    executor.update_parameters(**table.parameters("job"))
+    command = command_of(Path("spec.toml"), "job", [], table)
+    executor.submit(Attempt(command, slurm, 3, patience=0.1, nodes=2))
+    environment = {**os.environ, "SLURM_JOB_ID": "4242"}
+    script = ["bash", slurm / "job" / "4242_submission.sh"]
+    subprocess.run(script, env=environment, check=False, capture_output=True)
+    assert (slurm / "scontrol").read_text() == "requeue 4242\n"
+    subprocess.run(script, env=environment, check=True, capture_output=True)
+    attempts = [(slurm / "runs" / "job" / "attempts" / f"000{number}.json").read_text() for number in (1, 2)]
+    assert '"KILLED"' in attempts[0] and '"step-000000000007"' in attempts[1] and '"FINISHED"' in attempts[1]
 
 
 def test_a_job_that_slurm_refuses_is_a_user_error(slurm: Path):

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from noether.checkpoint.manifest import Manifest, NamedCheckpoint
 from noether.checkpoint.paths import PathProvider, read_checkpoint
-from noether.checkpoint.state import CheckpointState, join_state
+from noether.checkpoint.state import CheckpointState
+from noether.checkpoint.state_tree import join_state
 from noether.checkpoint.tensor_file import decode_tensors
 from noether.checkpoint.writer import CheckpointWriter
 from noether.errors import StorageError, TrainingError
@@ -32,7 +33,7 @@ def state(update: int = 6, **parts: Any) -> CheckpointState:
         "trainer": {"update": update},
         "callbacks": {"best": {"value": float("nan")}, "ema": {"weights": {"w": torch.ones(1)}}},
         "data": {},
-        "rank": {"torch": "00ff"},
+        "ranks": [{"torch": "00ff"}],
     }
     return CheckpointState(**{**everything, **parts})
 

@@ -8,14 +8,15 @@ from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.paths import PathProvider, read_file, read_manifest
 from noether.checkpoint.retention import pin
 from noether.checkpoint.saved import SavedCheckpoint
-from noether.checkpoint.state import CheckpointState, callback_file, split_state
+from noether.checkpoint.state import CheckpointState, callback_file
+from noether.checkpoint.state_tree import split_state
 from noether.checkpoint.tensor_file import TensorFile, decode_tensors
 from noether.checkpoint.untrusted import parse_json, read_untrusted
 from noether.checkpoint.writer import CheckpointWriter
 
 
 def state(update):
-    return CheckpointState(0, update, update, {"w": torch.zeros(2)}, {}, {}, {}, {}, {}, {})
+    return CheckpointState(0, update, update, {"w": torch.zeros(2)}, {}, {}, {}, {}, {}, [{}])
 
 
 def refused(writer):

@@ -31,7 +31,7 @@ STATE: dict[str, Any] = {
     "trainer": {"update": 6, "scale": torch.tensor(2.0)},
     "callbacks": {"best": {"value": float("inf")}, "ema/0.9/best": {"seen": {3: torch.ones(1)}}},
     "data": {"transforms/0/mean": torch.zeros(3)},
-    "rank": {"torch": "00ff"},
+    "ranks": [{"torch": "00ff"}],
     "callback_files": {"ema": {"0.9": {"encoder.weight": torch.zeros(4)}}},
 }
 

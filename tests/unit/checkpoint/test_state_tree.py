@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from noether.checkpoint.state import join_state, split_state
+from noether.checkpoint.state_tree import join_state, split_state
 from noether.checkpoint.tensor_file import decode_tensors, encode_tensors
 from noether.errors import TrainingError
 

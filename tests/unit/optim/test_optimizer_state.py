@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from noether.checkpoint.state import join_state, split_state
+from noether.checkpoint.state_tree import join_state, split_state
 from noether.checkpoint.tensor_file import decode_tensors, encode_tensors
 from noether.errors import CheckpointError
 from noether.optim.model_optimizer import ModelOptimizer

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.paths import PathProvider, ResumptionPaths, checkpoint_folders
 from noether.checkpoint.saved import SavedCheckpoint
+from noether.checkpoint.shards import in_shards_of
 from noether.checkpoint.state import callback_file
 from noether.core.callbacks.checkpoint.live_weights import LiveWeights
 from noether.errors import CheckpointError, SpecError, TrainingError
-from noether.optim.kernels import sharing
+from noether.optim.kernels import is_sharded, local, sharing
 
 
 def flattened(live: LiveWeights) -> FlatParameters:
@@ -25,6 +26,11 @@ def flattened(live: LiveWeights) -> FlatParameters:
     Raises:
         SpecError: if they have several types or devices, are of half precision, or share memory, which would end.
     """
+    if any(map(is_sharded, live.parameters.values())):
+        raise SpecError(
+            "wrong memory for flat_parameters: found sharded parameters, expected whole ones",
+            hint='remove flat_parameters, or set parallel = "replicated" under [trainer]',
+        )
     shared = sharing({**live.parameters, **live.copied()})
     if shared:
         raise SpecError(
@@ -119,20 +125,22 @@ class Average:
         self.factor = factor
         self._live = live
         self._parameters = list(live.parameters.values())
-        self._weights: list[Tensor] = [*self._parameters]
+        # Each rank averages its part of a sharded parameter.
+        self._weights: list[Tensor] = [local(p.detach()) if is_sharded(p) else p for p in self._parameters]
         self._flat = flat
         if flat is None:
             self._averages = [_own(parameter) for parameter in self._parameters]
         else:
             self._flat_average = flat.buffer.clone()
             self._averages = flat.views_of(self._flat_average)
+        self._own = list(map(local, self._averages))
         self.copies = {name: tensor.detach().clone() for name, tensor in live.copied().items()}
         # Half-precision weights are converted into these first, because lerp takes one type only.
         converted = any(
             average.dtype != parameter.dtype
             for average, parameter in zip(self._averages, self._parameters, strict=True)
         )
-        self._converted = [torch.empty_like(average) for average in self._averages] if converted else None
+        self._converted = [torch.empty_like(average) for average in self._own] if converted else None
         self._dtypes = [average.dtype for average in self._averages]
         self._is_single = all(dtype is torch.float32 for dtype in self._dtypes)
 
@@ -152,9 +160,9 @@ class Average:
                 torch._foreach_copy_(self._converted, weights)
                 weights = self._converted
             if applied is None:
-                torch._foreach_lerp_(self._averages, weights, 1.0 - self.factor)
+                torch._foreach_lerp_(self._own, weights, 1.0 - self.factor)
             else:
-                torch._foreach_lerp_(self._averages, weights, self._shares(applied))
+                torch._foreach_lerp_(self._own, weights, self._shares(applied))
         if self.copies:
             self._copy(applied)
 
@@ -213,7 +221,7 @@ class Average:
 
     def _put(self, tensors: list[Tensor], *, exchange: bool) -> None:
         if not exchange and tensors:
-            torch._foreach_copy_([parameter.data for parameter in self._parameters], tensors)
+            torch._foreach_copy_([local(parameter.data) for parameter in self._parameters], list(map(local, tensors)))
             return
         for parameter, tensor in zip(self._parameters, tensors, strict=True):
             parameter.data = tensor
@@ -252,7 +260,7 @@ def find_averages(paths: PathProvider, owner: str, name: str) -> tuple[dict[str,
     for index, folder in enumerate(_places(paths)):
         try:
             saved = SavedCheckpoint.open(folder)
-            if file not in saved.manifest.files:
+            if file not in saved.manifest.holds:
                 continue
             tensors = saved.tensors(file)
         except CheckpointError as error:
@@ -276,6 +284,7 @@ def load_averages(averages: Sequence[Average], saved: Mapping[str, Tensor], sour
         CheckpointError: if names or shapes differ.
     """
     state = {name: tensor for average in averages for name, tensor in average.state().items()}
+    saved = in_shards_of(state, saved)
     if state.keys() != saved.keys():
         missing, extra = sorted(state.keys() - saved.keys()), sorted(saved.keys() - state.keys())
         raise CheckpointError(

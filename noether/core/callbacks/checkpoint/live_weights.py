@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from noether.errors import SpecError
-from noether.optim.kernels import is_expanded, sharing
+from noether.optim.kernels import is_expanded, is_sharded, sharing
 
 WHOLE = "composite_model"
 """First part of a path in `model_paths`, for the model itself, unless it has a part of that name."""
@@ -103,7 +103,9 @@ class LiveWeights:
 
 
 def shares_memory(model: nn.Module) -> bool:
-    """Return True if tensors of the model lie over each other, so that new storage would part them."""
+    """Return True if tensors of the model lie over each other, or are sharded, so that new storage would part them."""
+    if any(map(is_sharded, model.parameters())):
+        return True
     return sharing({**dict(model.named_parameters()), **dict(model.named_buffers())}) is not None
 
 

@@ -12,7 +12,7 @@ from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.models.base import ModelBase
 from noether.kernel.progress import UpdateCounter
-from noether.optim.kernels import strided, total_norm
+from noether.optim.kernels import strided, total_norm, whole
 
 
 class LearningRateCallback(PeriodicCallback):
@@ -84,7 +84,7 @@ class TrainingStabilityCallback(PeriodicCallback):
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._seen = {"gradient_norm": total_norm(gradients), "model_norm": total_norm(parameters)}
         counts = [(~strided(gradient).isfinite()).sum() for gradient in gradients]
-        self._seen["non_finite_gradients"] = torch.stack(counts).sum() if counts else torch.tensor(0)
+        self._seen["non_finite_gradients"] = whole(torch.stack(counts).sum()) if counts else torch.tensor(0)
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return norms that may not be logged yet."""

@@ -38,7 +38,7 @@ def slurm_submit(
     loaded = noether.load_spec(spec, options.overrides, plugins=options.plugins, trust=options.trusted)
     table = getattr(loaded.spec, "slurm", None) or SlurmTable()
     run_id = run_id_for(loaded, run_id)
-    command = command_of(spec, run_id, options.arguments())
+    command = command_of(spec, run_id, options.arguments(), table)
     if dry_run:
         parameters = {name: value for name, value in table.parameters(run_id).items() if value is not None}
         print_facts([*parameters.items(), ("attempts", table.max_attempts), ("command", shlex.join(command))])

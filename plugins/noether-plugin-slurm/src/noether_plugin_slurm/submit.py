@@ -16,16 +16,22 @@ from noether_plugin_slurm.table import SlurmTable
 Cluster = Literal["slurm", "local"]
 
 
-def command_of(spec: Path, run_id: str, arguments: Sequence[str]) -> list[str]:
-    """Return the command of each attempt; it continues a run that exists.
+def command_of(spec: Path, run_id: str, arguments: Sequence[str], table: SlurmTable | None = None) -> list[str]:
+    """Return the command of each attempt, on each node; it continues a run that exists.
 
     Args:
         spec: The spec.
         run_id: Name of the run folder.
         arguments: Further arguments of `noether run`.
+        table: Options of the job, with its nodes and ranks; one process without.
     """
-    run = ["run", str(spec.absolute()), "--run-id", run_id, "--resume", "auto"]
-    return [sys.executable, "-m", "noether", *run, *arguments]
+    nodes, ranks = (1, 1) if table is None else (table.nodes, table.ranks)
+    run = ["-m", "noether", "run", str(spec.absolute()), "--run-id", run_id, "--resume", "auto", *arguments]
+    if nodes > 1:
+        run = ["-m", "torch.distributed.run", "--nnodes", str(nodes), "--nproc-per-node", str(ranks), *run]
+    elif ranks > 1:
+        run += ["--nproc", str(ranks)]
+    return [sys.executable, *run]
 
 
 def submit(command: Sequence[str], run_id: str, table: SlurmTable, cluster: Cluster | None = None) -> Any:
@@ -42,6 +48,10 @@ def submit(command: Sequence[str], run_id: str, table: SlurmTable, cluster: Clus
     """
     import submitit
 
+    if cluster == "local" and table.nodes > 1:
+        raise UsageError(
+            f"wrong slurm.nodes: found {table.nodes} with --local, expected 1", hint="add -s slurm.nodes=1"
+        )
     folder = Path(table.folder or "slurm").absolute() / run_id
     try:
         executor = submitit.AutoExecutor(
@@ -58,7 +68,9 @@ def submit(command: Sequence[str], run_id: str, table: SlurmTable, cluster: Clus
     executor.update_parameters(**table.parameters(run_id))
     try:
         with _no_streams() if cluster == "local" else nullcontext():
-            return executor.submit(Attempt(command, Path.cwd(), table.max_attempts))
+            return executor.submit(
+                Attempt(command, Path.cwd(), table.max_attempts, nodes=table.nodes, ranks=table.ranks)
+            )
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError, OSError) as error:
         raise UsageError(
             f"Slurm refuses the job: {error_text(error)}", hint="look at the options of the job: --dry-run shows them"

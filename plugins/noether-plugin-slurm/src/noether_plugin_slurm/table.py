@@ -19,9 +19,11 @@ class SlurmTable(SpecTable):
     qos: str | None = Field(None, description="Quality of service.")
     constraint: str | None = Field(None, examples=["a100"], description="Features that the node must have.")
     time_min: int = Field(60, ge=1, description="Minutes that a job may take; a longer run takes several jobs.")
-    gpus: int = Field(0, ge=0, description="GPUs of the job; a job without sees none.")
-    cpus: int = Field(1, ge=1, description="Processor cores of the job, those of workers among them.")
-    mem_gb: float | None = Field(None, gt=0, description="Memory of the job in GB; the default of Slurm without.")
+    nodes: int = Field(1, ge=1, description="Nodes of the job.")
+    ranks: int = Field(1, ge=1, description="Ranks on each node: processes that train together.")
+    gpus: int = Field(0, ge=0, description="GPUs on each node, at least one for each rank; a job without sees none.")
+    cpus: int = Field(1, ge=1, description="Processor cores on each node, those of workers among them.")
+    mem_gb: float | None = Field(None, gt=0, description="Memory on each node in GB; the default of Slurm without.")
     signal_s: int = Field(
         120, ge=1, description="Seconds before the end of a job at which its run is stopped, saved and requeued."
     )
@@ -42,6 +44,12 @@ class SlurmTable(SpecTable):
             )
         return self
 
+    @model_validator(mode="after")
+    def _has_a_gpu_for_each_rank(self) -> SlurmTable:
+        if 0 < self.gpus < self.ranks:
+            raise ValueError(f"found gpus = {self.gpus}, expected at least {self.ranks}, one for each rank of a node")
+        return self
+
     def parameters(self, name: str) -> dict[str, Any]:
         """Return the options in the words of submitit's `AutoExecutor`.
 
@@ -54,7 +62,7 @@ class SlurmTable(SpecTable):
             "gpus_per_node": self.gpus or None,  # sbatch may refuse 0 where no node has any
             "cpus_per_task": self.cpus,
             "mem_gb": self.mem_gb,
-            "nodes": 1,
+            "nodes": self.nodes,
             "tasks_per_node": 1,
             "slurm_partition": self.partition,
             "slurm_account": self.account,

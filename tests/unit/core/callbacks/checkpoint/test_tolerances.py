@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.checkpoint.state import join_state, split_state
+from noether.checkpoint.state_tree import join_state, split_state
 from noether.core.callbacks.best_value import Offered, Tolerances
 
 few = st.sampled_from([0.0, 1.0, 2.0, math.nan, math.inf, -math.inf])  # so that there are ties

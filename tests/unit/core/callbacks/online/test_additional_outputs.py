@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from noether.checkpoint.state import join_state, split_state
+from noether.checkpoint.state_tree import join_state, split_state
 from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.online import TrackAdditionalOutputsCallback, TrackAdditionalOutputsCallbackConfig
 from noether.errors import StorageError, TrainingError

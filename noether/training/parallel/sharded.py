@@ -1,0 +1,173 @@
+"""FSDP2: each rank holds a share of every parameter, and gathers those of one module while it computes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.nn.modules.batchnorm import _NormBase
+
+from noether.core.models.build import named_modules
+from noether.core.models.recompute import recomputed
+from noether.errors import SpecError, error_text
+from noether.optim.build import matching
+
+LARGE = 1 << 24
+"""Parameters of a module that is gathered by itself by default: 64 MiB in float32, for which bandwidth decides."""
+_REPLICATED = 'or set parallel = "replicated" under [trainer]'
+
+
+def shard(model: nn.Module, config: Any, ranks: int) -> nn.Module:
+    """Divide the parameters of a model among the ranks, in place, and return it; they become DTensors.
+
+    Each module that `shard` names, or each large one, is gathered by itself before it computes, and released after it;
+    all other parameters are gathered together. All ranks begin with the parameters of rank 0.
+
+    Args:
+        model: The model, on its device, before its optimizers are built.
+        config: The trainer's config, with `shard`, `precision` and `use_torch_compile`.
+        ranks: Number of ranks.
+
+    Raises:
+        SpecError: if the model or the settings do not allow it.
+    """
+    _require_settings(model, config)
+    is_mixed = config.precision in ("bfloat16", "bf16")
+    units = _named_units(model, config.shard) if config.shard is not None else _large_units(model)
+    known = {id(unit) for _, unit in units}
+    norms = {id(module): (name, module) for name, module in named_modules(model) if is_mixed and _needs_single(module)}
+    units += [norm for key, norm in norms.items() if key not in known]
+    _require_whole_units(model, units)
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    mesh = init_device_mesh(device.type, (ranks,))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            dist.broadcast(parameter.detach(), 0)
+    for name, unit in [*reversed(units), ("the model", model)]:
+        policy = _policy(is_mixed=is_mixed and not _needs_single(unit))
+        try:
+            fully_shard(unit, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
+        except (ValueError, NotImplementedError, RuntimeError, AssertionError) as error:
+            raise _refusal(f"{name} cannot be sharded: {error_text(error)}") from error
+    assert isinstance(model, FSDPModule), "sharded just now"
+    model.set_reduce_scatter_unused_params(True)  # else ranks that use different ones would add up different gradients
+    return model
+
+
+def _needs_single(module: nn.Module) -> bool:
+    """Return True for a norm with running statistics, whose kernel takes parameters of the same type only."""
+    return isinstance(module, _NormBase) and module.affine and module.running_mean is not None
+
+
+def _policy(*, is_mixed: bool) -> MixedPrecisionPolicy:
+    """Return the types of gathered parameters and of added gradients; autocast converts what modules compute with."""
+    if is_mixed:
+        return MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    return MixedPrecisionPolicy(cast_forward_inputs=False)
+
+
+def _require_settings(model: nn.Module, config: Any) -> None:
+    has_own_step = callable(getattr(model, "train_step", None))
+    settings = {
+        "a model with a train_step of its own": (has_own_step, "let the trainer compute the loss"),
+        f"precision = {config.precision!r}": (config.precision in ("float16", "fp16"), 'set precision = "bf16"'),
+        "use_torch_compile = true": (config.use_torch_compile, "remove it"),
+    }
+    _refuse(settings)
+
+
+def _refuse(settings: Mapping[str, tuple[bool, str]]) -> None:
+    for setting, (found, hint) in settings.items():
+        if found:
+            raise SpecError(
+                f'wrong setting beside parallel = "fsdp2": found {setting}, which sharded models do not support',
+                hint=f"{hint}, {_REPLICATED}",
+            )
+
+
+def require_shardable(trainer: Any) -> None:
+    """Check that a trainer, its callbacks built, works with a sharded model.
+
+    Raises:
+        SpecError: if it does not.
+    """
+    settings = {
+        "a trainer with an `update` of its own": (trainer.has_own_update, "choose another trainer"),
+        "asynchronous = true under [checkpoints]": (trainer.checkpoint_writer.asynchronous, "remove it"),
+    }
+    _refuse(settings)
+
+
+def _named_units(model: nn.Module, patterns: Sequence[str]) -> list[tuple[str, nn.Module]]:
+    """Return the modules that match the patterns, in the order of the model; those within another one are left out."""
+    modules = {name: module for name, module in named_modules(model) if name and _is_called(module)}
+    found: set[str] = set()
+    for pattern in patterns:
+        found.update(matching(pattern, modules, setting="`shard` pattern", of="module of the model"))
+    chosen = [(name, modules[name]) for name in modules if name in found and _holds_parameters(modules[name])]
+    inner = {id(part) for _, module in chosen for part in module.modules() if part is not module}
+    return [(name, module) for name, module in chosen if id(module) not in inner]
+
+
+def _large_units(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the smallest modules that are large, without those that share parameters with others."""
+    units: dict[int, tuple[str, nn.Module]] = {}
+    places = _places(model)
+    named = [(name, module) for name, module in named_modules(model) if name]
+    for name, module in reversed(named):  # inner ones first
+        taken = {id(p) for inner in module.modules() if id(inner) in units for p in inner.parameters()}
+        size = sum(parameter.numel() for parameter in module.parameters() if id(parameter) not in taken)
+        if size >= LARGE and _is_called(module) and not _splits_tie(module, places):
+            units[id(module)] = name, module
+    return [units[id(module)] for _, module in named if id(module) in units]
+
+
+def _is_called(module: nn.Module) -> bool:
+    """Return False for containers such as `nn.ModuleList`, whose children are called one by one."""
+    return type(module).forward is not nn.Module.forward
+
+
+def _holds_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def _slots(module: nn.Module) -> Iterator[Tensor]:
+    """Yield each parameter as often as a module holds it."""
+    for part in module.modules():
+        yield from (parameter for parameter in part._parameters.values() if parameter is not None)
+
+
+def _places(module: nn.Module) -> Counter[int]:
+    return Counter(map(id, _slots(module)))
+
+
+def _splits_tie(unit: nn.Module, places: Counter[int]) -> bool:
+    """Return True if a parameter of a module is also one of a module outside of it."""
+    return any(places[key] != count for key, count in _places(unit).items())
+
+
+def _require_whole_units(model: nn.Module, units: Sequence[tuple[str, nn.Module]]) -> None:
+    """Refuse units that would part tied parameters, and units within a module that is recomputed as a whole."""
+    places, again = _places(model), recomputed(model)
+    for name, unit in units:
+        if _splits_tie(unit, places):
+            raise _refusal(
+                f"'{name}' would be gathered by itself, and shares a parameter with another module",
+                "name a module around both, or leave it out",
+            )
+        outer = [other for other in again if name.startswith(f"{other}.")]
+        if outer:
+            raise _refusal(
+                f"'{name}' would be gathered by itself within '{outer[0]}', which [model] checkpoint recomputes",
+                f"name '{outer[0]}' in `shard`",
+            )
+
+
+def _refusal(text: str, hint: str = "name other modules in `shard`") -> SpecError:
+    return SpecError(f'wrong model for parallel = "fsdp2": {text}', hint=f"{hint}, {_REPLICATED}")

@@ -1,0 +1,181 @@
+"""Parts of runs of several ranks: models with and without draws, ragged data, callbacks that do odd things on one."""
+
+import os
+import time
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from noether.config.components import CallBackBaseConfig
+from noether.core.callbacks.base import CallbackBase
+from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
+from noether.data.dataset import Dataset
+from noether.training.trainers import Counted
+
+
+class Normed(nn.Module):
+    """Two layers with a batch norm between them."""
+
+    def __init__(self, dropout: float = 0.0):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(3, 8, bias=False), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, 2)
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+class PerPoint(nn.Module):
+    """Two layers for each point of a cloud, without statistics of a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+class OnOneRank(nn.Module):
+    """Uses one of two layers on rank 0, and the other one on the others."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.others = nn.Linear(3, 2), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return (self.first if os.environ["RANK"] == "0" else self.others)(x)
+
+
+class Seldom(nn.Module):
+    """Has a layer for samples with a large first number, which half of the batches lack."""
+
+    def __init__(self):
+        super().__init__()
+        self.usual, self.large = nn.Linear(3, 2), nn.Linear(3, 2)
+
+    def forward(self, x):
+        large = x[:, :1] > 2.0
+        return torch.where(large, self.large(x), self.usual(x)) if large.any() else self.usual(x)
+
+
+class Numbers(Dataset):
+    """240 samples that hold their index."""
+
+    def __len__(self):
+        return 240
+
+    def __getitem__(self, index):
+        value = torch.full((3,), index / 240)
+        return {"x": value, "y_target": value[:2].square()}
+
+
+class Points(Dataset):
+    """Clouds of one to nine points, which are padded."""
+
+    def __len__(self):
+        return 240
+
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(int(index))
+        x = torch.randn(1 + int(index) * 7 % 9, 3, generator=generator)
+        return {"x": x, "y_target": x[:, :2].sin()}
+
+
+def large_ones(input, target):
+    """Return the mean error of the samples with a large target, of which a batch may have none."""
+    large = target[:, 0] > 0.9
+    errors = (input - target).square().mean(dim=1)
+    return Counted((errors * large).sum() / large.sum().clamp(min=1), large.sum())
+
+
+class Notes(CallbackBase):
+    """Notes the indices of the samples of each update, in the order in which they are trained, for each rank."""
+
+    def track_after_accumulation_step(self, *, update_counter, batch):
+        indices = [round(240 * value) for value in batch["x"][:, 0].tolist()]
+        with Path(f"order-{self.trainer.parallel.rank}.txt").open("a") as file:
+            file.write(f"{update_counter.update} {' '.join(map(str, indices))}\n")
+
+
+class AtConfig(CallBackBaseConfig):
+    update: int = Field(5, description="The update at which it happens.")
+    ranks: list[int] = Field([0], description="The ranks on which it happens.")
+    attempts: list[int] = Field([0], description="Starts of the launcher, from 0, in which it happens.")
+    numbers: list[int] = Field([], description="Signals to send to itself.")
+
+
+class At(CallbackBase):
+    """Does something after an update on some ranks."""
+
+    def __init__(self, callback_config: AtConfig, **kwargs):
+        super().__init__(**kwargs)
+        self.config = callback_config
+
+    def track_after_update_step(self, *, update_counter):
+        ranks = self.trainer.parallel
+        config = self.config
+        if update_counter.update == config.update and ranks.rank in config.ranks and ranks.attempt in config.attempts:
+            self.act()
+
+
+class Signals(At):
+    """Sends itself signals."""
+
+    def act(self):
+        for number in self.config.numbers:
+            os.kill(os.getpid(), number)
+
+
+class Raises(At):
+    """Raises an exception of its own."""
+
+    def act(self):
+        raise ValueError(f"out of paper on rank {self.trainer.parallel.rank}")
+
+
+class Hangs(At):
+    """Never comes back."""
+
+    def act(self):
+        time.sleep(600)
+
+
+class Strays(At):
+    """Changes the weights of its rank alone."""
+
+    def act(self):
+        with torch.no_grad():
+            next(self.model.parameters()).add_(1.0)
+
+
+POISON = []
+"""Holds something if the next loss of this process shall not be finite."""
+
+
+class Poisons(At):
+    """Makes the next loss of its rank NaN, with `poisoned` as the loss."""
+
+    def act(self):
+        POISON.append(1)
+
+
+def poisoned(input, target):
+    loss = (input - target).square().mean()
+    return loss * float("nan") if POISON and POISON.pop() else loss
+
+
+class Ordered(PeriodicDataIteratorCallback):
+    """Logs a number that depends on the order of all results, and their number."""
+
+    def process_data(self, batch, *, trainer_model):
+        return {"x": batch["x"][:, 0], "y": trainer_model(x=batch["x"]).sum(dim=1)}
+
+    def process_results(self, results, **_):
+        places = torch.arange(1.0, len(results["x"]) + 1)
+        self.writer.add_scalar("ordered/x", (results["x"] * places).sum())
+        self.writer.add_scalar("ordered/y", (results["y"] * places).sum())
+        self.writer.add_scalar("ordered/samples", float(len(results["x"])))
