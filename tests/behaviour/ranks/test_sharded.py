@@ -1,10 +1,12 @@
 """Ranks that each hold a share of the model train as ranks with the whole model do, and save it together."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from noether.checkpoint.saved import SavedCheckpoint
 
@@ -50,13 +52,16 @@ def require_close_files(one, other, tolerance=1e-5):
 
 
 @pytest.mark.parametrize("updates", [10, pytest.param(50, marks=pytest.mark.long)])
-def test_two_sharded_ranks_train_as_two_whole_ones(on, updates):
+def test_two_sharded_ranks_train_as_two_whole_ones(on, noether_command, updates):
     changes = {**EVERYTHING, "trainer.max_updates": updates}
     whole, sharded = on(2, changes)[0], on(2, {**changes, **SHARDED})[0]
     require_close(whole, sharded)
     assert saved(sharded).manifest.holds >= set(FILES)
     parts = [file for file in saved(sharded).manifest.files if file.startswith("shards/")]
     assert sorted({file.split("/")[1] for file in parts}) == ["00000", "00001"]
+    assert noether_command("checkpoint", "export", sharded.run_dir).code == 0
+    (exported,) = Path().glob("*.safetensors")
+    torch.testing.assert_close(load_file(exported), saved(sharded).tensors("model.safetensors"), rtol=0, atol=0)
 
 
 @pytest.mark.long
