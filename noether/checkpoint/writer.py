@@ -217,8 +217,7 @@ class CheckpointWriter:
         An asynchronous save is only begun, and `settle` returns its checkpoint; the save before it has to be settled.
 
         Returns:
-            The checkpoint; None if another rank or a thread writes it, or if the disk refused and the policy lets the
-            run go on.
+            The checkpoint; None if another rank or thread writes it, or if the disk refused and the run may go on.
 
         Raises:
             StorageError: if the disk refuses; older checkpoints are untouched.
@@ -230,8 +229,7 @@ class CheckpointWriter:
         parts = divided(state, request, self._ranks)
         shared = None if parts is None or self._ranks is None else SharedSave(parts, self._ranks)
         if not self.path_provider.writes:  # another rank does
-            self._follow(state, request, shared)
-            return None
+            return self._follow(state, request, shared)
         prepared = self._prepare_save(state, request)
         if parts is not None:
             prepared = prepared.with_parts(parts)
@@ -242,16 +240,17 @@ class CheckpointWriter:
         self.queue.in_flight = BackgroundSave(captured, partial(captured.write, self.folder, self.retention))
         return None
 
-    def _follow(self, state: CheckpointState, request: SaveRequest, shared: SharedSave | None) -> None:
-        """Take note of a save that rank 0 writes, with the parts of this rank."""
+    def _follow(self, state: CheckpointState, request: SaveRequest, shared: SharedSave | None) -> Path | None:
+        """Take note of a save that rank 0 writes, with the parts of this rank; return None."""
         try:
             if shared is not None:
                 shared.follow()
         except StorageError as error:
             self.policy.failed(error, request)
-            return
-        self.policy.succeeded()
-        self.names.update(request.named(state.update))
+        else:
+            self.policy.succeeded()
+            self.names.update(request.named(state.update))
+        return None
 
     def settle(self) -> Path | None:
         """Wait for the save in flight, if there is one, and record its result.
@@ -285,10 +284,10 @@ class CheckpointWriter:
             facts=self.facts,
             logs=dict(state.logs),
         )
-        weights = [local(value) for value in state.model.values() if isinstance(value, Tensor)]
+        weights = [value for value in state.model.values() if isinstance(value, Tensor)] if request.weights else ()
+        weights = weights if self._ranks is None else list(map(local, weights))
         passing = passing_files(state, request, files) if request.newest_of else frozenset()
-        outdated = self._outdated(state.update, request)
-        return PreparedSave(request, files, manifest, weights if request.weights else (), passing, outdated)
+        return PreparedSave(request, files, manifest, weights, passing, self._outdated(state.update, request))
 
     def _outdated(self, update: int, request: SaveRequest) -> dict[int, frozenset[str]]:
         """Return the files that a checkpoint makes outdated, by update of the checkpoints that have them."""

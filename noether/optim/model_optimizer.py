@@ -141,7 +141,7 @@ class ModelOptimizer:
                         self.last_grad_norm = clip_norm_of_uniform(gradients, self.clip_grad_norm)
                     else:
                         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_grad_norm)
-                        self.last_grad_norm = whole(norm)
+                        self.last_grad_norm = norm if type(norm) is Tensor else whole(norm)
                 return
             except NotImplementedError:  # for sparse gradients; nothing was scaled yet
                 self._clips_any = True

@@ -75,6 +75,8 @@ def start_ranks(arguments: Sequence[str], *, ranks: int, restarts: int = 0) -> t
                 silent = f"rank {rank}, process {failure.pid}, was ended by {signal.Signals(-failure.exitcode).name}"
         except SignalException as stop:
             code = EXIT_CODE + int(stop.sigval)
+        finally:
+            del os.environ[ENDED_WITH]  # runs of this process end with codes of their own
         with suppress(FileNotFoundError):
             code = int(ended.read_text(encoding="ascii"))
     if code < 0:  # a signal that stops a run has come before it could handle it

@@ -15,7 +15,7 @@ from noether.core.models.agreement import require_agreement, require_same_names,
 from noether.core.models.base import ModelBase
 from noether.data.samplers import TRAINING, TaggedBatch
 from noether.kernel.progress import Stopwatch
-from noether.optim.kernels import lay_out, require_scalable
+from noether.optim.kernels import lay_out, local, require_scalable
 from noether.optim.model_optimizer import ModelOptimizer
 from noether.training.accumulation import Accumulation, Adds, Weights, shown, weights_of
 from noether.training.buffers import KeptBuffers
@@ -71,7 +71,7 @@ class Update:
         verdict: The same as a bool if the host knows it, otherwise `applied`.
         times: Seconds of the parts of the last update, `data_time` among them.
         is_scheduled: True if a learning rate or another value is set before each update.
-        weighs: The ranks over which counts of losses are added up; None for one.
+        weighs: The ranks over which counts of losses are added up; None for one rank.
         loss_weights: Weights of the last losses in a mean over several accumulation steps; None if all are equal.
     """
 
@@ -344,7 +344,10 @@ class Update:
             if lay_out(self._parameters) and sum(optimizer.fit_to_gradients() for optimizer in self._optimizers):
                 self.take_optimizers(model)  # the guard's mask follows from their kernels
                 self._fitted = model
-        gradients, guard = self._gradients(), self.guard
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        if self.weighs is not None:
+            gradients = list(map(local, gradients))
+        guard = self.guard
         if guard.admits(loss, gradients, scaler):
             if guard.mask is None:
                 model.optimizer_step(scaler)
@@ -360,9 +363,6 @@ class Update:
         if scaler is not None and gradients:
             scaler.update()
         model.optimizer_zero_grad()
-
-    def _gradients(self) -> list[Tensor]:
-        return [p.grad for p in self._parameters if p.grad is not None]
 
 
 class Substitute(Update):

@@ -39,8 +39,7 @@ FREE = (
     "initializer*",  # a run that continues has its own state
     "datasets.*",  # data other than `train` only alters what is logged; see `_FROZEN`
     "trainer.callbacks*",
-    "trainer.add_default_callbacks",
-    "trainer.add_trainer_callbacks",
+    "trainer.add_*_callbacks",
     "trainer.log_every_n_*",
     "trainer.track_every_n_*",
     "trainer.monitor_*",
@@ -56,10 +55,11 @@ FREE = (
 )
 """Keys that may change: they observe, store, or limit."""
 
-EXACT_ONLY_IF_EQUAL = ("device", "threads", "deterministic", "matmul_precision", "trainer.parallel", "trainer.shard")
+_EXCHANGE = ("trainer.parallel", "trainer.shard", "trainer.reduce")
+EXACT_ONLY_IF_EQUAL = ("device", "threads", "deterministic", "matmul_precision", *_EXCHANGE)
 """Keys that may change and then alter the last bits: the run warns that the resume is not exact."""
 
-ADDED = {"trainer.update": "eager", "trainer.parallel": "replicated"}
+ADDED = {"trainer.update": "eager", "trainer.parallel": "replicated", "trainer.reduce": "exact"}
 """Keys that earlier versions did not have, with the value that says what those did: a run of theirs goes on."""
 
 RECOMPUTED = ("model.checkpoint", "model.*.checkpoint")

@@ -107,14 +107,11 @@ class UpdateOfRanks(Update):
         )
         super()._apply(model, loss)
 
-    def _gradients(self) -> list[Tensor]:
-        """Return the gradients of this rank, plain ones: those of the other ranks count by the loss."""
-        return list(map(local, super()._gradients()))
-
     def _marked(self, loss: Tensor) -> Tensor:
         """Return the loss, not finite if the share of the gradients that this rank has is not."""
         found, one = loss.new_zeros(()), loss.new_ones(())
-        torch._amp_foreach_non_finite_check_and_unscale_([*self._gradients(), loss.clone()], found, one)
+        own = [local(p.grad) for p in self._parameters if p.grad is not None]
+        torch._amp_foreach_non_finite_check_and_unscale_([*own, loss.clone()], found, one)
         return torch.where(found > 0.0, torch.full_like(loss, torch.nan), loss)
 
 

@@ -215,18 +215,11 @@ class Ranks:
         )
 
     def check(self, trainer: Any, model: Any) -> None:
-        """Check that a trainer can train a prepared model on several ranks.
+        """Check that a trainer, its callbacks and optimizers built, can train a prepared model on these ranks.
 
         Raises:
-            SpecError: if the optimizer evaluates the loss itself, or the trainer does not fit a sharded model.
+            SpecError: if it does not fit a sharded model.
         """
-        for optimizer in model.optimizers().values():
-            if optimizer.traits.takes_closure:
-                raise SpecError(
-                    f"{type(optimizer.torch_optimizer).__name__} evaluates the loss several times an update, which "
-                    f"works with one rank only: found {self.world}",
-                    hint="choose another optimizer, or train with one process",
-                )
         if any(map(is_sharded, model.parameters())):
             from noether.training.parallel.sharded import require_shardable
 

@@ -11,6 +11,7 @@ class TestTensorboard(TrackerContract):
     config = {"kind": "tensorboard/tensorboard"}
 
 
+@pytest.mark.long
 class TestInAFolderOfItsOwn(TrackerContract):
     config = {"kind": "tensorboard", "folder": "logs"}
 

@@ -71,7 +71,7 @@ class TinyRun:
         weights = {"w": torch.full((4,), float(update))}
         logs = {"metrics.jsonl": FileRecord.of(self.metrics)}
         self.writer.save(**parts)
-        self.writer.commit(CheckpointState(0, update, update, weights, {}, {}, {}, {}, {}, {}, logs=logs))
+        self.writer.commit(CheckpointState(0, update, update, weights, {}, {}, {}, {}, {}, [{}], logs=logs))
 
     def upload(self, store: Store, token: str = "1" * 32, accepted: str | None = None) -> Upload:
         upload = Upload(store, self.paths, accepted, self.said.append, token)

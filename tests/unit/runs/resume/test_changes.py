@@ -29,7 +29,7 @@ OBSERVE_STORE_OR_END = {
         "initializer", "log_every_n_epochs", "log_every_n_updates", "log_every_n_samples", "track_every_n_epochs",
         "track_every_n_updates", "track_every_n_samples", "skip_nan_loss", "skip_nan_loss_max_count", "save_on_sigint",
         "dataloader_prefetch_factor", "monitor_training_stability", "monitor_interval", "track_outputs", "stop_signals",
-        "hook_timeout_s", "max_results", "max_results_mb",
+        "hook_timeout_s", "max_results", "max_results_mb", "parallel", "shard", "reduce",
     },
     "": {
         "name", "output", "loader", "trackers", "plugins", "checkpoints", "expect", "initializer", "datasets", "device",

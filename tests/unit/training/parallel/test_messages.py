@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import Parameter
 
+from noether.core.models.recompute import recompute
 from noether.training.parallel import Single, joined
 from noether.training.parallel.gradients import FlatGradients, UpdateOfRanks
 from noether.training.parallel.place import Place
+from noether.training.parallel.sharded import shard
 
 WHOLE = {
     "WORLD_SIZE": "2",
@@ -45,6 +50,12 @@ def test_messages(golden: Any) -> None:
             "losses of other names than before": lambda: losses(("total", "other"), ("total", "y")),
             "a sparse gradient": sparse,
             "another parameter without a gradient": changed,
+            "a pattern of no module": _sharding(shard=["layers.*"]),
+            "tied parameters in two units": _sharding(tied=True, shard=["blocks.*"]),
+            "a unit within a recomputed module": _sharding(recomputed="blocks", shard=["blocks.0"]),
+            "a sharded model with a scaler": _sharding(precision="fp16"),
+            "a sharded model that is compiled": _sharding(use_torch_compile=True),
+            "a sharded model with a train step": _sharding(train_step=print),
         }
     )
 
@@ -84,3 +95,23 @@ def changed() -> None:
         for name, parameter in parameters.items():
             parameter.grad = torch.ones(1) if name in present else None
         exchange(torch.tensor(0.0))
+
+
+class Blocks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.blocks = nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+
+
+def _sharding(
+    *, tied: bool = False, recomputed: str | None = None, train_step: Any = None, **settings: Any
+) -> Callable[[], nn.Module]:
+    model = Blocks()
+    if tied:
+        model.first.weight = model.blocks[0].weight
+    if recomputed is not None:
+        recompute(model.get_submodule(recomputed), recomputed)
+    if train_step is not None:
+        vars(model)["train_step"] = train_step
+    config = SimpleNamespace(**{"shard": None, "precision": "fp32", "use_torch_compile": False, **settings})
+    return partial(shard, model, config, 2)
