@@ -3,6 +3,8 @@
 python docs/reliability_figures.py            the tier of every change: minutes
 python docs/reliability_figures.py --long     the long tier as well: hundreds of kills, every update: an hour
 python docs/reliability_figures.py --from F   write the table of a folder F with reports of an earlier call
+python docs/reliability_figures.py --ranks    the tests of several ranks alone, long ones too, and their table in
+                                              docs/how-to/train-on-several-ranks.md: five minutes
 
 The table is written only where every test has passed; where one fails, a line says so and the exit code is 1.
 """
@@ -27,6 +29,10 @@ REPOSITORY = Path(__file__).parents[1]
 PAGE = Path(__file__).parent / "explanation" / "reliability.md"
 BEGIN, END = "<!-- figures: written by docs/reliability_figures.py -->", "<!-- end of figures -->"
 TESTS = ("tests/behaviour/faults", "tests/behaviour/resume", "tests/behaviour/tracking")
+RANKS_PAGE = Path(__file__).parent / "how-to" / "train-on-several-ranks.md"
+RANKS_BEGIN = "<!-- ranks: written by docs/reliability_figures.py --ranks -->"
+RANKS_END = "<!-- end of ranks -->"
+RANKS_TESTS = "tests/behaviour/ranks"
 BENCHMARKS = ("benchmarks/checkpoints", "benchmarks/logging")
 
 
@@ -161,13 +167,46 @@ ROWS: dict[str, Callable[[Report], str]] = {
 }
 
 
-def table(report: Report) -> str:
+def longest(name: str) -> Callable[[Report], str]:
+    """Return the row for the longest time that tests have published."""
+
+    def row(report: Report) -> str:
+        seconds = sorted(float(found["seconds"]) for found in report.published.get(name, ()))
+        if not seconds:
+            raise NotMeasuredError(name)
+        return f"at most {seconds[-1]:.1f} s, in {len(seconds)} tries"
+
+    return row
+
+
+def curves(report: Report) -> str:
+    """Distance of the loss curves of several ranks from that of one process."""
+    found = {name: values for name, values in report.published.items() if name.startswith("loss curve of")}
+    if not found:
+        raise NotMeasuredError("loss curve")
+    of = ", ".join(sorted(name.removeprefix("loss curve of ").removesuffix(" ranks") for name in found))
+    worst = max(float(value["difference"]) for values in found.values() for value in values)
+    return f"{of} ranks: at most {worst:.0e} of the loss at any of 200 updates"
+
+
+RANKS: dict[str, Callable[[Report], str]] = {
+    "Loss curve beside that of one process": curves,
+    "SIGTERM to a rank, to all, or to the launcher: committed at the same update, until all have ended": longest(
+        "SIGTERM of several ranks"
+    ),
+    "An error on one rank at update 5: from the start of both until all have ended": longest("an error on one rank"),
+    "The launcher is killed: until its ranks have committed and ended": longest("orphans"),
+    "A rank hangs, with a timeout of 3 s: from the start until all have ended": longest("a hang"),
+}
+
+
+def table(report: Report, rows: dict[str, Callable[[Report], str]] = ROWS) -> str:
     """Return the table, and the machine that it was measured on."""
     where = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}"
     lines = [
         "| What | Found |",
         "| --- | --- |",
-        *(f"| {what} | {cell(found, report)} |" for what, found in ROWS.items()),
+        *(f"| {what} | {cell(found, report)} |" for what, found in rows.items()),
     ]
     return "\n".join([*lines, "", f"Measured on {where}."])
 
@@ -199,6 +238,19 @@ def measure(folder: Path, *, long: bool) -> None:
     run("benchmarks", *reports, *BENCHMARKS)
 
 
+def measure_ranks() -> int:
+    """Run the tests of ranks one after the other, and write their table; return the exit code."""
+    folder = Path(tempfile.mkdtemp(prefix="ranks-"))
+    options = ("-q", "-n0", "-m", "not packages", "-o", "junit_family=xunit1", f"--junitxml={folder / 'tests.xml'}")
+    run("-m", "pytest", *options, RANKS_TESTS)
+    report = Report(folder)
+    if report.failed:
+        print("\n".join(f"failed: {failed}" for failed in report.failed), file=sys.stderr)
+        return 1
+    write_block(RANKS_PAGE, RANKS_BEGIN, RANKS_END, table(report, RANKS))
+    return 0
+
+
 def run(*arguments: str) -> None:
     """Run Python on the repository; the reports hold the failures."""
     subprocess.run([sys.executable, *arguments], cwd=REPOSITORY, check=False)
@@ -209,7 +261,10 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--long", action="store_true", help="the long tier as well")
     parser.add_argument("--from", dest="folder", type=Path, help="reports of an earlier call")
+    parser.add_argument("--ranks", action="store_true", help="the tests of several ranks alone")
     options = parser.parse_args(arguments)
+    if options.ranks:
+        return measure_ranks()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="reliability-"))
     if options.folder is None:
         measure(folder, long=options.long)

@@ -20,9 +20,10 @@ class Report:
     """
 
     def __init__(self, folder: Path) -> None:
-        files = [folder / name for name in ("tests.xml", "benchmarks.xml")]
+        files = [file for name in ("tests.xml", "benchmarks.xml") if (file := folder / name).exists()]
         self.cases = [case for file in files for case in ElementTree.parse(file).iter("testcase")]
-        self.benchmarks = json.loads((folder / "benchmarks.json").read_text())["benchmarks"]
+        measured = folder / "benchmarks.json"
+        self.benchmarks = json.loads(measured.read_text())["benchmarks"] if measured.exists() else []
         self.published: dict[str, list[Any]] = {}
         for case in self.cases:
             for found in case.iter("property"):

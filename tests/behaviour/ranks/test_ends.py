@@ -43,9 +43,10 @@ def test_a_run_that_was_stopped_by_a_signal_goes_on_to_the_same_bytes(on):
     assert list(resumed[0].losses) == list(straight[0].losses)
 
 
-def test_an_exception_on_one_rank_ends_all_with_its_message(started):
+def test_an_exception_on_one_rank_ends_all_with_its_message(started, figures):
     with started(2, {"trainer.callbacks": [at("Raises", 1)]}) as ranks:
         pids, ends = ranks.pids, ranks.ends()
+    figures("an error on one rank", seconds=max(end.seconds for end in ends))
     assert [end.result.code for end in ends] == [1, 1]
     assert "rank 1: ValueError: out of paper on rank 1" in ends[0].result.error
     assert "out of paper on rank 1" in ends[1].result.error
