@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -120,6 +122,10 @@ class DatasetBaseConfig(_RegistryBase):
         examples=[[{"kind": "normalize", "properties": ["points"]}]],
         description="Transforms of this data set only, before those of the whole run.",
     )
+
+    def compared_files(self) -> Sequence[Path] | None:
+        """Return the files that hold the data, which a resume compares; None for those that the options name."""
+        return None
 
 
 class TransformBaseConfig(_RegistryBase):

@@ -31,7 +31,7 @@ from noether.runs.outcome import EXIT_CODE, Outcome, describe, say_how_to_contin
 from noether.runs.prepare import Preparation, Run
 from noether.runs.process_state import keep_threads, shares_generators
 from noether.runs.ranks import Decision, require_same
-from noether.runs.resume.changes import FormerRun, facts_of, mathematics
+from noether.runs.resume.changes import FormerRun, mathematics
 from noether.runs.resume.continuation import (
     AUTO,
     NONE,
@@ -43,6 +43,7 @@ from noether.runs.resume.continuation import (
     move_newer_aside,
     move_run_aside,
 )
+from noether.runs.resume.facts import facts_of
 from noether.runs.resume.repair import repair
 from noether.runs.saved_spec import PROJECT, SPEC_SHA256, write_saved_spec
 from noether.runs.tracking.tracking import Tracking, flattened, until_stopped

@@ -23,8 +23,8 @@ from noether.runs.console import log_of_rank
 from noether.runs.outcome import EXIT_CODE, Outcome
 from noether.runs.prepare import Preparation, Run
 from noether.runs.process_state import keep_threads
-from noether.runs.resume.changes import facts_of
 from noether.runs.resume.continuation import Continuation, SavedState
+from noether.runs.resume.facts import facts_of
 from noether.runs.tracking.tracking import flattened
 from noether.spec.model import resolved_tables
 from noether.training.parallel import Parallel

@@ -108,15 +108,19 @@ def test_samples_are_those_that_webdataset_reads(tmp_path: Path):
 
 def test_shards_are_named_by_braces_stars_folders_and_lists(tiny_shards: Path):
     every = opened(tiny_shards)
+    files = sorted(tiny_shards.glob("*.tar"))
     for shards in (
         f"{tiny_shards}/tiny-{{000000..000004}}.tar",
         f"{tiny_shards}/*.tar",
         sorted(map(str, tiny_shards.glob("*.tar"))),
     ):
         same = opened(shards)
+        assert same.config.compared_files() == every.config.compared_files() == files
         assert len(same) == len(every) == 24
         assert torch.equal(same.__getitems__([17, 0])["x"], every.__getitems__([17, 0])["x"])
     assert opened(f"{tiny_shards}/tiny-{{000003,000000}}.tar")[0]["x"].equal(every[15]["x"])
+    remote = ShardDatasetConfig(kind="webdataset", shards="https://example.org/{0..9}.tar")
+    assert remote.compared_files() is None
 
 
 def test_several_numbers_are_put_side_by_side(shard):

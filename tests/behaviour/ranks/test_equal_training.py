@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load
 
-FIRST = 20
-"""Updates in which only rounding differs; later it has been amplified by training."""
+ROUNDING = 1e-5
+"""Largest relative difference of two losses; 1.1e-6 was measured, in float32 over 200 updates."""
 
 
 def furthest(ones, others):
@@ -25,10 +25,9 @@ def require_equal_metrics(ones, others, tolerance=1e-4):
 def test_the_loss_curve_of_200_updates_is_that_of_one_process(on, world, figures):
     changes = {"trainer.max_updates": 200}
     (single,), ranks = on(1, changes), on(world, changes)
-    early, late = furthest(single.losses[:FIRST], ranks[0].losses[:FIRST]), furthest(single.losses, ranks[0].losses)
-    figures(f"curve of {world} ranks", early=early, late=late)
-    assert early < 1e-5
-    assert late < 1e-3
+    difference = furthest(single.losses, ranks[0].losses)
+    figures(f"loss curve of {world} ranks", difference=difference)
+    assert difference < ROUNDING
 
 
 def test_the_weights_of_two_ranks_are_those_of_one_process(on):

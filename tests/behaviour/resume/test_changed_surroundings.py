@@ -9,7 +9,7 @@ import pytest
 
 from noether.checkpoint.paths import checkpoint_folders, read_manifest
 from noether.errors import UsageError
-from noether.runs.resume.changes import code_changes
+from noether.runs.resume.facts import code_changes
 from noether.runs.resume.resume import preview, resume
 
 TOKEN = "a-token-of-much-entropy-1"
@@ -80,6 +80,46 @@ def change_data(lab):
         changed = {name: array.copy() for name, array in arrays.items()}
     changed["x"][0, 0] += 1
     np.savez(path, **changed)
+
+
+SHARDED = """
+from pathlib import Path
+
+import numpy as np
+
+from noether.config.components import DatasetBaseConfig
+from noether.data import InMemoryDataset
+
+class Config(DatasetBaseConfig):
+    pattern: str
+
+    def compared_files(self):
+        return sorted(Path.cwd().glob(self.pattern))
+
+class Sharded(InMemoryDataset):
+    def __init__(self, dataset_config: Config):
+        with np.load(dataset_config.compared_files()[0]) as arrays:
+            super().__init__(dict(arrays), dataset_config)
+"""
+
+
+def test_files_that_a_data_set_says_it_reads_are_compared(run, settings, lab):
+    (lab / "sharded.py").write_text(SHARDED)
+    train = {"kind": "lab.sharded.Sharded", "pattern": "tr*n.npz"}
+    settings = {**settings, "datasets.train": train}
+    run_dir = run(settings, run_id="mine").run_dir
+
+    def changes():
+        return [line for line in preview(run_dir) if line.startswith("code ") and "datasets.train changed" in line]
+
+    assert not changes()
+    np.savez(lab.parent / "trn.npz", x=[0.0])
+    assert changes()
+    (lab.parent / "trn.npz").unlink()
+    assert not changes()
+    change_data(lab)
+    with pytest.raises(UsageError, match=r"datasets\.train changed"):
+        run(settings, run_id="mine", resume="auto", strict_code=True)
 
 
 @pytest.mark.parametrize(

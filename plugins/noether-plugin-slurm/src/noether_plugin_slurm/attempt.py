@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
-from noether.runs.processes import ENDED_WITH
-
+_ENDED_WITH = "NOETHER_ENDED_WITH"
+"""Variable in which a launcher of Noether names a file for the exit code of its ranks."""
 _SIGNALLED = 128
 """Exit code of `noether run` that a signal has stopped, before the number of the signal is added."""
 _PATIENCE = 30.0
@@ -93,7 +93,7 @@ class Attempt:
         environment = dict(os.environ)
         if self.nodes > 1:
             self._ended_with = scratch / "exit-code"
-            environment |= {**rendezvous(), ENDED_WITH: str(self._ended_with)}
+            environment |= {**rendezvous(), _ENDED_WITH: str(self._ended_with)}
         former = signal.signal(signal.SIGTERM, self._note_cancelled)
         try:
             self._process = subprocess.Popen(self.command, cwd=self.folder, env=environment, preexec_fn=_set_signals)

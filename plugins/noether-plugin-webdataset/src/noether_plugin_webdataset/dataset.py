@@ -14,6 +14,7 @@ from noether.data import InMemoryDataset, StoredDataset
 from noether.data.sources.columns import array_names, assembled, checked_names
 from noether.errors import DataError
 from noether_plugin_webdataset.decode import column_name, decoded, has_names, names_in, require_known
+from noether_plugin_webdataset.files import files_of
 from noether_plugin_webdataset.shards import Shards
 
 _SPREAD_BYTES = 64 << 20
@@ -57,6 +58,11 @@ class ShardDatasetConfig(DatasetBaseConfig):
         if not value or not all(value):
             raise ValueError("found an empty name of a shard, expected a path or a URL")
         return value
+
+    def compared_files(self) -> list[Path] | None:
+        """Return the shards on a disk, which a resume compares; None for remote ones."""
+        names = files_of([self.shards] if isinstance(self.shards, str) else self.shards).names
+        return None if "://" in names[0] else [Path(name) for name in names]
 
 
 class ShardDataset(StoredDataset):

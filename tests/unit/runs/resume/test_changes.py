@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from noether.errors import UsageError
-from noether.runs.resume import changes
+from noether.runs.resume import facts
 from noether.runs.resume.changes import (
     FREE,
-    _sources,
     inexact_changes,
     is_free,
     mathematics,
     refused_changes,
     require_same_mathematics,
 )
+from noether.runs.resume.facts import _sources
 from noether.spec.model import RunSpec
 from noether.training.trainers.weighted_loss import WeightedLossTrainerConfig
 
@@ -147,12 +147,12 @@ def test_a_folder_of_data_is_compared_by_the_files_in_it(tmp_path: Path, chunk: 
     file.parent.mkdir(parents=True)
     file.write_bytes(b"before")
     tables = {"train": {"path": str(tmp_path / Path(chunk).parts[0])}, "other": {"root": str(tmp_path)}}
-    ((place, folder),) = changes._files(tables, "datasets")
+    ((place, folder),) = facts._files(tables, "datasets")
     assert place == "datasets.train.path"
-    before = changes._sample_of(folder)
-    assert changes._sample_of(folder) == before
+    before = facts._sample_of(folder)
+    assert facts._sample_of(folder) == before
     file.write_bytes(b"after!")
-    assert changes._sample_of(folder) != before
+    assert facts._sample_of(folder) != before
 
 
 def test_each_file_of_a_list_of_data_is_compared(tmp_path: Path) -> None:
@@ -160,6 +160,6 @@ def test_each_file_of_a_list_of_data_is_compared(tmp_path: Path) -> None:
     for file in files:
         file.write_bytes(b"a shard")
     tables = {"train": {"shards": [*map(str, files), "https://example.org/c.tar"]}}
-    assert list(changes._files(tables, "datasets")) == [
+    assert list(facts._files(tables, "datasets")) == [
         (f"datasets.train.shards[{number}]", file) for number, file in enumerate(files)
     ]
