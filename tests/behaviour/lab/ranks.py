@@ -168,6 +168,12 @@ def poisoned(input, target):
     return loss * float("nan") if POISON and POISON.pop() else loss
 
 
+def steep(input, target):
+    """Return a finite loss with a gradient that is NaN in the first output, where `poisoned` is NaN."""
+    loss = (input - target).square().mean()
+    return loss + (0.0 * input[:, 0]).abs().sum().sqrt() if POISON and POISON.pop() else loss
+
+
 class Ordered(PeriodicDataIteratorCallback):
     """Logs a number that depends on the order of all results, and their number."""
 

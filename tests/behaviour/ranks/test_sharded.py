@@ -127,11 +127,12 @@ def test_losses_are_weighted_by_what_they_count(on, batch):
 
 
 @pytest.mark.long
-def test_an_update_that_is_not_finite_on_one_rank_is_skipped_on_all(on):
+@pytest.mark.parametrize("loss", ["poisoned", "steep"])
+def test_an_update_that_is_not_finite_on_one_rank_is_skipped_on_all(on, loss):
     poison = {"kind": "lab.ranks.Poisons", "ranks": [1], "update": 3}
     changes = {
-        "model": MLP,
-        "trainer.loss_fn": "lab.ranks.poisoned",
+        "model": {**MLP, "hidden": []},  # of which rank 0 has the first output, and rank 1 the second
+        "trainer.loss_fn": f"lab.ranks.{loss}",
         "trainer.skip_nan_loss": True,
         "trainer.max_updates": 6,
         "trainer.callbacks": [poison],
