@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from noether.checkpoint import durable
 from noether.checkpoint.durable import Chunk, Content, chunks_of
@@ -25,9 +25,11 @@ from noether.checkpoint.paths import (
     sweep_leftovers,
 )
 from noether.checkpoint.retention import Retention, prune_checkpoints, remove_checkpoint
-from noether.checkpoint.shards import Gathers, Parts
 from noether.checkpoint.untrusted import is_folder
 from noether.errors import CheckpointError, StorageError
+
+if TYPE_CHECKING:
+    from noether.checkpoint.shards import Gathers, Parts  # imports torch
 
 _LOG = logging.getLogger("noether.checkpoints")
 WriteParts: TypeAlias = Callable[[Path], Mapping[str, FileRecord]]
