@@ -43,7 +43,8 @@ def test_running_the_resolved_spec_is_the_same_run(load: Callable, rich: dict, t
 def test_a_resolved_spec_says_every_default(load: Callable, rich: dict):
     resolved = tomllib.loads(resolved_toml(load(rich).spec))
     assert resolved["model"]["optimizer"]["betas"] == [0.9, 0.999]
-    assert resolved["checkpoints"] == {"keep_last": 3, "on_save_error": "raise", "asynchronous": False}
+    checkpoints = {"keep_last": 3, "on_save_error": "raise", "asynchronous": False, "mirror_timeout_s": 300.0}
+    assert resolved["checkpoints"] == checkpoints
     assert resolved["trainer"]["loss_fn"] == {"kind": "gap", "delta": 1.0}
     assert resolved["trackers"] == [{"kind": "mlflow", "required": False, "flush_timeout_s": 30.0}]
     assert [callback["id"] for callback in resolved["trainer"]["callbacks"]] == [
