@@ -118,8 +118,8 @@ class Trust:
         own = next((folder for folder, _ in self._of_projects(top)), None)
         if own is None or _is_standard(top):
             return
-        others = _places_of(top)  # empty for one that is installed
-        is_of_another = top in sys.modules and bool(others)
+        others = _places_of(top)
+        is_of_another = top in sys.modules and bool(others) and not lies_in_libraries(top)
         raise PluginError(
             f"kind {kind!r} is not imported: '{top}' of the project, in {own}, is hidden by another '{top}', "
             + (f"which this process has imported from {others[0]}" if is_of_another else "which Python finds first"),
