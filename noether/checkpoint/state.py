@@ -12,7 +12,7 @@ from torch import Tensor
 from noether.checkpoint.durable import Content
 from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, FileRecord
 from noether.checkpoint.save import SaveRequest
-from noether.checkpoint.shards import Gathers, Parts, divide, is_sharded, local
+from noether.checkpoint.shards import Gathers, Parts, divide, local
 from noether.checkpoint.state_tree import join_state, split_state
 from noether.checkpoint.tensor_file import TensorFile, all_finite, decode_tensors, lay_out_tensors, values_in
 from noether.checkpoint.untrusted import TOO_DEEP, is_too_deep, json_excess
@@ -131,7 +131,7 @@ def divided(state: CheckpointState, request: SaveRequest, ranks: Gathers | None)
 
 
 def _has_shards(group: Mapping[str, Any]) -> bool:
-    return any(map(is_sharded, group.values()))
+    return any(hasattr(kind, "to_local") for kind in set(map(type, group.values())))  # calls nothing for each tensor
 
 
 def passing_files(state: CheckpointState, request: SaveRequest, files: Collection[str]) -> frozenset[str]:
