@@ -32,6 +32,7 @@ def test_sigterm_to_any_rank_commits_the_same_update_on_all(on, ranks):
     assert committed(ends[0].run_dir) in ([5], [6])
 
 
+@pytest.mark.long
 def test_a_run_that_was_stopped_by_a_signal_goes_on_to_the_same_bytes(on):
     stops = at("Signals", 1, numbers=[signal.SIGTERM])
     on(3, {"trainer.callbacks": [stops]}, run_id="stopped")

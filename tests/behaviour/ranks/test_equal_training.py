@@ -59,8 +59,8 @@ def test_losses_are_weighted_by_what_they_count_over_all_ranks(on, world, change
     require_equal_metrics(single.metrics, ranks[0].metrics)
 
 
-@pytest.mark.parametrize("samples", [1, 2, 7])
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("samples", [pytest.param(1, marks=pytest.mark.long), 2, 7])
+@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.long), 3])
 def test_each_sample_is_evaluated_once_and_in_order(on, world, samples):
     evaluate = [
         {"kind": "lab.ranks.Ordered", "every_n_updates": 2, "dataset_key": "test", "batch_size": 2},
