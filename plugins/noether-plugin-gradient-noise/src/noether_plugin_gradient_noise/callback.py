@@ -24,6 +24,12 @@ class GradientNoiseCallback(PeriodicCallback):
 
     def __init__(self, callback_config: GradientNoiseConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
+        if self.trainer.parallel.world > 1:
+            raise SpecError(
+                f"wrong number of ranks: found {self.trainer.parallel.world}, expected 1, since the gradient of a first "
+                "step is that of one rank",
+                hint="train with one rank, or leave the callback out",
+            )
         if self.trainer.accumulation_steps == 1:
             raise SpecError(
                 "wrong number of accumulation steps: found 1, expected two or more, since an update is compared with "
