@@ -26,8 +26,8 @@ class GradientNoiseCallback(PeriodicCallback):
         super().__init__(callback_config, **kwargs)
         if self.trainer.parallel.world > 1:
             raise SpecError(
-                f"wrong number of ranks: found {self.trainer.parallel.world}, expected 1, since the gradient of a first "
-                "step is that of one rank",
+                f"wrong number of ranks: found {self.trainer.parallel.world}, expected 1, since the gradient of a "
+                "first step is that of one rank",
                 hint="train with one rank, or leave the callback out",
             )
         if self.trainer.accumulation_steps == 1:
