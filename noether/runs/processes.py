@@ -42,10 +42,12 @@ def start_ranks(arguments: Sequence[str], *, ranks: int, restarts: int = 0) -> t
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    if os.environ.get("WORLD_SIZE", "1").strip() not in ("", "1"):
+    from noether.training.parallel.place import WORLD_SIZE, world_of
+
+    if (world := world_of(os.environ)) != "1":
         raise UsageError(
-            f"wrong --nproc: found it in a process that a launcher has started with WORLD_SIZE="
-            f"{os.environ['WORLD_SIZE']}, expected one of both",
+            f"wrong --nproc: found it in a process that a launcher has started with {WORLD_SIZE}={world}, expected one "
+            "of both",
             hint="leave --nproc out, or start noether without the launcher",
         )
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a launcher that was killed would be reported with stacks

@@ -35,6 +35,8 @@ TIMEOUT = "NOETHER_RANK_TIMEOUT_S"
 _FAILED, _HANGS, _PLACE = "failed", "hangs", "place"
 _LOOKS_EVERY_S, _ANSWER_S = 0.5, 2.0
 _LOGS = "the logs of the other ranks are log.rank-*.txt in the run folder"
+_GONE = ("onnection", "peer", "Broken pipe")
+"""Words in the errors of operations whose other end is gone; any other error is this rank's own."""
 _ORPHAN_GRACE_S = 30.0
 _JOINS = count()
 """Runs of this process that had other ranks: each has keys of its own in the store."""
@@ -303,9 +305,11 @@ class Ranks:
             return RankLostError(
                 f"rank {self.rank} waited {self.timeout:g} s in vain for other ranks to {aim}: {places}", hint=_LOGS
             )
-        return RankLostError(
-            f"another rank has ended without a message while rank {self.rank} waited for it to {aim}", hint=_LOGS
-        )
+        if any(word in str(error) for word in _GONE):
+            return RankLostError(
+                f"another rank has ended without a message while rank {self.rank} waited for it to {aim}", hint=_LOGS
+            )
+        return RankLostError(f"rank {self.rank} could not {aim}: {error_text(error)}", hint=_LOGS)
 
     def _places(self) -> list[str]:
         """Ask the ranks for their places; return those of the ranks that do not wait for others."""
