@@ -174,7 +174,8 @@ def longest(name: str) -> Callable[[Report], str]:
         seconds = sorted(float(found["seconds"]) for found in report.published.get(name, ()))
         if not seconds:
             raise NotMeasuredError(name)
-        return f"at most {seconds[-1]:.1f} s, tried {len(seconds)} times" if seconds[1:] else f"{seconds[0]:.1f} s, once"
+        most = f"{seconds[-1]:.1f} s"
+        return f"at most {most}, tried {len(seconds)} times" if seconds[1:] else f"{most}, once"
 
     return row
 
