@@ -105,8 +105,8 @@ class Mirror(NoMirror):
             logging.getLogger(record.name).handle(record)
         writer.on_committed = self._wake.set
         self._wake.set()
-        serve = copy_context().run, (self._serve, writer, require_own)
-        self._thread = threading.Thread(target=serve[0], args=serve[1], name="mirror", daemon=True)
+        work = (self._serve, writer, require_own)
+        self._thread = threading.Thread(target=copy_context().run, args=work, name="mirror", daemon=True)
         self._thread.start()
 
     def close(self, signals: StopSignals | None = None, *, is_interrupt: bool = False) -> None:

@@ -187,6 +187,10 @@ class Ranks:
             backends = "cpu:gloo,cuda:nccl"
         dist.init_process_group(backends, store=self._store, rank=self.rank, world_size=self.world, timeout=limit)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Ranks:
+        """Return itself: a copy of a model has the same ranks."""
+        return self
+
     # The model
 
     def prepare(self, model: nn.Module, config: Any) -> nn.Module:

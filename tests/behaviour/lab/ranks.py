@@ -2,6 +2,7 @@
 
 import os
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -150,6 +151,17 @@ class Strays(At):
     def act(self):
         with torch.no_grad():
             next(self.model.parameters()).add_(1.0)
+
+
+class Copies(At):
+    """Copies the model, as a callback that keeps a teacher does, and compares both."""
+
+    def act(self):
+        copied = deepcopy(self.model)
+        norms = [module for module in copied.modules() if hasattr(module, "ranks")]
+        assert norms
+        assert all(norm.ranks is self.trainer.parallel for norm in norms)
+        assert copied.state_dict().keys() == self.model.state_dict().keys()
 
 
 POISON = []
