@@ -154,9 +154,12 @@ class Strays(At):
 
 
 class Copies(At):
-    """Copies the model, as a callback that keeps a teacher does, and compares both."""
+    """Copies the model before training, as a callback that keeps a teacher does, and looks at the copy."""
 
     def act(self):
+        pass
+
+    def before_training(self):
         copied = deepcopy(self.model)
         norms = [module for module in copied.modules() if hasattr(module, "ranks")]
         assert norms
