@@ -52,9 +52,9 @@ class Parallel(Protocol):
         """Return the model as the forward pass calls it; called before weights are loaded and optimizers are built.
 
         Args:
-            model: The model as it was built; its batch norms may become those of all ranks.
+            model: The model, on its device unless it will be sharded; its batch norms may become those of all ranks.
             config: The trainer's config, with `parallel`, `shard`, `reduce`, `find_unused_params` and `static_graph`.
-            device: Device of the run, to which the model is moved.
+            device: Device of the run.
         """
 
     def check(self, trainer: Any, model: Any) -> None:
@@ -111,8 +111,8 @@ class Single:
         return device
 
     def prepare(self, model: nn.Module, config: Any, device: torch.device) -> nn.Module:
-        """Return the model itself, on its device."""
-        return model.to(device)
+        """Return the model itself."""
+        return model
 
     def check(self, trainer: Any, model: Any) -> None:
         """Do nothing."""

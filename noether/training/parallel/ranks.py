@@ -205,7 +205,6 @@ class Ranks:
 
             with self._waiting("shard the model"):
                 return shard(model, config, self, device)
-        model.to(device)
         if config.reduce != "ddp" or not any(parameter.requires_grad for parameter in model.parameters()):
             return model
         if callable(getattr(model, "train_step", None)):
