@@ -28,7 +28,7 @@ from noether.config.base import building_with_seed, construct
 from noether.core.initializers.base import InitializerBase
 from noether.core.models.agreement import lazy_layers, require_sizes
 from noether.core.models.base import ModelBase, evaluating
-from noether.core.models.build import build_model, infer_sizes
+from noether.core.models.build import build_model, infer_sizes, model_without_values
 from noether.core.trackers.noop import NoopTracker
 from noether.data.container import DataContainer, build_data
 from noether.data.loader import refuse_import_by_worker
@@ -332,7 +332,10 @@ def _paths_unset(value: Any, path: TomlPath = ()) -> Iterator[TomlPath]:
 
 def built_model(spec: RunSpec, sample: Mapping[str, Tensor], device: torch.device) -> ModelBase:
     """Build the model of a spec that has all sizes of the data; lazy modules get theirs by a pass of one sample."""
-    model = build_model(spec.model, device)
+    place = parallel_of().builds_on(spec.trainer, device)
+    if place.type == "meta" and (skeleton := model_without_values(spec.model)) is not None:
+        return skeleton
+    model = build_model(spec.model, device if place.type == "meta" else place)
     if not (layers := lazy_layers(model)):
         return model
     sampled = {name: sample[name] for name in spec.trainer.forward_properties or []}

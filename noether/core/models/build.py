@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from noether.config.base import component_of
 from noether.config.components import ModelBaseConfig
@@ -162,6 +163,22 @@ def build_model(config: ModelBaseConfig, device: torch.device) -> ModelBase:
         model = construct_model(config).to(device).freeze()
         recompute_matching(model)
     return model
+
+
+def model_without_values(config: ModelBaseConfig) -> ModelBase | None:
+    """Construct a model whose tensors have shapes and no values; None if its class needs values to be constructed.
+
+    So does a model that ties parameters, or whose layers have no sizes yet.
+    """
+    meta = torch.device("meta")
+    try:
+        with meta:
+            model = build_model(config, meta)
+    except Exception:  # whatever a constructor does with values that are not there; it is built with values then
+        return None
+    tensors = [*model.parameters(), *model.buffers()]
+    is_tied = len(list(model.named_parameters(remove_duplicate=False))) != len(list(model.parameters()))
+    return None if is_tied or any(map(is_lazy, tensors)) or not all(tensor.is_meta for tensor in tensors) else model
 
 
 def construct_model(config: ModelBaseConfig) -> ModelBase:

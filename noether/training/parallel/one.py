@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 T = TypeVar("T")
@@ -39,12 +40,21 @@ class Parallel(Protocol):
     def is_writer(self) -> bool:
         """Return True on the rank that writes metrics, checkpoints and the run folder."""
 
-    def prepare(self, model: nn.Module, config: Any) -> nn.Module:
+    def builds_on(self, config: Any, device: torch.device) -> torch.device:
+        """Return the device on which this rank builds the model: `meta` if it gets its values from rank 0.
+
+        Args:
+            config: The trainer's config.
+            device: Device of the run.
+        """
+
+    def prepare(self, model: nn.Module, config: Any, device: torch.device) -> nn.Module:
         """Return the model as the forward pass calls it; called before weights are loaded and optimizers are built.
 
         Args:
-            model: The model, on its device; its batch norms may become those of all ranks.
+            model: The model, on its device unless it will be sharded; its batch norms may become those of all ranks.
             config: The trainer's config, with `parallel`, `shard`, `reduce`, `find_unused_params` and `static_graph`.
+            device: Device of the run.
         """
 
     def check(self, trainer: Any, model: Any) -> None:
@@ -96,7 +106,11 @@ class Single:
     def __init__(self, attempt: int = 0, restarts: int = 0) -> None:
         self.attempt, self.restarts = attempt, restarts
 
-    def prepare(self, model: nn.Module, config: Any) -> nn.Module:
+    def builds_on(self, config: Any, device: torch.device) -> torch.device:
+        """Return the device."""
+        return device
+
+    def prepare(self, model: nn.Module, config: Any, device: torch.device) -> nn.Module:
         """Return the model itself."""
         return model
 

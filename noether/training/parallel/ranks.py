@@ -193,7 +193,13 @@ class Ranks:
 
     # The model
 
-    def prepare(self, model: nn.Module, config: Any) -> nn.Module:
+    def builds_on(self, config: Any, device: torch.device) -> torch.device:
+        """Return the device on which this rank builds the model; of a sharded one, rank 0 alone has all values."""
+        if config.parallel != "fsdp2":
+            return device
+        return torch.device("cpu" if self.is_writer else "meta")
+
+    def prepare(self, model: nn.Module, config: Any, device: torch.device) -> nn.Module:
         """Return the model as the forward pass calls it; its batch norms become those of all ranks.
 
         Raises:
@@ -204,7 +210,7 @@ class Ranks:
             from noether.training.parallel.sharded import shard  # its imports take a second
 
             with self._waiting("shard the model"):
-                return shard(model, config, self.world)
+                return shard(model, config, self, device)
         if config.reduce != "ddp" or not any(parameter.requires_grad for parameter in model.parameters()):
             return model
         if callable(getattr(model, "train_step", None)):

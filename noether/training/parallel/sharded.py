@@ -11,28 +11,32 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.modules.batchnorm import _NormBase
 
 from noether.core.models.build import named_modules
 from noether.core.models.recompute import recomputed
 from noether.errors import SpecError, error_text
 from noether.optim.build import matching
+from noether.training.parallel.one import Parallel
 
 LARGE = 1 << 24
 """Parameters of a module that is gathered by itself by default: 64 MiB in float32, for which bandwidth decides."""
 _REPLICATED = 'or set parallel = "replicated" under [trainer]'
 
 
-def shard(model: nn.Module, config: Any, ranks: int) -> nn.Module:
+def shard(model: nn.Module, config: Any, ranks: Parallel, device: torch.device) -> nn.Module:
     """Divide the parameters of a model among the ranks, in place, and return it; they become DTensors.
 
     Each module that `shard` names, or each large one, is gathered by itself before it computes, and released after it;
     all other parameters are gathered together. All ranks begin with the parameters of rank 0.
 
     Args:
-        model: The model, on its device, before its optimizers are built.
+        model: The model, before its optimizers are built. Where all ranks but rank 0 have it without values, no rank
+            ever has all of it on its device.
         config: The trainer's config, with `shard`, `precision` and `use_torch_compile`.
-        ranks: Number of ranks.
+        ranks: The ranks.
+        device: Device of the run.
 
     Raises:
         SpecError: if the model or the settings do not allow it.
@@ -44,20 +48,43 @@ def shard(model: nn.Module, config: Any, ranks: int) -> nn.Module:
     norms = {id(module): (name, module) for name, module in named_modules(model) if is_mixed and _needs_single(module)}
     units += [norm for key, norm in norms.items() if key not in known]
     _require_whole_units(model, units)
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    mesh = init_device_mesh(device.type, (ranks,))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            dist.broadcast(parameter.detach(), 0)
+    mesh = init_device_mesh(device.type, (ranks.world,))
+    are_skeletons = all(ranks.gather(ranks.is_writer or all(tensor.is_meta for tensor in _tensors(model))))
+    values = list(map(Tensor.detach, _tensors(model)))
+    if are_skeletons:
+        model.to("meta")
+    else:
+        model.to(device)
+        _from_writer(_tensors(model), values, device)
     for name, unit in [*reversed(units), ("the model", model)]:
         policy = _policy(is_mixed=is_mixed and not _needs_single(unit))
         try:
             fully_shard(unit, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
         except (ValueError, NotImplementedError, RuntimeError, AssertionError) as error:
             raise _refusal(f"{name} cannot be sharded: {error_text(error)}") from error
+    if are_skeletons:
+        model.to_empty(device=device)
+        _from_writer(_tensors(model), values, device)
     assert isinstance(model, FSDPModule), "sharded just now"
     model.set_reduce_scatter_unused_params(True)  # else ranks that use different ones would add up different gradients
     return model
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+@torch.no_grad()
+def _from_writer(tensors: Sequence[Tensor], values: Sequence[Tensor], device: torch.device) -> None:
+    """Give tensors, or the parts of them that this rank holds, the values of rank 0, one tensor after the other."""
+    for tensor, value in zip(tensors, values, strict=True):
+        whole = torch.empty_like(value, device=device) if value.is_meta else value.to(device)
+        dist.broadcast(whole, 0)
+        if isinstance(tensor, DTensor):
+            share = distribute_tensor(whole, tensor.device_mesh, tensor.placements, src_data_rank=None)
+            tensor.to_local().copy_(share.to_local())
+        else:
+            tensor.copy_(whole)
 
 
 def _needs_single(module: nn.Module) -> bool:

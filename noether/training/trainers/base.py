@@ -297,7 +297,7 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
 
     def wrap_ddp(self, model: ModelBase) -> nn.Module:
         """Return the model prepared for the ranks of the run; with one rank, the model itself."""
-        return self.parallel.prepare(model, self.config)
+        return self.parallel.prepare(model, self.config, self.device)
 
     def wrap_compile(self, ddp_model: nn.Module) -> nn.Module:
         """Compile the model if `use_torch_compile` is set; its parameters stay those of the model."""
@@ -321,7 +321,8 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         if parts.initializer is not None and parts.initializer.continues_a_run:
             self.initializer = parts.initializer
         require_sizes(model)
-        dist_model = self.wrap_model(model.to(self.device))
+        is_divided = self.config.parallel == "fsdp2" and self.parallel.world > 1  # then no device holds all of it
+        dist_model = self.wrap_model(model if is_divided else model.to(self.device))
         self._own_step = step_of(model)
         # First of all: callbacks may copy the weights.
         self._initializers.check_and_load(self, model, parts.initializer, self.initializer)

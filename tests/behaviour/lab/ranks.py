@@ -200,3 +200,19 @@ class Ordered(PeriodicDataIteratorCallback):
         self.writer.add_scalar("ordered/x", (results["x"] * places).sum())
         self.writer.add_scalar("ordered/y", (results["y"] * places).sum())
         self.writer.add_scalar("ordered/samples", float(len(results["x"])))
+
+
+class Born(nn.Module):
+    """Notes the device on which each rank constructs it; with `needs_values`, it looks at its weights then."""
+
+    def __init__(self, needs_values: bool = False):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
+        self.register_buffer("scale", torch.full((2,), 0.5), persistent=False)
+        if needs_values:
+            assert float(self.layers[0].weight.abs().sum()) > 0.0
+        with Path(f"born-{os.environ['RANK']}.txt").open("a") as file:
+            file.write(f"{self.layers[0].weight.device.type}\n")
+
+    def forward(self, x):
+        return self.layers(x) * self.scale

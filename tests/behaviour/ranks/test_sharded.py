@@ -209,3 +209,18 @@ def test_an_error_on_one_rank_is_the_message_of_all(on, rank):
     ends = on(2, {"model": MLP, **SHARDED, "trainer.callbacks": [raises]})
     assert {end.code for end in ends} == {1}
     assert all(f"out of paper on rank {rank}" in end.error for end in ends)
+
+
+@pytest.mark.parametrize(
+    ("needs_values", "born"), [(False, "meta\n"), pytest.param(True, "cpu\n", marks=pytest.mark.long)]
+)
+def test_rank_0_alone_builds_the_values_of_a_model_whose_class_allows_that(on, needs_values, born):
+    optimizer = {"kind": "AdamW", "lr": 0.01}
+    model = {"kind": "lab.ranks.Born", "needs_values": needs_values, "optimizer": optimizer}
+    changes = {"model": model, "trainer.callbacks": [{"kind": "checkpoint", "every_n_updates": 5}]}
+    whole = on(2, changes)[0]
+    for file in Path().glob("born-*.txt"):
+        file.unlink()
+    sharded = on(2, {**changes, **SHARDED})[0]
+    assert [Path(f"born-{rank}.txt").read_text() for rank in (0, 1)] == ["cpu\n", born]
+    require_close(whole, sharded)

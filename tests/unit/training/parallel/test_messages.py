@@ -114,4 +114,4 @@ def _sharding(
     if train_step is not None:
         vars(model)["train_step"] = train_step
     config = SimpleNamespace(**{"shard": None, "precision": "fp32", "use_torch_compile": False, **settings})
-    return partial(shard, model, config, 2)
+    return partial(shard, model, config, Two(), torch.device("cpu"))

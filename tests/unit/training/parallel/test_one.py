@@ -19,7 +19,7 @@ def test_one_process_is_a_run_of_one_rank(environment: dict[str, str]) -> None:
     parallel: Parallel = parallel_of(environment)
     model, value = nn.Linear(1, 1), torch.ones(2)
     assert (parallel.world, parallel.rank, parallel.is_writer) == (1, 0, True)
-    assert parallel.prepare(model, None) is model
+    assert parallel.prepare(model, None, torch.device("cpu")) is model
     assert parallel.reduce(value) is value
     assert parallel.gather(value) == [value]
     assert [parallel.vote(15, stops, now=True) for stops in (True, False)] == [(15, True), (15, False)]
