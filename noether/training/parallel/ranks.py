@@ -306,7 +306,7 @@ class Ranks:
     def _lost(self, aim: str, error: Exception) -> RankLostError:
         said = self._said()
         if said is not None:
-            lost = RankLostError(said["text"], hint=_LOGS)
+            lost = RankLostError(f"rank {said['rank']}: {said['text']}", hint=_LOGS)
             lost.exit_code = said["code"]
             lost.is_reported = not self.is_writer  # which repeats it, since its own log and record have it
             return lost
@@ -335,8 +335,7 @@ class Ranks:
         for _ in range(4):
             try:
                 if self._store.check([_FAILED]):
-                    found: dict[str, Any] = json.loads(self._store.get(_FAILED))
-                    return found
+                    return dict(json.loads(self._store.get(_FAILED)))
             except (RuntimeError, dist.DistError):
                 return None
             self._left.wait(0.1)
@@ -347,7 +346,7 @@ class Ranks:
         self._hangs = call
 
     def report(self, error: BaseException) -> None:
-        """Tell the other ranks the reason for which this one leaves; the first message counts."""
+        """Tell the other ranks the reason for which this one leaves; the first message counts, and is printed once."""
         if isinstance(error, RankLostError):
             return
         text, code = type(error).__name__, TrainingError.exit_code
@@ -355,10 +354,14 @@ class Ranks:
             text, code = error.message, error.exit_code
         elif isinstance(error, Exception):
             text = error_text(error)
-        text = "; ".join([text, *notes_of(error)])
+        own = {"text": "; ".join([text, *notes_of(error)])[:2000], "code": code}
         with suppress(RuntimeError, dist.DistError):
-            if not self._store.check([_FAILED]):
-                self._store.set(_FAILED, json.dumps({"text": f"rank {self.rank}: {text[:2000]}", "code": code}))
+            body = json.dumps({"rank": self.rank, **own})
+            first = json.loads(self._store.compare_set(_FAILED, "", body))
+            is_same = first["rank"] != self.rank and first == {**own, "rank": first["rank"]}
+            if is_same and isinstance(error, NoetherError) and (not self.is_writer or first["rank"] < self.local_world):
+                error.is_reported = True  # on the terminal of this machine, or on that of rank 0
+                self._left.wait(_LOOKS_EVERY_S)  # the launcher ends the others when this one has ended
 
     def leave(self) -> None:
         """Leave the process group, without waiting for the others."""

@@ -145,6 +145,21 @@ class Hangs(At):
         time.sleep(600)
 
 
+class Remembers(At):
+    """Keeps in its state what only some ranks have seen."""
+
+    seen = 0
+
+    def act(self):
+        self.seen = 1
+
+    def state_dict(self):
+        return {"seen": torch.tensor(self.seen)}
+
+    def load_state_dict(self, state_dict):
+        self.seen = int(state_dict["seen"])
+
+
 class Strays(At):
     """Changes the weights of its rank alone."""
 
