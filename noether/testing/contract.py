@@ -171,7 +171,7 @@ class Contract:
 
 @dataclass(frozen=True)
 class Trained:
-    """What training has left on one rank.
+    """End of a training on one rank.
 
     Attributes:
         states: Bits of the weights, and of the state of each callback by its id.

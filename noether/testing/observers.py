@@ -38,7 +38,7 @@ _ID = "under-test"
 
 
 class _FollowerContract(Contract):
-    """What all do that follow a run by hooks.
+    """Base of the contracts of all that follow a run by hooks.
 
     Attributes:
         mutates: True if it is there to change training: the weights of a run with it may be others than without.
