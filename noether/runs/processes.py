@@ -42,7 +42,7 @@ def start_ranks(arguments: Sequence[str], *, ranks: int, restarts: int = 0) -> t
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    from noether.training.parallel.place import WORLD_SIZE, world_of
+    from noether.training.parallel.one import WORLD_SIZE, world_of
 
     if (world := world_of(os.environ)) != "1":
         raise UsageError(

@@ -29,9 +29,9 @@ from noether.metrics.results import ResultsFile, results_in
 from noether.metrics.tracker import RunDescription
 from noether.runs.prepare import Run
 from noether.spec.load import load_spec
+from noether.testing.builders import merged, tiny_spec
 from noether.testing.contract import UNKNOWN, Contract, bits, built, write_spec
 from noether.testing.ranks import RankError
-from noether.testing.tiny import merged, tiny_spec
 
 HOT_HOOKS = ("track_after_accumulation_step", "before_optimizer_step", "track_after_update_step")
 _ID = "under-test"
