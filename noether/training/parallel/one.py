@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -185,7 +184,7 @@ class Place:
     has_store: bool
 
     @classmethod
-    def of(cls, environment: Mapping[str, str] = os.environ) -> Place | None:
+    def of(cls, environment: Mapping[str, str]) -> Place | None:
         """Return the place that a launcher has described in the environment; None for a process of its own.
 
         A process group that exists already, as in a worker of Ray Train, comes first.

@@ -141,7 +141,7 @@ class Ranks:
         place: The place of this process.
     """
 
-    def __init__(self, place: Place, timeout: float = TIMEOUT_S) -> None:
+    def __init__(self, place: Place, timeout: float) -> None:
         self.place = place
         self.world, self.rank = place.world, place.rank
         self.is_writer = place.rank == 0
