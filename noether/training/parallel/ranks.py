@@ -25,8 +25,7 @@ from noether.errors import NoetherError, SpecError, TrainingError, UsageError, e
 from noether.kernel.watchdog import write_stacks
 from noether.optim.kernels import is_sharded
 from noether.training.parallel.batch_norm import of_all_ranks
-from noether.training.parallel.one import Parallel, Single
-from noether.training.parallel.place import WORLD_SIZE, Place, restarts_in, world_of
+from noether.training.parallel.one import WORLD_SIZE, Parallel, Place, Single, restarts_in, world_of
 
 T = TypeVar("T")
 TIMEOUT_S = 600.0
@@ -142,7 +141,7 @@ class Ranks:
         place: The place of this process.
     """
 
-    def __init__(self, place: Place, timeout: float = TIMEOUT_S) -> None:
+    def __init__(self, place: Place, timeout: float) -> None:
         self.place = place
         self.world, self.rank = place.world, place.rank
         self.is_writer = place.rank == 0

@@ -1,4 +1,4 @@
-"""`train-time` and `peak-memory`: time and memory that a run takes."""
+"""`dataset-stats`, `param-count`, `train-time` and `peak-memory`: sizes of a run, and the time and memory it takes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,61 @@ import torch
 
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts
+from noether.core.callbacks.base import OneShotCallback
 from noether.core.callbacks.periodic import PeriodicCallback
+from noether.data.dataset import length_of
 from noether.kernel.progress import UpdateCounter
+
+
+class DatasetStatsCallback(OneShotCallback):
+    """Log `data/{key}/samples` of every data set once, before training.
+
+    ```toml
+    [[trainer.callbacks]]
+    kind = "dataset-stats"
+    ```
+    """
+
+    calls_model = False
+
+    @classmethod
+    def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:
+        """Return the keys that it logs."""
+        return tuple(f"data/{key}/samples" for key in facts.dataset_keys)
+
+    def before_training(self, *, update_counter: UpdateCounter) -> None:
+        """Log the number of samples of each data set."""
+        keys = self.data_container.keys()
+        sizes = {key: length_of(self.data_container.get_dataset(key)) for key in keys}
+        self.logger.info("data: %s", ", ".join(f"{key} {size:,} samples" for key, size in sizes.items()))
+        for key, size in sizes.items():
+            self.writer.add_scalar(f"data/{key}/samples", size)
+
+
+class ParameterCountCallback(OneShotCallback):
+    """Log `model/parameters` and `model/trainable_parameters` once, before training.
+
+    ```toml
+    [[trainer.callbacks]]
+    kind = "param-count"
+    ```
+    """
+
+    calls_model = False
+
+    @classmethod
+    def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:
+        """Return the keys that it logs."""
+        return ("model/parameters", "model/trainable_parameters")
+
+    def before_training(self, *, update_counter: UpdateCounter) -> None:
+        """Log the number of parameters."""
+        parameters = list(self.model.parameters())
+        trainable = sum(p.numel() for p in parameters if p.requires_grad)
+        total = sum(p.numel() for p in parameters)
+        self.logger.info("model: %s parameters, %s trainable", f"{total:,}", f"{trainable:,}")
+        self.writer.add_scalar("model/parameters", total)
+        self.writer.add_scalar("model/trainable_parameters", trainable)
 
 
 class TrainTimeCallback(PeriodicCallback):

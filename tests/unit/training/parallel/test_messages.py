@@ -14,7 +14,7 @@ from torch.nn import Parameter
 from noether.core.models.recompute import recompute
 from noether.training.parallel import Single, joined
 from noether.training.parallel.gradients import FlatGradients, UpdateOfRanks
-from noether.training.parallel.place import Place
+from noether.training.parallel.one import Place
 from noether.training.parallel.sharded import shard
 
 WHOLE = {
