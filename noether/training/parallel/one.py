@@ -87,6 +87,9 @@ class Parallel(Protocol):
     def on_hang(self, call: Callable[[], object]) -> None:
         """Call this, in a thread of its own, if another rank has waited in vain for this one."""
 
+    def together(self) -> AbstractContextManager[None]:
+        """Return a context for training, which all ranks end if none fails in it."""
+
     def report(self, error: BaseException) -> None:
         """Tell the other ranks the reason for which this one leaves."""
 
@@ -142,6 +145,10 @@ class Single:
 
     def on_hang(self, call: Callable[[], object]) -> None:
         """Do nothing: nobody waits."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """Return an empty context."""
+        return nullcontext()
 
     def report(self, error: BaseException) -> None:
         """Do nothing."""
