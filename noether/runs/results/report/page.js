@@ -462,7 +462,7 @@
     const show = (i) => {
       const frame = media.frames[i];
       says.textContent = `update ${number(frame.update)}${frame.left ? `, ${number(frame.left)} values outside` : ""}`;
-      holder.replaceChildren(media.kind === "histogram" ? histogram(frame) : el("img", { src: `data:image/png;base64,${frame.png}`, alt: `${media.key} at update ${frame.update}`, loading: "lazy" }));
+      holder.replaceChildren(media.kind === "histogram" ? histogram(frame) : el("img", { src: `data:image/png;base64,${frame.png}`, alt: `${media.key} at update ${frame.update}` }));
     };
     const last = media.frames.length - 1;
     const slider = el("input", { type: "range", min: 0, max: last, value: last, "aria-label": `Update of ${media.key}`, input: () => show(Number(slider.value)) });
