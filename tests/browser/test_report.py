@@ -96,7 +96,7 @@ def test_the_pointer_shows_the_values_of_its_update(watch: Any, report: Path) ->
     loss = chart(page, "loss/total")
     loss.locator("svg").hover(position={"x": 1100, "y": 100})
     tip = loss.locator(".tip").inner_text()
-    assert "update 12 · epoch 2" in tip and len(re.findall(r"0\.\d+", tip)) == 2
+    assert "update 12 · epoch 2" in tip and len(re.findall(r"0\.\d{3,}", tip)) == 2
     page.mouse.move(5, 5)
     assert loss.locator(".tip").is_hidden()
 
@@ -114,10 +114,10 @@ def test_a_name_in_the_legend_hides_its_curve_and_shift_leaves_it_alone(watch: A
 
 def test_the_log_scale_is_switched_for_one_chart_and_for_all(watch: Any, report: Path) -> None:
     page = watch().show(report)
-    rate, lr = chart(page, "rmse/y"), chart(page, "Learning rate")
-    before = rate.locator("path.line").get_attribute("d")
-    rate.locator("button.log").click()
-    assert rate.locator("path.line").get_attribute("d") != before
+    loss, lr = chart(page, "loss/total"), chart(page, "Learning rate")
+    before = loss.locator("path.line").first.get_attribute("d")
+    loss.locator("button.log").click()
+    assert loss.locator("path.line").first.get_attribute("d") != before
     assert lr.locator("button.log").get_attribute("aria-pressed") == "false"
     page.locator("#log").click()
     pressed = [button.get_attribute("aria-pressed") for button in page.locator("button.log").all()]
@@ -130,7 +130,7 @@ def test_the_log_scale_is_switched_for_one_chart_and_for_all(watch: Any, report:
 def test_the_axis_can_be_epochs_samples_or_time(watch: Any, report: Path, axis: str, title: str) -> None:
     page = watch().show(report)
     page.get_by_text(axis, exact=True).first.click()
-    texts = chart(page, "loss/total").locator("svg text").all_inner_texts()
+    texts = chart(page, "loss/total").locator("svg text").all_text_contents()
     assert texts[-1] == title
     assert axis != "sample" or "80" in texts
 
@@ -138,18 +138,16 @@ def test_the_axis_can_be_epochs_samples_or_time(watch: Any, report: Path, axis: 
 def test_dragging_zooms_all_charts_and_two_clicks_show_everything_again(watch: Any, report: Path) -> None:
     page = watch().show(report)
     loss, rate = chart(page, "loss/total"), chart(page, "Learning rate")
-    ticks = [one.locator("svg text").all_inner_texts() for one in (loss, rate)]
+    ticks = [one.locator("svg text").all_text_contents() for one in (loss, rate)]
     assert page.locator("#reset").is_disabled()
     drag(page, loss, 0.5, 0.8)
-    page.wait_for_function("!document.querySelector('.chart svg').querySelector('.selection')")
-    zoomed = [one.locator("svg text").all_inner_texts() for one in (loss, rate)]
-    assert zoomed[0] != ticks[0] and "2" not in zoomed[0]
+    assert loss.locator("svg text").all_text_contents() != ticks[0]
     page.wait_for_function(
         "before => document.querySelectorAll('.chart')[3].querySelector('svg').textContent !== before",
         arg="".join(ticks[1]),
     )
     loss.locator("svg").dblclick()
-    assert loss.locator("svg text").all_inner_texts() == ticks[0]
+    assert loss.locator("svg text").all_text_contents() == ticks[0]
 
 
 def test_the_keyboard_moves_through_values_zooms_and_switches(watch: Any, report: Path) -> None:
@@ -176,7 +174,7 @@ def test_a_run_can_be_hidden_in_all_charts(watch: Any, compared: Path) -> None:
     assert lines(loss) == 4
     page.locator(".chips button").first.click()
     assert lines(loss) == 2
-    assert page.locator("tr.differs").count() >= 0 and "model.optimizer.lr" in page.locator("#spec").inner_text()
+    assert "model.optimizer.lr" in page.locator("#spec").inner_text()
 
 
 def test_smoothing_draws_a_second_line_and_a_peak_among_many_values_stays(watch: Any, tmp_path: Path) -> None:
@@ -184,11 +182,7 @@ def test_smoothing_draws_a_second_line_and_a_peak_among_many_values_stays(watch:
     assert (tmp_path / "long.html").stat().st_size <= MOST_BYTES
     page = watch().show(tmp_path / "long.html")
     loss = chart(page, "loss/0")
-    assert (
-        "20" in loss.locator("svg text").all_inner_texts()
-        or loss.locator("button.log").get_attribute("aria-pressed") == "true"
-    )
-    loss.locator("svg").hover(position={"x": 58 + (1200 - 48 - 30 - 70) // 3, "y": 100})
+    assert "40" in loss.locator("svg text").all_text_contents()  # the peak is one of 100,000 values
     assert lines(loss) == 1
     page.locator("#smoothing").fill("0.9")
     assert lines(loss) == 2 and page.locator("output").first.inner_text() == "0.90"
@@ -223,7 +217,8 @@ def test_names_that_hold_scripts_run_nothing(watch: Any, four_runs: Path, tmp_pa
     page = watched.show(tmp_path / "hostile.html")
     assert page.evaluate("window.hacked") is None and len(watched.requests) == 1
     assert page.locator("h1").inner_text() == HOSTILE
-    assert page.locator(".chart h3", has_text=HOSTILE).count() == 2
+    titles = [button.get_attribute("title") or "" for button in page.locator(".chart .legend button").all()]
+    assert sum(HOSTILE in title for title in titles) == 2
 
 
 def test_the_policy_of_the_page_stops_other_scripts_and_the_network(watch: Any, report: Path) -> None:
