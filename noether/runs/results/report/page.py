@@ -5,38 +5,48 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 import re
+import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from noether.checkpoint.durable import replace_file
-from noether.checkpoint.paths import PathProvider
-from noether.errors import NoetherError
+from noether.checkpoint.durable import replace_file, size_text
+from noether.checkpoint.paths import PathProvider, shown_path
+from noether.errors import NoetherError, error_text
 from noether.runs.results.report import sections
 from noether.runs.results.report.charts import GROUPS, MOST_CHARTS, charts_of, clock_of, single_values
 from noether.runs.results.report.curves import MOST_KEYS, Curves, read_curves
 from noether.runs.results.report.media import Media, media_of
-from noether.runs.results.summary import RunSummary, summary_of
+from noether.runs.results.summary import RunState, RunSummary, summary_of
 
+_LOG = logging.getLogger("noether.tracking")
 MOST_BYTES = 5_000_000
+_MOST_AT_THE_END = 16_000_000
+"""Bytes of `metrics.jsonl` up to which the end of a run makes the report for trackers: half a second of one core."""
 _BUDGETS = ((140_000, 1_700_000), (40_000, 300_000), (8_000, 0))
 """Points of all curves, and bytes of all figures, that are tried in turn until the page is small enough."""
 _PLACEHOLDER = re.compile(r"\{\{([a-z]+)\}\}")
 
 
-def report_of(runs: Sequence[PathProvider]) -> bytes:
+def report_of(runs: Sequence[PathProvider], *, status: RunState | None = None, error: str | None = None) -> bytes:
     """Return the report of one run, or of several in the same charts, as HTML.
 
     A run that still trains is shown as it is now. Nothing in a run folder is executed, or followed out of it.
 
     Args:
         runs: Paths of the runs.
+        status: The end of a run that this process has not left yet; None for what its folder says.
+        error: Reason for this end.
     """
     summaries = [summary_of(paths) for paths in runs]
+    if status is not None:
+        summaries = [replace(summary, status=status, error=error) for summary in summaries]
     curves, problems = [], []
     for paths in runs:
         try:
@@ -50,6 +60,30 @@ def report_of(runs: Sequence[PathProvider]) -> bytes:
         if len(page) <= MOST_BYTES:
             break
     return page
+
+
+def report_for_trackers(paths: PathProvider, status: RunState, error: str | None) -> bytes | None:
+    """Return the report of a run that ends; None, with a line in the log, if it would take longer than a second.
+
+    Nothing about it is an error of the run.
+
+    Args:
+        paths: Paths of the run.
+        status: The end of the run.
+        error: Reason for this end.
+    """
+    if status == "KILLED":  # by a signal: the process has to leave, and the run may be continued
+        return None
+    command = f"noether runs report {shlex.quote(str(shown_path(paths.run_path)))}"
+    try:
+        size = paths.metrics_path.stat().st_size if paths.metrics_path.exists() else 0
+        if size > _MOST_AT_THE_END:
+            _LOG.info("the tracker gets no report.html of %s of metrics; make it with: %s", size_text(size), command)
+            return None
+        return report_of([paths], status=status, error=error)
+    except Exception as failure:
+        _LOG.warning("the tracker gets no report.html: %s; try: %s", error_text(failure), command)
+        return None
 
 
 def write_report(runs: Sequence[PathProvider], out: Path) -> int:
