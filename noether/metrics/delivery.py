@@ -183,8 +183,14 @@ class Delivery:
             with _copied(content, name) as copy:
                 self.tracker.log_artifact(copy, folder)
 
-    def close(self, status: RunStatus, error: str | None) -> None:
-        """End the run at the tracker."""
+    def close(self, status: RunStatus, error: str | None, report: bytes | None = None) -> None:
+        """End the run at the tracker; one that wants a report gets it first, and may refuse it."""
+        if report is not None and self.tracker.wants_report:
+            try:
+                with _copied(report, "report.html") as copy:
+                    self.tracker.log_artifact(copy)
+            except Exception as failure:  # nothing that a run needs
+                self._note(f"report.html is not sent: {failure}")
         self.tracker.close(status, error)
         self.is_closed = True
         self._remember(durably=True, ended=status)

@@ -36,6 +36,9 @@ class BaseTracker(ABC):
     portable_fields: ClassVar[frozenset[str]] = frozenset()
     """Config fields that `noether tracker sync` takes from a run folder: those that name no place."""
 
+    wants_report: bool = False
+    """True for a tracker that shows the report of a run, which `log_artifact` then gets as `report.html` at its end."""
+
     patience_s: float = 4.0
     """Seconds that the start of training waits for `open`, to print the address; a required tracker gets longer."""
 

@@ -23,6 +23,7 @@ from noether.metrics.spool import Delivered, MetricsTail, description_path, read
 from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, TrackerError, TrackerRefusedError
 from noether.runs.folder.lock import RunLock, is_locked
 from noether.runs.folder.run_folder import Attempt, find_run, last_attempt, record_path
+from noether.runs.results.report.page import report_for_trackers
 from noether.runs.saved_spec import read_saved_spec
 from noether.runs.tracking.own_store import OwnTrackers, sync_registry
 from noether.runs.tracking.tracking import flattened
@@ -248,7 +249,9 @@ class _Sync:
         self.results += delivery.deliver_results()
         if self.found is not None:
             self._verify_results(self.found)
-        delivery.close(self.end.status, self.end.error)
+        wants = delivery.tracker.wants_report
+        report = report_for_trackers(self.paths, self.end.status, self.end.error) if wants else None
+        delivery.close(self.end.status, self.end.error, report)
 
     def _verify_results(self, found: Comparison) -> None:
         """Look every result up at the tracker, and deliver those again that it has lost."""

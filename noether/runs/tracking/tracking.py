@@ -114,16 +114,24 @@ class Tracking:
         for feed in self.feeds:
             feed.abandon()
 
-    def close(self, status: RunStatus, error: str | None) -> None:
+    def close(
+        self, status: RunStatus, error: str | None, make_report: Callable[[], bytes | None] = lambda: None
+    ) -> None:
         """Deliver the remaining metrics, end the run on the trackers, and log their addresses again.
 
         Every tracker has its `flush_timeout_s`, all at the same time. Ctrl-C ends the waiting and keeps the outcome.
 
+        Args:
+            status: The end of the run.
+            error: Text of the error, for a run that failed.
+            make_report: Makes the report, called if a tracker wants it.
+
         Raises:
             TrackerError: if the run finished and a tracker that is required, or is set wrongly, lacks something.
         """
+        report = make_report() if any(feed.tracker.wants_report for feed in self.feeds) else None
         for feed in self.feeds:
-            feed.end(status, error)
+            feed.end(status, error, report)
         began = time.monotonic()
         for feed in self.feeds:
             try:

@@ -91,6 +91,11 @@ class MlflowTrackerConfig(TrackerBaseConfig):
     log_system_metrics: bool = Field(
         False, description="True to also record the use of processor, memory, disk, network and GPU, as system/…."
     )
+    report: bool = Field(
+        True,
+        description="False to leave out `report.html`, the page of `noether runs report`, which a run gets as an "
+        "artifact when it ends.",
+    )
     request_timeout_s: int = Field(
         10,
         ge=1,
@@ -116,7 +121,7 @@ class MlflowTracker(BaseTracker):
     """
 
     address_field: ClassVar[str | None] = "tracking_uri"
-    portable_fields: ClassVar[frozenset[str]] = frozenset({"experiment", "run_name", "request_timeout_s"})
+    portable_fields: ClassVar[frozenset[str]] = frozenset({"experiment", "run_name", "report", "request_timeout_s"})
 
     tracker_config: MlflowTrackerConfig
 
@@ -249,6 +254,11 @@ class MlflowTracker(BaseTracker):
         """
         waits = self.store.database or os.environ.get(RUN_ID) or os.environ.get(EXPERIMENT_ID)
         return _LONG_PATIENCE_S if waits else BaseTracker.patience_s
+
+    @property
+    def wants_report(self) -> bool:  # type: ignore[override]  # as above
+        """True unless the spec says `report = false`."""
+        return self.tracker_config.report
 
     @property
     def url(self) -> str | None:
