@@ -32,7 +32,7 @@ from noether.training.state import TrainerParts
 
 _LOG = logging.getLogger("noether.checkpoint")
 _MT19937 = 624  # numbers in the state of this generator
-_WARNED_OF: WeakSet[CallbackBase] = WeakSet()
+_WARNED_OF: WeakSet[CallbackBase | nn.Module] = WeakSet()
 
 
 def trainer_state(trainer: TrainerParts) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def _evaluated(model: ModelBase) -> Mapping[str, Tensor] | None:
 
 
 def _generators(trainer: TrainerParts, model: ModelBase, states: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the random generators of all ranks; compare the ranks' weights, and the states of their callbacks.
+    """Return the random generators of all ranks; compare the ranks' weights, buffers and states of callbacks.
 
     Raises:
         TrainingError: if a rank has other weights than rank 0: something has changed them on one rank alone.
@@ -98,16 +98,30 @@ def _generators(trainer: TrainerParts, model: ModelBase, states: Mapping[str, An
     if trainer.parallel.world == 1:
         return [capture_rng()]
     marks = {identifier: _mark(state) for identifier, state in states.items()}
-    found = trainer.parallel.gather((capture_rng(), _mark(list(model.parameters())), marks))
-    others = [str(rank) for rank, (_, mark, _) in enumerate(found) if mark != found[0][1]]
+    buffers = {name: _mark(buffer) for name, buffer in model.named_buffers()}
+    found = trainer.parallel.gather((capture_rng(), _mark(list(model.parameters())), buffers, marks))
+    others = [str(rank) for rank, (_, mark, *_) in enumerate(found) if mark != found[0][1]]
     if others:
         raise TrainingError(
             f"the ranks have different weights at update {trainer.state.counter.update}: found others than those of "
             f"rank 0 on rank {', '.join(others)}",
             hint="change the model on all ranks alike, and let `BaseTrainer.update` apply the gradients",
         )
+    _warn_of_other_buffers(model, [buffers for _, _, buffers, _ in found])
     _warn_of_other_states(trainer.callbacks, [marks for *_, marks in found])
     return [generators for generators, *_ in found]
+
+
+def _warn_of_other_buffers(model: ModelBase, marks: Sequence[Mapping[str, int]]) -> None:
+    """Warn once of buffers that are not the same on all ranks, as running means of a rank's own samples are."""
+    others = sorted({name for of_rank in marks for name, mark in of_rank.items() if mark != marks[0].get(name)})
+    if others and model not in _WARNED_OF:
+        _WARNED_OF.add(model)
+        _LOG.warning(
+            "the ranks have different buffers of the model: %s; checkpoints hold those of rank 0; help: in training, "
+            "update a buffer from numbers of all ranks, as batch norms do",
+            ", ".join(others),
+        )
 
 
 def _warn_of_other_states(callbacks: Sequence[CallbackBase], marks: Sequence[Mapping[str, int]]) -> None:

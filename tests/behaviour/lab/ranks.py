@@ -41,6 +41,21 @@ class PerPoint(nn.Module):
         return self.layers(x)
 
 
+class Averaging(nn.Module):
+    """A layer with a running mean; the ranks in `only_on` alone update it."""
+
+    def __init__(self, only_on: list[int]):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+        self.is_updated = int(os.environ["RANK"]) in only_on
+        self.register_buffer("mean", torch.zeros(1))
+
+    def forward(self, x):
+        if self.training and self.is_updated:
+            self.mean += 1
+        return self.layer(x)
+
+
 class OnOneRank(nn.Module):
     """Uses one of two layers on rank 0, and the other one on the others."""
 

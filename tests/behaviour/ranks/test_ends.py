@@ -107,6 +107,14 @@ def test_weights_that_one_rank_changes_alone_are_refused_at_the_next_save(on):
 
 
 @pytest.mark.parametrize("ranks", [[1], [0, 1]], ids=str)
+def test_buffers_that_differ_between_the_ranks_are_named(on, ranks):
+    model = {"model.kind": "lab.ranks.Averaging", "model.only_on": ranks}
+    ends = on(2, {**model, "trainer.callbacks": [SAVES]})
+    log = (ends[0].run_dir / "log.txt").read_text()
+    assert log.count("different buffers of the model: mean") == (1 if ranks == [1] else 0)
+
+
+@pytest.mark.parametrize("ranks", [[1], [0, 1]], ids=str)
 def test_a_callback_with_other_states_on_the_ranks_is_named_once(on, ranks):
     remembers = at("Remembers", *ranks, id="remembers")
     ends = on(2, {"trainer.callbacks": [remembers, SAVES]})
