@@ -31,6 +31,7 @@ RUN = RUN_MARK
 _SHOWN = 80  # characters of a recorded fact in a message
 SAMPLES = "samples"
 """Key in `run.json` of the properties of the first training sample before its transforms."""
+_LAST_TIME = 1 << 36  # seconds since 1970, in the year 4147
 _RECORD = re.compile(r"([0-9]{4,9})\.json")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -140,6 +141,11 @@ class Attempt:
         """FINISHED, FAILED or KILLED; RUNNING if the attempt has not recorded its end."""
         status = self.record.get("status")
         return status if status in ("FINISHED", "FAILED", "KILLED") else "RUNNING"
+
+    def time_of(self, event: str) -> float | None:
+        """Return the time at which the attempt has `started` or `ended`; None if the record does not say."""
+        value: Any = self.record.get(event)
+        return float(value) if type(value) in (int, float) and 0 <= value < _LAST_TIME else None
 
 
 def record_path(attempts: Path, number: int) -> Path:
