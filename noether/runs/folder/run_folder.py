@@ -84,6 +84,11 @@ def find_run(run: str | Path, output: str | Path = "runs", *, without_record: bo
         raise UsageError(
             f"wrong run folder: found {run}, expected a folder with {RUN}", hint="name a folder that `noether run` made"
         )
+    if Path(run).suffix == ".toml" and os.path.isfile(run):  # noqa: PTH113  # does not raise, whatever the name
+        raise UsageError(
+            f"wrong run: found the spec {run}, expected a run folder or the id of a run in {output}",
+            hint=f"`noether runs list` shows the runs; a new one is made by: noether run {run}",
+        )
     known = sorted(path.parent.name for path in Path(output).glob(f"*/{RUN}"))
     listed = f"it has {', '.join(known[-5:])}" if known else "it has none"
     raise UsageError(

@@ -165,23 +165,28 @@ def compare_runs(
         UsageError: if a run does not exist, its spec cannot be read, fewer than two runs are given, or no run has one
             of the metrics.
     """
-    groups = _groups(_chosen(given, Path(output)))
-    runs = [run for group in groups for run in group.runs]
-    if len(runs) < 2:
+    return compared(_chosen(given, Path(output)), metrics=metrics, best=best)
+
+
+def compared(
+    chosen: Sequence[tuple[str, RunSummary]], *, metrics: Sequence[str] = (), best: bool = False
+) -> Comparison:
+    """Compare summaries, each with the pattern that named its run; see `compare_runs`."""
+    if len(chosen) < 2:
         raise UsageError(
-            f"found {len(runs) or 'no'} run to compare, expected at least two",
+            f"found {len(chosen) or 'no'} run to compare, expected at least two",
             hint="name several: noether runs compare A B, or a pattern: noether runs compare 'wide-*' 'narrow-*'",
         )
-    known = list(dict.fromkeys(one.key for run in runs for one in run.evaluations))
-    keys = list(metrics) or known
-    for key in keys:
-        if not any(run.evaluated(key) for run in runs):
+    groups = _groups(chosen)
+    known = list(dict.fromkeys(one.key for _, run in chosen for one in run.evaluations))
+    for key in metrics:
+        if not any(run.evaluated(key) for _, run in chosen):
             raise no_such_metric(key, known)
     settings = differing_settings([group.runs[0].tables for group in groups])
-    if len(groups) > 1 and all(len(group.runs) > 1 for group in groups):
+    if any(len(group.runs) > 1 for group in groups):
         settings.pop("seed", None)
     settings.pop("output", None)
-    return Comparison(groups, settings, [_row(key, groups, best) for key in keys], best)
+    return Comparison(groups, settings, [_row(key, groups, best) for key in metrics or known], best)
 
 
 def _chosen(given: Sequence[str], output: Path) -> list[tuple[str, RunSummary]]:

@@ -204,11 +204,11 @@ def _parse_value(text: str, whole: str) -> Any:
     if text == UNSET:
         return ABSENT
     try:
-        table = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError):
+        table = plain(tomllib.loads(f"value = {text}"))
+    except (NoetherError, ValueError, RecursionError):  # no TOML, or more than a spec may hold
         table = {}
     if table.keys() == {"value"}:
-        return plain(table)["value"]
+        return table["value"]
     if text[0] in "\"'[{" or "\n" in text:
         raise UsageError(
             f"wrong --where: found {quoted(text)}, expected a value in TOML",
