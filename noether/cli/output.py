@@ -1,4 +1,4 @@
-"""Output of the command: tables, facts, JSON, numbers in words, text files and errors."""
+"""Output of the command: tables, facts, JSON, comma-separated values, numbers in words, text files and errors."""
 
 from __future__ import annotations
 
@@ -85,6 +85,18 @@ def picked(found: object, names: str) -> dict[str, Any]:
 def print_json(value: Any, *, in_one_line: bool = False) -> None:
     """Print a value as JSON, without secrets."""
     print(mask(json.dumps(value, indent=None if in_one_line else 1)))
+
+
+def print_csv(rows: Iterable[Sequence[Any]]) -> None:
+    """Print rows as comma-separated values, numbers in full, text without secrets and control characters."""
+    import csv
+    import io
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        writer.writerow(["" if cell is None else visible(cell) if isinstance(cell, str) else cell for cell in row])
+    print(mask(text.getvalue()), end="")
 
 
 def print_error(error: NoetherError) -> None:

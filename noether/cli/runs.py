@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from noether.cli.options import RUNS, AsJson, Output, RunArgument, Trusted, verb, verbs
-from noether.cli.output import counted, print_json, say, size_in_words
+from noether.cli.output import counted, print_csv, print_json, say, size_in_words
 
 if TYPE_CHECKING:
     from noether.runs.results.delete import Deletion
@@ -57,7 +57,7 @@ def list_runs(
 
     Exit codes: 0 done, 2 wrong usage, or no such folder.
     """
-    from noether.cli.runs_text import csv_of_runs, print_csv, print_runs, run_json, settings_json
+    from noether.cli.runs_text import csv_of_runs, print_runs, run_json, settings_json
     from noether.runs.results.table import select, table_of
 
     table = table_of(select(output, where=where, sort=sort, status=status), metrics)
@@ -108,7 +108,6 @@ def compare(
     Exit codes: 0 done, 2 wrong usage, or no such run or metric.
     """
     from noether.cli.runs_comparison import comparison_json, csv_of_comparison, print_comparison
-    from noether.cli.runs_text import print_csv
     from noether.runs.results.compare import compare_runs
 
     found = compare_runs(runs, output, metrics=metrics, best=best)
@@ -174,8 +173,10 @@ def _delete(one: Deletion, keep_tracker: bool, trusted: Sequence[str], may_ask: 
             end = {True: "is removed", False: "has no such run", None: "does not remove runs: it stays there"}
             say(f"{tracker.tracker}: {tracker.where} {end[tracker.removed]}".replace("  ", " "))
     except TrackerLeftError as error:
-        say(f"{one.paths.run_id}: {error.message}", to_stderr=True)
-        if not may_ask or not typer.confirm("delete its folder all the same?"):
+        if not may_ask:
             raise
+        say(f"{one.paths.run_id}: {error.message}", to_stderr=True)
+        if not typer.confirm("delete its folder all the same?"):
+            raise typer.Exit(1) from error
     delete_folder(one.paths)
     say(f"deleted {one.paths.run_id} ({size_in_words(one.size)})")

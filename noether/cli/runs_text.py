@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,12 +17,11 @@ from noether.cli.output import (
     say,
     size_in_words,
 )
-from noether.config.secrets import mask
 from noether.metrics.metrics_file import spell_number
 from noether.runs.results.summary import Evaluated, RunSummary
 from noether.runs.results.table import FACTS, RunTable, main_metrics, moment
 from noether.spec.diff import ABSENT
-from noether.spec.errors.words import toml_literal, visible
+from noether.spec.errors.words import toml_literal
 
 _MOST_SETTINGS = 6
 """Columns of settings; more make the table of runs hard to read."""
@@ -53,15 +50,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return None if value is ABSENT else value if isinstance(value, str | int | None) else str(value)
-
-
-def print_csv(rows: Iterable[Sequence[Any]]) -> None:
-    """Print rows as comma-separated values, numbers in full, text with control characters escaped."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for row in rows:
-        writer.writerow(["" if cell is None else visible(cell) if isinstance(cell, str) else cell for cell in row])
-    print(mask(text.getvalue()), end="")
 
 
 # The list

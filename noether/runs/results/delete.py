@@ -163,6 +163,6 @@ def delete_folder(paths: PathProvider) -> None:
         try:
             for name in sorted(names_inside(folder), key=lambda name: (name in (RUN, LOCK), name != RUN)):
                 remove_tree(folder / name)
-            folder.rmdir()
+            remove_tree(folder)
         except OSError as error:
             raise storage_error(error, folder) from error

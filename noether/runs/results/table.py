@@ -66,7 +66,8 @@ def _state(text: str) -> str:
     states = get_args(RunState)
     if text.upper() not in states:
         raise UsageError(
-            f"wrong --status: found {quoted(text)}, expected one of {', '.join(states)}.{did_you_mean(text, states)}"
+            f"wrong --status: found {quoted(text)}, expected a status of a run.{did_you_mean(text, states)}",
+            hint=f"it is one of {', '.join(states)}",
         )
     return text.upper()
 
