@@ -253,7 +253,8 @@ def _declared_directions(tables: Any) -> Iterator[tuple[str, Direction]]:
     trainer = tables.get("trainer")
     waiting = [trainer.get("callbacks") if isinstance(trainer, dict) else None]
     while waiting:
-        for table in (one for one in (waiting.pop() or ()) if isinstance(one, dict)):
+        items = waiting.pop()
+        for table in (one for one in items if isinstance(one, dict)) if isinstance(items, list) else ():
             higher = table.get("higher_is_better")
             for name in ("metric_key", "source_metric_key"):
                 if isinstance(higher, bool) and isinstance(table.get(name), str):

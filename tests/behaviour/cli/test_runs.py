@@ -153,6 +153,24 @@ def test_what_is_wrong_is_said_with_a_way_out(
     assert said in refused(*arguments)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "trainer = 3\nmodel = 'x'\ndatasets = [1]\nexpect = [2]",
+        "trainer = { callbacks = 3 }\nname = 1\nseed = 'x'",
+        "trainer = { callbacks = ['a', { kind = 1, metric_key = 2, callbacks = [3] }] }\nexpect = { a = 1 }",
+        "datasets = { train = { kind = [1] }, test = 2 }\nmodel = [{ kind = 'x' }, { kind = 'x' }]",
+        'name = "\\u001b[31m\\u202e"\nmodel = { kind = "\\n" }',
+    ],
+)
+def test_a_spec_of_a_stranger_is_no_obstacle(runs: Path, done: Callable[..., str], text: str) -> None:
+    shutil.rmtree(runs / IDS[0] / "checkpoints")
+    (runs / IDS[0] / "spec.resolved.toml").write_text(text)
+    for output in (done("list"), done("show", IDS[0]), done("compare", *IDS[:2]), done("list", "--csv")):
+        assert output.replace("\n", "").isprintable()
+    assert [row[0] for row in rows(done("list", "--where", "model.kind=mlp"))] == IDS[1:]
+
+
 # show
 
 
