@@ -15,6 +15,8 @@ from noether.cli.output import counted, print_csv, print_json, say, size_in_word
 if TYPE_CHECKING:
     from noether.runs.results.delete import Deletion
 
+_ENDS = {True: "removed the run", False: "found no such run", None: "does not remove runs: it stays"}
+
 app = verbs("Look at runs: list, show, compare, delete.")
 
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print comma-separated values instead of text.")]
@@ -170,8 +172,8 @@ def _delete(one: Deletion, keep_tracker: bool, trusted: Sequence[str], may_ask: 
 
     try:
         for tracker in () if keep_tracker else forget(one.paths, trusted=trusted):
-            end = {True: "is removed", False: "has no such run", None: "does not remove runs: it stays there"}
-            say(f"{tracker.tracker}: {tracker.where} {end[tracker.removed]}".replace("  ", " "))
+            place = f" at {tracker.where}" if tracker.where else ""
+            say(f"{tracker.tracker}: {_ENDS[tracker.removed]}{place}")
     except TrackerLeftError as error:
         if not may_ask:
             raise

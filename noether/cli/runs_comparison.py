@@ -64,14 +64,22 @@ def _by_run(group: Group, row: MetricRow) -> list[dict[str, object]]:
 def _sample_text(sample: Sample | None) -> str:
     if sample is None:
         return "-"
-    return number(sample.mean) + ("" if sample.deviation is None else f" ± {sample.deviation:.2g}")
+    return number(sample.mean) + ("" if sample.deviation is None else f" ± {_two_digits(sample.deviation)}")
+
+
+def _two_digits(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.2g}".rstrip(".")
 
 
 def _judged(difference: Difference) -> str:
     words = {True: "better", False: "worse", None: ""}[difference.is_better]
     margin = difference.margin
     spread = (
-        {"beyond": f"beyond the spread of {margin:.2g}", "within": f"within the spread of {margin:.2g}", "unknown": ""}
+        {
+            "beyond": f"beyond the spread of {_two_digits(margin)}",
+            "within": f"within the spread of {_two_digits(margin)}",
+            "unknown": "",
+        }
         if margin is not None
         else {}
     )

@@ -248,8 +248,8 @@ def test_a_comparison_over_seeds_says_whether_the_difference_exceeds_the_spread(
     found = json.loads(done("compare", "lr0.01-*", "lr0.001-*", "--json"))
     metric = next(one for one in found["metrics"] if one["key"] == "rmse/test/y")
     first, second = metric["groups"]["A"], metric["groups"]["B"]
-    assert f"{first['mean']:.5g} ± {first['deviation']:.2g}" in text
-    assert f"{second['verdict']} the spread of {second['margin']:.2g}" in text
+    assert f"{first['mean']:.5g} ± {first['deviation']:#.2g}" in text
+    assert f"{second['verdict']} the spread of {second['margin']:#.2g}" in text
     assert second["difference"] == pytest.approx(second["mean"] - first["mean"])
     assert found["settings"] == {"model.optimizer.lr": {"A": 0.01, "B": 0.001}}
     table = list(csv.DictReader(io.StringIO(done("compare", "lr0.01-*", "lr0.001-*", "--csv"))))

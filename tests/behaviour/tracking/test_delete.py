@@ -42,6 +42,7 @@ def test_a_deleted_run_is_marked_as_deleted_in_mlflow_and_the_others_stay(tracke
     ended = noether_command("runs", "delete", "one", "--yes")
     assert ended.code == 0, ended
     assert "and its run in your own mlflow" in ended.out
+    assert "mlflow: removed the run at sqlite:///" in ended.out
     assert alive() == ["two"]
     assert not (tracked / "one").exists()
 
@@ -56,7 +57,7 @@ def test_the_run_of_the_tracker_can_be_kept_and_a_dry_run_asks_no_tracker(tracke
 def test_a_copy_of_a_run_takes_nothing_from_the_run_that_it_copies(tracked, alive, noether_command):
     shutil.copytree(tracked / "one", tracked / "copy")
     ended = noether_command("runs", "delete", "copy", "--yes")
-    assert (ended.code, "has no such run" in ended.out) == (0, True), ended
+    assert (ended.code, "found no such run" in ended.out) == (0, True), ended
     assert alive() == ["one", "two"]
 
 
@@ -83,7 +84,7 @@ def test_a_run_that_was_deleted_in_mlflow_already_is_no_obstacle(tracked, client
     reference = json.loads((tracked / "one" / "spool" / "mlflow.json").read_text())["reference"]
     client.delete_run(reference["run_id"])
     ended = noether_command("runs", "delete", "one", "--yes")
-    assert (ended.code, "has no such run" in ended.out) == (0, True), ended
+    assert (ended.code, "found no such run" in ended.out) == (0, True), ended
 
 
 def test_a_tracker_that_cannot_be_reached_keeps_the_folder_unless_told_otherwise(
