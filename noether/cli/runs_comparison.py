@@ -73,17 +73,10 @@ def _two_digits(value: float) -> str:
 
 def _judged(difference: Difference) -> str:
     words = {True: "better", False: "worse", None: ""}[difference.is_better]
-    margin = difference.margin
-    spread = (
-        {
-            "beyond": f"beyond the spread of {_two_digits(margin)}",
-            "within": f"within the spread of {_two_digits(margin)}",
-            "unknown": "",
-        }
-        if margin is not None
-        else {}
-    )
-    return ", ".join(text for text in (words, spread.get(difference.verdict, "")) if text)
+    if difference.margin is None or difference.verdict == "unknown":
+        return words
+    spread = f"{difference.verdict} the spread of {_two_digits(difference.margin)}"
+    return f"{words}, {spread}" if words else spread
 
 
 def _notes(found: Comparison) -> Iterable[str]:
