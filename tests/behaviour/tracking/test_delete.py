@@ -71,6 +71,13 @@ def test_a_folder_that_names_the_mlflow_run_of_another_one_takes_nothing(tracked
     assert alive() == ["one", "two"]
 
 
+def test_an_mlflow_run_of_the_same_id_and_another_token_stays(tracked, alive, noether_command):
+    spool = tracked / "one" / "spool" / "mlflow.json"
+    spool.write_text(json.dumps(json.loads(spool.read_text()) | {"token": "of-another-run"}))
+    assert noether_command("runs", "delete", "one", "--yes").code == 0
+    assert alive() == ["one", "two"]
+
+
 def test_the_run_is_found_by_its_token_if_its_id_was_never_kept(tracked, alive, noether_command):
     spool = tracked / "one" / "spool" / "mlflow.json"
     body = json.loads(spool.read_text())

@@ -80,7 +80,7 @@ def test_nothing_is_printed_on_the_runs_output(server, make_tracker, make_run, c
 
 def test_a_deleted_run_is_marked_as_deleted_and_can_be_restored(tracked, make_run):
     token = tracked.client.get_run(tracked.mlflow_run_id).data.tags["noether.opening"]
-    assert tracked.forget(make_run(token="another")) is False
+    assert tracked.forget(make_run(token="another", reference=tracked.reference)) is False
     assert tracked.forget(make_run(run_id="another-20250101-120000-abcd", token=token)) is False
     assert tracked.forget(make_run(token=token, reference=tracked.reference)) is True
     assert tracked.client.get_run(tracked.mlflow_run_id).info.lifecycle_stage == "deleted"
