@@ -138,6 +138,15 @@ def remove_tree(path: Path) -> None:
     os.rmdir(path)  # noqa: PTH106
 
 
+def tree_size(path: Path) -> tuple[int, int]:
+    """Return the number of files below a folder and their bytes; a link counts as a file, and is not followed."""
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        return 1, status.st_size
+    found = [tree_size(entry) for entry in path.iterdir()]
+    return sum(files for files, _ in found), sum(size for _, size in found)
+
+
 def replace_file(path: Path, data: bytes, *, inside: Path | None = None) -> None:
     """Replace `path` at once: readers see the old file or the new one. A link of that name is replaced, not followed.
 

@@ -38,10 +38,10 @@ BUILT_IN_VERBS = {
     "plan": "Show what running SPEC would do.",
     "bench": "Measure what an update of SPEC costs, beside a bare loop with the same model, loss, optimizer and data.",
     "verify-resume": "Check that an interrupted run ends with the same bytes.",
+    "runs": "Look at runs: list, show, compare, report, delete.",
     "checkpoint": "Look after the checkpoints of a run.",
     "spec": "Look at specs and make them.",
     "plugins": "Look at what is installed.",
-    "runs": "Look at runs and compare them.",
     "tracker": "Deliver metrics that trackers missed.",
 }
 """The built-in verbs, each in the module of its name, with their lines in the help: listing them imports none."""

@@ -1,4 +1,4 @@
-"""Output of the command: tables, facts, JSON, numbers in words, text files and errors."""
+"""Output of the command: tables, facts, JSON, comma-separated values, numbers in words, text files and errors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,34 @@ def print_file(text: str) -> None:
     print(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text), end="")
 
 
-def print_table(rows: Sequence[Mapping[str, object]], *, indent: str = "") -> None:
-    """Print rows with the same keys below a header, never wrapped or cut; columns of numbers end at the right."""
+def print_table(
+    rows: Sequence[Mapping[str, object]],
+    *,
+    indent: str = "",
+    right: Container[str] = (),
+    titles: Mapping[str, str] | None = None,
+) -> None:
+    """Print rows with the same keys below a header, never wrapped or cut; columns of numbers end at the right.
+
+    Args:
+        rows: The rows; a key that is a name to type, such as that of a metric, stays as it is written.
+        indent: Text before each line.
+        right: Keys of further columns that end at the right.
+        titles: Titles of columns by key, if they are not the keys.
+    """
     if not rows:
         say(f"{indent}nothing found")
         return
-    lines = [[key.upper() for key in rows[0]], *([_cell(value) for value in row.values()] for row in rows)]
+    lines = [
+        [_header((titles or {}).get(key, key)) for key in rows[0]],
+        *([_cell(value) for value in row.values()] for row in rows),
+    ]
     columns = list(zip(*lines, strict=True))
     widths = [max(map(len, column)) for column in columns]
-    aligned = [str.rjust if all(map(_is_number, column[1:])) else str.ljust for column in columns]
+    ends_right = [
+        key in right or all(map(_is_number, column[1:])) for key, column in zip(rows[0], columns, strict=True)
+    ]
+    aligned = [str.rjust if ends else str.ljust for ends in ends_right]
     for line in lines:
         cells = (align(cell, width) for align, cell, width in zip(aligned, line, widths, strict=True))
         say(f"{indent}{'  '.join(cells)}".rstrip())
@@ -66,6 +85,18 @@ def picked(found: object, names: str) -> dict[str, Any]:
 def print_json(value: Any, *, in_one_line: bool = False) -> None:
     """Print a value as JSON, without secrets."""
     print(mask(json.dumps(value, indent=None if in_one_line else 1)))
+
+
+def print_csv(rows: Iterable[Sequence[Any]]) -> None:
+    """Print rows as comma-separated values, numbers in full, text without secrets and control characters."""
+    import csv
+    import io
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        writer.writerow(["" if cell is None else visible(cell) if isinstance(cell, str) else cell for cell in row])
+    print(mask(text.getvalue()), end="")
 
 
 def print_error(error: NoetherError) -> None:
@@ -136,6 +167,10 @@ def write_text(path: Path, text: str, *, replace: bool = True) -> None:
         raise UsageError(f"{path} exists already", hint="choose another name, or remove it first") from error
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _header(key: str) -> str:
+    return visible(key) if any(mark in key for mark in "/.[") else visible(key).upper()
 
 
 def _cell(value: object) -> str:

@@ -119,6 +119,20 @@ class BaseTracker(ABC):
     def log_artifact(self, path: Path, folder: str = "") -> None:  # noqa: B027  # optional on purpose
         """Keep a copy of the file `path` with the run, below `folder`; a tracker without files ignores it."""
 
+    def forget(self, run: RunDescription) -> bool | None:
+        """Remove the run that was created for `run`, and nothing else; called without `open`.
+
+        `noether runs delete` asks for it. `run` holds what the folder says: the tracker must compare id and token with
+        what it has kept itself, since the folder may be a copy of another one.
+
+        Returns:
+            True if it was removed, False if the tracker has no such run, None if this tracker removes none.
+
+        Raises:
+            TrackerError: if the tracker cannot be reached.
+        """
+        return None
+
     @property
     def reference(self) -> dict[str, str]:
         """Values from which `open` can continue this run in a later attempt.

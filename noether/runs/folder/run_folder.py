@@ -31,6 +31,7 @@ RUN = RUN_MARK
 _SHOWN = 80  # characters of a recorded fact in a message
 SAMPLES = "samples"
 """Key in `run.json` of the properties of the first training sample before its transforms."""
+_LAST_TIME = 1 << 36  # seconds since 1970, in the year 4147
 _RECORD = re.compile(r"([0-9]{4,9})\.json")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -82,6 +83,11 @@ def find_run(run: str | Path, output: str | Path = "runs", *, without_record: bo
     if os.path.isdir(run):  # noqa: PTH112  # does not raise, whatever the name
         raise UsageError(
             f"wrong run folder: found {run}, expected a folder with {RUN}", hint="name a folder that `noether run` made"
+        )
+    if Path(run).suffix == ".toml" and os.path.isfile(run):  # noqa: PTH113  # does not raise, whatever the name
+        raise UsageError(
+            f"wrong run: found the spec {run}, expected a run folder or the id of a run in {output}",
+            hint=f"`noether runs list` shows the runs; a new one is made by: noether run {run}",
         )
     known = sorted(path.parent.name for path in Path(output).glob(f"*/{RUN}"))
     listed = f"it has {', '.join(known[-5:])}" if known else "it has none"
@@ -140,6 +146,11 @@ class Attempt:
         """FINISHED, FAILED or KILLED; RUNNING if the attempt has not recorded its end."""
         status = self.record.get("status")
         return status if status in ("FINISHED", "FAILED", "KILLED") else "RUNNING"
+
+    def time_of(self, event: str) -> float | None:
+        """Return the time at which the attempt has `started` or `ended`; None if the record does not say."""
+        value: Any = self.record.get(event)
+        return float(value) if type(value) in (int, float) and 0 <= value < _LAST_TIME else None
 
 
 def record_path(attempts: Path, number: int) -> Path:

@@ -93,6 +93,13 @@ class RunSummary:
     attempts: tuple[Attempt, ...] = ()
     checkpoints: tuple[Listed, ...] = ()
 
+    def evaluated(self, key: str) -> Evaluated | None:
+        """Return the values of an evaluation metric; of another metric only the last one; None if it has neither."""
+        found = next((one for one in self.evaluations if one.key == key), None)
+        if found is None and key in self.metrics:
+            return Evaluated(key, self.metrics[key], self.update, None, None, None)
+        return found
+
 
 def summaries_in(output: Path) -> list[RunSummary]:
     """Return the summaries of all runs in a folder, the oldest first, damaged runs too.
@@ -111,11 +118,11 @@ def summaries_in(output: Path) -> list[RunSummary]:
             f"wrong folder of runs: found the run {output}, expected the folder that holds it",
             hint=f"noether runs show {output}, or noether runs list {output.parent}",
         )
-    runs = [summary_of(PathProvider(folder.parent, folder.name)) for folder in _runs_in(output)]
+    runs = [summary_of(PathProvider(folder.parent, folder.name)) for folder in folders_of_runs(output)]
     return sorted(runs, key=lambda one: (one.created or 0.0, one.run_id))
 
 
-def _runs_in(output: Path) -> Iterator[Path]:
+def folders_of_runs(output: Path) -> Iterator[Path]:
     """Yield the folders that are runs, or were; a link to one counts, as it does for `find_run`."""
     for folder in sorted(output.iterdir()):
         if os.path.lexists(folder / RUN) or any(os.path.lexists(folder / mark) for mark in _MARKS):
@@ -153,7 +160,7 @@ def summary_of(paths: PathProvider) -> RunSummary:
     name, seed = tables.get("name"), tables.get("seed")
     return RunSummary(
         paths, paths.run_id, name if isinstance(name, str) else paths.run_id, status,
-        created=_number(record.get("created")) or next((_number(one.record.get("started")) for one in attempts), None),
+        created=_created(record, attempts),
         seconds=_seconds(attempts, scan, is_going=status == "RUNNING"),
         update=scan.update, epoch=scan.epoch, sample=scan.sample,
         seed=seed if type(seed) is int else None,
@@ -205,7 +212,7 @@ def _seconds(attempts: tuple[Attempt, ...], scan: Scan, *, is_going: bool) -> fl
     """Return the time of all attempts; one that has not recorded its end ended with its last metrics."""
     total = 0.0
     for number, attempt in enumerate(attempts, start=1):
-        started, ended = _number(attempt.record.get("started")), _number(attempt.record.get("ended"))
+        started, ended = attempt.time_of("started"), attempt.time_of("ended")
         if ended is None and number == len(attempts):
             ended = time.time() if is_going else scan.time
         if started is not None and ended is not None:
@@ -213,8 +220,9 @@ def _seconds(attempts: tuple[Attempt, ...], scan: Scan, *, is_going: bool) -> fl
     return total
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if type(value) in (int, float) else None
+def _created(record: dict[str, Any], attempts: tuple[Attempt, ...]) -> float | None:
+    times = (Attempt(0, record).time_of("created"), *(attempt.time_of("started") for attempt in attempts))
+    return next((time for time in times if time is not None), None)
 
 
 def _evaluations(scan: Scan, tables: Mapping[str, Any], checkpoints: Iterable[Listed]) -> Iterator[Evaluated]:
@@ -245,7 +253,8 @@ def _declared_directions(tables: Any) -> Iterator[tuple[str, Direction]]:
     trainer = tables.get("trainer")
     waiting = [trainer.get("callbacks") if isinstance(trainer, dict) else None]
     while waiting:
-        for table in (one for one in (waiting.pop() or ()) if isinstance(one, dict)):
+        items = waiting.pop()
+        for table in (one for one in items if isinstance(one, dict)) if isinstance(items, list) else ():
             higher = table.get("higher_is_better")
             for name in ("metric_key", "source_metric_key"):
                 if isinstance(higher, bool) and isinstance(table.get(name), str):

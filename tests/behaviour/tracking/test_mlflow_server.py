@@ -76,3 +76,14 @@ def test_nothing_is_printed_on_the_runs_output(server, make_tracker, make_run, c
     tracker.open(make_run("quiet"))
     tracker.close("FINISHED", None)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_deleted_run_is_marked_as_deleted_and_can_be_restored(tracked, make_run):
+    token = tracked.client.get_run(tracked.mlflow_run_id).data.tags["noether.opening"]
+    assert tracked.forget(make_run(token="another", reference=tracked.reference)) is False
+    assert tracked.forget(make_run(run_id="another-20250101-120000-abcd", token=token)) is False
+    assert tracked.forget(make_run(token=token, reference=tracked.reference)) is True
+    assert tracked.client.get_run(tracked.mlflow_run_id).info.lifecycle_stage == "deleted"
+    assert tracked.forget(make_run(token=token, reference=tracked.reference)) is False
+    tracked.client.restore_run(tracked.mlflow_run_id)
+    assert tracked.forget(make_run(token=token)) is True

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.spec.diff import ABSENT, differences
+from noether.spec.diff import ABSENT, differences, differing_settings, value_at
+from noether.spec.read.overrides import parse_path
 
 SPEC = {
     "name": "a",
@@ -92,3 +93,64 @@ VALUES = st.recursive(
 @given(st.dictionaries(st.text(max_size=3), VALUES, max_size=4))
 def test_any_table_equals_its_copy(table):
     assert differences(table, copy.deepcopy(table)) == []
+
+
+def test_settings_that_differ_among_several_specs_have_a_value_for_each(other):
+    third = copy.deepcopy(SPEC)
+    other["model"]["hidden"] = [16]
+    third["trainer"]["max_epochs"] = 3.0
+    third["model"]["act"] = "relu"
+    assert differing_settings([SPEC, other, third]) == {
+        "model.hidden": [[8, 8], [16], [8, 8]],
+        "model.act": [ABSENT, ABSENT, "relu"],
+    }
+
+
+def test_a_component_that_one_spec_lacks_is_one_setting_and_differs_further_only_where_others_do(other):
+    third = copy.deepcopy(SPEC)
+    del third["trainer"]["callbacks"][1]
+    third["trainer"]["callbacks"][0]["every_n_epochs"] = 5
+    assert differing_settings([SPEC, other, third]) == {
+        "trainer.callbacks[val].every_n_epochs": [1, 1, 5],
+        "trainer.callbacks[ckpt]": ["checkpoint", "checkpoint", ABSENT],
+    }
+    other["trainer"]["callbacks"][1]["every_n_epochs"] = 9
+    found = differing_settings([SPEC, other, third])
+    assert found["trainer.callbacks[ckpt].every_n_epochs"] == [2, 9, ABSENT]
+
+
+def test_another_order_differs_and_an_empty_list_beside_items_does_not_differ_twice(other):
+    other["trainer"]["callbacks"].reverse()
+    assert differing_settings([SPEC, other]) == {"trainer.callbacks (order)": [["val", "ckpt"], ["ckpt", "val"]]}
+    other["trainer"]["callbacks"] = []
+    assert differing_settings([SPEC, other]) == {
+        "trainer.callbacks[val]": ["offline-loss", ABSENT],
+        "trainer.callbacks[ckpt]": ["checkpoint", ABSENT],
+    }
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("ab"), VALUES, max_size=2), min_size=2, max_size=2))
+def test_two_specs_differ_in_settings_exactly_if_they_differ(specs):
+    """Compare with `differences`, which looks at two specs at a time."""
+    left, right = specs
+    assert bool(differing_settings([left, right])) is bool(differences(left, right))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("model.hidden", [8, 8]),
+        ("model.hidden.1", 8),
+        ("trainer.callbacks[ckpt].every_n_epochs", 2),
+        ("trainer.callbacks.0.kind", "offline-loss"),
+        ("trainer.callbacks[nothing].kind", ABSENT),
+        ("trainer.callbacks.7", ABSENT),
+        ("trainer.callbacks.kind", ABSENT),
+        ("model.kind.more", ABSENT),
+        ("model[kind]", ABSENT),
+        ("nothing", ABSENT),
+    ],
+)
+def test_a_value_is_found_by_its_path(path, value):
+    found = value_at(SPEC, parse_path(path))
+    assert found is value if value is ABSENT else found == value

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from noether.config.secrets import remember_password_in, remember_secret
 from noether.core.trackers.mlflow.store import Store, checked_client
-from noether.metrics.tracker import TrackerError, TrackerRefusedError, TrackerSettingError
+from noether.metrics.tracker import RunDescription, TrackerError, TrackerRefusedError, TrackerSettingError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _LOGGER = logging.getLogger(__name__)
+
+OPENING_TAG, RUN_ID_TAG = "noether.opening", "noether.run_id"
+"""Tags that name the run that an MLflow run was created for: its token, which no other run has, and its id."""
 
 _FINAL = {
     "UNAUTHENTICATED",
@@ -117,6 +120,13 @@ class ClientSettings:
         """Restore the environment."""
         while self._set:
             os.environ.pop(self._set.pop(), None)
+
+    def __enter__(self) -> None:
+        set_process_defaults()
+        self.apply()
+
+    def __exit__(self, *_: object) -> None:
+        self.revert()
 
 
 @contextmanager
@@ -275,3 +285,35 @@ def found_run(client: MlflowClient, run_id: str) -> Any:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return None
+
+
+def forget_run(store: Store, run: RunDescription) -> bool:
+    """Mark the MLflow run that was created for a run as deleted; return False if the store has none.
+
+    Id and token of the run must be those of the tags, whatever the reference says: a run folder may be a copy.
+
+    Args:
+        store: The user's own store.
+        run: Id and token of the run, and the reference that its folder keeps.
+    """
+    if not run.token or (store.database is not None and not store.database.is_file()):
+        return False
+    client = open_client(store)
+    known = [found_run(client, run.reference["run_id"])] if run.reference.get("run_id") else []
+    for found in (*known, *_runs_with_token(client, run.token)):
+        tags = {} if found is None or found.info.lifecycle_stage == "deleted" else found.data.tags
+        if (tags.get(RUN_ID_TAG), tags.get(OPENING_TAG)) == (run.run_id, run.token):
+            client.delete_run(found.info.run_id)
+            return True
+    return False
+
+
+def _runs_with_token(client: MlflowClient, token: str) -> Iterator[Any]:
+    """Yield the runs of all experiments with this token: a process may have died before it kept the id."""
+    page = None
+    while True:
+        experiments = client.search_experiments(page_token=page)
+        if ids := [experiment.experiment_id for experiment in experiments]:
+            yield from client.search_runs(ids, f"tags.`{OPENING_TAG}` = '{token}'")
+        if not (page := experiments.token):
+            return

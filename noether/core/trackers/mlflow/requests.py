@@ -16,6 +16,7 @@ from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
 
+from noether.core.trackers.mlflow.client import RUN_ID_TAG
 from noether.core.trackers.mlflow.store import RequestTooLargeError
 from noether.metrics.delivery import process_facts
 from noether.metrics.metrics_file import MetricRecord
@@ -54,9 +55,7 @@ MAX_TAG_LENGTH = 8000
 ERROR_TAG = "noether.error"
 INFINITIES_TAG = "noether.infinite_values_left_out"
 REFUSED_TAG = "noether.refused_values_left_out"
-OPENING_TAG = "noether.opening"
 CONTINUES_TAG = "noether.continues"
-RUN_ID_TAG = "noether.run_id"
 OF_THE_OWNER = ("mlflow.runName", "mlflow.user", "mlflow.note.content")
 """Tags that the maker of an MLflow run has set already."""
 

@@ -174,6 +174,7 @@ _ANSWERS = {
     "LogBatch": (),
     "SetTag": (),
     "DeleteTag": (),
+    "DeleteRun": (),
 }
 """Requests of MLflow's REST interface, and the place in their answers that is never left out."""
 

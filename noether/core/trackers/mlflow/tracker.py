@@ -15,10 +15,13 @@ from pydantic import Field
 from noether.config.components import TrackerBaseConfig
 from noether.core.trackers.mlflow.client import (
     EXPERIMENT_ID,
+    OPENING_TAG,
     RUN_ID,
+    RUN_ID_TAG,
     TRACKING_URI,
     ClientSettings,
     as_tracker_errors,
+    forget_run,
     found_run,
     open_client,
     open_experiment,
@@ -33,9 +36,7 @@ from noether.core.trackers.mlflow.requests import (
     MAX_PARAMS,
     MAX_TAG_LENGTH,
     OF_THE_OWNER,
-    OPENING_TAG,
     REFUSED_TAG,
-    RUN_ID_TAG,
     History,
     MetricSender,
     ResultSender,
@@ -97,14 +98,11 @@ class MlflowTrackerConfig(TrackerBaseConfig):
         "artifact when it ends.",
     )
     request_timeout_s: int = Field(
-        10,
-        ge=1,
-        description="Seconds to wait for a server's reply, unless MLFLOW_HTTP_REQUEST_TIMEOUT is set.",
+        10, ge=1, description="Seconds to wait for a server's reply, unless MLFLOW_HTTP_REQUEST_TIMEOUT is set."
     )
 
 
-_LONG_PATIENCE_S = 30.0
-"""Seconds; creating a new database takes several, and needs no warning."""
+_LONG_PATIENCE_S = 30.0  # creating a new database takes several seconds, and needs no warning
 
 
 class MlflowTracker(BaseTracker):
@@ -156,7 +154,6 @@ class MlflowTracker(BaseTracker):
 
     def open(self, run: RunDescription) -> None:
         """Create the MLflow run, or continue the one of an earlier attempt, and log parameters and specs."""
-        config = self.tracker_config
         self._ended = run.ended
         self.store = self._store_for(run)
         set_process_defaults()
@@ -169,7 +166,7 @@ class MlflowTracker(BaseTracker):
             for path in (run.spec_path, run.resolved_spec_path):
                 if path is not None and path.exists() and run.ended is None:
                     self.client.log_artifact(self._id, str(path), "spec")
-            if config.log_system_metrics and self._system_metrics is None and run.ended is None:
+            if self.tracker_config.log_system_metrics and self._system_metrics is None and run.ended is None:
                 self._system_metrics = start_system_metrics(self.store.uri, self._id)
 
     def log_metrics(self, records: Sequence[MetricRecord]) -> None:
@@ -235,6 +232,11 @@ class MlflowTracker(BaseTracker):
             self.client.set_terminated(self._id, status=status, end_time=_milliseconds(self._ended))
         self._settings.revert()
 
+    def forget(self, run: RunDescription) -> bool | None:
+        """Mark the MLflow run as deleted if its tags name the run; MLflow can restore it."""
+        with self._settings, as_tracker_errors(self.store.shown_uri):
+            return forget_run(self.store, run)
+
     @property
     def reference(self) -> dict[str, str]:
         """The store and, once open, the MLflow run, for a later attempt that continues it."""
@@ -270,9 +272,8 @@ class MlflowTracker(BaseTracker):
     @property
     def description(self) -> str:
         """The run's address, and the command that serves it if one is needed."""
-        command = ui_command(self.store)
         where = self.url or self.store.shown_uri
-        return f"{where}  (after `{command}`)" if command else where
+        return f"{where}  (after `{command}`)" if (command := ui_command(self.store)) else where
 
     @property
     def _id(self) -> str:
@@ -324,9 +325,8 @@ class MlflowTracker(BaseTracker):
 
     def _created_unnoticed(self) -> str | None:
         """Return the run that an earlier try created without receiving the reply."""
-        found = self.client.search_runs(
-            [str(self.experiment_id)], f"tags.`{OPENING_TAG}` = '{self._opening}'", max_results=1
-        )
+        by_token = f"tags.`{OPENING_TAG}` = '{self._opening}'"
+        found = self.client.search_runs([str(self.experiment_id)], by_token, max_results=1)
         return str(found[0].info.run_id) if found else None
 
     def _continue(self, run: RunDescription, run_id: str) -> bool:
