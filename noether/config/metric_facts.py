@@ -30,6 +30,9 @@ BUILT_IN_PATTERNS: tuple[tuple[str, Direction], ...] = (
 )
 NEUTRAL_PATTERNS: tuple[str, ...] = ("profiling/*", "optim/*")
 
+MACHINERY = ("optim/", "stability/", "data/", "model/", "profiling/")
+"""Beginnings of the keys of metrics about the run itself: rates, sizes and timings."""
+
 _PREFIX = re.compile(r"^((?:ema|best)=[^/]*/)+")
 
 
@@ -48,6 +51,11 @@ def metric_direction(key: str, added: Iterable[tuple[str, Direction]] = ()) -> D
         return "neutral"
     matches = {direction for pattern, direction in BUILT_IN_PATTERNS if fnmatchcase(name, pattern)}
     return matches.pop() if len(matches) == 1 else None
+
+
+def is_evaluation(key: str) -> bool:
+    """Return True for a metric of an evaluation: neither a training loss nor about the run itself."""
+    return not key.startswith((*MACHINERY, "loss/online/"))
 
 
 @dataclass(frozen=True, slots=True)

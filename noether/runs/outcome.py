@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from noether.config.metric_facts import MACHINERY
 from noether.config.secrets import withheld
 from noether.errors import NoetherError, error_text, notes_of
 
@@ -25,12 +26,9 @@ def describe(error: BaseException) -> str:
     return withheld("\n".join([text, *notes_of(error)]))
 
 
-_MACHINERY = ("optim/", "stability/", "data/", "model/", "profiling/")
-
-
 def summary_place(key: str) -> int:
     """Return the place of a metric in the summary: best values, evaluations, training losses, sizes and timings."""
-    if key.startswith(_MACHINERY):
+    if key.startswith(MACHINERY):
         return 3
     if key.startswith("best=") or "/best" in key or "/at_best/" in key:
         return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -19,7 +20,7 @@ from noether.core.models.base import ModelBase, evaluating
 from noether.data.randomness import preserved_rng
 from noether.data.samplers import TaggedBatch
 from noether.errors import NonFiniteError
-from noether.kernel.compile import HookCall
+from noether.kernel.compile import HookCall, HookWatch, active_watch, watch_hooks
 from noether.kernel.dispatch import Dispatch
 from noether.kernel.markers import is_when_due
 from noether.kernel.participant import Participant
@@ -28,6 +29,10 @@ from noether.training.stop import interruptible, take_up
 
 CHECKPOINT_WAIT = "checkpoint_wait"
 """Seconds in which training waited for an asynchronous save, among the trainer's `seconds`."""
+
+EVALUATION, SAVE, PERIODIC = ("round", "evaluation"), ("round", "save"), "periodic_callback"
+"""Keys of the rounds of a `RunState`: rounds in which a callback may call the model, saves, and each callback in those
+rounds by (PERIODIC, id). Other rounds read no clock, because they may follow every update."""
 
 # Saving the generators costs more than most of these hooks, so only hooks that declare that they draw from them pay.
 _EVERY_UPDATE = ("before_optimizer_step", "track_after_accumulation_step", "track_after_update_step")
@@ -83,7 +88,7 @@ class Rounds:
     def at_eval(self) -> None:
         """Call `at_eval` once, outside of any schedule."""
         if self.dispatch.at_eval is not None:
-            with preserved_rng(), self._modes("at_eval"):
+            with preserved_rng(), self._modes("at_eval", timed=True):
                 self.dispatch.at_eval(self.counter, **self.arguments)
 
     # After an update
@@ -121,7 +126,7 @@ class Rounds:
             return
         hooks = ["after_update"] if update_hooks is not None else []
         hooks += ["after_epoch"] if epoch_hooks is not None else []
-        with self._generators(*hooks), self._modes(*hooks, checked=checked):
+        with self._generators(*hooks), self._modes(*hooks, checked=checked, timed=checked):
             if update_hooks is not None:
                 update_hooks(counter, **self.arguments)
             if epoch_hooks is not None:
@@ -143,9 +148,9 @@ class Rounds:
         """Return a context that restores the generators, or an empty one if no hook in it may draw from them."""
         return preserved_rng() if self._may("draws_in_rounds", hooks) else _NOTHING
 
-    def _modes(self, *hooks: str, checked: bool = True) -> AbstractContextManager[None]:
+    def _modes(self, *hooks: str, checked: bool = True, timed: bool = False) -> AbstractContextManager[None]:
         """Return a context with the model in evaluation mode, or an empty one if no hook in it may call the model."""
-        return self._evaluating(checked=checked) if self._may("calls_model", hooks) else _NOTHING
+        return self._evaluating(checked=checked, timed=timed) if self._may("calls_model", hooks) else _NOTHING
 
     def _may(self, declared: str, hooks: Sequence[str]) -> bool:
         """Return True if a callback that is due in one of the hooks does not declare that it does no such thing."""
@@ -156,12 +161,31 @@ class Rounds:
         return False
 
     @contextmanager
-    def _evaluating(self, *, checked: bool) -> Iterator[None]:
+    def _evaluating(self, *, checked: bool, timed: bool) -> Iterator[None]:
         """Put the model in evaluation mode; afterwards check that the optimizers still fit it, unless not `checked`."""
         with evaluating(self.dist_model, self.model), evaluation_weights(self.model):
-            yield
+            if timed:
+                with self._timed(EVALUATION), watch_hooks(self._watch()):
+                    yield
+            else:
+                yield
         if checked:
             self._require_same_model()
+
+    def _watch(self) -> HookWatch:
+        """Return the measurements of a round: those that the run asks for, and the time of each callback."""
+        watch = active_watch() or HookWatch()
+        return watch if watch.timers is not None else replace(watch, timers=self.trainer.state.rounds)
+
+    @contextmanager
+    def _timed(self, key: tuple[str, str]) -> Iterator[None]:
+        """Count the block and its seconds."""
+        started, timer = perf_counter(), self.trainer.state.rounds.setdefault(key, [0, 0.0])
+        try:
+            yield
+        finally:
+            timer[0] += 1
+            timer[1] += perf_counter() - started
 
     def _require_same_model(self) -> None:
         """Check that optimizers and later runs fit the model that the callbacks have left."""
@@ -224,7 +248,7 @@ class Rounds:
         if self.checkpoint_writer.pending is not None:
             self.settle()
             self._require_same_model()
-            with self.trainer.signals.uninterrupted():
+            with self.trainer.signals.uninterrupted(), self._timed(SAVE):
                 folder = self.checkpoint_writer.commit(self.trainer.capture_state(self.model))
             self._report(folder)
 

@@ -5,7 +5,7 @@ import torch
 
 from noether.config.components import PeriodicDataIteratorCallbackConfig
 from noether.core.callbacks import PeriodicDataIteratorCallback
-from noether.core.callbacks.evaluation import PassBar
+from noether.core.callbacks.display import PassBar
 from noether.data.samplers import InterleavedSampler, SamplerIntervalConfig
 from noether.errors import DataError
 from noether.testing import make_counter, make_model

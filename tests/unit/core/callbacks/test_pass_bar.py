@@ -8,7 +8,7 @@ import sys
 import pytest
 import rich
 
-from noether.core.callbacks.evaluation import PassBar
+from noether.core.callbacks.display import PassBar
 
 
 class Terminal(io.StringIO):

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.core.callbacks.default.eta import Pace
 from noether.core.callbacks.default.progress import LiveBar, PlainLines, ProgressCallback
+from noether.core.callbacks.display import Pace
 from noether.testing import make_callback, make_counter, make_trainer
 
 LOGGER = "noether.callbacks.ProgressCallback"
