@@ -30,9 +30,9 @@ BUILT_IN_PATTERNS: tuple[tuple[str, Direction], ...] = (
 )
 NEUTRAL_PATTERNS: tuple[str, ...] = ("profiling/*", "optim/*")
 
-MACHINERY = ("optim/", "stability/", "data/", "model/", "profiling/")
-"""Beginnings of the keys of metrics about the run itself: rates, sizes and timings."""
-
+TRAINING_LOSS = "loss/online/total"
+_OF_THE_RUN = ("optim/", "stability/", "data/", "model/", "profiling/", "loss/online/")
+_BEST = re.compile(r"/best(/tolerance=[^/]*)?$")
 _PREFIX = re.compile(r"^((?:ema|best)=[^/]*/)+")
 
 
@@ -54,8 +54,8 @@ def metric_direction(key: str, added: Iterable[tuple[str, Direction]] = ()) -> D
 
 
 def is_evaluation(key: str) -> bool:
-    """Return True for a metric of an evaluation: neither a training loss nor about the run itself."""
-    return not key.startswith((*MACHINERY, "loss/online/"))
+    """Return True for a metric that an evaluation logs, False for training losses, machinery and records of bests."""
+    return not key.startswith(_OF_THE_RUN) and "/at_best/" not in key and _BEST.search(key) is None
 
 
 @dataclass(frozen=True, slots=True)

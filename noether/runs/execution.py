@@ -16,18 +16,17 @@ from time import strftime
 from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.paths import PathProvider, shown_path, sweep_leftovers, sweep_temporary_files
 from noether.config.secrets import masked_traceback, withheld
+from noether.core.callbacks.display import without_bars
 from noether.errors import CheckpointError, NoetherError, StorageError, TrainingError, notes_of, text_of
 from noether.kernel.dispatch import compile_dispatch
-from noether.kernel.entries import BUILT_IN, Component
-from noether.kernel.participant import Participant
 from noether.kernel.watchdog import Overdue, OverdueHook, Watchdog, write_stacks
 from noether.metrics.tracker import BaseTracker, RunDescription, TrackerError
-from noether.runs.console import console, kept_for_console, open_log
+from noether.runs.console import BOLD, LAST, console, kept_for_console, open_log
 from noether.runs.expect import check_expectations
 from noether.runs.folder.lock import RunLock
 from noether.runs.folder.run_folder import SAMPLES, RunFolder
 from noether.runs.mirror.feed import NoMirror
-from noether.runs.outcome import EXIT_CODE, Outcome, describe, say_how_to_continue, summary_place
+from noether.runs.outcome import EXIT_CODE, Outcome, describe, say_how_to_continue
 from noether.runs.prepare import Preparation, Run
 from noether.runs.process_state import keep_threads, shares_generators
 from noether.runs.ranks import Decision, require_same
@@ -46,8 +45,8 @@ from noether.runs.resume.continuation import (
 from noether.runs.resume.facts import facts_of
 from noether.runs.resume.repair import repair
 from noether.runs.saved_spec import PROJECT, SPEC_SHA256, write_saved_spec
+from noether.runs.start_and_end import Clock, limits_of, packages_of, say_end, say_start
 from noether.runs.tracking.tracking import Tracking, flattened, until_stopped
-from noether.spec.describe.fields import components_in
 from noether.spec.errors.words import visible, visible_lines
 from noether.spec.model import resolved_tables
 from noether.training.parallel import parallel_of
@@ -73,7 +72,7 @@ class Execution:
         resume: Action if the run exists; see `noether.run`.
         allow_spec_change: Continue although changes of the spec alter training.
         strict_code: Refuse to continue if code, plugins or data have changed.
-        quiet: Print warnings and errors only.
+        quiet: Print warnings, errors and the last line only.
         repairs: Lines on damaged files of the run that were repaired before.
         profile: Opens a context around training.
         mirror: Uploads the checkpoints of the run.
@@ -103,6 +102,7 @@ class Execution:
         self.is_older = False
         self.lock = RunLock(paths.run_path)
         self.repairs = list(repairs)
+        self.clock = Clock()
 
     def run(self) -> Outcome:
         """Train; return the outcome.
@@ -148,7 +148,10 @@ class Execution:
             self.parallel.share(None)  # the folder is there, and the other ranks may open their logs
             stack.enter_context(run.trainer.signals)  # until the end of the run is recorded
             self._begin(run, saved)
-            with console(self.paths.log_path, self.paths.run_path, quiet=self.quiet):
+            with (
+                console(self.paths.log_path, self.paths.run_path, quiet=self.quiet),
+                without_bars(quiet=self.quiet),
+            ):
                 return self._attempt(run, saved, trackers, said)
 
     # A run that exists
@@ -246,9 +249,7 @@ class Execution:
     def _attempt(
         self, run: Run, saved: SavedState | None, trackers: list[BaseTracker], said: list[logging.LogRecord]
     ) -> Outcome:
-        _LOG.info("run %s in %s", run.run_id, shown_path(run.run_dir))
-        for note in self.loaded.notes:
-            _LOG.info("note: %s", note)
+        say_start(run, self.prepared.plugins, self.loaded.notes)
         if shares_generators():
             _LOG.warning(
                 "another run is under way in this process, and both draw from its random generators: their results "
@@ -289,10 +290,6 @@ class Execution:
         _LOG.info("attempt %d continues after %s%s", self.folder.attempt, position, again)
 
     def _description(self, run: Run, saved: SavedState | None) -> RunDescription:
-        parts: list[Component | Participant] = [component for _, component in components_in(run.spec)]
-        parts += self.prepared.plugins
-        foreign = {part.distribution: part.version for part in parts if part.distribution != BUILT_IN}
-        foreign.pop("", None)
         tables = resolved_tables(run.spec)
         return RunDescription(
             run_id=run.run_id,
@@ -300,8 +297,9 @@ class Execution:
             run_dir=run.run_dir,
             params=flattened(tables),
             tags={
-                "noether.plugins": json.dumps(foreign, sort_keys=True),
+                "noether.plugins": json.dumps(packages_of(run, self.prepared.plugins)),
                 "noether.spec.sha256": run.trainer.checkpoint_writer.spec_sha256,
+                **({"noether.limited": limited} if (limited := limits_of(run.spec)) else {}),
             },
             spec_path=self.loaded.path or self.paths.spec_path,
             resolved_spec_path=self.paths.resolved_spec_path,
@@ -315,9 +313,13 @@ class Execution:
         """Train; return the exception that ended training, None if there was none."""
         try:
             with run.trainer.signals.interrupting(), self.profile(run):
-                tracking.follow(run.trainer.log_writer)
-                run.trainer.train(run.model)
-            if run.trainer.stopped_by is None:  # a run that was stopped early cannot be judged
+                with self.clock.measuring("trackers"):
+                    tracking.follow(run.trainer.log_writer)
+                with self.clock.measuring("training"):
+                    run.trainer.train(run.model)
+            if run.spec.expect and limits_of(run.spec):
+                _LOG.info("[expect] is not checked: a trial does not reach its metrics")
+            elif run.trainer.stopped_by is None:  # a run that was stopped early cannot be judged
                 metrics = run.trainer.log_writer
                 check_expectations(run.spec.expect, metrics.final_metrics, metrics.best_metrics)
         except BaseException as error:  # whatever it is, it is recorded
@@ -355,11 +357,10 @@ class Execution:
         self._record_end(outcome.status, reason)
         if outcome.status != "FINISHED" and not run.trainer.update_counter.is_finished:
             say_how_to_continue(self.paths, run.trainer.update_counter.update, outcome)
-        for key in sorted(outcome.metrics, key=summary_place):  # stable: in the order of logging within a group
-            _LOG.info("  %s = %.6g", key, outcome.metrics[key])
-        closing = partial(tracking.close, outcome.status, reason if outcome.status == "FAILED" else None)
+        say_end(run, self.paths, self.clock)
+        close = partial(tracking.close, outcome.status, reason if outcome.status == "FAILED" else None)
         try:
-            if not until_stopped(closing, run.trainer.signals):
+            if not until_stopped(close, run.trainer.signals):
                 _LOG.warning("stopped waiting for trackers because of a signal; they may lack the last metrics")
         except TrackerError as error:  # a required tracker lacks something
             if outcome.status == "FINISHED":
@@ -367,7 +368,8 @@ class Execution:
                 self._record_end(outcome.status, describe(error))
         self.mirror.close(run.trainer.signals, is_interrupt=outcome.exit_code == EXIT_CODE + signal.SIGINT)
         end, place = run.trainer.update_counter.cur_iteration, shown_path(run.run_dir)
-        _LOG.info("%s after %s: %s", outcome.status.lower(), end, place)
+        limited = f" ({limits})" if (limits := limits_of(run.spec)) else ""
+        _LOG.info("%s after %s%s: %s", outcome.status.lower(), end, limited, place, extra=BOLD | LAST)
         return outcome
 
     def _record_end(self, status: str, reason: str | None) -> None:

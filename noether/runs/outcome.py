@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from noether.config.metric_facts import MACHINERY
 from noether.config.secrets import withheld
 from noether.errors import NoetherError, error_text, notes_of
 
@@ -24,15 +23,6 @@ def describe(error: BaseException) -> str:
     """Return the text of an error with its notes, which name the callback, and without secrets."""
     text = error.message if isinstance(error, NoetherError) else error_text(error)
     return withheld("\n".join([text, *notes_of(error)]))
-
-
-def summary_place(key: str) -> int:
-    """Return the place of a metric in the summary: best values, evaluations, training losses, sizes and timings."""
-    if key.startswith(MACHINERY):
-        return 3
-    if key.startswith("best=") or "/best" in key or "/at_best/" in key:
-        return 0
-    return 2 if key.startswith("loss/online/") else 1
 
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]

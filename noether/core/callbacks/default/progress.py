@@ -8,12 +8,10 @@ from typing import Any, Protocol
 from pydantic import Field
 
 from noether.config.components import CallBackBaseConfig
-from noether.config.metric_facts import MetricFacts, is_evaluation
+from noether.config.metric_facts import TRAINING_LOSS, MetricFacts, is_evaluation
 from noether.core.callbacks.display import LiveBar, Pace, PlainLines, Readings, on_terminal
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.kernel.progress import UpdateCounter
-
-TRAINING_LOSS = "loss/online/total"
 
 
 class ProgressConfig(CallBackBaseConfig):
