@@ -17,7 +17,7 @@ from noether.config.secrets import MaskSecrets
 from noether.spec.errors.words import visible_lines
 
 _STDOUT = 1
-BOLD, LAST = {"noether_style": "1"}, {"noether_last": True}
+BOLD, LAST = {"noether_style": "1"}, {"noether_last": "1"}
 """`extra` of a record: shown in bold on a terminal; shown although a run is quiet."""
 LOGGER = logging.getLogger("noether")
 

@@ -10,6 +10,8 @@ from time import perf_counter
 
 from noether.checkpoint.paths import PathProvider, shown_path
 from noether.config.metric_facts import TRAINING_LOSS
+from noether.core.callbacks.periodic import PeriodicCallback
+from noether.core.callbacks.tree import family
 from noether.data.dataset import length_of
 from noether.errors import NoetherError
 from noether.kernel.entries import BUILT_IN, Component
@@ -104,16 +106,12 @@ def unreached(run: Run) -> list[str]:
                 f"limit_batches makes epochs shorter, and the run still ends at {name} = {limit}: "
                 f"-s trainer.{name}=N makes it shorter"
             )
-    idle = [one.id for one in run.trainer.callbacks if hasattr(one, "next_due_update") and _is_idle(one, counter)]
-    if idle:
+    periodic = [
+        one for one in family(run.trainer.callbacks) if isinstance(one, PeriodicCallback) and one.intervals.verbose
+    ]
+    if idle := [one.id for one in periodic if one.next_due_update(counter) > counter.end_update]:
         lines.append(f"the trial is too short for callbacks whose interval never fires in it: {', '.join(idle)}")
     return lines
-
-
-def _is_idle(callback: object, counter: object) -> bool:
-    due = callback.next_due_update(counter)  # type: ignore[attr-defined]  # the caller has looked
-    intervals = getattr(callback, "intervals", None)
-    return bool(intervals) and intervals.verbose != "" and due > counter.end_update  # type: ignore[attr-defined]
 
 
 class Clock:
