@@ -122,7 +122,7 @@ def run(
         if show_traceback:
             say(masked_traceback(error), to_stderr=True)
         raise
-    end(outcome, show_traceback=show_traceback)
+    end(outcome, show_traceback=show_traceback, quiet=quiet)
 
 
 _LIMITS = ("trainer.max_epochs", "trainer.max_updates", "trainer.max_samples")
@@ -172,8 +172,10 @@ def on_ranks(ranks: int, restarts: int, more: list[str]) -> NoReturn:
 _LAUNCH = ("--nproc", "--max-restarts")
 
 
-def end(outcome: Outcome, *, show_traceback: bool) -> NoReturn:
-    """End the command with the exit code of a run; print the error if the run failed."""
+def end(outcome: Outcome, *, show_traceback: bool, quiet: bool = False) -> NoReturn:
+    """End the command with the exit code of a run; print the error if the run failed, and its last line if `quiet`."""
+    if quiet and outcome.last_line:
+        say(outcome.last_line)
     error = outcome.error
     if error is not None and outcome.status == "FAILED":
         if show_traceback:

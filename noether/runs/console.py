@@ -17,8 +17,8 @@ from noether.config.secrets import MaskSecrets
 from noether.spec.errors.words import visible_lines
 
 _STDOUT = 1
-BOLD, LAST = {"noether_style": "1"}, {"noether_last": "1"}
-"""`extra` of a record: shown in bold on a terminal; shown although a run is quiet."""
+BOLD = {"noether_style": "1"}
+"""`extra` of a record that is bold on a terminal."""
 LOGGER = logging.getLogger("noether")
 
 
@@ -190,12 +190,10 @@ def console(log_path: Path, run: Path, *, quiet: bool) -> Iterator[None]:
     Args:
         log_path: `log.txt` of the run.
         run: The run folder.
-        quiet: Send only warnings, errors and the last line to stdout; the file gets everything.
+        quiet: Send only warnings and errors to stdout; the file gets everything.
     """
     stdout = _ToStdout(sys.stdout)
-    stdout.setLevel(logging.INFO)
-    if quiet:
-        stdout.addFilter(lambda record: record.levelno >= logging.WARNING or hasattr(record, "noether_last"))
+    stdout.setLevel(logging.WARNING if quiet else logging.INFO)
     stdout.setFormatter(VisibleFormatter("%(message)s"))
     file = _ToLog(log_path, run)
     file.setFormatter(VisibleFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

@@ -10,6 +10,7 @@ import signal
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from time import strftime
 
@@ -21,7 +22,7 @@ from noether.errors import CheckpointError, NoetherError, StorageError, Training
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.watchdog import Overdue, OverdueHook, Watchdog, write_stacks
 from noether.metrics.tracker import BaseTracker, RunDescription, TrackerError
-from noether.runs.console import BOLD, LAST, console, kept_for_console, open_log
+from noether.runs.console import BOLD, console, kept_for_console, open_log
 from noether.runs.expect import check_expectations
 from noether.runs.folder.lock import RunLock
 from noether.runs.folder.run_folder import SAMPLES, RunFolder
@@ -72,7 +73,7 @@ class Execution:
         resume: Action if the run exists; see `noether.run`.
         allow_spec_change: Continue although changes of the spec alter training.
         strict_code: Refuse to continue if code, plugins or data have changed.
-        quiet: Print warnings, errors and the last line only.
+        quiet: Print warnings and errors only.
         repairs: Lines on damaged files of the run that were repaired before.
         profile: Opens a context around training.
         mirror: Uploads the checkpoints of the run.
@@ -369,8 +370,9 @@ class Execution:
         self.mirror.close(run.trainer.signals, is_interrupt=outcome.exit_code == EXIT_CODE + signal.SIGINT)
         end, place = run.trainer.update_counter.cur_iteration, shown_path(run.run_dir)
         limited = f" ({limits})" if (limits := limits_of(run.spec)) else ""
-        _LOG.info("%s after %s%s: %s", outcome.status.lower(), end, limited, place, extra=BOLD | LAST)
-        return outcome
+        last_line = f"{outcome.status.lower()} after {end}{limited}: {place}"
+        _LOG.info("%s", last_line, extra=BOLD)
+        return replace(outcome, last_line=last_line)
 
     def _record_end(self, status: str, reason: str | None) -> None:
         try:

@@ -40,6 +40,7 @@ class Outcome:
         metrics: The last value of every metric key.
         error: The exception that ended the run, or a broken expectation; None if there was none.
         exit_code: Exit code of the command line.
+        last_line: The line with which the run ended its output.
     """
 
     status: Status
@@ -47,6 +48,7 @@ class Outcome:
     metrics: Mapping[str, float] = field(default_factory=dict)
     error: BaseException | None = None
     exit_code: int = 0
+    last_line: str = ""
 
 
 class RunInterrupted(KeyboardInterrupt):

@@ -231,7 +231,9 @@ class _Lines:
         yield Text(f"  {after}" if after else "", end="", no_wrap=True)
         if self._below:
             yield Segment.line()
-            yield Text(_fitted(self._below, width, cell_len), style="cyan", end="", no_wrap=True, overflow="crop")
+            below = Text(_fitted(self._below, width, cell_len), style="cyan", end="", no_wrap=True)
+            below.truncate(width, overflow="crop")
+            yield below
 
 
 _RANK = {0: 1, 1: 0, 2: 2, 3: 3}

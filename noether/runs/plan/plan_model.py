@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from noether.core.models.base import ModelBase, evaluating
+from noether.core.models.build import AdaptedModule
 from noether.core.models.recompute import keep_activations
 from noether.data.randomness import preserved_rng
 from noether.errors import NoetherError, SpecError, error_text
@@ -128,7 +129,7 @@ class _Watch:
         if not self.stack:
             return "the trainer"
         module = self.stack[-1][0]
-        name = next((name for name, one in model.named_modules() if one is module), "")
+        name = next((name for name, one in _named(model) if one is module), "")
         return f"'{name}' ({type(module).__name__})" if name else f"the model ({type(module).__name__})"
 
 
@@ -150,10 +151,20 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         yield from _tensors(value.to_tuple())
 
 
+def _named(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield all modules under every one of their names, as parameters are named: without adapters."""
+    if isinstance(module, AdaptedModule):
+        module = module.module
+    yield path, module
+    for name, child in module._modules.items():
+        if child is not None:
+            yield from _named(child, f"{path}.{name}" if path else name)
+
+
 def _rows(model: ModelBase, calls: Mapping[nn.Module, _Seen]) -> Iterator[PlannedModule]:
     """Yield a row for each module, also for one that stands under a second name."""
     owners: dict[int, str] = {}
-    names: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
+    names = dict(_named(model))
     for path, module in names.items():
         for parameter in module.parameters(recurse=False):
             owners.setdefault(id(parameter), path)
