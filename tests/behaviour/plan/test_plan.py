@@ -290,7 +290,7 @@ def test_a_composite_model_nests_its_parts(plan, lab):
 
 
 def test_a_forward_pass_that_fails_names_the_module_and_its_input(plan, lab):
-    with pytest.raises(UsageError, match=r"failed in 'module.last' \(Linear\): .*; it was called with 1x3"):
+    with pytest.raises(UsageError, match=r"failed in 'last' \(Linear\): .*; it was called with 1x3"):
         plan({"model": {"kind": "lab.models.Tower", "broken": True, "optimizer": {"kind": "AdamW"}}}, with_modules=True)
 
 
