@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +16,7 @@ from noether.kernel.progress import UpdateCounter
 from noether.spec.errors.words import visible
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.live import Live
 
 _REDRAW_SECONDS = 0.1  # the eye sees no more, and a redraw costs more than many updates
@@ -250,11 +252,21 @@ def _fitted(values: Sequence[str], width: int, length: Callable[[str], int]) -> 
     return ""
 
 
+@cache
+def _console() -> Console:
+    """Return the console of all bars, so that one of a pass stands below that of training.
+
+    It leaves long lines that are printed meanwhile, such as addresses, to the terminal.
+    """
+    from rich.console import Console
+
+    return Console(soft_wrap=True)
+
+
 def _opened(content: _Lines, *, transient: bool = False) -> Live:
-    import rich
     from rich.live import Live
 
-    live = Live(content, console=rich.get_console(), auto_refresh=False, transient=transient)
+    live = Live(content, console=_console(), auto_refresh=False, transient=transient)
     with suppress(OSError):
         live.start()
     return live

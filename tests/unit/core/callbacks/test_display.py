@@ -6,10 +6,10 @@ import io
 import sys
 
 import pytest
-import rich
 from rich.console import Console
 from rich.text import Text
 
+from noether.core.callbacks import display
 from noether.core.callbacks.display import LiveBar, Pace, PassBar, Readings, without_bars
 from noether.testing import make_counter
 
@@ -25,7 +25,7 @@ def shown(stdout: io.StringIO, monkeypatch: pytest.MonkeyPatch, *, show_after: f
     """Return the output of a pass of three batches."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stdout", stdout)
-    monkeypatch.setattr(rich, "_console", None)  # that of other tests may have bars of its own
+    display._console.cache_clear()
     bar = PassBar("test", 3, show_after=show_after)
     for _ in range(3):
         bar.advance()
@@ -64,8 +64,10 @@ def drawn(monkeypatch: pytest.MonkeyPatch, width: int, *, encoding: str = "utf-8
     """Return the lines of a bar in the middle of a run, with their colors."""
     raw = io.BytesIO()
     screen = io.TextIOWrapper(raw, encoding=encoding, newline="")
-    console = Console(file=screen, width=width, force_terminal=True, _environ={"TERM": "xterm", **environment})
-    monkeypatch.setattr(rich, "_console", console)
+    console = Console(
+        file=screen, width=width, soft_wrap=True, force_terminal=True, _environ={"TERM": "xterm", **environment}
+    )
+    monkeypatch.setattr(display, "_console", lambda: console)
     counter = make_counter(update=40, end_update=100)
     pace = Pace(make_counter(update=0))
     bar = LiveBar(counter)
