@@ -33,7 +33,8 @@ SHOTS = {
     "terminal-overfit": ("noether run specs/experiment.toml --run-id one-batch --overfit-one-batch", 100, None),
 }
 """Command, columns, and the text at which the picture is taken, of each picture; None for the end."""
-_SHOWN = {"terminal-plan-model": slice(0, 26), "terminal-end": slice(-28, None), "terminal-overfit": slice(-18, None)}
+_SHOWN = {"terminal-plan-model": slice(14, 26), "terminal-end": slice(-26, None), "terminal-overfit": slice(-18, None)}
+"""Lines of a picture, if not all; the command stands above lines that begin later."""
 _ESCAPE = re.compile(r"\x1b\[([?0-9;]*)([A-Za-z])")
 _SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">
 <style>
@@ -117,7 +118,9 @@ def main(arguments: list[str]) -> None:
             lines = [f"$ {command}", *screen(written)]
             while lines and not lines[-1].strip():
                 lines.pop()
-            (target / f"{name}.svg").write_text(drawn(lines[_SHOWN.get(name, slice(None))], columns))
+            if (part := _SHOWN.get(name)) is not None:
+                lines = [lines[0], "…", *lines[part]]
+            (target / f"{name}.svg").write_text(drawn(lines, columns))
             print(f"wrote {target / name}.svg")
 
 

@@ -98,7 +98,7 @@ def print_plan(plan: Plan) -> None:
     if plan.modules is not None:
         say("\nmodel, called with a batch of one sample")
         print_table([_module_row(row) for row in plan.modules], indent="  ")
-        say("  a FLOP is one multiplication or addition of a matrix product, a convolution or an attention, forward")
+        say("  FLOPs: multiplications and additions of matrix products, convolutions and attention, forward")
     print_section("run plugins", plan.plugins)
     for name, table in plan.tables.items():
         print_section(f"[{name}]", {key: toml_literal(value) for key, value in table.items()})

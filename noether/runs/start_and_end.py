@@ -144,8 +144,8 @@ def say_end(run: Run, paths: PathProvider, clock: Clock) -> None:
     try:
         summary = summary_of(paths)
         for block in (_results(summary), _times(run, clock), _costs(run), _next(summary, paths)):
-            for place, line in enumerate(["", *block] if block else []):
-                _LOG.info("%s", f"  {line}" if line else "", extra=BOLD if place == 1 else None)
+            for line in ["", *block] if block else []:
+                _LOG.info("%s", f"  {line}" if line else "", extra=BOLD if line.isupper() else None)
         if run.spec.loader.overfit_one_batch:
             is_learnt, verdict = overfit(_losses(paths), summary.update)
             _LOG.log(logging.INFO if is_learnt else logging.WARNING, "%s", verdict)
