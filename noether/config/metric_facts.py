@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Literal, TypeAlias, get_args
 
 from noether.config.components import CallBackBaseConfig
@@ -53,6 +54,7 @@ def metric_direction(key: str, added: Iterable[tuple[str, Direction]] = ()) -> D
     return matches.pop() if len(matches) == 1 else None
 
 
+@lru_cache(maxsize=10_000)  # the same few keys are asked for at every display of progress
 def is_evaluation(key: str) -> bool:
     """Return True for a metric that an evaluation logs, False for training losses, machinery and records of bests."""
     return not key.startswith(_OF_THE_RUN) and "/at_best/" not in key and _BEST.search(key) is None

@@ -220,7 +220,7 @@ def _times(run: Run, clock: Clock) -> list[str]:
 
 
 def _costs(run: Run) -> list[str]:
-    """Return a table of the callbacks in rounds that may call the model, the dearest first."""
+    """Return a table of the callbacks in rounds with an evaluation, the dearest first; other rounds are not timed."""
     light = {one.id for one in run.trainer.participants if vars(type(one.instance)).get("calls_model") is False}
     timers = {id_: timer for (hook, id_), timer in run.trainer.state.rounds.items() if hook == PERIODIC}
     found = sorted(((id_, timer) for id_, timer in timers.items() if id_ not in light), key=lambda one: -one[1][1])
@@ -228,7 +228,7 @@ def _costs(run: Run) -> list[str]:
         (visible(id_), f"{int(times):,}", f"{seconds:.2f}", f"{1000 * seconds / max(times, 1):.1f}")
         for id_, (times, seconds) in found
     ]
-    return columns(("callback, in rounds", "times", "seconds", "ms each"), rows)
+    return columns(("callback, in evaluations", "times", "seconds", "ms each"), rows)
 
 
 def _next(summary: RunSummary, paths: PathProvider) -> list[str]:

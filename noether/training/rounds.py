@@ -31,7 +31,7 @@ CHECKPOINT_WAIT = "checkpoint_wait"
 """Seconds in which training waited for an asynchronous save, among the trainer's `seconds`."""
 
 EVALUATION, SAVE, PERIODIC = ("round", "evaluation"), ("round", "save"), "periodic_callback"
-"""Keys of the rounds of a `RunState`: rounds in which a callback may call the model, saves, and each callback in those
+"""Keys of the rounds of a `RunState`: rounds in which a callback goes through data, saves, and each callback in those
 rounds by (PERIODIC, id). Other rounds read no clock, because they may follow every update."""
 
 # Saving the generators costs more than most of these hooks, so only hooks that declare that they draw from them pay.
@@ -88,7 +88,7 @@ class Rounds:
     def at_eval(self) -> None:
         """Call `at_eval` once, outside of any schedule."""
         if self.dispatch.at_eval is not None:
-            with preserved_rng(), self._modes("at_eval", timed=True):
+            with preserved_rng(), self._modes("at_eval"), self._timed_round():
                 self.dispatch.at_eval(self.counter, **self.arguments)
 
     # After an update
@@ -104,7 +104,10 @@ class Rounds:
             return
         self.last = counter.update
         self.send_flags()
-        with interruptible(self.trainer, self.model) if self._is_pass_due() else _NOTHING:
+        if self._is_pass_due():
+            with interruptible(self.trainer, self.model), self._timed_round():
+                self._call(dispatch.after_update, dispatch.after_epoch)
+        else:
             self._call(dispatch.after_update, dispatch.after_epoch)
         self.due = dispatch.next_due_update(counter)
 
@@ -126,7 +129,7 @@ class Rounds:
             return
         hooks = ["after_update"] if update_hooks is not None else []
         hooks += ["after_epoch"] if epoch_hooks is not None else []
-        with self._generators(*hooks), self._modes(*hooks, checked=checked, timed=checked):
+        with self._generators(*hooks), self._modes(*hooks, checked=checked):
             if update_hooks is not None:
                 update_hooks(counter, **self.arguments)
             if epoch_hooks is not None:
@@ -148,9 +151,9 @@ class Rounds:
         """Return a context that restores the generators, or an empty one if no hook in it may draw from them."""
         return preserved_rng() if self._may("draws_in_rounds", hooks) else _NOTHING
 
-    def _modes(self, *hooks: str, checked: bool = True, timed: bool = False) -> AbstractContextManager[None]:
+    def _modes(self, *hooks: str, checked: bool = True) -> AbstractContextManager[None]:
         """Return a context with the model in evaluation mode, or an empty one if no hook in it may call the model."""
-        return self._evaluating(checked=checked, timed=timed) if self._may("calls_model", hooks) else _NOTHING
+        return self._evaluating(checked=checked) if self._may("calls_model", hooks) else _NOTHING
 
     def _may(self, declared: str, hooks: Sequence[str]) -> bool:
         """Return True if a callback that is due in one of the hooks does not declare that it does no such thing."""
@@ -161,21 +164,21 @@ class Rounds:
         return False
 
     @contextmanager
-    def _evaluating(self, *, checked: bool, timed: bool) -> Iterator[None]:
+    def _evaluating(self, *, checked: bool) -> Iterator[None]:
         """Put the model in evaluation mode; afterwards check that the optimizers still fit it, unless not `checked`."""
         with evaluating(self.dist_model, self.model), evaluation_weights(self.model):
-            if timed:
-                with self._timed(EVALUATION), watch_hooks(self._watch()):
-                    yield
-            else:
-                yield
+            yield
         if checked:
             self._require_same_model()
 
-    def _watch(self) -> HookWatch:
-        """Return the measurements of a round: those that the run asks for, and the time of each callback."""
+    @contextmanager
+    def _timed_round(self) -> Iterator[None]:
+        """Time a round, and each callback in it, beside the measurements that the run asks for."""
         watch = active_watch() or HookWatch()
-        return watch if watch.timers is not None else replace(watch, timers=self.trainer.state.rounds)
+        if watch.timers is None:
+            watch = replace(watch, timers=self.trainer.state.rounds)
+        with self._timed(EVALUATION), watch_hooks(watch):
+            yield
 
     @contextmanager
     def _timed(self, key: tuple[str, str]) -> Iterator[None]:

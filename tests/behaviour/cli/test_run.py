@@ -58,9 +58,9 @@ def test_the_end_says_how_good_the_run_is_and_what_took_its_time(noether_command
     assert shown[3] == "best_model.loss.test.total"
     assert shown[4:] == [f"{values[12]:.6g}", "12"]
     assert {"start", "evaluation, 2 rounds", "other"} <= table(out, "TIME").keys()
-    costs = table(out, "CALLBACK, IN ROUNDS")
+    costs = table(out, "CALLBACK, IN EVALUATIONS")
     assert costs["val"][1] == "2"
-    assert "lr" not in costs  # it never calls the model, and its rounds read no clock
+    assert "lr" not in costs  # it never calls the model
     assert "next  noether eval runs/a\n" in out
 
 
