@@ -77,8 +77,7 @@ class DataContainer:
         self.start_method = start_method
         self.timeout = timeout
         self.device_resident = device_resident
-        self.limit_batches = limit_batches
-        self.overfit_one_batch = overfit_one_batch
+        self.limit_batches, self.overfit_one_batch = limit_batches, overfit_one_batch
         self._resident: dict[int, tuple[Tensor, Tensor]] = {}
         self.collators = dict(collators or {})
         self.seed = seed

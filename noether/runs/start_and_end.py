@@ -236,7 +236,7 @@ def _next(summary: RunSummary, paths: PathProvider) -> list[str]:
     place = shlex.quote(str(shown_path(paths.run_path)))
     commands = [f"noether runs report {place}"]
     if summary.checkpoints:
-        commands = [f"noether eval {place}", f"noether predict {place} --data FILE", *commands]
+        commands = [f"noether eval {place}", f"noether predict {place} --data FILE --out predictions.csv", *commands]
     return [f"{'' if index else 'next':<6}{command}" for index, command in enumerate(commands)]
 
 
