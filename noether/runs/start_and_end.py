@@ -31,7 +31,7 @@ _WIDTH = 10
 """Columns of the names of facts."""
 _PARTS = {"data_time": "data", "forward_time": "forward", "backward_time": "backward", "update_time": "optimizer"}
 _LEAST = 0.005
-"""Least share of the time of a part that has a line of its own."""
+"""Least share of the time of a part that has a line; evaluations and checkpoints have one in any case."""
 _LEARNT, _UNCHANGED = 0.1, 0.95
 """Shares of the first loss: a batch is learnt below the first one, and nothing is learnt above the other one."""
 
@@ -208,12 +208,15 @@ def _times(run: Run, clock: Clock) -> list[str]:
     seconds = {_PARTS.get(name, name.removesuffix("_time")): value for name, value in state.seconds.items()}
     waited = seconds.pop(CHECKPOINT_WAIT, 0.0)
     (rounds, evaluated), (saves, saved) = (state.rounds.get(key, (0, 0.0)) for key in (EVALUATION, SAVE))
-    seconds[f"evaluation, {_counted(int(rounds), 'round')}"] = evaluated
-    seconds[f"checkpoints, {int(saves):,}"] = saved + waited
+    counted = {
+        f"evaluation, {_counted(int(rounds), 'round')}": evaluated,
+        f"checkpoints, {int(saves):,}": saved + waited,
+    }
+    seconds |= counted
     seconds["other"] = max(0.0, training - sum(seconds.values()))
     seconds = parts | seconds
     whole = sum(seconds.values()) or 1.0
-    shown = {name: value for name, value in seconds.items() if value / whole >= _LEAST}
+    shown = {name: value for name, value in seconds.items() if value / whole >= _LEAST or (value and name in counted)}
     note = "" if run.trainer.device.type == "cpu" else " of the host"
     rows = [(name, f"{value:.2f}", f"{value / whole:.0%}") for name, value in shown.items()]
     return columns((f"time{note}", "seconds", "share"), rows)
