@@ -54,7 +54,7 @@ AllowSpecChange = Annotated[
 StrictCode = Annotated[
     bool, typer.Option("--strict-code", help="Refuse to continue if code, a plugin or a data file has changed.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings, errors and the last line only.")]
 ShowTraceback = Annotated[
     bool, typer.Option("--traceback", help="Print the whole traceback of an error in a callback or model.")
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,6 +24,7 @@ from noether.kernel.names import listed
 if TYPE_CHECKING:
     from noether.runs.plan.plan import Plan, PlannedCheckpoints
     from noether.runs.plan.plan_callbacks import PlannedCallback, PlannedPass
+    from noether.runs.plan.plan_model import PlannedModule
 
 app = verbs()
 _HOOKS = {
@@ -48,6 +50,10 @@ def plan(
         float | None,
         typer.Option(metavar="SECONDS", min=0.0, help="Duration of one update, to estimate the duration of training."),
     ] = None,
+    model: Annotated[
+        bool,
+        typer.Option("--model", help="Call the model with one sample: shapes, parameters and FLOPs of its modules."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what running SPEC would do.
@@ -59,7 +65,7 @@ def plan(
     from noether.spec.load import load_spec
 
     loaded = load_spec(spec, options.overrides, trust=options.trusted, plugins=options.plugins)
-    made = make_plan(loaded, options.plugins, update_time=update_time)
+    made = make_plan(loaded, options.plugins, update_time=update_time, with_modules=model)
     if as_json:
         print_json(_plan_json(made))
     else:
@@ -79,6 +85,7 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
         "callbacks": [picked(row, "id kind hook interval first every times") for row in plan.callbacks],
         "passes": [picked(row, "id dataset samples batches times") for row in plan.passes],
         "checkpoints": picked(plan.checkpoints, "updates kept files optimizer_known naming"),
+        "modules": None if plan.modules is None else [asdict(row) for row in plan.modules],
     }
 
 
@@ -88,6 +95,10 @@ def print_plan(plan: Plan) -> None:
 
     say(f"{plan.name}: {_headline(plan)}")
     print_section("training", _training(plan))
+    if plan.modules is not None:
+        say("\nmodel, called with a batch of one sample")
+        print_table([_module_row(row) for row in plan.modules], indent="  ")
+        say("  FLOPs: multiplications and additions of matrix products, convolutions and attention, forward")
     print_section("run plugins", plan.plugins)
     for name, table in plan.tables.items():
         print_section(f"[{name}]", {key: toml_literal(value) for key, value in table.items()})
@@ -99,6 +110,30 @@ def print_plan(plan: Plan) -> None:
         say("\nevaluation")
         print_table([_pass_row(row) for row in plan.passes], indent="  ")
     print_section("checkpoints", _checkpoints(plan.checkpoints))
+
+
+def _module_row(row: PlannedModule) -> dict[str, str]:
+    name = f"{'  ' * row.depth}{row.name or 'model'}"
+    return {
+        "module": name if row.siblings == 1 else f"{name} (each of {row.siblings})",
+        "class": row.kind,
+        "input": row.inputs,
+        "output": row.outputs,
+        "parameters": f"{row.parameters:,}",
+        "FLOPs": f"{row.flops:,}",
+        "note": "; ".join(_module_notes(row)),
+    }
+
+
+def _module_notes(row: PlannedModule) -> Iterator[str]:
+    if row.parameters and not row.trainable:
+        yield "frozen"
+    elif row.trainable < row.parameters:
+        yield f"{row.parameters - row.trainable:,} frozen"
+    if row.shared:
+        yield f"{row.shared:,} shared, counted above"
+    if row.calls != 1:
+        yield "not called" if not row.calls else f"{row.calls} calls"
 
 
 def _callback_row(row: PlannedCallback) -> dict[str, str]:

@@ -66,4 +66,4 @@ def resume(
         say("\n".join(preview(run, **chosen)))
         return
     outcome = resume_run(run, **chosen, allow_spec_change=allow_spec_change, strict_code=strict_code, quiet=quiet)
-    end(outcome, show_traceback=show_traceback)
+    end(outcome, show_traceback=show_traceback, quiet=quiet)

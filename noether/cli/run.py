@@ -55,6 +55,25 @@ WithProfile = Annotated[
         help="Print the cost of an update and of each callback at the end, and write a trace to the run folder.",
     ),
 ]
+LimitBatches = Annotated[
+    int | None,
+    typer.Option(
+        "--limit-batches",
+        min=1,
+        metavar="N",
+        help="Try the whole spec quickly: at most N updates an epoch and N batches an evaluation pass; sets "
+        "loader.limit_batches.",
+        show_default="all",
+    ),
+]
+OverfitOneBatch = Annotated[
+    bool,
+    typer.Option(
+        "--overfit-one-batch",
+        help="Train on one batch again and again, 200 times unless -s sets a limit, and say whether the loss fell; "
+        "without the callbacks and [expect] of the spec.",
+    ),
+]
 
 
 @verb(app, "run", example="noether run specs/experiment.toml -s trainer.max_epochs=5 --run-id first-try")
@@ -71,6 +90,8 @@ def run(
     show_traceback: ShowTraceback = False,
     trace_hooks: TraceHooks = False,
     profile: WithProfile = False,
+    limit_batches: LimitBatches = None,
+    overfit_one_batch: OverfitOneBatch = False,
 ) -> None:
     """Train the run that SPEC describes.
 
@@ -79,12 +100,14 @@ def run(
     """
     import noether
 
+    changes, removed = _trial(options, limit_batches, overfit_one_batch=overfit_one_batch)
     if nproc is not None:
         on_ranks(nproc, max_restarts, [] if run_id else ["--run-id", _new_id(spec, options)])
     try:
         outcome = noether.run(
             spec,
-            overrides=options.overrides,
+            overrides=[*changes, *options.overrides],
+            set=dict.fromkeys(removed),
             run_id=run_id,
             resume=resume,
             allow_spec_change=allow_spec_change,
@@ -99,7 +122,27 @@ def run(
         if show_traceback:
             say(masked_traceback(error), to_stderr=True)
         raise
-    end(outcome, show_traceback=show_traceback)
+    end(outcome, show_traceback=show_traceback, quiet=quiet)
+
+
+_LIMITS = ("trainer.max_epochs", "trainer.max_updates", "trainer.max_samples")
+_OTHER_LIMITS = ("trainer.max_epochs", "trainer.max_samples")
+_NOT_OVERFIT = ("expect", "trainer.track_every_n_epochs", "trainer.track_every_n_samples")
+_OVERFIT_UPDATES = 200
+
+
+def _trial(
+    options: SpecOptions, limit_batches: int | None, *, overfit_one_batch: bool
+) -> tuple[list[str], tuple[str, ...]]:
+    """Return the overrides for a trial of a spec, which those of the user follow, and the paths to remove."""
+    changes = [] if limit_batches is None else [f"loader.limit_batches={limit_batches}"]
+    if not overfit_one_batch:
+        return changes, ()
+    changes += ["loader.overfit_one_batch=true", "trainer.callbacks=[]"]
+    changes += ["trainer.add_default_callbacks=true", "trainer.track_every_n_updates=1"]  # the loss of every update
+    if not any(str(override).lstrip().startswith(_LIMITS) for override in options.overrides):
+        return [*changes, f"trainer.max_updates={_OVERFIT_UPDATES}"], (*_NOT_OVERFIT, *_OTHER_LIMITS)
+    return changes, _NOT_OVERFIT
 
 
 def _new_id(spec: Path, options: SpecOptions) -> str:
@@ -129,8 +172,10 @@ def on_ranks(ranks: int, restarts: int, more: list[str]) -> NoReturn:
 _LAUNCH = ("--nproc", "--max-restarts")
 
 
-def end(outcome: Outcome, *, show_traceback: bool) -> NoReturn:
-    """End the command with the exit code of a run; print the error if the run failed."""
+def end(outcome: Outcome, *, show_traceback: bool, quiet: bool = False) -> NoReturn:
+    """End the command with the exit code of a run; print the error if the run failed, and its last line if `quiet`."""
+    if quiet and outcome.last_line:
+        say(outcome.last_line)
     error = outcome.error
     if error is not None and outcome.status == "FAILED":
         if show_traceback:

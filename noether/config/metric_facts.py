@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Literal, TypeAlias, get_args
 
 from noether.config.components import CallBackBaseConfig
@@ -30,6 +31,9 @@ BUILT_IN_PATTERNS: tuple[tuple[str, Direction], ...] = (
 )
 NEUTRAL_PATTERNS: tuple[str, ...] = ("profiling/*", "optim/*")
 
+TRAINING_LOSS = "loss/online/total"
+_OF_THE_RUN = ("optim/", "stability/", "data/", "model/", "profiling/", "loss/online/")
+_BEST = re.compile(r"/best(/tolerance=[^/]*)?$")
 _PREFIX = re.compile(r"^((?:ema|best)=[^/]*/)+")
 
 
@@ -48,6 +52,12 @@ def metric_direction(key: str, added: Iterable[tuple[str, Direction]] = ()) -> D
         return "neutral"
     matches = {direction for pattern, direction in BUILT_IN_PATTERNS if fnmatchcase(name, pattern)}
     return matches.pop() if len(matches) == 1 else None
+
+
+@lru_cache(maxsize=10_000)  # the same few keys are asked for at every display of progress
+def is_evaluation(key: str) -> bool:
+    """Return True for a metric that an evaluation logs, False for training losses, machinery and records of bests."""
+    return not key.startswith(_OF_THE_RUN) and "/at_best/" not in key and _BEST.search(key) is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from noether.config.base import component_of
+from noether.config.components import CollatorBaseConfig
+from noether.config.signature import SignatureConfig
 from noether.data.batches import lacking
 from noether.data.dataset import Batch, lost_columns
 from noether.errors import DataError
@@ -212,3 +216,12 @@ def _alike(name: str, values: list[Any]) -> list[Tensor]:
             "one shape of a point"
         )
     return tensors
+
+
+def build_collator(config: CollatorBaseConfig | None) -> Collator:
+    """Return the function of `config` with its options; `stack` without a config."""
+    if not isinstance(config, CollatorBaseConfig):  # a data set may have an option of this name
+        return stack
+    options: dict[str, Any] = config.arguments() if isinstance(config, SignatureConfig) else {}
+    target: Collator = component_of(config).target
+    return partial(target, **options) if options else target

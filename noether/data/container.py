@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
-from functools import partial
 from multiprocessing import get_all_start_methods
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from noether.config.base import component_of
-from noether.config.components import CollatorBaseConfig, DatasetBaseConfig, TransformBaseConfig
-from noether.config.signature import SignatureConfig, build_component
-from noether.data.collators import Collator, stack
+from noether.config.components import DatasetBaseConfig, TransformBaseConfig
+from noether.config.signature import build_component
+from noether.data.collators import Collator, build_collator, stack
 from noether.data.dataset import AnyDataset, Batch, length_of, shuffle_block
 from noether.data.fetch import Fetch, fetch_of, first_batch, first_sample, usable
 from noether.data.loader import TaggedDataset, TrainingLoader, refuse_import_by_worker
@@ -41,6 +39,8 @@ class DataContainer:
         start_method: Start method of worker processes: `fork`, `forkserver` or `spawn`; None for Python's default.
         timeout: Seconds after which a worker that delivers nothing is an error; None for 600.
         device_resident: Keep the data sets on the device and gather batches there: never, always, or if they fit.
+        limit_batches: Most updates of an epoch, and most batches of a pass; None for all.
+        overfit_one_batch: Train on the first batch again and again.
         collators: Functions that make batches of samples, by key of the data set; others use the default.
         seed: Seed of the run, from which the order and every sample's randomness derive.
         transforms: Transforms of every data set, with statistics of `train`.
@@ -61,6 +61,8 @@ class DataContainer:
         start_method: str | None = None,
         timeout: float | None = None,
         device_resident: Wanted = False,
+        limit_batches: int | None = None,
+        overfit_one_batch: bool = False,
         collators: Mapping[str, Collator] | None = None,
         seed: int = 0,
         transforms: Sequence[Transform] = (),
@@ -75,6 +77,7 @@ class DataContainer:
         self.start_method = start_method
         self.timeout = timeout
         self.device_resident = device_resident
+        self.limit_batches, self.overfit_one_batch = limit_batches, overfit_one_batch
         self._resident: dict[int, tuple[Tensor, Tensor]] = {}
         self.collators = dict(collators or {})
         self.seed = seed
@@ -156,7 +159,13 @@ class DataContainer:
             batch_size=batch_size,
             collator=self.collators.get(self._known(key)),
             key=self._known(key),
+            limit_batches=self.limit_batches,
         )
+
+    @property
+    def epoch_limit(self) -> int | None:
+        """Most updates of an epoch; None for all."""
+        return 1 if self.overfit_one_batch else self.limit_batches
 
     def first_batch(self, samples: int = 1) -> Batch:
         """Return the first samples of `main` as a batch, as training and evaluation get it.
@@ -228,6 +237,8 @@ class DataContainer:
                 shuffle=shuffle,
                 drop_last=drop_last,
                 block=shuffle_block(self.train),
+                limit=self.limit_batches,
+                repeats=self.overfit_one_batch,
             )
         sampler = InterleavedSampler(
             order,
@@ -387,12 +398,3 @@ def build_dataset(config: DatasetBaseConfig, *, seed: int = 0) -> AnyDataset:
 def build_transform(config: TransformBaseConfig, *, seed: int = 0) -> Transform:
     """Return the transform of `config`."""
     return build_component(config, seed=seed)  # type: ignore[no-any-return]  # as above
-
-
-def build_collator(config: CollatorBaseConfig | None) -> Collator:
-    """Return the function of `config` with its options; `stack` without a config."""
-    if not isinstance(config, CollatorBaseConfig):  # a data set may have an option of this name
-        return stack
-    options: dict[str, Any] = config.arguments() if isinstance(config, SignatureConfig) else {}
-    target: Collator = component_of(config).target
-    return partial(target, **options) if options else target

@@ -34,6 +34,7 @@ class SamplerIntervalConfig(Intervals):
         batch_size: Samples in a batch on each rank; None for the one that the loader was built with.
         collator: Makes batches of samples; None for the default.
         key: Key of the data set in messages; empty if it has none.
+        limit_batches: Most batches of a pass on each rank; None for all.
         tag: Mark of this consumer's batches, unique in the process.
     """
 
@@ -41,24 +42,32 @@ class SamplerIntervalConfig(Intervals):
     batch_size: int | None = None
     collator: Collator | None = None
     key: str = ""
+    limit_batches: int | None = None
     tag: int = field(default_factory=_tags.__next__, init=False)
 
-    def samples_on(self, rank: int, world_size: int) -> range:
-        """Return the indices that this rank evaluates: over all ranks every sample once, in order, without padding."""
+    def samples_on(self, rank: int, world_size: int, batch_size: int) -> range:
+        """Return the indices that this rank evaluates: over all ranks every sample once, in order, without padding.
+
+        Args:
+            rank: The rank.
+            world_size: Number of ranks.
+            batch_size: Samples in a batch if the consumer has no batch size; `limit_batches` counts these batches.
+        """
         share, rest = divmod(length_of(self.dataset), world_size)
         first = rank * share + min(rank, rest)
-        return range(first, first + share + (rank < rest))
+        mine = range(first, first + share + (rank < rest))
+        return mine if self.limit_batches is None else mine[: self.limit_batches * (self.batch_size or batch_size)]
 
     def batch_lengths(self, batch_size: int, *, rank: int = 0, world_size: int = 1) -> Iterator[int]:
         """Yield the number of samples in each batch of a pass, whatever the collator makes of them."""
-        left, size = len(self.samples_on(rank, world_size)), self.batch_size or batch_size
+        left, size = len(self.samples_on(rank, world_size, batch_size)), self.batch_size or batch_size
         while left > 0:
             yield min(size, left)
             left -= size
 
     def pass_length(self, batch_size: int, *, rank: int = 0, world_size: int = 1) -> int:
         """Return the number of batches of `batch_size` (or its own size) in a pass on this rank."""
-        return -(-len(self.samples_on(rank, world_size)) // (self.batch_size or batch_size))
+        return -(-len(self.samples_on(rank, world_size, batch_size)) // (self.batch_size or batch_size))
 
 
 _MOST_BYTES = 256 * 1024
@@ -132,23 +141,33 @@ _CHUNK = 4096  # batches cut at once: cheaper than one by one, and neither an ep
 _COMPUTED = 1 << 16  # samples whose places are computed at once: their 512 KiB stay in the processor's cache
 
 
-def updates_per_epoch(samples: int, effective_batch_size: int, *, drop_last: bool = True) -> int:
+def updates_per_epoch(
+    samples: int, effective_batch_size: int, *, drop_last: bool = True, limit: int | None = None
+) -> int:
     """Return the updates in one pass over the training set; samples that do not fill an update are left out.
 
     Without `drop_last`, they are filled up to one.
+
+    Args:
+        samples: Size of the training set.
+        effective_batch_size: Samples in one update, over all ranks.
+        drop_last: See `TrainingOrder`.
+        limit: See `TrainingOrder`.
 
     Raises:
         DataError: if the training set is smaller than one effective batch.
     """
     if samples and not drop_last:
-        return -(-samples // effective_batch_size)
+        updates = -(-samples // effective_batch_size)
+        return updates if limit is None else min(updates, limit)
     if samples < effective_batch_size:
         raise DataError(
             f"the training set is too small: found {samples} samples, expected at least one effective batch of "
             f"{effective_batch_size}",
             hint=f"set effective_batch_size to at most {samples}" if samples else "check the path and the split",
         )
-    return samples // effective_batch_size
+    updates = samples // effective_batch_size
+    return updates if limit is None else min(updates, limit)
 
 
 OPTIONS = ("shuffle", "drop_last", "seed")
@@ -186,6 +205,8 @@ class TrainingOrder:
         shuffle: Visit the samples in another order in each epoch; otherwise always from the first to the last.
         drop_last: Leave out samples that do not fill an update; otherwise fill it with the first samples of the epoch.
         block: Shuffle blocks of this many consecutive samples, see `BlockShuffle`; None for samples.
+        limit: Most updates of an epoch, the first ones; None for all.
+        repeats: Repeat the first update of epoch 0 for ever, its random numbers included; an epoch is one update then.
     """
 
     samples: int
@@ -197,6 +218,8 @@ class TrainingOrder:
     shuffle: bool = True
     drop_last: bool = True
     block: int | None = None
+    limit: int | None = None
+    repeats: bool = False
 
     def __post_init__(self) -> None:
         share, rest = divmod(self.effective_batch_size, self.world_size)
@@ -210,7 +233,8 @@ class TrainingOrder:
     @property
     def updates_per_epoch(self) -> int:
         """Updates in one epoch."""
-        return updates_per_epoch(self.samples, self.effective_batch_size, drop_last=self.drop_last)
+        limit = 1 if self.repeats else self.limit
+        return updates_per_epoch(self.samples, self.effective_batch_size, drop_last=self.drop_last, limit=limit)
 
     @property
     def accumulation_steps(self) -> int:
@@ -292,10 +316,11 @@ class InterleavedSampler(torch.utils.data.Sampler[TaggedIndices]):
         if self.repeat_round and update > 0:
             yield from self._round(update, *sizes)
         due = self._next_due(update, *sizes)
+        repeated = list(order.batches(0)) if order.repeats else None
         while update < self.end_update:
-            epoch, done = divmod(update, per_epoch)
+            epoch, done = (0, 0) if order.repeats else divmod(update, per_epoch)
             position = 0
-            for indices in order.batches(epoch, done):
+            for indices in order.batches(epoch, done) if repeated is None else repeated:
                 yield make(TaggedIndices, (TRAINING, epoch, position, indices))
                 if position < last:
                     position += 1
@@ -322,7 +347,7 @@ class InterleavedSampler(torch.utils.data.Sampler[TaggedIndices]):
                 yield from self._pass(consumer)
 
     def _pass(self, consumer: SamplerIntervalConfig) -> Iterator[TaggedIndices]:
-        mine = consumer.samples_on(self.rank, self.world_size)
+        mine = consumer.samples_on(self.rank, self.world_size, self.batch_size)
         if not mine:
             return
         size = consumer.batch_size or self.batch_size

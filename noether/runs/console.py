@@ -17,6 +17,8 @@ from noether.config.secrets import MaskSecrets
 from noether.spec.errors.words import visible_lines
 
 _STDOUT = 1
+BOLD = {"noether_style": "1"}
+"""`extra` of a record that is bold on a terminal."""
 LOGGER = logging.getLogger("noether")
 
 
@@ -52,7 +54,18 @@ class _ToStdout(logging.StreamHandler):  # type: ignore[type-arg]  # only generi
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of a record with what the stream cannot encode as escapes, as on stderr."""
         text, encoding = super().format(record), getattr(self.stream, "encoding", None)
-        return text.encode(encoding, "backslashreplace").decode(encoding) if isinstance(encoding, str) else text
+        text = text.encode(encoding, "backslashreplace").decode(encoding) if isinstance(encoding, str) else text
+        style = {logging.WARNING: "33", logging.ERROR: "31"}.get(record.levelno, getattr(record, "noether_style", ""))
+        return f"\x1b[{style}m{text}\x1b[0m" if style and self._has_colors() else text
+
+    def _has_colors(self) -> bool:
+        is_terminal = getattr(self.stream, "isatty", None)
+        return bool(
+            not os.environ.get("NO_COLOR")
+            and os.environ.get("TERM", "").lower() not in ("", "dumb", "unknown")
+            and is_terminal is not None
+            and is_terminal()
+        )
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name that logging calls
         """Continue without a reader: `noether run … | head` ends the output and not the run."""

@@ -212,6 +212,8 @@ def evaluate(
         raise UsageError("--like without --data", hint="name the file with --data")
     paths = find_run(run, output)
     loaded = load_saved_spec(paths, project=project, trusted=trusted)
+    if (limit := loaded.spec.loader.limit_batches) is not None:
+        _LOG.warning("the run has limit_batches = %d, so its passes have at most %d batches here as well", limit, limit)
     with preparation(loaded) as prepared:
         weights = _SavedWeights(*CheckpointNames(paths.checkpoint_path).load_weights(checkpoint))
         saved, name = weights.checkpoint.saved, weights.checkpoint.position

@@ -10,23 +10,23 @@ import signal
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from time import strftime
 
 from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.paths import PathProvider, shown_path, sweep_leftovers, sweep_temporary_files
 from noether.config.secrets import masked_traceback, withheld
+from noether.core.callbacks.display import without_bars
 from noether.errors import CheckpointError, NoetherError, StorageError, TrainingError, notes_of, text_of
 from noether.kernel.dispatch import compile_dispatch
-from noether.kernel.entries import BUILT_IN, Component
-from noether.kernel.participant import Participant
 from noether.kernel.watchdog import Overdue, OverdueHook, Watchdog, write_stacks
 from noether.metrics.tracker import BaseTracker, RunDescription, TrackerError
-from noether.runs.console import console, kept_for_console, open_log
+from noether.runs.console import BOLD, console, kept_for_console, open_log
 from noether.runs.folder.lock import RunLock
 from noether.runs.folder.run_folder import SAMPLES, RunFolder
 from noether.runs.mirror.feed import NoMirror
-from noether.runs.outcome import EXIT_CODE, Outcome, check_expectations, describe, say_how_to_continue, summary_place
+from noether.runs.outcome import EXIT_CODE, Outcome, check_expectations, describe, say_how_to_continue
 from noether.runs.prepare import Preparation, Run
 from noether.runs.process_state import keep_threads, shares_generators
 from noether.runs.ranks import Decision, require_same
@@ -46,8 +46,8 @@ from noether.runs.resume.continuation import (
 from noether.runs.resume.facts import facts_of
 from noether.runs.resume.repair import repair
 from noether.runs.saved_spec import PROJECT, SPEC_SHA256, write_saved_spec
+from noether.runs.start_and_end import Clock, limits_of, packages_of, say_end, say_start
 from noether.runs.tracking.tracking import Tracking, flattened, until_stopped
-from noether.spec.describe.fields import components_in
 from noether.spec.errors.words import visible, visible_lines
 from noether.spec.model import resolved_tables
 from noether.training.parallel import parallel_of
@@ -103,6 +103,7 @@ class Execution:
         self.is_older = False
         self.lock = RunLock(paths.run_path)
         self.repairs = list(repairs)
+        self.clock = Clock()
 
     def run(self) -> Outcome:
         """Train; return the outcome.
@@ -148,7 +149,10 @@ class Execution:
             self.parallel.share(None)  # the folder is there, and the other ranks may open their logs
             stack.enter_context(run.trainer.signals)  # until the end of the run is recorded
             self._begin(run, saved)
-            with console(self.paths.log_path, self.paths.run_path, quiet=self.quiet):
+            with (
+                console(self.paths.log_path, self.paths.run_path, quiet=self.quiet),
+                without_bars(quiet=self.quiet),
+            ):
                 return self._attempt(run, saved, trackers, said)
 
     # A run that exists
@@ -246,10 +250,7 @@ class Execution:
     def _attempt(
         self, run: Run, saved: SavedState | None, trackers: list[BaseTracker], said: list[logging.LogRecord]
     ) -> Outcome:
-        ranks = run.trainer.parallel.world
-        _LOG.info("run %s in %s%s", run.run_id, shown_path(run.run_dir), f" on {ranks} ranks" if ranks > 1 else "")
-        for note in self.loaded.notes:
-            _LOG.info("note: %s", note)
+        say_start(run, self.prepared.plugins, self.loaded.notes)
         if shares_generators():
             _LOG.warning(
                 "another run is under way in this process, and both draw from its random generators: their results "
@@ -258,7 +259,7 @@ class Execution:
         for record in said:
             logging.getLogger(record.name).handle(record)
         if saved is not None:
-            self._log_position(saved, ranks)
+            self._log_position(saved, run.trainer.parallel.world)
         tracking = Tracking(trackers, self.paths, self._description(run, saved), self.lock.require_own)
         tracking.start()
         self.mirror.start(run.trainer.checkpoint_writer, self.lock.require_own)
@@ -293,10 +294,6 @@ class Execution:
             _LOG.info("note: ranks %d → %d: results are equal within rounding, not bit for bit", before, ranks)
 
     def _description(self, run: Run, saved: SavedState | None) -> RunDescription:
-        parts: list[Component | Participant] = [component for _, component in components_in(run.spec)]
-        parts += self.prepared.plugins
-        foreign = {part.distribution: part.version for part in parts if part.distribution != BUILT_IN}
-        foreign.pop("", None)
         tables = resolved_tables(run.spec)
         return RunDescription(
             run_id=run.run_id,
@@ -304,8 +301,9 @@ class Execution:
             run_dir=run.run_dir,
             params=flattened(tables),
             tags={
-                "noether.plugins": json.dumps(foreign, sort_keys=True),
+                "noether.plugins": json.dumps(packages_of(run, self.prepared.plugins)),
                 "noether.spec.sha256": run.trainer.checkpoint_writer.spec_sha256,
+                **({"noether.limited": limited} if (limited := limits_of(run.spec)) else {}),
             },
             spec_path=self.loaded.path or self.paths.spec_path,
             resolved_spec_path=self.paths.resolved_spec_path,
@@ -319,9 +317,13 @@ class Execution:
         """Train; return the exception that ended training, None if there was none."""
         try:
             with run.trainer.signals.interrupting(), self.profile(run):
-                tracking.follow(run.trainer.log_writer)
-                run.trainer.train(run.model)
-            if run.trainer.stopped_by is None:  # a run that was stopped early cannot be judged
+                with self.clock.measuring("trackers"):
+                    tracking.follow(run.trainer.log_writer)
+                with self.clock.measuring("training"):
+                    run.trainer.train(run.model)
+            if run.spec.expect and limits_of(run.spec):
+                _LOG.info("[expect] is not checked: a trial does not reach its metrics")
+            elif run.trainer.stopped_by is None:  # a run that was stopped early cannot be judged
                 metrics = run.trainer.log_writer
                 check_expectations(run.spec.expect, metrics.final_metrics, metrics.best_metrics)
         except BaseException as error:  # whatever it is, it is recorded
@@ -359,13 +361,12 @@ class Execution:
         self._record_end(outcome.status, reason)
         if outcome.status != "FINISHED" and not run.trainer.update_counter.is_finished:
             say_how_to_continue(self.paths, run.trainer.update_counter.update, outcome)
-        for key in sorted(outcome.metrics, key=summary_place):  # stable: in the order of logging within a group
-            _LOG.info("  %s = %.6g", key, outcome.metrics[key])
+        say_end(run, self.paths, self.clock)
         failure = reason if outcome.status == "FAILED" else None
         report = partial(report_for_trackers, self.paths, outcome.status, failure)
-        closing = partial(tracking.close, outcome.status, failure, report)
+        close = partial(tracking.close, outcome.status, failure, report)
         try:
-            if not until_stopped(closing, run.trainer.signals):
+            if not until_stopped(close, run.trainer.signals):
                 _LOG.warning("stopped waiting for trackers because of a signal; they may lack the last metrics")
         except TrackerError as error:  # a required tracker lacks something
             if outcome.status == "FINISHED":
@@ -373,8 +374,10 @@ class Execution:
                 self._record_end(outcome.status, describe(error))
         self.mirror.close(run.trainer.signals, is_interrupt=outcome.exit_code == EXIT_CODE + signal.SIGINT)
         end, place = run.trainer.update_counter.cur_iteration, shown_path(run.run_dir)
-        _LOG.info("%s after %s: %s", outcome.status.lower(), end, place)
-        return outcome
+        limited = f" ({limits})" if (limits := limits_of(run.spec)) else ""
+        last_line = f"{outcome.status.lower()} after {end}{limited}: {place}"
+        _LOG.info("%s", last_line, extra=BOLD)
+        return replace(outcome, last_line=last_line)
 
     def _record_end(self, status: str, reason: str | None) -> None:
         try:

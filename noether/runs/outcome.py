@@ -30,18 +30,6 @@ def describe(error: BaseException) -> str:
     return withheld("\n".join([text, *notes_of(error)]))
 
 
-_MACHINERY = ("optim/", "stability/", "data/", "model/", "profiling/")
-
-
-def summary_place(key: str) -> int:
-    """Return the place of a metric in the summary: best values, evaluations, training losses, sizes and timings."""
-    if key.startswith(_MACHINERY):
-        return 3
-    if key.startswith("best=") or "/best" in key or "/at_best/" in key:
-        return 0
-    return 2 if key.startswith("loss/online/") else 1
-
-
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 EXIT_CODE = 128
 """Exit code of a run that a signal ended, before the number of the signal is added: a shell reports it as 128 + n."""
@@ -57,6 +45,7 @@ class Outcome:
         metrics: The last value of every metric key.
         error: The exception that ended the run, or a broken expectation; None if there was none.
         exit_code: Exit code of the command line.
+        last_line: The line with which the run ended its output.
     """
 
     status: Status
@@ -64,6 +53,7 @@ class Outcome:
     metrics: Mapping[str, float] = field(default_factory=dict)
     error: BaseException | None = None
     exit_code: int = 0
+    last_line: str = ""
 
 
 class RunInterrupted(KeyboardInterrupt):

@@ -58,6 +58,18 @@ class LoaderTable(SpecTable):
         json_schema_extra={"unit": "seconds"},
         description="Longest wait for a batch of a worker process; then the run ends.",
     )
+    limit_batches: int | None = Field(
+        None,
+        ge=1,
+        examples=[2],
+        description="Most updates of an epoch, and most batches of an evaluation pass on each rank: a quick trial of "
+        "the whole run. All if left out.",
+    )
+    overfit_one_batch: bool = Field(
+        False,
+        description="Train on the first update's samples again and again, which are an epoch then: a test of whether "
+        "the model can learn.",
+    )
 
 
 class PluginsTable(SpecTable):

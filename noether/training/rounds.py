@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -19,7 +20,7 @@ from noether.core.models.base import ModelBase, evaluating
 from noether.data.randomness import preserved_rng
 from noether.data.samplers import TaggedBatch
 from noether.errors import NonFiniteError
-from noether.kernel.compile import HookCall
+from noether.kernel.compile import HookCall, HookWatch, active_watch, watch_hooks
 from noether.kernel.dispatch import Dispatch
 from noether.kernel.markers import is_when_due
 from noether.kernel.participant import Participant
@@ -28,6 +29,10 @@ from noether.training.stop import interruptible, take_up
 
 CHECKPOINT_WAIT = "checkpoint_wait"
 """Seconds in which training waited for an asynchronous save, among the trainer's `seconds`."""
+
+EVALUATION, SAVE, PERIODIC = ("round", "evaluation"), ("round", "save"), "periodic_callback"
+"""Keys of the rounds of a `RunState`: rounds in which a callback goes through data, saves, and each callback in those
+rounds by (PERIODIC, id). Other rounds read no clock, because they may follow every update."""
 
 # Saving the generators costs more than most of these hooks, so only hooks that declare that they draw from them pay.
 _EVERY_UPDATE = ("before_optimizer_step", "track_after_accumulation_step", "track_after_update_step")
@@ -83,7 +88,7 @@ class Rounds:
     def at_eval(self) -> None:
         """Call `at_eval` once, outside of any schedule."""
         if self.dispatch.at_eval is not None:
-            with preserved_rng(), self._modes("at_eval"):
+            with preserved_rng(), self._modes("at_eval"), self._timed_round():
                 self.dispatch.at_eval(self.counter, **self.arguments)
 
     # After an update
@@ -99,7 +104,10 @@ class Rounds:
             return
         self.last = counter.update
         self.send_flags()
-        with interruptible(self.trainer, self.model) if self._is_pass_due() else _NOTHING:
+        if self._is_pass_due():
+            with interruptible(self.trainer, self.model), self._timed_round():
+                self._call(dispatch.after_update, dispatch.after_epoch)
+        else:
             self._call(dispatch.after_update, dispatch.after_epoch)
         self.due = dispatch.next_due_update(counter)
 
@@ -163,6 +171,25 @@ class Rounds:
         if checked:
             self._require_same_model()
 
+    @contextmanager
+    def _timed_round(self) -> Iterator[None]:
+        """Time a round, and each callback in it, beside the measurements that the run asks for."""
+        watch = active_watch() or HookWatch()
+        if watch.timers is None:
+            watch = replace(watch, timers=self.trainer.state.rounds)
+        with self._timed(EVALUATION), watch_hooks(watch):
+            yield
+
+    @contextmanager
+    def _timed(self, key: tuple[str, str]) -> Iterator[None]:
+        """Count the block and its seconds."""
+        started, timer = perf_counter(), self.trainer.state.rounds.setdefault(key, [0, 0.0])
+        try:
+            yield
+        finally:
+            timer[0] += 1
+            timer[1] += perf_counter() - started
+
     def _require_same_model(self) -> None:
         """Check that optimizers and later runs fit the model that the callbacks have left."""
         require_agreement(self.model)
@@ -224,7 +251,7 @@ class Rounds:
         if self.checkpoint_writer.pending is not None:
             self.settle()
             self._require_same_model()
-            with self.trainer.signals.uninterrupted():
+            with self.trainer.signals.uninterrupted(), self._timed(SAVE):
                 folder = self.checkpoint_writer.commit(self.trainer.capture_state(self.model))
             self._report(folder)
 

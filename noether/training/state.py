@@ -23,6 +23,7 @@ from noether.data.container import DataContainer
 from noether.data.loader import TrainingLoader
 from noether.data.samplers import updates_per_epoch
 from noether.errors import PluginError, SpecError
+from noether.kernel.compile import Timers
 from noether.kernel.dispatch import Dispatch
 from noether.kernel.participant import Participant
 from noether.kernel.progress import TrainingIteration, UpdateCounter
@@ -62,6 +63,7 @@ class RunState:
         pending_round: Beginning of the round that a stop has interrupted, which a resumed run has to repeat.
         round_to_repeat: The same as a checkpoint holds it, until the round is repeated.
         seconds: Seconds that the parts of all updates have taken so far, by part.
+        rounds: Number and seconds of the work between updates, see `noether.training.rounds`.
         is_resumed: True if the run continues with its own state.
         has_ended: True if training has come to its end, by its limit or by an early stop.
     """
@@ -73,6 +75,7 @@ class RunState:
     pending_round: PendingRound | None = None
     round_to_repeat: Mapping[str, Any] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    rounds: Timers = field(default_factory=dict)
     is_resumed: bool = False
     has_ended: bool = False
 
@@ -198,20 +201,23 @@ class RunParts:
     initializer: InitializerBase | None = None
 
 
-def starting_counter(config: BaseTrainerConfig[Any], samples: int, *, drop_last: bool = True) -> UpdateCounter:
+def starting_counter(
+    config: BaseTrainerConfig[Any], samples: int, *, drop_last: bool = True, limit: int | None = None
+) -> UpdateCounter:
     """Return a counter at the beginning of the run that `config` describes.
 
     Args:
         config: The trainer's config.
         samples: Size of the training set.
         drop_last: See `TrainingOrder`.
+        limit: Most updates of an epoch; None for all.
 
     Raises:
         DataError: if the training set is smaller than one effective batch.
         SpecError: if `start_at_epoch` lies after the end.
     """
     size = config.effective_batch_size
-    per_epoch = updates_per_epoch(samples, size, drop_last=drop_last)
+    per_epoch = updates_per_epoch(samples, size, drop_last=drop_last, limit=limit)
     epoch = config.start_at_epoch or 0
     start = TrainingIteration(epoch, epoch * per_epoch, epoch * per_epoch * size)
     counter = UpdateCounter(start, config.end_iteration, per_epoch, size)

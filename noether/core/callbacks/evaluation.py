@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from itertools import chain, islice, repeat
-from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Any
+from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from noether.checkpoint.shards import Ranked
+from noether.core.callbacks.display import PassBar
 from noether.core.models.base import evaluating
 from noether.data.batches import moved
 from noether.data.container import DataContainer
@@ -21,10 +21,6 @@ from noether.data.loader import TrainingLoader, evaluation_pass
 from noether.data.samplers import SamplerIntervalConfig, TaggedBatch
 from noether.errors import TrainingError
 from noether.optim.kernels import is_sharded
-from noether.spec.errors.words import visible
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 
 def put_together(results: Sequence[Any]) -> Any:
@@ -64,72 +60,6 @@ def _shape(result: Any) -> str:
     if isinstance(result, dict):
         return f"{kind} of {', '.join(sorted(map(repr, result)))}"
     return f"{kind} of {len(result)}" if isinstance(result, list | tuple) else kind
-
-
-SHOW_AFTER_S = 0.5  # shorter passes show no bar
-_REDRAW_S = 0.1  # the eye sees no more
-
-
-def on_terminal() -> bool:
-    """Return True if stdout is a terminal; a closed or missing one, or one without `isatty`, is not."""
-    try:
-        return bool(sys.stdout.isatty())
-    except (AttributeError, ValueError):
-        return False
-
-
-class PassBar:
-    """Progress bar of an evaluation pass, on a terminal only, shown below the bar of training.
-
-    Args:
-        name: Name of the pass on the terminal.
-        batches: Number of batches in the pass.
-        show_after: Seconds after which the bar appears.
-    """
-
-    def __init__(self, name: str, batches: int, *, show_after: float = SHOW_AFTER_S) -> None:
-        self._name = name
-        self._batches = batches
-        self._done = 0
-        self._redraw_at = monotonic() + show_after if on_terminal() else float("inf")
-        self._bar: Progress | None = None
-
-    def advance(self) -> None:
-        """Count one batch."""
-        self._done += 1
-        if monotonic() >= self._redraw_at:
-            self._draw()
-            self._redraw_at = monotonic() + _REDRAW_S
-
-    def close(self) -> None:
-        """Restore the terminal."""
-        if self._bar is not None:
-            with suppress(OSError):  # the terminal was closed
-                self._bar.stop()
-            self._bar = None
-
-    def _draw(self) -> None:
-        if self._bar is None:
-            self._bar = _open(self._name, self._batches)
-        self._bar.update(self._bar.task_ids[0], completed=self._done)
-        with suppress(OSError):
-            self._bar.refresh()
-
-
-def _open(name: str, batches: int) -> Progress:
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    bar = Progress(
-        TextColumn("  {task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} batches"),
-        auto_refresh=False,
-        transient=True,
-    )
-    bar.add_task(visible(name), total=batches)
-    with suppress(OSError):
-        bar.start()
-    return bar
 
 
 class _One:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from noether.runs.plan.plan_callbacks import (
     planned_passes,
     saving_updates,
 )
+from noether.runs.plan.plan_model import PlannedModule, plan_model
 from noether.runs.prepare import Run, rehearsal
 from noether.spec.load import LoadedSpec
 from noether.spec.model import resolved_tables
@@ -122,6 +123,7 @@ class Plan:
         plugins: Origin of each run plugin, in the order of their use.
         tables: Tables of plugins, by name.
         seconds: Duration of all updates at the given time of one; None without it.
+        modules: Modules of the model; None if they were not asked for.
     """
 
     name: str
@@ -153,21 +155,26 @@ class Plan:
     plugins: dict[str, str]
     tables: dict[str, dict[str, Any]]
     seconds: float | None = None
+    modules: list[PlannedModule] | None = None
 
 
-def make_plan(loaded: LoadedSpec, plugins: Iterable[str] = (), *, update_time: float | None = None) -> Plan:
+def make_plan(
+    loaded: LoadedSpec, plugins: Iterable[str] = (), *, update_time: float | None = None, with_modules: bool = False
+) -> Plan:
     """Build a run and return its plan.
 
     Args:
         loaded: A valid spec.
         plugins: Run plugins beside those that the spec uses.
         update_time: Seconds of one update, for the duration of training.
+        with_modules: Call the model once, and add its modules.
 
     Raises:
-        UsageError: if something in the spec cannot be built.
+        UsageError: if something in the spec cannot be built, or the model cannot be called.
     """
     with rehearsal(loaded, plugins) as run:
-        return _plan_of(run, update_time)
+        modules = plan_model(run) if with_modules else None
+        return replace(_plan_of(run, update_time), modules=modules)
 
 
 def _plan_of(run: Run, update_time: float | None) -> Plan:

@@ -184,7 +184,7 @@ def planned_passes(run: Run) -> list[PlannedPass]:
             PlannedPass(
                 id=participant.id,
                 dataset=callback.dataset_key or run.data.keys()[0],
-                samples=len(config.samples_on(0, 1)),
+                samples=len(config.samples_on(0, 1, trainer.batch_size)),
                 batches=config.pass_length(trainer.batch_size),
                 times=times.get(participant.id, called) if trainer.total_training_updates else 1,
             )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from noether.checkpoint.durable import storage_error
 from noether.config.components import DatasetBaseConfig
-from noether.core.callbacks.evaluation import PassBar
+from noether.core.callbacks.display import PassBar
 from noether.data.sources.columns import column_names
 from noether.data.sources.file import FileConfig, FileDataset
 from noether.errors import DataError, UsageError

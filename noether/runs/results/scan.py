@@ -18,10 +18,10 @@ from typing import BinaryIO, NamedTuple
 
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.untrusted import open_inside
+from noether.config.metric_facts import is_evaluation
 from noether.errors import StorageError
 from noether.kernel.names import has_control
 from noether.metrics.metrics_file import spell_number
-from noether.runs.outcome import summary_place
 
 _CHUNK = 1 << 20  # bytes
 _LONGEST = 256 << 20  # bytes of a line, as in `MetricsFile`
@@ -29,12 +29,6 @@ _MOST_KEYS = 10_000  # a file with more has no metrics of a training, and would 
 _COUNTERS = ("update", "epoch", "sample")
 _HEAD = rb'update": \d+, "epoch"|epoch": \d+, "sample"|sample": \d+, "time"|time": [\d.]+, "metrics"|metrics": \{'
 """The keys of a line beside its metrics, whose values have a decimal point if they are numbers."""
-_BEST = re.compile(r"/best(/tolerance=[^/]*)?$")
-
-
-def is_evaluation(key: str) -> bool:
-    """Return True for a metric that an evaluation logs, False for training losses, machinery and records of bests."""
-    return summary_place(key) < 2 and "/at_best/" not in key and _BEST.search(key) is None
 
 
 @dataclass(slots=True)

@@ -47,14 +47,19 @@ _EXCHANGE = ("trainer.parallel", "trainer.shard", "trainer.reduce")
 EXACT_ONLY_IF_EQUAL = ("device", "threads", "deterministic", "matmul_precision", *_EXCHANGE)
 """Keys that may change and then alter the last bits: the run warns that the resume is not exact."""
 
-ADDED = {"trainer.update": "eager", "trainer.parallel": "replicated", "trainer.reduce": "exact"}
+ADDED = {
+    "trainer.update": "eager",
+    "trainer.parallel": "replicated",
+    "trainer.reduce": "exact",
+    "loader.overfit_one_batch": False,
+}
 """Keys that earlier versions did not have, with the value that says what those did: a run of theirs goes on."""
 
 RECOMPUTED = ("model.checkpoint", "model.*.checkpoint")
 """Keys that may change, except with `use_torch_compile`: recomputed modules are then compiled one by one, and draw
 other random numbers. Earlier versions did not have them."""
 
-_FROZEN = ("datasets.train*",)
+_FROZEN = ("datasets.train*", "loader.limit_batches", "loader.overfit_one_batch")
 
 
 def refused_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:

@@ -106,7 +106,7 @@ class Tracking:
         for feed in self.feeds:
             patience = _REQUIRED_PATIENCE_S if feed.is_required else feed.tracker.patience_s
             if feed.wait_open(max(0.0, began + patience - time.monotonic())):
-                _LOG.info("%s: %s", feed.name, feed.tracker.description)
+                _LOG.info("  %-9s %s", feed.name, feed.tracker.description)
             log_writer.on_written.append(feed.notify)
 
     def abandon(self) -> None:
@@ -140,7 +140,7 @@ class Tracking:
                 _LOG.warning("interrupted while waiting for the tracker %s", feed.name)
                 began = float("-inf")
             if feed.has_everything:
-                _LOG.info("%s: %s", feed.name, feed.tracker.description)
+                _LOG.info("  %-9s %s", feed.name, feed.tracker.description)
         lacking = [feed for feed in self.feeds if feed.is_required and not feed.has_everything]
         if lacking and status == "FINISHED":
             names = ", ".join(feed.name for feed in lacking)

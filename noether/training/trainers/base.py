@@ -140,7 +140,8 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         trains = 0 not in (config.max_epochs, config.max_updates, config.max_samples)
         samples = length_of(self.data_container.train) if trains else config.effective_batch_size
         drop_last = (self.main_sampler_kwargs or {}).get("drop_last", True)
-        self.state = RunState(starting_counter(config, samples, drop_last=drop_last))
+        counter = starting_counter(config, samples, drop_last=drop_last, limit=self.data_container.epoch_limit)
+        self.state = RunState(counter)
         self.updates_per_epoch = self.state.counter.updates_per_epoch
 
     def _set_up_update(self, config: BaseTrainerConfig[Any]) -> None:

@@ -5,7 +5,7 @@ import torch
 
 from noether.config.components import PeriodicDataIteratorCallbackConfig
 from noether.core.callbacks import PeriodicDataIteratorCallback
-from noether.core.callbacks.evaluation import PassBar
+from noether.core.callbacks.display import PassBar
 from noether.data.samplers import InterleavedSampler, SamplerIntervalConfig
 from noether.errors import DataError
 from noether.testing import make_counter, make_model
@@ -161,7 +161,7 @@ def test_evaluation_shares_the_stream_of_training_and_never_changes_it(workshop)
 @pytest.mark.parametrize("ranks", [1, 3, 4])
 def test_over_all_ranks_each_sample_is_evaluated_once_without_padding(workshop, ranks):
     sampler = workshop.callback((Predicts, config())).sampler_config
-    assert sorted(index for rank in range(ranks) for index in sampler.samples_on(rank, ranks)) == list(range(10))
+    assert sorted(index for rank in range(ranks) for index in sampler.samples_on(rank, ranks, 4)) == list(range(10))
 
 
 def test_a_pass_shows_its_progress_on_a_terminal(capsys, monkeypatch):

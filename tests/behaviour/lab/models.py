@@ -126,3 +126,21 @@ class Picky(torch.nn.Module):
     def __init__(self, act: str = "tanh"):
         super().__init__()
         self.act = {"tanh": torch.tanh}[act]
+
+
+class Tower(nn.Module):
+    """Blocks that are alike, a layer of two names, and one that nothing calls."""
+
+    def __init__(self, broken: bool = False):
+        super().__init__()
+        self.first = nn.Linear(3, 3)
+        self.blocks = nn.ModuleList(nn.Linear(3, 3) for _ in range(3))
+        self.last = nn.Linear(7 if broken else 3, 2)
+        self.again = self.last
+        self.unused = nn.Linear(1, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        for block in self.blocks:
+            x = block(x)
+        return {"y": self.last(x)}

@@ -11,6 +11,7 @@ import tomli_w
 import noether
 from noether.cli.main import main
 from noether.cli.plan import print_plan
+from noether.errors import UsageError
 from noether.kernel.participant import Participant
 from noether.runs.plan.plan_callbacks import planned_callbacks
 from noether.runs.prepare import rehearsal
@@ -248,3 +249,54 @@ def test_a_plan_says_in_which_form_updates_run_and_why_not_in_a_faster_one(plan,
     assert "graph" in made.slower_because
     print_plan(made)
     assert f"eager; not graph: {made.slower_because['graph']}" in capsys.readouterr().out
+
+
+def rows(made) -> dict[str, Any]:
+    return {row.path: row for row in made.modules}
+
+
+def test_the_modules_of_a_model_are_called_only_on_request(plan):
+    assert plan().modules is None
+    found = rows(plan(with_modules=True))
+    assert list(found) == ["", "layers", "layers.0", "layers.1", "layers.2"]
+    first = found["layers.0"]
+    assert (first.depth, first.kind, first.inputs, first.outputs, first.calls) == (2, "Linear", "1x3", "1x8", 1)
+    assert (first.parameters, first.trainable, first.flops) == (32, 32, 2 * 3 * 8)
+    assert found[""].flops == sum(found[path].flops for path in ("layers.0", "layers.2"))
+    assert found[""].parameters == 50
+
+
+def test_frozen_shared_unused_and_alike_modules_are_told_apart(plan, lab):
+    model = {"kind": "lab.models.Tower", "optimizer": {"kind": "AdamW"}, "frozen": ["first.*"]}
+    found = rows(plan({"model": model}, with_modules=True))
+    blocks = [row for path, row in found.items() if path.startswith("blocks.")]
+    assert [(row.name, row.siblings, row.parameters) for row in blocks] == [("0-2", 3, 12)]
+    assert (found["first"].parameters, found["first"].trainable) == (12, 0)
+    assert (found["again"].parameters, found["again"].shared, found["again"].calls) == (0, 8, 1)
+    assert (found["unused"].calls, found["unused"].flops) == (0, 0)
+    assert found["blocks"].flops == 3 * blocks[0].flops
+    assert found[""].parameters == 12 + 3 * 12 + 8 + 2
+
+
+def test_a_composite_model_nests_its_parts(plan, lab):
+    made = plan({"model": {"kind": "lab.models.EncoderDecoder", "optimizer": {"kind": "AdamW"}}}, with_modules=True)
+    assert [(row.path, row.depth) for row in made.modules] == [
+        ("", 0),
+        ("encoder", 1),
+        ("encoder.linear", 2),
+        ("decoder", 1),
+        ("decoder.linear", 2),
+    ]
+
+
+def test_a_forward_pass_that_fails_names_the_module_and_its_input(plan, lab):
+    with pytest.raises(UsageError, match=r"failed in 'last' \(Linear\): .*; it was called with 1x3"):
+        plan({"model": {"kind": "lab.models.Tower", "broken": True, "optimizer": {"kind": "AdamW"}}}, with_modules=True)
+
+
+def test_plan_model_prints_the_modules(monkeypatch, capsys, spec_file):
+    code, out, _ = command(monkeypatch, capsys, "plan", spec_file, "--model")
+    assert code == 0
+    assert "  MODULE    CLASS       INPUT  OUTPUT  PARAMETERS  FLOPS\n" in out.replace("  NOTE", "")
+    _, out, _ = command(monkeypatch, capsys, "plan", spec_file, "--model", "--json")
+    assert json.loads(out)["modules"][0]["parameters"] == 50

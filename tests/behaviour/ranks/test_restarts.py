@@ -78,7 +78,7 @@ def test_other_ranks_go_on_within_rounding(on):
     resumed = on(3, changes, **options)[0]
     assert resumed.losses == pytest.approx(single.losses, rel=1e-4)
     log = (resumed.run_dir / "log.txt").read_text()
-    assert "on 2 ranks" in log
+    assert ", 2 ranks" in log
     assert "ranks 2 → 3" in log
 
 

@@ -144,3 +144,23 @@ def test_indices_are_sent_to_workers_without_the_rest_of_the_epoch() -> None:
     assert len(sent) < 1000
     assert received[:3] == (3, 1, 2)
     assert received.indices.tolist() == [10, 11, 12, 13]
+
+
+def test_one_batch_is_repeated_with_its_random_numbers_and_intervals_go_on() -> None:
+    order = TrainingOrder(16, 4, 2, seed=5, repeats=True)
+    consumer = SamplerIntervalConfig(dataset=numbers(3), every_n_epochs=2)
+    found = list(InterleavedSampler(order, [consumer], batch_size=2, end_update=3))
+    training = [(one.epoch, one.position, one.indices.tolist()) for one in found if one.tag == TRAINING]
+    assert order.updates_per_epoch == 1
+    assert training == training[:2] * 3
+    assert [one[:2] for one in training[:2]] == [(0, 0), (0, 1)]
+    assert [one.tag == TRAINING for one in found] == [True] * 4 + [False] * 2 + [True] * 2
+
+
+def test_a_limit_of_batches_cuts_a_pass_on_each_rank() -> None:
+    consumer = SamplerIntervalConfig(dataset=numbers(11), every_n_epochs=1, limit_batches=2)
+    for rank, first in ((0, 0), (1, 6)):
+        sampler = InterleavedSampler(None, [consumer], batch_size=2, rank=rank, world_size=2)
+        assert [one.indices.tolist() for one in sampler] == [[first, first + 1], [first + 2, first + 3]]
+        assert consumer.pass_length(2, rank=rank, world_size=2) == 2
+        assert list(consumer.batch_lengths(2, rank=rank, world_size=2)) == [2, 2]

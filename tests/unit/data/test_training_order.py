@@ -56,3 +56,15 @@ def test_batch_sizes_that_do_not_divide_are_refused() -> None:
     assert "effective_batch_size" in str(caught.value)
     assert "8" in str(caught.value)
     assert "3" in str(caught.value)
+
+
+def test_a_limit_leaves_the_first_updates_of_each_epoch() -> None:
+    whole, limited = (TrainingOrder(40, 8, 4, seed=3, limit=limit) for limit in (None, 2))
+    assert (whole.updates_per_epoch, limited.updates_per_epoch) == (5, 2)
+    for epoch in (0, 1):
+        assert torch.equal(torch.cat(list(limited.batches(epoch))), torch.cat(list(whole.batches(epoch))[:4]))
+
+
+def test_a_limit_above_the_length_of_an_epoch_changes_nothing() -> None:
+    assert TrainingOrder(40, 8, 8, limit=9).updates_per_epoch == 5
+    assert updates_per_epoch(41, 8, drop_last=False, limit=9) == 6

@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import Any
 
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts
+from noether.core.callbacks.display import Pace
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.kernel.progress import UpdateCounter
-
-
-class Pace:
-    """Updates per second since this session began."""
-
-    def __init__(self, update_counter: UpdateCounter) -> None:
-        self._first_update = update_counter.update
-        self._started = monotonic()
-
-    def estimate(self, update_counter: UpdateCounter) -> tuple[float, float] | None:
-        """Return the updates per second and the remaining seconds at that rate; None before the first update."""
-        updates = update_counter.update - self._first_update
-        if not updates:
-            return None
-        rate = updates / max(monotonic() - self._started, 1e-9)
-        return rate, (update_counter.end_update - update_counter.update) / rate
-
-
-def clock(seconds: float) -> str:
-    """Format seconds as `1:02:03` or `02:03`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
 
 
 class EtaCallback(PeriodicCallback):

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from time import monotonic
 from typing import Any, Protocol
 
 from pydantic import Field
 
 from noether.config.components import CallBackBaseConfig
-from noether.config.metric_facts import MetricFacts
-from noether.core.callbacks.default.eta import Pace, clock
-from noether.core.callbacks.evaluation import on_terminal
+from noether.config.metric_facts import TRAINING_LOSS, MetricFacts, is_evaluation
+from noether.core.callbacks.display import LiveBar, Pace, PlainLines, Readings, on_terminal
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.kernel.progress import UpdateCounter
-
-TRAINING_LOSS = "loss/online/total"
-_REDRAW_SECONDS = 0.1  # the eye sees no more, and a redraw costs more than many updates
-_TOTAL = re.compile(r"loss/([^/]+)/total")
 
 
 class ProgressConfig(CallBackBaseConfig):
@@ -31,15 +23,18 @@ class ProgressConfig(CallBackBaseConfig):
 class ProgressDisplay(Protocol):
     """Display of the progress of a run."""
 
-    def show(self, counter: UpdateCounter, losses: Callable[[], str], pace: Pace, *, is_last: bool) -> bool:
-        """Show the current counters, losses and rate; return False if it is too early for that."""
+    def show(self, counter: UpdateCounter, readings: Callable[[], Readings], pace: Pace, *, is_last: bool) -> bool:
+        """Show the current counts, rate and values; return False if it is too early for that."""
 
     def close(self) -> None:
         """Release the output."""
 
 
 class ProgressCallback(PeriodicCallback):
-    """Show epoch, update, rate, remaining time, the mean training loss since the last display, and evaluation losses.
+    """Show epoch, update, rate, remaining time, the mean training loss since the last display, and evaluations.
+
+    On a terminal that is a live bar with the last results of evaluations below it. Elsewhere it is a number of lines;
+    the result of an evaluation stands in the first line after it.
 
     ```toml
     [[trainer.callbacks]]
@@ -59,7 +54,9 @@ class ProgressCallback(PeriodicCallback):
     def __init__(self, callback_config: ProgressConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
         self.lines = callback_config.lines
-        self._noted: list[float] = []  # training losses since the last display
+        self._written: list[Mapping[str, float]] = []  # lines of metrics since the last display
+        self._note = self._written.append
+        self._results: dict[str, float] = {}
         self._pace: Pace | None = None
         self._display: ProgressDisplay | None = None
 
@@ -72,12 +69,8 @@ class ProgressCallback(PeriodicCallback):
         """Open the display."""
         self._pace = Pace(update_counter)
         self.writer.on_written.append(self._note)
-        self._display = LiveBar(update_counter) if on_terminal() else PlainLines(self, update_counter)
-
-    def _note(self, metrics: Mapping[str, float]) -> None:
-        """Note the training loss of a line of metrics."""
-        if (loss := metrics.get(TRAINING_LOSS)) is not None:
-            self._noted.append(loss)
+        plain = not on_terminal()
+        self._display = PlainLines(self.logger, self.lines, update_counter) if plain else LiveBar(update_counter)
 
     def periodic_callback(self, *, update_counter: UpdateCounter, **_: Any) -> None:
         """Update the display; the last time is left to `after_training`, when the last evaluation is known."""
@@ -91,8 +84,8 @@ class ProgressCallback(PeriodicCallback):
     def _show(self, counter: UpdateCounter, *, is_last: bool = False) -> None:
         if self._display is None or self._pace is None:
             return
-        if self._display.show(counter, self._losses, self._pace, is_last=is_last):
-            self._noted.clear()
+        if self._display.show(counter, self._read, self._pace, is_last=is_last):
+            self._written.clear()
 
     def close(self) -> None:
         """Close the display."""
@@ -102,96 +95,10 @@ class ProgressCallback(PeriodicCallback):
         if self._note in self.writer.on_written:
             self.writer.on_written.remove(self._note)
 
-    def _losses(self) -> str:
-        """Return the total losses as short text: of training the mean since the last display, else the last ones."""
-        known = self.writer.written_metrics
-        if self._noted:
-            known[TRAINING_LOSS] = sum(self._noted) / len(self._noted)
-        matches = ((_TOTAL.fullmatch(key), value) for key, value in known.items())
-        return "  ".join(f"{match[1]} {value:.4g}" for match, value in matches if match)
-
-
-class LiveBar:
-    """Live progress bar for a terminal; a terminal that was closed is no reason to stop training."""
-
-    def __init__(self, counter: UpdateCounter) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            TextColumn(
-                "{task.completed:.0f}/{task.total:.0f}  {task.fields[rate]}  {task.fields[losses]}", markup=False
-            ),
-            auto_refresh=False,
-            transient=False,
-        )
-        self._task = self._bar.add_task(
-            "train",
-            total=counter.end_update,
-            completed=counter.update,
-            epoch=counter.epoch,
-            rate="",
-            losses="",
-        )
-        with suppress(OSError):
-            self._bar.start()
-        self._drawn = 0.0
-
-    def show(self, counter: UpdateCounter, losses: Callable[[], str], pace: Pace, *, is_last: bool) -> bool:
-        """Redraw, unless the last redraw was a moment ago."""
-        now = monotonic()
-        if now - self._drawn < _REDRAW_SECONDS and not is_last:
-            return False
-        self._drawn = now
-        self._bar.update(
-            self._task,
-            completed=counter.update,
-            epoch=counter.epoch,
-            rate=_rate(counter, pace),
-            losses=losses(),
-        )
-        with suppress(OSError):
-            self._bar.refresh()
-        return True
-
-    def close(self) -> None:
-        """Draw once more and release the terminal."""
-        with suppress(OSError):
-            self._bar.refresh()
-        with suppress(OSError):
-            self._bar.stop()
-
-
-class PlainLines:
-    """Plain lines for files and pipes."""
-
-    def __init__(self, callback: ProgressCallback, counter: UpdateCounter) -> None:
-        self._log = callback.logger
-        self._updates = max(counter.end_update // callback.lines, 1)
-        self._next = counter.update + self._updates
-
-    def show(self, counter: UpdateCounter, losses: Callable[[], str], pace: Pace, *, is_last: bool) -> bool:
-        """Write a line if enough updates have passed since the last one."""
-        if counter.update < self._next and not is_last:
-            return False
-        self._next = counter.update + self._updates
-        self._log.info(
-            "epoch %d  update %d/%d  %s  %s",
-            counter.epoch,
-            counter.update,
-            counter.end_update,
-            _rate(counter, pace),
-            losses(),
-        )
-        return True
-
-    def close(self) -> None:
-        """Do nothing: no resource is open."""
-
-
-def _rate(counter: UpdateCounter, pace: Pace) -> str:
-    if (estimate := pace.estimate(counter)) is None:
-        return ""
-    rate, remaining = estimate
-    return f"{rate:.0f} updates/s  {clock(remaining)} left"
+    def _read(self) -> Readings:
+        """Return the mean training loss since the last display, else the last one, and the results of evaluations."""
+        losses = [line[TRAINING_LOSS] for line in self._written if TRAINING_LOSS in line]
+        new = {key: value for line in self._written for key, value in line.items() if is_evaluation(key)}
+        self._results |= new
+        training = sum(losses) / len(losses) if losses else self.writer.written_metrics.get(TRAINING_LOSS)
+        return Readings(training, self._results, new)

@@ -37,7 +37,6 @@ class DatasetStatsCallback(OneShotCallback):
         """Log the number of samples of each data set."""
         keys = self.data_container.keys()
         sizes = {key: length_of(self.data_container.get_dataset(key)) for key in keys}
-        self.logger.info("data: %s", ", ".join(f"{key} {size:,} samples" for key, size in sizes.items()))
         for key, size in sizes.items():
             self.writer.add_scalar(f"data/{key}/samples", size)
 
@@ -63,7 +62,6 @@ class ParameterCountCallback(OneShotCallback):
         parameters = list(self.model.parameters())
         trainable = sum(p.numel() for p in parameters if p.requires_grad)
         total = sum(p.numel() for p in parameters)
-        self.logger.info("model: %s parameters, %s trainable", f"{total:,}", f"{trainable:,}")
         self.writer.add_scalar("model/parameters", total)
         self.writer.add_scalar("model/trainable_parameters", trainable)
 

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noether.checkpoint.paths import PathProvider
+from noether.config.metric_facts import is_evaluation
 from noether.errors import StorageError
 from noether.metrics.metrics_file import MetricRecord
 from noether.runs.results import scan
-from noether.runs.results.scan import Scan, is_evaluation, scan_metrics
+from noether.runs.results.scan import Scan, scan_metrics
 
 KEYS = (
     "loss/test/total", "rmse/test/Höhe", "a/b\"c", "metric", "optim/lr", "loss/online/total", "profiling/update_time",

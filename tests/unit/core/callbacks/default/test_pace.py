@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.core.callbacks.default.eta import Pace, clock
+from noether.core.callbacks.display import Pace, clock
 from noether.testing import make_counter
 
 

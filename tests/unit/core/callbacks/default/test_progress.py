@@ -1,18 +1,14 @@
-"""Progress: lines in files and pipes, a bar on a terminal."""
+"""`progress` in files and pipes; `test_display.py` has the bar."""
 
 from __future__ import annotations
 
-import io
 import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from noether.core.callbacks.default.eta import Pace
-from noether.core.callbacks.default.progress import LiveBar, PlainLines, ProgressCallback
+from noether.core.callbacks.default.progress import ProgressCallback
 from noether.testing import make_callback, make_counter, make_trainer
 
 LOGGER = "noether.callbacks.ProgressCallback"
@@ -24,45 +20,22 @@ def progress(folder: Path, **settings: Any) -> ProgressCallback:
     return callback
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> ProgressCallback:
-    return progress(tmp_path_factory.mktemp("run"))
-
-
-class Lines(logging.Handler):
-    """Keeps what was logged."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.written.append(record.getMessage())
-
-
-@given(end=st.integers(1, 200), lines=st.integers(1, 30), start=st.integers(0, 50))
-def test_plain_lines_are_about_as_many_as_asked_and_the_last_update_has_one(
-    shared: ProgressCallback, end: int, lines: int, start: int
+def test_without_a_terminal_there_are_about_as_many_lines_as_asked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    callback, seen = shared, Lines()
-    callback.lines = lines
-    callback.logger.addHandler(seen)
-    callback.logger.setLevel(logging.INFO)
-    try:
-        counter = make_counter(update=min(start, end - 1), end_update=end)
-        display, pace = PlainLines(callback, counter), Pace(counter)
+    callback = progress(tmp_path, lines=4)
+    counter = make_counter(end_update=100)
+    with caplog.at_level(logging.INFO, LOGGER):
+        callback.before_training(update_counter=counter)
         while not counter.is_finished:
             counter.update += 1
-            display.show(counter, lambda: "online 0.5", pace, is_last=counter.is_finished)
-        display.close()
-    finally:
-        callback.logger.removeHandler(seen)
-    assert len(seen.written) <= 2 * lines + 1
-    assert f"update {end}/{end}" in seen.written[-1]
-    assert all("updates/s" in line and "left  online 0.5" in line for line in seen.written)
+            callback.periodic_callback(update_counter=counter)
+        callback.after_training(update_counter=counter)
+    callback.close()
+    assert [line.split("  ")[1] for line in caplog.messages] == [f"update {at}/100" for at in (25, 50, 75, 100)]
 
 
-def test_without_a_terminal_lines_show_the_mean_since_the_line_before_and_the_last_evaluation(
+def test_a_line_shows_the_mean_loss_and_the_evaluations_since_the_line_before(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     callback = progress(tmp_path, lines=2)
@@ -72,15 +45,17 @@ def test_without_a_terminal_lines_show_the_mean_since_the_line_before_and_the_la
         for update, loss in ((25, 1.0), (49, 3.0), (75, 0.25), (99, 0.75)):
             for key, value in (("total", loss), ("y_loss", loss), ("total/online-loss", 9.0)):
                 writer.add_scalar(f"loss/online/{key}", value)
-            writer.add_scalar("loss/test/total", loss / 10)
+            if update < 50:
+                writer.add_scalar("rmse/test/y", loss / 10)
+                writer.add_scalar("optim/lr", 0.1)
             writer.flush(make_counter(update=update))
             callback.periodic_callback(update_counter=make_counter(update=update + 1))
         callback.after_training(update_counter=make_counter(update=100))
     first, last = caplog.messages
     assert first.startswith("epoch 8  update 50/100")
-    assert first.endswith("online 2  test 0.3")
+    assert first.endswith("train 2  rmse/test/y 0.3")
     assert last.startswith("epoch 16  update 100/100")
-    assert last.endswith("online 0.5  test 0.075")
+    assert last.endswith("train 0.5")
     callback.close()
     assert writer.on_written == []
     writer.close()
@@ -90,15 +65,3 @@ def test_before_training_there_is_nothing_to_show(tmp_path: Path) -> None:
     callback = progress(tmp_path)
     callback.periodic_callback(interval_type="eval", update_counter=make_counter())
     callback.close()
-
-
-def test_a_bar_shows_where_the_run_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = io.StringIO()
-    monkeypatch.setattr("sys.stdout", screen)
-    monkeypatch.setenv("COLUMNS", "200")
-    counter = make_counter(end_update=40)
-    bar, pace = LiveBar(counter), Pace(counter)
-    bar.show(make_counter(update=40, end_update=40), lambda: "online 0.5  [b] 0.25", pace, is_last=True)
-    bar.close()
-    assert "40/40" in screen.getvalue()
-    assert "online 0.5  [b] 0.25" in screen.getvalue()

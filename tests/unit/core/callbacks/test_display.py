@@ -1,0 +1,96 @@
+"""Bars on terminals of every width; nothing where no terminal is."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+from rich.console import Console
+from rich.text import Text
+
+from noether.core.callbacks import display
+from noether.core.callbacks.display import LiveBar, Pace, PassBar, Readings, without_bars
+from noether.testing import make_counter
+
+RESULTS = {"loss/test/total": 0.1847, "rmse/test/elevation": 58.01, "r2/test/elevation": 0.91}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(stdout: io.StringIO, monkeypatch: pytest.MonkeyPatch, *, show_after: float) -> str:
+    """Return the output of a pass of three batches."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    display._console.cache_clear()
+    bar = PassBar("test", 3, show_after=show_after)
+    for _ in range(3):
+        bar.advance()
+    bar.close()
+    return stdout.getvalue()
+
+
+def test_a_pass_that_takes_long_shows_its_batches_on_a_terminal_and_leaves_no_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = shown(Terminal(), monkeypatch, show_after=0.0)
+    assert "test" in written
+    assert "1/3 batches" in written
+    assert written.endswith("\x1b[2K")  # the line is erased in the end
+
+
+def test_a_short_pass_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(Terminal(), monkeypatch, show_after=60.0) == ""
+
+
+def test_where_no_terminal_is_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(io.StringIO(), monkeypatch, show_after=0.0) == ""
+
+
+def test_quiet_and_a_terminal_that_cannot_move_its_cursor_have_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    with without_bars():
+        assert shown(Terminal(), monkeypatch, show_after=0.0) == ""
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv("TERM", "dumb")
+    bar = PassBar("test", 1, show_after=0.0)
+    bar.advance()
+    assert sys.stdout.getvalue() == ""  # type: ignore[attr-defined]
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, width: int, *, encoding: str = "utf-8", **environment: str) -> list[str]:
+    """Return the lines of a bar in the middle of a run, with their colors."""
+    raw = io.BytesIO()
+    screen = io.TextIOWrapper(raw, encoding=encoding, newline="")
+    console = Console(
+        file=screen, width=width, soft_wrap=True, force_terminal=True, _environ={"TERM": "xterm", **environment}
+    )
+    monkeypatch.setattr(display, "_console", lambda: console)
+    counter = make_counter(update=40, end_update=100)
+    pace = Pace(make_counter(update=0))
+    bar = LiveBar(counter)
+    bar.show(counter, lambda: Readings(0.12345, RESULTS, {}), pace, is_last=False)
+    screen.flush()
+    text = raw.getvalue().decode(encoding)
+    bar.close()
+    return text.rpartition("\x1b[2K")[2].split("\n")
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 120, 300])
+def test_a_bar_fits_into_a_terminal_of_any_width(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    lines = [Text.from_ansi(line).plain for line in drawn(monkeypatch, width)]
+    assert len(lines) == 2
+    assert max(map(len, lines)) < width
+    assert "train 0.1235" in lines[0] or width == 20
+    assert ("40/100" in lines[0]) == (width >= 60)
+    assert "loss/test/total" in lines[1]
+    assert ("r2/test/elevation 0.91" in lines[1]) == (width >= 80)
+    assert ("  +" in lines[1]) == (width in (40, 60))
+
+
+def test_without_unicode_and_colors_a_bar_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = drawn(monkeypatch, 100, encoding="ascii", NO_COLOR="1")
+    assert "---" in lines[0]
+    assert "\x1b[3" not in "".join(lines)
