@@ -1,15 +1,26 @@
-"""Sphinx configuration: Markdown pages, pictures drawn while the site is built, nothing read from the network."""
+"""Sphinx configuration: Markdown pages, the API from docstrings, pictures drawn meanwhile, nothing from the network."""
 
+import sys
 from importlib.metadata import version as installed_version
+from pathlib import Path
 
 import mmdr
 from docutils import nodes
+
+sys.path.insert(0, str(Path(__file__).parent))
+import docstrings
 
 project = "Noether"
 author = "The Noether authors"
 version = release = installed_version("noether-train")
 
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+autodoc_default_options = {"members": True, "show-inheritance": True, "member-order": "bysource"}
+autodoc_default_options["exclude-members"] = "model_config, model_post_init"
+autodoc_typehints = "signature"
+autodoc_class_signature = "mixed"
+napoleon_use_ivar = True
+default_role = "code"  # docstrings are Markdown: one backtick is code
 myst_heading_anchors = 3
 myst_enable_extensions = ["fieldlist"]
 
@@ -29,6 +40,9 @@ def draw_pictures(app, doctree):
 
 
 def setup(app):
-    """Register the drawing of pictures."""
+    """Register the drawing of pictures, and the translation of docstrings."""
     app.connect("doctree-read", draw_pictures)
+    app.connect("autodoc-process-docstring", docstrings.translate, priority=1)  # before napoleon
+    app.connect("autodoc-skip-member", docstrings.hide_field)
+    app.connect("autodoc-process-signature", docstrings.hide_signature)
     return {"parallel_read_safe": True}

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from reference_pages import callbacks, cli, errors, hooks, house, kinds, public_names, spec
+from reference_pages import api, callbacks, cli, errors, hooks, house, kinds, public_names, spec
 
 DOCS = Path(__file__).parent
 NOTICE = "<!-- Written by docs/generate.py: change what it reads, not this page. -->"
@@ -31,6 +31,7 @@ HOUSE = re.compile(r"(?<=<!-- house, written by docs/generate\.py -->\n).*(?=<!-
 def stale_pages() -> dict[Path, str]:
     """Return the text of every page that is missing or stale, by its file."""
     texts = {DOCS / "reference" / name: f"{NOTICE}\n\n{page().strip()}\n" for name, page in PAGES.items()}
+    texts |= {DOCS / "reference" / name: f"{NOTICE}\n\n{text}\n" for name, text in api.pages().items()}
     texts[ARCHITECTURE] = HOUSE.sub(lambda _: f"\n{house.section()}\n\n", ARCHITECTURE.read_text("utf-8"))
     return {path: text for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text}
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic.fields import FieldInfo
 
+import noether
 from noether.spec.describe.explain import bounds_of, default_of, example_of, type_of, unit_of
 
 _SECTION = re.compile(r"^(Args|Attributes|Raises|Returns|Yields):", re.MULTILINE)
@@ -32,6 +34,25 @@ def prose(documented: Any) -> str:
 def summary(documented: Any) -> str:
     """Return the first paragraph of a docstring."""
     return prose(documented).partition("\n\n")[0]
+
+
+def meaning(name: str, value: Any) -> str:
+    """Return the meaning of a public name in one paragraph.
+
+    Types and markers, which hold no docstring, have a string below their assignment or the help of an option.
+
+    Raises:
+        LookupError: if there is neither.
+    """
+    if inspect.isclass(value) or inspect.isfunction(value):
+        return summary(value)
+    for mark in getattr(value, "__metadata__", ()):
+        return str(mark.help)
+    below = re.compile(rf'^{name}\b[^\n]*=(?:(?!^\w|""").)*?^"""(.*?)"""', re.MULTILINE | re.DOTALL)
+    for path in Path(noether.__file__).parent.rglob("*.py"):
+        if found := below.search(path.read_text("utf-8")):
+            return found[1]
+    raise LookupError(f"{name} has no docstring: put one below its assignment")
 
 
 def fields_table(fields: dict[str, FieldInfo]) -> str:

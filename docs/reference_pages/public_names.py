@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import import_module
-from typing import Any
 
 from noether.cli.package import PUBLIC, public_names
-from reference_pages.markdown import summary, table
+from reference_pages.markdown import meaning, table
 
 _INTRODUCTION = """
 # Public names
@@ -27,14 +26,9 @@ def _sections() -> Iterator[str]:
     for module in PUBLIC:
         found = import_module(module)
         names = [name for name in public_names(module) if not name.startswith("_")]
-        rows = [(f"`{name}`", _meaning(getattr(found, name))) for name in names if name not in first]
+        rows = [(f"`{name}`", meaning(name, getattr(found, name))) for name in names if name not in first]
         again = [name for name in names if name in first]
         homes = sorted({f"`{first[name]}`" for name in again})
         also = [f"Also, of {', '.join(homes)}: {', '.join(f'`{name}`' for name in again)}."] if again else []
         yield "\n\n".join([f"## {module}", *([table(["name", "is"], rows)] if rows else []), *also])
         first |= dict.fromkeys(set(names) - set(first), module)
-
-
-def _meaning(value: Any) -> str:
-    """Return the first sentence of a docstring; empty for a type alias."""
-    return summary(value) if callable(value) and getattr(value, "__module__", "").startswith("noether") else ""

@@ -57,6 +57,7 @@ def interval_of(function: object) -> Intervals | None:
 PROJECT = "noether"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+"""Marks a function of a run plugin as the implementation of the hook of its name: `@noether.hookimpl`."""
 
 _NO_OP = "noether_inherited_no_op"
 _WHEN_DUE = "noether_when_due"

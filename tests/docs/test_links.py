@@ -3,6 +3,9 @@
 import re
 from pathlib import Path
 
+import pytest
+
+_BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -25,8 +28,32 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_every_page_is_in_the_map(page, repository: Path):
+def test_every_page_is_in_the_map(repository: Path):
     docs = repository / "docs"
-    names = {path.relative_to(docs).with_suffix("").as_posix() for path in docs.glob("*/*.md")}
-    assert {name for name in names if f"({name}.md)" not in page["index.md"].text} == set()
-    assert {name for name in names if f"\n{name}\n" not in page["index.md"].text} == set()
+    for contents in (docs / "index.md", docs / "reference/api/index.md"):
+        folder, text = contents.parent, contents.read_text("utf-8")
+        paths = {path for path in folder.glob("*/*.md" if folder == docs else "*.md") if path != contents}
+        names = {path.relative_to(folder).with_suffix("").as_posix() for path in paths}
+        assert len(names) > 9
+        assert {name for name in names if f"({name}.md)" not in text} == set()
+        assert {name for name in names if f"\n{name}\n" not in text} == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("csv", "how-to/predict"),
+        ("deploy", "how-to/predict"),
+        ("early stopping", "how-to/stop-early"),
+        ("plot", "how-to/log-a-figure-or-a-table"),
+        ("plot", "how-to/read-a-report"),
+        ("resume", "how-to/resume-a-run"),
+        ("windows", "reference/supported"),
+    ],
+)
+def test_the_search_of_the_site_finds_a_page_by_the_words_of_a_heading(words: str, name: str, repository: Path):
+    """It ranks pages with all words in a heading first, in any case and any form of a word."""
+    text = (repository / "docs" / f"{name}.md").read_text("utf-8")
+    headings = re.findall(r"^#+ (.*)$", _BLOCK.sub("", text), re.MULTILINE)
+    found = [re.findall(r"\w+", heading.lower()) for heading in headings]
+    assert any(all(any(one.startswith(word) for one in each) for word in words.split()) for each in found), headings

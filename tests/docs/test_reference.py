@@ -3,11 +3,15 @@
 import re
 import tomllib
 from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from types import FunctionType
 
 import pytest
 from pydantic import BaseModel
 
 from noether import errors
+from noether.cli.package import PUBLIC, public_names
 from noether.config.components import ParameterGroupConfig, SpecTable
 from noether.config.discriminated import config_class_of
 from noether.config.signature import SignatureConfig
@@ -22,6 +26,24 @@ def test_every_hook_is_documented_with_its_exact_arguments(page):
     text = page["hooks.md"].text
     for hook, arguments in HOOKS.items():
         assert f"## {hook}\n\n`{hook}({', '.join(arguments)})`\n" in text
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_every_public_name_is_in_the_reference_of_the_api(module: str, repository: Path):
+    entries = re.findall(r"^\.\. [\w:]+:: (\S+)$", "\n".join(api_pages(repository).values()), re.MULTILINE)
+    entry_of = {entry.rpartition(".")[2]: entry for entry in entries}
+    assert len(entry_of) == len(entries)
+    assert [name for name in public_names(module) if not name.startswith("_") and name not in entry_of] == []
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_every_public_class_and_function_has_a_docstring_of_its_own(module: str):
+    found = [getattr(import_module(module), name) for name in public_names(module)]
+    assert [one for one in found if isinstance(one, type | FunctionType) and not one.__doc__] == []
+
+
+def api_pages(repository: Path) -> dict[str, str]:
+    return {path.stem: path.read_text("utf-8") for path in (repository / "docs/reference/api").glob("*.md")}
 
 
 def test_every_argument_of_a_hook_is_explained(page):

@@ -32,6 +32,7 @@ from noether.metrics.log import LogWriter
 from noether.metrics.tracker import BaseTracker
 
 IntervalType = Literal["epoch", "update", "sample", "eval"]
+"""The interval that fired; `eval` if a checkpoint is evaluated outside of training."""
 
 
 class _Every:

@@ -49,6 +49,7 @@ class Counted:
 LossResult: TypeAlias = (
     Tensor | Counted | list[Tensor | Counted | float] | dict[str, Tensor] | Mapping[str, Tensor | Counted | float]
 )
+"""The total loss alone, or its parts, by name or in a list; their sum is the total."""
 """One loss, several, or several with names; their sum is what is optimized."""
 
 

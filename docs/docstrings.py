@@ -1,0 +1,56 @@
+"""Docstrings for Sphinx: their Markdown as reStructuredText, and the fields of configs as attributes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
+_LINK = re.compile(r"\[([^\]]+)\]\((https?://[^)\s]+)\)")
+_FENCE = re.compile(r"( *)```(\w*)$")
+_ITEM = re.compile(r" *(-|\d+\.) ")
+
+
+def translate(app: Any, what: str, name: str, documented: Any, options: Any, lines: list[str]) -> None:
+    """Replace the lines of a docstring, before its Google sections are read."""
+    lines[:] = ["", *_as_rst(lines)] if what == "property" else list(_as_rst(lines))  # "Type: text" is for attributes
+    if isinstance(documented, type) and issubclass(documented, BaseModel):
+        lines += list(_fields(documented))
+
+
+def hide_field(app: Any, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out the fields of a named tuple, which the docstring of its class has."""
+    return True if str(getattr(member, "__doc__", "")).startswith("Alias for field number") else None
+
+
+def hide_signature(app: Any, what: str, name: str, documented: Any, options: Any, *signature: Any) -> Any:
+    """Leave out the signature of a config, whose fields follow."""
+    return ("", None) if isinstance(documented, type) and issubclass(documented, BaseModel) else None
+
+
+def _as_rst(lines: list[str]) -> Iterator[str]:
+    fence: str | None = None
+    before = ""
+    for line in lines:
+        found = _FENCE.fullmatch(line)
+        if found and fence is None:
+            fence = found[1]
+            yield from ("", f"{fence}.. code-block:: {found[2] or 'text'}", "")
+        elif fence is not None:
+            inside = not found
+            yield f"   {line}" if inside else ""
+            fence = fence if inside else None
+        else:
+            if _ITEM.match(line) and before.strip() and not _ITEM.match(before) and not before.startswith(" "):
+                yield ""
+            yield _LINK.sub(r"`\1 <\2>`__", line).replace("\\", "\\\\")
+        before = line
+
+
+def _fields(config: type[BaseModel]) -> Iterator[str]:
+    own = {name: field for name, field in config.model_fields.items() if name in config.__annotations__}
+    if own:
+        yield from ("", "Attributes:")
+        yield from (f"    {name}: {' '.join((field.description or '').split())}" for name, field in own.items())
