@@ -20,6 +20,7 @@ autodoc_default_options["exclude-members"] = "model_config, model_post_init"
 autodoc_typehints = "signature"
 autodoc_class_signature = "mixed"
 napoleon_use_ivar = True
+smartquotes_action = "qe"  # two hyphens begin an option
 default_role = "code"  # docstrings are Markdown: one backtick is code
 myst_heading_anchors = 3
 myst_enable_extensions = ["fieldlist"]
@@ -44,5 +45,5 @@ def setup(app):
     app.connect("doctree-read", draw_pictures)
     app.connect("autodoc-process-docstring", docstrings.translate, priority=1)  # before napoleon
     app.connect("autodoc-skip-member", docstrings.hide_field)
-    app.connect("autodoc-process-signature", docstrings.hide_signature)
+    app.connect("autodoc-process-signature", docstrings.shorten)
     return {"parallel_read_safe": True}

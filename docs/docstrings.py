@@ -25,9 +25,11 @@ def hide_field(app: Any, what: str, name: str, member: Any, skip: bool, options:
     return True if str(getattr(member, "__doc__", "")).startswith("Alias for field number") else None
 
 
-def hide_signature(app: Any, what: str, name: str, documented: Any, options: Any, *signature: Any) -> Any:
-    """Leave out the signature of a config, whose fields follow."""
-    return ("", None) if isinstance(documented, type) and issubclass(documented, BaseModel) else None
+def shorten(app: Any, what: str, name: str, documented: Any, options: Any, *signature: Any) -> Any:
+    """Leave out the signature of a config, whose fields follow, and the modules of types in another one."""
+    if isinstance(documented, type) and issubclass(documented, BaseModel):
+        return ("", None)
+    return tuple(part and re.sub(r"~[\w.]+\.", "", part) for part in signature)
 
 
 def _as_rst(lines: list[str]) -> Iterator[str]:

@@ -15,11 +15,19 @@ from reference_pages.markdown import meaning
 
 
 class Topic(NamedTuple):
-    """One page: its title, its first sentence, and the modules whose names it has, with those below them."""
+    """One page: its title, its first sentence, and the modules whose names it has, with those below them.
+
+    Attributes:
+        title: Title of the page.
+        about: First sentences of the page; the first one stands in the contents.
+        modules: The modules whose public names it has, and those below them.
+        returned: Classes that nobody imports, of objects that the functions return.
+    """
 
     title: str
     about: str
     modules: tuple[str, ...]
+    returned: tuple[str, ...] = ()
 
 
 TOPICS = {
@@ -29,6 +37,7 @@ TOPICS = {
         "[Use a trained model](../../how-to/predict.md) and "
         "[evaluate a checkpoint](../../how-to/evaluate-a-checkpoint.md) show them at work.",
         ("noether.errors",),
+        ("noether.runs.load.SavedRun", "noether.spec.load.LoadedSpec"),
     ),
     "callbacks": Topic(
         "Callbacks",
@@ -103,6 +112,10 @@ def pages() -> dict[str, str]:
         seen |= set(names)
         if names:
             sections[topic_of(module)].append(f"## {module}\n\n" + "\n\n".join(_entries(module, names)))
+    for slug, topic in TOPICS.items():
+        if topic.returned:
+            returned = "\n\n".join(f"```{{eval-rst}}\n.. autoclass:: {path}\n```" for path in topic.returned)
+            sections[slug].append(f"## Returned objects\n\n{returned}")
     texts = {
         f"api/{slug}.md": "\n\n".join([f"# {topic.title}", topic.about, *sections[slug]])
         for slug, topic in TOPICS.items()
