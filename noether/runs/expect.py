@@ -11,6 +11,10 @@ from noether.spec.checks.metrics import BEST
 from noether.spec.model import Expectation
 
 
+IS_BROKEN = "training finished, but [expect] failed: "
+"""Beginning of the message of a broken expectation."""
+
+
 def broken_expectations(
     expected: Mapping[str, Expectation], final: Mapping[str, float], best: Mapping[str, float] | None = None
 ) -> list[str]:
@@ -35,7 +39,7 @@ def check_expectations(
     """
     broken = broken_expectations(expected, final, best)
     if broken:
-        raise ExpectationError("training finished, but [expect] failed: " + "; ".join(broken))
+        raise ExpectationError(IS_BROKEN + "; ".join(broken))
 
 
 def _broken(key: str, bounds: Expectation, final: Mapping[str, float], best: Mapping[str, float]) -> str | None:
