@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from noether.cli.options import AsJson, Quiet, Spec, SpecOptions, verb, verbs
-from noether.cli.output import counted, duration_in_words, print_json, print_table, say, write_text
+from noether.cli.output import counted, duration_in_words, print_json, print_table, say
 
 if TYPE_CHECKING:
     from noether.runs.sweep.journal import Journal, Record, Trial
@@ -25,6 +26,10 @@ Name = Annotated[
         help="Name of the sweep, with which the ids of its runs begin.",
         show_default="that of [sweep.settings], or of the spec",
     ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write a spec with the best values, which extends SPEC.", show_default=False),
 ]
 Processes = Annotated[
     int | None,
@@ -45,6 +50,7 @@ def sweep(
     processes: Processes = None,
     name: Name = None,
     retry_failed: RetryFailed = False,
+    out: Out = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -56,11 +62,15 @@ def sweep(
     Exit codes: 0 all trials have ended, 1 a trial failed, 2 wrong spec or usage, 143 or 130 stopped by a signal.
     """
     if status:
+        from noether.runs.sweep.journal import look
         from noether.runs.sweep.plan import find_sweep
 
         journal = find_sweep(spec, options.overrides, name)
         record = journal.read()
-        _print_json(journal, record) if as_json else _print_status(journal, record)
+        for trial in record.trials:
+            if trial.state == "running":
+                trial.state = look(journal, record, trial)
+        _print_json(journal, record) if as_json else _print_status(journal, record, options.arguments())
         return
     from noether.runs.sweep.conduct import conduct
     from noether.runs.sweep.plan import SweepPlan
@@ -75,10 +85,12 @@ def sweep(
         retry=retry_failed,
         say=lambda line: None if quiet else say(line, to_stderr=as_json, flush=True),
     )
+    winner = record.winner()
+    overlay = None if winner is None else plan.write_best(plan.journal.run_id(winner), winner.values, out)
     if as_json:
         _print_json(plan.journal, record)
     else:
-        _print_status(plan.journal, record, command=["noether", "run", str(spec), *options.arguments()], plan=plan)
+        _print_status(plan.journal, record, options.arguments(), overlay)
     failed = [trial for trial in record.trials if trial.wanted and trial.state == "failed"]
     unfinished = [trial for trial in record.trials if trial.wanted and not trial.has_ended]
     for text, trials in (("failed", failed), ("not finished", unfinished)):
@@ -103,35 +115,32 @@ def _print_plan(plan: SweepPlan, *, as_json: bool) -> None:
         print_table([_cells(values) for values in known])
 
 
-def _print_status(
-    journal: Journal, record: Record, *, command: list[str] | None = None, plan: SweepPlan | None = None
-) -> None:
+def _print_status(journal: Journal, record: Record, given: list[str], overlay: Path | None = None) -> None:
+    """Print the table of the trials, and the commands that train with the best values.
+
+    Args:
+        journal: The folder of the sweep.
+        record: Its journal.
+        given: Options of the command line that every trial has.
+        overlay: A file with the best values.
+    """
+    from noether.spec.sweep import arguments_of
+
     say(f"{record.name}: {_counts(record)}, compared by {record.objective.words}")
-    rows = [_row(journal, record, trial) for trial in record.ranked() if trial.wanted]
-    print_table(rows)
+    print_table([_row(journal, record, trial) for trial in record.ranked() if trial.wanted])
     for trial in record.ranked():
         if trial.error and trial.wanted:
             say(f"{journal.run_id(trial)}: {trial.error}")
     if removed := [journal.run_id(trial) for trial in record.trials if not trial.wanted]:
         say(f"not in [sweep] any more: {', '.join(removed)}")
-    if (winner := record.winner()) is not None:
-        _print_winner(journal, record, winner, command, plan)
-
-
-def _print_winner(
-    journal: Journal, record: Record, winner: Trial, command: list[str] | None, plan: SweepPlan | None
-) -> None:
-    from noether.spec.sweep import arguments_of
-
+    if (winner := record.winner()) is None:
+        return
     objective = record.objective
     say(f"\nbest: {journal.run_id(winner)}, {objective.value} {objective.metric} = {winner.value(objective):.6g}")
-    base = command or ["noether", "run", record.spec]
     values = [part for argument in arguments_of(winner.values) for part in ("-s", argument)]
-    say(f"  {shlex.join([*base, *values])}")
-    if plan is not None and (overlay := plan.overlay(winner.values)) is not None:
-        path = journal.folder / "best.toml"
-        write_text(path, overlay)
-        say(f"  {shlex.join(['noether', 'run', str(path)])}   (the same values in a file)")
+    say(f"  {shlex.join(['noether', 'run', record.spec, *given, *values])}")
+    if overlay is not None:
+        say(f"  {shlex.join(['noether', 'run', str(overlay), *given])}")
     if (plots := journal.folder / "plots").is_dir():
         say(f"  plots: {plots}")
 
@@ -149,7 +158,7 @@ def _row(journal: Journal, record: Record, trial: Trial) -> dict[str, object]:
     return {
         "trial": journal.run_id(trial),
         **_cells(trial.values),
-        **{f"{name} {record.objective.metric}": number(getattr(trial, name)) for name in names},
+        **{name: number(getattr(trial, name)) for name in names},
         "status": trial.state,
         "duration": "-" if trial.seconds is None else duration_in_words(trial.seconds),
     }
@@ -157,13 +166,15 @@ def _row(journal: Journal, record: Record, trial: Trial) -> dict[str, object]:
 
 def _cells(values: dict[str, Any]) -> dict[str, object]:
     """Return the values by the last part of their path, or by the whole path if two would have one name."""
-    from noether.spec.errors.words import toml_literal
-
     short = {path: path.rpartition(".")[2] for path in values}
     names = list(short.values())
-    return {
-        (name if names.count(name) == 1 else path): toml_literal(values[path]) for path, name in short.items()
-    }
+    return {(name if names.count(name) == 1 else path): _short(values[path]) for path, name in short.items()}
+
+
+def _short(value: Any) -> str:
+    from noether.spec.errors.words import toml_literal
+
+    return f"{value:.6g}" if isinstance(value, float) else toml_literal(value)
 
 
 def _print_json(journal: Journal, record: Record) -> None:

@@ -49,7 +49,7 @@ class SweepSettings(SpecTable):
     sampler: str | dict[str, Any] = Field(
         "TPE",
         examples=["CmaEs", {"kind": "TPE", "n_startup_trials": 5}],
-        description="Sampler of Optuna, for `method = \"optuna\"`: the name of its class, with its options in a table.",
+        description='Sampler of Optuna, for `method = "optuna"`: the name of its class, with its options in a table.',
     )
     pruner: str | dict[str, Any] | None = Field(
         None,
@@ -66,4 +66,3 @@ class SweepTable(SpecTable):
     settings: SweepSettings = Field(
         default_factory=SweepSettings, examples=[{"trials": 20}], description="Settings of the sweep itself."
     )
-

@@ -220,7 +220,7 @@ def _wrong_settings(table: SweepTable, swept: Sequence[Swept]) -> Iterator[Probl
             message = f"too many combinations: found more than {MOST_TRIALS}, expected at most that"
             yield Problem("out-of-range", ("sweep",), message, 'draw some: method = "random" with trials = 20')
         if settings.trials is not None:
-            hint = "remove trials, or set method = \"random\""
+            hint = 'remove trials, or set method = "random"'
             yield Problem("conflicting-keys", (*at, "trials"), "a grid has one trial for each combination", hint)
     elif settings.trials is None:
         why = "" if is_given else ", because a value is drawn"
@@ -283,5 +283,5 @@ def objective_of(spec: RunSpec, flow: MetricFlow) -> Objective:
             return Objective(key, direction, settings.value)
     raise SpecError(
         "no metric to compare trials by: found no callback that logs one, expected metric under [sweep.settings]",
-        hint=f"known are {listed(flow.known_keys('')) or 'none'}: name one, with direction = \"lower\" or \"higher\"",
+        hint=f'known are {listed(flow.known_keys("")) or "none"}: name one, with direction = "lower" or "higher"',
     )

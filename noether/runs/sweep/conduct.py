@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import select
 import signal
@@ -18,15 +17,12 @@ from itertools import count
 from typing import Any
 
 from noether.errors import UsageError
-from noether.runs.expect import IS_BROKEN
 from noether.runs.folder.lock import holder_of
-from noether.runs.results.summary import summary_of
+from noether.runs.outcome import EXIT_CODE
 from noether.runs.sweep import trial as inside
 from noether.runs.sweep.journal import (
-    BROKE,
+    LONGEST_ERROR,
     FAILED,
-    FINISHED,
-    PRUNED,
     RUNNING,
     STOPPED,
     WAITING,
@@ -34,7 +30,7 @@ from noether.runs.sweep.journal import (
     Journal,
     Record,
     Trial,
-    history,
+    look,
 )
 from noether.runs.sweep.plan import SweepPlan
 from noether.runs.sweep.search import Search, is_installed, require_optuna
@@ -43,11 +39,12 @@ from noether.spec.read.overrides import Unset
 from noether.spec.sweep import key_of
 
 _LOOK_EVERY_S = 0.05
-_LONGEST_ERROR = 300  # characters
 Say = Callable[[str], object]
 
 
-def conduct(plan: SweepPlan, *, processes: int | None = None, retry: bool = False, say: Say = print) -> tuple[Record, int]:
+def conduct(
+    plan: SweepPlan, *, processes: int | None = None, retry: bool = False, say: Say = print
+) -> tuple[Record, int]:
     """Run the trials of a sweep that have not ended yet.
 
     Args:
@@ -249,9 +246,11 @@ class _Conductor:
         process.link.close()
         if not self._take_result(trial):
             code = process.popen.returncode
-            trial.state = FAILED if code > 0 and code < 128 else STOPPED
-            end = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            trial.error = self._last_words(trial) or end
+            trial.state = FAILED if 0 < code < EXIT_CODE else STOPPED
+            if code < 0 or code > EXIT_CODE:
+                trial.error = f"ended by {signal.Signals(abs(code) % EXIT_CODE).name}"
+            else:
+                trial.error = self._last_words(trial) or f"exit code {code}"
         self._note(trial)
 
     def _note(self, trial: Trial) -> None:
@@ -272,34 +271,17 @@ class _Conductor:
             trial: The trial.
             is_over: True if its process has just ended, so that a failure is final; else it is tried again.
         """
-        paths = self.journal.paths(trial)
-        if not paths.run_path.exists():
+        state = look(self.journal, self.record, trial)
+        if state not in WITH_VALUE and (state != FAILED or not is_over):
             return False
-        summary = summary_of(paths)
-        trial.seconds = summary.seconds
-        values = history(paths, self.record.objective.metric)
-        finite = [value for _, value in values if math.isfinite(value)]
-        trial.final = next((value for _, value in values[-1:] if math.isfinite(value)), None)
-        trial.best = min(finite, key=self.record.objective.cost, default=None)
-        reason = (summary.error or "").strip().splitlines()
-        trial.error = reason[0][:_LONGEST_ERROR] if reason else None
-        if summary.status == "FINISHED":
-            trial.state = PRUNED if trial.doomed else FINISHED
-            if trial.value(self.record.objective) is None:
-                trial.error = f"{self.record.objective.metric} has no value that is a number"
-        elif summary.status == "FAILED" and trial.error is not None and trial.error.startswith(IS_BROKEN):
-            trial.state = PRUNED if trial.doomed else BROKE
-        elif summary.status == "FAILED" and is_over:
-            trial.state = FAILED
-        else:
-            return False
+        trial.state = state
         return True
 
     def _last_words(self, trial: Trial) -> str | None:
         with suppress(OSError):
             text = self.journal.output_of(trial).read_bytes()[-20_000:].decode(errors="replace")
             errors = [line for line in text.splitlines() if line.startswith("error")]
-            return errors[-1][:_LONGEST_ERROR] if errors else None
+            return errors[-1][:LONGEST_ERROR] if errors else None
         return None
 
     def _stop(self, number: signal.Signals) -> None:
@@ -361,8 +343,12 @@ class _Conductor:
 
 
 def words_of(trial: Trial) -> str:
-    """Return the values of a trial in words: `model.optimizer.lr = 0.001, seed = 3`."""
-    return ", ".join(f"{path} = {toml_literal(value)}" for path, value in trial.values.items())
+    """Return the values of a trial in words: `model.optimizer.lr = 0.001, seed = 3`; numbers are rounded."""
+    return ", ".join(f"{path} = {_short(value)}" for path, value in trial.values.items())
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else toml_literal(value)
 
 
 def _draw(plan: SweepPlan, record: Record, search: Search | None) -> None:

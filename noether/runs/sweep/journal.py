@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,16 @@ from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.untrusted import parse_json, read_untrusted
 from noether.errors import StorageError, UsageError
 from noether.metrics.metrics_file import lines_of
+from noether.runs.expect import IS_BROKEN
 from noether.runs.folder.lock import RunLock, holder_of
+from noether.runs.results.summary import summary_of
 from noether.spec.sweep import Objective, key_of
 
 _FORMAT = 1
 _NAME = "sweep.json"
 _STATE = "state"  # a folder of its own: a folder with a LOCK in it would be listed as a damaged run
 _SUFFIX = ".sweep"
+LONGEST_ERROR = 300  # characters
 
 WAITING, RUNNING, STOPPED, FAILED = "waiting", "running", "stopped", "failed"
 FINISHED, BROKE, PRUNED = "finished", "expect failed", "pruned"
@@ -221,18 +224,31 @@ def _record(body: dict[str, Any]) -> Record:
     return record
 
 
-def history(paths: PathProvider, key: str) -> list[tuple[int, float]]:
-    """Return the values of a metric of a run with their updates; damaged lines are left out."""
-    values, text = [], json.dumps(key).encode()
-    try:
+def look(journal: Journal, record: Record, trial: Trial) -> str:
+    """Read values, time and error of a trial from its run folder; return the state that the folder shows."""
+    paths, objective = journal.paths(trial), record.objective
+    if not paths.run_path.exists():
+        return WAITING
+    summary = summary_of(paths)
+    values = list(_values(paths, objective.metric))
+    finite = [value for value in values if math.isfinite(value)]
+    trial.seconds = summary.seconds
+    trial.final = next((value for value in values[-1:] if math.isfinite(value)), None)
+    trial.best = min(finite, key=objective.cost, default=None)
+    trial.error = next((line[:LONGEST_ERROR] for line in (summary.error or "").strip().splitlines()), None)
+    has_broken = summary.status == "FAILED" and trial.error is not None and trial.error.startswith(IS_BROKEN)
+    if summary.status == "FINISHED" or has_broken:
+        if trial.value(objective) is None:
+            trial.error = trial.error or f"{objective.metric} has no value that is a number"
+        return PRUNED if trial.doomed else BROKE if has_broken else FINISHED
+    return {"FAILED": FAILED, "RUNNING": RUNNING}.get(summary.status, STOPPED)
+
+
+def _values(paths: PathProvider, key: str) -> Iterator[float]:
+    """Yield the values of a metric of a run; damaged lines are left out."""
+    text = json.dumps(key).encode()
+    with suppress(OSError, StorageError):
         for line in lines_of(paths.run_path, paths.metrics_path):
-            if text not in line:
-                continue
-            try:
-                record = json.loads(line)
-                values.append((int(record["update"]), float(record["metrics"][key])))
-            except (ValueError, KeyError, TypeError, RecursionError):
-                continue
-    except (OSError, StorageError):
-        return values
-    return values
+            if text in line:
+                with suppress(ValueError, KeyError, TypeError, RecursionError):
+                    yield float(json.loads(line)["metrics"][key])

@@ -14,17 +14,16 @@ from noether.runs.sweep.journal import Journal, Record
 from noether.spec.checks.metrics import metric_flow
 from noether.spec.diff import ABSENT, differences
 from noether.spec.errors.problem import MAX_PROBLEMS, InvalidSpecError, Problem
-from noether.spec.errors.words import toml_path
 from noether.spec.load import LoadedSpec, load_spec
 from noether.spec.locate import TomlPath
 from noether.spec.model import resolved_tables
+from noether.spec.overlay import MARK, write_overlay
 from noether.spec.read.layering import layered, override
 from noether.spec.read.layers import value_of
 from noether.spec.sweep import (
     Objective,
     Swept,
     arguments_of,
-    key_of,
     known_trials,
     method_of,
     objective_of,
@@ -99,32 +98,45 @@ class SweepPlan:
         """Load the spec of a trial.
 
         Raises:
-            InvalidSpecError: if it is invalid; problems of a value of the trial are placed in the `[sweep]` table.
+            InvalidSpecError: if it is invalid.
         """
-        try:
-            return load_spec(self.path, **self.options, set=dict(values))  # type: ignore[arg-type]  # as above
-        except InvalidSpecError as error:
-            raise InvalidSpecError(
-                (self._placed(problem, values) for problem in error.problems), origin=error.origin, more=error.more
-            ) from None
+        return load_spec(self.path, **self.options, set=dict(values))  # type: ignore[arg-type]  # as above
 
     def check(self, trials: Iterable[Mapping[str, Any]]) -> None:
         """Load every trial.
 
         Raises:
-            InvalidSpecError: with the problems of all trials, each once.
+            InvalidSpecError: with the problems of all trials, each once, and at the value in `[sweep]` that has it.
         """
         problems: dict[tuple[TomlPath, str], Problem] = {}
         for values in trials:
-            try:
-                self.trial(values)
-            except InvalidSpecError as error:
-                for problem in error.problems:
-                    problems.setdefault((problem.path, problem.message), problem)
-        if problems:
-            found = list(problems.values())
-            more = max(0, len(found) - MAX_PROBLEMS)
-            raise InvalidSpecError(found[:MAX_PROBLEMS], origin=self.loaded.origin, more=more)
+            for problem in self._problems(values):
+                problems.setdefault((problem.path, problem.message), problem)
+        if not problems:
+            return
+        for one in self.swept:
+            for index, value in enumerate(one.values):
+                for problem in self._problems({one.path: value}):
+                    if (key := (problem.path, problem.message)) in problems:
+                        problems[key] = self._placed(problem, one, index)
+        found = list(problems.values())
+        more = max(0, len(found) - MAX_PROBLEMS)
+        raise InvalidSpecError(found[:MAX_PROBLEMS], origin=self.loaded.origin, more=more)
+
+    def _problems(self, values: Mapping[str, Any]) -> Sequence[Problem]:
+        try:
+            self.trial(values)
+        except InvalidSpecError as error:
+            return error.problems
+        return ()
+
+    def _placed(self, problem: Problem, one: Swept, index: int) -> Problem:
+        """Return a problem at the value of the sweep that has it, or at the path if that is wrong."""
+        is_path = problem.code in ("unknown-path", "unknown-key")
+        at: TomlPath = one.at if is_path else (*one.at, *(() if one.is_list else (one.draw,)), index)
+        sources = self.loaded.origins.nearest(at)[1]
+        places = (source.key_place if is_path else source.place for source in sources)
+        return replace(problem, places=tuple(place for place in places if place is not None)[:1])
 
     def known(self) -> list[dict[str, Any]] | None:
         """Return the values of all trials; None if a sampler chooses them."""
@@ -183,21 +195,31 @@ class SweepPlan:
         """Return the options of a command line with the values of a trial."""
         return [part for argument in arguments_of(values) for part in ("-s", argument)]
 
-    def _placed(self, problem: Problem, values: Mapping[str, Any]) -> Problem:
-        """Return a problem of a trial with its place in the `[sweep]` table, if its value comes from there."""
-        if problem.places:
-            return problem
-        path = toml_path(problem.path)
-        by_length = sorted(self.swept, key=lambda one: -len(one.path))
-        near = (one for one in by_length if path == one.path or path.startswith(f"{one.path}."))
-        one = next(near, None) or next((one for one in by_length if one.path.startswith(path or "\0")), None)
-        if one is None:
-            return problem
-        at: TomlPath = one.at
-        if one.is_list:
-            at = (*at, next(i for i, value in enumerate(one.values) if key_of({"": value}) == key_of({"": values[one.path]})))
-        places = [source.place for source in self.loaded.origins.nearest(at)[1]]
-        return replace(problem, places=tuple(place for place in places[:1] if place is not None))
+    def write_best(self, trial_id: str, values: Mapping[str, Any], path: Path | None = None) -> Path | None:
+        """Write an overlay with the values of the best trial; return its path, None if it cannot be in the folder.
+
+        Args:
+            trial_id: Id of its run.
+            values: Its values.
+            path: The file that the user wants; unset, one in the folder of the sweep.
+
+        Raises:
+            UsageError: if the file that the user wants cannot say the same as the values.
+        """
+        remarks = [f"{MARK} sweep`: the values of {trial_id}, compared by {self.objective.words}."]
+        try:
+            return write_overlay(
+                self.loaded,
+                path or self.journal.folder / "best.toml",
+                values,
+                remarks,
+                self.trial(values),
+                self.options,
+            )
+        except UsageError:
+            if path is not None:
+                raise
+            return None
 
 
 def find_sweep(path: Path, overrides: Sequence[str], name: str | None) -> Journal:

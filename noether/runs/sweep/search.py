@@ -20,8 +20,8 @@ from noether.errors import UsageError, error_text
 from noether.kernel.names import did_you_mean
 from noether.runs.sweep.journal import BROKE, FAILED, FINISHED, PRUNED, Record, Trial
 from noether.runs.sweep.plan import SweepPlan
-from noether.spec.errors.words import listed
-from noether.spec.sweep import Swept, key_of
+from noether.spec.errors.words import listed, toml_literal
+from noether.spec.sweep import Swept
 
 PLOTS = {
     "history": "plot_optimization_history",
@@ -118,11 +118,13 @@ class Search:
 
         made = []
         for name, function in PLOTS.items():
+            if name == "pruning" and not any(trial.reports for trial in self._record.trials):
+                continue
             with _quiet(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 try:
-                    pyplot.figure()
-                    getattr(self._optuna.visualization.matplotlib, function)(self._study)
+                    named = {} if name == "pruning" else {"target_name": self._record.objective.metric}
+                    getattr(self._optuna.visualization.matplotlib, function)(self._study, **named)
                     figure = pyplot.gcf()
                     figure.set_size_inches(9, 5.5)
                     figure.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
@@ -156,17 +158,17 @@ class Search:
     def _distribution(self, one: Swept) -> Any:
         kinds = self._optuna.distributions
         if one.draw == "choice":
-            return kinds.CategoricalDistribution([key_of({"": value}) for value in one.values])
+            return kinds.CategoricalDistribution([toml_literal(value) for value in one.values])
         if one.draw == "int_uniform":
             return kinds.IntDistribution(*one.values)
         return kinds.FloatDistribution(*one.values, log=one.draw == "log_uniform")
 
     def _encoded(self, path: str, value: Any) -> Any:
-        return key_of({"": value}) if self._swept[path].draw == "choice" else value
+        return toml_literal(value) if self._swept[path].draw == "choice" else value
 
     def _decoded(self, path: str, value: Any) -> Any:
         if self._swept[path].draw == "choice":
-            return json.loads(value)[""]
+            return next(one for one in self._swept[path].values if toml_literal(one) == value)
         return value if isinstance(value, int) else float(value)
 
 
@@ -225,7 +227,7 @@ def _made(module: Any, suffix: str, setting: str, given: str | Mapping[str, Any]
         found = "a table without kind" if kind is None else repr(kind)
         raise UsageError(
             f"unknown {setting} of the sweep: found {found}.{did_you_mean(str(kind), names)}",
-            hint=f"Optuna has {listed(names)}; a grid is method = \"grid\"",
+            hint=f'Optuna has {listed(names)}; a grid is method = "grid"',
         )
     if isinstance(inner := options.get("wrapped_pruner"), str | dict):
         options["wrapped_pruner"] = _made(module, suffix, setting, inner)
@@ -253,4 +255,3 @@ def _in_json(attributes: Mapping[str, Any]) -> dict[str, Any]:
         except (TypeError, ValueError):
             continue
     return kept
-
