@@ -10,7 +10,6 @@ from noether.kernel.names import did_you_mean
 from noether.spec.checks.metrics import BEST
 from noether.spec.model import Expectation
 
-
 IS_BROKEN = "training finished, but [expect] failed: "
 """Beginning of the message of a broken expectation."""
 

@@ -21,8 +21,8 @@ from noether.runs.folder.lock import holder_of
 from noether.runs.outcome import EXIT_CODE
 from noether.runs.sweep import trial as inside
 from noether.runs.sweep.journal import (
-    LONGEST_ERROR,
     FAILED,
+    LONGEST_ERROR,
     RUNNING,
     STOPPED,
     WAITING,

@@ -120,8 +120,9 @@ class Record:
         return sorted(self.trials, key=place)
 
     def winner(self) -> Trial | None:
-        """Return the best trial that has finished."""
-        found = [one for one in self.trials if one.state in (FINISHED, BROKE) and one.value(self.objective) is not None]
+        """Return the best trial of the table that has finished."""
+        ended = (one for one in self.trials if one.wanted and one.state in (FINISHED, BROKE))
+        found = [one for one in ended if one.value(self.objective) is not None]
         return min(found, key=lambda one: self.objective.cost(one.value(self.objective) or 0.0), default=None)
 
 

@@ -84,7 +84,8 @@ def after_update(update_counter: UpdateCounter) -> None:
     if key is None or update_counter.update == _last or key not in _writer.round.scalars:
         return
     _last = update_counter.update
-    if key in _writer.keys() and not LINK.goes_on(_last, _writer.current(key)):  # a mean over nothing is no value
+    metrics = _writer.current_metrics()  # without means over nothing
+    if key in metrics and not LINK.goes_on(_last, metrics[key]):
         raise EarlyStopIteration(f"the pruner of the sweep ends it: {key} falls behind other trials")
 
 

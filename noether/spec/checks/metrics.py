@@ -361,6 +361,7 @@ def _directions(actor: Actor, flow: MetricFlow) -> Iterator[Finding]:
 
 
 def no_direction(key: str, declared: Sequence[tuple[str, Direction]] = ()) -> str | None:
+    """Return why values of a metric cannot be compared; None if they can."""
     direction = metric_direction(key, declared)
     if direction is None:
         return "has no known direction: it may be better higher or lower"

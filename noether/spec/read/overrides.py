@@ -228,7 +228,18 @@ def _parse_value(source: SourceText, span: Span, layer: ArgumentLayer) -> Any:
         if not _BEGINS_LIKE_TOML.match(text) and "\n" not in text:
             return text
         reason, place = error.problems[0].message, _shifted(error.problems[0].places, inner, source, span)
-    raise _refused(source, reason, place, cure(source.text[: span.start], text))
+    path = source.text[: span.start]
+    raise _refused(source, reason, place, _sweep_of(path, text) or cure(path, text))
+
+
+def _sweep_of(path: str, value: str) -> str | None:
+    """Return the hint for several values with commas between them, which other tools take for a sweep; else None."""
+    if "," not in value or not _is_toml(f"[{value}]"):
+        return None
+    key = path.rpartition("=")[0].strip()
+    quotes = "" if key.startswith(('"', "'")) else '"'
+    argument = f"sweep.{quotes}{key}{quotes}=[{value}]"
+    return f"to train with each value: noether sweep SPEC -s '{argument}'" if len(argument) <= _LONGEST else None
 
 
 def _shifted(places: tuple[Place, ...], inner: SourceText, source: SourceText, span: Span) -> Place:
