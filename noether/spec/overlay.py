@@ -10,6 +10,7 @@ from typing import Any
 import tomli_w
 
 from noether.errors import SpecError, StorageError, UsageError
+from noether.spec.errors.problem import InvalidSpecError
 from noether.spec.load import LoadedSpec, load_spec
 from noether.spec.model import resolved_tables
 from noether.spec.read.overrides import parse_path
@@ -46,9 +47,8 @@ def write_overlay(
             f"no overlay for {', '.join(values)}: found a path through a list, where a file replaces or adds items",
             hint="give the values with -s",
         )
+    require_own(path)
     try:
-        if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace").partition("\n")[0]:
-            raise UsageError(f"{path} exists already, and no measurement wrote it", hint="give another file to --out")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -57,13 +57,27 @@ def write_overlay(
         found = resolved_tables(load_spec(path, **options).spec)
         problem = None if found == resolved_tables(expected.spec) else "an override of the command line changes them"
     except SpecError as error:  # such as a base outside of the project of the file
-        problem = error.message.strip().splitlines()[0]
+        problem = error.problems[0].message if isinstance(error, InvalidSpecError) else error.message
     if problem is not None:
         path.unlink()
         raise UsageError(
             f"{path} cannot hold the values: {problem}", hint="let --out name a file beside the spec, or use -s"
         )
     return path
+
+
+def require_own(path: Path) -> None:
+    """Check that a file may be replaced: it does not exist, or is an overlay.
+
+    Raises:
+        UsageError: if it is another file.
+        StorageError: if it cannot be read.
+    """
+    try:
+        if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace").partition("\n")[0]:
+            raise UsageError(f"{path} exists already, and no measurement wrote it", hint="give another file to --out")
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _text(base: LoadedSpec, path: Path, values: Mapping[str, Any], remarks: Sequence[str]) -> str | None:
