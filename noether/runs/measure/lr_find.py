@@ -222,7 +222,7 @@ class _Probe:
 
     def rate(self, update: int) -> float:
         """Return the learning rate of the update after `update` completed ones."""
-        return self.lowest * (self.highest / self.lowest) ** (update / max(1, self.updates - 1))
+        return self.lowest * math.pow(self.highest / self.lowest, update / max(1, self.updates - 1))
 
     def begin(self, run: Run) -> None:
         """Put the learning rates of all optimizers under the test."""

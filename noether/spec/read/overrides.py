@@ -19,7 +19,6 @@ from noether.spec.read.layers import BEGINNING, ArgumentLayer, Layer, Node, Sour
 from noether.spec.read.reference import Reference
 
 _LONGEST = 80  # characters of an argument in a hint
-_EXAMPLE = "for example -s trainer.max_epochs=5"
 _STRING = r"""("(?:[^"\\]|\\.)*"|'[^']*')"""
 _BARE_WORD = r"(?<![\w.+-])([A-Za-z_][\w./:-]*)(?![\w./:-]|\s*=)"
 _STRING_OR_WORD = re.compile(f"{_STRING}|{_BARE_WORD}")
@@ -33,6 +32,9 @@ def cure(path: str, value: str) -> str | None:
         path: The argument up to and with its `=`.
         value: The text behind the `=`.
     """
+    if "," in value and len(value) < _LONGEST and _is_toml(f"[{value}]"):  # as other tools write a sweep
+        key = path.rpartition("=")[0].strip()
+        return f"to train with each: noether sweep SPEC -s 'sweep.{toml_string(key)}=[{value}]'"
     if value.startswith(("[", "{")):
         repaired = _with_quotes(value)
         if repaired == value:
@@ -228,18 +230,7 @@ def _parse_value(source: SourceText, span: Span, layer: ArgumentLayer) -> Any:
         if not _BEGINS_LIKE_TOML.match(text) and "\n" not in text:
             return text
         reason, place = error.problems[0].message, _shifted(error.problems[0].places, inner, source, span)
-    path = source.text[: span.start]
-    raise _refused(source, reason, place, _sweep_of(path, text) or cure(path, text))
-
-
-def _sweep_of(path: str, value: str) -> str | None:
-    """Return the hint for several values with commas between them, which other tools take for a sweep; else None."""
-    if "," not in value or not _is_toml(f"[{value}]"):
-        return None
-    key = path.rpartition("=")[0].strip()
-    quotes = "" if key.startswith(('"', "'")) else '"'
-    argument = f"sweep.{quotes}{key}{quotes}=[{value}]"
-    return f"to train with each value: noether sweep SPEC -s '{argument}'" if len(argument) <= _LONGEST else None
+    raise _refused(source, reason, place, cure(source.text[: span.start], text))
 
 
 def _shifted(places: tuple[Place, ...], inner: SourceText, source: SourceText, span: Span) -> Place:
