@@ -49,14 +49,9 @@ def test_the_test_is_the_same_every_time_and_whatever_the_schedule(project: Path
     assert first[0][0] == 1e-7
 
 
-@pytest.mark.parametrize(
-    "optimizer", ['{kind="SGD",lr=0.1,momentum=0.9}', '{kind="LBFGS",lr=1.0}', '{kind="Muon",lr=1.0}']
-)
+@pytest.mark.parametrize("optimizer", ['{kind="SGD",lr=0.1,momentum=0.9}', '{kind="LBFGS",lr=1.0}'])
 def test_any_optimizer_is_tested(project: Path, noether_command: Command, optimizer: str) -> None:
-    hidden = [] if "Muon" not in optimizer else ["-s", 'model.kind="mlp"']
-    found = noether_command("lr-find", "tiny.toml", "--json", "-s", f"model.optimizer={optimizer}", *hidden)
-    if "Muon" in optimizer and found.code == 2:
-        pytest.skip("Muon trains matrices only, and the model has biases")
+    found = noether_command("lr-find", "tiny.toml", "--json", "-s", f"model.optimizer={optimizer}")
     assert found.code in (0, 1), found.err
     assert len(json.loads(found.out)["losses"]) >= 20
 
