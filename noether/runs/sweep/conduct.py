@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+from noether.checkpoint.durable import make_folders
 from noether.errors import UsageError
 from noether.runs.folder.lock import holder_of
 from noether.runs.outcome import EXIT_CODE
@@ -33,7 +34,7 @@ from noether.runs.sweep.journal import (
     look,
 )
 from noether.runs.sweep.plan import SweepPlan
-from noether.runs.sweep.search import Search, is_installed, require_optuna
+from noether.runs.sweep.search import Search, require_optuna
 from noether.spec.errors.words import toml_literal
 from noether.spec.read.overrides import Unset
 from noether.spec.sweep import key_of
@@ -70,7 +71,7 @@ def conduct(
         conductor = _Conductor(plan, record, search, processes or settings.processes, settings.trials or 0, say)
         with _signals() as received:
             conductor.run(received)
-        if search is not None or is_installed():
+        if search is not None and conductor.has_news:
             _draw(plan, record, search)
     return record, received[0] if received else 0
 
@@ -144,6 +145,7 @@ class _Conductor:
         self._tried: set[int] = set()
         self._awaited: set[int] = set()
         self._changed: str | None = None
+        self.has_news = False
 
     def run(self, received: list[int]) -> None:
         """Run until nothing is left, or a signal has ended all trials; a second one kills them."""
@@ -220,7 +222,7 @@ class _Conductor:
             environment[inside.METRIC] = self.record.objective.metric
             more += ["-p", inside.PLUGIN]
         run_id = self.journal.run_id(trial)
-        with self.journal.output_of(trial).open("ab") as output:
+        with self.journal.open_output(trial) as output:
             popen = subprocess.Popen(
                 [
                     *(sys.executable, "-c", f"from {inside.PLUGIN} import main; main()", str(theirs.fileno())),
@@ -254,6 +256,7 @@ class _Conductor:
         self._note(trial)
 
     def _note(self, trial: Trial) -> None:
+        self.has_news = True
         if self.search is not None:
             self.search.tell(trial)
         self.journal.write(self.record)
@@ -279,8 +282,7 @@ class _Conductor:
 
     def _last_words(self, trial: Trial) -> str | None:
         with suppress(OSError):
-            text = self.journal.output_of(trial).read_bytes()[-20_000:].decode(errors="replace")
-            errors = [line for line in text.splitlines() if line.startswith("error")]
+            errors = [line for line in self.journal.output_of(trial).splitlines() if line.startswith("error")]
             return errors[-1][:LONGEST_ERROR] if errors else None
         return None
 
@@ -351,11 +353,11 @@ def _short(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else toml_literal(value)
 
 
-def _draw(plan: SweepPlan, record: Record, search: Search | None) -> None:
+def _draw(plan: SweepPlan, record: Record, search: Search) -> None:
     """Write Optuna's plots of the trials into the folder of the sweep."""
     folder = plan.journal.folder / "plots"
     if sum(trial.state in WITH_VALUE for trial in record.trials) < 2:
         return
     with suppress(OSError):
-        folder.mkdir(exist_ok=True)
-        (search or Search(plan, record)).draw(folder)
+        make_folders(folder)
+        search.draw(folder)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
+from os import fdopen
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from noether.checkpoint.durable import make_folders, replace_file, storage_error
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.untrusted import parse_json, read_untrusted
+from noether.checkpoint.untrusted import open_inside, parse_json, read_untrusted
 from noether.errors import StorageError, UsageError
 from noether.metrics.metrics_file import lines_of
 from noether.runs.expect import IS_BROKEN
@@ -24,6 +26,7 @@ from noether.spec.sweep import Objective, key_of
 _FORMAT = 1
 _NAME = "sweep.json"
 _STATE = "state"  # a folder of its own: a folder with a LOCK in it would be listed as a damaged run
+_OUTPUT = "output"
 _SUFFIX = ".sweep"
 LONGEST_ERROR = 300  # characters
 
@@ -157,9 +160,18 @@ class Journal:
         """Return the paths of the run of a trial."""
         return PathProvider(self.output, self.run_id(trial))
 
-    def output_of(self, trial: Trial) -> Path:
-        """Return the file with what the process of a trial has printed."""
-        return self.folder / "output" / f"{self.run_id(trial)}.txt"
+    def open_output(self, trial: Trial) -> BinaryIO:
+        """Open the file that takes what the process of a trial prints, to append to it."""
+        name = f"{_OUTPUT}/{self.run_id(trial)}.txt"
+        return fdopen(open_inside(self.folder, name, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab")
+
+    def output_of(self, trial: Trial) -> str:
+        """Return what the processes of a trial have printed.
+
+        Raises:
+            OSError: if it cannot be read.
+        """
+        return read_untrusted(self.folder, f"{_OUTPUT}/{self.run_id(trial)}.txt").decode(errors="replace")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -171,7 +183,7 @@ class Journal:
         """
         try:
             make_folders(self._state)
-            make_folders(self.folder / "output")
+            make_folders(self.folder / _OUTPUT)
         except OSError as error:
             raise storage_error(error, self.folder) from error
         if (holder := self.holder) is not None:

@@ -183,15 +183,6 @@ def require_optuna(settings: SweepSettings) -> None:
     _made(optuna.pruners, "Pruner", "pruner", settings.pruner or "Nop")
 
 
-def is_installed() -> bool:
-    """Return True if Optuna can be imported."""
-    try:
-        _optuna()
-    except UsageError:
-        return False
-    return True
-
-
 def _optuna() -> Any:
     try:
         with _quiet():

@@ -70,10 +70,10 @@ def test_a_range_that_ends_in_numbers_that_are_not_finite_ends_the_test_without_
 
 def test_several_parameter_groups_keep_the_ratios_of_their_rates(project: Path, noether_command: Command) -> None:
     (project / "noether_plugin.py").write_text(
-        "import json\nimport noether\n\nseen = []\n\n\n@noether.hookimpl\n"
+        "import json\nfrom pathlib import Path\nimport noether\n\nseen = []\n\n\n@noether.hookimpl\n"
         "def before_optimizer_step(update_counter, model):\n"
         "    seen.append([group['lr'] for group in model.optimizer.torch_optimizer.param_groups])\n\n\n"
-        "@noether.hookimpl\ndef after_training(update_counter):\n    json.dump(seen, open('seen.json', 'w'))\n"
+        "@noether.hookimpl\ndef after_training(update_counter):\n    Path('seen.json').write_text(json.dumps(seen))\n"
     )
     groups = 'model.optimizer.groups=[{match=["*.bias"],lr_scale=0.1}]'
     found = noether_command("lr-find", "tiny.toml", "-p", "noether_plugin", "-s", groups)

@@ -7,10 +7,15 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from noether.cli.main import main
 
 Command = Callable[..., Any]
 LOSS = "loss/test/total"
@@ -36,11 +41,26 @@ def write_sweep(folder: Path, text: str) -> None:
     spec.write_text(spec.read_text() + text)
 
 
+@dataclass(frozen=True)
+class Done:
+    """Exit code and output of a sweep."""
+
+    code: int
+    out: str
+    err: str
+
+
 @pytest.fixture(scope="module")
-def ended(shared: Path, command_in: Command) -> tuple[Path, Any]:
+def ended(shared: Path) -> tuple[Path, Done]:
     """A sweep over three learning rates: one breaks [expect], one is good, one makes training fail."""
     write_sweep(shared, SWEEP)
-    return shared, command_in(shared, "sweep", "tiny.toml", "--processes", "3")
+    out, err = StringIO(), StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(shared)
+        patch.setattr(sys, "argv", ["noether", "sweep", "tiny.toml", "--processes", "3"])
+        with pytest.raises(SystemExit) as end:
+            main()
+    return shared, Done(int(end.value.code or 0), out.getvalue(), err.getvalue())
 
 
 def test_each_trial_is_a_run_whose_resolved_spec_holds_its_value_and_no_sweep(ended) -> None:
@@ -73,13 +93,13 @@ def test_the_metric_is_that_of_the_run_with_its_best_value_beside(ended) -> None
     assert (trial["final"], trial["best"]) == (values[-1], min(values))
 
 
-def test_the_printed_commands_are_runs_with_the_best_values(ended, command_in: Command) -> None:
+def test_the_printed_commands_are_runs_with_the_best_values(ended, monkeypatch, noether_command: Command) -> None:
     folder, command = ended
+    monkeypatch.chdir(folder)
     printed = [line.split()[2:] for line in command.out.splitlines() if line.startswith("  noether run")]
     assert printed == [["tiny.toml", "-s", "model.optimizer.lr=0.05"], ["runs/tiny.sweep/best.toml"]]
     for arguments in printed:
-        found = command_in(folder, "spec", "explain", "model.optimizer.lr", *arguments)
-        assert "0.05" in found.out.splitlines()[0]
+        assert "lr = 0.05" in noether_command("spec", "resolve", *arguments).out
 
 
 def test_what_has_ended_is_not_run_again(ended, monkeypatch, noether_command: Command) -> None:
