@@ -34,7 +34,7 @@ class _Link:
         self._answers: queue.Queue[bytes] = queue.Queue()
         self._is_gone = False
 
-    def open(self, descriptor: int) -> None:
+    def attach(self, descriptor: int) -> None:
         """Begin to listen."""
         self._socket = socket.socket(fileno=descriptor)
         self._socket.set_inheritable(False)
@@ -97,6 +97,6 @@ def after_epoch(update_counter: UpdateCounter) -> None:
 
 def main() -> None:
     """Run the command line behind the number of the socket."""
-    LINK.open(int(sys.argv[1]))
+    LINK.attach(int(sys.argv[1]))
     sys.argv = ["noether", *sys.argv[2:]]
     runpy.run_module("noether", run_name="__main__", alter_sys=True)
