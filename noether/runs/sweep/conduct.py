@@ -214,32 +214,34 @@ class _Conductor:
         trial.state, trial.error = RUNNING, None
         self.journal.write(self.record)  # before the run: one that no journal knows would be a stranger's
         ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with theirs:
+            self.running.append(_Process(trial, self._launched(trial, theirs.fileno()), ours))
+        self.say(f"{self.journal.run_id(trial)} {'goes on' if going_on else 'starts'}: {words_of(trial)}")
+
+    def _launched(self, trial: Trial, link: int) -> subprocess.Popen[bytes]:
+        """Start the process of a trial, which has one end of a socket."""
         environment = {**os.environ, inside.SWEEP: self.journal.name, **self._threads()}
         environment.pop(inside.METRIC, None)
-        plugins = self.plan.options.get("plugins", ())
-        more = [part for plugin in plugins for part in ("-p", plugin)]
+        plugins = list(self.plan.options.get("plugins", ()))
         if self.plan.settings.pruner is not None:
             environment[inside.METRIC] = self.record.objective.metric
-            more += ["-p", inside.PLUGIN]
-        run_id = self.journal.run_id(trial)
+            plugins.append(inside.PLUGIN)
+        more = [part for plugin in plugins for part in ("-p", plugin)]
         with self.journal.open_output(trial) as output:
-            popen = subprocess.Popen(
+            return subprocess.Popen(
                 [
-                    *(sys.executable, "-c", f"from {inside.PLUGIN} import main; main()", str(theirs.fileno())),
+                    *(sys.executable, "-c", f"from {inside.PLUGIN} import main; main()", str(link)),
                     *("run", str(self.plan.path), *self._given(), *self.plan.arguments(trial.values), *more),
-                    *("--run-id", run_id, "--resume", "auto", "--quiet"),
+                    *("--run-id", self.journal.run_id(trial), "--resume", "auto", "--quiet"),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env=environment,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[link],
                 start_new_session=True,  # Ctrl-C reaches the sweep alone, which asks for a checkpoint
             )
-        theirs.close()
-        ours.setblocking(False)
-        self.running.append(_Process(trial, popen, ours))
-        self.say(f"{run_id} {'goes on' if going_on else 'starts'}: {words_of(trial)}")
 
     def _end(self, process: _Process) -> None:
         trial = process.trial
