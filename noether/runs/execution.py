@@ -23,11 +23,10 @@ from noether.kernel.participant import Participant
 from noether.kernel.watchdog import Overdue, OverdueHook, Watchdog, write_stacks
 from noether.metrics.tracker import BaseTracker, RunDescription, TrackerError
 from noether.runs.console import console, kept_for_console, open_log
-from noether.runs.expect import check_expectations
 from noether.runs.folder.lock import RunLock
 from noether.runs.folder.run_folder import SAMPLES, RunFolder
 from noether.runs.mirror.feed import NoMirror
-from noether.runs.outcome import EXIT_CODE, Outcome, describe, say_how_to_continue, summary_place
+from noether.runs.outcome import EXIT_CODE, Outcome, check_expectations, describe, say_how_to_continue, summary_place
 from noether.runs.prepare import Preparation, Run
 from noether.runs.process_state import keep_threads, shares_generators
 from noether.runs.ranks import Decision, require_same
@@ -246,7 +245,8 @@ class Execution:
     def _attempt(
         self, run: Run, saved: SavedState | None, trackers: list[BaseTracker], said: list[logging.LogRecord]
     ) -> Outcome:
-        _LOG.info("run %s in %s", run.run_id, shown_path(run.run_dir))
+        ranks = run.trainer.parallel.world
+        _LOG.info("run %s in %s%s", run.run_id, shown_path(run.run_dir), f" on {ranks} ranks" if ranks > 1 else "")
         for note in self.loaded.notes:
             _LOG.info("note: %s", note)
         if shares_generators():
@@ -257,7 +257,7 @@ class Execution:
         for record in said:
             logging.getLogger(record.name).handle(record)
         if saved is not None:
-            self._log_position(saved)
+            self._log_position(saved, ranks)
         tracking = Tracking(trackers, self.paths, self._description(run, saved), self.lock.require_own)
         tracking.start()
         self.mirror.start(run.trainer.checkpoint_writer, self.lock.require_own)
@@ -283,10 +283,13 @@ class Execution:
             child.kill()
         os._exit(TrainingError.exit_code)
 
-    def _log_position(self, saved: SavedState) -> None:
+    def _log_position(self, saved: SavedState, ranks: int) -> None:
+        before = saved.checkpoint.manifest.world_size
         position, lost = saved.checkpoint.manifest.iteration, lost_updates(self.paths, saved.state.update)
         again = f"; {lost} updates after it are computed again" if lost else ""
         _LOG.info("attempt %d continues after %s%s", self.folder.attempt, position, again)
+        if ranks != before:
+            _LOG.info("note: ranks %d → %d: results are equal within rounding, not bit for bit", before, ranks)
 
     def _description(self, run: Run, saved: SavedState | None) -> RunDescription:
         parts: list[Component | Participant] = [component for _, component in components_in(run.spec)]

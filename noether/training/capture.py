@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from functools import partial
 from itertools import chain
 from operator import attrgetter
 from typing import Any
+from weakref import WeakSet
 from zlib import crc32
 
 import numpy as np
@@ -28,7 +30,9 @@ from noether.optim.kernels import is_sharded
 from noether.training.forms import form_state
 from noether.training.state import TrainerParts
 
+_LOG = logging.getLogger("noether.checkpoint")
 _MT19937 = 624  # numbers in the state of this generator
+_WARNED_OF: WeakSet[CallbackBase] = WeakSet()
 
 
 def trainer_state(trainer: TrainerParts) -> dict[str, Any]:
@@ -70,7 +74,7 @@ def capture_trainer(
         trainer={key: value for key, value in state.items() if key != "callbacks"},
         callbacks=state["callbacks"],
         data=trainer.data_container.state_dict(),
-        ranks=_generators(trainer, model),
+        ranks=_generators(trainer, model, state["callbacks"]),
         frozen=frozen,
         callback_files=files if pending is None else {**files, **pending.files},
         logs=trainer.log_writer.written(),
@@ -85,33 +89,57 @@ def _evaluated(model: ModelBase) -> Mapping[str, Tensor] | None:
         return deepcopy(model.state_dict())  # tied tensors stay tied
 
 
-def _generators(trainer: TrainerParts, model: ModelBase) -> list[dict[str, Any]]:
-    """Return the random generators of all ranks, whose weights have to be equal.
+def _generators(trainer: TrainerParts, model: ModelBase, states: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the random generators of all ranks; compare the ranks' weights, and the states of their callbacks.
 
     Raises:
         TrainingError: if a rank has other weights than rank 0: something has changed them on one rank alone.
     """
     if trainer.parallel.world == 1:
         return [capture_rng()]
-    found = trainer.parallel.gather((capture_rng(), _mark(model)))
-    others = [str(rank) for rank, (_, mark) in enumerate(found) if mark != found[0][1]]
+    marks = {identifier: _mark(state) for identifier, state in states.items()}
+    found = trainer.parallel.gather((capture_rng(), _mark(list(model.parameters())), marks))
+    others = [str(rank) for rank, (_, mark, _) in enumerate(found) if mark != found[0][1]]
     if others:
         raise TrainingError(
             f"the ranks have different weights at update {trainer.state.counter.update}: found others than those of "
             f"rank 0 on rank {', '.join(others)}",
             hint="change the model on all ranks alike, and let `BaseTrainer.update` apply the gradients",
         )
-    return [generators for generators, _ in found]
+    _warn_of_other_states(trainer.callbacks, [marks for *_, marks in found])
+    return [generators for generators, *_ in found]
 
 
-def _mark(model: ModelBase) -> int:
-    """Return a checksum of all parameters that every rank has whole."""
-    mark = 0
-    for parameter in model.parameters():
-        if is_sharded(parameter):
-            continue
-        mark = crc32(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data, mark)
-    return mark
+def _warn_of_other_states(callbacks: Sequence[CallbackBase], marks: Sequence[Mapping[str, int]]) -> None:
+    """Warn once of each callback whose state is not the same on all ranks: a resumed run would go on with another."""
+    for callback in family(callbacks):
+        found = [of_rank.get(callback.id) for of_rank in marks]
+        others = [str(rank) for rank, mark in enumerate(found) if mark != found[0]]
+        if others and callback not in _WARNED_OF:
+            _WARNED_OF.add(callback)
+            _LOG.warning(
+                "callback '%s' has other states on the ranks: found another one on rank %s than on rank 0, whose state "
+                "a resumed run gives to all; help: keep in the state what `trainer.parallel.gather` returns",
+                callback.id,
+                ", ".join(others),
+            )
+
+
+def _mark(value: Any, mark: int = 0) -> int:
+    """Return a checksum of nested values, except of tensors that are divided among the ranks."""
+    if isinstance(value, Tensor):
+        return mark if is_sharded(value) else crc32(_bytes(value), mark)
+    if isinstance(value, Mapping):
+        return _mark([part for item in value.items() for part in item], mark)
+    if isinstance(value, list | tuple):
+        for item in value:
+            mark = _mark(item, mark)
+        return mark
+    return crc32(repr(value).encode(), mark)
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 class ModelState:

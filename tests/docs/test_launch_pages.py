@@ -1,9 +1,10 @@
-"""The job for Kubernetes and the script for Ray, as their pages show them."""
+"""The pages on several ranks: the callback that adds up, the job for Kubernetes and the script for Ray."""
 
 import os
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import yaml
 
 import noether
 from noether.cli.main import app
-from noether.testing.tiny import tiny_spec
+from noether.testing.builders import tiny_spec
 
 EVICTION = '''
 """Evicts the master pod once, beside update 7: its torchrun, the parent of rank 0, gets SIGTERM."""
@@ -132,3 +133,24 @@ def test_the_script_for_ray_trains_a_run(page, project: Path):
     subprocess.run([sys.executable, "train_with_ray.py"], cwd=project, check=True, capture_output=True)
     run = project / "runs" / "terrain"
     assert len(noether.load_run(run).metrics) > 0 and (run / "log.rank-00001.txt").exists()
+
+
+def seen_after(updates: int, spec: Path) -> float:
+    """Train on to an update, on the ranks that there are, and return the samples seen at the last interval."""
+    changes = {"trainer.max_updates": updates}
+    outcome = noether.run(spec, set=changes, run_id="seen", resume="auto", allow_spec_change=True, quiet=True)
+    return outcome.metrics["seen/samples"]
+
+
+def test_the_samples_seen_are_those_of_all_ranks_and_go_on_in_one_process(page, project: Path, two_ranks, spec_file):
+    how_to = page["train-on-several-ranks.md"]
+    how_to.write_files(project)
+    (callback,) = next(
+        tables["trainer"]["callbacks"]
+        for tables in (tomllib.loads(block.text) for block in how_to.blocks("toml"))
+        if "callbacks" in tables.get("trainer", {})
+    )
+    del callback["every_n_epochs"]
+    spec = spec_file(tiny_spec(trainer={"callbacks": [callback | {"every_n_updates": 5}]}))
+    assert two_ranks(seen_after, 7, spec) == [5 * 4] * 2
+    assert seen_after(12, spec) == 10 * 4

@@ -18,8 +18,8 @@ from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.untrusted import open_inside, parse_json, read_untrusted
 from noether.errors import StorageError, UsageError
 from noether.metrics.metrics_file import lines_of
-from noether.runs.expect import IS_BROKEN
 from noether.runs.folder.lock import RunLock, holder_of
+from noether.runs.outcome import IS_BROKEN
 from noether.runs.results.summary import summary_of
 from noether.spec.sweep import Objective, key_of
 

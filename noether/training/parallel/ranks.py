@@ -25,13 +25,9 @@ from noether.errors import NoetherError, SpecError, TrainingError, UsageError, e
 from noether.kernel.watchdog import write_stacks
 from noether.optim.kernels import is_sharded
 from noether.training.parallel.batch_norm import of_all_ranks
-from noether.training.parallel.one import Parallel, Single
-from noether.training.parallel.place import WORLD_SIZE, Place, restarts_in, world_of
+from noether.training.parallel.one import WORLD_SIZE, Parallel, Place, Single, restarts_in, timeout_in, world_of
 
 T = TypeVar("T")
-TIMEOUT_S = 600.0
-"""Seconds in which every rank has to come to a common operation; then the run ends with the stacks of all ranks."""
-TIMEOUT = "NOETHER_RANK_TIMEOUT_S"
 _FAILED, _HANGS, _PLACE = "failed", "hangs", "place"
 _LOOKS_EVERY_S, _ANSWER_S = 0.5, 2.0
 _LOGS = "the logs of the other ranks are log.rank-*.txt in the run folder"
@@ -88,7 +84,7 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Parallel]:
     if place is None:
         yield parallel_of(environment)
         return
-    ranks = Ranks(place, _seconds(environment))
+    ranks = Ranks(place, timeout_in(environment))
     _active = ranks
     try:
         yield ranks
@@ -98,17 +94,6 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Parallel]:
     finally:
         _active = None
         ranks.leave()
-
-
-def _seconds(environment: Mapping[str, str]) -> float:
-    text = environment.get(TIMEOUT, "")
-    try:
-        seconds = float(text or TIMEOUT_S)
-    except ValueError:
-        seconds = 0.0
-    if not 0.0 < seconds < float("inf"):
-        raise UsageError(f"wrong {TIMEOUT}: found {text!r}, expected seconds above 0")
-    return seconds
 
 
 def _store_of_group() -> Store:
@@ -142,7 +127,7 @@ class Ranks:
         place: The place of this process.
     """
 
-    def __init__(self, place: Place, timeout: float = TIMEOUT_S) -> None:
+    def __init__(self, place: Place, timeout: float) -> None:
         self.place = place
         self.world, self.rank = place.world, place.rank
         self.is_writer = place.rank == 0
@@ -303,10 +288,21 @@ class Ranks:
         finally:
             self._aim = None
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Train until all ranks are done; explain errors of torch's own operations, as of a sharded forward pass."""
+        try:
+            yield
+            self.gather(None)
+        except (RuntimeError, dist.DistError) as error:
+            if isinstance(error, dist.DistError) or "gloo/" in str(error):
+                raise self._lost("compute", error) from error
+            raise
+
     def _lost(self, aim: str, error: Exception) -> RankLostError:
         said = self._said()
         if said is not None:
-            lost = RankLostError(said["text"], hint=_LOGS)
+            lost = RankLostError(f"rank {said['rank']}: {said['text']}", hint=_LOGS)
             lost.exit_code = said["code"]
             lost.is_reported = not self.is_writer  # which repeats it, since its own log and record have it
             return lost
@@ -335,8 +331,7 @@ class Ranks:
         for _ in range(4):
             try:
                 if self._store.check([_FAILED]):
-                    found: dict[str, Any] = json.loads(self._store.get(_FAILED))
-                    return found
+                    return dict(json.loads(self._store.get(_FAILED)))
             except (RuntimeError, dist.DistError):
                 return None
             self._left.wait(0.1)
@@ -347,7 +342,7 @@ class Ranks:
         self._hangs = call
 
     def report(self, error: BaseException) -> None:
-        """Tell the other ranks the reason for which this one leaves; the first message counts."""
+        """Tell the other ranks the reason for which this one leaves; the first message counts, and is printed once."""
         if isinstance(error, RankLostError):
             return
         text, code = type(error).__name__, TrainingError.exit_code
@@ -355,10 +350,14 @@ class Ranks:
             text, code = error.message, error.exit_code
         elif isinstance(error, Exception):
             text = error_text(error)
-        text = "; ".join([text, *notes_of(error)])
+        own = {"text": "; ".join([text, *notes_of(error)])[:2000], "code": code}
         with suppress(RuntimeError, dist.DistError):
-            if not self._store.check([_FAILED]):
-                self._store.set(_FAILED, json.dumps({"text": f"rank {self.rank}: {text[:2000]}", "code": code}))
+            body = json.dumps({"rank": self.rank, **own})
+            first = json.loads(self._store.compare_set(_FAILED, "", body))
+            is_same = first["rank"] != self.rank and first == {**own, "rank": first["rank"]}
+            if is_same and isinstance(error, NoetherError) and (not self.is_writer or first["rank"] < self.local_world):
+                error.is_reported = True  # on the terminal of this machine, or on that of rank 0
+                self._left.wait(_LOOKS_EVERY_S)  # the launcher ends the others when this one has ended
 
     def leave(self) -> None:
         """Leave the process group, without waiting for the others."""

@@ -220,7 +220,8 @@ def cut_update(
     if rest:
         raise SpecError(
             f"wrong effective_batch_size: found {effective_batch_size}, expected a multiple of the {world_size} ranks",
-            hint=f"use {max(per_rank, 1) * world_size}, or another multiple of {world_size}",
+            hint=f"-s trainer.effective_batch_size={max(per_rank, 1) * world_size}, or start a number of ranks that "
+            f"divides {effective_batch_size}",
         )
     bound = min(max_batch_size or per_rank, per_rank)
     batch_size = next(size for size in range(bound, 0, -1) if per_rank % size == 0)

@@ -7,6 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+import noether
+from noether.errors import SpecError
 from noether.testing import run_on_ranks
 
 SAVES = {"kind": "checkpoint", "every_n_updates": 4}
@@ -79,6 +81,17 @@ def test_a_spec_that_one_rank_refuses_ends_all(spec, train):
     assert "max_updatez" in ends[0].error
 
 
+def is_printed_elsewhere(spec):
+    with pytest.raises(SpecError) as caught:
+        noether.run(spec, quiet=True)
+    return caught.value.is_reported
+
+
+def test_an_error_that_all_ranks_find_is_printed_by_one(spec):
+    wrong = {**spec, "trainer": {**spec["trainer"], "effective_batch_size": 61}}
+    assert sorted(run_on_ranks(is_printed_elsewhere, 3, wrong)) == [False, True, True]
+
+
 def test_a_launch_that_is_not_described_whole_is_refused(spec, train, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     end = train(spec, {})
@@ -91,6 +104,14 @@ def test_weights_that_one_rank_changes_alone_are_refused_at_the_next_save(on):
     assert [end.code for end in ends] == [1, 1]
     assert "different weights" in ends[0].error
     assert committed(ends[0].run_dir) == [4]
+
+
+@pytest.mark.parametrize("ranks", [[1], [0, 1]], ids=str)
+def test_a_callback_with_other_states_on_the_ranks_is_named_once(on, ranks):
+    remembers = at("Remembers", *ranks, id="remembers")
+    ends = on(2, {"trainer.callbacks": [remembers, SAVES]})
+    log = (ends[0].run_dir / "log.txt").read_text()
+    assert log.count("callback 'remembers' has other states on the ranks") == (1 if ranks == [1] else 0)
 
 
 def test_a_loss_that_is_not_finite_on_one_rank_ends_all_at_the_same_update(on):
@@ -165,3 +186,10 @@ def test_a_disk_that_is_full_at_a_commit_ends_all_and_keeps_the_earlier_checkpoi
 def test_a_callback_may_copy_a_model_with_batch_norms(on):
     ends = on(2, {"trainer.max_updates": 6, "trainer.callbacks": [at("Copies", 0, 1)]})
     assert [(end.code, end.error) for end in ends] == [(0, None)] * 2
+
+
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.long)])
+def test_a_rank_that_fails_at_its_very_end_fails_all(on, rank):
+    ends = on(2, {"trainer.max_updates": 2, "trainer.callbacks": [at("Closes", rank)]})
+    assert [end.code for end in ends] == [1, 1]
+    assert all(f"out of paper at the end of rank {rank}" in end.error for end in ends)

@@ -92,7 +92,7 @@ def test_dropout_is_reproducible_on_the_same_number_of_ranks(on):
 def test_a_batch_that_the_ranks_do_not_divide_is_refused_with_sizes_that_fit(on, world):
     ends = on(world)
     assert {end.code for end in ends} == {2}
-    assert f"use {60 // world * world}" in ends[0].error
+    assert f"effective_batch_size={60 // world * world}" in ends[0].error
 
 
 @pytest.mark.long

@@ -75,7 +75,11 @@ def test_other_ranks_go_on_within_rounding(on):
     on(2, {**changes, "trainer.max_updates": 8}, run_id="many")
     (single,) = on(1, changes, run_id="one")
     options = {"run_id": "many", "resume": "auto", "allow_spec_change": True}
-    assert on(3, changes, **options)[0].losses == pytest.approx(single.losses, rel=1e-4)
+    resumed = on(3, changes, **options)[0]
+    assert resumed.losses == pytest.approx(single.losses, rel=1e-4)
+    log = (resumed.run_dir / "log.txt").read_text()
+    assert "on 2 ranks" in log
+    assert "ranks 2 → 3" in log
 
 
 @pytest.mark.long
@@ -84,7 +88,7 @@ def test_a_batch_that_the_new_ranks_do_not_divide_is_refused_with_sizes_that_fit
     on(2, changes, run_id="many")
     ends = on(7, {}, run_id="many", resume="auto", allow_spec_change=True)
     assert {end.code for end in ends} == {2}
-    assert "use 56" in ends[0].error
+    assert "effective_batch_size=56" in ends[0].error
     assert on(2, {}, run_id="many", resume="auto", allow_spec_change=True)[0].code == 0
 
 

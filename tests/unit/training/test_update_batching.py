@@ -30,7 +30,7 @@ def test_a_batch_that_does_not_divide_by_the_ranks_is_refused_with_one_that_does
         cut_update(size, world_size=ranks)
     assert f"found {size}, expected a multiple of the {ranks} ranks" in str(caught.value)
     assert caught.value.hint is not None
-    proposed = int(caught.value.hint.split()[1].rstrip(","))
+    proposed = int(caught.value.hint.partition("=")[2].partition(",")[0])
     assert cut_update(proposed, world_size=ranks) == (proposed // ranks, 1)
 
 

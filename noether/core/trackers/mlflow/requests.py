@@ -16,7 +16,7 @@ from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
 
-from noether.core.trackers.mlflow.answers import RequestTooLargeError
+from noether.core.trackers.mlflow.store import RequestTooLargeError
 from noether.metrics.delivery import process_facts
 from noether.metrics.metrics_file import MetricRecord
 from noether.metrics.results import Result
