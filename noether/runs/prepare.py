@@ -216,13 +216,20 @@ def preparation(
 
 
 @contextmanager
-def rehearsal(loaded: LoadedSpec, plugins: Iterable[str] = (), *, extras: Iterable[Participant] = ()) -> Iterator[Run]:
+def rehearsal(
+    loaded: LoadedSpec,
+    plugins: Iterable[str] = (),
+    *,
+    extras: Iterable[Participant] = (),
+    data: DataContainer | None = None,
+) -> Iterator[Run]:
     """Build a whole run except its trackers, ready to train, in a temporary folder; silence its callbacks.
 
     Args:
         loaded: A valid spec.
         plugins: Run plugins beside those that the spec uses.
         extras: Further participants in the hooks, called last.
+        data: Data instead of those of the spec.
 
     Raises:
         UsageError: if something in the spec cannot be built.
@@ -235,7 +242,7 @@ def rehearsal(loaded: LoadedSpec, plugins: Iterable[str] = (), *, extras: Iterab
         spec = prepared.loaded.spec
         paths = PathProvider(spec.output, spec.name)  # an initializer may take weights of another run there
         paths.run_path = paths.home = Path(folder)
-        run = prepared.assemble(paths)
+        run = prepared.assemble(paths, data=data)
         prepared.ready(run)
         try:
             yield run

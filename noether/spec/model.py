@@ -17,6 +17,7 @@ from noether.config.components import SpecTable
 from noether.config.discriminated import Discriminated
 from noether.config.parameters import survives
 from noether.config.secrets import mask
+from noether.config.sweep import SweepTable
 from noether.kernel.entries import PLUGIN, Component
 from noether.kernel.registry import active_registry
 from noether.spec.describe.fields import components_in, configs_in, item_at
@@ -214,6 +215,12 @@ class RunSpec(SpecTable):
         examples=[{"kind": "my_project.weights.Pretrained"}],
         description="Source of the state that training begins with, in place of the seed; `initializer` under "
         "[trainer] means the same.",
+    )
+    sweep: SweepTable | None = Field(
+        None,
+        exclude=True,  # the resolved spec of a run has its own values
+        examples=[{"model.optimizer.lr": [1e-3, 1e-2]}],
+        description="Values that `noether sweep` tries, by path; other verbs ignore it.",
     )
     resolved: dict[str, Any] | None = Field(
         None, description="Written by Noether into resolved specs: versions and origins. Ignored when read."
