@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,17 +12,15 @@ from pydantic import Field
 from torch import Tensor
 
 from noether.data.dataset import StoredDataset
-from noether.data.randomness import LARGEST_SORTED, Bijection, split_key, train_test_indices
-from noether.data.sources.columns import array_names, assembled, common_length
-from noether.data.sources.file import FileConfig
+from noether.data.randomness import LARGEST_SORTED, Bijection
+from noether.data.sources.columns import ArraysConfig, array_names, assembled, codes_of, common_length
 from noether.data.sources.mapped import StoredArray, open_arrays
+from noether.data.splits import part_indices, part_of_many
 from noether.errors import DataError
 
 
-class DiskConfig(FileConfig):
+class DiskConfig(ArraysConfig):
     """Settings of `disk`."""
-
-    path_fields: ClassVar[tuple[str, ...]] = ("path",)
 
     path: str = Field(
         examples=["data/wings.h5"],
@@ -79,18 +77,24 @@ class DiskDataset(StoredDataset):
         self._split: Bijection | None = None
         if config.split is None:
             return range(self._total)
-        split_seed = seed if config.split_seed is None else config.split_seed
-        if self._total <= LARGEST_SORTED:
-            return train_test_indices(self._total, config.split, config.test_fraction, split_seed)
+        if self._total <= LARGEST_SORTED or config.split_column is not None:
+            codes = None if config.split_column is None else self._codes(config.split_column)
+            part = part_indices(config, self._total, seed, codes)
+            assert part is not None
+            return part
         if self.shuffle_block is not None:
             raise DataError(
                 f"{self._path} cannot be split and shuffled in blocks: found {self._total} samples, expected at most "
                 f"{LARGEST_SORTED}",
                 hint="write the parts to files of their own, or leave out shuffle_block",
             )
-        self._split = Bijection(self._total, split_key(split_seed))
-        held_out = min(self._total, round(config.test_fraction * self._total))
-        return range(held_out) if config.split == "test" else range(held_out, self._total)
+        self._split, low, high = part_of_many(config, self._total, seed)
+        return range(low, high)
+
+    def _codes(self, name: str) -> Tensor:
+        """Return the group of each sample, from the numbers of an array."""
+        array = open_arrays(self._path, [name])[name]
+        return codes_of(self._path, name, array.take(np.arange(self._total)))
 
     def _opened(self) -> dict[str, StoredArray]:
         """Return the arrays as this process has opened them: a worker shares no handle with its parent."""

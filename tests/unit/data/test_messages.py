@@ -14,7 +14,7 @@ from noether.data.container import DataContainer
 from noether.data.dataset import Dataset, InMemoryDataset, length_of
 from noether.data.fetch import fetch_of, first_sample
 from noether.data.loader import _explained, _too_slow, evaluation_pass
-from noether.data.randomness import split_indices
+from noether.data.splits import split_indices
 from noether.data.samplers import TrainingOrder, updates_per_epoch
 from noether.data.sources.columns import checked_names, facts_of, read_columns
 from noether.data.sources.disk import DiskConfig, DiskDataset

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.data.randomness import permutation, split_indices, train_test_indices
+from noether.data.randomness import permutation
+from noether.data.splits import split_indices, train_test_indices
 from noether.errors import DataError
 
 shares = st.lists(st.integers(0, 20), min_size=1, max_size=5).filter(any)
