@@ -67,7 +67,7 @@ def init(
     from noether.spec.scaffold import BEST, DIGITS, Choices, spec_text
 
     if not data and (targets or inputs or categories):
-        raise UsageError("--targets, --inputs and --categories name columns of data", hint="name the data with --data")
+        raise UsageError("--targets, --inputs and --categories name arrays of a data file", hint="name it with --data")
     content = DIGITS
     if data:
         from noether.data.sources.survey import content_of

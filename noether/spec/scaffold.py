@@ -130,9 +130,8 @@ def _transforms(content: Content, choices: Choices, file: str) -> Iterator[str]:
     for number, (per, names) in enumerate(content.normalized.items()):
         if number:
             yield ""
-        yield "[[transforms]]" + _comment(
-            "[[transforms]]", f"for {'all' if content.has_validation else 'both'} data sets, with statistics of `train`"
-        )
+        which = "all" if content.has_validation else "both"
+        yield "[[transforms]]" + _comment("[[transforms]]", f"for {which} data sets, with statistics of `train`")
         yield _pair("kind", "normalize", "metrics are mapped back to the units of the data")
         yield _pair("properties", list(names))
         if per != "component":
@@ -194,7 +193,7 @@ def _callbacks(content: Content, choices: Choices, file: str) -> Iterator[str]:
     yield _pair("metrics", dict.fromkeys(content.fields, metrics))
     yield ""
     if content.has_validation:
-        yield from _best_and_test(content, metrics, epochs)
+        yield from _best_and_test(content, metrics)
     yield "[[trainer.callbacks]]"
     yield _pair("kind", "checkpoint")
     yield _pair("every_n_epochs", max(1, epochs // 4))
@@ -206,15 +205,15 @@ BEST = "best_model.loss.validation.total"
 """Name of the best checkpoint of a spec with a part for validation."""
 
 
-def _best_and_test(content: Content, metrics: Sequence[str], epochs: int) -> Iterator[str]:
+def _best_and_test(content: Content, metrics: Sequence[str]) -> Iterator[str]:
     yield "[[trainer.callbacks]]"
     yield _pair("kind", "best-checkpoint", f"kept as {BEST}")
     yield _pair("every_n_epochs", 1)
     yield _pair("metric_key", "loss/validation/total")
     yield ""
     yield "[[trainer.callbacks]]"
-    yield _pair("kind", "offline-metrics", f"logged as {metrics[0]}/test/{content.fields[0]} at the end")
-    yield _pair("every_n_epochs", epochs)
+    yield _pair("kind", "offline-metrics", f"logged as {metrics[0]}/test/{content.fields[0]}")
+    yield _pair("every_n_epochs", 1)
     yield _pair("dataset_key", "test")
     yield _pair("metrics", dict.fromkeys(content.fields, metrics))
     yield ""

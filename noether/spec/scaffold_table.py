@@ -300,6 +300,7 @@ def content_of_images(found: FoundImages, targets: Sequence[str] = ()) -> Conten
     is_resized = found.size is None or max(found.size) > _LARGEST_SIDE
     shape = {"channels": found.channels} | ({"size": [_RESIZED, _RESIZED]} if is_resized else {})
     comments = {
+        "properties": "property = column of the table",
         "classes": "the place of a folder is its class number",
         "size": f"height and width; the images have up to {found.largest[0]} x {found.largest[1]} pixels",
     }

@@ -97,7 +97,7 @@ def _first_lines(path: Path) -> list[str]:
         line = beginning.count(10, 0, error.start) + 1  # 10 is a line feed
         raise DataError(
             f"{path} is not a csv in UTF-8: found the byte 0x{beginning[error.start]:02x} in line {line}",
-            hint="save it as 'CSV UTF-8', or convert it: iconv -f latin1 -t utf-8",
+            hint="a csv is UTF-8: save it as 'CSV UTF-8', or convert it: iconv -f latin1 -t utf-8",
         ) from error
     lines = text.splitlines(keepends=True)
     return lines[:-1] if len(beginning) == _BEGINNING and len(lines) > 1 else lines

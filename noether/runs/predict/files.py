@@ -339,7 +339,7 @@ def predict_file(predictor: Predictor, data: Path, out: Path, *, batch_size: int
         checkpoint=predictor.position,
         samples=size,
         shapes={field: tuple(values.shape[1:]) for field, values in fields.items()},
-        columns={name: [name] for name in texts} | columns if is_table else {},
+        columns=_listed_columns(columns, texts) if is_table else {},
         inputs=list(samples.tensors),
         ignored=samples.ignored,
         not_finite=_not_finite(fields),
@@ -362,6 +362,12 @@ def _with_classes(
         fields = {**fields, field: values.softmax(1)} if predictor.is_classifier else fields
         columns = {**columns, field: [f"{column}[{name}]" for name in names]}
     return fields, columns, texts
+
+
+def _listed_columns(columns: Mapping[str, list[str]], texts: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Return the columns of a table by field, those of texts first."""
+    alone = {name: [name] for name in texts if name not in columns}
+    return alone | {field: [field, *names] if field in texts else list(names) for field, names in columns.items()}
 
 
 def _not_finite(fields: Mapping[str, Tensor]) -> dict[str, int]:

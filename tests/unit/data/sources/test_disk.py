@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from noether.data import randomness
+from noether.data import randomness, splits
 from noether.data.container import DataContainer
 from noether.data.randomness import BlockShuffle, mix
 from noether.data.samplers import TRAINING
@@ -234,7 +234,7 @@ def test_more_samples_than_can_be_sorted_are_split_without_a_list_of_them(
 
 
 def in_memory_split(n: int) -> list[int]:
-    found: list[int] = randomness.train_test_indices(n, "test", 0.2, 3).tolist()
+    found: list[int] = splits.train_test_indices(n, "test", 0.2, 3).tolist()
     return found
 
 
