@@ -141,7 +141,7 @@ def read_files(path: Path, names: Collection[str] | None, config: FileConfig) ->
     """
     column, files = config.split_column, files_of(path)
     if _is_table(files[0]):
-        return tables.read_columns(path, names, config.form, column)
+        return tables.read_columns(path, names, config.form, column, ordered=config.split_time is not None)
     if config.categories or config.missing == "drop":
         raise DataError(
             f"{path}: categories and missing values are those of tables: found {files[0].suffix}, expected one of "

@@ -266,7 +266,8 @@ def _by_table(root: Path, table: Path, config: ImagesConfig) -> tuple[list[Path]
         seen[path] = row
     wanted = config.properties or {f"{name}_target": name for name in names[1:] if name != config.split_column}
     used = [name for given in wanted.values() for name in ([given] if isinstance(given, str) else given)]
-    columns, codes = read_columns(table, list(dict.fromkeys(used)), form, config.split_column)
+    is_time = config.split_time is not None
+    columns, codes = read_columns(table, list(dict.fromkeys(used)), form, config.split_column, ordered=is_time)
     order = sorted(range(len(paths)), key=lambda row: root / paths[row])
     properties = {name: values[order] for name, values in assembled(table, wanted, columns).items()}
     return [root / paths[row] for row in order], properties, None if codes is None else codes[order]

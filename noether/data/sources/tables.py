@@ -82,7 +82,7 @@ class Table:
 
 
 def read_columns(
-    path: Path, names: Collection[str] | None, form: TableFormat, codes: str | None = None
+    path: Path, names: Collection[str] | None, form: TableFormat, codes: str | None = None, *, ordered: bool = False
 ) -> tuple[Columns, Tensor | None]:
     """Return columns of a table as numbers, and the group of each row from another column.
 
@@ -91,6 +91,7 @@ def read_columns(
         names: Names of the columns; None for all but `codes`.
         form: Form of the table. Texts of a column in its categories become their numbers.
         codes: A column of groups or times; None for none.
+        ordered: Refuse texts in that column, whose order is not that of what they mean.
 
     Raises:
         DataError: if a file is missing or damaged, lacks a column, or a column holds other values than numbers and
@@ -113,7 +114,7 @@ def read_columns(
             if rows.any():
                 raise _missing(table, name, rows)
     numbers = {name: _numbers(table, name, form) for name in wanted}
-    return numbers, None if codes is None else _codes(table, codes)
+    return numbers, None if codes is None else _codes(table, codes, form, ordered=ordered)
 
 
 def column_names(path: Path, form: TableFormat) -> list[str]:
@@ -343,9 +344,11 @@ def likely(texts: Sequence[str]) -> str:
     return "numbers with units" if share(_WITH_UNIT.fullmatch) > 0.9 else "text"
 
 
-def _codes(table: Table, name: str) -> Tensor:
+def _codes(table: Table, name: str, form: TableFormat, *, ordered: bool) -> Tensor:
     """Return the place of each value of a column among its different values in order."""
     column = table.columns[name]
+    if is_text(column) and ordered:
+        raise text_error(table, name, form)
     if is_text(column):
         return from_numpy(table.path, name, np.unique(_as_text(column).to_numpy(), return_inverse=True)[1])
     from pyarrow import int64, types

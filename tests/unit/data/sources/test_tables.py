@@ -193,7 +193,7 @@ def test_groups_may_be_texts_that_are_no_property(path: Path) -> None:
 
 
 def test_times_may_be_dates(path: Path) -> None:
-    text = "day,x\n" + "".join(f"2024-01-{(number * 7) % 28 + 1:02},{(number * 7) % 28 + 1}\n" for number in range(28))
+    text = "day,x\n" + "".join(f"2024-01-{(number * 9) % 28 + 1:02},{(number * 9) % 28 + 1}\n" for number in range(28))
     found = read(path, text, properties={"x": "x"}, split="test", split_time="day", test_fraction=0.25)
     assert sorted(found.properties["x"].tolist()) == list(range(22, 29))
 
