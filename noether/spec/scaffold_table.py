@@ -128,10 +128,11 @@ def content_of_table(found: FoundTable, inputs: Sequence[str] = (), targets: Seq
     train_samples(found.file, found.samples)
     notes = {name: column.left_out for name, column in columns.items() if name not in targets}
     inputs = inputs or [name for name, why in notes.items() if why is None]
+    _require_usable(found, [columns[name] for name in targets])
     if not inputs:
         reasons = ", ".join(f"{name} ({why})" for name, why in notes.items()) or "the target alone"
         raise UsageError(f"{found.file} has no column to predict from: found {reasons}", hint="name some with --inputs")
-    _require_usable(found, [columns[name] for name in (*inputs, *targets)])
+    _require_usable(found, [columns[name] for name in inputs])
     used = [columns[name] for name in dict.fromkeys((*inputs, *targets))]
     trained, has_validation = train_samples(found.file, _least_complete(found, used))
     fields = _fields(targets)
@@ -294,8 +295,12 @@ def content_of_images(found: FoundImages, targets: Sequence[str] = ()) -> Conten
     Raises:
         UsageError: if there is nothing to predict.
     """
-    samples = sum(found.counts.values())
-    trained, has_validation = train_samples(found.file, samples)
+    if found.targets is None and len(found.counts) < 2:
+        raise UsageError(
+            f"no classes in {found.file}: found {len(found.counts)} folders of images, expected at least 2",
+            hint="put the images of each class in a folder, or a csv with `file` and targets beside them",
+        )
+    trained, has_validation = train_samples(found.file, sum(found.counts.values()))
     dataset: dict[str, Any] = {"kind": "images", "path": found.path}
     is_resized = found.size is None or max(found.size) > _LARGEST_SIDE
     shape = {"channels": found.channels} | ({"size": [_RESIZED, _RESIZED]} if is_resized else {})
@@ -306,11 +311,6 @@ def content_of_images(found: FoundImages, targets: Sequence[str] = ()) -> Conten
     }
     normalized = {"channel": ["image"]}
     if found.targets is None:
-        if len(found.counts) < 2:
-            raise UsageError(
-                f"no classes in {found.file}: found {len(found.counts)} folders of images, expected at least 2",
-                hint="put the images of each class in a folder, or a csv with `file` and targets beside them",
-            )
         if targets:
             raise UsageError("--targets names columns of a table beside the images, and there is none")
         fields, classes = {"label": "label"}, {"label": len(found.counts)}
@@ -342,7 +342,7 @@ def content_of_images(found: FoundImages, targets: Sequence[str] = ()) -> Conten
         fields=list(fields.values()),
         classes=classes,
         normalized=normalized,
-        notes=[f"{found.file} holds {samples} images of {size}, {found.channels}", *ignored],
+        notes=[f"{found.file} holds {sum(found.counts.values())} images of {size}, {found.channels}", *ignored],
         comments=comments,
         rows=rows,
     )

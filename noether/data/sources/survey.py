@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +15,8 @@ from noether.data.sources.file import FileConfig, read_files
 from noether.data.sources.images import SUFFIXES, folders_of_classes, image_files, no_images, read_image
 from noether.data.sources.mapped import StoredArray, open_arrays
 from noether.data.sources.tables import (
-    MISSING,
     Table,
+    counts_of,
     files_of,
     first_odd,
     is_text,
@@ -121,14 +120,8 @@ def _type(table: Table, name: str) -> str:
             return kind
     if not is_text(column):
         return "other"
-    texts = [text for text in _texts(column) if text not in MISSING]
-    return likely(texts) if texts else "empty"
-
-
-def _texts(column: Any) -> list[str]:
-    from pyarrow import compute, string
-
-    return [text for text in compute.utf8_trim_whitespace(column.cast(string())).unique().to_pylist() if text]
+    counts = counts_of(column)
+    return likely(counts) if counts else "empty"
 
 
 def _column(table: Table, name: str, as_text: bool, is_flag: bool) -> Column:
@@ -140,7 +133,7 @@ def _column(table: Table, name: str, as_text: bool, is_flag: bool) -> Column:
     missing, samples = int(absent.sum()), len(table.rows)
     present = table.columns[name].filter(pyarrow.array(~absent)) if samples else table.columns[name]
     if is_text(table.columns[name]):
-        texts = sorted(_texts(present))
+        texts = sorted(counts_of(present))
         shown = ", ".join(texts[:_EXAMPLES]) + (" …" if len(texts) > _EXAMPLES else "")
         shown = first_odd(table, name) if kind == "mixed" else shown
         listed = texts if len(texts) <= _MOST_TEXTS else []

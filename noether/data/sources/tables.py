@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -28,7 +28,7 @@ from noether.data.sources.delimited import TableFormat, is_number, ragged_line, 
 from noether.errors import DataError
 from noether.spec.errors.words import quoted, toml_key, toml_literal
 
-MISSING = frozenset(("", "NA", "N/A", "NaN", "nan", "null", "NULL", "#N/A"))
+MISSING = frozenset(("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "#N/A"))
 """Texts that stand for a missing value, unless the categories of their column have them."""
 _SHOWN = 5  # rows or values that a message names
 _COMMA_NUMBER = re.compile(r"[-+]?\d+,\d+(e[-+]?\d+)?", re.IGNORECASE)
@@ -295,9 +295,8 @@ def _categories(table: Table, name: str, known: Sequence[str]) -> Tensor:
 
 def text_error(table: Table, name: str, form: TableFormat) -> DataError:
     """Return the error for a column of texts that has no categories; says what the texts look like."""
-    texts = _as_text(table.columns[name])
-    different = [text for text in texts.unique().to_pylist() if text not in MISSING and text is not None]
-    what = likely(different)
+    counts = counts_of(table.columns[name])
+    different, what = list(counts), likely(counts)
     found = f"{table.columns[name].type}"
     if what == "mixed":
         return DataError(
@@ -325,13 +324,23 @@ def first_odd(table: Table, name: str) -> str:
     return f"{quoted(texts[row])} in {table.place(row)}"
 
 
-def likely(texts: Sequence[str]) -> str:
-    """Return what texts are likely to be: decimal comma, ambiguous comma, mixed, dates, numbers with units, or text."""
-    if not texts:
-        return "text"
+def counts_of(column: Any) -> dict[str, int]:
+    """Return the number of rows of each text of a column, without missing ones."""
+    counts = _as_text(column).value_counts()
+    found = {one["values"].as_py(): one["counts"].as_py() for one in counts}
+    return {text: count for text, count in found.items() if text is not None and text not in MISSING}
+
+
+def likely(counts: Mapping[str, int]) -> str:
+    """Return what texts are likely to be: decimal comma, ambiguous comma, mixed, dates, numbers with units, or text.
+
+    Args:
+        counts: Number of rows of each text.
+    """
+    rows = sum(counts.values())
 
     def share(fits: Callable[[str], Any]) -> float:
-        return sum(map(bool, map(fits, texts))) / len(texts)
+        return sum(count for text, count in counts.items() if fits(text)) / max(1, rows)
 
     if share(lambda text: "," not in text or _THOUSANDS.fullmatch(text)) == 1 and share(_THOUSANDS.fullmatch) > 0.1:
         return "ambiguous comma"

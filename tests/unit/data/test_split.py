@@ -53,6 +53,11 @@ def test_train_and_test_are_the_two_sides_of_one_split() -> None:
     assert torch.cat([train, test]).sort().values.tolist() == list(range(1797))
 
 
+def test_a_split_is_that_of_earlier_versions() -> None:
+    assert train_test_indices(20, "test", 0.2, 0).tolist() == [2, 4, 17, 19]
+    assert train_test_indices(20, "test", 0.3, 5).tolist() == [3, 4, 12, 15, 17, 18]
+
+
 def test_another_seed_gives_another_split() -> None:
     assert not torch.equal(train_test_indices(100, "test", 0.2, 0), train_test_indices(100, "test", 0.2, 1))
 
