@@ -45,6 +45,30 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def tiny_spec(workplace: Path) -> dict[str, Any]:
     """A complete spec as a dict: a linear map of three numbers to two, six updates of eight samples an epoch."""
+    return write_tiny_spec(workplace)
+
+
+@pytest.fixture(scope="session")
+def four_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of four runs with evaluations: two learning rates with two seeds each. Copy it before changing it."""
+    folder = tmp_path_factory.mktemp("four")
+    spec = write_tiny_spec(folder)
+    spec["datasets"] = {key: {"kind": "file", "path": str(folder / f"{key}.npz")} for key in spec["datasets"]}
+    evaluations = [
+        {"kind": "offline-loss", "every_n_epochs": 1, "dataset_key": "test"},
+        {"kind": "offline-metrics", "every_n_epochs": 1, "dataset_key": "test", "metrics": {"y": ["rmse", "r2"]}},
+        {"kind": "checkpoint", "every_n_epochs": 1},
+    ]
+    for rate in ("0.01", "0.001"):
+        for seed in (0, 1):
+            changes = {"seed": seed, "model.optimizer.lr": float(rate), "trainer.callbacks": evaluations}
+            changes["output"] = str(folder / "runs")
+            noether.run(spec, set=changes, run_id=f"lr{rate}-seed{seed}", quiet=True)
+    return folder / "runs"
+
+
+def write_tiny_spec(workplace: Path) -> dict[str, Any]:
+    """Write the data of the tiny run to a folder, and return its spec."""
     rng = np.random.default_rng(0)
     slope = rng.normal(size=(3, 2))
     for name, samples in (("train", TRAIN_SAMPLES), ("test", TEST_SAMPLES)):

@@ -51,6 +51,7 @@ KNOWN = {
     "runs/resume/facts.py": "source files of the project, and data files that the spec names, for their hashes",
     "runs/mirror/store.py": "objects of the store that the user names, by fsspec",
     "runs/resume/continuation.py: paths.output_path.iterdir": "the folder of all runs, for a free name",
+    "runs/results/summary.py: output.iterdir": "the folder of all runs, for their names",
     "runs/process_state.py: path.read_text": "limits of the control group, which the kernel writes",
     "training/compiled.py: shutil.which": "the C++ compiler of this machine",
     "runs/tracking/own_store.py: spec.read_text": "specs of the user's project",

@@ -115,9 +115,9 @@ def modules_below(package: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "package", ["kernel", "spec", "config", "core.schemas", "core.utils", "core.protocols", "errors"]
+    "package", ["kernel", "spec", "config", "core.schemas", "core.utils", "core.protocols", "errors", "runs.results"]
 )
-def test_the_lower_layers_import_nothing_heavy(package: str) -> None:
+def test_the_lower_layers_and_what_reads_results_import_nothing_heavy(package: str) -> None:
     names = modules_below(package)
     assert names
     assert heavy_imports(f"import importlib\nfor name in {names!r}: importlib.import_module(name)") == []

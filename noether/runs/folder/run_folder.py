@@ -155,8 +155,12 @@ def last_attempt(attempts: Path) -> Attempt | None:
 _RECENT = 20
 
 
-def recent_attempts(attempts: Path) -> Iterator[Attempt]:
+def recent_attempts(attempts: Path, most: int | None = _RECENT) -> Iterator[Attempt]:
     """Yield the newest attempts at a run, the last one first; an unreadable record is empty.
+
+    Args:
+        attempts: Folder of their records.
+        most: Number of attempts at most; None for all.
 
     Raises:
         StorageError: if the folder of the records is a link, or not a folder.
@@ -166,7 +170,7 @@ def recent_attempts(attempts: Path) -> Iterator[Attempt]:
     except NotPlainError as error:
         raise storage_error(error, attempts) from error
     numbers = [int(match[1]) for match in map(_RECORD.fullmatch, names) if match is not None]
-    for number in sorted(numbers, reverse=True)[:_RECENT]:
+    for number in sorted(numbers, reverse=True)[:most]:
         yield Attempt(number, read_record(attempts.parent, record_path(attempts, number)))
 
 
