@@ -3,6 +3,7 @@
 import csv
 import re
 import shlex
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ def made_by(page: Any) -> None:
 
 
 def noether_ends_well(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", ["noether", *arguments])
+        main()
     printed = capsys.readouterr()
     assert not ended.value.code, printed.err
     return printed.out

@@ -23,7 +23,7 @@ _EARTH_RADIUS = 6_371_008.8  # metres, mean radius (IUGG)
 class DigitsConfig(SplitConfig):
     """Settings of `digits`."""
 
-    split: Part | None = Field("train", description="Part of the random split.")
+    split: Part = Field("train", description="Part of the random split.")  # type: ignore[assignment]  # never all
 
 
 class DigitsDataset(InMemoryDataset):
@@ -77,8 +77,8 @@ def _digits_table(path: Path) -> np.ndarray[Any, np.dtype[np.float64]]:
 class TerrainConfig(SplitConfig):
     """Settings of `terrain`."""
 
-    split: Part | None = Field("train", description="Part of the random split.")
-    split_seed: int | None = Field(0, description="Seed of the split; the same for every seed of a run.")
+    split: Part = Field("train", description="Part of the random split.")  # type: ignore[assignment]  # never all
+    split_seed: int = Field(0, description="Seed of the split; the same for every seed of a run.")
     max_samples: int | None = Field(
         None,
         ge=1,
@@ -108,7 +108,7 @@ class TerrainDataset(InMemoryDataset):
 
     def __init__(self, dataset_config: TerrainConfig) -> None:
         coords, elevation = _read_terrain()
-        seed = dataset_config.split_seed or 0
+        seed = dataset_config.split_seed
         part = part_indices(dataset_config, len(coords), seed)
         indices = torch.arange(len(coords)) if part is None else part
         if dataset_config.max_samples is not None:
