@@ -41,7 +41,6 @@ KNOWN = {
     "data/sources/images.py": "images that the spec names",
     "data/sources/mapped.py": "data files that the spec names",
     "data/sources/survey.py": "data files that the command line names",
-    "data/sources/tables.py": "data files that the spec names",
     "metrics/delivery.py: copy.write_bytes": "a copy in a temporary folder, for a tracker",
     "metrics/delivery.py: tempfile.TemporaryDirectory": "a temporary folder",
     "metrics/spool.py": "the positions of trackers",

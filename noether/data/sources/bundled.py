@@ -23,7 +23,7 @@ _EARTH_RADIUS = 6_371_008.8  # metres, mean radius (IUGG)
 class DigitsConfig(SplitConfig):
     """Settings of `digits`."""
 
-    split: Part = Field("train", description="Part of the random split.")  # type: ignore[assignment]  # never all
+    split: Part = Field("train", description="Part of the random split.")
 
 
 class DigitsDataset(InMemoryDataset):
@@ -77,7 +77,7 @@ def _digits_table(path: Path) -> np.ndarray[Any, np.dtype[np.float64]]:
 class TerrainConfig(SplitConfig):
     """Settings of `terrain`."""
 
-    split: Part = Field("train", description="Part of the random split.")  # type: ignore[assignment]  # never all
+    split: Part = Field("train", description="Part of the random split.")
     split_seed: int = Field(0, description="Seed of the split; the same for every seed of a run.")
     max_samples: int | None = Field(
         None,
