@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from noether.errors import UsageError
@@ -118,21 +118,8 @@ def content_of_table(found: FoundTable, inputs: Sequence[str] = (), targets: Seq
         UsageError: if there is no column of a name, no target or no input, or one cannot be used.
     """
     columns = {column.name: column for column in found.columns}
-    check_names(found.file, columns, (*inputs, *targets))
-    targets = targets or [name for name in columns if name.endswith(TARGET)]
-    if not targets:
-        raise UsageError(
-            f"no column of {found.file} ends in {TARGET}: found {', '.join(columns)}",
-            hint=f"name one with --targets, such as --targets {next(reversed(columns))}",
-        )
     train_samples(found.file, found.samples)
-    notes = {name: column.left_out for name, column in columns.items() if name not in targets}
-    inputs = inputs or [name for name, why in notes.items() if why is None]
-    _require_usable(found, [columns[name] for name in targets])
-    if not inputs:
-        reasons = ", ".join(f"{name} ({why})" for name, why in notes.items()) or "the target alone"
-        raise UsageError(f"{found.file} has no column to predict from: found {reasons}", hint="name some with --inputs")
-    _require_usable(found, [columns[name] for name in inputs])
+    inputs, targets = _chosen(found, columns, inputs, targets)
     used = [columns[name] for name in dict.fromkeys((*inputs, *targets))]
     trained, has_validation = train_samples(found.file, _least_complete(found, used))
     fields = _fields(targets)
@@ -140,7 +127,7 @@ def content_of_table(found: FoundTable, inputs: Sequence[str] = (), targets: Seq
     numbers = [name for name in inputs if not columns[name].is_category]
     texts = [name for name in inputs if columns[name].is_category]
     groups = {key: names for key, names in ((_NUMBERS, numbers), (_CATEGORIES, texts)) if names}
-    rows = [_row(column, inputs, targets, notes.get(column.name)) for column in found.columns]
+    rows = [_row(column, inputs, targets, column.left_out) for column in found.columns]
     return Content(
         dataset=_dataset(found, groups, fields, used),
         train_samples=trained,
@@ -153,6 +140,27 @@ def content_of_table(found: FoundTable, inputs: Sequence[str] = (), targets: Seq
         comments=_comments(groups, used),
         rows=rows,
     )
+
+
+def _chosen(
+    found: FoundTable, columns: Mapping[str, Column], inputs: Sequence[str], targets: Sequence[str]
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the columns to predict from and those to predict: the named ones, else those that are of use."""
+    check_names(found.file, columns, (*inputs, *targets))
+    targets = targets or [name for name in columns if name.endswith(TARGET)]
+    if not targets:
+        raise UsageError(
+            f"no column of {found.file} ends in {TARGET}: found {', '.join(columns)}",
+            hint=f"name one with --targets, such as --targets {found.columns[-1].name}",
+        )
+    _require_usable(found, [columns[name] for name in targets])
+    notes = {name: column.left_out for name, column in columns.items() if name not in targets}
+    inputs = inputs or [name for name, why in notes.items() if why is None]
+    if not inputs:
+        reasons = ", ".join(f"{name} ({why})" for name, why in notes.items()) or "the target alone"
+        raise UsageError(f"{found.file} has no column to predict from: found {reasons}", hint="name some with --inputs")
+    _require_usable(found, [columns[name] for name in inputs])
+    return inputs, targets
 
 
 def _least_complete(found: FoundTable, used: Sequence[Column]) -> int:
@@ -300,49 +308,56 @@ def content_of_images(found: FoundImages, targets: Sequence[str] = ()) -> Conten
             f"no classes in {found.file}: found {len(found.counts)} folders of images, expected at least 2",
             hint="put the images of each class in a folder, or a csv with `file` and targets beside them",
         )
-    trained, has_validation = train_samples(found.file, sum(found.counts.values()))
-    dataset: dict[str, Any] = {"kind": "images", "path": found.path}
+    samples = sum(found.counts.values())
+    trained, has_validation = train_samples(found.file, samples)
+    parts = _by_class(found, targets) if found.targets is None else _by_table(found, found.targets, targets)
     is_resized = found.size is None or max(found.size) > _LARGEST_SIDE
     shape = {"channels": found.channels} | ({"size": [_RESIZED, _RESIZED]} if is_resized else {})
-    comments = {
-        "properties": "property = column of the table",
-        "classes": "the place of a folder is its class number",
-        "size": f"height and width; the images have up to {found.largest[0]} x {found.largest[1]} pixels",
-    }
-    normalized = {"channel": ["image"]}
-    if found.targets is None:
-        if targets:
-            raise UsageError("--targets names columns of a table beside the images, and there is none")
-        fields, classes = {"label": "label"}, {"label": len(found.counts)}
-        dataset |= {"classes": list(found.counts), **shape}
-        rows = [
-            {"class": name, "number": str(n), "images": str(count)}
-            for n, (name, count) in enumerate(found.counts.items())
-        ]
-    else:
-        columns = {column.name: column for column in found.columns}
-        check_names(found.targets, columns, targets)
-        targets = targets or [name for name, column in columns.items() if column.left_out is None]
-        if not targets:
-            raise UsageError(f"no column of {found.targets} can be predicted: found {', '.join(columns) or 'none'}")
-        fields, rows = _fields(targets), [_row(column, (), targets, column.left_out) for column in found.columns]
-        classes = _classes(columns, fields)
-        properties = {f"{plain}{TARGET}": name for name, plain in fields.items()}
-        categories = {name: list(columns[name].texts) for name in targets if columns[name].is_category}
-        dataset |= {"targets": found.targets, "properties": properties}
-        dataset |= ({"categories": categories} if categories else {}) | shape
-        normalized |= {} if classes else {"component": [f"{plain}{TARGET}" for plain in fields.values()]}
     ignored = [f"{found.ignored} other files are left out"] if found.ignored else []
     size = f"{found.size[0]} x {found.size[1]} pixels" if found.size else "different sizes"
-    return Content(
-        dataset=dataset,
+    return replace(
+        parts,
+        dataset={"kind": "images", "path": found.path, **parts.dataset, **shape},
         train_samples=trained,
         has_validation=has_validation,
+        normalized={"channel": ["image"], **parts.normalized},
+        notes=[f"{found.file} holds {samples} images of {size}, {found.channels}", *ignored],
+        comments={
+            "properties": "property = column of the table",
+            "classes": "the place of a folder is its class number",
+            "size": f"height and width; the images have up to {found.largest[0]} x {found.largest[1]} pixels",
+        },
+    )
+
+
+def _by_class(found: FoundImages, targets: Sequence[str]) -> Content:
+    """Return the parts of a spec that depend on the folders of classes."""
+    if targets:
+        raise UsageError(f"--targets names columns of a table beside the images: found none in {found.file}")
+    rows = [
+        {"class": name, "number": str(number), "images": str(found.counts[name])}
+        for number, name in enumerate(found.counts)
+    ]
+    return Content({"classes": list(found.counts)}, 0, ["image"], ["label"], {"label": len(found.counts)}, rows=rows)
+
+
+def _by_table(found: FoundImages, table: str, targets: Sequence[str]) -> Content:
+    """Return the parts of a spec that depend on the table of targets."""
+    columns = {column.name: column for column in found.columns}
+    check_names(table, columns, targets)
+    targets = targets or [name for name, each in columns.items() if each.left_out is None and not each.missing]
+    if not targets:
+        raise UsageError(f"no column of {table} can be predicted: found {', '.join(columns) or 'none'}")
+    fields = _fields(targets)
+    classes = _classes(columns, fields)
+    properties = {f"{plain}{TARGET}": name for name, plain in fields.items()}
+    categories = {name: list(columns[name].texts) for name in targets if columns[name].is_category}
+    return Content(
+        dataset={"targets": table, "properties": properties} | ({"categories": categories} if categories else {}),
+        train_samples=0,
         inputs=["image"],
         fields=list(fields.values()),
         classes=classes,
-        normalized=normalized,
-        notes=[f"{found.file} holds {sum(found.counts.values())} images of {size}, {found.channels}", *ignored],
-        comments=comments,
-        rows=rows,
+        normalized={} if classes else {"component": list(properties)},
+        rows=[_row(column, (), targets, column.left_out) for column in found.columns],
     )

@@ -120,7 +120,11 @@ def test_rows_that_lack_a_value_are_left_out_and_counted_in_the_spec(init, noeth
     assert spec["datasets"]["validation"]["missing"] == "drop"
     assert "rows without a value are left out: material (1), load [N] (1)" in Path("mine.toml").read_text()
     assert "not used" in next(line for line in told.splitlines() if line.startswith("length"))
-    assert noether_command("run", "mine.toml", *QUICK).code == 0
+    assert noether_command("run", "mine.toml", *QUICK, "--run-id", "mine").code == 0
+    ended = noether_command("predict", "mine", "--data", "beam.csv", "--out", "p.csv")
+    assert ended.code == 2, "a prediction would have been left out"
+    assert "missing values in 'load [N]'" in ended.err
+    assert "row 4 below the header" in ended.err
 
 
 def test_whole_numbers_are_a_quantity_unless_they_are_said_to_be_classes(init):
