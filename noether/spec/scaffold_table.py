@@ -146,6 +146,8 @@ def _chosen(
     found: FoundTable, columns: Mapping[str, Column], inputs: Sequence[str], targets: Sequence[str]
 ) -> tuple[Sequence[str], Sequence[str]]:
     """Return the columns to predict from and those to predict: the named ones, else those that are of use."""
+    spaced = {name.strip(): name for name in columns}  # the command line strips names
+    inputs, targets = ([name if name in columns else spaced.get(name, name) for name in n] for n in (inputs, targets))
     check_names(found.file, columns, (*inputs, *targets))
     targets = targets or [name for name in columns if name.endswith(TARGET)]
     if not targets:

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from noether.data.sources.columns import Choose
+from noether.data.sources.columns import Choose, require_file
 from noether.errors import DataError
 from noether.spec.errors.words import toml_literal
 
@@ -84,6 +84,7 @@ def _counts(path: Path, delimiter: str) -> list[int]:
 
 
 def _first_lines(path: Path) -> list[str]:
+    require_file(path)
     with path.open("rb") as file:
         beginning = file.read(_BEGINNING)
     if beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in beginning:

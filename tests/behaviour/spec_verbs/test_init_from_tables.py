@@ -230,6 +230,16 @@ def test_a_table_without_a_spec_is_refused_with_the_reason(refusal, text, option
     assert told in refusal("--data", "data.csv", *options)
 
 
+def test_a_table_that_does_not_exist_is_refused(refusal):
+    assert "nowhere.csv does not exist" in refusal("--data", "nowhere.csv", "--targets", "y")
+
+
+def test_spaces_around_the_names_of_columns_need_not_be_typed(init):
+    Path("data.csv").write_text("a, b\n" + "".join(f"{n / 3}, {n / 7}\n" for n in range(30)))
+    spec, _ = init("--data", "data.csv", "--targets", "b")
+    assert spec["datasets"]["train"]["properties"] == {"numbers": ["a"], "b_target": " b"}
+
+
 def test_a_cut_image_is_named_and_no_spec_is_written(refusal, pets):
     path = pets / "cat/03.png"
     path.write_bytes(path.read_bytes()[:70])
