@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -125,6 +125,14 @@ class DatasetBaseConfig(_RegistryBase):
 
     def compared_files(self) -> Sequence[Path] | None:
         """Return the files that hold the data, which a resume compares; None for those that the options name."""
+        return None
+
+    def categories_by_name(self) -> Mapping[str, Sequence[str]]:
+        """Return the names of categories by the column that holds them; the place of a name is its number."""
+        return {}
+
+    def class_names(self, property_name: str) -> Sequence[str] | None:
+        """Return the names of the classes of a property that holds one class number a sample; None for others."""
         return None
 
 

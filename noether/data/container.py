@@ -17,6 +17,7 @@ from noether.data.dataset import AnyDataset, Batch, length_of, shuffle_block
 from noether.data.fetch import Fetch, fetch_of, first_batch, first_sample, usable
 from noether.data.loader import TaggedDataset, TrainingLoader, refuse_import_by_worker
 from noether.data.samplers import TRAINING, InterleavedSampler, SamplerIntervalConfig, TrainingOrder
+from noether.data.splits import require_one_split
 from noether.data.staging import Residence, Wanted, free_memory, on_device, require_resident, residence
 from noether.data.transforms import Transform
 from noether.data.views import PreparedDatasets, subset
@@ -364,6 +365,7 @@ def build_data(
     """
     loader = loader or LoaderTable()
     if samples is None:
+        require_one_split(datasets)
         samples = {}
         for key, config in datasets.items():
             with usable(key, loader.timeout):

@@ -14,10 +14,11 @@ from noether.data.container import DataContainer
 from noether.data.dataset import Dataset, InMemoryDataset, length_of
 from noether.data.fetch import fetch_of, first_sample
 from noether.data.loader import _explained, _too_slow, evaluation_pass
-from noether.data.randomness import split_indices
 from noether.data.samplers import TrainingOrder, updates_per_epoch
-from noether.data.sources.columns import checked_names, facts_of, read_columns
-from noether.data.sources.file import DiskConfig, DiskDataset, FileConfig, FileDataset
+from noether.data.sources.columns import checked_names, facts_of, read_arrays
+from noether.data.sources.disk import DiskConfig, DiskDataset
+from noether.data.sources.file import FileConfig, FileDataset
+from noether.data.splits import split_indices
 from noether.data.transforms import Normalize, NormalizeConfig
 from noether.data.views import PreparedDatasets, subset
 from noether.data.workers import WorkerLostError
@@ -120,15 +121,15 @@ def of_files(folder: Path) -> dict[str, Any]:
         "a truncated file on disk": lambda: disk("cut.npy"),
         "an empty file on disk": lambda: disk("empty.npy"),
         "an unknown format on disk": lambda: disk("table.csv"),
-        "an unknown format": lambda: read_columns(folder / "train.xlsx", None),
-        "a missing file": lambda: read_columns(folder / "trian.npz", None),
-        "a folder": lambda: read_columns(made(folder / "data.npz"), None),
-        "a single array": lambda: read_columns(folder / "one.npz", None),
-        "a damaged file": lambda: read_columns(folder / "broken.safetensors", None),
-        "an unknown array": lambda: read_columns(folder / "train.npz", ["X"]),
-        "text": lambda: read_columns(folder / "train.npz", ["name"]),
-        "Python objects": lambda: read_columns(folder / "odd.npz", ["objects"]),
-        "integers beyond 64 bits with a sign": lambda: read_columns(folder / "odd.npz", ["unsigned"]),
+        "an unknown format": lambda: read_arrays(folder / "train.xlsx", None),
+        "a missing file": lambda: read_arrays(folder / "trian.npz", None),
+        "a folder": lambda: read_arrays(made(folder / "data.npz"), None),
+        "a single array": lambda: read_arrays(folder / "one.npz", None),
+        "a damaged file": lambda: read_arrays(folder / "broken.safetensors", None),
+        "an unknown array": lambda: read_arrays(folder / "train.npz", ["X"]),
+        "text": lambda: read_arrays(folder / "train.npz", ["name"]),
+        "Python objects": lambda: read_arrays(folder / "odd.npz", ["objects"]),
+        "integers beyond 64 bits with a sign": lambda: read_arrays(folder / "odd.npz", ["unsigned"]),
         "numbers that are lost": lambda: DataContainer({"train": odd(x=["x", "far"])}).first_sample(),
         "a name that is not text": lambda: checked_names(folder / "a.parquet", None, ["a\n"]),
         "a doubled column": lambda: checked_names(folder / "a.parquet", None, ["a", "b", "a"]),
