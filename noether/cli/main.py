@@ -38,6 +38,7 @@ BUILT_IN_VERBS = {
     "verify-resume": "Check that an interrupted run ends with the same bytes.",
     "checkpoint": "Look after the checkpoints of a run.",
     "spec": "Look at specs and make them.",
+    "data": "Look at the data of a spec.",
     "plugins": "Look at what is installed.",
     "tracker": "Deliver metrics that trackers missed.",
 }

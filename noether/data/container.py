@@ -116,6 +116,10 @@ class DataContainer:
         with usable(key, self.timeout):
             return subset(self._prepared.get(key), properties=properties, max_size=max_size)
 
+    def before_transforms(self, key: str) -> AnyDataset:
+        """Return a data set as it is before its transforms."""
+        return self._prepared.datasets[self._known(key)]
+
     def _known(self, key: str | None) -> str:
         keys = self.keys()
         if key is None and keys:

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from noether.config.base import component_of
 from noether.config.components import DatasetBaseConfig
 from noether.config.discriminated import Discriminated
 from noether.data.build import build_dataset, build_transform
@@ -27,7 +28,7 @@ from noether.data.dataset import (
     shuffle_block,
 )
 from noether.data.fetch import first_sample
-from noether.data.sampling import Mixed
+from noether.data.sampling import Mixed, mixture_of
 from noether.data.views import transformed
 from noether.errors import DataError, placed
 
@@ -75,21 +76,36 @@ class MixtureConfig(ConcatConfig):
         return weights
 
 
-def concat(dataset_config: ConcatConfig, *, seed: int = 0) -> AnyDataset:
+class ConcatDataset(Dataset):
     """Serves the samples of several data sets, one behind the other.
+
+    Making one gives the data set that is fastest for its parts: rows of tensors if all parts are.
 
     Args:
         dataset_config: The parts.
         seed: Seed of the run, for parts that split by it.
 
     Raises:
-        DataError: if the samples of the parts differ in their properties.
+        DataError: if the samples of the parts differ in their properties, or a part is empty.
     """
-    parts = [_built(place, part, seed) for place, part in enumerate(dataset_config.parts)]
-    return joined(parts, dataset_config, seed=seed)
+
+    @classmethod
+    def known_properties(cls, config: ConcatConfig) -> tuple[str, ...] | None:
+        """Return the properties of the first part if they are known without loading anything."""
+        first = config.parts[0]
+        known = getattr(component_of(first).target, "known_properties", None)
+        found: tuple[str, ...] | None = known(first) if known is not None and not first.transforms else None
+        return found
+
+    def __new__(cls, dataset_config: ConcatConfig, *, seed: int = 0) -> Any:
+        """Return the data set of the parts."""
+        parts = [_built(place, part, seed) for place, part in enumerate(dataset_config.parts)]
+        return joined(parts, dataset_config, seed=seed)
+
+    def __init__(self, dataset_config: ConcatConfig, *, seed: int = 0) -> None: ...
 
 
-def mixture(dataset_config: MixtureConfig, *, seed: int = 0) -> AnyDataset:
+class MixtureDataset(ConcatDataset):
     """Serves several data sets; training draws from each by its weight, and evaluation visits each sample once.
 
     Every epoch has the same number of samples of a part, and a part is visited in passes of its own, which go on from
@@ -102,14 +118,22 @@ def mixture(dataset_config: MixtureConfig, *, seed: int = 0) -> AnyDataset:
     Raises:
         DataError: if the samples of the parts differ in their properties, a part is empty, or weights are missing.
     """
-    weights = tuple(dataset_config.weights)
-    parts = [_built(place, part, seed) for place, part in enumerate(dataset_config.parts)]
-    if len(weights) != len(parts):
-        raise DataError(f"wrong number of weights: found {len(weights)} for {len(parts)} parts, expected one each")
-    whole = joined(parts, dataset_config, seed=seed)
-    sizes = tuple(map(length_of, parts))
-    whole.mixture = Mixed(sizes, weights, dataset_config.samples_per_epoch or sum(sizes))  # type: ignore[attr-defined]
-    return whole
+
+    def __new__(cls, dataset_config: MixtureConfig, *, seed: int = 0) -> Any:
+        """Return the data set of the parts, with the order of training."""
+        weights = tuple(dataset_config.weights)
+        parts = [_built(place, part, seed) for place, part in enumerate(dataset_config.parts)]
+        if len(weights) != len(parts):
+            raise DataError(f"wrong number of weights: found {len(weights)} for {len(parts)} parts, expected one each")
+        for place, part in enumerate(parts):
+            if mixture_of(part) is not None:
+                raise DataError(f"a mixture in a mixture: found one in part {place}, expected its parts themselves")
+        whole = joined(parts, dataset_config, seed=seed)
+        sizes = tuple(map(length_of, parts))
+        vars(whole)["mixture"] = Mixed(sizes, weights, dataset_config.samples_per_epoch or sum(sizes))
+        return whole
+
+    def __init__(self, dataset_config: MixtureConfig, *, seed: int = 0) -> None: ...
 
 
 def _built(place: int, config: DatasetBaseConfig, seed: int) -> AnyDataset:

@@ -105,6 +105,11 @@ class Preparation:
         data.load_state_dict(state)
         return data
 
+    def data(self) -> DataContainer:
+        """Build the data alone."""
+        spec = self.loaded.spec
+        return build_data(spec.datasets, spec.transforms, spec.loader, seed=spec.seed)
+
     def parts(
         self, spec: RunSpec | None = None, data: DataContainer | None = None
     ) -> tuple[RunSpec, DataContainer, ModelBase, ThreadChoice]:
