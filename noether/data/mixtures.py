@@ -125,9 +125,6 @@ class MixtureDataset(ConcatDataset):
         parts = [_built(place, part, seed) for place, part in enumerate(dataset_config.parts)]
         if len(weights) != len(parts):
             raise DataError(f"wrong number of weights: found {len(weights)} for {len(parts)} parts, expected one each")
-        for place, part in enumerate(parts):
-            if mixture_of(part) is not None:
-                raise DataError(f"a mixture in a mixture: found one in part {place}, expected its parts themselves")
         whole = joined(parts, dataset_config, seed=seed)
         sizes = tuple(map(length_of, parts))
         vars(whole)["mixture"] = Mixed(sizes, weights, dataset_config.samples_per_epoch or sum(sizes))
@@ -140,6 +137,10 @@ def _built(place: int, config: DatasetBaseConfig, seed: int) -> AnyDataset:
     """Return a part after its own transforms."""
     with placed("parts", place):
         dataset = build_dataset(config, seed=seed)
+        if mixture_of(dataset) is not None:
+            raise DataError(
+                f"a mixture as a part: found one in part {place}, whose weights would not count; expected its own parts"
+            )
         transforms = [build_transform(each, seed=seed) for each in getattr(config, "transforms", ())]
         for transform in transforms:
             if not transform.fitted:
@@ -199,7 +200,7 @@ class Parts(Dataset):
     def __getitem__(self, index: int) -> Any:
         index = range(len(self))[index]
         part = int(torch.searchsorted(self.ends, index, right=True))
-        return self.parts[part][index - (int(self.ends[part - 1]) if part else 0)]  # type: ignore[index]
+        return self.parts[part][index - (int(self.ends[part - 1]) if part else 0)]
 
 
 class GatheredParts(Parts):
@@ -292,7 +293,7 @@ def _require_same_categories(parts: Sequence[AnyDataset]) -> None:
     """Check that a number stands for the same category, or class, in each part."""
     first: dict[str, list[str]] = {}
     for place, part in enumerate(parts):
-        by_name = getattr(getattr(part, "config", None), "categories_by_name", dict)()
+        by_name: Mapping[str, Sequence[str]] = getattr(getattr(part, "config", None), "categories_by_name", dict)()
         for name, texts in by_name.items():
             if list(texts) != first.setdefault(name, list(texts)):
                 raise DataError(

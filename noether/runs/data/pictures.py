@@ -21,7 +21,7 @@ _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#1c2430;background:#fff}
 h1{font-size:1.5rem}h2{font-size:1.2rem;margin-top:2.5rem}table{border-collapse:collapse;width:100%}
 th,td{text-align:left;padding:.35rem .7rem;border-bottom:1px solid #dfe4ea;font-variant-numeric:tabular-nums}
-th{color:#5a6675;font-weight:600}.n{text-align:right}.warn{color:#b3401a}.scroll{overflow-x:auto}
+th{color:#5a6675;font-weight:600}.n{text-align:right}.s{white-space:nowrap}.warn{color:#b3401a}.scroll{overflow-x:auto}
 code{background:#f1f4f7;padding:0 .25rem;border-radius:3px}img{image-rendering:pixelated;max-width:100%}
 svg{display:block}rect{fill:#3b74c9}p{color:#5a6675}
 @media (prefers-color-scheme:dark){body{background:#14181d;color:#dfe4ea}th,td{border-color:#2c343d}
@@ -86,7 +86,8 @@ def _resized(picture: np.ndarray, width: int, tall: float) -> np.ndarray:
     """Return the nearest pixels of a picture at another width."""
     height = max(2, round(picture.shape[0] / picture.shape[1] * width * tall))
     rows = np.arange(height) * picture.shape[0] // height
-    return picture[rows][:, np.arange(width) * picture.shape[1] // width]
+    resized: np.ndarray = picture[rows][:, np.arange(width) * picture.shape[1] // width]
+    return resized
 
 
 def grid(pictures: Sequence[np.ndarray]) -> np.ndarray:
@@ -105,7 +106,8 @@ def grid(pictures: Sequence[np.ndarray]) -> np.ndarray:
     for place, each in enumerate(large):
         top, left = place // columns * (height + _GAP), place % columns * (width + _GAP)
         sheet[top : top + len(each), left : left + each.shape[1]] = each
-    return np.rint(sheet * 255).astype(np.uint8)
+    pixels: np.ndarray = np.rint(sheet * 255).astype(np.uint8)
+    return pixels
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -160,11 +162,11 @@ def _row(facts: PropertyFacts) -> str:
     given = (facts.low, facts.mean, facts.deviation, facts.high) if facts.low is not None else (None,) * 4
     numbers = "".join(f"<td class=n>{number(value)}" for value in given)
     drawn = _svg(facts.sketch) if facts.classes is None else escape(classes(facts))
-    name = f"<td><code>{escape(facts.name)}</code><td>{escape(facts.dtype)}<td>{shape(facts)}"
+    name = f"<td><code>{escape(facts.name)}</code><td>{escape(facts.dtype)}<td class=s>{shape(facts)}"
     return f"<tr>{name}{numbers}<td>{drawn}<td class=warn>{escape(', '.join(remarks(facts)))}"
 
 
-def classes(facts: PropertyFacts, most: int = 8) -> str:
+def classes(facts: PropertyFacts, most: int = 12) -> str:
     """Return the classes of a property with their samples, the first ones."""
     counts = sorted((facts.classes or {}).items(), key=lambda item: -item[1])
     shown = [f"{name}: {count:,}" for name, count in counts[:most]]

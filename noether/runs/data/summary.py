@@ -233,11 +233,11 @@ def _take_in(
     for row in rows[: _PICTURES - len(found.pictures.get(name, []))]:
         if (picture := _picture(row)) is not None:
             found.pictures.setdefault(name, []).append(picture)
-    names = columns.get(name)
+    given = columns.get(name)
     is_vector = rows.ndim == 2 and 1 < rows.shape[1] <= _COMPONENTS and (name not in collected)
     for place in range(rows.shape[1] if is_vector else 0):
-        is_named = isinstance(names, list) and len(names) == rows.shape[1]
-        label = f"{name}[{names[place] if is_named else place}]"
+        names = given if isinstance(given, list) and len(given) == rows.shape[1] else range(rows.shape[1])
+        label = f"{name}[{names[place]}]"
         one = collected.setdefault(label, _Collected(label, dtype, keep))
         one.add_shape(())
         one.add(rows[:, place], samples)

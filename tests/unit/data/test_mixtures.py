@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 import pytest
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from noether.config.components import DatasetBaseConfig
 from noether.config.discriminated import Discriminated
@@ -161,3 +161,22 @@ def test_wrong_weights_are_refused(files: list[dict[str, Any]], weights: list[fl
 def test_collate_of_a_part_is_refused(files: list[dict[str, Any]]) -> None:
     with pytest.raises(ValidationError):
         config({"kind": "concat", "parts": [files[0] | {"collate": "pad"}]})
+
+
+def test_a_mixture_as_a_part_is_refused(files: list[dict[str, Any]]) -> None:
+    part = {"kind": "mixture", "parts": files, "weights": [1, 1]}
+    with pytest.raises(DataError):
+        build_dataset(config({"kind": "concat", "parts": [part]}))
+
+
+def test_parts_whose_categories_have_other_numbers_are_refused() -> None:
+    class Named(DatasetBaseConfig):
+        names: list[str] = Field(default_factory=list)
+
+        def categories_by_name(self) -> dict[str, list[str]]:
+            return {"material": self.names}
+
+    parts = [InMemoryDataset({"x": torch.ones(2)}, Named(names=names)) for names in (["oak", "steel"], ["steel"])]
+    with pytest.raises(DataError) as refused:
+        joined(parts)
+    assert "material" in str(refused.value)
