@@ -127,6 +127,8 @@ class Preparation:
         sample = data.first_sample()
         spec = _made_explicit(spec, sample, self.device)
         model = built_model(spec, sample, self.device)
+        if spec.trainer.parallel == "fsdp2":  # a rank that has built it without values has drawn less than rank 0
+            torch.set_rng_state(parallel_of().share(torch.get_rng_state()))
         threads = choose_threads(spec, model, sample, self.device, self.cores)
         torch.set_num_threads(threads.number)
         return spec.model_copy(update={"threads": threads.number}), data, model, threads

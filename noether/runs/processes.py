@@ -17,7 +17,7 @@ from noether.runs.outcome import EXIT_CODE
 ENDED_WITH = "NOETHER_ENDED_WITH"
 """Names a file for the exit code of a run after which ranks shall not start again; their launcher then sees a 0."""
 _RESTARTS = "TORCHELASTIC_MAX_RESTARTS"
-_FINAL = frozenset({2, 3, 4, EXIT_CODE + signal.SIGINT, EXIT_CODE + signal.SIGTERM, EXIT_CODE + signal.SIGHUP})
+_FINAL = frozenset({2, 3, 4, EXIT_CODE + signal.SIGINT, EXIT_CODE + signal.SIGTERM, EXIT_CODE + 1})  # 1: SIGHUP
 """Exit codes after which another start would end as this one did, or was not wanted."""
 
 

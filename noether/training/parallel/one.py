@@ -91,6 +91,9 @@ class Parallel(Protocol):
     def on_hang(self, call: Callable[[], object]) -> None:
         """Call this, in a thread of its own, if another rank has waited in vain for this one."""
 
+    def together(self) -> AbstractContextManager[None]:
+        """Return a context for training, which all ranks end if none fails in it."""
+
     def report(self, error: BaseException) -> None:
         """Tell the other ranks the reason for which this one leaves."""
 
@@ -147,6 +150,10 @@ class Single:
     def on_hang(self, call: Callable[[], object]) -> None:
         """Do nothing: nobody waits."""
 
+    def together(self) -> AbstractContextManager[None]:
+        """Return an empty context."""
+        return nullcontext()
+
     def report(self, error: BaseException) -> None:
         """Do nothing."""
 
@@ -154,6 +161,12 @@ class Single:
 WORLD_SIZE = "WORLD_SIZE"
 """Set by launchers such as torchrun: the number of processes that train together."""
 
+TIMEOUT_S = 600.0
+"""Seconds in which every rank has to come to a common operation; then the run ends with the stacks of all ranks."""
+TIMEOUT = "NOETHER_RANK_TIMEOUT_S"
+
+_PORTS, _RANKS, _LONGEST_S = 65535, 1_000_000, 1e7
+"""The largest number of a port, and those of ranks and seconds, far below what torch can take."""
 _NEEDED = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -208,6 +221,8 @@ class Place:
         for name in named:
             if not environment[name].strip().isdecimal():
                 raise UsageError(f"wrong {name}: found {environment[name]!r}, expected a number of 0 or more")
+            if int(environment[name]) > (most := _PORTS if name == "MASTER_PORT" else _RANKS):
+                raise UsageError(f"wrong {name}: found {environment[name]}, expected at most {most}")
         total, rank, local, local_world, port = (int(environment[name]) for name in named)
         if not (rank < total and local < local_world <= total):
             raise UsageError(
@@ -230,6 +245,18 @@ def restarts_in(environment: Mapping[str, str]) -> tuple[int, int]:
     """Return how often the launcher has started this process again, and how often it may."""
     attempt, most = (_count(environment.get(f"TORCHELASTIC_{name}")) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
     return attempt, most
+
+
+def timeout_in(environment: Mapping[str, str]) -> float:
+    """Return the seconds that a rank waits for the others."""
+    text = environment.get(TIMEOUT, "")
+    try:
+        seconds = float(text or TIMEOUT_S)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds <= _LONGEST_S:
+        raise UsageError(f"wrong {TIMEOUT}: found {text!r}, expected seconds above 0, at most {_LONGEST_S:g}")
+    return seconds
 
 
 def _count(text: str | None) -> int:

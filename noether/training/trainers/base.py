@@ -317,8 +317,7 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         is_divided = self.config.parallel == "fsdp2" and self.parallel.world > 1  # then no device holds all of it
         dist_model = self.wrap_model(model if is_divided else model.to(self.device))
         self._own_step = step_of(model)
-        # First of all: callbacks may copy the weights.
-        self._initializers.check_and_load(self, model, parts.initializer, self.initializer)
+        self._initializers.check_and_load(self, model, parts.initializer, self.initializer)  # callbacks may copy it
         if give_optimizer:
             self.give_optimizers(model)
         with preserved_rng():
@@ -359,7 +358,7 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         stop.begin_anew(self.state)
         self.one_update.follow(self.train_step, self.update if self.has_own_update else None)
         try:
-            with loop.closing(self.callbacks):
+            with self.parallel.together(), loop.closing(self.callbacks):
                 self.parallel.begin(model, self.data_container.seed)
                 self.apply_resume_initializer(model)
                 work(self, model, dist_model)

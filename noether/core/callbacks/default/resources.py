@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 import sys
 from time import monotonic
 from typing import Any
@@ -149,5 +148,7 @@ class PeakMemoryCallback(PeriodicCallback):
         if self.trainer.device.type == "cuda":
             self._peak = torch.cuda.max_memory_allocated(self.trainer.device)
         elif (now := monotonic()) - self._asked_at > _ASKED_AFTER:
+            import resource  # POSIX only
+
             self._peak, self._asked_at = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT, now
         self.writer.add_scalar("profiling/peak_memory_gib", self._peak / 2**30)
