@@ -12,7 +12,7 @@ import typer
 
 from noether.cli.options import AsJson, Spec, SpecOptions, verb, verbs
 from noether.cli.output import print_json, print_table, say, write_text
-from noether.errors import NoetherError, StorageError, UsageError
+from noether.errors import NoetherError, UsageError
 
 if TYPE_CHECKING:
     from noether.runs.data.summary import DatasetFacts, PropertyFacts
@@ -94,10 +94,7 @@ def _write(out: Path, title: str, found: list[DatasetFacts]) -> None:
             "no pictures in these data sets, expected some for a .png", hint="write a page: --out FILE.html"
         )
     else:
-        try:
-            out.write_bytes(content)
-        except OSError as error:
-            raise StorageError(f"cannot write {out}: {error.strerror or error}") from error
+        write_text(out, content)
     say(f"wrote {out}")
 
 

@@ -72,7 +72,7 @@ def in_terminal(pictures: Sequence[np.ndarray], *, colored: bool, most: int = 4)
             pairs = picture[row : row + 2]
             upper, lower = pairs[0], pairs[-1]
             parts.append("".join(_cell(*pair, colored=colored) for pair in zip(upper, lower, strict=True)))
-        yield "  ".join(parts)
+        yield "  ".join(parts).rstrip()
 
 
 def _cell(upper: np.ndarray, lower: np.ndarray, *, colored: bool) -> str:

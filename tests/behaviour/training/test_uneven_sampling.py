@@ -26,6 +26,16 @@ def test_a_run_with_another_order_is_resumed_in_the_middle_of_an_epoch_with_the_
     assert verify_resume("uneven.toml", at=[1, 4]).is_equal
 
 
+def test_a_run_with_buckets_of_clouds_is_resumed_with_the_same_bytes(tiny_spec: dict[str, Any], lab: Path) -> None:
+    clouds = {"kind": "lab.batches.Clouds", "collate": "pad", "samples": 20}
+    tiny_spec["datasets"] = {"train": clouds, "test": clouds}
+    tiny_spec["model"] = {"kind": "lab.batches.Pointwise", "optimizer": {"kind": "SGD", "lr": 0.1}}
+    tiny_spec["trainer"] |= {"effective_batch_size": 4, "max_batch_size": 2, "loss_fn": "mse", "callbacks": []}
+    tiny_spec["trainer"] |= {"forward_properties": ["x", "mask"], "sampling": {"kind": "buckets", "by": "x", "pool": 2}}
+    Path("uneven.toml").write_text(tomli_w.dumps({"spec": 1, **tiny_spec}))
+    assert verify_resume("uneven.toml", at=[2]).is_equal
+
+
 def with_way(tiny_spec: dict[str, Any], way: str) -> dict[str, Any]:
     train = tiny_spec["datasets"]["train"]
     np.savez("weights.npz", w=np.arange(len(np.load("train.npz")["x"])))
