@@ -49,6 +49,8 @@ def remarks(facts: PropertyFacts) -> list[str]:
 
 def shape(facts: PropertyFacts) -> str:
     """Return the shape of a sample, or the smallest and the largest."""
+    if facts.shapes is None:
+        return ""
     low, high = facts.shapes
     return _shape(low) if low == high else f"{_shape(low)} to {_shape(high)}"
 

@@ -33,7 +33,7 @@ class PropertyFacts:
     Attributes:
         name: Property, with the component if it is a vector: `points[0]`, or the column of the file.
         dtype: Type of its values: that of the tensor, or the Python type.
-        shapes: Smallest and largest shape of a sample.
+        shapes: Smallest and largest shape of a sample; None for values that are not numbers.
         count: Finite numbers, or values that are not numbers.
         mean: Mean of the finite numbers.
         deviation: Standard deviation of the finite numbers.
@@ -47,7 +47,7 @@ class PropertyFacts:
 
     name: str
     dtype: str
-    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    shapes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     count: int = 0
     mean: float = 0.0
     deviation: float = 0.0
@@ -95,7 +95,7 @@ class _Collected:
     """Numbers of one property, batch by batch."""
 
     def __init__(self, name: str, dtype: str, keep: int) -> None:
-        self.facts = PropertyFacts(name, dtype, ((), ()))
+        self.facts = PropertyFacts(name, dtype)
         self.keep = max(16, keep)
         self.kept: list[np.ndarray] = []
         self.squares = 0.0
@@ -103,7 +103,7 @@ class _Collected:
 
     def add_shape(self, shape: tuple[int, ...]) -> None:
         """Take in the shape of a sample."""
-        low, high = self.facts.shapes if self.facts.count or self.facts.nans or self.kept else (shape, shape)
+        low, high = self.facts.shapes or (shape, shape)
         self.facts.shapes = min(low, shape), max(high, shape)
 
     def add(self, values: np.ndarray, samples: int) -> None:
@@ -219,7 +219,7 @@ def _take_in(
     keep: int,
 ) -> None:
     """Take in a property of some samples, with the first of them as examples and pictures."""
-    is_number = isinstance(values, Tensor | np.ndarray) and np.asarray(values[:0]).dtype.kind in "biuf"
+    is_number = _is_number(values)
     rows = _as_array(values) if is_number else values
     for place in range(min(samples, _SHOWN - found.read)):
         while len(found.examples) <= found.read + place:
@@ -247,6 +247,13 @@ def _take_in(
         one.add(rows, samples)
 
 
+def _is_number(values: Any) -> bool:
+    """Return True for arrays of real numbers."""
+    if isinstance(values, Tensor):
+        return not values.is_complex() and values.layout is torch.strided
+    return isinstance(values, np.ndarray) and values.dtype.kind in "biuf"
+
+
 def _as_array(values: Tensor | np.ndarray) -> np.ndarray:
     if isinstance(values, Tensor):
         values = values.detach().cpu()
@@ -271,7 +278,7 @@ def _picture(values: np.ndarray) -> np.ndarray | None:
 
 def _short(value: Any) -> str:
     """Return a value in words that fit a line."""
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and _is_number(value):
         value = _as_array(value)
     if isinstance(value, np.ndarray):
         numbers = [f"{number:.4g}" for number in value.reshape(-1)[:6].tolist()] if value.dtype.kind in "biuf" else []

@@ -15,7 +15,9 @@ class Odd(torch.utils.data.Dataset):
     def __len__(self):
         return 5
     def __getitem__(self, index):
-        return {"points": torch.randn(index + 1, 2), "name": "<script>" if index else "a", "n": index}
+        return {"points": torch.randn(index + 1, 2), "name": "<script>" if index else "a", "n": index,
+                "half": torch.ones(2, dtype=torch.bfloat16, requires_grad=True), "wave": torch.ones(2) * 1j,
+                "sparse": torch.eye(2).to_sparse(), "parts": {"x": 1}}
 class Broken(Odd):
     def __getitem__(self, index):
         raise OSError("the disk is gone")
