@@ -113,7 +113,7 @@ def print_data(found: DatasetFacts) -> None:
         for line in in_terminal(pictures, colored=colored):
             print(f"    {line}")  # colours would be escaped
     if found.examples:
-        say("\n  first samples")
+        say("\n  samples")
         names = list(dict.fromkeys(name for example in found.examples for name in example))
         print_table([{name: example.get(name, "") for name in names} for example in found.examples], indent="    ")
 
