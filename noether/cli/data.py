@@ -111,7 +111,7 @@ def print_data(found: DatasetFacts) -> None:
     for name, pictures in found.pictures.items():
         say(f"\n  {name}")
         for line in in_terminal(pictures, colored=colored):
-            print(f"    {line}")  # colours would be escaped
+            print_drawn(f"    {line}")
     if found.examples:
         say("\n  samples")
         names = list(dict.fromkeys(name for example in found.examples for name in example))
