@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from noether.cli.options import AsJson, Spec, SpecOptions, verb, verbs
-from noether.cli.output import print_json, print_table, say, write_text
+from noether.cli.output import print_drawn, print_json, print_table, say, write_text
 from noether.errors import NoetherError, UsageError
 
 if TYPE_CHECKING:
