@@ -44,6 +44,7 @@ BUILT_IN_VERBS = {
     "runs": "Look at runs: list, show, compare, report, delete.",
     "checkpoint": "Look after the checkpoints of a run.",
     "spec": "Look at specs and make them.",
+    "data": "Look at the data of a spec.",
     "plugins": "Look at what is installed.",
     "tracker": "Deliver metrics that trackers missed.",
 }

@@ -30,7 +30,8 @@ from noether.core.models.agreement import lazy_layers, require_sizes
 from noether.core.models.base import ModelBase, evaluating
 from noether.core.models.build import build_model, infer_sizes, model_without_values
 from noether.core.trackers import NoopTracker
-from noether.data.container import DataContainer, build_data
+from noether.data.build import build_data
+from noether.data.container import DataContainer
 from noether.data.loader import refuse_import_by_worker
 from noether.errors import SpecError, error_text, placed
 from noether.kernel.dispatch import compile_dispatch
@@ -103,6 +104,11 @@ class Preparation:
         data = build_data(spec.datasets, spec.transforms, spec.loader, seed=spec.seed, samples={})
         data.load_state_dict(state)
         return data
+
+    def data(self) -> DataContainer:
+        """Build the data alone."""
+        spec = self.loaded.spec
+        return build_data(spec.datasets, spec.transforms, spec.loader, seed=spec.seed)
 
     def parts(
         self, spec: RunSpec | None = None, data: DataContainer | None = None

@@ -56,7 +56,9 @@ def facts_of(spec: RunSpec, plugins: Iterable[Participant], former: Mapping[str,
     facts.pop(VERSION + BUILT_IN, None)  # one of the versions of the environment
     own = dict(_own_files(spec))
     facts |= {DATA + place: _salted(salt, _sample_of_all(files)) for place, files in own.items()}
-    for place, file in _files(dumped(spec).get("datasets"), "datasets"):
+    tables = dumped(spec)
+    drawn = tables.get("trainer", {}).get("sampling")
+    for place, file in (*_files(tables.get("datasets"), "datasets"), *_files(drawn, "trainer.sampling")):
         if not place.startswith(tuple(f"{each}." for each in own)):
             facts[DATA + place] = _salted(salt, _sample_of(file))
     return facts
