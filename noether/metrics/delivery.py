@@ -29,7 +29,13 @@ from noether.metrics.spool import (
     write_description,
     write_spool,
 )
-from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus
+from noether.metrics.tracker import (
+    BaseTracker,
+    PackedModel,
+    RunDescription,
+    RunStatus,
+    TrackerRefusedError,
+)
 
 _RECORDS_A_BATCH = 500
 _GIT_TIMEOUT_S = 5
@@ -183,8 +189,15 @@ class Delivery:
             with _copied(content, name) as copy:
                 self.tracker.log_artifact(copy, folder)
 
-    def close(self, status: RunStatus, error: str | None) -> None:
-        """End the run at the tracker."""
+    def close(self, status: RunStatus, error: str | None, model: PackedModel | None = None) -> None:
+        """Deliver the trained model and the results in words, and end the run at the tracker."""
+        if model is not None:
+            try:
+                self.tracker.log_model(model)
+            except TrackerRefusedError as refusal:
+                self._note(f"the model is not logged: {refusal.message}")
+        if self._run.report is not None:
+            self.tracker.describe(self._run.report())
         self.tracker.close(status, error)
         self.is_closed = True
         self._remember(durably=True, ended=status)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import os
@@ -10,7 +9,9 @@ import signal
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from time import strftime
 
 from noether.checkpoint.names import CheckpointNames
@@ -18,10 +19,8 @@ from noether.checkpoint.paths import PathProvider, shown_path, sweep_leftovers, 
 from noether.config.secrets import masked_traceback, withheld
 from noether.errors import CheckpointError, NoetherError, StorageError, TrainingError, notes_of, text_of
 from noether.kernel.dispatch import compile_dispatch
-from noether.kernel.entries import BUILT_IN, Component
-from noether.kernel.participant import Participant
 from noether.kernel.watchdog import Overdue, OverdueHook, Watchdog, write_stacks
-from noether.metrics.tracker import BaseTracker, RunDescription, TrackerError
+from noether.metrics.tracker import BaseTracker, PackedModel, TrackerError
 from noether.runs.console import console, kept_for_console, open_log
 from noether.runs.expect import check_expectations
 from noether.runs.folder.lock import RunLock
@@ -46,8 +45,9 @@ from noether.runs.resume.continuation import (
 from noether.runs.resume.facts import facts_of
 from noether.runs.resume.repair import repair
 from noether.runs.saved_spec import PROJECT, SPEC_SHA256, write_saved_spec
-from noether.runs.tracking.tracking import Tracking, flattened, until_stopped
-from noether.spec.describe.fields import components_in
+from noether.runs.tracking.description import description_of
+from noether.runs.tracking.packing import pack_model
+from noether.runs.tracking.tracking import Tracking, until_stopped
 from noether.spec.errors.words import visible, visible_lines
 from noether.spec.model import resolved_tables
 from noether.training.parallel import parallel_of
@@ -259,7 +259,15 @@ class Execution:
             logging.getLogger(record.name).handle(record)
         if saved is not None:
             self._log_position(saved, ranks)
-        tracking = Tracking(trackers, self.paths, self._description(run, saved), self.lock.require_own)
+        described = replace(
+            description_of(run, self.paths, self.prepared.plugins),
+            spec_path=self.loaded.path or self.paths.spec_path,
+            attempt=self.folder.attempt,
+            resumed_update=saved.state.update if saved is not None else 0,
+            may_differ=self.is_older,
+            mathematics=mathematics(resolved_tables(run.spec)),
+        )
+        tracking = Tracking(trackers, self.paths, described, self.lock.require_own, partial(self._pack, run))
         tracking.start()
         self.mirror.start(run.trainer.checkpoint_writer, self.lock.require_own)
         with self._watching_hooks(run):
@@ -292,28 +300,8 @@ class Execution:
         if ranks != before:
             _LOG.info("note: ranks %d → %d: results are equal within rounding, not bit for bit", before, ranks)
 
-    def _description(self, run: Run, saved: SavedState | None) -> RunDescription:
-        parts: list[Component | Participant] = [component for _, component in components_in(run.spec)]
-        parts += self.prepared.plugins
-        foreign = {part.distribution: part.version for part in parts if part.distribution != BUILT_IN}
-        foreign.pop("", None)
-        tables = resolved_tables(run.spec)
-        return RunDescription(
-            run_id=run.run_id,
-            name=run.spec.name,
-            run_dir=run.run_dir,
-            params=flattened(tables),
-            tags={
-                "noether.plugins": json.dumps(foreign, sort_keys=True),
-                "noether.spec.sha256": run.trainer.checkpoint_writer.spec_sha256,
-            },
-            spec_path=self.loaded.path or self.paths.spec_path,
-            resolved_spec_path=self.paths.resolved_spec_path,
-            attempt=self.folder.attempt,
-            resumed_update=saved.state.update if saved is not None else 0,
-            may_differ=self.is_older,
-            mathematics=mathematics(tables),
-        )
+    def _pack(self, run: Run, folder: Path) -> PackedModel:
+        return pack_model(self.paths, folder, run.data.raw_sample())
 
     def _train(self, run: Run, tracking: Tracking) -> BaseException | None:
         """Train; return the exception that ended training, None if there was none."""

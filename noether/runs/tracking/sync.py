@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from noether.checkpoint.paths import PathProvider
@@ -24,8 +25,10 @@ from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, Trac
 from noether.runs.folder.lock import RunLock, is_locked
 from noether.runs.folder.run_folder import Attempt, find_run, last_attempt, record_path
 from noether.runs.saved_spec import read_saved_spec
+from noether.runs.tracking.description import describe_run
 from noether.runs.tracking.own_store import OwnTrackers, sync_registry
-from noether.runs.tracking.tracking import flattened
+from noether.runs.tracking.packing import pack_model
+from noether.runs.tracking.tracking import flattened, packed_or_none
 
 _LOG = logging.getLogger("noether.tracking")
 _ATTEMPTS = 3
@@ -115,7 +118,7 @@ def compare(tracker: BaseTracker, metrics_path: Path, until: int = sys.maxsize) 
         tail.commit(batch)
         for record in batch.records:
             for key, value in record.metrics.items():
-                if tracker.takes(value) and record.update <= until:
+                if tracker.shows(key) and tracker.takes(value) and record.update <= until:
                     expected.setdefault(key, {}).setdefault(record.update, []).append(tracker.rounded(value))
     logged = tracker.logged(expected.keys())
     if logged is None:
@@ -195,6 +198,7 @@ def _sync(tracker: BaseTracker, name: str, paths: PathProvider, end: _End, lock:
         started=end.started,
         ended=end.ended,
     )
+    run = replace(run, report=partial(describe_run, paths, run.datasets))
     note = partial(_LOG.warning, "%s: %s", name)
     delivery = Delivery(tracker, paths.metrics_path, run, spool_path, note, lock.require_own)
     if delivery.ended == end.status and not (verify or delivery.remaining() or delivery.results_waiting):
@@ -248,7 +252,10 @@ class _Sync:
         self.results += delivery.deliver_results()
         if self.found is not None:
             self._verify_results(self.found)
-        delivery.close(self.end.status, self.end.error)
+        with TemporaryDirectory(prefix="noether-") as place:
+            wanted = delivery.tracker.wants_model and self.end.status == "FINISHED"
+            model = packed_or_none(partial(pack_model, self.paths), Path(place) / "model") if wanted else None
+            delivery.close(self.end.status, self.end.error, model)
 
     def _verify_results(self, found: Comparison) -> None:
         """Look every result up at the tracker, and deliver those again that it has lost."""
