@@ -197,7 +197,7 @@ class Delivery:
             except TrackerRefusedError as refusal:
                 self._note(f"the model is not logged: {refusal.message}")
         if self._run.report is not None:
-            self.tracker.describe(self._run.report())
+            self.tracker.describe(self._run.report(status))
         self.tracker.close(status, error)
         self.is_closed = True
         self._remember(durably=True, ended=status)

@@ -233,7 +233,7 @@ class RunDescription:
             older checkpoint was chosen.
         mathematics: Digest of the settings that decide about the values; empty if unknown.
         continues: `BaseTracker.reference` of the run whose points this one replaces; it stays as it is.
-        report: Returns the summary with the results so far; None if there is none.
+        report: Returns the summary with the results, for the status of the run's end; None if there is none.
     """
 
     run_id: str
@@ -255,7 +255,7 @@ class RunDescription:
     may_differ: bool = False
     mathematics: str = ""
     continues: Mapping[str, str] = field(default_factory=dict)
-    report: Callable[[], str] | None = None
+    report: Callable[[RunStatus], str] | None = None
 
 
 class TrackerError(NoetherError):

@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -19,7 +20,7 @@ from noether.data.fetch import usable
 from noether.errors import NoetherError
 from noether.kernel.entries import BUILT_IN, Component
 from noether.kernel.participant import Participant
-from noether.metrics.tracker import DatasetFacts, RunDescription
+from noether.metrics.tracker import DatasetFacts, RunDescription, RunStatus
 from noether.runs.prepare import Run
 from noether.runs.results.summary import Evaluated, RunSummary, summary_of
 from noether.runs.resume.facts import data_samples
@@ -56,7 +57,7 @@ def description_of(run: Run, paths: PathProvider, plugins: Sequence[Participant]
             "noether.spec.sha256": run.trainer.checkpoint_writer.spec_sha256,
         },
         resolved_spec_path=paths.resolved_spec_path,
-        summary=report(),
+        summary=report(None),
         datasets=datasets,
         report=report,
     )
@@ -117,16 +118,20 @@ def _ends(tensor: Tensor) -> Iterator[bytes]:
 
 
 _MOST_METRICS = 20
+_IN_ONE_LINE = 3
 
 
-def describe_run(paths: PathProvider, datasets: Sequence[DatasetFacts] = ()) -> str:
+def describe_run(paths: PathProvider, datasets: Sequence[DatasetFacts], status: RunStatus | None) -> str:
     """Return what a run is, its results so far and the commands that go on from it, in Markdown.
 
     Args:
         paths: Paths of the run.
         datasets: Its data sets.
+        status: Its end, if its process is still at work; None for that of the folder.
     """
     summary = summary_of(paths)
+    if status is not None:
+        summary = replace(summary, status=status)
     return "\n\n".join(filter(None, (_state(summary), _subject(summary, datasets), _results(summary), _ways(summary))))
 
 
@@ -136,7 +141,8 @@ def _state(summary: RunSummary) -> str:
     if summary.update:
         text += f" after epoch {summary.epoch}, update {summary.update:,}, in {_duration(summary.seconds)}"
     reason = f": {_plain(summary.error)}" if summary.error and summary.status == "FAILED" else ""
-    return f"{text}{reason}."
+    shown = (f"{_code(one.key)} {_shown(one)}" for one in summary.evaluations[:_IN_ONE_LINE])
+    return " · ".join((f"{text}{reason}", *shown))
 
 
 def _subject(summary: RunSummary, datasets: Sequence[DatasetFacts]) -> str:
@@ -156,6 +162,10 @@ def _results(summary: RunSummary) -> str:
     table = "\n".join(("| metric | best | at epoch | last |", "| --- | ---: | ---: | ---: |", *rows))
     left = len(summary.evaluations) - len(rows)
     return f"{table}\n\nand {left} more under *Model metrics*." if left > 0 else table
+
+
+def _shown(one: Evaluated) -> str:
+    return f"**{one.final:.5g}**" + ("" if one.best in (None, one.final) else f" (best {one.best:.5g})")
 
 
 def _row(one: Evaluated) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
@@ -24,7 +25,8 @@ class NoetherModel(PythonModel):  # type: ignore[misc]  # mlflow has no types fo
         self.run = noether.load_run(context.artifacts["run"])
         self.checkpoint = context.model_config["checkpoint"]
 
-    def predict(self, context: PythonModelContext, model_input: dict[str, Any], params: Any = None) -> dict[str, Any]:
+    # MLflow gives a dict of arrays, also for a data frame; with another annotation it warns in every process.
+    def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: Any = None) -> dict[str, Any]:
         """Return the prediction of each field.
 
         Args:
@@ -33,7 +35,7 @@ class NoetherModel(PythonModel):  # type: ignore[misc]  # mlflow has no types fo
                 with a column for each property.
             params: Not used.
         """
-        return dict(self.run.predict(model_input, checkpoint=self.checkpoint))
+        return dict(self.run.predict(dict(model_input), checkpoint=self.checkpoint))
 
 
 set_model(NoetherModel())

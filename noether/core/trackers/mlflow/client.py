@@ -69,6 +69,8 @@ _CREDENTIALS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "DATABRICKS
 
 _NOISY_LOGGERS = (
     "alembic",
+    "mlflow.models.signature",
+    "mlflow.store.model_registry.abstract_store",
     "mlflow.store.db.utils",
     "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.system_metrics.system_metrics_monitor",

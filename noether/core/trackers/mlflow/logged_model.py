@@ -106,5 +106,6 @@ def _register(client: MlflowClient, run_id: str, model_id: str, name: str) -> No
             raise
     versions = client.search_model_versions(f"name = '{name}'")
     if all(getattr(version, "model_id", None) != model_id for version in versions):
-        made = client.create_model_version(name, f"models:/{model_id}", run_id, model_id=model_id)
+        with quiet_mlflow():
+            made = client.create_model_version(name, f"models:/{model_id}", run_id, model_id=model_id)
         _LOGGER.info("registered as %s, version %s", name, made.version)
