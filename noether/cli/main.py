@@ -39,6 +39,7 @@ BUILT_IN_VERBS = {
     "checkpoint": "Look after the checkpoints of a run.",
     "spec": "Look at specs and make them.",
     "plugins": "Look at what is installed.",
+    "runs": "Look at runs and compare them.",
     "tracker": "Deliver metrics that trackers missed.",
 }
 """The built-in verbs, each in the module of its name, with their lines in the help: listing them imports none."""

@@ -189,15 +189,23 @@ class Delivery:
             with _copied(content, name) as copy:
                 self.tracker.log_artifact(copy, folder)
 
-    def close(self, status: RunStatus, error: str | None, model: PackedModel | None = None) -> None:
-        """Deliver the trained model and the results in words, and end the run at the tracker."""
-        if model is not None:
+    def close(
+        self, status: RunStatus, error: str | None, report: bytes | None = None, model: PackedModel | None = None
+    ) -> None:
+        """Deliver report, trained model and the results in words if the tracker wants them, and end the run there."""
+        if report is not None and self.tracker.wants_report:
+            try:
+                with _copied(report, "report.html") as copy:
+                    self.tracker.log_artifact(copy)
+            except Exception as failure:  # nothing that a run needs
+                self._note(f"report.html is not sent: {failure}")
+        if model is not None and self.tracker.wants_model:
             try:
                 self.tracker.log_model(model)
             except TrackerRefusedError as refusal:
                 self._note(f"the model is not logged: {refusal.message}")
-        if self._run.report is not None:
-            self.tracker.describe(self._run.report(status))
+        if self._run.summarise is not None:
+            self.tracker.describe(self._run.summarise(status))
         self.tracker.close(status, error)
         self.is_closed = True
         self._remember(durably=True, ended=status)

@@ -139,7 +139,7 @@ class ResultsTail(Tail[Result]):
 _PATHS = ("run_dir", "spec_path", "resolved_spec_path")
 _NOT_KEPT = (
     *("reference", "token", "started", "ended", "resumed_update", "may_differ", "mathematics", "continues"),
-    "report",
+    "summarise",
 )
 _TEXTS = ("run_id", "name", "summary")
 _TABLES = ("params", "tags", "facts")

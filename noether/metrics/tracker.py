@@ -39,6 +39,12 @@ class BaseTracker(ABC):
     portable_fields: ClassVar[frozenset[str]] = frozenset()
     """Config fields that `noether tracker sync` takes from a run folder: those that name no place."""
 
+    wants_report: bool = False
+    """True for a tracker that shows the report of a run, which `log_artifact` then gets as `report.html` at its end."""
+
+    wants_model: bool = False
+    """True for a tracker that keeps the trained model, which `log_model` then gets once the run has finished."""
+
     patience_s: float = 4.0
     """Seconds that the start of training waits for `open`, to print the address; a required tracker gets longer."""
 
@@ -125,11 +131,6 @@ class BaseTracker(ABC):
 
     def describe(self, text: str) -> None:  # noqa: B027  # optional on purpose
         """Show a description of the run in Markdown, with its results; called before `close`."""
-
-    @property
-    def wants_model(self) -> bool:
-        """True if `log_model` is to be called once the run has finished."""
-        return False
 
     def log_model(self, model: PackedModel) -> None:  # noqa: B027  # optional on purpose
         """Keep the trained model; called before `close`, and again with the same one after it raised."""
@@ -233,7 +234,7 @@ class RunDescription:
             older checkpoint was chosen.
         mathematics: Digest of the settings that decide about the values; empty if unknown.
         continues: `BaseTracker.reference` of the run whose points this one replaces; it stays as it is.
-        report: Returns the summary with the results, for the status of the run's end; None if there is none.
+        summarise: Returns the summary with the results, for the status of the run's end; None if there is none.
     """
 
     run_id: str
@@ -255,7 +256,7 @@ class RunDescription:
     may_differ: bool = False
     mathematics: str = ""
     continues: Mapping[str, str] = field(default_factory=dict)
-    report: Callable[[RunStatus], str] | None = None
+    summarise: Callable[[RunStatus], str] | None = None
 
 
 class TrackerError(NoetherError):

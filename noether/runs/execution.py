@@ -30,6 +30,7 @@ from noether.runs.outcome import EXIT_CODE, Outcome, describe, say_how_to_contin
 from noether.runs.prepare import Preparation, Run
 from noether.runs.process_state import keep_threads, shares_generators
 from noether.runs.ranks import Decision, require_same
+from noether.runs.results.report.page import report_for_trackers
 from noether.runs.resume.changes import FormerRun, mathematics
 from noether.runs.resume.continuation import (
     AUTO,
@@ -349,7 +350,9 @@ class Execution:
             say_how_to_continue(self.paths, run.trainer.update_counter.update, outcome)
         for key in sorted(outcome.metrics, key=summary_place):  # stable: in the order of logging within a group
             _LOG.info("  %s = %.6g", key, outcome.metrics[key])
-        closing = partial(tracking.close, outcome.status, reason if outcome.status == "FAILED" else None)
+        failure = reason if outcome.status == "FAILED" else None
+        report = partial(report_for_trackers, self.paths, outcome.status, failure)
+        closing = partial(tracking.close, outcome.status, failure, report)
         try:
             if not until_stopped(closing, run.trainer.signals):
                 _LOG.warning("stopped waiting for trackers because of a signal; they may lack the last metrics")

@@ -46,7 +46,7 @@ def description_of(run: Run, paths: PathProvider, plugins: Sequence[Participant]
     parts += plugins
     foreign = {part.distribution: part.version for part in parts if part.distribution not in ("", BUILT_IN)}
     datasets = datasets_of(run.spec, run.data)
-    report = partial(describe_run, paths, datasets)
+    summarise = partial(describe_run, paths, datasets)
     return RunDescription(
         run_id=run.run_id,
         name=run.spec.name,
@@ -57,9 +57,9 @@ def description_of(run: Run, paths: PathProvider, plugins: Sequence[Participant]
             "noether.spec.sha256": run.trainer.checkpoint_writer.spec_sha256,
         },
         resolved_spec_path=paths.resolved_spec_path,
-        summary=report(None),
+        summary=summarise(None),
         datasets=datasets,
-        report=report,
+        summarise=summarise,
     )
 
 

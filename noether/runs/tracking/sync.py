@@ -24,6 +24,7 @@ from noether.metrics.spool import Delivered, MetricsTail, description_path, read
 from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, TrackerError, TrackerRefusedError
 from noether.runs.folder.lock import RunLock, is_locked
 from noether.runs.folder.run_folder import Attempt, find_run, last_attempt, record_path
+from noether.runs.results.report.page import report_for_trackers
 from noether.runs.saved_spec import read_saved_spec
 from noether.runs.tracking.description import describe_run
 from noether.runs.tracking.own_store import OwnTrackers, sync_registry
@@ -198,7 +199,7 @@ def _sync(tracker: BaseTracker, name: str, paths: PathProvider, end: _End, lock:
         started=end.started,
         ended=end.ended,
     )
-    run = replace(run, report=partial(describe_run, paths, run.datasets))
+    run = replace(run, summarise=partial(describe_run, paths, run.datasets))
     note = partial(_LOG.warning, "%s: %s", name)
     delivery = Delivery(tracker, paths.metrics_path, run, spool_path, note, lock.require_own)
     if delivery.ended == end.status and not (verify or delivery.remaining() or delivery.results_waiting):
@@ -252,10 +253,12 @@ class _Sync:
         self.results += delivery.deliver_results()
         if self.found is not None:
             self._verify_results(self.found)
+        tracker, status = delivery.tracker, self.end.status
+        report = report_for_trackers(self.paths, status, self.end.error) if tracker.wants_report else None
         with TemporaryDirectory(prefix="noether-") as place:
-            wanted = delivery.tracker.wants_model and self.end.status == "FINISHED"
+            wanted = tracker.wants_model and status == "FINISHED"
             model = packed_or_none(partial(pack_model, self.paths), Path(place) / "model") if wanted else None
-            delivery.close(self.end.status, self.end.error, model)
+            delivery.close(status, self.end.error, report, model)
 
     def _verify_results(self, found: Comparison) -> None:
         """Look every result up at the tracker, and deliver those again that it has lost."""

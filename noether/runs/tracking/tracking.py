@@ -120,18 +120,26 @@ class Tracking:
         for feed in self.feeds:
             feed.abandon()
 
-    def close(self, status: RunStatus, error: str | None) -> None:
+    def close(
+        self, status: RunStatus, error: str | None, make_report: Callable[[], bytes | None] = lambda: None
+    ) -> None:
         """Deliver the remaining metrics, end the run on the trackers, and log their addresses again.
 
         Every tracker has its `flush_timeout_s`, all at the same time. Ctrl-C ends the waiting and keeps the outcome.
 
+        Args:
+            status: The end of the run.
+            error: Text of the error, for a run that failed.
+            make_report: Makes the report, called if a tracker wants it.
+
         Raises:
             TrackerError: if the run finished and a tracker that is required, or is set wrongly, lacks something.
         """
+        report = make_report() if any(feed.tracker.wants_report for feed in self.feeds) else None
         with TemporaryDirectory(prefix="noether-", ignore_cleanup_errors=True) as place:
             model = self._model(status, Path(place) / "model")
             for feed in self.feeds:
-                feed.end(status, error, model)
+                feed.end(status, error, report, model)
             self._wait(status)
 
     def _model(self, status: RunStatus, folder: Path) -> PackedModel | None:

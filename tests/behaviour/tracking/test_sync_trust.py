@@ -165,7 +165,7 @@ def test_only_results_that_the_run_has_written_are_sent(of_a_stranger, fake_serv
     (run / "spec.toml").symlink_to(secret)
     synced = noether_command("tracker", "sync", "r", "--store", fake_server.address)
     assert "and 1 results, FINISHED" in synced.out
-    assert {Path(path).name for path in uploaded(fake_server)} == {kept.name, "spec.resolved.toml"}
+    assert {Path(path).name for path in uploaded(fake_server)} == {kept.name, "spec.resolved.toml", "report.html"}
     assert "\x1b" not in synced.out + synced.err
 
 

@@ -15,6 +15,8 @@ _OWN_TAGS = (SWEEP_TAG, PARENT_TAG)
 """Tags with a meaning for MLflow or Noether that a spec may set."""
 _TAG = r"^[\w\- :][\w.\- :/]*$"
 """Names that MLflow takes for a tag."""
+_TagName = Annotated[str, Field(pattern=_TAG, max_length=250)]
+_TagValue = Annotated[str, Field(max_length=MAX_TAG_LENGTH)]
 
 
 class MlflowTrackerConfig(TrackerBaseConfig):
@@ -50,6 +52,11 @@ class MlflowTrackerConfig(TrackerBaseConfig):
     log_system_metrics: bool = Field(
         False, description="True to also record the use of processor, memory, disk, network and GPU, as system/…."
     )
+    report: bool = Field(
+        True,
+        description="False to leave out `report.html`, the page of `noether runs report`, which a run gets as an "
+        "artifact when it ends.",
+    )
     log_model: bool = Field(
         False,
         description="True to also keep the trained model at the end, with its transforms, as a model that "
@@ -63,7 +70,9 @@ class MlflowTrackerConfig(TrackerBaseConfig):
         examples=["airfoil-pressure"],
         description="Name of the registered model that gets the trained model as its next version; needs `log_model`.",
     )
-    tags: dict[Annotated[str, Field(pattern=_TAG, max_length=250)], Annotated[str, Field(max_length=MAX_TAG_LENGTH)]] = Field(
+    tags: dict[
+        Annotated[str, Field(pattern=_TAG, max_length=250)], Annotated[str, Field(max_length=MAX_TAG_LENGTH)]
+    ] = Field(
         default_factory=dict,
         examples=[{"team": "wings"}],
         description="Tags of the run. `noether.sweep` names a sweep: the run becomes a child of the run of that sweep.",

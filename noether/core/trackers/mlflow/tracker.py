@@ -83,7 +83,7 @@ class MlflowTracker(BaseTracker):
 
     address_field: ClassVar[str | None] = "tracking_uri"
     portable_fields: ClassVar[frozenset[str]] = frozenset(
-        {"experiment", "run_name", "request_timeout_s", "note", "group_metrics"}
+        {"experiment", "run_name", "report", "request_timeout_s", "note", "group_metrics"}
     )
 
     tracker_config: MlflowTrackerConfig
@@ -91,6 +91,7 @@ class MlflowTracker(BaseTracker):
     def __init__(self, tracker_config: MlflowTrackerConfig | None = None) -> None:
         config = tracker_config or MlflowTrackerConfig(kind="mlflow")
         super().__init__(config)
+        self.wants_report, self.wants_model = config.report, config.log_model
         self.store = resolve_store(config.tracking_uri, os.environ, Path.cwd())
         remember_credentials(self.store.uri, os.environ)
         self.experiment_id: str | None = None
@@ -181,11 +182,6 @@ class MlflowTracker(BaseTracker):
         """Replace the description of the MLflow run, unless a user has changed it."""
         with as_tracker_errors(self.store.shown_uri):
             page.update_note(self.client, self._id, self._with_note(text))
-
-    @property
-    def wants_model(self) -> bool:
-        """True if the spec asks for it."""
-        return self.tracker_config.log_model
 
     def log_model(self, model: PackedModel) -> None:
         """Keep the model as a logged model of the MLflow run, and register it if the spec names a registered model."""

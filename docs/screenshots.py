@@ -1,0 +1,141 @@
+"""Make the screenshots of the documentation in docs/screenshots/: real runs, shown in Debian's Chromium.
+
+python docs/screenshots.py            make all of them
+python docs/screenshots.py report     make those with these names
+
+A shot is a function with the decorator `shot`: it gets a `Studio`, which runs commands in an empty folder, opens pages
+and saves what they show.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, FloatRect, Page
+
+DOCS = Path(__file__).resolve().parent
+PICTURES = DOCS / "screenshots"
+_CHROMIUM = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+class Studio:
+    """A working folder and a browser for shots.
+
+    Args:
+        browser: Chromium, driven by Playwright.
+        folder: The working folder of commands, empty at first; shots share it, and the runs in it.
+
+    Attributes:
+        specs: The specs of this repository.
+    """
+
+    def __init__(self, browser: Browser, folder: Path) -> None:
+        self.browser = browser
+        self.folder = folder
+        self.specs = DOCS.parent / "specs"
+
+    def noether(self, *arguments: str | Path) -> str:
+        """Run the command in the working folder, and return its output."""
+        command = [sys.executable, "-m", "noether", *map(str, arguments)]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    def train(self, run_id: str, *changes: str) -> str:
+        """Train specs/experiment.toml as the run `run_id` with `-s` changes and no expectations, unless another shot did; return the id."""
+        if not (self.folder / "runs" / run_id).exists():
+            options = [word for change in ("trackers=[]", *changes) for word in ("-s", change)]
+            self.noether(
+                "run", self.specs / "experiment.toml", "--quiet", "--run-id", run_id, "--unset", "expect", *options
+            )
+        return run_id
+
+    def page(self, address: str | Path, *, width: int = 1200, height: int = 800, dark: bool = False) -> Page:
+        """Return a page that shows a file of the working folder, or an address."""
+        size, scheme = {"width": width, "height": height}, "dark" if dark else "light"
+        page = self.browser.new_context(viewport=size, color_scheme=scheme, device_scale_factor=1.5).new_page()
+        page.goto((self.folder / address).as_uri() if isinstance(address, Path) else address)
+        return page
+
+    def save(self, page: Page, name: str, clip: FloatRect | None = None) -> None:
+        """Save what a page shows as docs/screenshots/<name>.png, in 256 colours."""
+        image = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
+        image.quantize(256, dither=Image.Dither.NONE).save(PICTURES / f"{name}.png", optimize=True)
+        print(f"wrote docs/screenshots/{name}.png")
+
+
+SHOTS: dict[str, Callable[[Studio], None]] = {}
+
+
+def shot(name: str) -> Callable[[Callable[[Studio], None]], Callable[[Studio], None]]:
+    """Register a function that makes docs/screenshots/<name>.png, and others that begin with this name."""
+
+    def register(function: Callable[[Studio], None]) -> Callable[[Studio], None]:
+        SHOTS[name] = function
+        return function
+
+    return register
+
+
+@shot("report")
+def report(studio: Studio) -> None:
+    """The report of one run: results and curves; and that of three, in the dark."""
+    wide = studio.train("wide", "trainer.max_epochs=6")
+    fast = studio.train("narrow-fast", "trainer.max_epochs=6", "model.hidden=[64,64]", "model.optimizer.lr=2e-2")
+    slow = studio.train("narrow-slow", "trainer.max_epochs=6", "model.hidden=[64,64]", "model.optimizer.lr=1e-3")
+    studio.noether("runs", "report", wide, "--out", "one.html")
+    page = studio.page(Path("one.html"), height=900)
+    page.locator(".chart svg").first.scroll_into_view_if_needed()
+    page.evaluate("scrollTo(0, 0)")
+    page.locator(".chart svg").first.hover(position={"x": 500, "y": 90}, force=True)
+    page.evaluate("scrollTo(0, 60)")
+    studio.save(page, "report")
+    studio.noether("runs", "report", wide, fast, slow, "--out", "three.html")
+    page = studio.page(Path("three.html"), height=900, dark=True)
+    page.locator("#smoothing").fill("0.9")
+    page.evaluate("document.querySelector('#curves').scrollIntoView()")
+    page.locator(".chart svg").first.hover(position={"x": 620, "y": 60})
+    page.wait_for_function(
+        "[...document.querySelectorAll('.chart')].slice(0, 3).every(one => one.querySelector('path'))"
+    )
+    studio.save(page, "report-compared")
+
+
+def main(names: list[str]) -> int:
+    """Make the shots with these names, all of them by default; return the exit code."""
+    if unknown := set(names) - set(SHOTS):
+        print(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(SHOTS)}", file=sys.stderr)
+        return 2
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        print("Chromium is missing: apt-get install chromium", file=sys.stderr)
+        return 1
+    from playwright.sync_api import sync_playwright
+
+    PICTURES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="noether-shots-") as folder, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(_CHROMIUM))
+        studio = Studio(browser, Path(folder))
+        for name in names or SHOTS:
+            SHOTS[name](studio)
+        browser.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
