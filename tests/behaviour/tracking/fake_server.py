@@ -10,6 +10,8 @@ import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
 
+from noether.core.trackers.mlflow.names import Names
+
 SLOW_S = 5.0
 TOO_MANY = 2
 NOT_MLFLOW = {"empty": b"", "odd": b'{"status": "ok"}', "null": b"null", "list": b"[]"}
@@ -125,8 +127,8 @@ class FakeRun:
         self.params, self.points = {}, {}
 
     def curve(self, key):
-        """The points of a curve in the order in which they came, as (step, value)."""
-        return [(point[2], point[3]) for point in self.points if point[0] == key]
+        """The points of a metric key in the order in which they came, as (step, value)."""
+        return [(point[2], point[3]) for point in self.points if point[0] in (key, Names().of(key))]
 
     def do(self, call, sent, folder):
         if call == "runs/log-batch":
