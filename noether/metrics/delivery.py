@@ -17,6 +17,7 @@ from pathlib import Path
 
 from noether.checkpoint.commit import always_own
 from noether.checkpoint.untrusted import read_untrusted
+from noether.errors import error_text
 from noether.metrics.metrics_file import MetricRecord
 from noether.metrics.results import RESULTS_INDEX, Result
 from noether.metrics.spool import (
@@ -34,6 +35,7 @@ from noether.metrics.tracker import (
     PackedModel,
     RunDescription,
     RunStatus,
+    TrackerError,
     TrackerRefusedError,
 )
 
@@ -200,15 +202,23 @@ class Delivery:
             except Exception as failure:  # nothing that a run needs
                 self._note(f"report.html is not sent: {failure}")
         if model is not None and self.tracker.wants_model:
-            try:
-                self.tracker.log_model(model)
-            except TrackerRefusedError as refusal:
-                self._note(f"the model is not logged: {refusal.message}")
+            self._send_model(model)
         if self._run.summarise is not None:
             self.tracker.describe(self._run.summarise(status))
         self.tracker.close(status, error)
         self.is_closed = True
         self._remember(durably=True, ended=status)
+
+    def _send_model(self, model: PackedModel) -> None:
+        """Give the model to the tracker; only an outage is a reason to try again."""
+        try:
+            self.tracker.log_model(model)
+        except TrackerRefusedError as refusal:
+            self._note(f"the model is not logged: {refusal.message}")
+        except TrackerError:
+            raise
+        except Exception as failure:
+            self._note(f"the model is not logged: {error_text(failure)}")
 
     def remaining(self) -> int:
         """Return the number of lines that were not delivered."""

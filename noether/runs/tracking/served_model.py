@@ -5,14 +5,9 @@ Noether copies this file beside the weights, so it may import nothing that only 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import pandas as pd
+import pandas as pd  # MLflow reads the annotations of `predict`
 from mlflow.models import set_model
-from mlflow.pyfunc.model import PythonModel
-
-if TYPE_CHECKING:
-    from mlflow.pyfunc.model import PythonModelContext
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 
 class NoetherModel(PythonModel):  # type: ignore[misc]  # mlflow has no types for it
@@ -25,8 +20,8 @@ class NoetherModel(PythonModel):  # type: ignore[misc]  # mlflow has no types fo
         self.run = noether.load_run(context.artifacts["run"])
         self.checkpoint = context.model_config["checkpoint"]
 
-    # MLflow gives a dict of arrays, also for a data frame; with another annotation it warns in every process.
-    def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: Any = None) -> dict[str, Any]:
+    # MLflow gives a dict of arrays, also for a data frame; with other annotations it warns in every process.
+    def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params=None):  # type: ignore[no-untyped-def]
         """Return the prediction of each field.
 
         Args:

@@ -21,14 +21,20 @@ from noether.metrics.delivery import Delivery
 from noether.metrics.feed import in_one_line
 from noether.metrics.results import Result
 from noether.metrics.spool import Delivered, MetricsTail, description_path, read_description
-from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, TrackerError, TrackerRefusedError
+from noether.metrics.tracker import (
+    BaseTracker,
+    PackedModel,
+    RunDescription,
+    RunStatus,
+    TrackerError,
+    TrackerRefusedError,
+)
 from noether.runs.folder.lock import RunLock, is_locked
 from noether.runs.folder.run_folder import Attempt, find_run, last_attempt, record_path
 from noether.runs.results.report.page import report_for_trackers
 from noether.runs.saved_spec import read_saved_spec
-from noether.runs.tracking.description import describe_run
+from noether.runs.tracking.note import describe_run
 from noether.runs.tracking.own_store import OwnTrackers, sync_registry
-from noether.runs.tracking.packing import pack_model
 from noether.runs.tracking.tracking import flattened, packed_or_none
 
 _LOG = logging.getLogger("noether.tracking")
@@ -257,7 +263,7 @@ class _Sync:
         report = report_for_trackers(self.paths, status, self.end.error) if tracker.wants_report else None
         with TemporaryDirectory(prefix="noether-") as place:
             wanted = tracker.wants_model and status == "FINISHED"
-            model = packed_or_none(partial(pack_model, self.paths), Path(place) / "model") if wanted else None
+            model = packed_or_none(partial(_pack, self.paths), Path(place) / "model") if wanted else None
             delivery.close(status, self.end.error, report, model)
 
     def _verify_results(self, found: Comparison) -> None:
@@ -285,6 +291,12 @@ class _Sync:
             resent=max(0, len(before) - (len(found.missing) + len(found.absent or ()) if found else 0)),
             lost=tuple(before[:_SHOWN]),
         )  # fmt: skip
+
+
+def _pack(paths: PathProvider, folder: Path) -> PackedModel:
+    from noether.runs.tracking.packing import pack_model  # imports torch, which no other delivery needs
+
+    return pack_model(paths, folder)
 
 
 def _named(result: Result) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,12 @@ def _upload(client: MlflowClient, experiment_id: str, run_id: str, model: Packed
 
 def _save(folder: Path, model: PackedModel, run_id: str, model_id: str) -> None:
     """Write the model in MLflow's format: a Python file, safetensors and a spec, nothing pickled."""
+    with warnings.catch_warnings():  # MLflow warns about its own type hints, and about unannotated arguments
+        warnings.simplefilter("ignore")
+        _write(folder, model, run_id, model_id)
+
+
+def _write(folder: Path, model: PackedModel, run_id: str, model_id: str) -> None:
     from mlflow.models import Model
     from mlflow.pyfunc import save_model
 
@@ -105,7 +112,7 @@ def _register(client: MlflowClient, run_id: str, model_id: str, name: str) -> No
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     versions = client.search_model_versions(f"name = '{name}'")
-    if all(getattr(version, "model_id", None) != model_id for version in versions):
+    if all(model_id not in str(version.source) for version in versions):
         with quiet_mlflow():
             made = client.create_model_version(name, f"models:/{model_id}", run_id, model_id=model_id)
         _LOGGER.info("registered as %s, version %s", name, made.version)
