@@ -119,19 +119,13 @@ def show(browser, server):
         context.close()
 
 
-def rows(page, *texts):
-    """Return the positions of texts on the page, from above."""
-    return [page.get_by_text(text, exact=True).first.bounding_box()["y"] for text in texts]
-
-
 def test_the_link_of_a_run_opens_on_curves_of_its_evaluations(show, runs):
     experiment, (run, _) = runs
-    page = show(f"/experiments/{experiment}/runs/{run}/model-metrics?workflowType=machine_learning", "Evaluation (")
-    sections = rows(page, "Evaluation (1)", "loss/online (2)", "optim (2)")
-    assert sections == sorted(sections)
-    assert page.get_by_text("accuracy test label").first.is_visible()
-    assert not page.get_by_text("samples", exact=True).count()
-    assert not page.get_by_text("profiling").count()
+    page = show(f"/experiments/{experiment}/runs/{run}/model-metrics?workflowType=machine_learning", "Add chart")
+    text = page.inner_text("body")
+    groups = [text.index(group) for group in ("Evaluation", "accuracy test label", "loss/online", "optim")]
+    assert groups == sorted(groups)
+    assert not [word for word in ("samples", "profiling", "parameters") if word in text]
 
 
 @pytest.mark.long
@@ -141,8 +135,8 @@ def test_the_page_of_a_run_says_what_it_was_and_how_good(show, runs):
     page.get_by_text("finished after epoch 2").wait_for()
     page.get_by_text("Show more").first.click()
     text = page.inner_text("body")
-    for part in ("Trying wider layers.", "accuracy/test/label", "noether predict", "digits train", "team", "1,437"):
-        assert part in text or part == "1,437", part
+    for part in ("Trying wider layers.", "accuracy/test/label", "noether predict", "digits train", "team"):
+        assert part in text
     assert page.get_by_role("cell", name="accuracy/test/label").count()
     assert "Logged models (1)" in text
     parameters = text[text.index("Parameters (") :].splitlines()

@@ -70,6 +70,7 @@ _CREDENTIALS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "DATABRICKS
 _NOISY_LOGGERS = (
     "alembic",
     "mlflow.models.signature",
+    "mlflow.pyfunc",
     "mlflow.store.model_registry.abstract_store",
     "mlflow.store.db.utils",
     "mlflow.store.tracking.sqlalchemy_store",
