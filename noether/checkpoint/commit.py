@@ -29,7 +29,7 @@ from noether.checkpoint.untrusted import is_folder
 from noether.errors import CheckpointError, StorageError
 
 if TYPE_CHECKING:
-    from noether.checkpoint.shards import Gathers, Parts  # imports torch
+    from noether.checkpoint.shards import Parts, Ranked  # imports torch
 
 _LOG = logging.getLogger("noether.checkpoints")
 WriteParts: TypeAlias = Callable[[Path], Mapping[str, FileRecord]]
@@ -144,7 +144,7 @@ class SharedSave:
         ranks: The ranks of the run.
     """
 
-    def __init__(self, parts: Parts, ranks: Gathers) -> None:
+    def __init__(self, parts: Parts, ranks: Ranked) -> None:
         self._parts, self._ranks = parts, ranks
         self._has_begun = False
 

@@ -26,33 +26,33 @@ _TYPES = {**DTYPES, **{str(dtype).removeprefix("torch.").upper(): dtype for dtyp
 _NAMES = {dtype: name for name, dtype in _TYPES.items()}
 
 
-class Gathers(Protocol):
-    """The ranks of a run; see `noether.core.protocols.Ranked`."""
+class Ranked(Protocol):
+    """The ranks of a run: every rank calls the same operations, in the same order."""
 
     @property
     def rank(self) -> int:
-        """Return the number of this process."""
+        """Return the number of this process, from 0."""
 
     @property
     def world(self) -> int:
         """Return the number of ranks."""
 
     def gather(self, value: Any) -> list[Any]:
-        """Return the values of all ranks, in the order of ranks."""
+        """Return the values of all ranks, in the order of ranks; their tensors have to be on the CPU."""
 
     def share(self, value: Any) -> Any:
         """Return the value of rank 0."""
 
 
-def is_sharded(value: Any) -> bool:
-    """Return True for a tensor of which each rank holds a part."""
-    return isinstance(value, Tensor) and hasattr(value, "to_local")
+def has_shards(group: Mapping[str, Any]) -> bool:
+    """Return True if ranks hold parts of a tensor; calls nothing for each tensor."""
+    return any(hasattr(kind, "to_local") for kind in set(map(type, group.values())))
 
 
-def local(value: Tensor) -> Tensor:
+def local(value: Any) -> Tensor:
     """Return the part of a tensor that this rank holds; a plain one is whole."""
-    sharded: Any = value
-    return sharded.to_local() if is_sharded(value) else value
+    part: Tensor = value.to_local() if hasattr(value, "to_local") else value
+    return part
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Parts:
 
 
 def divide(
-    groups: Mapping[str, Mapping[str, Any]], ranks: Gathers, values: Mapping[str, Any], *, are_finite: bool
+    groups: Mapping[str, Mapping[str, Any]], ranks: Ranked, values: Mapping[str, Any], *, are_finite: bool
 ) -> Parts:
     """Decide who writes which part of sharded files; all ranks call it with groups of the same names.
 
@@ -84,9 +84,7 @@ def divide(
     Raises:
         TrainingError: if a file cannot hold a tensor.
     """
-    from torch.distributed.checkpoint.default_planner import (
-        DefaultSavePlanner,
-    )  # takes a second, and most runs have no shards
+    from torch.distributed.checkpoint.default_planner import DefaultSavePlanner  # takes a second; few runs have shards
 
     aliases: dict[str, dict[str, str]] = {file: {} for file in groups}
     state: dict[str, Tensor] = {}
@@ -305,7 +303,7 @@ def in_shards_of(like: Mapping[str, Any], saved: Mapping[str, Any]) -> Mapping[s
         like: Tensors by name, as this rank has them.
         saved: A saved state: of a sharded file, of which each rank reads its parts, or of a plain one.
     """
-    if not any(map(is_sharded, like.values())):
+    if not has_shards(like):
         return saved
     if isinstance(saved, ShardedTensors):
         entries, read = saved.entries, saved._read
@@ -322,7 +320,7 @@ def in_shards_of(like: Mapping[str, Any], saved: Mapping[str, Any]) -> Mapping[s
         entry, own = entries[key], like.get(name)
         if key in targets:
             continue
-        if own is not None and is_sharded(own) and tuple(own.shape) == entry.shape:
+        if own is not None and hasattr(own, "to_local") and tuple(own.shape) == entry.shape:
             targets[key] = torch.empty_like(own.detach(), dtype=entry.dtype)
         else:
             targets[key] = torch.empty(entry.shape, dtype=entry.dtype)

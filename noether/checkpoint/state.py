@@ -12,7 +12,7 @@ from torch import Tensor
 from noether.checkpoint.durable import Content
 from noether.checkpoint.manifest import OPTIMIZER, WEIGHTS, FileRecord
 from noether.checkpoint.save import SaveRequest
-from noether.checkpoint.shards import Gathers, Parts, divide, local
+from noether.checkpoint.shards import Parts, Ranked, divide, has_shards, local
 from noether.checkpoint.state_tree import join_state, split_state
 from noether.checkpoint.tensor_file import TensorFile, all_finite, decode_tensors, lay_out_tensors, values_in
 from noether.checkpoint.untrusted import TOO_DEEP, is_too_deep, json_excess
@@ -100,14 +100,14 @@ def encode_checkpoint(
     tree, tensors = _without_tensors(state)
     tensors |= _asked_for(state, request)
     lay_out = lay_out or (lambda _, group: lay_out_state(group))
-    laid_out = {name: lay_out(name, group) for name, group in tensors.items() if group and not _has_shards(group)}
+    laid_out = {name: lay_out(name, group) for name, group in tensors.items() if group and not has_shards(group)}
     files: dict[str, Content] = {name: file for name, (file, _) in laid_out.items()}
     files[TRAINER] = _json(tree)
     files |= {rank_file(rank): _json(generators) for rank, generators in enumerate(state.ranks)}
     return files, {name: aliases for name, (_, aliases) in laid_out.items() if aliases}
 
 
-def divided(state: CheckpointState, request: SaveRequest, ranks: Gathers | None) -> Parts | None:
+def divided(state: CheckpointState, request: SaveRequest, ranks: Ranked | None) -> Parts | None:
     """Return the parts of a checkpoint's sharded files that this rank writes; None if no tensor is sharded.
 
     Args:
@@ -118,20 +118,16 @@ def divided(state: CheckpointState, request: SaveRequest, ranks: Gathers | None)
     Raises:
         TrainingError: if something in the state has a type that a checkpoint cannot hold.
     """
-    if ranks is None or not _has_shards(state.model):
+    if ranks is None or not has_shards(state.model):
         return None
     groups: dict[str, dict[str, Tensor]] = {}
     values: dict[str, Any] = {}
     for name, group in (_without_tensors(state)[1] | _asked_for(state, request)).items():
-        if _has_shards(group):
+        if has_shards(group):
             tree, groups[name] = _split_values(group)
             values |= {name: tree} if tree is not None else {}
     weights = [local(value) for value in state.model.values() if isinstance(value, Tensor)]
     return divide(groups, ranks, values, are_finite=all(ranks.gather(all_finite(weights))))
-
-
-def _has_shards(group: Mapping[str, Any]) -> bool:
-    return any(hasattr(kind, "to_local") for kind in set(map(type, group.values())))  # calls nothing for each tensor
 
 
 def passing_files(state: CheckpointState, request: SaveRequest, files: Collection[str]) -> frozenset[str]:

@@ -10,17 +10,17 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, NoReturn
 
-MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+from noether.errors import UsageError
+
+MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 36
 """Bytes of the machine's memory; a larger file is not read."""
 
-_TOP = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_FOLDER = _TOP | os.O_NOFOLLOW
-_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MISSING = (FileNotFoundError, NotADirectoryError)
 
 
@@ -51,7 +51,7 @@ def open_inside(folder: Path, name: str | PurePath, flags: int = os.O_RDONLY) ->
         except FileNotFoundError:
             if not flags & os.O_CREAT:
                 raise
-        file = os.open(last, flags | _FILE, 0o644, dir_fd=place)
+        file = os.open(last, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644, dir_fd=place)
     try:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode):
@@ -156,12 +156,30 @@ def _parts(folder: Path, name: str | PurePath) -> tuple[str, ...]:
     return given.parts
 
 
+def require_posix(folder: Path) -> None:
+    """Refuse to use a run folder on a system on which it cannot be opened safely.
+
+    Raises:
+        UsageError: if the system is Windows.
+    """
+    if sys.platform == "win32":
+        raise UsageError(
+            f"unsupported system: found {sys.platform}, expected POSIX, for the run folder {folder}",
+            hint="check, plan and spec work here; train in WSL or on Linux",
+        )
+
+
 def _descend(opened: ExitStack, folder: Path, parts: tuple[str, ...] | list[str]) -> int:
     """Open a folder, and one below it part by part; return the descriptor of the last, which `opened` closes."""
-    place = _open(opened, folder, _TOP)
+    if sys.platform == "win32":  # no `dir_fd`
+        if not folder.exists() or not any(folder.iterdir()):
+            raise FileNotFoundError(folder)
+        require_posix(folder)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    place = _open(opened, folder, flags)
     for part in parts:
         _require(stat.S_ISDIR, part, place, "folder")
-        place = _open(opened, part, _FOLDER, place)
+        place = _open(opened, part, flags | os.O_NOFOLLOW, place)
     return place
 
 

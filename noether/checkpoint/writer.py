@@ -18,7 +18,7 @@ from noether.checkpoint.manifest import SPEC, WEIGHTS, Manifest, NamedCheckpoint
 from noether.checkpoint.paths import PathProvider, checkpoint_name
 from noether.checkpoint.retention import Retention
 from noether.checkpoint.save import LAST, BackgroundSave, PreparedSave, SavePolicy, SaveQueue, SaveRequest
-from noether.checkpoint.shards import Gathers, local
+from noether.checkpoint.shards import Ranked, local
 from noether.checkpoint.snapshot import Snapshot
 from noether.checkpoint.state import CheckpointState, callback_file, divided, encode_checkpoint, passing_files
 from noether.errors import SpecError, StorageError, TrainingError
@@ -56,7 +56,7 @@ class CheckpointWriter:
     """
 
     def __init__(
-        self, path_provider: PathProvider, *, keep_last: int = 3, spec_sha256: str = "", ranks: Gathers | None = None
+        self, path_provider: PathProvider, *, keep_last: int = 3, spec_sha256: str = "", ranks: Ranked | None = None
     ) -> None:
         self.path_provider, self._ranks = path_provider, ranks
         self.keep_last = keep_last

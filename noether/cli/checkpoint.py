@@ -12,8 +12,7 @@ from noether.cli.options import RUNS, AsJson, Checkpoint, Output, Project, RunAr
 from noether.cli.output import print_facts, print_json, print_table, say, size_in_words
 
 if TYPE_CHECKING:
-    from noether.runs.checkpoints.listing import Listed
-    from noether.runs.checkpoints.verify import Verdict
+    from noether.runs.checkpoints.listing import Listed, Verdict
 
 app = verbs("Look after the checkpoints of a run.")
 NameArgument = Annotated[
@@ -61,8 +60,7 @@ def verify(
     there is none.
     """
     from noether.errors import CheckpointError, UsageError
-    from noether.runs.checkpoints.listing import find_checkpoint
-    from noether.runs.checkpoints.verify import verify_checkpoint
+    from noether.runs.checkpoints.listing import find_checkpoint, verify_checkpoint
 
     if every and name is not None:
         raise UsageError("--all and a NAME were given", hint="leave one of them out")

@@ -6,8 +6,10 @@ import errno
 import io
 import logging
 import os
+import platform
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +22,7 @@ from noether.cli.options import Group
 from noether.cli.output import print_error, say
 from noether.config.secrets import MaskSecrets, masked_traceback
 from noether.errors import NoetherError, StorageError, UsageError
-from noether.kernel.entries import installed_commands
+from noether.kernel.entries import BUILT_IN, installed_commands, installed_entries
 from noether.spec.errors.words import visible_lines
 
 if TYPE_CHECKING:
@@ -142,11 +144,28 @@ def _as_app(target: Any) -> typer.Typer:
     return made
 
 
+def _surroundings() -> Iterator[str]:
+    """Yield the facts that a report of a defect needs beside the version: Python, torch, device and plugins."""
+    yield f"python  {platform.python_version()} on {platform.platform(terse=True)}"
+    import torch
+
+    from noether.runs.process_state import device_of
+
+    device = device_of("auto")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    yield f"torch   {torch.__version__}, device {device.type} ({name})"
+    entries = [*installed_entries(), *installed_commands()]
+    origins = sorted({entry.origin for entry in entries if entry.distribution != BUILT_IN})
+    yield f"plugins {', '.join(origins) or 'none'}"
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         import noether
 
         say(f"noether {noether.__version__}")
+        for line in _surroundings():
+            say(line)
         raise typer.Exit
 
 
@@ -154,7 +173,12 @@ def _print_version(wanted: bool) -> None:
 def _options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the versions and exit.",
+        ),
     ] = False,
 ) -> None:
     """Options before the verb."""

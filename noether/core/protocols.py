@@ -10,26 +10,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Ranked(Protocol):
-    """The ranks of a run: every rank calls the same operations, in the same order.
-
-    Attributes:
-        rank: Number of this process, from 0.
-        world: Number of ranks.
-    """
-
-    @property
-    def rank(self) -> int:
-        """Return the number of this process."""
-
-    @property
-    def world(self) -> int:
-        """Return the number of ranks."""
-
-    def gather(self, value: Any) -> list[Any]:
-        """Return the values of all ranks, in the order of ranks; their tensors have to be on the CPU."""
-
-
 class RunningTrainer(Protocol):
     """The members of a trainer that a callback may use.
 
@@ -38,7 +18,8 @@ class RunningTrainer(Protocol):
     loss is finite; before the first update it is None. `verdict` is the same as a bool if the host knows it, otherwise
     it is `applied`. `track_after_update_step` is not called for an update that the host knows was not applied.
 
-    `parallel` has the ranks of the run, see `Ranked`. Losses and results of evaluations are those of all ranks already.
+    `parallel` has the ranks of the run, see `noether.checkpoint.shards.Ranked`. Losses and results of evaluations are
+    those of all ranks already.
 
     `batch_size` is that of one accumulation step on one rank, and an update has `accumulation_steps` of them.
     `precision.grad_scale` is the scale of the gradients between accumulation steps, on the device once there was an

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pickle
 import signal
@@ -124,6 +123,8 @@ def _require_alive(workers: Sequence[BaseProcess]) -> None:
 
 def _signal_its_end(worker: BaseProcess) -> None:
     """Let the end of a worker of a fork server raise SIGCHLD, since it is no child; a pipe to it closes then."""
+    import fcntl  # POSIX only
+
     if isinstance(worker._popen, ForkServerProcess) and hasattr(fcntl, "F_SETSIG"):  # type: ignore[attr-defined]
         pipe = worker.sentinel
         fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())

@@ -20,7 +20,7 @@ GRACE = 10.0
 """Seconds after the exception in which the work has to end, before the last resort."""
 _LOOKS = 10  # while the time of one piece of work passes
 _LONGEST_WAIT = 1.0  # seconds between two looks
-_SIGNALS = (signal.SIGVTALRM, signal.SIGPROF, signal.SIGALRM)
+_SIGNALS = ("SIGVTALRM", "SIGPROF", "SIGALRM")
 """Signals of timers that hardly any program uses."""
 
 
@@ -66,7 +66,8 @@ class Watchdog:
     def __enter__(self) -> Watchdog:
         self._work = threading.get_ident()
         if threading.current_thread() is threading.main_thread():
-            self._signal = next((number for number in _SIGNALS if signal.getsignal(number) == signal.SIG_DFL), None)
+            timers = [signal.Signals[name] for name in _SIGNALS]
+            self._signal = next((number for number in timers if signal.getsignal(number) == signal.SIG_DFL), None)
         if self._signal is not None:
             signal.signal(self._signal, self._raise)
         self._thread = threading.Thread(target=self._watch, name="noether-watchdog", daemon=True)

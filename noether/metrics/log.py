@@ -16,8 +16,8 @@ from noether.config.metric_facts import MetricPropertyProvider
 from noether.errors import StorageError, TrainingError
 from noether.kernel.names import has_control
 from noether.kernel.progress import UpdateCounter
+from noether.metrics.device import LateReads, Transfer
 from noether.metrics.figures import content_of, encoded, size_of
-from noether.metrics.late import LateReads, Transfer
 from noether.metrics.metrics_file import AppendOnlyFile, MetricRecord, MetricsFile
 from noether.metrics.results import Limits, ResultsFile
 from noether.metrics.values import (

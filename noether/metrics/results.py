@@ -42,7 +42,7 @@ class Limits(NamedTuple):
 
 
 class Content(NamedTuple):
-    """What is kept of a result: its kind, the suffix and the bytes of its file, and the types of a table's columns."""
+    """Content of a result: its kind, the suffix and the bytes of its file, and the types of a table's columns."""
 
     kind: str
     suffix: str

@@ -16,7 +16,7 @@ from torch import Tensor
 from noether.config.metric_facts import MetricPropertyProvider
 from noether.errors import TrainingError
 from noether.kernel.names import did_you_mean
-from noether.metrics.late import Transfer
+from noether.metrics.device import Transfer
 from noether.metrics.metrics_file import MetricRecord, spell_number
 
 NONSCALARS = "nonscalars.jsonl"

@@ -28,6 +28,7 @@ from noether.optim.optimizer_state import (
     Options,
     Traits,
     changed_options,
+    members_of,
     options_of,
     require_same_class,
     require_same_names,
@@ -79,8 +80,7 @@ class ModelOptimizer:
         added: int = 0,
     ) -> None:
         self.torch_optimizer = optimizer
-        self.scheduled = list(scheduled)
-        self.built_for = built_for
+        self.scheduled, self.built_for = list(scheduled), built_for
         self.clip_grad_norm, self.clip_grad_value = clip_grad_norm, clip_grad_value
         self.traits = traits or Traits(takes_closure=requires_closure(optimizer))
         self._clips_any = False
@@ -91,7 +91,7 @@ class ModelOptimizer:
         self._find = find or (lambda: ())
         self._names = {id(p): name for p, name in zip(self.parameters, names, strict=True)}
         self._given = options_of(optimizer.param_groups)
-        self._members = _members(optimizer)
+        self._members = members_of(optimizer)
         self._first_added = len(self._given) - added
         self._claimable: list[set[int]] = []
         self._entries = NamedEntries()
@@ -173,9 +173,8 @@ class ModelOptimizer:
         except RuntimeError as error:
             if "sparse" not in str(error).lower():
                 raise
-            raise wrong_gradients(
-                self.torch_optimizer, dict(zip(self.names, self.parameters, strict=True)), error
-            ) from error
+            named = dict(zip(self.names, self.parameters, strict=True))
+            raise wrong_gradients(self.torch_optimizer, named, error) from error
 
     def zero_grad(self) -> None:
         """Release the gradients, as torch's `zero_grad` does unless it is another function."""
@@ -197,11 +196,9 @@ class ModelOptimizer:
         Raises:
             TrainingError: if a parameter is not one of the model's, or torch refuses the group.
         """
-        group = dict(group)
         members = group["params"]
-        members = [members] if isinstance(members, Tensor) else list(members)
-        group["params"] = members
-        tensors = [member[1] if isinstance(member, tuple) else member for member in members]
+        group = {**group, "params": [members] if isinstance(members, Tensor) else list(members)}
+        tensors = [member[1] if isinstance(member, tuple) else member for member in group["params"]]
         ids = {id(tensor) for tensor in tensors}
         if ids in self._claimable:
             self._claimable.remove(ids)
@@ -245,7 +242,7 @@ class ModelOptimizer:
         Raises:
             TrainingError: if groups that were there before have other parameters.
         """
-        members, known = _members(self.torch_optimizer), len(self._members)
+        members, known = members_of(self.torch_optimizer), len(self._members)
         if members == self._members:
             return
         if members[:known] != self._members:
@@ -378,8 +375,7 @@ class ModelOptimizer:
 
     def _add_saved(self, saved: Sequence[Mapping[str, Any]], added: Sequence[Options]) -> None:
         """Add the groups that the saved run had added, unless their parameters are trained already."""
-        known = set(self.names)
-        found = dict(self._find())
+        known, found = set(self.names), dict(self._find())
         for group, given in zip(saved[len(saved) - len(added) :], added, strict=True):
             if known.issuperset(group["names"]):
                 continue
@@ -395,8 +391,3 @@ class ModelOptimizer:
     def metric_schedules(self) -> dict[str, MetricSchedule]:
         """Return the schedules that follow a metric, by the value that they set."""
         return {one.key: one.schedule for one in self.scheduled if isinstance(one.schedule, MetricSchedule)}
-
-
-def _members(optimizer: Optimizer) -> list[list[int]]:
-    """Return the parameters of each group as numbers that can be compared."""
-    return [[id(parameter) for parameter in group["params"]] for group in optimizer.param_groups]

@@ -142,6 +142,11 @@ def options_of(groups: Sequence[Options]) -> list[Options]:
     return [{key: copied(value) for key, value in group.items() if key != "params"} for group in groups]
 
 
+def members_of(optimizer: Optimizer) -> list[list[int]]:
+    """Return the parameters of each group as numbers that can be compared."""
+    return [[id(parameter) for parameter in group["params"]] for group in optimizer.param_groups]
+
+
 def changed_options(options: Options, given: Options) -> list[str]:
     """Return the options that differ from `given`."""
     return sorted(key for key, value in options.items() if key not in given or not _equal(value, given[key]))

@@ -22,11 +22,10 @@ from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.watchdog import Overdue, OverdueHook, Watchdog, write_stacks
 from noether.metrics.tracker import BaseTracker, PackedModel, TrackerError
 from noether.runs.console import console, kept_for_console, open_log
-from noether.runs.expect import check_expectations
 from noether.runs.folder.lock import RunLock
 from noether.runs.folder.run_folder import SAMPLES, RunFolder
 from noether.runs.mirror.feed import NoMirror
-from noether.runs.outcome import EXIT_CODE, Outcome, describe, say_how_to_continue, summary_place
+from noether.runs.outcome import EXIT_CODE, Outcome, check_expectations, describe, say_how_to_continue, summary_place
 from noether.runs.prepare import Preparation, Run
 from noether.runs.process_state import keep_threads, shares_generators
 from noether.runs.ranks import Decision, require_same

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.untrusted import require_posix
 from noether.errors import UsageError
 from noether.kernel.compile import HookWatch, active_watch, print_call, watch_hooks
 from noether.runs.console import kept_for_console
@@ -129,6 +130,7 @@ def start(loaded: LoadedSpec, run_id: str | None, plugins: Iterable[str] = (), *
         if parallel.attempt:
             resume = "auto"  # the ranks were started again: the run of before goes on, whatever the command says
         paths = PathProvider(spec.output, run_id)
+        require_posix(paths.run_path)
         require_one_folder(parallel, paths)
         if parallel.is_writer:
             outcome = _execute(prepared, paths, resume=resume, **options)

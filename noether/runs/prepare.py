@@ -29,7 +29,7 @@ from noether.core.initializers.base import InitializerBase
 from noether.core.models.agreement import lazy_layers, require_sizes
 from noether.core.models.base import ModelBase, evaluating
 from noether.core.models.build import build_model, infer_sizes, model_without_values
-from noether.core.trackers.noop import NoopTracker
+from noether.core.trackers import NoopTracker
 from noether.data.container import DataContainer, build_data
 from noether.data.loader import refuse_import_by_worker
 from noether.errors import SpecError, error_text, placed
@@ -121,6 +121,8 @@ class Preparation:
         sample = data.first_sample()
         spec = _made_explicit(spec, sample, self.device)
         model = built_model(spec, sample, self.device)
+        if spec.trainer.parallel == "fsdp2":  # a rank that has built it without values has drawn less than rank 0
+            torch.set_rng_state(parallel_of().share(torch.get_rng_state()))
         threads = choose_threads(spec, model, sample, self.device, self.cores)
         torch.set_num_threads(threads.number)
         return spec.model_copy(update={"threads": threads.number}), data, model, threads

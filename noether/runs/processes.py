@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +17,7 @@ from noether.runs.outcome import EXIT_CODE
 ENDED_WITH = "NOETHER_ENDED_WITH"
 """Names a file for the exit code of a run after which ranks shall not start again; their launcher then sees a 0."""
 _RESTARTS = "TORCHELASTIC_MAX_RESTARTS"
-_FINAL = frozenset({2, 3, 4, EXIT_CODE + signal.SIGINT, EXIT_CODE + signal.SIGTERM, EXIT_CODE + signal.SIGHUP})
+_FINAL = frozenset({2, 3, 4, EXIT_CODE + signal.SIGINT, EXIT_CODE + signal.SIGTERM, EXIT_CODE + 1})  # 1: SIGHUP
 """Exit codes after which another start would end as this one did, or was not wanted."""
 
 
@@ -42,7 +42,7 @@ def start_ranks(arguments: Sequence[str], *, ranks: int, restarts: int = 0) -> t
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    from noether.training.parallel.place import WORLD_SIZE, world_of
+    from noether.training.parallel.one import WORLD_SIZE, world_of
 
     if (world := world_of(os.environ)) != "1":
         raise UsageError(
@@ -86,16 +86,16 @@ def start_ranks(arguments: Sequence[str], *, ranks: int, restarts: int = 0) -> t
     return code, silent
 
 
-def exit_code(code: int, environment: Mapping[str, str] = os.environ) -> int:
+def exit_code(code: int) -> int:
     """Return the exit code that the launcher of this process shall see for a run that ended with `code`.
 
     A launcher that restarts ranks takes every other code than 0 for a failure; one that is final is hidden from it.
     """
     if code not in _FINAL:
         return code
-    if ended := environment.get(ENDED_WITH):
+    if ended := os.environ.get(ENDED_WITH):
         with suppress(FileExistsError), Path(ended).open("x", encoding="ascii") as file:
             file.write(str(code))
         return 0
-    restarts = environment.get(_RESTARTS, "0")
+    restarts = os.environ.get(_RESTARTS, "0")
     return 0 if code > EXIT_CODE and restarts.isdecimal() and int(restarts) else code

@@ -9,11 +9,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from noether.testing.builders import TinyData as TinyData
     from noether.testing.builders import make_callback as make_callback
     from noether.testing.builders import make_counter as make_counter
     from noether.testing.builders import make_data as make_data
     from noether.testing.builders import make_model as make_model
     from noether.testing.builders import make_trainer as make_trainer
+    from noether.testing.builders import tiny_spec as tiny_spec
     from noether.testing.contract import Contract as Contract
     from noether.testing.device import RecordingDevice as RecordingDevice
     from noether.testing.observers import CallbackContract as CallbackContract
@@ -32,12 +34,10 @@ if TYPE_CHECKING:
     from noether.testing.ranks import RankError as RankError
     from noether.testing.ranks import run_on_ranks as run_on_ranks
     from noether.testing.ranks import started_ranks as started_ranks
-    from noether.testing.tiny import TinyData as TinyData
-    from noether.testing.tiny import tiny_spec as tiny_spec
 
 _HOMES = {
     "contract": ("Contract",),
-    "builders": ("make_callback", "make_counter", "make_data", "make_model", "make_trainer"),
+    "builders": ("TinyData", "make_callback", "make_counter", "make_data", "make_model", "make_trainer", "tiny_spec"),
     "device": ("RecordingDevice",),
     "observers": ("CallbackContract", "CommandContract", "RunPluginContract", "TrackerContract"),
     "parts": (
@@ -52,7 +52,6 @@ _HOMES = {
         "TransformContract",
     ),
     "ranks": ("RankError", "run_on_ranks", "started_ranks"),
-    "tiny": ("TinyData", "tiny_spec"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)  # the names above

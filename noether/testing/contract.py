@@ -33,9 +33,9 @@ from noether.runs.verify.compare import CLOCK, differences
 from noether.runs.verify.verify_resume import verify_resume
 from noether.spec.load import load_spec
 from noether.spec.model import resolved_tables
+from noether.testing.builders import merged, tiny_spec
 from noether.testing.device import graphs_on_cpu
 from noether.testing.ranks import run_on_ranks
-from noether.testing.tiny import merged, tiny_spec
 from noether.training.parallel import joined
 
 _SHARED = ("noether.config.base", "noether.config.components", "noether.training.trainers.config")
@@ -171,7 +171,7 @@ class Contract:
 
 @dataclass(frozen=True)
 class Trained:
-    """What training has left on one rank.
+    """End of a training on one rank.
 
     Attributes:
         states: Bits of the weights, and of the state of each callback by its id.

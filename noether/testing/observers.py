@@ -29,16 +29,16 @@ from noether.metrics.results import ResultsFile, results_in
 from noether.metrics.tracker import RunDescription
 from noether.runs.prepare import Run
 from noether.spec.load import load_spec
+from noether.testing.builders import merged, tiny_spec
 from noether.testing.contract import UNKNOWN, Contract, bits, built, write_spec
 from noether.testing.ranks import RankError
-from noether.testing.tiny import merged, tiny_spec
 
 HOT_HOOKS = ("track_after_accumulation_step", "before_optimizer_step", "track_after_update_step")
 _ID = "under-test"
 
 
 class _FollowerContract(Contract):
-    """What all do that follow a run by hooks.
+    """Base of the contracts of all that follow a run by hooks.
 
     Attributes:
         mutates: True if it is there to change training: the weights of a run with it may be others than without.

@@ -16,8 +16,8 @@ from noether.data.dataset import View
 from noether.metrics.metrics_file import MetricsFile
 from noether.runs.prepare import Run
 from noether.spec.load import load_spec
+from noether.testing.builders import merged
 from noether.testing.contract import Contract, bits, built
-from noether.testing.tiny import merged
 
 _LOSS = "loss/online/total"
 

@@ -54,7 +54,7 @@ def tiny_run(spec_file: Callable[[Mapping[str, Any]], Path]) -> Callable[..., Ou
 
     def run(**tables: Any) -> Outcome:
         import noether
-        from noether.testing.tiny import tiny_spec
+        from noether.testing.builders import tiny_spec
 
         outcome = noether.run(spec_file(tiny_spec(**tables)), quiet=True)
         if outcome.error is not None:

@@ -45,7 +45,7 @@ _PRELOADED = (
     "noether.core.callbacks.default",
     "noether.core.models.mlp",
     "noether.testing.contract",
-    "noether.testing.tiny",
+    "noether.testing.builders",
     "noether.training.callbacks",
     "noether.training.trainers.weighted_loss",
     "pytest",

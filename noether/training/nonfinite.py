@@ -13,7 +13,7 @@ from torch.optim import SGD, Optimizer
 
 from noether.core.models.base import ModelBase
 from noether.errors import NonFiniteError
-from noether.metrics.late import LateReads, Transfer
+from noether.metrics.device import LateReads, Transfer
 from noether.optim.kernels import single, strided
 
 TOLERATED_ABOVE = 1.0

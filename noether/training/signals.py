@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import termios
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,9 @@ from typing import Any
 from noether.kernel.stops import Interruption
 
 _ONCE_S = 5.0
+
+
+_HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)  # POSIX only
 
 
 class StoppedBySignal(Interruption):
@@ -59,7 +61,7 @@ class StopSignals:
     def __init__(self, *, save_on_sigint: bool, names: Iterable[str] = (), is_shared: bool = False) -> None:
         self._is_shared = is_shared
         self._saves_on_sigint = save_on_sigint
-        self._numbers = [signal.SIGTERM, *(signal.Signals[name] for name in names), signal.SIGHUP, signal.SIGINT]
+        self._numbers = [signal.SIGTERM, *(signal.Signals[name] for name in names), _HANGUP, signal.SIGINT]
         self._former: dict[int, Any] = {}
         self._depth = self._interrupting = self._uninterrupted = 0
         self._forget()
@@ -99,7 +101,7 @@ class StopSignals:
 
     def _handled(self) -> list[signal.Signals]:
         """Return the signals to handle, each once; not those that `nohup`, or a shell for background jobs, ignores."""
-        ignorable = [signal.SIGHUP] if self._saves_on_sigint else [signal.SIGHUP, signal.SIGINT]
+        ignorable = [_HANGUP] if self._saves_on_sigint else [_HANGUP, signal.SIGINT]
         ignored = [number for number in ignorable if signal.getsignal(number) == signal.SIG_IGN]
         return [number for number in dict.fromkeys(self._numbers) if number not in ignored]
 
@@ -126,7 +128,7 @@ class StopSignals:
             self._raise()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGHUP:
+        if number == _HANGUP:
             _let_go_of_lost_terminal()
             if self.count:
                 return
@@ -151,6 +153,8 @@ class StopSignals:
 
 def _let_go_of_lost_terminal() -> None:
     """Write to nowhere instead of to a terminal that was closed: every output would fail."""
+    import termios  # POSIX only
+
     for stream in range(3):
         try:
             termios.tcgetattr(stream)

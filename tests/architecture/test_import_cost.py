@@ -42,18 +42,17 @@ def command(*arguments: str) -> str:
     [
         "import noether",
         command("--help"),
-        command("--version"),
         command("plugins", "list"),
         command("plugins", "list", "--role", "optimizer"),
         command("run", "--help"),
     ],
-    ids=["import noether", "--help", "--version", "plugins list", "plugins list --role", "run --help"],
+    ids=["import noether", "--help", "plugins list", "plugins list --role", "run --help"],
 )
 def test_what_people_type_first_imports_nothing_heavy(code: str) -> None:
     assert heavy_imports(code) == []
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("plugins", "list"), ("--version",), ("run", "--help")])
+@pytest.mark.parametrize("arguments", [("--help",), ("plugins", "list"), ("run", "--help")])
 def test_a_command_that_reads_no_spec_starts_without_pydantic_and_pluggy(arguments: tuple[str, ...]) -> None:
     """Count modules instead of seconds, which the machine changes: pydantic takes 0.1 s, pluggy 0.02."""
     slow = (

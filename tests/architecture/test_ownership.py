@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[2] / "noether"
 MODULES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 WRITERS_OF_STATE = {f"training/{name}.py" for name in ("loop", "stop", "resume", "state")}
 RANK_NAMES = {"RANK", "WORLD_SIZE", "LOCAL_RANK"}
-RANKS = {"training/parallel/place.py", "testing/ranks.py"}  # the last one starts them
+RANKS = {"training/parallel/one.py", "testing/ranks.py"}  # the last one starts them
 KEPT_FROM_UPDATE = ("trainers.base", "writers", "checkpoint", "callbacks", "training.loop", "training.rounds")
 
 

@@ -20,8 +20,8 @@ from noether.core.initializers import weights
 from noether.data.container import build_dataset
 from noether.kernel.entries import installed_entries
 from noether.runs.outcome import Outcome
+from noether.testing.builders import tiny_spec
 from noether.testing.contract import write_spec
-from noether.testing.tiny import tiny_spec
 
 UPDATES = 22
 """Updates of the digits in one epoch."""

@@ -15,7 +15,7 @@ import yaml
 
 import noether
 from noether.cli.main import app
-from noether.testing.tiny import tiny_spec
+from noether.testing.builders import tiny_spec
 
 EVICTION = '''
 """Evicts the master pod once, beside update 7: its torchrun, the parent of rank 0, gets SIGTERM."""

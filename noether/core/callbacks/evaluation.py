@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from noether.checkpoint.shards import Ranked
 from noether.core.models.base import evaluating
-from noether.core.protocols import Ranked
 from noether.data.batches import moved
 from noether.data.container import DataContainer
 from noether.data.loader import TrainingLoader, evaluation_pass
@@ -139,6 +139,9 @@ class _One:
 
     def gather(self, value: Any) -> list[Any]:
         return [value]
+
+    def share(self, value: Any) -> Any:
+        return value
 
 
 _ONE = _One()

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 
 from noether.config.base import component_of
 from noether.config.components import ModelBaseConfig
 from noether.config.signature import build_component
 from noether.core.models.base import ModelBase, check_call, positional_only
 from noether.core.models.recompute import recompute
+from noether.data.randomness import rng_snapshot
 from noether.errors import placed
 from noether.optim.build import matching
 from noether.spec.describe.fields import configs_in
@@ -168,17 +172,52 @@ def build_model(config: ModelBaseConfig, device: torch.device) -> ModelBase:
 def model_without_values(config: ModelBaseConfig) -> ModelBase | None:
     """Construct a model whose tensors have shapes and no values; None if its class needs values to be constructed.
 
-    So does a model that ties parameters, or whose layers have no sizes yet.
+    So does a model that ties tensors, keeps some beside its parameters and buffers, draws numbers on the CPU, looks for
+    `meta`, or whose layers have no sizes yet. The generators are then as they were before.
     """
-    meta = torch.device("meta")
-    try:
-        with meta:
+    meta, put_back, drawn = torch.device("meta"), rng_snapshot(), torch.get_rng_state()
+    model = None
+    with suppress(
+        Exception
+    ):  # whatever a constructor does with values that are not there; it is built with values then
+        with meta, _Watch() as watch:
             model = build_model(config, meta)
-    except Exception:  # whatever a constructor does with values that are not there; it is built with values then
+        if watch.needs_values or not _is_skeleton(model):
+            model = None
+    if model is None or not torch.equal(drawn, torch.get_rng_state()):
+        put_back()
         return None
+    return model
+
+
+class _Watch(TorchFunctionMode):
+    """Notes operations that fail without values, also where a constructor goes on, and looks for missing values."""
+
+    needs_values = False
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        """Call an operation."""
+        self.needs_values |= function == _IS_META
+        try:
+            return function(*arguments, **(options or {}))
+        except Exception:
+            self.needs_values = True
+            raise
+
+
+_IS_META: Any = Tensor.is_meta.__get__  # type: ignore[attr-defined]  # a property, which torch declares as a bool
+
+
+def _is_skeleton(model: ModelBase) -> bool:
+    """Return True if a model has nothing on `meta` but parameters and buffers, each in one place."""
     tensors = [*model.parameters(), *model.buffers()]
-    is_tied = len(list(model.named_parameters(remove_duplicate=False))) != len(list(model.parameters()))
-    return None if is_tied or any(map(is_lazy, tensors)) or not all(tensor.is_meta for tensor in tensors) else model
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    if len(named) != len(tensors) or any(map(is_lazy, tensors)) or not all(tensor.is_meta for tensor in tensors):
+        return False
+    kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.device)]
+    gc.collect()  # tensors in lists and closures of the model, which no name leads to; those of nobody are gone now
+    found = {id(one) for one in gc.get_objects() if issubclass(type(one), Tensor) and one.is_meta}
+    return found <= set(map(id, tensors)) and all(device.type != "meta" for device in kept)
 
 
 def construct_model(config: ModelBaseConfig) -> ModelBase:

@@ -170,7 +170,7 @@ _record = _recorded
 
 
 class _State:
-    """What a forward pass of a module may read and change, as it is before.
+    """State that a forward pass of a module may read and change, as it is before.
 
     Parameters and attributes are remembered by identity, buffers by value. Large buffers that never change, such as
     tables of positions, are not copied.

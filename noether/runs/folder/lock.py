@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import socket
@@ -86,7 +85,7 @@ class RunLock:
             held, named = os.fstat(self._descriptor), (self.run / NAME).lstat()
             if not self._file == _same(held) == _same(named) or _same(self.run.stat()) != self._folder:
                 return False
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # does nothing while it is held
+            _lock(self._descriptor)  # does nothing while it is held
             return True
         except OSError:
             return False
@@ -133,7 +132,7 @@ def holder_of(run: Path) -> str | None:
     except (OSError, UsageError):  # only a file of the folder can be locked
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        _lock(descriptor, is_shared=True)
     except OSError as error:
         return _holder(descriptor) if error.errno in _IN_USE else None
     finally:
@@ -179,7 +178,7 @@ def _acquired(descriptor: int, path: Path) -> bool:
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
         except OSError as error:
             if error.errno not in _IN_USE:
                 raise StorageError(
@@ -194,6 +193,17 @@ def _acquired(descriptor: int, path: Path) -> bool:
         time.sleep(_LOOK_EVERY_S)
 
 
+def _lock(descriptor: int, *, is_shared: bool = False) -> None:
+    """Lock a file without waiting; it may be locked already.
+
+    Raises:
+        OSError: if another process holds the lock, or the file system has none.
+    """
+    import fcntl  # POSIX only
+
+    fcntl.flock(descriptor, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+
 def _same(found: os.stat_result) -> tuple[int, int]:
     """Return the identity of a file or folder, whatever its name."""
     return found.st_dev, found.st_ino
@@ -205,7 +215,8 @@ def _release_in_child() -> None:
         lock._release()
 
 
-os.register_at_fork(after_in_child=_release_in_child)
+if hasattr(os, "register_at_fork"):  # POSIX only
+    os.register_at_fork(after_in_child=_release_in_child)
 
 
 def _holder(descriptor: int) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import sys
 import threading
@@ -316,6 +315,8 @@ _LOOK_EVERY_S = 0.5
 
 def main() -> None:
     """Answer requests until the run closes the pipe or dies."""
+    import resource  # POSIX only
+
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # sent to all processes of a terminal or a job
         signal.signal(number, signal.SIG_IGN)
     os.nice(5)

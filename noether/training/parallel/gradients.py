@@ -111,6 +111,7 @@ class UpdateOfRanks(Update):
         """Return the loss, not finite if the share of the gradients that this rank has is not."""
         found, one = loss.new_zeros(()), loss.new_ones(())
         own = [local(p.grad) for p in self._parameters if p.grad is not None]
+        own = [torch.view_as_real(gradient) if gradient.is_complex() else gradient for gradient in own]
         torch._amp_foreach_non_finite_check_and_unscale_([*own, loss.clone()], found, one)
         return torch.where(found > 0.0, torch.full_like(loss, torch.nan), loss)
 

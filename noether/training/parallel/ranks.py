@@ -25,13 +25,9 @@ from noether.errors import NoetherError, SpecError, TrainingError, UsageError, e
 from noether.kernel.watchdog import write_stacks
 from noether.optim.kernels import is_sharded
 from noether.training.parallel.batch_norm import of_all_ranks
-from noether.training.parallel.one import Parallel, Single
-from noether.training.parallel.place import WORLD_SIZE, Place, restarts_in, world_of
+from noether.training.parallel.one import WORLD_SIZE, Parallel, Place, Single, restarts_in, timeout_in, world_of
 
 T = TypeVar("T")
-TIMEOUT_S = 600.0
-"""Seconds in which every rank has to come to a common operation; then the run ends with the stacks of all ranks."""
-TIMEOUT = "NOETHER_RANK_TIMEOUT_S"
 _FAILED, _HANGS, _PLACE = "failed", "hangs", "place"
 _LOOKS_EVERY_S, _ANSWER_S = 0.5, 2.0
 _LOGS = "the logs of the other ranks are log.rank-*.txt in the run folder"
@@ -88,7 +84,7 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Parallel]:
     if place is None:
         yield parallel_of(environment)
         return
-    ranks = Ranks(place, _seconds(environment))
+    ranks = Ranks(place, timeout_in(environment))
     _active = ranks
     try:
         yield ranks
@@ -98,17 +94,6 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Parallel]:
     finally:
         _active = None
         ranks.leave()
-
-
-def _seconds(environment: Mapping[str, str]) -> float:
-    text = environment.get(TIMEOUT, "")
-    try:
-        seconds = float(text or TIMEOUT_S)
-    except ValueError:
-        seconds = 0.0
-    if not 0.0 < seconds < float("inf"):
-        raise UsageError(f"wrong {TIMEOUT}: found {text!r}, expected seconds above 0")
-    return seconds
 
 
 def _store_of_group() -> Store:
@@ -142,7 +127,7 @@ class Ranks:
         place: The place of this process.
     """
 
-    def __init__(self, place: Place, timeout: float = TIMEOUT_S) -> None:
+    def __init__(self, place: Place, timeout: float) -> None:
         self.place = place
         self.world, self.rank = place.world, place.rank
         self.is_writer = place.rank == 0
@@ -302,6 +287,17 @@ class Ranks:
             raise self._lost(aim, error) from error
         finally:
             self._aim = None
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Train until all ranks are done; explain errors of torch's own operations, as of a sharded forward pass."""
+        try:
+            yield
+            self.gather(None)
+        except (RuntimeError, dist.DistError) as error:
+            if isinstance(error, dist.DistError) or "gloo/" in str(error):
+                raise self._lost("compute", error) from error
+            raise
 
     def _lost(self, aim: str, error: Exception) -> RankLostError:
         said = self._said()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn import Parameter
 from torch.nn.modules.batchnorm import _NormBase
 
 from noether.core.models.build import named_modules
@@ -48,9 +52,12 @@ def shard(model: nn.Module, config: Any, ranks: Parallel, device: torch.device) 
     norms = {id(module): (name, module) for name, module in named_modules(model) if is_mixed and _needs_single(module)}
     units += [norm for key, norm in norms.items() if key not in known]
     _require_whole_units(model, units)
+    _require_same(model, ranks)
+    _require_one_type(model, units)
     mesh = init_device_mesh(device.type, (ranks.world,))
     are_skeletons = all(ranks.gather(ranks.is_writer or all(tensor.is_meta for tensor in _tensors(model))))
     values = list(map(Tensor.detach, _tensors(model)))
+    before = {name: weakref.ref(parameter) for name, parameter in model.named_parameters()}
     if are_skeletons:
         model.to("meta")
     else:
@@ -66,6 +73,7 @@ def shard(model: nn.Module, config: Any, ranks: Parallel, device: torch.device) 
         model.to_empty(device=device)
         _from_writer(_tensors(model), values, device)
     assert isinstance(model, FSDPModule), "sharded just now"
+    _require_released(before)
     model.set_reduce_scatter_unused_params(True)  # else ranks that use different ones would add up different gradients
     return model
 
@@ -193,6 +201,56 @@ def _require_whole_units(model: nn.Module, units: Sequence[tuple[str, nn.Module]
             raise _refusal(
                 f"'{name}' would be gathered by itself within '{outer[0]}', which [model] checkpoint recomputes",
                 f"name '{outer[0]}' in `shard`",
+            )
+
+
+def _require_same(model: nn.Module, ranks: Parallel) -> None:
+    """Refuse ranks with different tensors, before one gets those of rank 0."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    own = {name: f"{tensor.dtype} of shape {tuple(tensor.shape)}" for name, tensor in named}
+    facts = ranks.gather(own)
+    for rank, found in enumerate(facts):
+        for name in found.keys() | facts[0].keys():
+            if found.get(name) != facts[0].get(name):
+                raise _refusal(
+                    f"rank {rank} has built another model than rank 0: found {found.get(name)} for '{name}', expected "
+                    f"{facts[0].get(name)}",
+                    "let the constructor of the model ask for no devices and ranks",
+                )
+
+
+def _require_released(before: Mapping[str, weakref.ref[Parameter]]) -> None:
+    """Refuse a model that holds parameters in other places than its modules: they would stay as they are there."""
+    gc.collect()
+    held = []
+    for name, reference in before.items():
+        parameter = reference()  # torch itself may hold it, for the gradients of a tensor that is made anew
+        if parameter is not None and any(not isinstance(by, FrameType) for by in gc.get_referrers(parameter)):
+            held.append(name)
+    if held:
+        raise _refusal(
+            f"something beside its modules holds the whole parameters {', '.join(held[:5])}",
+            "read parameters from their modules in forward, and hold none in a list or a closure",
+        )
+
+
+def _require_one_type(model: nn.Module, units: Sequence[tuple[str, nn.Module]]) -> None:
+    """Refuse parameters without elements, and those of several types that would be gathered together."""
+    for name, parameter in model.named_parameters():
+        if not parameter.numel():
+            raise _refusal(f"the parameter '{name}' has no elements", "remove it")
+    taken: set[int] = set()
+    for name, unit in [*units, ("", model)]:
+        own = {key: p for key, p in unit.named_parameters() if id(p) not in taken and p.requires_grad}
+        taken.update(map(id, unit.parameters()))
+        first = {p.dtype: key for key, p in reversed(own.items())}
+        if len(first) > 1:
+            shown = ", ".join(
+                f"{dtype} ('{name}.{key}')" if name else f"{dtype} ('{key}')" for dtype, key in first.items()
+            )
+            raise _refusal(
+                f"parameters of several types would be gathered together: found {shown}",
+                "name the modules of one of the types in `shard`",
             )
 
 

@@ -100,18 +100,15 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
     ) -> None:
         self._require_own_names(BaseTrainer)
         self.logger = logging.getLogger(f"noether.trainers.{type(self).__name__}")
-        self.config = config
-        self.data_container = data_container
+        self.config, self.data_container = config, data_container
         if config.dataloader_prefetch_factor is not None:
             data_container.prefetch_factor = config.dataloader_prefetch_factor
-        self.device = torch.device(device)
-        self.tracker = tracker
-        self.path_provider = path_provider
+        self.device, self.outputs = torch.device(device), config.outputs
+        self.tracker, self.path_provider = tracker, path_provider
         self.main_sampler_kwargs = None if main_sampler_kwargs is None else order_options(main_sampler_kwargs)
         self.metric_property_provider = metric_property_provider or MetricPropertyProvider()
         self.forward_properties = list(config.forward_properties or [])
         self.target_properties = list(config.target_properties or [])
-        self.outputs = config.outputs
         self.batch_keys = [*self.forward_properties, *self.target_properties]
         self.has_masks = bool(data_container.collators) or MASK in self.target_properties
         self.initializer: InitializerBase | None = construct(config.initializer) if config.initializer else None
@@ -155,29 +152,25 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         self.one_update = update_of(self, guard)
 
     def get_data_loader(
-        self,
-        iterator_callbacks: Sequence[PeriodicDataIteratorCallback],
-        batch_size: int,
-        evaluation: bool = False,
+        self, iterator_callbacks: Sequence[PeriodicDataIteratorCallback], batch_size: int, evaluation: bool = False
     ) -> TrainingLoader:
         """Return the one stream of training batches and of the batches of these callbacks, from the current update on.
 
         With `evaluation`, it has one pass of each callback and no training batches.
         """
-        arguments: dict[str, Any] = {
-            "batch_size": batch_size,
-            "effective_batch_size": self.config.effective_batch_size,
-            "start_update": self.state.counter.update,
-            "end_update": self.total_training_updates,
-            "repeat_round": self.state.round_to_repeat is not None,
-            "evaluation": evaluation,
-            "device": self.device,
-            "rank": self.parallel.rank,
-            "world_size": self.parallel.world,
+        return self.data_container.build_loader(
+            [callback.sampler_config for callback in iterator_callbacks],
+            batch_size=batch_size,
+            effective_batch_size=self.config.effective_batch_size,
+            start_update=self.state.counter.update,
+            end_update=self.total_training_updates,
+            repeat_round=self.state.round_to_repeat is not None,
+            evaluation=evaluation,
+            device=self.device,
+            rank=self.parallel.rank,
+            world_size=self.parallel.world,
             **(self.main_sampler_kwargs or {}),
-        }
-        consumers = [callback.sampler_config for callback in iterator_callbacks]
-        return self.data_container.build_loader(consumers, **arguments)
+        )
 
     # The update
 
@@ -324,8 +317,7 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         is_divided = self.config.parallel == "fsdp2" and self.parallel.world > 1  # then no device holds all of it
         dist_model = self.wrap_model(model if is_divided else model.to(self.device))
         self._own_step = step_of(model)
-        # First of all: callbacks may copy the weights.
-        self._initializers.check_and_load(self, model, parts.initializer, self.initializer)
+        self._initializers.check_and_load(self, model, parts.initializer, self.initializer)  # callbacks may copy it
         if give_optimizer:
             self.give_optimizers(model)
         with preserved_rng():
@@ -366,7 +358,7 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         stop.begin_anew(self.state)
         self.one_update.follow(self.train_step, self.update if self.has_own_update else None)
         try:
-            with loop.closing(self.callbacks):
+            with self.parallel.together(), loop.closing(self.callbacks):
                 self.parallel.begin(model, self.data_container.seed)
                 self.apply_resume_initializer(model)
                 work(self, model, dist_model)

@@ -7,7 +7,9 @@ import types
 from pathlib import Path
 
 import pytest
+import torch
 
+import noether
 from noether.cli import plugins
 from noether.kernel.entries import Component
 
@@ -216,5 +218,8 @@ def test_help_has_an_example(noether_command, arguments):
     assert "Example: noether" in ended.out
 
 
-def test_version(noether_command):
-    assert noether_command("--version").out.startswith("noether ")
+def test_version_tells_torch_device_and_plugins(noether_command):
+    first, *others = noether_command("--version").out.splitlines()
+    assert first == f"noether {noether.__version__}"
+    assert [line.split()[0] for line in others] == ["python", "torch", "plugins"]
+    assert f"torch   {torch.__version__}, device " in others[1]

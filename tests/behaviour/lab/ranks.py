@@ -5,6 +5,7 @@ import time
 from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
@@ -231,3 +232,132 @@ class Born(nn.Module):
 
     def forward(self, x):
         return self.layers(x) * self.scale
+
+
+class Fragile(nn.Module):
+    """Raises in its second update on rank 1, where the others gather parameters in the meantime."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.passes = 0
+
+    def forward(self, x):
+        self.passes += self.training
+        if self.passes == 2 and os.environ["RANK"] == "1":
+            raise ValueError("out of paper in the forward pass of rank 1")
+        return self.second(self.first(x))
+
+
+class Constructed(nn.Module):
+    """Scales its output by numbers that its constructor makes in a way that needs values, or is easily got wrong."""
+
+    def __init__(self, way: str):
+        super().__init__()
+        self.layers = nn.Linear(3, 2)
+        getattr(self, way)()
+
+    def forward(self, x):
+        return self.layers(x) * torch.as_tensor(self.scale).float()
+
+    def beside_buffers(self):
+        self.scale = torch.linspace(0.5, 1.0, 2)
+
+    def in_a_buffer_of_two_layers(self):
+        self.register_buffer("scale", torch.ones(2))
+        self.layers.register_buffer("scale", self.scale)
+
+    def drawn_on_the_cpu(self):
+        self.scale = torch.rand(2, device="cpu").tolist()
+
+    def drawn_before_values_are_needed(self):
+        self.scale = np.random.rand(2)
+        assert float(self.layers.weight.detach().abs().sum()) > 0.0
+
+    def with_a_way_out(self):
+        try:
+            self.scale = float(self.layers.weight.detach().abs().sum())
+        except RuntimeError:
+            self.scale = 1.0
+
+    def for_meta(self):
+        self.scale = 1.0 if self.layers.weight.is_meta else 2.0
+
+
+class Draws(At):
+    """Draws a number when it is built, which every rank should draw, and logs those of all ranks."""
+
+    def __init__(self, callback_config: AtConfig, **kwargs):
+        super().__init__(callback_config, **kwargs)
+        self.drawn = torch.rand(1).item()
+
+    def act(self):
+        assert len(set(self.trainer.parallel.gather(self.drawn))) == 1
+
+
+class Held(nn.Module):
+    """Computes with parameters that it holds in a list beside its layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Linear(3, 2)
+        self.held = [*self.layers.parameters()]
+
+    def forward(self, x):
+        return nn.functional.linear(x, *self.held)
+
+
+class OfTwoTypes(nn.Module):
+    """Layers of several types of numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.layers = nn.Linear(3, 4, dtype=torch.float64), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.layers(self.first(x.double()).float())
+
+
+class WithoutElements(nn.Module):
+    """A parameter without elements."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers, self.nothing = nn.Linear(3, 2), nn.Parameter(torch.zeros(0, 4))
+
+    def forward(self, x):
+        return self.layers(x) + self.nothing.sum()
+
+
+class AsWideAsItsRank(nn.Module):
+    """Layers of another size on each rank."""
+
+    def __init__(self):
+        super().__init__()
+        width = 4 + int(os.environ["RANK"])
+        self.layers = nn.Sequential(nn.Linear(3, width), nn.Linear(width, 2))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+class Complex(nn.Module):
+    """Complex weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Linear(3, 2, dtype=torch.complex64)
+
+    def forward(self, x):
+        return self.layers(x.to(torch.complex64)).real
+
+
+class Closes(At):
+    """Raises an exception when it is closed."""
+
+    def act(self):
+        pass
+
+    def close(self):
+        if self.trainer.parallel.rank in self.config.ranks:
+            raise ValueError(f"out of paper at the end of rank {self.trainer.parallel.rank}")

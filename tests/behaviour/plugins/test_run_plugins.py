@@ -13,8 +13,8 @@ from noether.errors import PluginError
 from noether.runs.outcome import RunInterrupted
 from noether.runs.resume.resume import preview, resume
 from noether.spec.errors.problem import InvalidSpecError
+from noether.testing.builders import tiny_spec
 from noether.testing.contract import write_spec
-from noether.testing.tiny import tiny_spec
 
 CALLS = """
 import json, noether

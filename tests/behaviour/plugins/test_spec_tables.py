@@ -12,8 +12,8 @@ import noether
 from noether.errors import PluginError, SpecError
 from noether.runs.resume.resume import resume
 from noether.spec.errors.problem import InvalidSpecError
+from noether.testing.builders import tiny_spec
 from noether.testing.contract import write_spec
-from noether.testing.tiny import tiny_spec
 
 METER = '''
 """Reads the meter."""

@@ -186,3 +186,10 @@ def test_a_disk_that_is_full_at_a_commit_ends_all_and_keeps_the_earlier_checkpoi
 def test_a_callback_may_copy_a_model_with_batch_norms(on):
     ends = on(2, {"trainer.max_updates": 6, "trainer.callbacks": [at("Copies", 0, 1)]})
     assert [(end.code, end.error) for end in ends] == [(0, None)] * 2
+
+
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.long)])
+def test_a_rank_that_fails_at_its_very_end_fails_all(on, rank):
+    ends = on(2, {"trainer.max_updates": 2, "trainer.callbacks": [at("Closes", rank)]})
+    assert [end.code for end in ends] == [1, 1]
+    assert all(f"out of paper at the end of rank {rank}" in end.error for end in ends)

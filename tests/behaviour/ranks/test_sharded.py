@@ -211,6 +211,63 @@ def test_an_error_on_one_rank_is_the_message_of_all(on, rank):
     assert all(f"out of paper on rank {rank}" in end.error for end in ends)
 
 
+@pytest.mark.long
+def test_an_error_in_the_forward_pass_of_one_rank_is_the_message_of_all(on):
+    ends = on(
+        2,
+        {
+            "model": {"kind": "lab.ranks.Fragile", "optimizer": MLP["optimizer"]},
+            **SHARDED,
+            "trainer.shard": ["first", "second"],
+        },
+    )
+    assert {end.code for end in ends} == {1}
+    assert all("out of paper in the forward pass of rank 1" in end.error for end in ends), ends
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "way",
+    [
+        "beside_buffers",
+        "in_a_buffer_of_two_layers",
+        "drawn_on_the_cpu",
+        "drawn_before_values_are_needed",
+        "with_a_way_out",
+        "for_meta",
+    ],
+)
+def test_a_model_is_the_same_on_all_ranks_however_its_constructor_makes_its_numbers(on, way):
+    changes = {"model": {"kind": "lab.ranks.Constructed", "way": way, "optimizer": MLP["optimizer"]}}
+    changes |= {"trainer.max_updates": 5, "trainer.callbacks": [{"kind": "lab.ranks.Draws", "ranks": [0, 1]}]}
+    whole, sharded = on(2, changes)[0], on(2, {**changes, "trainer.parallel": "fsdp2"})[0]
+    require_close(whole, sharded)
+
+
+@pytest.mark.long
+def test_complex_weights_are_sharded(on):
+    changes = {"model": {"kind": "lab.ranks.Complex", "optimizer": MLP["optimizer"]}, "trainer.max_updates": 5}
+    whole, sharded = on(2, changes)[0], on(2, {**changes, "trainer.parallel": "fsdp2"})[0]
+    require_close(whole, sharded)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("Held", "layers.weight"),
+        ("OfTwoTypes", "float64"),
+        ("WithoutElements", "'nothing'"),
+        ("AsWideAsItsRank", "rank 1 has built another model than rank 0"),
+    ],
+)
+def test_a_model_that_cannot_be_sharded_is_refused_before_training(on, kind, names):
+    changes = {"model": {"kind": f"lab.ranks.{kind}", "optimizer": MLP["optimizer"]}, "trainer.parallel": "fsdp2"}
+    ends = on(2, changes)
+    assert {end.code for end in ends} == {2}
+    assert all(names in end.error for end in ends)
+
+
 @pytest.mark.parametrize(
     ("needs_values", "born"), [(False, "meta\n"), pytest.param(True, "cpu\n", marks=pytest.mark.long)]
 )

@@ -25,7 +25,7 @@ import noether
 from noether.checkpoint.paths import checkpoint_folders
 from noether.core.callbacks.default.online_loss import OnlineLossCallback
 from noether.errors import NonFiniteError
-from noether.metrics import late
+from noether.metrics import device as devices
 from noether.metrics.device import READING_METHODS, is_read
 from noether.metrics.results import results_in
 from noether.runs.prepare import rehearsal
@@ -55,8 +55,8 @@ class FakeDevice(TorchFunctionMode):
         self._dispatched = DispatchedReads(self)
 
     def __enter__(self) -> FakeDevice:
-        self._saved = late.to_host, late.recorded
-        late.to_host, late.recorded = self.to_host, lambda _: Arrival(self)
+        self._saved = devices.to_host, devices.recorded
+        devices.to_host, devices.recorded = self.to_host, lambda _: Arrival(self)
         super().__enter__()
         self._dispatched.__enter__()
         return self
@@ -64,7 +64,7 @@ class FakeDevice(TorchFunctionMode):
     def __exit__(self, *error: Any) -> None:
         self._dispatched.__exit__(*error)
         super().__exit__(*error)
-        late.to_host, late.recorded = self._saved
+        devices.to_host, devices.recorded = self._saved
 
     def to_host(self, tensor: Tensor) -> Tensor:
         with torch._C.DisableTorchFunction():

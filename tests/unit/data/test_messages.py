@@ -17,8 +17,7 @@ from noether.data.loader import _explained, _too_slow, evaluation_pass
 from noether.data.randomness import split_indices
 from noether.data.samplers import TrainingOrder, updates_per_epoch
 from noether.data.sources.columns import checked_names, facts_of, read_columns
-from noether.data.sources.disk import DiskConfig, DiskDataset
-from noether.data.sources.file import FileConfig, FileDataset
+from noether.data.sources.file import DiskConfig, DiskDataset, FileConfig, FileDataset
 from noether.data.transforms import Normalize, NormalizeConfig
 from noether.data.views import PreparedDatasets, subset
 from noether.data.workers import WorkerLostError

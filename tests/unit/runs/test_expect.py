@@ -1,7 +1,7 @@
 import pytest
 
 from noether.errors import ExpectationError
-from noether.runs.expect import broken_expectations, check_expectations
+from noether.runs.outcome import broken_expectations, check_expectations
 from noether.spec.model import Expectation
 
 FINAL = {"loss/test/total": 0.3, "accuracy/test/label": 0.9, "data/train/samples": 48.0, "broken": float("nan")}

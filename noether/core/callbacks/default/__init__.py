@@ -9,19 +9,19 @@ if TYPE_CHECKING:
     from noether.core.callbacks.default.eta import EtaCallback as EtaCallback
     from noether.core.callbacks.default.online_loss import OnlineLossCallback as OnlineLossCallback
     from noether.core.callbacks.default.progress import ProgressCallback as ProgressCallback
+    from noether.core.callbacks.default.resources import DatasetStatsCallback as DatasetStatsCallback
+    from noether.core.callbacks.default.resources import ParameterCountCallback as ParameterCountCallback
     from noether.core.callbacks.default.resources import PeakMemoryCallback as PeakMemoryCallback
     from noether.core.callbacks.default.resources import TrainTimeCallback as TrainTimeCallback
-    from noether.core.callbacks.default.sizes import DatasetStatsCallback as DatasetStatsCallback
-    from noether.core.callbacks.default.sizes import ParameterCountCallback as ParameterCountCallback
     from noether.core.callbacks.default.stability import LearningRateCallback as LearningRateCallback
     from noether.core.callbacks.default.stability import TrainingStabilityCallback as TrainingStabilityCallback
 
 _HOMES = {
-    "DatasetStatsCallback": "sizes",
+    "DatasetStatsCallback": "resources",
     "EtaCallback": "eta",
     "LearningRateCallback": "stability",
     "OnlineLossCallback": "online_loss",
-    "ParameterCountCallback": "sizes",
+    "ParameterCountCallback": "resources",
     "PeakMemoryCallback": "resources",
     "ProgressCallback": "progress",
     "TrainTimeCallback": "resources",

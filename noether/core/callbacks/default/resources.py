@@ -1,9 +1,8 @@
-"""`train-time` and `peak-memory`: time and memory that a run takes."""
+"""`dataset-stats`, `param-count`, `train-time` and `peak-memory`: sizes of a run, and the time and memory it takes."""
 
 from __future__ import annotations
 
 import math
-import resource
 import sys
 from time import monotonic
 from typing import Any
@@ -12,8 +11,61 @@ import torch
 
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts
+from noether.core.callbacks.base import OneShotCallback
 from noether.core.callbacks.periodic import PeriodicCallback
+from noether.data.dataset import length_of
 from noether.kernel.progress import UpdateCounter
+
+
+class DatasetStatsCallback(OneShotCallback):
+    """Log `data/{key}/samples` of every data set once, before training.
+
+    ```toml
+    [[trainer.callbacks]]
+    kind = "dataset-stats"
+    ```
+    """
+
+    calls_model = False
+
+    @classmethod
+    def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:
+        """Return the keys that it logs."""
+        return tuple(f"data/{key}/samples" for key in facts.dataset_keys)
+
+    def before_training(self, *, update_counter: UpdateCounter) -> None:
+        """Log the number of samples of each data set."""
+        keys = self.data_container.keys()
+        sizes = {key: length_of(self.data_container.get_dataset(key)) for key in keys}
+        self.logger.info("data: %s", ", ".join(f"{key} {size:,} samples" for key, size in sizes.items()))
+        for key, size in sizes.items():
+            self.writer.add_scalar(f"data/{key}/samples", size)
+
+
+class ParameterCountCallback(OneShotCallback):
+    """Log `model/parameters` and `model/trainable_parameters` once, before training.
+
+    ```toml
+    [[trainer.callbacks]]
+    kind = "param-count"
+    ```
+    """
+
+    calls_model = False
+
+    @classmethod
+    def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:
+        """Return the keys that it logs."""
+        return ("model/parameters", "model/trainable_parameters")
+
+    def before_training(self, *, update_counter: UpdateCounter) -> None:
+        """Log the number of parameters."""
+        parameters = list(self.model.parameters())
+        trainable = sum(p.numel() for p in parameters if p.requires_grad)
+        total = sum(p.numel() for p in parameters)
+        self.logger.info("model: %s parameters, %s trainable", f"{total:,}", f"{trainable:,}")
+        self.writer.add_scalar("model/parameters", total)
+        self.writer.add_scalar("model/trainable_parameters", trainable)
 
 
 class TrainTimeCallback(PeriodicCallback):
@@ -96,5 +148,7 @@ class PeakMemoryCallback(PeriodicCallback):
         if self.trainer.device.type == "cuda":
             self._peak = torch.cuda.max_memory_allocated(self.trainer.device)
         elif (now := monotonic()) - self._asked_at > _ASKED_AFTER:
+            import resource  # POSIX only
+
             self._peak, self._asked_at = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT, now
         self.writer.add_scalar("profiling/peak_memory_gib", self._peak / 2**30)

@@ -15,9 +15,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
 
-from noether.core.trackers.mlflow.answers import RequestTooLargeError
 from noether.core.trackers.mlflow.config import MAX_TAG_LENGTH
 from noether.core.trackers.mlflow.names import Names, is_of_the_machine, mlflow_name
+from noether.core.trackers.mlflow.store import RequestTooLargeError
 from noether.metrics.delivery import process_facts
 from noether.metrics.metrics_file import MetricRecord
 from noether.metrics.results import Result

@@ -16,7 +16,7 @@ from noether.core.callbacks import CallBackBaseConfig, PeriodicDataIteratorCallb
 from noether.errors import NoetherError, SpecError
 from noether.spec.errors.problem import problems_in
 from noether.spec.load import load_spec
-from noether.testing.tiny import tiny_spec
+from noether.testing.builders import tiny_spec
 
 
 class Mean(PeriodicDataIteratorCallback):

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noether.spec.errors.problem import InvalidSpecError, Problem, as_github, as_json, problems_in
-from noether.spec.errors.render import excerpt
+from noether.spec.errors.problem import InvalidSpecError, Problem, as_github, as_json, excerpt, problems_in
 from noether.spec.locate import Place, SourceText
 
 GOOD = """\

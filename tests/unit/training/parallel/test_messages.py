@@ -14,7 +14,7 @@ from torch.nn import Parameter
 from noether.core.models.recompute import recompute
 from noether.training.parallel import Single, joined
 from noether.training.parallel.gradients import FlatGradients, UpdateOfRanks
-from noether.training.parallel.place import Place
+from noether.training.parallel.one import Place
 from noether.training.parallel.sharded import shard
 
 WHOLE = {
@@ -45,6 +45,9 @@ def test_messages(golden: Any) -> None:
             "a world of no rank": lambda: Place.of({**WHOLE, "WORLD_SIZE": "0"}),
             "a rank above the others": lambda: Place.of({**WHOLE, "RANK": "2"}),
             "more ranks here than in all": lambda: Place.of({**WHOLE, "LOCAL_WORLD_SIZE": "3"}),
+            "a port that is none": lambda: join({**WHOLE, "MASTER_PORT": "1234567"}),
+            "more ranks than torch can count": lambda: join({**WHOLE, "WORLD_SIZE": "9" * 20}),
+            "a time limit that torch cannot hold": lambda: join({**WHOLE, "NOETHER_RANK_TIMEOUT_S": "1e30"}),
             "a time limit that is none": lambda: join({**WHOLE, "NOETHER_RANK_TIMEOUT_S": "soon"}),
             "losses of other names on another rank": lambda: losses(("total", "y")),
             "losses of other names than before": lambda: losses(("total", "other"), ("total", "y")),

@@ -11,7 +11,7 @@ from torch import nn
 from noether.errors import UsageError
 from noether.testing import make_trainer
 from noether.training.parallel import Parallel, Single, parallel_of
-from noether.training.parallel.place import WORLD_SIZE
+from noether.training.parallel.one import WORLD_SIZE
 
 
 @pytest.mark.parametrize("environment", [{}, {WORLD_SIZE: "1"}, {WORLD_SIZE: ""}])
