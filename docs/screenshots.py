@@ -65,7 +65,12 @@ class Studio:
         return done.stdout
 
     def train(self, run_id: str, *changes: str) -> str:
-        """Train specs/experiment.toml as the run `run_id` with `-s` changes and no expectations, unless another shot did; return the id."""
+        """Train specs/experiment.toml without its expectations, unless another shot did; return the id.
+
+        Args:
+            run_id: Id of the run.
+            *changes: Values of `-s`.
+        """
         if not (self.folder / "runs" / run_id).exists():
             options = [word for change in ("trackers=[]", *changes) for word in ("-s", change)]
             self.noether(
@@ -107,20 +112,18 @@ def report(studio: Studio) -> None:
     fast = studio.train("narrow-fast", "trainer.max_epochs=6", "model.hidden=[64,64]", "model.optimizer.lr=2e-2")
     slow = studio.train("narrow-slow", "trainer.max_epochs=6", "model.hidden=[64,64]", "model.optimizer.lr=1e-3")
     studio.noether("runs", "report", wide, "--out", "one.html")
-    page = studio.page(Path("one.html"), height=900)
-    page.locator(".chart svg").first.scroll_into_view_if_needed()
+    page = studio.page(Path("one.html"), height=1120)
+    page.locator(".chart svg").first.hover(position={"x": 500, "y": 90})
     page.evaluate("scrollTo(0, 0)")
-    page.locator(".chart svg").first.hover(position={"x": 500, "y": 90}, force=True)
-    page.evaluate("scrollTo(0, 60)")
     studio.save(page, "report")
     studio.noether("runs", "report", wide, fast, slow, "--out", "three.html")
     page = studio.page(Path("three.html"), height=900, dark=True)
     page.locator("#smoothing").fill("0.9")
-    page.evaluate("document.querySelector('#curves').scrollIntoView()")
-    page.locator(".chart svg").first.hover(position={"x": 620, "y": 60})
+    page.evaluate("document.activeElement.blur(); scrollTo(0, document.querySelector('#curves').offsetTop - 20)")
     page.wait_for_function(
         "[...document.querySelectorAll('.chart')].slice(0, 3).every(one => one.querySelector('path'))"
     )
+    page.locator(".chart svg").first.hover(position={"x": 620, "y": 60})
     studio.save(page, "report-compared")
 
 

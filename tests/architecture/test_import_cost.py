@@ -105,6 +105,9 @@ def test_listing_verbs_and_kinds_imports_no_plugin_and_no_other_verb(fifty: Path
         assert not {name for name in imported if name[1:].isdecimal()}
 
 
+REPORT = "noether.runs.results.report"
+
+
 def modules_below(package: str) -> list[str]:
     root = Path(noether.__file__).parent
     folder = root / package.replace(".", "/")
@@ -117,9 +120,14 @@ def modules_below(package: str) -> list[str]:
     "package", ["kernel", "spec", "config", "core.schemas", "core.utils", "core.protocols", "errors", "runs.results"]
 )
 def test_the_lower_layers_and_what_reads_results_import_nothing_heavy(package: str) -> None:
-    names = modules_below(package)
+    names = [name for name in modules_below(package) if not name.startswith(REPORT)]
     assert names
     assert heavy_imports(f"import importlib\nfor name in {names!r}: importlib.import_module(name)") == []
+
+
+def test_a_report_needs_numpy_and_nothing_heavier() -> None:
+    names = modules_below(REPORT.removeprefix("noether."))
+    assert heavy_imports(f"import importlib\nfor name in {names!r}: importlib.import_module(name)") == ["numpy"]
 
 
 def processor_time_of_children() -> float:

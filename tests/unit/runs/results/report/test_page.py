@@ -214,7 +214,7 @@ def test_a_run_of_another_version_and_one_with_little_in_it_still_make_a_page(ru
 
 
 def test_a_page_stays_below_its_limit_however_many_metrics_a_run_has(run: PathProvider) -> None:
-    numbers = np.random.default_rng(0).normal(size=(300, 100)).tolist()
+    numbers = np.random.default_rng(0).normal(size=(700, 60)).tolist()
     with run.metrics_path.open("a") as file:
         for update, row in enumerate(numbers, start=13):
             metrics = {f"rmse/test/{place}/{'x' * 200}": value for place, value in enumerate(row)}
