@@ -157,6 +157,9 @@ def mlflow(studio: Studio) -> None:
             page.wait_for_timeout(8000)  # the charts of MLflow draw themselves one after another
             if name == "mlflow-run":
                 page.get_by_text("Show more").first.click()
+            if name == "mlflow-compared":
+                page.get_by_role("switch").first.click()  # show differences only
+                page.wait_for_timeout(1000)
             studio.save(page, name)
 
 

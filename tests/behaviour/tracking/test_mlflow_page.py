@@ -141,11 +141,11 @@ def test_a_name_to_register_needs_a_model(make_tracker):
 
 
 def test_the_trials_of_a_sweep_have_one_parent(opened, make_run):
-    trials = [opened(make_run(f"trial-{n}"), tags={"noether.sweep": "widths"}) for n in range(3)]
+    trials = [opened(make_run(f"trial-{n}"), tags={"noether.sweep": "Ada's widths"}) for n in range(3)]
     for trial in trials:
         trial.close("FINISHED", None)
     (parent,) = {look(trial).data.tags["mlflow.parentRunId"] for trial in trials}
-    assert trials[0].client.get_run(parent).info.run_name == "widths"
+    assert trials[0].client.get_run(parent).info.run_name == "Ada's widths"
     assert trials[0].client.get_run(parent).info.status == "FINISHED"
 
 

@@ -150,7 +150,7 @@ def settle_parent(client: MlflowClient, run_id: str, experiment_id: str, tags: M
 
 def _parents(client: MlflowClient, experiment_id: str, sweep: str) -> list[Run]:
     """Return the runs of a sweep itself in the same order for every trial."""
-    quoted = sweep.replace("'", "")
-    query = f"tags.`{SWEEP_TAG}` = '{quoted}' and tags.`{_IS_PARENT}` = 'true'"
+    quote = '"' if "'" in sweep else "'"
+    query = f"tags.`{SWEEP_TAG}` = {quote}{sweep}{quote} and tags.`{_IS_PARENT}` = 'true'"
     found: list[Run] = list(client.search_runs([experiment_id], query, max_results=100))
     return sorted(found, key=lambda one: (one.info.start_time, one.info.run_id))
