@@ -303,6 +303,15 @@ class DataContainer:
         with usable(self._main_key, self.timeout):
             return self._prepared.raw_properties(self._main_key, self.seed)
 
+    def raw_sample(self) -> dict[str, Any]:
+        """Return the first sample of `main` before its transforms."""
+        with usable(self._main_key, self.timeout):
+            return first_sample(self._prepared.datasets[self._main_key], seed=self.seed)
+
+    def raw(self, key: str) -> AnyDataset:
+        """Return a data set before its transforms."""
+        return self._prepared.datasets[self._known(key)]
+
     def over(self, key: str, samples: AnyDataset) -> DataContainer:
         """Return a container of one data set: other samples in place of `key`, and the transforms as they are fitted.
 

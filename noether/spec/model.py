@@ -297,6 +297,16 @@ def dumped(spec: RunSpec) -> dict[str, Any]:
     return {name: _without_nan(table) for name, table in tables.items()}
 
 
+def changed_settings(spec: RunSpec) -> dict[str, Any]:
+    """Return the settings that differ from the defaults of their classes, and those without a default.
+
+    Values are as `dumped` has them: names of keys count, the values may hold what the environment gave.
+    """
+    left = {"resolved": True, **_left_to_classes(spec)}
+    tables: dict[str, Any] = spec.model_dump(mode="json", exclude_none=True, exclude_defaults=True, exclude=left)
+    return tables
+
+
 def _without_nan(value: Any) -> Any:
     """Leave out the keys of NaN: a spec holds none, so it is a default of a class within an option."""
     if isinstance(value, dict):

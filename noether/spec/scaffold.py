@@ -198,7 +198,10 @@ def _callbacks(content: Content, choices: Choices, file: str) -> Iterator[str]:
     yield _pair("kind", "checkpoint")
     yield _pair("every_n_epochs", max(1, epochs // 4))
     yield ""
-    yield "# Without [[trackers]], a run logs to MLflow in this folder; look at it with `mlflow ui`."
+    yield "[[trackers]]"
+    yield _pair("kind", "mlflow", "in this folder; look at it with `mlflow ui`")
+    yield _pair("log_model", True, "the trained model, for mlflow.pyfunc.load_model")
+    yield _pair("log_system_metrics", True, "use of processor, memory, disk and GPU")
 
 
 BEST = "best_model.loss.validation.total"

@@ -64,6 +64,16 @@ def facts_of(spec: RunSpec, plugins: Iterable[Participant], former: Mapping[str,
     return facts
 
 
+def data_samples(spec: RunSpec) -> dict[str, list[bytes]]:
+    """Return size, beginning and end of the files of each data set, by its key."""
+    own = [(place, _sample_of_all(files)) for place, files in _own_files(spec)]
+    named = [(place, _sample_of(file)) for place, file in _files(dumped(spec).get("datasets"), "datasets")]
+    found: dict[str, list[bytes]] = {}
+    for place, sample in (*own, *named):
+        found.setdefault(place.split(".")[1], []).append(sample)
+    return found
+
+
 def changed_facts(before: Mapping[str, str], now: Mapping[str, str], *kinds: str) -> list[str]:
     """Return the names of the facts of some kinds that both have, with different values."""
     return [
