@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import NoneType
-from typing import Any
 
 import torch
 from pydantic import BaseModel
@@ -41,10 +39,9 @@ from noether.kernel.participant import Participant, load_plugins
 from noether.kernel.registry import use_registry
 from noether.metrics.tracker import BaseTracker
 from noether.runs.process_state import ThreadChoice, choose_threads, device_of, process_state, usable_cores
-from noether.spec.describe.fields import alternatives, configs_in
+from noether.spec.describe.fields import configs_in, paths_unset
 from noether.spec.errors.problem import InvalidSpecError, Problem
 from noether.spec.load import LoadedSpec, load_spec
-from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec, resolved_tables, resolved_toml
 from noether.training.parallel import parallel_of
 from noether.training.state import RunParts
@@ -325,21 +322,8 @@ def _problems_of(spec: RunSpec, loaded: LoadedSpec, used: Sequence[str]) -> list
     unset = "found None, which a spec does not have, expected a value"
     return [
         *(Problem("wrong-type", path, "found a plain table, expected a config object") for path in tables_only),
-        *(Problem("wrong-type", path, unset) for path in _paths_unset(spec)),
+        *(Problem("wrong-type", path, unset) for path in paths_unset(spec)),
     ]
-
-
-def _paths_unset(value: Any, path: TomlPath = ()) -> Iterator[TomlPath]:
-    """Yield the fields below `value` that hold None and need a value; a file would have their default there."""
-    if isinstance(value, BaseModel):
-        for name, field in type(value).model_fields.items():
-            item = getattr(value, name, None)
-            if item is None and not {NoneType, Any}.intersection(alternatives(field)):
-                yield *path, name
-            yield from _paths_unset(item, (*path, name))
-    elif isinstance(value, dict | list):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _paths_unset(item, (*path, key))
 
 
 # Parts
