@@ -157,10 +157,8 @@ def _trainer(content: Content, choices: Choices, file: str) -> Iterator[str]:
     yield _pair("effective_batch_size", _batch_size(content, choices), "samples in one update")
     yield _pair("forward_properties", list(content.inputs), "arguments of the model")
     yield _pair("target_properties", [f"{name}_target" for name in content.fields])
-    first = content.fields[0]
-    yield _pair(
-        "field_weights", dict.fromkeys(content.fields, 1.0), f"output `{first}` is compared with `{first}_target`"
-    )
+    comment = "output `{0}` is compared with `{0}_target`".format(content.fields[0])
+    yield _pair("field_weights", dict.fromkeys(content.fields, 1.0), comment)
     yield _pair("loss_fn", "cross-entropy" if content.classes else "mse", "others: noether plugins list --role loss")
 
 
