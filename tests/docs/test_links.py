@@ -42,12 +42,13 @@ def test_every_page_is_in_the_map(repository: Path):
 @pytest.mark.parametrize(
     ("words", "name"),
     [
-        ("csv", "how-to/predict"),
+        ("csv", "how-to/use-csv-files"),
         ("deploy", "how-to/predict"),
         ("early stopping", "how-to/stop-early"),
         ("plot", "how-to/log-a-figure-or-a-table"),
         ("plot", "how-to/read-a-report"),
         ("resume", "how-to/resume-a-run"),
+        ("sweep", "how-to/sweep"),
         ("windows", "reference/supported"),
     ],
 )
