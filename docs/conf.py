@@ -42,6 +42,7 @@ def draw_pictures(app, doctree):
 
 def setup(app):
     """Register the drawing of pictures, and the translation of docstrings."""
+    docstrings.import_names()
     app.connect("doctree-read", draw_pictures)
     app.connect("autodoc-process-docstring", docstrings.translate, priority=1)  # before napoleon
     app.connect("autodoc-skip-member", docstrings.hide_field)

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 from pydantic import BaseModel
 
+from noether.cli.package import PUBLIC, public_names
+
 _LINK = re.compile(r"\[([^\]]+)\]\((https?://[^)\s]+)\)")
 _FENCE = re.compile(r"( *)```(\w*)$")
 _ITEM = re.compile(r" *(-|\d+\.) ")
+
+
+def import_names() -> None:
+    """Import all public names; autodoc itself sets `typing.TYPE_CHECKING` to do so, which breaks pydantic's models."""
+    for module in PUBLIC:
+        for name in public_names(module):
+            getattr(import_module(module), name)
 
 
 def translate(app: Any, what: str, name: str, documented: Any, options: Any, lines: list[str]) -> None:
