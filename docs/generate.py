@@ -1,6 +1,7 @@
-"""Write the reference pages from the code, or with `--check` report those that are stale.
+"""Write the reference pages and the keys for shell completion, or with `--check` report those that are stale.
 
-python docs/generate.py            write docs/reference/*.md, and the house in docs/explanation/architecture.md
+python docs/generate.py            write docs/reference/*.md, spec_keys.json of the command, and the house in
+                                   docs/explanation/architecture.md
 python docs/generate.py --check    change nothing; exit 1 if a page is stale
 """
 
@@ -25,6 +26,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "spec.md": spec.page,
 }
 ARCHITECTURE = DOCS / "explanation" / "architecture.md"
+SPEC_KEYS = DOCS.parent / "noether" / "cli" / "spec_keys.json"
 HOUSE = re.compile(r"(?<=<!-- house, written by docs/generate\.py -->\n).*(?=<!-- end of the house -->)", re.DOTALL)
 
 
@@ -32,6 +34,7 @@ def stale_pages() -> dict[Path, str]:
     """Return the text of every page that is missing or stale, by its file."""
     texts = {DOCS / "reference" / name: f"{NOTICE}\n\n{page().strip()}\n" for name, page in PAGES.items()}
     texts[ARCHITECTURE] = HOUSE.sub(lambda _: f"\n{house.section()}\n\n", ARCHITECTURE.read_text("utf-8"))
+    texts[SPEC_KEYS] = spec.keys()
     return {path: text for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text}
 
 
