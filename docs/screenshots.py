@@ -10,13 +10,21 @@ and saves what they show.
 from __future__ import annotations
 
 import io
+import json
+import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from PIL import Image
 
@@ -117,6 +125,72 @@ def report(studio: Studio) -> None:
     )
     page.locator(".chart svg").first.hover(position={"x": 620, "y": 60})
     studio.save(page, "report-compared")
+
+
+@shot("mlflow")
+def mlflow(studio: Studio) -> None:
+    """MLflow's pages: a run with its description, its charts, and two runs compared."""
+    with _mlflow_server(studio.folder / "mlflow") as address:
+        tracker = '{kind = "mlflow", log_model = true, log_system_metrics = true, note = "Wider layers.", '
+        tracker += f'experiment = "terrain", tracking_uri = "{address}"}}'
+        studio.train("for-mlflow", "trainer.max_epochs=6", f"trackers=[{tracker}]")
+        studio.train("for-mlflow-too", "trainer.max_epochs=6", "model.hidden=[64,64]", f"trackers=[{tracker}]")
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=address)
+        experiment = client.get_experiment_by_name("terrain").experiment_id
+        ids = [run.info.run_id for run in client.search_runs([experiment])]
+        run = f"{address}/#/experiments/{experiment}/runs/{ids[0]}"
+        asked = f"runs={quote(json.dumps(ids))}&experiments={quote(json.dumps([experiment]))}"
+        pages = {
+            "mlflow-run": (f"{run}?workflowType=machine_learning", 1000),
+            "mlflow-charts": (f"{run}/model-metrics?workflowType=machine_learning", 1000),
+            "mlflow-compared": (f"{address}/#/compare-runs?{asked}", 1300),
+        }
+        for name, (place, height) in pages.items():
+            page = studio.page("about:blank", width=1400, height=height)
+            page.add_init_script(
+                "localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false');"
+                "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');"
+            )
+            page.goto(place)
+            page.wait_for_timeout(8000)  # the charts of MLflow draw themselves one after another
+            if name == "mlflow-run":
+                page.get_by_text("Show more").first.click()
+            if name == "mlflow-compared":
+                page.get_by_role("switch").first.click()  # show differences only
+                page.wait_for_timeout(1000)
+            studio.save(page, name)
+
+
+@contextmanager
+def _mlflow_server(folder: Path) -> Iterator[str]:
+    """Start `mlflow server` on the loopback; yield its address, and end it with all of its processes."""
+    folder.mkdir()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination",
+        str(folder / "files"),
+    ]
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "log.txt").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True, env=environment)
+    try:
+        for _ in range(300):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                    break
+            except OSError:
+                time.sleep(0.3)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
 
 
 def main(names: list[str]) -> int:

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from noether.config.discriminated import CONFIG_BASES, config_class_of
 from noether.config.signature import SignatureConfig
+from noether.config.sweep import SweepSettings, SweepTable
 from noether.kernel.entries import ROLES
 from noether.kernel.registry import Registry
 from noether.spec.describe.fields import table_class_of
@@ -24,6 +25,8 @@ TABLES: dict[str, type[BaseModel]] = {
     "[plugins]": PluginsTable,
     "[checkpoints]": CheckpointsTable,
     "[expect]": Expectation,
+    "[sweep]": SweepTable,
+    "[sweep.settings]": SweepSettings,
 }
 _INTRODUCTION = """
 # The spec

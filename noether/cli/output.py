@@ -29,6 +29,11 @@ def print_file(text: str) -> None:
     print(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text), end="")
 
 
+def print_drawn(line: str) -> None:
+    """Print a line that Noether has drawn, with its colours; it holds no text of a file."""
+    print(line)
+
+
 def print_table(
     rows: Sequence[Mapping[str, object]],
     *,
@@ -147,8 +152,8 @@ def duration_in_words(seconds: float) -> str:
     return " ".join([f"{value} {unit}" for value, unit in parts if value][:2])
 
 
-def write_text(path: Path, text: str, *, replace: bool = True) -> None:
-    """Write a file as UTF-8, and make its folder if it is missing.
+def write_text(path: Path, text: str | bytes, *, replace: bool = True) -> None:
+    """Write a file, text as UTF-8, and make its folder if it is missing.
 
     Args:
         path: The file.
@@ -161,8 +166,8 @@ def write_text(path: Path, text: str, *, replace: bool = True) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w" if replace else "x", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with path.open("wb" if replace else "xb") as file:
+            file.write(text.encode() if isinstance(text, str) else text)
     except FileExistsError as error:
         raise UsageError(f"{path} exists already", hint="choose another name, or remove it first") from error
     except OSError as error:

@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 DataFile = Annotated[
     Path,
     typer.Option(
-        metavar="FILE", help="Inputs: .npz, .safetensors, .parquet or .csv; labels left out.", show_default=False
+        metavar="PATH",
+        help="Inputs without labels: .csv, .tsv, .parquet, .npz or .safetensors; a folder of images.",
+        show_default=False,
     ),
 ]
 OutFile = Annotated[
     Path,
-    typer.Option(metavar="FILE", help="The file to write: .npz, .safetensors, .parquet or .csv.", show_default=False),
+    typer.Option(
+        metavar="FILE", help="The file to write: .csv, .tsv, .parquet, .npz or .safetensors.", show_default=False
+    ),
 ]
 Ema = Annotated[
     str | None,

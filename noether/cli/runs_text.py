@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from noether.cli.output import (
 )
 from noether.metrics.metrics_file import spell_number
 from noether.runs.results.summary import Evaluated, RunSummary
-from noether.runs.results.table import FACTS, RunTable, main_metrics, moment
+from noether.runs.results.table import FACTS, RunTable, moment, next_commands, run_argument
 from noether.spec.diff import ABSENT
 from noether.spec.errors.words import toml_literal
 
@@ -246,28 +245,7 @@ def _print_checkpoints(run: RunSummary) -> None:
     say()
     print_table(rows, right={"size"})
     if older := len(run.checkpoints) - len(rows):
-        say(f"and {counted(older, 'older one')}: noether checkpoint list {_run_argument(run)}")
-
-
-def next_commands(run: RunSummary) -> list[str]:
-    """Return the commands that go on with a run in its state."""
-    name = _run_argument(run)
-    usable = [one for one in run.checkpoints if one.manifest is not None]
-    commands = []
-    if usable:
-        chosen = next((one for key in main_metrics([run]) if (one := run.evaluated(key)) and one.checkpoint), None)
-        is_last = chosen is None or chosen.checkpoint == usable[-1].name
-        option = "" if chosen is None or is_last else f" --checkpoint {shlex.quote(chosen.checkpoint or '')}"
-        commands += [f"noether eval {name}{option}", f"noether predict {name}{option} --data FILE --out FILE"]
-    if run.status in ("FAILED", "KILLED") and any(one.resumable for one in run.checkpoints):
-        commands.append(f"noether resume {name}")
-    if run.tables:
-        commands += [f"noether runs report {name}", f"noether runs compare {name} OTHER"]
-    return commands
-
-
-def _run_argument(run: RunSummary) -> str:
-    return shlex.quote(str(shown_path(run.paths.run_path)))
+        say(f"and {counted(older, 'older one')}: noether checkpoint list {run_argument(run)}")
 
 
 def details_json(run: RunSummary) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,13 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from noether.cli.options import RUNS, AsJson, Spec, SpecOptions, Trusted, completed, verb, verbs
-from noether.cli.output import print_facts, print_file, print_json, say, write_text
+from noether.cli.output import print_facts, print_file, print_json, print_table, say, write_text
 
 if TYPE_CHECKING:
     from noether.spec.describe.explain import Explanation
     from noether.spec.describe.lookup import Meaning
     from noether.spec.diff import Difference
-    from noether.spec.scaffold import Content
 
 
 app = verbs("Look at specs and make them.")
@@ -34,37 +32,58 @@ def init(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Train on this file: .npz, .safetensors, .parquet or .csv.", show_default="handwritten digits"
+            help="Train on a file (.csv, .tsv, .parquet, .npz, .safetensors, .h5, .zarr), a pattern ('parts/*.csv'), "
+            "or a folder of images.",
+            show_default="handwritten digits",
         ),
     ] = None,
     targets: Annotated[
-        str, typer.Option(metavar="NAME,…", help="Arrays of --data to predict.", show_default="all in …_target")
+        str, typer.Option(metavar="NAME,…", help="Columns or arrays to predict.", show_default="all in …_target")
     ] = "",
     inputs: Annotated[
-        str, typer.Option(metavar="NAME,…", help="Arrays of --data to predict from.", show_default="all real others")
+        str, typer.Option(metavar="NAME,…", help="Columns or arrays to predict from.", show_default="the others")
     ] = "",
-    model: Annotated[str, typer.Option(metavar="KIND", help="The model.")] = "mlp",
+    categories: Annotated[
+        str, typer.Option(metavar="NAME,…", help="Columns of numbers that stand for categories.", show_default="none")
+    ] = "",
+    model: Annotated[
+        str | None, typer.Option(metavar="KIND", help="The model.", show_default="mlp, cnn for a folder of images")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run.", show_default="the file's")] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs to train for.")] = 20,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples of one update.")] = 64,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs to train for.", show_default="20 to 200, by the size of the data")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Samples of one update.", show_default="16 to 64, by the size of the data")
+    ] = None,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
 ) -> None:
     """Write a first spec, with comments.
 
-    It runs as it is. Nothing is asked, and no file is overwritten. Without --data, the spec trains on handwritten
-    digits, images that come with scikit-learn.
+    It runs as it is. Nothing is asked, and no file is overwritten. The columns of the data are listed with their types,
+    ranges, missing values and use. Texts become categories; a target of texts is a classification. Without --data, the
+    spec trains on handwritten digits, images that come with scikit-learn.
     """
     from noether.errors import UsageError
     from noether.kernel.registry import active_registry
-    from noether.spec.scaffold import DIGITS, Choices, spec_text
+    from noether.spec.scaffold import BEST, DIGITS, Choices, spec_text
 
+    if not data and (targets or inputs or categories):
+        raise UsageError("--targets, --inputs and --categories name arrays of a data file", hint="name it with --data")
+    content = DIGITS
+    if data:
+        from noether.data.sources.survey import content_of
+
+        content = content_of(data, file.parent, *map(_names, (inputs, targets, categories)))
+    model = model or ("cnn" if content.dataset["kind"] == "images" else "mlp")
     active_registry().find("model", model)
-    if not data and (targets or inputs):
-        raise UsageError("--targets and --inputs name arrays of a data file", hint="name it with --data")
-    content = _data_content(data, file, _names(inputs), _names(targets)) if data else DIGITS
     choices = Choices(_run_name(name or file.stem), model, epochs, batch_size, lr)
     write_text(file, spec_text(content, choices, str(file)), replace=False)
+    if content.rows:
+        print_table(content.rows)
     say(f"wrote {file}; next: noether run {file}")
+    if content.has_validation:
+        say(f"then: noether predict RUN --checkpoint {BEST} --data NEW --out predictions.csv")
 
 
 @verb(app, "resolve", example="noether spec resolve specs/experiment.toml -o resolved.toml")
@@ -266,16 +285,6 @@ def schema(
     for kind in unreadable:
         say(f"note: {kind.role} '{kind.kind}' takes any option: {kind.reason}", to_stderr=True)
     _write(json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False) + "\n", output)
-
-
-def _data_content(data: Path, spec: Path, inputs: list[str], targets: list[str]) -> Content:
-    """Read the arrays of a data file, and return the parts of a spec that depend on them."""
-    from noether.data.sources.columns import facts_of, read_columns
-    from noether.spec.scaffold import content_of_file
-
-    samples, properties = facts_of(data, read_columns(data, None))
-    path = Path(os.path.relpath(data, spec.parent)).as_posix()
-    return content_of_file(str(data), path, samples, properties, inputs, targets)
 
 
 def _names(text: str) -> list[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from noether.config.base import _RegistryBase
 from noether.config.discriminated import Discriminated
@@ -16,6 +16,41 @@ class SpecTable(BaseModel):
     """A table of a spec without a kind, Noether's own or a plugin's: unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+
+
+class SamplingTable(SpecTable):
+    """`[trainer.sampling]`: an order of training other than each sample once. Evaluation does not change.
+
+    An epoch keeps its length: as many samples as the training set has.
+    """
+
+    kind: Literal["weighted", "balanced", "buckets"] = Field(
+        description="`weighted`: draw each sample in proportion to its weight. `balanced`: draw every class equally "
+        "often. `buckets`: each sample once, samples of similar size in the same update, so that less is padded.",
+    )
+    by: str = Field(
+        examples=["label_target", "points"],
+        description="Property of the samples, before transforms, that holds the weight, the class or the size; for "
+        "buckets its length where it has an entry a point. With `path`, a column of that file.",
+    )
+    path: Path | None = Field(
+        None,
+        examples=["data/weights.csv"],
+        description="File with one row for each sample of the training set, in its order: .npz, .safetensors, .parquet "
+        "or .csv.",
+    )
+    pool: int = Field(
+        50,
+        ge=1,
+        json_schema_extra={"unit": "updates"},
+        description="Updates whose samples are sorted by size together, for buckets: more pad less, fewer mix better.",
+    )
+
+    @model_validator(mode="after")
+    def _of_buckets(self) -> SamplingTable:
+        if self.kind != "buckets" and "pool" in self.model_fields_set:
+            raise ValueError(f"pool is an option of buckets: found it with kind = {self.kind!r}, expected none")
+        return self
 
 
 class ScheduleBaseConfig(_RegistryBase):
@@ -125,6 +160,14 @@ class DatasetBaseConfig(_RegistryBase):
 
     def compared_files(self) -> Sequence[Path] | None:
         """Return the files that hold the data, which a resume compares; None for those that the options name."""
+        return None
+
+    def categories_by_name(self) -> Mapping[str, Sequence[str]]:
+        """Return the names of categories by the column that holds them; the place of a name is its number."""
+        return {}
+
+    def class_names(self, property_name: str) -> Sequence[str] | None:
+        """Return the names of the classes of a property that holds one class number a sample; None for others."""
         return None
 
 

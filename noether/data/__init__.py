@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from noether.data.dataset import Dataset as Dataset
     from noether.data.dataset import InMemoryDataset as InMemoryDataset
     from noether.data.dataset import StoredDataset as StoredDataset
-    from noether.data.randomness import train_test_indices as train_test_indices
+    from noether.data.splits import train_test_indices as train_test_indices
     from noether.kernel.watchdog import has_progressed as has_progressed
 
 _HOMES = {
@@ -19,7 +19,7 @@ _HOMES = {
     "InMemoryDataset": ".dataset",
     "StoredDataset": ".dataset",
     "has_progressed": "noether.kernel.watchdog",
-    "train_test_indices": ".randomness",
+    "train_test_indices": ".splits",
 }
 __all__ = ["DataContainer", "Dataset", "InMemoryDataset", "StoredDataset", "has_progressed", "train_test_indices"]
 

@@ -10,20 +10,19 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from noether.config.components import DatasetBaseConfig, TransformBaseConfig
-from noether.config.signature import build_component
-from noether.data.collators import Collator, build_collator, stack
+from noether.config.components import SamplingTable
+from noether.data.collators import Collator
 from noether.data.dataset import AnyDataset, Batch, length_of, shuffle_block
 from noether.data.fetch import Fetch, fetch_of, first_batch, first_sample, usable
 from noether.data.loader import TaggedDataset, TrainingLoader, refuse_import_by_worker
 from noether.data.samplers import TRAINING, InterleavedSampler, SamplerIntervalConfig, TrainingOrder
+from noether.data.sampling import mixture_of, order_of
 from noether.data.staging import Residence, Wanted, free_memory, on_device, require_resident, residence
 from noether.data.transforms import Transform
 from noether.data.views import PreparedDatasets, subset
-from noether.errors import DataError, placed
+from noether.errors import DataError
 from noether.kernel.names import did_you_mean
 from noether.metrics.device import device_of
-from noether.spec.model import LoaderTable
 
 _Consumers = Iterable[SamplerIntervalConfig]
 
@@ -122,6 +121,10 @@ class DataContainer:
         with usable(key, self.timeout):
             return subset(self._prepared.get(key), properties=properties, max_size=max_size)
 
+    def before_transforms(self, key: str) -> AnyDataset:
+        """Return a data set as it is before its transforms."""
+        return self._prepared.datasets[self._known(key)]
+
     def _known(self, key: str | None) -> str:
         keys = self.keys()
         if key is None and keys:
@@ -204,6 +207,7 @@ class DataContainer:
         shuffle: bool = True,
         drop_last: bool = True,
         seed: int | None = None,
+        sampling: SamplingTable | None = None,
     ) -> TrainingLoader:
         """Return the stream of training batches with the consumers' passes when their intervals fire.
 
@@ -221,14 +225,17 @@ class DataContainer:
             shuffle: See `TrainingOrder`.
             drop_last: See `TrainingOrder`.
             seed: Seed of the order; None for that of the run.
+            sampling: Order of training other than each sample once; None for that, or for that of a mixture.
 
         Raises:
             DataError: if the training set is missing or smaller than one effective batch, or batch sizes do not divide.
         """
         order = None
         if not evaluation:
+            with usable("train", self.timeout):
+                drawn = order_of(sampling, self._prepared.datasets[self._known("train")], self.seed, shuffle=shuffle)
             order = TrainingOrder(
-                length_of(self.train),
+                self.samples_per_epoch,
                 effective_batch_size or batch_size * world_size,
                 batch_size,
                 self.seed if seed is None else seed,
@@ -239,6 +246,7 @@ class DataContainer:
                 block=shuffle_block(self.train),
                 limit=self.limit_batches,
                 repeats=self.overfit_one_batch,
+                sampling=drawn,
             )
         sampler = InterleavedSampler(
             order,
@@ -251,6 +259,12 @@ class DataContainer:
             repeat_round=repeat_round,
         )
         return self._loader(sampler, device)
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples of an epoch of training: those of the training set once, or the length that a mixture has."""
+        mixture = mixture_of(self._prepared.datasets["train"]) if "train" in self.keys() else None  # not a mapping
+        return length_of(self.train) if mixture is None else mixture.length
 
     def _sources(self, consumers: _Consumers, *, trains: bool) -> dict[int, Fetch]:
         """Return the way in which batches of each tag are loaded."""
@@ -288,6 +302,15 @@ class DataContainer:
         """Return shape and type of each tensor in the first sample of `main` before its transforms."""
         with usable(self._main_key, self.timeout):
             return self._prepared.raw_properties(self._main_key, self.seed)
+
+    def raw_sample(self) -> dict[str, Any]:
+        """Return the first sample of `main` before its transforms."""
+        with usable(self._main_key, self.timeout):
+            return first_sample(self._prepared.datasets[self._main_key], seed=self.seed)
+
+    def raw(self, key: str) -> AnyDataset:
+        """Return a data set before its transforms."""
+        return self._prepared.datasets[self._known(key)]
 
     def over(self, key: str, samples: AnyDataset) -> DataContainer:
         """Return a container of one data set: other samples in place of `key`, and the transforms as they are fitted.
@@ -340,61 +363,3 @@ class DataContainer:
         """
         self._prepared.load_state_dict(state)
         self._resident.clear()
-
-
-def build_data(
-    datasets: Mapping[str, DatasetBaseConfig],
-    transforms: Sequence[TransformBaseConfig] = (),
-    loader: LoaderTable | None = None,
-    *,
-    seed: int = 0,
-    samples: Mapping[str, AnyDataset] | None = None,
-) -> DataContainer:
-    """Return the data of a run.
-
-    Args:
-        datasets: Configs by key.
-        transforms: Configs of the transforms of every data set.
-        loader: Options of the loader; None for the defaults, which load in the training process.
-        seed: Seed of the run; data sets and transforms whose constructors take a keyword `seed` are given it.
-        samples: Data sets instead of those of the configs, which give the transforms alone then.
-
-    Raises:
-        DataError: if a data set cannot be built.
-    """
-    loader = loader or LoaderTable()
-    if samples is None:
-        samples = {}
-        for key, config in datasets.items():
-            with usable(key, loader.timeout):
-                samples[key] = build_dataset(config, seed=seed)
-    return DataContainer(
-        samples,
-        seed=seed,
-        transforms=_transforms(transforms, seed),
-        own_transforms={key: _transforms(config.transforms, seed, "datasets", key) for key, config in datasets.items()},
-        collators={
-            key: collator
-            for key, config in datasets.items()
-            if (collator := build_collator(config.collate)) is not stack
-        },
-        **loader.model_dump(),
-    )
-
-
-def _transforms(configs: Sequence[TransformBaseConfig], seed: int, *path: str) -> list[Transform]:
-    built = []
-    for index, config in enumerate(configs):
-        with placed(*path, "transforms", index):
-            built.append(build_transform(config, seed=seed))
-    return built
-
-
-def build_dataset(config: DatasetBaseConfig, *, seed: int = 0) -> AnyDataset:
-    """Return the data set of `config`, without its transforms."""
-    return build_component(config, seed=seed)  # type: ignore[no-any-return]  # its kind says what it is
-
-
-def build_transform(config: TransformBaseConfig, *, seed: int = 0) -> Transform:
-    """Return the transform of `config`."""
-    return build_component(config, seed=seed)  # type: ignore[no-any-return]  # as above

@@ -307,7 +307,8 @@ def lost_columns(exact: Tensor, rounded: Tensor) -> tuple[Tensor, Tensor]:
 
 def _lost(dataset: InMemoryDataset, name: str, place: int, rows: Tensor) -> DataError:
     columns = (getattr(dataset.config, "properties", None) or {}).get(name, name)
-    column = columns if isinstance(columns, str) else columns[place]
+    is_list = isinstance(columns, list) and len(columns) == rows.shape[1]  # a category takes several places
+    column = columns[place] if is_list else columns if isinstance(columns, str) else name
     beside = "" if column == name else f" in property {name!r}"
     low, high = rows[:, place].aminmax()
     return DataError(

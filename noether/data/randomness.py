@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-
-from noether.errors import DataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -145,52 +143,6 @@ class BlockShuffle:
         mixed += self._shift - self._n  # a sum of both could be too large
         mixed[mixed < 0] += self._n
         return torch.from_numpy(mixed)
-
-
-_SPLIT = 0x53504C4954  # keeps a split unrelated to the order of an epoch with the same seed
-
-
-def split_indices(n: int, fractions: Mapping[str, float], seed: int) -> dict[str, torch.Tensor]:
-    """Return the sample indices of each part; the parts are disjoint and cover all `n` samples.
-
-    Args:
-        n: Number of samples.
-        fractions: Share of each part by name; together 1.
-        seed: The same seed gives the same split.
-
-    Returns:
-        One ascending int64 tensor for each name.
-
-    Raises:
-        DataError: if a fraction lies outside 0 … 1, or the fractions do not add up to 1.
-    """
-    if any(not 0 <= share <= 1 for share in fractions.values()) or abs(sum(fractions.values()) - 1) > 1e-9:
-        raise DataError(f"wrong fractions of a split: found {dict(fractions)}, expected numbers from 0 to 1 with sum 1")
-    order = permutation(n, mix(seed, _SPLIT), 0)
-    parts, start, covered = {}, 0, 0.0
-    for place, (name, share) in enumerate(fractions.items(), start=1):
-        covered += share
-        end = n if place == len(fractions) else min(n, round(covered * n))
-        parts[name] = order[start:end].sort().values
-        start = end
-    return parts
-
-
-def split_key(seed: int) -> int:
-    """Return the key of the `Bijection` by which more than `LARGEST_SORTED` samples are split."""
-    return mix(mix(seed, _SPLIT), 0)
-
-
-def train_test_indices(n: int, split: str, test_fraction: float, seed: int) -> torch.Tensor:
-    """Return the ascending indices of the part `"train"` or `"test"`; a seed gives the same parts of any data set.
-
-    Args:
-        n: Number of samples.
-        split: The part.
-        test_fraction: Share of the samples that is held out as `"test"`.
-        seed: The same seed gives the same parts.
-    """
-    return split_indices(n, {"test": test_fraction, "train": 1 - test_fraction}, seed)[split]
 
 
 _SAMPLES = 0x53414D504C45  # keeps sample seeds unrelated to the order of the epoch

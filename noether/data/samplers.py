@@ -13,6 +13,7 @@ import torch
 from noether.data.collators import Collator
 from noether.data.dataset import AnyDataset, Batch, length_of
 from noether.data.randomness import EVALUATION_EPOCH, LARGEST_SORTED, Bijection, BlockShuffle, mix, permutation
+from noether.data.sampling import Sampling
 from noether.errors import DataError, SpecError
 from noether.kernel.names import did_you_mean
 from noether.kernel.progress import NEVER, Intervals
@@ -207,6 +208,7 @@ class TrainingOrder:
         block: Shuffle blocks of this many consecutive samples, see `BlockShuffle`; None for samples.
         limit: Most updates of an epoch, the first ones; None for all.
         repeats: Repeat the first update of epoch 0 for ever, its random numbers included; an epoch is one update then.
+        sampling: Another order than each sample once, in place of `shuffle` and `block`; None for that.
     """
 
     samples: int
@@ -220,6 +222,7 @@ class TrainingOrder:
     block: int | None = None
     limit: int | None = None
     repeats: bool = False
+    sampling: Sampling | None = None
 
     def __post_init__(self) -> None:
         share, rest = divmod(self.effective_batch_size, self.world_size)
@@ -244,12 +247,20 @@ class TrainingOrder:
     def batches(self, epoch: int, first_update: int = 0) -> Iterator[torch.Tensor]:
         """Return this rank's batches of an epoch, beginning with those of its update `first_update`."""
         updates = self.updates_per_epoch
+        if self.sampling is not None:
+            size = updates * self.effective_batch_size
+            return self._cut(self.sampling.order(size, self.effective_batch_size, self.seed, epoch), first_update)
         if self.samples > LARGEST_SORTED or (self.shuffle and self.block is not None):
             return self._computed(epoch, range(first_update, updates))
         order = permutation(self.samples, self.seed, epoch) if self.shuffle else torch.arange(self.samples)
         wanted = updates * self.effective_batch_size
         order = order.repeat(-(-wanted // self.samples))[:wanted] if wanted > self.samples else order[:wanted]
-        mine = order.view(updates, self.world_size, -1)[first_update:, self.rank].reshape(-1)
+        return self._cut(order, first_update)
+
+    def _cut(self, order: torch.Tensor, first_update: int) -> Iterator[torch.Tensor]:
+        """Return this rank's batches of the samples of an epoch, from its update `first_update` on."""
+        mine = order.view(-1, self.world_size, self.effective_batch_size // self.world_size)
+        mine = mine[first_update:, self.rank].reshape(-1)
         chunks = torch.split(mine, self.batch_size * _CHUNK)
         return chain.from_iterable(torch.split(chunk, self.batch_size) for chunk in chunks)
 

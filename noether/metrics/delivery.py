@@ -17,6 +17,7 @@ from pathlib import Path
 
 from noether.checkpoint.commit import always_own
 from noether.checkpoint.untrusted import read_untrusted
+from noether.errors import error_text
 from noether.metrics.metrics_file import MetricRecord
 from noether.metrics.results import RESULTS_INDEX, Result
 from noether.metrics.spool import (
@@ -29,7 +30,14 @@ from noether.metrics.spool import (
     write_description,
     write_spool,
 )
-from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus
+from noether.metrics.tracker import (
+    BaseTracker,
+    PackedModel,
+    RunDescription,
+    RunStatus,
+    TrackerError,
+    TrackerRefusedError,
+)
 
 _RECORDS_A_BATCH = 500
 _GIT_TIMEOUT_S = 5
@@ -183,17 +191,34 @@ class Delivery:
             with _copied(content, name) as copy:
                 self.tracker.log_artifact(copy, folder)
 
-    def close(self, status: RunStatus, error: str | None, report: bytes | None = None) -> None:
-        """End the run at the tracker; one that wants a report gets it first, and may refuse it."""
+    def close(
+        self, status: RunStatus, error: str | None, report: bytes | None = None, model: PackedModel | None = None
+    ) -> None:
+        """Deliver report, trained model and the results in words if the tracker wants them, and end the run there."""
         if report is not None and self.tracker.wants_report:
             try:
                 with _copied(report, "report.html") as copy:
                     self.tracker.log_artifact(copy)
             except Exception as failure:  # nothing that a run needs
                 self._note(f"report.html is not sent: {failure}")
+        if model is not None and self.tracker.wants_model:
+            self._send_model(model)
+        if self._run.summarise is not None:
+            self.tracker.describe(self._run.summarise(status))
         self.tracker.close(status, error)
         self.is_closed = True
         self._remember(durably=True, ended=status)
+
+    def _send_model(self, model: PackedModel) -> None:
+        """Give the model to the tracker; only an outage is a reason to try again."""
+        try:
+            self.tracker.log_model(model)
+        except TrackerRefusedError as refusal:
+            self._note(f"the model is not logged: {refusal.message}")
+        except TrackerError:
+            raise
+        except Exception as failure:
+            self._note(f"the model is not logged: {error_text(failure)}")
 
     def remaining(self) -> int:
         """Return the number of lines that were not delivered."""

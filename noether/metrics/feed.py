@@ -16,6 +16,7 @@ from noether.errors import error_text
 from noether.metrics.delivery import Delivery
 from noether.metrics.tracker import (
     BaseTracker,
+    PackedModel,
     RunDescription,
     RunStatus,
     TrackerError,
@@ -73,7 +74,7 @@ class TrackerFeed:
         self._settled = threading.Event()  # the first attempt to open has ended, either way
         self._abandoned = threading.Event()
         self._last_error: Exception | None = None
-        self._end: tuple[RunStatus, str | None, bytes | None] = ("FINISHED", None, None)
+        self._end: tuple[RunStatus, str | None, bytes | None, PackedModel | None] = ("FINISHED", None, None, None)
 
     def start(self) -> None:
         """Open the tracker in the background; a tracker that wants no metrics gets no thread."""
@@ -140,15 +141,22 @@ class TrackerFeed:
                 hint="repair it and resume the run, or set `required = false` in its table",
             ) from self._last_error
 
-    def end(self, status: RunStatus, error: str | None = None, report: bytes | None = None) -> None:
+    def end(
+        self,
+        status: RunStatus,
+        error: str | None = None,
+        report: bytes | None = None,
+        model: PackedModel | None = None,
+    ) -> None:
         """Announce the end of the run, and return; delivery goes on in the background.
 
         Args:
             status: The end of the run.
             error: Text of the error, for a run that failed.
             report: The report of the run, for a tracker that wants one.
+            model: The trained model, for a tracker that wants it.
         """
-        self._end = (status, error, report)
+        self._end = (status, error, report, model)
         self._has_lines = True
         self._wake.set()  # before `ending`: a thread that sees the end must also see that there may be new lines
         self._ending.set()

@@ -8,14 +8,14 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from noether.checkpoint.untrusted import read_record
 from noether.metrics.metrics_file import MetricRecord, lines_of, update_of
 from noether.metrics.results import Result
-from noether.metrics.tracker import RunDescription
+from noether.metrics.tracker import DatasetFacts, RunDescription
 
 _Record = TypeVar("_Record", MetricRecord, Result)
 
@@ -137,7 +137,10 @@ class ResultsTail(Tail[Result]):
 
 
 _PATHS = ("run_dir", "spec_path", "resolved_spec_path")
-_NOT_KEPT = ("reference", "token", "started", "ended", "resumed_update", "may_differ", "mathematics", "continues")
+_NOT_KEPT = (
+    *("reference", "token", "started", "ended", "resumed_update", "may_differ", "mathematics", "continues"),
+    "summarise",
+)
 _TEXTS = ("run_id", "name", "summary")
 _TABLES = ("params", "tags", "facts")
 _TOKEN = re.compile(r"[\w-]{0,64}", re.ASCII)
@@ -232,6 +235,7 @@ def write_description(path: Path, run: RunDescription) -> None:
         value = getattr(run, each.name)
         if each.name not in _NOT_KEPT:
             body[each.name] = str(value) if isinstance(value, Path) else value
+    body["datasets"] = [asdict(dataset) for dataset in run.datasets]
     _replace(path, body, durably=True)
 
 
@@ -242,9 +246,22 @@ def read_description(path: Path) -> RunDescription | None:
         paths = {name: Path(found[name]) for name in _PATHS if found.get(name)}
         texts = {name: str(found[name]) for name in _TEXTS}
         tables = {name: _texts(found[name]) for name in _TABLES}
-        return RunDescription(**{**found, **paths, **texts, **tables, "attempt": int(found["attempt"])})
+        datasets = tuple(_dataset(each) for each in found.pop("datasets", ()))  # versions before had none
+        known = {**found, **paths, **texts, **tables, "datasets": datasets, "attempt": int(found["attempt"])}
+        return RunDescription(**known)
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
+
+
+def _dataset(found: Mapping[str, Any]) -> DatasetFacts:
+    return DatasetFacts(
+        key=str(found["key"]),
+        kind=str(found["kind"]),
+        digest=str(found["digest"]),
+        samples=int(found["samples"]),
+        source=str(found["source"]),
+        properties={str(name): (tuple(map(int, shape)), str(of)) for name, (shape, of) in found["properties"].items()},
+    )
 
 
 def _texts(found: Mapping[str, Any]) -> dict[str, str]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from noether.config.components import TrackerBaseConfig
 from noether.errors import NoetherError
 from noether.metrics.metrics_file import MetricRecord
 from noether.metrics.results import Result
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 RunStatus: TypeAlias = Literal["FINISHED", "FAILED", "KILLED"]
 """The end of a run: by itself (early stops included), by an error, by a signal."""
@@ -38,6 +41,9 @@ class BaseTracker(ABC):
 
     wants_report: bool = False
     """True for a tracker that shows the report of a run, which `log_artifact` then gets as `report.html` at its end."""
+
+    wants_model: bool = False
+    """True for a tracker that keeps the trained model, which `log_model` then gets once the run has finished."""
 
     patience_s: float = 4.0
     """Seconds that the start of training waits for `open`, to print the address; a required tracker gets longer."""
@@ -92,6 +98,10 @@ class BaseTracker(ABC):
         """Return True if this value is shown; False if it is left out on purpose."""
         return True
 
+    def shows(self, key: str) -> bool:
+        """Return True if it keeps every point of this metric; False if it shows the value in another form."""
+        return True
+
     def rounded(self, value: float) -> float:
         """Return a value as the tracker keeps it, which is what `logged` has: float64 as it is, unless overridden."""
         return value
@@ -118,6 +128,12 @@ class BaseTracker(ABC):
 
     def log_artifact(self, path: Path, folder: str = "") -> None:  # noqa: B027  # optional on purpose
         """Keep a copy of the file `path` with the run, below `folder`; a tracker without files ignores it."""
+
+    def describe(self, text: str) -> None:  # noqa: B027  # optional on purpose
+        """Show a description of the run in Markdown, with its results; called before `close`."""
+
+    def log_model(self, model: PackedModel) -> None:  # noqa: B027  # optional on purpose
+        """Keep the trained model; called before `close`, and again with the same one after it raised."""
 
     def forget(self, run: RunDescription) -> bool | None:
         """Remove the run that was created for `run`, and nothing else; called without `open`.
@@ -159,6 +175,54 @@ class BaseTracker(ABC):
 
 
 @dataclass(frozen=True, slots=True)
+class DatasetFacts:
+    """A data set of a run.
+
+    Attributes:
+        key: Its key in the spec.
+        kind: Its kind.
+        digest: Digest of its content, or of a part of it.
+        samples: Number of samples.
+        source: Its table of the spec as JSON.
+        properties: Shape and type of each property of a sample: `{"image": [[1, 8, 8], "float32"]}`.
+    """
+
+    key: str
+    kind: str
+    digest: str
+    samples: int
+    source: str
+    properties: Mapping[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedModel:
+    """A trained model with its transforms, as files without pickles.
+
+    Attributes:
+        folder: Folder with spec and weights, which is removed after the delivery.
+        code: Python file that loads the folder and predicts.
+        name: Name of the model.
+        checkpoint: Name of its checkpoint in the folder.
+        update: Update of its weights.
+        example: Inputs of a few samples, by property, in the units of the data.
+        fields: The predictions for them, by field.
+        requirements: Packages that it needs, with versions, as pip has them.
+        facts: Other facts, such as the checkpoint.
+    """
+
+    folder: Path
+    code: Path
+    name: str
+    checkpoint: str
+    update: int
+    example: Mapping[str, NDArray[Any]]
+    fields: Mapping[str, NDArray[Any]]
+    requirements: Sequence[str]
+    facts: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class RunDescription:
     """Description of a run, given to its tracker when that opens it.
 
@@ -166,11 +230,13 @@ class RunDescription:
         run_id: Id of the run, which is also the name of its folder.
         name: The spec's `name`.
         run_dir: The run folder.
-        params: The resolved spec, flattened: `{"trainer.callbacks.0.kind": "ema"}`.
+        params: The resolved spec, flattened: `{"trainer.callbacks.0.kind": "ema"}`; values that differ from the
+            defaults come first.
         tags: Other facts about the run, such as versions of plugins.
         spec_path: The spec as given; None if it was not a file.
         resolved_spec_path: The resolved spec in the run folder.
         summary: A few lines of Markdown for the run's page.
+        datasets: The data sets.
         reference: `BaseTracker.reference` of an earlier attempt at this run; empty at the first.
         attempt: Number of this attempt, from 1.
         facts: User, host, pid, version and git commit of the process that trains.
@@ -182,6 +248,7 @@ class RunDescription:
             older checkpoint was chosen.
         mathematics: Digest of the settings that decide about the values; empty if unknown.
         continues: `BaseTracker.reference` of the run whose points this one replaces; it stays as it is.
+        summarise: Returns the summary with the results, for the status of the run's end; None if there is none.
     """
 
     run_id: str
@@ -192,6 +259,7 @@ class RunDescription:
     spec_path: Path | None = None
     resolved_spec_path: Path | None = None
     summary: str = ""
+    datasets: Sequence[DatasetFacts] = ()
     reference: Mapping[str, str] = field(default_factory=dict)
     attempt: int = 1
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -202,6 +270,7 @@ class RunDescription:
     may_differ: bool = False
     mathematics: str = ""
     continues: Mapping[str, str] = field(default_factory=dict)
+    summarise: Callable[[RunStatus], str] | None = None
 
 
 class TrackerError(NoetherError):

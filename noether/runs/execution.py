@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import os
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from time import strftime
 
 from noether.checkpoint.names import CheckpointNames
@@ -21,7 +21,7 @@ from noether.core.callbacks.display import without_bars
 from noether.errors import CheckpointError, NoetherError, StorageError, TrainingError, notes_of, text_of
 from noether.kernel.dispatch import compile_dispatch
 from noether.kernel.watchdog import Overdue, OverdueHook, Watchdog, write_stacks
-from noether.metrics.tracker import BaseTracker, RunDescription, TrackerError
+from noether.metrics.tracker import BaseTracker, PackedModel, TrackerError
 from noether.runs.console import BOLD, console, kept_for_console, open_log
 from noether.runs.folder.lock import RunLock
 from noether.runs.folder.run_folder import SAMPLES, RunFolder
@@ -46,8 +46,10 @@ from noether.runs.resume.continuation import (
 from noether.runs.resume.facts import facts_of
 from noether.runs.resume.repair import repair
 from noether.runs.saved_spec import PROJECT, SPEC_SHA256, write_saved_spec
-from noether.runs.start_and_end import Clock, limits_of, packages_of, say_end, say_start
-from noether.runs.tracking.tracking import Tracking, flattened, until_stopped
+from noether.runs.start_and_end import Clock, limits_of, say_end, say_start
+from noether.runs.tracking.description import description_of
+from noether.runs.tracking.packing import pack_model
+from noether.runs.tracking.tracking import Tracking, until_stopped
 from noether.spec.errors.words import visible, visible_lines
 from noether.spec.model import resolved_tables
 from noether.training.parallel import parallel_of
@@ -260,7 +262,15 @@ class Execution:
             logging.getLogger(record.name).handle(record)
         if saved is not None:
             self._log_position(saved, run.trainer.parallel.world)
-        tracking = Tracking(trackers, self.paths, self._description(run, saved), self.lock.require_own)
+        described = replace(
+            description_of(run, self.paths, self.prepared.plugins),
+            spec_path=self.loaded.path or self.paths.spec_path,
+            attempt=self.folder.attempt,
+            resumed_update=saved.state.update if saved is not None else 0,
+            may_differ=self.is_older,
+            mathematics=mathematics(resolved_tables(run.spec)),
+        )
+        tracking = Tracking(trackers, self.paths, described, self.lock.require_own, partial(self._pack, run))
         tracking.start()
         self.mirror.start(run.trainer.checkpoint_writer, self.lock.require_own)
         with self._watching_hooks(run):
@@ -293,25 +303,8 @@ class Execution:
         if ranks != before:
             _LOG.info("note: ranks %d → %d: results are equal within rounding, not bit for bit", before, ranks)
 
-    def _description(self, run: Run, saved: SavedState | None) -> RunDescription:
-        tables = resolved_tables(run.spec)
-        return RunDescription(
-            run_id=run.run_id,
-            name=run.spec.name,
-            run_dir=run.run_dir,
-            params=flattened(tables),
-            tags={
-                "noether.plugins": json.dumps(packages_of(run, self.prepared.plugins)),
-                "noether.spec.sha256": run.trainer.checkpoint_writer.spec_sha256,
-                **({"noether.limited": limited} if (limited := limits_of(run.spec)) else {}),
-            },
-            spec_path=self.loaded.path or self.paths.spec_path,
-            resolved_spec_path=self.paths.resolved_spec_path,
-            attempt=self.folder.attempt,
-            resumed_update=saved.state.update if saved is not None else 0,
-            may_differ=self.is_older,
-            mathematics=mathematics(tables),
-        )
+    def _pack(self, run: Run, folder: Path) -> PackedModel:
+        return pack_model(self.paths, folder, run.data.raw_sample())
 
     def _train(self, run: Run, tracking: Tracking) -> BaseException | None:
         """Train; return the exception that ended training, None if there was none."""

@@ -101,6 +101,10 @@ def say_how_to_continue(paths: PathProvider, update: int, outcome: Outcome) -> N
     _LOG.info("no checkpoint to continue from was committed%s; %s; begin again with: %s", way_out, lost_text, command)
 
 
+IS_BROKEN = "training finished, but [expect] failed: "
+"""Beginning of the message of a broken expectation."""
+
+
 def broken_expectations(
     expected: Mapping[str, Expectation], final: Mapping[str, float], best: Mapping[str, float] | None = None
 ) -> list[str]:
@@ -125,7 +129,7 @@ def check_expectations(
     """
     broken = broken_expectations(expected, final, best)
     if broken:
-        raise ExpectationError("training finished, but [expect] failed: " + "; ".join(broken))
+        raise ExpectationError(IS_BROKEN + "; ".join(broken))
 
 
 def _broken(key: str, bounds: Expectation, final: Mapping[str, float], best: Mapping[str, float]) -> str | None:

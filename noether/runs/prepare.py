@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import NoneType
-from typing import Any
 
 import torch
 from pydantic import BaseModel
@@ -30,7 +28,8 @@ from noether.core.models.agreement import lazy_layers, require_sizes
 from noether.core.models.base import ModelBase, evaluating
 from noether.core.models.build import build_model, infer_sizes, model_without_values
 from noether.core.trackers import NoopTracker
-from noether.data.container import DataContainer, build_data
+from noether.data.build import build_data
+from noether.data.container import DataContainer
 from noether.data.loader import refuse_import_by_worker
 from noether.errors import SpecError, error_text, placed
 from noether.kernel.dispatch import compile_dispatch
@@ -40,10 +39,9 @@ from noether.kernel.participant import Participant, load_plugins
 from noether.kernel.registry import use_registry
 from noether.metrics.tracker import BaseTracker
 from noether.runs.process_state import ThreadChoice, choose_threads, device_of, process_state, usable_cores
-from noether.spec.describe.fields import alternatives, configs_in
+from noether.spec.describe.fields import configs_in, paths_unset
 from noether.spec.errors.problem import InvalidSpecError, Problem
 from noether.spec.load import LoadedSpec, load_spec
-from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec, resolved_tables, resolved_toml
 from noether.training.parallel import parallel_of
 from noether.training.state import RunParts
@@ -103,6 +101,11 @@ class Preparation:
         data = build_data(spec.datasets, spec.transforms, spec.loader, seed=spec.seed, samples={})
         data.load_state_dict(state)
         return data
+
+    def data(self) -> DataContainer:
+        """Build the data alone."""
+        spec = self.loaded.spec
+        return build_data(spec.datasets, spec.transforms, spec.loader, seed=spec.seed)
 
     def parts(
         self, spec: RunSpec | None = None, data: DataContainer | None = None
@@ -216,13 +219,20 @@ def preparation(
 
 
 @contextmanager
-def rehearsal(loaded: LoadedSpec, plugins: Iterable[str] = (), *, extras: Iterable[Participant] = ()) -> Iterator[Run]:
+def rehearsal(
+    loaded: LoadedSpec,
+    plugins: Iterable[str] = (),
+    *,
+    extras: Iterable[Participant] = (),
+    data: DataContainer | None = None,
+) -> Iterator[Run]:
     """Build a whole run except its trackers, ready to train, in a temporary folder; silence its callbacks.
 
     Args:
         loaded: A valid spec.
         plugins: Run plugins beside those that the spec uses.
         extras: Further participants in the hooks, called last.
+        data: Data instead of those of the spec.
 
     Raises:
         UsageError: if something in the spec cannot be built.
@@ -235,7 +245,7 @@ def rehearsal(loaded: LoadedSpec, plugins: Iterable[str] = (), *, extras: Iterab
         spec = prepared.loaded.spec
         paths = PathProvider(spec.output, spec.name)  # an initializer may take weights of another run there
         paths.run_path = paths.home = Path(folder)
-        run = prepared.assemble(paths)
+        run = prepared.assemble(paths, data=data)
         prepared.ready(run)
         try:
             yield run
@@ -312,21 +322,8 @@ def _problems_of(spec: RunSpec, loaded: LoadedSpec, used: Sequence[str]) -> list
     unset = "found None, which a spec does not have, expected a value"
     return [
         *(Problem("wrong-type", path, "found a plain table, expected a config object") for path in tables_only),
-        *(Problem("wrong-type", path, unset) for path in _paths_unset(spec)),
+        *(Problem("wrong-type", path, unset) for path in paths_unset(spec)),
     ]
-
-
-def _paths_unset(value: Any, path: TomlPath = ()) -> Iterator[TomlPath]:
-    """Yield the fields below `value` that hold None and need a value; a file would have their default there."""
-    if isinstance(value, BaseModel):
-        for name, field in type(value).model_fields.items():
-            item = getattr(value, name, None)
-            if item is None and not {NoneType, Any}.intersection(alternatives(field)):
-                yield *path, name
-            yield from _paths_unset(item, (*path, name))
-    elif isinstance(value, dict | list):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _paths_unset(item, (*path, key))
 
 
 # Parts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
@@ -21,6 +20,7 @@ from noether.runs.console import BOLD
 from noether.runs.outcome import describe
 from noether.runs.prepare import Run
 from noether.runs.results.summary import RunSummary, summary_of
+from noether.runs.results.table import next_commands
 from noether.spec.describe.fields import components_in
 from noether.spec.errors.words import visible
 from noether.spec.model import RunSpec
@@ -143,7 +143,7 @@ def say_end(run: Run, paths: PathProvider, clock: Clock) -> None:
     """
     try:
         summary = summary_of(paths)
-        for block in (_results(summary), _times(run, clock), _costs(run), _next(summary, paths)):
+        for block in (_results(summary), _times(run, clock), _costs(run), _next(summary)):
             for line in ["", *block] if block else []:
                 _LOG.info("%s", f"  {line}" if line else "", extra=BOLD if line.isupper() else None)
         if run.spec.loader.overfit_one_batch:
@@ -234,13 +234,9 @@ def _costs(run: Run) -> list[str]:
     return columns(("callback, in evaluations", "times", "seconds", "ms each"), rows)
 
 
-def _next(summary: RunSummary, paths: PathProvider) -> list[str]:
-    """Return the commands that go on with a run; without a checkpoint there is nothing to evaluate."""
-    place = shlex.quote(str(shown_path(paths.run_path)))
-    commands = [f"noether runs report {place}"]
-    if summary.checkpoints:
-        commands = [f"noether eval {place}", f"noether predict {place} --data FILE --out predictions.csv", *commands]
-    return [f"{'' if index else 'next':<6}{command}" for index, command in enumerate(commands)]
+def _next(summary: RunSummary) -> list[str]:
+    """Return the commands that go on with a run."""
+    return [f"{'' if index else 'next':<6}{command}" for index, command in enumerate(next_commands(summary))]
 
 
 def columns(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

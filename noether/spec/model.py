@@ -17,6 +17,7 @@ from noether.config.components import SpecTable
 from noether.config.discriminated import Discriminated
 from noether.config.parameters import survives
 from noether.config.secrets import mask
+from noether.config.sweep import SweepTable
 from noether.kernel.entries import PLUGIN, Component
 from noether.kernel.registry import active_registry
 from noether.spec.describe.fields import components_in, configs_in, item_at
@@ -215,6 +216,12 @@ class RunSpec(SpecTable):
         description="Source of the state that training begins with, in place of the seed; `initializer` under "
         "[trainer] means the same.",
     )
+    sweep: SweepTable | None = Field(
+        None,
+        exclude=True,  # the resolved spec of a run has its own values
+        examples=[{"model.optimizer.lr": [1e-3, 1e-2]}],
+        description="Values that `noether sweep` tries, by path; other verbs ignore it.",
+    )
     resolved: dict[str, Any] | None = Field(
         None, description="Written by Noether into resolved specs: versions and origins. Ignored when read."
     )
@@ -288,6 +295,16 @@ def dumped(spec: RunSpec) -> dict[str, Any]:
     """Return the fields of a spec as JSON has them, without None and without defaults that a spec cannot hold."""
     tables = spec.model_dump(mode="json", exclude_none=True, exclude={"resolved": True, **_left_to_classes(spec)})
     return {name: _without_nan(table) for name, table in tables.items()}
+
+
+def changed_settings(spec: RunSpec) -> dict[str, Any]:
+    """Return the settings that differ from the defaults of their classes, and those without a default.
+
+    Values are as `dumped` has them: names of keys count, the values may hold what the environment gave.
+    """
+    left = {"resolved": True, **_left_to_classes(spec)}
+    tables: dict[str, Any] = spec.model_dump(mode="json", exclude_none=True, exclude_defaults=True, exclude=left)
+    return tables
 
 
 def _without_nan(value: Any) -> Any:

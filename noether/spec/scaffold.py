@@ -21,15 +21,15 @@ class Choices:
     Attributes:
         name: Name of the run.
         model: Kind of the model.
-        epochs: Epochs to train.
-        batch_size: Samples in one update; at most the samples to train on.
+        epochs: Epochs to train; None for a number by the size of the data.
+        batch_size: Samples in one update, at most the samples to train on; None for a number by the size of the data.
         learning_rate: Learning rate of AdamW.
     """
 
     name: str
     model: str = "mlp"
-    epochs: int = 20
-    batch_size: int = 64
+    epochs: int | None = None
+    batch_size: int | None = None
     learning_rate: float = 1e-3
 
 
@@ -45,6 +45,9 @@ class Content:
         classes: Number of classes by field for classification, else empty.
         normalized: Properties to bring to mean 0 and standard deviation 1, by the part that has its own statistics.
         notes: Remarks on the data for the head of the file.
+        has_validation: Split off a part on which the best checkpoint is chosen, beside `train` and `test`.
+        comments: Comments behind keys of the data set.
+        rows: What was found in the data, as rows of a table.
     """
 
     dataset: Mapping[str, Any]
@@ -54,6 +57,19 @@ class Content:
     classes: Mapping[str, int] = field(default_factory=dict)
     normalized: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    has_validation: bool = False
+    comments: Mapping[str, str] = field(default_factory=dict)
+    rows: Sequence[Mapping[str, str]] = ()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of the data sets."""
+        return ("train", "validation", "test") if self.has_validation else ("train", "test")
+
+    @property
+    def watched(self) -> str:
+        """The data set that is evaluated during training."""
+        return self.keys[1]
 
 
 DIGITS = Content({"kind": "digits"}, 1437, ["image"], ["label"], classes={"label": 10})
@@ -79,31 +95,43 @@ def _head(content: Content, choices: Choices, file: str) -> Iterator[str]:
     yield f"#   noether spec explain trainer.max_epochs {visible(file)}"
     if content.notes:
         yield "#"
-    yield from (f"# {visible(note)}" for note in content.notes)
+    yield from (f"# {visible(note)}".rstrip() for note in content.notes)
     yield ""
     yield _pair("spec", 1, "version of the format")
     yield _pair("name", choices.name, "run ids begin with it")
     yield _pair("seed", 0, "the same seed is the same run, bit for bit")
 
 
+_COMMENTS = {"path": "relative to this file", "properties": "property = array of the file"}
+
+
 def _datasets(content: Content, choices: Choices, file: str) -> Iterator[str]:
-    comments = {"path": "relative to this file", "properties": "property = array of the file"}
-    yield "[datasets.train]"
-    for key, value in content.dataset.items():
-        yield _pair(key, value, comments.get(key))
-    yield _pair("split", "train", "80 % of the samples, chosen at random by the seed")
-    yield ""
-    yield "[datasets.test]"
-    for key, value in content.dataset.items():
-        yield _pair(key, value)
-    yield _pair("split", "test", "the other 20 %")
+    fraction = HELD_OUT if content.has_validation else _TEST_FRACTION
+    percent = f"{fraction:.0%}".replace("%", " %")
+    train = f"{1 - fraction * (len(content.keys) - 1):.0%}".replace("%", " %")
+    said = {
+        "train": f"{train} of the samples, chosen at random by the seed",
+        "validation": f"{percent}, on which the best checkpoint is chosen",
+        "test": f"{percent}, on which nothing is chosen" if content.has_validation else f"the other {percent}",
+    }
+    for key in content.keys:
+        if key != "train":
+            yield ""
+        yield f"[datasets.{key}]"
+        for name, value in content.dataset.items():
+            yield _pair(name, value, (_COMMENTS | dict(content.comments)).get(name) if key == "train" else None)
+        yield _pair("split", key, said[key])
+        if content.has_validation:
+            yield _pair("validation_fraction", HELD_OUT)
+            yield _pair("test_fraction", HELD_OUT)
 
 
 def _transforms(content: Content, choices: Choices, file: str) -> Iterator[str]:
     for number, (per, names) in enumerate(content.normalized.items()):
         if number:
             yield ""
-        yield "[[transforms]]" + _comment("[[transforms]]", "for both data sets, with statistics of `train`")
+        which = "all" if content.has_validation else "both"
+        yield "[[transforms]]" + _comment("[[transforms]]", f"for {which} data sets, with statistics of `train`")
         yield _pair("kind", "normalize", "metrics are mapped back to the units of the data")
         yield _pair("properties", list(names))
         if per != "component":
@@ -125,24 +153,63 @@ def _model(content: Content, choices: Choices, file: str) -> Iterator[str]:
 def _trainer(content: Content, choices: Choices, file: str) -> Iterator[str]:
     yield "[trainer]"
     yield _pair("kind", "weighted-loss")
-    yield _pair("max_epochs", choices.epochs)
-    yield _pair("effective_batch_size", min(choices.batch_size, content.train_samples), "samples in one update")
+    yield _pair("max_epochs", _epochs(content, choices))
+    yield _pair("effective_batch_size", _batch_size(content, choices), "samples in one update")
     yield _pair("forward_properties", list(content.inputs), "arguments of the model")
     yield _pair("target_properties", [f"{name}_target" for name in content.fields])
-    yield _pair(
-        "field_weights",
-        dict.fromkeys(content.fields, 1.0),
-        f"output `{content.fields[0]}` is compared with `{content.fields[0]}_target`",
-    )
+    comment = "output `{0}` is compared with `{0}_target`".format(content.fields[0])
+    yield _pair("field_weights", dict.fromkeys(content.fields, 1.0), comment)
     yield _pair("loss_fn", "cross-entropy" if content.classes else "mse", "others: noether plugins list --role loss")
+
+
+def _batch_size(content: Content, choices: Choices) -> int:
+    size = choices.batch_size or (64 if content.train_samples >= 640 else 32 if content.train_samples >= 160 else 16)
+    return min(size, content.train_samples)
+
+
+def _epochs(content: Content, choices: Choices) -> int:
+    """Return the epochs of about 2,000 updates: at least 20, at most 200."""
+    if choices.epochs is not None or not content.has_validation:
+        return choices.epochs or 20
+    return min(200, max(20, round(2000 / max(1, content.train_samples // _batch_size(content, choices)))))
 
 
 def _callbacks(content: Content, choices: Choices, file: str) -> Iterator[str]:
     metrics = ["accuracy"] if content.classes else ["rmse", "r2"]
+    key, epochs = content.watched, _epochs(content, choices)
     yield "[[trainer.callbacks]]"
-    yield _pair("kind", "offline-loss", "logged as loss/test/total")
+    yield _pair("kind", "offline-loss", f"logged as loss/{key}/total")
     yield _pair("every_n_epochs", 1)
-    yield _pair("dataset_key", "test")
+    yield _pair("dataset_key", key)
+    yield ""
+    yield "[[trainer.callbacks]]"
+    units = "" if content.classes else ", in the units of the data"
+    yield _pair("kind", "offline-metrics", f"logged as {metrics[0]}/{key}/{content.fields[0]}{units}")
+    yield _pair("every_n_epochs", 1)
+    yield _pair("dataset_key", key)
+    yield _pair("metrics", dict.fromkeys(content.fields, metrics))
+    yield ""
+    if content.has_validation:
+        yield from _best_and_test(content, metrics)
+    yield "[[trainer.callbacks]]"
+    yield _pair("kind", "checkpoint")
+    yield _pair("every_n_epochs", max(1, epochs // 4))
+    yield ""
+    yield "[[trackers]]"
+    yield _pair("kind", "mlflow", "in this folder; look at it with `mlflow ui`")
+    yield _pair("log_model", True, "the trained model, for mlflow.pyfunc.load_model")
+    yield _pair("log_system_metrics", True, "use of processor, memory, disk and GPU")
+
+
+BEST = "best_model.loss.validation.total"
+"""Name of the best checkpoint of a spec with a part for validation."""
+
+
+def _best_and_test(content: Content, metrics: Sequence[str]) -> Iterator[str]:
+    yield "[[trainer.callbacks]]"
+    yield _pair("kind", "best-checkpoint", f"kept as {BEST}")
+    yield _pair("every_n_epochs", 1)
+    yield _pair("metric_key", "loss/validation/total")
     yield ""
     yield "[[trainer.callbacks]]"
     yield _pair("kind", "offline-metrics", f"logged as {metrics[0]}/test/{content.fields[0]}")
@@ -150,15 +217,12 @@ def _callbacks(content: Content, choices: Choices, file: str) -> Iterator[str]:
     yield _pair("dataset_key", "test")
     yield _pair("metrics", dict.fromkeys(content.fields, metrics))
     yield ""
-    yield "[[trainer.callbacks]]"
-    yield _pair("kind", "checkpoint")
-    yield _pair("every_n_epochs", max(1, choices.epochs // 4))
-    yield ""
-    yield "# Without [[trackers]], a run logs to MLflow in this folder; look at it with `mlflow ui`."
 
 
 def _pair(key: str, value: Any, comment: str | None = None) -> str:
     text = f"{toml_key(key)} = {toml_literal(value)}"
+    if comment and len(text) > 2 * _WIDTH:
+        return f"# {visible(comment)}\n{text}"
     return text + _comment(text, comment) if comment else text
 
 
@@ -168,6 +232,23 @@ def _comment(text: str, comment: str) -> str:
 
 _LEAST_SAMPLES = 5
 _TEST_FRACTION = 0.2
+HELD_OUT = 0.15
+"""Share of the samples for validation, and for test, in a new spec."""
+_LEAST_FOR_VALIDATION = 20
+
+
+def train_samples(file: str, samples: int) -> tuple[int, bool]:
+    """Return the number of samples to train on, and True if some are split off for validation.
+
+    Raises:
+        UsageError: if there are too few.
+    """
+    if samples < _LEAST_SAMPLES:
+        raise UsageError(
+            f"too few samples to train and to test: found {samples} in {file}, expected at least {_LEAST_SAMPLES}"
+        )
+    has_validation = samples >= _LEAST_FOR_VALIDATION
+    return samples - round((2 * HELD_OUT if has_validation else _TEST_FRACTION) * samples), has_validation
 
 
 @dataclass(frozen=True)
@@ -178,11 +259,13 @@ class Property:
         shape: Shape of its part for one sample; `()` for one number.
         type: `float`, `int` or `bool`.
         classes: Largest value plus one, if it holds one integer from 0 on per sample.
+        values: Its range in words.
     """
 
     shape: tuple[int, ...]
     type: type[float] | type[int] | type[bool]
     classes: int | None = None
+    values: str = ""
 
     def __str__(self) -> str:
         dimensions = ", ".join(map(str, (*self.shape, "")) if len(self.shape) == 1 else map(str, self.shape))
@@ -196,8 +279,9 @@ def content_of_file(
     properties: Mapping[str, Property],
     inputs: Sequence[str] = (),
     targets: Sequence[str] = (),
+    kind: str = "file",
 ) -> Content:
-    """Return the content of a spec for a data file.
+    """Return the content of a spec for a file of arrays.
 
     Args:
         file: The file, for messages and comments.
@@ -206,25 +290,28 @@ def content_of_file(
         properties: Its arrays by name.
         inputs: Arrays to predict from; by default every array of real numbers that is not a target.
         targets: Arrays to predict; by default those whose names end in `_target`.
+        kind: Kind of the data set.
 
     Raises:
         UsageError: if the file has no array of a name, no target or no input.
     """
-    if samples < _LEAST_SAMPLES:
-        raise UsageError(
-            f"too few samples to train and to test: found {samples} in {file}, expected at least {_LEAST_SAMPLES}"
-        )
+    trained, has_validation = train_samples(file, samples)
     inputs, targets = _chosen(file, properties, inputs, targets)
     fields = {name: name.removesuffix(TARGET) or name for name in targets}
     classes = _classes(properties, fields)
     return Content(
-        dataset=_dataset(path, properties, inputs, fields),
-        train_samples=samples - round(_TEST_FRACTION * samples),
+        dataset=_dataset(kind, path, properties, inputs, fields),
+        train_samples=trained,
+        has_validation=has_validation,
         inputs=inputs,
         fields=list(fields.values()),
         classes=classes,
         normalized=_normalized(properties, inputs, {} if classes else fields),
         notes=[f"{file} holds {samples} samples of", *_described(properties, inputs, targets)],
+        rows=[
+            {"array": name, "type": str(found), "values": found.values, "used as": _role(name, inputs, targets)}
+            for name, found in properties.items()
+        ],
     )
 
 
@@ -232,7 +319,7 @@ def _chosen(
     file: str, properties: Mapping[str, Property], inputs: Sequence[str], targets: Sequence[str]
 ) -> tuple[Sequence[str], Sequence[str]]:
     """Return the arrays to predict from and those to predict: the named ones, else those that fit."""
-    _check_names(file, properties, (*inputs, *targets))
+    check_names(file, properties, (*inputs, *targets))
     targets = targets or [name for name in properties if name.endswith(TARGET)]
     if not targets:
         raise UsageError(
@@ -247,7 +334,12 @@ def _chosen(
     return inputs, targets
 
 
-def _check_names(file: str, properties: Mapping[str, Property], names: Iterable[str]) -> None:
+def check_names(file: str, properties: Mapping[str, object], names: Iterable[str]) -> None:
+    """Refuse names that a file does not have.
+
+    Raises:
+        UsageError: if there is one; names the nearest.
+    """
     for name in names:
         if name not in properties:
             raise UsageError(
@@ -276,11 +368,11 @@ def _classes(properties: Mapping[str, Property], fields: Mapping[str, str]) -> d
 
 
 def _dataset(
-    path: str, properties: Mapping[str, Property], inputs: Sequence[str], fields: Mapping[str, str]
+    kind: str, path: str, properties: Mapping[str, Property], inputs: Sequence[str], fields: Mapping[str, str]
 ) -> dict[str, object]:
     used = {**{name: name for name in inputs}, **{f"{new}{TARGET}": name for name, new in fields.items()}}
     as_it_is = {name: name for name in properties}
-    return {"kind": "file", "path": path} | ({} if used == as_it_is else {"properties": used})
+    return {"kind": kind, "path": path} | ({} if used == as_it_is else {"properties": used})
 
 
 def _normalized(
@@ -297,9 +389,12 @@ def _normalized(
 
 def _described(properties: Mapping[str, Property], inputs: Sequence[str], targets: Sequence[str]) -> list[str]:
     width = max(map(len, properties))
-    roles = {**dict.fromkeys(inputs, "input"), **dict.fromkeys(targets, "target")}
-    return [f"  {name.ljust(width)}  {roles.get(name, 'not used')}: {found}" for name, found in properties.items()]
+    return [f"  {name.ljust(width)}  {_role(name, inputs, targets)}: {found}" for name, found in properties.items()]
 
 
-def _listed(properties: Mapping[str, Property]) -> str:
+def _role(name: str, inputs: Sequence[str], targets: Sequence[str]) -> str:
+    return "target" if name in targets else "input" if name in inputs else "not used"
+
+
+def _listed(properties: Mapping[str, object]) -> str:
     return ", ".join(f"{name} ({found})" for name, found in properties.items())

@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-_OF_A_USER = {"file", "disk"}
+_OF_A_USER = {"file", "disk", "images"}
 
 
 def kinds_in_specs(repository: Path) -> Iterator[tuple[Path, str]]:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 import noether
 from noether.cli.main import main
 from noether.core.initializers import weights
-from noether.data.container import build_dataset
+from noether.data.build import build_dataset
 from noether.kernel.entries import installed_entries
 from noether.runs.outcome import Outcome
 from noether.testing.builders import tiny_spec

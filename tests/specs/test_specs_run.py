@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import noether
-from noether.data.container import build_dataset
+from noether.data.build import build_dataset
 from noether.kernel.registry import use_registry
 from noether.spec.load import load_spec
 

@@ -6,26 +6,24 @@ import gzip
 import math
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from noether.config.components import DatasetBaseConfig
 from noether.data.dataset import InMemoryDataset
-from noether.data.randomness import permutation, train_test_indices
+from noether.data.randomness import permutation
+from noether.data.splits import Part, SplitConfig, part_indices
 from noether.errors import DataError
 
 _EARTH_RADIUS = 6_371_008.8  # metres, mean radius (IUGG)
 
 
-class DigitsConfig(DatasetBaseConfig):
+class DigitsConfig(SplitConfig):
     """Settings of `digits`."""
 
-    split: Literal["train", "test"] = Field("train", description="Which part of the random split.")
-    test_fraction: float = Field(0.2, gt=0, lt=1, description="Share of the digits that is held out.")
-    split_seed: int | None = Field(None, examples=[0], description="Seed of the split; without it the seed of the run.")
+    split: Part = Field("train", description="Part of the random split.")
 
 
 class DigitsDataset(InMemoryDataset):
@@ -49,8 +47,8 @@ class DigitsDataset(InMemoryDataset):
 
     def __init__(self, dataset_config: DigitsConfig, *, seed: int = 0) -> None:
         images, labels = _read_digits()
-        split_seed = seed if dataset_config.split_seed is None else dataset_config.split_seed
-        indices = train_test_indices(len(labels), dataset_config.split, dataset_config.test_fraction, split_seed)
+        part = part_indices(dataset_config, len(labels), seed)
+        indices = torch.arange(len(labels)) if part is None else part
         super().__init__({"image": images[indices], "label_target": labels[indices]}, dataset_config)
 
 
@@ -76,11 +74,10 @@ def _digits_table(path: Path) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.column_stack([digits.data, digits.target]).astype(np.float64)
 
 
-class TerrainConfig(DatasetBaseConfig):
+class TerrainConfig(SplitConfig):
     """Settings of `terrain`."""
 
-    split: Literal["train", "test"] = Field("train", description="Which part of the random split.")
-    test_fraction: float = Field(0.2, gt=0, lt=1, description="Share of the grid points held out as `test`.")
+    split: Part = Field("train", description="Part of the random split.")
     split_seed: int = Field(0, description="Seed of the split; the same for every seed of a run.")
     max_samples: int | None = Field(
         None,
@@ -112,7 +109,8 @@ class TerrainDataset(InMemoryDataset):
     def __init__(self, dataset_config: TerrainConfig) -> None:
         coords, elevation = _read_terrain()
         seed = dataset_config.split_seed
-        indices = train_test_indices(len(coords), dataset_config.split, dataset_config.test_fraction, seed)
+        part = part_indices(dataset_config, len(coords), seed)
+        indices = torch.arange(len(coords)) if part is None else part
         if dataset_config.max_samples is not None:
             indices = indices[permutation(len(indices), seed, 0)[: dataset_config.max_samples].sort().values]
         super().__init__({"coords": coords[indices], "elevation_target": elevation[indices]}, dataset_config)

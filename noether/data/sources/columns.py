@@ -6,13 +6,15 @@ import os
 import zipfile
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from noether.checkpoint.tensor_file import LENGTH, header_length, require_plausible
+from noether.data.splits import ColumnSplitConfig
 from noether.errors import DataError
 from noether.kernel.names import did_you_mean
 from noether.spec.scaffold import Property
@@ -23,8 +25,22 @@ Choose = Callable[[list[str]], list[str]]
 Reader = Callable[[Path, Choose], Columns]
 
 
-def read_columns(path: Path, names: Collection[str] | None) -> Columns:
-    """Return the arrays `names` of a file, or all of them.
+class ArraysConfig(ColumnSplitConfig):
+    """Settings of data sets that are arrays or columns of files."""
+
+    path_fields: ClassVar[tuple[str, ...]] = ("path",)
+
+    path: str = Field(examples=["data/wing.npz"], description="The file.")
+    properties: dict[str, str | list[str]] | None = Field(
+        None,
+        examples=[{"points": ["x", "y", "z"], "pressure_target": "p"}],
+        description="Properties by name: one array or column as it is (`label = 'class'`), or several of one "
+        "number a sample side by side (`velocity = ['u', 'v']`). Without it every array is a property.",
+    )
+
+
+def read_arrays(path: Path, names: Collection[str] | None) -> Columns:
+    """Return the arrays `names` of an .npz or .safetensors file, or all of them.
 
     Raises:
         DataError: if the file is missing, of an unknown format, or damaged, lacks one of `names`, or holds values
@@ -33,8 +49,8 @@ def read_columns(path: Path, names: Collection[str] | None) -> Columns:
     return _reader(path)(path, lambda present: checked_names(path, names, present))
 
 
-def column_names(path: Path) -> list[str]:
-    """Return the names of all arrays of a file, without reading their values.
+def array_names_in(path: Path) -> list[str]:
+    """Return the names of all arrays of an .npz or .safetensors file, without reading their values.
 
     Raises:
         DataError: if the file is missing, of an unknown format, or damaged.
@@ -54,12 +70,23 @@ def _reader(path: Path) -> Reader:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(
-            f"{path}: unknown format: found {path.suffix or 'no suffix'!r}, expected one of {', '.join(_READERS)}",
-            hint='.npy, a folder of them, .h5, .hdf5 and .zarr are read by kind = "disk"',
+            f"{path}: unknown format: found {path.suffix or 'no suffix'!r}, expected one of "
+            f"{', '.join([*_READERS, *TABLES])}",
+            hint='.npy, a folder of them, .h5, .hdf5 and .zarr are read by kind = "disk", folders of images by '
+            'kind = "images"',
         )
+    require_file(path)
+    return reader
+
+
+def require_file(path: Path) -> None:
+    """Refuse a path that is not one of a file.
+
+    Raises:
+        DataError: if it is not.
+    """
     if not os.path.isfile(path):  # noqa: PTH113  # that of pathlib raises for a name that is too long
         raise no_file(path)
-    return reader
 
 
 def no_file(path: Path) -> DataError:
@@ -111,62 +138,9 @@ def _read_safetensors(path: Path, choose: Choose) -> Columns:
         raise unreadable(path, error) from error
 
 
-def _read_parquet(path: Path, choose: Choose) -> Columns:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise DataError(f"{path}: reading parquet needs pyarrow", hint="pip install pyarrow") from error
-    try:
-        with parquet.ParquetFile(path) as file:
-            table = file.read(columns=choose(file.schema_arrow.names))
-    except (OSError, pyarrow.ArrowException) as error:
-        raise unreadable(path, error) from error
-    return _of_table(path, table)
-
-
-def _read_csv(path: Path, choose: Choose) -> Columns:
-    try:
-        import pyarrow
-        from pyarrow import csv
-    except ImportError as error:
-        raise DataError(f"{path}: reading csv needs pyarrow", hint="pip install pyarrow") from error
-    try:
-        with csv.open_csv(path) as file:
-            present = choose(file.schema.names)
-        if not present:
-            return {}
-        table = csv.read_csv(path, convert_options=csv.ConvertOptions(include_columns=present))
-    except (OSError, ValueError, pyarrow.ArrowException) as error:  # ValueError: names that are not UTF-8
-        raise unreadable(path, error, "a csv is UTF-8, with ',' between columns and '.' in numbers") from error
-    return _of_table(path, table)
-
-
-def _of_table(path: Path, table: Any) -> Columns:
-    """Return the columns of an Arrow table."""
-    from pyarrow import types
-
-    for field in table.schema:
-        if types.is_null(field.type) and not len(table):  # without rows, a csv has no types
-            raise DataError(f"{path}: no samples: found 0 rows of {field.name!r}, expected at least 1")
-        if nulls := table[field.name].null_count:
-            first = table[field.name].is_null().index(True).as_py() + 1
-            raise DataError(
-                f"{path}: missing values in {field.name!r}: found {nulls} of {len(table)} rows without one, the first "
-                f"is row {first} below the header",
-                hint="fill them in, or leave these rows out",
-            )
-        if not (types.is_integer(field.type) or types.is_floating(field.type) or types.is_boolean(field.type)):
-            raise wrong_type(path, field.name, str(field.type))
-    return {name: from_numpy(path, name, table[name].to_numpy()) for name in table.column_names}
-
-
-_READERS: dict[str, Reader] = {
-    ".npz": _read_npz,
-    ".safetensors": _read_safetensors,
-    ".parquet": _read_parquet,
-    ".csv": _read_csv,
-}
+_READERS: dict[str, Reader] = {".npz": _read_npz, ".safetensors": _read_safetensors}
+TABLES = (".parquet", ".csv", ".tsv")
+"""Suffixes of tables, which `noether.data.sources.tables` reads."""
 
 
 def checked_names(path: Path, names: Collection[str] | None, present: list[str]) -> list[str]:
@@ -248,6 +222,18 @@ def common_length(path: Path, tensors: dict[str, Tensor]) -> int:
     return length
 
 
+def codes_of(path: Path, name: str, values: Tensor) -> Tensor:
+    """Return the number of each value among the different ones in their order, for a split.
+
+    Raises:
+        DataError: if it is not one number a sample.
+    """
+    if values.ndim != 1 and values.numel() != len(values):
+        raise DataError(f"{path}: {name!r} cannot split: found shape {tuple(values.shape)}, expected (samples,)")
+    codes: Tensor = torch.unique(values.reshape(-1), return_inverse=True)[1]
+    return codes
+
+
 def from_numpy(path: Path, name: str, array: np.ndarray[Any, Any] | bytes) -> Tensor:
     """Return an array as a tensor, unsigned integers as int64.
 
@@ -283,11 +269,12 @@ _LARGEST = 2**63 - 1
 _UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 
 
-def wrong_type(path: Path, name: str, found: str) -> DataError:
+def wrong_type(path: Path, name: str, found: str, hint: str | None = None) -> DataError:
     """Return the error for an array of other values than numbers."""
+    usual = "choose other arrays with `properties`, or write this one as an array of numbers of one shape a sample"
     return DataError(
         f"{path}: wrong type of {name!r}: found {found}, expected booleans, integers or floats of at most 64 bits",
-        hint="choose other arrays with `properties`, or write this one as an array of numbers of one shape a sample",
+        hint=hint or usual,
     )
 
 
@@ -323,8 +310,13 @@ def facts_of(path: Path, columns: Columns) -> tuple[int, dict[str, Property]]:
 def _property(values: Tensor) -> Property:
     shape = tuple(values.shape[1:])
     if values.is_floating_point():
-        return Property(shape, float)
+        return Property(shape, float, values=_range(values))
     if values.dtype == torch.bool:
         return Property(shape, bool)
     is_label = shape == () and len(values) > 0 and int(values.min()) >= 0
-    return Property(shape, int, int(values.max()) + 1 if is_label else None)
+    return Property(shape, int, int(values.max()) + 1 if is_label else None, values=_range(values))
+
+
+def _range(values: Tensor) -> str:
+    low, high = values.aminmax() if values.numel() else (0, 0)
+    return f"{float(low):.6g} … {float(high):.6g}"

@@ -198,7 +198,7 @@ def _plan_of(run: Run, update_time: float | None) -> Plan:
         recomputed=recomputed(run.model),
         loss=trainer.average,
         updates_per_epoch=counter.updates_per_epoch if trains else 0,
-        samples_left_out=datasets["train"] - counter.updates_per_epoch * size if trains else 0,
+        samples_left_out=run.data.samples_per_epoch - counter.updates_per_epoch * size if trains else 0,
         effective_batch_size=size,
         ranks=trainer.parallel.world,
         batch_size=trainer.batch_size,

@@ -18,15 +18,21 @@ from torch import Tensor
 from noether.checkpoint.durable import storage_error
 from noether.config.components import DatasetBaseConfig
 from noether.core.callbacks.display import PassBar
-from noether.data.sources.columns import column_names
-from noether.data.sources.file import FileConfig, FileDataset
+from noether.data.dataset import InMemoryDataset
+from noether.data.sources.columns import TABLES, ArraysConfig
+from noether.data.sources.disk import DiskConfig, DiskDataset
+from noether.data.sources.file import FileConfig, FileDataset, column_names
+from noether.data.sources.images import ImagesConfig, labelled_images, raw_images
+from noether.data.sources.mapped import open_arrays
 from noether.errors import DataError, UsageError
 from noether.kernel.names import TARGET
 from noether.runs.predict.inputs import RawProperties, RawProperty
 from noether.runs.predict.predictor import Predictor
 
 Columns = Mapping[str, str | list[str]]
-_TABLES = (".csv", ".parquet")
+_ON_DISK = (".npy", ".h5", ".hdf5", ".zarr")
+FILE_COLUMN = "file"
+"""Column with the names of the images that were predicted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +42,12 @@ class FileSamples:
     Attributes:
         dataset: The samples, as training would read them.
         ignored: Arrays of the file that are not among their properties.
+        names: Names of the samples, if they are files.
     """
 
-    dataset: FileDataset
+    dataset: InMemoryDataset
     ignored: list[str]
+    names: list[str] | None = None
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -60,13 +68,13 @@ def columns_of(
         present: Arrays of the file.
         properties: Properties of a sample before its transforms.
     """
-    named: Columns = (config.properties if isinstance(config, FileConfig) else None) or {}
+    named: Columns = (config.properties if isinstance(config, ArraysConfig) else None) or {}
     columns: dict[str, Any] = {}
     for name, raw in properties.items():
         field = name.removesuffix(TARGET)
         names = [named.get(name, name), name, *([field] if field not in properties else [])]
         given = next((arrays for arrays in names if _is_in(arrays, raw, present)), names[0])
-        if isinstance(given, str) and len(raw.shape) == 1 and path.suffix.lower() in _TABLES:
+        if isinstance(given, str) and len(raw.shape) == 1 and path.suffix.lower() in TABLES:
             given = [entry for entry, _ in entries(given, raw.shape)]
         columns[name] = given
     return columns
@@ -111,7 +119,19 @@ def read_samples(
     Raises:
         DataError: if the file cannot be read, or lacks some of the needed ones; names all of these.
     """
-    present = column_names(path)
+    if isinstance(config, ImagesConfig):
+        if not others and set(needed) != {"image"}:
+            raise DataError(f"a folder of images has `image` only: found {', '.join(needed)} among the inputs")
+        dataset, names = (
+            labelled_images(path, config) if others else raw_images(path, config, properties["image"].shape)
+        )
+        return FileSamples(dataset, [], names)
+    like = FileConfig(kind="file", path=str(path))
+    if isinstance(config, FileConfig) and path.suffix.lower() in TABLES:
+        form = {name: getattr(config, name) for name in ("categories", "delimiter", "decimal")}
+        like = like.model_copy(update=form)
+    on_disk = path.suffix.lower() in _ON_DISK or path.is_dir()
+    present = list(open_arrays(path, None)) if on_disk else column_names(like)
     columns = columns_of(path, config, present, properties)
     wanted = {name for name in needed if name in columns}
     if missing := {array for name in wanted for array in _listed(columns[name])}.difference(present):
@@ -122,25 +142,39 @@ def read_samples(
     if others:
         wanted |= {name for name, arrays in columns.items() if set(_listed(arrays)) <= set(present)}
     read = {name: columns[name] for name in properties if name in wanted}
-    dataset = FileDataset(FileConfig(kind="file", path=str(path), properties=read))
+    if on_disk:
+        stored = DiskDataset(DiskConfig(kind="disk", path=str(path), properties=read))
+        dataset = stored.held_in_memory(stored.read(torch.arange(len(stored))))
+    else:
+        dataset = FileDataset(like.model_copy(update={"properties": read}))
+    _require_dimensions(path, dataset, properties)
+    used = {array for arrays in read.values() for array in _listed(arrays)}
+    return FileSamples(dataset, [name for name in present if name not in used])
+
+
+def _require_dimensions(path: Path, dataset: InMemoryDataset, properties: RawProperties) -> None:
     for name, tensor in dataset.properties.items():
         if tensor.ndim != len(properties[name].shape) + 1:
             shape = ", ".join(map(str, ("samples", *properties[name].shape)))
             raise DataError(f"{path}: wrong shape of {name!r}: found {tuple(tensor.shape)}, expected ({shape})")
-    used = {array for arrays in read.values() for array in _listed(arrays)}
-    return FileSamples(dataset, [name for name in present if name not in used])
 
 
 # Writing
 
 
-def write_predictions(path: Path, fields: Mapping[str, Tensor], columns: Mapping[str, list[str]]) -> None:
+def write_predictions(
+    path: Path,
+    fields: Mapping[str, Tensor],
+    columns: Mapping[str, list[str]],
+    texts: Mapping[str, list[str]] | None = None,
+) -> None:
     """Write predictions to a file that does not exist; a file that could not be written whole is removed.
 
     Args:
         path: The file; its suffix names the format.
         fields: Predictions by field, of shape (samples, ...).
         columns: Columns of the fields in a table.
+        texts: Further columns of a table, before the fields: names of samples and of predicted classes.
 
     Raises:
         StorageError: if the disk refuses.
@@ -149,7 +183,7 @@ def write_predictions(path: Path, fields: Mapping[str, Tensor], columns: Mapping
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        WRITERS[path.suffix.lower()](temporary, fields, columns)
+        WRITERS[path.suffix.lower()](temporary, fields, columns, texts or {})
         temporary.replace(path)
     except OSError as error:
         raise storage_error(error, path) from error
@@ -175,7 +209,9 @@ def require_writable(path: Path) -> None:
             raise UsageError(f"{parent} is a file, expected a folder for {path.name}", hint="choose another --out")
 
 
-def target_columns(config: DatasetBaseConfig, targets: Mapping[str, str], fields: Mapping[str, Tensor]) -> Any:
+def target_columns(
+    config: DatasetBaseConfig, targets: Mapping[str, str], fields: Mapping[str, Tensor]
+) -> dict[str, list[str]]:
     """Return the columns of each field in a table: those of its target in the data set, else named after the field.
 
     Args:
@@ -186,45 +222,48 @@ def target_columns(config: DatasetBaseConfig, targets: Mapping[str, str], fields
     columns: dict[str, list[str]] = {}
     for field, values in fields.items():
         shape = tuple(values.shape[1:])
-        named: Columns = (config.properties if isinstance(config, FileConfig) else None) or {}
+        named: Columns = (config.properties if isinstance(config, ArraysConfig) else None) or {}
         target = targets.get(field)
-        given = named.get(target, target) if target and isinstance(config, FileConfig) else field
+        given = named.get(target, target) if target and isinstance(config, ArraysConfig) else field
         base, parts = (given, [given]) if isinstance(given, str) else (field, given or [])
         fits = len(parts) == prod(shape)
         columns[field] = list(parts) if fits else [name for name, _ in entries(str(base), shape)]
     return columns
 
 
-def _write_npz(path: Path, fields: Mapping[str, Tensor], _: Mapping[str, list[str]]) -> None:
+def _write_npz(path: Path, fields: Mapping[str, Tensor], *_: Mapping[str, list[str]]) -> None:
     with ZipFile(path, "w") as archive:  # np.savez has arguments of its own, whose names no field could have
         for name, values in fields.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, values.numpy(), allow_pickle=False)
 
 
-def _write_safetensors(path: Path, fields: Mapping[str, Tensor], _: Mapping[str, list[str]]) -> None:
+def _write_safetensors(path: Path, fields: Mapping[str, Tensor], *_: Mapping[str, list[str]]) -> None:
     from safetensors.torch import save_file
 
     save_file({name: values.contiguous() for name, values in fields.items()}, path)
 
 
-def _write_parquet(path: Path, fields: Mapping[str, Tensor], columns: Mapping[str, list[str]]) -> None:
+def _write_parquet(path: Path, *parts: Any) -> None:
     from pyarrow import parquet
 
-    parquet.write_table(_table(fields, columns), path)
+    parquet.write_table(_table(*parts), path)
 
 
-def _write_csv(path: Path, fields: Mapping[str, Tensor], columns: Mapping[str, list[str]]) -> None:
+def _write_csv(path: Path, *parts: Any) -> None:
     from pyarrow import csv
 
-    csv.write_csv(_table(fields, columns), path, csv.WriteOptions(quoting_style="needed"))
+    delimiter = "\t" if path.name.endswith(".tsv.tmp") or ".tsv." in path.name else ","
+    csv.write_csv(_table(*parts), path, csv.WriteOptions(quoting_style="needed", delimiter=delimiter))
 
 
-def _table(fields: Mapping[str, Tensor], columns: Mapping[str, list[str]]) -> Any:
-    """Return an Arrow table with a column for each entry of each field."""
+def _table(
+    fields: Mapping[str, Tensor], columns: Mapping[str, list[str]], texts: Mapping[str, list[str]] | None = None
+) -> Any:
+    """Return an Arrow table with the texts, and a column for each entry of each field."""
     import pyarrow
 
-    table: dict[str, Any] = {}
+    table: dict[str, Any] = dict(texts or {})
     for field, values in fields.items():
         if values.is_complex():
             raise DataError(f"{field!r} is complex, which a table cannot hold", hint="write --out to an .npz file")
@@ -234,11 +273,12 @@ def _table(fields: Mapping[str, Tensor], columns: Mapping[str, list[str]]) -> An
     return pyarrow.table(table)
 
 
-WRITERS: dict[str, Callable[[Path, Mapping[str, Tensor], Mapping[str, list[str]]], None]] = {
+WRITERS: dict[str, Callable[..., None]] = {
     ".npz": _write_npz,
     ".safetensors": _write_safetensors,
     ".parquet": _write_parquet,
     ".csv": _write_csv,
+    ".tsv": _write_csv,
 }
 
 
@@ -289,17 +329,45 @@ def predict_file(predictor: Predictor, data: Path, out: Path, *, batch_size: int
     bar = PassBar("predicting", ceil(size / (batch_size or predictor.batch_size)))
     with closing(bar):
         fields = predictor(samples.tensors, batch_size=batch_size, after_batch=bar.advance)
+    is_table = out.suffix.lower() in TABLES
     columns = target_columns(inputs.config, predictor.targets, fields)
-    write_predictions(out, fields, columns)
+    texts = {FILE_COLUMN: samples.names} if samples.names else {}
+    if is_table:
+        fields, columns, texts = _with_classes(predictor, fields, columns, texts)
+    write_predictions(out, fields, columns, texts)
     return Predicted(
         checkpoint=predictor.position,
         samples=size,
         shapes={field: tuple(values.shape[1:]) for field, values in fields.items()},
-        columns=columns if out.suffix.lower() in _TABLES else {},
+        columns=_listed_columns(columns, texts) if is_table else {},
         inputs=list(samples.tensors),
         ignored=samples.ignored,
         not_finite=_not_finite(fields),
     )
+
+
+def _with_classes(
+    predictor: Predictor, fields: dict[str, Tensor], columns: dict[str, list[str]], texts: dict[str, list[str]]
+) -> tuple[dict[str, Tensor], dict[str, list[str]], dict[str, list[str]]]:
+    """Return fields, columns and texts with the name of the class, and the probability of each, for classifications."""
+    config = predictor.inputs.config
+    for field, values in fields.items():
+        target = predictor.targets.get(field, field)
+        names = config.class_names(target)
+        if names is None or values.ndim != 2 or values.shape[1] != len(names):
+            continue
+        given = (getattr(config, "properties", None) or {}).get(target, field)
+        column = given if isinstance(given, str) else field
+        texts = {**texts, column: [names[place] for place in values.argmax(1).tolist()]}
+        fields = {**fields, field: values.softmax(1)} if predictor.is_classifier else fields
+        columns = {**columns, field: [f"{column}[{name}]" for name in names]}
+    return fields, columns, texts
+
+
+def _listed_columns(columns: Mapping[str, list[str]], texts: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Return the columns of a table by field, those of texts first."""
+    alone = {name: [name] for name in texts if name not in columns}
+    return alone | {field: [field, *names] if field in texts else list(names) for field, names in columns.items()}
 
 
 def _not_finite(fields: Mapping[str, Tensor]) -> dict[str, int]:

@@ -15,7 +15,8 @@ from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.config.components import DatasetBaseConfig
 from noether.data.batches import lacking, properties_of
-from noether.data.container import DataContainer, build_data
+from noether.data.build import build_data
+from noether.data.container import DataContainer
 from noether.data.dataset import Batch, Dataset
 from noether.data.fetch import Fetch, fetch_of
 from noether.data.randomness import EVALUATION_EPOCH, preserved_rng, seed_sample

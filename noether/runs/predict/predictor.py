@@ -60,6 +60,8 @@ class Predictor:
                 hint="do in the model's forward what the trainer's does, and train again",
             )
         self.fields = list(getattr(spec.trainer, "field_weights", None) or self.targets)
+        loss = getattr(spec.trainer, "loss_fn", None)
+        self.is_classifier = str(getattr(loss, "kind", loss)).replace("_", "-") == "cross-entropy"
         self._changed = inputs.require_inverses(self.targets.values())
 
     @torch.no_grad()

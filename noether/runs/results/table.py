@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import re
+import shlex
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from noether.checkpoint.paths import shown_path
 from noether.errors import NoetherError, UsageError
 from noether.kernel.names import did_you_mean
 from noether.runs.results.summary import RunState, RunSummary, summaries_in
@@ -302,3 +304,26 @@ def compared_metrics(run: RunSummary) -> list[str]:
     tables = [table for table in callbacks or () if isinstance(table, dict)] if isinstance(callbacks, list) else []
     keys = [*(expected if isinstance(expected, dict) else ()), *(table.get("metric_key") for table in tables)]
     return [key for key in keys if isinstance(key, str)]
+
+
+def next_commands(run: RunSummary) -> list[str]:
+    """Return the commands that go on with a run in its state."""
+    name = run_argument(run)
+    usable = [one for one in run.checkpoints if one.manifest is not None]
+    commands = []
+    if usable:
+        chosen = next((one for key in main_metrics([run]) if (one := run.evaluated(key)) and one.checkpoint), None)
+        is_last = chosen is None or chosen.checkpoint == usable[-1].name
+        option = "" if chosen is None or is_last else f" --checkpoint {shlex.quote(chosen.checkpoint or '')}"
+        files = "--data FILE --out predictions.csv"
+        commands += [f"noether eval {name}{option}", f"noether predict {name}{option} {files}"]
+    if run.status in ("FAILED", "KILLED") and any(one.resumable for one in run.checkpoints):
+        commands.append(f"noether resume {name}")
+    if run.tables:
+        commands += [f"noether runs report {name}", f"noether runs compare {name} OTHER"]
+    return commands
+
+
+def run_argument(run: RunSummary) -> str:
+    """Return the argument that names a run in a command."""
+    return shlex.quote(str(shown_path(run.paths.run_path)))

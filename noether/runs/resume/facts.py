@@ -56,10 +56,22 @@ def facts_of(spec: RunSpec, plugins: Iterable[Participant], former: Mapping[str,
     facts.pop(VERSION + BUILT_IN, None)  # one of the versions of the environment
     own = dict(_own_files(spec))
     facts |= {DATA + place: _salted(salt, _sample_of_all(files)) for place, files in own.items()}
-    for place, file in _files(dumped(spec).get("datasets"), "datasets"):
+    tables = dumped(spec)
+    drawn = tables.get("trainer", {}).get("sampling")
+    for place, file in (*_files(tables.get("datasets"), "datasets"), *_files(drawn, "trainer.sampling")):
         if not place.startswith(tuple(f"{each}." for each in own)):
             facts[DATA + place] = _salted(salt, _sample_of(file))
     return facts
+
+
+def data_samples(spec: RunSpec) -> dict[str, list[bytes]]:
+    """Return size, beginning and end of the files of each data set, by its key."""
+    own = [(place, _sample_of_all(files)) for place, files in _own_files(spec)]
+    named = [(place, _sample_of(file)) for place, file in _files(dumped(spec).get("datasets"), "datasets")]
+    found: dict[str, list[bytes]] = {}
+    for place, sample in (*own, *named):
+        found.setdefault(place.split(".")[1], []).append(sample)
+    return found
 
 
 def changed_facts(before: Mapping[str, str], now: Mapping[str, str], *kinds: str) -> list[str]:

@@ -94,7 +94,7 @@ class OwnTrackers:
                     raise self._foreign_options(name, left)
                 return own
             return self._built(taken)
-        if left := {key for key in left if table[key] is not None and not isinstance(table[key], bool)}:
+        if left := {key for key in left if table[key] not in (None, {}, True, False)}:
             _LOG.warning("%s: options of the run folder are not used: %s", name, ", ".join(sorted(left)))
         return self._at_own_store(taken, field, named, name)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from noether.checkpoint.paths import PathProvider
@@ -20,13 +21,21 @@ from noether.metrics.delivery import Delivery
 from noether.metrics.feed import in_one_line
 from noether.metrics.results import Result
 from noether.metrics.spool import Delivered, MetricsTail, description_path, read_description
-from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, TrackerError, TrackerRefusedError
+from noether.metrics.tracker import (
+    BaseTracker,
+    PackedModel,
+    RunDescription,
+    RunStatus,
+    TrackerError,
+    TrackerRefusedError,
+)
 from noether.runs.folder.lock import RunLock, is_locked
 from noether.runs.folder.run_folder import Attempt, find_run, last_attempt, record_path
 from noether.runs.results.report.page import report_for_trackers
 from noether.runs.saved_spec import read_saved_spec
+from noether.runs.tracking.note import describe_run
 from noether.runs.tracking.own_store import OwnTrackers, sync_registry
-from noether.runs.tracking.tracking import flattened
+from noether.runs.tracking.tracking import flattened, packed_or_none
 
 _LOG = logging.getLogger("noether.tracking")
 _ATTEMPTS = 3
@@ -116,7 +125,7 @@ def compare(tracker: BaseTracker, metrics_path: Path, until: int = sys.maxsize) 
         tail.commit(batch)
         for record in batch.records:
             for key, value in record.metrics.items():
-                if tracker.takes(value) and record.update <= until:
+                if tracker.shows(key) and tracker.takes(value) and record.update <= until:
                     expected.setdefault(key, {}).setdefault(record.update, []).append(tracker.rounded(value))
     logged = tracker.logged(expected.keys())
     if logged is None:
@@ -196,6 +205,7 @@ def _sync(tracker: BaseTracker, name: str, paths: PathProvider, end: _End, lock:
         started=end.started,
         ended=end.ended,
     )
+    run = replace(run, summarise=partial(describe_run, paths, run.datasets))
     note = partial(_LOG.warning, "%s: %s", name)
     delivery = Delivery(tracker, paths.metrics_path, run, spool_path, note, lock.require_own)
     if delivery.ended == end.status and not (verify or delivery.remaining() or delivery.results_waiting):
@@ -249,9 +259,12 @@ class _Sync:
         self.results += delivery.deliver_results()
         if self.found is not None:
             self._verify_results(self.found)
-        wants = delivery.tracker.wants_report
-        report = report_for_trackers(self.paths, self.end.status, self.end.error) if wants else None
-        delivery.close(self.end.status, self.end.error, report)
+        tracker, status = delivery.tracker, self.end.status
+        report = report_for_trackers(self.paths, status, self.end.error) if tracker.wants_report else None
+        with TemporaryDirectory(prefix="noether-") as place:
+            wanted = tracker.wants_model and status == "FINISHED"
+            model = packed_or_none(partial(_pack, self.paths), Path(place) / "model") if wanted else None
+            delivery.close(status, self.end.error, report, model)
 
     def _verify_results(self, found: Comparison) -> None:
         """Look every result up at the tracker, and deliver those again that it has lost."""
@@ -278,6 +291,12 @@ class _Sync:
             resent=max(0, len(before) - (len(found.missing) + len(found.absent or ()) if found else 0)),
             lost=tuple(before[:_SHOWN]),
         )  # fmt: skip
+
+
+def _pack(paths: PathProvider, folder: Path) -> PackedModel:
+    from noether.runs.tracking.packing import pack_model  # imports torch, which no other delivery needs
+
+    return pack_model(paths, folder)
 
 
 def _named(result: Result) -> str:

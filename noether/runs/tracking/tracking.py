@@ -8,13 +8,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import copy_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from noether.checkpoint.commit import always_own
 from noether.checkpoint.paths import PathProvider
+from noether.errors import NoetherError, error_text
 from noether.kernel.names import free_name
 from noether.metrics.feed import TrackerFeed, feed_name, name_in_files, sync_command
-from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, TrackerError
+from noether.metrics.tracker import BaseTracker, PackedModel, RunDescription, RunStatus, TrackerError
 
 if TYPE_CHECKING:
     from noether.metrics.log import LogWriter
@@ -73,6 +76,7 @@ class Tracking:
         paths: Paths of the run.
         run: Description of the run for trackers.
         require_own: Raises `RunLostError` if the run is not that of this process any more.
+        pack: Writes the trained model into an empty folder, for trackers that want it; None if there is none.
     """
 
     def __init__(
@@ -81,8 +85,10 @@ class Tracking:
         paths: PathProvider,
         run: RunDescription,
         require_own: Callable[[], object] = always_own,
+        pack: Callable[[Path], PackedModel] | None = None,
     ) -> None:
         self.paths = paths
+        self._pack = pack
         self.feeds = [
             TrackerFeed(tracker, paths.metrics_path, run, name=name, require_own=require_own)
             for tracker, name in zip(trackers, tracker_names(map(feed_name, trackers)), strict=True)
@@ -130,8 +136,19 @@ class Tracking:
             TrackerError: if the run finished and a tracker that is required, or is set wrongly, lacks something.
         """
         report = make_report() if any(feed.tracker.wants_report for feed in self.feeds) else None
-        for feed in self.feeds:
-            feed.end(status, error, report)
+        with TemporaryDirectory(prefix="noether-", ignore_cleanup_errors=True) as place:
+            model = self._model(status, Path(place) / "model")
+            for feed in self.feeds:
+                feed.end(status, error, report, model)
+            self._wait(status)
+
+    def _model(self, status: RunStatus, folder: Path) -> PackedModel | None:
+        """Pack the model of a finished run if a tracker wants it; it is left out with a warning if that fails."""
+        if self._pack is None or status != "FINISHED" or not any(feed.tracker.wants_model for feed in self.feeds):
+            return None
+        return packed_or_none(self._pack, folder)
+
+    def _wait(self, status: RunStatus) -> None:
         began = time.monotonic()
         for feed in self.feeds:
             try:
@@ -148,6 +165,18 @@ class Tracking:
                 f"the run finished, but the tracker {names} lacks some of its metrics or results",
                 hint=f"deliver the rest with: {sync_command(self.paths.run_path, lacking[0].tracker)}",
             )
+
+
+def packed_or_none(pack: Callable[[Path], PackedModel], folder: Path) -> PackedModel | None:
+    """Pack a model; warn and return None if it cannot be packed, for which no run fails."""
+    folder.mkdir()
+    try:
+        return pack(folder)
+    except Exception as error:  # code of plugins may raise anything
+        text = error.message if isinstance(error, NoetherError) else error_text(error)
+        hint = f" ({error.hint})" if isinstance(error, NoetherError) and error.hint else ""
+        _LOG.warning("the model is not logged to trackers: %s%s", text, hint)
+        return None
 
 
 def tracker_names(wanted: Iterable[str]) -> list[str]:

@@ -16,6 +16,7 @@ from noether.spec.errors.problem import MAX_PROBLEMS, Finding, Problem
 from noether.spec.errors.words import quoted
 from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec
+from noether.spec.sweep import sweep_findings
 
 _ADDED: dict[str, tuple[str, ...]] = {"stack": (), "pad": ("mask",), "concat": ("batch_index",)}
 """Properties that a collator adds to a batch, by kind; those of other collators are unknown."""
@@ -177,3 +178,4 @@ def _findings(spec: RunSpec, plugins: Sequence[str]) -> Iterator[Finding]:
     yield from schedule_findings(spec, flow)
     yield from interval_findings(spec, counter)
     yield from property_findings(spec)
+    yield from sweep_findings(spec, flow)

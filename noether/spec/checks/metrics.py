@@ -241,7 +241,7 @@ def _read(actor: Actor, prefix: str, wanted: str, flow: MetricFlow) -> Finding |
         owner = flow.owner_of(actor)
         if owner is not None and any(one and wanted.startswith(one) for one in actor.prefixes):
             return Finding(_prefixed(path, wanted, owner), not flow.silent)
-        return _unproduced(path, f"reads the metric {quoted(key)}", wanted, flow, inside=prefix)
+        return unproduced(path, f"reads the metric {quoted(key)}", wanted, flow, inside=prefix)
     if any(one.moment < actor.moment and _covers(one, actor) for one in producers):
         return None
     message, hint = _too_late(actor, producers)
@@ -261,10 +261,10 @@ def schedule_findings(spec: RunSpec, flow: MetricFlow) -> Iterator[Finding]:
             place = (*path, "metric_key") if getattr(config, "metric_key", None) == key else path
             producers = flow.producers(key)
             if not producers:
-                yield _unproduced(place, f"follows the metric {quoted(key)}", key, flow)
+                yield unproduced(place, f"follows the metric {quoted(key)}", key, flow)
             else:
                 yield from _too_rare(spec, config, place, key, producers)
-            if getattr(config, "higher_is_better", False) is None and (why := _no_direction(key, flow.directions)):
+            if getattr(config, "higher_is_better", False) is None and (why := no_direction(key, flow.directions)):
                 hint = "set higher_is_better = true or higher_is_better = false"
                 yield Finding(Problem("unknown-direction", place, f"the metric {quoted(key)} {why}", hint))
 
@@ -301,7 +301,7 @@ def _prefixed(path: TomlPath, wanted: str, owner: Actor) -> Problem:
     return Problem("unlogged-metric", path, message, hint)
 
 
-def _unproduced(path: TomlPath, reads: str, key: str, flow: MetricFlow, *, inside: str = "") -> Finding:
+def unproduced(path: TomlPath, reads: str, key: str, flow: MetricFlow, *, inside: str = "") -> Finding:
     """Return the finding that nothing logs a metric, with the metrics that are logged.
 
     Args:
@@ -354,13 +354,14 @@ def _too_late(actor: Actor, producers: Sequence[Actor]) -> tuple[str, str]:
 
 def _directions(actor: Actor, flow: MetricFlow) -> Iterator[Finding]:
     for key in actor.target.compared_metrics(actor.config):
-        if (why := _no_direction(key, flow.directions)) is not None:
+        if (why := no_direction(key, flow.directions)) is not None:
             hint = "set higher_is_better = true or higher_is_better = false"
             message = f"the metric {quoted(key)} {why}"
             yield Finding(Problem("unknown-direction", _place(actor, key), message, hint))
 
 
-def _no_direction(key: str, declared: Sequence[tuple[str, Direction]] = ()) -> str | None:
+def no_direction(key: str, declared: Sequence[tuple[str, Direction]] = ()) -> str | None:
+    """Return why values of a metric cannot be compared; None if they can."""
     direction = metric_direction(key, declared)
     if direction is None:
         return "has no known direction: it may be better higher or lower"
@@ -372,8 +373,8 @@ def _expectation(key: str, flow: MetricFlow) -> Iterator[Finding]:
     if flow.producers(key):
         return
     if wanted == key or not flow.producers(wanted):
-        yield _unproduced(("expect", key), f"expects the metric {quoted(wanted)}", wanted, flow)
-    elif (why := _no_direction(wanted, flow.directions)) is not None:
+        yield unproduced(("expect", key), f"expects the metric {quoted(wanted)}", wanted, flow)
+    elif (why := no_direction(wanted, flow.directions)) is not None:
         hint = f"expect the final value: {quoted(wanted)} = {{ … }}"
         message = f"no best value: the metric {quoted(wanted)} {why}"
         yield Finding(Problem("unknown-direction", ("expect", key), message, hint))

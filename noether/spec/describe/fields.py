@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass
 from functools import cache
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -34,6 +34,19 @@ def configs_in(value: Any, path: TomlPath = ()) -> Iterator[tuple[TomlPath, _Reg
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
             yield from configs_in(item, (*path, index))
+
+
+def paths_unset(value: Any, path: TomlPath = ()) -> Iterator[TomlPath]:
+    """Yield the fields below `value` that hold None and need a value; a file would have their default there."""
+    if isinstance(value, BaseModel):
+        for name, field in type(value).model_fields.items():
+            item = getattr(value, name, None)
+            if item is None and not {NoneType, Any}.intersection(alternatives(field)):
+                yield *path, name
+            yield from paths_unset(item, (*path, name))
+    elif isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from paths_unset(item, (*path, key))
 
 
 def components_in(value: Any) -> Iterator[tuple[TomlPath, Component]]:

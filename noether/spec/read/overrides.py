@@ -19,7 +19,6 @@ from noether.spec.read.layers import BEGINNING, ArgumentLayer, Layer, Node, Sour
 from noether.spec.read.reference import Reference
 
 _LONGEST = 80  # characters of an argument in a hint
-_EXAMPLE = "for example -s trainer.max_epochs=5"
 _STRING = r"""("(?:[^"\\]|\\.)*"|'[^']*')"""
 _BARE_WORD = r"(?<![\w.+-])([A-Za-z_][\w./:-]*)(?![\w./:-]|\s*=)"
 _STRING_OR_WORD = re.compile(f"{_STRING}|{_BARE_WORD}")
@@ -33,6 +32,9 @@ def cure(path: str, value: str) -> str | None:
         path: The argument up to and with its `=`.
         value: The text behind the `=`.
     """
+    if "," in value and len(value) < _LONGEST and _is_toml(f"[{value}]"):  # as other tools write a sweep
+        key = path.rpartition("=")[0].strip()
+        return f"to train with each: noether sweep SPEC -s 'sweep.{toml_string(key)}=[{value}]'"
     if value.startswith(("[", "{")):
         repaired = _with_quotes(value)
         if repaired == value:

@@ -26,7 +26,6 @@ from noether.core.models.base import ModelBase
 from noether.data.batches import by_field, moved, properties_of, selected
 from noether.data.collators import MASK
 from noether.data.container import DataContainer
-from noether.data.dataset import length_of
 from noether.data.loader import TrainingLoader
 from noether.data.randomness import preserved_rng
 from noether.data.samplers import order_options
@@ -138,7 +137,7 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
         )
         self.end_checkpoint = config.end_iteration
         trains = 0 not in (config.max_epochs, config.max_updates, config.max_samples)
-        samples = length_of(self.data_container.train) if trains else config.effective_batch_size
+        samples = self.data_container.samples_per_epoch if trains else config.effective_batch_size
         drop_last = (self.main_sampler_kwargs or {}).get("drop_last", True)
         counter = starting_counter(config, samples, drop_last=drop_last, limit=self.data_container.epoch_limit)
         self.state = RunState(counter)
@@ -170,6 +169,7 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
             device=self.device,
             rank=self.parallel.rank,
             world_size=self.parallel.world,
+            sampling=self.config.sampling,
             **(self.main_sampler_kwargs or {}),
         )
 

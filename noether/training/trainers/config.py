@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from typing_extensions import TypeVar
 
 from noether.config.base import _RegistryBase
-from noether.config.components import CallBackBaseConfig
+from noether.config.components import CallBackBaseConfig, SamplingTable
 from noether.config.discriminated import Discriminated
 from noether.errors import SpecError
 from noether.kernel.progress import TrainingIteration
@@ -46,6 +46,12 @@ class BaseTrainerConfig(_RegistryBase, Generic[TCallbackConfig]):
     add_trainer_callbacks: bool | None = Field(True, description="Add the callbacks of the trainer's kind.")
     effective_batch_size: int = Field(
         ge=1, examples=[64], description="Samples in one update, over all ranks and accumulation steps."
+    )
+    sampling: SamplingTable | None = Field(
+        None,
+        examples=[{"kind": "balanced", "by": "label_target"}],
+        description="Order of training other than each sample once: drawn by weight, balanced by class, or sorted into "
+        "buckets by size. Unset: each sample once an epoch.",
     )
     precision: Precision = Field("float32", description="Number format of the forward pass; parameters stay float32.")
     callbacks: list[Annotated[TCallbackConfig, Discriminated(CallBackBaseConfig)]] | None = Field(

@@ -168,7 +168,7 @@ def test_a_property_of_one_listed_column_is_taken_with_and_without_its_dimension
 
 BAD_TABLES = {
     "größe,x\n1,2\n".encode("latin-1"): "a csv is UTF-8",
-    b"a;x\n1,5;2,5\n1,5;2,5\n": "'.' in numbers",
+    b"a;x\n1,5;2,5\n1,5;2,5\n": "expected x[0], x[1], x[2]",
     b"x[0],x[1],x[2]\n": "no samples",
 }
 

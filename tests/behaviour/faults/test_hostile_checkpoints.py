@@ -28,7 +28,7 @@ import noether
 from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.core.initializers.weights import read_weights
-from noether.data.sources.columns import read_columns
+from noether.data.sources.columns import read_arrays
 from noether.errors import CheckpointError, DataError
 
 SECONDS = 0.5
@@ -353,7 +353,7 @@ def test_tensors_of_a_stranger(step: Path, data: bytes):  # M3
 def test_a_file_of_weights_of_a_stranger(workplace: Path, data: bytes):  # M3
     Path("stranger.safetensors").write_bytes(data)
     assert "stranger.safetensors" in told(lambda: read_weights(Path("stranger.safetensors"), "latest"))
-    assert "stranger.safetensors" in told(lambda: read_columns(Path("stranger.safetensors"), None), DataError)
+    assert "stranger.safetensors" in told(lambda: read_arrays(Path("stranger.safetensors"), None), DataError)
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "weights.pth", "weights.bin", "weights.ckpt", "weights.pkl"])
@@ -622,4 +622,4 @@ def test_data_of_a_stranger(workplace: Path, name: str):  # M3
     if name.endswith(".parquet"):
         pytest.importorskip("pyarrow")
     Path(name).write_bytes(DATA[name])
-    assert name in told(lambda: read_columns(Path(name), None), DataError)
+    assert name in told(lambda: read_arrays(Path(name), None), DataError)

@@ -106,7 +106,7 @@ def test_a_store_of_metrics_in_a_file_gets_a_run_with_all_metrics(run, finish, m
     finish(settings, run_id="mine", resume="auto")
     client = MlflowClient(tracking_uri=f"sqlite:///{workplace}/mlflow.db")
     tracked, _ = client.search_runs([each.experiment_id for each in client.search_experiments()])  # newest first
-    points = client.get_metric_history(tracked.info.run_id, "loss/test/total")
+    points = client.get_metric_history(tracked.info.run_id, "Evaluation/loss test total")
     assert [point.step for point in points] == [2, 4, 6, 8, 10, 12]
 
 

@@ -10,6 +10,8 @@ import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
 
+from noether.core.trackers.mlflow.names import Names
+
 SLOW_S = 5.0
 TOO_MANY = 2
 NOT_MLFLOW = {"empty": b"", "odd": b'{"status": "ok"}', "null": b"null", "list": b"[]"}
@@ -94,7 +96,7 @@ class FakeServer:
             return 200, {"runs": [run.shown(self.folder) for run in found]}
         if run is None:
             return 404, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": f"no run {sent}"}
-        if any(point["key"] in self.refused_keys for point in sent.get("metrics", ())):
+        if any(point["key"] in map(Names().of, self.refused_keys) for point in sent.get("metrics", ())):
             return 400, {"error_code": "INVALID_PARAMETER_VALUE", "message": "that is no metric"}
         return 200, run.do(call, sent, self.folder)
 
@@ -125,8 +127,8 @@ class FakeRun:
         self.params, self.points = {}, {}
 
     def curve(self, key):
-        """The points of a curve in the order in which they came, as (step, value)."""
-        return [(point[2], point[3]) for point in self.points if point[0] == key]
+        """The points of a metric key in the order in which they came, as (step, value)."""
+        return [(point[2], point[3]) for point in self.points if point[0] in (key, Names().of(key))]
 
     def do(self, call, sent, folder):
         if call == "runs/log-batch":

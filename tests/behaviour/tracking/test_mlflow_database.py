@@ -37,7 +37,7 @@ def test_a_finished_run_has_its_curves_parameters_and_spec(database, make_tracke
     assert run.data.params == {"trainer.max_epochs": "3", "trainer.callbacks.0.kind": "ema"}
     assert run.data.tags["noether.run_id"] == "digits-20250101-120000-abcd"
     assert run.data.tags["mlflow.note.content"] == "Digits, 3 epochs."
-    curve = tracker.client.get_metric_history(tracker.mlflow_run_id, "loss/test/total")
+    curve = tracker.client.get_metric_history(tracker.mlflow_run_id, "Evaluation/loss test total")
     assert [(point.step, point.value, point.timestamp) for point in curve] == [
         (1, 1.0, 1_700_000_001_000),
         (2, 0.5, 1_700_000_002_000),
@@ -101,7 +101,7 @@ def test_a_later_attempt_continues_the_same_run(database, make_tracker, make_run
     assert run.data.params["new"] == "1"
     assert run.data.params["attempt/2/trainer.max_epochs"] == "5"
     assert run.data.tags["noether.attempt"] == "2"
-    assert len(second.client.get_metric_history(second.mlflow_run_id, "loss/test/total")) == 3
+    assert len(second.client.get_metric_history(second.mlflow_run_id, "Evaluation/loss test total")) == 3
 
 
 def test_the_same_records_sent_twice_are_kept_once(database, make_tracker, make_run, records):
@@ -109,7 +109,7 @@ def test_the_same_records_sent_twice_are_kept_once(database, make_tracker, make_
     tracker.open(make_run())
     tracker.log_metrics(records)
     tracker.log_metrics(records)
-    assert len(tracker.client.get_metric_history(tracker.mlflow_run_id, "loss/test/total")) == 3
+    assert len(tracker.client.get_metric_history(tracker.mlflow_run_id, "Evaluation/loss test total")) == 3
     tracker.close("FINISHED", None)
 
 
@@ -120,9 +120,9 @@ def test_prefixed_keys_and_odd_numbers_arrive(database, make_tracker, make_run):
     tracker.log_metrics([MetricRecord(1, 0, 8, 1_700_000_000.0, values)])
     tracker.close("FINISHED", None)
     run = look(tracker)
-    assert run.data.metrics["ema:0.9999/loss/test/total"] == 0.5
-    assert math.isnan(run.data.metrics["odd"])
-    assert "huge" not in run.data.metrics
+    assert run.data.metrics["Evaluation/ema:0.9999 loss test total"] == 0.5
+    assert math.isnan(run.data.metrics["Evaluation/odd"])
+    assert "Evaluation/huge" not in run.data.metrics
     assert run.data.tags["noether.infinite_values_left_out"] == "1"
 
 

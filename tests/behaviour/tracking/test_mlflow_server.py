@@ -44,7 +44,7 @@ def test_a_run_reaches_a_server_with_everything(tracked, tmp_path, capfd):
     run = tracked.client.get_run(tracked.mlflow_run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["trainer.max_epochs"] == "3"
-    history = tracked.client.get_metric_history(tracked.mlflow_run_id, "loss/test/total")
+    history = tracked.client.get_metric_history(tracked.mlflow_run_id, "Evaluation/loss test total")
     assert [point.step for point in history] == [1, 2, 3]
     assert [item.path for item in tracked.client.list_artifacts(tracked.mlflow_run_id, "results/plot")] == [
         "results/plot/U000000000003.png"

@@ -114,7 +114,7 @@ def test_every_value_arrives_once_and_in_order(fake_server, make_tracker, tmp_pa
     arrived = fake_server.run
     assert arrived.curve("loss") == [(update, 1.0 / update) for update in expected]
     assert [step for step, _ in arrived.curve("profiling/seconds")] == expected
-    assert arrived.curve("ema:0.9/loss") == [(update, 2.0 / update) for update in expected]
+    assert arrived.curve("ema=0.9/loss") == [(update, 2.0 / update) for update in expected]
     assert [step for step, _ in arrived.curve("odd")] == [update for update in expected if update % 7 == 0]
     assert arrived.status == "FINISHED"
     assert deaths  # else this seed proves nothing

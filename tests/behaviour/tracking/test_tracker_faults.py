@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from noether.core.trackers.mlflow.names import Names
+
 HERE = Path(__file__).parent
 RESUMED = 3  # faulty requests that the resumed process meets
 KINDS = [
@@ -169,10 +171,10 @@ def processes(place, fake_server_class):
 def points_of_file(folder):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return Counter(
-        (key.replace("=", ":"), line["update"])
+        (Names().of(key), line["update"])
         for line in lines
         for key, value in line["metrics"].items()
-        if value not in ("Infinity", "-Infinity")
+        if value not in ("Infinity", "-Infinity") and not Names().is_parameter(key)
     )
 
 

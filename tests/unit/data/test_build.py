@@ -4,7 +4,7 @@ import torch
 
 from noether.config.components import DatasetBaseConfig
 from noether.config.discriminated import config_class_of
-from noether.data.container import build_data, build_dataset
+from noether.data.build import build_data, build_dataset
 from noether.data.sources.bundled import DigitsConfig, DigitsDataset
 from noether.data.transforms import NormalizeConfig
 from noether.kernel.entries import Component

@@ -9,15 +9,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from noether.config.components import SamplingTable
 from noether.data.collators import concat, pad, stack
 from noether.data.container import DataContainer
 from noether.data.dataset import Dataset, InMemoryDataset, length_of
 from noether.data.fetch import fetch_of, first_sample
 from noether.data.loader import _explained, _too_slow, evaluation_pass
-from noether.data.randomness import split_indices
+from noether.data.mixtures import joined
 from noether.data.samplers import TrainingOrder, updates_per_epoch
-from noether.data.sources.columns import checked_names, facts_of, read_columns
-from noether.data.sources.file import DiskConfig, DiskDataset, FileConfig, FileDataset
+from noether.data.sampling import Mixed, order_of
+from noether.data.sources.columns import checked_names, facts_of, read_arrays
+from noether.data.sources.disk import DiskConfig, DiskDataset
+from noether.data.sources.file import FileConfig, FileDataset
+from noether.data.splits import split_indices
 from noether.data.transforms import Normalize, NormalizeConfig
 from noether.data.views import PreparedDatasets, subset
 from noether.data.workers import WorkerLostError
@@ -51,7 +55,7 @@ def normalize(name: str) -> Normalize:
 
 
 def test_messages(golden: Any, tmp_path: Path) -> None:
-    golden({**of_data_sets(), **of_files(tmp_path), **of_transforms()})
+    golden({**of_data_sets(), **of_files(tmp_path), **of_transforms(), **of_orders(tmp_path)})
 
 
 def of_data_sets() -> dict[str, Any]:
@@ -120,15 +124,15 @@ def of_files(folder: Path) -> dict[str, Any]:
         "a truncated file on disk": lambda: disk("cut.npy"),
         "an empty file on disk": lambda: disk("empty.npy"),
         "an unknown format on disk": lambda: disk("table.csv"),
-        "an unknown format": lambda: read_columns(folder / "train.xlsx", None),
-        "a missing file": lambda: read_columns(folder / "trian.npz", None),
-        "a folder": lambda: read_columns(made(folder / "data.npz"), None),
-        "a single array": lambda: read_columns(folder / "one.npz", None),
-        "a damaged file": lambda: read_columns(folder / "broken.safetensors", None),
-        "an unknown array": lambda: read_columns(folder / "train.npz", ["X"]),
-        "text": lambda: read_columns(folder / "train.npz", ["name"]),
-        "Python objects": lambda: read_columns(folder / "odd.npz", ["objects"]),
-        "integers beyond 64 bits with a sign": lambda: read_columns(folder / "odd.npz", ["unsigned"]),
+        "an unknown format": lambda: read_arrays(folder / "train.xlsx", None),
+        "a missing file": lambda: read_arrays(folder / "trian.npz", None),
+        "a folder": lambda: read_arrays(made(folder / "data.npz"), None),
+        "a single array": lambda: read_arrays(folder / "one.npz", None),
+        "a damaged file": lambda: read_arrays(folder / "broken.safetensors", None),
+        "an unknown array": lambda: read_arrays(folder / "train.npz", ["X"]),
+        "text": lambda: read_arrays(folder / "train.npz", ["name"]),
+        "Python objects": lambda: read_arrays(folder / "odd.npz", ["objects"]),
+        "integers beyond 64 bits with a sign": lambda: read_arrays(folder / "odd.npz", ["unsigned"]),
         "numbers that are lost": lambda: DataContainer({"train": odd(x=["x", "far"])}).first_sample(),
         "a name that is not text": lambda: checked_names(folder / "a.parquet", None, ["a\n"]),
         "a doubled column": lambda: checked_names(folder / "a.parquet", None, ["a", "b", "a"]),
@@ -160,4 +164,32 @@ def of_transforms() -> dict[str, Any]:
         "NaN": lambda: normalize("x").fit(InMemoryDataset({"x": torch.tensor([torch.nan])})),
         "a transform that is not fitted": lambda: normalize("x")({"x": torch.ones(2)}),
         "statistics of another property": lambda: normalize("x").load_state_dict({"y/shift": torch.ones(())}),
+    }
+
+
+def of_orders(folder: Path) -> dict[str, Any]:
+    def ordered(by: str, kind: Any = "weighted", path: Path | None = None, **values: Any) -> Any:
+        data = InMemoryDataset({name: torch.tensor(value) for name, value in values.items()} or ROWS.properties)
+        return order_of(SamplingTable(kind=kind, by=by, path=path), data)
+
+    folder = made(folder / "orders")
+    np.savez(folder / "weights.npz", w=np.ones(3))
+    mixed = joined([ROWS, ROWS])
+    vars(mixed)["mixture"] = Mixed((4, 4), (1.0, 1.0), 8)
+    table = SamplingTable(kind="balanced", by="y")
+    in_blocks = InMemoryDataset(ROWS.properties)
+    vars(in_blocks)["shuffle_block"] = 2
+    return {
+        "sampling by an unknown property": lambda: ordered("Y"),
+        "weights below 0": lambda: ordered("w", w=[1.0, -2.0]),
+        "weights that are all 0": lambda: ordered("w", w=[0, 0]),
+        "weights with NaN": lambda: ordered("w", w=[1.0, float("nan")]),
+        "weights of a wrong shape": lambda: ordered("x"),
+        "weights of too few samples": lambda: ordered("w", path=folder / "weights.npz"),
+        "classes that are no whole numbers": lambda: ordered("w", "balanced", w=[0.5, 1.0]),
+        "sizes that are all the same": lambda: ordered("x", "buckets"),
+        "sampling of a mixture": lambda: order_of(table, mixed),
+        "sampling without shuffling": lambda: order_of(table, ROWS, shuffle=False),
+        "sampling of blocks": lambda: order_of(table, in_blocks),
+        "parts with other properties": lambda: joined([ROWS, InMemoryDataset({"x": torch.ones(2, 3)})]),
     }

@@ -51,7 +51,21 @@ def test_real_numbers_are_normalised():
 
 
 def test_the_path_is_the_one_that_the_spec_needs():
-    assert spec_of(content(WING))["datasets"]["test"] == {"kind": "file", "path": "../wing.npz", "split": "test"}
+    assert spec_of(content(WING, samples=19))["datasets"]["test"] == {
+        "kind": "file", "path": "../wing.npz", "split": "test"
+    }  # fmt: skip
+
+
+def test_with_enough_samples_the_best_checkpoint_is_chosen_on_a_part_of_its_own():
+    spec = spec_of(content(WING, samples=20))
+    assert {part["split"] for part in spec["datasets"].values()} == {"train", "validation", "test"}
+    assert {(part["validation_fraction"], part["test_fraction"]) for part in spec["datasets"].values()} == {
+        (0.15, 0.15)
+    }
+    best = next(one for one in spec["trainer"]["callbacks"] if one["kind"] == "best-checkpoint")
+    assert best["metric_key"] == "loss/validation/total"
+    evaluated = [one["dataset_key"] for one in spec["trainer"]["callbacks"] if one["kind"] == "offline-metrics"]
+    assert evaluated == ["validation", "test"]
 
 
 def test_a_target_of_another_name_gets_the_one_that_trainers_expect():

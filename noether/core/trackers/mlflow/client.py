@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noether.config.secrets import remember_password_in, remember_secret
+from noether.core.trackers.mlflow.names import is_of_the_machine
 from noether.core.trackers.mlflow.store import Store, checked_client
 from noether.metrics.tracker import RunDescription, TrackerError, TrackerRefusedError, TrackerSettingError
 
@@ -70,6 +71,9 @@ _CREDENTIALS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "DATABRICKS
 
 _NOISY_LOGGERS = (
     "alembic",
+    "mlflow.models.signature",
+    "mlflow.pyfunc",
+    "mlflow.store.model_registry.abstract_store",
     "mlflow.store.db.utils",
     "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.system_metrics.system_metrics_monitor",
@@ -147,14 +151,15 @@ _INTERVAL_S = 5.0
 """Seconds between samples; MLflow's default of ten would show nothing of a short run."""
 
 
-def start_system_metrics(tracking_uri: str, run_id: str) -> Any:
+def start_system_metrics(client: MlflowClient, tracking_uri: str, run_id: str) -> Any:
     """Start the thread of the system metrics monitor and return it; a resumed run continues its count."""
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
+    latest = client.get_run(run_id).data._metric_objs
     with quiet_mlflow():
-        monitor = SystemMetricsMonitor(
-            run_id, sampling_interval=_INTERVAL_S, resume_logging=True, tracking_uri=tracking_uri
-        )
+        monitor = SystemMetricsMonitor(run_id, sampling_interval=_INTERVAL_S, tracking_uri=tracking_uri)
+        # Its own search for the last step would find that of `system/profiling`, which is an update.
+        monitor._logging_step = 1 + max((one.step for one in latest if is_of_the_machine(one.key)), default=-1)
         monitor.start()
     return monitor
 

@@ -6,17 +6,18 @@ import hashlib
 import json
 import logging
 import math
-import posixpath
 import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
 
 from noether.core.trackers.mlflow.client import RUN_ID_TAG
+from noether.core.trackers.mlflow.config import MAX_TAG_LENGTH
+from noether.core.trackers.mlflow.names import Names, is_of_the_machine, mlflow_name
 from noether.core.trackers.mlflow.store import RequestTooLargeError
 from noether.metrics.delivery import process_facts
 from noether.metrics.metrics_file import MetricRecord
@@ -27,36 +28,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import FileInfo, Metric, Param
 
-MAX_NAME_LENGTH = 250
-
-_PLAIN = re.compile(r"[/\w.\- =]*")
-_UNSUITABLE = re.compile(r"[^/\w.\- =]")
-_MARK = re.compile(r"\.x[0-9a-f]{8}$")
-
-
-@lru_cache(maxsize=65536)
-def mlflow_name(key: str) -> str:
-    """Return MLflow's name for `key`: the same in every process, different for different keys."""
-    if _PLAIN.fullmatch(key) and _is_normal(key) and len(key) <= MAX_NAME_LENGTH and not _MARK.search(key):
-        return key.replace("=", ":")
-    digest = f".x{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
-    readable = _UNSUITABLE.sub("_", key).replace("=", ":")
-    parts = [part for part in readable.split("/") if part not in ("", ".", "..")]
-    name = "/".join(parts)[: MAX_NAME_LENGTH - len(digest)] + digest
-    return f"_{name[1:]}" if name.startswith("..") else name
-
-
-def _is_normal(key: str) -> bool:
-    """Return True if the key is a path in the normal form that MLflow requires."""
-    return posixpath.normpath(key) == key and key != "." and not key.startswith(("..", "/"))
-
-
-MAX_TAG_LENGTH = 8000
 ERROR_TAG = "noether.error"
 INFINITIES_TAG = "noether.infinite_values_left_out"
 REFUSED_TAG = "noether.refused_values_left_out"
+NAMES_TAG = "noether.metric_names"
+"""Tag of a run whose metrics are grouped; runs of earlier versions have none, and their metrics the keys as names."""
 CONTINUES_TAG = "noether.continues"
-OF_THE_OWNER = ("mlflow.runName", "mlflow.user", "mlflow.note.content")
+OF_THE_OWNER = ("mlflow.runName", "mlflow.user", "mlflow.note.content", "noether.note.sha256")
 """Tags that the maker of an MLflow run has set already."""
 
 
@@ -70,7 +48,6 @@ def run_tags(run: RunDescription, run_name: str) -> dict[str, str]:
         "mlflow.source.name": str(run.spec_path) if run.spec_path else None,
         CONTINUES_TAG: run.continues.get("run_id"),
         "mlflow.source.git.commit": facts.get("git_commit"),
-        "mlflow.note.content": run.summary or None,
         **process_tags(run),
         **run.tags,
     }
@@ -99,10 +76,13 @@ _FIELDS_BYTES = 120
 """Bytes of a value's number, time and step, and of the field names."""
 
 _Value = TypeVar("_Value", "Metric", "Param")
+_PLAIN_NAMES = Names(grouped=False)
 
 
-def to_metrics(records: Sequence[MetricRecord]) -> tuple[list[Metric], int]:
+def to_metrics(records: Sequence[MetricRecord], names: Names = _PLAIN_NAMES) -> tuple[list[Metric], int]:
     """Return the values of the records with the update as MLflow's step, and the number of omitted infinities.
+
+    Those that are shown as parameters are left out: see `counts_in`.
 
     MLflow keeps NaN, but stores an infinity as 1.8e308, which flattens the chart.
     """
@@ -112,11 +92,20 @@ def to_metrics(records: Sequence[MetricRecord]) -> tuple[list[Metric], int]:
     for record in records:
         timestamp = max(0, int(record.time * 1000))
         for key, value in record.metrics.items():
+            if names.is_parameter(key):
+                continue
             if math.isinf(value):
                 infinities += 1
             else:
-                metrics.append(Metric(mlflow_name(key), value, timestamp, record.update))
+                metrics.append(Metric(names.of(key), value, timestamp, record.update))
     return metrics, infinities
+
+
+def counts_in(records: Sequence[MetricRecord], names: Names) -> dict[str, str]:
+    """Return the values of the records that are shown as parameters, as text."""
+    return {
+        key: f"{value:.15g}" for record in records for key, value in record.metrics.items() if names.is_parameter(key)
+    }
 
 
 def to_params(params: Mapping[str, str]) -> list[Param]:
@@ -160,10 +149,6 @@ def _cut(value: str) -> str:
     return value[: MAX_PARAM_LENGTH - len(end)] + end
 
 
-_SYSTEM = "system/"
-"""Metrics of the machine, which MLflow's own thread writes with another count of steps."""
-
-
 class _OfOneRun:
     """Requests about one MLflow run.
 
@@ -181,12 +166,18 @@ class History(_OfOneRun):
     """The points that an MLflow run has, looked up as far as they are asked for.
 
     A point is its name and step: a resumed run computes timings again that differ from those that arrived.
+
+    Args:
+        client: MLflow's client.
+        run_id: Id of the MLflow run.
+        names: Names of its metrics.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
+    def __init__(self, client: MlflowClient, run_id: str, names: Names) -> None:
         super().__init__(client, run_id)
+        self._names = names
         latest = client.get_run(run_id).data._metric_objs  # the public `metrics` has no steps
-        self._newest = {metric.key: metric.step for metric in latest if not metric.key.startswith(_SYSTEM)}
+        self._newest = {metric.key: metric.step for metric in latest if not is_of_the_machine(metric.key)}
         self._steps: dict[str, Counter[int]] = {}
 
     @property
@@ -200,14 +191,14 @@ class History(_OfOneRun):
         Args:
             records: All records of some updates.
         """
-        first = {mlflow_name(key): record.update for record in reversed(records) for key in record.metrics}
+        first = {self._names.of(key): record.update for record in reversed(records) for key in record.metrics}
         known = {name for name in first if self._newest.get(name, -1) >= first[name]}
         logged = {name: Counter(self._of(name)) for name in known}
         missing = []
         for record in records:
             metrics = {}
             for key, value in record.metrics.items():
-                steps = logged.get(mlflow_name(key), Counter())
+                steps = logged.get(self._names.of(key), Counter())
                 if steps[record.update]:
                     steps[record.update] -= 1
                 elif not (math.isinf(value) and record.update <= self.newest):  # else it was left out before
@@ -223,11 +214,13 @@ class History(_OfOneRun):
         return self._steps[name]
 
 
-def logged_values(client: MlflowClient, run_id: str, keys: Collection[str]) -> dict[str, dict[int, list[float]]]:
+def logged_values(
+    client: MlflowClient, run_id: str, keys: Collection[str], names: Names
+) -> dict[str, dict[int, list[float]]]:
     """Return the values of an MLflow run by metric key and step."""
     found: dict[str, dict[int, list[float]]] = {}
     for key in keys:
-        for point in client.get_metric_history(run_id, mlflow_name(key)):
+        for point in client.get_metric_history(run_id, names.of(key)):
             found.setdefault(key, {}).setdefault(point.step, []).append(point.value)
     return found
 

@@ -10,9 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
-
-from noether.config.components import TrackerBaseConfig
+from noether.core.trackers.mlflow import page
 from noether.core.trackers.mlflow.client import (
     EXPERIMENT_ID,
     OPENING_TAG,
@@ -30,76 +28,41 @@ from noether.core.trackers.mlflow.client import (
     start_system_metrics,
     stop_system_metrics,
 )
+from noether.core.trackers.mlflow.config import MAX_TAG_LENGTH, MlflowTrackerConfig
+from noether.core.trackers.mlflow.logged_model import log_model
+from noether.core.trackers.mlflow.names import Names
 from noether.core.trackers.mlflow.requests import (
     ERROR_TAG,
     INFINITIES_TAG,
-    MAX_PARAMS,
-    MAX_TAG_LENGTH,
+    NAMES_TAG,
     OF_THE_OWNER,
     REFUSED_TAG,
     History,
     MetricSender,
     ResultSender,
+    counts_in,
     in_requests,
     logged_values,
     process_tags,
     run_tags,
-    send_params,
     to_metrics,
-    to_params,
 )
 from noether.core.trackers.mlflow.store import Store, is_named, kept_store, resolve_store, run_link, ui_command
 from noether.metrics.metrics_file import MetricRecord
 from noether.metrics.results import Result
-from noether.metrics.tracker import BaseTracker, RunDescription, RunStatus, TrackerError, TrackerSettingError
+from noether.metrics.tracker import (
+    BaseTracker,
+    PackedModel,
+    RunDescription,
+    RunStatus,
+    TrackerError,
+    TrackerSettingError,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _LOGGER = logging.getLogger(__name__)
-
-
-class MlflowTrackerConfig(TrackerBaseConfig):
-    """Config of the `mlflow` tracker: the store, the experiment and the name of the run."""
-
-    tracking_uri: str | None = Field(
-        None,
-        examples=["http://localhost:5000"],
-        description="Database or server that holds the runs: sqlite:///file.db, postgresql://…, http://… "
-        "(default: MLFLOW_TRACKING_URI, else mlflow.db in the working folder, as for `mlflow ui`).",
-    )
-    experiment: str | None = Field(
-        None,
-        min_length=1,
-        max_length=500,
-        examples=["wings"],
-        description="Experiment of the run (default: MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID, else the spec's "
-        "name).",
-    )
-    run_name: str | None = Field(
-        None,
-        min_length=1,
-        examples=["wider-model"],
-        description="Name of the run in MLflow's tables. Default: the run id.",
-    )
-    artifact_location: str | None = Field(
-        None,
-        min_length=1,
-        examples=["/data/mlartifacts"],
-        description="Folder or address for the files of a new experiment, fixed when it is created (default: "
-        "mlartifacts/<experiment> beside the database; a server has its own default).",
-    )
-    log_system_metrics: bool = Field(
-        False, description="True to also record the use of processor, memory, disk, network and GPU, as system/…."
-    )
-    report: bool = Field(
-        True,
-        description="False to leave out `report.html`, the page of `noether runs report`, which a run gets as an "
-        "artifact when it ends.",
-    )
-    request_timeout_s: int = Field(
-        10, ge=1, description="Seconds to wait for a server's reply, unless MLFLOW_HTTP_REQUEST_TIMEOUT is set."
-    )
 
 
 _LONG_PATIENCE_S = 30.0  # creating a new database takes several seconds, and needs no warning
@@ -119,13 +82,16 @@ class MlflowTracker(BaseTracker):
     """
 
     address_field: ClassVar[str | None] = "tracking_uri"
-    portable_fields: ClassVar[frozenset[str]] = frozenset({"experiment", "run_name", "report", "request_timeout_s"})
+    portable_fields: ClassVar[frozenset[str]] = frozenset(
+        {"experiment", "run_name", "report", "request_timeout_s", "note", "group_metrics"}
+    )
 
     tracker_config: MlflowTrackerConfig
 
     def __init__(self, tracker_config: MlflowTrackerConfig | None = None) -> None:
         config = tracker_config or MlflowTrackerConfig(kind="mlflow")
         super().__init__(config)
+        self.wants_report, self.wants_model = config.report, config.log_model
         self.store = resolve_store(config.tracking_uri, os.environ, Path.cwd())
         remember_credentials(self.store.uri, os.environ)
         self.experiment_id: str | None = None
@@ -136,6 +102,9 @@ class MlflowTracker(BaseTracker):
         self._sender: MetricSender | None = None
         self._results: ResultSender | None = None
         self._history: History | None = None
+        self._names = Names(config.group_metrics)
+        self._parameters: page.Parameters | None = None
+        self._tags: dict[str, str] = {}
         self._left_out = {INFINITIES_TAG: 0, REFUSED_TAG: 0}
         self._ended: float | None = None
         self._opening = uuid.uuid4().hex
@@ -162,20 +131,24 @@ class MlflowTracker(BaseTracker):
             self._client = open_client(self.store)
             if self.mlflow_run_id is None:  # None unless an earlier opening failed half-way
                 self._start_or_continue(run)
-            self._log_params(run)
+            self._parameters = page.Parameters(self.client, self._id, run.attempt)
+            self._parameters.log(run.params)
+            page.log_datasets(self.client, self._id, run.datasets)
             for path in (run.spec_path, run.resolved_spec_path):
                 if path is not None and path.exists() and run.ended is None:
                     self.client.log_artifact(self._id, str(path), "spec")
             if self.tracker_config.log_system_metrics and self._system_metrics is None and run.ended is None:
-                self._system_metrics = start_system_metrics(self.store.uri, self._id)
+                self._system_metrics = start_system_metrics(self.client, self.store.uri, self._id)
 
     def log_metrics(self, records: Sequence[MetricRecord]) -> None:
         """Send the values with the update as MLflow's step.
 
         A value that MLflow refuses is left out and counted; the others are sent.
         """
-        metrics, infinities = to_metrics(records)
+        metrics, infinities = to_metrics(records, self._names)
         with as_tracker_errors(self.store.shown_uri):
+            if (counts := counts_in(records, self._names)) and self._parameters is not None:
+                self._parameters.log(counts)
             self._sender = self._sender or MetricSender(self.client, self._id)
             for request in in_requests(metrics, self._sender.largest):
                 self._sender.send(request)
@@ -195,11 +168,25 @@ class MlflowTracker(BaseTracker):
     def logged(self, keys: Collection[str]) -> Mapping[str, Mapping[int, Sequence[float]]] | None:
         """Return the values that the MLflow run has."""
         with as_tracker_errors(self.store.shown_uri):
-            return logged_values(self.client, self._id, keys)
+            return logged_values(self.client, self._id, keys, self._names)
 
     def takes(self, value: float) -> bool:
         """Return False for an infinity, which flattens MLflow's charts."""
         return not math.isinf(value)
+
+    def shows(self, key: str) -> bool:
+        """Return False for a count, which is a parameter."""
+        return not self._names.is_parameter(key)
+
+    def describe(self, text: str) -> None:
+        """Replace the description of the MLflow run, unless a user has changed it."""
+        with as_tracker_errors(self.store.shown_uri):
+            page.update_note(self.client, self._id, self._with_note(text))
+
+    def log_model(self, model: PackedModel) -> None:
+        """Keep the model as a logged model of the MLflow run, and register it if the spec names a registered model."""
+        with as_tracker_errors(self.store.shown_uri):
+            log_model(self.client, str(self.experiment_id), self._id, model, self.tracker_config.register_as)
 
     def log_result(self, result: Result, path: Path) -> None:
         """Upload it, and show a figure by its step."""
@@ -229,6 +216,7 @@ class MlflowTracker(BaseTracker):
             if error:
                 self.client.set_tag(self._id, ERROR_TAG, error[:MAX_TAG_LENGTH])
                 self.client.log_text(self._id, error, "error.txt")
+            page.settle_parent(self.client, self._id, str(self.experiment_id), self._tags)
             self.client.set_terminated(self._id, status=status, end_time=_milliseconds(self._ended))
         self._settings.revert()
 
@@ -258,11 +246,6 @@ class MlflowTracker(BaseTracker):
         return _LONG_PATIENCE_S if waits else BaseTracker.patience_s
 
     @property
-    def wants_report(self) -> bool:  # type: ignore[override]  # as above
-        """True unless the spec says `report = false`."""
-        return self.tracker_config.report
-
-    @property
     def url(self) -> str | None:
         """Page with the run's curves; for a database, the address at which `mlflow ui` will serve it."""
         if self.experiment_id is None or self.mlflow_run_id is None:
@@ -282,7 +265,7 @@ class MlflowTracker(BaseTracker):
         return self.mlflow_run_id
 
     def _looked_up(self) -> History:
-        self._history = self._history or History(self.client, self._id)
+        self._history = self._history or History(self.client, self._id, self._names)
         return self._history
 
     def _result_sender(self) -> ResultSender:
@@ -307,6 +290,7 @@ class MlflowTracker(BaseTracker):
             self.client, self.store, self.tracker_config.experiment, run.name, self.tracker_config.artifact_location
         )
         self._opening = run.token or self._opening
+        self._tags = {**run.tags, **self.tracker_config.tags}
         if self._adopt(run):
             return
         run_name = self.tracker_config.run_name or run.run_id
@@ -315,19 +299,32 @@ class MlflowTracker(BaseTracker):
         self.mlflow_run_id = self._created_unnoticed() if may_exist else None
         self._asked_to_create = True
         if self.mlflow_run_id is None:
+            parent = page.parent_tags(self.client, str(self.experiment_id), self._tags)
             created = self.client.create_run(
                 str(self.experiment_id),
-                tags=run_tags(run, run_name) | {OPENING_TAG: self._opening},
+                tags={**run_tags(run, run_name), **self._own_tags(run), **parent},
                 run_name=run_name,
                 start_time=_milliseconds(run.started),
             )
             self.mlflow_run_id = created.info.run_id
 
+    def _own_tags(self, run: RunDescription) -> dict[str, str]:
+        """Return the tags of a new MLflow run that the spec decides."""
+        names = {NAMES_TAG: "grouped"} if self._names.grouped else {}
+        note = page.note_tags(self._with_note(run.summary))
+        return {**note, **names, **self.tracker_config.tags, OPENING_TAG: self._opening}
+
+    def _with_note(self, text: str) -> str:
+        return "\n\n".join(filter(None, (self.tracker_config.note, text)))
+
     def _created_unnoticed(self) -> str | None:
         """Return the run that an earlier try created without receiving the reply."""
         by_token = f"tags.`{OPENING_TAG}` = '{self._opening}'"
         found = self.client.search_runs([str(self.experiment_id)], by_token, max_results=1)
-        return str(found[0].info.run_id) if found else None
+        if not found:
+            return None
+        self._names = Names(grouped=NAMES_TAG in found[0].data.tags)
+        return str(found[0].info.run_id)
 
     def _continue(self, run: RunDescription, run_id: str) -> bool:
         """Continue the MLflow run of an earlier attempt; False if the store does not have it any more.
@@ -345,6 +342,8 @@ class MlflowTracker(BaseTracker):
                 hint="remove spool/ of the run folder: the run gets an MLflow run of its own",
             )
         self.experiment_id = known.info.experiment_id
+        self._names = Names(grouped=NAMES_TAG in known.data.tags)  # those of an earlier version stay as they are
+        self._tags = {**run.tags, **self.tracker_config.tags}
         self._left_out = {name: int(known.data.tags.get(name, 0)) for name in self._left_out}
         if run.ended is None:
             self._reopen(run_id, process_tags(run))
@@ -379,8 +378,12 @@ class MlflowTracker(BaseTracker):
             ignored = f"that MLflow run is not in the experiment {self.tracker_config.experiment!r} of the spec"
         else:
             name = {"mlflow.runName": self.tracker_config.run_name} if self.tracker_config.run_name else {}
-            tags = {key: value for key, value in run_tags(run, "").items() if key not in OF_THE_OWNER}
-            self._reopen(wanted, tags | name | {OPENING_TAG: self._opening})
+            tags = {**run_tags(run, ""), **self._own_tags(run)}
+            if OPENING_TAG in found.data.tags:  # an earlier attempt has begun it
+                self._names = Names(grouped=NAMES_TAG in found.data.tags)
+                tags.pop(NAMES_TAG, None)
+            kept = {key: value for key, value in tags.items() if key not in OF_THE_OWNER}
+            self._reopen(wanted, kept | name)
             self.experiment_id, self.mlflow_run_id = found.info.experiment_id, wanted
             return True
         _LOGGER.warning("%s = %s is ignored: %s", RUN_ID, wanted, ignored)
@@ -391,19 +394,6 @@ class MlflowTracker(BaseTracker):
 
         self.client.update_run(run_id, status="RUNNING")
         self.client.log_batch(run_id, tags=[RunTag(*tag) for tag in tags.items()], synchronous=True)
-
-    def _log_params(self, run: RunDescription) -> None:
-        """Log parameters that the MLflow run does not have, and those changed by a resume below `attempt/<n>/`.
-
-        MLflow refuses a second value for a parameter.
-        """
-        logged = self.client.get_run(self._id).data.params
-        params = to_params(run.params)
-        given = zip(run.params, params, strict=True)
-        changed = [key for key, param in given if logged.get(param.key, param.value) != param.value]
-        params += to_params({f"attempt/{run.attempt}/{key}": run.params[key] for key in changed})
-        for request in in_requests([param for param in params if param.key not in logged], MAX_PARAMS):
-            send_params(self.client, self._id, request)
 
 
 def _milliseconds(seconds: float | None) -> int | None:

@@ -15,12 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from noether.data import randomness
+from noether.data import randomness, splits
 from noether.data.container import DataContainer
 from noether.data.randomness import BlockShuffle, mix
 from noether.data.samplers import TRAINING
 from noether.data.sources import file, mapped
-from noether.data.sources.file import DiskConfig, DiskDataset, FileConfig, FileDataset
+from noether.data.sources.disk import DiskConfig, DiskDataset
+from noether.data.sources.file import FileConfig, FileDataset
 from noether.data.sources.mapped import ChunkedArray, MappedArray
 from noether.data.transforms import Normalize, NormalizeConfig
 from noether.errors import DataError
@@ -233,7 +234,7 @@ def test_more_samples_than_can_be_sorted_are_split_without_a_list_of_them(
 
 
 def in_memory_split(n: int) -> list[int]:
-    found: list[int] = randomness.train_test_indices(n, "test", 0.2, 3).tolist()
+    found: list[int] = splits.train_test_indices(n, "test", 0.2, 3).tolist()
     return found
 
 
@@ -317,7 +318,7 @@ def test_memory_stays_bounded_while_a_larger_file_is_trained_on(tmp_path: Path) 
     code = f"""
 import resource
 from noether.data.container import DataContainer
-from noether.data.sources.file import DiskConfig, DiskDataset
+from noether.data.sources.disk import DiskConfig, DiskDataset
 from noether.data.transforms import Normalize, NormalizeConfig
 
 def kilobytes(name):

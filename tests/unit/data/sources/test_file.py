@@ -9,7 +9,8 @@ import torch
 from pyarrow import csv, parquet
 from safetensors.torch import save_file
 
-from noether.data.container import DataContainer, build_data
+from noether.data.build import build_data
+from noether.data.container import DataContainer
 from noether.data.sources.file import FileConfig, FileDataset
 from noether.data.transforms import NormalizeConfig, Transform
 from noether.errors import DataError

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.core.trackers.mlflow.requests import mlflow_name
+from noether.core.trackers.mlflow.names import Names, mlflow_name
 
 # What callbacks write, and everything that MLflow refuses.
 KEYS = st.one_of(
@@ -48,3 +48,38 @@ def test_different_keys_have_different_names(keys):
 
 def test_a_colon_of_its_own_does_not_meet_an_equals_sign():
     assert mlflow_name("a:b") != mlflow_name("a=b")
+
+
+GROUPED = {
+    "rmse/test/elevation": "Evaluation/rmse test elevation",
+    "best=loss.test.total/accuracy": "Evaluation/best:loss.test.total accuracy",
+    "loss/online/total": "loss/online/total",
+    "optim/lr": "optim/lr",
+    "profiling/data_time": "system/profiling/data_time",
+}
+
+
+def test_evaluation_metrics_come_first_and_timings_are_system_metrics():
+    assert {key: Names().of(key) for key in GROUPED} == GROUPED
+    shown = [name for name in GROUPED.values() if not name.startswith("system/")]
+    assert [name.partition("/")[0] for name in sorted(shown)] == ["Evaluation", "Evaluation", "loss", "optim"]
+
+
+def test_metrics_that_are_not_grouped_keep_their_keys():
+    assert {Names(grouped=False).of(key) for key in GROUPED} == {mlflow_name(key) for key in GROUPED}
+
+
+@given(st.lists(st.one_of(KEYS, st.sampled_from([*GROUPED, *GROUPED.values()])), unique=True, max_size=20))
+def test_grouped_names_are_taken_and_differ(keys):
+    from mlflow.utils.validation import _validate_metric_name
+
+    names = [Names().of(key) for key in keys]
+    for name in names:
+        _validate_metric_name(name)
+    assert len(set(names)) == len(keys)
+
+
+@pytest.mark.parametrize("key", ["data/train/samples", "model/parameters", "model/trainable_parameters"])
+def test_counts_are_parameters_unless_metrics_keep_their_keys(key):
+    assert Names().is_parameter(key)
+    assert not Names(grouped=False).is_parameter(key)
