@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
+
+NEEDED = "the notebook needs nbclient and ipykernel: pip install -c constraints.txt nbclient ipykernel"
+nbformat = pytest.importorskip("nbformat", reason=NEEDED)
+NotebookClient = pytest.importorskip("nbclient", reason=NEEDED).NotebookClient
+pytest.importorskip("ipykernel", reason=NEEDED)
 
 NOTEBOOK = Path("docs", "tutorials", "notebook.ipynb")
 
