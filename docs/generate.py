@@ -1,6 +1,7 @@
-"""Write the reference pages from the code, or with `--check` report those that are stale.
+"""Write the reference pages and the keys for shell completion, or with `--check` report those that are stale.
 
-python docs/generate.py            write docs/reference/*.md, and the house in docs/explanation/architecture.md
+python docs/generate.py            write docs/reference/*.md, spec_keys.json of the command, the page of the
+                                   notebook, and the house in docs/explanation/architecture.md
 python docs/generate.py --check    change nothing; exit 1 if a page is stale
 """
 
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from reference_pages import api, callbacks, cli, errors, hooks, house, kinds, public_names, spec
+from reference_pages import api, callbacks, cli, errors, hooks, house, kinds, notebook, public_names, spec
 
 DOCS = Path(__file__).parent
 NOTICE = "<!-- Written by docs/generate.py: change what it reads, not this page. -->"
@@ -25,6 +26,8 @@ PAGES: dict[str, Callable[[], str]] = {
     "spec.md": spec.page,
 }
 ARCHITECTURE = DOCS / "explanation" / "architecture.md"
+NOTEBOOK = DOCS / "tutorials" / "notebook.ipynb"
+SPEC_KEYS = DOCS.parent / "noether" / "cli" / "spec_keys.json"
 HOUSE = re.compile(r"(?<=<!-- house, written by docs/generate\.py -->\n).*(?=<!-- end of the house -->)", re.DOTALL)
 
 
@@ -33,6 +36,8 @@ def stale_pages() -> dict[Path, str]:
     texts = {DOCS / "reference" / name: f"{NOTICE}\n\n{page().strip()}\n" for name, page in PAGES.items()}
     texts |= {DOCS / "reference" / name: f"{NOTICE}\n\n{text}\n" for name, text in api.pages().items()}
     texts[ARCHITECTURE] = HOUSE.sub(lambda _: f"\n{house.section()}\n\n", ARCHITECTURE.read_text("utf-8"))
+    texts[NOTEBOOK.with_suffix(".md")] = f"{NOTICE}\n\n{notebook.page(NOTEBOOK)}\n"
+    texts[SPEC_KEYS] = spec.keys()
     return {path: text for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text}
 
 

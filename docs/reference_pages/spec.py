@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from importlib import import_module
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -14,6 +16,7 @@ from noether.kernel.entries import ROLES
 from noether.kernel.registry import Registry
 from noether.spec.describe.fields import table_class_of
 from noether.spec.model import CheckpointsTable, Expectation, LoaderTable, PluginsTable, RunSpec
+from noether.spec.schema import schema_of
 from reference_pages.kinds import built_in
 from reference_pages.markdown import fields_table, summary
 
@@ -85,3 +88,33 @@ def _base_fields(role: str) -> dict[str, FieldInfo]:
     module, _, name = CONFIG_BASES.get(role, "noether.training.trainers.config:BaseTrainerConfig").partition(":")
     fields = getattr(import_module(module), name).model_fields
     return {name: field for name, field in fields.items() if name != "kind"}
+
+
+def keys() -> str:
+    """Return the keys of all tables of built-in kinds, for shell completion, see `noether.cli.completion`."""
+    registry = Registry([entry for entry in Registry.installed().entries() if entry.is_built_in])
+    schema, _ = schema_of(registry)
+
+    def is_offered(key: str, value: Any) -> bool:
+        return key not in ("kind", "resolved") and "const" not in value
+
+    tables = {"spec": schema["else"], **schema["$defs"]}
+    known = {
+        name: {key: _definition(value) for key, value in table["properties"].items() if is_offered(key, value)}
+        for name, table in tables.items()
+        if "properties" in table and name not in ("env", "removed") and not name.endswith(".part")
+    }
+    lines = (f"{json.dumps(name)}: {json.dumps(found)}" for name, found in known.items() if found)
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _definition(schema: dict[str, Any]) -> str:
+    """Return the definition of a key's value: a name, `*role`, or one of them after `[]` or `{}`; empty for a value."""
+    for one in [schema, *schema.get("anyOf", ())]:
+        if (name := one.get("$ref", "").removeprefix("#/$defs/")) not in ("", "env"):
+            return f"*{name}" if name in ROLES else name
+        for mark, part in (("[]", "items"), ("{}", "additionalProperties")):
+            below = _definition(one[part]) if isinstance(one.get(part), dict) else ""
+            if below:
+                return mark + below
+    return ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noether.cli.options import RUNS, AsJson, Checkpoint, Output, Project, RunArgument, Trusted, verb, verbs
+from noether.cli.options import RUNS, AsJson, Checkpoint, Output, Project, RunArgument, Trusted, completed, verb, verbs
 from noether.cli.output import print_facts, print_json, print_table, say, size_in_words
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ NameArgument = Annotated[
         metavar="NAME",
         help="The checkpoint: latest, last, best_model.<metric>, E…_U…_S…, or the name of its folder.",
         show_default=False,
+        autocompletion=completed("checkpoints"),
     ),
 ]
 
@@ -45,7 +46,12 @@ def verify(
     run: RunArgument,
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="The checkpoint; the newest if unset.", show_default=False),
+        typer.Argument(
+            metavar="[NAME]",
+            help="The checkpoint; the newest if unset.",
+            show_default=False,
+            autocompletion=completed("checkpoints"),
+        ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Verify all of them.")] = False,
     deep: Annotated[

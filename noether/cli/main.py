@@ -10,6 +10,7 @@ import platform
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -205,6 +206,8 @@ def _open_missing_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+_COMPLETING = "_NOETHER_COMPLETE"
+"""Environment variable by which a shell asks for the words that may come next."""
 _REFUSALS = {errno.ENAMETOOLONG: UsageError, errno.ENOSPC: StorageError, errno.EDQUOT: StorageError}
 """Errors of the system that are no defect, wherever they are raised."""
 
@@ -230,6 +233,10 @@ def _exit_code(error: NoetherError) -> int:
 def main() -> None:
     """Run the command line, and end the process with its exit code."""
     _open_missing_streams()
+    if _COMPLETING in os.environ:
+        with suppress(Exception):  # a shell shows what it gets between the words of the user
+            app()
+        sys.exit(1)
     show_log_visibly()
     try:
         app()

@@ -19,9 +19,32 @@ from noether.errors import NoetherError, notes_of
 if TYPE_CHECKING:
     from noether.spec.load import LoadedSpec
 
-Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="The TOML file of the run.", show_default=False)]
+
+def completed(of: str) -> Callable[[typer.Context, str], list[str]]:
+    """Return the completion of a parameter, see `noether.cli.completion`, which is imported when a shell asks."""
+
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        from noether.cli.completion import candidates
+
+        return candidates(of, ctx, incomplete)
+
+    return complete
+
+
+Spec = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SPEC", help="The TOML file of the run.", show_default=False, autocompletion=completed("specs")
+    ),
+]
 RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run folder, or a run id below --output.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="A run folder, or a run id below --output.",
+        show_default=False,
+        autocompletion=completed("runs"),
+    ),
 ]
 Checkpoint = Annotated[
     str,
@@ -29,6 +52,7 @@ Checkpoint = Annotated[
         "--checkpoint",
         metavar="NAME",
         help="The checkpoint: latest, last, best_model.<metric>, E…_U…_S…, or the name of its folder.",
+        autocompletion=completed("checkpoints"),
     ),
 ]
 Output = Annotated[Path, typer.Option(metavar="FOLDER", help="The folder that holds the runs.")]
@@ -103,6 +127,7 @@ def _spec_options(
             metavar="PATH=VALUE",
             help="Override a value of the spec, or append to a list with PATH+=VALUE; may be repeated.",
             show_default=False,
+            autocompletion=completed("settings"),
         ),
     ] = [],
     unset: Annotated[
@@ -111,11 +136,19 @@ def _spec_options(
             metavar="PATH",
             help="Remove a value of the spec, in its order among -s; may be repeated.",
             show_default=False,
+            autocompletion=completed("keys"),
         ),
     ] = [],
     plugins: Annotated[
         list[str],
-        typer.Option("-p", "--plugin", metavar="PLUGIN", help="Use a run plugin; may be repeated.", show_default=False),
+        typer.Option(
+            "-p",
+            "--plugin",
+            metavar="PLUGIN",
+            help="Use a run plugin; may be repeated.",
+            show_default=False,
+            autocompletion=completed("plugins"),
+        ),
     ] = [],
     trusted: Trusted = [],
 ) -> SpecOptions:
@@ -221,20 +254,25 @@ def _kept_from_ending(function: Callable[..., None]) -> Callable[..., None]:
 
 
 class _UnsetOptions:
-    """Leaves options that were not given as they are: typer would import pydantic to convert nothing, for 0.1 s."""
+    """Leaves options that were not given as they are: typer would import pydantic to convert nothing, for 0.1 s.
+
+    While a shell completes a word, it leaves the others as they were typed.
+    """
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters of a command or group."""
         parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]  # of a class of typer
         for parameter in parameters:
-            is_single = not getattr(parameter, "multiple", False) and parameter.nargs == 1
-            if is_single and not parameter.required and "process_value" not in vars(parameter):
+            if "process_value" not in vars(parameter):
                 parameter.process_value = partial(_value_of, parameter, parameter.process_value)
         return parameters
 
 
 def _value_of(parameter: Any, convert: Callable[[Any, Any], Any], ctx: Any, value: Any) -> Any:
-    if value is not None:
+    is_single = not getattr(parameter, "multiple", False) and parameter.nargs == 1
+    if ctx.resilient_parsing:
+        return value
+    if value is not None or not is_single or parameter.required:
         return convert(ctx, value)
     return None if parameter.callback is None else parameter.callback(ctx, parameter, None)
 
@@ -248,6 +286,8 @@ class _OrderedCommand(_UnsetOptions, TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments, and note their order in the context."""
+        if ctx.resilient_parsing and args and args[-1].startswith("-"):  # its value is completed
+            args = args[:-1]
         _, _, given = self.make_parser(ctx).parse_args(args=list(args))
         ctx.meta[_ORDER] = [parameter.name for parameter in given]
         return super().parse_args(ctx, args)

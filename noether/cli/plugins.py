@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 import typer
 
-from noether.cli.options import AsJson, Spec, SpecOptions, Trusted, verb, verbs
+from noether.cli.options import AsJson, Spec, SpecOptions, Trusted, completed, verb, verbs
 from noether.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 app = verbs("Look at what is installed.")
 RoleName = Annotated[
     str | None,
-    typer.Option("--role", metavar="ROLE", help="Only this role: callback, model, …", show_default=False),
+    typer.Option(
+        "--role",
+        metavar="ROLE",
+        help="Only this role: callback, model, …",
+        show_default=False,
+        autocompletion=completed("roles"),
+    ),
 ]
 
 _COLUMNS = ("role", "kind", "origin", "status", "note", "summary", "target")
@@ -70,7 +76,12 @@ def _listed(entry: Entry, status: str, note: str) -> dict[str, str]:
 
 @verb(app, "info", example="noether plugins info offline-loss")
 def info(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="A kind as in a spec.", show_default=False)],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND", help="A kind as in a spec.", show_default=False, autocompletion=completed("kinds")
+        ),
+    ],
     role: RoleName = None,
     trusted: Trusted = [],
 ) -> None:

@@ -16,6 +16,7 @@ from noether.cli.options import (
     ShowTraceback,
     SpecOptions,
     StrictCode,
+    completed,
     verb,
     verbs,
 )
@@ -30,7 +31,12 @@ def resume(
     run: RunArgument,
     options: SpecOptions,
     checkpoint: Annotated[
-        str, typer.Option(metavar="NAME", help="The checkpoint to continue from; auto is the newest valid one.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="The checkpoint to continue from; auto is the newest valid one.",
+            autocompletion=completed("checkpoints"),
+        ),
     ] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")] = False,
     nproc: Nproc = None,

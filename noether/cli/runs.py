@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from noether.cli import runs_report
-from noether.cli.options import RUNS, AsJson, Output, RunArgument, Trusted, verb, verbs
+from noether.cli.options import RUNS, AsJson, Output, RunArgument, Trusted, completed, verb, verbs
 from noether.cli.output import counted, print_csv, print_json, say, size_in_words
 
 if TYPE_CHECKING:
@@ -94,7 +94,12 @@ def show(run: RunArgument, output: Output = RUNS, as_json: AsJson = False) -> No
 def compare(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN…", help="Run folders, run ids, or patterns of ids in quotes.", show_default=False),
+        typer.Argument(
+            metavar="RUN…",
+            help="Run folders, run ids, or patterns of ids in quotes.",
+            show_default=False,
+            autocompletion=completed("runs"),
+        ),
     ],
     metrics: Metrics = [],
     best: Annotated[bool, typer.Option("--best", help="Compare the best values instead of the last ones.")] = False,
@@ -125,7 +130,13 @@ def compare(
 @verb(app, "delete", example="noether runs delete airfoil-20260102-030405-ab12 --dry-run")
 def delete(
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN…", help="Run folders, or run ids below --output.", show_default=False)
+        list[str],
+        typer.Argument(
+            metavar="RUN…",
+            help="Run folders, or run ids below --output.",
+            show_default=False,
+            autocompletion=completed("runs"),
+        ),
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,

@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
-from noether.cli.options import RUNS, Output
+from noether.cli.options import RUNS, Output, completed
 from noether.cli.output import say, size_in_words
 
 RunArguments = Annotated[
     list[str],
     typer.Argument(
-        metavar="RUN...", help="Run folders, or run ids below --output; several are drawn together.", show_default=False
+        metavar="RUN...",
+        help="Run folders, or run ids below --output; several are drawn together.",
+        show_default=False,
+        autocompletion=completed("runs"),
     ),
 ]
 Out = Annotated[Path | None, typer.Option(metavar="FILE", help="The file to write.", show_default="<run>.report.html")]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noether.cli.options import RUNS, AsJson, Spec, SpecOptions, Trusted, verb, verbs
+from noether.cli.options import RUNS, AsJson, Spec, SpecOptions, Trusted, completed, verb, verbs
 from noether.cli.output import print_facts, print_file, print_json, print_table, say, write_text
 
 if TYPE_CHECKING:
@@ -106,11 +106,19 @@ def resolve(spec: Spec, options: SpecOptions, output: OutputFile = None) -> None
 def explain(
     key: Annotated[
         str,
-        typer.Argument(metavar="KEY", help="A key as in -s: trainer.callbacks[val].max_size.", show_default=False),
+        typer.Argument(
+            metavar="KEY",
+            help="A key as in -s: trainer.callbacks[val].max_size.",
+            show_default=False,
+            autocompletion=completed("keys"),
+        ),
     ],
     options: SpecOptions,
     spec: Annotated[
-        Path | None, typer.Argument(metavar="[SPEC]", help="The TOML file of the run.", show_default=False)
+        Path | None,
+        typer.Argument(
+            metavar="[SPEC]", help="The TOML file of the run.", show_default=False, autocompletion=completed("specs")
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -244,7 +252,12 @@ def diff(
 def schema(
     spec: Annotated[
         Path | None,
-        typer.Argument(metavar="[SPEC]", help="Also know the tables of its run plugins.", show_default=False),
+        typer.Argument(
+            metavar="[SPEC]",
+            help="Also know the tables of its run plugins.",
+            show_default=False,
+            autocompletion=completed("specs"),
+        ),
     ] = None,
     output: OutputFile = None,
     trusted: Trusted = [],

@@ -49,6 +49,12 @@ class SavedRun:
     def __repr__(self) -> str:
         return f"SavedRun({str(self.run_dir)!r}, device={self.device!r})"
 
+    def _repr_html_(self) -> str:
+        """Return the run as a notebook shows it: facts, evaluation metrics, curves and settings."""
+        from noether.runs.results.report.notebook import html_of_run
+
+        return html_of_run(self.paths)
+
     @property
     def run_dir(self) -> Path:
         """The run folder."""

@@ -55,6 +55,14 @@ class Outcome:
     exit_code: int = 0
     last_line: str = ""
 
+    def _repr_html_(self) -> str:
+        """Return the run as a notebook shows it: its end, evaluation metrics, curves and settings."""
+        from noether.checkpoint.paths import PathProvider
+        from noether.runs.results.report.notebook import html_of_run
+
+        error = None if self.error is None else describe(self.error)
+        return html_of_run(PathProvider(self.run_dir.parent, self.run_dir.name), status=self.status, error=error)
+
 
 class RunInterrupted(KeyboardInterrupt):
     """Ctrl-C ended a run, which is closed; raised, so that a loop over runs ends as well.

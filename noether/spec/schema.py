@@ -287,11 +287,13 @@ def _root(top: Json) -> Json:
     """Return the schema of a file: a file that extends others may leave out required keys, any other may not.
 
     With a `oneOf` in place of the `if`, a linter would guess the branch and report a missing key as a missing
-    `extends`. The `additionalProperties` here forbid nothing; they keep strict linters from warning.
+    `extends`. The `additionalProperties` here forbid nothing; they keep strict linters from warning. The `properties`
+    demand no more than both branches do: editors complete from them, as some do not look into an `if`.
     """
     extends = {"required": ["extends"], "additionalProperties": True}
     return {
         "type": "object",
+        "properties": _extending(top)["properties"],
         "additionalProperties": True,
         "if": extends,
         "then": _extending(top),

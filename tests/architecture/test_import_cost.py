@@ -73,6 +73,23 @@ def test_a_command_that_reads_no_spec_starts_without_pydantic_and_pluggy(argumen
     assert int(count) < MOST_MODULES
 
 
+@pytest.mark.parametrize(
+    "words", [("run", "x.toml", "-s", "tr"), ("eval", "x", "--checkpoint", ""), ("runs", "show", "")]
+)
+def test_a_shell_that_completes_a_word_waits_for_neither_pydantic_nor_torch(words: tuple[str, ...]) -> None:
+    slow = (*HEAVY, "pydantic", "pluggy", "rich", "noether.spec.model")
+    at_exit = f"atexit.register(lambda: print([name for name in {slow!r} if name in sys.modules]))"
+    asked = {"_NOETHER_COMPLETE": "complete_bash", "COMP_WORDS": "\n".join(["noether", *words])}
+    run = subprocess.run(
+        [sys.executable, "-c", f"import atexit, sys\n{at_exit}\n{command()}"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **asked, "COMP_CWORD": str(len(words))},
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
 @pytest.fixture
 def fifty(tmp_path: Path) -> Path:
     """A folder of `sys.path` with fifty plugins, each with a requirement on Noether, whose modules do not exist."""

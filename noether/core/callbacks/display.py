@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
+from html import escape
+from importlib import import_module
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 _REDRAW_SECONDS = 0.1  # the eye sees no more, and a redraw costs more than many updates
+_NOTEBOOK_SECONDS = 0.25  # each redraw is a message to the browser
 SHOW_AFTER_S = 0.5  # shorter passes show no bar
 _SHORTEST, _LONGEST = 8, 40  # columns of a bar
 _quiet: ContextVar[bool] = ContextVar("noether_quiet", default=False)
@@ -130,6 +133,45 @@ class LiveBar:
     def close(self) -> None:
         """Draw once more and release the terminal."""
         _close(self._live)
+
+
+def in_notebook() -> bool:
+    """Return True if the output of this process goes to a notebook, and bars are wanted."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return not _quiet.get() and getattr(shell, "kernel", None) is not None
+
+
+class NotebookBar:
+    """Live bar of training in a notebook: one output that changes, of a few updates a second at most.
+
+    Args:
+        counter: Counts of the run.
+    """
+
+    def __init__(self, counter: UpdateCounter) -> None:
+        display: Any = import_module("IPython.display").display  # it has no types
+        self._handle = display(self._shown(counter, []), raw=True, display_id=True)
+        self._drawn = monotonic()
+
+    def show(self, counter: UpdateCounter, readings: Callable[[], Readings], pace: Pace, *, is_last: bool) -> bool:
+        """Redraw, unless the last redraw was a moment ago."""
+        now = monotonic()
+        if now - self._drawn < _NOTEBOOK_SECONDS and not is_last:
+            return False
+        self._drawn, read = now, readings()
+        self._handle.update(self._shown(counter, [*_pace(counter, pace), read.loss, *_named(read.latest)]), raw=True)
+        return True
+
+    def close(self) -> None:
+        """Do nothing: the output stays as it is."""
+
+    def _shown(self, counter: UpdateCounter, parts: Sequence[str]) -> dict[str, str]:
+        """Return the bar in the forms from which a notebook chooses."""
+        at = f"epoch {counter.epoch}  update {counter.update}/{counter.end_update}"
+        line = "  ".join(filter(None, [at, *parts]))
+        bar = f'<progress value="{counter.update}" max="{max(counter.end_update, 1)}"></progress>'
+        return {"text/plain": line, "text/html": f"{bar} <code>{escape(line)}</code>"}
 
 
 class PlainLines:

@@ -1,4 +1,4 @@
-"""`progress`: a live progress bar on a terminal, plain lines elsewhere."""
+"""`progress`: a live progress bar on a terminal and in a notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import TRAINING_LOSS, MetricFacts, is_evaluation
-from noether.core.callbacks.display import LiveBar, Pace, PlainLines, Readings, on_terminal
+from noether.core.callbacks.display import LiveBar, NotebookBar, Pace, PlainLines, Readings, in_notebook, on_terminal
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.kernel.progress import UpdateCounter
 
@@ -33,8 +33,8 @@ class ProgressDisplay(Protocol):
 class ProgressCallback(PeriodicCallback):
     """Show epoch, update, rate, remaining time, the mean training loss since the last display, and evaluations.
 
-    On a terminal that is a live bar with the last results of evaluations below it. Elsewhere it is a number of lines;
-    the result of an evaluation stands in the first line after it.
+    On a terminal and in a notebook that is a live bar with the last results of evaluations. Elsewhere it is a number of
+    lines; the result of an evaluation stands in the first line after it.
 
     ```toml
     [[trainer.callbacks]]
@@ -69,8 +69,12 @@ class ProgressCallback(PeriodicCallback):
         """Open the display."""
         self._pace = Pace(update_counter)
         self.writer.on_written.append(self._note)
-        plain = not on_terminal()
-        self._display = PlainLines(self.logger, self.lines, update_counter) if plain else LiveBar(update_counter)
+        if in_notebook():
+            self._display = NotebookBar(update_counter)
+        elif on_terminal():
+            self._display = LiveBar(update_counter)
+        else:
+            self._display = PlainLines(self.logger, self.lines, update_counter)
 
     def periodic_callback(self, *, update_counter: UpdateCounter, **_: Any) -> None:
         """Update the display; the last time is left to `after_training`, when the last evaluation is known."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import sys
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 from rich.text import Text
 
 from noether.core.callbacks import display
-from noether.core.callbacks.display import LiveBar, Pace, PassBar, Readings, without_bars
+from noether.core.callbacks.display import LiveBar, NotebookBar, Pace, PassBar, Readings, in_notebook, without_bars
 from noether.testing import make_counter
 
 RESULTS = {"loss/test/total": 0.1847, "rmse/test/elevation": 58.01, "r2/test/elevation": 0.91}
@@ -94,3 +95,46 @@ def test_without_unicode_and_colors_a_bar_is_plain(monkeypatch: pytest.MonkeyPat
     lines = drawn(monkeypatch, 100, encoding="ascii", NO_COLOR="1")
     assert "---" in lines[0]
     assert "\x1b[3" not in "".join(lines)
+
+
+class Notebook:
+    """Stands for IPython: a shell with a kernel, and the outputs that it was sent."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sent: list[dict[str, str]] = []
+        shell = SimpleNamespace(kernel=self)
+        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+        monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=self.display))
+
+    def display(self, shown: dict[str, str], *, raw: bool, display_id: bool) -> Notebook:
+        self.update(shown, raw=raw)
+        return self
+
+    def update(self, shown: dict[str, str], *, raw: bool) -> None:
+        self.sent.append(shown)
+
+
+def test_a_notebook_gets_one_output_that_changes_a_few_times_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = Notebook(monkeypatch)
+    assert in_notebook()
+    counter = make_counter()
+    bar, pace, time = NotebookBar(counter), Pace(counter), display.monotonic()
+    results = Readings(0.2, {"loss/test/<b>": 1.0}, {})
+    for place in range(1001):
+        monkeypatch.setattr(display, "monotonic", lambda now=time + place * 0.001: now)
+        bar.show(counter, lambda: results, pace, is_last=False)
+    assert 4 <= len(notebook.sent) <= 6
+    assert bar.show(counter, lambda: results, pace, is_last=True)
+    assert "train 0.2" in notebook.sent[-1]["text/plain"]
+    assert "<progress" in notebook.sent[-1]["text/html"]
+    assert "loss/test/&lt;b&gt; 1" in notebook.sent[-1]["text/html"]
+
+
+def test_a_quiet_run_and_a_shell_without_a_kernel_are_no_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    Notebook(monkeypatch)
+    with without_bars():
+        assert not in_notebook()
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace()))
+    assert not in_notebook()
+    monkeypatch.delitem(sys.modules, "IPython")
+    assert not in_notebook()
