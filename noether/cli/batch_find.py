@@ -39,7 +39,9 @@ def batch_find(
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train SPEC for a moment with each of several batch sizes, and suggest one.
+    """Suggest a batch size for SPEC: the fastest, or the largest that fits into memory.
+
+    It trains for a moment with each of several sizes.
 
     On a CPU it suggests the smallest size with nine tenths of the best throughput, and says nothing of memory. On an
     accelerator it suggests the largest size that fits into the memory during training. Both are measured with the

@@ -42,7 +42,9 @@ def lr_find(
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train SPEC for some updates with a learning rate that grows at each, and suggest the one that learns fastest.
+    """Suggest the learning rate at which SPEC learns fastest.
+
+    It trains for some updates with a learning rate that grows at each.
 
     It trains in a temporary folder without callbacks, trackers and schedules, from the seed of SPEC. It writes a
     picture and a spec with the suggestion, which extends SPEC.

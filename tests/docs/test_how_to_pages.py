@@ -307,7 +307,7 @@ def test_a_spec_without_training_evaluates_a_checkpoint(page, finish):
     assert again.metrics["loss/test/total"] == pytest.approx(first.metrics["loss/test/total/best"], rel=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_contract_and_the_fixtures_of_the_page_pass(page, project: Path):
     _, *blocks = page["test-a-plugin.md"].blocks("python")
     for number, block in enumerate(blocks):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -18,6 +19,7 @@ from noether.checkpoint.manifest import WEIGHTS, whole_file
 from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.state import DATA
+from noether.checkpoint.untrusted import open_inside
 from noether.errors import UsageError
 from noether.kernel.entries import BUILT_IN, Component
 from noether.metrics.tracker import PackedModel
@@ -51,8 +53,8 @@ def pack_model(paths: PathProvider, folder: Path, sample: Mapping[str, Any] | No
     target = packed.checkpoint_path / source.name
     for name in (MANIFEST, *(name for name in found.saved.manifest.files if whole_file(name) in _NEEDED)):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, target / name)
-    shutil.copyfile(paths.run_path / RUN, packed.run_path / RUN)
+        _copy(paths.run_path, source / name, target / name)
+    _copy(paths.run_path, paths.run_path / RUN, packed.run_path / RUN)
     packed.resolved_spec_path.write_text(tomli_w.dumps(_tables(paths)), "utf-8")
     run = load_run(folder)
     needed = _components(run)
@@ -75,6 +77,12 @@ def pack_model(paths: PathProvider, folder: Path, sample: Mapping[str, Any] | No
         requirements=_requirements(needed),
         facts={"noether.run_id": paths.run_id, "noether.checkpoint": found.position},
     )
+
+
+def _copy(run: Path, file: Path, target: Path) -> None:
+    """Copy a file of a run folder, which may be a stranger's: a link is not followed."""
+    with os.fdopen(open_inside(run, file), "rb") as held, target.open("xb") as copy:
+        shutil.copyfileobj(held, copy)
 
 
 def _tables(paths: PathProvider) -> dict[str, Any]:

@@ -158,20 +158,20 @@ class BaseTrainer(ReadsState, resume.TakesState, ChoosesCallbacks, TrainsParamet
 
         With `evaluation`, it has one pass of each callback and no training batches.
         """
-        return self.data_container.build_loader(
-            [callback.sampler_config for callback in iterator_callbacks],
-            batch_size=batch_size,
-            effective_batch_size=self.config.effective_batch_size,
-            start_update=self.state.counter.update,
-            end_update=self.total_training_updates,
-            repeat_round=self.state.round_to_repeat is not None,
-            evaluation=evaluation,
-            device=self.device,
-            rank=self.parallel.rank,
-            world_size=self.parallel.world,
-            sampling=self.config.sampling,
-            **(self.main_sampler_kwargs or {}),
-        )
+        arguments: dict[str, Any] = {
+            "batch_size": batch_size,
+            "effective_batch_size": self.config.effective_batch_size,
+            "start_update": self.state.counter.update,
+            "end_update": self.total_training_updates,
+            "repeat_round": self.state.round_to_repeat is not None,
+            "evaluation": evaluation,
+            "device": self.device,
+            "rank": self.parallel.rank,
+            "world_size": self.parallel.world,
+            "sampling": self.config.sampling,
+            **(self.main_sampler_kwargs or {}),  # which may replace others
+        }
+        return self.data_container.build_loader([one.sampler_config for one in iterator_callbacks], **arguments)
 
     # The update
 

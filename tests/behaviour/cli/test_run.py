@@ -61,7 +61,7 @@ def test_the_end_says_how_good_the_run_is_and_what_took_its_time(noether_command
     costs = table(out, "CALLBACK, IN EVALUATIONS")
     assert costs["val"][1] == "2"
     assert "lr" not in costs  # it never calls the model
-    assert "next  noether eval runs/a\n" in out
+    assert "next  noether eval runs/a" in out
 
 
 def test_output_that_no_terminal_reads_is_plain_and_never_wrapped(noether_command, spec_file, monkeypatch):

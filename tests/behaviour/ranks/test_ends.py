@@ -191,6 +191,7 @@ def test_a_disk_that_is_full_at_a_commit_ends_all_and_keeps_the_earlier_checkpoi
     assert committed(ends[0].run_dir) == [4]
 
 
+@pytest.mark.long
 def test_a_callback_may_copy_a_model_with_batch_norms(on):
     ends = on(2, {"trainer.max_updates": 6, "trainer.callbacks": [at("Copies", 0, 1)]})
     assert [(end.code, end.error) for end in ends] == [(0, None)] * 2

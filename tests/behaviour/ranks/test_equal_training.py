@@ -21,7 +21,7 @@ def require_equal_metrics(ones, others, tolerance=1e-4):
         assert other == pytest.approx(one, rel=tolerance, abs=1e-6)
 
 
-@pytest.mark.parametrize("world", [2, 3, pytest.param(5, marks=pytest.mark.long)])
+@pytest.mark.parametrize("world", [2, *(pytest.param(world, marks=pytest.mark.long) for world in (3, 5))])
 def test_the_loss_curve_of_200_updates_is_that_of_one_process(on, world, figures):
     changes = {"trainer.max_updates": 200}
     (single,), ranks = on(1, changes), on(world, changes)
@@ -81,6 +81,7 @@ def test_each_sample_is_evaluated_once_and_in_order(on, world, samples):
     require_equal_metrics(single.metrics, ranks[0].metrics)
 
 
+@pytest.mark.long
 def test_dropout_is_reproducible_on_the_same_number_of_ranks(on):
     changes = {"model.dropout": 0.5}
     once, again = on(2, changes)[0], on(2, changes)[0]
@@ -88,7 +89,8 @@ def test_dropout_is_reproducible_on_the_same_number_of_ranks(on):
     assert list(once.losses) == list(again.losses)
 
 
-@pytest.mark.parametrize("world", [7, pytest.param(11, marks=pytest.mark.long)])
+@pytest.mark.long  # `test_an_error_that_all_ranks_find_is_printed_by_one` has the same error on three ranks
+@pytest.mark.parametrize("world", [7, 11])
 def test_a_batch_that_the_ranks_do_not_divide_is_refused_with_sizes_that_fit(on, world):
     ends = on(world)
     assert {end.code for end in ends} == {2}

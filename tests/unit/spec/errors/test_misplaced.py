@@ -57,7 +57,8 @@ def test_few_allowed_keys_are_listed_beside_the_place(refused: Callable, tables:
     assert found.codes == ["unknown-key loader.batch_size"]
     assert found.problems[0].hint == (
         "it belongs in [trainer], as effective_batch_size\n"
-        "allowed here: num_workers, prefetch_factor, pin_memory, device_resident, start_method, timeout"
+        "allowed here: num_workers, prefetch_factor, pin_memory, device_resident, start_method, timeout, "
+        "limit_batches, overfit_one_batch"
     )
 
 
