@@ -66,7 +66,8 @@ def test_it_is_the_batch_norm_of_the_joined_batch(
         return passed(own, *([values.split(sizes)[rank.rank] for values in each] for each in (inputs, pulls)))
 
     parts = in_threads(len(sizes), on_a_rank)
-    close = {"rtol": 1e-7, "atol": 1e-9}
+    # Two samples that hardly differ have a variance of few exact digits beside a mean of 100.
+    close = {"rtol": 1e-6, "atol": 1e-7}
     for name in ("output", "input"):
         torch.testing.assert_close(torch.cat([part[name] for part in parts]), whole[name], **close)
     for place, gradient in enumerate(whole["parameters"]):  # the exchange of gradients adds them up
