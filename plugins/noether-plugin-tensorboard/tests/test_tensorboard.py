@@ -106,6 +106,13 @@ def test_a_run_that_failed_and_went_on_shows_every_point_once():
     assert doubled == {}
 
 
+def test_event_files_of_one_second_are_read_in_the_order_in_which_they_were_begun(tmp_path, monkeypatch):
+    for step, nanoseconds in enumerate((99_999_999, 100_000_000), start=1):
+        monkeypatch.setattr("time.time_ns", lambda at=nanoseconds: 1_800_000_000 * 10**9 + at)
+        EventFile(tmp_path).add([(step, 1.0, [scalar("loss", 1.0)])])
+    assert steps(tmp_path)["loss"] == [1, 2]
+
+
 def test_a_sync_compares_every_value_and_sends_again_what_the_event_files_have_lost():
     folder = run().run_dir / "tensorboard"
     assert verified()["missing"] == 0

@@ -38,7 +38,8 @@ class EventFile:
 
     def __init__(self, folder: Path) -> None:
         seconds, rest = divmod(time.time_ns(), 10**9)
-        self._path = folder / f"{_PREFIX}.{seconds:010d}.{socket.gethostname()}.{os.getpid()}.{rest}"
+        # Files are read in the order of their names, also those of one second.
+        self._path = folder / f"{_PREFIX}.{seconds:010d}.{rest:09d}.{socket.gethostname()}.{os.getpid()}"
         begin = Event(wall_time=time.time(), file_version="brain.Event:2")
         self._write([begin], "xb")  # never into a file, or a link, that is there
 
