@@ -86,8 +86,10 @@ def lr_find(
     print_curve(curve)
     if not found.values:
         say(
-            "error: no learning rate can be suggested: the loss does not fall by 5% before training ends\n"
-            "  help: check the model with noether check --deep, or give more --updates or another range",
+            "error: no learning rate can be suggested: the loss does not fall by 5%, or by more than it varies from "
+            "batch to batch\n"
+            "  help: give more --updates, another range, or larger batches (-s trainer.effective_batch_size=N); check "
+            "the model with noether check --deep",
             to_stderr=True,
         )
         raise typer.Exit(1)

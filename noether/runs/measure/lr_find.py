@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
+from itertools import pairwise
 from typing import Any
 
 from noether.config.components import ScheduleBaseConfig
@@ -32,6 +33,9 @@ FEWEST = 20  # updates
 _SMOOTH, _NEIGHBOURS = 0.8, 12  # weight of the next update in the smoothed loss; updates on each side
 _FALLS = 0.05  # share of the first loss that it has to fall by, or nothing is suggested
 _RISES = 1.2  # as a share of the fall before, after which training has diverged
+_LASTING = 5  # updates
+_FALLS_SURELY = 2.5  # standard errors of the newest smoothed loss; of one with neighbours on both sides, 3.5
+_SURE = 4.0  # standard errors of a smoothed loss; what changes less is the noise of batches
 _ID = "noether-lr-find"
 LIMITS = {f"trainer.{name}": None for name in ("max_epochs", "max_updates", "max_samples", "start_at_epoch")}
 
@@ -150,7 +154,8 @@ def find_lr(
             probe.end = f"the loss is not finite at a rate of {probe.rate(len(probe.losses)):.2g}"
     smoothed = smooth(probe.losses)
     rates = [probe.rate(update) for update in range(len(probe.losses))]
-    steepest, best = suggest(rates, smoothed)
+    calm = max(FEWEST, smoothed.index(min(smoothed))) if smoothed else 0  # training may diverge later
+    steepest, best = suggest(rates, smoothed, noise_of(probe.losses[:calm]))
     values = {}
     if steepest is not None and best is not None:
         chosen = min(steepest, best / 10)
@@ -245,7 +250,7 @@ class _Probe:
         rate = self.rate(len(self.losses) - 1)
         if not math.isfinite(self.losses[-1]):
             self._stop(f"the loss is not finite at a rate of {rate:.2g}")
-        elif len(self.losses) >= FEWEST and diverges(self._smoothed()):
+        elif len(self.losses) > 2 * FEWEST and diverges(self._smoothed(), self.losses):
             self._stop(f"training diverges at a rate of {rate:.2g}")
 
     def _smoothed(self) -> list[float]:
@@ -274,23 +279,50 @@ def smooth(losses: Sequence[float]) -> list[float]:
     return smoothed
 
 
-def diverges(smoothed: Sequence[float]) -> bool:
-    """Return True if the smoothed loss has risen by more than it had fallen before, and than its lowest value."""
-    lowest = min(smoothed)
-    return smoothed[-1] > lowest + _RISES * max(smoothed[0] - lowest, abs(lowest))
+def noise_of(losses: Sequence[float]) -> float:
+    """Return the standard error of a smoothed loss, from the differences between neighbours."""
+    squares = [(after - before) ** 2 / 2 for before, after in pairwise(losses)]
+    weights = [_SMOOTH**distance for distance in range(_NEIGHBOURS + 1)]  # of the newest loss: the least exact one
+    return math.sqrt(sum(squares) / max(1, len(squares)) * sum(weight**2 for weight in weights)) / sum(weights)
 
 
-def suggest(rates: Sequence[float], smoothed: Sequence[float]) -> tuple[float | None, float | None]:
-    """Return the rate at which the loss falls fastest, and that of the lowest loss; None if it does not fall."""
+def diverges(smoothed: Sequence[float], losses: Sequence[float]) -> bool:
+    """Return True if the smoothed loss has risen by more than it had fallen before, than its lowest value, and noise.
+
+    A few batches of rare samples raise it too, so each of the newest losses must be above those at the beginning.
+
+    Args:
+        smoothed: The smoothed losses.
+        losses: The losses.
+    """
+    lowest, start = min(smoothed), sum(smoothed[:FEWEST]) / len(smoothed[:FEWEST])
+    has_risen = smoothed[-1] > lowest + _RISES * max(smoothed[0] - lowest, abs(lowest))
+    if not has_risen or min(losses[-_LASTING:]) <= start:
+        return False
+    return smoothed[-1] > start + _SURE * noise_of(losses[:-_NEIGHBOURS])
+
+
+def suggest(rates: Sequence[float], smoothed: Sequence[float], noise: float = 0.0) -> tuple[float | None, float | None]:
+    """Return the rate at which the loss falls fastest, and that of the lowest loss; None if it does not fall.
+
+    Args:
+        rates: The learning rates.
+        smoothed: The smoothed loss at each.
+        noise: Standard error of one of them; a fall that it explains is none.
+    """
     finite = [place for place, loss in enumerate(smoothed) if math.isfinite(loss)]
     if len(finite) < FEWEST:
         return None, None
     lowest = min(finite, key=lambda place: smoothed[place])
-    if smoothed[0] - smoothed[lowest] < _FALLS * abs(smoothed[0]) or lowest < 2:
+    start = sum(smoothed[:FEWEST]) / FEWEST if noise else smoothed[0]
+    is_early = lowest < (2 * FEWEST if noise else 2)  # a dip of the noise, among the losses that it is compared with
+    if start - smoothed[lowest] < max(_FALLS * abs(start), _FALLS_SURELY * noise) or is_early:
         return None, None
+    # Before the fall, the noise of batches has slopes as well.
+    falls = max((place for place in range(1, lowest) if smoothed[place] >= start - noise), default=1) if noise else 1
     slopes = {
         place: (smoothed[place + 1] - smoothed[place - 1]) / math.log(rates[place + 1] / rates[place - 1])
-        for place in range(1, lowest)
+        for place in range(falls, lowest)
     }
     return rates[min(slopes, key=lambda place: slopes[place])], rates[lowest]
 

@@ -2,12 +2,13 @@
 
 import math
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from noether.runs.measure.batch_find import BatchTest, Measured, _Bench, _on_accelerator, _on_cpu
 from noether.runs.measure.curve import Curve
-from noether.runs.measure.lr_find import diverges, smooth, suggest
+from noether.runs.measure.lr_find import FEWEST, diverges, noise_of, smooth, suggest
 
 RATES = [10 ** (-6 + 0.05 * place) for place in range(140)]
 
@@ -35,9 +36,40 @@ def test_a_loss_that_does_not_fall_suggests_nothing() -> None:
 
 
 def test_training_diverges_when_the_loss_rises_by_more_than_it_has_fallen() -> None:
-    assert not diverges([1.0, 0.5, 0.2, 1.0])
-    assert diverges([1.0, 0.5, 0.2, 1.3])
-    assert not diverges([-1.0, -1.1, -1.2])
+    fallen = [1.0] * FEWEST + [0.5, 0.2]
+    for rises in ([1.0] * 12, [1.3] * 12):
+        assert diverges([*fallen, *rises], [*fallen, *rises]) == (rises[0] > 1.2)
+    assert not diverges([-1.0, -1.1, -1.2] * 20, [-1.0, -1.1, -1.2] * 20)
+
+
+def noisy(losses: list[float], size: float, seed: int = 0) -> list[float]:
+    """Losses of batches that differ: a batch in ten has a rare sample, as targets with a long tail have."""
+    generator = Random(seed)
+    return [loss + size * (generator.random() + 5 * (generator.random() < 0.1)) for loss in losses]
+
+
+def test_noise_of_batches_alone_is_neither_divergence_nor_a_reason_to_suggest_a_rate() -> None:
+    suggested_without = 0
+    for seed in range(10):
+        losses = noisy([1.0] * len(RATES), 1.0, seed)
+        smoothed, noise = smooth(losses), noise_of(losses)
+        for count in range(2 * FEWEST + 1, len(losses), 3):
+            assert not diverges(smooth(losses[:count]), losses[:count])
+        assert suggest(RATES, smoothed, noise) == (None, None)
+        suggested_without += suggest(RATES, smoothed) != (None, None)
+    assert suggested_without, "this noise would lead to a rate"
+
+
+def test_a_fall_that_stands_out_of_the_noise_is_found_at_its_rate() -> None:
+    losses = noisy(falling(1e-3), 0.05)
+    steepest, lowest = suggest(RATES, smooth(losses), noise_of(losses))
+    assert steepest == pytest.approx(1e-3, rel=1)
+    assert 3e-3 < (lowest or 0) < 0.1
+
+
+def test_training_that_diverges_is_noticed_in_noise() -> None:
+    losses = noisy(falling(1e-3), 0.05)
+    assert diverges(smooth(losses), losses)
 
 
 def test_a_sketch_shows_extremes_and_suggestion_in_lines_of_one_width() -> None:
