@@ -1,8 +1,15 @@
 """A tiny run for tests that need a whole one: 50 weights, 48 samples, milliseconds."""
 
 import json
+import os
 import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +27,49 @@ hypothesis.settings.load_profile("no deadline")
 TRAIN_SAMPLES, TEST_SAMPLES, BATCH = 48, 13, 8
 SPECS = Path(__file__).parents[1] / "specs"
 OF_PLUGINS = {SPECS / "darcy.toml"}  # tested by the packages in plugins/ that they need
+
+
+def _require_answer(address: str, process: subprocess.Popen[bytes], timeout_s: float = 90) -> None:
+    """Wait until a server answers a question that needs its database, which takes it long the first time."""
+    question = f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise RuntimeError(f"mlflow server ended with {process.returncode}")
+        try:
+            with urllib.request.urlopen(question, timeout=timeout_s):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise RuntimeError("mlflow server did not start")
+
+
+@contextmanager
+def _mlflow_server(folder: Path) -> Iterator[str]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "log.txt").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True, env=environment)
+    try:
+        _require_answer(f"http://127.0.0.1:{port}", process)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def serve_mlflow() -> Callable[[Path], AbstractContextManager[str]]:
+    """Start a real `mlflow server` on the loopback with its data in a folder: a context with its address.
+
+    It ends with all of its processes.
+    """
+    return _mlflow_server
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
 import urllib.parse
 import urllib.request
 from pathlib import Path
-from urllib.error import URLError
 
 import pytest
 
@@ -31,44 +24,13 @@ NOT_ASKED = {
 """Without it a panel of MLflow's takes a third of the first page."""
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def wait_for(address, process, timeout_s=90):
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            raise RuntimeError(f"mlflow server ended with {process.returncode}")
-        try:
-            question = f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
-            with urllib.request.urlopen(question, timeout=timeout_s):
-                return
-        except (URLError, OSError):
-            time.sleep(0.2)
-    raise RuntimeError("mlflow server did not start")
-
-
 @pytest.fixture(scope="module")
-def server(browser, tmp_path_factory):
+def server(serve_mlflow, browser, tmp_path_factory):
     """The address of a real `mlflow server` on the loopback; it ends with all of its processes."""
     folder = tmp_path_factory.mktemp("server")
-    address = f"http://127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"]
-    command += ["--port", address.rpartition(":")[2], "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    command += ["--artifacts-destination", str(folder / "artifacts")]
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (folder / "log.txt").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True, env=environment)
-    try:
-        wait_for(address, process)
+    with serve_mlflow(folder) as address:
         yield address
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

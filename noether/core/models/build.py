@@ -177,9 +177,7 @@ def model_without_values(config: ModelBaseConfig) -> ModelBase | None:
     """
     meta, put_back, drawn = torch.device("meta"), rng_snapshot(), torch.get_rng_state()
     model = None
-    with suppress(
-        Exception
-    ):  # whatever a constructor does with values that are not there; it is built with values then
+    with suppress(Exception):  # whatever a constructor does with values that are missing; it is built with them then
         with meta, _Watch() as watch:
             model = build_model(config, meta)
         if watch.needs_values or not _is_skeleton(model):

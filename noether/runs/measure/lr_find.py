@@ -314,8 +314,9 @@ def suggest(rates: Sequence[float], smoothed: Sequence[float], noise: float = 0.
     if len(finite) < FEWEST:
         return None, None
     lowest = min(finite, key=lambda place: smoothed[place])
-    start = sum(smoothed[:FEWEST]) / FEWEST if noise else smoothed[0]
-    is_early = lowest < (2 * FEWEST if noise else 2)  # a dip of the noise, among the losses that it is compared with
+    first = min(FEWEST, len(smoothed) // 5) if noise else 1
+    start = sum(smoothed[:first]) / first
+    is_early = lowest < 2 * first  # a dip of the noise, among the losses that it is compared with
     if start - smoothed[lowest] < max(_FALLS * abs(start), _FALLS_SURELY * noise) or is_early:
         return None, None
     # Before the fall, the noise of batches has slopes as well.

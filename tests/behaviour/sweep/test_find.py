@@ -104,7 +104,7 @@ def test_a_file_of_the_user_is_never_replaced(project: Path, noether_command: Co
 
 
 def test_values_that_no_file_can_hold_are_printed_as_options(project: Path, noether_command: Command) -> None:
-    found = noether_command("lr-find", "tiny.toml", "-s", "model.optimizer.lr=0.5", "--updates", "60")
+    found = noether_command("lr-find", "tiny.toml", "-s", "model.optimizer.lr=0.5")
     assert found.code == 0, found.err
     assert "note:" in found.err
     assert printed_command(found)[-2] == "-s"

@@ -1,15 +1,7 @@
 import importlib.util
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 import warnings
 from pathlib import Path
-from urllib.error import URLError
 
 import pytest
 
@@ -97,41 +89,10 @@ def records():
     ]
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def wait_for(address, process, timeout_s=60):
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            raise RuntimeError(f"mlflow server ended with {process.returncode}")
-        try:
-            # The first question that needs the database takes the server long.
-            question = f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
-            with urllib.request.urlopen(question, timeout=timeout_s):
-                return
-        except (URLError, OSError):
-            time.sleep(0.2)
-    raise RuntimeError("mlflow server did not start")
-
-
 @pytest.fixture(scope="session")
-def server(migrated_database, tmp_path_factory):
+def server(serve_mlflow, migrated_database, tmp_path_factory):
     """The address of a real `mlflow server` on the loopback."""
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(migrated_database, folder / "mlflow.db")
-    address = f"http://127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"]
-    command += ["--port", address.rpartition(":")[2], "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    command += ["--artifacts-destination", str(folder / "artifacts")]
-    with (folder / "log.txt").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
-    try:
-        wait_for(address, process)
+    with serve_mlflow(folder) as address:
         yield address
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(20)
