@@ -228,7 +228,7 @@ def _print_kind(component: Component) -> None:
     """Print the origin of a kind, its purpose, its options, and an example."""
     from noether.config.discriminated import config_class_of
     from noether.kernel.entries import PLUGIN, TABLE
-    from noether.spec.describe.fields import table_class_of
+    from noether.spec.fields import table_class_of
 
     if component.role == PLUGIN.name:
         _print_plugin(component)
@@ -292,7 +292,7 @@ def _type(annotation: Any) -> str:
 
 
 def _type_of_class(annotation: type) -> str:
-    from noether.spec.describe.fields import is_table
+    from noether.spec.fields import is_table
 
     if issubclass(annotation, Enum):
         return " | ".join(repr(member.value) for member in annotation)

@@ -19,8 +19,8 @@ from noether.cli.output import (
 from noether.metrics.metrics_file import spell_number
 from noether.runs.results.summary import Evaluated, RunSummary
 from noether.runs.results.table import FACTS, RunTable, moment, next_commands, run_argument
-from noether.spec.diff import ABSENT
 from noether.spec.errors.words import toml_literal
+from noether.spec.overlay import ABSENT
 
 _MOST_SETTINGS = 6
 """Columns of settings; more make the table of runs hard to read."""

@@ -29,10 +29,10 @@ from noether.kernel.participant import Participant
 from noether.kernel.progress import EarlyStopIteration, UpdateCounter
 from noether.runs.outcome import EXIT_CODE, describe
 from noether.runs.prepare import Run, rehearsal
-from noether.spec.checks.meaning import interval_findings
-from noether.spec.describe.fields import configs_in
+from noether.spec.checks import interval_findings
 from noether.spec.errors.problem import InvalidSpecError, Problem
 from noether.spec.errors.words import quoted
+from noether.spec.fields import configs_in
 from noether.spec.load import LoadedSpec
 from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec

@@ -38,7 +38,7 @@ from noether.runs.predict.files import read_samples
 from noether.runs.predict.inputs import Inputs, as_batch
 from noether.runs.prepare import Preparation, Run, preparation
 from noether.runs.saved_spec import load_saved_spec
-from noether.spec.describe.fields import item_ids
+from noether.spec.fields import item_ids
 from noether.spec.model import RunSpec
 from noether.training.resume import resumption_paths
 from noether.training.signals import StoppedBySignal

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from noether.config.secrets import withheld
 from noether.errors import ExpectationError, NoetherError, error_text, notes_of
 from noether.kernel.names import did_you_mean
-from noether.spec.checks.metrics import BEST
+from noether.spec.metric_checks import BEST
 from noether.spec.model import Expectation
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from noether.runs.outcome import describe
 from noether.runs.prepare import Run
 from noether.runs.results.summary import RunSummary, summary_of
 from noether.runs.results.table import next_commands
-from noether.spec.describe.fields import components_in
 from noether.spec.errors.words import visible
+from noether.spec.fields import components_in
 from noether.spec.model import RunSpec
 from noether.training.rounds import CHECKPOINT_WAIT, EVALUATION, PERIODIC, SAVE
 

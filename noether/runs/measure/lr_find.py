@@ -23,8 +23,8 @@ from noether.optim.schedules import Schedule, Scheduled
 from noether.runs.measure.curve import Curve
 from noether.runs.outcome import EXIT_CODE, describe
 from noether.runs.prepare import Run, rehearsal
-from noether.spec.describe.fields import configs_in
 from noether.spec.errors.words import toml_path
+from noether.spec.fields import configs_in
 from noether.spec.load import LoadedSpec
 from noether.training.signals import StoppedBySignal
 

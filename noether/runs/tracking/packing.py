@@ -26,7 +26,7 @@ from noether.metrics.tracker import PackedModel
 from noether.runs.folder.run_folder import RUN
 from noether.runs.load import SavedRun, load_run
 from noether.runs.saved_spec import read_saved_spec
-from noether.spec.describe.fields import components_in
+from noether.spec.fields import components_in
 
 _NEEDED = (WEIGHTS, DATA)
 """Files of a checkpoint that a prediction reads."""
