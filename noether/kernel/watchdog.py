@@ -14,7 +14,7 @@ from time import monotonic
 from types import FrameType
 from typing import Any, TextIO
 
-from noether.kernel.stops import Interruption
+from noether.kernel.participant import Interruption
 
 GRACE = 10.0
 """Seconds after the exception in which the work has to end, before the last resort."""

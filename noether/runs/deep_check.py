@@ -24,7 +24,7 @@ from noether.core.models.base import evaluating
 from noether.data.batches import described
 from noether.data.dataset import length_of
 from noether.errors import NoetherError, TrainingError, error_text, notes_of
-from noether.kernel.markers import hookimpl
+from noether.kernel.hookspecs import hookimpl
 from noether.kernel.participant import Participant
 from noether.kernel.progress import EarlyStopIteration, UpdateCounter
 from noether.runs.outcome import EXIT_CODE, describe

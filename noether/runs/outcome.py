@@ -84,8 +84,8 @@ def say_how_to_continue(paths: PathProvider, update: int, outcome: Outcome) -> N
         update: Completed updates.
         outcome: Its end.
     """
-    from noether.checkpoint.names import CheckpointNames  # imports torch
     from noether.checkpoint.paths import shown_path
+    from noether.checkpoint.saved import CheckpointNames  # imports torch
 
     saved = CheckpointNames(paths.checkpoint_path).newest_resumable()
     lost = update - (saved.update if saved is not None else 0)

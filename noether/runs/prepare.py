@@ -23,7 +23,7 @@ from torch import Tensor
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.save import SavePolicy
 from noether.config.base import building_with_seed, construct
-from noether.core.initializers.base import InitializerBase
+from noether.core.initializers.weights import InitializerBase
 from noether.core.models.agreement import lazy_layers, require_sizes
 from noether.core.models.base import ModelBase, evaluating
 from noether.core.models.build import build_model, infer_sizes, model_without_values

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from noether.checkpoint.durable import replace_file
-from noether.checkpoint.names import Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.saved import Checkpoint, CheckpointNames
 from noether.checkpoint.state import encode_state
 from noether.checkpoint.tensor_file import IN_PAIRS
 from noether.config.base import component_of

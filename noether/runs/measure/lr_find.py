@@ -16,7 +16,7 @@ from typing import Any
 
 from noether.config.components import ScheduleBaseConfig
 from noether.errors import NoetherError, NonFiniteError, SpecError, TrainingError, UsageError
-from noether.kernel.markers import hookimpl
+from noether.kernel.hookspecs import hookimpl
 from noether.kernel.participant import Participant
 from noether.kernel.progress import UpdateCounter
 from noether.optim.schedules import Schedule, Scheduled

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from noether.checkpoint.durable import make_folders, remove_tree, rename, storage_error, sync_folder
-from noether.checkpoint.names import LATEST, Checkpoint, CheckpointNames
 from noether.checkpoint.paths import ABANDONED, PathProvider, abandoned_checkpoints, checkpoint_folders, update_of
-from noether.checkpoint.saved import SavedCheckpoint
+from noether.checkpoint.saved import LATEST, Checkpoint, CheckpointNames, SavedCheckpoint
 from noether.checkpoint.state import CheckpointState
 from noether.checkpoint.untrusted import names_inside
-from noether.core.initializers.base import InitializerBase, InitializerConfig
+from noether.config.components import InitializerConfig
+from noether.core.initializers.weights import InitializerBase
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
 from noether.errors import CheckpointError

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from noether.checkpoint.manifest import NAME as MANIFEST
 from noether.checkpoint.manifest import WEIGHTS, whole_file
-from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.saved import CheckpointNames
 from noether.checkpoint.state import DATA
 from noether.checkpoint.untrusted import open_inside
 from noether.errors import UsageError

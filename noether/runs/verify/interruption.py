@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from noether.core.callbacks.tree import family
-from noether.kernel.markers import hookimpl
+from noether.kernel.hookspecs import hookimpl
 from noether.kernel.progress import UpdateCounter
 from noether.metrics.log import LogWriter
 

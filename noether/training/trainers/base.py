@@ -20,7 +20,7 @@ from noether.config.metric_facts import MetricPropertyProvider
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.callbacks.tree import participants_of
-from noether.core.initializers.base import CalledOnce, InitializerBase
+from noether.core.initializers.weights import CalledOnce, InitializerBase
 from noether.core.models.agreement import require_agreement, require_sizes
 from noether.core.models.base import ModelBase
 from noether.data.batches import by_field, moved, properties_of, selected

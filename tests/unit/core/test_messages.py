@@ -17,8 +17,8 @@ from noether.core.callbacks.checkpoint.averages import (
     flattened,
     load_averages,
 )
-from noether.core.callbacks.checkpoint.interval import check_parts
 from noether.core.callbacks.checkpoint.live_weights import LiveWeights
+from noether.core.callbacks.checkpoint.saving import check_parts
 from noether.core.callbacks.evaluation import put_together
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.initializers import ResumeInitializerConfig

@@ -11,8 +11,8 @@ from noether.config.components import CallBackBaseConfig, DatasetBaseConfig
 from noether.config.discriminated import Discriminated
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.data.dataset import Dataset
-from noether.spec.load import LoadedSpec, load_spec
 from noether.spec.checks import meaning_notes
+from noether.spec.load import LoadedSpec, load_spec
 
 HERE = Path(__file__).stem
 
