@@ -21,7 +21,7 @@ from noether.core.callbacks.evaluation import put_together
 from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback, iterator_callbacks
 from noether.core.models.agreement import require_agreement
 from noether.core.models.base import evaluating
-from noether.data.batches import described
+from noether.data.collators import described
 from noether.data.dataset import length_of
 from noether.errors import NoetherError, TrainingError, error_text, notes_of
 from noether.kernel.hookspecs import hookimpl

@@ -201,20 +201,12 @@ _ADDED: dict[str, tuple[str, ...]] = {"stack": (), "pad": ("mask",), "concat": (
 """Properties that a collator adds to a batch, by kind; those of other collators are unknown."""
 
 
-def counter_of(spec: RunSpec, updates_per_epoch: int | None = None) -> UpdateCounter | None:
-    """Return the counter of a run before its first update; None if its length depends on the size of the data.
-
-    Args:
-        spec: A valid spec.
-        updates_per_epoch: Updates in one epoch, if known.
-    """
+def counter_of(spec: RunSpec) -> UpdateCounter | None:
+    """Return the counter of a run before its first update; None if its length depends on the size of the data."""
     trainer = spec.trainer
-    if updates_per_epoch is None and trainer.max_epochs is not None:
+    if trainer.max_epochs is not None:
         return None
-    per_epoch = updates_per_epoch or 1
-    epoch = trainer.start_at_epoch or 0 if updates_per_epoch else 0
-    start = TrainingIteration(epoch, epoch * per_epoch, epoch * per_epoch * trainer.effective_batch_size)
-    return UpdateCounter(start, trainer.end_iteration, per_epoch, trainer.effective_batch_size)
+    return UpdateCounter(TrainingIteration(0, 0, 0), trainer.end_iteration, 1, trainer.effective_batch_size)
 
 
 def interval_findings(spec: RunSpec, counter: UpdateCounter | None, *, all_units: bool = False) -> Iterator[Finding]:

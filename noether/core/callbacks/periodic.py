@@ -18,7 +18,7 @@ from noether.core.callbacks.base import CallbackBase, CallBackBaseConfig, explai
 from noether.core.callbacks.evaluation import DatasetPass, put_together
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
-from noether.data.batches import properties_of
+from noether.data.collators import properties_of
 from noether.data.container import DataContainer
 from noether.data.dataset import length_of
 from noether.data.samplers import SamplerIntervalConfig

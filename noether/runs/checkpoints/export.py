@@ -17,8 +17,8 @@ from noether.checkpoint.saved import Checkpoint, CheckpointNames
 from noether.checkpoint.state import encode_state
 from noether.checkpoint.tensor_file import IN_PAIRS
 from noether.config.base import component_of
-from noether.data.batches import selected
 from noether.data.build import build_dataset
+from noether.data.collators import selected
 from noether.data.dataset import length_of
 from noether.data.fetch import fetch_of
 from noether.data.randomness import EVALUATION_EPOCH

@@ -14,7 +14,7 @@ from noether.checkpoint.paths import PathProvider, ResumptionPaths, checkpoint_f
 from noether.checkpoint.saved import CheckpointNames, SavedCheckpoint
 from noether.checkpoint.shards import in_shards_of
 from noether.checkpoint.state import callback_file
-from noether.core.callbacks.checkpoint.live_weights import LiveWeights
+from noether.core.models.weights import LiveWeights
 from noether.errors import CheckpointError, SpecError, TrainingError
 from noether.optim.kernels import is_sharded, local, sharing
 
