@@ -62,7 +62,6 @@ def bench(
     """
     from noether.runs.measure.bench import bench as measure
     from noether.runs.measure.compare import Former
-    from noether.spec.load import load_spec
 
     former = None if compare is None else Former.read(compare)
 
@@ -70,7 +69,7 @@ def bench(
         is_quick = fail_over is None or timing.ratio <= fail_over
         return is_quick and (former is None or former.allows(timing))
 
-    loaded = load_spec(spec, options.overrides, trust=options.trusted, plugins=options.plugins)
+    loaded = options.load(spec)
     if former is not None:
         former.require_same(loaded.spec.name, updates)
     found = measure(loaded, options.plugins, updates=updates, is_enough=is_enough)

@@ -52,9 +52,8 @@ def show(
         raise UsageError(f"unknown format of --out: found {out.suffix!r}, expected one of {', '.join(_SUFFIXES)}")
     from noether.runs.data.summary import facts_of
     from noether.runs.prepare import preparation
-    from noether.spec.load import load_spec
 
-    loaded = load_spec(spec, options.overrides, trust=options.trusted, plugins=options.plugins)
+    loaded = options.load(spec)
     found, failed = [], None
     with preparation(loaded, options.plugins) as prepared:
         data = prepared.data()

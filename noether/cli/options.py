@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -106,6 +106,12 @@ class SpecOptions(NamedTuple):
     overrides: Sequence[str]
     plugins: Sequence[str]
     trusted: Sequence[str]
+
+    def load(self, spec: Path | str, set: Mapping[str, Any] | None = None) -> LoadedSpec:
+        """Return a spec with the options, and with further values over it."""
+        from noether.spec.load import load_spec
+
+        return load_spec(spec, self.overrides, set=set, plugins=self.plugins, trust=self.trusted)
 
     def arguments(self) -> list[str]:
         """Return the options as they were typed, for another command line."""

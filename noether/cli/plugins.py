@@ -135,9 +135,8 @@ def order(spec: Spec, options: SpecOptions, as_json: AsJson = False) -> None:
     from noether.cli.hooks import print_order
     from noether.runs.plan.plan_callbacks import ordered_calls
     from noether.runs.prepare import rehearsal
-    from noether.spec.load import load_spec
 
-    loaded = load_spec(spec, options.overrides, trust=options.trusted, plugins=options.plugins)
+    loaded = options.load(spec)
     with rehearsal(loaded, options.plugins) as run:
         calls = ordered_calls(run)
     print_order(calls, as_json=as_json)

@@ -94,10 +94,9 @@ def resolve(spec: Spec, options: SpecOptions, output: OutputFile = None) -> None
     from its first sample, such as the number of inputs, stay unset.
     """
     from noether.kernel.registry import use_registry
-    from noether.spec.load import load_spec
     from noether.spec.model import resolved_toml
 
-    loaded = load_spec(spec, options.overrides, trust=options.trusted, plugins=options.plugins)
+    loaded = options.load(spec)
     with use_registry(loaded.registry):
         _write(resolved_toml(loaded.spec), output)
 
@@ -128,10 +127,9 @@ def explain(
     """
     from noether.kernel.registry import Registry, use_registry
     from noether.spec.describe.explain import documented, explained
-    from noether.spec.load import load_spec
 
     if spec is not None:
-        loaded = load_spec(spec, options.overrides, trust=options.trusted, plugins=options.plugins)
+        loaded = options.load(spec)
         with use_registry(loaded.registry):
             _print_explanation(explained(key, loaded), as_json=as_json)
         return

@@ -208,14 +208,7 @@ class SweepPlan:
         """
         remarks = [f"{MARK} sweep`: the values of {trial_id}, compared by {self.objective.words}."]
         try:
-            return write_overlay(
-                self.loaded,
-                path or self.journal.folder / "best.toml",
-                values,
-                remarks,
-                self.trial(values),
-                self.options,
-            )
+            return write_overlay(self.loaded, path or self.journal.folder / "best.toml", values, remarks, self.options)
         except UsageError:
             if path is not None:
                 raise
