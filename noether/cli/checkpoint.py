@@ -8,22 +8,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noether.cli.options import RUNS, AsJson, Checkpoint, Output, Project, RunArgument, Trusted, completed, verb, verbs
+from noether.cli.options import (
+    CHECKPOINT_NAMES,
+    RUNS,
+    AsJson,
+    Checkpoint,
+    Output,
+    Project,
+    RunArgument,
+    Trusted,
+    argument,
+    verb,
+    verbs,
+)
 from noether.cli.output import print_facts, print_json, print_table, say, size_in_words
 
 if TYPE_CHECKING:
     from noether.runs.checkpoints.listing import Listed, Verdict
 
 app = verbs("Look after the checkpoints of a run.")
-NameArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="NAME",
-        help="The checkpoint: latest, last, best_model.<metric>, E…_U…_S…, or the name of its folder.",
-        show_default=False,
-        autocompletion=completed("checkpoints"),
-    ),
-]
+NameArgument = Annotated[str, argument("NAME", CHECKPOINT_NAMES, "checkpoints")]
 
 NoTransforms = Annotated[bool, typer.Option("--no-transforms", help="Leave the run's transforms out of a program.")]
 
@@ -46,12 +50,7 @@ def verify(
     run: RunArgument,
     name: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[NAME]",
-            help="The checkpoint; the newest if unset.",
-            show_default=False,
-            autocompletion=completed("checkpoints"),
-        ),
+        argument("[NAME]", "The checkpoint; the newest if unset.", "checkpoints"),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Verify all of them.")] = False,
     deep: Annotated[

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 import typer
 
-from noether.cli.options import AsJson, Spec, SpecOptions, Trusted, completed, verb, verbs
+from noether.cli.options import AsJson, Spec, SpecOptions, Trusted, argument, completed, verb, verbs
 from noether.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -76,12 +76,7 @@ def _listed(entry: Entry, status: str, note: str) -> dict[str, str]:
 
 @verb(app, "info", example="noether plugins info offline-loss")
 def info(
-    kind: Annotated[
-        str,
-        typer.Argument(
-            metavar="KIND", help="A kind as in a spec.", show_default=False, autocompletion=completed("kinds")
-        ),
-    ],
+    kind: Annotated[str, argument("KIND", "A kind as in a spec.", "kinds")],
     role: RoleName = None,
     trusted: Trusted = [],
 ) -> None:
@@ -171,7 +166,7 @@ def doctor(
 
 @verb(app, "new", example="noether plugins new grad-noise --role callback")
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The kind, as a spec will name it.", show_default=False)],
+    name: Annotated[str, argument("NAME", "The kind, as a spec will name it.")],
     role: Annotated[str, typer.Option("--role", metavar="ROLE", help="Its role: callback, model, …")] = "callback",
     folder: Annotated[
         Path | None,
@@ -191,7 +186,7 @@ def new(
 
 @verb(app, "check", example="noether plugins check .")
 def check(
-    folder: Annotated[Path, typer.Argument(metavar="PATH", help="The folder of the package.", show_default=False)],
+    folder: Annotated[Path, argument("PATH", "The folder of the package.")],
 ) -> None:
     """Check a package of plugins before it is published.
 

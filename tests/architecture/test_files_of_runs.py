@@ -32,7 +32,7 @@ KNOWN = {
     "cli/output.py": "a file that the command line names",
     "cli/package.py": "folders that the command line names, new or the user's own, and our own templates",
     "cli/spec.py: runs.iterdir": "the folder of all runs, for their names",
-    "cli/runs_report.py: webbrowser.open": "the page that the command has just written",
+    "cli/runs.py: webbrowser.open": "the page that the command has just written",
     "core/initializers/weights.py: output.iterdir": "the folder of all runs, for their names",
     "core/trackers/mlflow/client.py": "the folder of MLflow's own store",
     "core/trackers/mlflow/logged_model.py: tempfile.TemporaryDirectory": "a temporary folder",
