@@ -235,7 +235,7 @@ def show_log_visibly() -> None:
 def _exit_code(error: NoetherError) -> int:
     if "noether.runs" not in sys.modules:  # no run was begun
         return error.exit_code
-    from noether.runs.processes import exit_code
+    from noether.runs.outcome import exit_code
 
     return exit_code(error.exit_code)
 

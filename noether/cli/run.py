@@ -170,7 +170,7 @@ def _new_id(spec: Path, options: SpecOptions) -> str:
 
 def on_ranks(ranks: int, restarts: int, more: list[str]) -> NoReturn:
     """Run this command in several processes, one for each rank, and end with the exit code of the run."""
-    from noether.runs.processes import start_ranks
+    from noether.runs.ranks import start_ranks
 
     words, arguments = iter(sys.argv[1:]), []
     for word in words:
@@ -199,7 +199,7 @@ def end(outcome: Outcome, *, show_traceback: bool, quiet: bool = False) -> NoRet
             print_error(error)
         else:
             _print_defect(error, outcome)
-    from noether.runs.processes import exit_code
+    from noether.runs.outcome import exit_code
 
     raise typer.Exit(exit_code(outcome.exit_code))
 

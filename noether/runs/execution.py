@@ -42,9 +42,9 @@ from noether.runs.resume.continuation import (
     lost_updates,
     move_newer_aside,
     move_run_aside,
+    repair,
 )
 from noether.runs.resume.facts import facts_of
-from noether.runs.resume.repair import repair
 from noether.runs.saved_spec import PROJECT, SPEC_SHA256, write_saved_spec
 from noether.runs.start_and_end import Clock, limits_of, say_end, say_start
 from noether.runs.tracking.description import description_of

@@ -17,7 +17,7 @@ from noether.metrics.tracker import BaseTracker, RunDescription
 from noether.runs.folder.lock import NAME as LOCK
 from noether.runs.folder.lock import RunLock, holder_of, in_use
 from noether.runs.folder.run_folder import RUN, find_run
-from noether.runs.tracking.own_store import OwnTrackers, sync_registry
+from noether.runs.tracking.tracking import OwnTrackers, sync_registry
 from noether.spec.read.layering import is_project_root
 
 _WRITTEN = frozenset(
