@@ -48,7 +48,7 @@ KNOWN = {
     "metrics/delivery.py: copy.write_bytes": "a copy in a temporary folder, for a tracker",
     "metrics/delivery.py: tempfile.TemporaryDirectory": "a temporary folder",
     "metrics/spool.py": "the positions of trackers",
-    "runs/checkpoints/export.py": "a file that the command line names",
+    "runs/predict/export.py": "a file that the command line names",
     "runs/console.py: os.open": "the null device, when nobody reads the output any more",
     "runs/folder/run_folder.py: Path(output).glob": "the folder of all runs, for their names",
     "runs/measure/hook_costs.py: _SCHEDULER.read_text": "the system's account of this thread's time",

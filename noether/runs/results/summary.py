@@ -12,10 +12,10 @@ from typing import Any, Literal
 from noether.checkpoint.paths import PathProvider
 from noether.config.metric_facts import Direction, metric_direction
 from noether.errors import NoetherError, UsageError
-from noether.runs.checkpoints.listing import Listed, list_checkpoints
 from noether.runs.folder.lock import NAME as LOCK
 from noether.runs.folder.lock import is_locked
 from noether.runs.folder.run_folder import RUN, Attempt, find_run, read_run, recent_attempts
+from noether.runs.results.checkpoints import Listed, list_checkpoints
 from noether.runs.results.scan import Scan, Series, scan_metrics
 from noether.runs.saved_spec import has_saved_spec, read_saved_spec
 

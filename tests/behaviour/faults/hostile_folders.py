@@ -576,11 +576,11 @@ def trained() -> Path:
 
     import noether
     import noether.cli.main
-    import noether.runs.checkpoints.export
     import noether.runs.deep_check
     import noether.runs.evaluate
     import noether.runs.load
     import noether.runs.plan.plan
+    import noether.runs.predict.export
     import noether.runs.predict.files
     import noether.runs.tracking.sync
     import noether.runs.verify.verify_resume
