@@ -144,10 +144,10 @@ def print_curve(curve: Curve) -> None:
 
 def print_files(spec: Path, overlay: Path, written: Path | None, values: dict[str, Any], arguments: list[str]) -> None:
     """Print the picture of a measurement, and the command that uses its suggestion."""
-    from noether.spec.sweep import arguments_of
+    from noether.spec.sweep import options_of
 
     say(f"  picture: {overlay.with_suffix('.png')}")
-    more = [] if written else [part for argument in arguments_of(values) for part in ("-s", argument)]
+    more = [] if written else options_of(values)
     say(f"  {shlex.join(['noether', 'run', str(written or spec), *arguments, *more])}")
 
 

@@ -19,7 +19,7 @@ from noether.kernel.participant import Participant
 from noether.kernel.progress import UpdateCounter
 from noether.runs.measure.curve import Curve
 from noether.runs.measure.hook_costs import now
-from noether.runs.measure.lr_find import is_out_of_memory, require_new, train
+from noether.runs.measure.lr_find import require_new, train
 from noether.runs.prepare import Run, rehearsal
 from noether.spec.load import LoadedSpec
 
@@ -186,7 +186,7 @@ class _Bench:
         try:
             rate: float | None = self._train(self._load(limit), probe, extra) * size
         except Exception as error:
-            if not is_out_of_memory(error):
+            if not _is_out_of_memory(error.__cause__ or error):
                 raise
             rate = None
         gc.collect()
@@ -206,6 +206,12 @@ class _Bench:
             probe.begin(run)
             train(run)
         return probe.updates / probe.seconds
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Return True for an error of the allocator of any device."""
+    text = str(error).lower()
+    return isinstance(error, RuntimeError | MemoryError) and ("out of memory" in text or "can't allocate" in text)
 
 
 class _Probe:

@@ -187,20 +187,12 @@ def train(run: Run) -> None:
         run.trainer.train(run.model)
     except StoppedBySignal as stop:
         raise SystemExit(EXIT_CODE + stop.signal_number) from None
-    except (NoetherError, MemoryError):
+    except NoetherError:
         raise
     except Exception as error:
-        if is_out_of_memory(error):
-            raise
         raise TrainingError(f"training failed: {describe(error)}") from error
     if run.trainer.signals.received is not None:
         raise SystemExit(EXIT_CODE + run.trainer.signals.received)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return True for an error of the allocator of any device."""
-    text = str(error).lower()
-    return isinstance(error, RuntimeError | MemoryError) and ("out of memory" in text or "can't allocate" in text)
 
 
 class _Growing(Schedule):

@@ -23,7 +23,6 @@ from noether.spec.read.layers import value_of
 from noether.spec.sweep import (
     Objective,
     Swept,
-    arguments_of,
     known_trials,
     method_of,
     objective_of,
@@ -190,10 +189,6 @@ class SweepPlan:
         return key.startswith(_COMPARABLE) or any(
             key == path or key.startswith(f"{path}.") or path.startswith(f"{key}.") for path in paths
         )
-
-    def arguments(self, values: Mapping[str, Any]) -> list[str]:
-        """Return the options of a command line with the values of a trial."""
-        return [part for argument in arguments_of(values) for part in ("-s", argument)]
 
     def write_best(self, trial_id: str, values: Mapping[str, Any], path: Path | None = None) -> Path | None:
         """Write an overlay with the values of the best trial; return its path, None if it cannot be in the folder.

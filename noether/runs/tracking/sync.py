@@ -33,7 +33,7 @@ from noether.runs.folder.lock import RunLock, is_locked
 from noether.runs.folder.run_folder import Attempt, find_run, last_attempt, record_path
 from noether.runs.results.report.page import report_for_trackers
 from noether.runs.saved_spec import read_saved_spec
-from noether.runs.tracking.description import describe_run
+from noether.runs.tracking.note import describe_run
 from noether.runs.tracking.tracking import OwnTrackers, flattened, packed_or_none, sync_registry
 
 _LOG = logging.getLogger("noether.tracking")
