@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from noether.runs.outcome import Outcome
-    from noether.runs.verify.verify_resume import Report
+    from noether.runs.resume.verify_resume import Report
 
 app = verbs()
 
@@ -297,7 +297,7 @@ def verify_resume(
 
     Exit codes: 0 equal, 1 different, 2 wrong spec or usage.
     """
-    from noether.runs.verify.verify_resume import verify_resume as verify
+    from noether.runs.resume.verify_resume import verify_resume as verify
 
     report = verify(
         spec,

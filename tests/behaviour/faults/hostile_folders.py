@@ -582,8 +582,8 @@ def trained() -> Path:
     import noether.runs.plan.plan
     import noether.runs.predict.export
     import noether.runs.predict.files
+    import noether.runs.resume.verify_resume
     import noether.runs.tracking.sync
-    import noether.runs.verify.verify_resume
 
     torch.set_num_threads(1)
     for epochs in (1, 2):
