@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from noether.checkpoint.manifest import SPEC
 from noether.checkpoint.paths import PathProvider
 from noether.config.metric_facts import Direction, metric_direction
 from noether.errors import NoetherError, UsageError
@@ -21,7 +22,7 @@ from noether.runs.saved_spec import has_saved_spec, read_saved_spec
 
 RunState = Literal["FINISHED", "FAILED", "KILLED", "RUNNING", "UNKNOWN"]
 _FORMAT = 1
-_MARKS = (LOCK, "spec.resolved.toml", "metrics.jsonl", "checkpoints", "attempts")
+_MARKS = (LOCK, SPEC, "metrics.jsonl", "checkpoints", "attempts")
 """Files and folders of a run; a folder with one of them and no `run.json` is a damaged run."""
 _BEST_MODEL = "best_model."
 
