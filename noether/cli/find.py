@@ -16,6 +16,7 @@ from noether.errors import UsageError
 if TYPE_CHECKING:
     from noether.runs.measure.batch_find import BatchTest
     from noether.runs.measure.curve import Curve
+    from noether.runs.measure.lr_find import LrTest
     from noether.spec.load import LoadedSpec
 
 app = verbs()
@@ -57,30 +58,20 @@ def lr_find(
     from noether.runs.measure.lr_find import find_lr, without_callbacks
 
     loaded = options.load(spec)
-    overlay = file_for(spec, "lr", out)
+    overlay = _file_for(spec, "lr", out)
     short = options.load(spec, without_callbacks(loaded) | {"trainer.max_updates": updates})
     found = find_lr(loaded, short, options.plugins, lowest=lowest, highest=highest, updates=updates)
     curve = found.curve()
-    if len(found.rates) > 1:
-        curve.save(overlay.with_suffix(".png"))
+    _save(curve, overlay)
     reason = f"{found.reason} ({len(found.rates)} updates, seed {loaded.spec.seed})." if found.values else ""
-    written = write_found("lr-find", loaded, overlay, found.values, [reason], options)
-    record = {
-        "name": found.name,
-        "suggestion": found.values,
-        "steepest": found.steepest,
-        "lowest_loss_at": found.lowest,
-        "end": found.end,
-        "rates": list(found.rates),
-        "losses": [repr(loss) if loss != loss or abs(loss) == float("inf") else loss for loss in found.losses],
-        "picture": str(overlay.with_suffix(".png")),
-        "overlay": None if written is None else str(written),
-    }
+    written = _write_found("lr-find", loaded, overlay, found.values, [reason], options)
     if as_json:
-        print_json(record)
+        losses = [repr(loss) if loss != loss or abs(loss) == float("inf") else loss for loss in found.losses]
+        facts = {"steepest": found.steepest, "lowest_loss_at": found.lowest, "rates": list(found.rates)}
+        _print_record(found, overlay, written, facts | {"losses": losses})
         raise typer.Exit(0 if found.values else 1)
     say(f"{found.name}: {len(found.rates)} updates from {lowest:g} on; {found.end}")
-    print_curve(curve)
+    _print_curve(curve)
     if not found.values:
         say(
             "error: no learning rate can be suggested: the loss does not fall by 5%, or by more than it varies from "
@@ -93,10 +84,10 @@ def lr_find(
     for path, rate in found.values.items():
         say(f"{path} = {rate:g}")
     say(f"  {found.reason}")
-    print_files(spec, overlay, written, found.values, options.arguments())
+    _print_files(spec, overlay, written, found, options.arguments())
 
 
-def file_for(spec: Path, what: str, out: Path | None) -> Path:
+def _file_for(spec: Path, what: str, out: Path | None) -> Path:
     """Return the overlay to write, before anything is measured.
 
     Raises:
@@ -109,7 +100,13 @@ def file_for(spec: Path, what: str, out: Path | None) -> Path:
     return overlay
 
 
-def write_found(
+def _save(curve: Curve, overlay: Path) -> None:
+    """Write the picture of a curve beside its overlay, if it has more than one value."""
+    if len(curve.x) > 1:
+        curve.save(overlay.with_suffix(".png"))
+
+
+def _write_found(
     by: str, loaded: LoadedSpec, path: Path, values: dict[str, Any], remarks: list[str], options: SpecOptions
 ) -> Path | None:
     """Write the overlay with the values that a measurement suggests; return None if there is none, and say why.
@@ -135,19 +132,29 @@ def write_found(
         return None
 
 
-def print_curve(curve: Curve) -> None:
+def _print_record(found: LrTest | BatchTest, overlay: Path, written: Path | None, facts: dict[str, Any]) -> None:
+    """Print a measurement as JSON, with facts that not all have; a file that was not written is null."""
+    picture = overlay.with_suffix(".png") if len(found.curve().x) > 1 else None
+    files = {name: path and str(path) for name, path in (("picture", picture), ("overlay", written))}
+    print_json({"name": found.name, "suggestion": found.values, "end": found.end} | facts | files)
+
+
+def _print_curve(curve: Curve) -> None:
     """Print the sketch of a curve, if it has more than one value."""
     if len(curve.x) > 1:
         encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower()
         say("\n".join(["", *curve.sketch(in_ascii="utf" not in encoding), ""]))
 
 
-def print_files(spec: Path, overlay: Path, written: Path | None, values: dict[str, Any], arguments: list[str]) -> None:
+def _print_files(
+    spec: Path, overlay: Path, written: Path | None, found: LrTest | BatchTest, arguments: list[str]
+) -> None:
     """Print the picture of a measurement, and the command that uses its suggestion."""
     from noether.spec.sweep import options_of
 
-    say(f"  picture: {overlay.with_suffix('.png')}")
-    more = [] if written else options_of(values)
+    if len(found.curve().x) > 1:
+        say(f"  picture: {overlay.with_suffix('.png')}")
+    more = [] if written else options_of(found.values)
     say(f"  {shlex.join(['noether', 'run', str(written or spec), *arguments, *more])}")
 
 
@@ -189,36 +196,24 @@ def batch_find(
     from noether.runs.measure.lr_find import without_callbacks
 
     loaded = options.load(spec)
-    overlay = file_for(spec, "batch", out)
+    overlay = _file_for(spec, "batch", out)
     plain = without_callbacks(loaded) | {"trainer.max_updates": 1}
     found = find_batch(lambda more: options.load(spec, plain | more), options.plugins, largest=largest, seconds=seconds)
     curve = found.curve()
-    curve.save(overlay.with_suffix(".png"))
-    written = write_found("batch-find", loaded, overlay, found.values, _remarks(found), options)
+    _save(curve, overlay)
+    written = _write_found("batch-find", loaded, overlay, found.values, _remarks(found), options)
     if as_json:
-        print_json(
-            {
-                "name": found.name,
-                "device": found.device,
-                "suggestion": found.values,
-                "reason": found.reason,
-                "end": found.end,
-                "sizes": [
-                    {"size": one.size, "samples_per_s": one.rate, "memory": one.memory} for one in found.measured
-                ],
-                "picture": str(overlay.with_suffix(".png")),
-                "overlay": None if written is None else str(written),
-            }
-        )
+        sizes = [{"size": one.size, "samples_per_s": one.rate, "memory": one.memory} for one in found.measured]
+        _print_record(found, overlay, written, {"device": found.device, "reason": found.reason, "sizes": sizes})
         return
     say(f"{found.name} on {found.device}; {found.end}")
     print_table([_row(one.size, one.rate, one.memory) for one in found.measured])
-    print_curve(curve)
+    _print_curve(curve)
     for path, size in found.values.items():
         say(f"{path} = {size}")
     for line in _remarks(found):
         say(f"  {line}")
-    print_files(spec, overlay, written, found.values, options.arguments())
+    _print_files(spec, overlay, written, found, options.arguments())
 
 
 def _row(size: int, rate: float | None, memory: int | None) -> dict[str, object]:

@@ -15,8 +15,6 @@ import typer
 from noether.cli.options import AsJson, Spec, SpecOptions, Trusted, argument, completed, verb, verbs
 from noether.cli.output import picked, print_json, print_table, say
 from noether.errors import UsageError
-from noether.kernel import hookspecs
-from noether.kernel.discovery import discovered, implemented_hooks
 from noether.kernel.entries import (
     GROUPS,
     PLUGIN,
@@ -27,14 +25,13 @@ from noether.kernel.entries import (
     unreadable_distributions,
     way_out,
 )
-from noether.kernel.hookspecs import HOOKS
 from noether.kernel.names import did_you_mean
-from noether.kernel.registry import Registry, use_registry
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
+    from noether.kernel.registry import Registry
     from noether.runs.plan.plan_callbacks import OrderedCall
 
 app = verbs("Look at what is installed.")
@@ -100,6 +97,8 @@ def info(
 
     Origin, options with types and defaults, and a table to paste into a spec.
     """
+    from noether.kernel.registry import Registry, use_registry
+
     registry = Registry.installed(trusted=trusted, project_folders=(Path.cwd(),))
     with use_registry(registry):
         for number, found in enumerate([checked_role(role)] if role else registry.roles_of(kind)):
@@ -274,6 +273,8 @@ def _print_plugin(component: Component) -> None:
 
 def _print_hooks(component: Component) -> None:
 
+    from noether.kernel.discovery import discovered, implemented_hooks
+
     say(f"implements {', '.join(implemented_hooks(component)) or 'no hook'}")
     for problem in discovered(component).problems:
         say(f"error: {problem}")
@@ -344,12 +345,16 @@ def _hook_rows(name: str | None, kinds: Iterable[str], trusted: Iterable[str]) -
     Raises:
         UsageError: if there is no such hook, or a kind has none.
     """
+    from noether.kernel.discovery import implemented_hooks
+    from noether.kernel.hookspecs import HOOKS
+    from noether.kernel.registry import Registry, use_registry
+
     if name is not None and name not in HOOKS:
         raise UsageError(f"there is no hook '{name}'.{did_you_mean(name, HOOKS)}", hint=f"hooks are {', '.join(HOOKS)}")
     registry = Registry.installed(trusted=trusted, project_folders=(Path.cwd(),))
     with use_registry(registry):
         found = [(component, implemented_hooks(component)) for component in _components(registry, kinds)]
-    return [_hook_row(hook, found) for hook in HOOKS if name in (None, hook)]
+    return [_hook_row(hook, HOOKS[hook], found) for hook in HOOKS if name in (None, hook)]
 
 
 def _components(registry: Registry, kinds: Iterable[str]) -> list[Component]:
@@ -369,14 +374,16 @@ def _components(registry: Registry, kinds: Iterable[str]) -> list[Component]:
 
 
 def _text_of(hook: str) -> str:
+    from noether.kernel import hookspecs
+
     return inspect.getdoc(getattr(hookspecs, hook)) or ""
 
 
-def _hook_row(hook: str, found: Sequence[tuple[Component, list[str]]]) -> dict[str, Any]:
+def _hook_row(hook: str, arguments: Sequence[str], found: Sequence[tuple[Component, list[str]]]) -> dict[str, Any]:
     implementing = [component for component, hooks in found if hook in hooks]
     return {
         "hook": hook,
-        "arguments": list(HOOKS[hook]),
+        "arguments": list(arguments),
         "fires": _text_of(hook).partition("\n")[0],
         "implemented_by": [picked(component, "role kind origin") for component in implementing],
     }

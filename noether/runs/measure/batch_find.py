@@ -24,7 +24,6 @@ from noether.runs.prepare import Run, rehearsal
 from noether.spec.load import LoadedSpec
 
 UPDATES_LEFT = 16  # of an epoch, with the largest size that is tried on a CPU unless the user names one
-SECONDS = 1.0  # of each size
 _ENOUGH = 0.9  # share of the best throughput at which the knee is
 _GAIN = 1.05  # of the best throughput; two sizes without it end the search on a CPU
 _WARM_UP, _FEWEST = 3, 5  # updates
@@ -85,9 +84,8 @@ def find_batch(
     load: Callable[[dict[str, Any]], LoadedSpec],
     plugins: Sequence[str] = (),
     *,
-    largest: int | None = None,
-    seconds: float = SECONDS,
-    say: Callable[[Measured], object] = lambda measured: None,
+    largest: int | None,
+    seconds: float,
 ) -> BatchTest:
     """Train a few updates with each of several batch sizes.
 
@@ -100,12 +98,11 @@ def find_batch(
         plugins: Run plugins beside those that the spec uses.
         largest: Largest batch size to try; unset, on a CPU one that leaves some updates in an epoch.
         seconds: Time for each size, after the first updates.
-        say: Takes each size when it is measured.
 
     Raises:
         UsageError: if the spec is wrong, or not even one sample fits.
     """
-    bench = _Bench(load, plugins, seconds, say)
+    bench = _Bench(load, plugins, seconds)
     own = load({}).spec.trainer.effective_batch_size
     end = bench.grow(own, largest)
     fits = [one for one in bench.measured.values() if one.rate is not None]
@@ -136,14 +133,8 @@ def _on_accelerator(found: BatchTest) -> tuple[dict[str, int], str]:
 
 
 class _Bench:
-    def __init__(
-        self,
-        load: Callable[[dict[str, Any]], LoadedSpec],
-        plugins: Sequence[str],
-        seconds: float,
-        say: Callable[[Measured], object],
-    ) -> None:
-        self._load, self._plugins, self._seconds, self._say = load, plugins, seconds, say
+    def __init__(self, load: Callable[[dict[str, Any]], LoadedSpec], plugins: Sequence[str], seconds: float) -> None:
+        self._load, self._plugins, self._seconds = load, plugins, seconds
         self.measured: dict[int, Measured] = {}
         self._data: DataContainer | None = None
         self._samples: int | None = None
@@ -193,7 +184,6 @@ class _Bench:
         if self.has_memory:
             torch.cuda.empty_cache()
         self.measured[size] = found = Measured(size, rate, probe.memory)
-        self._say(found)
         return found
 
     def _train(self, loaded: LoadedSpec, probe: _Probe, extra: Participant) -> float:
