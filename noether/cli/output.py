@@ -12,7 +12,7 @@ from typing import Any
 
 from noether.config.secrets import mask, withheld
 from noether.errors import NoetherError, StorageError, UsageError, notes_of
-from noether.spec.errors.words import visible, visible_lines
+from noether.spec.errors.words import in_columns, visible, visible_lines
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _WIDEST = 30
@@ -56,15 +56,12 @@ def print_table(
         [_header((titles or {}).get(key, key)) for key in rows[0]],
         *([_cell(value) for value in row.values()] for row in rows),
     ]
-    columns = list(zip(*lines, strict=True))
-    widths = [max(map(len, column)) for column in columns]
+    columns = zip(*lines, strict=True)
     ends_right = [
         key in right or all(map(_is_number, column[1:])) for key, column in zip(rows[0], columns, strict=True)
     ]
-    aligned = [str.rjust if ends else str.ljust for ends in ends_right]
-    for line in lines:
-        cells = (align(cell, width) for align, cell, width in zip(aligned, line, widths, strict=True))
-        say(f"{indent}{'  '.join(cells)}".rstrip())
+    for line in in_columns(lines, ends_right):
+        say(f"{indent}{line}".rstrip())
 
 
 def print_facts(facts: Iterable[tuple[str, object]], *, indent: str = "") -> None:

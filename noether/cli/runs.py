@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from noether.cli import runs_report
-from noether.cli.options import RUNS, AsJson, Output, RunArgument, Trusted, completed, verb, verbs
+from noether.cli.options import RUNS, AsJson, Output, RunArgument, Trusted, argument, verb, verbs
 from noether.cli.output import counted, print_csv, print_json, say, size_in_words
 
 if TYPE_CHECKING:
@@ -92,15 +91,7 @@ def show(run: RunArgument, output: Output = RUNS, as_json: AsJson = False) -> No
 
 @verb(app, "compare", example="noether runs compare wide-1 narrow-1    # or patterns: 'wide-*' 'narrow-*'")
 def compare(
-    runs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RUN…",
-            help="Run folders, run ids, or patterns of ids in quotes.",
-            show_default=False,
-            autocompletion=completed("runs"),
-        ),
-    ],
+    runs: Annotated[list[str], argument("RUN…", "Run folders, run ids, or patterns of ids in quotes.", "runs")],
     metrics: Metrics = [],
     best: Annotated[bool, typer.Option("--best", help="Compare the best values instead of the last ones.")] = False,
     output: Output = RUNS,
@@ -115,7 +106,7 @@ def compare(
 
     Exit codes: 0 done, 2 wrong usage, or no such run or metric.
     """
-    from noether.cli.runs_comparison import comparison_json, csv_of_comparison, print_comparison
+    from noether.cli.runs_text import comparison_json, csv_of_comparison, print_comparison
     from noether.runs.results.compare import compare_runs
 
     found = compare_runs(runs, output, metrics=metrics, best=best)
@@ -127,17 +118,50 @@ def compare(
         print_comparison(found)
 
 
+@verb(app, "report", example="noether runs report airfoil-20260102-030405-ab12 --open")
+def report(
+    runs: Annotated[
+        list[str], argument("RUN…", "Run folders, or run ids below --output; several are drawn together.", "runs")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The file to write.", show_default="<run>.report.html")
+    ] = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the file in the browser.")] = False,
+    output: Output = RUNS,
+) -> None:
+    """Write RUN as one HTML file.
+
+    It has the results, interactive curves of training and evaluation, learning rate, gradient norms, speed, figures
+    and tables of callbacks, spec and environment. Several runs share the charts, and the settings in which they differ
+    come first. The file loads nothing from the network; a run that still trains is shown as it is now.
+
+    Exit codes: 0 done, 2 no such run or wrong usage.
+    """
+    import webbrowser
+
+    from noether.checkpoint.paths import shown_path
+    from noether.errors import UsageError
+    from noether.runs.folder.run_folder import find_run
+    from noether.runs.results.report.page import write_report
+
+    found = {paths.run_path: paths for paths in (find_run(run, output) for run in runs)}
+    first, *others = found.values()
+    named = out or Path(f"{first.run_id}{f'+{len(others)}' if others else ''}.report.html")
+    if named.is_dir() or not named.absolute().parent.is_dir():
+        raise UsageError(
+            f"the report cannot be written: found {'a folder' if named.is_dir() else 'no folder'} at "
+            f"{named if named.is_dir() else named.parent}, expected a file in a folder that exists",
+            hint=f"name a file: --out {named / 'report.html' if named.is_dir() else named.name}",
+        )
+    size = write_report(list(found.values()), named)
+    say(f"wrote {shown_path(named.absolute())} ({size_in_words(size)})")
+    if open_it and not webbrowser.open(named.absolute().as_uri()):
+        say("no browser was found: open the file yourself", to_stderr=True)
+
+
 @verb(app, "delete", example="noether runs delete airfoil-20260102-030405-ab12 --dry-run")
 def delete(
-    runs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RUN…",
-            help="Run folders, or run ids below --output.",
-            show_default=False,
-            autocompletion=completed("runs"),
-        ),
-    ],
+    runs: Annotated[list[str], argument("RUN…", "Run folders, or run ids below --output.", "runs")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
     keep_tracker: Annotated[bool, typer.Option("--keep-tracker", help="Leave the runs at the trackers alone.")] = False,
@@ -194,6 +218,3 @@ def _delete(one: Deletion, keep_tracker: bool, trusted: Sequence[str], may_ask: 
             raise typer.Exit(1) from error
     delete_folder(one.paths)
     say(f"deleted {one.paths.run_id} ({size_in_words(one.size)})")
-
-
-verb(app, "report", example=runs_report.EXAMPLE)(runs_report.report)

@@ -124,7 +124,7 @@ def _print_status(journal: Journal, record: Record, given: list[str], overlay: P
         given: Options of the command line that every trial has.
         overlay: A file with the best values.
     """
-    from noether.spec.sweep import arguments_of
+    from noether.spec.sweep import options_of
 
     say(f"{record.name}: {_counts(record)}, compared by {record.objective.words}")
     print_table([_row(journal, record, trial) for trial in record.ranked() if trial.wanted])
@@ -137,8 +137,7 @@ def _print_status(journal: Journal, record: Record, given: list[str], overlay: P
         return
     objective = record.objective
     say(f"\nbest: {journal.run_id(winner)}, {objective.value} {objective.metric} = {winner.value(objective):.6g}")
-    values = [part for argument in arguments_of(winner.values) for part in ("-s", argument)]
-    say(f"  {shlex.join(['noether', 'run', record.spec, *given, *values])}")
+    say(f"  {shlex.join(['noether', 'run', record.spec, *given, *options_of(winner.values)])}")
     if overlay is not None:
         say(f"  {shlex.join(['noether', 'run', str(overlay), *given])}")
     if (plots := journal.folder / "plots").is_dir():

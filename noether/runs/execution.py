@@ -42,12 +42,11 @@ from noether.runs.resume.continuation import (
     lost_updates,
     move_newer_aside,
     move_run_aside,
+    repair,
 )
 from noether.runs.resume.facts import facts_of
-from noether.runs.resume.repair import repair
 from noether.runs.saved_spec import PROJECT, SPEC_SHA256, write_saved_spec
-from noether.runs.start_and_end import Clock, limits_of, say_end, say_start
-from noether.runs.tracking.description import description_of
+from noether.runs.start_and_end import Clock, description_of, limits_of, say_end, say_start
 from noether.runs.tracking.packing import pack_model
 from noether.runs.tracking.tracking import Tracking, until_stopped
 from noether.spec.errors.words import visible, visible_lines

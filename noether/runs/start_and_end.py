@@ -1,29 +1,44 @@
-"""Lines that a run prints at its start and at its end: facts, results, times, and the next commands."""
+"""A run described at its start and its end: lines of the log, and the description for its trackers."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from time import perf_counter
+
+import torch
+from torch import Tensor
 
 from noether.checkpoint.paths import PathProvider, shown_path
 from noether.config.metric_facts import TRAINING_LOSS
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.callbacks.tree import family
-from noether.data.dataset import length_of
+from noether.data.container import DataContainer
+from noether.data.dataset import AnyDataset, InMemoryDataset, length_of
+from noether.data.fetch import usable
 from noether.errors import NoetherError
 from noether.kernel.entries import BUILT_IN, Component
 from noether.kernel.participant import Participant
 from noether.metrics.metrics_file import MetricsFile
+from noether.metrics.tracker import DatasetFacts, RunDescription
 from noether.runs.console import BOLD
 from noether.runs.outcome import describe
 from noether.runs.prepare import Run
 from noether.runs.results.summary import RunSummary, summary_of
 from noether.runs.results.table import next_commands
-from noether.spec.errors.words import visible
+from noether.runs.resume.facts import data_samples
+from noether.runs.sweep.trial import SWEEP
+from noether.runs.tracking.note import describe_run
+from noether.runs.tracking.tracking import flattened
+from noether.spec.errors.words import in_columns, visible
 from noether.spec.fields import components_in
-from noether.spec.model import RunSpec
+from noether.spec.model import RunSpec, changed_settings, resolved_tables
 from noether.training.rounds import CHECKPOINT_WAIT, EVALUATION, PERIODIC, SAVE
 
 _LOG = logging.getLogger("noether.run")
@@ -246,14 +261,7 @@ def columns(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     table = [[name.upper() for name in names], *map(list, rows)]
     shown = [column for column in zip(*table, strict=True) if any(column[1:])]
     right = [all(_is_number(cell) for cell in column[1:]) for column in shown]
-    widths = [max(map(len, column)) for column in shown]
-    return [
-        "  ".join(
-            cell.rjust(width) if is_right else cell.ljust(width)
-            for cell, width, is_right in zip(line, widths, right, strict=True)
-        ).rstrip()
-        for line in zip(*shown, strict=True)
-    ]
+    return in_columns(list(zip(*shown, strict=True)), right)
 
 
 def _is_number(cell: str) -> bool:
@@ -266,3 +274,91 @@ def _is_number(cell: str) -> bool:
 
 def _counted(number: int, unit: str, plural: str = "s") -> str:
     return f"{number:,} {unit}{'' if number == 1 else plural}"
+
+
+_FIRST = (r"model\.", r"trainer\.(?!(eval_)?callbacks\.)", r"datasets\.", r"transforms\.", "(seed|initializer)")
+"""Settings in the order in which people look for them; callbacks, trackers and the rest come last."""
+_FILLED_IN = re.compile(r"name|device|threads|(.*\.)?id|trackers\..*")
+
+
+def description_of(run: Run, paths: PathProvider, plugins: Sequence[Participant]) -> RunDescription:
+    """Describe a run for its trackers, without the facts of an attempt.
+
+    Args:
+        run: The run.
+        paths: Paths of the run.
+        plugins: Its run plugins.
+    """
+    limited, sweep = limits_of(run.spec), os.environ.get(SWEEP)
+    datasets = datasets_of(run.spec, run.data)
+    summarise = partial(describe_run, paths, datasets)
+    return RunDescription(
+        run_id=run.run_id,
+        name=run.spec.name,
+        run_dir=run.run_dir,
+        params=parameters(run.spec),
+        tags={
+            "noether.plugins": json.dumps(packages_of(run, plugins)),
+            "noether.spec.sha256": run.trainer.checkpoint_writer.spec_sha256,
+            **({"noether.limited": limited} if limited else {}),
+            **({"noether.sweep": sweep} if sweep else {}),
+        },
+        resolved_spec_path=paths.resolved_spec_path,
+        summary=summarise(None),
+        datasets=datasets,
+        summarise=summarise,
+    )
+
+
+def parameters(spec: RunSpec) -> dict[str, str]:
+    """Return the flattened resolved spec, with the settings that differ from the defaults of their classes first."""
+    every = flattened(resolved_tables(spec))
+    changed = [key for key in flattened(changed_settings(spec)) if key in every and not _FILLED_IN.fullmatch(key)]
+    return {key: every[key] for key in (*sorted(changed, key=_place), *every)}
+
+
+def _place(key: str) -> int:
+    return next((place for place, pattern in enumerate(_FIRST) if re.match(pattern, key)), len(_FIRST))
+
+
+_SAMPLED = 1 << 16  # bytes at the beginning and the end of each property
+
+
+def datasets_of(spec: RunSpec, data: DataContainer) -> tuple[DatasetFacts, ...]:
+    """Return the facts of each data set; one that cannot be measured is left out."""
+    tables = resolved_tables(spec).get("datasets", {})
+    properties = {name: (tuple(raw["shape"]), raw["dtype"]) for name, raw in data.raw_properties().items()}
+    files = data_samples(spec)
+    found = []
+    for key in data.keys():  # noqa: SIM118  # not a mapping
+        table, dataset = tables.get(key, {}), data.raw(key)
+        try:
+            with usable(key):
+                samples = length_of(dataset)
+        except NoetherError:
+            continue
+        own = _shapes(dataset) or properties
+        source = json.dumps(table, sort_keys=True)
+        digest = hashlib.sha256(json.dumps([samples, own]).encode())
+        for part in _content(dataset) or (source.encode(), *files.get(key, ())):
+            digest.update(part)
+        found.append(DatasetFacts(key, str(table.get("kind", key)), digest.hexdigest()[:16], samples, source, own))
+    return tuple(found)
+
+
+def _shapes(dataset: AnyDataset) -> dict[str, tuple[tuple[int, ...], str]]:
+    tensors = dataset.properties if isinstance(dataset, InMemoryDataset) else {}
+    return {name: (tuple(one.shape[1:]), str(one.dtype).removeprefix("torch.")) for name, one in tensors.items()}
+
+
+def _content(dataset: AnyDataset) -> list[bytes]:
+    """Return the beginning and the end of each property in memory; nothing for other data sets."""
+    tensors = dataset.properties if isinstance(dataset, InMemoryDataset) else {}
+    return [part for name, tensor in tensors.items() for part in (name.encode(), *_ends(tensor))]
+
+
+def _ends(tensor: Tensor) -> Iterator[bytes]:
+    flat = tensor.detach().reshape(-1)
+    count = max(1, _SAMPLED // max(1, flat.element_size()))
+    for part in (flat[:count], flat[-count:]):
+        yield part.cpu().contiguous().view(torch.uint8).numpy().tobytes()

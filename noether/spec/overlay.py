@@ -197,7 +197,6 @@ def write_overlay(
     path: Path,
     values: Mapping[str, Any],
     remarks: Sequence[str],
-    expected: LoadedSpec,
     options: Mapping[str, Any],
 ) -> Path:
     """Write an overlay, load it, and return its path if it is the spec that was meant.
@@ -207,7 +206,6 @@ def write_overlay(
         path: The file to write.
         values: Values by path.
         remarks: Lines of comments at its beginning, the first with `MARK`.
-        expected: The spec with these values.
         options: Overrides, run plugins and trusted packages of both.
 
     Raises:
@@ -227,8 +225,9 @@ def write_overlay(
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
     try:
-        found = resolved_tables(load_spec(path, **options).spec)
-        problem = None if found == resolved_tables(expected.spec) else "an override of the command line changes them"
+        found, expected = load_spec(path, **options), load_spec(base.path or "", **options, set=values)
+        is_same = resolved_tables(found.spec) == resolved_tables(expected.spec)
+        problem = None if is_same else "an override of the command line changes them"
     except SpecError as error:  # such as a base outside of the project of the file
         problem = error.problems[0].message if isinstance(error, InvalidSpecError) else error.message
     if problem is not None:

@@ -79,6 +79,11 @@ def arguments_of(values: Mapping[str, Any]) -> list[str]:
     return [f"{path}={toml_literal(value)}" for path, value in values.items()]
 
 
+def options_of(values: Mapping[str, Any]) -> list[str]:
+    """Return the values of a trial as options of a command line."""
+    return [part for argument in arguments_of(values) for part in ("-s", argument)]
+
+
 def swept_paths(table: SweepTable) -> list[Swept]:
     """Return the paths of a sweep, in the order of the spec.
 

@@ -28,7 +28,6 @@ from noether.spec.fields import configs_in
 from noether.spec.load import LoadedSpec
 from noether.training.signals import StoppedBySignal
 
-LOWEST, HIGHEST, UPDATES = 1e-7, 10.0, 200
 FEWEST = 20  # updates
 _SMOOTH, _NEIGHBOURS = 0.8, 12  # weight of the next update in the smoothed loss; updates on each side
 _FALLS = 0.05  # share of the first loss that it has to fall by, or nothing is suggested
@@ -121,11 +120,11 @@ def without_callbacks(loaded: LoadedSpec) -> dict[str, Any]:
 def find_lr(
     loaded: LoadedSpec,
     short: LoadedSpec,
-    plugins: Sequence[str] = (),
+    plugins: Sequence[str],
     *,
-    lowest: float = LOWEST,
-    highest: float = HIGHEST,
-    updates: int = UPDATES,
+    lowest: float,
+    highest: float,
+    updates: int,
 ) -> LrTest:
     """Train with a growing learning rate in a temporary folder, and return what the losses suggest.
 
@@ -187,20 +186,12 @@ def train(run: Run) -> None:
         run.trainer.train(run.model)
     except StoppedBySignal as stop:
         raise SystemExit(EXIT_CODE + stop.signal_number) from None
-    except (NoetherError, MemoryError):
+    except NoetherError:
         raise
     except Exception as error:
-        if is_out_of_memory(error):
-            raise
         raise TrainingError(f"training failed: {describe(error)}") from error
     if run.trainer.signals.received is not None:
         raise SystemExit(EXIT_CODE + run.trainer.signals.received)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return True for an error of the allocator of any device."""
-    text = str(error).lower()
-    return isinstance(error, RuntimeError | MemoryError) and ("out of memory" in text or "can't allocate" in text)
 
 
 class _Growing(Schedule):

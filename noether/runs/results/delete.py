@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from noether.checkpoint.durable import remove_tree, storage_error, tree_size
+from noether.checkpoint.manifest import SPEC
 from noether.checkpoint.paths import PathProvider, shown_path
 from noether.checkpoint.untrusted import is_folder, names_inside
 from noether.errors import NoetherError, UsageError
@@ -17,11 +18,11 @@ from noether.metrics.tracker import BaseTracker, RunDescription
 from noether.runs.folder.lock import NAME as LOCK
 from noether.runs.folder.lock import RunLock, holder_of, in_use
 from noether.runs.folder.run_folder import RUN, find_run
-from noether.runs.tracking.own_store import OwnTrackers, sync_registry
+from noether.runs.tracking.tracking import OwnTrackers, sync_registry
 from noether.spec.read.layering import is_project_root
 
 _WRITTEN = frozenset(
-    f"{LOCK} {RUN} spec.toml spec.resolved.toml metrics.jsonl results.jsonl results log.txt attempts checkpoints spool "
+    f"{LOCK} {RUN} spec.toml {SPEC} metrics.jsonl results.jsonl results log.txt attempts checkpoints spool "
     "outputs evaluations abandoned damaged mirror.json trace.json report.html".split()
 )
 """Names in a run folder that Noether writes; others are named before they are removed."""

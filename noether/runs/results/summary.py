@@ -9,19 +9,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from noether.checkpoint.manifest import SPEC
 from noether.checkpoint.paths import PathProvider
 from noether.config.metric_facts import Direction, metric_direction
 from noether.errors import NoetherError, UsageError
-from noether.runs.checkpoints.listing import Listed, list_checkpoints
 from noether.runs.folder.lock import NAME as LOCK
 from noether.runs.folder.lock import is_locked
 from noether.runs.folder.run_folder import RUN, Attempt, find_run, read_run, recent_attempts
+from noether.runs.results.checkpoints import Listed, list_checkpoints
 from noether.runs.results.scan import Scan, Series, scan_metrics
 from noether.runs.saved_spec import has_saved_spec, read_saved_spec
 
 RunState = Literal["FINISHED", "FAILED", "KILLED", "RUNNING", "UNKNOWN"]
 _FORMAT = 1
-_MARKS = (LOCK, "spec.resolved.toml", "metrics.jsonl", "checkpoints", "attempts")
+_MARKS = (LOCK, SPEC, "metrics.jsonl", "checkpoints", "attempts")
 """Files and folders of a run; a folder with one of them and no `run.json` is a damaged run."""
 _BEST_MODEL = "best_model."
 

@@ -37,7 +37,7 @@ from noether.runs.sweep.plan import SweepPlan
 from noether.runs.sweep.search import Search, require_optuna
 from noether.spec.errors.words import toml_literal
 from noether.spec.read.overrides import Unset
-from noether.spec.sweep import key_of
+from noether.spec.sweep import key_of, options_of
 
 _LOOK_EVERY_S = 0.05
 Say = Callable[[str], object]
@@ -232,7 +232,7 @@ class _Conductor:
             return subprocess.Popen(
                 [
                     *(sys.executable, "-c", f"from {inside.PLUGIN} import main; main()", str(link)),
-                    *("run", str(self.plan.path), *self._given(), *self.plan.arguments(trial.values), *more),
+                    *("run", str(self.plan.path), *self._given(), *options_of(trial.values), *more),
                     *("--run-id", self.journal.run_id(trial), "--resume", "auto", "--quiet"),
                 ],
                 stdin=subprocess.DEVNULL,

@@ -95,6 +95,16 @@ def visible_lines(text: str) -> str:
     return "\n".join("\t".join(map(visible, line.split("\t"))) for line in text.split("\n"))
 
 
+def in_columns(lines: Sequence[Sequence[str]], ends_right: Sequence[bool]) -> list[str]:
+    """Return lines of cells in columns, never wrapped or cut; those of `ends_right` end at the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = [str.rjust if ends else str.ljust for ends in ends_right]
+    return [
+        "  ".join(align(cell, width) for align, cell, width in zip(aligned, line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+
+
 def listed(names: Iterable[str]) -> str:
     """Return names with commas between them; of more than 40 the first 40."""
     first = list(islice(names, _LISTED + 1))

@@ -125,7 +125,7 @@ def test_the_largest_size_that_fits_is_found_between_one_that_does_and_one_that_
         return 1.0
 
     monkeypatch.setattr(_Bench, "_train", train)
-    bench = _Bench(lambda limit: limit["trainer.effective_batch_size"], [], 0.1, lambda measured: None)  # type: ignore[arg-type, return-value]
+    bench = _Bench(lambda limit: limit["trainer.effective_batch_size"], [], 0.1)  # type: ignore[arg-type, return-value]
     bench.has_memory = False
     bench.grow(64, 1024)
     fits = max(size for size, one in bench.measured.items() if one.rate is not None)
