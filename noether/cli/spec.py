@@ -116,7 +116,7 @@ def explain(
     Shows meaning, type, unit, default and allowed kinds; with SPEC also every layer that sets the key.
     """
     from noether.kernel.registry import Registry, use_registry
-    from noether.spec.describe.explain import documented, explained
+    from noether.spec.explain import documented, explained
 
     if spec is not None:
         loaded = options.load(spec)
