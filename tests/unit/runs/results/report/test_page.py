@@ -152,7 +152,7 @@ def test_figures_histograms_and_tables_are_shown(run: PathProvider) -> None:
 
 
 def test_figures_beyond_the_budget_are_left_out_with_a_line_that_says_so(run: PathProvider, monkeypatch: Any) -> None:
-    monkeypatch.setattr(page, "_BUDGETS", ((1000, 3 * len(PIXEL)),))
+    monkeypatch.setattr(page, "BUDGETS", ((1000, 3 * len(PIXEL)),))
     for update in range(5):
         keep(run, update, view=Content("figure", "png", PIXEL))
     found = Page(report_of([run]))
