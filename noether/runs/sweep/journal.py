@@ -242,9 +242,19 @@ def _record(body: dict[str, Any]) -> Record:
     body["objective"] = Objective(**body["objective"])
     body["trials"] = [Trial(**one) for one in body["trials"]]
     record = Record(**{one.name: body.pop(one.name) for one in fields(Record)})
-    if body or any(trial.state not in _ORDER for trial in record.trials):
-        raise ValueError(f"unknown fields or states: {', '.join(body)}")
+    if body or not all(map(_is_sound, record.trials)):
+        raise ValueError(f"unknown fields, or values of a wrong type: {', '.join(body)}")
     return record
+
+
+def _is_sound(trial: Trial) -> bool:
+    numbers = (trial.final, trial.best, trial.seconds)
+    return (
+        trial.state in _ORDER
+        and type(trial.number) is int
+        and isinstance(trial.values, dict)
+        and all(number is None or type(number) in (int, float) for number in numbers)
+    )
 
 
 def read_now(journal: Journal) -> Record:
