@@ -226,17 +226,21 @@ def write_overlay(
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
-    try:
-        found = resolved_tables(load_spec(path, **options).spec)
-        problem = None if found == resolved_tables(expected.spec) else "an override of the command line changes them"
-    except SpecError as error:  # such as a base outside of the project of the file
-        problem = error.problems[0].message if isinstance(error, InvalidSpecError) else error.message
-    if problem is not None:
+    if (problem := _difference(path, expected, options)) is not None:
         path.unlink()
         raise UsageError(
             f"{path} cannot hold the values: {problem}", hint="let --out name a file beside the spec, or use -s"
         )
     return path
+
+
+def _difference(path: Path, expected: LoadedSpec, options: Mapping[str, Any]) -> str | None:
+    """Return the reason why an overlay is not the expected spec, or None."""
+    try:
+        found = resolved_tables(load_spec(path, **options).spec)
+    except SpecError as error:  # such as a base outside of the project of the file
+        return error.problems[0].message if isinstance(error, InvalidSpecError) else error.message
+    return None if found == resolved_tables(expected.spec) else "an override of the command line changes them"
 
 
 def require_own(path: Path) -> None:
