@@ -292,10 +292,6 @@ class MetricEarlyStopperCallback(PeriodicCallback):
     A callback before it in the spec has to log the metric in the same round. Only a finite, strictly better value is an
     improvement. A run that is resumed after it was stopped ends at once, unless `patience` was raised.
 
-    Args:
-        callback_config: Interval, metric and patience.
-        **kwargs: Arguments of `PeriodicCallback`.
-
     Raises:
         UnknownDirectionError: if neither the config nor the key tells the direction of the metric.
     """

@@ -104,10 +104,6 @@ class EmaCallback(PeriodicCallback):
     dataset_key = "test"
     ```
 
-    Args:
-        callback_config: Factors, interval of saving, and callbacks to run on averaged weights.
-        **kwargs: Arguments of `PeriodicCallback`.
-
     Attributes:
         eval_callbacks: The children by factor.
     """

@@ -84,10 +84,6 @@ class CheckpointCallback(PeriodicCallback):
     kind = "checkpoint"
     every_n_epochs = 1
     ```
-
-    Args:
-        callback_config: Interval and contents of a checkpoint.
-        **kwargs: Arguments of `PeriodicCallback`.
     """
 
     calls_model = False
@@ -207,10 +203,6 @@ class BestCheckpointCallback(PeriodicCallback):
     kind = "offline-loss"
     dataset_key = "test"
     ```
-
-    Args:
-        callback_config: Interval, metric, tolerances, and contents of the checkpoint.
-        **kwargs: Arguments of `PeriodicCallback`.
 
     Attributes:
         higher_is_better: True if higher values of the metric are better.

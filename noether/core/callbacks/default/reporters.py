@@ -51,10 +51,6 @@ class ProgressCallback(PeriodicCallback):
     every_n_updates = 10
     lines = 50
     ```
-
-    Args:
-        callback_config: The interval at which the display is updated; it limits redraws by itself.
-        **kwargs: Arguments of `PeriodicCallback`.
     """
 
     calls_model = False
@@ -125,10 +121,6 @@ class EtaCallback(PeriodicCallback):
     kind = "eta"
     every_n_updates = 50
     ```
-
-    Args:
-        callback_config: The interval.
-        **kwargs: Arguments of `PeriodicCallback`.
     """
 
     calls_model = False
@@ -195,10 +187,6 @@ class TrainingStabilityCallback(PeriodicCallback):
     kind = "training-stability"
     every_n_updates = 50
     ```
-
-    Args:
-        callback_config: The interval.
-        **kwargs: Arguments of `PeriodicCallback`.
     """
 
     calls_model = False
@@ -305,10 +293,6 @@ class TrainTimeCallback(PeriodicCallback):
     kind = "train-time"
     every_n_updates = 50
     ```
-
-    Args:
-        callback_config: The interval.
-        **kwargs: Arguments of `PeriodicCallback`.
     """
 
     calls_model = False
