@@ -132,23 +132,6 @@ def size_in_words(number: int) -> str:
     return f"{number} B" if unit == "B" else f"{value:.1f} {unit}"
 
 
-def counted(number: float, unit: str) -> str:
-    """Return a number with its unit, singular or plural: `1 update`, `2.5 epochs`."""
-    text = f"{number:,.2f}".rstrip("0").rstrip(".") if isinstance(number, float) else f"{number:,}"
-    return f"{text} {unit}{'' if number == 1 else 's'}"
-
-
-def duration_in_words(seconds: float) -> str:
-    """Return a duration with its two largest units: `3.2 s`, `1 d 4 h`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
-    return " ".join([f"{value} {unit}" for value, unit in parts if value][:2])
-
-
 def write_text(path: Path, text: str | bytes, *, replace: bool = True) -> None:
     """Write a file, text as UTF-8, and make its folder if it is missing.
 

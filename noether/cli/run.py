@@ -24,9 +24,10 @@ from noether.cli.options import (
     verb,
     verbs,
 )
-from noether.cli.output import counted, picked, print_error, print_json, print_problem, print_table, say
+from noether.cli.output import picked, print_error, print_json, print_problem, print_table, say
 from noether.config.secrets import masked_traceback
 from noether.errors import NoetherError, error_text, notes_of
+from noether.spec.errors.words import counted
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from noether.cli.options import RUNS, AsJson, Output, RunArgument, Trusted, argument, verb, verbs
-from noether.cli.output import counted, print_csv, print_json, say, size_in_words
+from noether.cli.output import print_csv, print_json, say, size_in_words
+from noether.spec.errors.words import counted
 
 if TYPE_CHECKING:
     from noether.runs.results.delete import Deletion

@@ -7,22 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from noether.checkpoint.paths import shown_path
-from noether.cli.output import (
-    counted,
-    duration_in_words,
-    picked,
-    print_facts,
-    print_section,
-    print_table,
-    say,
-    size_in_words,
-)
+from noether.cli.output import picked, print_facts, print_section, print_table, say, size_in_words
 from noether.metrics.metrics_file import spell_number
 from noether.runs.results.compare import Comparison, Difference, Group, MetricRow, Sample
 from noether.runs.results.summary import Evaluated, RunSummary
 from noether.runs.results.table import FACTS, RunTable, moment, next_commands, run_argument
 from noether.spec.diff import ABSENT
-from noether.spec.errors.words import toml_literal
+from noether.spec.errors.words import counted, duration_in_words, toml_literal
 
 _MOST_SETTINGS = 6
 """Columns of settings; more make the table of runs hard to read."""

@@ -13,7 +13,7 @@ from noether.kernel.names import did_you_mean
 from noether.kernel.progress import Intervals, TrainingIteration, UpdateCounter
 from noether.spec.checks.metrics import metric_findings, metric_flow, schedule_findings
 from noether.spec.errors.problem import MAX_PROBLEMS, Finding, Problem
-from noether.spec.errors.words import quoted
+from noether.spec.errors.words import counted, quoted
 from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec
 from noether.spec.sweep import sweep_findings
@@ -84,21 +84,17 @@ def _end_without_firing(
         if intervals.every_n_epochs is None:
             return None
         due = intervals.next_due_update(trainer.start_at_epoch or 0, 1, size)
-        return _counted(trainer.max_epochs, "epoch") if due > trainer.max_epochs else None
+        return counted(trainer.max_epochs, "epoch") if due > trainer.max_epochs else None
     if counter is None or (intervals.every_n_epochs is not None and not all_units):
         return None
     due = intervals.next_due_update(counter.update, counter.updates_per_epoch, size)
     if due <= counter.end_update:
         return None
     if intervals.every_n_samples is not None:
-        return _counted(counter.end_update * size, "sample")
+        return counted(counter.end_update * size, "sample")
     if intervals.every_n_epochs is None:
-        return _counted(counter.end_update, "update")
+        return counted(counter.end_update, "update")
     return f"{counter.end_update} updates, and an epoch has {counter.updates_per_epoch}"
-
-
-def _counted(number: int, unit: str) -> str:
-    return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
 def _unit(intervals: Intervals) -> str:
