@@ -6,8 +6,8 @@ from random import Random
 
 import pytest
 
+from noether.cli.find import Curve
 from noether.runs.measure.batch_find import BatchTest, Measured, _Bench, _on_accelerator, _on_cpu
-from noether.runs.measure.curve import Curve
 from noether.runs.measure.lr_find import FEWEST, diverges, noise_of, smooth, suggest
 
 RATES = [10 ** (-6 + 0.05 * place) for place in range(140)]
