@@ -342,12 +342,15 @@ def test_one_wrong_run_among_several_keeps_all(runs: Path, refused: Callable[...
 
 
 def test_runs_are_listed_shown_and_compared_without_pytorch_and_mlflow(runs: Path) -> None:
-    heavy = "[name for name in ('torch', 'mlflow', 'numpy') if name in sys.modules]"
-    look = f"import atexit, sys; atexit.register(lambda: print({heavy}))"
-    for arguments in (["list"], ["show", IDS[0]], ["compare", *IDS], ["delete", IDS[3], "--yes"]):
-        code = f"{look}; sys.argv = ['noether', 'runs', *{arguments!r}]; from noether.cli.main import main; main()"
-        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert (ended.returncode, ended.stdout.splitlines()[-1]) == (0, "[]"), ended
+    commands = (["list"], ["show", IDS[0]], ["compare", *IDS], ["delete", IDS[3], "--yes"])
+    code = (
+        f"import sys\nfrom noether.cli.main import main\nfor arguments in {commands!r}:\n"
+        "    sys.argv = ['noether', 'runs', *arguments]\n    try:\n        main()\n"
+        "    except SystemExit as end:\n        assert not end.code, arguments\n"
+        "print([name for name in ('torch', 'mlflow', 'numpy') if name in sys.modules])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout.splitlines()[-1]) == (0, "[]"), ended
 
 
 def test_the_help_of_the_verbs_names_all_of_them() -> None:

@@ -116,6 +116,17 @@ def test_a_size_that_does_not_fit_is_cut_into_accumulation_steps() -> None:
     assert values == {"trainer.max_batch_size": 32}
 
 
+def test_no_batch_is_larger_than_the_training_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(bench: _Bench, loaded: int, *_: object) -> float:
+        bench._samples = 48
+        return 1.0 / loaded**0.5  # larger batches are always faster
+
+    monkeypatch.setattr(_Bench, "_train", train)
+    bench = _Bench(lambda limit: limit["trainer.effective_batch_size"], [], 0.1)  # type: ignore[arg-type, return-value]
+    assert "48" in bench.grow(8, 1000)
+    assert max(bench.measured) == 32
+
+
 def test_the_largest_size_that_fits_is_found_between_one_that_does_and_one_that_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
