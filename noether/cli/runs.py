@@ -122,7 +122,12 @@ def compare(
 @verb(app, "report", example="noether runs report airfoil-20260102-030405-ab12 --open")
 def report(
     runs: Annotated[
-        list[str], argument("RUN…", "Run folders, or run ids below --output; several are drawn together.", "runs")
+        list[str],
+        argument(
+            "RUN…",
+            "Run folders, or run ids below --output; several are drawn together. Or the folder of one sweep.",
+            "runs",
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The file to write.", show_default="<run>.report.html")
@@ -130,11 +135,12 @@ def report(
     open_it: Annotated[bool, typer.Option("--open", help="Open the file in the browser.")] = False,
     output: Output = RUNS,
 ) -> None:
-    """Write RUN as one HTML file.
+    """Write RUN, or a sweep, as one HTML file.
 
     It has the results, interactive curves of training and evaluation, learning rate, gradient norms, speed, figures
     and tables of callbacks, spec and environment. Several runs share the charts, and the settings in which they differ
-    come first. The file loads nothing from the network; a run that still trains is shown as it is now.
+    come first. A sweep, `runs/<name>.sweep`, has the table of its trials, Optuna's plots, and the curves of its best
+    trials. The file loads nothing from the network; a run that still trains is shown as it is now.
 
     Exit codes: 0 done, 2 no such run or wrong usage.
     """
@@ -144,17 +150,25 @@ def report(
     from noether.errors import UsageError
     from noether.runs.folder.run_folder import find_run
     from noether.runs.results.report.page import write_report
+    from noether.runs.results.report.sweep import write_sweep_report
+    from noether.runs.sweep.journal import Journal
 
-    found = {paths.run_path: paths for paths in (find_run(run, output) for run in runs)}
-    first, *others = found.values()
-    named = out or Path(f"{first.run_id}{f'+{len(others)}' if others else ''}.report.html")
+    sweeps = {sweep.folder: sweep for sweep in (Journal.at(run, output) for run in runs) if sweep is not None}
+    if len(sweeps) > 1 or (sweeps and len({*runs}) > 1):
+        raise UsageError(
+            f"wrong report: found {len({*runs})} names with a sweep among them, expected one sweep, or runs",
+            hint=f"noether runs report {shown_path(next(iter(sweeps)))}",
+        )
+    found = {paths.run_path: paths for paths in (find_run(run, output) for run in ([] if sweeps else runs))}
+    first, *others = [sweep.folder.name for sweep in sweeps.values()] or [paths.run_id for paths in found.values()]
+    named = out or Path(f"{first}{f'+{len(others)}' if others else ''}.report.html")
     if named.is_dir() or not named.absolute().parent.is_dir():
         raise UsageError(
             f"the report cannot be written: found {'a folder' if named.is_dir() else 'no folder'} at "
             f"{named if named.is_dir() else named.parent}, expected a file in a folder that exists",
             hint=f"name a file: --out {named / 'report.html' if named.is_dir() else named.name}",
         )
-    size = write_report(list(found.values()), named)
+    size = write_report([*found.values()], named) if found else write_sweep_report(next(iter(sweeps.values())), named)
     say(f"wrote {shown_path(named.absolute())} ({size_in_words(size)})")
     if open_it and not webbrowser.open(named.absolute().as_uri()):
         say("no browser was found: open the file yourself", to_stderr=True)

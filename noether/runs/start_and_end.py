@@ -237,14 +237,19 @@ def _times(run: Run, clock: Clock) -> list[str]:
     return columns((f"time{note}", "seconds", "share"), rows)
 
 
-def _costs(run: Run) -> list[str]:
-    """Return a table of the callbacks in rounds with an evaluation, the dearest first; other rounds are not timed."""
+def costs_of(run: Run) -> dict[str, tuple[int, float]]:
+    """Return calls and seconds of callbacks in rounds with an evaluation, the dearest first; others are not timed."""
     light = {one.id for one in run.trainer.participants if vars(type(one.instance)).get("calls_model") is False}
     timers = {id_: timer for (hook, id_), timer in run.trainer.state.rounds.items() if hook == PERIODIC}
     found = sorted(((id_, timer) for id_, timer in timers.items() if id_ not in light), key=lambda one: -one[1][1])
+    return {id_: (int(calls), float(seconds)) for id_, (calls, seconds) in found}
+
+
+def _costs(run: Run) -> list[str]:
+    """Return the table of `costs_of`."""
     rows = [
-        (visible(id_), f"{int(times):,}", f"{seconds:.2f}", f"{1000 * seconds / max(times, 1):.1f}")
-        for id_, (times, seconds) in found
+        (visible(id_), f"{calls:,}", f"{seconds:.2f}", f"{1000 * seconds / max(calls, 1):.1f}")
+        for id_, (calls, seconds) in costs_of(run).items()
     ]
     return columns(("callback, in evaluations", "times", "seconds", "ms each"), rows)
 
