@@ -93,15 +93,22 @@ def print_json(value: Any, *, in_one_line: bool = False) -> None:
 
 
 def print_csv(rows: Iterable[Sequence[Any]]) -> None:
-    """Print rows as comma-separated values, numbers in full, text without secrets and control characters."""
+    """Print rows as comma-separated values, numbers in full, text without secrets and control characters.
+
+    A text that a spreadsheet would take for a formula begins with an apostrophe: it may come from another's run folder.
+    """
     import csv
     import io
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row in rows:
-        writer.writerow(["" if cell is None else visible(cell) if isinstance(cell, str) else cell for cell in row])
+        writer.writerow(["" if cell is None else _csv_text(cell) if isinstance(cell, str) else cell for cell in row])
     print(mask(text.getvalue()), end="")
+
+
+def _csv_text(text: str) -> str:
+    return visible(f"'{text}" if text.startswith(("=", "+", "-", "@")) else text)
 
 
 def print_error(error: NoetherError) -> None:

@@ -12,6 +12,7 @@ import typer
 from noether.cli import runs_report
 from noether.cli.options import RUNS, AsJson, Output, RunArgument, Trusted, completed, verb, verbs
 from noether.cli.output import counted, print_csv, print_json, say, size_in_words
+from noether.errors import UsageError
 
 if TYPE_CHECKING:
     from noether.runs.results.delete import Deletion
@@ -63,6 +64,7 @@ def list_runs(
     from noether.cli.runs_text import csv_of_runs, print_runs, run_json, settings_json
     from noether.runs.results.table import select, table_of
 
+    _require_one_format(as_json, as_csv)
     table = table_of(select(output, where=where, sort=sort, status=status), metrics)
     if as_json:
         print_json([run_json(run) | {"settings": settings_json(table, row)} for row, run in enumerate(table.runs)])
@@ -72,6 +74,11 @@ def list_runs(
         say(f"no run in {output}" + (" fulfils all conditions" if where or status else ""))
     else:
         print_runs(table)
+
+
+def _require_one_format(as_json: bool, as_csv: bool) -> None:
+    if as_json and as_csv:
+        raise UsageError("found --json and --csv, expected one of them", hint="leave one of them out")
 
 
 @verb(app, "show", example="noether runs show airfoil-20260102-030405-ab12")
@@ -118,6 +125,7 @@ def compare(
     from noether.cli.runs_comparison import comparison_json, csv_of_comparison, print_comparison
     from noether.runs.results.compare import compare_runs
 
+    _require_one_format(as_json, as_csv)
     found = compare_runs(runs, output, metrics=metrics, best=best)
     if as_json:
         print_json(comparison_json(found))
@@ -151,7 +159,6 @@ def delete(
 
     Exit codes: 0 done, 1 not everything was deleted, 2 wrong usage, or no such run.
     """
-    from noether.errors import UsageError
     from noether.runs.results.delete import deletion_of
 
     found = [deletion_of(run, output) for run in dict.fromkeys(runs)]
@@ -177,6 +184,8 @@ def _print_deletions(found: Sequence[Deletion], keep_tracker: bool) -> None:
             say(f"  with files that Noether has not written: {', '.join(one.others)}")
         if one.trackers:
             say(f"  {'without' if keep_tracker else 'and'} its run in your own {', '.join(one.trackers)}")
+        if one.mirror:
+            say(f"  without its mirror, from which --resume could fetch it again: {one.mirror}")
 
 
 def _delete(one: Deletion, keep_tracker: bool, trusted: Sequence[str], may_ask: bool) -> None:

@@ -38,7 +38,7 @@ def report(runs: RunArguments, out: Out = None, open_it: OpenIt = False, output:
     from noether.checkpoint.paths import shown_path
     from noether.errors import UsageError
     from noether.runs.folder.run_folder import find_run
-    from noether.runs.results.report.page import write_report
+    from noether.runs.results.report.page import is_report, write_report
 
     found = {paths.run_path: paths for paths in (find_run(run, output) for run in runs)}
     first, *others = found.values()
@@ -48,6 +48,11 @@ def report(runs: RunArguments, out: Out = None, open_it: OpenIt = False, output:
             f"the report cannot be written: found {'a folder' if named.is_dir() else 'no folder'} at "
             f"{named if named.is_dir() else named.parent}, expected a file in a folder that exists",
             hint=f"name a file: --out {named / 'report.html' if named.is_dir() else named.name}",
+        )
+    if named.exists() and not is_report(named):
+        raise UsageError(
+            f"the report cannot be written: found another file at {named}, expected none, or an older report",
+            hint="name another file, or remove it first",
         )
     size = write_report(list(found.values()), named)
     say(f"wrote {shown_path(named.absolute())} ({size_in_words(size)})")

@@ -164,7 +164,7 @@ def print_run(run: RunSummary) -> None:
         say()
         print_table([_metric_row(one) for one in run.evaluations], right={"last", "best"})
     parts = {part: value for part in _PARTS if (value := run.metrics.get(f"profiling/{part}_time")) is not None}
-    total = math.fsum(parts.values())
+    total = sum(parts.values())
     shares = {part: f"{value * 1e3:9.3f} ms  {value / total:4.0%}" for part, value in parts.items() if total > 0}
     print_section("mean time of an update, in the last interval", shares)
     if len(run.attempts) > 1:

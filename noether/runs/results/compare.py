@@ -73,14 +73,17 @@ class Sample:
     @property
     def mean(self) -> float:
         """Mean over the seeds."""
-        return math.fsum(self.values) / len(self.values)
+        return statistics.mean(self.values)  # exact: large values do not overflow, and inf with -inf is NaN
 
     @property
     def deviation(self) -> float | None:
         """Standard deviation over the seeds, with n - 1; None of a single one."""
         if len(self.by_seed) < 2:
             return None
-        return statistics.stdev(self.by_seed) if all(map(math.isfinite, self.by_seed)) else math.nan
+        try:
+            return statistics.stdev(self.by_seed) if all(map(math.isfinite, self.by_seed)) else math.nan
+        except OverflowError:
+            return math.inf
 
 
 Verdict = Literal["beyond", "within", "unknown"]
@@ -165,7 +168,13 @@ def compare_runs(
         UsageError: if a run does not exist, its spec cannot be read, fewer than two runs are given, or no run has one
             of the metrics.
     """
-    return compared(_chosen(given, Path(output)), metrics=metrics, best=best)
+    chosen = _chosen(given, Path(output))
+    if len(chosen) == 1 < len(given):
+        raise UsageError(
+            f"found one run under {len(given)} names, expected at least two: {chosen[0][1].paths.run_path}",
+            hint="`noether runs list` shows the others",
+        )
+    return compared(chosen, metrics=metrics, best=best)
 
 
 def compared(

@@ -21,8 +21,8 @@ from noether.runs.saved_spec import has_saved_spec, read_saved_spec
 
 RunState = Literal["FINISHED", "FAILED", "KILLED", "RUNNING", "UNKNOWN"]
 _FORMAT = 1
-_MARKS = (LOCK, "spec.resolved.toml", "metrics.jsonl", "checkpoints", "attempts")
-"""Files and folders of a run; a folder with one of them and no `run.json` is a damaged run."""
+_MARKS = (RUN, LOCK, "spec.resolved.toml", "metrics.jsonl", "checkpoints", "attempts")
+"""Files and folders of a run; a folder with one of the others and no `run.json` is a damaged run."""
 _BEST_MODEL = "best_model."
 
 
@@ -123,10 +123,9 @@ def summaries_in(output: Path) -> list[RunSummary]:
 
 
 def folders_of_runs(output: Path) -> Iterator[Path]:
-    """Yield the folders that are runs, or were; a link to one counts, as it does for `find_run`."""
-    for folder in sorted(output.iterdir()):
-        if os.path.lexists(folder / RUN) or any(os.path.lexists(folder / mark) for mark in _MARKS):
-            yield folder.resolve()
+    """Yield the folders that are runs, or were, each once; a link to one counts, as it does for `find_run`."""
+    found = (folder for folder in sorted(output.iterdir()) if any(os.path.lexists(folder / mark) for mark in _MARKS))
+    yield from dict.fromkeys(folder.resolve() for folder in found)
 
 
 def summary_of_run(run: str | Path, output: str | Path = "runs") -> RunSummary:
@@ -157,6 +156,9 @@ def summary_of(paths: PathProvider) -> RunSummary:
     with problems:
         checkpoints = tuple(list_checkpoints(paths.checkpoint_path))
     status, error = _end_of(paths, attempts)
+    if lost := scan.damaged + (scan.is_cut and status in ("FINISHED", "FAILED")):
+        word = "line" if lost == 1 else "lines"
+        problems.add(f"{paths.metrics_path.name} has {lost:,} damaged {word}: values in it are left out")
     name, seed = tables.get("name"), tables.get("seed")
     return RunSummary(
         paths, paths.run_id, name if isinstance(name, str) else paths.run_id, status,
