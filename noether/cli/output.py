@@ -47,13 +47,13 @@ def print_table(
         rows: The rows; a key that is a name to type, such as that of a metric, stays as it is written.
         indent: Text before each line.
         right: Keys of further columns that end at the right.
-        titles: Titles of columns by key, if they are not the keys.
+        titles: Titles of columns by key, as they are shown, if they are not the keys.
     """
     if not rows:
         say(f"{indent}nothing found")
         return
     lines = [
-        [_header((titles or {}).get(key, key)) for key in rows[0]],
+        [visible((titles or {})[key]) if key in (titles or {}) else _header(key) for key in rows[0]],
         *([_cell(value) for value in row.values()] for row in rows),
     ]
     columns = list(zip(*lines, strict=True))

@@ -25,7 +25,8 @@ def print_comparison(found: Comparison) -> None:
     lines = [line for row in shared for line in (_by_run(found.groups[0], row) if is_one else _metric_rows(found, row))]
     if lines:
         say()
-        print_table(lines, right={"value", "difference", "mean"})
+        titles = {f"of {run.paths.run_path}": run.run_id for run in found.groups[0].runs}
+        print_table(lines, right={"value", "difference", "mean"}, titles=titles)
     for line in _notes(found):
         say(line)
 
@@ -58,7 +59,7 @@ def _by_run(group: Group, row: MetricRow) -> list[dict[str, object]]:
     sample = row.samples[0]
     by_run = sample.by_run if sample else {}
     line: dict[str, object] = {"metric": row.key, "mean": _sample_text(sample)}
-    return [line | {run.run_id: number(by_run.get(str(run.paths.run_path))) for run in group.runs}]
+    return [line | {f"of {path}": number(by_run.get(path)) for path in (str(run.paths.run_path) for run in group.runs)}]
 
 
 def _sample_text(sample: Sample | None) -> str:

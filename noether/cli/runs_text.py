@@ -70,12 +70,12 @@ def print_runs(table: RunTable) -> None:
         row |= {key: setting(table.settings[key][place]) for key in shown}
         for key in table.metrics:
             found = run.evaluated(key)
-            row[key] = number(found.final if found else None)
+            row[f"last {key}"] = number(found.final if found else None)  # a metric may have the name of another column
             if key in judged:
-                row[f"{key}/best"] = number(found.best if found else None)
+                row[f"best {key}"] = number(found.best if found else None)
         rows.append(row)
-    titles = {f"{key}/best": "best" for key in table.metrics}
-    print_table(rows, right={"duration", *table.metrics, *titles}, titles=titles)
+    titles = {f"last {key}": key for key in table.metrics} | {f"best {key}": "BEST" for key in table.metrics}
+    print_table(rows, right={"duration", *titles}, titles=titles)
     if more := len(table.settings) - len(shown):
         say(f"{counted(more, 'more setting')} differ{'s' if more == 1 else ''}: --json has all")
     for run in (run for run in table.runs if run.problem):

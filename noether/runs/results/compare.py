@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from noether.errors import UsageError
-from noether.runs.results.summary import RunSummary, folders_of_runs, summary_of_run
+from noether.runs.results.summary import RunSummary, folders_of_runs, summary_of_run, told_apart
 from noether.runs.results.table import no_such_metric
 from noether.spec.diff import differing_settings, settings_of
 
@@ -212,7 +212,8 @@ def _chosen(given: Sequence[str], output: Path) -> list[tuple[str, RunSummary]]:
                 f"{summary.paths.run_path} cannot be compared: {summary.problem or 'it has no spec'}",
                 hint="`noether runs list` shows the others",
             )
-    return list(chosen.values())
+    patterns, summaries = zip(*chosen.values(), strict=True)
+    return list(zip(patterns, told_apart(summaries), strict=True))
 
 
 def _matching(pattern: str, output: Path) -> list[str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.paths import PathProvider, shown_path
 from noether.config.metric_facts import Direction, metric_direction
 from noether.errors import NoetherError, UsageError
 from noether.runs.checkpoints.listing import Listed, list_checkpoints
@@ -126,6 +127,12 @@ def folders_of_runs(output: Path) -> Iterator[Path]:
     """Yield the folders that are runs, or were, each once; a link to one counts, as it does for `find_run`."""
     found = (folder for folder in sorted(output.iterdir()) if any(os.path.lexists(folder / mark) for mark in _MARKS))
     yield from dict.fromkeys(folder.resolve() for folder in found)
+
+
+def told_apart(runs: Sequence[RunSummary]) -> list[RunSummary]:
+    """Return runs with ids that differ: those that share one are called by their paths."""
+    ids = Counter(run.run_id for run in runs)
+    return [replace(run, run_id=str(shown_path(run.paths.run_path))) if ids[run.run_id] > 1 else run for run in runs]
 
 
 def summary_of_run(run: str | Path, output: str | Path = "runs") -> RunSummary:

@@ -266,6 +266,14 @@ def test_runs_of_one_spec_are_compared_with_their_mean(done: Callable[..., str])
     assert text.splitlines()[3].split() == ["METRIC", "MEAN", IDS[0], IDS[1]]
 
 
+def test_runs_of_one_id_are_told_apart(runs: Path, done: Callable[..., str]) -> None:
+    shutil.copytree(runs / IDS[1], runs.parent / "elsewhere" / IDS[0])
+    header = done("compare", IDS[0], f"elsewhere/{IDS[0]}").split("\n\n")[1].splitlines()[0].split()
+    assert header == ["METRIC", "MEAN", f"runs/{IDS[0]}", f"elsewhere/{IDS[0]}"]
+    done("report", IDS[0], f"elsewhere/{IDS[0]}", "--out", "both.html")
+    assert f"elsewhere/{IDS[0]}<" in Path("both.html").read_text()
+
+
 def test_groups_that_end_at_different_updates_say_so(runs: Path, done: Callable[..., str]) -> None:
     path = runs / IDS[2] / "metrics.jsonl"
     path.write_text("".join(line for line in path.read_text().splitlines(True) if '"update": 12' not in line))

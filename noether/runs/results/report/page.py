@@ -23,7 +23,7 @@ from noether.runs.results.report import sections
 from noether.runs.results.report.charts import GROUPS, MOST_CHARTS, charts_of, clock_of, single_values
 from noether.runs.results.report.curves import MOST_KEYS, Curves, read_curves
 from noether.runs.results.report.media import Media, media_of
-from noether.runs.results.summary import RunState, RunSummary, summary_of
+from noether.runs.results.summary import RunState, RunSummary, summary_of, told_apart
 
 _LOG = logging.getLogger("noether.tracking")
 MOST_BYTES = 5_000_000
@@ -45,7 +45,7 @@ def report_of(runs: Sequence[PathProvider], *, status: RunState | None = None, e
         status: The end of a run that this process has not left yet; None for what its folder says.
         error: Reason for this end.
     """
-    summaries = [summary_of(paths) for paths in runs]
+    summaries = told_apart([summary_of(paths) for paths in runs])
     if status is not None:
         summaries = [replace(summary, status=status, error=error) for summary in summaries]
     curves, problems = [], []
