@@ -134,14 +134,9 @@ class ClientSettings:
         self.revert()
 
 
-_BARS = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
-
-
 @contextmanager
 def quiet_mlflow() -> Iterator[None]:
-    """Keep MLflow's own log and bars out of the run's output; a new database alone logs fifty lines."""
-    if is_unset := _BARS not in os.environ:
-        os.environ[_BARS] = "false"
+    """Keep MLflow's own log out of the run's output; a new database alone logs fifty lines."""
     loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -151,8 +146,6 @@ def quiet_mlflow() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        if is_unset:
-            os.environ.pop(_BARS, None)
 
 
 _INTERVAL_S = 5.0
