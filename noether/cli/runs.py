@@ -161,7 +161,8 @@ def delete(
     """
     from noether.runs.results.delete import deletion_of
 
-    found = [deletion_of(run, output) for run in dict.fromkeys(runs)]
+    by_folder = {one.paths.run_path: one for one in (deletion_of(run, output) for run in runs)}
+    found = list(by_folder.values())
     _print_deletions(found, keep_tracker)
     if dry_run:
         say("nothing was deleted: --dry-run")

@@ -14,7 +14,7 @@ RunArguments = Annotated[
     list[str],
     typer.Argument(
         metavar="RUN...",
-        help="Run folders, or run ids below --output; several are drawn together.",
+        help="Run folders, run ids below --output, or patterns of ids in quotes; several are drawn together.",
         show_default=False,
         autocompletion=completed("runs"),
     ),
@@ -38,9 +38,11 @@ def report(runs: RunArguments, out: Out = None, open_it: OpenIt = False, output:
     from noether.checkpoint.paths import shown_path
     from noether.errors import UsageError
     from noether.runs.folder.run_folder import find_run
+    from noether.runs.results.compare import named_by
     from noether.runs.results.report.page import is_report, write_report
 
-    found = {paths.run_path: paths for paths in (find_run(run, output) for run in runs)}
+    named_runs = (run for given in runs for run in named_by(given, output))
+    found = {paths.run_path: paths for paths in (find_run(run, output) for run in named_runs)}
     first, *others = found.values()
     named = out or Path(f"{first.run_id}{f'+{len(others)}' if others else ''}.report.html")
     if named.is_dir() or not named.absolute().parent.is_dir():

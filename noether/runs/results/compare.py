@@ -202,10 +202,10 @@ def _chosen(given: Sequence[str], output: Path) -> list[tuple[str, RunSummary]]:
     """Return the runs that were given, each once, with the pattern that names it; an empty one for a run by name."""
     chosen: dict[Path, tuple[str, RunSummary]] = {}
     for name in given:
-        is_pattern = any(letter in name for letter in _GLOB) and not Path(name).exists()
-        for run in _matching(name, output) if is_pattern else [name]:
+        runs = named_by(name, output)
+        for run in runs:
             summary = summary_of_run(run, output)
-            chosen.setdefault(summary.paths.run_path, (name if is_pattern else "", summary))
+            chosen.setdefault(summary.paths.run_path, ("" if runs == [name] else name, summary))
     for _, summary in chosen.values():
         if not summary.tables:
             raise UsageError(
@@ -216,7 +216,14 @@ def _chosen(given: Sequence[str], output: Path) -> list[tuple[str, RunSummary]]:
     return list(zip(patterns, told_apart(summaries), strict=True))
 
 
-def _matching(pattern: str, output: Path) -> list[str]:
+def named_by(pattern: str, output: Path) -> list[str]:
+    """Return the runs below a folder whose ids match a pattern; a name that is none stands for itself.
+
+    Raises:
+        UsageError: if no id matches.
+    """
+    if not any(letter in pattern for letter in _GLOB) or Path(pattern).exists():
+        return [pattern]
     names = [folder.name for folder in folders_of_runs(output)] if output.is_dir() else []
     found = [name for name in names if fnmatchcase(name, pattern)]
     if not found:

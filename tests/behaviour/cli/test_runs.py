@@ -329,7 +329,7 @@ def test_only_the_folder_of_the_run_goes_and_links_in_it_are_not_followed(runs: 
     (outside / "kept.txt").write_text("mine")
     (runs / IDS[0] / "outputs").symlink_to(outside.absolute())
     (runs / IDS[0] / "file").symlink_to((outside / "kept.txt").absolute())
-    assert f"deleted {IDS[0]}" in done("delete", IDS[0], "--yes")
+    assert f"deleted {IDS[0]}" in done("delete", IDS[0], f"runs/{IDS[0]}", "--yes")
     assert sorted(path.name for path in runs.iterdir()) == sorted(IDS[1:])
     assert (outside / "kept.txt").read_text() == "mine"
 
