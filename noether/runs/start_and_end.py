@@ -191,7 +191,8 @@ def overfit(losses: Sequence[float], updates: int) -> tuple[bool, str]:
         return True, f"{fallen}: the model can learn"
     if last <= _UNCHANGED * first:
         return True, f"{fallen}: it learns, but slowly; try more updates (-s trainer.max_updates=N) or another lr"
-    return False, f"{moved}: it did not fall; look at the targets, the loss, frozen parameters and the lr"
+    found = "hardly fell" if last < first and f"{last:.4g}" != f"{first:.4g}" else "did not fall"
+    return False, f"{moved}: it {found}; look at the targets, the loss, frozen parameters and the lr"
 
 
 def _results(summary: RunSummary) -> list[str]:
