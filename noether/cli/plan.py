@@ -65,9 +65,9 @@ def _notes(loaded: LoadedSpec, options: SpecOptions) -> list[str]:
     from noether.kernel.dispatch import require_working
     from noether.kernel.participant import load_plugins
     from noether.kernel.registry import use_registry
-    from noether.spec.checks.meaning import meaning_notes
-    from noether.spec.describe.fields import components_in
+    from noether.spec.checks import meaning_notes
     from noether.spec.errors.words import toml_path
+    from noether.spec.fields import components_in
 
     with use_registry(loaded.registry):
         plugins = load_plugins([*loaded.spec.plugins.use, *options.plugins])

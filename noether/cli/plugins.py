@@ -237,7 +237,7 @@ def checked_role(role: str | None) -> str | None:
 def _print_kind(component: Component) -> None:
     """Print the origin of a kind, its purpose, its options, and an example."""
     from noether.config.discriminated import config_class_of
-    from noether.spec.describe.fields import table_class_of
+    from noether.spec.fields import table_class_of
 
     if component.role == PLUGIN.name:
         _print_plugin(component)
@@ -279,7 +279,7 @@ def _print_hooks(component: Component) -> None:
 
 
 def _row(name: str, field: FieldInfo) -> dict[str, str]:
-    from noether.spec.describe.explain import type_of
+    from noether.spec.explain import type_of
 
     default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
     return {

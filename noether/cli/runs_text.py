@@ -12,8 +12,8 @@ from noether.metrics.metrics_file import spell_number
 from noether.runs.results.compare import Comparison, Difference, Group, MetricRow, Sample
 from noether.runs.results.summary import Evaluated, RunSummary
 from noether.runs.results.table import FACTS, RunTable, moment, next_commands, run_argument
-from noether.spec.diff import ABSENT
 from noether.spec.errors.words import counted, duration_in_words, toml_literal
+from noether.spec.overlay import ABSENT
 
 _MOST_SETTINGS = 6
 """Columns of settings; more make the table of runs hard to read."""

@@ -14,9 +14,9 @@ from noether.cli.options import RUNS, AsJson, Spec, SpecOptions, Trusted, argume
 from noether.cli.output import print_facts, print_file, print_json, print_table, say, write_text
 
 if TYPE_CHECKING:
-    from noether.spec.describe.explain import Explanation
-    from noether.spec.describe.lookup import Meaning
-    from noether.spec.diff import Difference
+    from noether.spec.explain import Explanation
+    from noether.spec.lookup import Meaning
+    from noether.spec.overlay import Difference
 
 
 app = verbs("Look at specs and make them.")
@@ -116,7 +116,7 @@ def explain(
     Shows meaning, type, unit, default and allowed kinds; with SPEC also every layer that sets the key.
     """
     from noether.kernel.registry import Registry, use_registry
-    from noether.spec.describe.explain import documented, explained
+    from noether.spec.explain import documented, explained
 
     if spec is not None:
         loaded = options.load(spec)
@@ -174,7 +174,7 @@ def _print_meanings(key: str, meanings: Sequence[Meaning], *, as_json: bool) -> 
 
 def _facts(meaning: Meaning) -> dict[str, str]:
     """Return the documentation of a field, in the order to show it."""
-    from noether.spec.describe.explain import (
+    from noether.spec.explain import (
         allowed_kinds,
         bounds_of,
         default_of,
@@ -183,7 +183,7 @@ def _facts(meaning: Meaning) -> dict[str, str]:
         type_of,
         unit_of,
     )
-    from noether.spec.describe.lookup import field_of
+    from noether.spec.lookup import field_of
 
     field = field_of(meaning)
     facts = {
@@ -205,8 +205,8 @@ def _compared(facts: dict[str, str]) -> dict[str, str]:
 
 def _shown(value: Any) -> str:
     from noether.config.secrets import mask
-    from noether.spec.describe.explain import UNSET
     from noether.spec.errors.words import toml_literal
+    from noether.spec.explain import UNSET
 
     return "unset" if value is UNSET else mask(toml_literal(value))
 
@@ -226,7 +226,7 @@ def diff(
 
     Exit codes: 0 they mean the same, 1 they differ, 2 one of them cannot be read.
     """
-    from noether.spec.diff import differences
+    from noether.spec.overlay import differences
 
     found = differences(*(_tables_of(side, runs, trusted) for side in (left, right)))
     if as_json:
@@ -286,15 +286,15 @@ def _write(text: str, output: Path | None) -> None:
 
 def _difference_json(difference: Difference) -> dict[str, Any]:
     """Return a key with the values of both sides; a side without a value is left out."""
-    from noether.spec.diff import ABSENT
+    from noether.spec.overlay import ABSENT
 
     sides = {"left": difference.left, "right": difference.right}
     return {"key": difference.key} | {side: value for side, value in sides.items() if value is not ABSENT}
 
 
 def _print_differences(left: str, right: str, found: Iterable[Difference]) -> None:
-    from noether.spec.diff import ABSENT
     from noether.spec.errors.words import toml_literal
+    from noether.spec.overlay import ABSENT
 
     say(f"- {left}\n+ {right}" if found else "no difference")
     for difference in found:

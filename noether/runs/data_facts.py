@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noether.data.batches import properties_of
+from noether.data.collators import properties_of
 from noether.data.container import DataContainer
 from noether.data.dataset import AnyDataset, called, gathering, length_of
 from noether.data.fetch import FetchSamples, fetch_of, usable

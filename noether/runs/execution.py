@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from time import strftime
 
-from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.paths import PathProvider, shown_path, sweep_leftovers, sweep_temporary_files
+from noether.checkpoint.saved import CheckpointNames
 from noether.config.secrets import masked_traceback, withheld
 from noether.core.callbacks.display import without_bars
 from noether.errors import CheckpointError, NoetherError, StorageError, TrainingError, notes_of, text_of

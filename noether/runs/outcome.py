@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from noether.config.secrets import withheld
 from noether.errors import ExpectationError, NoetherError, error_text, notes_of
 from noether.kernel.names import did_you_mean
-from noether.spec.checks.metrics import BEST
+from noether.spec.metric_checks import BEST
 from noether.spec.model import Expectation
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ def say_how_to_continue(paths: PathProvider, update: int, outcome: Outcome) -> N
         update: Completed updates.
         outcome: Its end.
     """
-    from noether.checkpoint.names import CheckpointNames  # imports torch
     from noether.checkpoint.paths import shown_path
+    from noether.checkpoint.saved import CheckpointNames  # imports torch
 
     saved = CheckpointNames(paths.checkpoint_path).newest_resumable()
     lost = update - (saved.update if saved is not None else 0)

@@ -36,8 +36,8 @@ from noether.runs.resume.facts import data_samples
 from noether.runs.sweep.trial import SWEEP
 from noether.runs.tracking.note import describe_run
 from noether.runs.tracking.tracking import flattened
-from noether.spec.describe.fields import components_in
 from noether.spec.errors.words import counted, in_columns, visible
+from noether.spec.fields import components_in
 from noether.spec.model import RunSpec, changed_settings, resolved_tables
 from noether.training.rounds import CHECKPOINT_WAIT, EVALUATION, PERIODIC, SAVE
 

@@ -27,6 +27,7 @@ _WHY_NOT = {
     "doubled": "its name is in the header twice",
     "infinite": "infinite values",
     "other": "neither numbers nor text",
+    "huge": "integers beyond 2**53 or numbers beyond 1e150, which cannot be normalised; subtract an offset or rescale",
 }
 """Reasons against a column, by its type."""
 
@@ -155,13 +156,16 @@ def _chosen(
             f"no column of {found.file} ends in {TARGET}: found {', '.join(columns)}",
             hint=f"name one with --targets, such as --targets {found.columns[-1].name}",
         )
-    _require_usable(found, [columns[name] for name in targets])
+    _require_usable(found.file, [columns[name] for name in targets])
     notes = {name: column.left_out for name, column in columns.items() if name not in targets}
     inputs = inputs or [name for name, why in notes.items() if why is None]
     if not inputs:
         reasons = ", ".join(f"{name} ({why})" for name, why in notes.items()) or "the target alone"
         raise UsageError(f"{found.file} has no column to predict from: found {reasons}", hint="name some with --inputs")
-    _require_usable(found, [columns[name] for name in inputs])
+    _require_usable(found.file, [columns[name] for name in inputs])
+    for name in targets:
+        if columns[name].different == 1:
+            raise UsageError(f"nothing to predict in {name!r}: found one value in every row, {columns[name].values}")
     return inputs, targets
 
 
@@ -169,14 +173,14 @@ def _least_complete(found: FoundTable, used: Sequence[Column]) -> int:
     return found.samples - min(found.samples, sum(column.missing for column in used))
 
 
-def _require_usable(found: FoundTable, columns: Sequence[Column]) -> None:
+def _require_usable(file: str, columns: Sequence[Column]) -> None:
     for column in columns:
         why = column.unusable
         if why is None and column.is_category and not column.texts:
             why = f"{column.different} different texts"
         if why:
             raise UsageError(
-                f"the column {column.name!r} of {found.file} cannot be used: {why}: found {column.values or 'no value'}"
+                f"the column {column.name!r} of {file} cannot be used: {why}: found {column.values or 'no value'}"
             )
 
 
@@ -349,7 +353,17 @@ def _by_table(found: FoundImages, table: str, targets: Sequence[str]) -> Content
     check_names(table, columns, targets)
     targets = targets or [name for name, each in columns.items() if each.left_out is None and not each.missing]
     if not targets:
-        raise UsageError(f"no column of {table} can be predicted: found {', '.join(columns) or 'none'}")
+        notes = (f"{name} ({each.left_out or f'{each.missing} missing'})" for name, each in columns.items())
+        raise UsageError(
+            f"no column of {table} can be predicted: found {', '.join(notes) or 'the files alone'}",
+            hint="the first column has the file of each image; name a target with --targets",
+        )
+    _require_usable(table, [columns[name] for name in targets])
+    if lacking := [name for name in targets if columns[name].missing]:
+        raise UsageError(
+            f"missing values in {lacking[0]!r} of {table}: found {columns[lacking[0]].missing} rows without one",
+            hint="fill them in, or remove these rows: images that the table does not list are not used",
+        )
     fields = _fields(targets)
     classes = _classes(columns, fields)
     properties = {f"{plain}{TARGET}": name for name, plain in fields.items()}

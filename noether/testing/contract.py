@@ -33,8 +33,7 @@ from noether.runs.resume.compare import CLOCK, differences
 from noether.runs.resume.verify_resume import verify_resume
 from noether.spec.load import load_spec
 from noether.spec.model import resolved_tables
-from noether.testing.builders import merged, tiny_spec
-from noether.testing.device import graphs_on_cpu
+from noether.testing.builders import graphs_on_cpu, merged, tiny_spec
 from noether.testing.ranks import run_on_ranks
 from noether.training.parallel import joined
 

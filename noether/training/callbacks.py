@@ -14,8 +14,7 @@ from noether.config.components import PeriodicDataIteratorCallbackConfig
 from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.callbacks.tracked import beside, precise, weighted
-from noether.data.batches import of_only_field, properties_of
-from noether.data.collators import MASK
+from noether.data.collators import MASK, of_only_field, properties_of
 from noether.errors import TrainingError
 from noether.kernel.names import TARGET
 from noether.training.accumulation import Weights, weights_of

@@ -35,7 +35,7 @@ KNOWN = {
     "cli/runs.py: webbrowser.open": "the page that the command has just written",
     "core/initializers/weights.py: output.iterdir": "the folder of all runs, for their names",
     "core/trackers/mlflow/client.py": "the folder of MLflow's own store",
-    "core/trackers/mlflow/logged_model.py: tempfile.TemporaryDirectory": "a temporary folder",
+    "core/trackers/mlflow/page.py: tempfile.TemporaryDirectory": "a temporary folder",
     "core/trackers/mlflow/requests.py: Image.open": "a copy in a temporary folder, for a tracker",
     "core/trackers/mlflow/requests.py: Path(copy).read_bytes": "a download in a temporary folder",
     "core/trackers/mlflow/requests.py: tempfile.TemporaryDirectory": "a temporary folder",

@@ -5,9 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 from noether.config.components import PeriodicDataIteratorCallbackConfig
 from noether.core.callbacks.base import CallbackBase, CallBackBaseConfig
-from noether.core.callbacks.checkpoint.best import BestCheckpointCallback, BestCheckpointCallbackConfig
 from noether.core.callbacks.checkpoint.ema import EmaCallback, EmaCallbackConfig
-from noether.core.callbacks.checkpoint.interval import CheckpointCallback, CheckpointCallbackConfig
+from noether.core.callbacks.checkpoint.saving import (
+    BestCheckpointCallback,
+    BestCheckpointCallbackConfig,
+    CheckpointCallback,
+    CheckpointCallbackConfig,
+)
 from noether.core.callbacks.early_stoppers import (
     FixedEarlyStopperCallback,
     FixedEarlyStopperCallbackConfig,

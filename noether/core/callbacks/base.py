@@ -22,8 +22,7 @@ from noether.data.container import DataContainer
 from noether.errors import TrainingError
 from noether.kernel.dispatch import Dispatch
 from noether.kernel.entries import Component
-from noether.kernel.hookspecs import HOOKS
-from noether.kernel.markers import GUARDED, inherited_no_op
+from noether.kernel.hookspecs import GUARDED, HOOKS, inherited_no_op
 from noether.kernel.progress import UpdateCounter
 from noether.metrics.log import LogWriter
 from noether.metrics.tracker import BaseTracker

@@ -14,7 +14,7 @@ import torch
 from noether.data.container import DataContainer
 from noether.data.dataset import length_of
 from noether.errors import UsageError
-from noether.kernel.markers import hookimpl
+from noether.kernel.hookspecs import hookimpl
 from noether.kernel.participant import Participant
 from noether.kernel.progress import UpdateCounter
 from noether.runs.measure.hook_costs import now

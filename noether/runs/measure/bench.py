@@ -21,7 +21,7 @@ import torch
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.errors import UsageError
 from noether.kernel.compile import HookWatch, watch_hooks
-from noether.kernel.markers import hookimpl, is_when_due
+from noether.kernel.hookspecs import hookimpl, is_when_due
 from noether.kernel.participant import Participant
 from noether.kernel.progress import NEVER, UpdateCounter
 from noether.runs.measure.bare_loop import BareLoop

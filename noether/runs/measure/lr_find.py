@@ -16,14 +16,14 @@ from typing import Any
 
 from noether.config.components import ScheduleBaseConfig
 from noether.errors import NoetherError, NonFiniteError, SpecError, TrainingError, UsageError
-from noether.kernel.markers import hookimpl
+from noether.kernel.hookspecs import hookimpl
 from noether.kernel.participant import Participant
 from noether.kernel.progress import UpdateCounter
 from noether.optim.schedules import Schedule, Scheduled
 from noether.runs.outcome import EXIT_CODE, describe
 from noether.runs.prepare import Run, rehearsal
-from noether.spec.describe.fields import configs_in
 from noether.spec.errors.words import toml_path
+from noether.spec.fields import configs_in
 from noether.spec.load import LoadedSpec
 from noether.training.signals import StoppedBySignal
 

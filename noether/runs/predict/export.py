@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from noether.checkpoint.durable import replace_file
 from noether.checkpoint.manifest import NAME as MANIFEST
 from noether.checkpoint.manifest import WEIGHTS, whole_file
-from noether.checkpoint.names import Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.saved import Checkpoint, CheckpointNames
 from noether.checkpoint.state import DATA, encode_state
 from noether.checkpoint.tensor_file import IN_PAIRS
 from noether.checkpoint.untrusted import open_inside
 from noether.config.base import component_of
-from noether.data.batches import selected
 from noether.data.build import build_dataset
+from noether.data.collators import selected
 from noether.data.dataset import length_of
 from noether.data.fetch import fetch_of
 from noether.data.randomness import EVALUATION_EPOCH
@@ -38,7 +38,7 @@ from noether.runs.folder.run_folder import RUN
 from noether.runs.load import SavedRun, load_run
 from noether.runs.predict.predictor import Predictor
 from noether.runs.saved_spec import read_saved_spec
-from noether.spec.describe.fields import components_in
+from noether.spec.fields import components_in
 
 FORMATS = {"safetensors": ".safetensors", "torch-export": ".pt2", "onnx": ".onnx"}
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from noether.errors import UsageError
 from noether.runs.results.summary import RunSummary, folders_of_runs, summary_of_run, told_apart
 from noether.runs.results.table import no_such_metric
-from noether.spec.diff import differing_settings, settings_of
+from noether.spec.overlay import differing_settings, settings_of
 
 _OF_A_SEED = ("seed", "output", "name")
 """Settings in which runs of one group may differ."""

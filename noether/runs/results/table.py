@@ -17,8 +17,8 @@ from noether.checkpoint.paths import shown_path
 from noether.errors import NoetherError, UsageError
 from noether.kernel.names import did_you_mean
 from noether.runs.results.summary import RunState, RunSummary, summaries_in
-from noether.spec.diff import ABSENT, differing_settings, same_value, settings_of, value_at
 from noether.spec.errors.words import quoted
+from noether.spec.overlay import ABSENT, differing_settings, same_value, settings_of, value_at
 from noether.spec.read.document import plain
 from noether.spec.read.overrides import parse_path
 

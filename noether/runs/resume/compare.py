@@ -21,7 +21,7 @@ from noether.checkpoint.paths import read_file
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.checkpoint.state import TRAINER, encode_state
 from noether.core.callbacks.tree import family
-from noether.kernel.markers import hookimpl
+from noether.kernel.hookspecs import hookimpl
 from noether.kernel.progress import UpdateCounter
 from noether.metrics.log import LogWriter
 from noether.metrics.metrics_file import MetricRecord, MetricsFile, spell_number

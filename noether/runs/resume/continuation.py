@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from noether.checkpoint.durable import make_folders, remove_tree, rename, replace_file, storage_error, sync_folder
-from noether.checkpoint.names import LATEST, Checkpoint, CheckpointNames
 from noether.checkpoint.paths import (
     ABANDONED,
     PathProvider,
@@ -24,10 +23,11 @@ from noether.checkpoint.paths import (
     update_of,
 )
 from noether.checkpoint.retention import FOLDER as PINS
-from noether.checkpoint.saved import SavedCheckpoint
+from noether.checkpoint.saved import LATEST, Checkpoint, CheckpointNames, SavedCheckpoint
 from noether.checkpoint.state import CheckpointState
 from noether.checkpoint.untrusted import is_file_inside, is_folder, names_inside, read_untrusted
-from noether.core.initializers.base import InitializerBase, InitializerConfig
+from noether.config.components import InitializerConfig
+from noether.core.initializers.weights import InitializerBase
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
 from noether.errors import CheckpointError, SpecError, StorageError

@@ -8,16 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from noether.config.sweep import SweepSettings
+from noether.config.components import SweepSettings
 from noether.errors import NoetherError, UsageError
 from noether.runs.sweep.journal import Journal, Record
-from noether.spec.checks.metrics import metric_flow
-from noether.spec.diff import ABSENT, differences
 from noether.spec.errors.problem import MAX_PROBLEMS, InvalidSpecError, Problem
 from noether.spec.load import LoadedSpec, load_spec
 from noether.spec.locate import TomlPath
+from noether.spec.metric_checks import metric_flow
 from noether.spec.model import resolved_tables
-from noether.spec.overlay import MARK, write_overlay
+from noether.spec.overlay import ABSENT, MARK, differences, write_overlay
 from noether.spec.read.layering import layered, override
 from noether.spec.read.layers import value_of
 from noether.spec.sweep import (

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from noether.config.sweep import SweepSettings
+from noether.config.components import SweepSettings
 from noether.errors import UsageError, error_text
 from noether.kernel.names import did_you_mean
 from noether.runs.sweep.journal import BROKE, FAILED, FINISHED, PRUNED, Record, Trial

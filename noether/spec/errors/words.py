@@ -25,6 +25,7 @@ BOUNDS = {"ge": "at least", "gt": "greater than", "le": "at most", "lt": "below"
 """Words for the bounds of a number, by pydantic's name of the bound."""
 _CONTROL = re.compile("[\x7f-\x9f]")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_MOST = 60  # characters of a quotation
 
 
 def toml_literal(value: Any) -> str:
@@ -75,11 +76,11 @@ def toml_path(path: Sequence[str | int]) -> str:
     return ".".join(str(part) if isinstance(part, int) or _BARE_KEY.fullmatch(part) else quoted(part) for part in path)
 
 
-def quoted(text: str, limit: int = 60) -> str:
-    """Return text in quotes for a message: cut to `limit`, secrets masked, control and direction characters escaped."""
+def quoted(text: str) -> str:
+    """Return text in quotes for a message: cut, secrets masked, control and direction characters escaped."""
     text = mask(text)
-    shown = visible(text[:limit])
-    return f'"{shown}…"' if len(text) > limit else f'"{shown}"'
+    shown = visible(text[:_MOST])
+    return f'"{shown}…"' if len(text) > _MOST else f'"{shown}"'
 
 
 def visible(text: str) -> str:

@@ -223,6 +223,9 @@ def test_targets_of_images_come_from_the_table_beside_them(init, noether_command
         ("x,y\n" + "mm,2\n" + "1,2\n" * 9, ["--targets", "y"], "x (numbers and text in one column)"),
         ("x,y\n" + "1,2 kN\n" * 9, ["--targets", "y"], "'y' of data.csv cannot be used: numbers with units"),
         ("x,x,y\n" + "1,1,2\n" * 9, ["--targets", "y"], "its name is in the header twice"),
+        ("x,y\n" + "1,ok\n2,ok\n" * 9, ["--targets", "y"], "nothing to predict in 'y': found one value"),
+        ("x,y\n" + f"{2**60},2\n3,4\n" * 9, ["--targets", "y"], "x (integers beyond 2**53"),
+        ("x,y\n" + "1e200,2\n3,4\n" * 9, ["--targets", "y"], "numbers beyond 1e150"),
     ],
 )
 def test_a_table_without_a_spec_is_refused_with_the_reason(refusal, text, options, told):
@@ -244,6 +247,17 @@ def test_a_cut_image_is_named_and_no_spec_is_written(refusal, pets):
     path = pets / "cat/03.png"
     path.write_bytes(path.read_bytes()[:70])
     assert "pets/cat/03.png cannot be read as an image" in refusal("--data", "pets")
+
+
+def test_images_that_could_not_be_trained_on_are_refused_before_a_spec_is_written(refusal, pets):
+    (pets / "cat/03.png").rename(pets / "loose.png")
+    assert "loose.png lies in no folder of a class" in refusal("--data", "pets")
+    (pets / "labels.csv").write_text("file,angle\ngone.png,1\n")
+    assert "no image 'gone.png'" in refusal("--data", "pets")
+    (pets / "labels.csv").write_text("file,angle\nloose.png,1.5\ncat/04.png,\n")
+    assert "angle (1 missing)" in refusal("--data", "pets")
+    assert "missing values in 'angle'" in refusal("--data", "pets", "--targets", "angle")
+    assert "are the input" in refusal("--data", "pets", "--inputs", "angle")
 
 
 def test_images_without_classes_are_refused(refusal, pets):

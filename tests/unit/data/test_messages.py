@@ -19,8 +19,7 @@ from noether.data.mixtures import joined
 from noether.data.samplers import TrainingOrder, updates_per_epoch
 from noether.data.sampling import Mixed, order_of
 from noether.data.sources.columns import checked_names, facts_of, read_arrays
-from noether.data.sources.disk import DiskConfig, DiskDataset
-from noether.data.sources.file import FileConfig, FileDataset
+from noether.data.sources.file import DiskConfig, DiskDataset, FileConfig, FileDataset
 from noether.data.splits import split_indices
 from noether.data.transforms import Normalize, NormalizeConfig
 from noether.data.views import PreparedDatasets, subset

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from noether.config.sweep import SweepTable
+from noether.config.components import SweepTable
 from noether.errors import SpecError
-from noether.spec.checks.metrics import metric_flow
 from noether.spec.errors.problem import InvalidSpecError
 from noether.spec.load import load_spec
+from noether.spec.metric_checks import metric_flow
 from noether.spec.sweep import arguments_of, drawn, known_trials, method_of, objective_of, swept_paths
 
 LR = "model.optimizer.lr"

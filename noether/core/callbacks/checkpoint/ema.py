@@ -22,13 +22,13 @@ from noether.core.callbacks.checkpoint.averages import (
     flattened,
     load_averages,
 )
-from noether.core.callbacks.checkpoint.interval import CheckpointCallbackConfig
-from noether.core.callbacks.checkpoint.live_weights import LiveWeights, shares_memory
+from noether.core.callbacks.checkpoint.saving import CheckpointCallbackConfig
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
 from noether.core.callbacks.tree import NestedCallbacks
 from noether.core.models.base import ModelBase
+from noether.core.models.weights import LiveWeights, shares_memory
 from noether.errors import TrainingError
-from noether.kernel.markers import when_due
+from noether.kernel.hookspecs import when_due
 from noether.kernel.progress import UpdateCounter
 
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts
-from noether.core.callbacks.best_value import BestValue, direction_of
+from noether.core.callbacks.early_stoppers import BestValue, direction_of
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
 
 

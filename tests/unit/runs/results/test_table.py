@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from noether.errors import UsageError
 from noether.runs.results.summary import RunSummary
 from noether.runs.results.table import in_order, main_metrics, parse_condition, table_of, value_of
-from noether.spec.diff import ABSENT, same_value
 from noether.spec.errors.words import toml_literal
+from noether.spec.overlay import ABSENT, same_value
 
 Made = Callable[..., RunSummary]
 

@@ -13,8 +13,8 @@ from noether.config.discriminated import Discriminated, base_config
 from noether.errors import NoetherError, SpecError
 from noether.kernel.names import did_you_mean
 from noether.kernel.registry import active_registry
-from noether.spec.describe.fields import alternatives
 from noether.spec.errors.words import listed, quoted
+from noether.spec.fields import alternatives
 from noether.spec.read.overrides import ItemId, Part
 from noether.spec.tables import with_tables
 

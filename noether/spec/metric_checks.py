@@ -14,9 +14,9 @@ from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import Direction, MetricFacts, intervals_of, key_matches, metric_direction
 from noether.kernel.names import did_you_mean, listed
 from noether.kernel.progress import EVERY, Intervals
-from noether.spec.describe.fields import configs_in
 from noether.spec.errors.problem import Finding, Problem
 from noether.spec.errors.words import quoted
+from noether.spec.fields import configs_in
 from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec
 

@@ -16,11 +16,11 @@ from noether.errors import SpecError
 from noether.kernel.entries import ROLES
 from noether.kernel.names import did_you_mean
 from noether.kernel.registry import use_registry
-from noether.spec.describe.fields import alternatives, class_at, is_table, item_ids, role_of_items
-from noether.spec.describe.lookup import Meaning, kinds_of, meanings
 from noether.spec.errors.words import BOUNDS, TYPES, listed, quoted, toml_literal, toml_path
+from noether.spec.fields import alternatives, class_at, is_table, item_ids, role_of_items
 from noether.spec.load import LoadedSpec
 from noether.spec.locate import TomlPath
+from noether.spec.lookup import Meaning, kinds_of, meanings
 from noether.spec.model import resolved_tables
 from noether.spec.read.overrides import ItemId, Part, parse_path
 
