@@ -12,8 +12,9 @@ import typer
 
 from noether.checkpoint.untrusted import parse_json, read_chosen
 from noether.cli.options import AsJson, Spec, SpecOptions, verb, verbs
-from noether.cli.output import counted, print_facts, print_json, print_table, say
+from noether.cli.output import print_facts, print_json, print_table, say
 from noether.errors import UsageError
+from noether.spec.errors.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,18 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from noether.cli.options import AsJson, Spec, SpecOptions, verb, verbs
-from noether.cli.output import (
-    counted,
-    duration_in_words,
-    picked,
-    print_json,
-    print_section,
-    print_table,
-    say,
-    size_in_words,
-)
+from noether.cli.output import picked, print_json, print_section, print_table, say, size_in_words
 from noether.errors import NoetherError
 from noether.kernel.names import listed
+from noether.spec.errors.words import counted, duration_in_words
 
 if TYPE_CHECKING:
     from noether.runs.plan.plan import Plan, PlannedCheckpoints

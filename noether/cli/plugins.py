@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Sequence
-from enum import Enum
 from itertools import groupby
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -281,36 +279,15 @@ def _print_hooks(component: Component) -> None:
 
 
 def _row(name: str, field: FieldInfo) -> dict[str, str]:
+    from noether.spec.explain import type_of
+
     default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
     return {
         "option": name,
-        "type": _type(field.annotation),
+        "type": type_of(field),
         "default": default,
         "meaning": " ".join((field.description or "").split()),
     }
-
-
-def _type(annotation: Any) -> str:
-    """Return a type in the words of a spec: `float | None`, and `table` if a `kind` chooses its options."""
-    if isinstance(annotation, type) and not get_args(annotation):
-        return _type_of_class(annotation)
-    if get_origin(annotation) in (Union, UnionType):
-        return " | ".join("None" if member is NoneType else _type(member) for member in get_args(annotation))
-    if get_origin(annotation) is Annotated or annotation is Any:
-        return "table"
-    if get_origin(annotation) is list:
-        return f"list[{_type(get_args(annotation)[0])}]"
-    return str(annotation).replace("typing.", "")
-
-
-def _type_of_class(annotation: type) -> str:
-    from noether.spec.fields import is_table
-
-    if issubclass(annotation, Enum):
-        return " | ".join(repr(member.value) for member in annotation)
-    if is_table(annotation):
-        return "table"
-    return "list" if hasattr(annotation, "_fields") else annotation.__name__
 
 
 def _shown(value: Any) -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from noether.cli.options import RUNS, AsJson, Checkpoint, Like, Output, Project, RunArgument, Trusted, verb, verbs
-from noether.cli.output import counted, picked, print_json, print_table, say
+from noether.cli.output import picked, print_json, print_table, say
+from noether.spec.errors.words import counted
 
 if TYPE_CHECKING:
     from noether.runs.predict.files import Predicted

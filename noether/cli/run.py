@@ -24,9 +24,10 @@ from noether.cli.options import (
     verb,
     verbs,
 )
-from noether.cli.output import counted, picked, print_error, print_json, print_problem, print_table, say
+from noether.cli.output import picked, print_error, print_json, print_problem, print_table, say
 from noether.config.secrets import masked_traceback
 from noether.errors import NoetherError, error_text, notes_of
+from noether.spec.errors.words import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,7 +119,7 @@ def run(
 
     changes, removed = _trial(options, limit_batches, overfit_one_batch=overfit_one_batch)
     if nproc is not None:
-        on_ranks(nproc, max_restarts, [] if run_id else ["--run-id", _new_id(spec, options)])
+        on_ranks(nproc, max_restarts, [] if run_id else ["--run-id", _new_id(spec, options, changes, removed)])
     try:
         outcome = noether.run(
             spec,
@@ -142,7 +143,6 @@ def run(
 
 
 _LIMITS = ("trainer.max_epochs", "trainer.max_updates", "trainer.max_samples")
-_OTHER_LIMITS = ("trainer.max_epochs", "trainer.max_samples")
 _NOT_OVERFIT = ("expect", "trainer.track_every_n_epochs", "trainer.track_every_n_samples")
 _OVERFIT_UPDATES = 200
 
@@ -156,16 +156,19 @@ def _trial(
         return changes, ()
     changes += ["loader.overfit_one_batch=true", "trainer.callbacks=[]"]
     changes += ["trainer.add_default_callbacks=true", "trainer.track_every_n_updates=1"]  # the loss of every update
-    if not any(str(override).lstrip().startswith(_LIMITS) for override in options.overrides):
-        return [*changes, f"trainer.max_updates={_OVERFIT_UPDATES}"], (*_NOT_OVERFIT, *_OTHER_LIMITS)
-    return changes, _NOT_OVERFIT
+    given = [limit for limit in _LIMITS if any(str(one).lstrip().startswith(limit) for one in options.overrides)]
+    if not given:
+        given = ["trainer.max_updates"]
+        changes.append(f"{given[0]}={_OVERFIT_UPDATES}")
+    return changes, (*_NOT_OVERFIT, *(limit for limit in _LIMITS if limit not in given))
 
 
-def _new_id(spec: Path, options: SpecOptions) -> str:
+def _new_id(spec: Path, options: SpecOptions, changes: list[str], removed: tuple[str, ...]) -> str:
     """Return an id for a run of a spec, which is checked meanwhile: its errors shall be shown once."""
     from noether.runs.folder.run_folder import new_run_id
 
-    return new_run_id(options.load(spec).spec.name)
+    whole = options._replace(overrides=[*changes, *options.overrides])
+    return new_run_id(whole.load(spec, dict.fromkeys(removed)).spec.name)
 
 
 def on_ranks(ranks: int, restarts: int, more: list[str]) -> NoReturn:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from noether.cli.options import RUNS, AsJson, Output, RunArgument, Trusted, argument, verb, verbs
-from noether.cli.output import counted, print_csv, print_json, say, size_in_words
+from noether.cli.output import print_csv, print_json, say, size_in_words
+from noether.errors import UsageError
+from noether.spec.errors.words import counted
 
 if TYPE_CHECKING:
     from noether.runs.results.delete import Deletion
@@ -62,6 +64,7 @@ def list_runs(
     from noether.cli.runs_text import csv_of_runs, print_runs, run_json, settings_json
     from noether.runs.results.table import select, table_of
 
+    _require_one_format(as_json, as_csv)
     table = table_of(select(output, where=where, sort=sort, status=status), metrics)
     if as_json:
         print_json([run_json(run) | {"settings": settings_json(table, row)} for row, run in enumerate(table.runs)])
@@ -71,6 +74,11 @@ def list_runs(
         say(f"no run in {output}" + (" fulfils all conditions" if where or status else ""))
     else:
         print_runs(table)
+
+
+def _require_one_format(as_json: bool, as_csv: bool) -> None:
+    if as_json and as_csv:
+        raise UsageError("found --json and --csv, expected one of them", hint="leave one of them out")
 
 
 @verb(app, "show", example="noether runs show airfoil-20260102-030405-ab12")
@@ -109,6 +117,7 @@ def compare(
     from noether.cli.runs_text import comparison_json, csv_of_comparison, print_comparison
     from noether.runs.results.compare import compare_runs
 
+    _require_one_format(as_json, as_csv)
     found = compare_runs(runs, output, metrics=metrics, best=best)
     if as_json:
         print_json(comparison_json(found))
@@ -122,7 +131,12 @@ def compare(
 def report(
     runs: Annotated[
         list[str],
-        argument("RUN…", "Run folders, or run ids below --output; several are drawn together. Or one sweep.", "runs"),
+        argument(
+            "RUN…",
+            "Run folders, run ids below --output, or patterns of ids in quotes; several are drawn together. "
+            "Or the folder of one sweep.",
+            "runs",
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The file to write.", show_default="<run>.report.html")
@@ -144,7 +158,8 @@ def report(
     from noether.checkpoint.paths import shown_path
     from noether.errors import UsageError
     from noether.runs.folder.run_folder import find_run
-    from noether.runs.results.report.page import write_report
+    from noether.runs.results.compare import named_by
+    from noether.runs.results.report.page import is_report, write_report
     from noether.runs.results.report.sweep import write_sweep_report
     from noether.runs.sweep.journal import Journal
 
@@ -154,7 +169,8 @@ def report(
             f"wrong report: found {len({*runs})} names with a sweep among them, expected one sweep, or runs",
             hint=f"noether runs report {shown_path(next(iter(sweeps)))}",
         )
-    found = {paths.run_path: paths for paths in (find_run(run, output) for run in ([] if sweeps else runs))}
+    named_runs = (run for given in ([] if sweeps else runs) for run in named_by(given, output))
+    found = {paths.run_path: paths for paths in (find_run(run, output) for run in named_runs)}
     first, *others = [sweep.folder.name for sweep in sweeps.values()] or [paths.run_id for paths in found.values()]
     named = out or Path(f"{first}{f'+{len(others)}' if others else ''}.report.html")
     if named.is_dir() or not named.absolute().parent.is_dir():
@@ -162,6 +178,11 @@ def report(
             f"the report cannot be written: found {'a folder' if named.is_dir() else 'no folder'} at "
             f"{named if named.is_dir() else named.parent}, expected a file in a folder that exists",
             hint=f"name a file: --out {named / 'report.html' if named.is_dir() else named.name}",
+        )
+    if named.exists() and not is_report(named):
+        raise UsageError(
+            f"the report cannot be written: found another file at {named}, expected none, or an older report",
+            hint="name another file, or remove it first",
         )
     size = write_report([*found.values()], named) if found else write_sweep_report(next(iter(sweeps.values())), named)
     say(f"wrote {shown_path(named.absolute())} ({size_in_words(size)})")
@@ -185,10 +206,10 @@ def delete(
 
     Exit codes: 0 done, 1 not everything was deleted, 2 wrong usage, or no such run.
     """
-    from noether.errors import UsageError
     from noether.runs.results.delete import deletion_of
 
-    found = [deletion_of(run, output) for run in dict.fromkeys(runs)]
+    by_folder = {one.paths.run_path: one for one in (deletion_of(run, output) for run in runs)}
+    found = list(by_folder.values())
     _print_deletions(found, keep_tracker)
     if dry_run:
         say("nothing was deleted: --dry-run")
@@ -211,6 +232,8 @@ def _print_deletions(found: Sequence[Deletion], keep_tracker: bool) -> None:
             say(f"  with files that Noether has not written: {', '.join(one.others)}")
         if one.trackers:
             say(f"  {'without' if keep_tracker else 'and'} its run in your own {', '.join(one.trackers)}")
+        if one.mirror:
+            say(f"  without its mirror, from which --resume could fetch it again: {one.mirror}")
 
 
 def _delete(one: Deletion, keep_tracker: bool, trusted: Sequence[str], may_ask: bool) -> None:

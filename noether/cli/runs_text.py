@@ -7,21 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from noether.checkpoint.paths import shown_path
-from noether.cli.output import (
-    counted,
-    duration_in_words,
-    picked,
-    print_facts,
-    print_section,
-    print_table,
-    say,
-    size_in_words,
-)
+from noether.cli.output import picked, print_facts, print_section, print_table, say, size_in_words
 from noether.metrics.metrics_file import spell_number
 from noether.runs.results.compare import Comparison, Difference, Group, MetricRow, Sample
 from noether.runs.results.summary import Evaluated, RunSummary
 from noether.runs.results.table import FACTS, RunTable, moment, next_commands, run_argument
-from noether.spec.errors.words import toml_literal
+from noether.spec.errors.words import counted, duration_in_words, toml_literal
 from noether.spec.overlay import ABSENT
 
 _MOST_SETTINGS = 6
@@ -72,12 +63,12 @@ def print_runs(table: RunTable) -> None:
         row |= {key: setting(table.settings[key][place]) for key in shown}
         for key in table.metrics:
             found = run.evaluated(key)
-            row[key] = number(found.final if found else None)
+            row[f"last {key}"] = number(found.final if found else None)  # a metric may have the name of another column
             if key in judged:
-                row[f"{key}/best"] = number(found.best if found else None)
+                row[f"best {key}"] = number(found.best if found else None)
         rows.append(row)
-    titles = {f"{key}/best": "best" for key in table.metrics}
-    print_table(rows, right={"duration", *table.metrics, *titles}, titles=titles)
+    titles = {f"last {key}": key for key in table.metrics} | {f"best {key}": "BEST" for key in table.metrics}
+    print_table(rows, right={"duration", *titles}, titles=titles)
     if more := len(table.settings) - len(shown):
         say(f"{counted(more, 'more setting')} differ{'s' if more == 1 else ''}: --json has all")
     for run in (run for run in table.runs if run.problem):
@@ -143,7 +134,7 @@ def print_run(run: RunSummary) -> None:
         say()
         print_table([_metric_row(one) for one in run.evaluations], right={"last", "best"})
     parts = {part: value for part in _PARTS if (value := run.metrics.get(f"profiling/{part}_time")) is not None}
-    total = math.fsum(parts.values())
+    total = sum(parts.values())
     shares = {part: f"{value * 1e3:9.3f} ms  {value / total:4.0%}" for part, value in parts.items() if total > 0}
     print_section("mean time of an update, in the last interval", shares)
     if len(run.attempts) > 1:
@@ -254,7 +245,8 @@ def print_comparison(found: Comparison) -> None:
     lines = [line for row in shared for line in (_by_run(found.groups[0], row) if is_one else _metric_rows(found, row))]
     if lines:
         say()
-        print_table(lines, right={"value", "difference", "mean"})
+        titles = {f"of {run.paths.run_path}": run.run_id for run in found.groups[0].runs}
+        print_table(lines, right={"value", "difference", "mean"}, titles=titles)
     for line in _notes(found):
         say(line)
 
@@ -287,7 +279,7 @@ def _by_run(group: Group, row: MetricRow) -> list[dict[str, object]]:
     sample = row.samples[0]
     by_run = sample.by_run if sample else {}
     line: dict[str, object] = {"metric": row.key, "mean": _sample_text(sample)}
-    return [line | {run.run_id: number(by_run.get(str(run.paths.run_path))) for run in group.runs}]
+    return [line | {f"of {path}": number(by_run.get(path)) for path in (str(run.paths.run_path) for run in group.runs)}]
 
 
 def _sample_text(sample: Sample | None) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from noether.cli.options import AsJson, Quiet, Spec, SpecOptions, verb, verbs
-from noether.cli.output import counted, duration_in_words, print_json, print_table, say
+from noether.cli.output import print_json, print_table, say
+from noether.spec.errors.words import counted, duration_in_words
 
 if TYPE_CHECKING:
     from noether.runs.sweep.journal import Journal, Record, Trial

@@ -27,6 +27,7 @@ from noether.runs.folder.lock import RunLock
 from noether.runs.folder.run_folder import CALLBACKS, SAMPLES, RunFolder
 from noether.runs.mirror.feed import NoMirror
 from noether.runs.outcome import EXIT_CODE, Outcome, check_expectations, describe, say_how_to_continue
+from noether.runs.predict.export import pack_model
 from noether.runs.prepare import Preparation, Run
 from noether.runs.process_state import keep_threads, shares_generators
 from noether.runs.ranks import Decision, require_same
@@ -47,7 +48,6 @@ from noether.runs.resume.continuation import (
 from noether.runs.resume.facts import facts_of
 from noether.runs.saved_spec import PROJECT, SPEC_SHA256, write_saved_spec
 from noether.runs.start_and_end import Clock, costs_of, description_of, limits_of, say_end, say_start
-from noether.runs.tracking.packing import pack_model
 from noether.runs.tracking.tracking import Tracking, until_stopped
 from noether.spec.errors.words import visible, visible_lines
 from noether.spec.model import resolved_tables

@@ -36,7 +36,7 @@ from noether.runs.resume.facts import data_samples
 from noether.runs.sweep.trial import SWEEP
 from noether.runs.tracking.note import describe_run
 from noether.runs.tracking.tracking import flattened
-from noether.spec.errors.words import in_columns, visible
+from noether.spec.errors.words import counted, in_columns, visible
 from noether.spec.fields import components_in
 from noether.spec.model import RunSpec, changed_settings, resolved_tables
 from noether.training.rounds import CHECKPOINT_WAIT, EVALUATION, PERIODIC, SAVE
@@ -61,7 +61,7 @@ def limits_of(spec: RunSpec) -> str:
     limit = spec.loader.limit_batches
     if spec.loader.overfit_one_batch:
         return "a trial on one batch"
-    return "" if limit is None else f"a trial of {_counted(limit, 'batch', 'es')} a pass"
+    return "" if limit is None else f"a trial of {counted(limit, 'batch', 'es')} a pass"
 
 
 def say_start(run: Run, plugins: Sequence[Participant], notes: Iterable[str]) -> None:
@@ -78,10 +78,10 @@ def say_start(run: Run, plugins: Sequence[Participant], notes: Iterable[str]) ->
 def _facts(run: Run, plugins: Sequence[Participant]) -> Iterator[tuple[str, str]]:
     spec, trainer, counter = run.spec, run.trainer, run.trainer.update_counter
     ranks = f", {trainer.parallel.world} ranks" if trainer.parallel.world > 1 else ""
-    threads = f", {_counted(run.threads.number, 'thread')}" if trainer.device.type == "cpu" else ""
+    threads = f", {counted(run.threads.number, 'thread')}" if trainer.device.type == "cpu" else ""
     yield "device", f"{spec.device}{threads}{ranks}"
     sizes = {key: length_of(run.data.get_dataset(key)) for key in run.data.keys()}  # noqa: SIM118  # no mapping
-    yield "data", ", ".join(f"{visible(key)} {_counted(size, 'sample')}" for key, size in sizes.items())
+    yield "data", ", ".join(f"{visible(key)} {counted(size, 'sample')}" for key, size in sizes.items())
     parameters = list(run.model.parameters())
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
     total = sum(p.numel() for p in parameters)
@@ -90,9 +90,9 @@ def _facts(run: Run, plugins: Sequence[Participant]) -> Iterator[tuple[str, str]
         form = "" if trainer.update_form is None else f", {trainer.update_form.form.name}"
         steps = trainer.accumulation_steps
         accumulated = f" in {steps} accumulation steps" if steps > 1 else ""
-        yield "update", f"{_counted(counter.effective_batch_size, 'sample')}{accumulated}{form}"
-        epochs = f"{counter.end_update / counter.updates_per_epoch:.2f}".rstrip("0").rstrip(".")
-        yield "length", f"{_counted(counter.end_update, 'update')}, {epochs} epoch{'' if epochs == '1' else 's'}"
+        yield "update", f"{counted(counter.effective_batch_size, 'sample')}{accumulated}{form}"
+        epochs = counted(counter.end_update / counter.updates_per_epoch, "epoch")
+        yield "length", f"{counted(counter.end_update, 'update')}, {epochs}"
     else:
         yield "length", "no training, one evaluation"
     if used := [plugin.id for plugin in plugins] + [f"{name} {at}" for name, at in packages_of(run, plugins).items()]:
@@ -181,9 +181,9 @@ def overfit(losses: Sequence[float], updates: int) -> tuple[bool, str]:
         updates: Number of updates.
     """
     if len(losses) < 2:
-        return False, f"one batch: found {_counted(len(losses), 'training loss', 'es')}, expected several to compare"
+        return False, f"one batch: found {counted(len(losses), 'training loss', 'es')}, expected several to compare"
     first, last = losses[0], losses[-1]
-    moved = f"one batch: the loss went from {first:.4g} to {last:.4g} in {_counted(updates, 'update')}"
+    moved = f"one batch: the loss went from {first:.4g} to {last:.4g} in {counted(updates, 'update')}"
     if not first > 0 or not last >= 0:  # no share of it
         return last < first, f"{moved}: it {'fell' if last < first else 'did not fall'}"
     fallen = f"{moved}, by {1 - last / first:.1%}"
@@ -191,7 +191,8 @@ def overfit(losses: Sequence[float], updates: int) -> tuple[bool, str]:
         return True, f"{fallen}: the model can learn"
     if last <= _UNCHANGED * first:
         return True, f"{fallen}: it learns, but slowly; try more updates (-s trainer.max_updates=N) or another lr"
-    return False, f"{moved}: it did not fall; look at the targets, the loss, frozen parameters and the lr"
+    found = "hardly fell" if last < first and f"{last:.4g}" != f"{first:.4g}" else "did not fall"
+    return False, f"{moved}: it {found}; look at the targets, the loss, frozen parameters and the lr"
 
 
 def _results(summary: RunSummary) -> list[str]:
@@ -223,15 +224,15 @@ def _times(run: Run, clock: Clock) -> list[str]:
     seconds = {_PARTS.get(name, name.removesuffix("_time")): value for name, value in state.seconds.items()}
     waited = seconds.pop(CHECKPOINT_WAIT, 0.0)
     (rounds, evaluated), (saves, saved) = (state.rounds.get(key, (0, 0.0)) for key in (EVALUATION, SAVE))
-    counted = {
-        f"evaluation, {_counted(int(rounds), 'round')}": evaluated,
+    always = {
+        f"evaluation, {counted(int(rounds), 'round')}": evaluated,
         f"checkpoints, {int(saves):,}": saved + waited,
     }
-    seconds |= counted
+    seconds |= always
     seconds["other"] = max(0.0, training - sum(seconds.values()))
     seconds = parts | seconds
     whole = sum(seconds.values()) or 1.0
-    shown = {name: value for name, value in seconds.items() if value / whole >= _LEAST or (value and name in counted)}
+    shown = {name: value for name, value in seconds.items() if value / whole >= _LEAST or (value and name in always)}
     note = "" if run.trainer.device.type == "cpu" else " of the host"
     rows = [(name, f"{value:.2f}", f"{value / whole:.0%}") for name, value in shown.items()]
     return columns((f"time{note}", "seconds", "share"), rows)
@@ -275,10 +276,6 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _counted(number: int, unit: str, plural: str = "s") -> str:
-    return f"{number:,} {unit}{'' if number == 1 else plural}"
 
 
 _FIRST = (r"model\.", r"trainer\.(?!(eval_)?callbacks\.)", r"datasets\.", r"transforms\.", "(seed|initializer)")

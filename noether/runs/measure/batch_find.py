@@ -17,7 +17,6 @@ from noether.errors import UsageError
 from noether.kernel.hookspecs import hookimpl
 from noether.kernel.participant import Participant
 from noether.kernel.progress import UpdateCounter
-from noether.runs.measure.curve import Curve
 from noether.runs.measure.hook_costs import now
 from noether.runs.measure.lr_find import require_new, train
 from noether.runs.prepare import Run, rehearsal
@@ -68,16 +67,6 @@ class BatchTest:
     own: int
     values: dict[str, int] = field(default_factory=dict)
     reason: str = ""
-
-    def curve(self) -> Curve:
-        """Return the throughput over the batch sizes."""
-        fits = [one for one in self.measured if one.rate is not None]
-        value = next(iter(self.values.values()), None)
-        return Curve(
-            [one.size for one in fits], [one.rate or 0.0 for one in fits], "batch size", "samples a second",
-            f"{self.name}: throughput of training on {self.device}",
-            marks={f"suggested: {value}": value} if value else {},
-        )  # fmt: skip
 
 
 def find_batch(

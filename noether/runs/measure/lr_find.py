@@ -20,7 +20,6 @@ from noether.kernel.hookspecs import hookimpl
 from noether.kernel.participant import Participant
 from noether.kernel.progress import UpdateCounter
 from noether.optim.schedules import Schedule, Scheduled
-from noether.runs.measure.curve import Curve
 from noether.runs.outcome import EXIT_CODE, describe
 from noether.runs.prepare import Run, rehearsal
 from noether.spec.errors.words import toml_path
@@ -64,11 +63,6 @@ class LrTest:
     name: str
 
     @property
-    def suggestion(self) -> float | None:
-        """The rate that is suggested for the first optimizer."""
-        return next(iter(self.values.values()), None)
-
-    @property
     def reason(self) -> str:
         """The reason for the suggestion, in words."""
         assert self.steepest is not None and self.lowest is not None, "there is a suggestion"
@@ -76,16 +70,6 @@ class LrTest:
         if self.steepest <= self.lowest / 10:
             return f"the loss falls fastest there, and is lowest at {lowest}"
         return f"a tenth of {lowest}, where the loss is lowest; it falls fastest later, at {steepest}"
-
-    def curve(self) -> Curve:
-        """Return the losses over the rates."""
-        marks = {f"suggested: {self.suggestion:.2g}": self.suggestion} if self.suggestion else {}
-        if self.lowest is not None:
-            marks[f"lowest loss: {self.lowest:.2g}"] = self.lowest
-        return Curve(
-            self.rates, self.smoothed, "learning rate", "training loss, smoothed",
-            f"{self.name}: learning rate range test", faint=self.losses, marks=marks,
-        )  # fmt: skip
 
 
 def optimizer_paths(loaded: LoadedSpec) -> dict[str, float]:

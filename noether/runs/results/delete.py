@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from noether.checkpoint.durable import remove_tree, storage_error, tree_size
 from noether.checkpoint.manifest import SPEC
 from noether.checkpoint.paths import PathProvider, shown_path
 from noether.checkpoint.untrusted import is_folder, names_inside
+from noether.config.secrets import mask, remember_password_in
 from noether.errors import NoetherError, UsageError
 from noether.kernel.registry import use_registry
 from noether.metrics.spool import read_spool
@@ -18,12 +22,14 @@ from noether.metrics.tracker import BaseTracker, RunDescription
 from noether.runs.folder.lock import NAME as LOCK
 from noether.runs.folder.lock import RunLock, holder_of, in_use
 from noether.runs.folder.run_folder import RUN, find_run
+from noether.runs.mirror.upload import RECORD as MIRROR
+from noether.runs.saved_spec import read_saved_spec
 from noether.runs.tracking.tracking import OwnTrackers, sync_registry
 from noether.spec.read.layering import is_project_root
 
 _WRITTEN = frozenset(
-    f"{LOCK} {RUN} spec.toml {SPEC} metrics.jsonl results.jsonl results log.txt attempts checkpoints spool "
-    "outputs evaluations abandoned damaged mirror.json trace.json report.html".split()
+    f"{LOCK} {RUN} {MIRROR} spec.toml {SPEC} metrics.jsonl results.jsonl results log.txt attempts "
+    "checkpoints spool outputs evaluations abandoned damaged trace.json report.html".split()
 )
 """Names in a run folder that Noether writes; others are named before they are removed."""
 
@@ -38,6 +44,8 @@ class Deletion:
         size: Their bytes.
         others: Names in the folder that Noether does not write.
         trackers: Trackers that were opened for the run.
+        mirror: Address of its mirror, without a password, or words for one that is not known; None if it has none.
+            A mirror stays: only the folder names it, and a folder may come from a stranger.
     """
 
     paths: PathProvider
@@ -45,6 +53,7 @@ class Deletion:
     size: int
     others: tuple[str, ...]
     trackers: tuple[str, ...]
+    mirror: str | None = None
 
 
 def deletion_of(run: str, output: Path) -> Deletion:
@@ -78,7 +87,25 @@ def deletion_of(run: str, output: Path) -> Deletion:
         others = tuple(name for name in names_inside(folder) if name not in _WRITTEN)
     except OSError as error:
         raise storage_error(error, folder) from error
-    return Deletion(paths, files, size, others, tuple(name for name, _ in _opened(paths)))
+    for inner in (inner for name in others for inner, _, names in os.walk(folder / name) if RUN in names):
+        raise UsageError(
+            f"{shown_path(folder)} is more than a run: found the run {shown_path(Path(inner))} in it",
+            hint=f"delete that one first, or move it: noether runs delete {shlex.quote(str(shown_path(Path(inner))))}",
+        )
+    return Deletion(paths, files, size, others, tuple(name for name, _ in _opened(paths)), _mirror_of(paths))
+
+
+def _mirror_of(paths: PathProvider) -> str | None:
+    address: Any = None
+    with suppress(NoetherError):
+        table = read_saved_spec(paths).tables.get("checkpoints")
+        address = table.get("mirror") if isinstance(table, dict) else None
+    if isinstance(address, str):
+        remember_password_in(address)
+        return mask(f"{address.rstrip('/')}/{paths.run_id}")
+    if address is None and not (paths.run_path / MIRROR).is_file():
+        return None
+    return f"the run {paths.run_id}, at an address that the folder does not name"
 
 
 def _opened(paths: PathProvider) -> Iterator[tuple[str, RunDescription]]:

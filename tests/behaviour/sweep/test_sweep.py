@@ -224,11 +224,13 @@ def after_update(update_counter):
 """
 
 
-def test_a_sweep_that_is_killed_stops_its_trial_with_a_checkpoint(project: Path, command_in: Command) -> None:
+def test_a_sweep_that_is_killed_stops_its_trial_with_a_checkpoint(
+    project: Path, command_in: Command, noether_command: Command
+) -> None:
     (project / "noether_plugin.py").write_text(KILLER.format(victim="os.getppid()"))
     write_sweep(project, '[plugins]\nuse = ["noether_plugin"]\n\n[sweep]\n"model.optimizer.lr" = [0.1]\n')
     assert command_in(project, "sweep", "tiny.toml").code == -signal.SIGKILL
-    again = command_in(project, "sweep", "tiny.toml")
+    again = noether_command("sweep", "tiny.toml")
     assert again.code == 0, again.err
     assert attempts_of(project, "tiny-001") == ["KILLED", "FINISHED"]
     log = (project / "runs/tiny-001/log.txt").read_text()

@@ -23,7 +23,7 @@ from noether.runs.results.report import sections
 from noether.runs.results.report.charts import GROUPS, MOST_CHARTS, charts_of, clock_of, single_values
 from noether.runs.results.report.curves import MOST_KEYS, Curves, read_curves
 from noether.runs.results.report.media import Media, media_of
-from noether.runs.results.summary import RunState, RunSummary, summary_of
+from noether.runs.results.summary import RunState, RunSummary, summary_of, told_apart
 
 _LOG = logging.getLogger("noether.tracking")
 MOST_BYTES = 5_000_000
@@ -31,6 +31,7 @@ _MOST_AT_THE_END = 16_000_000
 """Bytes of `metrics.jsonl` up to which the end of a run makes the report for trackers: half a second of one core."""
 BUDGETS = ((140_000, 1_700_000), (40_000, 300_000), (8_000, 0))
 """Points of all curves, and bytes of all figures, that are tried in turn until the page is small enough."""
+_BEGIN = b"<!doctype html>"
 _PLACEHOLDER = re.compile(r"\{\{([a-z]+)\}\}")
 
 
@@ -44,7 +45,7 @@ def report_of(runs: Sequence[PathProvider], *, status: RunState | None = None, e
         status: The end of a run that this process has not left yet; None for what its folder says.
         error: Reason for this end.
     """
-    summaries = [summary_of(paths) for paths in runs]
+    summaries = told_apart([summary_of(paths) for paths in runs])
     if status is not None:
         summaries = [replace(summary, status=status, error=error) for summary in summaries]
     curves, problems = curves_of(runs)
@@ -90,6 +91,15 @@ def report_for_trackers(paths: PathProvider, status: RunState, error: str | None
     except Exception as failure:
         _LOG.warning("the tracker gets no report.html: %s; try: %s", error_text(failure), command)
         return None
+
+
+def is_report(path: Path) -> bool:
+    """Return True if a file is an HTML page, as a report is."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_BEGIN)).lower() == _BEGIN
+    except OSError:
+        return False
 
 
 def write_report(runs: Sequence[PathProvider], out: Path) -> int:

@@ -107,7 +107,7 @@ def header(runs: Sequence[RunSummary]) -> str:
 
 
 def _facts(run: RunSummary) -> dict[str, str]:
-    created = datetime.fromtimestamp(_time(run.created), UTC) if _time(run.created) else None
+    created = datetime.fromtimestamp(time_in(run.created), UTC) if time_in(run.created) else None
     parameters = run.metrics.get("model/parameters")
     return {
         "Started (UTC)": f"{created:%Y-%m-%d %H:%M}" if created else _NONE,
@@ -231,7 +231,7 @@ def callback_costs(runs: Sequence[RunSummary]) -> str:
         for attempt in run.attempts:
             recorded = attempt.record.get(CALLBACKS)
             for name, cost in recorded.items() if isinstance(recorded, dict) else ():
-                if isinstance(cost, list) and [*map(_time, cost)] == cost and len(cost) == 2:
+                if isinstance(cost, list) and [*map(time_in, cost)] == cost and len(cost) == 2:
                     known = costs.setdefault(name, [0.0, 0.0])
                     known[:] = known[0] + cost[0], known[1] + cost[1]
         own = [run_name(place, run.run_id)] if len(runs) > 1 else []
@@ -331,14 +331,15 @@ def environment(runs: Sequence[RunSummary]) -> str:
 
 
 def _attempt_cells(place: int, status: str, record: Mapping[str, Any]) -> list[str]:
-    started, ended = _time(record.get("started")), _time(record.get("ended"))
+    started, ended = time_in(record.get("started")), time_in(record.get("ended"))
     begun = f"{datetime.fromtimestamp(started, UTC):%Y-%m-%d %H:%M}" if started else _NONE
     time = duration(max(0.0, ended - started)) if started and ended else _NONE
     continued = record.get("resumed_from") or _NONE
     return [str(place), badge(status), begun, time, text(continued, 100), text(record.get("reason") or "", 300)]
 
 
-def _time(value: Any) -> float:
+def time_in(value: Any) -> float:
+    """Return a number of seconds of a record; 0 for anything else."""
     return float(value) if type(value) in (int, float) and 0 <= value < 1 << 36 else 0.0
 
 

@@ -17,7 +17,7 @@ from noether.runs.results.report import sections
 from noether.runs.results.report.charts import charts_of
 from noether.runs.results.report.media import PNG
 from noether.runs.results.report.page import BUDGETS, MOST_BYTES, curves_of, curves_part, filled, toml_text
-from noether.runs.results.report.sections import number, text
+from noether.runs.results.report.sections import number, text, time_in
 from noether.runs.results.summary import RunSummary, summary_of
 from noether.runs.sweep.journal import FAILED, OUTPUT, PLOTS, WITH_VALUE, Journal, Record, Trial, cells_of, read_now
 
@@ -61,7 +61,8 @@ def sweep_report(journal: Journal) -> bytes:
     drawn = [trial.number for trial in trials if trial.number in summaries and summaries[trial.number].update]
     runs = [summaries[trial] for trial in drawn[:MOST_DRAWN]]
     curves, notes = curves_of([run.paths for run in runs])
-    lead = f"The {len(runs)} best of {len(drawn)} trials that have trained; the speed is in the report of each."
+    which = f"The {len(runs)} best of the {len(drawn)}" if len(drawn) > len(runs) else "All"
+    lead = f'<p class="note">{which} trials that have trained; the speed is in the report of each.</p>' if runs else ""
     page = b""
     for points, figures in BUDGETS:
         found, most = charts_of(curves, points)
@@ -70,7 +71,7 @@ def sweep_report(journal: Journal) -> bytes:
         parts = {
             "trials": ("Trials", _trials(journal, record, trials, summaries, drawn)),
             "plots": ("Optuna's plots", _plots(journal, record, figures, is_going=holder is not None)),
-            "curves": ("Curves", f'<p class="note">{lead}</p>{curves_part(runs, curves, charts, most, notes)}'),
+            "curves": ("Curves", lead + curves_part(runs, curves, charts, most, notes)),
             **_best(journal, record, summaries),
             "next": ("How to go on", _commands(journal, record, summaries)),
         }
@@ -91,11 +92,11 @@ def _header(record: Record, trials: Sequence[Trial], *, is_going: bool) -> str:
         f"Best {objective.metric}": "-" if winner is None else number(winner.value(objective)),
         "Trials": told if len(states) == 1 else f"{len(trials)}: {told}",
         "Method": record.method,
-        "Started (UTC)": f"{datetime.fromtimestamp(record.created, UTC):%Y-%m-%d %H:%M}",
+        "Started (UTC)": f"{datetime.fromtimestamp(time_in(record.created), UTC):%Y-%m-%d %H:%M}",
         "Time of all trials": sections.duration(sum(trial.seconds or 0.0 for trial in trials)),
     }
     warning = {
-        "running": f"The sweep still runs: this page shows it as it was when {ended} trials had ended.",
+        "running": f"The sweep still runs: the page shows it as it was when {ended} of {len(trials)} trials had ended.",
         "stopped": f"The sweep was stopped before its end, with {ended} of {len(trials)} trials. The command that "
         "began it goes on with the others.",
     }.get(state)
@@ -116,10 +117,10 @@ def _trials(
     drawn: Sequence[int],
 ) -> str:
     """Return the table of the trials, the best first, with a line on everything that it does not show."""
-    winner, objective = record.winner(), record.objective
+    winner = record.winner()
     cells = [cells_of(trial.values) for trial in trials[:_MOST_ROWS]]
     swept = list(dict.fromkeys(name for of_trial in cells for name in of_trial))
-    values = ("final", "best") if objective.value == "final" else ("best", "final")
+    values = ("final", "best") if record.objective.value == "final" else ("best", "final")
     rows = []
     for trial, of_trial in zip(trials, cells, strict=False):
         place = drawn.index(trial.number) if trial.number in drawn[:MOST_DRAWN] else None
@@ -130,8 +131,13 @@ def _trials(
         row += [sections.duration(trial.seconds) if trial.seconds is not None else "-"]
         rows.append(("winner" if trial is winner else "", row))
     head = ["Trial", "State", *(text(name, 200) for name in swept), *(value.capitalize() for value in values), "Time"]
-    notes = [f"Compared by {objective.words}."]
-    if winner is None:
+    return sections.table(head, rows, range(2, len(head))) + _notes(journal, record, trials)
+
+
+def _notes(journal: Journal, record: Record, trials: Sequence[Trial]) -> str:
+    """Return the lines below the table of the trials: metric, trials that are absent, errors."""
+    notes = [f"Compared by {record.objective.words}."]
+    if record.winner() is None:
         notes.append("No trial has finished with a value yet, so none is the best.")
     if len(trials) > _MOST_ROWS:
         notes.append(f"The first {_MOST_ROWS:,} of {len(trials):,} trials are shown.")
@@ -143,8 +149,7 @@ def _trials(
     if len(failed) > 10:
         failed[10:] = [f"and {len(failed) - 10} more trials failed"]
     said = "".join(f'<p class="note">{text(note)}</p>' for note in notes)
-    said += "".join(f'<p class="warn failed">{text(error)}</p>' for error in failed)
-    return sections.table(head, rows, range(2, len(head))) + said
+    return said + "".join(f'<p class="warn failed">{text(error)}</p>' for error in failed)
 
 
 def _value(record: Record, trial: Trial, which: str, summary: RunSummary | None) -> str:

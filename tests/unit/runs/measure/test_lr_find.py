@@ -6,8 +6,8 @@ from random import Random
 
 import pytest
 
+from noether.cli.find import Curve
 from noether.runs.measure.batch_find import BatchTest, Measured, _Bench, _on_accelerator, _on_cpu
-from noether.runs.measure.curve import Curve
 from noether.runs.measure.lr_find import FEWEST, diverges, noise_of, smooth, suggest
 
 RATES = [10 ** (-6 + 0.05 * place) for place in range(140)]
@@ -114,6 +114,17 @@ def test_on_an_accelerator_the_largest_size_that_fits_is_suggested() -> None:
 def test_a_size_that_does_not_fit_is_cut_into_accumulation_steps() -> None:
     values, _ = _on_accelerator(result_of({16: 5.0, 32: 6.0, 64: None}))
     assert values == {"trainer.max_batch_size": 32}
+
+
+def test_no_batch_is_larger_than_the_training_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(bench: _Bench, loaded: int, *_: object) -> float:
+        bench._samples = 48
+        return 1.0 / loaded**0.5  # larger batches are always faster
+
+    monkeypatch.setattr(_Bench, "_train", train)
+    bench = _Bench(lambda limit: limit["trainer.effective_batch_size"], [], 0.1)  # type: ignore[arg-type, return-value]
+    assert "48" in bench.grow(8, 1000)
+    assert max(bench.measured) == 32
 
 
 def test_the_largest_size_that_fits_is_found_between_one_that_does_and_one_that_does_not(

@@ -355,7 +355,7 @@ def test_a_sweep_that_still_runs_is_shown_as_it_is_now(make: Make) -> None:
     journal = make(FINISHED, WAITING)
     with journal.locked():
         found = Page(sweep_report(journal))
-    assert "as it was when 1 trials had ended" in found.shown and "running" in found.shown
+    assert "as it was when 1 of 2 trials had ended" in found.shown and "running" in found.shown
 
 
 def test_a_large_sweep_stays_below_the_limit_and_says_whose_curves_it_draws(make: Make) -> None:
@@ -363,7 +363,7 @@ def test_a_large_sweep_stays_below_the_limit_and_says_whose_curves_it_draws(make
     content = sweep_report(make(*states, pictures=dict.fromkeys(PLOTS, PIXEL + bytes(900_000))))
     found = Page(content)
     assert len(content) <= MOST_BYTES
-    assert len(found.data["runs"]) == MOST_DRAWN and "The 8 best of 12 trials" in found.shown
+    assert len(found.data["runs"]) == MOST_DRAWN and "The 8 best of the 12 trials" in found.shown
     assert all(f"s-{number:03d}" in found.shown for number in range(1, 51))
     assert len(images(found)) == 1 and "is too large for this page" in found.shown
 
