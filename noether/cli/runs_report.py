@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from noether.cli.options import RUNS, Output, completed
-from noether.cli.output import say, size_in_words
+from noether.cli.output import begins_with, say, size_in_words
 
 RunArguments = Annotated[
     list[str],
@@ -39,7 +39,7 @@ def report(runs: RunArguments, out: Out = None, open_it: OpenIt = False, output:
     from noether.errors import UsageError
     from noether.runs.folder.run_folder import find_run
     from noether.runs.results.compare import named_by
-    from noether.runs.results.report.page import is_report, write_report
+    from noether.runs.results.report.page import write_report
 
     named_runs = (run for given in runs for run in named_by(given, output))
     found = {paths.run_path: paths for paths in (find_run(run, output) for run in named_runs)}
@@ -51,7 +51,7 @@ def report(runs: RunArguments, out: Out = None, open_it: OpenIt = False, output:
             f"{named if named.is_dir() else named.parent}, expected a file in a folder that exists",
             hint=f"name a file: --out {named / 'report.html' if named.is_dir() else named.name}",
         )
-    if named.exists() and not is_report(named):
+    if named.exists() and not begins_with(named, b"<!doctype html>"):
         raise UsageError(
             f"the report cannot be written: found another file at {named}, expected none, or an older report",
             hint="name another file, or remove it first",
