@@ -39,7 +39,7 @@ def batch_find(
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Suggest a batch size for SPEC: the fastest, or the largest that fits into memory.
+    """Suggest a batch size: fastest, or the largest that fits.
 
     It trains for a moment with each of several sizes.
 

@@ -47,7 +47,7 @@ def verify(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME]",
+            metavar="NAME",
             help="The checkpoint; the newest if unset.",
             show_default=False,
             autocompletion=completed("checkpoints"),
@@ -175,7 +175,7 @@ def export(
     trusted: Trusted = [],
     project: Project = None,
 ) -> None:
-    """Write the weights of a checkpoint to a file, or the model as a program.
+    """Write the weights to a file, or the model as a program.
 
     The file can be used without Noether. A program takes inputs in the units of the training data, in batches of any
     size, and returns the fields in these units: the transforms of the run are inside. With --no-transforms it takes

@@ -29,7 +29,7 @@ Metrics = Annotated[
 
 @verb(app, "list", example="noether runs list --where 'model.hidden=[64]' --sort rmse/test/elevation")
 def list_runs(
-    output: Annotated[Path, typer.Argument(metavar="[OUTPUT]", help="The folder that holds the runs.")] = RUNS,
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder that holds the runs.")] = RUNS,
     where: Annotated[
         list[str],
         typer.Option(
@@ -76,7 +76,9 @@ def list_runs(
 
 @verb(app, "show", example="noether runs show airfoil-20260102-030405-ab12")
 def show(run: RunArgument, output: Output = RUNS, as_json: AsJson = False) -> None:
-    """Show RUN: its end, its attempts, its evaluation metrics, its checkpoints, and the commands to go on with.
+    """Show the results and checkpoints of RUN, and how to go on.
+
+    Its end and its attempts are shown as well.
 
     Exit codes: 0 done, 2 no such run.
     """
@@ -95,7 +97,7 @@ def compare(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN…",
+            metavar="RUN",
             help="Run folders, run ids, or patterns of ids in quotes.",
             show_default=False,
             autocompletion=completed("runs"),
@@ -107,7 +109,7 @@ def compare(
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """Compare runs: the settings that differ, and the evaluation metrics.
+    """Compare the settings and the evaluation metrics of runs.
 
     Runs that differ in nothing but seed, name and output are one group, of which mean and standard deviation over the
     seeds are shown. A difference from the first group is beyond the spread if it is larger than two standard errors of
@@ -132,7 +134,7 @@ def delete(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN…",
+            metavar="RUN",
             help="Run folders, or run ids below --output.",
             show_default=False,
             autocompletion=completed("runs"),

@@ -13,7 +13,7 @@ from noether.cli.output import say, size_in_words
 RunArguments = Annotated[
     list[str],
     typer.Argument(
-        metavar="RUN...",
+        metavar="RUN",
         help="Run folders, or run ids below --output; several are drawn together.",
         show_default=False,
         autocompletion=completed("runs"),

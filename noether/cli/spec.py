@@ -28,7 +28,7 @@ OutputFile = Annotated[
 
 @verb(app, "init", example="noether spec init specs/wing.toml --data data/wing.npz --targets pressure")
 def init(
-    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="The spec to write.")] = Path("spec.toml"),
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The spec to write.")] = Path("spec.toml"),
     data: Annotated[
         Path | None,
         typer.Option(
@@ -117,7 +117,7 @@ def explain(
     spec: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[SPEC]", help="The TOML file of the run.", show_default=False, autocompletion=completed("specs")
+            metavar="SPEC", help="The TOML file of the run.", show_default=False, autocompletion=completed("specs")
         ),
     ] = None,
     as_json: AsJson = False,
@@ -253,7 +253,7 @@ def schema(
     spec: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[SPEC]",
+            metavar="SPEC",
             help="Also know the tables of its run plugins.",
             show_default=False,
             autocompletion=completed("specs"),
