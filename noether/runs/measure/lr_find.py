@@ -83,9 +83,11 @@ class LrTest:
         marks = {f"suggested: {self.suggestion:.2g}": self.suggestion} if self.suggestion else {}
         if self.lowest is not None:
             marks[f"lowest loss: {self.lowest:.2g}"] = self.lowest
+        start, least = self.smoothed[0], min(self.smoothed)
+        ceiling = start + max(start - least, abs(start) / 2)  # divergence would flatten all before it
         return Curve(
             self.rates, self.smoothed, "learning rate", "training loss, smoothed",
-            f"{self.name}: learning rate range test", faint=self.losses, marks=marks,
+            f"{self.name}: learning rate range test", faint=self.losses, marks=marks, ceiling=ceiling,
         )  # fmt: skip
 
 
