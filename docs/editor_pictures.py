@@ -23,21 +23,26 @@ from terminal_pictures import drawn
 
 PAGE = Path(__file__).parent / "how-to" / "complete-and-check-specs-in-an-editor.md"
 SPEC = """#:schema ../.noether/spec.schema.json
-name = "beam"
-
 [datasets.train]
 kind = "terrain"
+
+[trainer]
+kind = "weighted-loss"
+max_epochs = 20
+effective_batch_size = 256
+field_weights = { elevation = 1.0 }
 
 [model]
 kind = "mlp"
 """
+_COMPLETE, _NEXT, _ESCAPE = "\x18\x0f", "\x0e", "\x1b"  # CTRL-X CTRL-O, CTRL-N, ESC
 SHOTS = {
-    "editor-keys": ("Go", "\x18\x0f", "\x0e", "\x0e"),  # a new line, CTRL-X CTRL-O for completion, CTRL-N for the next
-    "editor-kinds": ("Go[model.optimizer]\rkind = ", "\x18\x0f", "\x0e", "\x0e", "\x0e"),
-    "editor-mistakes": ('Gohidden = "wide"\rdropuot = 0.1', "\x1b", ":5\r"),
+    "editor-keys": ("Go", _COMPLETE, *[_NEXT] * 3),
+    "editor-kinds": ("9Go\r[[trainer.callbacks]]\rkind = ", _COMPLETE, *[_NEXT] * 5),
+    "editor-mistakes": ('Gohidden = "wide"\rdropuot = 0.1', _ESCAPE, "k", "\x17d"),  # CTRL-W d
 }
 """Keys to press for each picture; the screen comes to rest after each of them."""
-_SIZE = 22, 100  # rows and columns
+_SIZE = 25, 100  # rows and columns
 _STARTS, _RESTS = (
     6.0,
     2.0,

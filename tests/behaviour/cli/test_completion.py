@@ -151,7 +151,7 @@ IN_SHELLS = {
         _noether_completion noether
         printf "%s\\n" "${COMPREPLY[@]}"
         complete -p noether | grep -q -- "-o default -F _noether_completion" """,
-    "zsh": """compdef() { }; _arguments() { print -r -- ${${2#*\\"}%\\"*} }
+    "zsh": """compdef() { }; _arguments() { print -r -- ${${1#*\\"}%\\"*} }
         eval "$(_NOETHER_COMPLETE=source_zsh noether)"
         words=(noether runs show RUN) CURRENT=4
         _noether_completion""",
