@@ -89,7 +89,7 @@ def lr_find(
             "error: no learning rate can be suggested: the loss does not fall by 5%, or by more than it varies from "
             "batch to batch\n"
             "  help: give more --updates, another range, or larger batches (-s trainer.effective_batch_size=N); check "
-            "the model with noether check --deep",
+            "the model with noether check --deep, and the data with noether data show",
             to_stderr=True,
         )
         raise typer.Exit(1)
