@@ -48,9 +48,10 @@ def trained(database, tiny_spec, run):
     return train
 
 
-def test_the_logged_model_predicts_in_physical_units_in_another_process(trained, tmp_path):
+def test_the_logged_model_predicts_in_physical_units_in_another_process(trained, tmp_path, capfd):
     outcome, client, run = trained({"name": "tiny.v2"}, log_model=True, register_as="tiny-model")
     assert outcome.status == "FINISHED"
+    assert "artifacts" not in capfd.readouterr().err  # MLflow's progress bars would stand in the run's output
     (output,) = run.outputs.model_outputs
     model = client.get_logged_model(output.model_id)
     assert (model.name, str(model.status), output.step) == ("tiny_v2", "READY", 12)
