@@ -58,10 +58,11 @@ def bench(
     compare: Compare = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure what an update of SPEC costs, beside a bare loop with the same model, loss, optimizer and data.
+    """Measure what an update of SPEC costs, beside a bare loop.
 
-    Both train in turns in this process, in a temporary folder and without trackers; the quickest turns count. Then it
-    measures the hooks of each callback and run plugin. A ratio that is too high is measured three times.
+    The loop has the same model, loss, optimizer and data. Both train in turns in this process, in a temporary
+    folder and without trackers; the quickest turns count. Then it measures the hooks of each callback and run
+    plugin. A ratio that is too high is measured three times.
 
     Exit codes: 0 done, 1 dearer than --fail-over or --compare allow, 2 wrong spec or usage.
     """

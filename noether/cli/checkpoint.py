@@ -50,7 +50,7 @@ def verify(
     run: RunArgument,
     name: Annotated[
         str | None,
-        argument("[NAME]", "The checkpoint; the newest if unset.", "checkpoints"),
+        argument("NAME", "The checkpoint; the newest if unset.", "checkpoints"),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Verify all of them.")] = False,
     deep: Annotated[
@@ -174,7 +174,7 @@ def export(
     trusted: Trusted = [],
     project: Project = None,
 ) -> None:
-    """Write the weights of a checkpoint to a file, or the model as a program.
+    """Write the weights to a file, or the model as a program.
 
     The file can be used without Noether. A program takes inputs in the units of the training data, in batches of any
     size, and returns the fields in these units: the transforms of the run are inside. With --no-transforms it takes

@@ -38,7 +38,7 @@ def _group() -> None:
 def show(
     spec: Spec,
     options: SpecOptions,
-    key: Annotated[str | None, typer.Argument(metavar="[KEY]", help="The data set.", show_default="all")] = None,
+    key: Annotated[str | None, typer.Argument(metavar="KEY", help="The data set.", show_default="all")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Show the samples before their transforms.")] = False,
     limit: Annotated[
         int, typer.Option(metavar="SAMPLES", min=1, help="Most samples of a data set to read, spread evenly over it.")
@@ -52,9 +52,11 @@ def show(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show counts, ranges, missing values, distributions, classes and samples of the data sets of SPEC.
+    """Show what the data sets of SPEC hold.
 
-    Nothing is trained. Exit codes: 0 done, 2 wrong spec or data.
+    It shows counts, ranges, missing values, distributions, classes and samples. Nothing is trained.
+
+    Exit codes: 0 done, 2 wrong spec or data.
     """
     if out is not None and out.suffix.lower() not in _SUFFIXES:
         raise UsageError(f"unknown format of --out: found {out.suffix!r}, expected one of {', '.join(_SUFFIXES)}")

@@ -63,7 +63,7 @@ def lr_find(
     overlay = _file_for(spec, "lr", out)
     short = options.load(spec, without_callbacks(loaded) | {"trainer.max_updates": updates})
     found = find_lr(loaded, short, options.plugins, lowest=lowest, highest=highest, updates=updates)
-    curve = _lr_curve(found)
+    curve = lr_curve(found)
     picture = _saved(curve, overlay)
     reason = f"{found.reason} ({len(found.rates)} updates, seed {loaded.spec.seed})." if found.values else ""
     written = _write_found("lr-find", loaded, overlay, found.values, [reason], options)
@@ -185,7 +185,7 @@ def batch_find(
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Suggest a batch size for SPEC: the fastest, or the largest that fits into memory.
+    """Suggest a batch size: fastest, or the largest that fits.
 
     It trains for a moment with each of several sizes.
 
@@ -257,6 +257,7 @@ class Curve:
         title: Title of the picture.
         faint: Further values at the same positions, drawn faintly, such as those before smoothing.
         marks: Positions that are marked, by their label; the first one is the suggestion.
+        ceiling: The highest value that is drawn; larger ones leave the picture. None to draw all.
     """
 
     x: Sequence[float]
@@ -266,6 +267,7 @@ class Curve:
     title: str
     faint: Sequence[float] = ()
     marks: Mapping[str, float] = field(default_factory=dict)
+    ceiling: float | None = None
 
     def save(self, path: Path) -> None:
         """Write the curve as a picture.
@@ -287,7 +289,7 @@ class Curve:
             axes.axvline(place, label=label, **style)
         axes.set_xscale("log")
         if self.faint:
-            low, high = _limits(self.y)
+            low, high = self._limits()
             axes.set_ylim(low - 0.05 * (high - low or 1.0), high + 0.05 * (high - low or 1.0))
         axes.set_xlabel(self.x_label)
         axes.set_ylabel(self.y_label)
@@ -308,13 +310,13 @@ class Curve:
         Args:
             in_ascii: Draw with asterisks, for a terminal without Unicode.
         """
-        low, high = _limits(self.y)
+        low, high = self._limits()
         columns, rows = (_WIDTH, _HEIGHT) if in_ascii else (2 * _WIDTH, 4 * _HEIGHT)
         dots: set[tuple[int, int]] = set()
         before: int | None = None
         for column in range(columns):
             value = self._at(column / (columns - 1))
-            row = None if value is None else round((high - value) / (high - low or 1.0) * (rows - 1))
+            row = None if value is None or value > high else round((high - value) / (high - low or 1.0) * (rows - 1))
             if row is not None:
                 near = row if before is None else before + (row > before) - (row < before)
                 dots.update((column, one) for one in range(min(near, row), max(near, row) + 1))
@@ -336,6 +338,10 @@ class Curve:
             lines.append(text if column < _WIDTH // 2 else f"{'':>12}{label + ' ^':>{column + 1}}")
         return lines
 
+    def _limits(self) -> tuple[float, float]:
+        finite = [value for value in self.y if math.isfinite(value)] or [0.0]
+        return min(finite), max(finite) if self.ceiling is None else max(min(finite), min(max(finite), self.ceiling))
+
     def _share(self, place: float) -> float:
         start, end = math.log(self.x[0]), math.log(self.x[-1])
         return (math.log(place) - start) / (end - start or 1.0)
@@ -352,14 +358,16 @@ class Curve:
         return value if math.isfinite(value) else None
 
 
-def _lr_curve(found: LrTest) -> Curve:
+def lr_curve(found: LrTest) -> Curve:
     """Return the losses over the learning rates."""
     marks = {f"suggested: {rate:.2g}": rate for rate in list(found.values.values())[:1]}
     if found.lowest is not None:
         marks[f"lowest loss: {found.lowest:.2g}"] = found.lowest
+    start, least = (found.smoothed[0], min(found.smoothed)) if found.smoothed else (0.0, 0.0)
+    ceiling = start + max(start - least, abs(start) / 2)  # divergence would flatten all before it
     return Curve(
         found.rates, found.smoothed, "learning rate", "training loss, smoothed",
-        f"{found.name}: learning rate range test", faint=found.losses, marks=marks,
+        f"{found.name}: learning rate range test", faint=found.losses, marks=marks, ceiling=ceiling,
     )  # fmt: skip
 
 
@@ -380,8 +388,3 @@ def _braille(dots: set[tuple[int, int]], column: int, row: int) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"
-
-
-def _limits(values: Sequence[float]) -> tuple[float, float]:
-    finite = [value for value in values if math.isfinite(value)] or [0.0]
-    return min(finite), max(finite)

@@ -254,6 +254,10 @@ class _UnsetOptions:
     While a shell completes a word, it leaves the others as they were typed.
     """
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the words of the usage line; a required argument stands as it is, without braces."""
+        return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]  # type: ignore[misc]
+
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters of a command or group."""
         parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]  # of a class of typer

@@ -121,7 +121,7 @@ def hooks(
     trusted: Trusted = [],
     as_json: AsJson = False,
 ) -> None:
-    """Show each hook, its arguments, and the callbacks that implement it.
+    """Show each hook, and the callbacks that implement it.
 
     Only an import tells what implements a hook: it is done for what is built in and for what -p names, and for no other
     installed plugin. `noether plugins order SPEC` shows what a run calls.
@@ -169,10 +169,10 @@ def doctor(
     ] = 60.0,
     as_json: AsJson = False,
 ) -> None:
-    """Import each installed plugin in a process of its own, and report its cost and defects.
+    """Report the cost and the defects of each installed plugin.
 
-    Seconds, memory, torch, versions, taken names, wrong kinds and hooks, prints, and changes of global state. Exit
-    codes: 0 nothing is wrong, 1 something is.
+    Each is imported in a process of its own: seconds, memory, torch, versions, taken names, wrong kinds and hooks,
+    prints, and changes of global state. Exit codes: 0 nothing is wrong, 1 something is.
     """
     from noether.cli.doctor import examine, print_reports
 

@@ -30,7 +30,7 @@ Metrics = Annotated[
 
 @verb(app, "list", example="noether runs list --where 'model.hidden=[64]' --sort rmse/test/elevation")
 def list_runs(
-    output: Annotated[Path, typer.Argument(metavar="[OUTPUT]", help="The folder that holds the runs.")] = RUNS,
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder that holds the runs.")] = RUNS,
     where: Annotated[
         list[str],
         typer.Option(
@@ -83,7 +83,9 @@ def _require_one_format(as_json: bool, as_csv: bool) -> None:
 
 @verb(app, "show", example="noether runs show airfoil-20260102-030405-ab12")
 def show(run: RunArgument, output: Output = RUNS, as_json: AsJson = False) -> None:
-    """Show RUN: its end, its attempts, its evaluation metrics, its checkpoints, and the commands to go on with.
+    """Show the results and checkpoints of RUN, and how to go on.
+
+    Its end and its attempts are shown as well.
 
     Exit codes: 0 done, 2 no such run.
     """
@@ -99,14 +101,14 @@ def show(run: RunArgument, output: Output = RUNS, as_json: AsJson = False) -> No
 
 @verb(app, "compare", example="noether runs compare wide-1 narrow-1    # or patterns: 'wide-*' 'narrow-*'")
 def compare(
-    runs: Annotated[list[str], argument("RUN…", "Run folders, run ids, or patterns of ids in quotes.", "runs")],
+    runs: Annotated[list[str], argument("RUN", "Run folders, run ids, or patterns of ids in quotes.", "runs")],
     metrics: Metrics = [],
     best: Annotated[bool, typer.Option("--best", help="Compare the best values instead of the last ones.")] = False,
     output: Output = RUNS,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """Compare runs: the settings that differ, and the evaluation metrics.
+    """Compare the settings and the evaluation metrics of runs.
 
     Runs that differ in nothing but seed, name and output are one group, of which mean and standard deviation over the
     seeds are shown. A difference from the first group is beyond the spread if it is larger than two standard errors of
@@ -132,7 +134,7 @@ def report(
     runs: Annotated[
         list[str],
         argument(
-            "RUN…",
+            "RUN",
             "Run folders, run ids below --output, or patterns of ids in quotes; several are drawn together. "
             "Or the folder of one sweep.",
             "runs",
@@ -192,7 +194,7 @@ def report(
 
 @verb(app, "delete", example="noether runs delete airfoil-20260102-030405-ab12 --dry-run")
 def delete(
-    runs: Annotated[list[str], argument("RUN…", "Run folders, or run ids below --output.", "runs")],
+    runs: Annotated[list[str], argument("RUN", "Run folders, or run ids below --output.", "runs")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
     keep_tracker: Annotated[bool, typer.Option("--keep-tracker", help="Leave the runs at the trackers alone.")] = False,

@@ -28,7 +28,7 @@ OutputFile = Annotated[
 
 @verb(app, "init", example="noether spec init specs/wing.toml --data data/wing.npz --targets pressure")
 def init(
-    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="The spec to write.")] = Path("spec.toml"),
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The spec to write.")] = Path("spec.toml"),
     data: Annotated[
         Path | None,
         typer.Option(
@@ -108,7 +108,7 @@ def explain(
         argument("KEY", "A key as in -s: trainer.callbacks[val].max_size.", "keys"),
     ],
     options: SpecOptions,
-    spec: Annotated[Path | None, argument("[SPEC]", "The TOML file of the run.", "specs")] = None,
+    spec: Annotated[Path | None, argument("SPEC", "The TOML file of the run.", "specs")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Explain KEY, and with SPEC its value.
@@ -238,7 +238,7 @@ def diff(
 
 @verb(app, "schema", example="noether spec schema -o .noether/spec.schema.json")
 def schema(
-    spec: Annotated[Path | None, argument("[SPEC]", "Also know the tables of its run plugins.", "specs")] = None,
+    spec: Annotated[Path | None, argument("SPEC", "Also know the tables of its run plugins.", "specs")] = None,
     output: OutputFile = None,
     trusted: Trusted = [],
 ) -> None:

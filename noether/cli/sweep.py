@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from noether.runs.sweep.plan import SweepPlan
 
 app = verbs()
+_NEXT = 2  # commands: evaluate, predict
 _STOPPED_BY = 128  # a shell reports an end by signal n as 128 + n
 
 Status = Annotated[bool, typer.Option("--status", help="Print the table of the trials, and run nothing.")]
@@ -55,10 +56,10 @@ def sweep(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train SPEC once for each combination of values in its [sweep] table, and print the best first.
+    """Train SPEC with many values, and print the best first.
 
-    Every trial is a run below the output of SPEC. Started again after whatever ended it, the sweep goes on: trials that
-    have ended are not run again.
+    The [sweep] table of SPEC lists the values by path, or says how they are drawn. Every trial is a run below the
+    output of SPEC. Started again after whatever ended it, the sweep goes on: trials that have ended are not run again.
 
     Exit codes: 0 all trials have ended, 1 a trial failed, 2 wrong spec or usage, 143 or 130 stopped by a signal.
     """
@@ -124,6 +125,8 @@ def _print_status(journal: Journal, record: Record, given: list[str], overlay: P
         given: Options of the command line that every trial has.
         overlay: A file with the best values.
     """
+    from noether.runs.results.summary import summary_of
+    from noether.runs.results.table import next_commands
     from noether.spec.sweep import options_of
 
     say(f"{record.name}: {_counts(record)}, compared by {record.objective.words}")
@@ -137,6 +140,9 @@ def _print_status(journal: Journal, record: Record, given: list[str], overlay: P
         return
     objective = record.objective
     say(f"\nbest: {journal.run_id(winner)}, {objective.value} {objective.metric} = {winner.value(objective):.6g}")
+    for command in next_commands(summary_of(journal.paths(winner)))[:_NEXT]:
+        say(f"  {command}")
+    say("train with its values:")
     say(f"  {shlex.join(['noether', 'run', record.spec, *given, *options_of(winner.values)])}")
     if overlay is not None:
         say(f"  {shlex.join(['noether', 'run', str(overlay), *given])}")

@@ -98,6 +98,7 @@ def test_the_printed_commands_are_runs_with_the_best_values(ended, monkeypatch, 
     monkeypatch.chdir(folder)
     printed = [line.split()[2:] for line in command.out.splitlines() if line.startswith("  noether run ")]
     assert printed == [["tiny.toml", "-s", "model.optimizer.lr=0.05"], ["runs/tiny.sweep/best.toml"]]
+    assert "\n  noether eval runs/tiny-002" in command.out
     for arguments in printed:
         assert "lr = 0.05" in noether_command("spec", "resolve", *arguments).out
 

@@ -6,9 +6,9 @@ from random import Random
 
 import pytest
 
-from noether.cli.find import Curve
+from noether.cli.find import Curve, lr_curve
 from noether.runs.measure.batch_find import BatchTest, Measured, _Bench, _on_accelerator, _on_cpu
-from noether.runs.measure.lr_find import FEWEST, diverges, noise_of, smooth, suggest
+from noether.runs.measure.lr_find import FEWEST, LrTest, diverges, noise_of, smooth, suggest
 
 RATES = [10 ** (-6 + 0.05 * place) for place in range(140)]
 
@@ -85,6 +85,14 @@ def test_a_sketch_shows_extremes_and_suggestion_in_lines_of_one_width() -> None:
 def test_a_sketch_leaves_out_what_is_not_finite() -> None:
     lines = Curve([1.0, 2.0, 4.0, 8.0], [1.0, math.nan, 3.0, math.inf], "x", "y", "t").sketch()
     assert lines[0].split()[0] == "3"
+
+
+def test_divergence_leaves_the_sketch_instead_of_flattening_what_came_before() -> None:
+    losses = [*falling(1e-3)[:-3], 1e6, 1e9, 1e10]
+    curve = lr_curve(LrTest(RATES, losses, losses, "diverges", None, None, {}, "a test"))
+    *body, _, _ = curve.sketch(in_ascii=True)
+    assert sum("*" in line for line in body) > len(body) // 3
+    assert "e+" not in body[0]
 
 
 def test_a_picture_is_written(tmp_path: Path) -> None:
