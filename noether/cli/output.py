@@ -161,6 +161,15 @@ def write_text(path: Path, text: str | bytes, *, replace: bool = True) -> None:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def begins_with(path: Path, start: bytes) -> bool:
+    """Return True if a file that the command line names can be read and begins with these bytes."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(start)) == start
+    except OSError:
+        return False
+
+
 def _header(key: str) -> str:
     return visible(key) if any(mark in key for mark in "/.[") else visible(key).upper()
 

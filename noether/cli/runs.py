@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from noether.cli.options import RUNS, AsJson, Output, RunArgument, Trusted, argument, verb, verbs
-from noether.cli.output import print_csv, print_json, say, size_in_words
+from noether.cli.output import begins_with, print_csv, print_json, say, size_in_words
 from noether.errors import UsageError
 from noether.spec.errors.words import counted
 
@@ -161,7 +161,7 @@ def report(
     from noether.errors import UsageError
     from noether.runs.folder.run_folder import find_run
     from noether.runs.results.compare import named_by
-    from noether.runs.results.report.page import is_report, write_report
+    from noether.runs.results.report.page import write_report
     from noether.runs.results.report.sweep import write_sweep_report
     from noether.runs.sweep.journal import Journal
 
@@ -175,21 +175,26 @@ def report(
     found = {paths.run_path: paths for paths in (find_run(run, output) for run in named_runs)}
     first, *others = [sweep.folder.name for sweep in sweeps.values()] or [paths.run_id for paths in found.values()]
     named = out or Path(f"{first}{f'+{len(others)}' if others else ''}.report.html")
+    _require_place(named)
+    size = write_report([*found.values()], named) if found else write_sweep_report(next(iter(sweeps.values())), named)
+    say(f"wrote {shown_path(named.absolute())} ({size_in_words(size)})")
+    if open_it and not webbrowser.open(named.absolute().as_uri()):
+        say("no browser was found: open the file yourself", to_stderr=True)
+
+
+def _require_place(named: Path) -> None:
+    """Check that a report may be written to a file."""
     if named.is_dir() or not named.absolute().parent.is_dir():
         raise UsageError(
             f"the report cannot be written: found {'a folder' if named.is_dir() else 'no folder'} at "
             f"{named if named.is_dir() else named.parent}, expected a file in a folder that exists",
             hint=f"name a file: --out {named / 'report.html' if named.is_dir() else named.name}",
         )
-    if named.exists() and not is_report(named):
+    if named.exists() and not begins_with(named, b"<!doctype html>"):
         raise UsageError(
             f"the report cannot be written: found another file at {named}, expected none, or an older report",
             hint="name another file, or remove it first",
         )
-    size = write_report([*found.values()], named) if found else write_sweep_report(next(iter(sweeps.values())), named)
-    say(f"wrote {shown_path(named.absolute())} ({size_in_words(size)})")
-    if open_it and not webbrowser.open(named.absolute().as_uri()):
-        say("no browser was found: open the file yourself", to_stderr=True)
 
 
 @verb(app, "delete", example="noether runs delete airfoil-20260102-030405-ab12 --dry-run")

@@ -224,18 +224,22 @@ def write_overlay(
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
-    try:
-        found, expected = load_spec(path, **options), load_spec(base.path or "", **options, set=values)
-        is_same = resolved_tables(found.spec) == resolved_tables(expected.spec)
-        problem = None if is_same else "an override of the command line changes them"
-    except SpecError as error:  # such as a base outside of the project of the file
-        problem = error.problems[0].message if isinstance(error, InvalidSpecError) else error.message
-    if problem is not None:
+    if (problem := _difference(base, path, values, options)) is not None:
         path.unlink()
         raise UsageError(
             f"{path} cannot hold the values: {problem}", hint="let --out name a file beside the spec, or use -s"
         )
     return path
+
+
+def _difference(base: LoadedSpec, path: Path, values: Mapping[str, Any], options: Mapping[str, Any]) -> str | None:
+    """Return the reason why an overlay is not its base with these values, or None."""
+    try:
+        found, expected = load_spec(path, **options), load_spec(base.path or "", **options, set=values)
+    except SpecError as error:  # such as a base outside of the project of the file
+        return error.problems[0].message if isinstance(error, InvalidSpecError) else error.message
+    is_same = resolved_tables(found.spec) == resolved_tables(expected.spec)
+    return None if is_same else "an override of the command line changes them"
 
 
 def require_own(path: Path) -> None:

@@ -42,10 +42,6 @@ class OfflineLossCallback(PeriodicDataIteratorCallback):
     every_n_epochs = 1
     dataset_key = "test"
     ```
-
-    Args:
-        callback_config: Interval and data set.
-        **kwargs: Arguments of `PeriodicCallback`.
     """
 
     def __init__(self, callback_config: OfflineLossCallbackConfig, **kwargs: Any) -> None:
@@ -275,10 +271,6 @@ class OfflineMetricsCallback(PeriodicDataIteratorCallback):
     dataset_key = "test"
     metrics = { elevation = ["rmse", "r2"] }
     ```
-
-    Args:
-        callback_config: Interval, data set, and metrics by field.
-        **kwargs: Arguments of `PeriodicCallback`.
     """
 
     def __init__(self, callback_config: OfflineMetricsCallbackConfig, **kwargs: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "noether"
@@ -97,9 +98,14 @@ def calls(tree: ast.AST) -> Iterator[str]:
             yield name
 
 
+@cache
+def trees() -> dict[str, ast.Module]:
+    return {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
+
+
+@cache
 def found() -> set[str]:
-    texts = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in PACKAGE.rglob("*.py")}
-    return {f"{name}: {call}" for name, text in texts.items() for call in calls(ast.parse(text))}
+    return {f"{name}: {call}" for name, tree in trees().items() for call in calls(tree)}
 
 
 def is_known(call: str) -> bool:
@@ -129,8 +135,8 @@ PRINT = {
 
 def test_text_is_printed_where_it_is_escaped() -> None:
     found = set()
-    for path in PACKAGE.rglob("*.py"):
-        names = (ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    for name, tree in trees().items():
+        names = (ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call))
         if {"print", "sys.stdout.write", "sys.stderr.write"} & set(names):
-            found.add(path.relative_to(PACKAGE).as_posix())
+            found.add(name)
     assert found == PRINT.keys()

@@ -249,6 +249,11 @@ class CallbackBase:
         """Log summaries and write the last files."""
 
 
+def logs(*keys: str) -> Any:
+    """Return the `produced_metrics` of a class that logs these keys and no others."""
+    return classmethod(lambda cls, config, facts: keys)
+
+
 class OneShotConfig(CallBackBaseConfig):
     """Settings of a callback without a schedule."""
 

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from noether.config.components import CallBackBaseConfig
-from noether.config.metric_facts import MetricFacts, MetricPropertyProvider, intervals_of
+from noether.config.metric_facts import MetricPropertyProvider, intervals_of
+from noether.core.callbacks.base import logs
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
 from noether.kernel.progress import EarlyStopIteration, UpdateCounter
 
@@ -191,6 +192,7 @@ class FixedEarlyStopperCallback(PeriodicCallback):
 
     calls_model = False
     draws_in_rounds = False
+    produced_metrics = logs()
 
     def __init__(
         self, callback_config: FixedEarlyStopperCallbackConfig, clock: Callable[[], float] = monotonic, **kwargs: Any
@@ -207,11 +209,6 @@ class FixedEarlyStopperCallback(PeriodicCallback):
         self._limit = callback_config.stop_after_seconds
         if self._limit is not None:
             self.track_after_update_step = self._stop_in_time  # type: ignore[method-assign]  # no cost for the others
-
-    @classmethod
-    def produced_metrics(cls, config: FixedEarlyStopperCallbackConfig, facts: MetricFacts) -> tuple[str, ...]:
-        """Return no keys: it logs nothing."""
-        return ()
 
     @property
     def elapsed_seconds(self) -> float:
@@ -292,16 +289,13 @@ class MetricEarlyStopperCallback(PeriodicCallback):
     A callback before it in the spec has to log the metric in the same round. Only a finite, strictly better value is an
     improvement. A run that is resumed after it was stopped ends at once, unless `patience` was raised.
 
-    Args:
-        callback_config: Interval, metric and patience.
-        **kwargs: Arguments of `PeriodicCallback`.
-
     Raises:
         UnknownDirectionError: if neither the config nor the key tells the direction of the metric.
     """
 
     calls_model = False
     draws_in_rounds = False
+    produced_metrics = logs()
 
     def __init__(self, callback_config: MetricEarlyStopperCallbackConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
@@ -309,11 +303,6 @@ class MetricEarlyStopperCallback(PeriodicCallback):
         self.patience = callback_config.patience
         higher = direction_of(self.metric_key, callback_config.higher_is_better, self.metric_property_provider)
         self._best = BestValue(higher_is_better=higher)
-
-    @classmethod
-    def produced_metrics(cls, config: MetricEarlyStopperCallbackConfig, facts: MetricFacts) -> tuple[str, ...]:
-        """Return no keys: it logs nothing."""
-        return ()
 
     @classmethod
     def consumed_metrics(cls, config: MetricEarlyStopperCallbackConfig) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -13,7 +12,7 @@ from typing import Any
 from noether.checkpoint.durable import remove_tree, storage_error, tree_size
 from noether.checkpoint.manifest import SPEC
 from noether.checkpoint.paths import PathProvider, shown_path
-from noether.checkpoint.untrusted import is_folder, names_inside
+from noether.checkpoint.untrusted import is_file_inside, is_folder, names_inside
 from noether.config.secrets import mask, remember_password_in
 from noether.errors import NoetherError, UsageError
 from noether.kernel.registry import use_registry
@@ -85,14 +84,24 @@ def deletion_of(run: str, output: Path) -> Deletion:
     try:
         files, size = tree_size(folder)
         others = tuple(name for name in names_inside(folder) if name not in _WRITTEN)
+        inner = next((run for name in others for run in _runs_in(folder / name)), None)
     except OSError as error:
         raise storage_error(error, folder) from error
-    for inner in (inner for name in others for inner, _, names in os.walk(folder / name) if RUN in names):
+    if inner is not None:
         raise UsageError(
-            f"{shown_path(folder)} is more than a run: found the run {shown_path(Path(inner))} in it",
-            hint=f"delete that one first, or move it: noether runs delete {shlex.quote(str(shown_path(Path(inner))))}",
+            f"{shown_path(folder)} is more than a run: found the run {shown_path(inner)} in it",
+            hint=f"delete that one first, or move it: noether runs delete {shlex.quote(str(shown_path(inner)))}",
         )
     return Deletion(paths, files, size, others, tuple(name for name, _ in _opened(paths)), _mirror_of(paths))
+
+
+def _runs_in(folder: Path) -> Iterator[Path]:
+    """Yield the runs in a folder and below it, without following links."""
+    names = names_inside(folder) if is_folder(folder) else ()
+    if RUN in names:
+        yield folder
+    for name in names:
+        yield from _runs_in(folder / name)
 
 
 def _mirror_of(paths: PathProvider) -> str | None:
@@ -103,7 +112,7 @@ def _mirror_of(paths: PathProvider) -> str | None:
     if isinstance(address, str):
         remember_password_in(address)
         return mask(f"{address.rstrip('/')}/{paths.run_id}")
-    if address is None and not (paths.run_path / MIRROR).is_file():
+    if address is None and not is_file_inside(paths.run_path, MIRROR):
         return None
     return f"the run {paths.run_id}, at an address that the folder does not name"
 

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from noether.config.components import CallBackBaseConfig
 from noether.config.discriminated import Discriminated
 from noether.config.metric_facts import MetricFacts
-from noether.core.callbacks.base import CallbackBase
+from noether.core.callbacks.base import CallbackBase, logs
 from noether.core.callbacks.early_stoppers import Tolerances, direction_of
 from noether.core.callbacks.evaluation import EvaluationStream
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback, iterator_callbacks
@@ -84,14 +84,11 @@ class CheckpointCallback(PeriodicCallback):
     kind = "checkpoint"
     every_n_epochs = 1
     ```
-
-    Args:
-        callback_config: Interval and contents of a checkpoint.
-        **kwargs: Arguments of `PeriodicCallback`.
     """
 
     calls_model = False
     draws_in_rounds = False
+    produced_metrics = logs()
     saves_checkpoints: ClassVar[bool] = True
 
     def __init__(self, callback_config: CheckpointCallbackConfig, **kwargs: Any) -> None:
@@ -101,11 +98,6 @@ class CheckpointCallback(PeriodicCallback):
         self.save_latest_weights = callback_config.save_latest_weights
         self.save_latest_optim = callback_config.save_latest_optim
         self.model_names = callback_config.model_names
-
-    @classmethod
-    def produced_metrics(cls, config: CheckpointCallbackConfig, facts: MetricFacts) -> tuple[str, ...]:
-        """Return no keys: it logs nothing."""
-        return ()
 
     def before_training(self, *, update_counter: UpdateCounter) -> None:
         """Check that all parts named in `model_names` exist.
@@ -207,10 +199,6 @@ class BestCheckpointCallback(PeriodicCallback):
     kind = "offline-loss"
     dataset_key = "test"
     ```
-
-    Args:
-        callback_config: Interval, metric, tolerances, and contents of the checkpoint.
-        **kwargs: Arguments of `PeriodicCallback`.
 
     Attributes:
         higher_is_better: True if higher values of the metric are better.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import TRAINING_LOSS, MetricFacts, is_evaluation
-from noether.core.callbacks.base import OneShotCallback
+from noether.core.callbacks.base import OneShotCallback, logs
 from noether.core.callbacks.display import LiveBar, NotebookBar, Pace, PlainLines, Readings, in_notebook, on_terminal
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.models.base import ModelBase
@@ -51,14 +51,11 @@ class ProgressCallback(PeriodicCallback):
     every_n_updates = 10
     lines = 50
     ```
-
-    Args:
-        callback_config: The interval at which the display is updated; it limits redraws by itself.
-        **kwargs: Arguments of `PeriodicCallback`.
     """
 
     calls_model = False
     draws_in_rounds = False
+    produced_metrics = logs()
 
     def __init__(self, callback_config: ProgressConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
@@ -68,11 +65,6 @@ class ProgressCallback(PeriodicCallback):
         self._results: dict[str, float] = {}
         self._pace: Pace | None = None
         self._display: ProgressDisplay | None = None
-
-    @classmethod
-    def produced_metrics(cls, config: ProgressConfig, facts: MetricFacts) -> tuple[str, ...]:
-        """Return no keys: it logs nothing."""
-        return ()
 
     def before_training(self, *, update_counter: UpdateCounter) -> None:
         """Open the display."""
@@ -125,23 +117,15 @@ class EtaCallback(PeriodicCallback):
     kind = "eta"
     every_n_updates = 50
     ```
-
-    Args:
-        callback_config: The interval.
-        **kwargs: Arguments of `PeriodicCallback`.
     """
 
     calls_model = False
     draws_in_rounds = False
+    produced_metrics = logs("profiling/updates_per_second", "profiling/remaining_seconds")
 
     def __init__(self, callback_config: CallBackBaseConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
         self._pace: Pace | None = None
-
-    @classmethod
-    def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:
-        """Return the keys that it logs."""
-        return ("profiling/updates_per_second", "profiling/remaining_seconds")
 
     def before_training(self, *, update_counter: UpdateCounter) -> None:
         """Start measuring."""
@@ -168,11 +152,7 @@ class LearningRateCallback(PeriodicCallback):
 
     calls_model = False
     draws_in_rounds = False
-
-    @classmethod
-    def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:
-        """Return the keys that it logs."""
-        return ("optim/lr", "optim/lr/*", "optim/grad_norm", "optim/grad_norm/*")
+    produced_metrics = logs("optim/lr", "optim/lr/*", "optim/grad_norm", "optim/grad_norm/*")
 
     def periodic_callback(self, **_: Any) -> None:
         """Log learning rates and gradient norms."""
@@ -195,25 +175,18 @@ class TrainingStabilityCallback(PeriodicCallback):
     kind = "training-stability"
     every_n_updates = 50
     ```
-
-    Args:
-        callback_config: The interval.
-        **kwargs: Arguments of `PeriodicCallback`.
     """
 
     calls_model = False
     draws_in_rounds = False
+    produced_metrics = logs(
+        "stability/gradient_norm", "stability/model_norm", "stability/non_finite_gradients", "stability/grad_scale"
+    )
 
     def __init__(self, callback_config: CallBackBaseConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
         self._due = -1
         self._seen: dict[str, Tensor] = {}
-
-    @classmethod
-    def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:
-        """Return the keys that it logs."""
-        names = ("gradient_norm", "model_norm", "non_finite_gradients", "grad_scale")
-        return tuple(f"stability/{name}" for name in names)
 
     def before_optimizer_step(self, *, update_counter: UpdateCounter, model: ModelBase) -> None:
         """Compute the norms in the update after which they are logged; they stay on the device."""
@@ -278,11 +251,7 @@ class ParameterCountCallback(OneShotCallback):
     """
 
     calls_model = False
-
-    @classmethod
-    def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:
-        """Return the keys that it logs."""
-        return ("model/parameters", "model/trainable_parameters")
+    produced_metrics = logs("model/parameters", "model/trainable_parameters")
 
     def before_training(self, *, update_counter: UpdateCounter) -> None:
         """Log the number of parameters."""
@@ -305,25 +274,18 @@ class TrainTimeCallback(PeriodicCallback):
     kind = "train-time"
     every_n_updates = 50
     ```
-
-    Args:
-        callback_config: The interval.
-        **kwargs: Arguments of `PeriodicCallback`.
     """
 
     calls_model = False
     draws_in_rounds = False
+    produced_metrics = logs(
+        "profiling/data_time", "profiling/forward_time", "profiling/backward_time", "profiling/update_time"
+    )
 
     def __init__(self, callback_config: CallBackBaseConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
         self._seconds: dict[str, float] = {}
         self._update = 0
-
-    @classmethod
-    def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:
-        """Return the keys that it logs."""
-        parts = ("data_time", "forward_time", "backward_time", "update_time")
-        return tuple(f"profiling/{part}" for part in parts)
 
     def before_training(self, *, update_counter: UpdateCounter) -> None:
         """Remember the times before the first interval."""
@@ -358,15 +320,11 @@ class PeakMemoryCallback(PeriodicCallback):
 
     calls_model = False
     draws_in_rounds = False
+    produced_metrics = logs("profiling/peak_memory_gib")
 
     def __init__(self, callback_config: CallBackBaseConfig, **kwargs: Any) -> None:
         super().__init__(callback_config, **kwargs)
         self._peak, self._asked_at = 0, -math.inf
-
-    @classmethod
-    def produced_metrics(cls, config: CallBackBaseConfig, facts: MetricFacts) -> tuple[str, ...]:
-        """Return the keys that it logs."""
-        return ("profiling/peak_memory_gib",)
 
     def periodic_callback(self, **_: Any) -> None:
         """Log the peak memory; that of the process as it was at most 50 ms ago."""

@@ -56,10 +56,6 @@ class BestMetricCallback(PeriodicCallback):
     target_metric_keys = ["loss/test/total"]
     ```
 
-    Args:
-        callback_config: Interval, source and targets.
-        **kwargs: Arguments of `PeriodicCallback`.
-
     Attributes:
         higher_is_better: True if higher values of the source are better.
 

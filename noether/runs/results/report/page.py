@@ -31,7 +31,6 @@ _MOST_AT_THE_END = 16_000_000
 """Bytes of `metrics.jsonl` up to which the end of a run makes the report for trackers: half a second of one core."""
 BUDGETS = ((140_000, 1_700_000), (40_000, 300_000), (8_000, 0))
 """Points of all curves, and bytes of all figures, that are tried in turn until the page is small enough."""
-_BEGIN = b"<!doctype html>"
 _PLACEHOLDER = re.compile(r"\{\{([a-z]+)\}\}")
 
 
@@ -91,15 +90,6 @@ def report_for_trackers(paths: PathProvider, status: RunState, error: str | None
     except Exception as failure:
         _LOG.warning("the tracker gets no report.html: %s; try: %s", error_text(failure), command)
         return None
-
-
-def is_report(path: Path) -> bool:
-    """Return True if a file is an HTML page, as a report is."""
-    try:
-        with path.open("rb") as file:
-            return file.read(len(_BEGIN)).lower() == _BEGIN
-    except OSError:
-        return False
 
 
 def write_report(runs: Sequence[PathProvider], out: Path) -> int:
