@@ -102,7 +102,7 @@ class Studio:
     def save(self, page: Page, name: str, clip: FloatRect | None = None) -> None:
         """Save what a page shows as docs/screenshots/<name>.png, in 256 colours."""
         image = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
-        image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+        image.quantize(256, Image.Quantize.MAXCOVERAGE, 2, dither=Image.Dither.NONE).save(
             PICTURES / f"{name}.png", optimize=True
         )
         print(f"wrote docs/screenshots/{name}.png")
