@@ -64,7 +64,7 @@ def lr_find(
     overlay = _file_for(spec, "lr", out)
     short = options.load(spec, without_callbacks(loaded) | {"trainer.max_updates": updates})
     found = find_lr(loaded, short, options.plugins, lowest=lowest, highest=highest, updates=updates)
-    curve = _lr_curve(found)
+    curve = lr_curve(found)
     picture = _saved(curve, overlay)
     reason = f"{found.reason} ({len(found.rates)} updates, seed {loaded.spec.seed})." if found.values else ""
     written = _write_found("lr-find", loaded, overlay, found.values, [reason], options)
@@ -367,12 +367,12 @@ class Curve:
         return value if math.isfinite(value) else None
 
 
-def _lr_curve(found: LrTest) -> Curve:
+def lr_curve(found: LrTest) -> Curve:
     """Return the losses over the learning rates."""
     marks = {f"suggested: {rate:.2g}": rate for rate in list(found.values.values())[:1]}
     if found.lowest is not None:
         marks[f"lowest loss: {found.lowest:.2g}"] = found.lowest
-    start, least = found.smoothed[0], min(found.smoothed)
+    start, least = (found.smoothed[0], min(found.smoothed)) if found.smoothed else (0.0, 0.0)
     ceiling = start + max(start - least, abs(start) / 2)  # divergence would flatten all before it
     return Curve(
         found.rates, found.smoothed, "learning rate", "training loss, smoothed",

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from noether.cli.find import Curve, _lr_curve
+from noether.cli.find import Curve, lr_curve
 from noether.runs.measure.batch_find import BatchTest, Measured, _Bench, _on_accelerator, _on_cpu
 from noether.runs.measure.lr_find import FEWEST, LrTest, diverges, noise_of, smooth, suggest
 
@@ -89,8 +89,8 @@ def test_a_sketch_leaves_out_what_is_not_finite() -> None:
 
 def test_divergence_leaves_the_sketch_instead_of_flattening_what_came_before() -> None:
     losses = [*falling(1e-3)[:-3], 1e6, 1e9, 1e10]
-    found = LrTest(RATES, losses, losses, "diverges", None, None, {}, "a test")
-    *body, _, _ = _lr_curve(found).sketch(in_ascii=True)
+    curve = lr_curve(LrTest(RATES, losses, losses, "diverges", None, None, {}, "a test"))
+    *body, _, _ = curve.sketch(in_ascii=True)
     assert sum("*" in line for line in body) > len(body) // 3
     assert "e+" not in body[0]
 
